@@ -18,7 +18,7 @@ from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.caches.encoding import Side, pixels_of, sides
 from core.dataset.caches.files import prune
-from core.dataset.caches.late import Posteriors
+from core.dataset.caches.late import LatePosteriors
 from core.dataset.caches.latents import LatentCache
 from core.dataset.captions.files import Caption
 from core.dataset.images.look import look_at_all
@@ -428,7 +428,7 @@ def late(request):
     """late(cache, items, encode) -> posteriors of what the cache lacks, encoded when they are asked for."""
 
     def make(cache, items, encode=pooled, *, reads=True, **options):
-        made = Posteriors(cache, encode, cache.lacking(items, reads=reads), **options)
+        made = LatePosteriors(cache, encode, cache.lacking(items, reads=reads), **options)
         request.addfinalizer(made.close)
         return made
 
@@ -448,7 +448,7 @@ def test_in_any_order_the_entries_are_those_that_filling_the_cache_writes(
     every = [side for placed in items for side in sides(placed)]
     for killed_after in (5, len(every)):  # the second life goes on where the first one was killed
         later = late(cache(), items, together, batch_size=batch_size)
-        found = {side.key: later.of(side) for side in every[::-1][:killed_after]}
+        found = {side.key: later.get(side) for side in every[::-1][:killed_after]}
         assert all(torch.equal(one, known[key][part]) for key, both in found.items() for part, one in enumerate(both))
     assert written(tmp_path) == at_once
 
@@ -457,16 +457,16 @@ def test_only_what_is_asked_for_is_encoded_and_only_once(add, place, cache, late
     six(add)
     items, encoder, told, ends = place(flip_aug=True), Encoder(), [], []
     later = late(
-        cache(), items, encoder, place="cpu", progress=lambda *at: told.append(at), finished=lambda: ends.append(1)
+        cache(), items, encoder, device="cpu", progress=lambda *at: told.append(at), finished=lambda: ends.append(1)
     )
     assert later.waiting == 12 and not encoder.images
     for _ in range(2):
-        later.of(Side(items[2]))
+        later.get(Side(items[2]))
     assert encoder.images == 1 and later.waiting == 11 and told == [(1, 12)] and not ends
     assert cache().lacking(items) and Side(items[2]) not in cache().lacking(items), "it is on the disk at once"
     for placed in items:
         for side in sides(placed):
-            later.of(side)
+            later.get(side)
     assert encoder.images == 12 and told[-1] == (12, 12) and ends == [1]
     assert late(cache(), items).waiting == 0
 
@@ -476,12 +476,12 @@ def test_posteriors_are_held_from_their_first_use_on_or_read_each_time(tmp_path,
     (first, *_) = items = place()
     cache().fill(items, pooled)
     encoder = Encoder()
-    held, read = late(cache(), items, encoder, place="cpu"), late(cache(), items, encoder)
-    before = held.of(Side(first))
-    assert torch.equal(read.of(Side(first))[0], before[0])
+    held, read = late(cache(), items, encoder, device="cpu"), late(cache(), items, encoder)
+    before = held.get(Side(first))
+    assert torch.equal(read.get(Side(first))[0], before[0])
     shutil.rmtree(tmp_path / "cache")
-    assert torch.equal(held.of(Side(first))[0], before[0]) and not encoder.images
-    assert torch.equal(read.of(Side(first))[0], before[0]) and encoder.images == 1, "gone: encoded again"
+    assert torch.equal(held.get(Side(first))[0], before[0]) and not encoder.images
+    assert torch.equal(read.get(Side(first))[0], before[0]) and encoder.images == 1, "gone: encoded again"
 
 
 def test_images_of_one_content_are_encoded_once_whichever_comes_first(tmp_path, add, place, cache, late):
@@ -490,7 +490,7 @@ def test_images_of_one_content_are_encoded_once_whichever_comes_first(tmp_path, 
     (tmp_path / "fox/b.png").write_bytes(data)
     encoder = Encoder()
     later = late(cache(), place(), encoder)
-    assert all(torch.equal(*pair) for pair in zip(*(later.of(Side(each)) for each in place()[::-1]), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(*(later.get(Side(each)) for each in place()[::-1]), strict=True))
     assert encoder.images == 1 and not later.waiting
 
 
@@ -505,9 +505,9 @@ def test_images_of_the_next_steps_are_decoded_ahead_by_other_threads(add, place,
     monkeypatch.setattr("core.dataset.caches.late.pixels_of", noted)
     later = late(cache(), items, ahead=2)
     for _ in range(2):
-        later.expect(Side(placed) for placed in items[:3])
+        later.decode_ahead(Side(placed) for placed in items[:3])
     for placed in items[:3]:
-        later.of(Side(placed))
+        later.get(Side(placed))
     assert list(threads.values()) == [[False], [False], [True]], "each once, two of them ahead"
 
 
@@ -520,7 +520,7 @@ def test_a_damaged_entry_is_found_when_it_is_needed_and_encoded_again(tmp_path, 
         zero_tensors(entry)
     later = late(cache(warn=told.append), items, reads=False)
     assert not later.waiting and not told
-    assert all(torch.equal(later.of(Side(placed))[0], before[placed.key, False][0]) for placed in items)
+    assert all(torch.equal(later.get(Side(placed))[0], before[placed.key, False][0]) for placed in items)
     assert [problem.code for problem in told] == ["cache.damaged"]
     assert not cache().lacking(items)
 
@@ -532,8 +532,8 @@ def test_an_image_that_breaks_before_its_turn_is_named_and_the_others_are_encode
     broken = items[1].image.path
     broken.write_bytes(broken.read_bytes()[:3000])
     with refused("image.unreadable", str(broken)):
-        later.of(Side(items[1]))
-    assert later.of(Side(items[0])) and later.waiting == 5
+        later.get(Side(items[1]))
+    assert later.get(Side(items[0])) and later.waiting == 5
 
 
 def test_an_image_edited_before_its_turn_never_becomes_the_entry_of_the_old_one(tmp_path, add, place, cache, late):
@@ -544,7 +544,7 @@ def test_an_image_edited_before_its_turn_never_becomes_the_entry_of_the_old_one(
     items[0].image.path.write_bytes(other.read_bytes())
     other.unlink()
     for _ in range(2):
-        later.of(Side(items[0]))
+        later.get(Side(items[0]))
     assert [problem.code for problem in told] == ["image.changed"] and not written(tmp_path)
     assert len(cache().lacking(place())) == 6
 
@@ -558,7 +558,7 @@ def test_a_disk_that_fills_up_ends_no_training(tmp_path, add, place, cache, late
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("core.dataset.caches.files.replace", full)
-    found = {placed.key: later.of(Side(placed)) for placed in items for _ in range(2)}
+    found = {placed.key: later.get(Side(placed)) for placed in items for _ in range(2)}
     assert [(problem.code, problem.level) for problem in told] == [("disk.full", "advice")]
     assert encoder.images == 6 and not written(tmp_path)
     monkeypatch.undo()
@@ -575,8 +575,8 @@ def test_a_result_that_is_not_finite_is_tried_again_on_the_way_too(add, place, c
         return mean * torch.nan, logvar
 
     with refused("image.vae-nan"):
-        late(cache(), [item], overflows).of(Side(item))
-    assert torch.isfinite(late(cache(), [item], overflows, retry=pooled).of(Side(item))[0]).all()
+        late(cache(), [item], overflows).get(Side(item))
+    assert torch.isfinite(late(cache(), [item], overflows, retry=pooled).get(Side(item))[0]).all()
 
 
 # ---- draws

@@ -260,6 +260,18 @@ def test_captions_are_encoded_when_they_are_asked_for_with_others_in_whole_batch
     assert not again.waiting and again.get(captions).context.shape[0] == 20
 
 
+def test_captions_wait_while_others_are_needed_such_as_those_of_a_validation(cache):
+    encoder, texts = Encoder(), cache()
+    captions = [f"caption {index}" for index in range(20)]
+    texts.expect([*captions, "held out"])
+    texts.expect(["held out"])
+    assert texts.waiting == 21
+    texts.get(["held out"], encoder)
+    assert texts.waiting == 21 - ENCODED_AT_ONCE and encoder.batches[0][0] == "held out"
+    texts.expect(captions)
+    assert texts.waiting == 21 - ENCODED_AT_ONCE
+
+
 def test_of_captions_that_wait_only_the_first_are_written(tmp_path, cache):
     texts = cache()
     texts.expect(["a", "b"])
@@ -314,5 +326,5 @@ def test_the_encoders_leave_when_no_caption_waits_and_the_time_of_encoding_is_kn
         assert len(left) == (len(encoder.batches) == 2)
     assert told == [(8, 10), (10, 10)] and text.seconds == 6
     text.need(["more"])
-    text.encode_waiting()
+    text.encode(["more"])
     assert len(encoder.batches) == 3 and not text.lacking(["more"])

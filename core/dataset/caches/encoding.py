@@ -118,7 +118,7 @@ def _decoded_ahead(
 
 
 def of_side(side: Side, pixels: np.ndarray) -> np.ndarray:
-    """The pixels of its image, flipped where it is the flipped side."""
+    """Pixels [3, H, W] of the image, mirrored for a flipped side."""
     return pixels[..., ::-1] if side.mirrored else pixels
 
 
@@ -128,13 +128,13 @@ def pixels_of(placed: Placed) -> np.ndarray:
 
 
 def batches_of(todo: Sequence[Side], size: int) -> list[list[Side]]:
-    """The sides as `encode_sides` encodes them together, if all can be read."""
+    """The batches in which `encode_sides` encodes these sides, if all images can be read."""
     ordered = (side for group in _images(todo) for side in group)
     return list(_in_batches(ordered, size, lambda side: side))
 
 
 def _in_batches(items: Iterable[T], size: int, side_of: Callable[[T], Side]) -> Iterator[list[T]]:
-    """Runs of one bucket, cut to at most `size`."""
+    """Consecutive items of one bucket, at most `size` in a batch."""
     for _, run in groupby(items, key=lambda each: side_of(each).placed.placement.bucket):
         batch: list[T] = []
         for each in run:
@@ -156,7 +156,7 @@ def encode_pixels(batch: Sequence[tuple[Side, np.ndarray]], encode: Encode) -> t
 def posteriors_of(
     batch: Sequence[tuple[Side, np.ndarray]], mean: Tensor, logvar: Tensor, retry: Encode | None = None
 ) -> Iterator[tuple[Side, Posterior | None]]:
-    """Each side with its posterior on the CPU; None where it is not finite, also when it is encoded again."""
+    """Each side with its posterior on the CPU; None where it is not finite even after `retry`."""
     mean, logvar = mean.detach().float().cpu(), logvar.detach().float().cpu()
     for index, (side, pixels) in enumerate(batch):
         first = (mean[index].clone(), logvar[index].clone())

@@ -73,9 +73,9 @@ class LatentCache:
         return list({side.placed.key: side.placed for side in self.lacking(items, check)}.values())
 
     def lacking(self, items: Sequence[Placed], check: Check | None = None, *, reads: bool = True) -> list[Side]:
-        """The sides that are not cached, of equal content and crop only the first.
+        """Sides that are not cached; of equal content and crop only the first.
 
-        reads   also the damaged ones, of which `warn` is told: every entry is read
+        reads   read every entry, so that damaged ones are included and reported; False only looks whether files exist
         """
         damaged: list[Path] = []
         found = self._lacking(items, check, damaged, reads)
@@ -124,7 +124,7 @@ class LatentCache:
         return found
 
     def find(self, side: Side, damaged: list[Path] | None = None) -> Posterior | None:
-        """One side; None where it is not cached, or damaged and then added to `damaged`."""
+        """Posterior of a side; None where it is not cached, or damaged, which adds its file to `damaged`."""
         other = self.others(side) if self.others else None
         if other is not None:
             return other
@@ -135,11 +135,11 @@ class LatentCache:
         return None if tensors is None else (tensors["mean"], tensors["logvar"])
 
     def keep(self, side: Side, mean: Tensor, logvar: Tensor, *, writes: bool = True) -> None:
-        """Store a side that was encoded. writes: False holds it in memory, whatever the settings are"""
+        """Store the posterior of a side. writes: False holds it in memory, whatever the settings are"""
         self._keep(self.file(side), mean, logvar, writes)
 
     def file(self, side: Side) -> Path:
-        """Where it is stored; one file for sides of equal content and crop."""
+        """The cache file of a side; sides of equal content and crop share one."""
         ((_, path),) = self._files_of([side], None)
         return path
 
@@ -159,12 +159,16 @@ class LatentCache:
                 continue
             if check:
                 check()
-            shapes = self._shapes(side.placed)
-            if read_tensors(path, shapes, damaged) is not None if reads else path.is_file():
+            if self._is_cached(path, side.placed, damaged, reads):
                 sound.add(path)
             else:
                 found[path] = side
         return found
+
+    def _is_cached(self, path: Path, placed: Placed, damaged: list[Path] | None, reads: bool) -> bool:
+        if not reads:
+            return path.is_file()
+        return read_tensors(path, self._shapes(placed), damaged) is not None
 
     def _files(self, items: Sequence[Placed], check: Check | None) -> list[tuple[Side, Path]]:
         return self._files_of([side for placed in items for side in sides(placed)], check)
@@ -200,7 +204,7 @@ class LatentCache:
         return dict.fromkeys(("mean", "logvar"), self.shape_of(placed.placement.bucket))
 
     def bytes_of(self, placed: Placed) -> int:
-        """Of one side: mean and log variance in float32."""
+        """Bytes of the posterior of one side: mean and log variance in float32."""
         return prod(self.shape_of(placed.placement.bucket)) * 4 * 2
 
     def require_room(self, todo: Sequence[Side]) -> None:

@@ -51,13 +51,13 @@ class TextCache:
 
     def __post_init__(self) -> None:
         self.unwritten: Problem | None = None
-        self._waiting: dict[str, None] = {}  # that `get` encodes
-        self._first: frozenset[str] | None = None  # that are written for later runs
+        self._waiting: dict[str, None] = {}  # for `get` to encode
+        self._first: frozenset[str] | None = None  # of the first `expect`: written for later runs
         self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first
         self._held_bytes = 0
         self._on_disk: set[str] = set()
         self._damaged: list[Path] = []
-        self._told = False  # by `get`, which finds damaged entries one by one
+        self._warned = False  # by `get`, which finds damaged entries one by one
         self._disk_used: int | None = None  # counted when first written to
         self._begun = False
         self._ensured: Sequence[str] | None = None
@@ -85,19 +85,22 @@ class TextCache:
 
     @property
     def waiting(self) -> int:
-        """Captions that `get` has to encode."""
+        """Number of expected captions that `get` has to encode."""
         return len(self._waiting)
 
     def lacking(self, captions: Sequence[str]) -> list[str]:
-        """Those that have to be encoded. Entries are looked for and not read."""
+        """The captions that are not cached, each once. Whether files exist is checked; they are not read."""
         known = self._held.keys() | self._on_disk
         return [each for each in dict.fromkeys(captions) if each not in known and not self._file(each).is_file()]
 
     def expect(self, captions: Sequence[str]) -> None:
-        """Instead of `ensure`: `get` encodes what it lacks, each time with as many of those that wait as a batch holds. Those
-        of the first call are also written to disk."""
-        self._needed, self._waiting = set(captions), dict.fromkeys(self.lacking(captions))
+        """Instead of `ensure`: let `get` encode captions that are not cached, filling its batches with waiting ones.
+
+        Captions of the first call are also written to disk, and wait until they are encoded, also where a later call names others.
+        """
         self._first = frozenset(captions) if self._first is None else self._first
+        rest = [caption for caption in self._waiting if caption in self._first]
+        self._needed, self._waiting = set(captions), dict.fromkeys([*self.lacking(captions), *rest])
 
     def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
         """The captions' states on the CPU, in order. What is neither in memory nor on disk goes through `encode`."""
@@ -106,10 +109,11 @@ class TextCache:
         for caption in dict.fromkeys(captions):
             if self._find(caption):
                 found[caption] = self._held[caption]
+                self._waiting.pop(caption, None)
             else:
                 missing.append(caption)
-        told, self._told = self._told, self._told or bool(self._damaged)
-        tell_damaged(self._damaged, None if told else self.warn)
+        warned, self._warned = self._warned, self._warned or bool(self._damaged)
+        tell_damaged(self._damaged, None if warned else self.warn)
         if missing and encode is None:
             raise KeyError(f"not cached: {missing[0]!r}")
         for caption, states in self._encoded(self._filled(missing), encode):
@@ -123,12 +127,12 @@ class TextCache:
         return stack_texts([found[caption] for caption in captions])
 
     def _filled(self, missing: Sequence[str]) -> Sequence[str]:
-        """With others that wait, up to whole batches."""
+        """The captions, filled up to whole batches with others that wait."""
         others = (caption for caption in self._waiting if caption not in missing)
         return [*missing, *islice(others, -len(missing) % self.at_once)]
 
     def _encoded(self, captions: Sequence[str], encode: EncodeText | None) -> Iterator[tuple[str, TextStates]]:
-        """Each caption with its states, a batch of them encoded when its first is asked for."""
+        """Each caption with its states; a batch is encoded when the iteration reaches it."""
         for start in range(0, len(captions), self.at_once):
             part = captions[start : start + self.at_once]
             assert encode is not None

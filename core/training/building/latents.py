@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.caches.encoding import Encode, Posterior, Side, sides
-from core.dataset.caches.late import Posteriors
+from core.dataset.caches.late import LatePosteriors
 from core.dataset.caches.latents import LatentCache
 from core.dataset.caches.npz import Exported, NpzCaches, export_npz, shortened
 from core.dataset.caches.partners import ControlCache, MaskCache, mask_source, plain_mask
@@ -58,7 +58,7 @@ def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> L
         return measured if epoch == EPOCH else inputs.seed
 
     return Latents(
-        posteriors.of,
+        posteriors.get,
         inputs.seed,
         late=posteriors,
         mode=memory.latent_draw,
@@ -183,7 +183,7 @@ def fp32_retry(family: Family, vae: Any) -> Encode | None:
 
 def _posteriors(
     inputs: Inputs, models: Models, images: Sequence[Placed], ahead: int, *, at_once: bool, keep_vae: bool
-) -> Posteriors:
+) -> LatePosteriors:
     """Of the images that are encoded once.
 
     ahead   decoded images that may wait in memory        keep_vae   others are encoded at each step
@@ -201,16 +201,16 @@ def _posteriors(
             models.put_vae_away()
         context.stage("training")
 
-    return Posteriors(
+    return LatePosteriors(
         cache,
         encode,
         todo,
-        place=place_of(cache, images, memory.cache_latents, context.device),
+        device=place_of(cache, images, memory.cache_latents, context.device),
         batch_size=memory.vae_batch_size,
         threads=decode_threads(context.device),
         ahead=ahead,
         retry=encode_again,
-        settle=partial(settled, context.device),
+        synchronize=partial(settled, context.device),
         progress=lambda done, total: context.stage("training; encoding images", done, total),
         finished=finished,
     )

@@ -82,13 +82,13 @@ class Texts:
 
         context.stage("encoding captions")
         text = text_of(None)
-        kept = class_captions(self._job, inputs.plan.placed)
-        first = [*inputs.plan.captions(0), *inputs.validation.captions(), *kept]
+        of_prior = class_captions(self._job, inputs.plan.placed)
+        first = [*inputs.plan.captions(0), *inputs.validation.captions(), *of_prior]
         lacking = text.lacking(first)
         text.late = self._waits(lacking)
         text.need(first)
-        if text.late and lacking <= FEW:
-            text.encode_waiting()
+        if text.late:
+            text.encode(first if lacking <= FEW else of_prior)
         prompts = FrozenPromptTexts(inputs.prompts, self.reading, text_of, reads_edits(inputs.job.samples))
         prompts.need()
         self._models.let_encoders_go()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.buckets.batches import Placed
-    from core.dataset.caches.late import Posteriors
+    from core.dataset.caches.late import LatePosteriors
     from core.dataset.caches.texts import EncodeText, TextCache
     from core.diffusion.noise import Address
 
@@ -104,7 +104,7 @@ class Latents:
         read: Callable[[Side], Posterior],
         seed: int,
         *,
-        late: Posteriors | None = None,
+        late: LatePosteriors | None = None,
         mode: str = "sample",
         masks: Mapping[tuple[str, ...], Tensor] | None = None,
         fresh: FreshViews | None = None,
@@ -131,7 +131,7 @@ class Latents:
             self._fresh.expect(epoch, (item for item in items if self._decodes(item[0])))
         if self._late is not None and self._late.waiting:
             cached = [(placed, repeat) for placed, repeat in items if placed.key not in self._uncached]
-            self._late.expect(self._side(placed, epoch, repeat) for placed, repeat in cached)
+            self._late.decode_ahead(self._side(placed, epoch, repeat) for placed, repeat in cached)
 
     def batch(
         self, epoch: int, items: Sequence[Item], addresses: Sequence[Address] = (), captions: Sequence[str] = ()
@@ -273,12 +273,14 @@ class FrozenText:
             if self._cache.ensure(captions, self._timed):
                 self._release()
         elif captions is not self._expected:
+            waiting, self._expected = self._cache.waiting, captions
             self._cache.expect(captions)
-            self._expected, self._total = captions, self._cache.waiting
+            if self._cache.waiting > waiting:
+                self._total = self._cache.waiting
 
-    def encode_waiting(self) -> None:
-        """What `states` would encode by and by."""
-        if lacking := self._cache.lacking(self._expected or ()):
+    def encode(self, captions: Sequence[str]) -> None:
+        """Encode those that are not cached."""
+        if lacking := self._cache.lacking(captions):
             self._cache.get(lacking, self._timed)
 
     @property
