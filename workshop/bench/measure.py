@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -45,8 +46,10 @@ def webui(outputs: Path, device: str, *words: str) -> list[str]:
     return [sys.executable, str(PROJECT / "webui.py"), *words, "--outputs", str(outputs), "--device", device]
 
 
-def measure_training(values: dict[str, Any], outputs: Path, device: str) -> Measured:
-    """Run `webui.py train` with these settings and read the results."""
+def measure_training(
+    values: dict[str, Any], outputs: Path, device: str, program: Sequence[str] | None = None
+) -> Measured:
+    """Run `webui.py train` with these settings and read the results. program: arguments of Python to run instead of webui.py"""
     outputs.mkdir(parents=True, exist_ok=True)
     preset = outputs / "bench_job.json"
     preset.write_text(
@@ -54,6 +57,7 @@ def measure_training(values: dict[str, Any], outputs: Path, device: str) -> Meas
     )
     known = {folder.name for folder in list_runs(outputs / "runs")}
     words = webui(outputs, device, "train", str(preset))
+    words[1:2] = program or words[1:2]
     started = time.time()
     process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     watch = PeakWatch(process.pid)

@@ -1,5 +1,9 @@
 """The benchmark's trainings: what is called empty is empty, also the second time."""
 
+import pkgutil
+
+import pytest
+
 from core.record.workspace import Workspace
 from workshop.bench import run, start
 from workshop.bench.measure import Measured
@@ -30,22 +34,23 @@ def test_images_that_were_never_seen_are_unknown_at_each_start_and_full_caches_a
     found, place = [], Workspace.of(tmp_path / "outputs")
     known = (place.cache / "latents.safetensors", place.private / "index.sqlite")
 
-    def filled(*_):
+    def train(values, outputs, device, program):
+        found.append(([file.exists() for file in known], program is not None))
         for file in known:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
-
-    def train(values, outputs, device):
-        found.append([file.exists() for file in known])
-        filled()
         return Measured(1.0, 2.0, float(len(found)), 4, 6)
 
     monkeypatch.setattr(start, "measure_training", train)
-    monkeypatch.setattr(start, "fill_caches", filled)
     monkeypatch.setattr(start.workload, "make_model", lambda folder: folder)
     monkeypatch.setattr(start.workload, "make_images", lambda folder, size, count: folder)
     numbers = start.measure_start(tmp_path, "cpu", False, lambda line: None)
-    warm, cold = [[True, True]] * start.ROUNDS, [[False, False]] * start.ROUNDS
-    assert found == [*warm, *cold] * 2 and [each["seconds"] for each in numbers] == [2, 5, 8, 11]
+    assert found == [([False] * 2, False), ([False] * 2, True), ([True] * 2, False)] * 2 * start.ROUNDS
+    assert [each["seconds"] for each in numbers] == [4, 5, 6, 13, 14, 15]
     facts = {"device": "CPU", "threads": 2, "bf16_in_hardware": False, "torch": "2"}
-    assert table({"machine": facts, "start": numbers}).count("first step") == 4
+    assert table({"machine": facts, "start": numbers}).count("first step") == 6
+
+
+@pytest.mark.parametrize("name", start.ENCODERS_FIT)
+def test_everything_is_encoded_first_by_a_switch_that_is_still_there(name):
+    assert callable(pkgutil.resolve_name(name))
