@@ -61,7 +61,7 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
         context.stage("training")
         # A full model's optimizer repeatedly allocates tensors as large as each weight.
         with kept() if job.method.traits.full_size and context.device.startswith("cpu") else nullcontext():
-            return train(run, training.tasks)
+            return train(run, training.timetable)
     finally:
         training.release()
 

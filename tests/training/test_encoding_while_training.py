@@ -94,8 +94,8 @@ def test_losses_weights_and_entries_are_those_of_a_run_that_encodes_first(
     found = []
     for fits in (True, False):
         cold()
-        monkeypatch.setattr(building, "fits_beside", lambda inputs, late, fits=fits: fits)
-        monkeypatch.setattr(Texts, "_waits", lambda self, lacking, fits=fits: fits)
+        monkeypatch.setattr(building, "encoders_fit", lambda inputs, late, fits=fits: fits)
+        monkeypatch.setattr(Texts, "_encodes_late", lambda self, lacking, fits=fits: fits)
         monkeypatch.setattr("core.training.building.texts.FEW", 0)
         memory = {"cache_latents": where, "vae_batch_size": at_once}
         training = train(dataset={"flip_aug": True}, memory=memory, schedule={"max_train_steps": 8, "seed": 7})
@@ -210,8 +210,8 @@ def test_images_are_encoded_between_the_steps_only_where_the_forecast_says_that_
     usual, late = memory.memory_plan(job, facts), memory.memory_plan(job, facts, late=IMAGES)
     vae = 4 * facts.parts["vae"].numbers
     assert late.weights - usual.weights == vae and late.total >= usual.total + vae
-    assert memory.encodes_beside(job, facts, late.total, IMAGES)
-    assert not memory.encodes_beside(job, facts, late.total - 1, IMAGES)
+    assert memory.fits_with_encoders(job, facts, late.total, IMAGES)
+    assert not memory.fits_with_encoders(job, facts, late.total - 1, IMAGES)
     text = 2 * facts.parts["text_encoder"].numbers
     assert memory.memory_plan(job, facts, late=["captions", *IMAGES]).weights - late.weights == text
     more = job_of(memory={"mixed_precision": "bf16", "vae_batch_size": 16})
@@ -225,6 +225,8 @@ def test_on_a_cpu_with_much_memory_no_pass_is_counted_before_the_first_step(monk
 
     facts = replace(short(published("sd1", 256)), device="cpu")
     monkeypatch.setattr(memory, "memory_plan", lambda *given, **more: SimpleNamespace(total=1))
-    assert memory.encodes_beside(job_of(), facts, 1, IMAGES) and not memory.encodes_beside(job_of(), facts, 0, IMAGES)
+    assert memory.fits_with_encoders(job_of(), facts, 1, IMAGES) and not memory.fits_with_encoders(
+        job_of(), facts, 0, IMAGES
+    )
     monkeypatch.delattr(memory, "memory_plan")
-    assert memory.encodes_beside(job_of(), facts, 64 << 30, IMAGES)
+    assert memory.fits_with_encoders(job_of(), facts, 64 << 30, IMAGES)

@@ -11,7 +11,7 @@ from core.families.sd1 import FAMILY as sd1
 from core.record.problems import ProblemsError, errors
 from core.settings.dataset.concepts import PLAIN
 from core.settings.rules.dataset import cache_problems
-from core.training.building.latents import fp32_retry, place_of, write_npz_caches
+from core.training.building.latents import fp32_retry, posterior_device, write_npz_caches
 from core.training.loop.sources import DEVICE_BYTES
 from tests.damage import zero_tensors
 from tests.models import tiny_folder
@@ -198,7 +198,10 @@ def test_so_many_images_are_encoded_at_once_and_only_a_cache_on_disk_is_written(
 def test_small_latents_are_held_in_memory_or_on_the_device_and_many_are_read_each_time():
     cache, many = SimpleNamespace(bytes_of=lambda placed: DEVICE_BYTES), [SimpleNamespace(concept=PLAIN)] * 2
     for where, small, large in (("memory", "cpu", None), ("device", "cuda", "cuda"), ("disk", "cuda", None)):
-        assert place_of(cache, many[:1], where, "cuda") == small and place_of(cache, many, where, "cuda") == large
+        assert (
+            posterior_device(cache, many[:1], where, "cuda") == small
+            and posterior_device(cache, many, where, "cuda") == large
+        )
 
 
 @pytest.mark.slow

@@ -127,12 +127,12 @@ def test_the_images_without_the_control_model_are_made_once_and_only_of_such_a_m
         sampling=nullcontext, untrained=lambda: nullcontext(kept.append("untrained")),
     )  # fmt: skip
     passes = SimpleNamespace(
-        job=SimpleNamespace(method=method), method=method, without_chance=nullcontext,
+        job=SimpleNamespace(method=method), method=method, without_dropout=nullcontext,
         precision=SimpleNamespace(compute=torch.float32, trainable=torch.float32), components=None,
     )  # fmt: skip
     monkeypatch.setattr(Samples, "_generate", lambda samples, prompt, given: image)
     monkeypatch.setattr(Samples, "_control_of", lambda samples, prompt: control if control_images else None)
-    monkeypatch.setattr(Samples, "_keep", lambda samples, image, name, step, index, prompt: kept.append((step, index)))
+    monkeypatch.setattr(Samples, "_save", lambda samples, image, name, step, index, prompt: kept.append((step, index)))
     samples = Samples(
         [SimpleNamespace(prompt=text) for text in "ab"],
         SimpleNamespace(need=lambda: None),

@@ -113,8 +113,8 @@ def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_images(t
 def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_read_it(train, monkeypatch):
     import core.training.loop.passes as passes
 
-    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 1e9)
-    monkeypatch.setattr("core.training.loop.losses.MOST_WAITING", 4)
+    monkeypatch.setattr("core.training.loop.loss_readback.EVENT_SECONDS", 1e9)
+    monkeypatch.setattr("core.training.loop.loss_readback.MOST_WAITING", 4)
     real, calls, seen = passes.training_loss, [], []
     training = train(schedule={"max_train_steps": 50, "seed": 7})
 

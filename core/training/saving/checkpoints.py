@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> int | None:
-    """A file is saved at the end of every so many epochs; None: at none."""
+    """Number of epochs from one checkpoint to the next; None where no epoch is saved."""
     least = every(settings.save_n_epoch_ratio)
     if least:
         return max(1, (plan.epoch_of(total - 1) + 1) // int(least))
@@ -36,19 +36,30 @@ def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> in
     return int(period) if period else None
 
 
-def save_steps(settings: SavingSettings, plan: Plan, total: int) -> list[int]:
-    """After which steps a training writes a checkpoint by itself, the last one with them."""
-    steps = set(even_steps(settings, total)) | {total}
-    if period := every(settings.save_every_n_steps):
-        steps |= set(range(int(period), total, int(period)))
+def planned_saves(settings: SavingSettings, plan: Plan, total: int) -> dict[int, tuple[str, ...]]:
+    """{step: kinds of its files, "epoch" and "step"} of the checkpoints that the settings plan before the last step.
+
+    Where an epoch and a step are both due, both files are saved, as in sd-scripts: programs look for either name.
+    """
+    saves: dict[int, tuple[str, ...]] = {}
     if epochs := epochs_between_saves(settings, plan, total):
         last = plan.epoch_of(total - 1)
-        steps |= {plan.epochs.first_update(epoch) for epoch in range(epochs, last + 1, epochs)}
-    return sorted(steps)
+        saves = {plan.epochs.first_update(epoch): ("epoch",) for epoch in range(epochs, last + 1, epochs)}
+    if period := every(settings.save_every_n_steps):
+        for step in range(int(period), total, int(period)):
+            saves[step] = (*saves.get(step, ()), "step")
+    for step in even_steps(settings, total):
+        saves.setdefault(step, ("step",))
+    return saves
+
+
+def save_steps(settings: SavingSettings, plan: Plan, total: int) -> list[int]:
+    """The steps after which a training saves a checkpoint, ascending, including the last step."""
+    return sorted({*planned_saves(settings, plan, total), total})
 
 
 def even_steps(settings: SavingSettings, total: int) -> list[int]:
-    """The steps of checkpoints that are saved evenly over the run, without its end; one a step at most."""
+    """The steps of `save_n_evenly`, without the last step; at most one checkpoint a step."""
     count = min(int(every(settings.save_n_evenly) or 0), total)
     return [round(total * number / count) for number in range(1, count)]
 

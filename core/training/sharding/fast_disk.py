@@ -27,14 +27,14 @@ def disk_folders(job: TrainJob) -> dict[str, str]:
     return found
 
 
-def folder_there(folder: Path, setting: str) -> None:
+def require_folder(folder: Path, setting: str) -> None:
     """Raise ProblemsError unless the folder exists. It is not created: after a typo, gigabytes would go to another disk."""
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.exists() else f"There is no folder {folder}"
         raise ProblemsError.one(what, setting, "create it, or choose an existing one", "deepspeed.no-offload-folder")
 
 
-def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
+def space_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Problems of free space on the disks; none without the model or a folder."""
     folders = {setting: resolve_path(folder) for setting, folder in disk_folders(job).items()}
     if not folders or not all(folder.is_dir() for folder in folders.values()):
@@ -58,7 +58,7 @@ def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> int:
     """Bytes that these settings put on the disk."""
-    from core.training.memory.plan import facts_of, shared_places
+    from core.training.memory.plan import facts_of, sharded_sizes
 
     own = job.sharding
     kept = {
@@ -67,7 +67,7 @@ def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> i
         if f"sharding.offload_{name}_nvme_path" not in settings
     }
     alone = job.model_copy(update={"sharding": own.model_copy(update=kept)})
-    return shared_places(alone, facts_of(job, workspace, machine.default_device())).disk
+    return sharded_sizes(alone, facts_of(job, workspace, machine.default_device())).disk
 
 
 def _bytes_of(folder: Path) -> int:
