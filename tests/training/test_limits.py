@@ -34,15 +34,15 @@ from core.training.loop.watching import BAND, MEMORY, RECENT, WORST, Mean, Watch
 from core.training.memory.advice import smaller_resolution
 from core.training.probe import duration
 from core.training.saving import facts
-from core.training.saving.checkpoints import OnTheWay, no_longer_kept
+from core.training.saving.checkpoints import Intermediate, expired_checkpoints
 from core.training.saving.facts import THUMBNAILS, FileFacts, thumbnail_url, trigger_words
-from core.training.saving.states import no_longer_kept as states_no_longer_kept
+from core.training.saving.states import expired_states
 
 # ---- which files stay
 
 
-def on_the_way(*steps, epochs=False):
-    return [OnTheWay(Path(f"t-{step}"), step, step // 10 if epochs else None) for step in steps]
+def intermediate(*steps, epochs=False):
+    return [Intermediate(Path(f"t-{step}"), step, step // 10 if epochs else None) for step in steps]
 
 
 @pytest.mark.parametrize(
@@ -59,15 +59,15 @@ def on_the_way(*steps, epochs=False):
     ],
 )
 def test_of_the_step_files_the_newest_stay(saving, at, left):
-    found = on_the_way(10, 20, 30)
-    gone = no_longer_kept(SavingSettings(**saving), found, at)
+    found = intermediate(10, 20, 30)
+    gone = expired_checkpoints(SavingSettings(**saving), found, at)
     assert [each.step for each in found if each not in gone] == left
 
 
 @pytest.mark.parametrize(("count", "left"), [(4, [10, 20, 30]), (3, [10, 20, 30]), (2, [20, 30]), (1, [30])])
 def test_of_the_epoch_files_the_newest_stay(count, left):
-    found = on_the_way(10, 20, 30, epochs=True)
-    gone = no_longer_kept(SavingSettings(save_last_n_epochs=count), found, 30)
+    found = intermediate(10, 20, 30, epochs=True)
+    gone = expired_checkpoints(SavingSettings(save_last_n_epochs=count), found, 30)
     assert [each.step for each in found if each not in gone] == left
 
 
@@ -89,7 +89,7 @@ def test_of_the_training_states_the_newest_stay(saving, left):
     epochs = SimpleNamespace(first_update=lambda epoch: epoch * 10)
     plan = SimpleNamespace(total=50, epochs=epochs, epoch_of=lambda step: step // 10)
     found = [Path(f"step{step:08d}") for step in (10, 20, 30)]
-    gone = states_no_longer_kept(SavingSettings(**saving), plan, 30, found)
+    gone = expired_states(SavingSettings(**saving), plan, 30, found)
     assert [state_step(path) for path in found if path not in gone] == left
 
 

@@ -33,7 +33,7 @@ from core.training.checks.demo_setup import demo_problems
 from core.training.checks.named_files import named_file_problems
 from core.training.checks.objective import objective_problems
 from core.training.loop.prior import prior_problems
-from core.training.saving.resume import beginning_problems
+from core.training.saving.resume import start_step_problems
 from core.training.sharding.fast_disk import space_problems
 
 
@@ -81,7 +81,7 @@ def problems_without_model(
         problems += token_problems(job, report.placed)
     problems += named_file_problems(job, workspace, begins=begins)
     if begins and not errors(problems):
-        problems += beginning_problems(job, workspace, report)
+        problems += start_step_problems(job, workspace, report)
     return problems if device is None else problems + _device_problems(job, device)
 
 

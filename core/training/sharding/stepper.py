@@ -217,7 +217,9 @@ class ShardedStepper(Stepper):
             raise ProblemsError.one(what, str(folder), DEEPSPEED_FIX, "state.without-deepspeed")
         if saved != present:
             other = ", ".join(
-                f"{name} {saved.get(name)} (now {present[name]})" for name in present if saved.get(name) != present[name]
+                f"{name} {saved.get(name)} (now {present[name]})"
+                for name in present
+                if saved.get(name) != present[name]
             )
             fix = "resume with the same GPUs and ZeRO stage, or start from the final checkpoint"
             what = f"This training state was partitioned differently: {other}"
