@@ -51,7 +51,7 @@ class SimulatedRun:
         self.job, self.plan = build(TrainJob, merge(QUIET, groups)), plan_of(total)
         self.prompts, self.by_hand, self.ranks, self.left_out = list(prompts), by_hand, ranks, frozenset()
         self.commands, self.begun = [], 0
-        self.passes, self.seconds = SimpleNamespace(encoding_seconds=0.0), []
+        self.passes, self.seconds, self.stages = SimpleNamespace(encoding_seconds=0.0), [], []
 
     def note(self, what):
         self.done.append((self.state.step, what))
@@ -67,7 +67,7 @@ class SimulatedRun:
             journal=SimpleNamespace(put=lambda event: None),
             take_commands=lambda: [self.commands.pop()] if self.commands and self.state.step == 2 else [],
             say=lambda *words: None,
-            stage=lambda *words: None,
+            stage=lambda text: self.stages.append((self.state.step, text)),
             after_stop=nullcontext,
         )
         reports = SimpleNamespace(
@@ -145,6 +145,17 @@ def test_the_time_of_a_step_is_without_that_of_encoding_images(tmp_path, monkeyp
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     table.live()
     assert table.seconds == [2, 2, 2]
+
+
+def test_a_step_that_encodes_nothing_is_training_again_though_images_may_still_wait(tmp_path, monkeypatch):
+    run = SimulatedRun(tmp_path, 5, prompts=())
+
+    def update(run):
+        run.passes.encoding_seconds += run.state.step in (0, 1, 3)
+
+    monkeypatch.setattr(loop, "optimizer_update", update)
+    run.live()
+    assert run.stages == [(3, "training"), (5, "training")]
 
 
 @pytest.mark.parametrize(

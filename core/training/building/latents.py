@@ -100,12 +100,13 @@ def decode_threads(device: str) -> int:
 
 
 def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = True) -> LatentCache:
+    """The latent cache of the job's VAE. writes: False holds new entries in memory"""
     identity = inputs.family.digest(inputs.model, "vae", vae=inputs.vae, memo=inputs.memo)
     others = None
     if inputs.job.memory.npz_caches and inputs.family_name in NPZ_KINDS:
         others = NpzCaches(images, NPZ_KINDS[inputs.family_name])
     wanted = inputs.job.memory.vae_precision
-    precision = "fp32" if wanted == "auto" else wanted  # what the VAE is loaded in
+    precision = "fp32" if wanted == "auto" else wanted  # dtype that the VAE is loaded in
     return LatentCache(
         inputs.context.workspace.cache / "latents",
         identity,

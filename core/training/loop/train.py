@@ -29,6 +29,7 @@ def train(run: Run, timetable: Timetable) -> str:
         run.stepper.tasks_done()
     else:
         run.stepper.follow()
+    encoded = False  # in the step before
     while run.state.step < run.total and not run.context.processes.agree(run.stop_wanted):
         started, encoding = time.monotonic(), run.passes.encoding_seconds
         optimizer_update(run)
@@ -36,6 +37,9 @@ def train(run: Run, timetable: Timetable) -> str:
         # Within the measured time: a GPU only queues its steps, and reading waits for it.
         read = run.reports.losses.read_if_due() if first else None
         encoding = run.passes.encoding_seconds - encoding
+        if encoded and not encoding:  # images that wait may be needed much later, or not at all
+            run.context.stage("training")
+        encoded = encoding > 0
         run.reports.clock.add(time.monotonic() - started - encoding)
         run.reports.report(read)
         if not first:

@@ -95,7 +95,8 @@ class Budget:
 
     def unmeasured_saves(self, pairs: int) -> frozenset[int]:
         """Steps of saves (0: before the first step) that are not measured, as `pairs` at each save would take more than 2% of
-        the training's forward passes. The measured ones are spaced evenly and include the last; fewer than two are none."""
+        the training's forward passes. The others are spaced evenly and include the last; all are left out where only one could
+        be measured."""
         planned = [0, *self.saves]
         affordable = int(2 * COST * self.views / max(pairs, 1))
         if affordable >= len(planned):
