@@ -91,9 +91,9 @@ class ProbeBatches:
         groups = Plan(report.placed, job, job.schedule.seed or 0).epochs.groups(job.schedule.seed or 0, 0)
         shares = [[Planned(batch.bucket, batch.items[::processes]) for batch in group] for group in groups]
         self.pixels = [pixels_of(group) for group in shares]
-        order = sorted(range(len(shares)), key=lambda place: (-largest(shares[place]), place))
-        places = list(dict.fromkeys([order[0], min(order, key=lambda place: self.pixels[place])]))
-        self.groups = [shares[place] for place in places]
+        order = sorted(range(len(shares)), key=lambda index: (-largest(shares[index]), index))
+        indices = list(dict.fromkeys([order[0], min(order, key=lambda index: self.pixels[index])]))
+        self.groups = [shares[index] for index in indices]
         wanted = {placed.key for group in self.groups for batch in group for placed, _ in batch.items}
         placed = tuple(each for each in report.placed if each.key in wanted)
         return replace(report, placed=placed, validation=())
@@ -112,15 +112,15 @@ def largest(group: Group) -> int:
 def probe(job: TrainJob, context: JobContext) -> Forecast:
     """Train the job on two of its batches, in a folder that is removed, and return the forecast. Encoded latents and captions stay
     in the caches."""
-    place = context.workspace.private / "probes" / secrets.token_hex(4)
+    parent = context.workspace.private / "probes" / secrets.token_hex(4)
     seeded = short_job(job, 1)
     length = {"max_train_steps": job.schedule.max_train_steps, "max_train_epochs": job.schedule.max_train_epochs}
     small = seeded.model_copy(update={"schedule": seeded.schedule.model_copy(update=length)})
-    folder = RunFolder.create(place, "probe", dump(small))
+    folder = RunFolder.create(parent, "probe", dump(small))
     try:
         return _probe(small, replace(context, folder=folder))
     finally:
-        atomic.remove_folder(place)
+        atomic.remove_folder(parent)
 
 
 def _probe(job: TrainJob, context: JobContext) -> Forecast:

@@ -71,15 +71,15 @@ def prove(
     import torch
 
     atomic.remove_folder(workspace.private / "proofs")  # left by a killed check
-    place = workspace.private / "proofs" / secrets.token_hex(4)
+    parent = workspace.private / "proofs" / secrets.token_hex(4)
     small = short_job(job, steps)
     half = steps // 2
     token = token or CancelToken()
     try:
         say(f"training {steps} steps in one go")
-        whole = RunFolder.create(place, "whole", dump(small))
+        whole = RunFolder.create(parent, "whole", dump(small))
         _train(small, workspace, whole, device, token)
-        broken = RunFolder.create(place, "broken", dump(small))
+        broken = RunFolder.create(parent, "broken", dump(small))
         say(f"training {half} steps, then stopping")
         _train(small, workspace, broken, device, token, stop_at=half)
         torch.manual_seed(secrets.randbelow(2**31))  # as a new process would have another global seed
@@ -98,7 +98,7 @@ def prove(
             _largest_difference(one, other),
         )
     finally:
-        atomic.remove_folder(place)
+        atomic.remove_folder(parent)
 
 
 def short_job(job: TrainJob, steps: int) -> TrainJob:
@@ -152,8 +152,8 @@ def _content(folder: RunFolder) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for path in sorted(Path(state).glob("*.pt")):  # with DeepSpeed several, with partitions of the weights
         content = torch.load(path, map_location="cpu", weights_only=True)
-        place = "" if path.name == STATE_FILE else path.stem
-        hashes |= _hashes({name: value for name, value in content.items() if name not in NOT_TRAINED}, place)
+        prefix = "" if path.name == STATE_FILE else path.stem
+        hashes |= _hashes({name: value for name, value in content.items() if name not in NOT_TRAINED}, prefix)
     return hashes
 
 
@@ -164,7 +164,7 @@ def _hashes(value: Any, name: str) -> list[tuple[str, str]]:
     if isinstance(value, Mapping):
         return [entry for key, inner in value.items() for entry in _hashes(inner, f"{name}/{key}")]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [entry for place, inner in enumerate(value) for entry in _hashes(inner, f"{name}/{place}")]
+        return [entry for index, inner in enumerate(value) for entry in _hashes(inner, f"{name}/{index}")]
     if isinstance(value, torch.Tensor):
         raw = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
         about = f"{value.dtype} {tuple(value.shape)}".encode()

@@ -119,8 +119,8 @@ def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str
     network = Network.from_tensors(lora.tensors, _targets(job, workspace, family_name, every=True))
     parts = open_checkpoint(model_path(job.model.base_model, workspace), family_name).parts
     for key, change in lora.beside.items():
-        place = module_of_extra(key)
-        weight = parts[place[0]].places.get(place[1]) if place is not None and place[0] in parts else None
+        target = module_of_extra(key)
+        weight = parts[target[0]].places.get(target[1]) if target is not None and target[0] in parts else None
         if weight is None or prod(weight.entry.shape) != change.numel():
             network.unmatched += (key,)
     return unmatched_problems(network, path)
@@ -148,9 +148,9 @@ def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> Networ
     start = _find(network.network_weights, START, workspace) if network.network_weights else None
     strengths = numbers(network.base_weights_multiplier) if network.base_weights_multiplier else []
     merged = []
-    for place, name in enumerate(network.base_weights):
+    for index, name in enumerate(network.base_weights):
         path = _find(name, MERGED, workspace)
-        strength = strengths[place] if place < len(strengths) else 1.0
+        strength = strengths[index] if index < len(strengths) else 1.0
         merged.append(MergedFile(path, strength, model_hashes(path, memo)[1]))
     return NetworkFiles(start, model_hashes(start, memo)[1] if start is not None else None, tuple(merged))
 

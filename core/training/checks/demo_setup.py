@@ -257,11 +257,11 @@ def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) 
     """(resolution, reason): the model's, or less where the images are smaller; None where several resolutions are set."""
     if job.dataset.more_resolutions:
         return None
-    place = resolve(base, workspace.models, workspace.outputs)
-    if not isinstance(place, Path):
+    path = resolve(base, workspace.models, workspace.outputs)
+    if not isinstance(path, Path):
         return None
     try:
-        native = max(trained_size(place, job.model.family))
+        native = max(trained_size(path, job.model.family))
     except (ProblemsError, OSError, StopIteration):
         return None  # reported by the checks of the model
     sizes = [row.size for row in report.rows if row.trains and row.size]

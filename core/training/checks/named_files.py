@@ -81,9 +81,9 @@ def _usable(folder: Path, setting: str) -> None:
 
 def _writable(folder: Path, setting: str) -> None:
     """Raise ProblemsError unless the folder, or its nearest existing parent, is writable. It is created when needed."""
-    there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), folder)
+    existing = next((place for place in (folder, *folder.parents) if os.path.exists(place)), folder)
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             return
     except OSError as error:
         what = f"{folder} is not writable: {error.strerror or error}"

@@ -157,8 +157,8 @@ class Latents:
             masks.append(mask)
         stacked = torch.stack(latents)
         ones = torch.ones(1, *stacked.shape[-2:])
-        whole = all(mask is None for mask in masks)
-        together = None if whole else torch.stack([ones if mask is None else mask for mask in masks])
+        unmasked = all(mask is None for mask in masks)
+        together = None if unmasked else torch.stack([ones if mask is None else mask for mask in masks])
         controls = [torch.from_numpy(each.control) for each in decoded if each.control is not None]
         assert len(controls) in (0, len(items)), "the scan refuses images without a control image"
         control = torch.stack(controls) if controls else None

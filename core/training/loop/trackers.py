@@ -215,14 +215,14 @@ def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -
     logging = job.logging
     if logging.log_with == "none":
         return Trackers([], say)
-    place = log_folder(job, folder)
+    log_dir = log_folder(job, folder)
     more = tracker_config(logging.log_tracker_config)
     name = logging.log_tracker_name or spec_of(job).project
     chosen: list[Tracker] = []
     if logging.log_with in ("tensorboard", "all"):
-        chosen.append(TensorBoard(place / name if logging.log_tracker_name else place, more.get("tensorboard")))
+        chosen.append(TensorBoard(log_dir / name if logging.log_tracker_name else log_dir, more.get("tensorboard")))
     if logging.log_with in ("wandb", "all"):
-        chosen.append(Wandb(place, name, logging.wandb_run_name, more.get("wandb")))
+        chosen.append(Wandb(log_dir, name, logging.wandb_run_name, more.get("wandb")))
     trackers = Trackers(chosen, say)
     if logging.log_config:
         trackers.settings(logged_settings(job))

@@ -37,25 +37,27 @@ def optimizer_update(run: Run) -> None:
     # Each process fills in the losses of its images, so that one all-reduce carries all of them.
     by_image = torch.zeros(images, device=run.context.device)
     step_images: list[StepImage] = []
-    for number, whole in enumerate(batches):
-        mine = processes.share(range(len(step_images), len(step_images) + len(whole.items)))
+    for number, global_batch in enumerate(batches):
+        rows = processes.share(range(len(step_images), len(step_images) + len(global_batch.items)))
         draw = passes.objective.draw
-        timesteps = [draw(run.job.noise, address, whole.bucket) for address in _addresses(run, epoch, whole)]
-        for (placed, _), timestep in zip(whole.items, timesteps, strict=True):
+        timesteps = [
+            draw(run.job.noise, address, global_batch.bucket) for address in _addresses(run, epoch, global_batch)
+        ]
+        for (placed, _), timestep in zip(global_batch.items, timesteps, strict=True):
             step_images.append(StepImage(placed.key, timestep, placed.loss_weight(run.job.dataset)))
         stand_in = run.stepper.stand_in
-        batch = Planned(whole.bucket, tuple(processes.share(whole.items) or stand_in(whole.items)))
+        batch = Planned(global_batch.bucket, tuple(processes.share(global_batch.items) or stand_in(global_batch.items)))
         if not batch.items:  # a short batch that left nothing for this process
             continue
         views = [(placed.key, repeat) for placed, repeat in batch.items]
         passes.method.before_micro_batch(run.state.step, number, views)
         shared = processes.share(timesteps) or stand_in(timesteps)
         losses_of = partial(micro_batch, run, epoch, batch, shared)
-        divisor = loss_divisor(run, whole, images) if mine else inf
+        divisor = loss_divisor(run, global_batch, images) if rows else inf
         losses_B = run.stepper.backward(losses_of, divisor, number == len(batches) - 1)
         passes.method.after_micro_batch()  # not before: gradient checkpointing computes forwards once more
-        if mine:
-            by_image[mine[0] : mine[-1] + 1] = losses_B
+        if rows:
+            by_image[rows[0] : rows[-1] + 1] = losses_B
     processes.sum_up([by_image])
     total = by_image.sum() / images
     norm = run.stepper.step(total)
@@ -77,14 +79,14 @@ def optimizer_update(run: Run) -> None:
     )
 
 
-def loss_divisor(run: Run, whole: Planned, images: int) -> int:
+def loss_divisor(run: Run, global_batch: Planned, images: int) -> int:
     """Divisor of the summed losses of a batch: the number of images of the step, so that all images count the same.
 
     With `model.compatibility`, as sd-scripts: images of the batch times gradient accumulation steps. Images of a short batch
     then count more, and those of an epoch's last step, which may have fewer batches, less.
     """
     if run.job.noise.compatibility != "none":
-        return len(whole.items) * run.job.schedule.gradient_accumulation_steps
+        return len(global_batch.items) * run.job.schedule.gradient_accumulation_steps
     return images
 
 

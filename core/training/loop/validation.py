@@ -250,8 +250,8 @@ def pairs_within(views: float, saves: int) -> int:
     measurement at each save and one before the first step.
     """
     affordable = 2 * COST * views / (saves + 1)
-    whole = int(affordable) // (PARTS - 1) * (PARTS - 1)  # equally many for each timestep
-    return min(max(whole, PARTS - 1), MOST_PAIRS)
+    rounded = int(affordable) // (PARTS - 1) * (PARTS - 1)  # equally many for each timestep
+    return min(max(rounded, PARTS - 1), MOST_PAIRS)
 
 
 def pick_evenly(training: Sequence[Placed], count: int) -> list[Placed]:
@@ -265,8 +265,11 @@ def pick_evenly(training: Sequence[Placed], count: int) -> list[Placed]:
 
 def spread_pairs(images: Sequence[Placed], pairs: int) -> list[ValidationBatch]:
     """Batches of `pairs` pairs of an image and a timestep, in which images and timesteps occur equally often, as far as possible."""
-    many, timesteps = len(images), PARTS - 1
-    order = [(place % many, (place + place // lcm(many, timesteps)) % timesteps) for place in range(many * timesteps)]
+    count, timesteps = len(images), PARTS - 1
+    order = [
+        (position % count, (position + position // lcm(count, timesteps)) % timesteps)
+        for position in range(count * timesteps)
+    ]
     numbers: defaultdict[int, list[int]] = defaultdict(list)
     for index, number in order[:pairs]:
         numbers[index].append(number)

@@ -145,7 +145,7 @@ def _pair(side: Any) -> Sides:
 
 
 def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
-    shapes = {name: place.entry.shape for name, place in part.places.items()}
+    shapes = {name: weight.entry.shape for name, weight in part.places.items()}
     plain = sum(prod(s) for name, s in shapes.items() if len(s) < 2 or "embedding" in name)
     wide = sum(prod(s) for s in shapes.values() if len(s) == 4 and s[2] > 1)
     numbers = [prod(shape) for shape in shapes.values()]
@@ -406,11 +406,11 @@ def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
     """Bytes of control images, which are held in RAM, compressed."""
     from core.dataset.caches.partners import most_held
 
-    where = job.memory.cache_latents
-    if facts.device.startswith("cuda") or not job.method.traits.control_images or where == "off":
+    cache_latents = job.memory.cache_latents
+    if facts.device.startswith("cuda") or not job.method.traits.control_images or cache_latents == "off":
         return 0
     size = facts.images * 3 * prod(facts.sides) // CONTROL_SHARE
-    return min(size, most_held(writes=where in ("auto", "disk")))
+    return min(size, most_held(writes=cache_latents in ("auto", "disk")))
 
 
 def _latents(job: TrainJob, facts: MemoryFacts) -> int:

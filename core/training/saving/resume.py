@@ -103,20 +103,20 @@ def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
     candidates = [resolve_path(text)]
     if text == Path(text).name:
         candidates.append(workspace.runs / text)
-    candidates = [place for place in candidates if may_reach(place) and os.path.isdir(place)]
-    for place in candidates:
-        if (place / "complete.json").is_file():
-            if quick or is_whole(place):
-                return place
+    candidates = [folder for folder in candidates if may_reach(folder) and os.path.isdir(folder)]
+    for folder in candidates:
+        if (folder / "complete.json").is_file():
+            if quick or is_whole(folder):
+                return folder
             what, fix = "This training state is damaged", "choose an older one"
-            raise ProblemsError.one(what, display_path(place), fix, code="state.damaged")
+            raise ProblemsError.one(what, display_path(folder), fix, code="state.damaged")
         if quick:
-            state = next(iter(states_in(place / "state") or states_in(place)), None)
+            state = next(iter(states_in(folder / "state") or states_in(folder)), None)
         else:
-            state = newest_state(place / "state") or newest_state(place)
+            state = newest_state(folder / "state") or newest_state(folder)
         if state is not None:
             return state
-    damaged = next((place for place in candidates if states_in(place / "state") or states_in(place)), None)
+    damaged = next((folder for folder in candidates if states_in(folder / "state") or states_in(folder)), None)
     if damaged is not None:
         what, fix = (
             f"All training states in '{text}' are damaged",

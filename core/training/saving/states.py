@@ -41,9 +41,9 @@ class States:
         run, states = self.run, self.run.context.folder.states
         atomic.make_folders(states)
         name = f"step{run.state.step:08d}"
-        for there in states_in(states):
-            if state_step(there) == run.state.step and is_whole(there):
-                return there
+        for state in states_in(states):
+            if state_step(state) == run.state.step and is_whole(state):
+                return state
         target = next(
             path for path in (states / (name if n == 0 else f"{name}-{n}") for n in range(1000)) if not path.exists()
         )
@@ -87,9 +87,9 @@ class States:
         """Load the newest complete state; returns False where there is none. Newer damaged states are renamed with a warning.
         Raises ProblemsError where all are damaged, as training must not restart silently."""
         context = self.run.context
-        there = states_in(context.folder.states)
-        folder = next((path for path in there if is_whole(path)), None)
-        if folder is None and there:
+        states = states_in(context.folder.states)
+        folder = next((path for path in states if is_whole(path)), None)
+        if folder is None and states:
             what = "All training states of this run are damaged"
             fix = "start a new run from its last checkpoint (network.network_weights, model.base_model)"
             raise ProblemsError.one(what, str(context.folder.states), fix, code="state.damaged")
@@ -97,7 +97,7 @@ class States:
             if any(line["kind"] == "steps" for line in read_lines(context.folder.journal_file)):
                 context.say("This run has no training state yet, so it starts from the beginning", "warning")
             return False
-        for damaged in there[: there.index(folder)]:
+        for damaged in states[: states.index(folder)]:
             _rename_damaged(context, damaged, folder)
         self.use(folder)
         return True

@@ -84,8 +84,8 @@ def left_behind(lock: Path) -> bool:
 
 def _is_local(path: Path) -> bool:
     """Whether only processes visible to this one can write to the folder: a local disk outside of containers."""
-    place = path.resolve()
-    mounts = [each for each in psutil.disk_partitions(all=True) if place.is_relative_to(each.mountpoint)]
+    folder = path.resolve()
+    mounts = [each for each in psutil.disk_partitions(all=True) if folder.is_relative_to(each.mountpoint)]
     kind = max(mounts, key=lambda each: len(each.mountpoint)).fstype if mounts else ""
     # In a container only its overlay is certainly not shared.
     first = os.stat("/proc/self/ns/pid").st_ino == FIRST_NAMESPACE

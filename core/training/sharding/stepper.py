@@ -100,13 +100,13 @@ class ShardedStepper(Stepper):
             max_grad_norm=longest,
             pauses=pauses,
         )
-        self._settings, self._whole, self._device = job.sharding, job.method.traits.full_size, context.device
+        self._settings, self._full_model, self._device = job.sharding, job.method.traits.full_size, context.device
         self._scale = LossScale() if scaled else None
         shares = self._settings.shares_weights
         if shares:
             method.lay_in_modules()
-        exact = {weight: weight.data for weight in parameters if weight.dtype != compute} if self._whole else {}
-        if self._whole:
+        exact = {weight: weight.data for weight in parameters if weight.dtype != compute} if self._full_model else {}
+        if self._full_model:
             _cast(modules, compute)
         self._half_precision = bool(exact)
         config = config_of(job, processes.count, parameters, compute)
@@ -332,10 +332,10 @@ def config_of(
         "stage3_max_reuse_distance": 0,  # no layer is used twice in a row, and looking ahead takes longer than the pass
     }
     for name in ("optimizer", "param"):
-        place, folder = getattr(settings, f"offload_{name}_device"), getattr(settings, f"offload_{name}_nvme_path")
-        if place is not None:
-            zero[f"offload_{name}"] = {"device": place, "pin_memory": torch.cuda.is_available()}
-        if place == "nvme":
+        device, folder = getattr(settings, f"offload_{name}_device"), getattr(settings, f"offload_{name}_nvme_path")
+        if device is not None:
+            zero[f"offload_{name}"] = {"device": device, "pin_memory": torch.cuda.is_available()}
+        if device == "nvme":
             zero[f"offload_{name}"] |= {"nvme_path": str(resolve_path(folder)), "buffer_count": DISK_BUFFERS}
             zero["sub_group_size"] = DISK_GROUP
     config: dict[str, Any] = {
