@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import shutil
 from collections.abc import Callable, Sequence
@@ -60,6 +61,7 @@ def start_rows(found: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def main() -> None:
     """Run the program as if no encoder fitted next to the model: it encodes everything before the first step."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before torch loads, as in webui.py
     with patch(ENCODERS_FIT[0], return_value=False), patch(ENCODERS_FIT[1], return_value=False):
         runpy.run_path(str(PROJECT / "webui.py"), run_name="__main__")
 
