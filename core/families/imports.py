@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from core.record.heap import freeze_gc, without_gc
 
+AVAILABLE = "_bitsandbytes_available"  # in diffusers.utils.import_utils
 WHOLE_LIBRARY = 200  # modules: no model is in memory before they are imported
 
 # Two threads that import packages of a circle break one another: one of both finds a module half made, or gone.
@@ -30,7 +31,7 @@ def turns_often() -> Iterator[None]:
 @contextmanager
 def quick_imports() -> Iterator[None]:
     """Import diffusers and transformers a fifth faster, by collecting no garbage in between, and without the remark of
-    bitsandbytes (which they pull in) on kernels that nobody here asked for. One thread at a time."""
+    bitsandbytes (which others pull in) on kernels that nobody here asked for. One thread at a time."""
     with _one_at_a_time:
         remarks = logging.getLogger("bitsandbytes")
         level = remarks.level
@@ -43,3 +44,17 @@ def quick_imports() -> Iterator[None]:
                 freeze_gc()
         finally:
             remarks.setLevel(level)
+
+
+@contextmanager
+def without_bitsandbytes() -> Iterator[None]:
+    """Inside, diffusers imports its models without bitsandbytes, which pulls in torch's compiler: seconds, for the loading of
+    quantized models, which nothing here does. An optimizer that needs it imports it itself."""
+    from diffusers.utils import import_utils
+
+    found = getattr(import_utils, AVAILABLE, False)
+    setattr(import_utils, AVAILABLE, False)
+    try:
+        yield
+    finally:
+        setattr(import_utils, AVAILABLE, found)

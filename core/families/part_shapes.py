@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from core.families.imports import quick_imports
+from core.families.imports import quick_imports, without_bitsandbytes
 from core.families.layout import Layout
 from core.families.published_shapes import published_shapes
 from core.formats.detect import FAMILY_NAMES
@@ -142,7 +143,7 @@ def make_empty(name: str, config: Mapping[str, Any], kind: PartKind | None = Non
 
     kind, where = kind or kind_of(name, config), f"{part_title(name)}, config.json"
     assert kind is not None, f"the class of {name} is not registered in core/formats/models/part_kinds.py"
-    with quick_imports():
+    with quick_imports(), without_bitsandbytes() if kind.module.startswith("diffusers") else nullcontext():
         make = kind.maker()
     check_config(kind, config, where, complete=False)
     try:

@@ -162,7 +162,7 @@ def ready_training(place: Place, job: TrainJob) -> Training:
     """The training of this job as a run sets it up, ready for its first step."""
     from core.training.building.setup import build_training
 
-    training = build_training(job, context_of(place, job))
+    training = build_training(job, context_of(place, job), at_once=True)  # its steps and their memory are measured
     training.run.stepper.ready()
     return training
 

@@ -37,7 +37,7 @@ class MemorySettings(Settings):
         level="shown",
         kohya="cache_latents, cache_latents_to_disk",
         labels={"auto": "auto (disk if possible)", "memory": "RAM", "device": "training device"},
-        help="Encodes each image only once. A cache on disk is reused by later runs; in RAM or on the device nothing is written. Off encodes images at each step, as random crop and color augmentation require. Control images of a ControlNet are resized once and cached in the same way.",
+        help="Encodes each image only once, when the first step needs it; before the first step where the VAE does not fit next to the model, and on several GPUs. A cache on disk is reused by later runs; in RAM or on the device nothing is written. Off encodes images at each step, as random crop and color augmentation require. Control images of a ControlNet are resized once and cached in the same way.",
         costs="Off keeps the VAE on the device and slows each step.",
     )
     fp8_base: bool = kohya_setting(

@@ -1,4 +1,4 @@
-"""A forecast before a run: two real steps on its largest and two on its smallest batch, in a folder that is removed."""
+"""Forecast of a run's memory and time by training two steps on its largest and two on its smallest batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Group = list[Planned]  # the micro-batches of a step
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take. peak_bytes: of the GPU, or resident memory; device_bytes: what there is in all.
+    """Memory and time of a run. peak_bytes: of the GPU, or resident memory; device_bytes: total memory of the device
 
     seconds_per_step   by batch: {"512x512, 4 images": 0.41}, the largest first
     total_seconds      of all steps, without saving and samples
@@ -60,26 +60,26 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
 
 
-class Probing(Plan):
-    """A plan that shows chosen batches, each some times in a row, as steps 0, 1, ..."""
+class ProbePlan(Plan):
+    """A plan whose steps 0, 1, ... train on these groups of batches, STEPS times each."""
 
     def __init__(self, plan: Plan, groups: Sequence[Group]):
         self.__dict__.update(plan.__dict__)
-        self.shown = [group for group in groups for _ in range(STEPS)]
+        self.groups = [group for group in groups for _ in range(STEPS)]
 
     def step_batches(self, step: int) -> tuple[int, Group]:
-        return 0, self.shown[step]
+        return 0, self.groups[step]
 
     def next_batches(self, step: int) -> Group:
-        return [batch for group in self.shown[step : step + 2] for batch in group]
+        return [batch for group in self.groups[step : step + 2] for batch in group]
 
     def captions(self, epoch: int) -> list[str]:
-        items = [(step, item) for step, group in enumerate(self.shown) for batch in group for item in batch.items]
+        items = [(step, item) for step, group in enumerate(self.groups) for batch in group for item in batch.items]
         return list(dict.fromkeys(self.caption(placed, 0, repeat, step) for step, (placed, repeat) in items))
 
 
-class LoraInput:
-    """Finds the batches to probe, and leaves their images alone in the report: only these are encoded."""
+class ProbeBatches:
+    """Selects the largest and the smallest batch, and reduces a report to their images, so that only these are encoded."""
 
     def __init__(self, job: TrainJob):
         self._job = job
@@ -91,62 +91,62 @@ class LoraInput:
         groups = Plan(report.placed, job, job.schedule.seed or 0).epochs.groups(job.schedule.seed or 0, 0)
         shares = [[Planned(batch.bucket, batch.items[::processes]) for batch in group] for group in groups]
         self.pixels = [pixels_of(group) for group in shares]
-        order = sorted(range(len(shares)), key=lambda place: (-largest(shares[place]), place))
-        places = list(dict.fromkeys([order[0], min(order, key=lambda place: self.pixels[place])]))
-        self.groups = [shares[place] for place in places]
+        order = sorted(range(len(shares)), key=lambda index: (-largest(shares[index]), index))
+        indices = list(dict.fromkeys([order[0], min(order, key=lambda index: self.pixels[index])]))
+        self.groups = [shares[index] for index in indices]
         wanted = {placed.key for group in self.groups for batch in group for placed, _ in batch.items}
-        kept = tuple(each for each in report.placed if each.key in wanted)
-        return replace(report, placed=kept, validation=())
+        placed = tuple(each for each in report.placed if each.key in wanted)
+        return replace(report, placed=placed, validation=())
 
 
 def pixels_of(group: Group) -> int:
-    """Pixels of a step."""
+    """Pixels of the images of a step."""
     return sum(prod(batch.bucket) * len(batch.items) for batch in group)
 
 
 def largest(group: Group) -> int:
-    """Pixels of its largest batch: what memory depends on."""
+    """Pixels of the largest micro-batch of a step, which determines memory."""
     return max(prod(batch.bucket) * len(batch.items) for batch in group)
 
 
 def probe(job: TrainJob, context: JobContext) -> Forecast:
-    """Build the run of this job as ever, with the images of two batches, and train on these. Latents and captions that
-    are encoded on the way stay in the caches, as they do after a run; nothing else is kept."""
-    place = context.workspace.private / "probes" / secrets.token_hex(4)
+    """Train the job on two of its batches, in a folder that is removed, and return the forecast. Encoded latents and captions stay
+    in the caches."""
+    parent = context.workspace.private / "probes" / secrets.token_hex(4)
     seeded = short_job(job, 1)
-    own = {"max_train_steps": job.schedule.max_train_steps, "max_train_epochs": job.schedule.max_train_epochs}
-    small = seeded.model_copy(update={"schedule": seeded.schedule.model_copy(update=own)})
-    folder = RunFolder.create(place, "probe", dump(small))
+    length = {"max_train_steps": job.schedule.max_train_steps, "max_train_epochs": job.schedule.max_train_epochs}
+    small = seeded.model_copy(update={"schedule": seeded.schedule.model_copy(update=length)})
+    folder = RunFolder.create(parent, "probe", dump(small))
     try:
         return _probe(small, replace(context, folder=folder))
     finally:
-        atomic.remove_folder(place)
+        atomic.remove_folder(parent)
 
 
 def _probe(job: TrainJob, context: JobContext) -> Forecast:
     from core.training.building.setup import build_training
 
-    chosen = LoraInput(job)
+    batches = ProbeBatches(job)
     with PeakMemory(context.device) as peak:
-        training = build_training(job, context, chosen)
+        training = build_training(job, context, batches, at_once=True)  # its steps are measured
         run = training.run
         try:
             total = max(1, run.total)
-            run.plan = plan = Probing(run.plan, chosen.groups)
+            run.plan = plan = ProbePlan(run.plan, batches.groups)
             run.passes.text.need(plan.captions(0))
             context.stage("trying two batches")
-            times = _timed(run, len(plan.shown))
+            times = _timed(run, len(plan.groups))
         finally:
             training.release()
-    paces = [times[STEPS * number + 1] for number in range(len(chosen.groups))]
-    by_pixels = [(pixels_of(group), pace) for group, pace in zip(chosen.groups, paces, strict=True)]
-    mean = sum(_between(by_pixels, pixels) for pixels in chosen.pixels) / len(chosen.pixels)
-    seconds = {title(group): pace for group, pace in zip(chosen.groups, paces, strict=True)}
+    paces = [times[STEPS * number + 1] for number in range(len(batches.groups))]
+    by_pixels = [(pixels_of(group), pace) for group, pace in zip(batches.groups, paces, strict=True)]
+    mean = sum(_between(by_pixels, pixels) for pixels in batches.pixels) / len(batches.pixels)
+    seconds = {title(group): pace for group, pace in zip(batches.groups, paces, strict=True)}
     return Forecast(peak.bytes, machine.memory(context.device)[1], seconds, mean * total, total)
 
 
 def _timed(run: Run, steps: int) -> list[float]:
-    """Seconds of each step."""
+    """Train the next `steps` steps; return the seconds of each."""
     import torch
 
     from core.training.loop.update import optimizer_update
@@ -164,7 +164,7 @@ def _timed(run: Run, steps: int) -> list[float]:
 
 
 def _between(measured: Sequence[tuple[int, float]], pixels: int) -> float:
-    """Seconds of a step of so many pixels, on the line through the measurements."""
+    """Seconds of a step of `pixels` pixels, interpolated linearly between the measurements."""
     (most, slow), (least, quick) = measured[0], measured[-1]
     if most == least:
         return slow
@@ -172,17 +172,23 @@ def _between(measured: Sequence[tuple[int, float]], pixels: int) -> float:
 
 
 def title(group: Group) -> str:
-    """ "512x768, 4 images"."""
+    """Title of a step's batches, such as "512x768, 4 images"."""
     batch = max(group, key=lambda each: prod(each.bucket) * len(each.items))
     count = sum(len(each.items) for each in group)
     return f"{batch.bucket[0]}x{batch.bucket[1]}, {count} image{'s' if count > 1 else ''}"
 
 
 def run_probe(job: TrainJob, context: JobContext) -> str:
-    """The engine's task: the forecast as an event and a sentence."""
-    found = probe(job, context)
+    """Task of the engine: probe, and report the forecast as an event and a message."""
+    forecast = probe(job, context)
     context.journal.put(
-        Forecasted(found.peak_bytes, found.device_bytes, found.seconds_per_step, found.total_seconds, found.total_steps)
+        Forecasted(
+            forecast.peak_bytes,
+            forecast.device_bytes,
+            forecast.seconds_per_step,
+            forecast.total_seconds,
+            forecast.total_steps,
+        )
     )
-    context.say(found.words())
+    context.say(forecast.words())
     return "done"

@@ -24,15 +24,15 @@ from core.settings.presets.files import dump
 from core.training.saving.states import STATE_FILE
 from core.training.start import run_training
 
-NOT_TRAINED = ("seconds", "made_with")  # of a state: they differ from one try to the next
+NOT_TRAINED = ("seconds", "made_with")  # entries of a state that may differ
 
 
 @dataclass(frozen=True)
 class Proof:
-    """Two ways of training the same steps. whole, resumed: SHA-256 over everything that training depends on.
+    """Comparison of an uninterrupted and a resumed training. whole, resumed: SHA-256 of their training states.
 
-    losses_equal   every step's loss was the same      different  names of what was not
-    losses_apart   the largest difference of a step's losses, as a share of the loss
+    losses_equal   whether the losses of all steps are equal       different   names of the entries that differ
+    losses_apart   largest relative difference of a step's losses
     """
 
     steps: int
@@ -67,34 +67,42 @@ def prove(
     token: CancelToken | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Proof:
-    """Train `steps` steps of this job at once, and again with a stop in the middle, in folders that are removed."""
+    """Train `steps` steps of the job without and with a stop in the middle, in folders that are removed, and compare."""
     import torch
 
-    atomic.remove_folder(workspace.private / "proofs")  # of one that was killed
-    place = workspace.private / "proofs" / secrets.token_hex(4)
+    atomic.remove_folder(workspace.private / "proofs")  # left by a killed check
+    parent = workspace.private / "proofs" / secrets.token_hex(4)
     small = short_job(job, steps)
     half = steps // 2
     token = token or CancelToken()
     try:
         say(f"training {steps} steps in one go")
-        whole = RunFolder.create(place, "whole", dump(small))
-        _live(small, workspace, whole, device, token)
-        broken = RunFolder.create(place, "broken", dump(small))
+        whole = RunFolder.create(parent, "whole", dump(small))
+        _train(small, workspace, whole, device, token)
+        broken = RunFolder.create(parent, "broken", dump(small))
         say(f"training {half} steps, then stopping")
-        _live(small, workspace, broken, device, token, stop_at=half)
-        torch.manual_seed(secrets.randbelow(2**31))  # another process would have other global generators
+        _train(small, workspace, broken, device, token, stop_at=half)
+        torch.manual_seed(secrets.randbelow(2**31))  # as a new process would have another global seed
         say(f"resuming up to step {steps}")
-        _live(small, workspace, broken, device, token)
+        _train(small, workspace, broken, device, token)
         first, second = _content(whole), _content(broken)
         different = tuple(name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name))
         one, other = _losses(whole), _losses(broken)
-        return Proof(steps, half, _joined(first), _joined(second), one == other, different, _apart(one, other))
+        return Proof(
+            steps,
+            half,
+            _hash_of_all(first),
+            _hash_of_all(second),
+            one == other,
+            different,
+            _largest_difference(one, other),
+        )
     finally:
-        atomic.remove_folder(place)
+        atomic.remove_folder(parent)
 
 
 def short_job(job: TrainJob, steps: int) -> TrainJob:
-    """The job with so many steps, a seed, and nothing shown, sent or saved on the way."""
+    """The job with `steps` steps and a seed, without samples, trackers, uploads and intermediate saves."""
     seed = job.schedule.seed if job.schedule.seed is not None else secrets.randbelow(2**32)
     schedule = {"max_train_steps": steps, "max_train_epochs": None, "seed": seed}
     quiet = {
@@ -120,10 +128,10 @@ def short_job(job: TrainJob, steps: int) -> TrainJob:
     )
 
 
-def _live(
+def _train(
     job: TrainJob, workspace: Workspace, folder: RunFolder, device: str, token: CancelToken, stop_at: int | None = None
 ) -> None:
-    """One life of a run."""
+    """Train a run to its end or to `stop_at`. Raises ProblemsError where it ends otherwise."""
     with Journal(folder.path) as journal:
         context = JobContext(workspace, folder, journal, NoCommands(), device, token)
         state = run_training(job, context, stop_at)
@@ -134,29 +142,29 @@ def _live(
 
 
 def _content(folder: RunFolder) -> dict[str, str]:
-    """Name -> SHA-256 of everything in the newest state that training depends on."""
+    """{name: SHA-256} of the entries of the newest training state."""
     import torch
 
     state = newest_state(folder.states)
     if state is None:
         what = "A training of the resume check saved no training state"
         raise ProblemsError.one(what, "resume check", "check the free space on the disk", code="proof.no-state")
-    found: dict[str, str] = {}
-    for path in sorted(Path(state).glob("*.pt")):  # with DeepSpeed what trains lies next to it, in parts
+    hashes: dict[str, str] = {}
+    for path in sorted(Path(state).glob("*.pt")):  # with DeepSpeed several, with partitions of the weights
         content = torch.load(path, map_location="cpu", weights_only=True)
-        place = "" if path.name == STATE_FILE else path.stem
-        found |= _hashes({name: value for name, value in content.items() if name not in NOT_TRAINED}, place)
-    return found
+        prefix = "" if path.name == STATE_FILE else path.stem
+        hashes |= _hashes({name: value for name, value in content.items() if name not in NOT_TRAINED}, prefix)
+    return hashes
 
 
 def _hashes(value: Any, name: str) -> list[tuple[str, str]]:
-    """Each leaf by its path, with the hash of its bytes; numbers by their exact form."""
+    """[(path, SHA-256)] of each leaf: of a tensor's dtype, shape and bytes, else of `repr`."""
     import torch
 
     if isinstance(value, Mapping):
         return [entry for key, inner in value.items() for entry in _hashes(inner, f"{name}/{key}")]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [entry for place, inner in enumerate(value) for entry in _hashes(inner, f"{name}/{place}")]
+        return [entry for index, inner in enumerate(value) for entry in _hashes(inner, f"{name}/{index}")]
     if isinstance(value, torch.Tensor):
         raw = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
         about = f"{value.dtype} {tuple(value.shape)}".encode()
@@ -164,12 +172,12 @@ def _hashes(value: Any, name: str) -> list[tuple[str, str]]:
     return [(name, hashlib.sha256(repr(value).encode()).hexdigest())]
 
 
-def _joined(content: Mapping[str, str]) -> str:
+def _hash_of_all(content: Mapping[str, str]) -> str:
     lines = "\n".join(f"{name} {digest}" for name, digest in sorted(content.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _apart(one: Mapping[int, float], other: Mapping[int, float]) -> float:
+def _largest_difference(one: Mapping[int, float], other: Mapping[int, float]) -> float:
     if one.keys() != other.keys():
         return inf
     return max((abs(other[step] - loss) / max(abs(loss), 1e-12) for step, loss in one.items()), default=inf)

@@ -1,4 +1,4 @@
-"""From a job to the end of its training, or to caches alone."""
+"""Runs a training from its job to its end, or only fills the caches."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from core.settings.presets.files import dump
 
 Job = TypeVar("Job", bound=TrainJob)
 
-MEMORY_SECONDS = 0.25  # between looks at the resident memory; a GPU keeps its own highest
+MEMORY_SECONDS = 0.25  # between samples of the resident memory; a GPU records its peak
 
 
 def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None) -> str:
-    """Train from the start, or from the folder's newest complete state. Returns "done" or "stopped".
+    """Train from the start, or from the newest complete state in the run's folder. Returns "done" or "stopped".
 
-    stop_at   a step after which it saves and stops, as on request
+    stop_at   a step after which to save and stop, as on request
     """
     peak = PeakMemory(context.device, MEMORY_SECONDS)
     try:
@@ -53,7 +53,7 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
         if resumed:
             context.say(f"Resuming from step {run.state.step}")
             if processes.first:
-                training.checkpoints.keep_finished(run.state.step)
+                training.checkpoints.rename_final(run.state.step)
         if training.inputs.report.held_out:
             context.say(training.inputs.report.held_out)
         epochs, updates = plan.epoch_of(run.total - 1) + 1, plan.epochs.steps_in(0)
@@ -61,13 +61,13 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
         context.stage("training")
         # A full model's optimizer repeatedly allocates tensors as large as each weight.
         with keep_freed_memory() if job.method.traits.full_size and context.device.startswith("cpu") else nullcontext():
-            return train(run, training.tasks)
+            return train(run, training.timetable)
     finally:
         training.release()
 
 
 def with_seed(job: Job, context: JobContext) -> Job:
-    """The job with a seed: an empty one is set at random and written to the run's job.json, so that resuming finds it."""
+    """The job with a seed. A missing one is drawn at random and written to the run's job.json, for resuming."""
     if job.schedule.seed is not None:
         return job
     seeded = job.model_copy(update={"schedule": job.schedule.model_copy(update={"seed": secrets.randbelow(2**32)})})
@@ -76,7 +76,7 @@ def with_seed(job: Job, context: JobContext) -> Job:
 
 
 def prepare_caches(job: PrepareJob, context: JobContext) -> str:
-    """The prepare job: latents and text states on disk, so that a training with these settings starts at once."""
+    """Task of the prepare job: write latents and text states to disk, so that a training with these settings starts at once."""
     from core.dataset.caches.metadata_writing import write_metadata
     from core.dataset.sources.files import printable
     from core.record.problems import ProblemsError
@@ -88,7 +88,7 @@ def prepare_caches(job: PrepareJob, context: JobContext) -> str:
 
     inputs = read_inputs(with_seed(job, context), context)
     models = Models(inputs)
-    if job.prepare.write_metadata:  # first: what is wrong with it should not be heard after an hour of caching
+    if job.prepare.write_metadata:  # first, so that its errors are not reported after an hour of caching
         path = resolve_path(job.prepare.write_metadata)
         written = write_metadata(path, inputs.plan.placed, full_path=job.prepare.full_path)
         context.say(f"{written.images} images written to {printable(path)}")

@@ -10,7 +10,7 @@ from core.record.workspace import Workspace
 from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.values import shown_value
-from core.training.checks.own_images import (
+from core.training.checks.demo_setup import (
     NAME,
     PROMPTS,
     Setup,

@@ -16,7 +16,7 @@ from core.settings.control import CONTROLNET
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.named import CONTROL_IMAGE
-from core.training.checks.own_images import PROMPTS, prompts_of_pairs
+from core.training.checks.demo_setup import PROMPTS, prompts_of_pairs
 from tabs.context import Page
 from tabs.dataset.concepts import entries_of, with_entries
 from tabs.form.project import with_value

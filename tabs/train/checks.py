@@ -22,7 +22,7 @@ from core.settings.job import TrainJob
 from core.settings.presets.files import Preset
 from core.settings.rules.validation import holds_out
 from core.training.checks.before_start import problems_before_start
-from core.training.checks.own_images import Setup
+from core.training.checks.demo_setup import Setup
 from core.training.checks.recipe_fit import recipe_problems
 from tabs.dataset.reading import Reading
 from tabs.dataset.setup_offer import SetupOffer, setup_facts

@@ -42,7 +42,7 @@ def fill_caches(job, context):
 
     inputs = read_inputs(job, context)
     models = Models(inputs)
-    build_latents(inputs, models).close()
+    build_latents(inputs, models, at_once=True).close()
     if not inputs.method.trains_text:
         Texts(inputs, models).frozen()
 

@@ -1,6 +1,7 @@
 """Latents are encoded once for each content, place and VAE; what cannot be encoded is named, what is done is kept."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,9 @@ from safetensors.torch import load, save
 
 from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
+from core.dataset.caches.encoding import Side, pixels_of, sides
 from core.dataset.caches.files import prune
+from core.dataset.caches.late import LatePosteriors
 from core.dataset.caches.latents import LatentCache
 from core.dataset.captions.files import Caption
 from core.dataset.images.look import look_at_all
@@ -79,6 +82,11 @@ def cache(tmp_path):
     return make
 
 
+def stored(cache, items):
+    """{side's key: posterior} of every side."""
+    return {side.key: cache.read(side) for placed in items for side in sides(placed)}
+
+
 def six(add):
     """Six images of three shapes."""
     for index, size in enumerate([(64, 64), (80, 80), (100, 60), (50, 50), (60, 100), (200, 120)]):
@@ -99,7 +107,7 @@ def test_every_image_is_encoded_once_in_batches_of_one_size(add, place, cache):
 def test_what_is_loaded_is_what_was_encoded_bit_for_bit(add, place, cache):
     six(add)
     cache().fill(place(), pooled, batch_size=3, threads=4)
-    loaded = cache().load(place())
+    loaded = stored(cache(), place())
     assert set(loaded) == {(placed.key, False) for placed in place()}
     for placed in place():
         pixels = torch.from_numpy(load_pixels(placed.image.path, placed.placement))[None]
@@ -132,38 +140,38 @@ def test_images_of_one_content_share_an_entry(tmp_path, add, place, cache):
     (tmp_path / "fox/b.png").write_bytes(data)
     encoder = Encoder()
     cache().fill(place(), encoder)
-    assert encoder.images == 1 and len(cache().load(place())) == 2
+    assert encoder.images == 1 and len(stored(cache(), place())) == 2
 
 
 def test_a_damaged_entry_is_encoded_again(tmp_path, add, place, cache):
     six(add)
     cache().fill(place(), pooled)
-    before = cache().load(place())
+    before = stored(cache(), place())
     entries = sorted((tmp_path / "cache").rglob("*.safetensors"))
     entries[0].write_bytes(entries[0].read_bytes()[:-7])
     entries[1].write_bytes(b"")
     entries[2].unlink()
     assert len(cache().missing(place())) == 3
     with pytest.raises(ProblemsError, match="missing from the cache"):
-        cache().load(place())
+        stored(cache(), place())
     cache().fill(place(), pooled)
-    after = cache().load(place())
+    after = stored(cache(), place())
     assert all(torch.equal(before[key][0], after[key][0]) for key in before)
 
 
 def test_an_entry_of_zeros_under_its_own_header_is_encoded_again_and_named(tmp_path, add, place, cache):
     six(add)
     cache().fill(place(), pooled)
-    before = cache().load(place())
+    before = stored(cache(), place())
     for entry in sorted((tmp_path / "cache").rglob("*.safetensors"))[:2]:
         zero_tensors(entry)
     with refused("cache.missing-latents"):
-        cache().load(place())
+        stored(cache(), place())
     told = []
     warned = cache(warn=told.append)
     warned.fill(warned.missing(place()), pooled)
     assert [problem.code for problem in told] == ["cache.damaged"] and told[0].what.startswith("2 ")
-    after = cache().load(place())
+    after = stored(cache(), place())
     assert all(torch.equal(before[key][0], after[key][0]) for key in before)
 
 
@@ -173,7 +181,7 @@ def test_an_entry_of_an_earlier_version_has_no_checksum_and_is_used(tmp_path, ad
     (entry,) = (tmp_path / "cache").rglob("*.safetensors")
     entry.write_bytes(save(load(entry.read_bytes())))  # as before: nothing in the metadata
     told = []
-    assert cache(warn=told.append).missing(place()) == [] and len(cache().load(place())) == 1 and not told
+    assert cache(warn=told.append).missing(place()) == [] and len(stored(cache(), place())) == 1 and not told
 
 
 def test_a_cancel_keeps_what_was_encoded_and_the_rest_follows(tmp_path, add, place, cache):
@@ -223,7 +231,7 @@ def test_an_image_whose_result_is_not_finite_is_tried_again_and_then_named(add, 
     tried = []
     cache().fill(place(), overflowing, retry=lambda batch: tried.append(tuple(batch.shape)) or pooled(batch))
     assert tried == [(1, 3, 64, 64)] and cache().missing(place()) == []
-    assert torch.isfinite(cache().load(place())[bad.key, False][0]).all()
+    assert torch.isfinite(stored(cache(), place())[bad.key, False][0]).all()
 
 
 def test_an_image_that_breaks_after_the_scan_is_named_and_the_rest_is_stored(tmp_path, add, place, cache):
@@ -268,7 +276,7 @@ def test_a_warm_start_reads_no_image(add, place, cache, monkeypatch):
     monkeypatch.setattr("core.dataset.caches.contents._sha256", never)
     monkeypatch.setattr("core.dataset.caches.encoding.load_pixels", never)
     warm = cache()
-    assert warm.missing(place()) == [] and len(warm.load(place())) == 6
+    assert warm.missing(place()) == [] and len(stored(warm, place())) == 6
 
 
 def test_what_the_pixels_depend_on_is_part_of_the_name(add, place, cache):
@@ -291,7 +299,7 @@ def test_another_color_behind_transparency_encodes_only_images_that_let_it_throu
     assert [placed.image.path.name for placed in cache().missing(other)] == ["c.png"]
     found = cache()
     found.fill(other, pooled)
-    for (key, _), (mean, _) in found.load(other).items():
+    for (key, _), (mean, _) in stored(found, other).items():
         (placed,) = [placed for placed in other if placed.key == key]
         pixels = load_pixels(placed.image.path, placed.placement, images=placed.concept.images)
         assert torch.allclose(mean, pooled(torch.from_numpy(pixels)[None])[0][0])
@@ -302,7 +310,7 @@ def test_two_resolutions_of_one_folder_never_meet(add, place, cache):
     small, large = place(64), [replace(placed, variant="96x96") for placed in place(96)]
     encoder = Encoder()
     assert cache().fill([*small, *large], encoder) == 12 and encoder.images == 12
-    loaded = cache().load([*small, *large])
+    loaded = stored(cache(), [*small, *large])
     for placed in [*small, *large]:
         width, height = placed.placement.bucket
         assert loaded[placed.key, False][0].shape == (4, height // 8, width // 8)
@@ -312,7 +320,7 @@ def test_images_of_one_stem_never_meet(add, place, cache):
     add("fox/a.png", 64, 64)
     add("fox/a.jpg", 64, 64)
     cache().fill(place(), pooled)
-    loaded = cache().load(place())
+    loaded = stored(cache(), place())
     png, jpg = (loaded[("fox", name), False][0] for name in ("a.png", "a.jpg"))
     assert not torch.equal(png, jpg)
 
@@ -320,13 +328,13 @@ def test_images_of_one_stem_never_meet(add, place, cache):
 def test_an_edited_image_of_the_same_size_is_encoded_anew(tmp_path, add, place, cache):
     path = add("fox/a.png", 64, 64)
     cache().fill(place(), pooled)
-    before = cache().load(place())[("fox", "a.png"), False][0]
+    before = stored(cache(), place())[("fox", "a.png"), False][0]
     data = bytearray(path.read_bytes())
     path.write_bytes(add("fox/a longer name.png", 64, 64).read_bytes())
     (tmp_path / "fox/a longer name.png").unlink()
     assert path.read_bytes() != data
     assert cache().fill(place(), pooled) == 1
-    assert not torch.equal(cache().load(place())[("fox", "a.png"), False][0], before)
+    assert not torch.equal(stored(cache(), place())[("fox", "a.png"), False][0], before)
 
 
 def test_a_mirrored_side_is_encoded_from_the_mirrored_image(add, place, cache):
@@ -334,7 +342,7 @@ def test_a_mirrored_side_is_encoded_from_the_mirrored_image(add, place, cache):
     cache().fill(place(), pooled)
     encoder = Encoder()
     assert cache().fill(place(flip_aug=True), encoder) == 6, "the sides as they are were there"
-    loaded = cache().load(place(flip_aug=True))
+    loaded = stored(cache(), place(flip_aug=True))
     assert len(loaded) == 12
     for placed in place():
         pixels = torch.from_numpy(load_pixels(placed.image.path, placed.placement, flip=True))[None]
@@ -347,8 +355,8 @@ def test_kept_in_memory_nothing_is_written(tmp_path, add, place, cache):
     assert held.fill(place(), pooled) == 6 and held.missing(place()) == []
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
     cache().fill(place(), pooled)
-    written = cache().load(place())
-    assert all(torch.equal(mean, written[key][0]) for key, (mean, _) in held.load(place()).items())
+    written = stored(cache(), place())
+    assert all(torch.equal(mean, written[key][0]) for key, (mean, _) in stored(held, place()).items())
 
 
 KILLED = """
@@ -382,7 +390,7 @@ def test_a_process_that_is_killed_leaves_whole_entries_and_the_next_goes_on(tmp_
     assert 0 < len(rest) < 6
     encoder = Encoder()
     assert cache().fill(place(), encoder) == encoder.images == len(rest)
-    assert len(cache().load(place())) == 6
+    assert len(stored(cache(), place())) == 6
 
 
 def test_pruning_leaves_what_was_used_last(tmp_path, add, place, cache):
@@ -392,13 +400,183 @@ def test_pruning_leaves_what_was_used_last(tmp_path, add, place, cache):
     for path in files:
         os.utime(path, (1000, 1000))
     used = place()[:2]
-    cache().load(used)
+    stored(cache(), used)
     size = sum(path.stat().st_size for path in files)
     freed = prune(tmp_path / "cache", size // 2)
     assert size - freed <= size // 2 and cache().missing(used) == []
     assert prune(tmp_path / "cache", size) == 0
     prune(tmp_path / "cache", 0)
     assert len(cache().missing(place())) == 6
+
+
+# ---- encoded while training
+
+
+def together(pixels):
+    """As `pooled`, but what is encoded together changes the result, as it does in the last bits of a VAE's."""
+    mean, logvar = pooled(pixels)
+    return mean + pixels.mean(), logvar
+
+
+def written(tmp_path):
+    """{name of an entry: its bytes}."""
+    return {path.name: path.read_bytes() for path in (tmp_path / "cache").rglob("*.safetensors")}
+
+
+@pytest.fixture
+def late(request):
+    """late(cache, items, encode) -> posteriors of what the cache lacks, encoded when they are asked for."""
+
+    def make(cache, items, encode=pooled, *, reads=True, **options):
+        made = LatePosteriors(cache, encode, cache.lacking(items, reads=reads), **options)
+        request.addfinalizer(made.close)
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_in_any_order_the_entries_are_those_that_filling_the_cache_writes(
+    tmp_path, add, place, cache, late, batch_size
+):
+    six(add)
+    items = place(flip_aug=True)
+    cache().fill(items, together, batch_size=batch_size)
+    at_once = written(tmp_path)
+    known = stored(cache(), items)
+    shutil.rmtree(tmp_path / "cache")
+    every = [side for placed in items for side in sides(placed)]
+    for killed_after in (5, len(every)):  # the second life goes on where the first one was killed
+        later = late(cache(), items, together, batch_size=batch_size)
+        found = {side.key: later.get(side) for side in every[::-1][:killed_after]}
+        assert all(torch.equal(one, known[key][part]) for key, both in found.items() for part, one in enumerate(both))
+    assert written(tmp_path) == at_once
+
+
+def test_only_what_is_asked_for_is_encoded_and_only_once(add, place, cache, late):
+    six(add)
+    items, encoder, told, ends = place(flip_aug=True), Encoder(), [], []
+    later = late(
+        cache(), items, encoder, device="cpu", progress=lambda *at: told.append(at), finished=lambda: ends.append(1)
+    )
+    assert later.waiting == 12 and not encoder.images
+    for _ in range(2):
+        later.get(Side(items[2]))
+    assert encoder.images == 1 and later.waiting == 11 and told == [(1, 12)] and not ends
+    assert cache().lacking(items) and Side(items[2]) not in cache().lacking(items), "it is on the disk at once"
+    for placed in items:
+        for side in sides(placed):
+            later.get(side)
+    assert encoder.images == 12 and told[-1] == (12, 12) and ends == [1]
+    assert late(cache(), items).waiting == 0
+
+
+def test_posteriors_are_held_from_their_first_use_on_or_read_each_time(tmp_path, add, place, cache, late):
+    six(add)
+    (first, *_) = items = place()
+    cache().fill(items, pooled)
+    encoder = Encoder()
+    held, read = late(cache(), items, encoder, device="cpu"), late(cache(), items, encoder)
+    before = held.get(Side(first))
+    assert torch.equal(read.get(Side(first))[0], before[0])
+    shutil.rmtree(tmp_path / "cache")
+    assert torch.equal(held.get(Side(first))[0], before[0]) and not encoder.images
+    assert torch.equal(read.get(Side(first))[0], before[0]) and encoder.images == 1, "gone: encoded again"
+
+
+def test_images_of_one_content_are_encoded_once_whichever_comes_first(tmp_path, add, place, cache, late):
+    (tmp_path / "fox").mkdir(exist_ok=True)
+    data = add("fox/a.png", 64, 64).read_bytes()
+    (tmp_path / "fox/b.png").write_bytes(data)
+    encoder = Encoder()
+    later = late(cache(), place(), encoder)
+    assert all(torch.equal(*pair) for pair in zip(*(later.get(Side(each)) for each in place()[::-1]), strict=True))
+    assert encoder.images == 1 and not later.waiting
+
+
+def test_images_of_the_next_steps_are_decoded_ahead_by_other_threads(add, place, cache, late, monkeypatch):
+    six(add)
+    items, threads = place(), {}
+
+    def noted(placed):
+        threads.setdefault(placed.key, []).append(threading.current_thread() is threading.main_thread())
+        return pixels_of(placed)
+
+    monkeypatch.setattr("core.dataset.caches.late.pixels_of", noted)
+    later = late(cache(), items, ahead=2)
+    for _ in range(2):
+        later.decode_ahead(Side(placed) for placed in items[:3])
+    for placed in items[:3]:
+        later.get(Side(placed))
+    assert list(threads.values()) == [[False], [False], [True]], "each once, two of them ahead"
+
+
+def test_a_damaged_entry_is_found_when_it_is_needed_and_encoded_again(tmp_path, add, place, cache, late):
+    six(add)
+    items = place()
+    cache().fill(items, pooled)
+    before, told = stored(cache(), items), []
+    for entry in sorted((tmp_path / "cache").rglob("*.safetensors"))[:2]:
+        zero_tensors(entry)
+    later = late(cache(warn=told.append), items, reads=False)
+    assert not later.waiting and not told
+    assert all(torch.equal(later.get(Side(placed))[0], before[placed.key, False][0]) for placed in items)
+    assert [problem.code for problem in told] == ["cache.damaged"]
+    assert not cache().lacking(items)
+
+
+def test_an_image_that_breaks_before_its_turn_is_named_and_the_others_are_encoded(add, place, cache, late):
+    six(add)
+    items = place()
+    later = late(cache(), items)
+    broken = items[1].image.path
+    broken.write_bytes(broken.read_bytes()[:3000])
+    with refused("image.unreadable", str(broken)):
+        later.get(Side(items[1]))
+    assert later.get(Side(items[0])) and later.waiting == 5
+
+
+def test_an_image_edited_before_its_turn_never_becomes_the_entry_of_the_old_one(tmp_path, add, place, cache, late):
+    six(add)
+    items, told = place(), []
+    later = late(cache(warn=told.append), items)
+    other = add("fox/a longer name.png", 64, 64)
+    items[0].image.path.write_bytes(other.read_bytes())
+    other.unlink()
+    for _ in range(2):
+        later.get(Side(items[0]))
+    assert [problem.code for problem in told] == ["image.changed"] and not written(tmp_path)
+    assert len(cache().lacking(place())) == 6
+
+
+def test_a_disk_that_fills_up_ends_no_training(tmp_path, add, place, cache, late, monkeypatch):
+    six(add)
+    items, told, encoder = place(), [], Encoder()
+    later = late(cache(warn=told.append), items, encoder)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.dataset.caches.files.replace", full)
+    found = {placed.key: later.get(Side(placed)) for placed in items for _ in range(2)}
+    assert [(problem.code, problem.level) for problem in told] == [("disk.full", "advice")]
+    assert encoder.images == 6 and not written(tmp_path)
+    monkeypatch.undo()
+    cache().fill(items, pooled)
+    assert all(torch.equal(found[placed.key][0], cache().read(Side(placed))[0]) for placed in items)
+
+
+def test_a_result_that_is_not_finite_is_tried_again_on_the_way_too(add, place, cache, late):
+    add("fox/a.png", 64, 64)
+    (item,) = place()
+
+    def overflows(pixels):
+        mean, logvar = pooled(pixels)
+        return mean * torch.nan, logvar
+
+    with refused("image.vae-nan"):
+        late(cache(), [item], overflows).get(Side(item))
+    assert torch.isfinite(late(cache(), [item], overflows, retry=pooled).get(Side(item))[0]).all()
 
 
 # ---- draws

@@ -126,7 +126,7 @@ def test_the_latent_cache_encodes_only_what_no_file_has(tmp_path, add, place):
     np.savez(with_file.image.path.with_suffix(".npz"), **whole(with_file))
     cache = LatentCache(tmp_path / "cache", "vae", others=NpzCaches([with_file, without]))
     assert [placed.key for placed in cache.missing([with_file, without])] == [without.key]
-    assert torch.equal(cache.load([with_file])[with_file.key, False][0], torch.from_numpy(latents(with_file)))
+    assert torch.equal(cache.read(Side(with_file))[0], torch.from_numpy(latents(with_file)))
 
 
 def test_what_is_written_is_read_again(add, place):

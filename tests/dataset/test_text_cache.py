@@ -1,13 +1,17 @@
 """Text states: encoded once, found again in the next run, never those of another caption or encoder."""
 
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from core.dataset.caches import texts as texts_module
+from core.dataset.caches.files import read_tensors
 from core.dataset.caches.texts import ENCODED_AT_ONCE, TextCache
 from core.diffusion.text_states import TextStates
+from core.training.loop import sources
+from core.training.loop.sources import FrozenText
 from tests.damage import zero_tensors
 
 ENTRY_BYTES = 77 * 8 * 4
@@ -232,3 +236,95 @@ def test_captions_that_are_missing_together_are_encoded_together(cache):
     texts, encoder = cache(), Encoder()
     texts.get(["a", "b", "a", "c"], encoder)
     assert len(encoder.batches) == 1
+
+
+# ---- encoded while training
+
+
+def test_captions_are_encoded_when_they_are_asked_for_with_others_in_whole_batches(tmp_path, cache):
+    encoder, texts = Encoder(), cache()
+    captions = [f"caption {index}" for index in range(20)]
+    texts.expect(captions)
+    assert texts.waiting == 20 and texts.lacking(captions) == captions and not encoder.batches
+    assert torch.equal(texts.get(["caption 17"], encoder).context[0], states_of("caption 17"))
+    (batch,) = encoder.batches
+    assert len(set(batch)) == ENCODED_AT_ONCE and batch[0] == "caption 17" and texts.waiting == 12
+    assert entries(tmp_path) == ENCODED_AT_ONCE, "on the disk at once, for a run after this one"
+    texts.get(batch, encoder)
+    assert len(encoder.batches) == 1
+    for caption in captions[::-1]:
+        assert torch.equal(texts.get([caption], encoder).context[0], states_of(caption))
+    assert [len(batch) for batch in encoder.batches] == [ENCODED_AT_ONCE] * 3 and not texts.waiting
+    again = cache()
+    again.expect(captions)
+    assert not again.waiting and again.get(captions).context.shape[0] == 20
+
+
+def test_captions_wait_while_others_are_needed_such_as_those_of_a_validation(cache):
+    encoder, texts = Encoder(), cache()
+    captions = [f"caption {index}" for index in range(20)]
+    texts.expect([*captions, "held out"])
+    texts.expect(["held out"])
+    assert texts.waiting == 21
+    texts.get(["held out"], encoder)
+    assert texts.waiting == 21 - ENCODED_AT_ONCE and encoder.batches[0][0] == "held out"
+    texts.expect(captions)
+    assert texts.waiting == 21 - ENCODED_AT_ONCE
+
+
+def test_of_captions_that_wait_only_the_first_are_written(tmp_path, cache):
+    texts = cache()
+    texts.expect(["a", "b"])
+    texts.get(["a", "b"], Encoder())
+    texts.expect(["c", "d"])
+    assert texts.waiting == 2
+    texts.get(["c"], Encoder())
+    assert not texts.waiting and entries(tmp_path) == 2
+
+
+def test_entries_are_looked_for_and_only_read_when_they_are_asked_for(tmp_path, cache, monkeypatch):
+    captions, read = [f"caption {index}" for index in range(9)], []
+    cache().ensure(captions, Encoder())
+    monkeypatch.setattr(
+        "core.dataset.caches.texts.read_tensors", lambda path, *more: read.append(path) or read_tensors(path, *more)
+    )
+    texts = cache()
+    texts.expect(captions)
+    assert not texts.waiting and not read
+    texts.get(captions[:2])
+    assert len(read) == 2
+
+
+def test_a_damaged_entry_is_encoded_when_it_is_asked_for(tmp_path, cache):
+    cache().ensure(["a", "b"], Encoder())
+    for entry in (tmp_path / "text").rglob("*.safetensors"):
+        zero_tensors(entry)
+    told, encoder = [], Encoder()
+    texts = cache(warn=told.append)
+    texts.expect(["a", "b"])
+    assert not texts.waiting
+    assert torch.equal(texts.get(["a"], encoder).context[0], states_of("a"))
+    assert [problem.code for problem in told] == ["cache.damaged"] and len(encoder.batches) == 1
+
+
+def test_the_encoders_leave_when_no_caption_waits_and_the_time_of_encoding_is_known(cache, monkeypatch):
+    clock, left, told = [0.0], [], []
+    monkeypatch.setattr(sources, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    encoder = Encoder()
+
+    def encode(captions):
+        clock[0] += 3
+        return encoder(captions)
+
+    text = FrozenText(cache(), encode, lambda: left.append(1), "cpu", lambda *at: told.append(at))
+    text.late, captions = True, [f"caption {index}" for index in range(10)]
+    text.need(captions)
+    assert text.lacking(captions) == 10 and not encoder.batches
+    for caption in captions:
+        text.need(captions)
+        text.states([caption])
+        assert len(left) == (len(encoder.batches) == 2)
+    assert told == [(8, 10), (10, 10)] and text.seconds == 6
+    text.need(["more"])
+    text.encode(["more"])
+    assert len(encoder.batches) == 3 and not text.lacking(["more"])

@@ -80,3 +80,25 @@ def test_libraries_are_no_longer_searched_for_garbage_and_models_are():
     """A search among the libraries' half a million objects takes a third of a second, in which no request is answered."""
     told = subprocess.run([sys.executable, "-c", ASIDE], cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert told.stdout.split() == ["True", "True"], told.stderr
+
+
+LEAN = """
+import sys
+sys.modules["peft"] = None  # comes with the tests alone, and imports it too
+from core.machine_check.random_model import shipped_config
+from core.families.part_shapes import make_empty
+
+for name in ("unet", "vae", "text_encoder"):
+    make_empty(name, shipped_config(name))
+print("bitsandbytes" in sys.modules, "torch._inductor.compile_fx" in sys.modules)
+from diffusers.utils import is_bitsandbytes_available
+print(is_bitsandbytes_available())
+"""
+
+
+@pytest.mark.slow
+def test_models_are_made_without_bitsandbytes_and_the_compiler_that_it_pulls_in():
+    """They take three seconds, of each start of a training."""
+    pytest.importorskip("bitsandbytes")
+    told = subprocess.run([sys.executable, "-c", LEAN], cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    assert told.stdout.split() == ["False", "False", "True"], told.stderr

@@ -31,7 +31,7 @@ from core.settings.generation.prompts import PromptSettings
 from core.settings.generation.regions import RegionSettings
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import to_values
-from core.training.checks.own_images import demo
+from core.training.checks.demo_setup import demo
 from tabs.generate import form, loras
 from tabs.generate.gallery import about_job
 from tabs.generate.stage import status

@@ -15,7 +15,7 @@ from core.record.best import BestTracker, read_best
 from core.record.journal import read_lines
 from core.settings.job import TrainJob, new_project
 from core.training.loop import validation
-from core.training.loop.validation import Length, pairs_within, spread
+from core.training.loop.validation import Budget, pairs_within, spread_pairs
 from tests.noise import noise_images
 
 AUTO = {"best_checkpoint": "auto"}
@@ -156,7 +156,7 @@ def test_a_run_too_short_to_measure_says_so_and_measures_nothing(train):
 def test_all_planned_measurements_of_a_run_cost_at_most_two_percent_of_its_forward_passes(images, saves, by_hand):
     steps = [number * 10 for number in range(1, saves + 1)]
     for pairs in (pairs_within(images, saves), by_hand):
-        left_out = Length(images, steps, pairs).too_many(pairs)
+        left_out = Budget(images, steps, pairs).unmeasured_saves(pairs)
         moments = [step for step in [0, *steps] if step not in left_out]
         assert pairs * len(moments) <= 0.02 * 2 * images
         assert len(moments) != 1 and (not moments or steps[-1] in moments), "one alone names no best; the last is there"
@@ -174,8 +174,8 @@ def test_pairs_take_each_image_and_each_timestep_as_often(at_first_step, tmp_pat
         return {
             (count, pairs): [
                 (placed.key, number)
-                for each in spread(images[:count], pairs)
-                for (placed, _), number in zip(each.batch.items, each.numbers, strict=True)
+                for each in spread_pairs(images[:count], pairs)
+                for (placed, _), number in zip(each.batch.items, each.timestep_indices, strict=True)
             ]
             for count in (1, 2, 3, 4, 6, 8)
             for pairs in (4, 8, 16, 32)

@@ -38,7 +38,7 @@ def context(workspace):
 def lock(tmp_path, monkeypatch):
     """Of cpu_adam, where torch looks for it."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
-    monkeypatch.setattr(compile_lock, "_all_seen", lambda path: True)
+    monkeypatch.setattr(compile_lock, "_is_local", lambda path: True)
     monkeypatch.setattr(compile_lock, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(compile_lock, "SAY_SECONDS", 0.0)
     return next(each for each in extension_locks(DISK) if each.parent.name == "cpu_adam")
@@ -92,7 +92,7 @@ def test_a_lock_in_use_is_waited_for_and_named(lock, context):
 
 
 def test_where_nothing_can_be_told_the_lock_stays_and_a_stop_is_heard(lock, context, monkeypatch):
-    monkeypatch.setattr(compile_lock, "_all_seen", lambda path: False)
+    monkeypatch.setattr(compile_lock, "_is_local", lambda path: False)
     lock.write_text("")
     threading.Timer(0.3, context.token.cancel).start()
     with pytest.raises(Cancelled):

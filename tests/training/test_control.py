@@ -20,8 +20,8 @@ from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
 from core.settings.methods import in_force
 from core.settings.rules import ineffective, training_problems
 from core.tools.models.inspect import inspect
+from core.training.building.objective import objective_of
 from core.training.checks.before_start import problems_before_start
-from core.training.loop.objective import objective_of
 from core.training.loop.sources import FrozenText, Latents
 from core.training.memory.plan import facts_of, memory_plan
 from tests.models import tiny_folder

@@ -136,7 +136,7 @@ def test_a_resumed_sdxl_run_equals_an_unbroken_one_bit_for_bit(run):
 
     broken.on_line = stop_after_two
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
+        patch.setattr("core.training.loop.loss_readback.EVENT_SECONDS", 0.0)
         assert broken.start() == "stopped"
     assert max(broken.losses()) < 3, "it was stopped on the way"
     rest = broken.again()

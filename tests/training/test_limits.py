@@ -14,27 +14,35 @@ from core.settings.job import TrainJob
 from core.settings.noise import NoiseSettings
 from core.settings.saving import SavingSettings
 from core.training.building.latents import MOST_DECODERS, decode_threads
-from core.training.loop import losses, sources, validation
+from core.training.loop import loss_readback, sources, validation
 from core.training.loop.batch import Batch
-from core.training.loop.losses import MOST_OVERFLOWS, MOST_WAITING, LossBuffer, ReadBack, Seen, StepRecord, not_finite
+from core.training.loop.loss_readback import (
+    MOST_OVERFLOWS,
+    MOST_WAITING,
+    LossBuffer,
+    ReadBack,
+    StepImage,
+    StepRecord,
+    not_finite,
+)
 from core.training.loop.reports import MEMORY_STEPS, StepClock
-from core.training.loop.sources import FreshViews, Latents, Shown, sample_latent
+from core.training.loop.sources import DecodedView, Latents, ViewLoader, sample_latent
 from core.training.loop.stepper import Stepper
-from core.training.loop.update import WEIGHT_NORM_STEPS, counted
-from core.training.loop.validation import MOST_PAIRS, Length, evenly, pairs_within, some_of
+from core.training.loop.update import WEIGHT_NORM_STEPS, loss_divisor
+from core.training.loop.validation import MOST_PAIRS, Budget, pairs_within, pick_evenly, thinned
 from core.training.loop.watching import BAND, MEMORY, RECENT, WORST, Mean, Watch
 from core.training.memory.advice import smaller_resolution
 from core.training.probe import duration
 from core.training.saving import facts
-from core.training.saving.checkpoints import OnTheWay, no_longer_kept
+from core.training.saving.checkpoints import Intermediate, expired_checkpoints
 from core.training.saving.facts import THUMBNAILS, FileFacts, thumbnail_url, trigger_words
-from core.training.saving.states import no_longer_kept as states_no_longer_kept
+from core.training.saving.states import expired_states
 
 # ---- which files stay
 
 
-def on_the_way(*steps, epochs=False):
-    return [OnTheWay(Path(f"t-{step}"), step, step // 10 if epochs else None) for step in steps]
+def intermediate(*steps, epochs=False):
+    return [Intermediate(Path(f"t-{step}"), step, step // 10 if epochs else None) for step in steps]
 
 
 @pytest.mark.parametrize(
@@ -51,15 +59,15 @@ def on_the_way(*steps, epochs=False):
     ],
 )
 def test_of_the_step_files_the_newest_stay(saving, at, left):
-    found = on_the_way(10, 20, 30)
-    gone = no_longer_kept(SavingSettings(**saving), found, at)
+    found = intermediate(10, 20, 30)
+    gone = expired_checkpoints(SavingSettings(**saving), found, at)
     assert [each.step for each in found if each not in gone] == left
 
 
 @pytest.mark.parametrize(("count", "left"), [(4, [10, 20, 30]), (3, [10, 20, 30]), (2, [20, 30]), (1, [30])])
 def test_of_the_epoch_files_the_newest_stay(count, left):
-    found = on_the_way(10, 20, 30, epochs=True)
-    gone = no_longer_kept(SavingSettings(save_last_n_epochs=count), found, 30)
+    found = intermediate(10, 20, 30, epochs=True)
+    gone = expired_checkpoints(SavingSettings(save_last_n_epochs=count), found, 30)
     assert [each.step for each in found if each not in gone] == left
 
 
@@ -81,7 +89,7 @@ def test_of_the_training_states_the_newest_stay(saving, left):
     epochs = SimpleNamespace(first_step=lambda epoch: epoch * 10)
     plan = SimpleNamespace(total=50, epochs=epochs, epoch_of=lambda step: step // 10)
     found = [Path(f"step{step:08d}") for step in (10, 20, 30)]
-    gone = states_no_longer_kept(SavingSettings(**saving), plan, 30, found)
+    gone = expired_states(SavingSettings(**saving), plan, 30, found)
     assert [state_step(path) for path in found if path not in gone] == left
 
 
@@ -118,7 +126,7 @@ def test_of_scaled_losses_only_overflows_in_a_row_are_counted():
 def test_losses_are_read_when_enough_steps_wait_or_after_a_while(monkeypatch):
     now = SimpleNamespace(monotonic=lambda: clock[0])
     clock = [0.0]
-    monkeypatch.setattr(losses, "time", now)
+    monkeypatch.setattr(loss_readback, "time", now)
     buffer = LossBuffer()
     for step in range(1, MOST_WAITING):
         buffer.put(record(step))
@@ -126,7 +134,7 @@ def test_losses_are_read_when_enough_steps_wait_or_after_a_while(monkeypatch):
     buffer.put(record(MOST_WAITING))
     assert len(buffer.read_if_due().steps) == MOST_WAITING
     buffer.put(record(11))
-    clock[0] += losses.EVENT_SECONDS
+    clock[0] += loss_readback.EVENT_SECONDS
     assert buffer.read_if_due().steps == [11] and buffer.read() is None
 
 
@@ -142,7 +150,7 @@ def test_each_image_of_a_step_counts_the_same_and_with_compatibility_each_batch(
     whole = SimpleNamespace(items=[1, 2])
     for which, expected in (("none", 5), ("sd-scripts-0.10", 6)):
         job = build(TrainJob, {"model": {"compatibility": which}, "schedule": {"gradient_accumulation_steps": 3}})
-        assert counted(SimpleNamespace(job=job), whole, 5) == expected
+        assert loss_divisor(SimpleNamespace(job=job), whole, 5) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,7 +159,7 @@ def test_each_image_of_a_step_counts_the_same_and_with_compatibility_each_batch(
 )
 def test_a_timestep_is_in_the_band_that_begins_at_or_below_it(timestep, band):
     watch = Watch()
-    watch.add(ReadBack([1], [1.0], 1.0, [[Seen(("a",), timestep)]], [[1.0]]))
+    watch.add(ReadBack([1], [1.0], 1.0, [[StepImage(("a",), timestep)]], [[1.0]]))
     (found,) = watch.snapshot()["bands"]
     assert (found["from"], found["to"], found["count"]) == (band * BAND, (band + 1) * BAND, 1)
 
@@ -159,7 +167,7 @@ def test_a_timestep_is_in_the_band_that_begins_at_or_below_it(timestep, band):
 def test_the_table_of_images_holds_the_worst_and_counts_all():
     watch = Watch()
     for number in range(WORST + 1):
-        watch.add(ReadBack([number], [1.0], 1.0, [[Seen((f"{number:03}",), 5)]], [[1.0 + number]]))
+        watch.add(ReadBack([number], [1.0], 1.0, [[StepImage((f"{number:03}",), 5)]], [[1.0 + number]]))
     found = watch.snapshot()
     assert found["images_seen"] == WORST + 1 and len(found["images"]) == WORST
     assert "000" not in {entry["source"] for entry in found["images"]}
@@ -232,16 +240,16 @@ def test_measuring_takes_four_pairs_at_least_and_sixty_four_at_most():
 )
 def test_measurements_that_cost_too_much_are_left_out_evenly_and_the_last_stays(pairs, left_out):
     """50 pairs are two percent of the passes; four saves and the base model are planned. One alone would name no best."""
-    length = Length(1250, [10, 20, 30, 40], 4)
-    assert length.too_many(pairs) == left_out
-    assert length.too_many(26) == {0, 10, 20, 30, 40}
+    budget = Budget(1250, [10, 20, 30, 40], 4)
+    assert budget.unmeasured_saves(pairs) == left_out
+    assert budget.unmeasured_saves(26) == {0, 10, 20, 30, 40}
 
 
 @pytest.mark.parametrize(
     ("count", "kept"), [(5, [0, 1, 2, 3, 4]), (6, [0, 2, 4]), (10, [0, 2, 4, 6, 8]), (11, [0, 3, 6, 9])]
 )
 def test_at_most_so_many_are_picked_evenly_and_the_first_is_one(count, kept):
-    assert evenly(range(count), 5) == kept
+    assert thinned(range(count), 5) == kept
 
 
 def test_the_images_that_are_compared_are_picked_evenly_and_are_those_that_train():
@@ -252,8 +260,8 @@ def test_the_images_that_are_compared_are_picked_evenly_and_are_those_that_train
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validation, "is_varied", lambda images: True)
         found = [placed("r", "regularization"), *map(placed, "abcdef"), placed("a")]
-        assert [each.key for each in some_of(found, 3)] == ["a", "c", "e"]
-        assert [each.key for each in some_of(found, 7)] == list("abcdef")
+        assert [each.key for each in pick_evenly(found, 3)] == ["a", "c", "e"]
+        assert [each.key for each in pick_evenly(found, 7)] == list("abcdef")
 
 
 # ---- what is read and decoded
@@ -264,12 +272,12 @@ def test_so_many_views_are_decoded_ahead_and_no_more_and_each_once():
 
     def load(placed, epoch, repeat):
         loaded.append(placed.key)
-        return Shown()
+        return DecodedView()
 
-    fresh = FreshViews(load, 1, ahead=2)
+    fresh = ViewLoader(load, 1, ahead=2)
     items = [(SimpleNamespace(key=key), 0) for key in "abc"]
-    fresh.expect(0, items)
-    fresh.expect(0, items)
+    fresh.decode_ahead(0, items)
+    fresh.decode_ahead(0, items)
     fresh._pool.submit(int).result()  # what was begun before it is done
     assert loaded == ["a", "b"]
     for placed, repeat in items:
@@ -293,7 +301,7 @@ def test_a_mask_is_mirrored_with_its_image_and_an_image_without_one_counts_whole
     posterior = torch.zeros(4, 1, 2), torch.zeros(4, 1, 2)
     monkeypatch.setattr(sources, "Side", lambda placed, mirrored: SimpleNamespace(key=(placed.key, mirrored)))
     held = {("a", True): posterior, ("a", False): posterior, ("b", False): posterior}
-    own = Latents(held, None, 1, mode="mean", masks={"a": torch.tensor([[[0.0, 1.0]]])})
+    own = Latents(lambda side: held[side.key], 1, mode="mean", masks={"a": torch.tensor([[[0.0, 1.0]]])})
     items = [(SimpleNamespace(key=key, image=SimpleNamespace(control=None)), 0) for key in "aab"]
     assert own.batch(0, items).masks.flatten(1).tolist() == [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
 

@@ -10,7 +10,7 @@ from core.optimization.jumps import jump_advice, rate_jump
 from core.optimization.schedules import Rates
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.training.saving.resume import beginning_problems
+from core.training.saving.resume import start_step_problems
 
 
 def job(total=16, scheduler="cosine", **schedule):
@@ -76,7 +76,7 @@ def test_a_longer_run_is_told_of_the_jump_and_trains_at_the_chosen_rates(train, 
 
     resume = training.job.resume.model_copy(update={"resume": str(training.folder.path)})
     other = longer().model_copy(update={"resume": resume})
-    found = beginning_problems(other, workspace, SimpleNamespace(total_steps=8, placed=()))
+    found = start_step_problems(other, workspace, SimpleNamespace(total_steps=8, placed=()))
     assert [each.code for each in found] == ["resume.rate-jumps"], "another run that begins from the state"
     kept = {"lr_scheduler_steps": 4}
     for changes, told in (({}, True), ({**kept, "lr_scheduler_after": "restart"}, False), (kept, False)):

@@ -11,7 +11,7 @@ from core.generation.sample import loop
 from core.methods.ema import WeightAverage
 from core.optimization.averaging import averaged
 from core.settings.method import MethodSettings
-from core.training.loop import tasks, validation
+from core.training.loop import timetable, validation
 from core.training.loop.samples import Samples
 
 SHOWN = {
@@ -42,7 +42,7 @@ def fails_at(calls, work):
 )
 def test_a_training_goes_on_unharmed_and_later_samples_are_drawn(train, monkeypatch, groups):
     given_back = []
-    monkeypatch.setattr(tasks, "free_memory", lambda: given_back.append(1))
+    monkeypatch.setattr(timetable, "free_memory", lambda: given_back.append(1))
     whole, short = train(**groups, **SHOWN), train(**groups, **SHOWN)
     assert whole.start() == "done" and not given_back
     monkeypatch.setattr(loop, "denoise", fails_at({2, 3}, loop.denoise))

@@ -19,7 +19,7 @@ from core.settings.names import bad_name
 from core.settings.presets.files import to_values
 from core.settings.rules import training_problems
 from core.training.checks.before_start import problems_without_model
-from core.training.checks.own_images import (
+from core.training.checks.demo_setup import (
     DEMO,
     MODEL,
     NAME,

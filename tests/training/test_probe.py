@@ -8,7 +8,7 @@ from core.record.context import JobContext
 from core.record.journal import Journal, read_lines
 from core.record.run_folder import RunFolder
 from core.settings.presets.files import dump
-from core.training.probe import Forecast, LoraInput, _between, duration, probe
+from core.training.probe import Forecast, ProbeBatches, _between, duration, probe
 
 
 def test_the_forecast_is_of_the_largest_and_the_smallest_batch(workspace, make_job):
@@ -49,7 +49,7 @@ def test_only_the_images_of_two_batches_are_encoded(workspace, make_job):
 
     job = make_job(dataset={"train_batch_size": 1})
     report = preflight(job, workspace, decode=False)
-    chosen = LoraInput(job)
+    chosen = ProbeBatches(job)
     assert len(chosen(report).placed) == len(chosen.groups) <= 2 < len(report.placed)
     assert len(chosen.pixels) == len(report.placed)
 

@@ -135,7 +135,7 @@ def test_every_registered_method_is_recorded():
 @pytest.mark.parametrize("name", RECORDED)
 def test_each_method_trains_what_is_recorded_and_after_a_kill_ends_to_the_bit(train, model, folders, monkeypatch, name):
     names, tolerance = RECORDED[name]
-    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.loop.loss_readback.EVENT_SECONDS", 0.0)
     more = {"schedule": {"max_train_steps": RECORDED_STEPS}, "saving": {"save_every_n_steps": 2}}
     whole, broken = (train(**settings(merge(combined(names), more), model, folders)) for _ in range(2))
 
@@ -190,7 +190,7 @@ def assert_same(whole, broken):
 def test_a_run_that_was_stopped_and_killed_ends_as_an_unbroken_one(train, model, folders, monkeypatch, names):
     whole, broken = (train(**settings(combined(names), model, folders)) for _ in range(2))
     live(whole, "done", STEPS)
-    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.loop.loss_readback.EVENT_SECONDS", 0.0)
     for ends, step in LIVES:
         live(broken.again(), ends, step)
     assert_same(whole, broken)

@@ -13,7 +13,7 @@ from core.record.context import JobContext
 from core.record.journal import Journal
 from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state
-from core.training.loop.tasks import Tasks
+from core.training.loop.timetable import Timetable
 from core.training.prove import prove
 from core.training.saving import resume
 from core.training.saving.resume import find_state, parse_address
@@ -95,7 +95,7 @@ def test_a_new_run_from_a_state_trains_at_its_own_rate_and_with_its_own_optimize
 def test_a_run_that_was_cut_off_before_its_last_sample_gets_it(train, monkeypatch):
     training = train(**steps(2), samples={"sample_prompts": ["a fox"], "sample_steps": 1, "sample_at_first": False})
     with monkeypatch.context() as patch:
-        patch.setattr(Tasks, "_sample", lambda tasks: None)
+        patch.setattr(Timetable, "_sample", lambda timetable: None)
         assert training.start() == "done" and not training.lines("sample")
     again = training.again()
     assert again.start() == "done" and [line["step"] for line in again.lines("sample")] == [2]

@@ -18,10 +18,9 @@ from core.settings.check import build
 from core.settings.hub import HubSettings
 from core.settings.job import TrainJob
 from core.settings.saving import SavingSettings
-from core.training.saving.checkpoints import Checkpoints, OnTheWay, no_longer_kept
-from core.training.saving.facts import spoken_metadata, thumbnail_url
-from core.training.saving.states import States
-from core.training.saving.states import no_longer_kept as states_no_longer_kept
+from core.training.saving.checkpoints import Checkpoints, Intermediate, expired_checkpoints
+from core.training.saving.facts import thumbnail_url, user_metadata
+from core.training.saving.states import States, expired_states
 from tests.local_server import Answers, serving
 from tests.refusals import refused
 
@@ -32,7 +31,7 @@ def metadata(path):
 
 
 def step_files(*steps):
-    return [OnTheWay(Path(f"t-step{step:08d}"), step, None) for step in steps]
+    return [Intermediate(Path(f"t-step{step:08d}"), step, None) for step in steps]
 
 
 def test_step_files_are_kept_by_distance_as_sd_scripts_does():
@@ -41,24 +40,26 @@ def test_step_files_are_kept_by_distance_as_sd_scripts_does():
     left = []
     for step in range(10, 60, 10):
         left += step_files(step)
-        gone = no_longer_kept(settings, left, step)
+        gone = expired_checkpoints(settings, left, step)
         left = [each for each in left if each not in gone]
     assert [each.step for each in left] == [20, 30, 40, 50]
     by_hand = step_files(3, 50)
-    assert not no_longer_kept(settings, by_hand, 50), "only names that the period gives are touched"
+    assert not expired_checkpoints(settings, by_hand, 50), "only names that the period gives are touched"
 
 
 def test_epoch_files_are_counted_and_step_files_are_not_among_them():
-    epochs = [OnTheWay(Path(f"t-{epoch:06d}"), epoch * 7, epoch) for epoch in (2, 4, 6)]
+    epochs = [Intermediate(Path(f"t-{epoch:06d}"), epoch * 7, epoch) for epoch in (2, 4, 6)]
     found = [epochs[0], *step_files(20), *epochs[1:]]
     settings = SavingSettings(save_every_n_epochs=2, save_last_n_epochs=2)
-    assert no_longer_kept(settings, found, 42) == [epochs[0]]
-    assert no_longer_kept(SavingSettings(save_last_n=1), found, 42) == found[:-1]
+    assert expired_checkpoints(settings, found, 42) == [epochs[0]]
+    assert expired_checkpoints(SavingSettings(save_last_n=1), found, 42) == found[:-1]
 
 
 def test_an_epochs_and_a_steps_file_of_one_moment_count_once():
-    found = [each for step in (10, 20, 30) for each in (OnTheWay(Path(f"t-{step:06d}"), step, step), *step_files(step))]
-    assert no_longer_kept(SavingSettings(save_last_n=2), found, 30) == found[:2]
+    found = [
+        each for step in (10, 20, 30) for each in (Intermediate(Path(f"t-{step:06d}"), step, step), *step_files(step))
+    ]
+    assert expired_checkpoints(SavingSettings(save_last_n=2), found, 30) == found[:2]
 
 
 class Written:
@@ -94,9 +95,9 @@ def test_one_that_a_person_keeps_and_those_of_later_steps_stay(tmp_path):
     keep(tmp_path, tmp_path / "checkpoints" / f"{run.step_name(1)}", "mine")
     run.write(run.step_name(3), 3)
     run.remove_old(3)
-    assert [each.step for each in run.on_the_way()] == [1, 2, 3, 4, 5, 6]
+    assert [each.step for each in run.intermediate()] == [1, 2, 3, 4, 5, 6]
     run.remove_old(6)
-    assert [each.step for each in run.on_the_way()] == [1, 5, 6]
+    assert [each.step for each in run.intermediate()] == [1, 5, 6]
 
 
 def test_checkpoints_are_named_and_removed_by_epoch_and_step_with_the_files_next_to_them(tmp_path):
@@ -136,7 +137,7 @@ def test_states_are_kept_by_number_or_by_distance(settings, left):
     epochs = SimpleNamespace(first_step=lambda epoch: epoch * 10)
     plan = SimpleNamespace(total=50, epochs=epochs, epoch_of=lambda step: step // 10)
     sealed = [Path(f"step{step:08d}") for step in (10, 20, 30, 40, 50)]
-    gone = states_no_longer_kept(SavingSettings(**settings), plan, 50, sealed)
+    gone = expired_states(SavingSettings(**settings), plan, 50, sealed)
     assert [state_step(path) for path in sealed if path not in gone] == left
 
 
@@ -221,7 +222,7 @@ def test_each_field_that_a_person_fills_in_is_said_under_its_own_name():
         "metadata_preprocessor": "canny",
     }
     saving = filled | {"metadata_is_negative_embedding": True}
-    said = spoken_metadata(build(TrainJob, {"saving": saving}), [])
+    said = user_metadata(build(TrainJob, {"saving": saving}), [])
     expected = {name.replace("metadata_", "modelspec."): text for name, text in filled.items()}
     assert said == expected | {"modelspec.is_negative_embedding": "true"}
 

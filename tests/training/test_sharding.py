@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from core.record.journal import read_lines
 from core.record.workspace import PROJECT
 from core.settings.presets.files import to_values
-from core.training.memory.shares import ToShare, places
+from core.training.memory.shares import TrainedSizes, process_sizes
 from core.training.sharding.stepper import ShardedStepper
 from tests.models import tiny_folder
 from tests.refusals import refused
@@ -204,7 +204,10 @@ def test_main_memory_holds_what_was_foretold(train, monkeypatch, stage):
         held += zero.param_buffer_of_bit16_for_cpu_offload_groups if stage == 2 else [zero.grad_partitions_flat_buffer]
         settings = stepper._settings
         found.append(
-            (sum(tensor.nbytes for tensor in held), places(settings, ToShare(trained, 4, 0, 2.0), 1, 1).memory)
+            (
+                sum(tensor.nbytes for tensor in held),
+                process_sizes(settings, TrainedSizes(trained, 4, 0, 2.0), 1, 1).memory,
+            )
         )
         return norm
 
@@ -231,8 +234,8 @@ def test_a_loss_that_is_no_number_moves_nothing(train, monkeypatch):
 
     monkeypatch.setattr(ShardedStepper, "step", watched)
     monkeypatch.setattr(passes, "training_loss", poisoned)
-    monkeypatch.setattr("core.training.loop.losses.MOST_WAITING", 3)
-    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 1e9)
+    monkeypatch.setattr("core.training.loop.loss_readback.MOST_WAITING", 3)
+    monkeypatch.setattr("core.training.loop.loss_readback.EVENT_SECONDS", 1e9)
     with refused("training.not-finite", "of step 2 "):
         train(sharding=zero(2), schedule={"max_train_steps": 6, "seed": 7}).start()
     assert seen == [False, True, True]
@@ -277,7 +280,7 @@ def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train
             stopped.token.cancel()
 
     stopped.on_line = stop
-    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.loop.loss_readback.EVENT_SECONDS", 0.0)
     assert stopped.start() == "stopped" and len(rates) == 3
     assert training.again().start() == "done"
     assert rates == pytest.approx([1e-3 * (1 - tick / 4) for tick in ticks])

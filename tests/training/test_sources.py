@@ -12,7 +12,7 @@ from core.dataset.images.views import View
 from core.families.vae import model_latents
 from core.settings.dataset.concepts import PLAIN
 from core.training.loop import sources
-from core.training.loop.sources import FreshViews, Latents, Shown
+from core.training.loop.sources import DecodedView, Latents, ViewLoader
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Loader:
         self.threads.add(threading.current_thread().name)
         value = np.float32(len(placed.key[1]) + epoch * 10 + repeat * 100)
         mask = np.full((1, 16, 16), 0.5, np.float32) if placed == FOX else None
-        return Shown(np.full((3, 16, 16), value, np.float32), mask)
+        return DecodedView(np.full((3, 16, 16), value, np.float32), mask)
 
 
 def pooled(pixels):
@@ -47,22 +47,22 @@ def pooled(pixels):
 
 def test_expected_views_are_made_by_other_threads_within_the_room():
     loader = Loader()
-    views = FreshViews(loader, threads=2, ahead=3)
+    views = ViewLoader(loader, threads=2, ahead=3)
     items = [(FOX, repeat) for repeat in range(5)]
-    views.expect(1, items)
+    views.decode_ahead(1, items)
     shown = [views.take(FOX, 1, repeat) for repeat in range(3)]
     assert len(loader.asked) == 3 and threading.current_thread().name not in loader.threads
     assert [float(each.pixels[0, 0, 0]) for each in shown] == [13, 113, 213]
-    views.expect(1, items[3:])
-    views.expect(1, items[3:])
+    views.decode_ahead(1, items[3:])
+    views.decode_ahead(1, items[3:])
     assert [float(views.take(FOX, 1, repeat).pixels[0, 0, 0]) for repeat in (3, 4)] == [313, 413]
     assert len(loader.asked) == 5, "none was made twice"
     views.close()
 
 
 def test_a_view_that_nobody_expected_is_the_same():
-    views = FreshViews(Loader(), threads=1, ahead=1)
-    views.expect(2, [(FOX, 0)])
+    views = ViewLoader(Loader(), threads=1, ahead=1)
+    views.decode_ahead(2, [(FOX, 0)])
     assert np.array_equal(views.take(FOX, 2, 0).pixels, views.take(FOX, 2, 0).pixels)
     views.close()
 
@@ -76,11 +76,10 @@ def test_a_batch_may_hold_images_of_both_kinds(monkeypatch):
 
     kept = (torch.full((1, 2, 2), 7.0), torch.full((1, 2, 2), -30.0))
     latents = Latents(
-        {},
         lambda side: kept,
         seed=1,
         masks={BEAR.key: torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])},
-        fresh=FreshViews(Loader(), threads=1, ahead=4),
+        views=ViewLoader(Loader(), threads=1, ahead=4),
         uncached={FOX.key},
         encode=encode,
         encode_at_once=2,
@@ -98,14 +97,14 @@ def test_a_batch_may_hold_images_of_both_kinds(monkeypatch):
 
 def test_without_any_mask_there_is_none():
     kept = (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
-    latents = Latents({}, lambda side: kept, seed=1)
+    latents = Latents(lambda side: kept, seed=1)
     assert latents.batch(0, [(BEAR, 0)]).masks is None
 
 
 def test_masks_wait_on_the_processor_until_the_step_moves_them():
     """A copy to a GPU at this place would wait for everything that was queued before it."""
     there, masks = torch.zeros(4, 2, 2, device="meta"), {FOX.key: torch.ones(1, 2, 2)}
-    held = Latents({}, lambda side: (there, there), 7, mode="mean", masks=masks, device="meta")
+    held = Latents(lambda side: (there, there), 7, mode="mean", masks=masks, device="meta")
     batch = held.batch(0, [(FOX, 0), (BEAR, 0)])
     assert batch.latents.device.type == "meta"
     assert batch.masks.device.type == "cpu" and batch.masks.shape == (2, 1, 2, 2)
@@ -114,14 +113,14 @@ def test_masks_wait_on_the_processor_until_the_step_moves_them():
 def test_latents_meet_on_the_device_wherever_they_were_kept():
     """Of one batch some may be kept in memory and others come from the VAE on a GPU."""
     places = {FOX.key: torch.zeros(4, 2, 2), BEAR.key: torch.zeros(4, 2, 2, device="meta")}
-    held = Latents({}, lambda side: (places[side.placed.key],) * 2, 7, mode="mean", device="meta")
+    held = Latents(lambda side: (places[side.placed.key],) * 2, 7, mode="mean", device="meta")
     assert held.batch(0, [(FOX, 0), (BEAR, 0)]).latents.device.type == "meta"
 
 
 def test_halved_latents_are_those_that_were_cast_before_they_were_scaled():
     encoded, scale = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 0.18215
-    latents = Latents({}, lambda side: (encoded[0], encoded[0]), 7, mode="mean")
-    latents.into_model, latents.narrowed = partial(model_latents, {"scaling_factor": scale}), torch.bfloat16
+    latents = Latents(lambda side: (encoded[0], encoded[0]), 7, mode="mean")
+    latents.into_model, latents.rounding_dtype = partial(model_latents, {"scaling_factor": scale}), torch.bfloat16
     theirs = encoded.to(torch.bfloat16) * scale
     assert torch.equal(latents.batch(0, [(BEAR, 0)]).latents, theirs)
     assert not torch.equal((encoded * scale).to(torch.bfloat16), theirs), "rounded once where they round twice"

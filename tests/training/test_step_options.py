@@ -77,11 +77,11 @@ def test_each_image_counts_the_same_or_as_in_sd_scripts_each_batch(train, monkey
     found = []
 
     def watched(run, whole, images):
-        found.append((len(whole.items), counted(run, whole, images)))
+        found.append((len(whole.items), loss_divisor(run, whole, images)))
         return found[-1][1]
 
-    counted = update.counted
-    monkeypatch.setattr(update, "counted", watched)
+    loss_divisor = update.loss_divisor
+    monkeypatch.setattr(update, "loss_divisor", watched)
     schedule = {"max_train_steps": 1, "gradient_accumulation_steps": 3}
     assert train(model={"compatibility": which}, schedule=schedule).start() == "done"
     assert sorted(found) == list(zip([1, 2, 2], divisors, strict=True))

@@ -15,11 +15,11 @@ from core.settings.dataset.validation import ValidationSettings
 from core.settings.job import TrainJob
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
-from core.training.loop.losses import MOST_OVERFLOWS, LossBuffer, StepRecord
+from core.training.loop.loss_readback import MOST_OVERFLOWS, LossBuffer, StepRecord
 from core.training.loop.stepper import Stepper
-from core.training.loop.tasks import Tasks
+from core.training.loop.timetable import Timetable
 from core.training.loop.trackers import make_tracker
-from core.training.loop.train import obey
+from core.training.loop.train import run_commands
 from core.training.saving.checkpoints import save_steps
 
 
@@ -40,7 +40,7 @@ def test_a_stop_saves_also_when_the_model_file_was_never_hashed(train, monkeypat
         "core.training.saving.facts.model_hashes",
         lambda path, memo=None, cancel=None: hashes.model_hashes(model, memo, cancel),
     )
-    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.loop.loss_readback.EVENT_SECONDS", 0.0)
     training = train()
     stop_when(training, lambda line: line["kind"] == "steps")
     assert training.start() == "stopped"
@@ -77,7 +77,7 @@ def test_resume_pressed_in_the_same_step_as_pause_resumes():
     context = SimpleNamespace(
         take_commands=lambda: next(batches), journal=SimpleNamespace(put=lambda event: said.append(event.state))
     )
-    obey(SimpleNamespace(context=context, state=SimpleNamespace(step=3), stop_wanted=False), tasks)
+    run_commands(SimpleNamespace(context=context, state=SimpleNamespace(step=3), stop_wanted=False), tasks)
     assert said == ["paused", "running"] and done == ["back up", "save", "sample"]
 
 
@@ -120,7 +120,7 @@ def test_more_even_saves_than_steps_are_one_a_step(tmp_path):
         context=SimpleNamespace(folder=SimpleNamespace(journal_file=tmp_path / "journal.jsonl")),
     )
     validation = SimpleNamespace(by_hand=True, ranks=False, left_out=frozenset())
-    assert Tasks(run, None, None, validation, None)._even_steps == {1, 2, 3}
+    assert Timetable(run, None, None, validation, None)._planned_saves == dict.fromkeys([1, 2, 3], ("step",))
     assert save_steps(settings, run.plan, run.total) == [1, 2, 3, 4]
 
 

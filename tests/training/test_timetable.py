@@ -13,10 +13,10 @@ from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.saving import SavingSettings
-from core.training.loop import tasks as tasks_of_a_run
+from core.training.loop import timetable
 from core.training.loop import train as loop
 from core.training.loop.run import Run, RunState
-from core.training.loop.tasks import Tasks
+from core.training.loop.timetable import Timetable
 from core.training.saving.checkpoints import epochs_between_saves, even_steps, save_steps
 
 EPOCH = 3  # steps
@@ -43,7 +43,7 @@ def plan_of(total):
     )
 
 
-class Timetable:
+class SimulatedRun:
     """A run of the real loop whose steps compute nothing, and what it did at which step."""
 
     def __init__(self, place, total=8, *, prompts=("a fox",), by_hand=True, ranks=False, **groups):
@@ -51,6 +51,7 @@ class Timetable:
         self.job, self.plan = build(TrainJob, merge(QUIET, groups)), plan_of(total)
         self.prompts, self.by_hand, self.ranks, self.left_out = list(prompts), by_hand, ranks, frozenset()
         self.commands, self.begun = [], 0
+        self.passes, self.seconds, self.stages = SimpleNamespace(encoding_seconds=0.0), [], []
 
     def note(self, what):
         self.done.append((self.state.step, what))
@@ -66,18 +67,18 @@ class Timetable:
             journal=SimpleNamespace(put=lambda event: None),
             take_commands=lambda: [self.commands.pop()] if self.commands and self.state.step == 2 else [],
             say=lambda *words: None,
-            stage=lambda *words: None,
+            stage=lambda text: self.stages.append((self.state.step, text)),
             after_stop=nullcontext,
         )
         reports = SimpleNamespace(
             losses=SimpleNamespace(read_if_due=lambda: None),
-            clock=SimpleNamespace(add=lambda seconds: None),
+            clock=SimpleNamespace(add=self.seconds.append),
             report=lambda read: None,
             all=lambda: None,
             validated=lambda found: None,
         )
-        stepper = SimpleNamespace(tasks_done=lambda: None, shown=lambda use: nullcontext())
-        run = Run(self.job, context, self.plan, None, stepper, None, reports, self.state, stop_at)
+        stepper = SimpleNamespace(tasks_done=lambda: None, weights_for=lambda use: nullcontext())
+        run = Run(self.job, context, self.plan, self.passes, stepper, None, reports, self.state, stop_at)
         checkpoints = SimpleNamespace(
             final=self.place / "t.safetensors",
             epoch_name=lambda epoch: f"epoch {epoch}",
@@ -89,14 +90,14 @@ class Timetable:
             by_hand=self.by_hand,
             ranks=self.ranks,
             left_out=self.left_out,
-            looks=[None],
+            batches=[None],
             quick=True,
             limited="",
             measure=lambda *given: self.note("validated"),
         )
         samples = SimpleNamespace(prompts=self.prompts, generate=lambda step: self.note("sampled"))
         states = SimpleNamespace(save=lambda: self.note("state"), remove_old=lambda: None)
-        loop.train(run, Tasks(run, checkpoints, states, validation, samples))
+        loop.train(run, Timetable(run, checkpoints, states, validation, samples))
         return self.done
 
     def steps(self, what, **life):
@@ -106,7 +107,7 @@ class Timetable:
 @pytest.fixture(autouse=True)
 def _steps_compute_nothing(monkeypatch):
     monkeypatch.setattr(loop, "optimizer_update", lambda run: None)
-    monkeypatch.setattr(Tasks, "_name_best", lambda tasks: None)
+    monkeypatch.setattr(Timetable, "_name_best", lambda timetable: None)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +129,33 @@ def _steps_compute_nothing(monkeypatch):
     ],
 )
 def test_checkpoints_are_saved_at_these_steps_and_the_last_one_is_the_final_file(tmp_path, total, saving, saved):
-    table = Timetable(tmp_path, total, prompts=(), saving=saving)
+    table = SimulatedRun(tmp_path, total, prompts=(), saving=saving)
     assert table.live() == saved
     assert save_steps(table.job.saving, table.plan, total) == sorted({step for step, _ in saved})
+
+
+def test_the_time_of_a_step_is_without_that_of_encoding_images(tmp_path, monkeypatch):
+    table, clock = SimulatedRun(tmp_path, 3, prompts=()), [0.0]
+
+    def update(run):
+        clock[0] += 7
+        run.passes.encoding_seconds += 5
+
+    monkeypatch.setattr(loop, "optimizer_update", update)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    table.live()
+    assert table.seconds == [2, 2, 2]
+
+
+def test_a_step_that_encodes_nothing_is_training_again_though_images_may_still_wait(tmp_path, monkeypatch):
+    run = SimulatedRun(tmp_path, 5, prompts=())
+
+    def update(run):
+        run.passes.encoding_seconds += run.state.step in (0, 1, 3)
+
+    monkeypatch.setattr(loop, "optimizer_update", update)
+    run.live()
+    assert run.stages == [(3, "training"), (5, "training")]
 
 
 @pytest.mark.parametrize(
@@ -162,8 +187,8 @@ def test_a_number_of_epoch_files_goes_before_a_period_and_counts_a_last_short_ep
     ],
 )
 def test_samples_are_generated_at_these_steps_and_once_at_the_end(tmp_path, samples, sampled):
-    assert Timetable(tmp_path, samples=samples).steps("sampled") == sampled
-    assert Timetable(tmp_path, samples=samples, prompts=()).steps("sampled") == []
+    assert SimulatedRun(tmp_path, samples=samples).steps("sampled") == sampled
+    assert SimulatedRun(tmp_path, samples=samples, prompts=()).steps("sampled") == []
 
 
 @pytest.mark.parametrize(
@@ -178,12 +203,12 @@ def test_samples_are_generated_at_these_steps_and_once_at_the_end(tmp_path, samp
 def test_what_a_person_holds_out_is_measured_before_the_first_step_when_due_and_at_the_end(
     tmp_path, validation, measured
 ):
-    assert Timetable(tmp_path, validation=validation).steps("validated") == measured
+    assert SimulatedRun(tmp_path, validation=validation).steps("validated") == measured
 
 
 def test_what_finds_the_best_checkpoint_is_measured_at_each_save_but_those_that_cost_too_much(tmp_path):
     often = {"saving": {"save_every_n_steps": 2}, "validation": {"validate_every_n_steps": 1}}
-    table = Timetable(tmp_path, by_hand=False, ranks=True, **often)
+    table = SimulatedRun(tmp_path, by_hand=False, ranks=True, **often)
     assert table.steps("validated") == [0, 2, 4, 6, 8], "its own timetable is not the settings'"
     table.left_out = frozenset({0, 4})
     assert table.steps("validated") == [2, 6, 8]
@@ -200,11 +225,11 @@ def test_what_finds_the_best_checkpoint_is_measured_at_each_save_but_those_that_
     ],
 )
 def test_training_states_come_with_the_checkpoints_or_at_the_end_alone(tmp_path, saving, states):
-    assert Timetable(tmp_path, saving={"save_every_n_steps": 4, **saving}).steps("state") == states
+    assert SimulatedRun(tmp_path, saving={"save_every_n_steps": 4, **saving}).steps("state") == states
 
 
 def test_a_stop_saves_a_checkpoint_and_a_state_also_where_none_are_asked_for_but_not_before_the_first_step(tmp_path):
-    table = Timetable(tmp_path)
+    table = SimulatedRun(tmp_path)
     assert table.live(stop_at=2) == [(2, "step 2"), (2, "state")]
     assert table.live(stop_at=0) == []
     table.begun = 5
@@ -213,7 +238,7 @@ def test_a_stop_saves_a_checkpoint_and_a_state_also_where_none_are_asked_for_but
 
 def test_a_resumed_run_makes_up_for_what_was_due_where_it_ended_and_is_not_in_its_journal(tmp_path):
     due = {"samples": {"sample_every_n_steps": 2}, "validation": {"validate_every_n_steps": 2}}
-    table = Timetable(tmp_path, prompts=("a fox", "a bear"), **due)
+    table = SimulatedRun(tmp_path, prompts=("a fox", "a bear"), **due)
 
     def told(*lines):
         (tmp_path / "journal.jsonl").write_text(
@@ -230,7 +255,7 @@ def test_a_resumed_run_makes_up_for_what_was_due_where_it_ended_and_is_not_in_it
 
 
 def test_save_and_sample_of_the_moment_come_with_a_state(tmp_path):
-    table = Timetable(tmp_path, 4)
+    table = SimulatedRun(tmp_path, 4)
     table.commands = ["sample", "save"]
     assert [each for each in table.live() if each[0] == 2] == [(2, "step 2"), (2, "state")]
     table.commands = ["sample"]
@@ -240,14 +265,14 @@ def test_save_and_sample_of_the_moment_come_with_a_state(tmp_path):
 def test_a_back_up_is_due_after_exactly_so_many_minutes_and_not_where_a_checkpoint_was_saved(tmp_path, monkeypatch):
     """Each look at the clock finds it 200 s later: once at the beginning, at each step, and after each back-up."""
     times = itertools.count(0.0, 200.0)
-    monkeypatch.setattr(tasks_of_a_run, "time", SimpleNamespace(monotonic=lambda: next(times)))
-    table = Timetable(tmp_path, 9, saving={"save_every_minutes": 10.0})
+    monkeypatch.setattr(timetable, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    table = SimulatedRun(tmp_path, 9, saving={"save_every_minutes": 10.0})
     assert table.steps("state") == [3, 6]
 
 
 def test_a_finished_run_does_nothing_again_but_what_it_was_cut_off_from(tmp_path):
     Path(tmp_path / "t.safetensors").touch()
-    table = Timetable(tmp_path, saving={"save_every_n_steps": 2})
+    table = SimulatedRun(tmp_path, saving={"save_every_n_steps": 2})
     assert table.live(step=8) == [(8, "sampled")]
     (tmp_path / "journal.jsonl").write_text('{"seq": 1, "time": 0.0, "kind": "sample", "step": 8}\n')
     assert table.live(step=8) == []

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from core.engine.view import RunView, read_watch
-from core.training.loop.losses import LossBuffer, ReadBack, Seen, StepRecord
+from core.training.loop.loss_readback import LossBuffer, ReadBack, StepImage, StepRecord
 from core.training.loop.watching import Watch
 
 
 def read_back(step, entries):
     """entries: (image, timestep, loss, weight)."""
-    seen = [Seen(("s", name), timestep, weight) for name, timestep, _, weight in entries]
+    seen = [StepImage(("s", name), timestep, weight) for name, timestep, _, weight in entries]
     losses = [loss for _, _, loss, _ in entries]
     return ReadBack([step], [sum(losses) / len(losses)], 1.0, [seen], [losses])
 
@@ -49,8 +49,8 @@ def test_one_reading_brings_every_number_of_several_steps(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append(1) or real(tensor))
     buffer = LossBuffer()
     one = torch.tensor
-    buffer.put(StepRecord(1, one(0.5), one(2.0), [], [], [Seen(("a",), 1)] * 2, one([0.25, 0.75]), one(9.0)))
-    buffer.put(StepRecord(2, one(0.125), one(3.0), [], [], [Seen(("b",), 2)], one([0.125])))
+    buffer.put(StepRecord(1, one(0.5), one(2.0), [], [], [StepImage(("a",), 1)] * 2, one([0.25, 0.75]), one(9.0)))
+    buffer.put(StepRecord(2, one(0.125), one(3.0), [], [], [StepImage(("b",), 2)], one([0.125])))
     read = buffer.read()
     assert reads == [1], "the device is waited for once"
     assert read.losses == [0.5, 0.125] and read.by_image == [[0.25, 0.75], [0.125]]
@@ -74,7 +74,7 @@ def test_a_run_leaves_its_curves_norms_and_table_and_goes_on_with_them(train):
     whole.start()
     broken.on_line = lambda line: broken.token.cancel() if line["kind"] == "steps" else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
+        patch.setattr("core.training.loop.loss_readback.EVENT_SECONDS", 0.0)
         assert broken.start() == "stopped"
     broken.again().start()
     found = read_watch(whole.folder)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +38,6 @@ class Measured:
     start_to_first_step: float
     start_to_first_step_done: float
     peak_bytes: int
-    cache_seconds: float
     steps: int
 
 
@@ -46,8 +46,10 @@ def webui(outputs: Path, device: str, *words: str) -> list[str]:
     return [sys.executable, str(PROJECT / "webui.py"), *words, "--outputs", str(outputs), "--device", device]
 
 
-def measure_training(values: dict[str, Any], outputs: Path, device: str) -> Measured:
-    """Run `webui.py train` with these settings and read the results."""
+def measure_training(
+    values: dict[str, Any], outputs: Path, device: str, program: Sequence[str] | None = None
+) -> Measured:
+    """Run `webui.py train` with these settings and read the results. program: arguments of Python to run instead of webui.py"""
     outputs.mkdir(parents=True, exist_ok=True)
     preset = outputs / "bench_job.json"
     preset.write_text(
@@ -55,6 +57,7 @@ def measure_training(values: dict[str, Any], outputs: Path, device: str) -> Meas
     )
     known = {folder.name for folder in list_runs(outputs / "runs")}
     words = webui(outputs, device, "train", str(preset))
+    words[1:2] = program or words[1:2]
     started = time.time()
     process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     watch = PeakWatch(process.pid)
@@ -72,13 +75,11 @@ def _read(journal: Path, started: float, peak: int) -> Measured:
     begun = next(line["time"] for line in lines if line["kind"] == "stage" and line["text"] == "training")
     times = [(line["steps"][-1], line["time"]) for line in steps]
     paces = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(times) if a[0] >= WARM_UP_STEPS]
-    encoding = [line["time"] for line in lines if line["kind"] == "stage" and line["text"] == "encoding images"]
     return Measured(
         seconds_per_step=statistics.median(paces) if paces else float("nan"),
         start_to_first_step=begun - started,
         start_to_first_step_done=steps[0]["time"] - started,
         peak_bytes=peak,
-        cache_seconds=encoding[-1] - encoding[0] if len(encoding) > 1 else 0.0,
         steps=times[-1][0],
     )
 

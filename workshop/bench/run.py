@@ -24,11 +24,13 @@ from workshop.bench.generate import generate_rows, measure_generate
 from workshop.bench.lists import list_rows, measure_lists
 from workshop.bench.measure import measure_page, measure_training
 from workshop.bench.options import JOBS, measure_options, option_rows
+from workshop.bench.start import measure_start, start_rows
 from workshop.bench.tagger import measure_tagger, tagger_rows
 from workshop.bench.tools import measure_tools, tool_rows
 
 PARTS = (
     "train",
+    "start",
     "page",
     "caching",
     "controls",
@@ -75,6 +77,8 @@ def run_bench(
         return result | {"generate": measure_generate(folder, device, quick, say)}
     if only == "tools":  # 21 GB on the disk for a while: only on request
         return result | {"tools": measure_tools(folder, quick, say)}
+    if only == "start":
+        return result | {"start": measure_start(folder, device, quick, say)}
     if only is not None and only.startswith("baseline"):  # hours for the large ones: only on request
         case = only.removeprefix(CASE) if only != "baseline" else None
         return result | {"baseline": compare(folder, device, quick=quick, case=case, say=say)}
@@ -135,10 +139,9 @@ def train_part(
         "share_of_bf16_gemm": reached / rates["bfloat16"],
         "start_to_first_step_seconds": warm.start_to_first_step,
         "start_to_first_step_done_seconds": warm.start_to_first_step_done,
-        "start_to_first_step_with_empty_caches_seconds": cold.start_to_first_step,
+        "start_to_first_step_done_with_empty_caches_seconds": cold.start_to_first_step_done,
         "peak_bytes": warm.peak_bytes,
         "peak_bytes_with_empty_caches": cold.peak_bytes,
-        "cached_images_per_second": (workload.IMAGES - 1) / cold.cache_seconds if cold.cache_seconds else None,
         "runs": {"cold": asdict(cold), "warm": asdict(warm)},
     }
 
@@ -174,13 +177,14 @@ def table(result: dict[str, Any]) -> str:
             ("time to the start of the first step, full caches", f"{train['start_to_first_step_seconds']:.1f} s"),
             ("time to the end of the first step, full caches", f"{train['start_to_first_step_done_seconds']:.1f} s"),
             (
-                "time to the start of the first step, empty caches",
-                f"{train['start_to_first_step_with_empty_caches_seconds']:.1f} s",
+                "time to the end of the first step, empty caches",
+                f"{train['start_to_first_step_done_with_empty_caches_seconds']:.1f} s",
             ),
             ("peak memory, full caches", f"{train['peak_bytes'] / 1e9:.2f} GB"),
             ("peak memory, empty caches", f"{train['peak_bytes_with_empty_caches'] / 1e9:.2f} GB"),
-            ("caching", f"{train['cached_images_per_second'] or 0:.2f} images/s"),
         ]
+    if start := result.get("start"):
+        rows += start_rows(start)
     if page := result.get("page"):
         rows.append(
             (

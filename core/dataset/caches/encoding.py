@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.pixels import load_pixels
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Encode = Callable[["Tensor"], "tuple[Tensor, Tensor]"]
 Progress = Callable[[int, int], None]
 SideKey = tuple[tuple[str, ...], bool]
+Posterior = tuple["Tensor", "Tensor"]  # mean, logvar: float32 [C, h, w]
+T = TypeVar("T")
 WRITES_WAITING = 64
 
 
@@ -71,10 +73,10 @@ def encode_sides(
         results = _Results(writer, keep, retry, problems)
         try:
             decoded = _decoded_ahead(_images(todo), decoders, threads + 2 * batch_size, problems)
-            for batch in _batches(decoded, batch_size):
+            for batch in _in_batches(decoded, batch_size, lambda each: each[0]):
                 if check:
                     check()
-                results.put(batch, *_encode(batch, encode))
+                results.put(batch, *encode_pixels(batch, encode))
                 done += len(batch)
                 if progress:
                     progress(done, len(todo))
@@ -112,7 +114,12 @@ def _decoded_ahead(
             problems.append(problem_of(group[0].placed.image.path, error))
             continue
         for side in group:
-            yield side, pixels[..., ::-1] if side.mirrored else pixels
+            yield side, of_side(side, pixels)
+
+
+def of_side(side: Side, pixels: np.ndarray) -> np.ndarray:
+    """Pixels [3, H, W] of the image, mirrored for a flipped side."""
+    return pixels[..., ::-1] if side.mirrored else pixels
 
 
 def pixels_of(placed: Placed) -> np.ndarray:
@@ -120,10 +127,16 @@ def pixels_of(placed: Placed) -> np.ndarray:
     return load_pixels(placed.image.path, placed.placement, images=placed.concept.images)
 
 
-def _batches(decoded: Iterator[tuple[Side, np.ndarray]], size: int) -> Iterator[list[tuple[Side, np.ndarray]]]:
-    """Runs of one bucket, cut to at most `size`."""
-    for _, run in groupby(decoded, key=lambda each: each[0].placed.placement.bucket):
-        batch: list[tuple[Side, np.ndarray]] = []
+def batches_of(todo: Sequence[Side], size: int) -> list[list[Side]]:
+    """The batches in which `encode_sides` encodes these sides, if all images can be read."""
+    ordered = (side for group in _images(todo) for side in group)
+    return list(_in_batches(ordered, size, lambda side: side))
+
+
+def _in_batches(items: Iterable[T], size: int, side_of: Callable[[T], Side]) -> Iterator[list[T]]:
+    """Consecutive items of one bucket, at most `size` in a batch."""
+    for _, run in groupby(items, key=lambda each: side_of(each).placed.placement.bucket):
+        batch: list[T] = []
         for each in run:
             batch.append(each)
             if len(batch) == size:
@@ -133,11 +146,29 @@ def _batches(decoded: Iterator[tuple[Side, np.ndarray]], size: int) -> Iterator[
             yield batch
 
 
-def _encode(batch: Sequence[tuple[Side, np.ndarray]], encode: Encode) -> tuple[Tensor, Tensor]:
+def encode_pixels(batch: Sequence[tuple[Side, np.ndarray]], encode: Encode) -> tuple[Tensor, Tensor]:
     import numpy as np
     import torch
 
     return encode(torch.from_numpy(np.stack([pixels for _, pixels in batch])))
+
+
+def posteriors_of(
+    batch: Sequence[tuple[Side, np.ndarray]], mean: Tensor, logvar: Tensor, retry: Encode | None = None
+) -> Iterator[tuple[Side, Posterior | None]]:
+    """Each side with its posterior on the CPU; None where it is not finite even after `retry`."""
+    mean, logvar = mean.detach().float().cpu(), logvar.detach().float().cpu()
+    for index, (side, pixels) in enumerate(batch):
+        first = (mean[index].clone(), logvar[index].clone())
+        yield side, first if _finite(first) else _again(side, pixels, retry)
+
+
+def _again(side: Side, pixels: np.ndarray, retry: Encode | None) -> Posterior | None:
+    if retry is None:
+        return None
+    mean, logvar = encode_pixels([(side, pixels)], retry)
+    one = (mean[0].detach().float().cpu(), logvar[0].detach().float().cpu())
+    return one if _finite(one) else None
 
 
 class _Results:
@@ -167,30 +198,20 @@ class _Results:
         if self._late is None:
             return
         (batch, mean, logvar), self._late = self._late, None
-        mean, logvar = mean.detach().float().cpu(), logvar.detach().float().cpu()
-        for index, (side, pixels) in enumerate(batch):
-            first = (mean[index].clone(), logvar[index].clone())
-            one = first if _finite(first) else self._again(side, pixels)
+        for side, one in posteriors_of(batch, mean, logvar, self._retry):
             if one is None:
-                self._problems.append(_not_finite(side.placed))
+                self._problems.append(not_finite(side.placed))
             else:
                 self._keeping.append(self._writer.submit(self._keep, side, *one))
         while len(self._keeping) > WRITES_WAITING or (self._keeping and self._keeping[0].done()):
             self._keeping.popleft().result()  # raises errors of `keep`, such as a full disk
-
-    def _again(self, side: Side, pixels: np.ndarray) -> tuple[Tensor, Tensor] | None:
-        if self._retry is None:
-            return None
-        mean, logvar = _encode([(side, pixels)], self._retry)
-        one = (mean[0].detach().float().cpu(), logvar[0].detach().float().cpu())
-        return one if _finite(one) else None
 
 
 def _finite(parts: Iterable[Tensor]) -> bool:
     return all(bool(part.isfinite().all()) for part in parts)
 
 
-def _not_finite(placed: Placed) -> Problem:
+def not_finite(placed: Placed) -> Problem:
     name = printable(placed.image.relative)
     what = f"The VAE returns NaN or infinity for the image {name}"
     return Problem(what, printable(placed.image.path), "remove the image, or choose another VAE", code="image.vae-nan")

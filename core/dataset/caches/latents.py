@@ -7,7 +7,7 @@ a sample: each epoch samples again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from math import prod
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.caches.contents import content_hashes
-from core.dataset.caches.encoding import Encode, Progress, Side, SideKey, encode_sides, sides
+from core.dataset.caches.encoding import Encode, Posterior, Progress, Side, encode_sides, sides
 from core.dataset.caches.files import Shapes, Warn, file_of, key_of, read_tensors, tell_damaged, write_tensors
 from core.dataset.images.look import looks
 from core.dataset.sources.files import printable
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from core.dataset.buckets.batches import Placed
 
-ImageKey = tuple[str, ...]
-Posterior = tuple["Tensor", "Tensor"]  # mean, logvar: float32 [C, h, w] on the CPU
 Check = Callable[[], None]
 
 CODE_VERSION = 2  # raised when resizing, cropping or colors change
@@ -72,8 +70,15 @@ class LatentCache:
 
     def missing(self, items: Sequence[Placed], check: Check | None = None) -> list[Placed]:
         """Items with a side that is not cached yet, or damaged; of images with equal content and crop, only the first."""
+        return list({side.placed.key: side.placed for side in self.lacking(items, check)}.values())
+
+    def lacking(self, items: Sequence[Placed], check: Check | None = None, *, reads: bool = True) -> list[Side]:
+        """Sides that are not cached; of equal content and crop only the first.
+
+        reads   read every entry, so that damaged ones are included and reported; False only looks whether files exist
+        """
         damaged: list[Path] = []
-        found = {side.placed.key: side.placed for side in self._missing(items, check, damaged).values()}
+        found = self._lacking(items, check, damaged, reads)
         tell_damaged(damaged, self.warn)
         return list(found.values())
 
@@ -90,17 +95,13 @@ class LatentCache:
     ) -> int:
         """Encode and store what is missing; return how many. What was stored stays stored however the work ends, so the
         next call continues from there (see `encode_sides`)."""
-        missing = self._missing(items, check)
+        missing = self._lacking(items, check)
         files = {side.key: path for path, side in missing.items()}
         todo = list(missing.values())
-        if self.writes:
-            self._check_room(todo)
+        self.require_room(todo)
 
         def keep(side: Side, mean: Tensor, logvar: Tensor) -> None:
-            if self.writes:
-                write_tensors(files[side.key], {"mean": mean, "logvar": logvar})
-            else:
-                self._held[files[side.key]] = (mean, logvar)
+            self._keep(files[side.key], mean, logvar)
 
         return encode_sides(
             todo,
@@ -113,35 +114,44 @@ class LatentCache:
             progress=progress,
         )
 
-    def load(self, items: Sequence[Placed], check: Check | None = None) -> dict[SideKey, Posterior]:
-        """Every side of the items; images of equal content share tensors."""
-        loaded: dict[Path, Posterior] = {}
-        result: dict[SideKey, Posterior] = {}
-        for side, path in self._files(items, check):
-            if path not in loaded:
-                loaded[path] = self.read(side)
-            result[side.key] = loaded[path]
-        return result
-
     def read(self, side: Side) -> Posterior:
         """One cached side."""
-        other = self.others(side) if self.others else None
-        if other is not None:
-            return other
-        ((_, path),) = self._files_of([side], None)
-        if path in self._held:
-            return self._held[path]
-        tensors = read_tensors(path, self._shapes(side.placed))
-        if tensors is None:
+        found = self.find(side)
+        if found is None:
             what = "The latents of an image are missing from the cache or damaged"
             fix = "start again; it will be encoded again"
             raise ProblemsError.one(what, printable(side.placed.image.path), fix, "cache.missing-latents")
-        return tensors["mean"], tensors["logvar"]
+        return found
 
-    def _missing(
-        self, items: Sequence[Placed], check: Check | None, damaged: list[Path] | None = None
+    def find(self, side: Side, damaged: list[Path] | None = None) -> Posterior | None:
+        """Posterior of a side; None where it is not cached, or damaged, which adds its file to `damaged`."""
+        other = self.others(side) if self.others else None
+        if other is not None:
+            return other
+        path = self.file(side)
+        if path in self._held:
+            return self._held[path]
+        tensors = read_tensors(path, self._shapes(side.placed), damaged)
+        return None if tensors is None else (tensors["mean"], tensors["logvar"])
+
+    def keep(self, side: Side, mean: Tensor, logvar: Tensor, *, writes: bool = True) -> None:
+        """Store the posterior of a side. writes: False holds it in memory, whatever the settings are"""
+        self._keep(self.file(side), mean, logvar, writes)
+
+    def file(self, side: Side) -> Path:
+        """The cache file of a side; sides of equal content and crop share one."""
+        ((_, path),) = self._files_of([side], None)
+        return path
+
+    def _keep(self, path: Path, mean: Tensor, logvar: Tensor, writes: bool = True) -> None:
+        if self.writes and writes:
+            write_tensors(path, {"mean": mean, "logvar": logvar})
+        else:
+            self._held[path] = (mean, logvar)
+
+    def _lacking(
+        self, items: Sequence[Placed], check: Check | None, damaged: list[Path] | None = None, reads: bool = True
     ) -> dict[Path, Side]:
-        """Every entry is read here once: while training, it would be too late to encode a damaged one again."""
         found: dict[Path, Side] = {}
         sound = set(self._held)
         for side, path in self._files(items, check):
@@ -149,11 +159,16 @@ class LatentCache:
                 continue
             if check:
                 check()
-            if read_tensors(path, self._shapes(side.placed), damaged) is None:
-                found[path] = side
-            else:
+            if self._is_cached(path, side.placed, damaged, reads):
                 sound.add(path)
+            else:
+                found[path] = side
         return found
+
+    def _is_cached(self, path: Path, placed: Placed, damaged: list[Path] | None, reads: bool) -> bool:
+        if not reads:
+            return path.is_file()
+        return read_tensors(path, self._shapes(placed), damaged) is not None
 
     def _files(self, items: Sequence[Placed], check: Check | None) -> list[tuple[Side, Path]]:
         return self._files_of([side for placed in items for side in sides(placed)], check)
@@ -189,10 +204,13 @@ class LatentCache:
         return dict.fromkeys(("mean", "logvar"), self.shape_of(placed.placement.bucket))
 
     def bytes_of(self, placed: Placed) -> int:
-        """Of one side: mean and log variance in float32."""
+        """Bytes of the posterior of one side: mean and log variance in float32."""
         return prod(self.shape_of(placed.placement.bucket)) * 4 * 2
 
-    def _check_room(self, todo: Sequence[Side]) -> None:
+    def require_room(self, todo: Sequence[Side]) -> None:
+        """Raise ProblemsError if the disk has no room for them."""
+        if not self.writes:
+            return
         need = sum(self.bytes_of(side.placed) for side in todo)
         self.folder.mkdir(parents=True, exist_ok=True)
         if todo:
@@ -204,12 +222,3 @@ def _state(placed: Placed) -> tuple:
     """Identity of an image file at the time of the scan."""
     image = placed.image
     return (image.key, image.path, image.bytes, image.mtime_ns)
-
-
-def on_place(posteriors: Mapping[SideKey, Posterior], place: str) -> dict[SideKey, Posterior]:
-    """All posteriors on a device; shared tensors stay shared."""
-    moved: dict[int, Posterior] = {}
-    for mean, logvar in posteriors.values():
-        if id(mean) not in moved:
-            moved[id(mean)] = (mean.to(place), logvar.to(place))
-    return {key: moved[id(mean)] for key, (mean, _) in posteriors.items()}

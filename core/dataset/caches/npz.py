@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.buckets.batches import Placed
-    from core.dataset.caches.latents import Posterior
+    from core.dataset.caches.encoding import Posterior
 
 CHANNELS, LATENT_PIXELS = 4, 8  # of the models whose caches these are
 BARE = "arr_0"  # what numpy calls an array without a name

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from core.dataset.caches.files import Warn, entries, file_of, key_of, prune, read_tensors, tell_damaged, write_tensors
@@ -50,10 +51,13 @@ class TextCache:
 
     def __post_init__(self) -> None:
         self.unwritten: Problem | None = None
+        self._waiting: dict[str, None] = {}  # for `get` to encode
+        self._first: frozenset[str] | None = None  # of the first `expect`: written for later runs
         self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first
         self._held_bytes = 0
         self._on_disk: set[str] = set()
         self._damaged: list[Path] = []
+        self._warned = False  # by `get`, which finds damaged entries one by one
         self._disk_used: int | None = None  # counted when first written to
         self._begun = False
         self._ensured: Sequence[str] | None = None
@@ -79,6 +83,25 @@ class TextCache:
         self._prune()
         return len(missing)
 
+    @property
+    def waiting(self) -> int:
+        """Number of expected captions that `get` has to encode."""
+        return len(self._waiting)
+
+    def lacking(self, captions: Sequence[str]) -> list[str]:
+        """The captions that are not cached, each once. Whether files exist is checked; they are not read."""
+        known = self._held.keys() | self._on_disk
+        return [each for each in dict.fromkeys(captions) if each not in known and not self._file(each).is_file()]
+
+    def expect(self, captions: Sequence[str]) -> None:
+        """Instead of `ensure`: let `get` encode captions that are not cached, filling its batches with waiting ones.
+
+        Captions of the first call are also written to disk, and wait until they are encoded, also where a later call names others.
+        """
+        self._first = frozenset(captions) if self._first is None else self._first
+        rest = [caption for caption in self._waiting if caption in self._first]
+        self._needed, self._waiting = set(captions), dict.fromkeys([*self.lacking(captions), *rest])
+
     def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
         """The captions' states on the CPU, in order. What is neither in memory nor on disk goes through `encode`."""
         found: dict[str, TextStates] = {}
@@ -86,18 +109,30 @@ class TextCache:
         for caption in dict.fromkeys(captions):
             if self._find(caption):
                 found[caption] = self._held[caption]
+                self._waiting.pop(caption, None)
             else:
                 missing.append(caption)
-        tell_damaged(self._damaged, self.warn)
+        warned, self._warned = self._warned, self._warned or bool(self._damaged)
+        tell_damaged(self._damaged, None if warned else self.warn)
         if missing and encode is None:
             raise KeyError(f"not cached: {missing[0]!r}")
-        for caption, states in self._encoded(missing, encode):
+        for caption, states in self._encoded(self._filled(missing), encode):
             found[caption] = states
+            self._waiting.pop(caption, None)
+            if self._first and caption in self._first:
+                self._write(caption, states)
             self._hold(caption, states)
+        if missing and not self._waiting:
+            self._prune()
         return stack_texts([found[caption] for caption in captions])
 
+    def _filled(self, missing: Sequence[str]) -> Sequence[str]:
+        """The captions, filled up to whole batches with others that wait."""
+        others = (caption for caption in self._waiting if caption not in missing)
+        return [*missing, *islice(others, -len(missing) % self.at_once)]
+
     def _encoded(self, captions: Sequence[str], encode: EncodeText | None) -> Iterator[tuple[str, TextStates]]:
-        """Each caption with its states, a batch of them encoded when its first is asked for."""
+        """Each caption with its states; a batch is encoded when the iteration reaches it."""
         for start in range(0, len(captions), self.at_once):
             part = captions[start : start + self.at_once]
             assert encode is not None

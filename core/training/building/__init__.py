@@ -1,1 +1,1 @@
-"""From a job to a training that is ready for its first step."""
+"""Builds a training from a job, up to its first step."""

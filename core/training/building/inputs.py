@@ -1,4 +1,4 @@
-"""What a job comes to before anything large is loaded: its images, files, plan, method and precision."""
+"""Inputs of a training, before anything large is loaded: images, files, plan, method and precision."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from core.settings.methods import in_force, spec_of
 from core.training.building.network_files import network_files
 from core.training.checks.before_start import problems_before_start
 from core.training.loop.samples import prompts_of
-from core.training.loop.validation import Length, Validation, pairs_within
+from core.training.loop.validation import Budget, Validation, pairs_within
 from core.training.saving.checkpoints import save_steps
 from core.training.saving.resume import first_step
 
-Choose = Callable[[Report], Report]
+Select = Callable[[Report], Report]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """model, vae: files of the base model and of a VAE of its own; files: the LoRA files that the job names; memo: of hashes."""
+    """Inputs of a training. model, vae: paths of the base model and of a separate VAE; files: LoRA files of the job; memo: cached
+    file hashes."""
 
     job: TrainJob
     context: JobContext
@@ -62,14 +63,14 @@ class Inputs:
         return self.plan.seed
 
 
-def read_inputs(job: TrainJob, context: JobContext, chosen: Choose = lambda report: report) -> Inputs:
-    """The inputs of a job that has its seed, with the job as it trains. Raises ProblemsError with all that prevents a start.
+def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda report: report) -> Inputs:
+    """Read the inputs of a job that has its seed. Raises ProblemsError with everything that prevents a start.
 
-    chosen   which of the images take part; without it all
+    select   reduces the report to some of its images
     """
     workspace, seed = context.workspace, job.schedule.seed or 0
-    with context.processes.first_does():  # the others find remembered what the first one looked at
-        report = chosen(checked(job, context))
+    with context.processes.first_does():  # the others read its cached measurements
+        report = select(checked(job, context))
     model = model_path(job.model.base_model, workspace)
     vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     family_name = family_of(model, job.model.family)
@@ -78,7 +79,7 @@ def read_inputs(job: TrainJob, context: JobContext, chosen: Choose = lambda repo
     plan = Plan(report.placed, job, seed, report.total_steps)
     if not job.resume.skip_until_initial_step:
         plan.begin = first_step(job, plan) or 0
-    validation = Validation(job, report, _length(job, context, report, plan))
+    validation = Validation(job, report, _validation_budget(job, context, report, plan))
     files = network_files(job, workspace, memo)
     method: Method = spec_of(job).make(MethodInputs(job, workspace, seed, model, vae, files))
     precision = _precision(job, context, kind.weight_bytes(model)[kind.denoiser])
@@ -89,7 +90,7 @@ def read_inputs(job: TrainJob, context: JobContext, chosen: Choose = lambda repo
 
 
 def checked(job: TrainJob, context: JobContext) -> Report:
-    """The preflight once more, at the moment of training: files may have changed while the job waited."""
+    """Repeat the preflight when the training starts, as files may have changed while the job waited in the queue."""
     context.stage("scanning the dataset")
     report = preflight(
         job,
@@ -105,20 +106,20 @@ def checked(job: TrainJob, context: JobContext) -> Report:
     return report
 
 
-def _length(job: TrainJob, context: JobContext, report: Report, plan: Plan) -> Length:
-    """What measuring may cost. A resumed run measures as many pairs as before, or its checkpoints would not compare."""
+def _validation_budget(job: TrainJob, context: JobContext, report: Report, plan: Plan) -> Budget:
+    """Budget of validation. A resumed run measures as many pairs as before, so that its checkpoints compare."""
     total, updates = report.total_steps, plan.epochs.steps_in(0)
-    shown = sum(report.views.values()) * total / max(updates, 1) / context.processes.count
+    views = sum(report.views.values()) * total / max(updates, 1) / context.processes.count
     saves = save_steps(job.saving, plan, total)
     try:
         pairs = int(read_json_object(context.folder.dataset_file)["validation"]["pairs"])
     except (ProblemsError, OSError, ValueError, KeyError, TypeError):
-        pairs = pairs_within(shown, len(saves))
-    return Length(shown, saves, pairs)
+        pairs = pairs_within(views, len(saves))
+    return Budget(views, saves, pairs)
 
 
 def _precision(job: TrainJob, context: JobContext, size: int) -> Precision:
-    """size: of the denoiser's weights, in bytes"""
+    """Precision of a run; also sets torch's threads and TF32. size: bytes of the denoiser's weights"""
     use_threads(context.device, size)
     use_tf32(job.memory.allow_tf32)
     settings = job.memory
@@ -128,14 +129,14 @@ def _precision(job: TrainJob, context: JobContext, size: int) -> Precision:
 
 
 def _decided_type(job: TrainJob, context: JobContext, size: int) -> str:
-    """What "auto" stands for in this run. Decided once when it starts: a resumed run must not change."""
+    """The dtype of mixed precision "auto". Decided once at the start of a run: a resumed run must not change it."""
     folder, device = context.folder, context.device
     with context.processes.first_does():
         known = _decided_before(folder.machine_file, device)
         if known:
             return known
         pays = type_speed.bf16_pays
-        if states_in(folder.states):  # of a version that asked the CPU what it has, and measured nothing
+        if states_in(folder.states):  # of an earlier version, which measured nothing
             pays = partial(machine.bf16_is_fast, device)
         decided = choose_precision(job.memory, device, size, method=job.method, bf16_pays=pays).name
         if context.processes.first:
@@ -144,10 +145,10 @@ def _decided_type(job: TrainJob, context: JobContext, size: int) -> str:
 
 
 def _decided_before(file: Path, device: str) -> str | None:
-    """The dtype that a run started with on such a device; None for a new run, and on another kind of device."""
+    """The dtype that the run started with; None for a new run, and on another kind of device."""
     try:
         known = read_json_object(file)
     except (ProblemsError, OSError):
         return None
-    kind, found = str(known.get("device")).partition(":")[0], known.get("precision")
-    return found if kind == device.partition(":")[0] and found in ("no", "bf16", "fp16") else None
+    kind, dtype = str(known.get("device")).partition(":")[0], known.get("precision")
+    return dtype if kind == device.partition(":")[0] and dtype in ("no", "bf16", "fp16") else None

@@ -1,14 +1,16 @@
-"""From the images of a run to its latents: which are encoded once, which at each step, and where they are kept."""
+"""The source of a run's latents: which images are encoded once or at each step, and where posteriors are cached."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.caches.encoding import Encode, Side, SideKey, sides
-from core.dataset.caches.latents import LatentCache, Posterior, on_place
+from core.dataset.caches.encoding import Encode, Posterior, Side, sides
+from core.dataset.caches.late import LatePosteriors
+from core.dataset.caches.latents import LatentCache
 from core.dataset.caches.npz import Exported, NpzCaches, export_npz, shortened
 from core.dataset.caches.partners import ControlCache, MaskCache, mask_source, plain_mask
 from core.dataset.images.masks import load_control, load_mask
@@ -16,8 +18,9 @@ from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import View, crop_varies, draw_view, is_varied
 from core.record import machine
 from core.record.problems import ProblemsError
-from core.training.loop.sources import DEVICE_BYTES, EPOCH, FreshViews, Latents, Shown, frozen_latent
-from core.training.loop.validation import as_it_is
+from core.training.loop.sources import DEVICE_BYTES, EPOCH, DecodedView, Latents, ViewLoader, frozen_latent, synchronize
+from core.training.loop.validation import unaugmented
+from core.training.memory.plan import IMAGES, facts_of, fits_with_encoders
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,71 +32,67 @@ if TYPE_CHECKING:
 
 MOST_DECODERS = 8
 ControlSource = Callable[[Placed, View], "np.ndarray | None"]
-NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # the ending of newer caches of sd-scripts
+NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # in file names of newer caches of sd-scripts
 
 
-def encoded_each_time(placed: Placed, where: str) -> bool:
-    """Whether the image is encoded again each time it is used. where: the setting memory.cache_latents."""
-    return where == "off" or is_varied(placed.concept.images)
+def encoded_each_step(placed: Placed, cache_latents: str) -> bool:
+    """Whether the image is encoded again at each step that uses it. cache_latents: the setting of this name."""
+    return cache_latents == "off" or is_varied(placed.concept.images)
 
 
-def build_latents(inputs: Inputs, models: Models) -> Latents:
-    """Encode what no earlier run encoded, and make the source of latents. Its `scale` is set when the model is loaded."""
+def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> Latents:
+    """Return the source of latents; its `into_model` is set when the model is loaded.
+
+    Images that are not cached are encoded by the first step that needs them. With `at_once`, in several processes, and where
+    the VAE does not fit next to the model, they are encoded here.
+    """
     memory, device = inputs.job.memory, inputs.context.device
     images = images_of(inputs)
-    kept = [placed for placed in images if not encoded_each_time(placed, memory.cache_latents)]
-    uncached = [placed for placed in images if encoded_each_time(placed, memory.cache_latents)]
-    cache = latent_cache(inputs, kept, writes=on_disk(inputs))
-    fill(inputs, models, cache, kept, keep_vae=bool(uncached))
+    cached = [placed for placed in images if not encoded_each_step(placed, memory.cache_latents)]
+    uncached = [placed for placed in images if encoded_each_step(placed, memory.cache_latents)]
+    decoders, encoded = decode_threads(device), {placed.key for placed in uncached}
+    ahead = 2 * decoders + 2 * max(placed.concept.images.train_batch_size for placed in images)
+    posteriors = _posteriors(inputs, models, cached, ahead, at_once=at_once, keep_vae=bool(uncached))
     if uncached:
         inputs.context.say(f"{len(uncached)} images are encoded at each step")
-        inputs.context.stage("loading the VAE")
-        models.vae()
-    decoders, encoded = decode_threads(device), {placed.key for placed in uncached}
-    measured = inputs.job.validation.validation_seed
+    validation_seed = inputs.job.validation.validation_seed
 
     def seed_of(epoch: int) -> int:
-        return measured if epoch == EPOCH else inputs.seed
+        return validation_seed if epoch == EPOCH else inputs.seed
 
     return Latents(
-        _held(cache, kept, memory.cache_latents, device),
-        cache.read,
+        posteriors.get,
         inputs.seed,
+        late=posteriors,
         mode=memory.latent_draw,
-        masks=latent_masks(inputs, kept),
-        fresh=FreshViews(
-            _loader(seed_of, encoded, control_source(inputs)), decoders, ahead=2 * decoders + 2 * _largest_batch(images)
-        ),
+        masks=latent_masks(inputs, cached),
+        views=ViewLoader(_loader(seed_of, encoded, control_source(inputs)), decoders, ahead),
         uncached=encoded,
         encode=encoder(inputs, models) if uncached else None,
         encode_at_once=memory.vae_batch_size,
         latent_pixels=inputs.family.latent_pixels,
-        validation_seed=measured,
+        validation_seed=validation_seed,
         device=device,
     )
 
 
 def on_disk(inputs: Inputs) -> bool:
-    """Whether what is encoded may be written."""
+    """Whether the cache is written to disk."""
     return inputs.job.memory.cache_latents in ("auto", "disk")
 
 
 def _index(inputs: Inputs) -> Path:
-    """Where hashes and measurements of files are cached."""
+    """The database of hashes and measurements of image files."""
     return inputs.context.workspace.private / "index.sqlite"
 
 
 def images_of(inputs: Inputs) -> list[Placed]:
-    """All that need latents: those that train and those that are held out."""
-    return [*inputs.plan.placed, *(as_it_is(placed) for placed in inputs.report.validation)]
-
-
-def _largest_batch(images: Sequence[Placed]) -> int:
-    return max(placed.concept.images.train_batch_size for placed in images)
+    """All images that need latents: training and validation images."""
+    return [*inputs.plan.placed, *(unaugmented(placed) for placed in inputs.report.validation)]
 
 
 def decode_threads(device: str) -> int:
-    """A GPU waits for decoding unless many threads do it; with a VAE on the CPU two fill the gaps."""
+    """Number of decoding threads: two with a VAE on the CPU, more for a GPU, which would wait for them."""
     return max(2, min(MOST_DECODERS, machine.cores())) if not device.startswith("cpu") else 2
 
 
@@ -101,12 +100,13 @@ def decode_threads(device: str) -> int:
 
 
 def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = True) -> LatentCache:
+    """The latent cache of the job's VAE. writes: False holds new entries in memory"""
     identity = inputs.family.digest(inputs.model, "vae", vae=inputs.vae, memo=inputs.memo)
     others = None
     if inputs.job.memory.npz_caches and inputs.family_name in NPZ_KINDS:
         others = NpzCaches(images, NPZ_KINDS[inputs.family_name])
     wanted = inputs.job.memory.vae_precision
-    precision = "fp32" if wanted == "auto" else wanted  # what the VAE is loaded in
+    precision = "fp32" if wanted == "auto" else wanted  # dtype that the VAE is loaded in
     return LatentCache(
         inputs.context.workspace.cache / "latents",
         identity,
@@ -122,37 +122,45 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = Tru
 def fill(
     inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, keep_vae: bool = False
 ) -> None:
-    """Encode the images that no earlier run encoded with the same VAE, size and crop. keep_vae: it is needed later."""
-    context = inputs.context
-    missing = cache.missing(images, context.check)
+    """Encode the images that are not cached for this VAE, size and crop. keep_vae: leave the VAE on the device"""
+    missing = cache.missing(images, inputs.context.check)
+    _report_npz(inputs, cache)
+    if missing:
+        _encode_all(inputs, models, cache, missing, keep_vae)
+
+
+def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Sequence[Placed], keep_vae: bool) -> None:
+    context, vae = inputs.context, models.vae()
+    cache.fill(
+        missing,
+        encoder(inputs, models),
+        batch_size=inputs.job.memory.vae_batch_size,
+        threads=decode_threads(context.device),
+        retry=fp32_retry(inputs.family, vae),
+        check=context.check,
+        progress=lambda done, total: context.stage("encoding images", done, total),
+    )
+    if not keep_vae:
+        models.offload_vae()
+
+
+def _report_npz(inputs: Inputs, cache: LatentCache) -> None:
     if isinstance(cache.others, NpzCaches):
         for line in cache.others.log_lines():
-            context.say(line)
-    if missing:
-        context.stage("loading the VAE")
-        vae = models.vae()
-        cache.fill(
-            missing,
-            encoder(inputs, models),
-            batch_size=inputs.job.memory.vae_batch_size,
-            threads=decode_threads(context.device),
-            retry=fp32_retry(inputs.family, vae),
-            check=context.check,
-            progress=lambda done, total: context.stage("encoding images", done, total),
-        )
-        if not keep_vae:
-            models.put_vae_away()
+            inputs.context.say(line)
 
 
 def encoder(inputs: Inputs, models: Models) -> Encode:
-    """Pixels -> posterior on the device, by a VAE that is loaded at first use and stays. Images of another size would
-    find no room next to what was set aside for this one's, so it is given back, unless there is much memory."""
+    """Return a function from pixels to a posterior on the device, by a VAE that is loaded at first use.
+
+    CUDA's cached memory is released after each call, as images of another size could not reuse it, unless `highvram` is on.
+    """
     import torch
 
     frees = inputs.context.device.startswith("cuda") and not inputs.job.memory.highvram
 
     def encode(pixels: torch.Tensor) -> Posterior:
-        vae = models.vae().to(inputs.context.device)  # samples put it away when they are done
+        vae = models.vae().to(inputs.context.device)  # samples move it to the CPU when they are done
         posterior: Posterior = inputs.family.encode_image_latents(vae, pixels)
         if frees:
             torch.cuda.empty_cache()
@@ -162,11 +170,11 @@ def encoder(inputs: Inputs, models: Models) -> Encode:
 
 
 def fp32_retry(family: Family, vae: Any) -> Encode | None:
-    """How an image whose latents are not finite is tried again: by a VAE of 16 bits, for this once in 32."""
+    """Return a function that encodes with a 16-bit VAE temporarily in fp32; None for a VAE in fp32."""
     import torch
 
-    own = next(vae.parameters()).dtype
-    if own == torch.float32:
+    dtype = next(vae.parameters()).dtype
+    if dtype == torch.float32:
         return None
 
     def encode(pixels: torch.Tensor) -> Posterior:
@@ -174,17 +182,86 @@ def fp32_retry(family: Family, vae: Any) -> Encode | None:
         try:
             return family.encode_image_latents(vae, pixels)
         finally:
-            vae.to(own)
+            vae.to(dtype)
 
     return encode
 
 
-def _held(cache: LatentCache, images: Sequence[Placed], where: str, device: str) -> dict[SideKey, Posterior]:
-    """Small ones and those for the device are held there; others are read from the disk each time: {}."""
+def _posteriors(
+    inputs: Inputs, models: Models, images: Sequence[Placed], ahead: int, *, at_once: bool, keep_vae: bool
+) -> LatePosteriors:
+    """Posteriors of the images that are encoded once.
+
+    ahead      maximum number of decoded images that wait in memory
+    keep_vae   leave the VAE on the device at the end, for images that are encoded at each step
+    """
+    context, memory = inputs.context, inputs.job.memory
+    cache = latent_cache(inputs, images, writes=on_disk(inputs))
+    todo = _late_sides(inputs, models, cache, images, at_once=at_once, keep_vae=keep_vae)
+    encode = encoder(inputs, models)
+
+    def encode_again(pixels: torch.Tensor) -> Posterior:
+        return (fp32_retry(inputs.family, models.vae()) or encode)(pixels)
+
+    def finished() -> None:
+        if not keep_vae:
+            models.offload_vae()
+        context.stage("training")
+
+    return LatePosteriors(
+        cache,
+        encode,
+        todo,
+        device=posterior_device(cache, images, memory.cache_latents, context.device),
+        batch_size=memory.vae_batch_size,
+        threads=decode_threads(context.device),
+        ahead=ahead,
+        retry=encode_again,
+        synchronize=partial(synchronize, context.device),
+        progress=lambda done, total: context.stage("training; encoding images", done, total),
+        finished=finished,
+    )
+
+
+def _late_sides(
+    inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, at_once: bool, keep_vae: bool
+) -> list[Side]:
+    """The sides that the steps encode; empty where all are encoded here (see `build_latents`).
+
+    On a GPU cached entries are read here to find damaged ones, as the VAE may not fit later. So they are where several images
+    are encoded together, since the batches depend on all sides to encode.
+    """
+    context, memory = inputs.context, inputs.job.memory
+    reads = not context.device.startswith("cpu") or memory.vae_batch_size > 1
+    todo = cache.lacking(images, context.check, reads=reads)
+    _report_npz(inputs, cache)
+    if not todo:
+        return []
+    if at_once or not encoders_fit(inputs, [IMAGES]):
+        _encode_all(inputs, models, cache, list({side.placed.key: side.placed for side in todo}.values()), keep_vae)
+        return []
+    cache.require_room(todo)
+    return todo
+
+
+def encoders_fit(inputs: Inputs, late: Collection[str]) -> bool:
+    """Whether the VAE (IMAGES) and text encoders (CAPTIONS) named in `late` fit next to the model, so that steps can encode.
+
+    False in several processes, where the first one encodes for all before the others continue.
+    """
+    context = inputs.context
+    if context.processes.count > 1 or inputs.job.sharding.active:
+        return False
+    facts = facts_of(inputs.job, context.workspace, context.device, inputs.report)
+    return fits_with_encoders(inputs.job, facts, machine.free_memory(context.device), late)
+
+
+def posterior_device(cache: LatentCache, images: Sequence[Placed], cache_latents: str, device: str) -> str | None:
+    """Device that holds posteriors in memory; None where they are too large and read from disk each time."""
     size = sum(cache.bytes_of(placed) * len(sides(placed)) for placed in images)
-    if where != "device" and size > DEVICE_BYTES:
-        return {}
-    return on_place(cache.load(images), "cpu" if where == "memory" else device)
+    if cache_latents != "device" and size > DEVICE_BYTES:
+        return None
+    return "cpu" if cache_latents == "memory" else device
 
 
 # ---- at each step
@@ -192,15 +269,19 @@ def _held(cache: LatentCache, images: Sequence[Placed], where: str, device: str)
 
 def _loader(
     seed_of: Callable[[int], int], uncached: Collection[tuple[str, ...]], control_of: ControlSource
-) -> Callable[[Placed, int, int], Shown]:
-    """seed_of: (epoch) -> the seed of its views. uncached: of the images whose pixels are needed; of others the control image is."""
+) -> Callable[[Placed, int, int], DecodedView]:
+    """Return the load function of a ViewLoader.
 
-    def load(placed: Placed, epoch: int, repeat: int) -> Shown:
+    seed_of    (epoch) -> seed of its random augmentation
+    uncached   keys of the images whose pixels are needed; of others only the control image is loaded
+    """
+
+    def load(placed: Placed, epoch: int, repeat: int) -> DecodedView:
         view = draw_view(placed, seed_of(epoch), epoch, repeat)
         control = control_of(placed, view)
         if placed.key not in uncached:
-            return Shown(control=control)
-        return Shown(
+            return DecodedView(control=control)
+        return DecodedView(
             load_pixels(placed.image.path, view, images=placed.concept.images), load_mask(placed, view), control
         )
 
@@ -208,10 +289,10 @@ def _loader(
 
 
 def control_source(inputs: Inputs) -> ControlSource:
-    """What gives the control image of a view: from the cache, which is filled here, or decoded each time."""
-    where = inputs.job.memory.cache_latents
+    """Return a function from a view to its control image: read from the cache, which is filled here, or decoded each time."""
+    cache_latents = inputs.job.memory.cache_latents
     fixed = [each for each in images_of(inputs) if each.image.control and not crop_varies(each.concept.images)]
-    if where == "off" or not fixed:
+    if cache_latents == "off" or not fixed:
         return load_control
     context, folder = inputs.context, inputs.context.workspace.cache / "controls"
     cache = ControlCache(folder, _index(inputs), writes=on_disk(inputs), warn=context.warn)
@@ -225,7 +306,7 @@ def control_source(inputs: Inputs) -> ControlSource:
 
 
 def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
-    """{image key: [1, h, w]} of those that have a mask."""
+    """{image key: mask [1, h, w] in 0..1} of the images with a mask."""
     masked = [placed for placed in images if mask_source(placed) is not None]
     if not masked:
         return {}
@@ -245,20 +326,20 @@ def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ..
 
 
 def prepare_latents(inputs: Inputs, models: Models) -> None:
-    """Latents, masks and control images on disk, for those settings that keep them there."""
+    """Write latents, masks and control images to disk, where the settings cache them there."""
     if on_disk(inputs):
         control_source(inputs)
-    where = inputs.job.memory.cache_latents
-    kept = [placed for placed in images_of(inputs) if not encoded_each_time(placed, where)]
-    if not on_disk(inputs) or not kept:
+    cache_latents = inputs.job.memory.cache_latents
+    cached = [placed for placed in images_of(inputs) if not encoded_each_step(placed, cache_latents)]
+    if not on_disk(inputs) or not cached:
         inputs.context.say("Latents are not cached: with these settings, images are encoded at each step")
         return
-    fill(inputs, models, latent_cache(inputs, kept), kept)
-    latent_masks(inputs, kept)
+    fill(inputs, models, latent_cache(inputs, cached), cached)
+    latent_masks(inputs, cached)
 
 
 def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
-    """<stem>.npz next to each image that trains, for sd-scripts: the fixed latents of each; none is overwritten."""
+    """Write <stem>.npz with fixed latents next to each training image, for sd-scripts. Existing files are not overwritten."""
     if inputs.family_name not in NPZ_KINDS:
         what = ".npz caches are for Stable Diffusion 1.x, 2.x and SDXL"
         raise ProblemsError.one(what, "model.base_model", "choose another model", code="npz.other-family")

@@ -1,5 +1,4 @@
-"""The parts of the base model as a run needs them: each loaded when it is first needed, in its dtype, with the switches of
-the memory group."""
+"""The parts of the base model, each loaded when it is first needed, in its dtype, with the settings of the memory group."""
 
 from __future__ import annotations
 
@@ -19,63 +18,75 @@ if TYPE_CHECKING:
 
 
 class Models:
-    """Holds what is loaded between its uses."""
+    """Loads and holds the VAE, the text encoders and the trained model of a run."""
 
     def __init__(self, inputs: Inputs):
         self._inputs, self._job, self._device = inputs, inputs.job, inputs.context.device
         self._vae: Any = None
         self._text: Components | None = None
+        self._trained: Components | None = None
 
     # -- the VAE
 
     def vae(self) -> Any:
+        """The VAE that encodes images and decodes samples; loaded at first use."""
+        if self._vae is None and self._trained is not None:
+            self._vae = self._trained.vae  # loaded by samples
         if self._vae is None:
             inputs = self._inputs
+            inputs.context.stage("loading the VAE")
             self._vae = inputs.family.load(
                 inputs.model, parts=("vae",), vae=inputs.vae, vae_dtype=vae_type(self._job.memory), device=self._device
             ).vae
+        if self._trained is not None:
+            self._trained.vae = self._vae
         return self._vae
 
-    def put_vae_away(self) -> None:
-        """The device is for what trains; samples need the VAE again."""
-        if self._vae is not None:
-            self._vae = self._vae.to("cpu") if self._inputs.prompts else None
+    def offload_vae(self) -> None:
+        """Free the device for the training: move the VAE to the CPU where samples need it again, else release it."""
+        if self._vae is None:
+            return
+        vae = self._vae.to("cpu") if self._inputs.prompts else None
+        if self._trained is None:  # `load` passes it on
+            self._vae = vae
+        else:
+            self._trained.vae, self._vae = vae, None
 
     # -- text encoders
 
     def encoders(self) -> Components:
-        """Those that train, once `load` has loaded them; else frozen ones."""
+        """Components with the text encoders: the trained ones after `load`, else frozen ones."""
         if self._text is None:
             self._inputs.context.stage("loading the text encoder")
             self._text = self._load(
                 ("text_encoders", "tokenizers"), self._inputs.precision.compute, device=self._device
             )
             merge_files(self._text, self._inputs.files.merged)
-            self._save_memory(self._text)
+            self._apply_memory_settings(self._text)
         return self._text
 
-    def let_encoders_go(self) -> None:
+    def release_encoders(self) -> None:
         self._text = None
 
-    # -- what trains
+    # -- the trained model
 
     def load(self) -> Components:
-        """The U-Net, and the text encoders when they train."""
+        """Load the U-Net, and the text encoders where they train."""
         self._inputs.context.stage("loading the model")
         trains_text = self._inputs.method.trains_text
         loaded = self._load_trained(("denoiser", "text_encoders", "tokenizers") if trains_text else ("denoiser",))
-        loaded.vae = self._vae
+        loaded.vae, self._trained = self._vae, loaded
         merge_files(loaded, self._inputs.files.merged)
         if trains_text:
             self._text = loaded
-        self._save_memory(loaded)
-        if self.narrows_beside:
+        self._apply_memory_settings(loaded)
+        if self.casts_on_cpu:
             for module in (loaded.denoiser, *loaded.text_encoders):
                 module.to(self._device)
         return loaded
 
-    def untrained(self) -> Any:
-        """A second denoiser as it is before the training."""
+    def load_untrained(self) -> Any:
+        """Load a second denoiser with the weights of the base model."""
         denoiser = self._load(("denoiser",), self._inputs.precision.compute, device=self._device).denoiser
         set_attention(denoiser, self._job.memory.attention)
         if self._device.startswith("cpu"):
@@ -94,46 +105,45 @@ class Models:
         )
 
     def _load_trained(self, parts: tuple[str, ...]) -> Components:
-        """Parts of the model: the trained ones in their own dtype, the others in the compute dtype."""
+        """Load parts of the model: trained ones in the dtype of trained weights, frozen ones in the compute dtype."""
         inputs, job = self._inputs, self._job
         compute, trainable = inputs.precision.compute, inputs.precision.trainable
         in_parts = job.sharding.shares_weights and job.sharding.zero3_init_flag
-        device = "cpu" if in_parts or self.narrows_beside else self._device
+        device = "cpu" if in_parts or self.casts_on_cpu else self._device
         if compute == trainable:
             return self._load(parts, compute, device)
         names = inputs.family.layout.text_encoders
-        # Token embeddings train with encoders in their own dtype, fp32 by default: their gradients are small.
-        found = trained_parts(job, len(names)) if job.method.traits.base_trains else set(names)
-        loaded = self._load(("denoiser",), trainable if "unet" in found else compute, device)
+        # Encoders of trained token embeddings are in the trained dtype, fp32 by default: their gradients are small.
+        trained = trained_parts(job, len(names)) if job.method.traits.base_trains else set(names)
+        loaded = self._load(("denoiser",), trainable if "unet" in trained else compute, device)
         if len(parts) > 1:
-            texts = self._load(parts[1:], trainable if found & set(TEXT_PARTS) else compute, device)
+            texts = self._load(parts[1:], trainable if trained & set(TEXT_PARTS) else compute, device)
             loaded.text_encoders, loaded.tokenizers = texts.text_encoders, texts.tokenizers
             for name, encoder in zip(names, loaded.text_encoders, strict=True):
-                if name not in found:
+                if name not in trained:
                     encoder.to(compute)
         return loaded
 
     @property
-    def narrows_beside(self) -> bool:
-        """Whether what trains next to a U-Net in fp8 is loaded in RAM first: on a GPU it would briefly need the
-        space of 16 bits."""
+    def casts_on_cpu(self) -> bool:
+        """Whether the model is loaded to RAM and cast to fp8 there: on the GPU it would briefly take 16 bits a weight."""
         memory = self._job.memory
-        narrow = memory.narrow_unet and not self._job.method.traits.base_trains
-        return narrow and not memory.lowram and not self._job.sharding.active
+        fp8 = memory.narrow_unet and not self._job.method.traits.base_trains
+        return fp8 and not memory.lowram and not self._job.sharding.active
 
     @property
-    def narrow_text(self) -> bool:
-        """Whether text encoders are in fp8. Training tokens needs higher precision: their gradients are small."""
+    def fp8_text(self) -> bool:
+        """Whether frozen text encoders are in fp8. Not for token embeddings, whose gradients are small."""
         return self._job.memory.fp8_base and self._job.method.traits.uses_network
 
-    def _save_memory(self, loaded: Components) -> None:
-        """The switches of the memory group, on the parts that are loaded."""
+    def _apply_memory_settings(self, loaded: Components) -> None:
+        """Apply attention, fp8 and gradient checkpointing to the loaded parts."""
         memory, unet = self._job.memory, loaded.denoiser
         if unet is not None:
             set_attention(unet, memory.attention)
             if memory.narrow_unet:
                 to_fp8(unet)
-        if self.narrow_text:
+        if self.fp8_text:
             for encoder in loaded.text_encoders:
                 to_fp8(encoder)
         if memory.gradient_checkpointing and unet is not None:

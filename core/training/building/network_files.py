@@ -1,4 +1,4 @@
-"""The LoRA files that a training is built from: found by name, checked before anything is loaded."""
+"""The LoRA files that a training starts from or merges: located by name and checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -32,49 +32,54 @@ START, MERGED = "network.network_weights", "network.base_weights"
 
 
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the network's files and of its choice of layers, once the model's family is known; none without a model."""
+    """Problems of the network's files and choice of layers. Empty without a base model."""
     try:
         family_name = family_of(model_path(job.model.base_model, workspace), job.model.family)
     except (ProblemsError, OSError):
         return []
-    found: list[Problem] = []
+    problems: list[Problem] = []
     network, blocks_fit = job.network, not any(block_problems(job.network, family_name))
     if network.chooses_layers and not network.dim_from_weights and blocks_fit:
-        found += _layer_problems(job, workspace, family_name)
-    if kind_named(network.kind).fits is not None and not network.dim_from_weights and blocks_fit and not errors(found):
-        found += _unfit_layers(job, workspace, family_name)
+        problems += _layer_problems(job, workspace, family_name)
+    if (
+        kind_named(network.kind).fits is not None
+        and not network.dim_from_weights
+        and blocks_fit
+        and not errors(problems)
+    ):
+        problems += _unfit_layers(job, workspace, family_name)
     for setting, name in _names(network):
         try:
             path = _find(name, setting, workspace)
             check_file(path, family_name)
-            if setting == START and blocks_fit and not errors(found):
-                found += _about_start(job, workspace, path, family_name)
+            if setting == START and blocks_fit and not errors(problems):
+                problems += _about_start(job, workspace, path, family_name)
             if setting == MERGED:
-                found += _unmatched(job, workspace, path, family_name)
+                problems += _unmatched(job, workspace, path, family_name)
         except ProblemsError as error:
-            found += error.problems
-    return found
+            problems += error.problems
+    return problems
 
 
 def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> list[Problem]:
     from core.networks.layers import hit_problems, layer_hits
 
     try:
-        targets, own = _targets(job, workspace, family_name), kind_named(job.network.kind).kind_settings(job)
-        found = list(hit_problems(job.network, layer_hits(job.network, own, targets)))
-        return found + ([] if errors(found) else _norm_problems(job, targets))
+        targets, kind_settings = _targets(job, workspace, family_name), kind_named(job.network.kind).kind_settings(job)
+        problems = list(hit_problems(job.network, layer_hits(job.network, kind_settings, targets)))
+        return problems + ([] if errors(problems) else _norm_problems(job, targets))
     except ProblemsError as error:
         return error.problems
 
 
 def _norm_problems(job: TrainJob, targets: Sequence[Target]) -> list[Problem]:
-    """Advice where no norm layer would be trained that should."""
+    """Advice where train_norm is on and no norm layer would be trained."""
     from core.families.targets import is_norm
     from core.networks.sizes import sized_layers
 
-    own = kind_named(job.network.kind).kind_settings(job)
+    kind_settings = kind_named(job.network.kind).kind_settings(job)
     norms = [target for target in targets if is_norm(target.module)]
-    sized = sized_layers(norms, job.network, own)
+    sized = sized_layers(norms, job.network, kind_settings)
     if sized or not job.network.train_norm or not job.network.train_unet:
         return []
     if norms:
@@ -98,31 +103,31 @@ def _unfit_layers(job: TrainJob, workspace: Workspace, family_name: str) -> list
 
 def _about_start(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
     """Advice about the file to start from, by the headers of the file and the model. Raises ProblemsError where its layers and
-    ranks are not those asked for."""
+    ranks differ from the settings."""
     from core.networks.starting import start_network
 
-    own = kind_named(job.network.kind).kind_settings(job)
+    kind_settings = kind_named(job.network.kind).kind_settings(job)
     targets = _targets(job, workspace, family_name)
-    return start_network(targets, job.network, 0, load_lora(path, shapes=True), own)[1]
+    return start_network(targets, job.network, 0, load_lora(path, shapes=True), kind_settings)[1]
 
 
 def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
-    """Advice about layers of a LoRA to merge that the model does not have, by the headers of both."""
+    """Advice about layers of a LoRA to merge that the model lacks, by the headers of both."""
     from core.networks.network import Network
 
     lora = load_lora(path, shapes=True)
     network = Network.from_tensors(lora.tensors, _targets(job, workspace, family_name, every=True))
     parts = open_checkpoint(model_path(job.model.base_model, workspace), family_name).parts
     for key, change in lora.bias_norm.items():
-        place = module_of_extra(key)
-        found = parts[place[0]].places.get(place[1]) if place is not None and place[0] in parts else None
-        if found is None or prod(found.entry.shape) != change.numel():
+        target = module_of_extra(key)
+        weight = parts[target[0]].places.get(target[1]) if target is not None and target[0] in parts else None
+        if weight is None or prod(weight.entry.shape) != change.numel():
             network.unmatched += (key,)
     return unmatched_problems(network, path)
 
 
 def _targets(job: TrainJob, workspace: Workspace, family_name: str, every: bool = False) -> list[Target]:
-    """All layers of the trained parts, or of every part, by the model's header."""
+    """Layers of the trained parts, or of every part, by the model's header."""
     from core.networks.layers import empty_targets
 
     loaded, model = family(family_name), model_path(job.model.base_model, workspace)
@@ -136,22 +141,22 @@ def _targets(job: TrainJob, workspace: Workspace, family_name: str, every: bool 
 
 
 def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> NetworkFiles:
-    """Where they lie, with their hashes for the metadata and the caches. Raises ProblemsError for one that is not there."""
+    """Paths and hashes of the LoRA files, for metadata and caches. Raises ProblemsError for a missing one."""
     if not job.method.traits.uses_network:
         return NetworkFiles()
     network = job.network
     start = _find(network.network_weights, START, workspace) if network.network_weights else None
     strengths = numbers(network.base_weights_multiplier) if network.base_weights_multiplier else []
     merged = []
-    for place, name in enumerate(network.base_weights):
+    for index, name in enumerate(network.base_weights):
         path = _find(name, MERGED, workspace)
-        strength = strengths[place] if place < len(strengths) else 1.0
+        strength = strengths[index] if index < len(strengths) else 1.0
         merged.append(MergedFile(path, strength, model_hashes(path, memo)[1]))
     return NetworkFiles(start, model_hashes(start, memo)[1] if start is not None else None, tuple(merged))
 
 
 def merged_identity(files: NetworkFiles) -> str:
-    """A name for what the merged LoRAs make of a model; empty without any. Encoded captions are kept under it."""
+    """Identity of the merged LoRAs in cache keys of captions; "" without any."""
     words = [f"{file.sha256} {file.strength!r}" for file in files.merged]
     return hashlib.sha256("\n".join(words).encode()).hexdigest() if words else ""
 

@@ -1,4 +1,4 @@
-"""From a job to a training that is ready for its first step: caches, model, network, optimizer, and what is due besides."""
+"""Builds a training from a job, ready for its first step: caches, model, network, optimizer, checkpoints and samples."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from core.settings.hub import HubSettings
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizers import find
 from core.settings.optimization.rates import scale_factor
-from core.training.building.inputs import Choose, Inputs, read_inputs
+from core.training.building.inputs import Inputs, Select, read_inputs
 from core.training.building.latents import build_latents
 from core.training.building.models import Models
+from core.training.building.objective import objective_of
 from core.training.building.texts import Texts
 from core.training.loop import prior
-from core.training.loop.losses import LossBuffer
-from core.training.loop.objective import objective_of
+from core.training.loop.loss_readback import LossBuffer
 from core.training.loop.passes import Passes
 from core.training.loop.prior import ModelPrior
 from core.training.loop.reports import Reports
@@ -42,10 +42,11 @@ from core.training.loop.run import Run
 from core.training.loop.samples import Samples
 from core.training.loop.sources import Text
 from core.training.loop.stepper import Stepper
-from core.training.loop.tasks import Tasks
+from core.training.loop.timetable import Timetable
 from core.training.loop.trackers import Trackers, make_tracker
-from core.training.loop.validation import caption_of, timesteps_of
+from core.training.loop.validation import timesteps_of, unaugmented_caption
 from core.training.loop.watching import Watch
+from core.training.memory.plan import IMAGES
 from core.training.saving.checkpoints import Checkpoints
 from core.training.saving.facts import FileFacts
 from core.training.saving.states import States
@@ -54,45 +55,48 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-# Libraries whose optimizers keep all state per weight, so that weights may be updated in parts.
+# Packages whose optimizers hold all state per weight, so that weights may be updated in parts.
 BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}
 
 
 @dataclass
 class Training:
-    """A run, what it was made from, and what is due besides its steps."""
+    """A run with its inputs, timetable, samples, training states and checkpoints."""
 
     inputs: Inputs
     run: Run
-    tasks: Tasks
+    timetable: Timetable
     samples: Samples
     states: States
     checkpoints: Checkpoints
     _open: ExitStack
 
     def release(self) -> None:
-        """Free everything large; also after an error, or the next job starts with less memory."""
+        """Free models and tensors, also after an error, so that the next job has all memory."""
         self._open.close()
         for part in (self.run.passes, self.run.reports, self.run.stepper, self.samples, self.states, self.checkpoints):
-            vars(part).clear()  # frames of an error's traceback hold some of these
+            vars(part).clear()  # an error's traceback refers to some of these
 
 
-def build_training(job: TrainJob, context: JobContext, chosen: Choose = lambda report: report) -> Training:
-    """Everything up to the first step. `job` has its seed.
+def build_training(
+    job: TrainJob, context: JobContext, select: Select = lambda report: report, *, at_once: bool = False
+) -> Training:
+    """Build a training up to its first step. `job` has its seed.
 
-    chosen   which of the images take part; without it all
+    select    reduces the report to some of its images       at_once   encode all images and captions before the first step
     """
-    inputs = read_inputs(job, context, chosen)
+    inputs = read_inputs(job, context, select)
     job = inputs.job
     models = Models(inputs)
     processes = context.processes
     if processes.first:
         _write_fingerprint(inputs)
     with ExitStack() as open_:
-        with processes.first_does():  # and find on disk what it encoded
-            latents = build_latents(inputs, models)
+        open_.callback(vars(models).clear)  # an error's traceback refers to it
+        with processes.first_does():  # the others then read its entries from disk
+            latents = build_latents(inputs, models, at_once=at_once)
         open_.callback(latents.close)
-        texts = Texts(inputs, models)
+        texts = Texts(inputs, models, None if at_once else [IMAGES] * latents.encodes_later)
         with processes.first_does():
             text, prompt_texts = texts.sources()
         components = models.load()
@@ -105,7 +109,7 @@ def build_training(job: TrainJob, context: JobContext, chosen: Choose = lambda r
         objective, precision = objective_of(job, context, components), texts.precision
         latents.into_model = partial(inputs.family.model_latents, components.vae_config)
         if job.noise.halves_latents(job.method.traits.uses_network):
-            latents.narrowed = precision.compute
+            latents.rounding_dtype = precision.compute
         passes = Passes(job, context.device, precision, components, inputs.method, latents, text, objective, before)
         tracker = make_tracker(job, context.folder.logs, context.say) if processes.first else Trackers([], context.say)
         open_.callback(tracker.close)
@@ -140,12 +144,12 @@ def build_training(job: TrainJob, context: JobContext, chosen: Choose = lambda r
         checkpoints = Checkpoints(job.saving, context, inputs.plan, inputs.method, uploads, facts)
         states = States(run, uploads)
         samples = Samples(inputs.prompts, prompt_texts, passes, context, tracker, inputs.vae, compiled is not None)
-        tasks = Tasks(run, checkpoints, states, inputs.validation, samples)
-        return Training(inputs, run, tasks, samples, states, checkpoints, open_.pop_all())
+        timetable = Timetable(run, checkpoints, states, inputs.validation, samples)
+        return Training(inputs, run, timetable, samples, states, checkpoints, open_.pop_all())
 
 
 def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> tuple[CompiledBlocks | None, Optimizer]:
-    """What trains, attached to the model, with its optimizer. open_: what an error leaves behind"""
+    """Attach the trained weights to the model; return the compiled blocks and the optimizer. open_: closed after an error"""
     from core.networks.frozen import install
     from core.optimization.fused import split_groups
     from core.optimization.groups import parameter_groups
@@ -158,9 +162,8 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
         context.warn(problem)
     reads = job.method.traits.uses_network and job.network.traits.needs_base_weight
     if context.device.startswith("cpu") and not job.memory.torch_compile and not job.sharding.shares_weights:
-        install(
-            components.denoiser, packs=not reads
-        )  # frozen convolutions in the form oneDNN computes in; the results are the same
+        # Frozen convolutions in oneDNN's memory format; the results are the same.
+        install(components.denoiser, packs=not reads)
     compiled = compile_blocks(inputs, components.denoiser)
     if compiled is not None:
         open_.callback(compiled.release)
@@ -171,13 +174,13 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
 
 
 def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | None:
-    """Load the untrained model where training needs it; returns the prior term, if any. Call it before the first step."""
+    """Load the untrained model where training needs it; return the prior term, if any. Called before the first step."""
     import torch
 
     job, method, placed = inputs.job, inputs.method, inputs.plan.placed
     if method.needs_untrained and prior.needs_untrained_model(job, placed):
         inputs.context.stage("loading the frozen base model")
-        method.hold_untrained(models.untrained())
+        method.hold_untrained(models.load_untrained())
     captions = prior.captions(job, placed)
     if not captions:
         return None
@@ -186,7 +189,7 @@ def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | N
 
 
 def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -> Stepper:
-    """The plain stepper, or DeepSpeed's, which puts a full model into the compute dtype."""
+    """Return the stepper: DeepSpeed's, which casts a full model to the compute dtype, or the plain one."""
     from core.optimization.clipping import NonFiniteGuard
 
     job, precision, context = inputs.job, inputs.precision, inputs.context
@@ -227,7 +230,7 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
 
 
 def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:
-    """Compile the U-Net's blocks if the settings ask for it. ProblemsError where torch.compile fails."""
+    """Compile the U-Net's blocks with memory.torch_compile; None without. Raises ProblemsError where compiling fails."""
     memory, context = inputs.job.memory, inputs.context
     if not memory.torch_compile:
         return None
@@ -245,7 +248,7 @@ def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:
 
 
 def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteGuard) -> FusedBackward | None:
-    """Update 16-bit weights in fp32, and use the fused backward pass where the settings ask for it."""
+    """Let the optimizer update 16-bit weights in fp32; return the fused backward pass where the settings use it."""
     from core.optimization.fused import FusedBackward
     from core.optimization.rounding import widen_steps
 
@@ -264,19 +267,19 @@ def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteG
 
 
 def _write_fingerprint(inputs: Inputs) -> None:
-    """dataset.json: what the run trains from, and what its validation measures. A run that continues says when they are
-    not the same any more."""
+    """Write dataset.json: fingerprints of the training data and of what validation measures. A resumed run reports when they
+    changed."""
     path = inputs.context.folder.dataset_file
     memo, token = inputs.context.workspace.private / "index.sqlite", inputs.context.token
     now = dataset_fingerprint(inputs.report.placed, memo_path=memo, cancel=token)
     measured = inputs.validation.images
-    found = dataset_fingerprint(measured, memo_path=memo, cancel=token)["images"]
+    rows = dataset_fingerprint(measured, memo_path=memo, cancel=token)["images"]
     now["validation"] = {
         "seed": inputs.job.validation.validation_seed,
         "timesteps": timesteps_of(inputs.job.noise),
-        "images": [row | _as_measured(each) for row, each in zip(found, measured, strict=True)],
+        "images": [row | _as_measured(each) for row, each in zip(rows, measured, strict=True)],
     }
-    if inputs.validation.looks and not inputs.validation.by_hand:
+    if inputs.validation.batches and not inputs.validation.by_hand:
         now["validation"]["pairs"] = inputs.validation.pairs
     now["measured_with"] = "validation seed"  # earlier versions drew latents by the training's
     if path.exists():
@@ -289,7 +292,7 @@ def _write_fingerprint(inputs: Inputs) -> None:
 
 
 def _earlier_fingerprint(path: Path) -> dict[str, Any]:
-    """{} where it is damaged, which then says nothing; it is written anew."""
+    """Content of dataset.json; {} where it is damaged, which reports no change."""
     try:
         return read_json_object(path, max_bytes=256_000_000, max_values=3_000_000)
     except ProblemsError:
@@ -297,6 +300,6 @@ def _earlier_fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _as_measured(placed: Placed) -> dict[str, Any]:
-    """What validation makes of an image besides its size."""
+    """Facts of a validation image besides its size: caption and mask."""
     images = placed.concept.images
-    return {"caption": caption_of(placed), "masked": images.masked_loss or images.alpha_mask}
+    return {"caption": unaugmented_caption(placed), "masked": images.masked_loss or images.alpha_mask}

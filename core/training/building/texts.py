@@ -1,8 +1,8 @@
-"""From captions and sample prompts to their text states: how each is read, and what is encoded ahead."""
+"""The sources of text states for captions and sample prompts, and when they are encoded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,27 +13,36 @@ from core.families.word_weights import runs_of
 from core.generation.prompt.sample_prompts import reads_edits
 from core.generation.prompt.states import encode_texts
 from core.record.problems import ProblemsError
+from core.training.building.latents import encoders_fit
 from core.training.building.network_files import merged_identity
-from core.training.loop.losses import DAMAGED_FIX
+from core.training.loop.loss_readback import DAMAGED_FIX
 from core.training.loop.prior import captions as class_captions
 from core.training.loop.samples import FrozenPromptTexts, PromptTexts, TrainedPromptTexts, reading_of
 from core.training.loop.sources import FrozenText, Text, TrainedText
+from core.training.memory.plan import CAPTIONS
 
 if TYPE_CHECKING:
     from core.training.building.inputs import Inputs
     from core.training.building.models import Models
 
 
-class Texts:
-    """Encodes the texts of a run. precision: of the encoders as they are now."""
+FEW = 8 * ENCODED_AT_ONCE  # captions that are encoded before the first step
 
-    def __init__(self, inputs: Inputs, models: Models):
-        self._inputs, self._job, self._models = inputs, inputs.job, models
+
+class Texts:
+    """Encodes the captions and prompts of a run.
+
+    late        what steps encode besides captions, such as IMAGES, for the memory forecast; None: steps encode no captions
+    precision   of the text encoders
+    """
+
+    def __init__(self, inputs: Inputs, models: Models, late: Collection[str] | None = None):
+        self._inputs, self._job, self._models, self._late = inputs, inputs.job, models, late
         self.precision = inputs.precision
         self.reading = reading_of(inputs.job, inputs.family_name)
 
     def sources(self) -> tuple[Text, PromptTexts]:
-        """Where training and samples find their text states."""
+        """Return the sources of text states for training and for samples."""
         if self._inputs.method.trains_text:
             return TrainedText(self.encode), TrainedPromptTexts(
                 self.encode_prompts, reads_edits(self._inputs.job.samples)
@@ -41,55 +50,75 @@ class Texts:
         return self.frozen()
 
     def encode(self, captions: Sequence[str]) -> TextStates:
-        """Text states of captions with the encoders as they are now; loads them at first use."""
+        """Text states of captions with the present weights; the encoders are loaded at first use."""
         return self._encode(captions, self._encode_captions)
 
     def encode_prompts(self, prompts: Sequence[str], tokens: int | None = None) -> TextStates:
-        """The same of prompts, which are read as Generate reads them: with so many tokens, or as many as they have."""
+        """Text states of prompts, read as on Generate. tokens: length to pad to; None takes the length of the prompts"""
         return self._encode(prompts, partial(self._encode_prompts, tokens))
 
     def frozen(self) -> tuple[FrozenText, FrozenPromptTexts]:
-        """Encodes what the first epoch and the samples need, then lets the encoders go."""
+        """Encode the sample prompts, and the captions of the first epoch unless its steps do; release the encoders."""
         inputs, context, started = self._inputs, self._inputs.context, False
 
         def text_of(tokens: int | None) -> FrozenText:
             def encode(captions: Sequence[str]) -> TextStates:
                 import torch
 
-                if not started:  # in the loop a stop is heard at a step's end
+                if not started:  # a started training stops at the end of a step
                     context.check()
                 with torch.no_grad():
                     return self.encode_prompts(captions, tokens) if tokens else self.encode(captions)
 
-            return FrozenText(self._cache(tokens), encode, leave, context.device)
+            return FrozenText(self._cache(tokens), encode, release, context.device, progress)
 
-        def leave() -> None:
-            if started:  # at the start all is encoded before the encoders leave
-                self._models.let_encoders_go()
+        def progress(done: int, total: int) -> None:
+            context.stage("training; encoding captions", done, total)
+
+        def release() -> None:
+            if started:  # before, encoders stay until everything is encoded
+                self._models.release_encoders()
                 context.stage("training")
 
         context.stage("encoding captions")
         text = text_of(None)
-        kept = class_captions(self._job, inputs.plan.placed)
-        text.need([*inputs.plan.captions(0), *inputs.validation.captions(), *kept])
+        of_prior = class_captions(self._job, inputs.plan.placed)
+        first = [*inputs.plan.captions(0), *inputs.validation.captions(), *of_prior]
+        lacking = text.lacking(first)
+        text.late = self._encodes_late(lacking)
+        text.need(first)
+        if text.late:
+            text.encode(first if lacking <= FEW else of_prior)
         prompts = FrozenPromptTexts(inputs.prompts, self.reading, text_of, reads_edits(inputs.job.samples))
         prompts.need()
-        self._models.let_encoders_go()
+        self._models.release_encoders()
         started = True
         return text, prompts
 
+    def _encodes_late(self, lacking: int) -> bool:
+        """Whether captions are read from the cache, or encoded, by the first step that needs them.
+
+        lacking   captions that are not cached. Few are encoded before the first step; on a GPU all entries are read then, too,
+                  as the encoders may not fit later to encode damaged ones again
+        """
+        if self._late is None:
+            return False
+        if lacking <= FEW:
+            return self._inputs.context.device.startswith("cpu") and self._inputs.context.processes.count == 1
+        return encoders_fit(self._inputs, [*self._late, CAPTIONS])
+
     def _cache(self, tokens: int | None) -> TextCache:
-        """Of captions; with `tokens` of prompts, which are read with so many."""
+        """The cache of captions, or with `tokens` of prompts of this length."""
         inputs, job = self._inputs, self._job
         identity = inputs.family.digest(
             inputs.model, "text_encoders", memo=inputs.memo, kohya_projection=job.model.kohya_projection
         ) + merged_identity(inputs.files)
-        weighted = " weighted, mean kept" if self._mean_kept else " weighted"
+        weighted = " weighted, mean kept" if self._keeps_mean else " weighted"
         prompts = f" prompts each alone {self.reading}"
-        way = prompts if tokens else weighted if job.captions.weighted_captions else ""
+        parsing = prompts if tokens else weighted if job.captions.weighted_captions else ""
         return TextCache(
             inputs.context.workspace.cache / "text",
-            identity + way + (" fp8" if self._models.narrow_text else ""),
+            identity + parsing + (" fp8" if self._models.fp8_text else ""),
             clip_skip=self.reading.clip_skip,
             max_token_length=tokens or job.captions.max_token_length,
             dtype=inputs.precision.name,
@@ -101,7 +130,7 @@ class Texts:
     def _encode(self, captions: Sequence[str], read: EncodeText) -> TextStates:
         method = self._inputs.method
         self._models.encoders()
-        # Frozen encoders lie in the type they compute in: what is cached is the same for every method.
+        # Frozen encoders are in the compute dtype, so cached states are the same for every method.
         trains = method.trains_text
         with self.precision.autocast(self._inputs.context.device) if trains else nullcontext():
             states = method.encode(captions, read)
@@ -122,13 +151,13 @@ class Texts:
             captions,
             max_token_length=settings.max_token_length,
             clip_skip=self.reading.clip_skip,
-            join=join_whole if self._mean_kept else join_windows,
+            join=join_whole if self._keeps_mean else join_windows,
             runs=runs_of if settings.weighted_captions else None,
-            normalize="original" if self._mean_kept else "none",
-            filled_with_end=self._mean_kept,
+            normalize="original" if self._keeps_mean else "none",
+            filled_with_end=self._keeps_mean,
         )
 
     @property
-    def _mean_kept(self) -> bool:
-        """Whether captions are weighed as in sd-scripts 0.9."""
+    def _keeps_mean(self) -> bool:
+        """Whether weights of captions keep the mean of the text states, as in sd-scripts 0.9."""
         return self._job.captions.weighted_captions and self._job.captions.weighted_mean == "kept"

@@ -1,1 +1,1 @@
-"""What must hold before a start."""
+"""Checks of a job before the training starts."""

@@ -1,4 +1,4 @@
-"""All problems of a training before it starts: one list for the command line, the page and the run itself."""
+"""All problems of a training before it starts: one list for the command line, the page and the run."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.model import FAMILIES
 from core.settings.rules import set_without_effect, training_problems
+from core.training.checks.demo_setup import demo_problems
 from core.training.checks.named_files import named_file_problems
-from core.training.checks.own_images import demo_problems
-from core.training.loop.objective import objective_problems
+from core.training.checks.objective import objective_problems
 from core.training.loop.prior import prior_problems
-from core.training.saving.resume import beginning_problems
-from core.training.sharding.fast_disk import room_problems
+from core.training.saving.resume import start_step_problems
+from core.training.sharding.fast_disk import space_problems
 
 
 def problems_before_start(
@@ -48,19 +48,19 @@ def problems_before_start(
     model: bool = True,
     cancel: CancelToken | None = None,
 ) -> list[Problem]:
-    """All problems of a start, errors first, each once: the list that page, command line and run use.
+    """All problems that prevent or affect a start, errors first, each once.
 
-    device  None where it is not known yet: what it cannot do is then reported later
+    device  None where it is not known yet: its limits are then reported later
     begins  the run has no training state yet
-    copies  look for images that are in both the training and the validation set, which reads files
-    model   look at the base model and VAE too; the command line may have to download them first
+    copies  look for images in both the training and the validation set, which reads files
+    model   check the base model and VAE too; the command line may have to download them first
     """
-    found = problems_without_model(job, workspace, report, device, begins=begins)
+    problems = problems_without_model(job, workspace, report, device, begins=begins)
     if begins and copies:
-        found += held_out_copies(report, workspace.private / "index.sqlite", cancel)
+        problems += held_out_copies(report, workspace.private / "index.sqlite", cancel)
     if model:
-        found += [*model_problems(job.model, workspace), *problems_with_model(job, workspace)]
-    return errors_first(found)
+        problems += [*model_problems(job.model, workspace), *problems_with_model(job, workspace)]
+    return errors_first(problems)
 
 
 def problems_without_model(
@@ -71,48 +71,49 @@ def problems_without_model(
     *,
     begins: bool = True,
 ) -> list[Problem]:
-    """Problems of settings, images, files and device, while the base model may still have to be downloaded.
-
-    device  None where it is not known yet: what it cannot do is then reported later
-    begins  the run has no training state yet
-    """
-    found = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
-    found += demo_problems(job, workspace)
-    found += weight_problems(job, [*report.placed, *report.validation])
+    """Problems of settings, images, files and device, without those of the base model. Arguments as above."""
+    problems = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
+    problems += demo_problems(job, workspace)
+    problems += weight_problems(job, [*report.placed, *report.validation])
     if job.method.traits.new_words:
         from core.training.checks.tokens import token_problems  # loads torch, for which the page does not wait
 
-        found += token_problems(job, report.placed)
-    found += named_file_problems(job, workspace, begins=begins)
-    if begins and not errors(found):
-        found += beginning_problems(job, workspace, report)
-    return found if device is None else found + _of_the_device(job, device)
+        problems += token_problems(job, report.placed)
+    problems += named_file_problems(job, workspace, begins=begins)
+    if begins and not errors(problems):
+        problems += start_step_problems(job, workspace, report)
+    return problems if device is None else problems + _device_problems(job, device)
 
 
 def problem_of_uploads(job: TrainJob) -> list[Problem]:
-    """Problems of uploads to the hub, which is asked once before a start, not at every change of the form."""
+    """Problems of uploads to the hub. Needs the network, so it is called once before a start, not at each change of the form."""
     problem = upload_problem(job.hub, secret("huggingface_token"))
     return [problem] if problem else []
 
 
-def _of_the_device(job: TrainJob, device: str) -> list[Problem]:
+def _device_problems(job: TrainJob, device: str) -> list[Problem]:
     from core.optimization.optimizers import device_problems
 
     return [*device_problems(job.optimizer, device), *memory_problems(job.memory, device)]
 
 
 def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the loss, the family, the image size, the method's files and the offload disk, by the base model's header;
-    none without a model."""
-    found = [*_of_the_parts(job, workspace), *objective_problems(job, workspace)]
-    found += [*_of_the_family(job, workspace), *_of_the_size(job, workspace)]
-    found += [*spec_of(job).file_problems(job, workspace), *_of_the_samplers(job, workspace)]
-    return [*found, *room_problems(job, workspace)]
+    """Problems of the loss, the family, the resolution, the method's files, the samplers and the offload disk, by the header of
+    the base model. Empty without a model."""
+    return [
+        *_part_problems(job, workspace),
+        *objective_problems(job, workspace),
+        *_family_problems(job, workspace),
+        *_resolution_problems(job, workspace),
+        *spec_of(job).file_problems(job, workspace),
+        *_sampler_problems(job, workspace),
+        *space_problems(job, workspace),
+    ]
 
 
-def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems that loading the base model's parts, tokenizer and VAE would have. A missing model or an unknown family is
-    reported by model_problems."""
+def _part_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Problems of loading the base model's parts, tokenizer and VAE. A missing model or an unknown family is reported by
+    model_problems."""
     try:
         path = model_path(job.model.base_model, workspace)
         name = family_of(path, job.model.family)
@@ -122,8 +123,8 @@ def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
     return family(name).problems(path, vae)
 
 
-def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems that the rules find once the family is known from the model, besides those that they find without it."""
+def _family_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Problems of the settings that only appear once the family is known from the model."""
     if job.model.family != "auto":
         return []
     try:
@@ -131,13 +132,13 @@ def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
     except (ProblemsError, OSError):
         return []
     known = job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
-    named = {(each.where, each.code) for each in [*training_problems(job), *set_without_effect(job)]}
-    found = [*training_problems(known), *set_without_effect(known)]
-    return [each for each in found if (each.where, each.code) not in named]
+    reported = {(each.where, each.code) for each in [*training_problems(job), *set_without_effect(job)]}
+    problems = [*training_problems(known), *set_without_effect(known)]
+    return [each for each in problems if (each.where, each.code) not in reported]
 
 
-def _of_the_samplers(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Samplers of the sample prompts that do not fit what the model is trained to predict."""
+def _sampler_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Problems of samplers of the sample prompts that do not fit the trained objective."""
     try:
         known = family_of(model_path(job.model.base_model, workspace), job.model.family)
         prompts, _ = read_prompts(job.samples)
@@ -145,22 +146,24 @@ def _of_the_samplers(job: TrainJob, workspace: Workspace) -> list[Problem]:
         return []
     objective = FAMILIES[known].objective if job.noise.objective == "auto" else str(job.noise.objective)
     used = dict.fromkeys(prompt.sampler or job.samples.sample_sampler for prompt in prompts)
-    found = (sampler_problem(name, objective, "samples.sample_sampler") for name in used)
-    return [problem for problem in found if problem is not None]
+    problems = (sampler_problem(name, objective, "samples.sample_sampler") for name in used)
+    return [problem for problem in problems if problem is not None]
 
 
-def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """A warning where no image trains at more than half the side that the model was made for: a resolution that was not
-    adjusted, such as the starter's 128 with SDXL."""
+def _resolution_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """A warning where the resolution is at most half the side that the model was trained at, such as the starter's 128 px with
+    SDXL."""
     try:
-        made = trained_size(model_path(job.model.base_model, workspace), job.model.family)
+        native = trained_size(model_path(job.model.base_model, workspace), job.model.family)
     except (ProblemsError, OSError):
         return []
     size = training_resolution(job)
-    if job.dataset.more_resolutions or 4 * size[0] * size[1] > made[0] * made[1]:
+    if job.dataset.more_resolutions or 4 * size[0] * size[1] > native[0] * native[1]:
         return []
-    what = f"The resolution is {size[0]} x {size[1]} pixels, but the base model was trained at {made[0]} x {made[1]}"
-    fix = f"use {max(made)}, or a little less to save memory; low resolutions give coarse images"
+    what = (
+        f"The resolution is {size[0]} x {size[1]} pixels, but the base model was trained at {native[0]} x {native[1]}"
+    )
+    fix = f"use {max(native)}, or a little less to save memory; low resolutions give coarse images"
     return [Problem(what, "dataset.resolution", fix, level="warning", code="dataset.resolution-below-model")]
 
 
@@ -168,23 +171,23 @@ AROUND = "captions.caption_prefix, caption_suffix, trigger_word"
 
 
 def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """One error for each weight that is not a number, with the images whose captions have it."""
+    """One error for each invalid weight in captions, naming the images that have it."""
     if not job.captions.weighted_captions:
         return []
-    found: defaultdict[tuple[str, bool], list[Placed]] = defaultdict(list)
+    by_error: defaultdict[tuple[str, bool], list[Placed]] = defaultdict(list)
     for each in {each.image.key: each for each in placed}.values():
-        own = _wrong(each.caption.whole.splitlines())  # any line may be chosen
-        wrong = own or _wrong(_trained(each))
+        in_file = _wrong(each.caption.whole.splitlines())  # any line may be chosen
+        wrong = in_file or _wrong(_trained(each))
         if wrong:
-            found[wrong, bool(own)].append(each)
+            by_error[wrong, bool(in_file)].append(each)
     problems = [
         Problem(
             f"In the caption of {names_of([each.image for each in several])}, {wrong}",
-            printable(several[0].caption.path) if own else AROUND,
+            printable(several[0].caption.path) if in_file else AROUND,
             FIX,
             code="caption.bad-weight",
         )
-        for (wrong, own), several in found.items()
+        for (wrong, in_file), several in by_error.items()
     ]
     caption = job.method.class_caption if job.method.prior == "model" else None
     wrong = wrong_weight(caption or "")
@@ -195,6 +198,7 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _trained(placed: Placed) -> set[str]:
+    """Captions of an image as they are trained, with the prefix, suffix and trigger word."""
     settings, words = placed.concept.captions, placed.image.words
     return {plain_caption(placed.caption.text, settings, words), *longest_captions(placed.caption, settings, words)}
 
@@ -203,4 +207,5 @@ _MARKS = re.compile(r"[:(\[]")  # a text without them has no weights
 
 
 def _wrong(texts: Iterable[str]) -> str:
-    return next((found for text in texts if _MARKS.search(text) and (found := wrong_weight(text))), "")
+    """The first error of a weight in these texts; "" for none."""
+    return next((wrong for text in texts if _MARKS.search(text) and (wrong := wrong_weight(text))), "")

@@ -1,4 +1,4 @@
-"""The embedding that textual inversion starts from, looked at before anything is loaded."""
+"""Check of the embedding that textual inversion starts from, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.settings.job import TrainJob
 
 
 def problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the embedding to start from: it must exist and have the vectors that the settings ask for."""
+    """Problems of the embedding to start from: missing, or with vectors that do not fit the settings."""
     start = job.embedding.embedding_weights
     if not start:
         return []
@@ -30,17 +30,17 @@ def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
     """Raise ProblemsError where the embedding's names, counts or widths do not fit the training."""
     shapes, name = read_shapes(path), family_of(model, job.model.family)
     wanted = LAYERS if job.embedding.extended else SDXL if name == "sdxl" else ONE
-    there = [key for key in wanted if key in shapes]
-    if not there or (job.embedding.extended and len(there) < len(wanted)):
+    present = [key for key in wanted if key in shapes]
+    if not present or (job.embedding.extended and len(present) < len(wanted)):
         what = f"The embedding contains {', '.join(list(shapes)[:3])}; this training needs {wanted[0]} ..."
         fix = "choose an embedding of the same family and kind (XTI or not)"
         raise ProblemsError.one(what, START, fix, code="embedding.other-tensors")
     widths = token_widths(model)
-    for key in there:
+    for key in present:
         number = 0 if job.embedding.extended else wanted.index(key)
         width = widths[number] if number < len(widths) else shapes[key][1]
         if shapes[key] != (job.embedding.num_vectors_per_token, width):
-            held, asked = "{} vectors of width {}".format(*shapes[key]), job.embedding.num_vectors_per_token
-            what = f"The embedding contains {held}; this training needs {asked} of width {width}"
+            in_file, count = "{} vectors of width {}".format(*shapes[key]), job.embedding.num_vectors_per_token
+            what = f"The embedding contains {in_file}; this training needs {count} of width {width}"
             fix = "set the number of vectors of the file, or choose another file"
             raise ProblemsError.one(what, START, fix, code="embedding.other-size")

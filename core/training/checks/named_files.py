@@ -1,4 +1,4 @@
-"""Files, folders and packages that settings name, looked at before anything is loaded."""
+"""Checks of files, folders and packages that settings name, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from core.training.loop.samples import prompts_of
 from core.training.loop.trackers import tracker_config, wandb_problem
 from core.training.saving.facts import thumbnail_url
 from core.training.saving.resume import find_state, parse_address
-from core.training.sharding.fast_disk import disk_folders, folder_there
+from core.training.sharding.fast_disk import disk_folders, require_folder
 
 
 def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = True) -> list[Problem]:
-    """All problems of them, and advice about prompts.
+    """Problems of these files, folders and packages, and advice about prompts.
 
-    begins  the run has no training state yet: the one that it starts from must exist
+    begins  the run has no training state yet, so that the state it starts from must exist
     """
     if not begins:
         job = job.model_copy(update={"resume": ResumeSettings()})
-    found: list[Problem] = []
-    for look in _looks(job, workspace):
-        found += _problems_of(look)
-    problems = [wandb_problem(job), missing_key(job.hub, secret("huggingface_token"))]
-    return [*found, *(problem for problem in problems if problem)]
+    problems: list[Problem] = []
+    for check in _checks(job, workspace):
+        problems += _problems_of(check)
+    packages = [wandb_problem(job), missing_key(job.hub, secret("huggingface_token"))]
+    return [*problems, *(problem for problem in packages if problem)]
 
 
-def _looks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:
+def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:
+    """Functions that raise ProblemsError."""
     controlled = job.method.traits.control_images
     yield lambda: _advice(read_prompts(job.samples, controlled)[1])
     if controlled:
@@ -59,30 +60,30 @@ def _looks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]
         )
 
 
-def _at(look: Callable[[Path, str], object], folder: str, setting: str) -> object:
-    return look(resolve_path(folder), setting)
+def _at(check: Callable[[Path, str], object], folder: str, setting: str) -> object:
+    return check(resolve_path(folder), setting)
 
 
 def written_folders(job: TrainJob) -> dict[str, str]:
-    """Setting -> folder outside the run that the training will write into."""
-    own, named = job.logging, {"saving.copy_to": job.saving.copy_to}
-    if own.log_with != "none":
-        named["logging.logging_dir"] = own.logging_dir
-    if own.console_log_file:
-        named["logging.console_log_file"] = str(resolve_path(own.console_log_file).parent)
-    return {setting: folder for setting, folder in named.items() if folder}
+    """{setting: folder} of the folders outside of the run that the training writes to."""
+    logging, folders = job.logging, {"saving.copy_to": job.saving.copy_to}
+    if logging.log_with != "none":
+        folders["logging.logging_dir"] = logging.logging_dir
+    if logging.console_log_file:
+        folders["logging.console_log_file"] = str(resolve_path(logging.console_log_file).parent)
+    return {setting: folder for setting, folder in folders.items() if folder}
 
 
 def _usable(folder: Path, setting: str) -> None:
-    folder_there(folder, setting)
+    require_folder(folder, setting)
     _writable(folder, setting)
 
 
 def _writable(folder: Path, setting: str) -> None:
     """Raise ProblemsError unless the folder, or its nearest existing parent, is writable. It is created when needed."""
-    there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), folder)
+    existing = next((place for place in (folder, *folder.parents) if os.path.exists(place)), folder)
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             return
     except OSError as error:
         what = f"{folder} is not writable: {error.strerror or error}"
@@ -90,14 +91,14 @@ def _writable(folder: Path, setting: str) -> None:
         raise ProblemsError.one(what, setting, fix, code="folder.not-writable") from None
 
 
-def _advice(found: list[Problem]) -> None:
-    if found:
-        raise ProblemsError(found)
+def _advice(problems: list[Problem]) -> None:
+    if problems:
+        raise ProblemsError(problems)
 
 
-def _problems_of(look: Callable[[], object]) -> list[Problem]:
+def _problems_of(check: Callable[[], object]) -> list[Problem]:
     try:
-        look()
+        check()
     except ProblemsError as error:
         return error.problems
     return []

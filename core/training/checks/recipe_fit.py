@@ -1,4 +1,4 @@
-"""Whether a recipe is for the base model and the machine that it is used with."""
+"""Whether a recipe fits the base model and the machine."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ GB = 10**9  # a GPU of 12 GB has a little less than 12 GiB
 
 
 def fits(recipe: Preset, gpu: int | None) -> bool:
-    """Whether a machine has the VRAM that a recipe states. gpu: bytes of its GPU, 0 without one, None where not known."""
+    """Whether the GPU has the VRAM that the recipe states. gpu: bytes of the GPU, 0 without one, None where unknown"""
     return gpu is None or gpu >= recipe.vram_gb * GB * 0.95
 
 
 def recipe_problems(recipe: Preset | None, family: str, gpu: int | None = None) -> list[Problem]:
-    """What speaks against a recipe. family: the base model's, a key of FAMILY_NAMES, or anything else where not known."""
+    """Problems of using a recipe. family: of the base model, a key of FAMILY_NAMES; any other text where unknown"""
     if recipe is None or recipe.kind != "recipe":
         return []
-    name, found = recipe.title or recipe.name, []
+    name, problems = recipe.title or recipe.name, []
     if recipe.family and family in FAMILY_NAMES and recipe.family != family:
         wanted, has = FAMILY_NAMES[recipe.family], FAMILY_NAMES[family]
         what = f"The recipe '{name}' is for {wanted}, but the base model is {has}"
         fix = f"choose a recipe for {has}, or a base model of {wanted}"
-        found.append(Problem(what, "model.base_model", fix, "warning", code="recipe.other-family"))
+        problems.append(Problem(what, "model.base_model", fix, "warning", code="recipe.other-family"))
     if not fits(recipe, gpu):
         has = f"this GPU has {gpu / GB:.0f} GB" if gpu else "this machine trains on its CPU"
         what = f"The recipe '{name}' is for a GPU with {recipe.vram_gb} GB of VRAM, and {has}"
         fix = "choose a recipe for less VRAM, or check the memory forecast"
-        found.append(Problem(what, "preset", fix, "advice", code="recipe.more-vram"))
-    return found
+        problems.append(Problem(what, "preset", fix, "advice", code="recipe.more-vram"))
+    return problems
 
 
 def nearest(recipes: Iterable[Preset], wanted: Preset, family: str, gpu: int | None) -> Preset | None:
-    """The recipe of a family that is most like another one: the same method and optimizer, fitting VRAM."""
+    """The recipe of a family that is most similar to `wanted`: the same method and optimizer, fitting VRAM; None without any."""
 
     def distance(each: Preset) -> tuple[bool, ...]:
-        own, other = each.stated(), wanted.stated()
-        return (not fits(each, gpu), *(own.get(path) != other.get(path) for path in ALIKE))
+        stated, other = each.stated(), wanted.stated()
+        return (not fits(each, gpu), *(stated.get(path) != other.get(path) for path in ALIKE))
 
-    found = [each for each in recipes if each.kind == "recipe" and each.family == family]
-    return min(found, key=lambda each: (distance(each), abs(each.vram_gb - wanted.vram_gb)), default=None)
+    matches = [each for each in recipes if each.kind == "recipe" and each.family == family]
+    return min(matches, key=lambda each: (distance(each), abs(each.vram_gb - wanted.vram_gb)), default=None)

@@ -1,1 +1,1 @@
-"""The loop, what a step is made of, and what is due besides."""
+"""The training loop: optimizer steps, saves, samples, validation and reports."""

@@ -1,4 +1,4 @@
-"""What one pass is shown, from the view of its images to their loss."""
+"""A micro-batch: images of one size with their views, latents, masks, control images and captions."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from core.diffusion.noise import Address
     from core.settings.dataset.dataset import DatasetSettings
 
-Item = tuple["Placed", int]  # an image at its bucket, and which of its repeats
+Item = tuple["Placed", int]  # an image in its bucket, and the number of its repeat
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one size in one pass; everything of an image is of one view, so it is cut and flipped alike.
+    """Images of one size in one forward pass. Latents, mask and control image of an image share its crop and flip.
 
-    items, views   the images, and how each is cropped, flipped and colored
-    addresses      of all noise, one for each image
-    captions       as they are encoded
+    items, views   the images, and the crop, flip and colors of each
+    addresses      of the noise, one for each image
+    captions       texts to encode
     latents        scaled by the VAE's factor, float32 [B, C, h, w], on the device
-    masks          [B, 1, h, w] in 0..1, what of each image counts; None where all of each does
-    control        control images, float32 [B, 3, H, W] in 0..1; None for methods that read none
+    masks          weights of the loss, [B, 1, h, w] in 0..1; None where no image has a mask
+    control        control images, float32 [B, 3, H, W] in 0..1; None for methods without
 
-    Masks and control images stay on the CPU: who moves them need not wait.
+    Masks and control images are on the CPU, so that building a batch waits for no transfer.
     """
 
     items: Sequence[Item]
@@ -42,28 +42,28 @@ class Batch:
 
     @property
     def strength(self) -> float:
-        """Of a network that trains: one for all images (`Concept.batch_group`)."""
+        """Strength of the trained network, the same for all images of a batch (`Concept.batch_group`)."""
         return self.items[0][0].concept.images.network_multiplier
 
     @property
     def preserved(self) -> list[bool]:
-        """Whose target is what the base model predicts."""
+        """[B]: whether the base model's prediction is the target (differential output preservation)."""
         return [placed.concept.source.diff_output_preservation for placed, _ in self.items]
 
     def sizes(self, crop_conditioning: str) -> Tensor:
-        """SDXL's size conditioning, float32 [B, 6] in pixels: original height and width, what was cropped off at the top and
-        the left, height and width of what is shown."""
+        """SDXL's size conditioning, float32 [B, 6] in pixels: original height and width, crop offset from the top and left,
+        height and width of the target."""
         import torch
 
-        shown = [
+        conditioning = [
             size_conditioning(placed, view, crop_conditioning)
             for (placed, _), view in zip(self.items, self.views, strict=True)
         ]
-        rows = [[number for width_height in sizes for number in width_height[::-1]] for sizes in shown]
+        rows = [[number for width_height in sizes for number in width_height[::-1]] for sizes in conditioning]
         return torch.tensor(rows, dtype=torch.float32)
 
     def weights(self, settings: DatasetSettings) -> Tensor | None:
-        """What each image's loss counts, [B]; None where all count 1."""
+        """Loss weights [B]; None where all are 1."""
         import torch
 
         weights = [placed.loss_weight(settings) for placed, _ in self.items]

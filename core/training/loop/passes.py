@@ -1,4 +1,4 @@
-"""The losses of images with the weights as they are: what training, validation and samples have in common."""
+"""Forward passes and losses with the present weights, for training, validation and samples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Predict = Callable[["Tensor", "Tensor"], "Tensor"]
 
 @dataclass
 class Passes:
-    """The model, and what it is shown. prior: a term that is added for each image that trains."""
+    """The model with its inputs and objective. prior: prior preservation, a loss term of training images"""
 
     job: TrainJob
     device: str
@@ -44,30 +44,32 @@ class Passes:
     def __post_init__(self) -> None:
         self._family = family(self.components.family)
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, given: Conditioning) -> Tensor:
+    @property
+    def encoding_seconds(self) -> float:
+        """Seconds spent so far within steps on encoding images and captions for the caches."""
+        return self.latents.encoding_seconds + self.text.seconds
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The model's output [B, C, h, w]."""
         with self.precision.autocast(self.device):
-            given = self.method.conditioned(given, noisy_latents, timesteps)
-            return self._family.predict(self.components, noisy_latents, timesteps, given)
+            conditioning = self.method.conditioned(conditioning, noisy_latents, timesteps)
+            return self._family.predict(self.components, noisy_latents, timesteps, conditioning)
 
     def losses(self, batch: Batch, timesteps: Sequence[float], *, with_prior: bool = False) -> Tensor:
-        """Losses [B] of a batch's images at these timesteps with the weights as they are.
-
-        with_prior  adds the prior's losses, which only training has
-        """
+        """Losses [B] of a batch at these timesteps. with_prior: add the losses of the prior, as in training"""
         import torch
 
         job, latents = self.job, batch.latents
         noises = draw_noises(job.noise, latents, batch.addresses)
         self.method.set_strength(batch.strength)
-        given = self._given(batch)
-        text = given.texts
+        conditioning = self._conditioning(batch)
 
-        def predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
-            return self.predict(noisy, at, replace(given, texts=shown))
+        def predict(noisy: Tensor, at: Tensor, texts: TextStates = conditioning.texts) -> Tensor:
+            return self.predict(noisy, at, replace(conditioning, texts=texts))
 
-        def base_predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
+        def base_predict(noisy: Tensor, at: Tensor, texts: TextStates = conditioning.texts) -> Tensor:
             with self.method.untrained():
-                return predict(noisy, at, shown)
+                return predict(noisy, at, texts)
 
         preserved, at = batch.preserved, queued(torch.tensor(list(timesteps)), self.device)
 
@@ -85,19 +87,20 @@ class Passes:
         return losses_B + self.prior.losses(batch, predict, base_predict, self.text.states, loss_of)
 
     def effect(self, batch: Batch, timesteps: Sequence[float]) -> Tensor:
-        """How far what trains moves the prediction of each image, [B]: |with - without| / |without|."""
+        """Relative change of each prediction by the trained weights, [B]: |trained - base| / |base|."""
         import torch
 
-        x0, _, shown = self.objective.mixed(batch.latents, draw_noises(self.job.noise, batch.latents, batch.addresses))
-        at, given = queued(torch.tensor(list(timesteps)), self.device), self._given(batch)
-        noisy = self.objective.noised(x0, shown, at)
-        own = self.predict(noisy, at, given).float()
+        noises = draw_noises(self.job.noise, batch.latents, batch.addresses)
+        x0, _, input_noise = self.objective.mixed(batch.latents, noises)
+        at, conditioning = queued(torch.tensor(list(timesteps)), self.device), self._conditioning(batch)
+        noisy = self.objective.noised(x0, input_noise, at)
+        trained = self.predict(noisy, at, conditioning).float()
         with self.method.untrained():
-            base = self.predict(noisy, at, given).float()
-        return (own - base).flatten(1).norm(dim=1) / base.flatten(1).norm(dim=1)
+            base = self.predict(noisy, at, conditioning).float()
+        return (trained - base).flatten(1).norm(dim=1) / base.flatten(1).norm(dim=1)
 
-    def _given(self, batch: Batch) -> Conditioning:
-        """What the model reads of a batch's images, on the device."""
+    def _conditioning(self, batch: Batch) -> Conditioning:
+        """Text states, size conditioning, guidance and control images of a batch, on the device."""
         import torch
 
         sizes = self._moved(batch.sizes(self.job.dataset.crop_conditioning) if self._family.reads_sizes else None)
@@ -108,8 +111,8 @@ class Passes:
         return None if tensor is None else queued(tensor, self.device)
 
     @contextmanager
-    def without_chance(self) -> Iterator[None]:
-        """No dropout of any module inside."""
+    def without_dropout(self) -> Iterator[None]:
+        """Turn off dropout of all modules inside."""
         parts = [self.components.denoiser, *self.components.text_encoders]
         modules = [module for part in parts for module in part.modules() if module.training]
         for module in modules:
@@ -132,24 +135,24 @@ def training_loss(
     masks: Tensor | None = None,
     preserved: tuple[Predict, Tensor] | None = None,
 ) -> Tensor:
-    """Loss per image, float32 [B]; the run's loss is their mean. No randomness here.
+    """Loss per image, float32 [B]; the loss of a step is their mean. Uses no random numbers.
 
     predict          (noisy latents [B, C, H, W] float32, timesteps [B]) -> the model's output, [B, C, H, W]
     latents          x0, scaled by the VAE's factor, [B, C, H, W]
-    timesteps        [B], whole numbers or float32, 0 to 1000
+    timesteps        [B], integers or float32, 0 to 1000
     sample_weights   [B]: 1, or the weight of regularization images
-    masks            [B, 1, h, w], or [B, h, w] as sd-scripts keeps its alpha masks, in 0..1: what counts of each image;
-                     another size is averaged to the latents'
-    preserved        differential output preservation: `predict` of the model without what trains, and bool [B], the
-                     images whose target it gives
+    masks            weights of the loss in 0..1: [B, 1, h, w], or [B, h, w] as sd-scripts' alpha masks; another size is
+                     averaged to the latents'
+    preserved        differential output preservation: `predict` of the base model, and bool [B], the images whose target
+                     its prediction is
 
-    ValueError for tensors of other forms, which torch would broadcast silently.
+    Raises ValueError for tensors of other shapes, which torch would broadcast silently.
     """
     import torch
 
-    _refuse_other_forms(latents, noises.noise, timesteps, sample_weights, masks, objective.fractions)
-    x0, noise, shown = objective.mixed(latents, noises)
-    noisy = objective.noised(x0, shown, timesteps)
+    _require_shapes(latents, noises.noise, timesteps, sample_weights, masks, objective.fractions)
+    x0, noise, input_noise = objective.mixed(latents, noises)
+    noisy = objective.noised(x0, input_noise, timesteps)
     target = objective.target(x0, noise, timesteps)
 
     def formed(predict: Predict) -> Tensor:
@@ -157,7 +160,7 @@ def training_loss(
 
     if preserved is not None:
         base_predict, rows_B = preserved
-        with torch.no_grad():  # what the base model predicts is the target of the rows that are to stay as they are
+        with torch.no_grad():
             target = torch.where(rows_B.view(-1, 1, 1, 1), formed(base_predict), target)
     predicted = formed(predict)
     loss_BCHW = objective.loss(predicted, target, timesteps)
@@ -171,11 +174,11 @@ def training_loss(
 
 
 def masked_mean(loss_BCHW: Tensor, masks: Tensor, over: str = "area") -> Tensor:
-    """Mean over the masked area of each image, [B]; an image whose mask is empty gives 0.
+    """Mean loss of each image under its mask, [B]; 0 where the mask is empty.
 
-    masks  [B, 1, h, w] in 0..1; another size than the loss's is averaged to it
-    over   "area": dividing by the mask's own area keeps a small mask from meaning a small loss and so a small learning
-           rate. "image": the mean over the whole image, as in sd-scripts
+    masks  [B, 1, h, w] in 0..1; another size is averaged to the loss's
+    over   "area": divide by the area of the mask, so that a small mask does not mean a small loss. "image": mean over the
+           whole image, as in sd-scripts
     """
     from torch.nn.functional import interpolate
 
@@ -188,7 +191,7 @@ def masked_mean(loss_BCHW: Tensor, masks: Tensor, over: str = "area") -> Tensor:
     return (loss_BCHW * masks).sum(dim=(1, 2, 3)) / covered_B.clamp_min(1e-6)
 
 
-def _refuse_other_forms(
+def _require_shapes(
     latents: Tensor,
     noise: Tensor,
     timesteps: Tensor,
@@ -196,18 +199,18 @@ def _refuse_other_forms(
     masks: Tensor | None,
     fractions: bool,
 ) -> None:
-    """By form and type alone: nothing is read back from the device."""
+    """Raise ValueError for other shapes or dtypes. Values are not read, so the device is not waited for."""
     count = len(latents)
     if latents.dim() != 4 or noise.shape != latents.shape:
-        raise ValueError(f"latents {_form(latents)} and noise {_form(noise)}: both are [B, C, H, W]")
+        raise ValueError(f"latents {_shape(latents)} and noise {_shape(noise)}: both are [B, C, H, W]")
     types = ("torch.int64", "torch.int32", *(("torch.float32",) if fractions else ()))
     if timesteps.shape != (count,) or str(timesteps.dtype) not in types:
-        raise ValueError(f"timesteps {_form(timesteps)} of {timesteps.dtype}: one of {types[0]} for each, [{count}]")
+        raise ValueError(f"timesteps {_shape(timesteps)} of {timesteps.dtype}: one of {types[0]} for each, [{count}]")
     if sample_weights is not None and sample_weights.shape != (count,):
-        raise ValueError(f"sample_weights {_form(sample_weights)}: one for each image, [{count}]")
+        raise ValueError(f"sample_weights {_shape(sample_weights)}: one for each image, [{count}]")
     if masks is not None and tuple(masks.shape[:-2]) not in ((count, 1), (count,)):
-        raise ValueError(f"masks {_form(masks)}: [{count}, 1, h, w] or [{count}, h, w]")
+        raise ValueError(f"masks {_shape(masks)}: [{count}, 1, h, w] or [{count}, h, w]")
 
 
-def _form(tensor: Tensor) -> str:
+def _shape(tensor: Tensor) -> str:
     return str(list(tensor.shape))

@@ -1,4 +1,4 @@
-"""Where the numbers of a run's steps go: read back from the device, watched, written to the journal and the trackers."""
+"""Reports of a run's steps: losses read back from the device, written to the journal and the trackers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from core.record.events import Steps, Validated
 from core.settings.methods import MethodSpec, spec_of
-from core.training.loop.losses import LossBuffer, ReadBack, not_finite_itself
+from core.training.loop.loss_readback import LossBuffer, ReadBack, damaged_weights
 
 if TYPE_CHECKING:
     from core.dataset.buckets.plan import Plan
@@ -24,9 +24,9 @@ MEMORY_STEPS = 20.0
 
 
 class StepClock:
-    """Seconds of the steps alone: pauses, saves and samples do not count.
+    """Seconds of the steps, without pauses, saves, samples and encoding for the caches.
 
-    total     of all steps        per_step   a moving mean; the first step, which warms up, leaves the mean quickly
+    total     of all steps        per_step   running mean, without the first step, which warms up
     """
 
     def __init__(self, total: float = 0.0):
@@ -45,7 +45,7 @@ class StepClock:
 
 @dataclass
 class Reports:
-    """The steps of a run whose numbers are on their way, and what is known from those that have arrived."""
+    """Reports the losses, learning rates and norms of a run's steps once they are read back from the device."""
 
     job: TrainJob
     context: JobContext
@@ -59,11 +59,11 @@ class Reports:
     clock: StepClock = field(default_factory=StepClock)
 
     def all(self) -> None:
-        """Report every step so far: nothing is saved or shown before all its losses are known to be finite."""
+        """Report every step so far. Called before a save or sample, which needs all losses to be finite."""
         self.report(self.losses.read())
 
     def report(self, read: ReadBack | None) -> None:
-        """Write steps whose losses have arrived to the journal and the trackers. ProblemsError at one that was not finite."""
+        """Write finished steps to the journal and the trackers. Raises ProblemsError at a non-finite loss that ends the run."""
         if read is None:
             return
         for problem in read.skipped:
@@ -71,7 +71,7 @@ class Reports:
         if read.steps:
             self._report_steps(read)
         if read.end is not None:
-            raise not_finite_itself(self.components) or read.end
+            raise damaged_weights(self.components) or read.end
 
     def _report_steps(self, read: ReadBack) -> None:
         step = read.steps[-1]
@@ -93,7 +93,7 @@ class Reports:
         self.watch.write(self.context.folder.path, at_once=step >= self.plan.total)
 
     def _track(self, read: ReadBack, corrected: Sequence[float], rates: Mapping[str, float]) -> None:
-        """For trackers, under sd-scripts' names where it has them (reference: section 7.6)."""
+        """Pass the numbers to the trackers, under sd-scripts' names where it has them (reference: section 7.6)."""
         from core.optimization.optimizers import step_sizes
 
         add, step, method = self.tracker.add, read.steps[-1], spec_of(self.job)
@@ -116,21 +116,21 @@ class Reports:
         for name, value in read.numbers.items():
             add(name, value, step)
 
-    def validated(self, found: Validated) -> None:
-        """A validation's numbers; for trackers once more where it ends an epoch."""
-        self.context.journal.put(found)
-        where = "validation" if found.measured_on == "held_out" else "training_images"
-        for name in ("step", "epoch") if self.plan.ends_epoch(found.step) else ("step",):
-            self.tracker.add(f"loss/{where}/{name}_average", found.loss, found.step)
-            if found.gap is not None:
-                self.tracker.add(f"loss/{where}/{name}_divergence", found.gap, found.step)
-        if found.effect is not None:
-            self.tracker.add("control/effect", found.effect, found.step)
+    def validated(self, result: Validated) -> None:
+        """Write a validation to the journal and the trackers, to these also by epoch where it ends one."""
+        self.context.journal.put(result)
+        where = "validation" if result.measured_on == "held_out" else "training_images"
+        for name in ("step", "epoch") if self.plan.ends_epoch(result.step) else ("step",):
+            self.tracker.add(f"loss/{where}/{name}_average", result.loss, result.step)
+            if result.gap is not None:
+                self.tracker.add(f"loss/{where}/{name}_divergence", result.gap, result.step)
+        if result.effect is not None:
+            self.tracker.add("control/effect", result.effect, result.step)
 
 
 def rate_name(method: MethodSpec, group: str) -> str:
-    """A group's rate as sd-scripts' script for the method logs it: a network's "text_encoder plus" is lr/textencoder plus,
-    a model's unet_block3 is lr/block3."""
+    """Name under which sd-scripts logs the learning rate of a parameter group: "text_encoder plus" of a network is
+    lr/textencoder plus, "unet_block3" of a full model lr/block3."""
     part, space, rest = group.partition(" ")
     if method.traits.base_trains:
         part = part.replace("unet_block", "block")

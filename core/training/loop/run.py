@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunState:
-    """Progress of a run: step = optimizer steps done; the place in the data follows from it. begun: the first step of the
-    run, unknown after resuming."""
+    """Progress of a run. step: optimizer steps done, which also determines the position in the data; begun: the step at which
+    the run started, 0 after resuming."""
 
     step: int = 0
     seconds: float = 0.0
@@ -27,10 +27,10 @@ class RunState:
 
 @dataclass
 class Run:
-    """What the loop works on.
+    """What the training loop works on.
 
-    passes    the losses of images        stepper   moves the weights by their gradients
-    reports   where the steps' losses go  stop_at   a step after which it saves and stops, as on request
+    passes    computes losses             stepper   backward pass and optimizer step
+    reports   of the steps' losses        stop_at   a step after which to save and stop, as on request
     """
 
     job: TrainJob

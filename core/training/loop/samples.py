@@ -35,28 +35,28 @@ if TYPE_CHECKING:
     from core.training.loop.trackers import Tracker
 
 
-KOHYA_WINDOWS = LENGTHS[-1] // WINDOW  # sd-scripts reads prompts no further
-KOHYA_SIZE = (512, 512)  # sd-scripts samples at this size whatever the model and the resolution are
+KOHYA_WINDOWS = LENGTHS[-1] // WINDOW  # sd-scripts ignores the rest of longer prompts
+KOHYA_SIZE = (512, 512)  # of samples in sd-scripts, for any model and resolution
 
 
 def sample_size(job: TrainJob) -> tuple[int, int]:
-    """(width, height) of samples without a size of their own: the training resolution."""
+    """(width, height) of samples whose prompt sets no size: the training resolution."""
     return KOHYA_SIZE if job.samples.compatibility == "kohya" else training_resolution(job)
 
 
 def prompts_of(job: TrainJob, model: Path | None = None) -> list[SamplePrompt]:
-    """Every sample of a run with everything decided. Raises ProblemsError for what cannot be read.
+    """The samples of a run, with all values set. Raises ProblemsError for prompts that cannot be read.
 
-    model  the base model, whose own guidance holds where none is set
+    model   path of the base model, whose guidance is the default
     """
-    found, _ = read_prompts(job.samples, job.method.traits.control_images)
+    prompts, _ = read_prompts(job.samples, job.method.traits.control_images)
     guidance = own_guidance(model) if model is not None else USUAL_GUIDANCE
     step = FAMILIES[family_of(model, job.model.family)].size_step if model is not None else 8
-    return filled(found, job.samples, sample_size(job), guidance, step)
+    return filled(prompts, job.samples, sample_size(job), guidance, step)
 
 
 def reading_of(job: TrainJob, family_name: str) -> Reading:
-    """How the prompts of a run's samples are read; as sd-scripts samples where that is asked for."""
+    """How sample prompts are tokenized and weighted; as in sd-scripts with samples.compatibility."""
     kohya = job.samples.compatibility == "kohya"
     scaled = kohya and family_name != "sdxl"
     return Reading(
@@ -69,12 +69,12 @@ def reading_of(job: TrainJob, family_name: str) -> Reading:
 
 
 def _texts_at(prompt: SamplePrompt, edited: bool) -> list[tuple[int, tuple[str, ...]]]:
-    """[(steps done, prompt and negative prompt from then on)]"""
+    """[(sampling step, prompt and negative prompt from it on)]"""
     return at_steps((prompt.prompt, prompt.negative or ""), Pass(prompt.steps or 1) if edited else None)
 
 
 def _all_texts(prompt: SamplePrompt, edited: bool) -> list[str]:
-    """Both texts; of an edited prompt each of all steps once."""
+    """Prompt and negative prompt; with prompt editing the texts of all steps, each once."""
     moments = _texts_at(prompt, edited)
     texts = [text for _, both in moments for text in both]
     return texts if len(moments) == 1 else list(dict.fromkeys(texts))
@@ -86,13 +86,13 @@ def _states(prompt: SamplePrompt, edited: bool, states_of: Callable[[list[str]],
     if len(moments) == 1:
         return prompt_and_opposite(read)
     row = {text: read.each(itemgetter(slice(at, at + 1))) for at, text in enumerate(texts)}
-    made = {both: PromptStates.of([row[text] for text in both]) for _, both in moments}
-    first, *later = [(begin, made[both]) for begin, both in moments]
+    states = {both: PromptStates.of([row[text] for text in both]) for _, both in moments}
+    first, *later = [(begin, states[both]) for begin, both in moments]
     return replace(first[1], later=tuple(later))
 
 
 class TrainedPromptTexts:
-    """The text states of samples where text encoders or tokens train: encoded each time. edited: prompt editing is read"""
+    """Text states of samples where text encoders or token embeddings train: encoded each time. edited: apply prompt editing"""
 
     def __init__(self, encode: EncodeText, edited: bool = True):
         self._encode, self._edited = encode, edited
@@ -105,7 +105,7 @@ class TrainedPromptTexts:
 
 
 class FrozenPromptTexts:
-    """Those of encoders that do not train: encoded once. text_of: tokens read -> what encodes texts of so many."""
+    """Text states of samples with frozen text encoders: encoded once. text_of: (token length) -> source of text states"""
 
     def __init__(
         self,
@@ -119,10 +119,10 @@ class FrozenPromptTexts:
         self._texts = {length: text_of(length) for length in sorted(set(self._lengths.values()))}
 
     def need(self) -> None:
-        """Encode all that can be encoded ahead."""
+        """Encode the texts of all prompts."""
         for length, text in self._texts.items():
-            of_it = [prompt for prompt, own in self._lengths.items() if own == length]
-            text.need([words for prompt in of_it for words in _all_texts(prompt, self._edited)])
+            prompts = [prompt for prompt, tokens in self._lengths.items() if tokens == length]
+            text.need([words for prompt in prompts for words in _all_texts(prompt, self._edited)])
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
         return _states(prompt, self._edited, self._texts[self._lengths[prompt]].states)
@@ -133,7 +133,7 @@ PromptTexts = TrainedPromptTexts | FrozenPromptTexts
 
 @dataclass
 class Samples:
-    """The samples of a run. vae: one of its own; compiled: the model's blocks are."""
+    """Generates the samples of a run. vae: path of a separate VAE; compiled: whether the model's blocks are compiled"""
 
     prompts: list[SamplePrompt]
     texts: PromptTexts
@@ -142,44 +142,42 @@ class Samples:
     tracker: Tracker
     vae: Path | None
     compiled: bool
-    _compared: bool = False  # what they are compared with is there
+    _compared: bool = False  # images without the ControlNet are generated
 
     def generate(self, step: int) -> None:
-        """One image for each prompt, with the weights as they are now. A stop is heard at every sampling step."""
+        """Generate an image for each prompt with the present weights. A stop takes effect at the next sampling step."""
         import torch
 
         from core.networks.frozen import packed_copies
 
         passes = self.passes
         passes.method.set_strength(1.0)
-        plain = (
-            passes.precision.compute != passes.precision.trainable
-        )  # autocast computes in another type than the weights'
-        packed = nullcontext() if plain or self.compiled else packed_copies(passes.components.denoiser)
-        with torch.no_grad(), passes.without_chance(), passes.method.sampling(), packed:
+        casts = passes.precision.compute != passes.precision.trainable  # autocast
+        packed = nullcontext() if casts or self.compiled else packed_copies(passes.components.denoiser)
+        with torch.no_grad(), passes.without_dropout(), passes.method.sampling(), packed:
             self.texts.need()
             if passes.job.method.traits.control_images and not self._compared:
                 self._generate_without_control()
             for index, prompt in enumerate(self.prompts):
                 self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}")
                 image = self._generate(prompt, self._control_of(prompt))
-                self._keep(image, f"{step:08d}_{index:02d}.png", step, index, prompt)
+                self._save(image, f"{step:08d}_{index:02d}.png", step, index, prompt)
                 self.tracker.image(f"sample_{index}", image, prompt.prompt, step)
 
     def _generate_without_control(self) -> None:
-        """Each prompt's control image and its image without the ControlNet, to compare samples with. They stay the same, so
-        they are made once; again where a run is resumed, perhaps with other prompts."""
+        """Save each prompt's control image and a sample without the ControlNet, to compare with. They do not change, so this is
+        done once in a run, and again after resuming, as prompts may differ."""
         from PIL import Image
 
         for index, prompt in enumerate(self.prompts):
             self.context.stage(f"generating sample {index + 1} of {len(self.prompts)} without the ControlNet")
             control = self._control_of(prompt)
             assert control is not None  # prompts without one are refused before the start
-            shown = Image.fromarray((control * 255).round().astype("uint8").transpose(1, 2, 0))
-            self._keep(shown, f"control_{index:02d}.png", CONTROL_IMAGE, index, prompt)
+            preview = Image.fromarray((control * 255).round().astype("uint8").transpose(1, 2, 0))
+            self._save(preview, f"control_{index:02d}.png", CONTROL_IMAGE, index, prompt)
             with self.passes.method.untrained():
                 image = self._generate(prompt, None)
-            self._keep(image, f"without_{index:02d}.png", WITHOUT_CONTROL, index, prompt)
+            self._save(image, f"without_{index:02d}.png", WITHOUT_CONTROL, index, prompt)
         self._compared = True
 
     def _control_of(self, prompt: SamplePrompt) -> ndarray | None:
@@ -214,7 +212,7 @@ class Samples:
         with self.vae_on_device() as vae:
             return decode(vae, latents, kind.decode_latents)[0]
 
-    def _keep(self, image: Image, name: str, step: int, index: int, prompt: SamplePrompt) -> None:
+    def _save(self, image: Image, name: str, step: int, index: int, prompt: SamplePrompt) -> None:
         from core.record import atomic
 
         with atomic.open_atomic(self.context.folder.samples / name) as path:
@@ -223,7 +221,7 @@ class Samples:
 
     @contextmanager
     def vae_on_device(self) -> Iterator[Any]:
-        """The VAE, on the device only while it is used; loaded at the first sample, since cached latents need it for nothing."""
+        """The VAE, on the device while it is used; loaded at the first sample where nothing else has loaded it."""
         device, components, memory = self.passes.device, self.passes.components, self.passes.job.memory
         if components.vae is None:
             kind = family(components.family)
@@ -231,7 +229,7 @@ class Samples:
             components.vae = loaded.vae
         vae = components.vae
         try:
-            yield vae.to(device)  # where memory runs out in the middle of it, what moved goes back too
+            yield vae.to(device)  # within `try`: where memory runs out here, moved parts go back
         finally:
             if memory.lowram:
                 components.vae = None  # read again for the next samples

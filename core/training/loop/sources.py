@@ -1,15 +1,14 @@
-"""What feeds a step: latents from the cache or encoded at each step; text states from the cache or, while the text encoder
-trains, from itself."""
+"""Inputs of a step: latents, cached or encoded at each step, and text states, cached or from a trained text encoder."""
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.dataset.caches.encoding import Encode, Side, SideKey
-from core.dataset.caches.latents import Posterior
+from core.dataset.caches.encoding import Encode, Posterior, Side
 from core.dataset.caches.partners import at_latent_size
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.views import draw_view
@@ -25,37 +24,45 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.buckets.batches import Placed
+    from core.dataset.caches.late import LatePosteriors
     from core.dataset.caches.texts import EncodeText, TextCache
     from core.diffusion.noise import Address
 
-EPOCH = -1  # in the addresses of what is measured: no training epoch has it
+EPOCH = -1  # epoch of validation in the addresses of random numbers; no training epoch has it
 DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the device
 
 
-class Shown(NamedTuple):
-    """What is decoded of an image for a step. pixels: float32 [3, H, W] in [-1, 1], None where its latents are cached;
-    mask: [1, H, W] in 0..1, control: [3, H, W] in 0..1, None where it has none."""
+def synchronize(device: str) -> None:
+    """Wait until a GPU has finished its queued work, so that what follows can be timed."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+class DecodedView(NamedTuple):
+    """Decoded image of a step. pixels: float32 [3, H, W] in [-1, 1], None where its latents are cached; mask: [1, H, W] in
+    0..1 and control: [3, H, W] in 0..1, None where the image has none."""
 
     pixels: np.ndarray | None = None
     mask: np.ndarray | None = None
     control: np.ndarray | None = None
 
 
-class FreshViews:
-    """Images that look different each time, and control images: decoded, or read from the cache, ahead by threads, so that
-    the device does not wait for them.
+class ViewLoader:
+    """Loads randomly augmented images and control images in threads, ahead of the steps that use them.
 
-    load    (image, epoch, repeat) -> what is shown; addressed, so that it does not depend on when it is called
-    ahead   views that may wait in memory
+    load    (image, epoch, repeat) -> view; its random numbers are addressed, so it does not depend on the order of calls
+    ahead   maximum number of views that wait in memory
     """
 
-    def __init__(self, load: Callable[[Placed, int, int], Shown], threads: int, ahead: int):
+    def __init__(self, load: Callable[[Placed, int, int], DecodedView], threads: int, ahead: int):
         self._load, self._ahead = load, ahead
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
-        self._waiting: OrderedDict[tuple, Future[Shown]] = OrderedDict()
+        self._waiting: OrderedDict[tuple, Future[DecodedView]] = OrderedDict()
 
-    def expect(self, epoch: int, items: Iterable[Item]) -> None:
-        """Begin with those that will be asked for next, in their order, as far as there is room."""
+    def decode_ahead(self, epoch: int, items: Iterable[Item]) -> None:
+        """Start loading the next views, in order, up to the limit."""
         for placed, repeat in items:
             if len(self._waiting) >= self._ahead:
                 return
@@ -63,8 +70,8 @@ class FreshViews:
             if address not in self._waiting:
                 self._waiting[address] = self._pool.submit(self._load, placed, epoch, repeat)
 
-    def take(self, placed: Placed, epoch: int, repeat: int) -> Shown:
-        """ProblemsError names an image that cannot be read any more."""
+    def take(self, placed: Placed, epoch: int, repeat: int) -> DecodedView:
+        """The view of an image. Raises ProblemsError for an image that cannot be read."""
         waiting = self._waiting.pop((epoch, placed.key, repeat), None)
         try:
             return waiting.result() if waiting is not None else self._load(placed, epoch, repeat)
@@ -77,27 +84,29 @@ class FreshViews:
 
 
 class Latents:
-    """Latents by address: sampled from posteriors that were encoded once, or of images that are encoded at each step.
+    """Builds batches of latents, sampled from cached posteriors or from images encoded at each step.
 
-    held        posteriors by `Side.key`; others are `read`
-    fresh       control images, and the views of images that are encoded at each step, `uncached`, with what encodes a batch
-    masks       {image key: [1, h, w] in 0..1 at latent size}, of those that have one
-    mode        "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
-    into_model  what makes the model's latents of the VAE's own, set when the model is loaded
-    narrowed    a type to round the VAE's own latents to before that; None leaves them in float32
-    latent_pixels   of an image along a side of each of its latents
-    device      where they are handed out, wherever their posteriors lie
+    posterior_of    posterior of an image side that is encoded once
+    late            the same source, where sides are still encoded during training
+    mode            "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
+    masks           {image key: [1, h, w] in 0..1 at latent size} of the images with a mask
+    views           loads control images and the images that are encoded at each step
+    uncached        keys of the images that are encoded at each step, by `encode`, `encode_at_once` together
+    latent_pixels   image pixels per latent, along a side
+    device          of the batch's latents
+    into_model      converts the VAE's latents to the model's; set when the model is loaded
+    rounding_dtype  dtype to round the VAE's latents to before that; None keeps float32
     """
 
     def __init__(
         self,
-        held: Mapping[SideKey, Posterior],
-        read: Callable[[Side], Posterior],
+        posterior_of: Callable[[Side], Posterior],
         seed: int,
         *,
+        late: LatePosteriors | None = None,
         mode: str = "sample",
         masks: Mapping[tuple[str, ...], Tensor] | None = None,
-        fresh: FreshViews | None = None,
+        views: ViewLoader | None = None,
         uncached: Collection[tuple[str, ...]] = (),
         encode: Encode | None = None,
         encode_at_once: int = 1,
@@ -106,58 +115,75 @@ class Latents:
         device: str = "cpu",
     ):
         self.into_model: Callable[[Tensor], Tensor] = lambda latents: latents
-        self.narrowed: torch.dtype | None = None
+        self.rounding_dtype: torch.dtype | None = None
         self._device = device
-        self._held, self._read, self._seed, self._mode = held, read, seed, mode
+        self._posterior_of, self._late, self._seed, self._mode = posterior_of, late, seed, mode
         self._validation_seed = seed if validation_seed is None else validation_seed
         self._masks = masks or {}
-        self._fresh, self._uncached, self._encode, self._at_once = fresh, frozenset(uncached), encode, encode_at_once
+        self._views, self._uncached, self._encode, self._at_once = views, frozenset(uncached), encode, encode_at_once
         self._latent_pixels = latent_pixels
 
-    def expect(self, epoch: int, items: Iterable[Item]) -> None:
-        """Say what the next calls of `batch` will ask for, this step's first."""
-        if self._fresh is not None:
-            self._fresh.expect(epoch, (item for item in items if self._decodes(item[0])))
+    def decode_ahead(self, epoch: int, items: Iterable[Item]) -> None:
+        """Start decoding the images of the next batches, in order."""
+        items = list(items)
+        if self._views is not None:
+            self._views.decode_ahead(epoch, (item for item in items if self._decodes(item[0])))
+        if self._late is not None and self._late.waiting:
+            cached = [(placed, repeat) for placed, repeat in items if placed.key not in self._uncached]
+            self._late.decode_ahead(self._side(placed, epoch, repeat) for placed, repeat in cached)
 
     def batch(
         self, epoch: int, items: Sequence[Item], addresses: Sequence[Address] = (), captions: Sequence[str] = ()
     ) -> Batch:
-        """What a pass is shown of images of one size."""
+        """The batch of these images, which have one size."""
         import torch
 
         views = [draw_view(placed, self.seed_of(epoch), epoch, repeat) for placed, repeat in items]
-        shown = [self._decoded(placed, epoch, repeat) for placed, repeat in items]
-        uncached = self._encoded(shown)
+        decoded = [self._decoded(placed, epoch, repeat) for placed, repeat in items]
+        uncached = self._encoded(decoded)
         latents: list[Tensor] = []
         masks: list[Tensor | None] = []
         for index, (placed, repeat) in enumerate(items):
             if index in uncached:
                 posterior, mask = uncached[index]
-                mirrored = False  # the noise's address holds the repeat; what a view shows is in its pixels
+                mirrored = False  # a view's pixels are flipped already
             else:
                 mirrored = views[index].flip
-                side = Side(placed, mirrored)
-                posterior = self._held[side.key] if self._held else self._read(side)
+                posterior = self._posterior_of(Side(placed, mirrored))
                 mask = self._masks.get(placed.key)
                 mask = mask.flip(-1) if mask is not None and mirrored else mask
             sampled = self._sampled(posterior, placed, epoch, repeat, mirrored)
-            latents.append(self.into_model(queued(sampled, self._device).to(self.narrowed or torch.float32)))
+            latents.append(self.into_model(queued(sampled, self._device).to(self.rounding_dtype or torch.float32)))
             masks.append(mask)
         stacked = torch.stack(latents)
         ones = torch.ones(1, *stacked.shape[-2:])
-        whole = all(mask is None for mask in masks)
-        together = None if whole else torch.stack([ones if mask is None else mask for mask in masks])
-        controls = [torch.from_numpy(each.control) for each in shown if each.control is not None]
+        unmasked = all(mask is None for mask in masks)
+        together = None if unmasked else torch.stack([ones if mask is None else mask for mask in masks])
+        controls = [torch.from_numpy(each.control) for each in decoded if each.control is not None]
         assert len(controls) in (0, len(items)), "the scan refuses images without a control image"
         control = torch.stack(controls) if controls else None
         return Batch(items, views, addresses, captions, stacked, together, control)
 
     def close(self) -> None:
-        if self._fresh is not None:
-            self._fresh.close()
+        for part in (self._views, self._late):
+            if part is not None:
+                part.close()
+
+    @property
+    def encodes_later(self) -> bool:
+        """Whether images remain that the steps encode and cache."""
+        return self._late is not None and self._late.waiting > 0
+
+    @property
+    def encoding_seconds(self) -> float:
+        """Seconds spent during training on encoding images that are cached."""
+        return self._late.seconds if self._late is not None else 0.0
+
+    def _side(self, placed: Placed, epoch: int, repeat: int) -> Side:
+        return Side(placed, draw_view(placed, self.seed_of(epoch), epoch, repeat).flip)
 
     def seed_of(self, epoch: int) -> int:
-        """The seed of what is drawn in an epoch."""
+        """Seed of the random numbers of an epoch."""
         return self._validation_seed if epoch == EPOCH else self._seed
 
     def _sampled(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, mirrored: bool) -> Tensor:
@@ -171,30 +197,30 @@ class Latents:
     def _decodes(self, placed: Placed) -> bool:
         return placed.key in self._uncached or placed.image.control is not None
 
-    def _decoded(self, placed: Placed, epoch: int, repeat: int) -> Shown:
-        if self._fresh is None or not self._decodes(placed):
-            return Shown()
-        return self._fresh.take(placed, epoch, repeat)
+    def _decoded(self, placed: Placed, epoch: int, repeat: int) -> DecodedView:
+        if self._views is None or not self._decodes(placed):
+            return DecodedView()
+        return self._views.take(placed, epoch, repeat)
 
-    def _encoded(self, shown: Sequence[Shown]) -> dict[int, tuple[Posterior, Tensor | None]]:
-        """{place in the batch: posterior and mask} of those that are encoded at each step."""
+    def _encoded(self, views: Sequence[DecodedView]) -> dict[int, tuple[Posterior, Tensor | None]]:
+        """{index in the batch: posterior and mask} of the images that are encoded at each step."""
         import numpy as np
         import torch
 
-        pixels = {index: view.pixels for index, view in enumerate(shown) if view.pixels is not None}
-        places = list(pixels)
-        found: dict[int, tuple[Posterior, Tensor | None]] = {}
-        for start in range(0, len(places), self._at_once):
+        pixels = {index: view.pixels for index, view in enumerate(views) if view.pixels is not None}
+        indices = list(pixels)
+        encoded: dict[int, tuple[Posterior, Tensor | None]] = {}
+        for start in range(0, len(indices), self._at_once):
             assert self._encode is not None
-            part = places[start : start + self._at_once]
+            part = indices[start : start + self._at_once]
             mean, logvar = self._encode(torch.from_numpy(np.stack([pixels[index] for index in part])))
             for row, index in enumerate(part):
-                mask = shown[index].mask
-                found[index] = (
+                mask = views[index].mask
+                encoded[index] = (
                     (mean[row], logvar[row]),
                     None if mask is None else at_latent_size(mask, self._latent_pixels),
                 )
-        return found
+        return encoded
 
 
 def sample_latent(
@@ -210,33 +236,83 @@ def sample_latent(
 
 
 def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], mirrored: bool = False) -> Tensor:
-    """The fixed sample that sd-scripts uses for a whole run, one for each side of an image."""
+    """The fixed sample of a whole run, as sd-scripts caches it; the plain and the flipped image have one each."""
     return sample_latent(mean, logvar, seed, "every", key, "mirrored" if mirrored else "as it is")
 
 
 class FrozenText:
-    """Text states of encoders that do not train: encoded once per caption variant. They are loaded only when needed."""
+    """Text states of frozen text encoders: each caption variant is encoded once; encoders are loaded only when needed.
 
-    def __init__(self, cache: TextCache, encode: EncodeText, release: Callable[[], None], device: str):
+    late       captions are encoded at the first step that needs them; set before the first step
+    release    called when the encoders may leave the memory
+    progress   called with (encoded, total) where captions are encoded late
+    seconds    time spent on encoding so far
+    """
+
+    def __init__(
+        self,
+        cache: TextCache,
+        encode: EncodeText,
+        release: Callable[[], None],
+        device: str,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ):
+        self.late, self.seconds = False, 0.0
         self._cache, self._encode, self._release, self._device = cache, encode, release, device
+        self._progress = progress
+        self._expected: Sequence[str] | None = None
+        self._total = self._encoded = 0
+
+    def lacking(self, captions: Sequence[str]) -> int:
+        """Number of captions that are not cached."""
+        return len(self._cache.lacking(captions))
 
     def need(self, captions: Sequence[str]) -> None:
-        """Encode what is missing of these captions; afterwards the encoder leaves the memory."""
-        if self._cache.ensure(captions, self._encode):
-            self._release()
+        """Prepare for `states` of these captions: encode those that are not cached and release the encoders. With `late`,
+        `states` encodes them."""
+        if not self.late:
+            if self._cache.ensure(captions, self._timed):
+                self._release()
+        elif captions is not self._expected:
+            waiting, self._expected = self._cache.waiting, captions
+            self._cache.expect(captions)
+            if self._cache.waiting > waiting:
+                self._total = self._cache.waiting
+
+    def encode(self, captions: Sequence[str]) -> None:
+        """Encode the captions that are not cached."""
+        if lacking := self._cache.lacking(captions):
+            self._cache.get(lacking, self._timed)
 
     @property
     def unwritten(self) -> Problem | None:
-        """Why the cache could not be written, if so."""
+        """The problem that prevented writing to the cache, if any."""
         return self._cache.unwritten
 
     def states(self, captions: Sequence[str]) -> TextStates:
-        """Of each caption, on the device."""
-        return self._cache.get(captions, self._encode).each(lambda tensor: queued(tensor, self._device))
+        """Text states of the captions, in order, on the device."""
+        before = self._encoded
+        states = self._cache.get(captions, self._timed)
+        if self._encoded > before and self.late:
+            self._progress(self._total - self._cache.waiting, self._total)
+        if self._encoded > before and not self._cache.waiting:
+            self._release()
+        return states.each(lambda tensor: queued(tensor, self._device))
+
+    def _timed(self, captions: Sequence[str]) -> TextStates:
+        """Encode and measure the time; states on the CPU."""
+        synchronize(self._device)
+        started = time.monotonic()
+        states = self._encode(captions).each(lambda tensor: tensor.detach().cpu())
+        self.seconds += time.monotonic() - started
+        self._encoded += 1
+        return states
 
 
 class TrainedText:
-    """Text states of encoders that train: computed at every step, with gradients."""
+    """Text states of trained text encoders: computed at every step, with gradients."""
+
+    seconds = 0.0  # encoding is part of the step
 
     def __init__(self, encode: EncodeText):
         self._encode = encode

@@ -1,4 +1,4 @@
-"""Backward pass and optimizer step. `Stepper` is the plain way: each process has all trained weights."""
+"""Backward pass and optimizer step, where each process holds all trained weights."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from core.record.processes import Processes
 
 T = TypeVar("T")
-OTHER_WAY = "turn DeepSpeed on or off as in the run that saved it, or start from its final checkpoint"
+DEEPSPEED_FIX = "turn DeepSpeed on or off as in the run that saved it, or start from its final checkpoint"
 
 
 class Stepper:
-    """Every process holds all trained weights; gradients are summed once a step.
+    """Every process holds all trained weights; gradients are summed over processes once a step.
 
-    clipped  weights whose gradients are clipped together, which may be others than those that train; None: those
-    adds_up  gradients of those others are never cleared: each step clips what the ones before left of them, and in fp16
-             they stay scaled, as sd-scripts' optimizer, which does not hold them, neither clears nor unscales them
-    pauses   count steps skipped by an fp16 overflow, so that the learning rate scheduler waits: the host waits for each
+    clipped   weights whose gradients are clipped together; None clips those of the trained weights
+    adds_up   gradients of clipped weights that do not train are not cleared, and in fp16 not unscaled, as in sd-scripts, whose
+              optimizer does not hold them
+    pauses    count steps skipped by an fp16 overflow, in which the learning rate scheduler waits; reads the device each step
     """
 
     paused = 0
@@ -51,15 +51,15 @@ class Stepper:
         pauses: bool = False,
     ):
         self._method, self._parameters, self._optimizer = method, parameters, optimizer
-        self.optimizer = optimizer  # the one that moves the weights
+        self.optimizer = optimizer  # that updates the weights
         self._guard, self._processes = guard, processes
-        self._scaler, self._fused, self._longest = scaler, fused, max_grad_norm
+        self._scaler, self._fused, self._max_grad_norm = scaler, fused, max_grad_norm
         self._pauses, self._adds_up = pauses, adds_up
         self._clipped = parameters if clipped is None else clipped
         trainable, together = set(parameters), set(self._clipped)
-        self._beside = [weight for weight in self._clipped if weight not in trainable]
+        self._clipped_only = [weight for weight in self._clipped if weight not in trainable]
         self._unclipped = [weight for weight in parameters if weight not in together]
-        for weight in self._beside:
+        for weight in self._clipped_only:
             weight.requires_grad_(True)
 
     # -- a step
@@ -68,13 +68,13 @@ class Stepper:
         self._guard.begin()
 
     def stand_in(self, items: Sequence[T]) -> Sequence[T]:
-        """What a process computes, without effect, when a batch leaves it no part: nothing."""
+        """Images that a process computes without effect where a short batch has none for it: none here."""
         return ()
 
     def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
-        """Compute losses, [B], and add the gradient of their part of the step's mean; returns them, detached.
+        """Compute losses [B] and accumulate the gradient of their sum / images; return the losses, detached.
 
-        images   of the whole step; infinity for a stand-in    last   micro-batch of the step
+        images   divisor, the images of the whole step; infinity for a stand-in     last   whether it is the last micro-batch
         """
         losses_B = losses_of()
         loss = losses_B.sum() / images
@@ -84,26 +84,28 @@ class Stepper:
         return losses_B.detach()
 
     def step(self, loss: Tensor) -> Tensor:
-        """Sum, clip, guard and step; returns the gradient's norm before clipping, 0-d on the device. loss: of all."""
-        measured = [*self._parameters, *self._beside]
+        """Sum and clip the gradients and update the weights, unless the loss or gradient is non-finite; return the gradient norm
+        before clipping, 0-d on the device. loss: of the whole step, 0-d"""
+        measured = [*self._parameters, *self._clipped_only]
         self._processes.sum_gradients(measured, steady=self._method.steady_gradients)
-        norm = self._move(loss)
+        norm = self._update(loss)
         self._optimizer.zero_grad(set_to_none=True)
-        for weight in self._beside:
-            weight.grad = self._left_of(weight.grad, norm) if self._adds_up else None
+        for weight in self._clipped_only:
+            weight.grad = self._carried_over(weight.grad, norm) if self._adds_up else None
         return norm
 
-    def _left_of(self, gradient: Tensor | None, norm: Tensor) -> Tensor | None:
-        """What the next step adds to: this process's share, or nothing after a step that was not finite."""
+    def _carried_over(self, gradient: Tensor | None, norm: Tensor) -> Tensor | None:
+        """The gradient that the next step adds to: this process's share, or 0 after a non-finite step."""
         if gradient is None:
             return None
         return gradient.div_(self._processes.count).masked_fill_(~norm.isfinite(), 0.0)
 
-    def _move(self, loss: Tensor) -> Tensor:
-        if self._fused is not None:  # the weights have moved within the backward pass
+    def _update(self, loss: Tensor) -> Tensor:
+        """Clip the gradients and update the weights; return the gradient norm before clipping, 0-d."""
+        if self._fused is not None:  # the backward pass has updated the weights
             return self._fused.end()
         if self._scaler is None:
-            norm = clip_grad_norm(self._clipped, self._longest)
+            norm = clip_grad_norm(self._clipped, self._max_grad_norm)
             self._guard.watch(loss, norm)
             if self._unclipped:
                 self._guard.watch(clip_grad_norm(self._unclipped, 0.0))
@@ -111,45 +113,45 @@ class Stepper:
             return norm
         self._guard.watch(loss)
         scale = self._scaler.get_scale() if self._pauses else 0.0
-        unscaled = () if self._adds_up else self._beside
-        norm = self._guard.scaled_step(self._scaler, self._optimizer, self._clipped, self._longest, unscaled)
+        unscaled = () if self._adds_up else self._clipped_only
+        norm = self._guard.scaled_step(self._scaler, self._optimizer, self._clipped, self._max_grad_norm, unscaled)
         self.paused += bool(self._pauses and self._scaler.get_scale() < scale)
         return norm
 
     def weight_norm(self) -> Tensor:
-        """The L2 norm of all that trains, 0-d on the device."""
+        """L2 norm of all trained weights, 0-d on the device."""
         import torch
 
         with torch.no_grad():
             norms = torch._foreach_norm(list(self._parameters))
             return torch.stack([norm.float() for norm in norms]).norm()
 
-    # -- a state
+    # -- training state
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes in training: weights, optimizer, scaler."""
+        """Weights, optimizer state and scaler."""
         return {
             "weights": self._method.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "optimizer_class": type(self._optimizer).__name__,
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
             "paused": self.paused,
-            "beside": [weight.grad for weight in self._beside] if self._adds_up else [],
+            "beside": [weight.grad for weight in self._clipped_only] if self._adds_up else [],
         }
 
     def write_parts(self, folder: Path) -> None:
-        """Files next to the state, of all processes: none."""
+        """Write further files of all processes next to the state: none here."""
 
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
-        """Load a state. ProblemsError where it does not fit."""
+        """Load a training state. Raises ProblemsError where it does not fit."""
         from core.optimization.optimizers import load_state
 
         if "sharded" in content:
             what = "This training state was saved with DeepSpeed"
-            raise ProblemsError.one(what, str(folder), OTHER_WAY, code="state.with-deepspeed")
+            raise ProblemsError.one(what, str(folder), DEEPSPEED_FIX, code="state.with-deepspeed")
         try:
             self._method.load_state_dict(content["weights"])
-        except (KeyError, RuntimeError, TypeError, AttributeError):  # a weight that it lacks, or of another shape
+        except (KeyError, RuntimeError, TypeError, AttributeError):  # a missing weight, or one of another shape
             what = "The weights in this training state do not fit this run"
             fix = "use the method, the model and the settings of the run that saved it"
             raise ProblemsError.one(what, str(folder), fix, code="state.other-weights") from None
@@ -167,25 +169,25 @@ class Stepper:
             fix = "use the optimizer and the network of the run that saved it"
             raise ProblemsError.one(what, str(folder), fix, "state.other-optimizer") from None
         self.paused = content.get("paused", 0)  # states of earlier versions have none
-        for weight, gradient in zip(self._beside, content.get("beside", ())):
+        for weight, gradient in zip(self._clipped_only, content.get("beside", ())):
             weight.grad = None if gradient is None else gradient.to(weight)
 
     def ready(self) -> None:
-        """All processes have loaded: the weights may be used."""
+        """Called when all processes have loaded their state."""
 
     # -- between steps
 
     @contextmanager
-    def shown(self, use: Use) -> Iterator[None]:
-        """Inside, the weights are complete and those for this use; only the first process calls it."""
+    def weights_for(self, use: Use) -> Iterator[None]:
+        """Inside, the weights are gathered, and averaged where this use needs it. Called by the first process."""
         with self._method.averaged(self._optimizer, use):
             yield
 
     def tasks_done(self) -> None:
-        """The first process has finished what is due besides training."""
+        """Called by the first process when saves, samples and validation of a step are done."""
 
     def follow(self) -> None:
-        """The others wait here for it, and help where it needs their parts."""
+        """Called by the other processes: wait for `tasks_done`, and gather weights where the first process needs them."""
 
     def release(self) -> None:
         if self._fused is not None:

@@ -1,4 +1,4 @@
-"""Numbers and samples for other programs: TensorBoard files, Weights & Biases."""
+"""Trackers of losses and samples: TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ PRIVATE = {
 }
 
 RETRY_SECONDS = 30
-PROBE_BYTES = 64 * 1024  # more than a writer holds back before it finds out that the disk is full
+PROBE_BYTES = 64 * 1024  # more than a writer buffers before it notices a full disk
 
 
 class Tracker(Protocol):
-    """retry_seconds: when to try again what went wrong; None: the tracker is off for the rest of the run."""
+    """Receives numbers, samples and settings. retry_seconds: between attempts after an error; None turns the tracker off for
+    the rest of the run."""
 
     retry_seconds: float | None
 
@@ -45,12 +46,12 @@ class Tracker(Protocol):
     def settings(self, values: Mapping[str, Any]) -> None: ...
     def close(self) -> None: ...
     def abandon(self) -> None:
-        """Forget what is open, so that the next number opens anew."""
+        """Drop open files and connections; the next number opens them again."""
 
 
 class Trackers:
-    """Several trackers, or none. A failure of one (a full disk, no network) is reported once, and the tracker is skipped
-    until it works again: the journal has all numbers, and training continues."""
+    """Any number of trackers. An error of one (full disk, no network) is reported once, and the tracker is skipped until it
+    works again; training continues, and the journal has all numbers."""
 
     retry_seconds: float | None = None
 
@@ -103,8 +104,8 @@ class Trackers:
 
 
 class TensorBoard:
-    """TensorBoard event files. The library is loaded at the first number, so that it does not delay the first step. After a
-    failure a further file is begun, which TensorBoard reads with the others of the folder."""
+    """TensorBoard event files. The library is imported at the first number, so that it does not delay the first step. After an
+    error a new file is started; TensorBoard reads all files of the folder."""
 
     retry_seconds: float | None = RETRY_SECONDS
 
@@ -116,7 +117,7 @@ class TensorBoard:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            check_space(self._folder)  # a writer that cannot begin leaves its thread behind
+            check_space(self._folder)  # a writer that fails to open leaves a thread behind
             self._writer = SummaryWriter(str(self._folder), **self._more)
         return self._writer
 
@@ -129,7 +130,7 @@ class TensorBoard:
         self._open().add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        lines = "\n".join(f"    {name} = {value}" for name, value in values.items())  # four spaces: shown as it is
+        lines = "\n".join(f"    {name} = {value}" for name, value in values.items())  # four spaces: preformatted
         self._open().add_text("settings", lines, 0)
 
     def close(self) -> None:
@@ -139,12 +140,12 @@ class TensorBoard:
     def abandon(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            with suppress(Exception):  # what it holds back fails as the rest did
+            with suppress(Exception):  # buffered numbers fail as the others did
                 writer.close()
 
 
 def check_space(folder: Path) -> None:
-    """Raise OSError where the folder takes no files, or its disk is full."""
+    """Raise OSError where the folder is not writable, or its disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(bytes(PROBE_BYTES))
@@ -152,11 +153,9 @@ def check_space(folder: Path) -> None:
 
 
 class Wandb:
-    """A run at Weights & Biases. It begins with the first number; its own files lie in the logs' folder."""
+    """A run at Weights & Biases, created at the first number. Its local files are in the log folder."""
 
-    retry_seconds: float | None = (
-        None  # it bridges a missing network itself, and beginning anew would make a second run
-    )
+    retry_seconds: float | None = None  # wandb retries itself, and a second init would create a second run
 
     def __init__(self, folder: Path, project: str, name: str | None, more: Mapping[str, Any] | None = None):
         self._folder, self._project = folder, project
@@ -172,7 +171,7 @@ class Wandb:
             if key := secret("wandb_api_key"):
                 wandb.login(key=key)
             self._folder.mkdir(parents=True, exist_ok=True)
-            # wandb's view of the machine names every folder: only what the user asked for is published.
+            # wandb's facts of the machine include folder names; only tracked values are published.
             options: Any = wandb.Settings(disable_code=True, disable_git=True, x_disable_meta=True)
             self._run = wandb.init(project=self._project, dir=str(self._folder), settings=options, **self._more)
         return self._run
@@ -198,7 +197,7 @@ class Wandb:
         self._waiting = {}
 
     def _put(self, name: str, value: Any, step: int) -> None:
-        """What belongs to one step is sent together: wandb counts a step with each call."""
+        """Collect the values of a step: wandb counts each call of log as a step."""
         if step != self._step:
             self._send()
             self._step = step
@@ -206,32 +205,32 @@ class Wandb:
 
     def _send(self) -> None:
         if self._waiting:
-            # A column of its own rather than wandb's: that one takes nothing for a step that was passed.
+            # A separate column: wandb's step takes no values for earlier steps.
             self._open().log(self._waiting | {"global_step": self._step})
             self._waiting = {}
 
 
 def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -> Tracker:
-    """The trackers of a run. folder: its logs folder, where the settings name none."""
-    own = job.logging
-    if own.log_with == "none":
+    """Return the trackers of a run. folder: the run's log folder, for settings that name none"""
+    logging = job.logging
+    if logging.log_with == "none":
         return Trackers([], say)
-    place = log_folder(job, folder)
-    more = tracker_config(own.log_tracker_config)
-    name = own.log_tracker_name or spec_of(job).project
-    found: list[Tracker] = []
-    if own.log_with in ("tensorboard", "all"):
-        found.append(TensorBoard(place / name if own.log_tracker_name else place, more.get("tensorboard")))
-    if own.log_with in ("wandb", "all"):
-        found.append(Wandb(place, name, own.wandb_run_name, more.get("wandb")))
-    trackers = Trackers(found, say)
-    if own.log_config:
+    log_dir = log_folder(job, folder)
+    more = tracker_config(logging.log_tracker_config)
+    name = logging.log_tracker_name or spec_of(job).project
+    chosen: list[Tracker] = []
+    if logging.log_with in ("tensorboard", "all"):
+        chosen.append(TensorBoard(log_dir / name if logging.log_tracker_name else log_dir, more.get("tensorboard")))
+    if logging.log_with in ("wandb", "all"):
+        chosen.append(Wandb(log_dir, name, logging.wandb_run_name, more.get("wandb")))
+    trackers = Trackers(chosen, say)
+    if logging.log_config:
         trackers.settings(logged_settings(job))
     return trackers
 
 
 def log_folder(job: TrainJob, folder: Path) -> Path:
-    """<logging_dir>/<prefix><time>, as sd-scripts names it; else the run's own. A resumed run keeps its folder."""
+    """<logging_dir>/<prefix><time> as in sd-scripts, where time is that of the first start; else the log folder of the run."""
     if not job.logging.logging_dir:
         return folder
     run_folder = folder.parent.name  # <time>_<name>: the time when the run started
@@ -240,7 +239,7 @@ def log_folder(job: TrainJob, folder: Path) -> Path:
 
 
 def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
-    """The tables of a .toml by tracker. Raises ProblemsError for what cannot be read."""
+    """{tracker: its table} of a .toml file. Raises ProblemsError for a file that cannot be read."""
     if not path:
         return {}
     fix = "write a table for each tracker: [wandb] or [tensorboard]"
@@ -254,18 +253,18 @@ def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
 
 
 def logged_settings(job: TrainJob) -> dict[str, Any]:
-    """All settings by dotted name, without folders and files of this machine. Keys are not settings."""
-    found = {}
+    """{dotted name: value} of all settings, without folders and files of this machine."""
+    values = {}
     for entry in declared(type(job)):
         value = value_of(job, entry.path)
         if entry.widget in ("folder", "file", "model") or entry.path in PRIVATE or value is None:
             continue
-        found[entry.path] = value if isinstance(value, (int, float, str, bool)) else str(value)
-    return found
+        values[entry.path] = value if isinstance(value, (int, float, str, bool)) else str(value)
+    return values
 
 
 def wandb_problem(job: TrainJob) -> Problem | None:
-    """The problem of a missing wandb, which Atelier does not install."""
+    """The problem of a missing wandb package, which Atelier does not install."""
     from importlib.util import find_spec
 
     if job.logging.log_with not in ("wandb", "all") or find_spec("wandb") is not None:

@@ -1,4 +1,4 @@
-"""The loop: epoch -> batch -> step -> tasks that are due. It owns the run's state and touches no widget."""
+"""The training loop: optimizer steps, and after each what the timetable has due. It advances the run's step."""
 
 from __future__ import annotations
 
@@ -11,73 +11,78 @@ from core.training.loop.run import Run
 from core.training.loop.update import optimizer_update
 
 if TYPE_CHECKING:
-    from core.training.loop.tasks import Tasks
+    from core.training.loop.timetable import Timetable
 
 PAUSE_SECONDS = 0.1
 
 
-def train(run: Run, tasks: Tasks) -> str:
-    """From run.state.step to the last step or a stop. Returns "done" or "stopped"."""
+def train(run: Run, timetable: Timetable) -> str:
+    """Train from run.state.step to the last step or a stop. Returns "done" or "stopped"."""
     first = run.context.processes.first
-    if run.state.step >= run.total and tasks.finished:
+    if run.state.step >= run.total and timetable.finished:
         run.context.say("This run is already finished")
         if first:
-            tasks.after_the_end()
+            timetable.after_the_end()
         return "done"
     if first:
-        tasks.before_first_step()
+        timetable.before_first_step()
         run.stepper.tasks_done()
     else:
         run.stepper.follow()
+    encoded = False  # in the step before
     while run.state.step < run.total and not run.context.processes.agree(run.stop_wanted):
-        started = time.monotonic()
+        started, encoding = time.monotonic(), run.passes.encoding_seconds
         optimizer_update(run)
         run.state.step += 1
-        # Inside the clock: here a GPU is waited for, which only queued the steps.
+        # Within the measured time: a GPU only queues its steps, and reading waits for it.
         read = run.reports.losses.read_if_due() if first else None
-        run.reports.clock.add(time.monotonic() - started)
+        encoding = run.passes.encoding_seconds - encoding
+        if encoded and not encoding:  # images that wait may be needed much later, or not at all
+            run.context.stage("training")
+        encoded = encoding > 0
+        run.reports.clock.add(time.monotonic() - started - encoding)
         run.reports.report(read)
         if not first:
             run.reports.losses.forget()
             run.stepper.follow()
         else:
-            tasks.after_step()  # save, back up, sample: each knows when it is due
-            obey(run, tasks)
+            timetable.after_step()
+            run_commands(run, timetable)
             run.stepper.tasks_done()
     if not first:
         run.stepper.follow()
         return "done" if run.state.step >= run.total else "stopped"
     run.reports.all()
     done = run.state.step >= run.total
-    (tasks.at_the_end if done else tasks.at_a_stop)()
+    (timetable.at_the_end if done else timetable.at_a_stop)()
     run.stepper.tasks_done()
     return "done" if done else "stopped"
 
 
-def obey(run: Run, tasks: Tasks) -> None:
-    """Commands that arrived: at a step's end nothing is half-done."""
+def run_commands(run: Run, timetable: Timetable) -> None:
+    """Carry out the commands that arrived. Called at the end of a step, when all weights are updated."""
     names = deque(run.context.take_commands())
     while names:
         name = names.popleft()
         if name == "pause":
-            _pause(run, tasks, names)
+            _pause(run, timetable, names)
         else:
-            _save_or_sample(tasks, name)
+            _save_or_sample(timetable, name)
 
 
-def _save_or_sample(tasks: Tasks, name: str) -> None:
+def _save_or_sample(timetable: Timetable, name: str) -> None:
     if name == "save":
-        tasks.save_now()
+        timetable.save_now()
     elif name == "sample":
-        tasks.sample_now()
+        timetable.sample_now()
 
 
-def _pause(run: Run, tasks: Tasks, names: deque[str]) -> None:
-    """Wait for "resume" or "stop"; the state is saved, so even a kill during the pause loses nothing.
+def _pause(run: Run, timetable: Timetable, names: deque[str]) -> None:
+    """Save a training state, then wait for "resume" or a stop. A kill during the pause loses no step.
 
-    names  commands that arrived in the same step: a "resume" may be among them
+    names  commands that arrived in the same step, such as "resume"
     """
-    tasks.back_up()
+    timetable.back_up()
     run.context.journal.put(StateChanged("paused", f"Paused at step {run.state.step}"))
     while not run.stop_wanted:
         while names:
@@ -85,6 +90,6 @@ def _pause(run: Run, tasks: Tasks, names: deque[str]) -> None:
             if name == "resume":
                 run.context.journal.put(StateChanged("running", "Resumed"))
                 return
-            _save_or_sample(tasks, name)
+            _save_or_sample(timetable, name)
         time.sleep(PAUSE_SECONDS)
         names.extend(run.context.take_commands())

@@ -1,8 +1,8 @@
 """Losses of a run by timestep and by image, and corrected for the sampled timesteps.
 
-A loss depends far more on its timestep than on how much was trained. So each is divided by the mean that this run has
-seen in its band of 50 timesteps: below 1 is better than the run has been there so far. From these quotients follow the
-corrected loss and the table of the images that train worst.
+A loss depends far more on its timestep than on the progress of the training. So each is divided by the mean loss of this
+run in its band of 50 timesteps: below 1 is better than the run was there so far. The corrected loss and the table of the
+images that train worst are computed from these quotients.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from core.record import atomic
 from core.record.former import renewed
 
 if TYPE_CHECKING:
-    from core.training.loop.losses import ReadBack, Seen
+    from core.training.loop.loss_readback import ReadBack, StepImage
 
 BAND = 50  # timesteps
 BANDS = 1000 // BAND
-MEMORY = 50.0  # views that an image's running mean looks back on
-RECENT = 100.0  # losses that a band's recent mean looks back on
+MEMORY = 50.0  # views in the running mean of an image
+RECENT = 100.0  # losses in the recent mean of a band
 FILE = "watch.json"
 WRITE_SECONDS = 10.0
 WORST = 200  # images in the file
 
 
 class Mean:
-    """A mean over everything, and one over about the last `memory` values."""
+    """Mean of all values, and a running mean of about the last `memory` values (`recent`)."""
 
     __slots__ = ("count", "recent", "total")
 
@@ -50,7 +50,7 @@ class Mean:
 
 
 class Watch:
-    """Gathers the losses of a run as they are read back. Saved in the training states, so a resumed run keeps it."""
+    """Statistics of the losses of a run. Saved in training states, so that a resumed run continues them."""
 
     def __init__(self, steps_per_epoch: int = 1):
         self.step = 0
@@ -60,37 +60,37 @@ class Watch:
         self._written = 0.0
 
     def add(self, read: ReadBack) -> list[float]:
-        """Take in what was read back; returns each step's loss divided by what was to be expected of its timesteps."""
+        """Add the losses of finished steps; return each step's corrected loss (1 is usual at its timesteps)."""
         corrected = []
-        for step, loss, seen, losses in zip(read.steps, read.losses, read.seen, read.by_image, strict=True):
+        for step, loss, images, losses in zip(read.steps, read.losses, read.step_images, read.by_image, strict=True):
             self.step = step
             self._epoch.append(loss)
-            quotients = [self._one(each, value) for each, value in zip(seen, losses, strict=True)]
+            quotients = [self._quotient(each, value) for each, value in zip(images, losses, strict=True)]
             known = [quotient for quotient in quotients if quotient is not None]
             corrected.append(sum(known) / len(known) if known else 1.0)
         return corrected
 
-    def _one(self, seen: Seen, loss: float) -> float | None:
-        """An image's loss by what is expected at its timestep; None for one that does not count."""
-        if seen.weight == 0:
+    def _quotient(self, image: StepImage, loss: float) -> float | None:
+        """Loss of an image divided by the mean of its timestep's band; None where its loss weight is 0."""
+        if image.weight == 0:
             return None
-        loss /= seen.weight
-        band = self._bands[min(int(seen.timestep // BAND), BANDS - 1)]
+        loss /= image.weight
+        band = self._bands[min(int(image.timestep // BAND), BANDS - 1)]
         band.add(loss, RECENT)
         quotient = loss / band.mean if band.mean > 0 else 1.0
-        self._images.setdefault(seen.key, Mean()).add(quotient, MEMORY)
+        self._images.setdefault(image.key, Mean()).add(quotient, MEMORY)
         return quotient
 
     @property
     def average(self) -> float:
-        """Mean loss of about the last epoch (sd-scripts' loss/average)."""
+        """Mean loss of about the last epoch, as sd-scripts' loss/average."""
         return sum(self._epoch) / len(self._epoch) if self._epoch else 0.0
 
     # -- for the page
 
     def snapshot(self) -> dict[str, Any]:
-        """bands: from, to, mean, recent, count, of those that were seen. images: source, name, corrected (running
-        mean, 1 is usual), count; the worst first."""
+        """Content of watch.json. bands: from, to, mean, recent, count, of those with losses. images: source, name,
+        corrected (running mean, 1 is usual), count; the worst first."""
         bands = [
             {
                 "from": number * BAND,
@@ -110,7 +110,7 @@ class Watch:
         return {"step": self.step, "bands": bands, "images": images, "images_seen": len(self._images)}
 
     def write(self, folder: Path, at_once: bool = False) -> None:
-        """watch.json, a few times a minute. It can be lost: a disk that is full must not end a training."""
+        """Write watch.json a few times a minute. Errors are ignored: a full disk must not end a training."""
         if not at_once and time.monotonic() - self._written < WRITE_SECONDS:
             return
         self._written = time.monotonic()

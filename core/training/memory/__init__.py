@@ -1,1 +1,1 @@
-"""What a training takes, and what saves it."""
+"""Memory forecast of a training, and advice to lower it."""

@@ -1,8 +1,7 @@
-"""Memory of one forward and backward pass, counted on the meta device: nothing is loaded or computed.
+"""Memory of a forward and backward pass, counted on torch's meta device, where tensors have shapes but no data.
 
-The U-Net is built on torch's "meta" device, where tensors have shapes and no data, and runs one pass of the given size.
-Each tensor counts until it is freed, so the peak includes what the backward pass keeps, recomputes and needs briefly.
-Memory that libraries use inside one operation is not counted.
+Each tensor counts until it is freed, so the peak includes saved activations, recomputation and temporary tensors. Memory that
+libraries use within an operation is not counted.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ TEXT_TOKENS = 77
 
 @dataclass(frozen=True)
 class Pass:
-    """A training pass. sides: width and height in pixels; dtype: what it computes in; tokens: of a text.
+    """A forward and backward pass. sides: width and height in pixels; dtype: compute dtype; tokens: length of the text
 
-    trains   "network", "weights" (of the whole model), "text" (only what comes before the U-Net) or "side" (what the method
-             makes next to or in it)
-    side     that method's settings, as a preset's text
-    network  its settings (core.networks.kinds.described)
-    checkpoint, attention   as the settings of these names
+    trains   "network", "weights" (of the full model), "text" (only inputs of the U-Net) or "side" (a module of the method next
+             to the U-Net)
+    side     settings of that method, as the text of a preset
+    network  settings of the network (core.networks.kinds.described)
+    checkpoint, blocks, attention   gradient_checkpointing, checkpoint_blocks and attention of the memory settings
     """
 
     family: str
@@ -55,14 +54,14 @@ class Pass:
 
 
 def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
-    """Peak bytes of a pass of the U-Net, without its weights and their gradients. Raises ProblemsError for a U-Net whose
-    layers do not fit together.
+    """Peak bytes of a pass of the U-Net, without weights and their gradients. Raises ProblemsError for a config whose layers do
+    not fit together.
 
-    config  of the U-Net; None is the family's published one
+    config   of the U-Net; None uses the family's published config
     """
     try:
         return _peak(one, frozen(config if config is not None else family(one.family).layout.config("unet")))
-    except RuntimeError as error:  # every weight has the shape that the config says, and the products do not fit
+    except RuntimeError as error:  # shapes of the config that do not multiply
         what = f"The sizes of this U-Net's layers do not match ({str(error).splitlines()[0][:200]})"
         fix = "download the model again: its config was changed"
         raise ProblemsError.one(what, "model.base_model", fix, code="model.bad-config") from error
@@ -89,13 +88,13 @@ def _peak(one: Pass, config: tuple) -> int:
         if side is not None:
             texts, control = TextStates(text, pooled), empty(rows, 3, height, width)
             more |= side(latents, times, Conditioning(texts, empty(rows, 6), control=control))
-        made = unet(latents, times, encoder_hidden_states=text, return_dict=False, **more)[0]
-        made.float().square().mean().backward()
+        output = unet(latents, times, encoder_hidden_states=text, return_dict=False, **more)[0]
+        output.float().square().mean().backward()
     return live.peak
 
 
 def _models(one: Pass, config: dict[str, Any]) -> tuple[Any, Any, list[torch.Tensor]]:
-    """The U-Net on "meta" with the trained layers, the model that trains next to it, and all weights; their gradients are freed
+    """(U-Net with its network, module that trains next to it or None, all weights) on the meta device. Gradients are freed
     at once."""
     unet = make_empty(
         "unet", {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
@@ -112,9 +111,9 @@ def _models(one: Pass, config: dict[str, Any]) -> tuple[Any, Any, list[torch.Ten
     if one.checkpoint:
         checkpoint_unet(unet, one.blocks)
     if one.trains == "network":
-        settings, own = settings_of(one.network)
+        settings, kind_settings = settings_of(one.network)
         targets = list(family(one.family).layers(unet, norms=settings.train_norm))
-        network = Network.create(targets, settings, 0, kind_settings=own)
+        network = Network.create(targets, settings, 0, kind_settings=kind_settings)
         network.attach()
         weights = network.parameters()
     else:
@@ -128,7 +127,7 @@ def _models(one: Pass, config: dict[str, Any]) -> tuple[Any, Any, list[torch.Ten
 
 
 def _prepare(model: torch.nn.Module, one: Pass) -> None:
-    """Its weights' type, and its attention."""
+    """Set the dtype, attention and gradient checkpointing of a model."""
     for weight in model.parameters():
         weight.data = weight.data.to(one.dtype)
     fused = one.attention in ("sdpa", "xformers")

@@ -1,4 +1,4 @@
-"""Which switches would make a training fit, and what each saves for this very job."""
+"""Memory advice: settings that lower the memory of a job, and the bytes that each saves."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from core.settings.rules import training_problems
 from core.training.memory.plan import MemoryFacts, MemoryPlan, encodes_each_time, largest_batch, memory_plan
 
 SHOWN = 3
-WORTH = 0.03  # of the whole: switches that save less are not offered
+WORTH = 0.03  # smallest share of the total that a suggested setting saves
 Change = dict[str, Any]  # dotted path -> value
 
 
 @dataclass(frozen=True)
 class Saving:
-    """A switch and the bytes it saves for this job. also: what has to change with it, so that the result stays."""
+    """A setting and the bytes it saves for a job. also: settings to change with it, so that the result stays the same"""
 
     path: str
     value: Any
@@ -42,7 +42,7 @@ class Saving:
 
 
 def changed(job: TrainJob, change: Change) -> TrainJob:
-    """The job with other values, checked like any."""
+    """The job with these values. Raises ProblemsError for invalid ones."""
     values = to_values(job)
     for path, value in change.items():
         group, _, name = path.partition(".")
@@ -51,13 +51,13 @@ def changed(job: TrainJob, change: Change) -> TrainJob:
 
 
 def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list[Saving]:
-    """The cheapest switches that save something worth it, first those that cost least in time and in what is trained.
+    """Settings that save a notable share of memory, first those that cost least in speed and quality.
 
-    count  at most so many; None: all
+    count   maximum number; None returns all
     """
     whole = memory_plan(job, facts).total
     wrong = {problem.what for problem in training_problems(job)}
-    found: list[Saving] = []
+    savings: list[Saving] = []
     for words, change in candidates(job, facts):
         other = changed(job, change)
         if any(each.level == "error" and each.what not in wrong for each in training_problems(other)):
@@ -65,14 +65,14 @@ def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list
         saved = whole - memory_plan(other, moved(facts, job, other)).total
         if saved >= WORTH * whole:
             (path, value), *also = change.items()
-            found.append(Saving(path, value, saved, words, tuple(also)))
-        if count is not None and len(found) == count:
+            savings.append(Saving(path, value, saved, words, tuple(also)))
+        if count is not None and len(savings) == count:
             break
-    return found
+    return savings
 
 
 def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]]:
-    """(words, change) of the switches that this job could use, cheapest first."""
+    """(description, change) of the settings that this job could change, cheapest first."""
     memory, whole, cuda = job.memory, job.method.traits.full_size, facts.device.startswith("cuda")
     if encodes_each_time(job) and memory.cache_latents == "off":
         yield "caching latents", {"memory.cache_latents": "auto"}
@@ -116,7 +116,7 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
 
 
 def moved(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
-    """The facts with the batch and the bucket that another batch size or resolution makes of them."""
+    """The facts with the bucket and batch of another resolution or batch size."""
     (wide, high), batch = largest_batch(before)
     (new_wide, new_high), new_batch = largest_batch(after)
     part = (new_wide * new_high / (wide * high)) ** 0.5
@@ -125,7 +125,7 @@ def moved(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
 
 
 def smaller_resolution(job: TrainJob) -> int | None:
-    """Three quarters of the side, on a multiple of 64."""
+    """Three quarters of the resolution, as a multiple of 64; None where that is 0."""
     value = value_of(job, "dataset.resolution")
     side = min(value) if isinstance(value, (tuple, list)) else value
     less = side * 3 // 4 // 64 * 64
@@ -133,11 +133,11 @@ def smaller_resolution(job: TrainJob) -> int | None:
 
 
 def out_of_memory_advice(job: TrainJob, workspace: Workspace, device: str) -> str:
-    """What to switch after the device ran out of memory: a sentence with three switches, or "" where nothing helps."""
+    """A sentence with up to three settings to change after the device ran out of memory; "" where none helps."""
     from core.training.memory.plan import facts_of
 
-    found = advise(job, facts_of(job, workspace, device))
-    return "; ".join(saving.sentence() for saving in found)
+    savings = advise(job, facts_of(job, workspace, device))
+    return "; ".join(saving.sentence() for saving in savings)
 
 
 # -- the slider
@@ -145,7 +145,7 @@ def out_of_memory_advice(job: TrainJob, workspace: Workspace, device: str) -> st
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """A place of the slider with what the job takes there. saved: bytes less than at the usual place; below 0, more."""
+    """A level of the slider with the memory of the job. saved: bytes less than at the usual level; negative for more"""
 
     level: Level
     plan: MemoryPlan
@@ -153,15 +153,15 @@ class LevelPlan:
 
 
 def level_plans(job: TrainJob, facts: MemoryFacts) -> list[LevelPlan]:
-    """What each place of the memory and speed slider takes."""
-    found = [(level, memory_plan(changed(job, level.values), facts)) for level in levels(job, facts.device)]
-    usual = next((plan.total for level, plan in found if level.number == USUAL), memory_plan(job, facts).total)
-    return [LevelPlan(level, plan, usual - plan.total) for level, plan in found]
+    """Memory of the job at each level of the memory and speed slider."""
+    plans = [(level, memory_plan(changed(job, level.values), facts)) for level in levels(job, facts.device)]
+    usual = next((plan.total for level, plan in plans if level.number == USUAL), memory_plan(job, facts).total)
+    return [LevelPlan(level, plan, usual - plan.total) for level, plan in plans]
 
 
 def switch_savings(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
-    """{path of a switch: bytes that it saves in this job, now that it is on, or would save}; those that save are listed."""
-    found: dict[str, int] = {}
+    """{setting: bytes that turning it on saves in this job}, of the settings that save memory."""
+    savings: dict[str, int] = {}
     for path, (off, on) in switches(job).items():
         try:
             plain, saving = changed(job, {path: off}), changed(job, {path: on})
@@ -169,28 +169,28 @@ def switch_savings(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
             continue
         saved = memory_plan(plain, facts).total - memory_plan(saving, facts).total
         if saved > 0:
-            found[path] = saved
-    return found
+            savings[path] = saved
+    return savings
 
 
 def switches(job: TrainJob) -> dict[str, tuple[Any, Any]]:
-    """{path: (value that saves nothing, value that saves)} of the memory group's switches that this job can have."""
-    found: dict[str, tuple[Any, Any]] = {
+    """{setting: (value that saves nothing, value that saves memory)} of the memory group, for this job."""
+    choices: dict[str, tuple[Any, Any]] = {
         "memory.gradient_checkpointing": (False, True),
         "memory.mixed_precision": ("no", "bf16"),
     }
     if job.method.traits.full_size:
         entry = find(job.optimizer.optimizer_type)
-        found["memory.full_precision"] = ("fp32", "bf16")
+        choices["memory.full_precision"] = ("fp32", "bf16")
         if entry is not None and entry.path == ADAFACTOR:
-            found["memory.fused_backward_pass"] = (False, True)
+            choices["memory.fused_backward_pass"] = (False, True)
         elif not adapts(job.optimizer.optimizer_type):
-            found["memory.fused_optimizer_groups"] = (None, GROUPS)
+            choices["memory.fused_optimizer_groups"] = (None, GROUPS)
     else:
-        found |= {f"memory.{name}": (False, True) for name in ("fp8_base", "fp8_base_unet")}
+        choices |= {f"memory.{name}": (False, True) for name in ("fp8_base", "fp8_base_unet")}
     if encodes_each_time(job):
-        found["memory.vae_precision"] = ("fp32", "bf16")
-        found["memory.cache_latents"] = ("off", "auto")
+        choices["memory.vae_precision"] = ("fp32", "bf16")
+        choices["memory.cache_latents"] = ("off", "auto")
     if job.memory.attention != "auto":
-        found["memory.attention"] = ("plain", "auto")
-    return found
+        choices["memory.attention"] = ("plain", "auto")
+    return choices

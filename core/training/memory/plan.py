@@ -1,9 +1,9 @@
-"""How much memory a training will take, part by part, from the model's header and a pass on the meta device; nothing is loaded."""
+"""Memory forecast of a training, from the model's header and a forward and backward pass on the meta device."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from core.settings.methods import spec_of
 from core.settings.optimization.optimizers import ADAFACTOR, find
 from core.settings.optimization.rates import trains_text, trains_unet
 from core.settings.rules.dataset import changes_by_chance
-from core.training.memory.shares import FP32, Places, ToShare, places, processes_here
+from core.training.memory.shares import FP32, ProcessSizes, TrainedSizes, process_sizes, processes_here
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
     from core.families.precision import Precision
 
 Sides = tuple[int, int]
+IMAGES, CAPTIONS = "images", "captions"  # what steps may encode for the caches
 # Bytes for each number of a CLIP layer's input, in 16 bits: Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.
 TEXT_LAYER_BYTES = 34
-VAE_MAPS = 4  # maps of 128 channels at the image's size that encoding holds at once
-DEVICE_CACHE = 2 << 30  # core/training/loop/sources.py: posteriors up to here lie on the device
-CONTROL_SHARE = 6  # lines, poses and depth are compressed to a sixth of their pixels or less, photos to nearly all
-STEP_BYTES = 12  # for each number of the tensor that AdaFactor moves: its copy, its change, what that is divided by
+VAE_MAPS = 4  # feature maps of 128 channels at image size that encoding holds at once
+DEVICE_CACHE = 2 << 30  # bytes of posteriors that are held on the device (core/training/loop/sources.py)
+CONTROL_SHARE = 6  # compression of lines, poses and depth; photos hardly compress
+STEP_BYTES = 12  # AdaFactor, for each number of the updated tensor: its copy, the update and its divisor
 
 
 @dataclass(frozen=True)
 class PartSize:
-    """A part of the model: numbers in all, in its norms, biases and embeddings, in its 3x3 convolutions, in its largest
-    tensor."""
+    """Parameter counts of a part of the model: numbers in all, plain in norms, biases and embeddings, wide in convolutions
+    larger than 1x1, largest in its largest tensor."""
 
     numbers: int
     plain: int
@@ -48,9 +49,10 @@ class PartSize:
 
 @dataclass(frozen=True)
 class MemoryFacts:
-    """What the plan needs besides the job. sides: of the largest bucket; images: how many latents are kept.
+    """Facts of the model and the dataset for a memory forecast.
 
-    stored   bytes of the denoiser's weights as they lie in the file      body, texts   names of the denoiser and the text encoders
+    stored        bytes of the denoiser's weights in the file     sides, batch   width, height and images of the largest batch
+    body, texts   names of the denoiser and the text encoders     images         number of images with cached latents
     """
 
     family: str
@@ -73,13 +75,14 @@ class MemoryFacts:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on the training device while a step runs: on one GPU, or on a CPU of all processes together.
+    """Bytes on the training device during a step: on one GPU, or on a CPU of all processes together.
 
-    weights      of the parts that lie there, of the network, of an average on the device, of a prior's second U-Net
-    optimizer    its state      gradients  of all that trains
-    activations  of the largest pass, or what gathering takes where that is more
-    cache        latents kept there, on a CPU control images too     spare      torch itself and what lies between tensors
-    memory, disk    of all processes of this machine, besides the GPU: what DeepSpeed offloads
+    weights       of the loaded parts, the network, an EMA on the device and the second U-Net of a prior
+    optimizer     optimizer state            gradients   of all trained weights
+    activations   of the largest forward and backward pass, or of gathering sharded layers where that is more
+    cache         latents on the device, on a CPU also control images
+    spare         torch itself and fragmentation
+    memory, disk  offloaded by DeepSpeed to RAM and disk, of all processes of this machine
     """
 
     weights: int
@@ -96,16 +99,16 @@ class MemoryPlan:
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        """What lies on the device."""
-        beside = ("memory", "disk")
-        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in beside}
+        """{part: bytes} on the device."""
+        offloaded = ("memory", "disk")
+        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in offloaded}
 
 
 # -- facts
 
 
 def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | None = None) -> MemoryFacts:
-    """From the headers of the model's files; the largest bucket from a look at the dataset, else from the resolution."""
+    """Facts from the headers of the model's files, and the largest bucket of the dataset, or without `report` of the settings."""
     from core.families import family
     from core.families.locate import family_of, model_path
     from core.formats.models.checkpoint import open_vae
@@ -113,26 +116,26 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
     path = model_path(job.model.base_model, workspace)
     name = family_of(path, job.model.family)
     layout = family(name).layout
-    found = family(name).parts(path)
+    parts_of_file = family(name).parts(path)
     if job.model.vae:
-        found["vae"] = open_vae(model_path(job.model.vae, workspace, "model.vae"))
-    parts = {key: _size(part, part.config_after(layout.config(key))) for key, part in found.items()}
-    stored = found[layout.denoiser].weight_bytes()
+        parts_of_file["vae"] = open_vae(model_path(job.model.vae, workspace, "model.vae"))
+    parts = {key: _size(part, part.config_after(layout.config(key))) for key, part in parts_of_file.items()}
+    stored = parts_of_file[layout.denoiser].weight_bytes()
     sides, batch = largest_batch(job, report)
     images = len(report.placed) if report else 0
     return MemoryFacts(name, device, parts, stored, sides, batch, images, layout.denoiser, layout.text_encoders)
 
 
 def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, int]:
-    """Width and height of the bucket with the most pixels in a batch, and the images of that batch in each process."""
-    found: list[tuple[Sides, int]] = []
+    """Width and height of the bucket with the most pixels in a batch, and the number of images of that batch in a process."""
+    batches: list[tuple[Sides, int]] = []
     if report is not None:
-        found = [(each.placement.bucket, each.concept.images.train_batch_size) for each in report.placed]
-    for concept in concepts_of(job) if not found else ():
-        own = concept.images
-        found += [(_pair(side), own.train_batch_size) for side in (own.resolution, *own.more_resolutions)]
-    found = found or [(_pair(job.dataset.resolution), job.dataset.train_batch_size)]
-    sides, batch = max(found, key=lambda each: prod(each[0]) * each[1])
+        batches = [(each.placement.bucket, each.concept.images.train_batch_size) for each in report.placed]
+    for concept in concepts_of(job) if not batches else ():
+        images = concept.images
+        batches += [(_pair(side), images.train_batch_size) for side in (images.resolution, *images.more_resolutions)]
+    batches = batches or [(_pair(job.dataset.resolution), job.dataset.train_batch_size)]
+    sides, batch = max(batches, key=lambda each: prod(each[0]) * each[1])
     return (max(64, sides[0] // 8 * 8), max(64, sides[1] // 8 * 8)), batch
 
 
@@ -142,7 +145,7 @@ def _pair(side: Any) -> Sides:
 
 
 def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
-    shapes = {name: place.entry.shape for name, place in part.places.items()}
+    shapes = {name: weight.entry.shape for name, weight in part.places.items()}
     plain = sum(prod(s) for name, s in shapes.items() if len(s) < 2 or "embedding" in name)
     wide = sum(prod(s) for s in shapes.values() if len(s) == 4 and s[2] > 1)
     numbers = [prod(shape) for shape in shapes.values()]
@@ -152,22 +155,36 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
 # -- the plan
 
 
-def shared_places(job: TrainJob, facts: MemoryFacts) -> Places:
-    """Where DeepSpeed puts what trains; only with DeepSpeed on."""
+def fits_with_encoders(job: TrainJob, facts: MemoryFacts, free: int, late: Collection[str]) -> bool:
+    """Whether the job fits into `free` bytes while its steps encode these (IMAGES, CAPTIONS).
+
+    On a CPU, encoders that fit into the share for fragmentation are accepted without counting a pass, which takes seconds.
+    """
+    encoders = _encoders(job, facts, late) + _encoding(job, facts, late)
+    if facts.device.startswith("cpu") and encoders <= CUT_OFF * free:
+        return True
+    return memory_plan(job, facts, late=late).total <= free
+
+
+def sharded_sizes(job: TrainJob, facts: MemoryFacts) -> ProcessSizes:
+    """Bytes by place of a job with DeepSpeed."""
     precision = _precision(job, facts)
-    return _shared(job, facts, precision, _trained_numbers(job, facts))
+    return _sharded(job, facts, precision, _trained_numbers(job, facts))
 
 
-def memory_plan(job: TrainJob, facts: MemoryFacts) -> MemoryPlan:
-    """What this job takes on this device. Counting a pass takes seconds at first (SDXL), nothing when asked again."""
+def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: Collection[str] = ()) -> MemoryPlan:
+    """Memory forecast of a job. Counting a pass takes seconds for SDXL the first time; the result is cached.
+
+    late   what steps still encode for the caches: IMAGES, CAPTIONS
+    """
     precision, trainable = _precision(job, facts), _trained_numbers(job, facts)
     count, cuda = job.memory.num_processes, facts.device.startswith("cuda")
-    share = (_shared if job.sharding.active else _plain)(job, facts, precision, trainable)
-    one_pass = max(_activations(job, facts, precision), _encoding(job, facts)) + share.gathered
+    share = (_sharded if job.sharding.active else _plain)(job, facts, precision, trainable)
+    one_pass = max(_activations(job, facts, precision), _encoding(job, facts, late)) + share.gathered
     if count > 1 and not job.sharding.active:
-        one_pass = max(one_pass, share.gradients)  # they travel as one piece
+        one_pass = max(one_pass, share.gradients)  # all-reduced as one tensor
     passes = max(one_pass, share.whole)
-    weights = share.weights + _beside(job, facts, precision, trainable)
+    weights = share.weights + _extra_weights(job, facts, precision, trainable, late)
     spare = RUNTIME_BYTES["cuda" if cuda else "cpu"]
     spare += int(CUT_OFF * (weights + passes + share.optimizer + share.gradients))
     plan = MemoryPlan(weights, share.optimizer, share.gradients, passes, _cache(job, facts), spare)
@@ -177,72 +194,73 @@ def memory_plan(job: TrainJob, facts: MemoryFacts) -> MemoryPlan:
 def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
     from core.families.precision import choose_precision
 
-    found = choose_precision(job.memory, facts.device, facts.stored, method=job.method)
-    # With DeepSpeed a full model is in the compute dtype.
-    return replace(found, trainable=found.compute) if job.sharding.active and job.method.traits.full_size else found
+    precision = choose_precision(job.memory, facts.device, facts.stored, method=job.method)
+    if job.sharding.active and job.method.traits.full_size:  # DeepSpeed trains a full model in the compute dtype
+        return replace(precision, trainable=precision.compute)
+    return precision
 
 
-def _on_one_machine(plan: MemoryPlan, share: Places, job: TrainJob) -> MemoryPlan:
-    """On a CPU: all its processes, and what DeepSpeed puts into RAM, in the same memory."""
+def _on_one_machine(plan: MemoryPlan, share: ProcessSizes, job: TrainJob) -> MemoryPlan:
+    """The plan of a CPU, where all processes and what DeepSpeed offloads to RAM share one memory."""
     every = {name: size * processes_here(job) for name, size in plan.parts().items()}
     return MemoryPlan(**every | {"optimizer": every["optimizer"] + share.memory}, disk=share.disk)
 
 
-def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> Places:
-    """Each process holds everything."""
-    own, trained = type_named(job.memory.full_precision).itemsize, sum(trainable.values())
-    gradients = (trained + _clipped_words(job, facts)) * own
-    weights, cast, step = _weights(job, facts, precision, trainable, own), 0, _until_narrow(job, facts, precision)
+def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> ProcessSizes:
+    """Bytes of a process without DeepSpeed, which holds everything."""
+    item, trained = type_named(job.memory.full_precision).itemsize, sum(trainable.values())
+    gradients = (trained + _clipped_embeddings(job, facts)) * item
+    weights, cast, step = _weights(job, facts, precision, trainable, item), 0, _before_fp8(job, facts, precision)
     if job.method.traits.full_size:
-        cast, step = _cast(precision, trainable), _step(trained, own)
+        cast, step = _cast(precision, trainable), _step(trained, item)
     if job.method.traits.full_size and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
         largest = max(facts.parts[name].largest for name in trainable)
         at_once = largest if job.memory.fused_backward_pass else trained // (job.memory.fused_optimizer_groups or 1)
-        gradients = at_once * own + _step(at_once, own) + largest * STEP_BYTES
+        gradients = at_once * item + _step(at_once, item) + largest * STEP_BYTES
         weights += cast
     elif job.schedule.gradient_accumulation_steps == 1:
-        gradients = max(gradients, cast)  # what was cast is given up while gradients come
+        gradients = max(gradients, cast)  # cast weights are freed while gradients are computed
     else:
         weights += cast
-    return Places(weights, gradients, int(FP32 * trained * state_numbers(job)), whole=step)
+    return ProcessSizes(weights, gradients, int(FP32 * trained * state_numbers(job)), whole=step)
 
 
-def _until_narrow(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
-    """What the U-Net takes more until it is in fp8, where it is not loaded in RAM first."""
-    beside = facts.device.startswith("cuda") and not job.memory.lowram
-    if beside or job.method.traits.base_trains or not job.memory.narrow_unet:
+def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
+    """Extra bytes of the U-Net before it is cast to fp8, where it is not cast in RAM."""
+    in_ram = facts.device.startswith("cuda") and not job.memory.lowram
+    if in_ram or job.method.traits.base_trains or not job.memory.narrow_unet:
         return 0
     return (facts.denoiser.numbers - facts.denoiser.plain) * (_bytes(precision.compute) - 1)
 
 
-def _step(numbers: int, own: int) -> int:
-    """What a step takes besides: 16-bit weights and gradients are fp32 meanwhile, so many at once."""
+def _step(numbers: int, item: int) -> int:
+    """Extra bytes of an optimizer step: 16-bit weights and gradients are fp32 during it, at most LARGEST numbers at once."""
     from core.optimization.rounding import LARGEST
 
-    return min(numbers, LARGEST) * 2 * FP32 if own < FP32 else 0
+    return min(numbers, LARGEST) * 2 * FP32 if item < FP32 else 0
 
 
 def _cast(precision: Precision, trainable: Mapping[str, int]) -> int:
-    """What autocast makes of the weights of a model that train, and keeps until the pass is over."""
+    """Bytes of the copies of trained weights that autocast caches during a pass."""
     if precision.compute == precision.trainable:
         return 0
     return sum(trainable.values()) * _bytes(precision.compute)
 
 
-def _clipped_words(job: TrainJob, facts: MemoryFacts) -> int:
-    """Numbers of the token embedding table whose gradients sd-scripts clips too: the last encoder's."""
+def _clipped_embeddings(job: TrainJob, facts: MemoryFacts) -> int:
+    """Numbers of the last encoder's token embedding table, whose gradients sd-scripts clips too."""
     if not job.method.traits.new_words or not job.optimizer.clips_as_kohya:
         return 0
     last = facts.parts[facts.text_parts()[-1]].config
     return int(last.get("vocab_size", 49408)) * int(last.get("hidden_size", 768))
 
 
-def _shared(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> Places:
-    """DeepSpeed's way. A network is fp32."""
+def _sharded(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> ProcessSizes:
+    """Bytes of a process with DeepSpeed. A network is fp32."""
     item = _bytes(precision.compute) if job.method.traits.full_size else 4
     model = _weights(job, facts, precision, trainable, item)
-    given = ToShare(sum(trainable.values()), item, model, state_numbers(job))
-    return places(job.sharding, given, job.memory.num_processes, processes_here(job))
+    trained = TrainedSizes(sum(trainable.values()), item, model, state_numbers(job))
+    return process_sizes(job.sharding, trained, job.memory.num_processes, processes_here(job))
 
 
 def _bytes(dtype: Any) -> int:
@@ -250,41 +268,52 @@ def _bytes(dtype: Any) -> int:
 
 
 def _trained_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
-    """{part: numbers that train}."""
+    """{part: number of trained weights}."""
     return spec_of(job).trained_numbers(job, facts.family, facts.parts)
 
 
-def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], own: int) -> int:
-    """Of the model and the network. own: bytes of a number that trains."""
+def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], item: int) -> int:
+    """Bytes of the weights of the model and the network. item: bytes of a trained number"""
     whole, compute = job.method.traits.base_trains, _bytes(precision.compute)
     names = [facts.body, *(facts.text_parts() if trains_text(job) else ())]
-    total = 0 if whole else sum(trainable.values()) * own
+    total = 0 if whole else sum(trainable.values()) * item
     for name in names:
         part, trains = facts.parts[name], whole and name in trainable
         body = name == facts.body
-        reads_what_trains = job.method.traits.new_words and not body
-        item = own if trains or reads_what_trains else compute
-        narrow = not trains and is_narrow(job, body)
-        total += part.plain * item + (part.numbers - part.plain) * (1 if narrow else item)
-        if body and not trains and not narrow and facts.device == "cpu" and not job.sharding.shares_weights:
-            total += part.wide * item  # core/networks/frozen.py
+        has_trained_tokens = job.method.traits.new_words and not body
+        size = item if trains or has_trained_tokens else compute
+        fp8 = not trains and is_fp8(job, body)
+        total += part.plain * size + (part.numbers - part.plain) * (1 if fp8 else size)
+        if body and not trains and not fp8 and facts.device == "cpu" and not job.sharding.shares_weights:
+            total += part.wide * size  # core/networks/frozen.py
     return total
 
 
-def _beside(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> int:
-    """Weights next to the model that trains: an average, of its part where DeepSpeed cuts it, an untrained U-Net, the VAE."""
+def _extra_weights(
+    job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], late: Collection[str]
+) -> int:
+    """Bytes of weights next to the trained model: an EMA (its shard with DeepSpeed), an untrained U-Net, encoders."""
     whole, total = job.method.traits.base_trains, 0
     if whole and job.method.ema and job.method.ema_device != "cpu":
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
     if whole and job.method.prior == "model":
         total += facts.denoiser.numbers * _bytes(precision.compute)
-    if encodes_each_time(job):
+    return total + _encoders(job, facts, late)
+
+
+def _encoders(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
+    """Bytes of the VAE and of frozen text encoders, where steps encode."""
+    total = 0
+    if IMAGES in late or encodes_each_time(job):
         total += facts.parts["vae"].numbers * _vae_bytes(job)
+    if CAPTIONS in late:
+        item = _bytes(_precision(job, facts).compute)
+        total += sum(facts.parts[name].numbers for name in facts.text_parts()) * item
     return total
 
 
-def is_narrow(job: TrainJob, body: bool) -> bool:
-    """Whether a frozen part, the denoiser or a text encoder, lies in fp8; text encoders do so for LoRA only."""
+def is_fp8(job: TrainJob, body: bool) -> bool:
+    """Whether a frozen part is in fp8: the denoiser (`body`), or with a LoRA the text encoders."""
     if body:
         return job.memory.narrow_unet
     return job.memory.fp8_base and job.method.traits.uses_network
@@ -295,7 +324,7 @@ def _vae_bytes(job: TrainJob) -> int:
 
 
 def encodes_each_time(job: TrainJob) -> bool:
-    """Whether the VAE works at each step, by the settings of any folder."""
+    """Whether images of any folder are encoded at each step."""
     varied = any(changes_by_chance(concept.images) for concept in concepts_of(job))
     return job.memory.cache_latents == "off" or varied
 
@@ -305,9 +334,9 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
 
     from core.training.memory.activations import Pass, peak_bytes
 
-    own = _family(facts).activation_bytes(prod(facts.sides), facts.batch)
-    if own is not None:
-        return own + _text_activations(job, facts, _bytes(precision.compute))
+    stated = _family(facts).activation_bytes(prod(facts.sides), facts.batch)
+    if stated is not None:
+        return stated + _text_activations(job, facts, _bytes(precision.compute))
 
     if job.method.traits.base_trains:
         trains = "weights" if trains_unet(job) else "text"
@@ -329,18 +358,18 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
         job.memory.gradient_checkpointing,
         job.memory.checkpoint_blocks,
         attention,
-        side=_of_the_method(job) if trains == "side" else "",
+        side=_method_settings(job) if trains == "side" else "",
     )
-    # In proportion to images and bytes a number, so one counting serves all of them.
+    # Proportional to images and bytes of a number, so that one count serves all.
     item = _bytes(precision.compute)
     counted = peak_bytes(one, facts.denoiser.config) * facts.batch * item // 2
     return counted + _text_activations(job, facts, item)
 
 
-def _of_the_method(job: TrainJob) -> str:
-    """The method and its own settings, as a preset's text."""
-    own, chosen = spec_of(job).group, {"method": {"kind": job.method.kind}}
-    return json.dumps(chosen | ({own: getattr(job, own).model_dump(mode="json")} if own else {}))
+def _method_settings(job: TrainJob) -> str:
+    """The method and the settings of its group, as the text of a preset."""
+    group, values = spec_of(job).group, {"method": {"kind": job.method.kind}}
+    return json.dumps(values | ({group: getattr(job, group).model_dump(mode="json")} if group else {}))
 
 
 def _family(facts: MemoryFacts) -> Family:
@@ -361,10 +390,11 @@ def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
     return total
 
 
-def _encoding(job: TrainJob, facts: MemoryFacts) -> int:
-    if not encodes_each_time(job):
+def _encoding(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
+    """Bytes of activations while images are encoded."""
+    if IMAGES not in late and not encodes_each_time(job):
         return 0
-    rows = min(facts.batch, job.memory.vae_batch_size)
+    rows = job.memory.vae_batch_size if IMAGES in late else min(facts.batch, job.memory.vae_batch_size)
     return rows * VAE_MAPS * 128 * prod(facts.sides) * _vae_bytes(job)
 
 
@@ -373,14 +403,14 @@ def _cache(job: TrainJob, facts: MemoryFacts) -> int:
 
 
 def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
-    """They are held in RAM, compressed."""
+    """Bytes of control images, which are held in RAM, compressed."""
     from core.dataset.caches.partners import most_held
 
-    where = job.memory.cache_latents
-    if facts.device.startswith("cuda") or not job.method.traits.control_images or where == "off":
+    cache_latents = job.memory.cache_latents
+    if facts.device.startswith("cuda") or not job.method.traits.control_images or cache_latents == "off":
         return 0
     size = facts.images * 3 * prod(facts.sides) // CONTROL_SHARE
-    return min(size, most_held(writes=where in ("auto", "disk")))
+    return min(size, most_held(writes=cache_latents in ("auto", "disk")))
 
 
 def _latents(job: TrainJob, facts: MemoryFacts) -> int:
@@ -391,7 +421,7 @@ def _latents(job: TrainJob, facts: MemoryFacts) -> int:
 
 
 def state_numbers(job: TrainJob) -> float:
-    """fp32 numbers that the optimizer keeps for each number that trains: AdamW 2, in 8 bits 0.5, AdaFactor nearly none."""
+    """fp32 numbers of optimizer state for each trained number: 2 with AdamW, 0.5 in 8 bits, nearly none with AdaFactor."""
     entry = find(job.optimizer.optimizer_type)
     if entry is None:
         return 2.0

@@ -1,7 +1,6 @@
-"""Where DeepSpeed keeps weights, gradients and optimizer state: bytes by ZeRO stage, processes and device.
+"""Memory of weights, gradients and optimizer state with DeepSpeed, by ZeRO stage, processes and offload device.
 
-Rajbhandari et al. 2020 (arXiv:1910.02054), section 5, with what DeepSpeed holds besides: a gradient in fp32 for the step,
-and buffers.
+Rajbhandari et al. 2020 (arXiv:1910.02054), section 5, plus an fp32 gradient during the step, and buffers.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from core.settings.sharding import ShardingSettings
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
-LARGEST_BUCKET = 50_000_000  # numbers that travel at once
-DISK_GROUP = 100_000_000  # numbers that come from a disk at once
-DISK_BUFFERS = 5  # each of a disk group: weight, gradient, two memories of Adam, one on the way
+LARGEST_BUCKET = 50_000_000  # numbers reduced at once
+DISK_GROUP = 100_000_000  # numbers read from disk at once
+DISK_BUFFERS = 5  # of a disk group: weight, gradient, two states of Adam, one in transfer
 GATHERED = (
     80_000_000  # numbers of the layers that lie whole at once in stage 3: 50 million ahead, and the largest layer
 )
@@ -26,9 +25,9 @@ FP32 = 4
 
 
 @dataclass(frozen=True)
-class ToShare:
-    """What there is to share. item: bytes of a number that trains, as it computes; model: bytes of all parts of the model
-    that take part; states: fp32 numbers that the optimizer keeps for each."""
+class TrainedSizes:
+    """Sizes of a training before sharding. trained: number of trained weights; item: bytes of each in the compute dtype; model:
+    bytes of all loaded parts of the model; states: fp32 numbers of optimizer state for each."""
 
     trained: int
     item: int
@@ -37,13 +36,12 @@ class ToShare:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Bytes. weights, gradients, optimizer, gathered, whole: on the GPU of one process; memory, disk: of all processes
-    on this machine.
+class ProcessSizes:
+    """Bytes on the GPU of one process; memory, disk: of all processes on this machine.
 
-    optimizer   with the fp32 weights that it moves     gathered   layers that a pass has whole at once
-    whole       what is there between passes: all weights, as a file or a sample gathers them, what a step takes, or
-                what is loaded before it is made narrow
+    optimizer   state and fp32 master weights     gathered   layers that a pass gathers at once
+    whole       extra bytes between passes: gathered weights of a file or sample, of an optimizer step, or of a model before it
+                is cast to fp8
     """
 
     weights: int
@@ -55,41 +53,41 @@ class Places:
     disk: int = 0
 
 
-def places(settings: ShardingSettings, given: ToShare, processes: int, here: int) -> Places:
-    """With DeepSpeed on. here: how many of the processes this machine has."""
-    trained, stage, mine = given.trained, settings.zero_stage, given.trained / processes
-    bucket = min(LARGEST_BUCKET, trained) * given.item
-    # Stage 3 moves weights that are fp32 already where they lie.
-    in_place = stage == 3 and given.item == FP32 and settings.offload_optimizer_device is None
+def process_sizes(settings: ShardingSettings, sizes: TrainedSizes, processes: int, here: int) -> ProcessSizes:
+    """Bytes of a process with DeepSpeed. here: number of processes on this machine"""
+    trained, stage, shard = sizes.trained, settings.zero_stage, sizes.trained / processes
+    bucket = min(LARGEST_BUCKET, trained) * sizes.item
+    # Stage 3 updates fp32 weights in place.
+    in_place = stage == 3 and sizes.item == FP32 and settings.offload_optimizer_device is None
     master = 2 if settings.fp16_master_weights_and_gradients else FP32
-    moved = (0 if in_place else master) + FP32 * given.states
-    kept = given.item * (trained if stage == 1 else mine)  # gradients, added up until the step
-    optimizer, gradients = moved * mine, kept + FP32 * mine + bucket
+    updated = (0 if in_place else master) + FP32 * sizes.states
+    summed = sizes.item * (trained if stage == 1 else shard)  # gradients, accumulated until the step
+    optimizer, gradients = updated * shard, summed + FP32 * shard + bucket
     memory = disk = 0.0
     if settings.offload_optimizer_device is not None:
-        gradients = bucket + (kept if stage == 1 else 0)
-        beside = (given.item + (master if settings.offload_optimizer_device == "cpu" else 0)) * mine
+        gradients = bucket + (summed if stage == 1 else 0)
+        in_ram = (sizes.item + (master if settings.offload_optimizer_device == "cpu" else 0)) * shard
         if settings.offload_optimizer_device == "cpu":
-            memory += here * (optimizer + beside)
+            memory += here * (optimizer + in_ram)
         else:
-            memory += here * (beside + DISK_BUFFERS * FP32 * min(mine, DISK_GROUP))
-            disk += here * (optimizer + FP32 * mine)
+            memory += here * (in_ram + DISK_BUFFERS * FP32 * min(shard, DISK_GROUP))
+            disk += here * (optimizer + FP32 * shard)
         optimizer = 0
-    weights, gathered, whole = float(given.model), 0.0, 0.0
+    weights, gathered, whole = float(sizes.model), 0.0, 0.0
     if stage == 3:
         weights /= processes
-        gathered, whole = min(given.model, GATHERED * given.item), given.model
+        gathered, whole = min(sizes.model, GATHERED * sizes.item), sizes.model
         if settings.offload_param_device == "cpu":
             memory += here * weights
         elif settings.offload_param_device == "nvme":
-            memory += here * DISK_BUFFERS * DISK_GROUP * given.item
+            memory += here * DISK_BUFFERS * DISK_GROUP * sizes.item
             disk += here * weights
         weights = 0 if settings.offload_param_device is not None else weights
-    return Places(*map(int, (weights, gradients, optimizer, gathered, whole, memory, disk)))
+    return ProcessSizes(*map(int, (weights, gradients, optimizer, gathered, whole, memory, disk)))
 
 
 def processes_here(job: TrainJob) -> int:
-    """How many of the job's processes run on this machine."""
+    """Number of the job's processes on this machine."""
     if launched_processes() > 1:
         return int(os.environ.get("LOCAL_WORLD_SIZE") or job.memory.num_processes)
     return job.memory.num_processes

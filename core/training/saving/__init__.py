@@ -1,1 +1,1 @@
-"""Checkpoints and training states, and where a run resumes."""
+"""Checkpoints, training states and resuming."""

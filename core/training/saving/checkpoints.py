@@ -1,4 +1,4 @@
-"""Checkpoints: named as sd-scripts names them, written atomically, the oldest removed if the settings say so."""
+"""Checkpoints: named as in sd-scripts, written atomically, and removed when they expire by the settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> int | None:
-    """A file is saved at the end of every so many epochs; None: at none."""
+    """Number of epochs from one checkpoint to the next; None where no epoch is saved."""
     least = every(settings.save_n_epoch_ratio)
     if least:
         return max(1, (plan.epoch_of(total - 1) + 1) // int(least))
@@ -36,26 +36,37 @@ def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> in
     return int(period) if period else None
 
 
-def save_steps(settings: SavingSettings, plan: Plan, total: int) -> list[int]:
-    """After which steps a training writes a checkpoint by itself, the last one with them."""
-    steps = set(even_steps(settings, total)) | {total}
-    if period := every(settings.save_every_n_steps):
-        steps |= set(range(int(period), total, int(period)))
+def planned_saves(settings: SavingSettings, plan: Plan, total: int) -> dict[int, tuple[str, ...]]:
+    """{step: kinds of its files, "epoch" and "step"} of the checkpoints that the settings plan before the last step.
+
+    Where an epoch and a step are both due, both files are saved, as in sd-scripts: programs look for either name.
+    """
+    saves: dict[int, tuple[str, ...]] = {}
     if epochs := epochs_between_saves(settings, plan, total):
         last = plan.epoch_of(total - 1)
-        steps |= {plan.epochs.first_step(epoch) for epoch in range(epochs, last + 1, epochs)}
-    return sorted(steps)
+        saves = {plan.epochs.first_step(epoch): ("epoch",) for epoch in range(epochs, last + 1, epochs)}
+    if period := every(settings.save_every_n_steps):
+        for step in range(int(period), total, int(period)):
+            saves[step] = (*saves.get(step, ()), "step")
+    for step in even_steps(settings, total):
+        saves.setdefault(step, ("step",))
+    return saves
+
+
+def save_steps(settings: SavingSettings, plan: Plan, total: int) -> list[int]:
+    """The steps after which a training saves a checkpoint, ascending, including the last step."""
+    return sorted({*planned_saves(settings, plan, total), total})
 
 
 def even_steps(settings: SavingSettings, total: int) -> list[int]:
-    """The steps of checkpoints that are saved evenly over the run, without its end; one a step at most."""
+    """The steps of `save_n_evenly`, without the last step; at most one checkpoint a step."""
     count = min(int(every(settings.save_n_evenly) or 0), total)
     return [round(total * number / count) for number in range(1, count)]
 
 
 @dataclass(frozen=True)
-class OnTheWay:
-    """A file saved on the way. epoch: of one saved at an epoch's end, else None; step: what it stands for."""
+class Intermediate:
+    """An intermediate checkpoint. step: of its weights; epoch: of a file saved at the end of an epoch, else None."""
 
     path: Path
     step: int
@@ -64,7 +75,7 @@ class OnTheWay:
 
 @dataclass
 class Checkpoints:
-    """The checkpoints of a run."""
+    """Writes, copies and removes the checkpoints of a run."""
 
     settings: SavingSettings
     context: JobContext
@@ -81,12 +92,11 @@ class Checkpoints:
 
     @property
     def final(self) -> Path:
-        """The file of the end, there or not. Checks have refused names that some system cannot use."""
+        """Path of the final checkpoint, which may not exist yet."""
         return self.context.folder.checkpoints / f"{self.settings.output_name}{self.method.extension}"
 
     def write(self, name: str, step: int, final: bool = False) -> Path:
-        """Write a checkpoint under checkpoints/, with the files that belong to it; final ones are also copied where the
-        settings say."""
+        """Write a checkpoint under checkpoints/ with its extra files; a final one is also copied where the settings say so."""
         path = self.context.folder.checkpoints / name
         atomic.make_folders(path.parent)
         written = self.method.write(
@@ -105,11 +115,11 @@ class Checkpoints:
         return path
 
     def _all_of(self, path: Path) -> list[Path]:
-        """A file and those that the method writes next to it."""
+        """A checkpoint and the files that the method writes next to it."""
         return [path, *self.method.extra_files(path)]
 
     def _copy(self, path: Path) -> None:
-        """A copy in the second folder; never over another file of the same name."""
+        """Copy a file to the second folder, without overwriting others."""
         folder = resolve_path(self.settings.copy_to or "")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -119,13 +129,13 @@ class Checkpoints:
             what = f"The final checkpoint could not be copied to {folder}: {why}"
             self.context.say(what, "error", f"copy it yourself: {path}")
 
-    def keep_finished(self, at: int) -> None:
-        """Of a finished run that is trained further from step `at`: its file stays, under the name of the step it stands for."""
+    def rename_final(self, at: int) -> None:
+        """Rename the final checkpoint of a finished run that is trained further from step `at` to that of its step."""
         path, total = self.final, self.plan.total
         if not path.exists() or at >= total:
             return
-        of_it = [line for line in read_lines(self.context.folder.journal_file) if line["kind"] == "saved"]
-        step = next((line["step"] for line in reversed(of_it) if line["file"] == f"checkpoints/{path.name}"), total)
+        saved = [line for line in read_lines(self.context.folder.journal_file) if line["kind"] == "saved"]
+        step = next((line["step"] for line in reversed(saved) if line["file"] == f"checkpoints/{path.name}"), total)
         target = path.with_name(self.step_name(step))
         if step < total and not target.exists():
             for old, new in zip(self._all_of(path), self._all_of(target), strict=True):
@@ -134,56 +144,59 @@ class Checkpoints:
                     self.context.journal.put(Saved(step, f"checkpoints/{new.name}", bytes_of(new)))
 
     def remove_old(self, step: int) -> None:
-        """Remove checkpoints that the settings no longer keep at this step; never the final one, one that a person keeps, or one
-        of a later step (of a life that went further, before the run was resumed from an earlier state)."""
-        kept = read_kept(self.context.folder.path)
-        there = [
-            each for each in self.on_the_way() if each.step <= step and f"checkpoints/{each.path.name}" not in kept
+        """Remove checkpoints that have expired by this step; never the final one, one that the user protects, or one of a later
+        step, which an earlier part of the run saved before it was resumed from an older state."""
+        protected = read_kept(self.context.folder.path)
+        present = [
+            each
+            for each in self.intermediate()
+            if each.step <= step and f"checkpoints/{each.path.name}" not in protected
         ]
-        gone = no_longer_kept(self.settings, there, step)
-        if gone:
-            self.uploads.finish()  # one of them may be on its way
-        for path in (path for old in gone for path in self._all_of(old.path)):
+        expired = expired_checkpoints(self.settings, present, step)
+        if expired:
+            self.uploads.finish()  # one of them may be in an upload
+        for path in (path for old in expired for path in self._all_of(old.path)):
             if path.is_dir():
                 atomic.remove_folder(path)
             else:
                 atomic.remove(path)
 
-    def on_the_way(self) -> list[OnTheWay]:
-        """Epoch and step files of this run, oldest first by the step they stand for."""
+    def intermediate(self) -> list[Intermediate]:
+        """Epoch and step files of this run, ascending by step."""
         name, extension = re.escape(self.settings.output_name), re.escape(self.method.extension)
         pattern = re.compile(name + r"-(?:step(\d{8,})|(\d{6,}))" + extension)
-        found = []
+        files = []
         for path in self.context.folder.checkpoints.iterdir():
             if match := pattern.fullmatch(path.name):
                 epoch = int(match[2]) if match[2] else None
                 step = int(match[1]) if epoch is None else self.plan.epochs.first_step(epoch)
-                found.append(OnTheWay(path, step, epoch))
-        return sorted(found, key=lambda each: (each.step, each.path.name))
+                files.append(Intermediate(path, step, epoch))
+        return sorted(files, key=lambda each: (each.step, each.path.name))
 
 
-def no_longer_kept(settings: SavingSettings, found: Sequence[OnTheWay], step: int) -> list[OnTheWay]:
-    """The files to remove, at optimizer step `step`. found: oldest first. An epoch's and a step's of one moment count once."""
-    removed: list[OnTheWay] = []
+def expired_checkpoints(settings: SavingSettings, files: Sequence[Intermediate], step: int) -> list[Intermediate]:
+    """The files to remove after optimizer step `step`. files: ascending by step; an epoch's and a step's file of the same step
+    count as one"""
+    removed: list[Intermediate] = []
     last, last_epochs, distance = (
         every(settings.save_last_n),
         every(settings.save_last_n_epochs),
         every(settings.save_last_n_steps),
     )
     if last:
-        moments = sorted({each.step for each in found})[-int(last) :]
-        removed += [each for each in found if each.step not in moments]
+        newest = sorted({each.step for each in files})[-int(last) :]
+        removed += [each for each in files if each.step not in newest]
     if last_epochs:
-        removed += [each for each in found if each.epoch is not None][: -int(last_epochs)]
+        removed += [each for each in files if each.epoch is not None][: -int(last_epochs)]
     if distance:
-        period = int(every(settings.save_every_n_steps) or 1)  # others are even saves and those asked for by hand
+        period = int(every(settings.save_every_n_steps) or 1)  # others are from save_n_evenly or commands
         removed += [
-            each for each in found if each.epoch is None and each.step % period == 0 and each.step < step - distance
+            each for each in files if each.epoch is None and each.step % period == 0 and each.step < step - distance
         ]
     return list(dict.fromkeys(removed))
 
 
 def bytes_of(path: Path) -> int:
-    """Of a file, or of everything in a folder."""
+    """Bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)

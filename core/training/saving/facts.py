@@ -1,4 +1,4 @@
-"""The facts of a run that go into its files' metadata."""
+"""Metadata of the files that a run saves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ THUMBNAIL_BYTES = 1 << 20
 
 @dataclass
 class FileFacts:
-    """What a run writes into its files about itself. vae: one of its own; held_out: validation images."""
+    """Facts of a run for the metadata of its files. vae: path of a separate VAE; held_out: number of validation images"""
 
     job: TrainJob
     folder: RunFolder
@@ -57,14 +57,14 @@ class FileFacts:
     memo: HashMemo
 
     def metadata(self, step: int) -> dict[str, str]:
-        """ss_* and modelspec metadata of a file saved after so many steps."""
+        """ss_* and modelspec metadata of a file saved after `step` optimizer steps."""
         job, plan, source, vae = self.job, self.plan, self.components.origin, self.vae
-        # Without the token: "stop and save" has set it by now, and a hash that gave up here would lose the save.
+        # Without the cancel token, which "stop and save" has set: a canceled hash would lose the save.
         old_hash, sha256 = model_hashes(source, self.memo)
         vae_hash, vae_sha256 = model_hashes(vae, self.memo) if vae else (None, None)
         placed, kind = plan.placed, kind_named(job.network.kind)
-        shown = [each for each, _ in plan.epochs.views_of(0)]
-        regularization = sum(each.concept.role == "regularization" for each in shown)
+        views = [each for each, _ in plan.epochs.views_of(0)]
+        regularization = sum(each.concept.role == "regularization" for each in views)
         facts = RunFacts(
             session_id=address(0, "session", self.folder.name) % 2**32,
             started_at=_started(self.folder),
@@ -72,7 +72,7 @@ class FileFacts:
             prediction=self.prediction,
             mixed_precision=self.precision,
             seed=plan.seed,
-            num_train_images=len(shown) - regularization,
+            num_train_images=len(views) - regularization,
             num_reg_images=regularization,
             num_batches_per_epoch=plan.epochs.batches_in(0),
             num_epochs=plan.epoch_of(plan.total - 1) + 1,
@@ -89,52 +89,52 @@ class FileFacts:
             dataset_dirs=folders_of(placed, regularization=False),
             reg_dataset_dirs=folders_of(placed, regularization=True),
             tag_frequency=tags_of(placed),
-            bucket_info=buckets_of(shown),
-            datasets=datasets_of(placed, shown),
+            bucket_info=buckets_of(views),
+            datasets=datasets_of(placed, views),
             network_module=kind.module_name,
             network_args=kind.network_args(job),
-            extra=self.method.metadata() | spoken_metadata(job, placed) | _validation(job, self.held_out),
+            extra=self.method.metadata() | user_metadata(job, placed) | _validation(job, self.held_out),
         )
         saved = spec_of(job).saves
         if saved == "embedding":
             return model_spec(job, facts, saved) | _schedule(job)
-        if saved != "lora":  # as sd-scripts: only files of networks say how they were trained
+        if saved != "lora":  # as in sd-scripts, which writes training metadata to networks only
             return model_spec(job, facts, saved if self.method.extension else "folder")
-        found = lora_metadata(job, facts)
-        return shortened(found) | _schedule(job) if job.saving.no_metadata else found
+        metadata = lora_metadata(job, facts)
+        return shortened(metadata) | _schedule(job) if job.saving.no_metadata else metadata
 
 
 def _schedule(job: TrainJob) -> dict[str, str]:
-    """What decides how to sample with the file: written also to files without other training metadata."""
+    """Metadata that sampling with the file needs, also written to files without other training metadata."""
     return {"ss_zero_terminal_snr": "True"} if job.noise.zero_terminal_snr else {}
 
 
 def shortened(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Without settings and images (no_metadata): only what other programs need to load the file."""
+    """Metadata with no_metadata: only what other programs need to load the file, without settings and images."""
     return {name: text for name, text in metadata.items() if name in MINIMUM or name.startswith("modelspec.")}
 
 
-def spoken_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
-    """The user's description of the file, under Stability's names; empty fields are left out."""
-    own = job.saving
+def user_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
+    """The user's description of the file as modelspec metadata; empty fields are left out."""
+    saving = job.saving
     facts = {
-        "title": own.metadata_title,
-        "author": own.metadata_author,
-        "description": own.metadata_description,
-        "license": own.metadata_license,
-        "tags": own.metadata_tags,
-        "usage_hint": own.metadata_usage_hint,
-        "trigger_phrase": own.metadata_trigger_phrase or trigger_words(placed),
-        "merged_from": own.metadata_merged_from,
-        "preprocessor": own.metadata_preprocessor,
-        "is_negative_embedding": "true" if own.metadata_is_negative_embedding else None,
-        "thumbnail": thumbnail_url(own.metadata_thumbnail) if own.metadata_thumbnail else None,
+        "title": saving.metadata_title,
+        "author": saving.metadata_author,
+        "description": saving.metadata_description,
+        "license": saving.metadata_license,
+        "tags": saving.metadata_tags,
+        "usage_hint": saving.metadata_usage_hint,
+        "trigger_phrase": saving.metadata_trigger_phrase or trigger_words(placed),
+        "merged_from": saving.metadata_merged_from,
+        "preprocessor": saving.metadata_preprocessor,
+        "is_negative_embedding": "true" if saving.metadata_is_negative_embedding else None,
+        "thumbnail": thumbnail_url(saving.metadata_thumbnail) if saving.metadata_thumbnail else None,
     }
     return {f"modelspec.{name}": text for name, text in facts.items() if text}
 
 
 def trigger_words(placed: Sequence[Placed]) -> str:
-    """The trigger phrases of the training: the trigger word, and identifier and class of each folder."""
+    """Comma-separated trigger phrases: the trigger word, and identifier and class of each folder."""
     words = []
     for concept in {id(each.concept): each.concept for each in placed}.values():
         if concept.role != "train":
@@ -146,58 +146,58 @@ def trigger_words(placed: Sequence[Placed]) -> str:
 
 
 def _validation(job: TrainJob, held_out: int) -> dict[str, str]:
-    """As sd-scripts 0.10 writes it."""
-    own = job.validation
+    """Validation metadata as in sd-scripts 0.10."""
+    validation = job.validation
     return {
         "ss_num_validation_images": str(held_out),
-        "ss_validation_seed": str(own.validation_seed),
-        "ss_validation_split": str(own.validation_split),
-        "ss_max_validation_steps": str(own.max_validation_steps),
-        "ss_validate_every_n_epochs": str(own.validate_every_n_epochs),
-        "ss_validate_every_n_steps": str(own.validate_every_n_steps),
+        "ss_validation_seed": str(validation.validation_seed),
+        "ss_validation_split": str(validation.validation_split),
+        "ss_max_validation_steps": str(validation.max_validation_steps),
+        "ss_validate_every_n_epochs": str(validation.validate_every_n_epochs),
+        "ss_validate_every_n_steps": str(validation.validate_every_n_steps),
     }
 
 
 def thumbnail_url(path: str) -> str:
-    """An image as a data URL. Raises ProblemsError with what is wrong with it."""
-    place, fix = resolve_path(path), "choose a .png, .jpg or .webp of at most 1 MB"
-    kind = THUMBNAILS.get(place.suffix.lower())
+    """The image as a data URL. Raises ProblemsError for one that cannot be used."""
+    file, fix = resolve_path(path), "choose a .png, .jpg or .webp of at most 1 MB"
+    kind = THUMBNAILS.get(file.suffix.lower())
     if kind is None:
         raise ProblemsError.one("The thumbnail is not a supported image", path, fix, code="metadata.bad-thumbnail")
-    data = read_regular(place, THUMBNAIL_BYTES)
+    data = read_regular(file, THUMBNAIL_BYTES)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _started(folder: RunFolder) -> float:
-    """When the run first started, also after it was resumed."""
+    """Time of the run's first start, also after resuming; seconds since the epoch."""
     first = next(read_lines(folder.journal_file), None)
     return float(first["time"]) if first else 0.0
 
 
 def folders_of(placed: Iterable[Placed], *, regularization: bool | None = None) -> dict[str, Any]:
     """{folder: {"n_repeats", "img_count"}} of regularization folders, of the others, or (None) of all."""
-    found: dict[str, Any] = {}
+    folders: dict[str, Any] = {}
     for each in _first_sizes(placed):
         if regularization is not None and (each.concept.role == "regularization") is not regularization:
             continue
-        entry = found.setdefault(each.image.source, {"n_repeats": each.repeats, "img_count": 0})
+        entry = folders.setdefault(each.image.source, {"n_repeats": each.repeats, "img_count": 0})
         entry["img_count"] += 1
-    return found
+    return folders
 
 
 def tags_of(placed: Iterable[Placed]) -> dict[str, dict[str, int]]:
-    """{folder: {tag: images}}: captions cut at commas, in lower case, each tag once an image."""
-    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    """{folder: {tag: number of images}} of captions split at commas, in lower case."""
+    by_folder: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for each in _first_sizes(placed):
         tags = {tag.strip().lower() for tag in each.caption.text.split(",")}
-        found[each.image.source].update(tags - {""})
-    return {folder: dict(counts) for folder, counts in found.items()}
+        by_folder[each.image.source].update(tags - {""})
+    return {folder: dict(counts) for folder, counts in by_folder.items()}
 
 
-def buckets_of(shown: Sequence[Placed]) -> dict[str, Any]:
-    """Buckets with their views in an epoch, and the mean difference of aspect ratios over the images."""
-    counts = Counter(each.placement.bucket for each in shown)
-    once = {each.key: each for each in shown}.values()
+def buckets_of(views: Sequence[Placed]) -> dict[str, Any]:
+    """ss_bucket_info: buckets with their number of views in an epoch, and the mean aspect ratio error of the images."""
+    counts = Counter(each.placement.bucket for each in views)
+    once = {each.key: each for each in views}.values()
     errors = [
         abs(each.placement.bucket[0] / each.placement.bucket[1] - each.image.width / each.image.height) for each in once
     ]
@@ -207,21 +207,21 @@ def buckets_of(shown: Sequence[Placed]) -> dict[str, Any]:
     return {"buckets": buckets, "mean_img_ar_error": sum(errors) / max(len(errors), 1)}
 
 
-def datasets_of(placed: Sequence[Placed], shown: Sequence[Placed]) -> list[dict[str, Any]]:
-    """One entry for each set of folders that share batches and sizes; none where no folder has settings of its own."""
+def datasets_of(placed: Sequence[Placed], views: Sequence[Placed]) -> list[dict[str, Any]]:
+    """ss_datasets: an entry for each group of folders that share batches and sizes; [] where no folder overrides settings."""
     concepts = {each.concept.number: each.concept for each in placed}
     if not any(own_settings(concept.source) for concept in concepts.values()):
         return []
     groups: defaultdict[tuple, list[Concept]] = defaultdict(list)
     for concept in concepts.values():
         groups[concept.batch_group, concept.images.resolution].append(concept)
-    return [_dataset(group, placed, shown) for group in groups.values()]
+    return [_dataset(group, placed, views) for group in groups.values()]
 
 
-def _dataset(group: Sequence[Concept], placed: Sequence[Placed], shown: Sequence[Placed]) -> dict[str, Any]:
+def _dataset(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Sequence[Placed]) -> dict[str, Any]:
     numbers = {concept.number for concept in group}
-    own = [each for each in placed if each.concept.number in numbers]
-    views = [each for each in shown if each.concept.number in numbers]
+    members = [each for each in placed if each.concept.number in numbers]
+    views = [each for each in epoch_views if each.concept.number in numbers]
     regularization = sum(each.concept.role == "regularization" for each in views)
     images = group[0].images
     size = images.resolution
@@ -234,18 +234,18 @@ def _dataset(group: Sequence[Concept], placed: Sequence[Placed], shown: Sequence
         "enable_bucket": images.enable_bucket,
         "min_bucket_reso": images.min_bucket_reso,
         "max_bucket_reso": images.max_bucket_reso,
-        "tag_frequency": tags_of(own),
+        "tag_frequency": tags_of(members),
         "bucket_info": buckets_of(views),
-        "subsets": [_subset(concept, own) for concept in group],
+        "subsets": [_subset(concept, members) for concept in group],
     }
 
 
 def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
-    own = [each for each in _first_sizes(placed) if each.concept.number == concept.number]
+    members = [each for each in _first_sizes(placed) if each.concept.number == concept.number]
     captions, images = concept.captions, concept.images
     return {
-        "img_count": len(own),
-        "num_repeats": own[0].repeats if own else 1,
+        "img_count": len(members),
+        "num_repeats": members[0].repeats if members else 1,
         "color_aug": images.color_aug,
         "flip_aug": images.flip_aug,
         "random_crop": images.random_crop,
@@ -261,12 +261,12 @@ def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
         "caption_tag_dropout_rate": captions.caption_tag_dropout_rate,
         "token_warmup_min": captions.token_warmup_min,
         "token_warmup_step": captions.token_warmup_step,
-        "image_dir": own[0].image.source if own else "",
-        "class_tokens": own[0].image.words if own else None,
+        "image_dir": members[0].image.source if members else "",
+        "class_tokens": members[0].image.words if members else None,
         "is_reg": concept.role == "regularization",
     }
 
 
 def _first_sizes(placed: Iterable[Placed]) -> list[Placed]:
-    """Each image once, however many resolutions it trains at."""
+    """Each image once, at the first of its resolutions."""
     return [each for each in placed if not each.variant]

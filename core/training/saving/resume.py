@@ -1,4 +1,4 @@
-"""Starting elsewhere than at step 0: from a training state of another run or of the hub, or at a later step."""
+"""Starting a run from a training state of another run or of the hub, or at a later step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KINDS = ("model", "dataset", "space")
 
 
 def first_step(job: TrainJob, plan: Plan) -> int | None:
-    """The step that the settings start at: given as a step, else as an epoch; None where neither is set."""
+    """The step to start at, by initial_step, else initial_epoch; None where neither is set."""
     if job.resume.initial_step is not None:
         return job.resume.initial_step
     if job.resume.initial_epoch is not None:
@@ -39,9 +39,9 @@ def first_step(job: TrainJob, plan: Plan) -> int | None:
     return None
 
 
-def beginning_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
-    """The problem of a training that would start at or after its end, or whose learning rate jumps. A bad state is reported
-    elsewhere."""
+def start_step_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
+    """Problems of a training that would start at or after its last step, or whose learning rate jumps. Invalid states are
+    reported elsewhere."""
     settings, step, state = job.resume, None, None
     if settings.resume and not settings.resume_from_huggingface:
         with suppress(ProblemsError):
@@ -51,22 +51,22 @@ def beginning_problems(job: TrainJob, workspace: Workspace, report: Report) -> l
         step = first_step(job, Plan(report.placed, job, 0, report.total_steps))
     if step is None or not report.total_steps:
         return []
-    return _at_the_end(job, step, report.total_steps) or _jump_from(job, state, step, report.total_steps)
+    return _after_end(job, step, report.total_steps) or _rate_jump(job, state, step, report.total_steps)
 
 
-def _jump_from(job: TrainJob, state: Path | None, step: int, total: int) -> list[Problem]:
-    """The warning of a learning rate that jumps from what it was in the run of the state."""
+def _rate_jump(job: TrainJob, state: Path | None, step: int, total: int) -> list[Problem]:
+    """The warning of a learning rate that differs much from that in the run of the training state."""
     folder = RunFolder(state.parent.parent) if state else None
     if folder is None or not folder.job_file.is_file():
         return []
     try:
         before = build(type(job), parse(folder.job(), str(folder.job_file)).values, str(folder.job_file))
-    except ProblemsError:  # of an earlier version, or not a run's
+    except ProblemsError:  # of an earlier version, or of no run
         return []
     return jump_advice(folder, before, job, step, total)
 
 
-def _at_the_end(job: TrainJob, step: int, total: int) -> list[Problem]:
+def _after_end(job: TrainJob, step: int, total: int) -> list[Problem]:
     if step < total:
         return []
     names = [name for name in ("initial_step", "initial_epoch") if getattr(job.resume, name) is not None]
@@ -76,7 +76,7 @@ def _at_the_end(job: TrainJob, step: int, total: int) -> list[Problem]:
 
 
 def begin(run: Run, states: States) -> None:
-    """Load the given training state into a run that has none yet, and set the step."""
+    """Load the training state of the settings into a new run, and set the step to start at."""
     settings, context = run.job.resume, run.context
     if settings.resume:
         if settings.resume_from_huggingface:
@@ -91,32 +91,32 @@ def begin(run: Run, states: States) -> None:
             words = f"The training state is from step {run.state.step}; training starts at step {start}, as set"
             context.say(words, "warning")
         run.state.step = start
-    raise_if_errors(_at_the_end(run.job, run.state.step, run.total))
+    raise_if_errors(_after_end(run.job, run.state.step, run.total))
     run.state.begun = run.state.step
 
 
 def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
-    """The complete training state that a setting names: its folder, its run's folder, or the run's name.
+    """Folder of a complete training state. text: the folder, that of its run, or the name of the run
 
-    quick   look at names alone: hashing gigabytes is for the start
+    quick   check names only, without hashing gigabytes
     """
     candidates = [resolve_path(text)]
     if text == Path(text).name:
         candidates.append(workspace.runs / text)
-    candidates = [place for place in candidates if may_reach(place) and os.path.isdir(place)]
-    for place in candidates:
-        if (place / "complete.json").is_file():
-            if quick or is_whole(place):
-                return place
+    candidates = [folder for folder in candidates if may_reach(folder) and os.path.isdir(folder)]
+    for folder in candidates:
+        if (folder / "complete.json").is_file():
+            if quick or is_whole(folder):
+                return folder
             what, fix = "This training state is damaged", "choose an older one"
-            raise ProblemsError.one(what, display_path(place), fix, code="state.damaged")
+            raise ProblemsError.one(what, display_path(folder), fix, code="state.damaged")
         if quick:
-            found = next(iter(states_in(place / "state") or states_in(place)), None)
+            state = next(iter(states_in(folder / "state") or states_in(folder)), None)
         else:
-            found = newest_state(place / "state") or newest_state(place)
-        if found is not None:
-            return found
-    damaged = next((place for place in candidates if states_in(place / "state") or states_in(place)), None)
+            state = newest_state(folder / "state") or newest_state(folder)
+        if state is not None:
+            return state
+    damaged = next((folder for folder in candidates if states_in(folder / "state") or states_in(folder)), None)
     if damaged is not None:
         what, fix = (
             f"All training states in '{text}' are damaged",
@@ -133,7 +133,8 @@ def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
 
 @dataclass(frozen=True)
 class HubState:
-    """owner/name, a folder in it, a branch or commit, and what the repository is."""
+    """Address of a training state on the hub. repository: owner/name; path: folder in it; revision: branch or commit; kind: of the
+    repository, one of KINDS"""
 
     repository: str
     path: str
@@ -142,7 +143,7 @@ class HubState:
 
 
 def parse_address(text: str) -> HubState:
-    """`owner/name/folder:revision:kind`; with one colon, the part after it is the revision."""
+    """Parse `owner/name/folder[:revision[:kind]]`. Raises ProblemsError for other texts."""
     match = ADDRESS.fullmatch(text.strip())
     if match is None or (match["kind"] or "model") not in KINDS:
         what = f"'{text}' is not the address of a training state on the hub"
@@ -151,7 +152,7 @@ def parse_address(text: str) -> HubState:
 
 
 def fetch_state(text: str, target: Path, endpoint: str | None = None) -> Path:
-    """Download the state's files into a folder; a complete download is not repeated."""
+    """Download a training state to a folder and return it; a complete download is not repeated."""
     from huggingface_hub import HfApi
 
     address = parse_address(text)

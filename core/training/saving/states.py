@@ -1,4 +1,4 @@
-"""Training states: everything that training depends on, complete or absent."""
+"""Training states: everything that resuming needs, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -31,20 +31,19 @@ STATE_FILE = "training.pt"
 
 @dataclass
 class States:
-    """The training states of a run."""
+    """Saves, loads and removes the training states of a run."""
 
     run: Run
     uploads: Uploads
 
     def save(self) -> Path:
-        """Write state/step00000120/: into a new folder, sealed last, then renamed. An existing complete state of this step is
-        kept."""
+        """Write state/step00000120/ atomically and return it. A complete state of this step that exists is not written again."""
         run, states = self.run, self.run.context.folder.states
         atomic.make_folders(states)
         name = f"step{run.state.step:08d}"
-        for there in states_in(states):
-            if state_step(there) == run.state.step and is_whole(there):
-                return there
+        for state in states_in(states):
+            if state_step(state) == run.state.step and is_whole(state):
+                return state
         target = next(
             path for path in (states / (name if n == 0 else f"{name}-{n}") for n in range(1000)) if not path.exists()
         )
@@ -71,26 +70,26 @@ class States:
             "seconds": run.reports.clock.total,
             **run.stepper.state_dict(),
             "watch": run.reports.watch.state_dict(),
-            "made_with": made_with(run),
+            "made_with": environment(run),
         }
 
     def remove_old(self) -> None:
-        """Keep the newest states, by default two, so that a damaged newest leaves another."""
+        """Remove expired states; by default the newest two are kept, so that one is left if the newest is damaged."""
         step = self.run.state.step
-        there = [path for path in states_in(self.run.context.folder.states)[::-1] if state_step(path) <= step]
-        gone = no_longer_kept(self.run.job.saving, self.run.plan, step, there)
-        if gone and self.run.job.hub.save_state_to_huggingface:
-            self.uploads.finish()  # one of them may be on its way
-        for folder in gone:
+        present = [path for path in states_in(self.run.context.folder.states)[::-1] if state_step(path) <= step]
+        expired = expired_states(self.run.job.saving, self.run.plan, step, present)
+        if expired and self.run.job.hub.save_state_to_huggingface:
+            self.uploads.finish()  # one of them may be in an upload
+        for folder in expired:
             atomic.remove_folder(folder)
 
     def load(self) -> bool:
-        """Load the newest complete state; False when there is none. Newer damaged ones are moved aside with a warning.
-        ProblemsError where all are damaged: training must not restart silently."""
+        """Load the newest complete state; returns False where there is none. Newer damaged states are renamed with a warning.
+        Raises ProblemsError where all are damaged, as training must not restart silently."""
         context = self.run.context
-        there = states_in(context.folder.states)
-        folder = next((path for path in there if is_whole(path)), None)
-        if folder is None and there:
+        states = states_in(context.folder.states)
+        folder = next((path for path in states if is_whole(path)), None)
+        if folder is None and states:
             what = "All training states of this run are damaged"
             fix = "start a new run from its last checkpoint (network.network_weights, model.base_model)"
             raise ProblemsError.one(what, str(context.folder.states), fix, code="state.damaged")
@@ -98,13 +97,13 @@ class States:
             if any(line["kind"] == "steps" for line in read_lines(context.folder.journal_file)):
                 context.say("This run has no training state yet, so it starts from the beginning", "warning")
             return False
-        for damaged in there[: there.index(folder)]:
-            _put_aside(context, damaged, folder)
+        for damaged in states[: states.index(folder)]:
+            _rename_damaged(context, damaged, folder)
         self.use(folder)
         return True
 
     def use(self, folder: Path) -> None:
-        """Load this state. One made on another machine gets a warning; one of other weights raises ProblemsError."""
+        """Load a state. A state of another environment is reported; one of other weights raises ProblemsError."""
         run, content = self.run, _read_state(folder)
         run.stepper.load(content, folder)
         run.state.step, run.reports.clock.total = content["step"], content["seconds"]
@@ -113,7 +112,7 @@ class States:
         before = content["made_with"]
         other = [
             f"{name} {before.get(name)} (now {value})"
-            for name, value in made_with(run).items()
+            for name, value in environment(run).items()
             if before.get(name) != value
         ]
         if other:
@@ -123,8 +122,8 @@ class States:
             )
 
 
-def made_with(run: Run) -> dict[str, str]:
-    """What bit-equality of a resumed run depends on besides the settings."""
+def environment(run: Run) -> dict[str, str]:
+    """Facts of the machine and the run that must not change for a resumed run to be equal to the bit."""
     import torch
 
     return {
@@ -136,22 +135,22 @@ def made_with(run: Run) -> dict[str, str]:
     }
 
 
-def no_longer_kept(settings: SavingSettings, plan: Plan, step: int, there: list[Path]) -> list[Path]:
-    """Those to remove of `there`, oldest first. The newest is never among them."""
+def expired_states(settings: SavingSettings, plan: Plan, step: int, states: list[Path]) -> list[Path]:
+    """The states to remove; the newest is never among them. states: ascending by step"""
     steps, epochs = every(settings.save_last_n_steps_state), every(settings.save_last_n_epochs_state)
     if not steps and not epochs:
-        return there[: -settings.save_last_n_states]
+        return states[: -settings.save_last_n_states]
     oldest = []
     if steps:
         oldest.append(step - int(steps))
     if epochs:  # sd-scripts counts saves: of every second epoch, two are those of the last four
         back = int(epochs) * (epochs_between_saves(settings, plan, plan.total) or 1)
         oldest.append(plan.epochs.first_step(max(0, plan.epoch_of(step) - back)) + 1)
-    return [path for path in there[:-1] if state_step(path) < min(oldest)]
+    return [path for path in states[:-1] if state_step(path) < min(oldest)]
 
 
-def _put_aside(context: JobContext, damaged: Path, whole: Path) -> None:
-    """Rename a damaged state, so that it is not counted among those to keep."""
+def _rename_damaged(context: JobContext, damaged: Path, whole: Path) -> None:
+    """Rename a damaged state, so that it does not count as a state."""
     fix = "check the disk; this state is no longer used"
     if context.processes.first:
         free = (damaged.with_name(f"damaged-{damaged.name}" + (f"-{n}" if n else "")) for n in range(1000))
@@ -164,13 +163,11 @@ def _put_aside(context: JobContext, damaged: Path, whole: Path) -> None:
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    """The content of a state's file. Raises ProblemsError for a file that is not a training state."""
+    """Content of a state's file. Raises ProblemsError for a file that is no training state."""
     path = folder / STATE_FILE
     content = load_state_file(path)
-    step, seconds, made = ("step", int), ("seconds", (int, float)), ("made_with", dict)
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(name), kind) for name, kind in (step, seconds, made)
-    ):
+    kinds = {"step": int, "seconds": (int, float), "made_with": dict}
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in kinds.items()):
         fix = "resume from another state, or start a new run from the last checkpoint"
         what = "The file is not a training state: its step, time or machine is missing"
         raise ProblemsError.one(what, str(path), fix, code="state.invalid")

@@ -1,1 +1,1 @@
-"""One training in several processes' memory: DeepSpeed."""
+"""Training with DeepSpeed, which partitions a training over processes."""

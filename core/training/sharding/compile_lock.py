@@ -1,5 +1,4 @@
-"""The lock that torch keeps while it compiles an extension. One left by a killed process would block
-all later ones silently."""
+"""The lock file of torch while it compiles an extension. One of a killed process would silently block all later ones."""
 
 from __future__ import annotations
 
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.5
 SAY_SECONDS = 5.0  # another process of this run may be compiling
-OWN_DISKS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "tmpfs", "overlay"}
-# Of a process that has ended, or is another user's, who owns no file of this one.
+LOCAL_DISKS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "tmpfs", "overlay"}
+# Errors of a process that has ended, or of another user, who cannot own this lock.
 GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 FIRST_NAMESPACE = 0xEFFFFFFC  # the number of Linux's first process namespace (include/linux/proc_ns.h)
 
 
 def wait_for_compilers(settings: ShardingSettings, context: JobContext) -> None:
-    """Before DeepSpeed compiles or loads: until nobody else compiles the same. A lock left by a killed process is removed."""
+    """Wait until no other process compiles DeepSpeed's extensions. The lock of a killed process is removed."""
     for lock in extension_locks(settings):
         if not lock.with_name(f"{lock.parent.name}.so").exists():
             context.stage(f"compiling {lock.parent.name} for DeepSpeed, which takes a minute or two once")
@@ -35,7 +34,7 @@ def wait_for_compilers(settings: ShardingSettings, context: JobContext) -> None:
 
 
 def extension_locks(settings: ShardingSettings) -> list[Path]:
-    """Of what DeepSpeed compiles for these settings."""
+    """Lock files of the extensions that DeepSpeed compiles for these settings."""
     from torch.utils.cpp_extension import _get_build_directory
 
     on_disk = "nvme" in (settings.offload_optimizer_device, settings.offload_param_device)
@@ -46,22 +45,22 @@ def extension_locks(settings: ShardingSettings) -> list[Path]:
 
 
 def wait_for(lock: Path, context: JobContext) -> None:
-    """Until this lock is gone."""
-    began, said = time.monotonic(), False
+    """Wait until this lock is gone, reporting it after a few seconds."""
+    began, reported = time.monotonic(), False
     while lock.exists():
         context.check()
         if _removed(lock):
             context.say(f"Removed {lock}, left behind by a killed compiler")
             return
-        if not said and time.monotonic() - began >= SAY_SECONDS:
+        if not reported and time.monotonic() - began >= SAY_SECONDS:
             what = f"Waiting for another program that compiles {lock.parent.name} for DeepSpeed: it holds {lock}"
             context.say(what, "warning", "if no other program is running, delete that file to continue")
-            said = True
+            reported = True
         time.sleep(LOOK_SECONDS)
 
 
 def _removed(lock: Path) -> bool:
-    """Remove it if its owner is gone. One process at a time looks and removes: another may have taken it anew."""
+    """Remove the lock if its owner is gone; returns whether it was removed. One process at a time checks and removes."""
     with FileLock(lock.with_name("atelier.lock")):
         if not left_behind(lock):
             return False
@@ -70,31 +69,31 @@ def _removed(lock: Path) -> bool:
 
 
 def left_behind(lock: Path) -> bool:
-    """Whether no process holds it or compiles next to it any more. False where that is unknown: torch's lock is a
-    file that its owner has open, and other machines or containers may share its folder."""
+    """Whether no process holds the lock or compiles in its folder. False where that is unknown, as on a folder shared with other
+    machines or containers. torch's lock is a file that its owner has open."""
     if sys.platform != "linux":
         return False
     try:
         held = lock.stat()
-        if held.st_uid != os.getuid() or not _all_seen(lock) or any(_use(lock.parent, held)):
+        if held.st_uid != os.getuid() or not _is_local(lock) or any(_use(lock.parent, held)):
             return False
-        return os.path.samestat(lock.stat(), held)  # not let go meanwhile, and taken by another
+        return os.path.samestat(lock.stat(), held)  # False if it was released and taken meanwhile
     except OSError:
         return False
 
 
-def _all_seen(path: Path) -> bool:
-    """Whether whoever can write there is a process that this one sees."""
-    place = path.resolve()
-    mounts = [each for each in psutil.disk_partitions(all=True) if place.is_relative_to(each.mountpoint)]
+def _is_local(path: Path) -> bool:
+    """Whether only processes visible to this one can write to the folder: a local disk outside of containers."""
+    folder = path.resolve()
+    mounts = [each for each in psutil.disk_partitions(all=True) if folder.is_relative_to(each.mountpoint)]
     kind = max(mounts, key=lambda each: len(each.mountpoint)).fstype if mounts else ""
-    # In a container only its own layer is sure not to be another's folder too.
+    # In a container only its overlay is certainly not shared.
     first = os.stat("/proc/self/ns/pid").st_ino == FIRST_NAMESPACE
-    return kind in OWN_DISKS if first else kind == "overlay"
+    return kind in LOCAL_DISKS if first else kind == "overlay"
 
 
 def _use(folder: Path, held: os.stat_result) -> Iterator[bool]:
-    """Of each process: whether it has the lock open, or works in its folder as a compiler does."""
+    """For each process and open file: whether it has the lock open, or its working directory is the lock's folder."""
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
@@ -102,5 +101,5 @@ def _use(folder: Path, held: os.stat_result) -> Iterator[bool]:
             if os.path.samefile(process / "cwd", folder):
                 yield True
             for opened in os.scandir(process / "fd"):
-                with suppress(*GONE):  # closed meanwhile; the next one may be the lock
+                with suppress(*GONE):  # closed meanwhile
                     yield os.path.samestat(os.stat(opened.path), held)

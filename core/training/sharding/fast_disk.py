@@ -1,4 +1,4 @@
-"""The NVMe folder that DeepSpeed offloads to: whether it exists and has enough free space."""
+"""Checks of the NVMe folders that DeepSpeed offloads to: existence and free space."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from core.record.workspace import Workspace, resolve_path
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
-OF_DEEPSPEED = "zero_stage_3"  # its folder in there; a run writes over what the one before left
+OF_DEEPSPEED = "zero_stage_3"  # DeepSpeed's subfolder; a run overwrites the files of earlier ones
 FIX = "free some space, choose a folder on another disk, or offload to RAM (cpu)"
 
 
 def disk_folders(job: TrainJob) -> dict[str, str]:
-    """Setting -> folder, of those in use."""
-    own, found = job.sharding, {}
+    """{setting: folder} of the NVMe folders in use."""
+    sharding, folders = job.sharding, {}
     for name in ("optimizer", "param"):
-        folder = getattr(own, f"offload_{name}_nvme_path")
-        if own.active and getattr(own, f"offload_{name}_device") == "nvme" and folder:
-            found[f"sharding.offload_{name}_nvme_path"] = folder
-    return found
+        folder = getattr(sharding, f"offload_{name}_nvme_path")
+        if sharding.active and getattr(sharding, f"offload_{name}_device") == "nvme" and folder:
+            folders[f"sharding.offload_{name}_nvme_path"] = folder
+    return folders
 
 
-def folder_there(folder: Path, setting: str) -> None:
-    """Raise ProblemsError unless the folder exists. It is not created: after a typo, gigabytes would go to another disk."""
+def require_folder(folder: Path, setting: str) -> None:
+    """Raise ProblemsError unless the folder exists. It is not created, as after a typo gigabytes would go to another disk."""
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.exists() else f"There is no folder {folder}"
         raise ProblemsError.one(what, setting, "create it, or choose an existing one", "deepspeed.no-offload-folder")
 
 
-def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of free space on the disks; none without the model or a folder."""
+def space_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Problems of free space in the NVMe folders. Empty without a model, or where a folder is missing."""
     folders = {setting: resolve_path(folder) for setting, folder in disk_folders(job).items()}
     if not folders or not all(folder.is_dir() for folder in folders.values()):
         return []
     by_disk: dict[int, list[str]] = {}
     for setting, folder in folders.items():
         by_disk.setdefault(folder.stat().st_dev, []).append(setting)
-    found = []
+    problems = []
     for settings in by_disk.values():
         try:
             needed = bytes_on_disk(job, workspace, settings)
@@ -52,22 +52,21 @@ def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
         free = machine.free_disk(folder) + sum(_bytes_of(each) for each in {folders[name] for name in settings})
         if free < needed:
             what = f"The disk of {folder} has {size_words(free)} free, but about {size_words(needed)} are needed"
-            found.append(Problem(what, ", ".join(settings), FIX, code="disk.space"))
-    return found
+            problems.append(Problem(what, ", ".join(settings), FIX, code="disk.space"))
+    return problems
 
 
 def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> int:
-    """Bytes that these settings put on the disk."""
-    from core.training.memory.plan import facts_of, shared_places
+    """Bytes that these offload settings write to disk."""
+    from core.training.memory.plan import facts_of, sharded_sizes
 
-    own = job.sharding
-    kept = {
+    others = {
         f"offload_{name}_device": None
         for name in ("optimizer", "param")
         if f"sharding.offload_{name}_nvme_path" not in settings
     }
-    alone = job.model_copy(update={"sharding": own.model_copy(update=kept)})
-    return shared_places(alone, facts_of(job, workspace, machine.default_device())).disk
+    alone = job.model_copy(update={"sharding": job.sharding.model_copy(update=others)})
+    return sharded_sizes(alone, facts_of(job, workspace, machine.default_device())).disk
 
 
 def _bytes_of(folder: Path) -> int:

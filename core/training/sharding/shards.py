@@ -1,6 +1,6 @@
-"""DeepSpeed's parts of what trains, with one interface for stages 1 and 2, for stage 3, and for parts on disk.
+"""DeepSpeed's partitions of the trained weights, with one interface for ZeRO stages 1 and 2, stage 3, and offload to disk.
 
-A part is a flat tensor of fp32 master weights, with its optimizer state.
+A partition is a flat tensor of fp32 master weights with its optimizer state.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ if TYPE_CHECKING:
 
 
 class Shards:
-    """Of stages 1 and 2: every process holds all weights, and the masters of its part."""
+    """Partitions of stages 1 and 2: each process holds all weights, and the master weights of its partition."""
 
     def __init__(self, zero: Any, optimizer: Optimizer):
         self._zero, self._optimizer = zero, optimizer
 
     @property
     def masters(self) -> Sequence[Tensor]:
-        found: Sequence[Tensor] = self._zero.single_partition_of_fp32_groups
-        return found
+        groups: Sequence[Tensor] = self._zero.single_partition_of_fp32_groups
+        return groups
 
     @contextmanager
-    def _here(self, number: int) -> Iterator[Tensor]:
-        """Inside, this part is in memory, and what is written to it stays."""
+    def _loaded(self, number: int) -> Iterator[Tensor]:
+        """Inside, this partition is in memory; changes to it are kept."""
         yield self.masters[number]
 
     def each(self) -> Iterator[Tensor]:
-        """One part after the other, in memory while it is looked at."""
+        """Yield the partitions, each loaded to memory for its turn."""
         for number in range(len(self.masters)):
-            with self._here(number) as master:
+            with self._loaded(number) as master:
                 yield master
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Copies of every part: its masters and their optimizer state."""
-        found = []
+        """Copies of the master weights and optimizer state of each partition."""
+        parts = []
         for master in self.each():
             memory = {name: _copy(value) for name, value in self._optimizer.state.get(master, {}).items()}
-            found.append({"master": _copy(master), "memory": memory})
-        return found
+            parts.append({"master": _copy(master), "memory": memory})
+        return parts
 
     def load(self, parts: Sequence[State]) -> None:
-        """Take over such parts; ValueError where their sizes differ. The weights follow with `push`."""
+        """Load partitions; `push` then updates the weights. Raises ValueError where sizes differ."""
         if len(parts) != len(self.masters):
             raise ValueError(f"it has {len(parts)} groups of weights, and this run {len(self.masters)}")
         for number, part in enumerate(parts):
-            with self._here(number) as master:
+            with self._loaded(number) as master:
                 if master.shape != part["master"].shape:
                     raise ValueError(f"group {number + 1} has {part['master'].numel()} numbers, not {master.numel()}")
                 master.data.copy_(part["master"])
@@ -59,11 +59,11 @@ class Shards:
                 self._optimizer.state[master] = {name: self._placed(value, master) for name, value in memory}
 
     def push(self) -> None:
-        """Make the weights from the masters; all processes at once."""
+        """Copy the master weights to the weights. Called by all processes together."""
         self._zero.update_lp_params()
 
     def _placed(self, value: Any, master: Tensor) -> Any:
-        """The optimizer state, on its part's device; counts of steps lie in RAM unless a step is one kernel."""
+        """A value of the optimizer state on the partition's device; step counts in RAM unless the optimizer is fused."""
         import torch
 
         if not isinstance(value, torch.Tensor):
@@ -73,15 +73,15 @@ class Shards:
 
 
 class SharedWeights(Shards):
-    """Of stage 3: the weights are in parts too. Parts may lie on a disk."""
+    """Partitions of stage 3, which partitions the weights too and may offload partitions to disk."""
 
     @property
     def masters(self) -> Sequence[Tensor]:
-        found: Sequence[Tensor] = self._zero.fp32_partitioned_groups_flat
-        return found
+        groups: Sequence[Tensor] = self._zero.fp32_partitioned_groups_flat
+        return groups
 
     @contextmanager
-    def _here(self, number: int) -> Iterator[Tensor]:
+    def _loaded(self, number: int) -> Iterator[Tensor]:
         zero = self._zero
         on_disk = zero._swappable_optimizer_subgroup(number)
         if on_disk:
@@ -96,7 +96,7 @@ class SharedWeights(Shards):
         zero = self._zero
         zero._partition_all_parameters()
         for number in range(len(self.masters)):
-            with self._here(number):
+            with self._loaded(number):
                 zero._reassign_or_swap_out_partitioned_parameters(number)
         if zero.persistent_parameters:
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)

@@ -1,8 +1,8 @@
 """Training with DeepSpeed: trained weights are partitioned over processes (ZeRO stages 1 to 3).
 
-DeepSpeed sees one module whose forward pass is whatever it is given; it moves the weights, by an optimizer of ours that it
-hands its part. Only the first process saves and samples; where that needs the parts of the others, it signals them, and
-they follow (`follow`).
+DeepSpeed wraps a module whose forward pass calls a function. It updates the weights through the run's optimizer, which gets
+the partition of the process. The first process alone saves and samples; where it needs the partitions of the others, it
+signals them (`follow`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.sharding import ShardingSettings
-from core.training.loop.stepper import OTHER_WAY, Stepper
+from core.training.loop.stepper import DEEPSPEED_FIX, Stepper
 from core.training.memory.shares import DISK_BUFFERS, DISK_GROUP, LARGEST_BUCKET
 from core.training.sharding.compile_lock import wait_for_compilers
 from core.training.sharding.shards import Shards, SharedWeights
@@ -41,7 +41,7 @@ FIRST_SCALE, GOOD_STEPS = 2.0**16, 2000  # of torch.amp.GradScaler
 
 
 class Trained(nn.Module):
-    """What DeepSpeed sees."""
+    """The module that DeepSpeed wraps; its forward pass calls a function."""
 
     def __init__(self, weights: Sequence[nn.Parameter], modules: Sequence[nn.Module]):
         super().__init__()
@@ -52,7 +52,7 @@ class Trained(nn.Module):
 
 
 class LossScale:
-    """The factor of fp16 losses: halved when a gradient overflows, doubled after so many good steps."""
+    """Scale of fp16 losses: halved when a gradient overflows, doubled after GOOD_STEPS finite steps."""
 
     def __init__(self) -> None:
         self.factor, self.good = FIRST_SCALE, 0
@@ -66,10 +66,10 @@ class LossScale:
 
 
 class ShardedStepper(Stepper):
-    """DeepSpeed's way. All processes call all of it together, but for `shown`, `write_parts` and `tasks_done`, which the first
-    calls and the others hear of in `follow`.
+    """Stepper of DeepSpeed. All processes call its methods together, except `weights_for`, `write_parts` and `tasks_done`, which
+    the first process calls and the others take part in through `follow`.
 
-    modules   of the model, whose weights may be shared too        compute   the type that a whole model's weights get
+    modules   of the model, whose weights stage 3 partitions too      compute   dtype of the weights of a full model
     """
 
     def __init__(
@@ -100,38 +100,40 @@ class ShardedStepper(Stepper):
             max_grad_norm=longest,
             pauses=pauses,
         )
-        self._settings, self._whole, self._device = job.sharding, job.method.traits.full_size, context.device
+        self._settings, self._full_model, self._device = job.sharding, job.method.traits.full_size, context.device
         self._scale = LossScale() if scaled else None
         shares = self._settings.shares_weights
         if shares:
             method.lay_in_modules()
-        exact = {weight: weight.data for weight in parameters if weight.dtype != compute} if self._whole else {}
-        if self._whole:
+        exact = {weight: weight.data for weight in parameters if weight.dtype != compute} if self._full_model else {}
+        if self._full_model:
             _cast(modules, compute)
-        self._narrow = bool(exact)
+        self._half_precision = bool(exact)
         config = config_of(job, processes.count, parameters, compute)
-        seen = Trained([] if shares else parameters, modules if shares else [])
-        self._engine = make_engine(config, seen, optimizer, context.device, early=self._settings.zero3_init_flag)
+        module = Trained([] if shares else parameters, modules if shares else [])
+        self._engine = make_engine(config, module, optimizer, context.device, early=self._settings.zero3_init_flag)
         with ExitStack() as stack:
-            stack.enter_context(joined(context.device))  # stage 3 asks in each pass
+            stack.enter_context(joined(context.device))  # stage 3 needs it in each pass
             stack.callback(self._engine.destroy)
             self._zero = self._engine.optimizer
             vars(optimizer)["step"] = self._guarded(optimizer.step)
             self._shards: Shards = (SharedWeights if shares else Shards)(self._zero, optimizer)
-            self._begin_exactly(exact)
-            for module in () if shares else modules:  # what does not train
-                module.to(context.device)
+            self._set_masters(exact)
+            for part in () if shares else modules:  # frozen weights
+                part.to(context.device)
             method.average_over({str(number): master for number, master in enumerate(self._shards.masters)})
             self._joined = stack.pop_all()
 
-    def _begin_exactly(self, exact: Mapping[nn.Parameter, Tensor]) -> None:
-        """fp32 masters from the model's file, not from its 16-bit copy."""
+    def _set_masters(self, exact: Mapping[nn.Parameter, Tensor]) -> None:
+        """Set the fp32 master weights to those of the model's file, instead of the 16-bit copy."""
         from deepspeed.utils import safe_set_full_fp32_param
 
         for weight, values in exact.items():
             safe_set_full_fp32_param(weight, values.float())
 
     def _guarded(self, step: Callable[[], Any]) -> Callable[[], None]:
+        """The optimizer step, skipped after a non-finite loss or gradient."""
+
         def unless_withheld() -> None:
             if not self._guard.tripped():
                 step()
@@ -141,7 +143,7 @@ class ShardedStepper(Stepper):
     # -- a step
 
     def stand_in(self, items: Sequence[T]) -> Sequence[T]:
-        """One image: every process takes part in every exchange."""
+        """One image, as every process takes part in each collective operation."""
         return items[:1]
 
     def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
@@ -149,12 +151,12 @@ class ShardedStepper(Stepper):
         if self._scale is not None:
             self._zero.override_loss_scale(self._scale.factor)
         losses_B: Tensor = self._engine(losses_of)
-        # DeepSpeed takes the mean over processes, and each loss is already its part of a sum.
+        # DeepSpeed averages over processes; each loss is already a summand of the mean.
         self._engine.backward(losses_B.sum() / images * self._processes.count, scale_wrt_gas=False)
         return losses_B.detach()
 
     def step(self, loss: Tensor) -> Tensor:
-        """DeepSpeed clips and looks for values that are not finite."""
+        """Step of DeepSpeed, which clips the gradients and checks them for non-finite values."""
         self._guard.watch(loss)
         self._engine.step()
         norm = torch.as_tensor(self._zero._global_grad_norm, dtype=torch.float32, device=self._device)
@@ -172,13 +174,14 @@ class ShardedStepper(Stepper):
         self._processes.sum_up([total])
         return total.sqrt()
 
-    # -- a state
+    # -- training state
 
     def state_dict(self) -> dict[str, Any]:
-        """What the parts on all processes have in common; the parts are files of their own."""
-        return {"sharded": self._form(), "paused": self.paused}
+        """What all processes share; `write_parts` writes their partitions."""
+        return {"sharded": self._partitioning(), "paused": self.paused}
 
-    def _form(self) -> dict[str, Any]:
+    def _partitioning(self) -> dict[str, Any]:
+        """Settings that a resumed run must share."""
         kind = type(self._optimizer).__name__
         return {"stage": self._settings.zero_stage, "processes": self._processes.count, "optimizer": kind}
 
@@ -187,34 +190,38 @@ class ShardedStepper(Stepper):
         self._write(folder)
 
     def _write(self, folder: Path) -> None:
-        """Each process writes its part. OSError on the first one when any could not."""
+        """Write the partition of this process. Raises OSError on the first process where any failed."""
         failed: OSError | None = None
         path = folder / self._file()
         try:
-            save_pickle({"parts": self._shards.state_dict(), "own": self._own_state()}, path)
+            save_pickle({"parts": self._shards.state_dict(), "own": self._scale_and_average()}, path)
             atomic.sync_file(path)
         except OSError as error:
             failed = error
-        found = [each for each in self._processes.gather((failed.errno, failed.strerror) if failed else None) if each]
-        if found and self._processes.first:
-            raise OSError(*found[0])
+        failures = [
+            each for each in self._processes.gather((failed.errno, failed.strerror) if failed else None) if each
+        ]
+        if failures and self._processes.first:
+            raise OSError(*failures[0])
 
     def _file(self) -> str:
         return f"part-{self._processes.rank + 1:05d}-of-{self._processes.count:05d}.pt"
 
-    def _own_state(self) -> dict[str, Any]:
+    def _scale_and_average(self) -> dict[str, Any]:
         average = self._method.average_state()
         scale = vars(self._scale) if self._scale is not None else None
         return {"scale": scale, "average": dict(average)}
 
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
-        given, own = content.get("sharded"), self._form()
-        if given is None:
+        saved, present = content.get("sharded"), self._partitioning()
+        if saved is None:
             what = "This training state was saved without DeepSpeed"
-            raise ProblemsError.one(what, str(folder), OTHER_WAY, "state.without-deepspeed")
-        if given != own:
+            raise ProblemsError.one(what, str(folder), DEEPSPEED_FIX, "state.without-deepspeed")
+        if saved != present:
             other = ", ".join(
-                f"{name} {given.get(name)} (now {own[name]})" for name in own if given.get(name) != own[name]
+                f"{name} {saved.get(name)} (now {present[name]})"
+                for name in present
+                if saved.get(name) != present[name]
             )
             fix = "resume with the same GPUs and ZeRO stage, or start from the final checkpoint"
             what = f"This training state was partitioned differently: {other}"
@@ -241,13 +248,13 @@ class ShardedStepper(Stepper):
     # -- between steps
 
     @contextmanager
-    def shown(self, use: Use) -> Iterator[None]:
-        self._processes.broadcast(("show", use))
-        with self._showing(use):
+    def weights_for(self, use: Use) -> Iterator[None]:
+        self._processes.broadcast(("gather", use))
+        with self._gathered(use):
             try:
                 yield
             finally:
-                self._processes.broadcast(("hide", ""))
+                self._processes.broadcast(("release", ""))
 
     def tasks_done(self) -> None:
         self._processes.broadcast(("done", ""))
@@ -260,13 +267,13 @@ class ShardedStepper(Stepper):
                 return
             if word == "write":
                 self._write(Path(about))
-            elif word == "show":
-                with self._showing(about):
-                    self._processes.broadcast(nothing)  # until it is over
+            elif word == "gather":
+                with self._gathered(about):
+                    self._processes.broadcast(nothing)  # wait for "release"
 
     @contextmanager
-    def _showing(self, use: Use) -> Iterator[None]:
-        """The weights for this use, complete on each process; for files in fp32, unless 16 bits are wanted."""
+    def _gathered(self, use: Use) -> Iterator[None]:
+        """Inside, each process has all weights for this use; those of files in fp32 unless the settings save 16 bits."""
         with ExitStack() as stack:
             if self._method.shows_average(use):
                 stack.enter_context(self._averaged(use))
@@ -274,7 +281,7 @@ class ShardedStepper(Stepper):
                 stack.enter_context(whole(self._engine))
             if (
                 use == "files"
-                and self._narrow
+                and self._half_precision
                 and not (self._settings.shares_weights and self._settings.zero3_save_16bit_model)
             ):
                 stack.enter_context(self._exact())
@@ -291,19 +298,19 @@ class ShardedStepper(Stepper):
 
     @contextmanager
     def _exact(self) -> Iterator[None]:
-        """Masters in place of 16-bit weights, in RAM."""
+        """Inside, fp32 master weights in RAM replace 16-bit weights on the first process."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        kept = []
+        replaced = []
         for weight in self._parameters:
             values = safe_get_full_fp32_param(weight)
             if self._processes.first:
-                kept.append((weight, weight.data))
+                replaced.append((weight, weight.data))
                 weight.data = values.to("cpu", copy=True)
         try:
             yield
         finally:
-            for weight, data in kept:
+            for weight, data in replaced:
                 weight.data = data
 
     def release(self) -> None:
@@ -316,25 +323,25 @@ class ShardedStepper(Stepper):
 def config_of(
     job: TrainJob, processes: int, parameters: Sequence[nn.Parameter], compute: torch.dtype
 ) -> dict[str, Any]:
-    """The settings in DeepSpeed's form."""
+    """The configuration of DeepSpeed."""
     settings, accumulated = job.sharding, job.schedule.gradient_accumulation_steps
     bucket = min(LARGEST_BUCKET, max(2, sum(weight.numel() for weight in parameters) // 2 * 2))
     zero: dict[str, Any] = {
         "stage": settings.zero_stage,
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
-        "memory_efficient_linear": False,  # it replaces torch's own for the whole process
+        "memory_efficient_linear": False,  # it replaces torch's linear for the whole process
         "stage3_max_reuse_distance": 0,  # no layer is used twice in a row, and looking ahead takes longer than the pass
     }
     for name in ("optimizer", "param"):
-        place, folder = getattr(settings, f"offload_{name}_device"), getattr(settings, f"offload_{name}_nvme_path")
-        if place is not None:
-            zero[f"offload_{name}"] = {"device": place, "pin_memory": torch.cuda.is_available()}
-        if place == "nvme":
+        device, folder = getattr(settings, f"offload_{name}_device"), getattr(settings, f"offload_{name}_nvme_path")
+        if device is not None:
+            zero[f"offload_{name}"] = {"device": device, "pin_memory": torch.cuda.is_available()}
+        if device == "nvme":
             zero[f"offload_{name}"] |= {"nvme_path": str(resolve_path(folder)), "buffer_count": DISK_BUFFERS}
             zero["sub_group_size"] = DISK_GROUP
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,  # of no account: losses are weighed before
+        "train_micro_batch_size_per_gpu": 1,  # without effect: `backward` divides the losses
         "gradient_accumulation_steps": accumulated,
         "train_batch_size": accumulated * processes,
         "gradient_clipping": job.optimizer.max_grad_norm,
@@ -346,14 +353,14 @@ def config_of(
     if job.method.traits.full_size and compute == torch.bfloat16:
         config["bf16"] = {"enabled": True, "check_grad_overflow": True}
     if job.method.traits.full_size and compute == torch.float16:
-        # The scale is ours: see LossScale.
-        narrow = settings.fp16_master_weights_and_gradients
-        config["fp16"] = {"enabled": True, "loss_scale": 1.0, "fp16_master_weights_and_grads": narrow}
+        # LossScale scales the losses.
+        fp16_masters = settings.fp16_master_weights_and_gradients
+        config["fp16"] = {"enabled": True, "loss_scale": 1.0, "fp16_master_weights_and_grads": fp16_masters}
     return config
 
 
 def suited(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Optimizer:
-    """The optimizer, or DeepSpeed's own Adam where numbers come from a disk or masters are fp16."""
+    """The optimizer, or DeepSpeed's CPU Adam where its state is on disk or master weights are fp16."""
     if settings.offload_optimizer_device != "nvme" and not settings.fp16_master_weights_and_gradients:
         return optimizer
     with joined(device):
@@ -364,7 +371,7 @@ def suited(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Opt
             for group in optimizer.param_groups
         ]
         try:
-            own: Optimizer = DeepSpeedCPUAdam(groups, adamw_mode=isinstance(optimizer, torch.optim.AdamW))
+            adam: Optimizer = DeepSpeedCPUAdam(groups, adamw_mode=isinstance(optimizer, torch.optim.AdamW))
         except Exception as error:  # it is compiled now
             what = (
                 f"DeepSpeed's CPU Adam could not be compiled: {str(error).splitlines()[0] if str(error) else error!r}"
@@ -372,31 +379,31 @@ def suited(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Opt
             fix = "install a C++ compiler and Python's headers, or offload the optimizer state to RAM (cpu)"
             where = "sharding.offload_optimizer_device"
             raise ProblemsError.one(what, where, fix, code="deepspeed.adam-not-compiled") from error
-    return own
+    return adam
 
 
-def make_engine(config: dict[str, Any], seen: Trained, optimizer: Optimizer, device: str, *, early: bool) -> Any:
-    """Hand the weights to DeepSpeed. early: in parts before any is on the GPU."""
+def make_engine(config: dict[str, Any], module: Trained, optimizer: Optimizer, device: str, *, early: bool) -> Any:
+    """Initialize DeepSpeed's engine. early: partition the weights before they are moved to the GPU"""
     with joined(device):
         import deepspeed
 
-        # Between processes of one machine gloo does; DeepSpeed's own means would be compiled first, for minutes.
+        # gloo is enough on one machine; DeepSpeed would first compile its communication ops, for minutes.
         deepspeed.ops.__compatible_ops__ = {}
         if early:
-            deepspeed.zero.Init(module=seen, config_dict_or_path=config)
-        return deepspeed.initialize(model=seen, optimizer=optimizer, config=config)[0]
+            deepspeed.zero.Init(module=module, config_dict_or_path=config)
+        return deepspeed.initialize(model=module, optimizer=optimizer, config=config)[0]
 
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Inside, DeepSpeed finds the group of processes, or one that this process is alone in, and this device."""
+    """Inside, DeepSpeed uses the process group, or one of this process alone, and this device."""
     import torch.distributed as dist
 
     cuda = device.startswith("cuda")
-    own = device.partition(":")[2] or "0"
-    given = {"DS_ACCELERATOR": "cuda" if cuda else "cpu", "LOCAL_RANK": own if cuda else "0"}
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
+    index = device.partition(":")[2] or "0"
+    variables = {"DS_ACCELERATOR": "cuda" if cuda else "cpu", "LOCAL_RANK": index if cuda else "0"}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if not dist.is_initialized():  # it stays: DeepSpeed remembers it for as long as the process lives
         dist.init_process_group("nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -412,7 +419,7 @@ def joined(device: str) -> Iterator[None]:
 
 @contextmanager
 def whole(engine: Any) -> Iterator[None]:
-    """Inside, each process has all weights of stage 3, and passes need no other process."""
+    """Inside, each process has all weights of stage 3, so that its passes need no other process."""
     from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
     with unwrap_model_for_generation(engine):

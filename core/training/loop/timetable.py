@@ -1,4 +1,4 @@
-"""What is due besides training: checkpoints, training states, samples. Each knows when it is due."""
+"""When a run saves checkpoints and training states, samples and validates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.record.memory import free_memory, is_out_of_memory
 from core.record.problems import ProblemsError, unwritten
 from core.settings.base import every
 from core.training.loop.run import Run
-from core.training.saving.checkpoints import Checkpoints, epochs_between_saves, even_steps
+from core.training.saving.checkpoints import Checkpoints, planned_saves
 
 if TYPE_CHECKING:
     from core.methods import Use
@@ -24,19 +24,17 @@ if TYPE_CHECKING:
     from core.training.saving.states import States
 
 
-class Tasks:
-    """The timetable of a run, made from its settings and its length."""
+class Timetable:
+    """Saves, samples and validates at the steps that the settings and the length of the run determine."""
 
     def __init__(self, run: Run, checkpoints: Checkpoints, states: States, validation: Validation, samples: Samples):
         self._run, self._context, self._state = run, run.context, run.state
         self._checkpoints, self._states = checkpoints, states
         self._validation, self._samples = validation, samples
         job, total = run.job, run.total
-        self._save_steps = every(job.saving.save_every_n_steps)
-        self._save_epochs = epochs_between_saves(job.saving, run.plan, total)
+        self._planned_saves = planned_saves(job.saving, run.plan, total)
         self._with_files = job.saving.save_state
         self._at_end = job.saving.save_state or job.saving.save_state_on_train_end
-        self._even_steps = set(even_steps(job.saving, total))
         self._minutes = every(job.saving.save_every_minutes)
         self._sample_epochs = every(job.samples.sample_every_n_epochs)
         self._sample_steps = None if self._sample_epochs else every(job.samples.sample_every_n_steps)
@@ -53,18 +51,18 @@ class Tasks:
 
     @property
     def finished(self) -> bool:
-        """Whether the final checkpoint is there."""
+        """Whether the final checkpoint exists."""
         return self._checkpoints.final.exists()
 
     # -- moments of a run
 
     def before_first_step(self) -> None:
-        """The base model's validation loss and images, to compare with. A resumed run catches up on what was due at
-        its step when it was stopped or killed."""
+        """Validate and sample the base model, to compare with. A resumed run does what was due at its step when it was
+        stopped or killed."""
         step = self._state.step
         if step > self._state.begun:
             lines = list(read_lines(self._context.folder.journal_file))
-            self._look_if_due(any(line["kind"] == "saved" and line["step"] == step for line in lines), lines)
+            self._measure_if_due(any(line["kind"] == "saved" and line["step"] == step for line in lines), lines)
             return
         if self._validation.limited:
             self._context.say(self._validation.limited)
@@ -77,21 +75,15 @@ class Tasks:
         step, plan = self._state.step, self._run.plan
         if step >= plan.total:
             return
-        epoch_ends = plan.ends_epoch(step)
-        epoch = plan.epoch_of(step)
-        files = []  # both where both are due, as sd-scripts: programs look for either name
-        if epoch_ends and self._save_epochs and epoch % self._save_epochs == 0:
-            files.append(self._checkpoints.epoch_name(epoch))
-        if (self._save_steps and step % self._save_steps == 0) or (step in self._even_steps and not files):
-            files.append(self._checkpoints.step_name(step))
-        for name in files:
-            self._save(name)
-        if not files and self._minutes and time.monotonic() - self._last_backup >= self._minutes * 60:
+        saves, checkpoints = self._planned_saves.get(step, ()), self._checkpoints
+        for kind in saves:
+            self._save(checkpoints.epoch_name(plan.epoch_of(step)) if kind == "epoch" else checkpoints.step_name(step))
+        if not saves and self._minutes and time.monotonic() - self._last_backup >= self._minutes * 60:
             self.back_up()
-        self._look_if_due(bool(files))
+        self._measure_if_due(bool(saves))
 
     def at_the_end(self) -> None:
-        """The final checkpoint, which nothing may prevent, then its validation loss and samples."""
+        """Write the final checkpoint, which no other error may prevent, then validate and sample it."""
         self._run.reports.all()
         self._write_and_back_up(self._checkpoints.final.name, final=True, state=self._at_end)
         if self._validates_last:
@@ -100,7 +92,7 @@ class Tasks:
             self._sample()
 
     def after_the_end(self) -> None:
-        """What a finished run lacks because it was cut off between its final checkpoint and its last sample."""
+        """Validate and sample what a finished run lacks because it was killed after its final checkpoint."""
         lines = read_lines(self._context.folder.journal_file)
         kinds = [line["kind"] for line in lines if line.get("step") == self._run.total]
         if self._validates_last and "validated" not in kinds:
@@ -109,7 +101,7 @@ class Tasks:
             self._sample()
 
     def at_a_stop(self) -> None:
-        """Stop and save: a checkpoint and a training state; then, where it is quick, the validation loss."""
+        """Write a checkpoint and a training state; validate where that takes seconds."""
         if self._state.step > self._state.begun:
             self._write_and_back_up(self._checkpoints.step_name(self._state.step))
             if self._validation.ranks and self._validation.quick:
@@ -118,21 +110,22 @@ class Tasks:
             elif self._validation.ranks:
                 self._context.say("The validation loss of this checkpoint will be measured when the run resumes")
 
-    def _look_if_due(self, saved: bool, lines: Sequence[Line] = ()) -> None:
-        """The validation loss and the samples of this step. lines: of the journal; what is in there is not due.
+    def _measure_if_due(self, saved: bool, lines: Sequence[Line] = ()) -> None:
+        """Validate and sample where this step is due.
 
-        saved   a checkpoint of this step was written, which is measured to name the best one
+        saved   a checkpoint of this step was written, whose validation loss is needed to rank it
+        lines   of the journal; validations and samples in it are not repeated
         """
         step, plan = self._state.step, self._run.plan
         if step >= plan.total:
             return
         kinds = [line["kind"] for line in lines if line.get("step") == step]
         epoch = plan.epoch_of(step) if plan.ends_epoch(step) else None
-        falls = _falls_on(step, self._validate_steps, epoch, self._validate_epochs)
+        due = _is_due(step, self._validate_steps, epoch, self._validate_epochs)
         ranked = saved and self._validation.ranks and step not in self._validation.left_out
-        if (falls or ranked) and "validated" not in kinds:
+        if (due or ranked) and "validated" not in kinds:
             self._validate()
-        due = _falls_on(step, self._sample_steps, epoch, self._sample_epochs)
+        due = _is_due(step, self._sample_steps, epoch, self._sample_epochs)
         if due and kinds.count("sample") < len(self._samples.prompts):
             self._sample()
 
@@ -162,12 +155,12 @@ class Tasks:
         self._context.journal.put(BackedUp(self._state.step))
         self._rotate(self._states.remove_old)
 
-    # -- doing them
+    # -- their work
 
     def _write_and_back_up(self, name: str, final: bool = False, state: bool = True) -> None:
-        """A checkpoint that must be written, then a state: also without the file, so that resuming repeats no step."""
+        """Write a checkpoint and a state. Where the checkpoint fails, the state is saved before the error is raised."""
         try:
-            with self._run.stepper.shown("files"):
+            with self._run.stepper.weights_for("files"):
                 self._checkpoints.write(name, self._state.step, final)
         except Exception:
             self.back_up()
@@ -176,11 +169,11 @@ class Tasks:
             self.back_up()
 
     def _save(self, name: str, state: bool | None = None) -> None:
-        """A periodic checkpoint and state. What cannot be written (a full disk, a base model that is out of reach) is reported and
-        tried again next time; training continues."""
+        """Write a periodic checkpoint and state. A failed write (full disk, unreachable base model) is reported and tried
+        again at the next save; training continues."""
         self._run.reports.all()
         try:
-            with self._run.stepper.shown("files"):
+            with self._run.stepper.weights_for("files"):
                 self._checkpoints.write(name, self._state.step)
         except (OSError, ProblemsError) as error:
             self._say_unwritten(error)
@@ -191,27 +184,28 @@ class Tasks:
 
     def _sample(self) -> None:
         smaller = "use smaller samples (samples.width, samples.height), or none (samples.sample_prompts)"
-        self._beside("Sampling", "check the sample settings", smaller, lambda: self._samples.generate(self._state.step))
+        self._attempt(
+            "Sampling", "check the sample settings", smaller, lambda: self._samples.generate(self._state.step)
+        )
 
     def _validate(self) -> None:
-        """The loss on held-out images or, to name the best checkpoint, on training ones; once a step."""
-        if not self._validation.looks or self._validated_at == self._state.step:
+        """Measure the loss on held-out images or, to rank checkpoints, on training images; at most once a step."""
+        if not self._validation.batches or self._validated_at == self._state.step:
             return
 
         def measure() -> None:
-            found = self._validation.measure(self._run.passes, self._context, self._state.step)
-            self._run.reports.validated(found)
+            result = self._validation.measure(self._run.passes, self._context, self._state.step)
+            self._run.reports.validated(result)
             self._validated_at = self._state.step
             self._name_best()
 
         smaller = "lower dataset.train_batch_size, or turn it off (validation.validate_every_n_epochs and _steps to 0)"
-        use: Use = (
-            "files" if self._validation.ranks else "samples"
-        )  # a checkpoint is judged by the weights that it holds
-        self._beside("Validation", "check the held-out images", smaller, measure, use)
+        # A checkpoint is ranked by the weights that it contains.
+        use: Use = "files" if self._validation.ranks else "samples"
+        self._attempt("Validation", "check the held-out images", smaller, measure, use)
 
     def _name_best(self) -> None:
-        """Keep which checkpoint is best by now, for the lists of files; at the end say it."""
+        """Write best.json for the file lists; report the best checkpoint at the end of the run."""
         folder = self._context.folder.path
         for line in self._journal.lines():
             self._best.take(line)
@@ -220,15 +214,15 @@ class Tasks:
         if best is not None and best.others and self._state.step >= self._run.total:
             self._context.say(f"Best checkpoint: {Path(best.file).name}, lowest {best.what}; {best.sure}")
 
-    def _beside(self, name: str, fix: str, smaller: str, work: Callable[[], None], use: Use = "samples") -> None:
-        """Sample or validate with the weights for this use. Errors there do not end the training.
+    def _attempt(self, name: str, fix: str, smaller: str, work: Callable[[], None], use: Use = "samples") -> None:
+        """Sample or validate with the weights for this use. An error is reported and does not end the training.
 
-        fix, smaller   what to do about an error, and where memory ran out
+        fix, smaller   the fix of an error, and of one that ran out of memory
         """
         ran_out = False
         self._run.reports.all()
         try:
-            with self._run.stepper.shown(use):
+            with self._run.stepper.weights_for(use):
                 work()
         except Cancelled:
             self._context.say(f"{name} was cancelled")
@@ -236,12 +230,12 @@ class Tasks:
             ran_out = is_out_of_memory(error)
             what = f"{name} failed: the device ran out of memory" if ran_out else f"{name} failed: {error}"
             self._context.say(what, "warning", f"{smaller if ran_out else fix}; training continues")
-        if ran_out:  # out here the error holds nothing any more
+        if ran_out:  # not within `except`, where the error still refers to tensors
             free_memory()
         self._context.stage("training" if self._state.step < self._run.total else "finishing")
 
     def _rotate(self, remove_old: Callable[[], None]) -> None:
-        """Remove what is no longer kept. What cannot be removed (open in another program) takes nothing from what was saved."""
+        """Remove expired files. One that cannot be removed, such as an open one, is reported; the new file is saved anyway."""
         try:
             remove_old()
         except OSError as error:
@@ -250,17 +244,17 @@ class Tasks:
             self._context.say(what, "warning", "close the program that uses it; the next save tries again")
 
     def _say_unwritten(self, error: OSError | ProblemsError) -> None:
-        kept = f"nothing was saved at step {self._state.step}; earlier files are complete"
+        intact = f"nothing was saved at step {self._state.step}; earlier files are complete"
         then = "no action needed: the next save tries again"
         if isinstance(error, ProblemsError):
             for problem in error.problems:
-                self._context.say(f"{problem.what}: {kept}", "error", f"{problem.fix}; the next save tries again")
+                self._context.say(f"{problem.what}: {intact}", "error", f"{problem.fix}; the next save tries again")
             return
-        (problem,) = unwritten(error, "A file cannot be written", "", kept, then).problems
+        (problem,) = unwritten(error, "A file cannot be written", "", intact, then).problems
         self._context.say(problem.what, "error", problem.fix)
 
 
-def _falls_on(step: int, every_steps: float | None, epoch: int | None, every_epochs: float | None) -> bool:
-    """Whether a step, or the epoch that ends with it, is one of every so many."""
+def _is_due(step: int, every_steps: float | None, epoch: int | None, every_epochs: float | None) -> bool:
+    """Whether the step is a multiple of `every_steps`, or the epoch that ends with it one of `every_epochs`."""
     by_epoch = epoch is not None and every_epochs is not None and epoch % every_epochs == 0
     return by_epoch or (every_steps is not None and step % every_steps == 0)

@@ -1,5 +1,5 @@
-"""A job that still has the demo's settings although other images were chosen: advice, and one step that sets it up for
-them: a real base model, resolution, learning rate, length, name and sample prompts."""
+"""Recommended settings for a job that still has the demo's settings although other images were chosen: base model,
+resolution, learning rate, length, name and sample prompts."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ DEMO = PROJECT / "presets" / "starter_lora.json"
 MODEL, NAME, PROMPTS = "model.base_model", "saving.output_name", "samples.sample_prompts"
 TRIGGER = "captions.trigger_word"
 FEWEST_TAGGED, LONGEST_TRIGGER = 3, 40  # captions with a tag in common, and its letters
-PHOTOGRAPHS = 512  # pixels that a model must be made for to train photographs
+PHOTOGRAPHS = 512  # lowest native resolution of models that train photographs, in pixels
 ROOM_FOR_SDXL = 11 << 30  # bytes of a GPU that train a LoRA of SDXL
 PROMPTS_SET, SAMPLES_SET = 4, 8
 TAGS_FROM = 5  # in a caption: fewer are a sentence with commas
-SMALLEST_SAMPLE = 64  # pixels of a side that a prompt can ask for
+SMALLEST_SAMPLE = 64  # smallest side of a sample, in pixels
 SHARED_TAGS, SINGLE_TAGS = 4, 3  # of a sample prompt
-STEP = 64  # resolutions are set in steps of so many pixels
+STEP = 64  # recommended resolutions are multiples of this, in pixels
 PLAIN_NAMES = {"images", "image", "img", "photos", "dataset", "data", "train", "training"}
 DEFAULTS = {entry.path: entry.default for entry in declared(TrainJob)}
 
 
 @dataclass(frozen=True)
 class Change:
-    """One setting that the set-up alters."""
+    """One recommended change of a setting."""
 
     path: str
     old: Any
@@ -63,7 +63,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Setup:
-    """What one step would change. no_model: why photographs cannot be trained all the same, or ""."""
+    """Recommended changes. no_model: why photographs still cannot be trained, "" where they can."""
 
     changes: tuple[Change, ...]
     no_model: str = ""
@@ -71,7 +71,7 @@ class Setup:
 
 @cache
 def demo() -> TrainJob:
-    """The job of the demo; the defaults where its preset is not there."""
+    """The job of the demo; the defaults where its preset is missing."""
     try:
         job = presets.apply(presets.read(DEMO))
     except ProblemsError:
@@ -81,7 +81,7 @@ def demo() -> TrainJob:
 
 
 def other_images(job: TrainJob) -> bool:
-    """Whether images other than the demo's are to be trained."""
+    """Whether the job trains images other than the demo's."""
     folders = [source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train"]
     shipped = (STARTER / "images").resolve()
     return any(not _inside(resolve_path(folder), shipped) for folder in folders if folder)
@@ -96,14 +96,14 @@ def _inside(path: Path, folder: Path) -> bool:
 
 def is_starter(reference: str, workspace: Workspace) -> bool:
     try:
-        found = resolve(reference, workspace.models, workspace.outputs)
+        path = resolve(reference, workspace.models, workspace.outputs)
     except ProblemsError:
         return False
-    return isinstance(found, Path) and _inside(found, STARTER.resolve())
+    return isinstance(path, Path) and _inside(path, STARTER.resolve())
 
 
 def _demo_words(job: TrainJob) -> list[str]:
-    """The settings that name the demo's own subject."""
+    """Paths of the settings that still name the demo's subject."""
     return [path for path in (NAME, PROMPTS) if value_of(job, path) == value_of(demo(), path) != DEFAULTS[path]]
 
 
@@ -134,27 +134,27 @@ def holds_demo(job: TrainJob, workspace: Workspace) -> bool:
 def setup_for(
     job: TrainJob, report: Report, workspace: Workspace, memory: int = 0, left: Collection[str] = ()
 ) -> Setup | None:
-    """What to change so that the job suits the images of `report`; None where nothing is of the demo or of other images.
+    """Recommended changes for the images of `report`; None where no setting is the demo's or of earlier images.
 
-    Only what the demo set, what is at its default, and a far learning rate are changed: a person's own choices stay.
+    Only settings of the demo or at their defaults, and an unusual learning rate are changed: the user's choices stay.
     memory  bytes of the GPU, 0 without one
-    left    settings that an earlier set-up made for other images and that nobody has changed since
+    left    settings that an earlier setup made for other images and the user has not changed since
     """
     if not report.trained or not (left or holds_demo(job, workspace)):
         return None
     starter = is_starter(job.model.base_model, workspace)
-    found = best_model(workspace, memory) if starter else None
+    model = best_model(workspace, memory) if starter else None
     no_model = ""
-    if starter and found is None:
+    if starter and model is None:
         no_model = "The starter is a demo for simple icons at 128 px and cannot train photographs. "
         no_model += "Download a base model such as SD 1.5 or SDXL, then apply these settings again."
-    changes = _changes(job, report, workspace, found, left, real=bool(found) or not starter)
+    changes = _changes(job, report, workspace, model, left, real=bool(model) or not starter)
     wanted = tuple(change for change in changes if change.old != change.new)
     return Setup(wanted, no_model) if wanted else None
 
 
 def with_setup(job: TrainJob, setup: Setup) -> TrainJob:
-    """`job` with the changes; a setting that was altered since they were listed keeps its value. Raises ProblemsError."""
+    """The job with the changes, except of settings that were altered since. Raises ProblemsError for invalid values."""
     values = presets.to_values(job)
     for change in (each for each in setup.changes if value_of(job, each.path) == each.old):
         group, name = change.path.split(".", 1)
@@ -163,10 +163,12 @@ def with_setup(job: TrainJob, setup: Setup) -> TrainJob:
 
 
 def best_model(workspace: Workspace, memory: int = 0) -> tuple[str, str] | None:
-    """(setting, words) of the model on this machine that suits photographs best: those under models/ before results of
-    runs; SDXL first where the GPU has room for it, else SD 1.x."""
+    """(value of model.base_model, title) of the best model on this machine for photographs; None without one.
+
+    Models under models/ come before results of runs; SDXL comes first where it fits the GPU, else SD 1.x.
+    """
     order = ("sdxl", "sd1", "sd2") if memory >= ROOM_FOR_SDXL else ("sd1", "sdxl", "sd2")
-    found = []
+    ranked = []
     for number, (label, path) in enumerate(list_models(workspace)):
         try:
             family = check_family(identify(path), path)
@@ -175,42 +177,42 @@ def best_model(workspace: Workspace, memory: int = 0) -> tuple[str, str] | None:
         except (ProblemsError, OSError, StopIteration):
             continue
         result = _inside(path, workspace.runs.resolve())
-        found.append(((result, order.index(family), number), display_path(path), f"{label} ({FAMILY_NAMES[family]})"))
-    return min(found)[1:] if found else None
+        ranked.append(((result, order.index(family), number), display_path(path), f"{label} ({FAMILY_NAMES[family]})"))
+    return min(ranked)[1:] if ranked else None
 
 
 def _changes(
     job: TrainJob,
     report: Report,
     workspace: Workspace,
-    found: tuple[str, str] | None,
+    model: tuple[str, str] | None,
     left: Collection[str],
     *,
     real: bool,
 ) -> Iterator[Change]:
     def free(path: str) -> bool:
-        return path in left or _of_the_demo(job, path)
+        return path in left or _is_demo(job, path)
 
     def change(path: str, new: Any, reason: str) -> Change:
         return Change(path, value_of(job, path), new, reason)
 
-    if found:
-        yield change(MODEL, found[0], f"{found[1]} is on this machine; the starter only generates icons")
+    if model:
+        yield change(MODEL, model[0], f"{model[1]} is on this machine; the starter only generates icons")
     folder = next(source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train")
     repeated = Counter(row.path.parent.name for row in report.rows if row.trains and row.repeats > 1)
     name, named_by = name_of(folder, [inside for inside, _ in repeated.most_common(1)])
-    if (NAME in left or _of_the_demo_or_default(job, NAME)) and not job.method.traits.new_words:
+    if (NAME in left or _is_demo_or_default(job, NAME)) and not job.method.traits.new_words:
         yield change(NAME, name, named_by)
-    if PROMPTS in left or _of_the_demo_or_default(job, PROMPTS):
+    if PROMPTS in left or _is_demo_or_default(job, PROMPTS):
         prompts, where = prompts_of(job, report, name)
         yield change(PROMPTS, prompts, where)
     if TRIGGER in left or (value_of(job, TRIGGER) is None and not job.method.traits.new_words):
         yield change(TRIGGER, _shared_tag(report), "every caption has it")
     batch = job.dataset.train_batch_size
     if real:
-        base = found[0] if found else job.model.base_model
-        own = "dataset.resolution" not in left and not _of_the_demo_or_default(job, "dataset.resolution")
-        if not own and (size := _resolution(job, report, base, workspace)) is not None:
+        base = model[0] if model else job.model.base_model
+        chosen = "dataset.resolution" not in left and not _is_demo_or_default(job, "dataset.resolution")
+        if not chosen and (size := _resolution(job, report, base, workspace)) is not None:
             yield change("dataset.resolution", *size)
         for path, reason in (
             ("dataset.bucket_reso_steps", "the usual bucket resolution steps"),
@@ -243,45 +245,45 @@ def _shared_tag(report: Report) -> str | None:
     return shared[0] if len(shared) == 1 or (shared and all(tags[0] == shared[0] for tags in listed)) else None
 
 
-def _of_the_demo(job: TrainJob, path: str) -> bool:
+def _is_demo(job: TrainJob, path: str) -> bool:
     return bool(value_of(job, path) == value_of(demo(), path) != DEFAULTS[path])
 
 
-def _of_the_demo_or_default(job: TrainJob, path: str) -> bool:
+def _is_demo_or_default(job: TrainJob, path: str) -> bool:
     return value_of(job, path) in (value_of(demo(), path), DEFAULTS[path])
 
 
 def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) -> tuple[int, str] | None:
-    """(size, reason): the model's own, or less where the images are smaller; None where several are set."""
+    """(resolution, reason): the model's, or less where the images are smaller; None where several resolutions are set."""
     if job.dataset.more_resolutions:
         return None
-    place = resolve(base, workspace.models, workspace.outputs)
-    if not isinstance(place, Path):
+    path = resolve(base, workspace.models, workspace.outputs)
+    if not isinstance(path, Path):
         return None
     try:
-        made = max(trained_size(place, job.model.family))
+        native = max(trained_size(path, job.model.family))
     except (ProblemsError, OSError, StopIteration):
-        return None  # the checks tell what is wrong with the model
+        return None  # reported by the checks of the model
     sizes = [row.size for row in report.rows if row.trains and row.size]
     side = median((width * height) ** 0.5 for width, height in sizes)
-    if side >= made:
-        return made, "the base model's resolution"
-    return max(STEP, -(-round(side) // STEP) * STEP), f"the images are smaller than the base model's {made}"
+    if side >= native:
+        return native, "the base model's resolution"
+    return max(STEP, -(-round(side) // STEP) * STEP), f"the images are smaller than the base model's {native}"
 
 
 def _rate(job: TrainJob) -> float | None:
-    """Another learning rate where the present one is the demo's or far from usual."""
+    """The usual learning rate where the present one is the demo's or far from it; else None."""
     path = "optimizer.learning_rate"
     far = any(each.where == path for each in far_rates(job))
     usual = usual_rates(job)
     if usual is None or (adapts(job.optimizer.optimizer_type) and not far):
         return None
-    return float(short(usual.start)) if far or _of_the_demo(job, path) else None
+    return float(short(usual.start)) if far or _is_demo(job, path) else None
 
 
 def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
-    """Short prompts from captions that are lists of tags; [] for sentences. Each: what most images share, in the order of
-    the captions, then what a few of them have, so that it names one subject in one situation."""
+    """Short prompts from captions that are lists of tags; [] for sentences. Each has the tags that most images share, in the
+    order of the captions, then a few of one image, so that it describes one subject in one situation."""
     listed = [list(filter(None, map(str.strip, caption.split(",")))) for caption in captions]
     if median(map(len, listed)) < TAGS_FROM or median(len(tag.split()) for tags in listed for tag in tags) > 2:
         return []
@@ -292,7 +294,7 @@ def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
 
 
 def prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
-    """Captions with their control images, and where they are from: of validation images, where some are held out."""
+    """(sample prompts, source): captions with their control images, of validation images where some are held out."""
     wanted = (row for row in report.rows if row.control and (row.trains or row.role == "validation"))
     pairs = [row for row in wanted if _is_prompt(" ".join(row.caption.split())) and " --" not in str(row.control)]
     held = [row for row in pairs if row.role == "validation"]
@@ -307,19 +309,19 @@ def prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
 
 
 def _size(row: Row) -> str:
-    """The options of a sample of the size that the image trains at, so that its control image is not cropped to a square."""
+    """Options --w and --h of a sample at the training size of the image, so that its control image is not cropped to a square."""
     width, height = row.bucket or (0, 0)
     return f" --w {width} --h {height}" if width != height and min(width, height) >= SMALLEST_SAMPLE else ""
 
 
 def _is_prompt(caption: str) -> bool:
-    """Whether a caption is read as a sample prompt as it is: without options, and no comment."""
+    """Whether a caption can be a sample prompt unchanged: it has no options and is no comment."""
     return " --" not in f" {caption}" and not caption.startswith("#")
 
 
 def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
-    """(file name, reason) from a folder's name: "10_mira woman" -> "mira_woman"; where it says nothing, from that of a folder
-    inside or of its parent."""
+    """(output name, reason) from the folder's name: "10_mira woman" -> "mira_woman"; from a folder inside or the parent where
+    that name is generic."""
     path = Path(os.path.abspath(resolve_path(folder)))
     for part in (path.name, *inside, path.parent.name):
         text = re.sub(r"\W+", "_", without_signs(re.sub(r"^\d+_", "", part))).strip("_")
@@ -331,8 +333,8 @@ def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
 
 
 def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str]:
-    """Up to four sample prompts for these images, and where they are from: pairs of a ControlNet's, else tags or captions, else
-    words, else the name."""
+    """(up to four sample prompts, source): captions with control images for a ControlNet, else tags or captions, else the class
+    tokens, else the name."""
     if job.method.traits.control_images and (pairs := prompts_of_pairs(report)):
         return pairs
     trained = [row for row in report.rows if row.trains]

@@ -1,4 +1,4 @@
-"""Losses stay on the device and are read back together, so that no step waits for the host."""
+"""Losses on the device, read back to the host several steps at once, so that no step waits for the transfer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 EVENT_SECONDS = 0.3
 MOST_WAITING = 10
-MOST_OVERFLOWS = 50  # 16 halvings bring the scaler's first factor, 65536, to 1: many more are no matter of range
+MOST_OVERFLOWS = 50  # in a row; 16 halvings bring the initial scale, 65536, to 1: more are no matter of range
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One image of one step. key: its address; weight: what its loss counts, which is taken out again here."""
+class StepImage:
+    """An image of a step. key: its address; weight: of its loss, which `by_image` includes."""
 
     key: tuple[str, ...]
     timestep: float
@@ -31,11 +31,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step leaves until it is read back. loss, norm: 0-d on the device; images, timesteps: to name a culprit.
+    """Numbers of a step that are still on the device. loss, norm (of the gradient): 0-d.
 
-    seen         its images, of all processes       by_image  their losses, [B] on the device
-    weight_norm  of all that trains, 0-d; only now and then
-    numbers      of the method's own, by the name they are logged under, 0-d each
+    images, timesteps   names and timesteps of the step's images, for error messages
+    step_images         the images of all processes        by_image   their losses, [B]
+    weight_norm         of all trained weights, 0-d, every few steps
+    numbers             further numbers of the method by logged name, 0-d
     """
 
     step: int
@@ -43,26 +44,28 @@ class StepRecord:
     norm: Tensor
     images: list[str]
     timesteps: list[float]
-    seen: list[Seen] = field(default_factory=list)
+    step_images: list[StepImage] = field(default_factory=list)
     by_image: Tensor | None = None
     weight_norm: Tensor | None = None
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> list[Tensor]:
-        """Everything on the device as float32 [n], in the order `LossBuffer.read` takes it apart."""
-        own = [self.loss, self.norm, self.by_image, self.weight_norm, *self.numbers.values()]
-        return [tensor.detach().float().reshape(-1) for tensor in own if tensor is not None]
+        """All tensors as float32 [n], in the order in which `LossBuffer.read` splits them."""
+        every = [self.loss, self.norm, self.by_image, self.weight_norm, *self.numbers.values()]
+        return [tensor.detach().float().reshape(-1) for tensor in every if tensor is not None]
 
 
 @dataclass(frozen=True)
 class ReadBack:
-    """Steps whose numbers have arrived. norm, weight_norm, numbers: the newest. skipped: those that were not finite.
-    end: one more that was not, which ends the run."""
+    """Numbers of finished steps. norm, weight_norm, numbers: of the newest step.
+
+    skipped   non-finite steps that were left out      end   the error of a non-finite step that ends the run
+    """
 
     steps: list[int]
     losses: list[float]
     norm: float
-    seen: list[list[Seen]] = field(default_factory=list)
+    step_images: list[list[StepImage]] = field(default_factory=list)
     by_image: list[list[float]] = field(default_factory=list)
     weight_norm: float | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
@@ -74,9 +77,10 @@ DAMAGED_FIX = "download or copy the model again; if that does not help, use bf16
 
 
 class LossBuffer:
-    """Collects StepRecords; `read_if_due` hands out finished numbers a few times a second.
+    """Collects StepRecords and reads them back a few times a second.
 
-    allowed   steps that may be not finite; they change no weight and are reported by name
+    scaled    losses are scaled (fp16), so single gradients may overflow
+    allowed   number of steps that may be non-finite; they change no weight and are reported
     """
 
     def __init__(self, *, scaled: bool = False, allowed: int = 0):
@@ -95,11 +99,11 @@ class LossBuffer:
         return None
 
     def forget(self) -> None:
-        """Drop what waits, unread: only one of several processes reports."""
+        """Drop the records unread: only one of several processes reports."""
         self._waiting = []
 
     def read(self) -> ReadBack | None:
-        """Wait for the device and read everything, up to the first step that was not finite and may not be."""
+        """Wait for the device and read all records, up to the first non-finite step beyond those allowed."""
         import torch
 
         self._last = time.monotonic()
@@ -110,14 +114,14 @@ class LossBuffer:
         good: list[StepRecord] = []
         skipped: list[Problem] = []
         end = None
-        losses, by_image, weight_norm, own = [], [], None, {}
+        losses, by_image, weight_norm, named = [], [], None, {}
         norm = 0.0
         for record in records:
             loss, length = next(numbers), next(numbers)
-            each = [next(numbers) for _ in record.seen]
+            each = [next(numbers) for _ in record.step_images]
             weight_norm = next(numbers) if record.weight_norm is not None else weight_norm
-            own = {name: next(numbers) for name in record.numbers}
-            # With scaled losses an infinite gradient is the scaler's business: it skips the step and scales less.
+            named = {name: next(numbers) for name in record.numbers}
+            # With scaled losses the scaler handles an infinite gradient: it skips the step and lowers the scale.
             self._overflows = 0 if math.isfinite(length) else self._overflows + 1
             too_many = self._overflows > (MOST_OVERFLOWS if self._scaled else 0)
             if not math.isfinite(loss) or too_many:
@@ -132,12 +136,12 @@ class LossBuffer:
             losses.append(loss)
             by_image.append(each)
             norm = length
-        steps, seen = [record.step for record in good], [record.seen for record in good]
-        return ReadBack(steps, losses, norm, seen, by_image, weight_norm, own, skipped, end)
+        steps, images = [record.step for record in good], [record.step_images for record in good]
+        return ReadBack(steps, losses, norm, images, by_image, weight_norm, named, skipped, end)
 
 
 def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> ProblemsError:
-    """losses: of its images; those that are not finite are named, else all."""
+    """Error of a non-finite step. losses: of its images; the non-finite ones are named, or all if there are none."""
     named = list(zip(record.images, record.timesteps, strict=True))
     broken = [each for each, loss in zip(named, losses, strict=False) if not math.isfinite(loss)] or named
     names = ", ".join(name for name, _ in broken[:8]) + (" and more" if len(broken) > 8 else "")
@@ -150,18 +154,18 @@ def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> Proble
     )
 
 
-def not_finite_itself(components: Components) -> ProblemsError | None:
-    """The problem with a base model whose own weights are not finite, since then no step can be finite."""
+def damaged_weights(components: Components) -> ProblemsError | None:
+    """Error of a base model with NaN or infinite weights; None where all are finite."""
     parts = [("U-Net", components.denoiser), *(("text encoder", each) for each in components.text_encoders)]
     for title, part in parts:
         weights = part.named_parameters() if part else ()
-        names = [name for name, weight in weights if not (_is_elsewhere(weight) or weight.float().isfinite().all())]
+        names = [name for name, weight in weights if not (_is_packed(weight) or weight.float().isfinite().all())]
         if names:
             what = f"The {title} of the base model contains NaN or infinite values, such as in {names[0]}"
             return ProblemsError.one(what, str(components.source or ""), DAMAGED_FIX, code="model.not-finite")
     return None
 
 
-def _is_elsewhere(weight: Any) -> bool:
-    """Whether one number stands for all: a frozen weight that is packed for the layer (core/networks/frozen.py)."""
+def _is_packed(weight: Any) -> bool:
+    """Whether the tensor is a placeholder of one number for a packed frozen weight (core/networks/frozen.py)."""
     return weight.untyped_storage().nbytes() < weight.numel() * weight.element_size()

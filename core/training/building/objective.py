@@ -1,0 +1,39 @@
+"""The loss objective of a run, for the loaded base model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.diffusion.objectives import make_objective
+from core.families import family
+from core.families.components import Components
+from core.record.context import JobContext
+from core.record.problems import raise_if_errors
+from core.settings.job import TrainJob
+from core.settings.methods import of_family
+from core.settings.rules.noise import prediction_problems
+
+if TYPE_CHECKING:
+    from core.diffusion.objective import Objective
+
+
+def objective_of(job: TrainJob, context: JobContext, components: Components) -> Objective:
+    """Return the objective of the run, for the loaded model."""
+    prediction = _prediction(job, context, components.prediction)
+    return make_objective(
+        of_family(job, components.family), family(components.family).objective, prediction, context.device
+    )
+
+
+def _prediction(job: TrainJob, context: JobContext, loaded: str) -> str:
+    """Prediction type of the run, "epsilon" or "v": that of the settings, else that of the loaded model.
+
+    Raises ProblemsError where the loss settings do not fit the loaded model: some files state their type only when loaded.
+    """
+    if job.model.prediction != "auto":
+        return job.model.prediction
+    problems = list(prediction_problems(job.noise, loaded))
+    raise_if_errors(problems)
+    for problem in problems:
+        context.warn(problem)
+    return loaded
