@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -15,7 +16,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.record.problems import Problem
+from core.record.problems import Problem, ProblemsError
 from tabs.wire import packed, unpack
 
 # Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element:
@@ -24,7 +25,8 @@ ACTS = r"""
 let typed = 0;
 const said = (target, more) => {
   atelier.turn = (atelier.turn || 0) + 1;  // the server handles them in this order (Browsers.in_turn)
-  return Object.assign({act: target.dataset.act, arg: target.dataset.arg || '', turn: atelier.turn}, more);
+  const row = target.closest('[data-listed]'), listed = row ? {listed: row.dataset.listed} : {};
+  return Object.assign({act: target.dataset.act, arg: target.dataset.arg || '', turn: atelier.turn}, listed, more);
 };
 const changed = (field) => {
   const value = field.type === 'checkbox' ? String(field.checked) : field.value;
@@ -75,6 +77,7 @@ watch('value', () => {
 
 # Stands where a tab's first answer goes: until that is drawn the tab shows nothing, so that nothing jumps (assets/page.css).
 AWAITED = "<p data-awaits></p>"
+LONGEST = 1 << 20  # characters of a text in an event: a prompt, a list of tags, a preset as JSON
 
 
 def esc(text: Any) -> str:
@@ -105,10 +108,39 @@ def as_of(turn: int, board: str) -> str:
     return f"{board}<!--{turn}-->" if turn else board
 
 
-def act_of(event: gr.EventData, longest: int = 4000) -> tuple[str, str, str]:
-    """(act, arg, value) of a board's event, as texts whatever the browser sent, of at most so many characters."""
+def act_of(event: gr.EventData, longest: int = LONGEST) -> tuple[str, str, str]:
+    """(act, arg, value) of a board's event, as texts whatever the browser sent. Raises ProblemsError for a longer one."""
     data = event._data if isinstance(event._data, dict) else {}
-    return tuple(str(data.get(name, ""))[:longest] for name in ("act", "arg", "value"))  # type: ignore[return-value]
+    act, arg, value = (str(data.get(name, "")) for name in ("act", "arg", "value"))
+    if max(map(len, (act, arg, value))) > longest:
+        what = f"The text is longer than {longest:,} characters"
+        raise ProblemsError.one(what, arg[:40], "shorten it", "page.text-too-long")
+    return act, arg, value
+
+
+def row_of(name: str) -> str:
+    """The attribute of a row whose acts have its number as `arg`: what it stands for, for `arg_now`."""
+    return f' data-listed="{_mark(name)}"'
+
+
+def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
+    """An event's `arg`, "number" or "number:name", with the number that its row has now: another window may have changed the list
+    since it was drawn. "" where the row is gone.
+
+    rows: what each row stands for now, as `row_of` was given it
+    """
+    arg, mark = act_of(event)[1], event._data.get("listed") if isinstance(event._data, dict) else None
+    number, colon, name = arg.partition(":")
+    if not mark or not number.isdecimal() or len(number) > 8:
+        return arg
+    if int(number) < len(rows) and _mark(rows[int(number)]) == mark:
+        return arg
+    now = [place for place, row in enumerate(rows) if _mark(row) == mark]
+    return f"{now[0]}{colon}{name}" if len(now) == 1 else ""
+
+
+def _mark(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def seen_here() -> gr.Textbox:

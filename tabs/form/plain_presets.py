@@ -168,13 +168,12 @@ class PlainForm(PresetForm):
             what = f"There is no field '{name[:40]}' with '{text[:40]}'"
             raise ProblemsError.one(what, self.task_name, "reload the page", "form.no-such-field")
         with self.page.project.lock:
-            others = {each: bad for each, bad in self.bad.items() if each != name}
             try:
                 before = self.load()
                 self.put(self.follows(name, before, changed_values(self.known, before, name, text, self.page.roots)))
-                self.bad = others
+                self._correct([name])
             except ProblemsError as error:
-                self.bad = others | {name: Bad(text, error.problems[0])}
+                self.bad = self.bad | {name: Bad(text, error.problems[0])}
                 raise
 
     def mark(self, problems: Iterable[Problem]) -> None:
@@ -187,20 +186,30 @@ class PlainForm(PresetForm):
         """Keep these fields; undo brings the former ones back. preset: the one that is loaded from now on."""
         before = (self.name, self.load())
         after = (before[0] if preset is None else preset, values)
-        if after == before:
-            self.bad = {}
-            return
-        self._steps.add("change", before)
-        self._take(after)
+        if after != before:
+            self._steps.add("change", before)
+            self._take(after)
+            self._correct(name for name, value in values.items() if value != before[1].get(name))
+
+    def update(self, changes: Values) -> None:
+        """Change these fields in one step of undo. What they held in vain goes; other fields keep that."""
+        self.put(self.load() | changes)
+        self._correct(changes)
+
+    def _correct(self, names: Iterable[str]) -> None:
+        """Forget what these fields hold in vain."""
+        corrected = set(names)
+        self.bad = {name: each for name, each in self.bad.items() if name not in corrected}
 
     def _take(self, state: tuple[str, Values]) -> None:
-        self._deleting, self._wrong, self.bad = "", set(), {}
+        self._deleting, self._wrong = "", set()
         self.page.project.keep(self._place, {"preset": state[0]})
         self.keep(state[1])
 
     def undo(self, redo: bool = False) -> None:
         if (before := self._steps.step((self.name, self.load()), redo)) is not None:
             self._take(before)
+            self.bad = {}
 
     def act(self, act: str, arg: str, value: str) -> bool:
         """Do what was pressed in the bar; whether it was something of the bar's. Raises ProblemsError."""
@@ -223,6 +232,7 @@ class PlainForm(PresetForm):
         now = self.load() if name is None else self.fresh()
         values, notes = self.values_of(preset_files.apply(preset), now) if preset else (now, [])
         self.put(values, name)
+        self.bad = {}
         usual = "The JSON is applied." if name is None else f"Loaded {shown_name(self.presets, name)}."
         return Done(done or usual, notes) if preset else None
 
@@ -235,11 +245,11 @@ class PlainForm(PresetForm):
 
     def put_back(self, field: str) -> None:
         if field in self.titles:
-            self.put(self.load() | {field: self.reference().get(field)})
+            self.update({field: self.reference().get(field)})
 
     def put_all_back(self) -> None:
         before = self.reference()
-        self.put(self.load() | {name: before.get(name) for name in self.titles})
+        self.update({name: before.get(name) for name in self.titles})
 
     # -- the bar
 

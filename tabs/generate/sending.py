@@ -162,14 +162,14 @@ class Sending:
 
     def _follow(self, path: str) -> None:
         with self.page.project.lock:
-            self._fields.put(self._fields.load() | {"control_image": path})
+            self._fields.update({"control_image": path})
         self.page.say("done", f"ControlNets without an image of their own follow {Path(path).name}.")
 
     def _begin(self, given: Values) -> None:
         """Fields that an image brings along; what they were is restored when it is no longer used."""
         with self.page.project.lock:
             self._remember(given)
-            self._fields.put(self._fields.load() | given)
+            self._fields.update(given)
 
     def _remember(self, given: Values) -> None:
         """Keep what the fields are before an initial image brings `given`. Where they belong to another one, of which that is

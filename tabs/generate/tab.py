@@ -29,12 +29,11 @@ from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
 from tabs.generate.sending import Sending
 from tabs.generate.stage import Stage, status
-from tabs.markup import AWAITED, act_of, board, news, seen_here, sent, stamp_seen
+from tabs.markup import AWAITED, act_of, arg_now, board, news, seen_here, sent, stamp_seen
 from tabs.pieces import piece
 from tabs.server.browsers import Browser
 
 TAB = "Generate"
-LONGEST = 1 << 20  # characters of a prompt
 START, FIELD = "start generate", "change generate"  # what messages are about
 
 # Ctrl + Enter generates, from any field.
@@ -228,21 +227,22 @@ class Desk:
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
         """A field was changed, or Generate was pressed."""
-        act, name, value = act_of(event, LONGEST)
+        act, name, value = act_of(event)
         if act == "draw":
             return self.draw()
         if act in ("swap", "ratio", "seed", "hires"):
             with self._lock:
-                self.presets.put(self._values() | self._quick(act, name or value))
+                self.presets.update(self._quick(act, name or value))
             return self._changed()
         try:
             with self._lock:
                 if act.startswith("style"):
                     self.prompt_box.act(act, name, value)
                 elif act == "file_stop":
-                    self.presets.put(self._values() | {"from_file": None, "from_module": None})
+                    self.presets.update({"from_file": None, "from_module": None})
                 elif act.startswith("net_"):
-                    self.controls.act(act, name, value)
+                    rows = [str(use["file"]) for use in self._values()["nets"]]
+                    self.controls.act(act, arg_now(event, rows), value)
                 elif act.startswith("image"):
                     self.sending.stop() if act == "image_stop" else self.sending.again()
                 else:
@@ -285,7 +285,7 @@ class Desk:
             before, given = self._values()["embeddings"], [str(text) for text in chosen or []]
             problems = [each for text in given if text not in before for each in self.loras.refused_embedding(text)]
             kept = [text for text in given if text in before or not self.loras.refused_embedding(text)]
-            self.presets.put(self._values() | {"embeddings": kept})
+            self.presets.update({"embeddings": kept})
         if not problems:
             return self._changed()
         self.page.browsers.say(self._browser(), "error", problems=problems, about=FIELD)

@@ -155,7 +155,7 @@ class ToolForm:
         value of its own stands with the first."""
         form, filled, opened = self.form(), self._filled(), self.card.name in self._state().get("opened", [])
         unused = self.task.unused(filled)
-        known = {name: entry for name, entry in form.known.items() if name not in unused}
+        known = {name: entry for name, entry in form.known.items() if name not in unused or name in form.bad}
         own = {name for name, entry in known.items() if filled.get(name, entry.default) != entry.default and not opened}
         shown = {name for name, entry in known.items() if entry.level == "shown" or len(known) <= SHORT} | own
         rest = [name for name in known if name not in shown]
@@ -230,7 +230,7 @@ def fill_in(page: Page, name: str, values: Mapping[str, Any]) -> None:
     assert card is not None
     form = ToolForm(page, card)
     form.choose(name)
-    form.form().put(form.form().load() | dict(values))
+    form.form().update(dict(values))
 
 
 def _start(act: str, words: str, main: str, kind: str = "") -> str:
