@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.engine.queue import is_own
 from core.record.problems import ProblemsError
 from tabs.monitor import tab as monitor
 from tabs.server import guard
@@ -124,6 +125,7 @@ def status(page: Page) -> dict[str, Any]:
     facts["busy"] = bool(facts.get("job")) or bool(getattr(page.engine, "works", False))
     if facts.get("job"):
         job = dict(facts["job"])
+        job["own"] = all(is_own(entry) for entry in page.engine.queue() if entry.id == job.get("entry"))
         job["seconds_per_step"] = round(job.get("seconds_per_step") or 0.0, 3)
         job["eta_seconds"] = round(job.get("eta_seconds") or 0)
         facts["job"] = job
