@@ -6,6 +6,7 @@ the board sends as the event `act`. The handler looks the argument up in a list 
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -14,7 +15,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.record.problems import Problem
+from core.record.problems import Problem, ProblemsError
 from tabs.wire import json_object, to_json
 
 # Clicks on buttons and changes of inputs inside a board trigger the event "act". The listeners are on the outer element, since a
@@ -23,7 +24,8 @@ ACTS = r"""
 let typed = 0;
 const said = (target, more) => {
   atelier.turn = (atelier.turn || 0) + 1;  // the server handles them in this order (Browsers.in_turn)
-  return Object.assign({act: target.dataset.act, arg: target.dataset.arg || '', turn: atelier.turn}, more);
+  const row = target.closest('[data-listed]'), listed = row ? {listed: row.dataset.listed} : {};
+  return Object.assign({act: target.dataset.act, arg: target.dataset.arg || '', turn: atelier.turn}, listed, more);
 };
 const changed = (field) => {
   const value = field.type === 'checkbox' ? String(field.checked) : field.value;
@@ -74,6 +76,7 @@ watch('value', () => {
 
 # Placeholder of a tab's first contents: until they arrive the tab is hidden, so that nothing moves (assets/page.css).
 AWAITED = "<p data-awaits></p>"
+LONGEST = 1 << 20  # characters of a text in an event: a prompt, a list of tags, a preset as JSON
 
 
 def esc(text: Any) -> str:
@@ -104,10 +107,39 @@ def with_turn(turn: int, board: str) -> str:
     return f"{board}<!--{turn}-->" if turn else board
 
 
-def board_event(event: gr.EventData, max_length: int = 4000) -> tuple[str, str, str]:
-    """Return (act, arg, value) of a board's event as texts of at most `max_length` characters."""
+def board_event(event: gr.EventData, longest: int = LONGEST) -> tuple[str, str, str]:
+    """(act, arg, value) of a board's event, as texts whatever the browser sent. Raises ProblemsError for a longer one."""
     data = event._data if isinstance(event._data, dict) else {}
-    return tuple(str(data.get(name, ""))[:max_length] for name in ("act", "arg", "value"))  # type: ignore[return-value]
+    act, arg, value = (str(data.get(name, "")) for name in ("act", "arg", "value"))
+    if max(map(len, (act, arg, value))) > longest:
+        what = f"The text is longer than {longest:,} characters"
+        raise ProblemsError.one(what, arg[:40], "shorten it", "page.text-too-long")
+    return act, arg, value
+
+
+def row_of(name: str) -> str:
+    """The attribute of a row whose acts have its number as `arg`: what it stands for, for `arg_now`."""
+    return f' data-listed="{_mark(name)}"'
+
+
+def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
+    """An event's `arg`, "number" or "number:name", with the number that its row has now: another window may have changed the list
+    since it was drawn. "" where the row is gone.
+
+    rows: what each row stands for now, as `row_of` was given it
+    """
+    arg, mark = board_event(event)[1], event._data.get("listed") if isinstance(event._data, dict) else None
+    number, colon, name = arg.partition(":")
+    if not mark or not number.isdecimal() or len(number) > 8:
+        return arg
+    if int(number) < len(rows) and _mark(rows[int(number)]) == mark:
+        return arg
+    now = [place for place, row in enumerate(rows) if _mark(row) == mark]
+    return f"{now[0]}{colon}{name}" if len(now) == 1 else ""
+
+
+def _mark(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def client_state() -> gr.Textbox:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.engine.queue import may_manage
 from core.record.problems import ProblemsError
 from tabs.monitor import tab as monitor
 from tabs.server.browsers import Browser
@@ -124,6 +125,7 @@ def status(page: Page) -> dict[str, Any]:
     facts["busy"] = bool(facts.get("job")) or bool(getattr(page.engine, "works", False))
     if facts.get("job"):
         job = dict(facts["job"])
+        job["own"] = all(may_manage(entry) for entry in page.engine.queue() if entry.id == job.get("entry"))
         job["seconds_per_step"] = round(job.get("seconds_per_step") or 0.0, 3)
         job["eta_seconds"] = round(job.get("eta_seconds") or 0)
         facts["job"] = job

@@ -106,7 +106,7 @@
       return this.inputs.map((input, n) => {
         const typed = input ? this.typedIn(input) : "", plain = typed ? typed.split(",").map((each) => Number(each.trim())) : null;
         const list = plain && plain.every(Number.isFinite) ? plain : null;
-        return this.readOne(typed, list, known ? known[n] || [] : facts.lists[list && facts.lists[list.length] ? list.length : facts.length]);
+        return {...this.readOne(typed, list, known ? known[n] || [] : facts.lists[list && facts.lists[list.length] ? list.length : facts.length]), typed: list};
       });
     }
 
@@ -238,13 +238,14 @@
       if (!turn) this.commit();
     }
 
-    /** The lists whose bars were changed. */
+    /** The lists whose bars were changed. Numbers that were typed for the other bars stay as they are: 0 would skip a block. */
     commit() {
       last = {key: this.key, at: this.at, when: Date.now()};
       let begin = 0;
       this.send(this.parts.map((part) => {
         const own = this.values.slice(begin, begin += part.names.length);
-        return own.every((value, n) => shown(value) === shown(part.values[n])) ? null : own.map(shown).join(",");
+        const stays = own.map((value, n) => value === part.values[n]);
+        return stays.every(Boolean) ? null : own.map((value, n) => part.typed && stays[n] ? String(value) : shown(value)).join(",");
       }));
     }
 

@@ -8,6 +8,8 @@
   const buses = {};        // name -> {element, props, watch, trigger} of a carrier
   const outstanding = new Map(); // number of a sent change -> time
   const unsaved = new Map();     // and -> {field: value}, until the server has confirmed them
+  const lost = new Map();        // and -> {field: value} that was not confirmed within LOST, until the form is filled again
+  const named = [];              // numbers of lost changes that a message has named
   const LOST = 20000;      // milliseconds after which a change is not waited for
   const PATIENCE = 15000;  // milliseconds that an action waits for the changes before it
   let sent = 0;
@@ -40,6 +42,10 @@
   /** A name that is shortened in its middle where it lacks room: its last letters tell checkpoints apart. */
   atelier.middle = (text, end) => h("span", {class: "cut"}, h("span", {}, text.slice(0, -end)), h("span", {}, text.slice(-end)));
   atelier.byId = (id) => document.getElementById(id);
+  /** What this browser keeps of the page under a name, of this window alone where `session`: nothing where storage is blocked. */
+  const storage = (session) => session ? sessionStorage : localStorage;
+  atelier.recall = (name, session) => { try { return storage(session).getItem(name) || ""; } catch { return ""; } };
+  atelier.remember = (name, value, session) => { try { storage(session).setItem(name, value); } catch { /* it holds until the page is closed */ } };
 
   /** Put texts, attributes and children in only where they differ, so that nothing flickers and selections stay. */
   atelier.text = (node, text) => { if (node && node.textContent !== text) node.textContent = text; };
@@ -182,11 +188,12 @@
     let message;
     try { message = JSON.parse(text); } catch { return; }
     for (const [name, part] of Object.entries(message)) {
-      if (name === "acks") { for (const number of part) { outstanding.delete(number); unsaved.delete(number); } continue; }
+      if (name === "acks") { for (const number of part) for (const each of [outstanding, unsaved, lost]) each.delete(number); continue; }
       have[name] = part.sig;
       atelier.arrived(name, part.data);
       try { if (parts[name]) parts[name](part.data); }
       catch (error) { console.error(`The part '${name}' cannot be drawn`, error); }
+      if (name === "form" && have.form && lost.size) nameLost();
     }
   };
 
@@ -217,11 +224,16 @@
     } catch { /* the server is busy or gone */ } finally { ticking = false; }
   };
 
+  /** The next change is of these fields: older ones of them no longer count. */
+  const awaited = (values) => {
+    for (const older of [...unsaved.values(), ...lost.values()]) for (const path in values) delete older[path];
+    unsaved.set(sent + 1, {...values});
+  };
   /** Changes of fields of the Train form, {path: value}. Their number lets the server keep the order and Start wait for them.
       did: the name of one undo step of all */
   atelier.edit = (values, did = "") => {
     if (!buses.form) return;
-    unsaved.set(sent + 1, values);
+    awaited(values);
     send("edit", {values, did});
   };
   /** Whether a change of this field is on its way. */
@@ -238,10 +250,36 @@
   /** "yes" if the user changed the field since the last call, else "". */
   atelier.edited = (id) => used.delete(id) ? "yes" : "";
 
-  /** The numbers of the changes that the server has not answered yet. */
+  /** The numbers of the changes that the server has not answered yet. One that it does not answer counts until the form is filled
+      again: it would show a value that Start does not use. */
   const onTheirWay = () => {
-    for (const [number, when] of outstanding) if (Date.now() - when > LOST) outstanding.delete(number);
-    return [...outstanding.keys()];
+    for (const [number, when] of outstanding) if (Date.now() - when > LOST) giveUp(number);
+    return [...outstanding.keys(), ...lost.keys()];
+  };
+  const giveUp = (number) => {
+    outstanding.delete(number);
+    if (!unsaved.has(number)) return;
+    lost.set(number, unsaved.get(number));
+    unsaved.delete(number);
+    delete have.form;
+    atelier.tick();
+  };
+  /** What the form shows in a field, as its control sends it. */
+  const shownIn = (path) => {
+    const nodes = [...document.querySelectorAll(`#train-form [data-set="${path}"]`)], node = nodes.find((each) => each.checked) || nodes[0];
+    return node && (node.type === "checkbox" ? String(node.checked) : node.value);
+  };
+  /** Name the changes, [field, value], that the form does not show; whether there are some. */
+  const nameUnsaved = (changes, title, before, after) => {
+    const gone = changes.filter(([path, value]) => ![undefined, value.trim()].includes(shownIn(path)?.trim()));
+    const words = gone.map(([path, value]) => `${atelier.fields[path].title} to "${({true: "on", false: "off"})[value] || value.slice(0, 60)}"`);
+    if (gone.length) atelier.say({id: `unsaved-${Date.now()}`, kind: "error", title, text: `${before} ${words.join(" and ")}. ${after}`});
+    return gone.length > 0;
+  };
+  const nameLost = () => {
+    const changes = [...lost.values()].flatMap(Object.entries);
+    if (nameUnsaved(changes, "Not confirmed", "The server did not answer when you changed", "Check the value, and enter it again.")) named.push(...lost.keys());
+    lost.clear();
   };
   /** An action on the form or the presets (put back, undo, load ...). It waits for the changes that are on their way: they may
       not overtake each other, or a preset would be saved without the value that was typed last. */
@@ -263,6 +301,8 @@
   let askedOn = "";  // the tab on which something was asked for last: only from there an answer leads to another one
   atelier.command = (name, data) => { askedOn = atelier.openTab(); return buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})}); };
   atelier.pulse = () => buses.pulse;
+  /** A pressed button takes no second press, until it is drawn again or nothing has come of the first one: it was refused or lost. */
+  atelier.once = (button, again = () => { button.disabled = false; }) => { button.disabled = true; setTimeout(again, LOST); };
 
   const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
   /** Leave the field that is being typed in, and wait until the server has every change. */
@@ -270,13 +310,13 @@
     const active = document.activeElement;
     if (active && active.closest && active.closest(".field, #json-pane")) active.blur();
     await pause(60);
-    const begin = Date.now(), waits = `waits-${begin}`;
+    const begin = Date.now(), waits = `waits-${begin}`, before = named.length;
     while (onTheirWay().length && Date.now() < begin + PATIENCE) {
       if (Date.now() > begin + 2000) atelier.say({id: waits, kind: "info", text: "Sending your last change ..."});
       await pause(25);
     }
     if (lastSaid === waits) atelier.byId("said").hidden = true;
-    return onTheirWay();
+    return [...onTheirWay(), ...named.slice(before)];
   };
   atelier.startMessage = async (how) => {
     const button = atelier.byId(how === "start" ? "start" : "enqueue");
@@ -359,8 +399,8 @@
   let sayTimer = 0, lastSaid = "", lastAt = 0;
   atelier.say = (said) => {
     const panel = atelier.byId("said");
-    /* A message of the server that was overtaken by a newer one is dropped. */
-    if (!panel || !said || said.id === lastSaid || (said.at && said.at < lastAt)) return;
+    /* A message of the server that was shown or overtaken by a newer one is dropped, also where one of the page has come since. */
+    if (!panel || !said || said.id === lastSaid || (said.at && said.at <= lastAt)) return;
     lastSaid = said.id;
     lastAt = said.at || lastAt;
     if (said.kind === "over") { if (panel.classList.contains("error")) panel.hidden = true; return; }
@@ -420,7 +460,8 @@
 
   /* ---- light and dark ---- */
 
-  const wanted = () => localStorage.getItem("atelier-theme") || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  let chosenTheme = atelier.recall("atelier-theme");
+  const wanted = () => chosenTheme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   const dress = () => {
     document.documentElement.dataset.theme = wanted();
     if (!document.body) return;
@@ -430,7 +471,8 @@
     document.dispatchEvent(new Event("atelier-theme"));
   };
   atelier.on("click", "#theme-toggle", () => {
-    localStorage.setItem("atelier-theme", wanted() === "dark" ? "light" : "dark");
+    chosenTheme = wanted() === "dark" ? "light" : "dark";
+    atelier.remember("atelier-theme", chosenTheme);
     dress();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
@@ -453,7 +495,7 @@
     for (const work of ready) work();
     follow();
     new MutationObserver(() => atelier.keepAddress()).observe(document.querySelector("#tabs > .tab-wrapper"), {subtree: true, attributeFilter: ["aria-selected"]});
-    setInterval(() => { atelier.attach(); atelier.keepAddress(); }, 500);
+    setInterval(() => { atelier.attach(); atelier.keepAddress(); onTheirWay(); }, 500);
     opening();
     filling();
   };
@@ -465,16 +507,11 @@
   };
   /* A page that comes back after the server was away has the server's values: what was typed meanwhile is named. */
   const UNSAVED = "atelier-unsaved";
-  addEventListener("pagehide", () => { try { if (unsaved.size) sessionStorage.setItem(UNSAVED, JSON.stringify([...unsaved.values()].flatMap(Object.entries))); } catch { /* no storage */ } });
+  addEventListener("pagehide", () => { const left = [...unsaved.values(), ...lost.values()]; if (left.length) atelier.remember(UNSAVED, JSON.stringify(left.flatMap(Object.entries)), true); });
   const tellUnsaved = () => {
-    let lost = [];
-    try { lost = JSON.parse(sessionStorage.getItem(UNSAVED) || "[]"); sessionStorage.removeItem(UNSAVED); } catch { /* no storage */ }
-    const differs = ([path, value]) => {
-      const field = document.querySelector(`:is(textarea, input[type=text])[data-set="${path}"]`);
-      return field && field.value.trim() !== value.trim();
-    };
-    const named = lost.filter(differs).map(([path, value]) => `${atelier.fields[path].title} to "${String(value).slice(0, 60)}"`);
-    if (named.length) atelier.say({id: `unsaved-${Date.now()}`, kind: "error", title: "Not saved", text: `The server could not be reached when you changed ${named.join(" and ")}. Enter it again.`});
+    const left = JSON.parse(atelier.recall(UNSAVED, true) || "[]");
+    atelier.remember(UNSAVED, "", true);
+    nameUnsaved(left, "Not saved", "The server could not be reached when you changed", "Enter it again.");
   };
   /* What is typed before the server has filled the form would be overwritten: until then it takes nothing. */
   let asked = Date.now();

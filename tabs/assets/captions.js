@@ -54,8 +54,9 @@
   /* ---- texts that are not saved yet ---- */
 
   const writer = token();
-  let mine = "", last = "";  // `last`: the image that a refresh closed; every question asks for it until one is open
-  try { last = location.hash.startsWith("#Captions") && sessionStorage.getItem("atelier-caption") || ""; mine = sessionStorage.getItem("atelier-window") || ""; sessionStorage.setItem("atelier-window", writer); } catch { /* no storage: drafts live here alone */ }
+  const mine = atelier.recall("atelier-window", true);
+  let last = location.hash.startsWith("#Captions") ? atelier.recall("atelier-caption", true) : "";  // `last`: the image that a refresh closed; every question asks for it until one is open
+  atelier.remember("atelier-window", writer, true);
   const draftName = (item) => `${DRAFT}${writer} ${item.key}`;
   const keepDraft = (item) => {
     try {
@@ -170,7 +171,7 @@
     open = key;
     last = "";
     moved = ++clock;
-    try { sessionStorage.setItem("atelier-caption", key); } catch { /* a refresh begins where the server says */ }
+    atelier.remember("atelier-caption", key, true);
     const held = before === document.activeElement;
     const fresh = h("textarea", {id: "cap-text", rows: 5, value: item.text, "data-key": key, spellcheck: "true", placeholder: item.words ? `trained as: ${item.words}` : null, readonly: !!item.fixed, "aria-describedby": "cap-notes"});
     before.replaceWith(fresh);

@@ -53,7 +53,7 @@
   };
   const remove = (n) => { const list = parts(); list.splice(n, 1); write(list); focusChip(Math.min(n, list.length - 1)); };
   const focusChip = (n) => { const chip = byId("cap-chips").children[n]; if (chip) chip.querySelector(".tag").focus(); else byId("cap-tag").focus(); };
-  const edit = (n) => { const field = byId("cap-tag"); replaced = n; field.value = parts()[n]; field.focus(); field.select(); markEdited(); };
+  const edit = (n) => { const field = byId("cap-tag"); replaced = n; field.value = parts()[n] ?? ""; field.focus(); field.select(); markEdited(); };
   /** That the field holds a tag of the caption, which what is typed replaces. */
   const markEdited = () => {
     for (const [n, chip] of [...byId("cap-chips").children].entries()) chip.classList.toggle("edited", n === replaced);
@@ -67,6 +67,7 @@
   const paintChips = () => {
     const holder = byId("cap-chips");
     if (!holder || !box()) return;
+    if (atelier.captions.key() !== last) { last = atelier.captions.key(); line = 0; replaced = -1; refreshHistory(); refreshScores(); }
     if (line >= lines().length) line = 0;
     const list = box().disabled ? [] : parts();
     byId("cap-tag").disabled = !editable();
@@ -77,7 +78,6 @@
     }
     paintQuick();
     setTimeout(markEdited, 0);
-    if (atelier.captions.key() !== last) { last = atelier.captions.key(); line = 0; replaced = -1; refreshHistory(); refreshScores(); }
   };
   document.addEventListener("atelier-caption", paintChips);
   document.addEventListener("selectionchange", () => {

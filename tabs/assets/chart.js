@@ -47,8 +47,8 @@
     set(data) { this.data = data; this.draw(); }
     /** A box switches to a log scale, which each browser remembers. */
     follow(box) {
-      this.log = box.checked = localStorage.getItem("atelier-log") === "1";
-      box.addEventListener("change", () => { this.log = box.checked; localStorage.setItem("atelier-log", this.log ? "1" : "0"); this.draw(); });
+      this.log = box.checked = atelier.recall("atelier-log") === "1";
+      box.addEventListener("change", () => { this.log = box.checked; atelier.remember("atelier-log", this.log ? "1" : "0"); this.draw(); });
     }
 
     frame() {

@@ -75,7 +75,7 @@
     const back = byId("held-back");
     back.disabled = false;
     show(back, automatic);
-    back.onclick = () => { back.disabled = true; atelier.act("train_all"); };
+    back.onclick = () => { atelier.once(back); atelier.act("train_all"); };
   };
 
   /* Images as they will be cropped, and their control images next to or over them (pairs.js): the frame fills the box, the rest

@@ -49,6 +49,9 @@
   };
 
   document.addEventListener("input", (event) => { if (event.target.id === "forecast-slider" && data) { held = true; paintSlider(); } });
+  /* Browsers tell no change where the slider ends as it began. Where they do, the change comes before the timer. */
+  for (const kind of ["pointerup", "pointercancel", "keyup", "blur"])
+    addEventListener(kind, () => { if (held) setTimeout(() => { held = false; paintSlider(); }); }, true);
   document.addEventListener("change", (event) => {
     if (event.target.id !== "forecast-slider" || !data) return;
     held = false;
@@ -57,6 +60,6 @@
   });
   document.addEventListener("click", (event) => {
     if (event.target.id === "forecast-ask") { text(byId("forecast-total"), "Estimating ..."); show(event.target, false); atelier.command("forecast", {ask: atelier.ask()}); }
-    if (event.target.id === "forecast-try") { event.target.disabled = true; text(byId("forecast-tried"), "Adding to the queue ..."); atelier.command("try", {ask: atelier.ask()}); }
+    if (event.target.id === "forecast-try") { atelier.once(event.target, () => data && atelier.parts.forecast(data)); text(byId("forecast-tried"), "Adding to the queue ..."); atelier.command("try", {ask: atelier.ask()}); }
   });
 })();

@@ -239,7 +239,7 @@
     for (const node of document.querySelectorAll("#shelf-grid .tile, #shelf-strip .tile")) if (node.dataset.name === name) fill(node, name);
   };
   const star = async (of, stars) => {
-    const found = await ask({act: "stars", names: of.slice(0, MOST_TILES), stars});
+    const found = await ask({act: "stars", names: of, stars});
     for (const [name, kept] of Object.entries(found ? found.stars : {})) {
       if (tiles.has(name)) tiles.set(name, {...tiles.get(name), stars: kept});
       refill(name);
@@ -249,19 +249,19 @@
   const remove = async (of) => {
     const found = await ask({act: "trash", names: of});
     if (!found) return false;
-    const gone = new Set(of), at = names.findIndex((name) => gone.has(name)), inStrip = strip.findIndex((name) => gone.has(name));
+    const gone = new Set(found.names), at = names.findIndex((name) => gone.has(name)), inStrip = strip.findIndex((name) => gone.has(name));
     const active = document.activeElement, inGrid = grid().contains(active), wasStrip = byId("shelf-strip").contains(active);
-    undos.push({...found, names: of});
+    undos.push(found);
     deleted.push(undos[undos.length - 1]);
     drawUndo();
-    of.forEach((name) => chosen.delete(name));
+    for (const name of gone) chosen.delete(name);
     if (names.some((name) => gone.has(name))) put(names.filter((name) => !gone.has(name)));
     drawStrip(strip.filter((name) => !gone.has(name)));
     if (inGrid) goTo(names[Math.min(Math.max(at, 0), names.length - 1)]);
     else if (wasStrip && strip.length) stripTo(strip[Math.min(Math.max(inStrip, 0), strip.length - 1)]);
     return true;
   };
-  const read = new Set(JSON.parse(sessionStorage.getItem("atelier-trash-read") || "[]"));
+  const read = new Set(JSON.parse(atelier.recall("atelier-trash-read", true) || "[]"));
   let undoTimer = 0;
   /** The message about the trash goes by itself, unless it is pointed at or has the keyboard. */
   const passUndo = () => {
@@ -270,7 +270,7 @@
   };
   const closeUndo = () => {
     for (const each of undos) read.add(each.token);  // Ctrl+Z still knows them
-    sessionStorage.setItem("atelier-trash-read", JSON.stringify([...read]));
+    atelier.remember("atelier-trash-read", JSON.stringify([...read]), true);
     drawUndo();
   };
   atelier.on("click", "#gen-draw, [role=tab], .viewer .actions .btn", closeUndo);

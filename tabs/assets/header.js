@@ -3,12 +3,23 @@
 (() => {
   const atelier = window.atelier, {text, show, attr, byId} = atelier;
 
+  const PATIENCE = 20000;  // milliseconds that a stop is waited for, as long as the other buttons (atelier.once)
+  let job = null, stopped = {entry: "", until: 0};  // what runs, and the job for which Stop was pressed last
+
   const words = (job) => {
     if (job.task !== "train" || !job.total) return [job.stage || job.state, job.title].filter(Boolean).join(" · ");
     if (job.state === "paused") return `paused at step ${job.step} of ${job.total}`;
     const left = job.step && job.eta_seconds > 0 ? `${atelier.clock(job.eta_seconds)} left` : "";
     if (!job.step) return job.stage || "starting";
     return [`step ${job.step} of ${job.total}`, atelier.pace(job.seconds_per_step), left].filter(Boolean).join(" · ");
+  };
+
+  /** Whether the job stops, by the server or for as long as its answer is waited for: a stop can be refused or lost. */
+  const drawStop = () => {
+    const stop = byId("header-stop");
+    if (!stop || !job) return;
+    stop.disabled = job.stopping || (stopped.entry === job.entry && Date.now() < stopped.until);
+    text(stop, !stop.disabled ? "Stop" : job.task === "train" ? "Saving ..." : "Stopping ...");
   };
 
   /* "Back to form" is for the open tab. */
@@ -28,7 +39,7 @@
     text(byId("header-memory-words"), said);
     attr(byId("header-meter"), "aria-valuenow", Math.round(share * 100));
     attr(byId("header-meter"), "aria-valuetext", said);
-    const job = status.job;
+    job = status.job;
     show(byId("header-idle"), !job);
     const waiting = byId("header-waiting");
     show(waiting, status.waits.length > 0);
@@ -37,14 +48,14 @@
     atelier.waits = status.waits;
     atelier.tellWaits();
     show(byId("header-job"), !!job);
-    atelier.slot(byId("header-stop"), !!job);
+    atelier.slot(byId("header-stop"), !!job && job.own);
     if (job) {
       text(byId("header-job"), words(job));
       attr(byId("header-job"), "href", job.task === "train" && job.run ? `#Monitor/${encodeURIComponent(job.run)}` : job.task === "generate" ? "#Generate" : "#Monitor");
       attr(byId("header-job"), "title", job.title);
       const stop = byId("header-stop");
-      if (stop) Object.assign(stop.dataset, {entry: job.entry || "", task: job.task || "", run: job.run || ""});
-      if (stop && stop.dataset.asked !== stop.dataset.entry) { stop.disabled = false; text(stop, "Stop"); }
+      if (stop) Object.assign(stop.dataset, {entry: job.entry || "", run: job.run || ""});
+      drawStop();
     }
     document.title = job && job.total ? `${Math.floor(100 * job.step / job.total)} % · Atelier` : "Atelier";
   };
@@ -67,9 +78,9 @@
   atelier.whenReady(() => {
     const stop = byId("header-stop");
     if (stop) stop.addEventListener("click", () => {
-      stop.dataset.asked = stop.dataset.entry;
-      stop.disabled = true;
-      text(stop, stop.dataset.task === "train" ? "Saving ..." : "Stopping ...");
+      stopped = {entry: stop.dataset.entry, until: Date.now() + PATIENCE};
+      drawStop();
+      setTimeout(drawStop, PATIENCE + 50);
       atelier.stay(stop.dataset.run);
       atelier.command("cancel", {entry: stop.dataset.entry, ask: atelier.ask()});
     });

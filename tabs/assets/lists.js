@@ -38,7 +38,7 @@
   /* The browser's own list would change at each key while it is closed, and the form with it. */
   document.addEventListener("keydown", (event) => {
     const list = event.target, plain = !event.ctrlKey && !event.metaKey && !event.altKey;
-    if (!plain || !list.matches || !list.matches("#train-form select") || !["ArrowDown", "ArrowUp", "ArrowLeft", "ArrowRight", "Enter"].includes(event.key)) return;
+    if (!plain || !list.showPicker || !list.matches("#train-form select") || !["ArrowDown", "ArrowUp", "ArrowLeft", "ArrowRight", "Enter"].includes(event.key)) return;
     event.preventDefault();
     list.showPicker();
   });

@@ -29,7 +29,7 @@
 
   atelier.on("click", "button[data-machine-check]", (button) => {
     const name = button.dataset.machineCheck;
-    if (name === "cancel") button.disabled = true;
+    if (name === "cancel") atelier.once(button);
     atelier.command(name === "start" ? "machine_check" : "machine_check_cancel", {ask: atelier.ask()});
   });
 })();

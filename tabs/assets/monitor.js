@@ -52,7 +52,7 @@
         charts[name] = new atelier.Chart(byId(`${name}-chart`), {label, log: name === "gradient"});
       charts.effect = new atelier.Chart(byId("effect-chart"), {label: "Control effect"});
       charts.loss.follow(byId("loss-log"));
-      byId("run-tensorboard").addEventListener("click", (event) => { event.target.disabled = true; opening = run.run; atelier.command("tensorboard", {run: run.run, ask: atelier.ask()}); });
+      byId("run-tensorboard").addEventListener("click", (event) => { atelier.once(event.target); opening = run.run; atelier.command("tensorboard", {run: run.run, ask: atelier.ask()}); });
       byId("run-choice").addEventListener("change", (event) => { atelier.chooseRun(event.target.value); });
     }
     return true;

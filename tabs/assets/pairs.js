@@ -9,11 +9,9 @@
   };
   const choose = (way) => {
     show(way);
-    try { localStorage.setItem(KEPT, way); } catch { /* no storage */ }
+    window.atelier.remember(KEPT, way);
   };
-  let kept = "";
-  try { kept = localStorage.getItem(KEPT) || ""; } catch { /* no storage */ }
-  show(kept);
+  show(window.atelier.recall(KEPT));
   new MutationObserver(() => { if (document.querySelector("[data-pair-way]:not([aria-pressed])")) show(ROOT.dataset.pairs); }).observe(document.body, {childList: true, subtree: true});
   window.atelier.on("click", "[data-pair-way]", (button) => choose(button.dataset.pairWay));
   document.addEventListener("keydown", (event) => {

@@ -2,7 +2,7 @@
 /* The queue on Monitor and on Runs: what runs, what waits in which order, and what has ended beside the trainings. */
 (() => {
   const atelier = window.atelier, {h, text, show, slot} = atelier;
-  const act = (name, more, run) => (event) => { event.currentTarget.disabled = true; if (run) atelier.stay(run); atelier.command(name, {...more, ask: atelier.ask()}); };
+  const act = (name, more, run) => (event) => { atelier.once(event.currentTarget); if (run) atelier.stay(run); atelier.command(name, {...more, ask: atelier.ask()}); };
   /** What an entry does not offer keeps its place: a click on Cancel that comes late must not stop what has begun. */
   const button = (offered, words, label, name, more, off, run) => {
     const made = h("button", {type: "button", class: "btn small quiet", "data-entry": more.entry || more.entries, "aria-label": label, title: label, disabled: off, onclick: act(name, more, run)}, words);

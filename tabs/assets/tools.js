@@ -9,7 +9,7 @@
   atelier.downloadOf = (hubId) => works.find((work) => work.tool === "download" && work.about === hubId);
 
   const going = atelier.going = (work) => ["waiting", "running", "paused"].includes(work.state);
-  const press = (words, command, data, off) => h("button", {type: "button", class: "btn small", disabled: off || null, onclick: (event) => { event.target.disabled = true; atelier.command(command, {...data, ask: atelier.ask()}); }}, words);
+  const press = (words, command, data, off) => h("button", {type: "button", class: "btn small", disabled: off || null, onclick: (event) => { atelier.once(event.target); atelier.command(command, {...data, ask: atelier.ask()}); }}, words);
   /** An image and its control image. */
   const pair = (each) => h("li", {class: "pair"}, h("strong", {}, each.name),
     h("div", {}, h("img", {src: each.image, alt: "", loading: "lazy"}), h("img", {src: each.hint, alt: `Control image of ${each.name}`, loading: "lazy"})));
@@ -87,8 +87,8 @@
     text(style, `.column:has(> #tools-holder) > .block:not(.tab-heading, #tool-index-holder, ${place}, #${at}-tasks, ${runs}) { display: none !important; }
       #tool-index [data-at="${at}"]${tool ? `[data-tool="${tool}"]` : ":not([data-tool])"} { font-weight: 600; }`);
   };
-  const choose = (at, tool = "") => { localStorage.setItem(LAST, `${at} ${tool}`); only(at, tool); };
-  only(...(localStorage.getItem(LAST) || "tools-loras").split(" "));
+  const choose = (at, tool = "") => { atelier.remember(LAST, `${at} ${tool}`); only(at, tool); };
+  only(...(atelier.recall(LAST) || "tools-loras").split(" "));
   document.addEventListener("change", ({target}) => {
     const card = target.matches("select[data-arg=action]") && target.closest("[id^=tools-]");
     if (card && atelier.openTab() === "Tools") choose(card.id, target.value);

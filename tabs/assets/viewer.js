@@ -35,7 +35,7 @@
     const bare = (on) => {
       box.classList.toggle("bare", on);
       attr(settings, "aria-pressed", String(!on));
-      try { localStorage.setItem("atelier-viewer-bare", on ? "1" : ""); } catch { /* no storage */ }
+      atelier.remember("atelier-viewer-bare", on ? "1" : "");
     };
 
     /* ---- going through the list ---- */
@@ -187,7 +187,7 @@
     narrow.addEventListener("change", fit);
     fit();
     box.addEventListener("close", () => { narrow.removeEventListener("change", fit); closed(name); });
-    try { if (localStorage.getItem("atelier-viewer-bare")) bare(true); } catch { /* no storage */ }
+    if (atelier.recall("atelier-viewer-bare")) bare(true);
     atelier.modal(box);
     views.focus();
     go(first);

@@ -19,7 +19,7 @@ from core.settings.values import shown_value
 from tabs.dataset.concepts import FolderContents
 from tabs.form.form_values import SHARED_NAMES, SOURCE, in_words
 from tabs.form.view import FieldView
-from tabs.markup import button, choice_list, empty_state, esc, section
+from tabs.markup import button, choice_list, empty_state, esc, row_of, section
 
 FOLDERS_SHOWN = 12
 ClassForm = Callable[[int, Source | None], str]
@@ -88,7 +88,8 @@ def _card(
     made = class_form(number, entry) if entry.role == "regularization" else ""
     state = ("" if entry.enabled else " is-off") + f" {entry.role}"
     return (
-        f'<article class="concept{state}" aria-label="{esc(name)}">{_head(number, entry, contents, name, thumb_url, busy)}'
+        f'<article class="concept{state}" aria-label="{esc(name)}"{row_of(entry.folder)}>'
+        f"{_head(number, entry, contents, name, thumb_url, busy)}"
         f'<div class="concept-fields">{_fields(number, entry, contents)}</div>'
         f"{_words(number, entry, proposed)}{_inside(contents, root)}{made}"
         f"{_more_line(number, entry, name, own, opened, bool(proposed))}{more}</article>"

@@ -14,8 +14,8 @@ from core.record.units import count
 from core.record.workspace import resolve_path
 from core.settings.dataset.source import Source
 from tabs.context import Page
-from tabs.dataset.reading import Reading
-from tabs.markup import button, esc, progress, section
+from tabs.dataset.reading import Reading, key_of
+from tabs.markup import button, esc, progress, row_of, section
 
 IMAGES_SHOWN = 12
 GOES = ' <span class="unseen">would be removed</span>'
@@ -103,7 +103,7 @@ def cards(
         if report is None or not report.placed:
             return ""  # nothing was examined
         return '<p class="good">No duplicates, blurred images or harmful captions.</p>'
-    places = {row.key: number for number, row in enumerate(report.rows)} if report else {}
+    places = {row.key: (number, row) for number, row in enumerate(report.rows)} if report else {}
     body = "".join(_finding(finding, places, thumb_url) for finding in findings[:FINDINGS_SHOWN])
     if len(findings) > FINDINGS_SHOWN:
         body += f'<p class="hint">and {count(len(findings) - FINDINGS_SHOWN, "more finding")}</p>'
@@ -123,7 +123,7 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
             said = ", ".join(part for part in (name, seen.note, "would be removed" if goes else "") if part)
             shows = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
             place = places.get(seen.key)
-            where = f' data-act="open" data-arg="{place}"' if place is not None else " disabled"
+            where = f' data-act="open" data-arg="{place[0]}"{row_of(key_of(place[1]))}' if place else " disabled"
             items += (
                 f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(said)}">'
                 f'<img src="{esc(thumb_url(seen.path, 96))}" alt="" loading="lazy" decoding="async">'

@@ -37,7 +37,7 @@ class Exchange:
             return
         finally:
             atomic.remove(file)  # the server's own copy of the upload
-        self.page.project.replace(job, did=f"importing {name}")
+        self.page.project.change(job, did=f"importing {name}")
         folders = len(job.dataset.all_sources())
         said = f"{name}: {count(folders, 'folder')} with their settings. Undo in Train reverts it."
         self.page.say("done", said, problems=self._named(report.problems, file), notes=report.notes)

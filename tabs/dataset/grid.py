@@ -11,6 +11,7 @@ from core.dataset.sources.files import printable
 from core.record.problems import errors
 from core.record.units import count
 from core.settings.dataset.source import Source
+from tabs.dataset.reading import key_of
 from tabs.markup import (
     choice_list,
     empty_state,
@@ -19,6 +20,7 @@ from tabs.markup import (
     page_count,
     pager,
     pair_view_buttons,
+    row_of,
     section,
 )
 
@@ -137,7 +139,7 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -
         words = f'<div class="says">{esc("It " + row.why if row.why else "It is not trained.")}</div>'
         body = f'<div class="shot">{image}</div>'
     return (
-        f'<li class="tile">{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{words}'
+        f'<li class="tile"{row_of(key_of(row))}>{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{words}'
         f'<div class="sizes">{_facts(row)}</div>{_hold(number, name, hold)}</li>'
     )
 

@@ -117,7 +117,7 @@ def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
     """Replace the folders and their settings. Answers for the folders before remain valid."""
     with project.lock:
         done = answered(project.tab_state(TAB), project.job)
-        project.replace(with_entries(project.job, entries), did=did)
+        project.change(with_entries(project.job, entries), did=did)
         if done:
             state, after = project.tab_state(TAB), project.job
             known = with_answered(state, after, {*done, *answered(state, after)})

@@ -75,7 +75,7 @@ class SetupOffer:
         if setup is None or not setup.changes:
             raise ProblemsError.one("Everything is already set up", "Train", "check the settings", code="setup.applied")
         with self._project.lock:
-            self._project.replace(with_setup(self._project.job, setup), did=DID)
+            self._project.change(with_setup(self._project.job, setup), did=DID)
             applied = {"of": dataset_key(self._project.job), "values": {each.path: each.new for each in setup.changes}}
             self._project.keep(STATE, self._project.tab_state(STATE) | {"made": applied})
 

@@ -29,6 +29,7 @@ from tabs.form import folder_browser
 from tabs.form.form_values import SOURCE
 from tabs.markup import (
     AWAITED,
+    arg_now,
     board,
     board_event,
     button,
@@ -47,6 +48,8 @@ PROPOSED = 6
 ABOUT_FOLDER = "Any folder of images. Additional folders, with their own settings, are listed below."
 FOLDER_HINT = "Path of another folder"  # it is empty also while every chosen folder has settings of its own
 AREAS = ("summary", "setup", "sources", "questions", "checks", "doctor", "plots", "grid")
+OF_CARDS = ("own", "clear", "remove", "propose", "word", "more", "class")  # acts whose arg begins with a card's number
+OF_IMAGES = ("open", "hold")  # and those with an image's
 
 BROWSER = """
 watch('value', () => atelier.attr(document.querySelector('#ds-browse'), 'aria-expanded', !!element.querySelector('.browser') + ''));
@@ -327,9 +330,16 @@ class Handlers:
             tabs = gr.skip()
         else:
             with self.page.project.lock:  # two changes at once must both count
-                tabs = self._do(act, arg, value)
+                tabs = self._do(act, self._arg_now(event), value)
         self.reading.want()
         return self._all() | {"tabs": tabs}
+
+    def _arg_now(self, event: gr.EventData) -> str:
+        """The event's arg, with the number that its card or image has now."""
+        act, arg, _ = board_event(event)
+        if act in OF_IMAGES:
+            return arg_now(event, [key_of(row) for row in self.reading.report.rows] if self.reading.report else [])
+        return arg_now(event, [entry.folder for entry in entries_of(self.page.project.job)]) if act in OF_CARDS else arg
 
     def _move(self, act: str, arg: str) -> None:
         """Move images of a finding to the trash, or restore them."""
@@ -401,7 +411,7 @@ class Handlers:
         job, state = self.page.project.job, self.page.project.tab_state(TAB)
         done = {each for each in questions.answered(state, job) if each != kind}
         if act == "answer":
-            self.page.project.replace(questions.answer(job, kind, name, value), did="an answer about the images")
+            self.page.project.change(questions.answer(job, kind, name, value), did="an answer about the images")
             done.add(kind)
             self._lately.add(kind)
         self._keep(answered=questions.with_answered(state, job, done))
@@ -410,7 +420,8 @@ class Handlers:
         """Open or close the form for regularization images, or queue its job and add its folder to the cards."""
         listed = entries_of(self.page.project.job)
         if act == "class":
-            self.class_form.toggle(int(arg) if arg.removeprefix("-").isdecimal() and len(arg) < 9 else NEW)
+            if arg:
+                self.class_form.toggle(int(arg) if arg.removeprefix("-").isdecimal() and len(arg) < 9 else NEW)
             return
         new = self.class_form.make(listed)
         if new is not None and new.folder not in [entry.folder for entry in listed]:
@@ -456,8 +467,9 @@ class Handlers:
         if act == "remove":
             self._proposed = {}
             self._set_sources(entries[:number] + entries[number + 1 :], "removing a folder")
-            opened = [int(each) for each in self.page.project.tab_state(TAB).get("open", []) if int(each) != number]
-            self._keep(open=[each - (each > number) for each in opened])
+            opened, form = self.page.project.tab_state(TAB).get("open", []), self.class_form.open_on
+            left = [int(each) - (int(each) > number) for each in opened if int(each) != number]
+            self._keep(open=left, class_on=None if form in (None, number) else form - (form > number))
             return
         entry = entries[number]
         values = with_shared_settings(entry) if act == "clear" else changed(entry, name, value, self.page.roots)

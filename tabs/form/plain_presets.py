@@ -168,15 +168,14 @@ class PlainForm(PresetForm):
             what = f"There is no field '{name[:40]}' with '{text[:40]}'"
             raise ProblemsError.one(what, self.task_name, "reload the page", "form.no-such-field")
         with self.page.project.lock:
-            others = {each: bad for each, bad in self.bad.items() if each != name}
             try:
                 before = self.load()
                 self.put(
                     self.with_dependents(name, before, changed_values(self.known, before, name, text, self.page.roots))
                 )
-                self.bad = others
+                self._correct([name])
             except ProblemsError as error:
-                self.bad = others | {name: BadInput(text, error.problems[0])}
+                self.bad = self.bad | {name: BadInput(text, error.problems[0])}
                 raise
 
     def mark(self, problems: Iterable[Problem]) -> None:
@@ -189,20 +188,30 @@ class PlainForm(PresetForm):
         """Store these values as one step of undo. preset: the loaded preset from now on"""
         before = (self.name, self.load())
         after = (before[0] if preset is None else preset, values)
-        if after == before:
-            self.bad = {}
-            return
-        self._steps.add("change", before)
-        self._take(after)
+        if after != before:
+            self._steps.add("change", before)
+            self._take(after)
+            self._correct(name for name, value in values.items() if value != before[1].get(name))
+
+    def update(self, changes: Values) -> None:
+        """Change these fields in one step of undo. What they held in vain goes; other fields keep that."""
+        self.put(self.load() | changes)
+        self._correct(changes)
+
+    def _correct(self, names: Iterable[str]) -> None:
+        """Forget what these fields hold in vain."""
+        corrected = set(names)
+        self.bad = {name: each for name, each in self.bad.items() if name not in corrected}
 
     def _take(self, state: tuple[str, Values]) -> None:
-        self._deleting, self._wrong, self.bad = "", set(), {}
+        self._deleting, self._wrong = "", set()
         self.page.project.keep(self._state_key, {"preset": state[0]})
         self.keep(state[1])
 
     def undo(self, redo: bool = False) -> None:
         if (before := self._steps.step((self.name, self.load()), redo)) is not None:
             self._take(before)
+            self.bad = {}
 
     def act(self, act: str, arg: str, value: str) -> bool:
         """Handle an event of the preset bar. Returns False for an act of another control. Raises ProblemsError."""
@@ -225,6 +234,7 @@ class PlainForm(PresetForm):
         now = self.load() if name is None else self.initial()
         values, notes = self.values_of(preset_files.apply(preset), now) if preset else (now, [])
         self.put(values, name)
+        self.bad = {}
         usual = "The JSON is applied." if name is None else f"Loaded {shown_name(self.presets, name)}."
         return Done(done or usual, notes) if preset else None
 
@@ -237,11 +247,11 @@ class PlainForm(PresetForm):
 
     def restore(self, field: str) -> None:
         if field in self.titles:
-            self.put(self.load() | {field: self.reference().get(field)})
+            self.update({field: self.reference().get(field)})
 
     def restore_all(self) -> None:
         before = self.reference()
-        self.put(self.load() | {name: before.get(name) for name in self.titles})
+        self.update({name: before.get(name) for name in self.titles})
 
     # -- the bar
 

@@ -122,9 +122,14 @@ class PresetForm(ABC):
         return self.apply_preset(self.presets.load(name, self.task_name) if name else None, name, done)
 
     def save(self, name: str, replace: bool = False) -> Done:
-        """Save the form as a user preset and make it the loaded one."""
+        """Save the form as an own preset and make it the loaded one, which keeps its kind, title and reasons where it is replaced."""
         with self.lock:
-            saved = self.presets.save(name, self.checked_job(), task=self.task_name, replace=replace)
+            job, own = self.checked_job(), "user/" + name.strip().removeprefix("user/")
+            before = read_preset(self.presets, own) if replace and own == self.name else None
+            if before is None:
+                saved = self.presets.save(name, job, task=self.task_name, replace=replace)
+            else:
+                saved = self.presets.keep(own, preset_files.with_job(before, job), replace=True)
             self.set_preset(saved)
         return Done(f"Saved as {saved.removeprefix('user/')}.")
 
@@ -154,8 +159,8 @@ class PresetForm(ABC):
         taken = {name.casefold() for name in self.presets.names()}  # one file each on Windows and macOS
         name = next(name for name in names if f"user/{name}".casefold() not in taken)
         job, whole = preset_files.apply(preset), preset.kind != "recipe"
-        saved = self.presets.save(name, job, task=self.task_name) if whole else self.presets.keep(name, preset)
-        return self.choose(saved, f"Opened {file_name} and kept it as {name}.")
+        kept = self.presets.keep(name, preset_files.with_job(preset, job) if whole else preset)
+        return self.choose(kept, f"Opened {file_name} and kept it as {name}.")
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:

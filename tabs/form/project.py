@@ -10,7 +10,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -174,15 +174,22 @@ class Project(PresetForm):
         """Set several fields from their controls as one step of undo. Raises ProblemsError if one is invalid, and then changes
         nothing."""
         with self.lock:
-            self._put(did, {path: value_from(FIELDS[path], raw) for path, raw in values.items()})
+            self.set_values({path: value_from(FIELDS[path], raw) for path, raw in values.items()}, did=did)
 
-    def _put(self, did: str, values: Mapping[str, Any]) -> None:
-        """Set values by path, and drop the invalid input of these fields."""
-        job = with_values(self.job, values)
-        bad = {path: each for path, each in self.bad.items() if path not in values}
-        if (job, bad) != (self.job, self.bad):
-            self.check_stamp()
-            self._change(did, job=job, bad=bad)
+    def set_values(self, values: Mapping[str, Any], *, did: str) -> None:
+        """Values by path, in place of what their fields hold, also of what they hold in vain. Raises ProblemsError."""
+        with self.lock:
+            self.change(with_values(self.job, values), did=did, paths=values)
+
+    def change(self, job: TrainJob, *, did: str, paths: Iterable[str] = ()) -> None:
+        """The job with some values changed, one step of undo. Fields whose values stay keep what they hold in vain, but those of
+        `paths`: a mistake that was not corrected must not be forgotten, or a run starts with the value before it."""
+        with self.lock:
+            corrected = {*differences(job, self.job), *paths}
+            bad = {path: each for path, each in self.bad.items() if path not in corrected}
+            if (job, bad) != (self.job, self.bad):
+                self.check_stamp()
+                self._change(did, job=job, bad=bad)
 
     def _with_token_name(self, job: TrainJob) -> TrainJob:
         """Name the output of textual inversion by its token, by which other programs use the file, unless the user named it."""
@@ -196,15 +203,23 @@ class Project(PresetForm):
         if path in FIELDS:
             with self.lock:
                 group, name = path.split(".", 1)
-                self._put(f"restoring {FIELDS[path].title}", {path: to_values(self.reference())[group][name]})
+                value = to_values(self.reference())[group][name]
+                self.set_values({path: value}, did=f"restoring {FIELDS[path].title}")
 
-    def replace(self, job: TrainJob, *, preset: str | None = None, did: str = "loading settings") -> None:
-        """Replace the whole job (by a preset, a run's settings, the JSON pane). preset: the loaded preset from now on; None keeps
-        its name, a missing one becomes none"""
+    def replace(
+        self,
+        job: TrainJob,
+        *,
+        preset: str | None = None,
+        did: str = "loading settings",
+        bad: Mapping[str, BadInput] = {},
+    ) -> None:
+        """A whole new job (a preset, a run's settings, the JSON pane). `preset` None keeps the loaded preset's name;
+        one that is gone counts as none. bad: what fields hold in vain from now on."""
         with self.lock:
             self.check_stamp()
             named = {} if preset is None else {"preset": preset if preset in self.presets.names("train") else ""}
-            self._change(did, job=job, bad={}, **named)
+            self._change(did, job=job, bad=dict(bad), **named)
 
     @property
     def name(self) -> str:
@@ -226,8 +241,13 @@ class Project(PresetForm):
         if name is None:
             self.replace(job, did="change in the JSON pane")
             return None
-        self.replace(job, preset=name, did=f"loading {name}" if name else "reset to default")
-        left = "; your model, images, prompts and name stay" if preset and preset.kind == "recipe" else ""
+        recipe = preset if preset and preset.kind == "recipe" else None
+        stated = (
+            recipe.stated() if recipe else FIELDS
+        )  # a recipe leaves the other fields as they are, with their mistakes
+        bad = {path: each for path, each in self.bad.items() if preset_files.kept(FIELDS[path]) and path not in stated}
+        self.replace(job, preset=name, did=f"loading {name}" if name else "reset to default", bad=bad)
+        left = "; your model, images, prompts and name stay" if recipe else ""
         usual = f"{shown_name(self.presets, name)} loaded{left}." if name else "All settings are at their defaults."
         return self._replaced(done or usual, unsaved)
 

@@ -35,7 +35,7 @@ from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.painting import Painting
 from tabs.generate.panel import model_of
-from tabs.markup import button, esc, middle, options
+from tabs.markup import button, esc, middle, options, row_of
 from tabs.server.browsers import Browser
 
 PARTS: dict[str, Declared] = entries(ControlUse, "net")
@@ -78,7 +78,8 @@ class Controls:
         names = [*BASIC, *(() if listed else settings_of(use.get("preprocessor", "none")))]
         see = button("net_see", "Hide preview" if previewed else "Preview", number, kind="quiet", again=True)
         return (
-            f'<li class="net{"" if on else " is-off"}"><div><div class="strip"><label><input type="checkbox" data-act="net_part" '
+            f'<li class="net{"" if on else " is-off"}"{row_of(str(use["file"]))}>'
+            f'<div><div class="strip"><label><input type="checkbox" data-act="net_part" '
             f'data-arg="{number}:enabled" aria-label="Use {esc(name)}"{" checked" if on else ""}><b title="{esc(use["file"])}">'
             f'{middle(name)}</b></label><span class="badge{" bad" if why else ""}">{esc(words)}</span><span class="grow"></span>'
             f"{see if image else ''}{cross}</div>"

@@ -226,14 +226,14 @@ class Shelf:
 
     def _set_stars(self, request: dict[str, Any]) -> dict[str, Any]:
         number = request.get("stars")
-        names = names_of(request, MAX_TILES)
+        names = names_of(request)
         self.gallery.set_stars(names, number if isinstance(number, int) else 0)
         return {"stars": {name: self.gallery.stars(name) for name in names}}
 
     def _trash(self, request: dict[str, Any]) -> dict[str, Any]:
-        names = names_of(request, MAX_COPIED)
+        names = names_of(request)
         token = self.gallery.put_away(names)
-        return {"token": token, "said": f"{count(len(names), 'image')} moved to the trash"}
+        return {"token": token, "names": names, "said": f"{count(len(names), 'image')} moved to the trash"}
 
     def _away(self) -> dict[str, Any] | None:
         """Data for Undo of the last deletion since the start of the server, so that it survives a refresh."""
@@ -286,9 +286,10 @@ def filter_of(request: dict[str, Any]) -> Filter:
     return Filter(**texts, stars=stars if isinstance(stars, int) else 0)
 
 
-def names_of(request: dict[str, Any], max_names: int) -> list[str]:
+def names_of(request: dict[str, Any], most: int | None = None) -> list[str]:
+    """The images that a request names, at most so many."""
     names = request.get("names")
-    return [name for name in names[:max_names] if isinstance(name, str)] if isinstance(names, list) else []
+    return [name for name in names[:most] if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _strengths(use: LoraUse) -> str:

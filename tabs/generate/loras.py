@@ -30,7 +30,7 @@ from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.panel import badge, model_of
 from tabs.generate.view import strengths
-from tabs.markup import board_event, button, esc, middle, short
+from tabs.markup import arg_now, board_event, button, esc, middle, row_of, short
 from tabs.roots import Roots
 
 MAX_OPTIONS = 300  # files in a datalist
@@ -138,7 +138,7 @@ def _row(
     mark = "".join(f'<span class="badge">{esc(text)}</span>' for text in badges(facts) if text != "LoRA")
     mark = mark if facts.family or path is None else badge("", facts.problem) + mark
     return (
-        f'<li class="{"" if on else "is-off"}">{thumb(preview, thumb_url)}<div><div class="strip">'
+        f'<li class="{"" if on else "is-off"}"{row_of(str(use["file"]))}>{thumb(preview, thumb_url)}<div><div class="strip">'
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"{" checked" if on else ""}>'
         f'<b title="{esc(use["file"])}">{middle(name)}</b></label>{mark}<span class="grow"></span>{moves}{cross}</div>'
         f"{_slider(number, name, float(use['strength']))}"
@@ -312,6 +312,7 @@ class Loras:
             if act == "add":
                 after = form.add_lora(values, self._fitting(arg, values), self.page.workspace)
             else:
+                arg = arg_now(event, [str(use["file"]) for use in values["loras"]])
                 after = changed(values, act, arg, value, self.page.workspace, self.page.roots)
             self.fields.put(after)
         return None

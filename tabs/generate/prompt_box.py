@@ -169,7 +169,7 @@ class PromptBox:
         values = self._form.load()
         styles = [each for each in values["styles"] if each != name] + ([name] if chosen else [])
         if styles != values["styles"]:
-            self._form.put(values | {"styles": styles})
+            self._form.update({"styles": styles})
 
     def _change(self, done: str, styles: list[Style]) -> None:
         before = list(read_styles(self.page.workspace).values())

@@ -162,14 +162,14 @@ class Sending:
 
     def _follow(self, path: str) -> None:
         with self.page.project.lock:
-            self._fields.put(self._fields.load() | {"control_image": path})
+            self._fields.update({"control_image": path})
         self.page.say("done", f"ControlNets without an image of their own follow {Path(path).name}.")
 
     def _begin(self, fields: Values) -> None:
         """Set the fields of an initial image, and store their previous values, which `stop` restores."""
         with self.page.project.lock:
             self._remember(fields)
-            self._fields.put(self._fields.load() | fields)
+            self._fields.update(fields)
 
     def _remember(self, fields: Values) -> None:
         """Store the values before an initial image sets `fields`. If the form has another initial image whose previous values are

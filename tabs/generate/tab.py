@@ -29,12 +29,11 @@ from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
 from tabs.generate.sending import Sending
 from tabs.generate.stage import Stage, status
-from tabs.markup import AWAITED, board, board_event, changed_boards, client_stamp, client_state, sent_boards
+from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state, sent_boards
 from tabs.pieces import piece
 from tabs.server.browsers import Browser
 
 TAB = "Generate"
-MAX_LENGTH = 1 << 20  # characters of a prompt
 START, FIELD = "start generate", "change generate"  # `about` of messages
 
 # Ctrl+Enter generates, from any field.
@@ -228,21 +227,22 @@ class Handlers:
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
         """Handle a changed field or a button of the form."""
-        act, name, value = board_event(event, MAX_LENGTH)
+        act, name, value = board_event(event)
         if act == "draw":
             return self.draw()
         if act in ("swap", "ratio", "seed", "hires"):
             with self._lock:
-                self.presets.put(self._values() | self._quick(act, name or value))
+                self.presets.update(self._quick(act, name or value))
             return self._changed()
         try:
             with self._lock:
                 if act.startswith("style"):
                     self.prompt_box.act(act, name, value)
                 elif act == "file_stop":
-                    self.presets.put(self._values() | {"from_file": None, "from_module": None})
+                    self.presets.update({"from_file": None, "from_module": None})
                 elif act.startswith("net_"):
-                    self.controls.act(act, name, value)
+                    rows = [str(use["file"]) for use in self._values()["nets"]]
+                    self.controls.act(act, arg_now(event, rows), value)
                 elif act.startswith("image"):
                     self.sending.stop() if act == "image_stop" else self.sending.again()
                 else:
@@ -286,7 +286,7 @@ class Handlers:
             before, names = self._values()["embeddings"], [str(text) for text in chosen or []]
             problems = [each for text in names if text not in before for each in self.loras.refused_embedding(text)]
             fitting = [text for text in names if text in before or not self.loras.refused_embedding(text)]
-            self.presets.put(self._values() | {"embeddings": fitting})
+            self.presets.update({"embeddings": fitting})
         if not problems:
             return self._changed()
         self.page.browsers.say(self._browser(), "error", problems=problems, about=FIELD)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from itertools import count
 from pathlib import Path
 
 from core.dataset.sources.archive import DATASET_EXTENSIONS, unpack_zip
@@ -52,14 +54,15 @@ def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None
     if not images:
         names = ", ".join(printable(path.name) for path in paths[:3])
         raise ProblemsError.one("The dropped files contain no images", names, FIX, code="upload.no-images")
+    targets = _names(wanted, set(images))
     datasets.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
     try:
-        for number, path in enumerate(wanted):
+        for number, (path, name) in enumerate(zip(wanted, targets, strict=True)):
             if task:
                 task.check()
                 task.stage(f"Copying {number + 1} of {len(wanted)}", number, len(wanted))
-            shutil.copyfile(path, _free(temporary, path.name))
+            shutil.copyfile(path, temporary / name)
         os.chmod(temporary, 0o755)
         return put_folder(temporary, datasets, _name_for(images))
     except OSError as error:
@@ -69,15 +72,31 @@ def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None
         remove_folder(temporary)
 
 
-def _free(folder: Path, name: str) -> Path:
-    """Return a free path in the folder, also on case-insensitive file systems."""
-    stem, ending = os.path.splitext(name)
-    taken = {each.name.casefold() for each in folder.iterdir()} if (folder / name).exists() else set()
-    number, free = 1, name
-    while free.casefold() in taken:
-        number += 1
-        free = f"{stem}-{number}{ending}"
-    return folder / free
+def _names(paths: Sequence[Path], images: Collection[Path]) -> list[str]:
+    """A free name for each file, on file systems that know no case too. The second files of one name belong together, as an image and
+    its caption do. Raises ProblemsError where some images of one name have a caption and others have none."""
+    times = Counter(path.name.casefold() for path in paths)
+    named: dict[str, set[int]] = defaultdict(set)
+    for path in paths:
+        named[path.stem.casefold()].add(times[path.name.casefold()])
+    for path in paths:
+        if path not in images and len(named[path.stem.casefold()]) > 1:
+            what = f"Files named {printable(path.stem)} come from several folders, and not each image has its caption"
+            fix = "drop one folder at a time, or rename the images"
+            raise ProblemsError.one(what, printable(path.name), fix, "upload.captions-unclear")
+    names: list[str] = []
+    stems: dict[tuple[str, int], str] = {}
+    taken, seen = set(named), Counter[str]()
+    for path in paths:
+        stem, before = path.stem, seen[path.name.casefold()]
+        seen[path.name.casefold()] += 1
+        if before and (stem.casefold(), before) not in stems:
+            numbered = (f"{stem}-{number}" for number in count(2))
+            free = next(each for each in numbered if each.casefold() not in taken)
+            taken.add(free.casefold())
+            stems[stem.casefold(), before] = free
+        names.append(stems.get((stem.casefold(), before), stem) + path.suffix)
+    return names
 
 
 def _name_for(images: Sequence[Path]) -> str:

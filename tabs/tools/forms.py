@@ -171,7 +171,7 @@ class ToolForm:
         others."""
         form, filled, opened = self.form(), self._filled(), self.card.name in self._state().get("opened", [])
         unused = self.task.unused(filled)
-        known = {name: entry for name, entry in form.known.items() if name not in unused}
+        known = {name: entry for name, entry in form.known.items() if name not in unused or name in form.bad}
         set_here = {name for name, entry in known.items() if filled.get(name, entry.default) != entry.default}
         basic = {name for name, entry in known.items() if entry.level == "shown" or len(known) <= SHORT}
         shown = basic if opened else basic | set_here
@@ -247,7 +247,7 @@ def fill_in(page: Page, name: str, values: Mapping[str, Any]) -> None:
     assert card is not None
     form = ToolForm(page, card)
     form.choose(name)
-    form.form().put(form.form().load() | dict(values))
+    form.form().update(dict(values))
 
 
 def _start(act: str, words: str, main: str, kind: str = "") -> str:

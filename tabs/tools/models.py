@@ -18,7 +18,7 @@ from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.base import value_of
 from tabs.form.folder_browser import MAX_ENTRIES, listing, nearest, starts
 from tabs.form.model_lists import choices_of
-from tabs.form.project import FIELDS, Project, with_values
+from tabs.form.project import FIELDS, Project
 from tabs.roots import Roots
 
 FIELDS_OF_MODELS = {"base_model": "model.base_model", "vae": "model.vae"}
@@ -76,7 +76,7 @@ class Models:
                 last = self._needs(job.model.base_model)
                 changes |= {name: FIELDS[name].default for name in last if value_of(job, name) == last[name]}
                 changes |= self._needs(str(path))
-            self._project.replace(with_values(job, changes), did="choosing a model")
+            self._project.set_values(changes, did="choosing a model")
 
     def _needs(self, reference: str) -> Mapping[str, Any]:
         """{setting: value} that this base model requires, if it is in the catalog."""

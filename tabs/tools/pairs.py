@@ -51,7 +51,7 @@ def _fill_in(page: Page, browser: Browser, images: str, control: str, job: Train
         job = with_pairs(page.project.job, images, control)
         if prompts:
             job = with_value(job, PROMPTS, prompts[0])
-        page.project.replace(job, did="training with pairs")
+        page.project.change(job, did="training with pairs")
     page.reading.want()
     pairs = count(sum(row.trains and row.control is not None for row in report.rows), "pair")
     page.browsers.say(browser, "done", f"Ready to train with {pairs}.", go="Train", undo=page.project.can_undo)
@@ -70,7 +70,7 @@ def _use_as_samples(page: Page, browser: Browser, job: TrainJob, task: LightTask
             what, fix = "No image has a control image and a caption", "choose the folder of control images first"
             raise ProblemsError.one(what, f"dataset.{FOLDER}", fix, code="pairs.none")
         with page.project.lock:
-            page.project.replace(with_value(page.project.job, PROMPTS, prompts[0]), did="sampling with pairs")
+            page.project.set_values({PROMPTS: prompts[0]}, did="sampling with pairs")
         page.browsers.say(browser, "done", f"Samples: {prompts[1]}.", undo=page.project.can_undo)
 
 

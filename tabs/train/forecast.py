@@ -20,7 +20,7 @@ from core.settings.presets.levels import level_of, levels
 from core.settings.rules.dataset import changes_by_chance
 from core.settings.sharding import ShardingSettings
 from core.settings.values import shown_value
-from tabs.form.project import FIELDS, Project, with_values
+from tabs.form.project import FIELDS, Project
 from tabs.roots import Roots
 from tabs.server.browsers import Browser
 from tabs.train.checks import Checks
@@ -141,7 +141,7 @@ class Forecast:
         level = next((each for each in levels(job, self._device) if str(each.number) == str(data.get("level"))), None)
         if level is None:
             raise ProblemsError.one("The slider has no such position", "memory", "move it again", "forecast.bad-level")
-        project.replace(with_values(job, level.values), did=f"memory and speed: {level.title}")
+        project.set_values(level.values, did=f"memory and speed: {level.title}")
 
     # -- the memory test
 

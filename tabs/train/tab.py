@@ -17,7 +17,7 @@ from tabs.form.folder_browser import image_folders
 from tabs.form.form_values import raw
 from tabs.form.model_lists import choices_of
 from tabs.form.presets import ACTS
-from tabs.form.project import FIELDS, OldRevision, edited_by, with_value
+from tabs.form.project import FIELDS, OldRevision, edited_by
 from tabs.markup import esc, pair_view_buttons
 from tabs.pieces import piece
 from tabs.pulse import status
@@ -203,12 +203,12 @@ def _follow(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Apply a recipe as one undo step."""
     title = str(data.get("title", ""))
     job = method_needs.with_recipe(page.project.job, str(data.get("field", "")), title)
-    page.project.replace(job, did=f"following {title}")
+    page.project.change(job, did=f"following {title}")
 
 
 def _train_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    job = with_value(page.project.job, "validation.best_checkpoint", "training")
-    page.project.replace(job, did="training on the validation images too")
+    values = {"validation.best_checkpoint": "training"}
+    page.project.set_values(values, did="training on the validation images too")
 
 
 # Actions of the page's script by name. Each is a change by the browser of the state that it shows.

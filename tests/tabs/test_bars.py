@@ -177,6 +177,10 @@ def test_bars_are_folded_say_what_is_set_and_are_one_with_the_list(window, serve
     tab.get_by_role("tab", name="Runs").click()
     tab.get_by_role("tab", name="Train").click()
     expect(drawn.get_by_role("slider")).to_have_count(25)
+    weights = opened(tab, "LR weights")
+    box(tab, "network.down_lr_weight").fill("0.0004,0.12345" + ",1" * 10)
+    weights.get_by_role("slider", name="IN05").press("ArrowUp")
+    expect(box(tab, "network.down_lr_weight")).to_have_value("0.0004,0.12345,1,1,1,1.05" + ",1" * 6)
 
 
 @pytest.mark.slow

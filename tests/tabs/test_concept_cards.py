@@ -20,8 +20,10 @@ from tabs.dataset import concept_cards, plots, questions
 from tabs.dataset import grid as dataset_grid
 from tabs.dataset import view as dataset_view
 from tabs.dataset.concepts import FolderContents, changed, entries_of, with_entries
+from tabs.dataset.reading import key_of
 from tabs.dataset.tab import TAB, Handlers
 from tabs.form.form_values import SHARED_NAMES, SOURCE
+from tabs.markup import row_of
 from tests.selection import slow_unless
 
 
@@ -156,11 +158,33 @@ def test_a_removed_folder_comes_back_by_undo_on_its_own_tab(desk, tmp_path):
 def test_the_unfolded_cards_stay_with_their_folders_when_one_is_removed(desk, tmp_path):
     job = with_entries(desk.page.project.job, [Source(folder=name, num_repeats=2) for name in "abc"])
     desk.page.project.replace(job)
-    desk.act(event("more", "2"))
+    for act in ("more", "class"):
+        desk.act(event(act, "2"))
     desk.act(event("remove", "0"))
-    assert desk.page.project.tab_state(TAB)["open"] == [1]
+    assert desk.page.project.tab_state(TAB)["open"] == [1] and desk.class_form.open_on == 1
     desk.act(event("more", "1"))
     assert desk.page.project.tab_state(TAB)["open"] == []
+
+
+def event_on(row: str, act: str, arg: str, value: str = ""):
+    """What a board reports of a row that stands for this."""
+    reported = event(act, arg, value)
+    reported._data["listed"] = re.search('data-listed="(.*?)"', row_of(row))[1]
+    return reported
+
+
+def test_a_window_that_shows_an_older_list_changes_the_folder_that_was_pressed(desk):
+    job = with_entries(desk.page.project.job, [Source(folder=name, num_repeats=2) for name in "abcd"])
+    desk.page.project.replace(job)
+    assert all(row_of(name) in desk._render()["sources"] for name in "abcd")
+    desk.act(event("remove", "0"))
+    desk.act(event_on("c", "own", "2:num_repeats", "7"))
+    desk.act(event_on("b", "remove", "1"))
+    desk.act(event_on("b", "remove", "1"))  # it is gone
+    desk.act(event_on("a", "own", "0:num_repeats", "9"))
+    desk.act(event_on("a", "class", "0"))
+    assert [(each.folder, each.num_repeats) for each in entries_of(desk.page.project.job)] == [("c", 7), ("d", 2)]
+    assert desk.class_form.open_on is None
 
 
 def test_a_path_of_a_card_outside_the_open_folders_is_refused_when_shared(tmp_path):
@@ -308,6 +332,8 @@ def test_an_image_is_held_out_and_let_train_again(desk, tmp_path):
     desk.act(event("hold", "1", "false"))
     wait_until(lambda: not desk.reading.busy)
     assert desk.reading.report.trained == 3 and desk.page.project.job.dataset.folder  # the short form again
+    desk.act(event_on(key_of(desk.reading.report.rows[2]), "hold", "0", "true"))  # of a list before another reading
+    assert entries_of(desk.page.project.job)[0].validation_images == ["2.png"]
 
 
 # -- charts

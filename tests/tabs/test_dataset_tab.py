@@ -363,7 +363,7 @@ def test_the_first_images_of_a_large_folder_are_shown_while_all_are_read(desk, t
     assert "not trained" not in shown and 'data-act="open"' not in shown
     go.set()
     wait_until(lambda: not desk.reading.busy)
-    assert desk._render()["grid"].count('<li class="tile">') == 3 and not desk.reading.first
+    assert desk._render()["grid"].count('<li class="tile"') == 3 and not desk.reading.first
 
 
 def test_the_first_images_of_another_folder_are_never_shown(desk, tmp_path, monkeypatch):

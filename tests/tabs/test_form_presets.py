@@ -13,6 +13,7 @@ from core import tasks
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import apply
+from tabs.form.presets import json_text
 from tabs.generate.form import ENTRIES, default_values, start_values
 from tabs.generate.tab import Handlers
 from tabs.tools.forms import ToolForm
@@ -155,6 +156,46 @@ def test_what_of_a_preset_is_not_here_is_said(desk):
 def test_names_of_presets_never_become_markup(desk):
     press(desk, "preset_save", value="a&b'c")
     assert "a&amp;b" in desk.presets.html() and "a&b'" not in desk.presets.html()
+
+
+def test_what_a_field_cannot_be_stays_in_it_while_others_change_together_and_prevents_a_start(desk):
+    change(desk, width="192", height="128", steps="many")
+    for act, arg in (("swap", ""), ("seed", "lock"), ("file_stop", "")):
+        desk.act(event(act, arg))
+        assert list(desk.presets.bad) == ["steps"], act
+    desk.choose_words(["ink"])
+    assert list(desk.presets.bad) == ["steps"] and desk._values()["width"] == 128
+    desk.draw()
+    assert desk.page.engine.jobs == [] and "many" in desk.presets.fields(["steps"])
+    change(desk, width="x")
+    desk.act(event("swap"))
+    assert list(desk.presets.bad) == ["steps"], "what is written anew is corrected"
+    press(desk, "preset_put_back", "steps")
+    assert desk.presets.bad == {}
+    change(desk, steps="many")
+    press(desk, "preset_load", value="")
+    assert desk.presets.bad == {}
+
+
+def test_a_text_of_any_length_that_its_setting_takes_is_kept_whole_and_the_form_s_own_json_is_applied(desk):
+    change(desk, prompt="a red fox, " * 200, steps="31")
+    text = json_text(desk.presets.filled(), "generate")
+    assert len(text) > 4000
+    change(desk, steps="9")
+    press(desk, "preset_json", value=text)
+    assert desk._values()["steps"] == 31
+    tags, form = ", ".join(f"tag {number}" for number in range(700)), ToolForm(desk.page, tasks.named("tag").card)
+    form.act(event("field", "undesired_tags", tags))
+    assert form.values()["undesired_tags"] == tags and len(tags) > 6000
+
+
+def test_a_saved_preset_keeps_its_title_and_an_opened_one_too(desk):
+    job = {"kind": "job", "schema_version": 3, "task": "generate", "title": "Foxes", "description": "Red ones."}
+    desk.presets.take_file("foxes.json", json.dumps(job | {"generate": {"steps": 31}}))
+    change(desk, steps="9")
+    press(desk, "preset_save", "user/foxes")
+    kept = desk.page.presets.load("user/foxes")
+    assert (kept.title, kept.description, apply(kept).generate.steps) == ("Foxes", "Red ones.", 9)
 
 
 # -- the forms of tasks

@@ -363,6 +363,16 @@ def test_stars_trash_and_undo(desk):
     assert codes(answer(desk, "open", name="../x.png")) == ["gallery.gone"]
 
 
+def test_all_selected_images_are_rated_and_deleted_and_the_answer_names_them(desk, monkeypatch):
+    for most in ("MOST_TILES", "MOST_COPIED"):
+        monkeypatch.setattr(f"tabs.generate.gallery.{most}", 1)
+    for number in range(3):
+        draw(desk.page.workspace.images / "d" / f"{number}.png", seed=number)
+    names = answer(desk, "list")["names"]
+    assert answer(desk, "stars", names=names, stars=4)["stars"] == dict.fromkeys(names, 4)
+    assert answer(desk, "trash", names=names)["names"] == names and answer(desk, "list")["names"] == []
+
+
 @pytest.mark.parametrize("asked", [{}, {"act": "x"}, {"act": ["list"]}, {"act": "tiles", "names": "x"}, {"act": "tiles", "names": [1, {}]},
                                    {"act": "stars", "names": None, "stars": "5"}, {"act": "cancel"}])  # fmt: skip
 def test_questions_that_make_no_sense_change_nothing(desk, asked):

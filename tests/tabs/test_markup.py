@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
-from work_parts import HOSTILE
+from work_parts import HOSTILE, event
 
+from core.record.problems import ProblemsError
 from tabs import markup
 
 
@@ -31,6 +33,22 @@ def test_a_name_that_is_no_utf8_is_shown_with_a_mark():
 def test_an_event_of_any_shape_is_read_as_texts(data):
     act, arg, value = markup.board_event(SimpleNamespace(_data=data))
     assert all(isinstance(part, str) for part in (act, arg, value))
+
+
+def test_a_long_text_arrives_whole_and_one_that_is_too_long_is_refused():
+    assert markup.board_event(event("field", "tags", "fox, " * 2000))[2] == "fox, " * 2000
+    with pytest.raises(ProblemsError) as refused:
+        markup.board_event(event("field", "tags", "x" * (markup.LONGEST + 1)))
+    assert refused.value.codes == ["page.text-too-long"]
+
+
+def test_an_act_on_a_row_counts_for_that_row_also_where_another_window_has_changed_the_list():
+    mark = re.search('data-listed="(.*?)"', markup.row_of("b"))[1]
+    pressed = SimpleNamespace(_data={"act": "remove", "arg": "1:x:y", "listed": mark})
+    assert [markup.arg_now(pressed, rows) for rows in (["a", "b"], ["b"], ["a"], ["b", "c", "b"])] == [
+        "1:x:y", "0:x:y", "", ""
+    ]  # fmt: skip
+    assert markup.arg_now(event("remove", "1"), ["a"]) == "1"
 
 
 def test_a_page_number_stays_within_what_there_is():

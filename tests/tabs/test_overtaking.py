@@ -324,3 +324,45 @@ def test_what_was_typed_while_the_server_was_away_is_named_when_the_page_comes_b
     expect(tab.locator("#said")).not_to_contain_text("typed-while-away")
     assert all("Failed to load" in error or "fetch" in error for error in window.errors)
     window.errors.clear()
+
+
+def lose_edits(tab) -> None:
+    """From now on a proxy answers changes of the form with an error."""
+
+    def handle(route):
+        lost = '"name":"edit"' in (route.request.post_data or "")
+        route.fulfill(status=502) if lost else route.continue_()
+
+    tab.route("**/run/predict", handle)
+
+
+@pytest.mark.slow
+def test_a_change_that_the_server_never_confirms_is_named_and_no_start_uses_the_value_before_it(visit, served):
+    window = visit()
+    tab = window.open()
+    lose_edits(tab)
+    name = box(tab, "saving.output_name")
+    before = name.input_value()
+    name.fill("never-arrives")
+    tab.keyboard.press("Tab")
+    tab.wait_for_timeout(300)
+    expect(name).to_have_value("never-arrives")
+    tab.locator("#start").click()
+    tab.evaluate("() => { const now = Date.now; Date.now = () => now() + 21000; }")
+    expect(name).to_have_value(before)
+    expect(tab.locator("#said")).to_contain_text("Not started")
+    assert served.engine.queue() == []
+    name.fill("nor-this")
+    tab.keyboard.press("Tab")
+    tab.evaluate("() => { const now = Date.now; Date.now = () => now() + 21000; }")
+    expect(tab.locator("#said")).to_contain_text("nor-this")
+    expect(name).to_have_value(before)
+    tab.unroute("**/run/predict")
+    name.fill("arrives")
+    tab.keyboard.press("Tab")
+    assert until(lambda: served.page.project.job.saving.output_name == "arrives")
+    expect(name).to_have_value("arrives")
+    assert all("502" in error or "Failed" in error or "fetch" in error or "JSON" in error for error in window.errors), (
+        window.errors
+    )
+    window.errors.clear()

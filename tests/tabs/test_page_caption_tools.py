@@ -338,3 +338,20 @@ def test_the_preview_of_a_change_follows_what_is_typed_and_the_button_needs_no_s
     wait_until(
         lambda: not any("sm" in (words or "") or "snow" in (words or "") for words in all_texts(folder).values())
     )
+
+
+@pytest.mark.slow
+def test_the_tags_of_the_next_image_are_those_of_the_line_that_they_change(tab, folder):
+    for number, lines in ((3, "red fox, blue sky\nsnow, tree, smile"), (2, "red fox\nsnow, tree, smile")):
+        opened(tab, number)
+        tab.locator("#cap-text").fill(lines)
+    has(tab, ["snow", "tree", "smile"])  # the caret is in the second line
+    shown = tab.evaluate("""() => {
+      const next = document.querySelector('#cap-buttons [data-act=next]');
+      next.focus();
+      next.click();
+      return [...document.querySelectorAll('#cap-chips .tag')].map((tag) => tag.textContent);
+    }""")
+    assert shown == ["red fox", "blue sky"]
+    tab.locator("#cap-chips .out-of").nth(1).click()
+    expect(tab.locator("#cap-text")).to_have_value("red fox\nsnow, tree, smile")

@@ -153,3 +153,20 @@ def test_generate_fits_a_window_of_1400_by_900_and_cuts_no_words_at_any_width(wi
         tab.set_viewport_size({"width": width, "height": 900})
         found[width] = tab.evaluate(CUT)
     assert not any(found.values()), found
+
+
+NO_STORAGE = """for (const name of ['localStorage', 'sessionStorage'])
+  Object.defineProperty(window, name, {get() { throw new DOMException('blocked', 'SecurityError'); }});"""
+
+
+@pytest.mark.slow
+def test_the_page_works_where_the_browser_keeps_nothing(window):
+    window.tab.add_init_script(NO_STORAGE)
+    tab = window.open()
+    light = tab.locator("html").get_attribute("data-theme")
+    tab.locator("#theme-toggle").click()
+    expect(tab.locator("html")).not_to_have_attribute("data-theme", light)
+    for place in ("Tools", "Monitor", "Captions", "Generate"):
+        tab.get_by_role("tab", name=place, exact=True).click()
+        expect(tab.locator(MARKS[place]).first).to_be_attached()
+    assert tab.evaluate("atelier.openTools !== undefined && atelier.imageViewer !== undefined")

@@ -173,3 +173,17 @@ def test_a_choice_by_keyboard_begins_at_what_is_chosen_and_what_is_typed_or_past
     changed.keyboard.insert_text("pasted.safetensors")
     changed.keyboard.press("Tab")
     assert until(lambda: served.page.project.job.model.base_model == "pasted.safetensors")
+
+
+@pytest.mark.slow
+def test_a_list_of_train_obeys_the_keyboard_where_the_browser_cannot_open_it_from_a_script(visit, served):
+    window = visit()
+    tab = window.open()
+    tab.evaluate("() => { delete HTMLSelectElement.prototype.showPicker; }")
+    kind = tab.locator("#field-method-kind select")
+    held = kind.input_value()
+    kind.focus()
+    for key in ("Enter", "ArrowDown", "Enter"):  # Enter opens it in some browsers
+        tab.keyboard.press(key)
+    assert until(lambda: served.page.project.job.method.kind != held)
+    assert window.errors == []

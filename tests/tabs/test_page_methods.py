@@ -125,6 +125,17 @@ def test_an_optimizer_brings_its_recipe_the_sketch_follows_the_form_and_the_slid
     assert until(lambda: server_value(served, "memory.gradient_checkpointing") is True)
     expect(tab.locator("#forecast-level")).to_have_text("less memory")
     expect(tab.locator("#group-memory .group-count")).to_have_text("1 changed")
+    there = slider.bounding_box()
+    middle = there["y"] + there["height"] / 2
+    tab.mouse.move(there["x"] + there["width"] * 0.5, middle)
+    tab.mouse.down()
+    tab.mouse.move(there["x"] + there["width"] * 0.9, middle, steps=5)
+    expect(tab.locator("#forecast-level")).not_to_have_text("less memory")
+    tab.mouse.move(there["x"] + there["width"] * 0.5, middle, steps=5)
+    tab.mouse.up()
+    for on, level in ((False, "default"), (True, "less memory")):  # in another window
+        served.page.project.edit("memory.gradient_checkpointing", on)
+        expect(tab.locator("#forecast-level")).to_have_text(level)
     unfold(tab, "schedule")
     line = tab.locator("#sketch-chart path.line")
     expect(line).to_have_count(1)

@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 from test_page_train import until
 
 from core import tasks
+from core.record.problems import ProblemsError
 from tabs.monitor import tab as monitor
 
 WAITS = re.compile(r"\d:\d\d.*\bfox\b")  # the time left of what is waited for, and its name
@@ -104,6 +105,25 @@ def test_a_run_that_is_stopped_from_another_tab_is_told_of_with_the_way_to_it(wi
     expect(tab.locator("#run-title")).to_have_text("stopped_two")
     expect(tab.locator("#run-state")).to_have_class(re.compile("state-stopped"))
     expect(tab.locator("#said")).to_be_hidden()
+
+
+@pytest.mark.slow
+def test_a_stop_that_is_refused_can_be_pressed_again(visit, served, monkeypatch):
+    def refuse(entry):
+        raise ProblemsError.one("This is the job of somebody else", "fox", "ask them", "queue.not-yours")
+
+    served.engine.step_seconds = 0.5
+    start(served.engine, served.page, "refused")
+    tab = visit().open()
+    monkeypatch.setattr(served.engine, "cancel", refuse)
+    stop = tab.locator("#header-stop")
+    stop.click()
+    expect(stop).to_be_disabled()
+    expect(tab.locator("#said")).to_contain_text("somebody else")
+    expect(stop).to_be_disabled()
+    tab.evaluate("() => { const now = Date.now; Date.now = () => now() + 21000; }")
+    expect(stop).to_be_enabled()
+    expect(stop).to_have_text("Stop")
 
 
 OFFERED = {

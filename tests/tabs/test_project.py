@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from work_parts import make_page
 
 from core.record.problems import ProblemsError
+from core.settings.dataset.source import Source
 from core.settings.job import TrainJob, new_project
-from core.settings.presets.files import PresetStore, dump, to_values
+from core.settings.presets.files import PresetStore, content, dump, to_values
+from tabs.dataset.questions import answer, change_folders
 from tabs.form.project import FIELDS, STARTER_IMAGES, OldRevision, Project, edited_by, with_value
+from tabs.train.tab import ACTIONS
 
 
 @pytest.fixture
@@ -218,3 +222,60 @@ def test_a_preset_of_another_task_is_refused(project, store, tmp_path):
 def test_every_setting_is_a_field():
     assert len(FIELDS) > 60
     assert {path.split(".")[0] for path in FIELDS} <= set(TrainJob.model_fields)
+
+
+BAD = "optimizer.learning_rate"
+RECIPE = {
+    "kind": "recipe",
+    "schema_version": 3,
+    "title": "Small",
+    "description": "For a test.",
+    "family": "sdxl",
+    "vram_gb": 8,
+}
+RECIPE |= {"network": {"rank": 3}, "reasons": {"network.rank": "Small."}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda page: page.forecast.set_level({"level": 2}),
+        lambda page: ACTIONS["train_all"](page, {}, None),
+        lambda page: ACTIONS["use_model"](page, {"use": "base_model", "about": "models/starter"}, None),
+        lambda page: change_folders(page.project, [Source(folder="models/starter")], "adding a folder"),
+        lambda page: page.project.change(answer(page.project.job, "lines", "all"), did="an answer"),
+    ],
+)
+def test_what_a_field_cannot_be_stays_while_other_fields_change_together(tmp_path, change):
+    page = make_page(tmp_path)
+    page.project.edit("model.base_model", "other")
+    page.project.edit(BAD, "3e-4x")
+    before = page.project.job
+    change(page)
+    assert page.project.job != before and page.project.shown(BAD) == "3e-4x"
+    page.project.undo()
+    assert page.project.job == before and page.project.shown(BAD) == "3e-4x"
+    page.project.set_values({BAD: before.optimizer.learning_rate}, did="its own value")
+    assert page.project.bad == {}
+
+
+def test_a_loaded_preset_forgets_what_fields_cannot_be_but_in_those_that_a_recipe_leaves(project, store):
+    store.user.mkdir(parents=True)
+    (store.user / "small.json").write_text(json.dumps(RECIPE))
+    for name, left in (("user/small", ["saving.output_name"]), (store.save("whole", TrainJob()), []), ("", [])):
+        project.edit(BAD, "fast")
+        project.edit("saving.output_name", "a/b")
+        project.choose(name)
+        assert list(project.bad) == left, name
+
+
+def test_a_recipe_that_is_saved_again_stays_one_with_its_reasons_and_what_was_changed(project, store):
+    project.take_file("small.json", json.dumps(RECIPE))
+    project.edit("noise.noise_offset", "0.1")
+    project.edit("saving.output_name", "mine")
+    project.save("user/small", replace=True)
+    kept = store.load("user/small")
+    assert content(kept) == RECIPE | {"task": "train", "noise": {"noise_offset": 0.1}}
+    assert project.preset == "user/small" and project.changed() == {} and project.recipe() is not None
+    project.save("whole")
+    assert store.load("user/whole").kind == "job" and store.load("user/small") == kept

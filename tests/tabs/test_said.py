@@ -180,3 +180,12 @@ def test_start_queues_for_the_login_that_asked(page, monkeypatch):
     as_listener(page, press, [None])("", request)
     wait_until(lambda: seen)
     assert seen == ["a login"] and GUEST.get() == ""
+
+
+def test_a_job_of_somebody_else_is_not_offered_to_be_stopped(page):
+    page.engine.queue = lambda: [QueueEntry("e1", "train", "fox", {}, guest="one")]
+    page.engine.status = lambda: {"device": "CPU", "memory_used": 0, "memory_total": 0, "job": {"entry": "e1"}}
+    for guest, own in (("", True), ("one", True), ("two", False)):
+        asking = GUEST.set(guest)
+        assert pulse.status(page)["job"]["own"] is own, guest
+        GUEST.reset(asking)

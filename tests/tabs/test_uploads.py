@@ -33,6 +33,35 @@ def test_two_files_of_one_name_are_both_kept(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["a-2.png", "a.png"]
 
 
+def files_in(folder, *names):
+    """Files in a folder of their own: images, and captions that say which folder they are of."""
+    folder.mkdir()
+    for name in names:
+        if name.endswith((".png", ".jpg")):
+            image(folder / name)
+        else:
+            (folder / name).write_text(folder.name)
+    return [folder / name for name in names]
+
+
+def test_images_of_one_name_keep_their_captions(tmp_path):
+    sets = {"one": ("a.png", "a.txt"), "two": ("A.png", "a.txt"), "three": ("a-2.png", "a-2.txt")}
+    pairs = [files_in(tmp_path / folder, *names) for folder, names in sets.items()]
+    files = [path for column in zip(*pairs, strict=True) for path in column]
+    folder = uploads.take_in(files, tmp_path / "datasets")
+    found = {path.stem: path.with_suffix(".txt").read_text() for path in folder.glob("*.png")}
+    assert found == {"a": "one", "A-3": "two", "a-2": "three"}
+
+
+@pytest.mark.parametrize("second", [("a.png", "a.txt"), ("a.jpg", "a.txt", "a.caption")])
+def test_captions_that_cannot_be_told_apart_are_refused(tmp_path, second):
+    first = ("a.png", "a.txt") if "a.jpg" in second else ("a.png",)
+    files = files_in(tmp_path / "one", *first) + files_in(tmp_path / "two", *second)
+    with pytest.raises(ProblemsError) as refused:
+        uploads.take_in(files, tmp_path / "datasets")
+    assert refused.value.codes == ["upload.captions-unclear"] and not (tmp_path / "datasets").exists()
+
+
 def test_a_zip_is_unpacked(tmp_path):
     image(tmp_path / "in" / "a.png", caption="a fox")
     with zipfile.ZipFile(tmp_path / "foxes.zip", "w") as archive:

@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,20 @@ def content(preset: Preset) -> dict[str, Any]:
     about = {"family": preset.family, "vram_gb": preset.vram_gb}
     reasons = {"reasons": dict(preset.reasons)} if preset.reasons else {}
     return head | {name: value for name, value in about.items() if value} | preset.values | reasons
+
+
+def with_job(preset: Preset, job: Settings) -> Preset:
+    """The preset with a job's values. A recipe stays one: it states what it stated, and what differs from what it gives."""
+    if preset.kind == "job":
+        whole = dump(job, task=preset.task)
+        return replace(preset, values={group: each for group, each in whole.items() if group not in HEADER})
+    every, stated = to_values(job), preset.stated()
+    assert isinstance(job, TrainJob)
+    values: dict[str, Any] = {}
+    for path in stated | differences(job, apply(preset, job)):
+        group, name = path.split(".", 1)
+        values.setdefault(group, {})[name] = every[group][name]
+    return replace(preset, values=values)
 
 
 def parse(raw: Any, where: str) -> Preset:
@@ -340,9 +354,9 @@ class PresetStore:
         """Write an own preset and return its name ("user/...")."""
         return self._write(name, dump(job, kind=kind, task=task), replace)
 
-    def keep(self, name: str, preset: Preset) -> str:
-        """Write an opened preset as it was read, with its title and reasons, and return its name ("user/...")."""
-        return self._write(name, content(preset))
+    def keep(self, name: str, preset: Preset, *, replace: bool = False) -> str:
+        """Write a preset that was read, with its title and reasons, and return its name ("user/...")."""
+        return self._write(name, content(preset), replace)
 
     def _write(self, name: str, values: dict[str, Any], replace: bool = False) -> str:
         name = "user/" + name.strip().removeprefix("user/")

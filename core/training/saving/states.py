@@ -166,7 +166,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
     """Content of a state's file. Raises ProblemsError for a file that is no training state."""
     path = folder / STATE_FILE
     content = load_state_file(path)
-    kinds = {"step": int, "seconds": (int, float), "made_with": dict}
+    kinds: dict[str, Any] = {"step": int, "seconds": (int, float), "made_with": dict}
     if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in kinds.items()):
         fix = "resume from another state, or start a new run from the last checkpoint"
         what = "The file is not a training state: its step, time or machine is missing"
