@@ -199,8 +199,9 @@ def export_project(job: TrainJob) -> Exported:
 
 
 def _script(job: TrainJob) -> Script:
-    if job.method.kind not in METHODS:
+    scripts = METHODS.get(job.method.kind)
+    if scripts is None:
         what, fix = f"sd-scripts has no script for '{job.method.label('kind')}'", "choose another training method"
         raise ProblemsError.one(what, "method.kind", fix, "export.no-script")
     sdxl = job.model.family == "sdxl"
-    return SCRIPTS[XTI if job.embedding.extended and not sdxl else METHODS[job.method.kind][sdxl]]
+    return SCRIPTS[XTI if job.embedding.extended and not sdxl else scripts[sdxl]]

@@ -105,7 +105,8 @@ def is_option(word: str) -> bool:
 
 def parse_words(script: str, words: Iterable[str]) -> tuple[dict[str, Any], list[Entry]]:
     """Values by option (True, a text, or a list of texts), and entries for the words that are none. The last repetition wins."""
-    known, values, entries = options_of(script), {}, list[Entry]()
+    known, entries = options_of(script), list[Entry]()
+    values: dict[str, Any] = {}
     rest = deque(words)
     while rest:
         word = rest.popleft()

@@ -62,12 +62,12 @@ def read_script(
             "A line ends with spaces after its continuation mark, where a shell ends the command; the lines were joined."
         )
         text = _BROKEN_JOIN.sub(r"\1\n", text)
-    shell = shell or SUFFIXES.get(suffix) or next((name for name, mark in _MARKS if mark.search(text)), "bash")
-    cells = _CELL.findall(text) if shell == "bash" else []
-    text = "\n".join(cells) or (_PS_COMMENT.sub("", text) if shell == "powershell" else text)
+    dialect: Shell = shell or SUFFIXES.get(suffix) or next((name for name, mark in _MARKS if mark.search(text)), "bash")
+    cells = _CELL.findall(text) if dialect == "bash" else []
+    text = "\n".join(cells) or (_PS_COMMENT.sub("", text) if dialect == "powershell" else text)
     known: dict[str, Value] = dict(variables or {})
-    reader = _Cmd(text, known) if shell == "cmd" else _Shell(text, known, shell == "powershell", bool(cells))
-    script = Script(shell, reader.read(), notes)
+    reader = _Cmd(text, known) if dialect == "cmd" else _Shell(text, known, dialect == "powershell", bool(cells))
+    script = Script(dialect, reader.read(), notes)
     if reader.unclosed:
         script.notes.append(
             'A quotation mark is not closed, so that it holds all that follows; a path that ends with \\" does this in cmd.'
