@@ -19,9 +19,13 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 OTHERS = {
     "presets": "list the presets, or describe what one of them sets and why",
+    "import": "open the training settings of another program, and report what became of each",
+    "export": "write a preset as a command line of sd-scripts, and list what that program cannot express",
     "check": "report what works on this machine, how well, and how to fix the rest (at most 3 minutes)",
     "bench": "benchmark this machine",
 }
+
+MODULES = {"import": "imports"}  # command -> its module, where that has another name
 
 
 def main(words: list[str]) -> int:
@@ -53,7 +57,7 @@ def main(words: list[str]) -> int:
             _print_help(page_help() if name == "page" else subcommand_help(name, every))
             return DONE
         if name in ("page", *OWN):
-            return import_module(f"core.cli.{name}").run(rest)
+            return import_module(f"core.cli.{MODULES.get(name, name)}").run(rest)
         return import_module("core.cli.task").run(name, rest)
     except ProblemsError as error:
         print_problems(error)
@@ -113,7 +117,7 @@ def subcommand_help(name: str, every: bool = False) -> str:
     """every: with the settings that it shares with others, such as those of the dataset."""
     options = f"Options:\n{options_help(commands()[name])}\n"
     if name not in tasks.tasks():
-        preset = "[PRESET] " if name == "presets" else ""
+        preset = {"presets": "[PRESET] ", "import": "FILE|- ", "export": "PRESET "}.get(name, "")
         return f"python webui.py {name} {preset}[options]\n{OTHERS[name]}\n\n{options}"
     task = tasks.named(name)
     groups = list(task.job.model_fields) if every else own_groups(task)

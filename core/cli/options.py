@@ -91,6 +91,15 @@ OWN = {
         "embedding": ("[WORD=]FILE", "use this embedding instead of the preset's; repeatable"),
     },
     "presets": {name: COMMON[name] for name in ("outputs", "presets")},
+    "import": {
+        "save": ("FILE", "write the preset to this .json file"),
+        "choose": ("NAME", "which command, script or kohya_ss tab to read it as, where there are several"),
+        "as-sd-scripts": ("", "save it so that it computes as sd-scripts 0.10 does (model.compatibility)"),
+    },
+    "export": {
+        "presets": COMMON["presets"],
+        "save": ("FILE", "write a .toml file for --config_file of sd-scripts"),
+    },
     "check": {
         **COMMON,
         "json": ("FILE", "write the report to a file, for a bug report"),

@@ -1,1 +1,1 @@
-"""Reads and writes other programs' files: the dataset config of sd-scripts."""
+"""Reads and writes other programs' files: dataset configs of sd-scripts, and training settings of several programs."""

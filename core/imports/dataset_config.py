@@ -126,12 +126,15 @@ class Dataset:
     subsets: list[Subset] = field(default_factory=list)
 
 
-def read_dataset_config(path: str | os.PathLike) -> Imported:
-    """Read a dataset config. Raises nothing: all errors and advice are in `problems`."""
+def read_dataset_config(path: str | os.PathLike, fallback: Mapping[str, Any] | None = None) -> Imported:
+    """Read a dataset config. Raises nothing: all errors and advice are in `problems`.
+
+    fallback   options of the command line, which hold where the file is silent
+    """
     document = read_document(path)
     subsets: list[Subset] = []
     if document.raw is not None:
-        datasets = _datasets(document, document.raw)
+        datasets = _datasets(document, document.raw, fallback or {})
         for dataset in datasets:
             _check_dataset_values(document, dataset)
             subsets += _without_twins(document, dataset)
@@ -174,7 +177,7 @@ def _replaced(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 # ---- tables
 
 
-def _datasets(document: Document, raw: Mapping[str, Any]) -> list[Dataset]:
+def _datasets(document: Document, raw: Mapping[str, Any], fallback: Mapping[str, Any]) -> list[Dataset]:
     """Every dataset. Invalid options are left out and added to the document's problems."""
     for name in raw:
         if name not in ("general", "datasets"):
@@ -185,7 +188,7 @@ def _datasets(document: Document, raw: Mapping[str, Any]) -> list[Dataset]:
     if not isinstance(general, dict):
         document.error("general is not a table", "general", "write [general] with the options below it", "not-a-table")
         general = {}
-    values = _check_table(document, general, "general", GENERAL, "")
+    values = {**fallback, **_check_table(document, general, "general", GENERAL, "")}
     tables = _tables(document, raw.get("datasets", []), "datasets")
     if not tables and "datasets" not in raw:
         fix = "write [[datasets]], and [[datasets.subsets]] for each folder"

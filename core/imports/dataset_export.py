@@ -432,12 +432,12 @@ def dataset_toml(config: dict[str, Any]) -> str:
     """[general], [[datasets]] and [[datasets.subsets]] as text."""
     lines = ["# Dataset config of sd-scripts, for --dataset_config"]
     if config.get("general"):
-        lines += ["", "[general]", *_table(config["general"], "general", "")]
+        lines += ["", "[general]", *toml_table(config["general"], "general", "")]
     for dataset in config["datasets"]:
         own = {name: value for name, value in dataset.items() if name != "subsets"}
-        lines += ["", "[[datasets]]", *_table(own, "datasets", "")]
+        lines += ["", "[[datasets]]", *toml_table(own, "datasets", "")]
         for subset in dataset["subsets"]:
-            lines += ["", "  [[datasets.subsets]]", *_table(subset, "datasets.subsets", "  ")]
+            lines += ["", "  [[datasets.subsets]]", *toml_table(subset, "datasets.subsets", "  ")]
     return "\n".join(lines) + "\n"
 
 
@@ -456,13 +456,13 @@ def reads_as(text: str, content: dict[str, Any]) -> bool:
         return False
 
 
-def _table(values: dict[str, Any], path: str, indent: str) -> list[str]:
+def toml_table(values: dict[str, Any], path: str, indent: str) -> list[str]:
     """Plain values first: anything after a sub-table's header would belong to it."""
     lines = [f"{indent}{_key(name)} = {_value(value)}" for name, value in values.items() if not isinstance(value, dict)]
     for name, value in values.items():
         if isinstance(value, dict):
             below = f"{path}.{_key(name)}"
-            lines += ["", f"{indent}[{below}]", *_table(value, below, indent)]
+            lines += ["", f"{indent}[{below}]", *toml_table(value, below, indent)]
     return lines
 
 

@@ -6,7 +6,6 @@ from core.cli.options import split_options
 from core.settings.base import declared
 from core.settings.flags import read_flags
 from core.settings.job import TrainJob
-from core.settings.presets.foreign import foreign_problem
 from core.settings.presets.networks import arguments_of, kind_of, settings_of_arguments
 
 KNOWN = {entry.path: entry for entry in declared(TrainJob)}
@@ -97,18 +96,3 @@ def test_dora_of_lycoris_has_a_magnitude_per_output_unless_it_is_told_otherwise(
 @pytest.mark.parametrize("words", [["someones.network"], ["lycoris.kohya", "--network_args", "algo=unheard"]])
 def test_a_module_that_is_neither_known_nor_allowed_is_refused(words):
     assert problem("--network_module", *words).code == "network.unknown-module"
-
-
-def test_a_preset_of_kohya_ss_is_said_with_its_kind_and_options():
-    preset = {"LoRA_type": "LyCORIS/LoKr", "dora_wd": True, "factor": 8, "train_data_dir": "a", "output_dir": "b"}
-    fix = foreign_problem(preset | {"network_dim": 4, "unit": 2}, "x.json").fix
-    assert "Network type DoRA over LoKr" in fix and "Factor 8" in fix and "Unit" not in fix
-    assert "Magnitude per output on" in fix, "LyCORIS' default"
-    assert "Magnitude per output" not in foreign_problem(preset | {"wd_on_out": False}, "x.json").fix
-    given = {"train_norm": True, "rank_dropout": 0.1, "rank_dropout_scale": False}
-    fix = foreign_problem(preset | given, "x.json").fix
-    assert "Train norm layers on" in fix and "Rank dropout scale off" in fix
-    assert "Rank dropout scale" not in foreign_problem(preset | given | {"rank_dropout": 0}, "x.json").fix
-    toml = {"network_module": "networks.dylora", "network_args": ["unit=2"], "train_data_dir": "a", "output_dir": "b"}
-    fix = foreign_problem(toml, "x.toml", toml=True).fix
-    assert "Network type DyLoRA" in fix and "Unit 2" in fix

@@ -1,4 +1,4 @@
-"""Recognizes config files of other trainers given as a preset, and extracts their main values."""
+"""Recognizes config files of other trainers given as a preset: what opens them, or their main values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from core.record.bounded_toml import bounded_loads
 from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.job import TrainJob
-from core.settings.presets.networks import ALSO_CALLED, ARGUMENTS, arguments_of, as_lycoris, is_on, kind_of
 
 KOHYA_GUI, SD_SCRIPTS, ONETRAINER = "kohya_ss", "sd-scripts", "OneTrainer"
 # Top-level names of each program's files that Atelier's presets do not have; three matches identify the program.
@@ -20,25 +19,23 @@ MARKS = {
                 "train_batch_size", "learning_rate", "max_resolution", "lr_scheduler", "mixed_precision", "epoch",
                 "network_module", "optimizer_type", "max_train_steps", "max_train_epochs", "resolution", "dataset_config"},
 }  # fmt: skip
-# Names of the main values in sd-scripts and kohya_ss, and in OneTrainer.
-MAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "method.kind": ((), ("training_method",)),
-    "model.base_model": (("pretrained_model_name_or_path",), ("base_model_name",)),
-    "dataset.folder": (("train_data_dir",), ("concept_file_name",)),
-    "dataset.resolution": (("resolution", "max_resolution"), ("resolution",)),
-    "dataset.train_batch_size": (("train_batch_size",), ("batch_size",)),
-    "schedule.max_train_epochs": (("max_train_epochs", "epoch"), ("epochs",)),
-    "schedule.max_train_steps": (("max_train_steps",), ()),
-    "optimizer.optimizer_type": (("optimizer_type", "optimizer"), ("optimizer.optimizer",)),
-    "optimizer.learning_rate": (("learning_rate",), ("learning_rate",)),
-    "optimizer.unet_lr": (("unet_lr",), ("unet.learning_rate",)),
-    "optimizer.text_encoder_lr": (("text_encoder_lr",), ("text_encoder.learning_rate",)),
-    "schedule.lr_scheduler": (("lr_scheduler",), ("learning_rate_scheduler",)),
-    "network.rank": (("network_dim",), ("lora_rank",)),
-    "network.alpha": (("network_alpha",), ("lora_alpha",)),
-    "saving.output_name": (("output_name",), ("output_model_destination",)),
+# Names of the main values in OneTrainer
+MAIN = {
+    "method.kind": "training_method",
+    "model.base_model": "base_model_name",
+    "dataset.folder": "concept_file_name",
+    "dataset.resolution": "resolution",
+    "dataset.train_batch_size": "batch_size",
+    "schedule.max_train_epochs": "epochs",
+    "optimizer.optimizer_type": "optimizer.optimizer",
+    "optimizer.learning_rate": "learning_rate",
+    "optimizer.unet_lr": "unet.learning_rate",
+    "optimizer.text_encoder_lr": "text_encoder.learning_rate",
+    "schedule.lr_scheduler": "learning_rate_scheduler",
+    "network.rank": "lora_rank",
+    "network.alpha": "lora_alpha",
+    "saving.output_name": "output_model_destination",
 }
-SCALED = "network.rank_dropout_scale"  # which kohya_ss writes in every file
 LONGEST = 80  # characters of a value that are shown
 
 
@@ -63,7 +60,13 @@ def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | No
     if not program:
         return None
     program = SD_SCRIPTS if toml and program == KOHYA_GUI else program
-    main = _main_values(values, program)
+    if program != ONETRAINER:
+        what, fix = (
+            f"This is a preset of {program}, not of Atelier",
+            f"import it: python webui.py import {where} --save preset.json",
+        )
+        return Problem(what, where, fix, code="preset.other-program")
+    main = _main_values(values)
     fix = "enter its main values by hand: " + "; ".join(main) if main else "enter its values by hand"
     what = f"This is a preset of {program}, which cannot be imported yet"
     return Problem(what, where, fix, code="preset.other-program")
@@ -81,38 +84,13 @@ def _flat(raw: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _main_values(values: Mapping[str, Any], program: str) -> list[str]:
+def _main_values(values: Mapping[str, Any]) -> list[str]:
     """ "Network rank (dim) 32", "Learning rate 0.0001" ...; empty and 0 are unset."""
     titles = {entry.path: entry.title for entry in declared(TrainJob)}
     found = []
-    for path, places in MAIN.items():
-        value = next((values[name] for name in places[program == ONETRAINER] if values.get(name)), None)
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+    for path, name in MAIN.items():
+        value = values.get(name)
+        if value and isinstance(value, (str, int, float)) and not isinstance(value, bool):
             text = " ".join(str(value).split())
             found.append(f"{titles[path]} {text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}")
-    return found + ([] if program == ONETRAINER else _network_values(values))
-
-
-def _network_values(values: Mapping[str, Any]) -> list[str]:
-    """The network type and its options: "Network type LoKr", "Factor 8" ..., by kohya_ss' fields or LyCORIS' network_args."""
-    given = as_lycoris({**values, **arguments_of(values.get("network_args"))})
-    kind, standard = kind_of(given), str(given.get("LoRA_type")).lower() == "standard"
-    entries = {entry.path: entry for entry in declared(TrainJob)}
-    types = entries["network.kind"]
-    if kind not in types.choices:
-        told = given.get("LoRA_type") or given.get("network_module")
-        return [f"LoRA type {told}"] if isinstance(told, str) else []
-    own = {
-        path: (entry.name, *ALSO_CALLED.get(entry.name, ())) for path, entry in entries.items() if entry.group == kind
-    }
-    found = [f"{types.title} {types.label(kind)}"]
-    for path, names in (({} if standard else ARGUMENTS) | own).items():
-        usual = entries[path].default
-        value = next(
-            (given[name] for name in names if is_on(given.get(name)) or (name in given and usual is True)), None
-        )
-        idle = path == SCALED and not is_on(given.get("rank_dropout"))
-        if value is not None and not idle and str(value).lower() != str(usual).lower():
-            said = {"true": "on", "false": "off"}.get(str(value).lower(), value)
-            found.append(f"{entries[path].title} {said}")
     return found

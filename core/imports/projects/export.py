@@ -1,0 +1,207 @@
+"""A job as a command line or config file of sd-scripts. What that program has no option for is found by importing the result."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.imports.dataset_export import toml_table
+from core.imports.projects.options import SCRIPTS, XTI, Script
+from core.imports.projects.report import Source
+from core.imports.projects.rules import Reading
+from core.imports.projects.to_job import direct_paths, to_import
+from core.networks.kinds import KINDS
+from core.record.problems import ProblemsError
+from core.settings.base import value_of
+from core.settings.job import TrainJob
+from core.settings.optimization.optimizer import given_arguments
+from core.settings.presets.files import differences
+from core.settings.presets.networks import LYCORIS
+
+# The script says them; they are what computes; or they change no weight.
+OURS = frozenset(
+    ("method.kind", "model.family", "model.compatibility", "saving.save_state", "saving.save_state_on_train_end")
+)
+SPANS = ("lr_warmup_steps", "lr_decay_steps")
+ONLY_HERE = frozenset(("initialization", "dropout"))  # of network_args; the dropout is network_dropout
+NOT_IN_SD_SCRIPTS = ONLY_HERE | {"rs_lora", "train_norm"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Options of a script of sd-scripts, and what they cannot express: {setting: (its value, sd-scripts')}."""
+
+    script: str
+    options: dict[str, Any]
+    lost: dict[str, tuple[Any, Any]]
+
+    @property
+    def command(self) -> str:
+        """A command line for bash."""
+        words = ["accelerate", "launch", f"{self.script}.py"]
+        for name, value in self.options.items():
+            if isinstance(value, list):
+                words += [f"--{name}", *map(str, value)]
+            else:
+                words.append(f"--{name}" if value is True else f"--{name}={value}")
+        return shlex.join(words)
+
+    @property
+    def toml(self) -> str:
+        """The content of a file for --config_file, where a percentage is no number."""
+        spans = {name: str(self.options.get(name)) for name in SPANS}
+        percent = {name: float(text[:-1]) / 100 for name, text in spans.items() if text.endswith("%")}
+        values = self.options | percent
+        return "\n".join([f"# sd-scripts, {self.script}.py", *toml_table(values, "", "")]) + "\n"
+
+
+def _method(job: TrainJob) -> dict[str, Any]:
+    kind, rates = job.method, job.optimizer.text_encoder_lr
+    pair = rates if isinstance(rates, tuple) else (rates, rates)
+    return {
+        "v2": job.model.family == "sd2",
+        "v_parameterization": job.model.prediction == "v",
+        "train_text_encoder": kind.train_text_encoder == "yes",
+        "stop_text_encoder_training": -1 if kind.train_text_encoder == "no" else kind.stop_text_encoder_training,
+        "text_encoder_lr": None if pair[0] is None else [pair[0]],
+        "learning_rate_te": pair[0],
+        "learning_rate_te1": pair[0],
+        "learning_rate_te2": pair[1],
+        **_folders(job),
+    }
+
+
+def _folders(job: TrainJob) -> dict[str, Any]:
+    sources = job.dataset.sources
+    if job.dataset.folder or len(sources) != 1 or not sources[0].metadata_file:
+        return {"train_data_dir": job.dataset.folder}
+    (one,) = sources
+    return {"train_data_dir": one.folder, "in_json": one.metadata_file, "dataset_repeats": one.num_repeats}
+
+
+def _arguments(values: Mapping[str, Any]) -> list[str]:
+    """name=value with Python literals, as sd-scripts reads them."""
+    found = []
+    for name, value in values.items():
+        items = value if isinstance(value, list) else []
+        text = ",".join(map(repr, items)) + ("," if len(items) == 1 else "") if items else repr(value)
+        found.append(f"{name}={text}")
+    return found
+
+
+def _network(job: TrainJob) -> dict[str, Any]:
+    network = job.network
+    kind = KINDS[network.kind]
+    unknown = ONLY_HERE if kind.module_name == LYCORIS else NOT_IN_SD_SCRIPTS
+    arguments = {name: value for name, value in kind.network_args(job).items() if name not in unknown}
+    return {
+        "network_module": kind.module_name,
+        "network_args": [f"{name}={value}" for name, value in arguments.items()],
+        "network_dim": network.rank,
+        "network_alpha": network.alpha,
+        "network_dropout": network.network_dropout or None,
+        "network_train_unet_only": not network.train_text_encoder,
+        "network_train_text_encoder_only": not network.train_unet,
+    }
+
+
+def _length(job: TrainJob) -> dict[str, Any]:
+    schedule = job.schedule
+    return {
+        "optimizer_type": job.optimizer.optimizer_type,
+        "optimizer_args": _arguments(given_arguments(job.optimizer)),
+        "max_train_epochs": None if schedule.steps_in_force else schedule.max_train_epochs,
+        "max_train_steps": schedule.steps_in_force,
+        "lr_scheduler": schedule.lr_scheduler,
+        "lr_scheduler_type": schedule.lr_scheduler_type,
+        "lr_scheduler_args": _arguments(schedule.lr_scheduler_args),
+        "lr_warmup_steps": schedule.lr_warmup_steps,
+    }
+
+
+def _dataset(job: TrainJob) -> dict[str, Any]:
+    size, faces, validation = job.dataset.resolution, job.dataset.face_crop_aug_range, job.validation
+    interpolation, template = job.dataset.resize_interpolation, job.captions.caption_template
+    extension = job.captions.caption_extension
+    steps, epochs = validation.validate_every_n_steps, validation.validate_every_n_epochs
+    return {
+        "resolution": ",".join(map(str, size if isinstance(size, tuple) else (size, size))),
+        "face_crop_aug_range": f"{faces[0]},{faces[1]}" if faces else None,
+        "resize_interpolation": None if interpolation == "auto" else interpolation,
+        "caption_extension": None if extension == "auto" else extension,
+        "use_object_template": template == "object",
+        "use_style_template": template == "style",
+        "validation_split": validation.validation_split,
+        "validation_seed": validation.validation_seed
+        if validation.validation_split
+        else validation.validation_seed or None,
+        "validate_every_n_epochs": epochs if steps or epochs != 1 else None,
+        "validate_every_n_steps": steps,
+    }
+
+
+def _memory(job: TrainJob) -> dict[str, Any]:
+    memory, saving, logging = job.memory, job.saving, job.logging
+    return {
+        "sdpa": memory.attention == "sdpa",
+        "xformers": memory.attention == "xformers",
+        "mem_eff_attn": memory.attention == "sliced",
+        "cache_latents": memory.cache_latents in ("memory", "disk"),
+        "cache_latents_to_disk": memory.cache_latents == "disk",
+        "full_bf16": memory.full_precision == "bf16",
+        "full_fp16": memory.full_precision == "fp16",
+        "no_half_vae": memory.vae_precision == "fp32",
+        "save_precision": {"fp32": "float"}.get(saving.save_precision, saving.save_precision),
+        "save_model_as": None if saving.save_model_as == "source" else saving.save_model_as,
+        "save_state": saving.save_state,
+        "save_state_on_train_end": saving.save_state_on_train_end,
+        "output_name": saving.output_name,
+        "metadata_is_negative_embedding": "true" if saving.metadata_is_negative_embedding else None,
+        "sample_prompts": job.samples.sample_prompts_file,
+        "log_with": None if logging.log_with == "none" else logging.log_with,
+        "logging_dir": logging.logging_dir,
+        "huggingface_repo_visibility": "public" if job.hub.huggingface_repo_visibility == "public" else None,
+    }
+
+
+PARTS: tuple[Callable[[TrainJob], dict[str, Any]], ...] = (_method, _network, _length, _dataset, _memory)
+# method -> the script for SD 1.x and 2.x, and the one for SDXL
+METHODS = {
+    "lora": ("train_network", "sdxl_train_network"),
+    "dreambooth": ("train_db", "sdxl_train"),
+    "fine_tune": ("fine_tune", "sdxl_train"),
+    "embedding": ("train_textual_inversion", "sdxl_train_textual_inversion"),
+}
+
+
+def export_project(job: TrainJob) -> Exported:
+    """The options with which sd-scripts trains as the job says. Raises ProblemsError for methods that it does not have."""
+    script = _script(job)
+    ruled = {name: value for part in PARTS for name, value in part(job).items()}
+    values = ruled | {name: value_of(job, path) for name, path in direct_paths().items() if name not in ruled}
+    options: dict[str, Any] = {}
+    for name, option in script.options.items():
+        value = values.get(name)
+        if isinstance(value, tuple):
+            value = list(value)
+        elif option.many and isinstance(value, str):  # a list of numbers is a text here
+            value = value.split(",")
+        if option.type == "int" and isinstance(value, float):
+            value = int(value) if value.is_integer() else None
+        known = not option.choices or value in option.choices
+        if value is not None and value is not False and value not in ("", []) and value != option.default and known:
+            options[name] = value
+    back = to_import(Reading(script, options, frozenset(options)), Source(""), "", "", {}, []).job
+    lost = {path: values for path, values in differences(job, back).items() if path not in OURS}
+    return Exported(script.name, options, lost)
+
+
+def _script(job: TrainJob) -> Script:
+    scripts = METHODS.get(job.method.kind)
+    if scripts is None:
+        what, fix = f"sd-scripts has no script for '{job.method.label('kind')}'", "choose another training method"
+        raise ProblemsError.one(what, "method.kind", fix, "export.no-script")
+    sdxl = job.model.family == "sdxl"
+    return SCRIPTS[XTI if job.embedding.extended and not sdxl else scripts[sdxl]]

@@ -1,0 +1,87 @@
+"""The programs whose training settings open as projects. A package registers more with `register`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from core.imports.projects import kohya_ss, sd_scripts
+from core.imports.projects.report import Import, Source
+from core.record.bounded_json import parse_json
+from core.record.bounded_toml import parse_toml
+from core.record.problems import ProblemsError
+from core.record.regular import read_regular
+from core.settings.presets.foreign import foreign_problem
+
+MAX_BYTES = 1_000_000
+EXPECTED = "use a preset of kohya_ss (.json), or a command line, script or config file of sd-scripts"
+
+
+@dataclass(frozen=True)
+class ProjectImporter:
+    """Reads the training settings of a program.
+
+    recognizes  whether a text is this program's
+    read        the text as a job with a report, in which each key of the text has an entry. Raises ProblemsError
+    keys        every key that it knows
+    """
+
+    name: str
+    title: str
+    recognizes: Callable[[Source], bool]
+    read: Callable[[Source], Import]
+    keys: Callable[[], Iterable[str]]
+
+
+PROJECT_IMPORTERS: dict[str, ProjectImporter] = {}
+
+
+def register(importer: ProjectImporter) -> None:
+    """Add an importer; of several that recognize a text, the one registered last reads it."""
+    PROJECT_IMPORTERS[importer.name] = importer
+
+
+def import_project(
+    source: str | Path,
+    *,
+    folder: Path | None = None,
+    choice: str = "",
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Import:
+    """Another program's training settings, a text or the path of a file, as a job with a report. Raises ProblemsError.
+
+    folder     where files that a text names are looked up; those of a file in its own folder. Without it no file is read
+    choice     which of several commands, scripts or tabs it is read as: one of `Import.choices`
+    variables  values of variables that it uses and does not set
+    """
+    if isinstance(source, Path):
+        text = _decoded(read_regular(source, MAX_BYTES))
+        made = Source(text, str(source), source.suffix.lower(), source.resolve().parent, choice, variables)
+    else:
+        made = Source(source, folder=folder, choice=choice, variables=variables)
+        if len(source) > MAX_BYTES:
+            what, fix = f"The text has more than {MAX_BYTES:,} characters", "paste only the settings"
+            raise ProblemsError.one(what, made.where, fix, "import.too-long")
+    importer = next((each for each in reversed(PROJECT_IMPORTERS.values()) if each.recognizes(made)), None)
+    if importer is None:
+        if (foreign := foreign_problem(made.json or made.toml, made.where)) is not None:
+            raise ProblemsError([foreign])
+        if made.text.lstrip("\ufeff \t\r\n").startswith("{"):
+            parse_json(made.text, made.where, "correct it, or save it again")
+        elif made.suffix == ".toml":
+            parse_toml(made.text, made.where, "correct that line")
+        what = "The settings of no known program are in this text"
+        raise ProblemsError.one(what, made.where, EXPECTED, "import.unknown")
+    return importer.read(made)
+
+
+def _decoded(data: bytes) -> str:
+    """A file's text: UTF-8, or UTF-16 as Windows writes it."""
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return data.decode("utf-16" if wide else "utf-8-sig", "replace")
+
+
+for module in (sd_scripts, kohya_ss):
+    register(ProjectImporter(module.NAME, module.TITLE, module.recognizes, module.read, module.keys))

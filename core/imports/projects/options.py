@@ -1,0 +1,237 @@
+"""The options of sd-scripts' training scripts, and how argparse reads words as options."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from core.imports.projects.report import Entry
+from core.settings.check import shorten
+from core.settings.values import ONE_COMMA
+
+FILE = Path(__file__).with_name("sd_scripts.json")
+XTI = "train_textual_inversion_XTI"
+NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")  # a negative number is a value, not an option
+MAX_DIGITS, LONG, MOST_SEARCHED = 40, 60, 30
+# Values that a file may have although they are none of the option's choices -> what they mean.
+MEANT: dict[tuple[str, Any], Any] = {
+    ("save_model_as", "same as source model"): None,
+    ("dynamo_backend", "no"): None,
+    ("max_token_length", 75): None,
+}
+
+
+class DecimalComma(ValueError):
+    """A number written with a comma, which kohya_ss reads as 0."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a script. type: bool (a switch), int, float, int_or_float (steps or a fraction) or str; many: takes several words."""
+
+    name: str
+    type: str
+    default: Any = None
+    many: bool = False
+    choices: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Script:
+    """A training script. guessed: the text does not name it, so that its family may be another."""
+
+    name: str
+    method: str
+    family: str = ""
+    guessed: bool = False
+
+    @property
+    def options(self) -> dict[str, Option]:
+        return options_of(self.name)
+
+
+SCRIPTS = {
+    script.name: script
+    for script in (
+        Script("train_network", "lora"),
+        Script("sdxl_train_network", "lora", "sdxl"),
+        Script("train_db", "dreambooth"),
+        Script("fine_tune", "fine_tune"),
+        Script("sdxl_train", "fine_tune", "sdxl"),
+        Script("train_textual_inversion", "embedding"),
+        Script("sdxl_train_textual_inversion", "embedding", "sdxl"),
+        Script(XTI, "embedding"),
+    )
+}
+
+
+@cache
+def _data() -> dict[str, dict[str, Any]]:
+    return json.loads(FILE.read_text("utf-8"))["options"]
+
+
+@cache
+def options_of(script: str = "") -> dict[str, Option]:
+    """The options of a script by name; of all scripts together without a name."""
+    script = "train_textual_inversion" if script == XTI else script
+    found = {}
+    for name, row in _data().items():
+        if not script or script in row.get("scripts", (script,)):
+            default = row.get("defaults", {}).get(script, row["default"])
+            found[name] = Option(name, row["type"], default, row.get("many", False), tuple(row.get("choices", ())))
+    return found
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that was probably meant; "" for none."""
+    return next(iter(difflib.get_close_matches(name[:100], list(known), n=1, cutoff=0.7)), "")
+
+
+# ---- words
+
+
+def is_option(word: str) -> bool:
+    """Whether argparse takes a word as the name of an option."""
+    return word.startswith("-") and len(word) > 1 and not NUMBER.match(word) and (" " not in word or "=" in word)
+
+
+def parse_words(script: str, words: Iterable[str]) -> tuple[dict[str, Any], list[Entry]]:
+    """Values by option (True, a text, or a list of texts), and entries for the words that are none. The last repetition wins."""
+    known, entries = options_of(script), list[Entry]()
+    values: dict[str, Any] = {}
+    rest = deque(words)
+    while rest:
+        word = rest.popleft()
+        if not is_option(word):
+            entries.append(Entry("unavailable", word, sentence="belongs to no option; sd-scripts refuses it"))
+            continue
+        name, equals, text = word.partition("=")
+        following = [text] if equals else []
+        while not equals and rest and not is_option(rest[0]):
+            following.append(rest.popleft())
+        option, reason = _matching(name.lstrip("-"), known, script, len(entries))
+        if option is None:
+            entries.append(Entry("unavailable", name, " ".join(following), sentence=reason))
+            continue
+        most = 0 if option.type == "bool" else len(following) if option.many else 1
+        if len(following) < most or (most == 1 and not following):
+            entries.append(Entry("unavailable", name, sentence="has no value; left out"))
+            continue
+        if option.type == "bool":
+            values[option.name] = True
+            if equals:
+                off = text.lower() in ("false", "0", "no", "off")
+                values[option.name] = not off
+                sentence = f"is a switch without a value, which sd-scripts refuses; read as {'off' if off else 'on'}"
+                entries.append(Entry("changed", name, text, sentence=sentence))
+                following = []
+        else:
+            values[option.name] = following if option.many else following[0]
+        for extra in following[most:]:
+            entries.append(Entry("unavailable", extra, sentence=f"is one value too many after {name}"))
+    return values, entries
+
+
+def _matching(name: str, known: Mapping[str, Option], script: str, before: int) -> tuple[Option | None, str]:
+    """The option that a name or unique prefix means; else None and the reason."""
+    if name in known:
+        return known[name], ""
+    longer = [each for each in known if each.startswith(name)]
+    if len(longer) == 1:
+        return known[longer[0]], ""
+    if longer:
+        return None, f"could be {' or '.join(longer[:5])}; write the whole name"
+    if name in options_of():
+        return None, f"is not an option of {script}.py, which refuses it"
+    return None, unknown(name, known, before)
+
+
+def unknown(name: str, known: Iterable[str], before: int = 0) -> str:
+    """The sentence on a name that is none. before: how many there were; the search for the name that was meant is slow."""
+    near = nearest(name, known) if before < MOST_SEARCHED else ""
+    return f"is unknown{f'; did you mean {near}?' if near else ''}"
+
+
+# ---- values
+
+
+def convert(option: Option, value: Any) -> tuple[Any, str]:
+    """The value in the option's type, None for unset; and a sentence where it was read in another way than written. Raises ValueError
+    with the reason for what cannot be read."""
+    if value is None or value == "" or value == []:
+        return None, ""
+    if option.many:
+        parts = [_one(option, each) for each in (value if isinstance(value, list) else [value])]
+        return [each for each, _ in parts], next((sentence for _, sentence in parts if sentence), "")
+    if isinstance(value, list) and option.type == "str" and all(isinstance(each, (int, float)) for each in value):
+        value = ",".join(f"{each:g}" for each in value)  # resolution = [512, 768]
+    value, sentence = _one(option, value)
+    if option.choices and value is not None and value not in option.choices:
+        if (option.name, value) not in MEANT:
+            raise ValueError(f"'{value}' is none of {', '.join(map(str, option.choices))}")
+        value = MEANT[option.name, value]
+    return value, sentence
+
+
+def _one(option: Option, value: Any) -> tuple[Any, str]:
+    if isinstance(value, (dict, list)) or value is None:
+        raise ValueError(f"{shorten(value)} is not a value of this option")
+    if option.type == "bool":
+        return _switch(value), ""
+    if value is False or value == "False":
+        return None, "'False' in a field that is no switch counts as not set"
+    if value is True:
+        raise ValueError("true is not a value of this option")
+    if option.type == "str":
+        text = value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+        return text, ""
+    return _number(option, value)
+
+
+def _switch(value: Any) -> bool:
+    words = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False, "none": False}
+    if str(value).strip().lower() not in words:
+        raise ValueError(f"{shorten(value)} is neither on nor off")
+    return words[str(value).strip().lower()]
+
+
+def _number(option: Option, value: Any) -> tuple[Any, str]:
+    text = str(value).strip()
+    if option.type == "int_or_float" and text.endswith("%"):
+        percent = _float(text[:-1])
+        if not 0 <= percent <= 100:
+            raise ValueError(f"{text} is not a part of the run")
+        return f"{percent:g}%", ""
+    number = _float(text)
+    whole = number == int(number)
+    if option.type == "float":
+        return number, ""
+    if whole and (option.type == "int" or number >= 1 or number == 0):
+        if option.type == "int_or_float" and (isinstance(value, float) or not text.isdecimal()) and number >= 1:
+            if number == 1:
+                return "100%", "1.0 is the whole run"
+            return int(number), f"{text} would be {text} times the run in sd-scripts; read as {int(number)} steps"
+        return (int(text) if text.lstrip("+-").isdecimal() else int(number)), ""
+    if option.type == "int" or number >= 1:
+        raise ValueError(f"{text[:LONG]} is not a whole number")
+    return number, ""
+
+
+def _float(text: str) -> float:
+    if re.fullmatch(ONE_COMMA, text, re.IGNORECASE):
+        raise DecimalComma(f"'{text[:LONG]}' has a decimal comma; write it with a point")
+    try:
+        number = float(text) if len(text) <= MAX_DIGITS else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"'{text[:LONG]}' is not a number")
+    return number

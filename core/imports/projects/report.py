@@ -1,0 +1,151 @@
+"""What an import gives: the job, and one entry for every key of the other program's file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from core.record.bounded_json import json_or_none
+from core.record.bounded_toml import bounded_loads
+from core.record.problems import Problem, one_line
+from core.settings.check import shorten
+from core.settings.job import TrainJob
+
+Kind = Literal["taken", "changed", "default", "unavailable", "idle", "secret"]
+TITLES: dict[Kind, str] = {
+    "changed": "Changed",
+    "unavailable": "Not available",
+    "default": "Not in the file: defaults of the program that differ from Atelier's",
+    "secret": "Never imported",
+    "idle": "No effect on the training",
+    "taken": "Taken",
+}
+LONGEST = 60  # characters of a value in a line
+MOST_TOML = 200_000  # characters: the parser takes a second for them
+MOST_LINES = 50  # of the report in a description
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one key.
+
+    kind      taken: as written · changed: with a reason · default: not in the file, the program's default is set · unavailable: lost, with
+              what is done instead · idle: changes nothing about the training · secret: a key or token
+    key       its name in the file            value     as written there; empty for secrets
+    settings  the settings that it became     sentence  the reason; empty where the value says it all
+    """
+
+    kind: Kind
+    key: str
+    value: Any = ""
+    settings: tuple[str, ...] = ()
+    sentence: str = ""
+
+    @property
+    def line(self) -> str:
+        """ "network_dim 32 -> network.rank", "lr_warmup 10: 10% of 1600 steps = 160 steps"."""
+        text = self.value if isinstance(self.value, str) else shorten(self.value)
+        text = one_line(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
+        target = f" -> {', '.join(self.settings)}" if self.settings and self.kind in ("taken", "default") else ""
+        return f"{self.key} {text}".rstrip() + target + (f": {self.sentence}" if self.sentence else "")
+
+
+@dataclass
+class Import:
+    """Another program's settings as a job.
+
+    program   the importer's name                      title    what was read: "sd-scripts, train_network.py"
+    options   resolved settings by the program's own names, without keys and tokens
+    problems  advice and warnings: missing files, variables without a value
+    choices   what else the text can be read as (a tab, a script, another command); `choice` is what it was read as
+    """
+
+    program: str
+    title: str
+    job: TrainJob
+    report: list[Entry]
+    options: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    choices: tuple[str, ...] = ()
+    choice: str = ""
+
+    def entries(self, kind: Kind) -> list[Entry]:
+        return [entry for entry in self.report if entry.kind == kind]
+
+    @property
+    def compatible(self) -> TrainJob:
+        """The job that computes as sd-scripts does."""
+        model = self.job.model.model_copy(update={"compatibility": "sd-scripts-0.10"})
+        return self.job.model_copy(update={"model": model})
+
+    @property
+    def summary(self) -> str:
+        """ "40 taken, 3 changed, 2 not available"."""
+        words: dict[Kind, str] = {"taken": "taken", "changed": "changed", "unavailable": "not available"}
+        return ", ".join(f"{len(self.entries(kind))} {text}" for kind, text in words.items())
+
+    @property
+    def description(self) -> str:
+        """For the preset: what was read, and the sentences of what was changed or is not available."""
+        lines = [entry.line for kind in ("changed", "unavailable") for entry in self.entries(kind)]  # type: ignore[arg-type]
+        return "; ".join([f"Imported from {self.title}: {self.summary}", *lines[:MOST_LINES]])
+
+    def lines(self) -> Iterable[str]:
+        """The report as text."""
+        yield f"{self.title}: {self.summary}"
+        for kind, title in TITLES.items():
+            found = self.entries(kind)
+            if found:
+                yield from ("", f"{title}:", *(f"  {entry.line}" for entry in found))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text to import.
+
+    suffix     of its file (".json"); "" for pasted text
+    folder     where files that the text names are looked up; None reads no file
+    choice     which of several commands, tabs or scripts to read it as
+    variables  values of variables that the text uses and does not set
+    """
+
+    text: str
+    where: str = "the text"
+    suffix: str = ""
+    folder: Path | None = None
+    choice: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def json(self) -> dict[str, Any] | None:
+        """The JSON object; None for other texts."""
+        value = json_or_none(self.text) if self.text.lstrip("\ufeff \t\r\n").startswith("{") else None
+        return value if isinstance(value, dict) else None
+
+    @cached_property
+    def toml(self) -> dict[str, Any] | None:
+        """The tables of a TOML text; None for other texts."""
+        if len(self.text) > MOST_TOML:
+            return None
+        try:
+            return bounded_loads(self.text.removeprefix("\ufeff"))
+        except (ValueError, RecursionError):
+            return None
+
+    def file(self, name: str) -> Path | None:
+        """An existing file that the text names; None where files are not read, or there is none."""
+        if self.folder is None or "\0" in name or not name.strip():
+            return None
+        try:
+            path = self.folder / Path(name).expanduser()
+            return path if path.is_file() else None
+        except (OSError, RuntimeError, ValueError):
+            return None
+
+
+def written_value(value: Any) -> Any:
+    """A value for an entry: lists as sd-scripts' words."""
+    return " ".join(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,481 @@
+"""What sd-scripts' options become as settings.
+
+An option whose name a setting declares is that setting. `rule` has the others: what several options mean together, and values that
+have another form here. Options that are not given have sd-scripts' default, so that the job trains the same there and here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.imports.dataset_options import INTERPOLATIONS
+from core.imports.projects.options import DecimalComma, Option, Script, convert
+from core.imports.projects.report import Entry, Kind
+from core.imports.projects.shells import unresolved
+from core.record.problems import Problem
+from core.record.units import number_text
+from core.settings.base import declared
+from core.settings.job import TrainJob
+from core.settings.optimization.optimizer import COMMON
+from core.settings.optimization.optimizers import parse_arguments
+from core.settings.presets.networks import LYCORIS, arguments_of, is_on, kind_of, settings_of_arguments
+from core.settings.values import value_typed
+
+Values = dict[str, Any]  # by path
+SECRETS = frozenset(("wandb_api_key", "huggingface_token"))
+SCHEDULERS = next(entry.choices for entry in declared(TrainJob) if entry.path == "schedule.lr_scheduler")
+WITHOUT_WARMUP = ("constant", "adafactor")
+# Networks of newer sd-scripts that are LyCORIS' in its own form
+ALSO_NETWORKS = {"networks.loha": "loha", "networks.lokr": "lokr"}
+FULL = 10_000  # a rank from here up asks LyCORIS for whole matrices
+TUCKER = ("use_tucker", "use_cp", "use_conv_cp")
+SAME_HERE = frozenset(("bypass_mode", *TUCKER))  # arguments that are computed so where it gives the same result
+
+
+@dataclass
+class Reading:
+    """The options of one training.
+
+    raw      as written, by option, the program's own defaults of kohya_ss included
+    written  the options that the file itself states              keys     option -> its key in the file, where that is another
+    prompts  sample prompts, where the file has them as text
+    """
+
+    script: Script
+    raw: dict[str, Any]
+    written: frozenset[str]
+    keys: Mapping[str, str] = field(default_factory=dict)
+    prompts: list[str] | None = None
+    values: dict[str, Any] = field(init=False)
+    notes: dict[str, tuple[Kind, str]] = field(init=False, default_factory=dict)
+    extra: list[Entry] = field(init=False, default_factory=list)
+    problems: list[Problem] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.values = {name: option.default for name, option in self.script.options.items()}
+        for name, value in self.raw.items():
+            if name in self.values and name not in SECRETS:
+                self._take(self.script.options[name], value)
+
+    def _take(self, option: Option, raw: Any) -> None:
+        words = [word for word in (raw if isinstance(raw, list) else [raw]) if isinstance(word, str)]
+        missing = [each for word in words for each in unresolved(word)]
+        if missing:
+            text = ", ".join(missing)
+            self.note(option.name, "unavailable", f"needs {text}, which the text does not set; enter the value")
+            what, fix = f"--{option.name} uses {text}, which the text does not set", "enter the value in the project"
+            self.warn(what, option.name, fix, "import.unset-variable")
+            return
+        try:
+            value, sentence = convert(option, raw)
+        except ValueError as error:
+            self.note(option.name, "unavailable", f"{error}; sd-scripts' default is set")
+            if isinstance(error, DecimalComma):
+                self.warn(str(error), option.name, "write numbers with a point", "import.decimal-comma")
+            return
+        if value is not None:
+            self.values[option.name] = value
+        if sentence:
+            self.note(option.name, "changed", sentence)
+
+    def __getitem__(self, name: str) -> Any:
+        """The value in force; None also for options that the script does not have."""
+        return self.values.get(name)
+
+    def key(self, name: str) -> str:
+        return self.keys.get(name, name)
+
+    def note(self, name: str, kind: Kind, sentence: str) -> None:
+        self.notes[name] = (kind, sentence)
+
+    def warn(self, what: str, name: str, fix: str, code: str) -> None:
+        self.problems.append(Problem(what, self.key(name), fix, "warning", code=code))
+
+    @property
+    def lora(self) -> bool:
+        return self.script.method == "lora"
+
+
+RULES: dict[tuple[str, ...], Callable[[Reading], Values]] = {}
+
+
+def rule(*names: str) -> Callable[[Callable[[Reading], Values]], Callable[[Reading], Values]]:
+    """Register what the options of these names become: {path: value}."""
+
+    def register(function: Callable[[Reading], Values]) -> Callable[[Reading], Values]:
+        RULES[names] = function
+        return function
+
+    return register
+
+
+# ---- model and method
+
+
+@rule("v2", "v_parameterization")
+def _model(read: Reading) -> Values:
+    plain = "auto" if read.script.guessed else "sd1"
+    family = read.script.family or ("sd2" if read["v2"] else plain)
+    return {"model.family": family, "model.prediction": "v" if read["v_parameterization"] else "epsilon"}
+
+
+@rule("train_text_encoder", "stop_text_encoder_training")
+def _text_encoder(read: Reading) -> Values:
+    if read.script.method not in ("dreambooth", "fine_tune"):
+        return {}
+    if "train_text_encoder" in read.values:
+        return {"method.train_text_encoder": "yes" if read["train_text_encoder"] else "no"}
+    stop = read["stop_text_encoder_training"]
+    trains = stop is None or stop >= 0
+    return {
+        "method.train_text_encoder": "yes" if trains else "no",
+        "method.stop_text_encoder_training": stop if trains else None,
+    }
+
+
+@rule("train_data_dir", "in_json", "dataset_repeats")
+def _folders(read: Reading) -> Values:
+    folder, metadata = read["train_data_dir"], read["in_json"]
+    if not metadata:
+        read.note("dataset_repeats", "idle", "counts only with in_json")
+        return {"dataset.folder": folder}
+    repeats = min(max(read["dataset_repeats"] or 1, 1), 10_000)
+    source = {"folder": folder or ".", "metadata_file": metadata, "num_repeats": repeats}
+    return {"dataset.folder": None, "dataset.sources": [source]}
+
+
+@rule("dataset_class", "cache_info")
+def _not_taken(read: Reading) -> Values:
+    if read["dataset_class"]:
+        sentence = "names Python code, which is never imported; set dataset.dataset_class if you trust its module"
+        read.note("dataset_class", "unavailable", sentence)
+    if read["cache_info"]:
+        read.note("cache_info", "unavailable", "is a setting of each folder: turn it on there")
+    return {}
+
+
+# ---- network
+
+
+@rule("network_train_unet_only", "network_train_text_encoder_only")
+def _parts(read: Reading) -> Values:
+    if not read.lora:
+        return {}
+    text, unet = not read["network_train_unet_only"], not read["network_train_text_encoder_only"]
+    return {"network.train_text_encoder": text, "network.train_unet": unet}
+
+
+@rule("network_module", "network_args", "network_dim", "network_alpha", "network_dropout")
+def _network(read: Reading) -> Values:
+    if not read.lora:
+        return {}
+    module = read["network_module"] or "networks.lora"
+    words = [_unquoted(word) for word in read["network_args"] or []]
+    written = arguments_of(words)
+    for word in words:
+        if "=" not in word:
+            read.extra.append(
+                Entry("unavailable", read.key("network_args"), word, sentence="is not in the form name=value")
+            )
+    kind = ALSO_NETWORKS.get(module) or kind_of({"network_module": module, **written})
+    if not kind:
+        algo = f" with algo={written['algo']}" if "algo" in written else ""
+        what = f"The network {module}{algo} is not available; the settings are those of a LoRA"
+        read.warn(what, "network_module", "choose a network type before you train", "import.unknown-network")
+        read.note("network_module", "unavailable", "is not known here; LoRA is set instead, with its rank and alpha")
+        kind, module = "lora", "networks.lora"
+    found = _of_arguments(read, module, kind, written)
+    rank, alpha = read["network_dim"] or 4, read["network_alpha"] or 0
+    found |= {"network.kind": kind, "network.rank": rank, "network.alpha": alpha}
+    if read["network_dropout"] is not None:
+        found["network.network_dropout"] = read["network_dropout"]
+    if kind.endswith("lokr") and rank >= FULL:
+        read.note("network_dim", "changed", f"{rank} makes LoKr's large matrix whole: {kind}.full_matrix")
+        found |= {f"{kind}.full_matrix": True, "network.rank": 16, "network.alpha": 16.0}
+        found = {path: value for path, value in found.items() if not path.startswith("network.conv_")}
+    return found
+
+
+def _of_arguments(read: Reading, module: str, kind: str, written: Mapping[str, str]) -> Values:
+    """The settings of network_args. What LyCORIS takes where they are silent is not what ours have as default."""
+    known = {entry.path: entry for entry in declared(TrainJob)}
+    arguments = dict(written)
+    if module == LYCORIS:
+        tucker = str(any(is_on(written.get(name)) for name in TUCKER))
+        usual = {"preset": "full", "rank_dropout_scale": "False", "use_tucker": tucker}
+        usual |= {"conv_alpha": number_text(read["network_alpha"] or 1)} if "conv_dim" in written else {}
+        arguments = usual | {name: value for name, value in written.items() if name not in TUCKER}
+        if not is_on(arguments.get("conv_dim")):  # LyCORIS takes the rank for it
+            arguments.pop("conv_dim", None)
+        if kind == "ia3":
+            arguments["all_layers"] = str(arguments.pop("preset") != "ia3")
+        elif arguments["preset"].endswith(".toml"):
+            sentence = f"preset={arguments.pop('preset')} is a file of layers; write them into network.layers"
+            read.note("network_args", "unavailable", sentence)
+    elif is_on(written.get("conv_dim")):
+        arguments.setdefault("conv_alpha", "1")
+    if "block_size" in arguments:
+        arguments["unit"] = arguments.pop("block_size")
+    found, left = settings_of_arguments(kind, arguments, known)
+    for name in left:
+        if name in written and name not in SAME_HERE:
+            sentence = f"{name} is no argument of {module} that is known here"
+            read.extra.append(
+                Entry("unavailable", read.key("network_args"), f"{name}={written[name]}", sentence=sentence)
+            )
+    return {path: value_typed(known[path], str(value)) for path, value in found.items()}
+
+
+def _unquoted(word: str) -> str:
+    return word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else word
+
+
+# ---- optimizer and length
+
+
+@rule("optimizer_type", "use_8bit_adam", "use_lion_optimizer")
+def _optimizer(read: Reading) -> Values:
+    older = "AdamW8bit" if read["use_8bit_adam"] else "Lion" if read["use_lion_optimizer"] else "AdamW"
+    return {"optimizer.optimizer_type": read["optimizer_type"] or older}
+
+
+@rule("optimizer_args")
+def _optimizer_arguments(read: Reading) -> Values:
+    arguments = _arguments(read, "optimizer_args")
+    own = {
+        name: arguments.pop(name)
+        for name in COMMON
+        if (len(arguments[name]) == 2 if isinstance(arguments.get(name), list) else name != "betas")
+        and _numbers(arguments.get(name), pair=name == "betas")
+    }
+    return {"optimizer.optimizer_args": arguments} | {f"optimizer.{name}": value for name, value in own.items()}
+
+
+def _numbers(value: Any, pair: bool) -> bool:
+    items = value if isinstance(value, list) else [value]
+    right = isinstance(value, list) == pair
+    return right and all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in items)
+
+
+@rule("lr_scheduler_args")
+def _scheduler_arguments(read: Reading) -> Values:
+    return {"schedule.lr_scheduler_args": _arguments(read, "lr_scheduler_args")}
+
+
+def _arguments(read: Reading, name: str) -> Values:
+    found: Values = {}
+    for word in read[name] or []:
+        try:
+            one = parse_arguments([_unquoted(word)])
+            json.dumps(one, allow_nan=False)
+            found |= one
+        except (ValueError, TypeError) as error:
+            read.extra.append(Entry("unavailable", read.key(name), word, sentence=str(error)))
+    return found
+
+
+@rule("text_encoder_lr", "learning_rate_te", "learning_rate_te1", "learning_rate_te2")
+def _text_rates(read: Reading) -> Values:
+    rate: Any = read["learning_rate_te"]
+    if read.lora:
+        rates = read["text_encoder_lr"] or [None]
+        rate = rates[0]
+        if any(each != rate for each in rates):
+            read.note(
+                "text_encoder_lr", "changed", f"has several rates, of which sd-scripts' LoRA uses the first: {rate}"
+            )
+    elif read.script.family == "sdxl":
+        both = [read["learning_rate_te1"], read["learning_rate_te2"]]
+        some = any(each is not None for each in both)
+        both = [read["learning_rate"] if each is None else each for each in both]
+        rate = None if not some else both[0] if both[0] == both[1] else both
+    return {"optimizer.text_encoder_lr": rate}
+
+
+@rule("max_train_epochs", "max_train_steps")
+def _length(read: Reading) -> Values:
+    epochs, steps = read["max_train_epochs"] or None, read["max_train_steps"] or None
+    if epochs and "max_train_steps" in read.raw:
+        read.note("max_train_steps", "changed", f"has no effect: sd-scripts trains max_train_epochs, {epochs}")
+    return {"schedule.max_train_epochs": epochs, "schedule.max_train_steps": None if epochs else steps}
+
+
+def _scheduler(read: Reading) -> str:
+    return str(read["lr_scheduler"] or "constant").partition(":")[0]
+
+
+@rule("lr_scheduler", "lr_scheduler_type")
+def _schedulers(read: Reading) -> Values:
+    name = _scheduler(read)
+    if name not in SCHEDULERS:
+        read.note("lr_scheduler", "unavailable", f"'{name}' is no scheduler of sd-scripts; constant is set")
+    elif ":" in str(read["lr_scheduler"]):
+        read.note("lr_scheduler", "changed", "the initial rate after the colon is only logged by sd-scripts")
+    plain = name if name in SCHEDULERS else "constant"
+    return {"schedule.lr_scheduler": plain, "schedule.lr_scheduler_type": read["lr_scheduler_type"] or None}
+
+
+@rule("lr_warmup_steps")
+def _warmup(read: Reading) -> Values:
+    steps = read["lr_warmup_steps"] or 0
+    refused = read["lr_scheduler_type"] or (_scheduler(read) if _scheduler(read) in WITHOUT_WARMUP else "")
+    if steps and refused:
+        read.note("lr_warmup_steps", "changed", f"is 0 here: sd-scripts refuses to warm up with {refused}")
+        steps = 0
+    total = None if read["max_train_epochs"] else read["max_train_steps"]
+    part = float(steps.rstrip("%")) if isinstance(steps, str) else steps * 100 if isinstance(steps, float) else 0
+    if part and "lr_warmup_steps" not in read.notes:
+        length = f"{total} steps = {int(part * total / 100)} steps" if total else "the run"
+        read.note("lr_warmup_steps", "changed", f"warmup {number_text(part)}% of {length}")
+    return {"schedule.lr_warmup_steps": steps}
+
+
+# ---- dataset and captions
+
+
+@rule("resolution")
+def _resolution(read: Reading) -> Values:
+    size = _size(read["resolution"])
+    if size is None:
+        if read["resolution"]:
+            read.note("resolution", "unavailable", "is neither one number nor width,height")
+        return {}
+    return {"dataset.resolution": size[0] if size[0] == size[1] else list(size)}
+
+
+def _size(text: Any) -> tuple[int, int] | None:
+    """Width and height of "512", "512,768"; None for anything else."""
+    parts = [part.strip() for part in str(text or "").replace("x", ",").strip("()[] ").split(",")]
+    if not all(part.isdecimal() and len(part) < 6 for part in parts) or len(parts) > 2:
+        return None
+    return int(parts[0]), int(parts[-1])
+
+
+@rule("caption_extension", "caption_extention")
+def _extension(read: Reading) -> Values:
+    text = read["caption_extention"] or read["caption_extension"] or ".caption"
+    return {"captions.caption_extension": text if text.startswith(".") else f".{text}"}
+
+
+@rule("use_object_template", "use_style_template")
+def _template(read: Reading) -> Values:
+    if "use_object_template" not in read.values:
+        return {}
+    chosen = "object" if read["use_object_template"] else "style" if read["use_style_template"] else "none"
+    return {"captions.caption_template": chosen}
+
+
+@rule("face_crop_aug_range")
+def _face_crop(read: Reading) -> Values:
+    if not read["face_crop_aug_range"]:
+        return {}
+    try:
+        low, high = (float(part) for part in read["face_crop_aug_range"].split(","))
+    except ValueError:
+        read.note("face_crop_aug_range", "unavailable", "is not two numbers with a comma between them")
+        return {}
+    return {"dataset.face_crop_aug_range": [low, high]}
+
+
+@rule("resize_interpolation")
+def _interpolation(read: Reading) -> Values:
+    return {"dataset.resize_interpolation": INTERPOLATIONS.get(read["resize_interpolation"], "auto")}
+
+
+@rule("validation_seed", "validate_every_n_epochs", "validate_every_n_steps", "validation_split")
+def _validation(read: Reading) -> Values:
+    """Without a seed or period of its own, sd-scripts takes the training's seed and each epoch."""
+    epochs, steps, seed = (
+        read[name] for name in ("validate_every_n_epochs", "validate_every_n_steps", "validation_seed")
+    )
+    split = read["validation_split"] or 0.0
+    found: Values = {"validation.validation_split": split, "validation.validate_every_n_steps": steps}
+    if epochs is not None or steps is not None:
+        found["validation.validate_every_n_epochs"] = epochs
+    if split or seed is not None:
+        found["validation.validation_seed"] = (read["seed"] if seed is None else seed) or 0
+    return found
+
+
+# ---- memory, saving, logging
+
+
+@rule("sdpa", "xformers", "mem_eff_attn", "diffusers_xformers")
+def _attention(read: Reading) -> Values:
+    names = {"mem_eff_attn": "sliced", "xformers": "xformers", "diffusers_xformers": "xformers", "sdpa": "sdpa"}
+    return {"memory.attention": next((name for option, name in names.items() if read[option]), "auto")}
+
+
+@rule("cache_latents", "cache_latents_to_disk")
+def _cache(read: Reading) -> Values:
+    chosen = "disk" if read["cache_latents_to_disk"] else "memory" if read["cache_latents"] else "off"
+    return {"memory.cache_latents": chosen}
+
+
+@rule("full_bf16", "full_fp16")
+def _full(read: Reading) -> Values:
+    name = "full_bf16" if read["full_bf16"] else "full_fp16" if read["full_fp16"] else ""
+    if name and read.script.method in ("lora", "embedding"):
+        read.note(name, "changed", "what trains stays in fp32, which is more accurate and small enough")
+        return {}
+    return {"memory.full_precision": name.removeprefix("full_") or "fp32"}
+
+
+@rule("no_half_vae")
+def _vae(read: Reading) -> Values:
+    return {"memory.vae_precision": "fp32" if read["no_half_vae"] else "auto"}
+
+
+@rule("save_precision")
+def _save_precision(read: Reading) -> Values:
+    own = {"full_bf16": "bf16", "full_fp16": "fp16"} if read.script.method in ("dreambooth", "fine_tune") else {}
+    plain = next((name for option, name in own.items() if read[option]), "fp32")
+    named = {"float": "fp32"}.get(read["save_precision"], read["save_precision"])
+    return {"saving.save_precision": named or plain}
+
+
+@rule("save_model_as", "use_safetensors")
+def _save_as(read: Reading) -> Values:
+    return {"saving.save_model_as": read["save_model_as"] or ("safetensors" if read["use_safetensors"] else "source")}
+
+
+@rule("save_state", "save_state_on_train_end")
+def _states(read: Reading) -> Values:
+    names = ("save_state", "save_state_on_train_end")  # ours stay on where the file is silent: they change no weight
+    return {f"saving.{name}": read[name] for name in names if name in read.written}
+
+
+@rule("output_name")
+def _name(read: Reading) -> Values:
+    return {"saving.output_name": read["output_name"] or "last"}
+
+
+@rule("sample_prompts")
+def _prompts(read: Reading) -> Values:
+    if read.prompts is not None:
+        return {"samples.sample_prompts": read.prompts}
+    return {"samples.sample_prompts_file": read["sample_prompts"]}
+
+
+@rule("log_with", "logging_dir")
+def _logging(read: Reading) -> Values:
+    folder = read["logging_dir"]
+    return {
+        "logging.log_with": read["log_with"] or ("tensorboard" if folder else "none"),
+        "logging.logging_dir": folder,
+    }
+
+
+@rule("huggingface_repo_visibility")
+def _visibility(read: Reading) -> Values:
+    public = read["huggingface_repo_visibility"] == "public"
+    return {"hub.huggingface_repo_visibility": "public" if public else "private"}
+
+
+@rule("metadata_is_negative_embedding")
+def _negative(read: Reading) -> Values:
+    text = str(read["metadata_is_negative_embedding"] or "").lower()
+    return {"saving.metadata_is_negative_embedding": text in ("true", "1", "yes")}

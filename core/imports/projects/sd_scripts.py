@@ -1,0 +1,224 @@
+"""Reads the settings of sd-scripts: command lines of every shell, scripts that hold one, and --config_file TOML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from core.imports.projects.options import NUMBER, SCRIPTS, Script, is_option, options_of, parse_words
+from core.imports.projects.report import Entry, Import, Source
+from core.imports.projects.rules import Reading
+from core.imports.projects.shells import SUFFIXES, read_script
+from core.imports.projects.to_job import to_import
+from core.record.bounded_toml import parse_toml
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import read_regular
+
+NAME, TITLE = "sd_scripts", "sd-scripts"
+MOST = 300_000  # characters of a script or command line
+TRAINS = re.compile(r"(train|fine_?tune)\w{0,60}\.py(?![\w.])", re.IGNORECASE)
+OPTION = re.compile(r"(?<!\S)--([a-z]\w+)")
+# How scripts of other model families begin, or what they contain
+OTHERS = {
+    "flux": "FLUX", "sd3": "Stable Diffusion 3", "lumina": "Lumina", "hunyuan_image": "HunyuanImage", "anima": "Anima",
+    "control_net": "ControlNet", "controlnet": "ControlNet", "leco": "LECO", "wan_": "Wan", "hv_": "HunyuanVideo",
+    "qwen": "Qwen-Image", "zimage": "Z-Image", "fpack": "FramePack", "kandinsky": "Kandinsky",
+}  # fmt: skip
+# Commands that name a script without running it
+NAMING = frozenset("echo printf write-host write-output ls dir cat cp mv nano wget curl git chmod sed grep".split())
+# Options that only one method's scripts have, where a file does not name its script
+TELLING = {"network_module": "train_network", "token_string": "train_textual_inversion"}
+
+
+def recognizes(source: Source) -> bool:
+    if source.json is not None:
+        return False
+    if source.suffix in SUFFIXES:
+        return True
+    tables = source.toml
+    if tables is not None:
+        return not {"datasets", "general"} & set(tables) and any(name in options_of() for name in flattened(tables)[0])
+    names = OPTION.findall(source.text[:MOST])
+    return bool(TRAINS.search(source.text[:MOST])) or any(name in options_of() for name in names) or len(names) > 2
+
+
+def read(source: Source) -> Import:
+    tables = source.toml if source.suffix not in SUFFIXES else None
+    return _from_toml(source, tables) if tables is not None else _from_command(source)
+
+
+def keys() -> Iterable[str]:
+    """Every option that it knows."""
+    return options_of()
+
+
+# ---- TOML
+
+
+def flattened(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[Entry]]:
+    """Options by name as sd-scripts reads them: tables are taken apart by one level, the last one wins."""
+    values, entries = dict[str, Any](), list[Entry]()
+    for name, value in tables.items():
+        if not isinstance(value, dict):
+            values[name] = _bounded(value)
+            continue
+        for inner, each in value.items():
+            if isinstance(each, dict):
+                sentence = "is a table within a table, whose options sd-scripts does not read"
+                entries.append(Entry("unavailable", f"{name}.{inner}", sentence=sentence))
+            else:
+                values[inner] = _bounded(each)
+    return values, entries
+
+
+def _bounded(value: Any) -> Any:
+    """A value, with the text of a number in place of one with more digits than Python writes."""
+    if isinstance(value, list):
+        return [_bounded(each) for each in value]
+    return hex(value) if isinstance(value, int) and abs(value) >> 4000 else value
+
+
+def _from_toml(source: Source, tables: Mapping[str, Any]) -> Import:
+    values, entries = flattened(tables)
+    script, choices = _script_of(values, source)
+    result = _imported(script, values, source, entries, [])
+    result.choices, result.choice = choices, script.name
+    return result
+
+
+def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple[str, ...]]:
+    """The script that options without one are for, and those that it may be."""
+    name = PurePosixPath(source.choice.replace("\\", "/")).name.removesuffix(".py")
+    if name in SCRIPTS:
+        return SCRIPTS[name], tuple(SCRIPTS)
+    telling = next((script for option, script in TELLING.items() if values.get(option)), "")
+    if not telling:
+        what, where = "The text does not say which script of sd-scripts it is for", source.where
+        fix = f"choose one of {', '.join(f'{name}.py' for name in SCRIPTS)}"
+        raise ProblemsError.one(what, where, fix, "import.which-script")
+    own = SCRIPTS[telling]
+    return Script(own.name, own.method, guessed=True), tuple(
+        each.name for each in SCRIPTS.values() if each.method == own.method
+    )
+
+
+# ---- command lines
+
+
+def _from_command(source: Source) -> Import:
+    if len(source.text) > MOST:
+        what, fix = f"The text has more than {MOST:,} characters", "paste only the command"
+        raise ProblemsError.one(what, source.where, fix, "import.too-long")
+    script = read_script(source.text, source.suffix, source.variables)
+    commands = [words for words in script.commands if words[0].lower() not in NAMING and _place(words) >= 0]
+    loose = [word for words in script.commands if any(is_option(word) for word in words) for word in words]
+    if not commands and not any(word.lstrip("-").partition("=")[0] in options_of() for word in loose):
+        what = "The text has no training command of sd-scripts"
+        fix = "paste the whole command, from accelerate or python on, or its options"
+        raise ProblemsError.one(what, source.where, fix, "import.no-command")
+    choices = (
+        tuple(f"{number}: {_title(words)}" for number, words in enumerate(commands, 1)) if len(commands) > 1 else ()
+    )
+    chosen = next((each for each in choices if each == source.choice or each.partition(":")[0] == source.choice), "")
+    if choices and not chosen:
+        what, fix = f"The text has {len(choices)} training commands", f"choose one: {'; '.join(choices)}"
+        raise ProblemsError.one(what, source.where, fix, "import.several-commands")
+    words = commands[int(chosen.partition(":")[0]) - 1 if chosen else 0] if commands else loose
+    result = _command(words, source)
+    result.choices, result.choice = choices or result.choices, chosen or result.choice
+    result.problems += [Problem(note, source.where, level="advice", code="import.note") for note in script.notes]
+    return result
+
+
+def _title(words: list[str]) -> str:
+    """ "train_network.py, fox"."""
+    name = PurePosixPath(words[_place(words)].replace("\\", "/")).name
+    text = "=".join(words[_place(words) :])
+    named = re.search(r"--output_name=([^=]{1,60})", text)
+    return f"{name}, {named[1]}" if named else name
+
+
+def _place(words: list[str]) -> int:
+    """Where the script is; -1 if the words are only options."""
+    return next((number for number, word in enumerate(words) if TRAINS.search(word)), -1)
+
+
+def _command(words: list[str], source: Source) -> Import:
+    place = _place(words)
+    name = PurePosixPath(words[place].replace("\\", "/")).name.removesuffix(".py") if place >= 0 else ""
+    if name and name not in SCRIPTS:
+        family = next((title for begin, title in OTHERS.items() if begin in name.lower()), "")
+        what = (
+            f"{name}.py trains {family} models"
+            if family
+            else f"{name}.py is no training script of sd-scripts for SD and SDXL"
+        )
+        fix = f"paste a command of {', '.join(f'{each}.py' for each in SCRIPTS)}"
+        raise ProblemsError.one(what, source.where, fix, "import.other-family" if family else "import.unknown-script")
+    arguments = words[place + 1 :]
+    choices: tuple[str, ...] = ()
+    if name:
+        script = SCRIPTS[name]
+    else:
+        script, choices = _script_of(parse_words("", arguments)[0], source)
+    values, entries = parse_words(script.name, arguments)
+    launcher = _launched(words[: max(place, 0)], values)
+    result = _imported(script, {**_config_file(values, source, entries), **values}, source, entries, launcher)
+    result.choices, result.choice = choices, script.name
+    return result
+
+
+def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -> dict[str, Any]:
+    """The options of --config_file, below those of the command line."""
+    if "config_file" not in values or values.get("output_config"):
+        return {}
+    name = str(values.pop("config_file"))
+    path = source.file(name if name.endswith(".toml") else f"{name}.toml")
+    if path is None:
+        sentence = "is not found here, so its options are missing; import that file, or put it next to this text"
+        entries.append(Entry("unavailable", "config_file", name, sentence=sentence))
+        return {}
+    text = read_regular(path, MOST).decode("utf-8-sig", "replace")
+    content, wrong = flattened(parse_toml(text, str(path), "correct that line"))
+    entries += [Entry("taken", "config_file", name), *wrong]
+    return content
+
+
+def _launched(words: list[str], values: Mapping[str, Any]) -> list[Entry]:
+    """Entries for accelerate's options."""
+    entries = []
+    for number, word in enumerate(words):
+        if not word.startswith("--"):
+            continue
+        name, equals, text = word.partition("=")
+        following = words[number + 1] if number + 1 < len(words) else ""
+        text = text if equals else "" if following.startswith("-") and not NUMBER.match(following) else following
+        entries.append(_of_launcher(f"accelerate {name}", text, name.removeprefix("--"), "mixed_precision" in values))
+    return entries
+
+
+LAUNCHER = {
+    "gpu_ids": "is not taken; choose the GPU with --device",
+    "dynamo_backend": "is not taken; memory.torch_compile compiles the U-Net",
+}
+
+
+def _of_launcher(key: str, text: str, name: str, precision: bool) -> Entry:
+    if name == "num_processes" and text.isdecimal() and 0 < int(text[:9]) <= 64:
+        return Entry("taken", key, int(text), ("memory.num_processes",))
+    if name == "mixed_precision" and not precision:
+        sentence = "has no effect: sd-scripts computes in the precision of its own option, which is not given: no"
+        return Entry("changed", key, text, sentence=sentence)
+    if name in LAUNCHER and text not in ("", "no"):
+        return Entry("unavailable", key, text, sentence=LAUNCHER[name])
+    return Entry("idle", key, text, sentence="is accelerate's own")
+
+
+def _imported(
+    script: Script, values: dict[str, Any], source: Source, entries: list[Entry], launcher: list[Entry]
+) -> Import:
+    reading = Reading(script, values, frozenset(values))
+    reading.extra += entries
+    return to_import(reading, source, NAME, f"{TITLE}, {script.name}.py", values, launcher)

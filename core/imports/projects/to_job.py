@@ -1,0 +1,240 @@
+"""From options to the job, with an entry for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from core.imports.dataset_config import Imported, read_dataset_config
+from core.imports.dataset_options import COMMAND_LINE_NAMES, GENERAL
+from core.imports.dataset_options import OPTIONS as DATASET_OPTIONS
+from core.imports.projects.options import XTI, options_of, unknown
+from core.imports.projects.report import Entry, Import, Kind, Source, written_value
+from core.imports.projects.rules import RULES, SECRETS, Reading, Values
+from core.record.problems import Problem, ProblemsError, errors
+from core.record.units import number_text
+from core.record.workspace import resolve_path
+from core.settings.base import Declared, declared, value_of
+from core.settings.check import allowed, build
+from core.settings.elsewhere import ELSEWHERE
+from core.settings.job import TrainJob
+
+# What sd-scripts does without an option for it, and our default is another.
+FIXED: dict[str, tuple[Any, str]] = {
+    "samples.sample_steps": (30, "sd-scripts samples with 30 steps unless a prompt says otherwise"),
+    "samples.guidance_scale": (7.5, "sd-scripts samples with a guidance scale of 7.5 unless a prompt says otherwise"),
+    "samples.width": (512, "sd-scripts samples at 512 x 512 unless a prompt says otherwise"),
+    "samples.height": (512, ""),
+    "validation.best_checkpoint": ("off", "sd-scripts does not compare checkpoints"),
+}
+# Keys of kohya_ss' own .toml files that sd-scripts ignores
+IGNORED: dict[str, tuple[Kind, str]] = {
+    "epoch": ("idle", "is ignored by sd-scripts; max_train_epochs and max_train_steps are the length"),
+    "noise_offset_type": ("idle", "is ignored by sd-scripts; noise_offset and multires_noise_iterations decide"),
+    "train_inpainting": ("unavailable", "is not available: the model is trained as one that does not inpaint"),
+}
+KEPT = frozenset(
+    ("save_state", "save_state_on_train_end")
+)  # ours stay on where they are not given: they change no weight
+SCRIPTLESS = ("controlnet", "lllite")  # groups of methods whose scripts are not imported
+# Settings whose files are looked for on this machine.
+PATHS = (
+    "model.base_model", "model.vae", "dataset.folder", "dataset.reg_data_dir", "network.network_weights",
+    "embedding.embedding_weights", "samples.sample_prompts_file", "resume.resume", "logging.log_tracker_config",
+)  # fmt: skip
+
+
+def to_import(
+    read: Reading, source: Source, program: str, title: str, options: Values, launcher: list[Entry]
+) -> Import:
+    """The job that the options give, and an entry for each of them. launcher: entries of accelerate's options."""
+    become: dict[str, tuple[str, ...]] = {}  # option -> its settings
+    settings: Values = {"method.kind": read.script.method, "embedding.extended": read.script.name == XTI}
+    for names, values in _pairs(read):
+        settings |= values
+        become |= names
+    for entry in launcher:
+        settings |= dict.fromkeys(entry.settings, entry.value)
+    config = _dataset(read, source, settings)
+    if not read["pretrained_model_name_or_path"]:
+        fix = "choose the base model"
+        read.warn("The text names no model", "pretrained_model_name_or_path", fix, "import.no-model")
+    nested: dict[str, Values] = {}
+    for path, value in settings.items():
+        group, name = path.split(".", 1)
+        nested.setdefault(group, {})[name] = value
+    if config is not None:
+        become["dataset_config"] = ("dataset.sources",)
+        nested |= {group: nested.get(group, {}) | values for group, values in config.values.items()}
+        read.extra += [Entry("changed", "dataset_config", sentence=note) for note in config.notes]
+    for path, (value, _) in FIXED.items():
+        group, name = path.split(".", 1)
+        nested.setdefault(group, {})[name] = value
+    if read.script.name == "sdxl_train" and nested["dataset"].get("folder"):
+        nested["method"]["kind"] = (
+            "dreambooth"  # the script trains folders as DreamBooth, a metadata file as fine-tuning
+        )
+    job, corrected = _built(nested)
+    report = [*_entries(read, job, become, corrected), *read.extra, *launcher]
+    kept = {name: value for name, value in options.items() if name not in SECRETS}
+    return Import(program, title, job, report, kept, [*read.problems, *_missing(job, source)])
+
+
+def direct_paths() -> dict[str, str]:
+    """{option: the setting that declares its name}, of options that one setting declares."""
+    paths: dict[str, list[str]] = {}
+    for entry in declared(TrainJob):
+        for name in entry.kohya_names:
+            paths.setdefault(name, []).append(entry.path)
+    for name, several in paths.items():  # ControlNet-LLLite has a rank too
+        others = [path for path in several if path.partition(".")[0] not in SCRIPTLESS]
+        paths[name] = others or several
+    return {name: own[0] for name, own in paths.items() if len(own) == 1 and name not in ELSEWHERE}
+
+
+def _pairs(read: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Values]]:
+    """({option: its settings}, {setting: value}) of the options of one name, then of the rules."""
+    paths = direct_paths()
+    ruled = {name for names in RULES for name in names}
+    for name, value in read.values.items():
+        if name in paths and name not in ruled and value not in (None, ""):
+            yield {name: (paths[name],)}, {paths[name]: value}
+    for names, function in RULES.items():
+        if any(name in read.values for name in names):
+            found = function(read)
+            own = {name: (paths[name],) for name in names if paths.get(name) in found}
+            rest = tuple(path for path in found if (path,) not in own.values())
+            yield {name: own.get(name, rest) for name in names}, found
+
+
+def _dataset(read: Reading, source: Source, settings: Mapping[str, Any]) -> Imported | None:
+    """The folders of a dataset config that the options name."""
+    name = read["dataset_config"]
+    if not name:
+        return None
+    for option in ("train_data_dir", "in_json", "reg_data_dir"):
+        if option in read.written and read[option]:
+            read.note(option, "idle", "sd-scripts ignores it, since dataset_config names the folders")
+    path = source.file(name)
+    if path is None:
+        read.note("dataset_config", "unavailable", "is not found here; import it on the Dataset tab")
+        fix = "import the file on the Dataset tab, or put it where the text says"
+        read.warn(f"The dataset config {name} is not found", "dataset_config", fix, "import.no-dataset-config")
+        return None
+    config = read_dataset_config(path, _fallback(read, settings))
+    read.problems += config.problems
+    if errors(config.problems):
+        read.note("dataset_config", "unavailable", "has errors; correct them, and import it on the Dataset tab")
+        return None
+    return config
+
+
+def _fallback(read: Reading, settings: Mapping[str, Any]) -> Values:
+    """What a dataset config takes from the command line where it is silent."""
+    names = {COMMAND_LINE_NAMES.get(name, name): name for name in read.raw}
+    general = {name: option for name, option in DATASET_OPTIONS.items() if name in names and GENERAL in option.levels}
+    found = {name: read[names[name]] for name in general}
+    found |= {
+        name: settings.get(f"dataset.{name}") for name, option in general.items() if option.kind in ("size", "range")
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
+    """The job, and {path: sentence} of settings that cannot have their value: the nearest that they can, else the default."""
+    known = {entry.path: entry for entry in declared(TrainJob)}
+    corrected: dict[str, str] = {}
+    while True:
+        try:
+            return build(TrainJob, nested), corrected
+        except ProblemsError as error:
+            wrong = {tuple(problem.where.split(".")[:2]) for problem in error.problems}
+            wrong = {pair for pair in wrong if len(pair) == 2 and pair[1] in nested.get(pair[0], {})}
+            if not wrong:
+                raise
+            for group, name in wrong:
+                path, value = f"{group}.{name}", nested[group].pop(name)
+                near = _near(known[path], value) if path in known and path not in corrected else None
+                if near is not None:
+                    nested[group][name] = near
+                instead = "Atelier's default" if near is None else number_text(near)
+                limits = allowed(known[path]) if path in known else "nothing"
+                corrected[path] = f"takes {limits}; {instead} is set"
+
+
+def _near(entry: Declared, value: Any) -> Any:
+    """The nearest number that a setting takes; None where it is no number."""
+    bounds = entry.bounds
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not {"ge", "le"} & set(bounds):
+        return None
+    step = bounds.get("multiple_of")
+    near = max(1, round(value / step)) * step if step else value
+    near = max(near, bounds.get("ge", near))
+    near = min(near, bounds.get("le", near))
+    return near if near != value else None
+
+
+def _entries(
+    read: Reading, job: TrainJob, become: Mapping[str, tuple[str, ...]], corrected: Mapping[str, str]
+) -> Iterator[Entry]:
+    """An entry for each option that is written, and for each default that is not ours."""
+    plain, shown, strangers = TrainJob(), set[str](), 0
+    for name in dict.fromkeys((*(each for each in read.raw if each in read.written), *read.values)):
+        settings, value = become.get(name, ()), read.raw.get(name, read[name])
+        differs = [path for path in settings if path not in shown and value_of(job, path) != value_of(plain, path)]
+        shown |= set(settings)
+        if name in read.written:
+            strangers += name not in options_of()
+            yield _written(read, name, written_value(value), settings, corrected, strangers)
+        elif name in KEPT:
+            sentence = "sd-scripts would save no training state; kept on here, since it changes no weight"
+            yield Entry("default", read.key(name), False, sentence=sentence)
+        elif differs:
+            values = ", ".join(str(value_of(job, path)) for path in differs)
+            yield Entry("default", read.key(name), values, tuple(differs), read.notes.get(name, ("", ""))[1])
+    for path, (value, sentence) in FIXED.items():
+        if sentence:
+            yield Entry("default", path, value, (path,), sentence)
+
+
+def _written(
+    read: Reading, name: str, value: Any, settings: tuple[str, ...], corrected: Mapping[str, str], before: int
+) -> Entry:
+    """before: how many unknown options there were."""
+    key = read.key(name)
+    wrong = next((f"{path} {corrected[path]}" for path in settings if path in corrected), "")
+    if name in SECRETS:
+        return Entry("secret", key, sentence=ELSEWHERE[name])
+    if wrong:
+        return Entry("changed", key, value, settings, wrong)
+    if name in read.notes or name in IGNORED:
+        kind, sentence = read.notes.get(name) or IGNORED[name]
+        return Entry(kind, key, value, settings, sentence)
+    if name not in read.values:
+        reason = (
+            f"{read.script.name}.py has no such option" if name in options_of() else unknown(name, read.values, before)
+        )
+        return Entry("unavailable", key, value, sentence=reason)
+    if settings or name == "dataset_config":
+        return Entry("taken", key, value, settings)
+    if name in ELSEWHERE:
+        sentence = ELSEWHERE[name]
+        kind = "idle" if sentence.startswith("remove it") else "unavailable"
+        return Entry(kind, key, value, sentence=sentence.removeprefix("remove it: "))
+    return Entry("taken", key, value)  # not set, as without it
+
+
+def _missing(job: TrainJob, source: Source) -> Iterator[Problem]:
+    """Files and folders that are not on this machine."""
+    if source.folder is None:
+        return
+    for path in PATHS:
+        text = value_of(job, path)
+        if isinstance(text, str) and text and ("\\" in text or text.startswith(("/", "~", "."))) and "\0" not in text:
+            try:
+                missing = not resolve_path(text).exists()
+            except OSError:
+                missing = True
+            if missing:
+                what, fix = f"{text} is not on this machine", "choose where it is here"
+                yield Problem(what, path, fix, "warning", code="import.missing-path")

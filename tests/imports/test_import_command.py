@@ -1,0 +1,57 @@
+"""webui.py import: the report, and the preset that it saves."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from core.cli.main import BAD_INPUT, DONE, main
+from core.settings.presets import files as presets
+
+PRESET = {
+    "LoRA_type": "Standard",
+    "network_dim": 32,
+    "lr_warmup": 5,
+    "max_grad_norm": 0,
+    "wandb_api_key": "0123",
+    "max_train_steps": 200,
+}
+
+
+@pytest.fixture
+def preset(tmp_path):
+    path = tmp_path / "fox.json"
+    path.write_text(json.dumps(PRESET))
+    return str(path)
+
+
+def test_it_prints_the_report_and_saves_a_preset(preset, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    assert main(["import", preset, "--save", str(out)]) == DONE
+    said = capsys.readouterr()
+    assert (
+        "network_dim 32 -> network.rank" in said.out
+        and "max_grad_norm" in said.out
+        and "0123" not in said.out + said.err
+    )
+    saved = presets.read(out)
+    job = presets.apply(saved)
+    assert (job.network.rank, job.schedule.lr_warmup_steps, job.model.compatibility) == (32, 0.05, "none")
+    assert "lr_warmup" in saved.description
+    assert main(["import", preset, "--save", str(out), "--as-sd-scripts"]) == DONE
+    assert presets.apply(presets.read(out)).model.compatibility == "sd-scripts-0.10"
+
+
+def test_it_reads_standard_input(monkeypatch, capsys):
+    text = "python train_network.py --network_module networks.lora --network_dim 8"
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+    assert main(["import", "-"]) == DONE
+    assert "network_dim 8 -> network.rank" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["missing.json"], ["--save"], ["a", "b"]])
+def test_words_that_cannot_be_are_refused(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["import", *words]) == BAD_INPUT
+    assert "fix:" in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""Jobs as options of sd-scripts: what is imported comes back, and what cannot be expressed is listed."""
+
+import json
+import random
+import tomllib
+
+import pytest
+
+from core.cli.main import DONE, main
+from core.imports.projects.export import export_project
+from core.imports.projects.importers import import_project
+from core.imports.projects.options import SCRIPTS, options_of
+from core.record.problems import ProblemsError
+from core.settings.job import TrainJob
+from core.settings.method import MethodSettings
+from core.settings.presets.files import differences
+from tests.imports.projects import cases
+
+# Sample prompts as text, and the layers of LyCORIS where sd-scripts has the same network itself
+NOT_OPTIONS = {"samples.sample_prompts", "network.layers", "network.rank_dropout_scale", "network.train_norm"}
+
+# A percentage is a fraction in TOML; states and the family are as the script or the user has them.
+SAME_ELSEWHERE = {
+    "schedule.lr_warmup_steps",
+    "schedule.lr_decay_steps",
+    "saving.save_state",
+    "saving.save_state_on_train_end",
+    "model.family",
+}
+
+
+def back(exported):
+    return import_project(exported.command).job, import_project(exported.toml, choice=exported.script).job
+
+
+def job_of(draws):
+    """A job of options with random values."""
+    name = draws.choice([each for each in SCRIPTS if "XTI" not in each])
+    words = [f"{name}.py", "--pretrained_model_name_or_path=m"]
+    samples = {
+        "int": lambda: draws.randint(1, 12), "float": lambda: round(draws.uniform(0.11, 0.9), 3), "bool": lambda: "",
+        "int_or_float": lambda: draws.choice((5, 0.25, "10%")), "str": lambda: draws.choice(("a", "b c", "d'e", 'f"g')),
+    }  # fmt: skip
+    special = {
+        "network_module": "networks.lora", "network_args": "conv_dim=4", "optimizer_args": "weight_decay=0.1", "resolution": "512,768",
+        "lr_scheduler": "cosine", "lr_scheduler_args": "num_cycles=1", "face_crop_aug_range": "1.5,3.0", "caption_extension": ".tags",
+    }  # fmt: skip
+    left_out = {
+        "config_file",
+        "output_config",
+        "dataset_config",
+        "dataset_class",
+        "in_json",
+        "lr_scheduler_type",
+        "caption_extention",
+    }
+    for option in options_of(name).values():
+        if option.name not in left_out and draws.random() < 0.4:
+            value = special.get(option.name) or (
+                draws.choice(option.choices) if option.choices else samples[option.type]()
+            )
+            words += [f"--{option.name}"] if option.type == "bool" else [f"--{option.name}={value}"]
+    return import_project("python " + " ".join(json.dumps(word) for word in words)).job
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_imported_job_comes_back_from_its_export(seed):
+    job = job_of(random.Random(seed))
+    exported = export_project(job)
+    assert exported.lost == {}
+    for other in back(exported):
+        assert {path for path in differences(job, other) if path not in SAME_ELSEWHERE} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 300))
+def test_two_hundred_random_jobs_come_back(seed):
+    assert export_project(job_of(random.Random(seed))).lost == {}
+
+
+def test_presets_of_kohya_ss_come_back():
+    for case in cases("kohya_ss")[::8]:
+        try:
+            job = import_project(json.dumps(case["preset"]), choice=case["tab"]).job
+        except ProblemsError:
+            continue
+        assert set(export_project(job).lost) <= NOT_OPTIONS, case["name"]
+
+
+def test_what_sd_scripts_cannot_express_is_listed():
+    plain = TrainJob()
+    network = plain.network.model_copy(update={"initialization": "orthogonal", "rs_lora": True})
+    dataset = plain.dataset.model_copy(update={"skip_broken": True, "resolution": 512})
+    lost = export_project(plain.model_copy(update={"network": network, "dataset": dataset})).lost
+    assert {"network.initialization", "network.rs_lora", "dataset.skip_broken", "memory.mixed_precision"} <= set(lost)
+    assert "dataset.resolution" not in lost and "network.rank" not in lost
+
+
+def test_a_method_that_sd_scripts_does_not_have_is_refused():
+    job = TrainJob(method=MethodSettings(kind="lllite"))
+    with pytest.raises(ProblemsError) as refused:
+        export_project(job)
+    assert refused.value.codes == ["export.no-script"]
+
+
+def test_the_command_writes_a_config_file(tmp_path, capsys):
+    out = tmp_path / "out.toml"
+    assert main(["export", "starter_lora", "--save", str(out)]) == DONE
+    assert "accelerate launch train_network.py" in capsys.readouterr().out
+    assert tomllib.loads(out.read_text())["network_module"] == "networks.lora"
