@@ -7,7 +7,9 @@ from unittest import mock
 
 import bitsandbytes  # noqa: F401  while there is no card: it would look for its kernels
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.optim import optimizer as optimizers
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -162,6 +164,9 @@ def card(gigabytes=24, capability=(8, 9), listener=None):
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         for name, answer in answers.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, answer))
+        for module in (optimizers, _foreach_utils):  # torch takes all weights at once if they are of these classes
+            classes = [*module._foreach_supported_types, FakeTensor]
+            stack.enter_context(mock.patch.object(module, "_foreach_supported_types", classes))
         stack.enter_context(mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
         stack.enter_context(mock.patch.object(loading, "ThreadPoolExecutor", _AtOnce))
         stack.enter_context(mock.patch.object(torch.nn.Module, "to", _to))
