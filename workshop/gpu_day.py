@@ -47,7 +47,7 @@ def _bench(only: str) -> tuple[str, ...]:
 
 PARTS = (
     Part("check", 200, ("webui.py", "check")),
-    Part("sdxl_options", 150, _bench("options:sdxl_lora"), _bench("options:starter_lora")),
+    Part("sdxl_options", 170, _bench("options:sdxl_lora"), _bench("options:starter_lora")),
     Part("sd15_options", 80, _bench("options:sd15_lora"), _bench("options:starter_lora")),
     Part("sdxl_baseline", 90, _bench("baseline:sdxl_lora"), _bench("baseline:starter_lora")),
     Part("generate", 40, _bench("generate")),

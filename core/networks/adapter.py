@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from core.record.lazy_torch import Tensor, nn, torch
 
 if TYPE_CHECKING:
+    from core.networks.casts import CastCache
     from core.networks.dropout import Dropout
 
 STACK = "_adapters"
@@ -26,6 +27,7 @@ class Adapter(ABC):
     bias            a change of the layer's bias, stored next to it in the file (core/networks/bias_norm.py), without
                     alpha / rank
     multiplier      strength of its network
+    casts           its network's parameters in the compute dtype
     moment          (step, micro-batch) in training; None: in use
     """
 
@@ -36,6 +38,7 @@ class Adapter(ABC):
         self.bias: Tensor | None = None
         self.multiplier = 1.0
         self.dropout: Dropout | None = None
+        self.casts: CastCache | None = None
         self.moment: tuple[int, int] | None = None
 
     # -- implemented by each kind
@@ -91,6 +94,12 @@ class Adapter(ABC):
         """Cast the parameters to this dtype."""
         for parameter, _ in self.parameters():
             parameter.data = parameter.data.to(dtype)
+
+    def cast(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """A parameter in this dtype, differentiable."""
+        from core.networks.casts import cast_weight
+
+        return cast_weight(weight, dtype, self.casts)
 
     def enters(self, x: Tensor) -> Tensor:
         """The input that the module and the adapters below get for the input x."""

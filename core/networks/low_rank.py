@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
+
+if TYPE_CHECKING:
+    from core.networks.casts import CastCache
 
 
 class LinearWithLowRank(torch.autograd.Function):
@@ -17,10 +21,17 @@ class LinearWithLowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, strength: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        strength: float,
+        casts: CastCache | None,
     ) -> Tensor:
         ctx.strength, ctx.master_type = strength, down.dtype
-        down, up = down.to(x.dtype), up.to(x.dtype)
+        down, up = _read(down, x.dtype, casts), _read(up, x.dtype, casts)
         y = linear(x, weight, bias)
         hidden = x.reshape(-1, x.shape[-1]) @ down.t()
         y.view(-1, y.shape[-1]).addmm_(hidden, up.t(), alpha=strength)
@@ -32,20 +43,22 @@ class LinearWithLowRank(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, weight, down, up = ctx.saved_tensors
-        need_x, _, _, need_down, need_up, _ = ctx.needs_input_grad
+        need_x, _, _, need_down, need_up, *_ = ctx.needs_input_grad
         grad, rows = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]) if need_down else None
         grad_down, grad_up, grad_hidden = _factor_gradients(ctx, grad, rows, hidden, up, need_x, need_down, need_up)
         grad_x = (grad @ weight).addmm_(grad_hidden, down).view(ctx.shape) if need_x else None
-        return grad_x, None, None, grad_down, grad_up, None
+        return grad_x, None, None, grad_down, grad_up, None, None
 
 
 class AddLowRankOverChannels(torch.autograd.Function):
     """The same for every position of an image: y [B, out, H, W] and x [B, in, H, W], channels_last."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float) -> Tensor:
+    def forward(
+        ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float, casts: CastCache | None
+    ) -> Tensor:
         ctx.strength, ctx.master_type = strength, down.dtype
-        down, up = down.flatten(1).to(y.dtype), up.flatten(1).to(y.dtype)
+        down, up = _read(down, y.dtype, casts).flatten(1), _read(up, y.dtype, casts).flatten(1)
         hidden = _rows(x) @ down.t()
         batch, channels, height, width = y.shape
         # y is kept: limiting a change to a region subtracts it from the sum
@@ -58,7 +71,7 @@ class AddLowRankOverChannels(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, down, up = ctx.saved_tensors
-        _, need_x, need_down, need_up, _ = ctx.needs_input_grad
+        _, need_x, need_down, need_up, *_ = ctx.needs_input_grad
         rows = _rows(x) if need_down else None
         grad_down, grad_up, grad_hidden = _factor_gradients(
             ctx, _rows(grad), rows, hidden, up, need_x, need_down, need_up
@@ -71,7 +84,16 @@ class AddLowRankOverChannels(torch.autograd.Function):
             grad_down = grad_down[:, :, None, None]
         if grad_up is not None:
             grad_up = grad_up[:, :, None, None]
-        return grad, grad_x, grad_down, grad_up, None
+        return grad, grad_x, grad_down, grad_up, None, None
+
+
+def _read(weight: Tensor, dtype: torch.dtype, casts: CastCache | None) -> Tensor:
+    return weight.to(dtype) if casts is None else casts.read(weight, dtype)
+
+
+def _scaled(values: Tensor, strength: float) -> Tensor:
+    """`values` times the strength, in place."""
+    return values if strength == 1.0 else values.mul_(strength)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -90,8 +112,21 @@ def _factor_gradients(
     need_up: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Gradients of down [rank, in] and up [out, rank] in the masters' dtype, and of hidden [rows, rank] (or empty)."""
-    grad_up = (grad.t() @ hidden).to(ctx.master_type).mul_(ctx.strength) if need_up else None
-    if not (need_x or need_down):
-        return None, grad_up, hidden.new_empty(0)
-    grad_hidden = (grad @ up).mul_(ctx.strength)
-    return (grad_hidden.t() @ rows).to(ctx.master_type) if rows is not None else None, grad_up, grad_hidden
+    grad_hidden = _scaled(grad @ up, ctx.strength) if need_x or need_down else hidden.new_empty(0)
+    products = [(grad, hidden)] if need_up else []
+    products += [(grad_hidden, rows)] if rows is not None else []
+    gradients = _products(products, ctx.master_type)
+    grad_up = _scaled(gradients.pop(0), ctx.strength) if need_up else None
+    return gradients.pop() if gradients else None, grad_up, grad_hidden
+
+
+def _products(pairs: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype) -> list[Tensor]:
+    """left^T right of each pair in this dtype; several are parts of one tensor, so that one cast is enough."""
+    if len(pairs) < 2 or pairs[0][0].dtype == dtype:
+        return [(left.t() @ right).to(dtype) for left, right in pairs]
+    shapes = [(left.shape[1], right.shape[1]) for left, right in pairs]
+    sizes = [rows * columns for rows, columns in shapes]
+    flat = pairs[0][0].new_empty(sum(sizes))
+    for (left, right), part, shape in zip(pairs, flat.split(sizes), shapes, strict=True):
+        torch.mm(left.t(), right, out=part.view(shape))
+    return [part.view(shape) for part, shape in zip(flat.to(dtype).split(sizes), shapes, strict=True)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from core.families.targets import Target, is_norm
 from core.formats.lora.names import group_by_module, kohya_name, layer_name, module_path
 from core.networks.adapter import STACK, Adapter, adapt, as_weight, forward_with_adapters, restore
+from core.networks.casts import CastCache
 from core.networks.dropout import Dropout
 from core.networks.fp8 import base_weight, set_weight
 from core.networks.kinds import kind_named, kind_of_keys
@@ -37,9 +38,10 @@ class Network:
         self.unmatched = tuple(unmatched)  # module names in its file that this model does not have
         self.attached = False
         self.needs_base_weight = needs_base_weight  # whether one of its kinds reads the layers' weights
-        self.dropout = dropout
+        self.dropout, self._casts = dropout, CastCache()
+        self._in_modules = False
         for adapter in self.adapters.values():
-            adapter.dropout = dropout
+            adapter.dropout, adapter.casts = dropout, self._casts
 
     # -- creation
 
@@ -167,13 +169,16 @@ class Network:
     # -- the current step
 
     def show(self, step: int, micro_batch: int, images: Sequence[object]) -> None:
-        """Train the adapters on these images, in the batch's order, with dropout, until `hide`."""
+        """Train the adapters on these images, in the batch's order, with dropout, until `hide`; no weight changes before."""
+        if not self._in_modules:
+            self._casts.open()
         for adapter in self.adapters.values():
             adapter.moment = step, micro_batch
         if self.dropout is not None:
             self.dropout.show(step, micro_batch, images, self.parameters()[0].device)
 
     def hide(self) -> None:
+        self._casts.close()
         for adapter in self.adapters.values():
             adapter.moment = None
         if self.dropout is not None:
@@ -191,7 +196,9 @@ class Network:
         self.attached = True
 
     def lay_in_modules(self) -> None:
-        """Register the weights as parameters of the modules they change, for code that gathers a module's weights."""
+        """Register the weights as parameters of the modules they change, for code that gathers a module's weights and frees
+        them after it."""
+        self._in_modules = True
         for adapter in self.adapters.values():
             number = len(adapter.module.__dict__[STACK])
             for index, (parameter, _) in enumerate(adapter.parameters()):

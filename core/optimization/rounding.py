@@ -93,14 +93,11 @@ class WideStep:
         on_cpu = withheld is not None and withheld.device.type == "cpu"  # where reading it costs no sync
         weights = [weight for weight in _weights(groups) if weight.grad is not None]
         before = [weight.data for weight in weights]
-        for weight in weights:
-            if weight.dtype in NARROW:
-                gradient = weight.grad
-                weight.grad = None
-                weight.data = weight.data.float()
-                weight.grad = None if gradient is None else gradient.float()
-            elif withheld is not None:
-                weight.data = weight.data.clone()
+        _widen([weight for weight in weights if weight.dtype in NARROW])
+        if withheld is not None:
+            for weight, old in zip(weights, before, strict=True):
+                if old.dtype not in NARROW:
+                    weight.data = old.clone()
         _step(self._optimizer, self._plain, groups)
         for weight, old in zip(weights, before, strict=True):
             weight.grad = None
@@ -123,6 +120,19 @@ class WideStep:
             return None
         step = self._optimizer.param_groups[0][STEP]
         return draws(address(self._seed, "rounding", step, self._index[weight]), weight.device)
+
+
+def _widen(weights: Sequence[Any]) -> None:
+    """Put 16-bit weights and their gradients into fp32: two operations on a GPU, not two for each."""
+    if not weights:
+        return
+    narrow = [weight.data for weight in weights], [weight.grad for weight in weights]
+    wide = [[torch.empty_like(tensor, dtype=torch.float32) for tensor in tensors] for tensors in narrow]
+    for new, old in zip(wide, narrow, strict=True):
+        torch._foreach_copy_(new, old)
+    for weight, values, gradient in zip(weights, *wide, strict=True):
+        weight.grad = None
+        weight.data, weight.grad = values, gradient
 
 
 def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -119,7 +119,7 @@ class MemorySettings(Settings):
     allow_tf32: bool = kohya_setting(
         False,
         title="Allow TF32",
-        help="Computes fp32 matrix products in TF32 (10-bit mantissa) on NVIDIA GPUs since Ampere (2020). No effect in bf16 and fp16.",
+        help="Computes fp32 matrix products in TF32 (10-bit mantissa) on NVIDIA GPUs since Ampere (2020). In bf16 and fp16 only an fp32 VAE uses it.",
         costs="fp32 training is several times faster and less accurate.",
     )
     vae_precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(

@@ -1,8 +1,8 @@
 """Trainings on the card that computes nothing: `python -m tests.card.runs CASES.json`.
 
 CASES is {"outputs": folder, "cases": {name: a job}}. Prints for each case what was found, as a line of JSON: {"name",
-"building": bytes at most before the first step, "peak": in each step, "held": after each, "waits": lists, one for each step}
-or {"name", "error"}.
+"building": bytes at most before the first step, "peak": in each step, "held": after each, "waits": lists, "operations": counts
+by group, one for each step} or {"name", "error"}.
 """
 
 import json
@@ -25,6 +25,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
+from tests.card.operations import Operations
 from tests.card.watched import card
 
 
@@ -52,18 +53,22 @@ def steps_on_the_card(workspace, job):
     from core.training.loop.update import optimizer_update
 
     fill_caches(job, context(workspace, job, "cpu"))
-    found = {"waits": [], "peak": [], "held": []}
-    with card() as watched:
+    found = {"waits": [], "peak": [], "held": [], "operations": []}
+    operations = Operations()
+    with card(listener=operations) as watched:
         training = build_training(job, context(workspace, job, "cuda"))
         run = training.run
+        operations.begin(training.inputs.method)
         found["building"] = watched.peak
         for _ in range(job.schedule.max_train_steps):
             watched.waits.clear()
+            operations.counts.clear()
             watched.peak = watched.now
             optimizer_update(run)
             run.state.step += 1
             found["waits"].append(list(watched.waits))
             found["peak"].append(watched.peak)
+            found["operations"].append(dict(operations.counts))
             found["held"].append(watched.now)
         training.release()
     return found

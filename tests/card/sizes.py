@@ -120,7 +120,15 @@ def attention(q, k, v, *_, **__):
 
 
 def count(folder: Path, name: str) -> dict:
-    family_name, pixels, groups = CASES[name]
+    found, plan = steps_and_plan(folder, *CASES[name], with_plan=True)
+    sizes = {"while it is built": found["building"], "in a step": max(found["peak"]), "forecast": plan.total}
+    return {name: f"{size / 2**30:.2f} GB" for name, size in sizes.items()} | {"waits": len(found["waits"][-1])}
+
+
+def steps_and_plan(
+    folder: Path, family_name: str, pixels: int, groups: dict, attention=attention, *, with_plan: bool = False
+):
+    """What `steps_on_the_card` found of a job, and its memory plan or None. attention: in place of torch's"""
     images = folder / f"images{pixels}"
     images.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (pixels, pixels), (90, 120, 150)).save(images / "one.png")
@@ -151,12 +159,11 @@ def count(folder: Path, name: str) -> dict:
         patch.start()
     try:
         found = steps_on_the_card(workspace, job)
-        plan = memory_plan(job, facts_of(job, workspace, "cuda"))
+        plan = memory_plan(job, facts_of(job, workspace, "cuda")) if with_plan else None
     finally:
         for patch in patches:
             patch.stop()
-    sizes = {"while it is built": found["building"], "in a step": max(found["peak"]), "forecast": plan.total}
-    return {name: f"{size / 2**30:.2f} GB" for name, size in sizes.items()} | {"waits": len(found["waits"][-1])}
+    return found, plan
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from unittest import mock
 
 import bitsandbytes  # noqa: F401  while there is no card: it would look for its kernels
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.optim import optimizer as optimizers
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -20,10 +22,12 @@ class Watched(TorchDispatchMode):
     """Counts what lies on the card, and notes what makes the host wait for it.
 
     waits   what and where, since they were last cleared       now, peak   bytes
+    listener   called with each operation, its arguments and its result
     """
 
-    def __init__(self):
+    def __init__(self, listener=None):
         super().__init__()
+        self._listener = listener
         self.now = self.peak = 0
         self.waits = []
         self._bytes = {}
@@ -42,6 +46,8 @@ class Watched(TorchDispatchMode):
         if packet is aten._local_scalar_dense and args[0].device.type == "cuda":
             return 0.0 if args[0].is_floating_point() else False if args[0].dtype == torch.bool else 0
         made = func(*args, **kwargs)
+        if self._listener is not None:
+            self._listener(func, args, kwargs, made)
         for thing in tree_iter(made):
             if getattr(thing, "constant", None) is not None:
                 thing.constant = None  # torch would compute with a number it knows, on the card
@@ -135,11 +141,11 @@ def _to(module, *where, **more):
 
 
 @contextmanager
-def card(gigabytes=24, capability=(8, 9)):
+def card(gigabytes=24, capability=(8, 9), listener=None):
     """Inside, "cuda" is a device of this size and of a generation that has bf16; weights are read without content."""
     from core.families import loading
 
-    watched, total = Watched(), gigabytes << 30
+    watched, total = Watched(listener), gigabytes << 30
     answers = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
@@ -158,6 +164,9 @@ def card(gigabytes=24, capability=(8, 9)):
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         for name, answer in answers.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, answer))
+        for module in (optimizers, _foreach_utils):  # torch takes all weights at once if they are of these classes
+            classes = [*module._foreach_supported_types, FakeTensor]
+            stack.enter_context(mock.patch.object(module, "_foreach_supported_types", classes))
         stack.enter_context(mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
         stack.enter_context(mock.patch.object(loading, "ThreadPoolExecutor", _AtOnce))
         stack.enter_context(mock.patch.object(torch.nn.Module, "to", _to))

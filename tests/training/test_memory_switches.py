@@ -136,6 +136,9 @@ def test_switches_without_effect_say_why(make_job):
     assert {"memory.checkpoint_blocks", "memory.fp8_base_unet"} <= found.keys()
     assert "memory.lowram" not in found  # says where the model is made narrow
     assert "memory.lowram" in ineffective(make_job())
+    assert "memory.allow_tf32" not in ineffective(make_job(memory={"mixed_precision": "bf16"}))  # the VAE is in fp32
+    narrow = {"mixed_precision": "bf16", "vae_precision": "bf16"}
+    assert "memory.allow_tf32" in ineffective(make_job(memory=narrow))
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from workshop import gpu_day
-from workshop.bench.options import OPTIONS, measure_options
+from workshop.bench.options import CONTEXTS, OPTIONS, measure_options
 from workshop.gpu_day import HARDWARE, PARTS, Part, run_day, section, with_section
 
 MACHINE = {"device": "NVIDIA H100, 80 GB", "torch": "2.11"}
@@ -55,7 +55,8 @@ def test_numbers_stand_in_the_guide_and_replace_those_of_the_same_gpu(tmp_path):
 
 @pytest.mark.slow
 def test_each_option_trains_or_says_why_not(tmp_path, monkeypatch):
-    quick = {name: OPTIONS[name] for name in ("bf16, gradient checkpointing, AdamW", "no gradient checkpointing")}
+    names = ("bf16, gradient checkpointing, AdamW", "no gradient checkpointing", *CONTEXTS)
+    quick = {name: OPTIONS[name] for name in names}
     wrong = {"no such optimizer": {"optimizer": {"optimizer_type": "nowhere.Nothing"}}}
     monkeypatch.setattr("workshop.bench.options.OPTIONS", quick | wrong)
     found = measure_options(tmp_path, "cpu", "starter_lora", print)["options"]

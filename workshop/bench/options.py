@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from core.machine_check import workload
 from core.machine_check.gpu import planned
@@ -29,8 +31,48 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what each changes in BASE
     "8-bit AdamW": {"optimizer": {"optimizer_type": "AdamW8bit"}},
     "AdamW with foreach in place of fused": {"optimizer": {"optimizer_args": {"foreach": True}}},
     "base model in fp8": {"memory": {"fp8_base": True}},
+    "U-Net in channels_last layout": {},
+    "cuDNN benchmark": {},
     "torch.compile": {"memory": {"torch_compile": True, "gradient_checkpointing": False}},
     "torch.compile, gradient checkpointing": {"memory": {"torch_compile": True}},
+}
+
+
+@contextmanager
+def _channels_last() -> Iterator[None]:
+    """The U-Net's convolutions in channels_last layout on a GPU too; on a CPU they are always."""
+    import torch
+
+    from core.training.building.models import Models
+
+    load = Models.load
+
+    def load_in_channels_last(models: Models) -> Any:
+        components = load(models)
+        components.denoiser.to(memory_format=torch.channels_last)
+        return components
+
+    with mock.patch.object(Models, "load", load_in_channels_last):
+        yield
+
+
+@contextmanager
+def _cudnn_benchmark() -> Iterator[None]:
+    """cuDNN tries its algorithms at each new shape. No setting: two runs may then differ."""
+    import torch
+
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+# What no setting changes.
+CONTEXTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "U-Net in channels_last layout": _channels_last,
+    "cuDNN benchmark": _cudnn_benchmark,
 }
 
 
@@ -46,7 +88,8 @@ def measure_options(folder: Path, device: str, case: str, say: Callable[[str], N
         say(f"{what}: {name}")
         values = merge(base, change)
         try:
-            trained = train(values, place, warm_up=WARM_UP)
+            with CONTEXTS.get(name, nullcontext)():
+                trained = train(values, place, warm_up=WARM_UP)
             numbers = {key: value for key, value in asdict(trained).items() if key != "losses"}
             found[name] = numbers | {"forecast_bytes": planned(place, values)}
         except Exception as error:

@@ -23,6 +23,7 @@ from workshop.bench.formats import format_rows, measure_formats
 from workshop.bench.generate import generate_rows, measure_generate
 from workshop.bench.lists import list_rows, measure_lists
 from workshop.bench.measure import measure_page, measure_training
+from workshop.bench.operations import measure_operations, operation_rows
 from workshop.bench.options import JOBS, measure_options, option_rows
 from workshop.bench.start import measure_start, start_rows
 from workshop.bench.tagger import measure_tagger, tagger_rows
@@ -41,6 +42,7 @@ PARTS = (
     "generate",
     "tools",
     "formats",
+    "operations",
 )
 CASE = "baseline:"  # before the name of a single case
 OPTIONS = "options:"  # before the name of a job that trains with each option
@@ -73,6 +75,8 @@ def run_bench(
         return result | {"lists": measure_lists(quick, say)}
     if only == "formats":  # 21 GB on the disk for a while: only on request
         return result | {"formats": measure_formats(folder, quick, say)}
+    if only == "operations":
+        return result | {"operations": measure_operations(folder, quick, say)}
     if only == "generate":
         return result | {"generate": measure_generate(folder, device, quick, say)}
     if only == "tools":  # 21 GB on the disk for a while: only on request
@@ -208,6 +212,8 @@ def table(result: dict[str, Any]) -> str:
         rows += tool_rows(tools)
     if datasets := result.get("datasets"):
         rows += dataset_rows(datasets)
+    if operations := result.get("operations"):
+        rows += operation_rows(operations)
     if lists := result.get("lists"):
         rows += list_rows(lists)
     if captions := result.get("captions"):

@@ -60,7 +60,7 @@ class DoraAdapter(Adapter):
         return x * (1 + self.multiplier * (self._scale(x) - 1))
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        self.inner.dropout, scale = self.dropout, self._scale(y)
+        self.inner.dropout, self.inner.casts, scale = self.dropout, self.casts, self._scale(y)
         if not self.per_output:
             change = self.inner.add_to(torch.zeros_like(y), x.to(y.dtype) * scale)
             return torch.add(y, change, alpha=self.multiplier)

@@ -61,18 +61,20 @@ class GloraAdapter(ScaledAdapter):
         return [(weight, "plain") for weight in self.weights.values()]
 
     def enters(self, x: Tensor) -> Tensor:
+        first, second = (self.cast(self.weights[key], x.dtype) for key in (A2, A1))
         if not isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.thinned(hidden_linear(x, self.weights[A2]), f"{self.name}.{A2}")
-            return torch.add(x, up_linear(hidden, self.weights[A1]), alpha=self.strength * factor)
-        hidden, factor = self.thinned(up_conv(x, self.weights[A2]), f"{self.name}.{A2}")
-        return torch.add(x, up_conv(hidden, self.weights[A1]), alpha=self.strength * factor)
+            hidden, factor = self.thinned(hidden_linear(x, first), f"{self.name}.{A2}")
+            return torch.add(x, up_linear(hidden, second), alpha=self.strength * factor)
+        hidden, factor = self.thinned(up_conv(x, first), f"{self.name}.{A2}")
+        return torch.add(x, up_conv(hidden, second), alpha=self.strength * factor)
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        first, second = (self.cast(self.weights[key], y.dtype) for key in (B2, B1))
         if not isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.thinned(hidden_linear(x.to(y.dtype), self.weights[B2]), f"{self.name}.{B2}")
-            return torch.add(y, up_linear(hidden, self.weights[B1]), alpha=self.strength * factor)
-        hidden, factor = self.thinned(hidden_conv(x.to(y.dtype), self.weights[B2], self.module), f"{self.name}.{B2}")
-        return torch.add(y, up_conv(hidden, self.weights[B1]), alpha=self.strength * factor)
+            hidden, factor = self.thinned(hidden_linear(x.to(y.dtype), first), f"{self.name}.{B2}")
+            return torch.add(y, up_linear(hidden, second), alpha=self.strength * factor)
+        hidden, factor = self.thinned(hidden_conv(x.to(y.dtype), first, self.module), f"{self.name}.{B2}")
+        return torch.add(y, up_conv(hidden, second), alpha=self.strength * factor)
 
     def merged(self, weight: Tensor) -> Tensor:
         a1, a2, b1, b2 = (self.weights[key].detach().float().flatten(1) for key in GLORA)

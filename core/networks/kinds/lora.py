@@ -5,8 +5,8 @@ too (LoRA-C3Lier, also called LoCon), in kohya's file format, which LoRA-FA and 
 
     y = W x + multiplier * scale * up(down(x)),   scale = alpha / rank; a missing alpha means alpha = r
 
-A convolution's down has the module's stride and padding. Both are cast to the dtype that the module computes in at each
-call.
+A convolution's down has the module's stride and padding. Both are cast to the dtype that the module computes in
+(core/networks/casts.py).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from core.settings.optimization.optimizer import LORA_PLUS
 
 if TYPE_CHECKING:
     from core.families.targets import Target
+    from core.networks.casts import CastCache
     from core.settings.job import TrainJob
 
 MODULE = "networks.lora"
@@ -75,7 +76,8 @@ class LoraAdapter(ScaledAdapter):
             return self._add_thinned(y, x.to(y.dtype))
         down, up = self._weights(y.dtype)
         if isinstance(self.module, nn.Conv2d):
-            return add_low_rank_conv(y, x.to(y.dtype), down, up, self.strength, self.module)
+            return add_low_rank_conv(y, x.to(y.dtype), down, up, self.strength, self.module, self.casts)
+        down, up = self.cast(down, y.dtype), self.cast(up, y.dtype)
         return add_low_rank_linear(y, x.to(y.dtype), down, up, self.strength)
 
     def _add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
@@ -83,6 +85,7 @@ class LoraAdapter(ScaledAdapter):
 
     def _thinned_by(self, y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """With dropout between down and up: down -> elements -> ranks -> up."""
+        down, up = self.cast(down, x.dtype), self.cast(up, x.dtype)
         if isinstance(self.module, nn.Conv2d):
             hidden, factor = self.thinned(hidden_conv(x, down, self.module), self.name)
             return torch.add(y, up_conv(hidden, up), alpha=self.strength * factor)
@@ -96,7 +99,7 @@ class LoraAdapter(ScaledAdapter):
             return None
         if x.dtype != module.weight.dtype:
             return None
-        return linear_with_low_rank(x, module, *self._weights(x.dtype), self.strength)
+        return linear_with_low_rank(x, module, *self._weights(x.dtype), self.strength, self.casts)
 
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The parameters in training; else a cached copy in `dtype`."""
@@ -141,8 +144,9 @@ class LoraAdapter(ScaledAdapter):
             self._up.copy_(up)
 
     def shorten(self, ratio: Tensor) -> None:
+        root = ratio.sqrt()
         for parameter, _ in self.parameters():
-            parameter.mul_(ratio.sqrt().to(parameter.dtype))
+            parameter.mul_(root.to(parameter.dtype))
 
     def norm(self) -> Tensor:
         """The root of the sum over (up^T up) * (down down^T), two small matrices, in float64: the product itself is as
@@ -172,7 +176,9 @@ def fit_shapes(down: Tensor, up: Tensor, module: nn.Module) -> tuple[Tensor, Ten
 # -- frozen modules plus `strength * up(down(x))`
 
 
-def linear_with_low_rank(x: Tensor, module: nn.Linear, down: Tensor, up: Tensor, strength: float) -> Tensor:
+def linear_with_low_rank(
+    x: Tensor, module: nn.Linear, down: Tensor, up: Tensor, strength: float, casts: CastCache | None = None
+) -> Tensor:
     """W x + b + strength * up(down(x)) for a frozen Linear.
 
     x    [..., in], of the weight's dtype       down    [rank, in], any floating dtype
@@ -182,7 +188,7 @@ def linear_with_low_rank(x: Tensor, module: nn.Linear, down: Tensor, up: Tensor,
         return add_low_rank_linear(nn.functional.linear(x, module.weight, module.bias), x, down, up, strength)
     from core.networks.low_rank import LinearWithLowRank
 
-    y: Tensor = LinearWithLowRank.apply(x, module.weight, module.bias, down, up, strength)
+    y: Tensor = LinearWithLowRank.apply(x, module.weight, module.bias, down, up, strength, casts)
     return y
 
 
@@ -191,7 +197,15 @@ def add_low_rank_linear(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength
     return torch.add(y, up_linear(hidden_linear(x, down), up), alpha=strength)
 
 
-def add_low_rank_conv(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float, conv: nn.Conv2d) -> Tensor:
+def add_low_rank_conv(
+    y: Tensor,
+    x: Tensor,
+    down: Tensor,
+    up: Tensor,
+    strength: float,
+    conv: nn.Conv2d,
+    casts: CastCache | None = None,
+) -> Tensor:
     """y + strength * up(down(x)): down is a convolution of `conv`'s stride, padding and dilation, up a 1x1 one."""
     compiling = torch.compiler.is_compiling()
     if (
@@ -201,8 +215,11 @@ def add_low_rank_conv(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: 
     ):
         from core.networks.low_rank import AddLowRankOverChannels
 
-        sum_: Tensor = AddLowRankOverChannels.apply(y, x, down, up, strength)
+        sum_: Tensor = AddLowRankOverChannels.apply(y, x, down, up, strength, casts)
         return sum_
+    from core.networks.casts import cast_weight
+
+    down, up = cast_weight(down, x.dtype, casts), cast_weight(up, x.dtype, casts)
     return torch.add(y, up_conv(hidden_conv(x, down, conv), up), alpha=strength)
 
 

@@ -250,7 +250,10 @@ class ProductAdapter(ScaledAdapter):
     def _factors(self, dtype: torch.dtype) -> Factors:
         # Detached without gradients: matmul would sum parameters in another order, and samples differ from Generate's.
         trains = torch.is_grad_enabled()
-        weights = {key: (weight if trains else weight.detach()).to(dtype) for key, weight in self.weights.items()}
+        weights = {
+            key: self.cast(weight, dtype) if trains else weight.detach().to(dtype)
+            for key, weight in self.weights.items()
+        }
         return self.product.with_scalar(weights)
 
     def delta(self) -> Tensor:

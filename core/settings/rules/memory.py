@@ -61,7 +61,7 @@ def _of_a_unet(job: TrainJob) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     memory = job.memory
-    if memory.mixed_precision in ("bf16", "fp16"):
-        yield "memory.allow_tf32", "ignored: the model computes in 16 bits"
+    if {memory.mixed_precision, memory.vae_precision} <= {"bf16", "fp16"}:
+        yield "memory.allow_tf32", "ignored: the model and the VAE compute in 16 bits"
     if not memory.narrow_unet and not job.samples.sample_prompts and not job.samples.sample_prompts_file:
         yield "memory.lowram", "ignored: there are no samples to keep the VAE for"
