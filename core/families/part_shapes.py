@@ -21,6 +21,7 @@ from core.formats.models.checkpoint import Part
 from core.formats.models.part_config import check_config
 from core.formats.models.part_kinds import PartKind, kind_of, part_title
 from core.record.problems import Problem, ProblemsError
+from core.record.units import first_of
 
 SHOWN_KEYS = 5
 
@@ -126,8 +127,7 @@ def _shapes_problem(lines: list[str], part: Part, title: str) -> Problem:
 
 
 def _some(texts: list[str], mark: str) -> str:
-    more = f" and {len(texts) - SHOWN_KEYS} more" if len(texts) > SHOWN_KEYS else ""
-    return mark.join(texts[:SHOWN_KEYS]) + more
+    return first_of(texts, SHOWN_KEYS, mark)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -12,6 +12,7 @@ from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.networks.adapter_file import LoraFile, load_finite, lora_outline
 from core.record.problems import Problem, ProblemsError
+from core.record.units import first_of
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
@@ -112,9 +113,8 @@ def unmatched_problems(network: Network, path: Path) -> list[Problem]:
     unmatched = sorted(network.unmatched)
     if not unmatched:
         return []
-    more = f" and {len(unmatched) - SHOWN_MODULES} more" if len(unmatched) > SHOWN_MODULES else ""
     what = f"{len(unmatched)} of {len(unmatched) + len(network.adapters)} layers of the LoRA {path.name} "
-    what += f"match no layer of this model and have no effect: {', '.join(unmatched[:SHOWN_MODULES])}{more}"
+    what += f"match no layer of this model and have no effect: {first_of(unmatched, SHOWN_MODULES)}"
     fix = "use it with a model like the one it was trained on"
     return [Problem(what, display_path(path), fix, "advice", code="lora.unmatched-layers")]
 

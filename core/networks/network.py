@@ -20,6 +20,7 @@ from core.networks.layer_sizes import part_of
 from core.networks.norm_adapter import NormAdapter
 from core.networks.sizes import SizeOf, refuse_unfit, sized_layers
 from core.record.problems import ProblemsError
+from core.record.units import first_of
 from core.settings.base import Settings
 from core.settings.network import NetworkSettings
 
@@ -133,8 +134,7 @@ class Network:
             reason = adapter.misfit(layer) if layer is not None else "is missing"
             wrong += [f"{name} {reason}"] if reason else []
         if wrong:
-            listed = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-            what = f"{len(wrong)} modules of the LoRA differ from the trained network: {listed}"
+            what = f"{len(wrong)} modules of the LoRA differ from the trained network: {first_of(wrong, 5, '; ')}"
             fix = "use the network settings it was trained with"
             raise ProblemsError.one(what, "the LoRA's weights", fix, "network.other-modules")
         for name, adapter in self.adapters.items():

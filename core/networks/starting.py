@@ -16,6 +16,7 @@ from core.networks.network import Network, named_as
 from core.networks.norm_adapter import NormAdapter
 from core.networks.sizes import has_large_kernel, sizes_by_file
 from core.record.problems import Problem, ProblemsError
+from core.record.units import first_of
 from core.settings.base import Settings
 from core.settings.network import NetworkSettings
 
@@ -189,4 +190,4 @@ def _about_others(keys: Sequence[str]) -> list[Problem]:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return first_of(names, SHOWN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -10,6 +11,12 @@ def count(number: int, noun: str, plural: str = "") -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number:,} {plural or (noun[:-1] + 'ies' if noun.endswith('ry') else noun + 's')}"
+
+
+def first_of(texts: Sequence[str], most: int, mark: str = ", ") -> str:
+    """The first texts joined, and how many are left out: a, b and 3 more."""
+    rest = len(texts) - most
+    return mark.join(texts[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def with_article(words: str) -> str:

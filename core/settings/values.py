@@ -13,7 +13,7 @@ from typing import Any
 
 from core.record.bounded_json import json_or_none, parse_json
 from core.record.problems import ProblemsError
-from core.record.units import count, number_text, period_words
+from core.record.units import count, first_of, number_text, period_words
 from core.settings.base import Declared, Settings, every
 from core.settings.check import allowed
 from core.settings.dataset.dataset import Source
@@ -318,5 +318,4 @@ def _what_differs(settings: Settings, group: str) -> str:
         for entry in entries
         if (value := getattr(settings, entry.name)) != entry.default
     ]
-    more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
-    return ", ".join(changed[:2]) + more if changed else "defaults"
+    return first_of(changed, 2) or "defaults"

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError
-from core.record.units import count, size_words
+from core.record.units import count, first_of, size_words
 from core.record.workspace import display_path
 from core.settings.base import every
 from core.settings.dataset.concepts import concepts_of
@@ -140,14 +140,12 @@ def hints(job: TrainJob) -> dict[str, str]:
     entry = find(job.optimizer.optimizer_type)
     if entry is not None and entry.arguments:
         names = list(entry.arguments.values())
-        more = f" and {len(names) - MOST_ARGUMENTS} more" if len(names) > MOST_ARGUMENTS else ""
-        words = ", ".join(_argument(each) for each in names[:MOST_ARGUMENTS])
-        texts["optimizer.optimizer_args"] = f"{entry.name} takes {words}{more}."
+        words = first_of([_argument(each) for each in names], MOST_ARGUMENTS)
+        texts["optimizer.optimizer_args"] = f"{entry.name} takes {words}."
     if chosen := [printable(display_path(each.folder)) for each in job.dataset.sources if each.enabled]:
-        more = f" and {len(chosen) - MOST_FOLDERS} more" if len(chosen) > MOST_FOLDERS else ""
         also = "Also trains" if job.dataset.folder else "Trains"
-        listed = ", ".join(chosen[:MOST_FOLDERS]) + more
-        texts["dataset.folder"] = f"{also} on {count(len(chosen), 'folder')} of the Dataset tab: {listed}."
+        folders = first_of(chosen, MOST_FOLDERS)
+        texts["dataset.folder"] = f"{also} on {count(len(chosen), 'folder')} of the Dataset tab: {folders}."
     if sentence := scale_sentence(job, job.memory.num_processes):
         texts["optimizer.scale_lr"] = f"{sentence}."
     return texts

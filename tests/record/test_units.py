@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.record.units import clock, count, memory_words, progress_words, size_words
+from core.record.units import clock, count, first_of, memory_words, progress_words, size_words
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,9 @@ def test_progress_counts_things_and_says_bytes_in_words():
     assert progress_words(3, 0) == progress_words(3, 0, of_bytes=True) == ""
     assert progress_words(3, 20) == " 3/20"
     assert progress_words(640, 2_132_470_614, of_bytes=True) == " 640 bytes of 2.1 GB"
+
+
+def test_the_first_of_many_are_named_and_the_others_counted():
+    names = [f"n{number}" for number in range(1002)]
+    assert (first_of([], 2), first_of(names[:2], 2)) == ("", "n0, n1")
+    assert first_of(names[:3], 2) == "n0, n1 and 1 more" and first_of(names, 2, "; ") == "n0; n1 and 1,000 more"

@@ -26,6 +26,7 @@ from core.record.atomic import open_atomic
 from core.record.bounded_zip import DAMAGED, open_zip, read_member
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
+from core.record.units import first_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,8 +103,7 @@ class NpzCaches:
 
 def shortened(names: Sequence[str], between: str = ", ") -> str:
     """The first SHOWN names, and the number of the rest."""
-    more = f"{between}and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return between.join(names[:SHOWN]) + more
+    return first_of(names, SHOWN, between)
 
 
 def _stem(placed: Placed) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from core.dataset.doctor.finding import ExaminedImage, Finding, joined_groups, one_by_one
+from core.record.units import first_of
 
 SIMILAR = 0.9  # Jaccard similarity of the words: one word of twenty differs
 SIMILAR_FROM_WORDS = 8  # shorter captions share nine in ten words only when they are the same
@@ -156,8 +157,7 @@ def _mean_words(pieces: Sequence[str]) -> float:
 
 
 def _some(tags: Sequence[str]) -> str:
-    more = len(tags) - NAMED_TAGS
-    return ", ".join(tags[:NAMED_TAGS]) + (f" and {more} more" if more > 0 else "")
+    return first_of(tags, NAMED_TAGS)
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.dataset.sources.files import printable
 from core.record.problems import Problem
-from core.record.units import count
+from core.record.units import count, first_of
 
 PLACEHOLDER = re.compile(r"\{(n|is|has|do|names)\}")
 
@@ -102,8 +102,7 @@ def names_of(images: Sequence[ImageInfo]) -> str:
 
 def listed(names: Sequence[str], most: int = 5) -> str:
     """ "a, b and 12 more"."""
-    text = ", ".join(printable(name) for name in names[:most])
-    return text + (f" and {len(names) - most} more" if len(names) > most else "")
+    return first_of([printable(name) for name in names], most)
 
 
 def about(

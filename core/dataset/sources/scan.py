@@ -20,7 +20,7 @@ from core.dataset.sources.memo import Memo
 from core.dataset.sources.walk import walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
-from core.record.units import count
+from core.record.units import count, first_of
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.concepts import Concept
 from core.settings.dataset.concepts import concepts as concepts_in
@@ -83,7 +83,7 @@ def recognize(folder: str | os.PathLike) -> str:
     if not named:
         inside = sum(found.folders for _, found, _ in plain)
         return f"{count(loose, 'image')} in " + ("one folder" if inside <= 1 else f"{inside} folders")
-    names = ", ".join(printable(root.path.name) for root, _, _ in named[:6]) + (", ..." if len(named) > 6 else "")
+    names = first_of([printable(root.path.name) for root, _, _ in named], 6)
     total = sum(number for _, _, number in named)
     text = f"{count(len(named), 'folder')} with repeats: {names} ({count(total, 'image')})"
     return text + (f", and {count(loose, 'image')} outside them" if loose else "")

@@ -18,6 +18,7 @@ from typing import TypeVar
 from core import extensions
 from core.formats.models import sd_keys
 from core.formats.models.text_keys import bare_name, full_name
+from core.record.units import first_of
 from core.settings.model import traits_of
 from core.settings.network import NETWORK_KINDS
 
@@ -263,7 +264,7 @@ def looks_like(keys: Iterable[str]) -> str:
     if near is None or not found & near.all_keys - {ALPHA}:
         return ""
     unknown = sorted(found - near.all_keys)
-    examples = ", ".join(unknown[:3]) + (" ..." if len(unknown) > 3 else "")
+    examples = first_of(unknown, 3)
     return (
         f"looks like {near.title} with unknown keys ({examples})"
         if unknown

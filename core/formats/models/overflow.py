@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from core.formats.tensors.writer import PRECISIONS
 from core.record.problems import Problem, ProblemsError
-from core.record.units import count
+from core.record.units import count, first_of
 
 if TYPE_CHECKING:
     import torch
@@ -92,5 +92,4 @@ def written_in_fp32(names: Sequence[str], dtype: torch.dtype | None, where: obje
 
 
 def shown(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return first_of(list(names), SHOWN)

@@ -24,6 +24,7 @@ from core.generation.model.sources import Hashes
 from core.generation.plan.stages import hires_sizes, stages_of
 from core.generation.plan.upscalers import UPSCALERS, upscaler_of
 from core.record.problems import Problem
+from core.record.units import first_of
 from core.settings.base import Settings, about_of
 from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import GenerateSettings
@@ -409,9 +410,8 @@ def _note_rest(reading: Reading) -> None:
     ]
     names += [name for name in reading.more if name not in names]
     if names:
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        named = ", ".join(name[:100] for name in names[:MOST_NAMED])
-        reading.note(f"Not available here, so the image may differ: {named}{more}", "not-read")
+        named = first_of([name[:100] for name in names], MOST_NAMED)
+        reading.note(f"Not available here, so the image may differ: {named}", "not-read")
 
 
 def _group(name: str) -> type[Settings]:

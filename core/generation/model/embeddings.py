@@ -23,6 +23,7 @@ from core.generation.model.store import ModelTextCache
 from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, encode_texts
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
+from core.record.units import first_of
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 
@@ -73,8 +74,7 @@ def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
     if not _parted(text)[0]:
         return [Embedding(token, embedding.path, token) for token in tokens]
     if embedding.name not in tokens:
-        examples = ", ".join(tokens[:5]) + (" ..." if len(tokens) > 5 else "")
-        what = f"{embedding.path.name} has no token '{embedding.name}', but {examples}"
+        what = f"{embedding.path.name} has no token '{embedding.name}', but {first_of(tokens, 5)}"
         raise ProblemsError.one(what, display_path(embedding.path), "use one of these names", "embedding.no-such-token")
     return [Embedding(embedding.name, embedding.path, embedding.name)]
 

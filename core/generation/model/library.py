@@ -27,6 +27,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.regular import open_regular, read_regular
 from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder
+from core.record.units import first_of
 from core.record.workspace import CAPTIONERS, PREPROCESSORS, PROJECT, Workspace, display_path, real_path, resolve_path
 
 SHOWN, COMPARED = 3, 1 << 20  # files listed of one name; bytes compared
@@ -283,7 +284,7 @@ def ambiguity_advice(kind: str, name: str, files: Sequence[Path]) -> list[Proble
     rest = [path for path in files[1:] if not _same(path, first)]
     if not rest:
         return []
-    examples = ", ".join(display_path(path) for path in rest[:SHOWN]) + (" ..." if len(rest) > SHOWN else "")
+    examples = first_of([display_path(path) for path in rest], SHOWN)
     what = (
         f"'{name}' is {display_path(first)}, the first of {len(rest) + 1} files of this name; there is also {examples}"
     )

@@ -29,7 +29,7 @@ from core.networks.misread import misread_problems
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, problems_at, raise_if_errors
 from core.record.regular import impossible_path
-from core.record.units import count, size_words
+from core.record.units import count, first_of, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.readers import PROGRAMS
 from core.settings.tools.model_files import ConvertLoraSettings
@@ -226,6 +226,5 @@ def _saved(
         save_diffusers(target, lora, dtype, fold_alpha=settings.names == "diffusers_folded")
     left = [name for name, place in zip(lora.left_out, lora.bias_norm, strict=True) if place not in kept]
     if left:
-        named = ", ".join(left[:3]) + (" ..." if len(left) > 3 else "")
-        lines.append(f"left out {count(len(left), 'tensor')} that these names have no place for: {named}")
+        lines.append(f"left out {count(len(left), 'tensor')} that these names have no place for: {first_of(left, 3)}")
     return [f"{source.name}: {line}" for line in lines]
