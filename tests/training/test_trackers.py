@@ -230,7 +230,7 @@ def test_a_word_is_logged_under_names_of_its_own(train):
     )
     training.start()
     names = set(read_board(training.folder.logs).Tags()["scalars"])
-    assert {"loss", "loss/epoch", "lr", "lr/d*lr"} <= names
+    assert {"loss", "loss/epoch", "lr", "lr/d*lr", "norm/weights"} <= names
     assert not names & {"loss/current", "loss/epoch_average", "lr/textencoder"}
 
 

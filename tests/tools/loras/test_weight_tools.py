@@ -140,6 +140,16 @@ def test_singular_values_are_those_of_the_whole_change_for_every_kind(tmp_path):
     assert again["kept"][:8] == pytest.approx(facts["kept"], abs=1e-4)
 
 
+def test_untrained_layers_have_no_singular_values(tmp_path):
+    path = low_rank(tmp_path / "fox.safetensors", **{f"{TEXT}.{UP}": torch.zeros(16, 8)})
+    assert use(name="singular_values", file=str(path))[0]["needed"].keys() == {LAYER, CONV}
+    nothing = {
+        f"{name}.{UP}": torch.zeros_like(load_lora(path).tensors[f"{name}.{UP}"]) for name in (LAYER, CONV, TEXT)
+    }
+    facts, lines = use(name="singular_values", file=str(low_rank(tmp_path / "new.safetensors", **nothing)))
+    assert facts == {"shown": []} and len(lines) == 1
+
+
 def test_cosine_and_difference_are_those_of_the_changes(tmp_path):
     one, other = low_rank(tmp_path / "a.safetensors"), low_rank(tmp_path / "b.safetensors", rank=4, seed=1)
     facts, lines = use(name="compare_loras", file=str(one), other=str(other), png=str(tmp_path / "map.png"))
