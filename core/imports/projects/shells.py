@@ -62,7 +62,8 @@ def read_script(
             "A line ends with spaces after its continuation mark, where a shell ends the command; the lines were joined."
         )
         text = _BROKEN_JOIN.sub(r"\1\n", text)
-    dialect: Shell = shell or SUFFIXES.get(suffix) or next((name for name, mark in _MARKS if mark.search(text)), "bash")
+    marked = (name for name, mark in _MARKS if mark.search(text))
+    dialect: Shell = shell or SUFFIXES.get(suffix) or next(marked, None) or "bash"
     cells = _CELL.findall(text) if dialect == "bash" else []
     text = "\n".join(cells) or (_PS_COMMENT.sub("", text) if dialect == "powershell" else text)
     known: dict[str, Value] = dict(variables or {})
