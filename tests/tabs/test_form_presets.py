@@ -179,7 +179,7 @@ def test_what_a_field_cannot_be_stays_in_it_while_others_change_together_and_pre
 
 def test_a_text_of_any_length_that_its_setting_takes_is_kept_whole_and_the_form_s_own_json_is_applied(desk):
     change(desk, prompt="a red fox, " * 200, steps="31")
-    text = json_text(desk.presets.filled(), "generate")
+    text = json_text(desk.presets.checked_job(), "generate")
     assert len(text) > 4000
     change(desk, steps="9")
     press(desk, "preset_json", value=text)

@@ -364,7 +364,7 @@ def test_stars_trash_and_undo(desk):
 
 
 def test_all_selected_images_are_rated_and_deleted_and_the_answer_names_them(desk, monkeypatch):
-    for most in ("MOST_TILES", "MOST_COPIED"):
+    for most in ("MAX_TILES", "MAX_COPIED"):
         monkeypatch.setattr(f"tabs.generate.gallery.{most}", 1)
     for number in range(3):
         draw(desk.page.workspace.images / "d" / f"{number}.png", seed=number)

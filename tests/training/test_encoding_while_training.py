@@ -56,7 +56,7 @@ def watched(monkeypatch, encoded):
     steps, update = [], loop.optimizer_update
 
     def noted(run):
-        shown = {placed.key for batch in run.plan.update(run.state.step)[1] for placed, _ in batch.items}
+        shown = {placed.key for batch in run.plan.step_batches(run.state.step)[1] for placed, _ in batch.items}
         update(run)
         steps.append(SimpleNamespace(shown=shown, encoded=len(encoded), vae=run.passes.components.vae))
 
