@@ -46,11 +46,16 @@ class Entry:
 
     @property
     def line(self) -> str:
-        """ "network_dim 32 -> network.rank", "lr_warmup 10: 10% of 1600 steps = 160 steps"."""
+        """ "network_dim 32 -> network.rank", "lr_warmup 10: 10% of 1600 steps = 160 steps", "dataset.enable_bucket = False
+        (enable_bucket is not given)"."""
         text = self.value if isinstance(self.value, str) else shorten(self.value)
         text = one_line(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
-        target = f" -> {', '.join(self.settings)}" if self.settings and self.kind in ("taken", "default") else ""
-        return f"{self.key} {text}".rstrip() + target + (f": {self.sentence}" if self.sentence else "")
+        settings = ", ".join(self.settings)
+        if settings and self.kind == "default":  # the value is the setting's: an option may be its opposite
+            line = f"{settings} = {text}" + (f" ({self.key} is not given)" if self.key != settings else "")
+        else:
+            line = f"{self.key} {text}".rstrip() + (f" -> {settings}" if settings and self.kind == "taken" else "")
+        return line + (f": {self.sentence}" if self.sentence else "")
 
 
 @dataclass
