@@ -38,6 +38,7 @@ def draw(outputs, capsys):
     return command
 
 
+@pytest.mark.slow
 def test_the_same_seeds_with_the_lora_are_nearer_to_the_style_by_far(outputs, draw):
     """To 0.40 and 0.48 of the distance in 40 steps."""
     style = [Image.open(path) for path in sorted(IMAGES.glob("*.png"))]

@@ -12,7 +12,7 @@ import pytest
 from tests.hostile.child import Reading, readings, readings_here
 from tests.hostile.families import FAMILIES
 
-FEW = dict.fromkeys(FAMILIES, 1) | {"safetensors": 3, "pickles": 3, "adapters": 3}
+FEW = dict.fromkeys(FAMILIES, 1) | {"safetensors": 2, "pickles": 2, "adapters": 2}
 # Read as checkpoints and model folders are, and a good one takes two seconds.
 FEW |= {"checkpoints in tools": 0, "weights of folders": 0}
 # A check of a training takes a second, and so does a whole model.

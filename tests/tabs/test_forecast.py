@@ -99,7 +99,7 @@ def test_nothing_else_changes_the_plan(page, kind):
     assert changed > 100 and plan(other) == plan(job)
 
 
-@pytest.mark.slow(but=("layers",))
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
