@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.models.diffusers_folder import write_part
-from core.formats.models.overflow import largest, not_finite, overflowing, refuse_not_finite, shown, written_in_fp32
+from core.formats.models.overflow import SHOWN, largest, not_finite, overflowing, refuse_not_finite, written_in_fp32
 from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
 from core.formats.tensors.writer import write_pickle, write_safetensors
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
+from core.record.units import first_of
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def fill(
             non_finite += [] if largest(value) < float("inf") else [name]
             weight.copy_(convert(name, value))
     if non_finite:
-        what = f"{path.name} contains NaN or infinite values, which make black images: {shown(non_finite)}"
+        what = f"{path.name} contains NaN or infinite values, which make black images: {first_of(non_finite, SHOWN)}"
         fix = "use another file; this one is damaged, or its training failed"
         raise ProblemsError.one(what, display_path(path), fix, "weights.not-finite")
 

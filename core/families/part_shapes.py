@@ -111,7 +111,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _keys_problem(verb: str, kind: str, keys: list[str], part: Part, title: str) -> Problem:
-    what = f"The {part_title(part.name)} {verb} {len(keys)} {kind}{'tensor' if len(keys) == 1 else 'tensors'}: {_some(keys, ', ')}"
+    what = f"The {part_title(part.name)} {verb} {len(keys)} {kind}{'tensor' if len(keys) == 1 else 'tensors'}: {first_of(keys, SHOWN_KEYS)}"
     fix = f"choose another file: this one is incomplete or not a plain {title} model"
     return Problem(what, str(part.source), fix, code="model.other-tensors")
 
@@ -122,12 +122,8 @@ def _shapes_problem(lines: list[str], part: Part, title: str) -> Problem:
         if part.config is None
         else "download the folder again: its config.json and its weights are of different models"
     )
-    what = f"The {part_title(part.name)} has tensors of other sizes: {_some(lines, '; ')}"
+    what = f"The {part_title(part.name)} has tensors of other sizes: {first_of(lines, SHOWN_KEYS, '; ')}"
     return Problem(what, str(part.source), fix, code="model.other-sizes")
-
-
-def _some(texts: list[str], mark: str) -> str:
-    return first_of(texts, SHOWN_KEYS, mark)
 
 
 def _size(shape: tuple[int, ...]) -> str:

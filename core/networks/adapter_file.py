@@ -37,13 +37,13 @@ from core.formats.lora.names import (
     to_kohya_key,
 )
 from core.formats.models.overflow import (
+    SHOWN,
     beyond,
     largest,
     not_finite,
     not_finite_names,
     overflowing,
     refuse_not_finite,
-    shown,
     written_in_fp32,
 )
 from core.formats.models.text_keys import bare_name
@@ -63,6 +63,7 @@ from core.networks.kinds import NetworkKind, is_number, kind_of_keys, kinds
 from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
+from core.record.units import first_of
 from core.record.workspace import display_path
 from core.settings.blocks import BlockSize
 from core.settings.model import traits_of
@@ -202,7 +203,7 @@ def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor | StoredTens
     refuse_not_finite(not_finite_names(sizes), path)
     names = beyond(_matrices(sizes), dtype) if dtype is not None else []
     if names:
-        what = f"Some weights are too large for the dtype of the file: {shown(names)}"
+        what = f"Some weights are too large for the dtype of the file: {first_of(names, SHOWN)}"
         fix = "save as bf16 or fp32; weights this large usually mean that the learning rate is too high"
         raise ProblemsError.one(what, str(path), fix, "weights.overflow")
 
@@ -290,7 +291,7 @@ def _finite(lora: LoraFile, path: Path) -> LoraFile:
 
 def _refuse_not_finite(names: Sequence[str], path: Path) -> None:
     if names:
-        what = f"{path.name} contains NaN or infinite values, which make black images: {shown(names)}"
+        what = f"{path.name} contains NaN or infinite values, which make black images: {first_of(names, SHOWN)}"
         fix = "use an earlier checkpoint of this LoRA: its training failed, or the file is damaged"
         raise ProblemsError.one(what, display_path(path), fix, "weights.not-finite")
 
@@ -428,8 +429,7 @@ def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Raise ProblemsError unless every layer is of a known kind and complete, and every alpha is a number."""
     problems = [flaw for name, layer in group_by_module(tensors).items() if (flaw := _flaw(name, layer))]
     if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise ProblemsError.one(f"The LoRA is incomplete: {problems[0]}{more}", str(path), AGAIN, "lora.incomplete")
+        raise ProblemsError.one(f"The LoRA is incomplete: {first_of(problems, 1)}", str(path), AGAIN, "lora.incomplete")
 
 
 def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:

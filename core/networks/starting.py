@@ -102,7 +102,7 @@ def _refuse(
     }
     for (file_rank, rank, setting), count in Counter(ranks.values()).items():
         names = [name for name, sizes in ranks.items() if sizes == (file_rank, rank, setting)]
-        what = f"{count} layers of the LoRA have rank {file_rank}, but rank {rank} is set: {_some(names)}"
+        what = f"{count} layers of the LoRA have rank {file_rank}, but rank {rank} is set: {first_of(names, SHOWN)}"
         fix = f"set network.{setting} to {file_rank}, or turn on network.dim_from_weights"
         if len(by_setting[setting]) > 1:  # several, such as ranks that follow the width (BOFT)
             fix = "turn on network.dim_from_weights"
@@ -110,7 +110,7 @@ def _refuse(
             fix = f"set these blocks to rank {file_rank} in network.{setting}, or turn on network.dim_from_weights"
         problems.append(Problem(what, f"{WHERE}, {setting}", fix, code="network.start-rank"))
     if shapes:
-        what = f"{len(shapes)} layers of the LoRA differ in size from the model's: {_some(shapes)}"
+        what = f"{len(shapes)} layers of the LoRA differ in size from the model's: {first_of(shapes, SHOWN)}"
         problems.append(Problem(what, WHERE, "choose a LoRA of the same model family", code="network.start-shape"))
     if not problems and kinds:
         what = f"The LoRA to start from is of the network type {' and '.join(each.title for each in kinds)}"
@@ -159,9 +159,7 @@ def _about_layers(
     problems = []
     fresh = [name for name in network.adapters if name not in loaded]
     if fresh:
-        what = (
-            f"{len(fresh)} of {len(network.adapters)} layers are not in the LoRA and start from scratch: {_some(fresh)}"
-        )
+        what = f"{len(fresh)} of {len(network.adapters)} layers are not in the LoRA and start from scratch: {first_of(fresh, SHOWN)}"
         problems.append(
             Problem(what, WHERE, "check that this is intended", "advice", code="network.start-fresh-layers")
         )
@@ -174,7 +172,7 @@ def _about_layers(
         )
     unused = [name for name in unmatched if wanted(settings, name)]
     if unused:
-        what = f"{len(unused)} layers of the LoRA are not used: {_some(unused)}"
+        what = f"{len(unused)} layers of the LoRA are not used: {first_of(unused, SHOWN)}"
         fix = "turn on network.dim_from_weights to train all of them"
         problems.append(Problem(what, WHERE, fix, "advice", code="network.start-unused-layers"))
     return problems
@@ -184,10 +182,6 @@ def _about_others(keys: Sequence[str]) -> list[Problem]:
     """Advice about tensors next to the LoRA's layers that cannot be trained, such as changes of biases."""
     if not keys:
         return []
-    what = f"{len(keys)} tensors of the LoRA do not train further and will be missing in the result: {_some(keys)}"
+    what = f"{len(keys)} tensors of the LoRA do not train further and will be missing in the result: {first_of(keys, SHOWN)}"
     fix = "merge the LoRA into the base model with network.base_weights to keep their effect"
     return [Problem(what, WHERE, fix, "advice", code="network.start-left-out")]
-
-
-def _some(names: Sequence[str]) -> str:
-    return first_of(names, SHOWN)

@@ -13,6 +13,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.journal import Line
 from core.record.problems import ProblemsError
+from core.record.units import first_of
 
 FILE = "best.json"
 LEAST_PAIRS = 4
@@ -60,7 +61,7 @@ class Best:
         how = "better" if self.unclear else "clearly better"
         if not self.as_good:
             return f"{how} than the other {better}" if better > 1 else f"{how} than the other one"
-        steps = ", ".join(f"{step:,}" for step in self.as_good[:6]) + (" and more" if len(self.as_good) > 6 else "")
+        steps = first_of([f"{step:,}" for step in self.as_good], 6)
         noise = f"within noise of step{'s' if len(self.as_good) > 1 else ''} {steps}, so they are equally good"
         return f"{noise}; {how} than the other {better}" if better else noise
 

@@ -143,7 +143,7 @@ def test_at_most_eight_images_of_a_bad_step_are_named_and_only_those_that_are_ba
     names = [f"{number}.png" for number in range(count + 1)]
     (problem,) = not_finite(record(3, names=names), "loss", [1.0] + [float("nan")] * count).problems
     assert "0.png" not in problem.where and problem.where.count(".png") == named
-    assert ("and more" in problem.where) is (count > named)
+    assert ("and 1 more" in problem.where) is (count > named)
 
 
 def test_each_image_of_a_step_counts_the_same_and_with_compatibility_each_batch():

@@ -94,16 +94,11 @@ class NpzCaches:
         lines = []
         if used:
             names = [printable(path.name) for path in sorted(used)]
-            lines.append(f"Using cached latents from {len(used)} .npz files: {shortened(names)}")
+            lines.append(f"Using cached latents from {len(used)} .npz files: {first_of(names, SHOWN)}")
         if self.refused:
             reasons = [f"{name} {why}" for name, why in self.refused.items()]
-            lines.append(f"Ignoring {len(reasons)} .npz files: {shortened(reasons, '; ')}")
+            lines.append(f"Ignoring {len(reasons)} .npz files: {first_of(reasons, SHOWN, '; ')}")
         return lines
-
-
-def shortened(names: Sequence[str], between: str = ", ") -> str:
-    """The first SHOWN names, and the number of the rest."""
-    return first_of(names, SHOWN, between)
 
 
 def _stem(placed: Placed) -> Path:

@@ -142,7 +142,7 @@ def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     total = sum(len(rare_tags) for _, rare_tags in holders)
     what = f"{total} of {len(counts)} tags are used by one image only"
     fix = "check for typos and synonyms"
-    shown = tuple((item.in_finding(_some(rare_tags)),) for item, rare_tags in holders)
+    shown = tuple((item.in_finding(first_of(rare_tags, NAMED_TAGS)),) for item, rare_tags in holders)
     return [Finding("rare tags", "advice", what, fix, shown)]
 
 
@@ -154,10 +154,6 @@ def _tags(item: ExaminedImage) -> list[str]:
 
 def _mean_words(pieces: Sequence[str]) -> float:
     return sum(len(piece.split()) for piece in pieces) / max(1, len(pieces))
-
-
-def _some(tags: Sequence[str]) -> str:
-    return first_of(tags, NAMED_TAGS)
 
 
 def _plain(text: str) -> str:

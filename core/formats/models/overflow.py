@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ def refuse_not_finite(names: Sequence[str], where: object) -> None:
     """Raise ProblemsError for weights with NaN or inf: such a file only makes black or noisy images."""
     if names:
         raise ProblemsError.one(
-            f"The weights contain NaN or infinite values: {shown(names)}",
+            f"The weights contain NaN or infinite values: {first_of(names, SHOWN)}",
             str(where),
             "lower the learning rate and resume from an earlier state",
             code="weights.not-finite",
@@ -71,7 +71,7 @@ def refuse_not_finite(names: Sequence[str], where: object) -> None:
 def not_finite_warning(names: Sequence[str], where: object) -> Problem:
     """The warning about a model that was written with NaN or infinite values."""
     return Problem(
-        f"{count(len(names), 'tensor')} with NaN or infinite values: {shown(names)}",
+        f"{count(len(names), 'tensor')} with NaN or infinite values: {first_of(names, SHOWN)}",
         str(where),
         "download the model again; in a VAE, replace it by another one",
         level="warning",
@@ -83,13 +83,9 @@ def written_in_fp32(names: Sequence[str], dtype: torch.dtype | None, where: obje
     """The advice about a file that is written in fp32 because of these weights."""
     name = next((short for short, long in PRECISIONS.items() if str(dtype) == f"torch.{long}"), str(dtype))
     return Problem(
-        f"Some weights are too large for {name}, so this file was written in fp32: {shown(names)}",
+        f"Some weights are too large for {name}, so this file was written in fp32: {first_of(names, SHOWN)}",
         str(where),
         "save as bf16 or fp32; weights this large usually mean that the learning rate is too high",
         level="advice",
         code="weights.overflow",
     )
-
-
-def shown(names: Iterable[str]) -> str:
-    return first_of(list(names), SHOWN)

@@ -18,6 +18,7 @@ from core.record.bounded_json import read_json
 from core.record.bounded_toml import read_toml
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
+from core.record.units import first_of
 from core.settings.base import declared, value_of
 from core.settings.job import GenerateJob
 
@@ -92,8 +93,7 @@ def _json_entries(path: Path, where: str) -> list[Entry]:
 def _of_table(entry: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
     unknown = sorted(set(entry) - {"prompt", *KEYS})
     if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        what = f"'{', '.join(unknown[:5])}'{more} is not an option of prompts"
+        what = f"'{first_of(unknown, 5)}' is not an option of prompts"
         notes.append(Problem(what, where, "remove it", "advice", code="prompts.unknown-option"))
     text = entry.get("prompt")
     if not isinstance(text, str):

@@ -11,13 +11,14 @@ from core.dataset.buckets.batches import Placed
 from core.dataset.caches.encoding import Encode, Posterior, Side, sides
 from core.dataset.caches.late import LatePosteriors
 from core.dataset.caches.latents import LatentCache
-from core.dataset.caches.npz import Exported, NpzCaches, export_npz, shortened
+from core.dataset.caches.npz import SHOWN, Exported, NpzCaches, export_npz
 from core.dataset.caches.partners import ControlCache, MaskCache, mask_source, plain_mask
 from core.dataset.images.masks import load_control, load_mask
 from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import View, crop_varies, draw_view, is_varied
 from core.record import machine
 from core.record.problems import ProblemsError
+from core.record.units import first_of
 from core.training.loop.sources import DEVICE_BYTES, EPOCH, DecodedView, Latents, ViewLoader, frozen_latent, synchronize
 from core.training.loop.validation import unaugmented
 from core.training.memory.plan import IMAGES, facts_of, fits_with_encoders
@@ -357,5 +358,7 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
     done = export_npz(images, sample, plain_mask, inputs.context.check)
     inputs.context.say(f"{done.written} .npz caches written next to the images")
     if done.skipped:
-        inputs.context.say(f"{len(done.skipped)} existed already or match several images: {shortened(done.skipped)}")
+        inputs.context.say(
+            f"{len(done.skipped)} existed already or match several images: {first_of(done.skipped, SHOWN)}"
+        )
     return done

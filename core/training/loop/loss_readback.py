@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from core.record.problems import Problem, ProblemsError
+from core.record.units import first_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,7 +145,7 @@ def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> Proble
     """Error of a non-finite step. losses: of its images; the non-finite ones are named, or all if there are none."""
     named = list(zip(record.images, record.timesteps, strict=True))
     broken = [each for each, loss in zip(named, losses, strict=False) if not math.isfinite(loss)] or named
-    names = ", ".join(name for name, _ in broken[:8]) + (" and more" if len(broken) > 8 else "")
+    names = first_of([name for name, _ in broken], 8)
     steps = ", ".join(f"{timestep:g}" for _, timestep in broken[:8])
     return ProblemsError.one(
         f"The {what} of step {record.step} is NaN or infinite; the weights were not changed by this step",
