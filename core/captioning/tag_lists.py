@@ -16,6 +16,7 @@ from core.captioning.combining import comparable
 from core.dataset.captions.encodings import decode_text
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.regular import read_regular
+from core.record.stamps import Stamp, stamp
 from core.record.workspace import Workspace
 
 MAX_BYTES = 64 << 20
@@ -61,14 +62,14 @@ def tag_lists(workspace: Workspace) -> tuple[TagList, list[Problem]]:
     """(all tag lists of the models folder as one, the problems of unreadable ones)."""
     folder = workspace.models / "tag_lists"
     files = sorted(folder.glob("*.csv")) if folder.is_dir() else []
-    return _read_all(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+    return _read_all(tuple((path, stamp(path)) for path in files))
 
 
 @lru_cache(maxsize=1)
-def _read_all(files: tuple[tuple[Path, int, int], ...]) -> tuple[TagList, list[Problem]]:
+def _read_all(files: tuple[tuple[Path, Stamp], ...]) -> tuple[TagList, list[Problem]]:
     known: list[Known] = []
     problems: list[Problem] = []
-    for path, *_ in files:
+    for path, _ in files:
         known += collected(problems, read_tag_list, path) or []
     return TagList(known), problems
 

@@ -22,6 +22,7 @@ from core.record.best import Best
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.record.run_folder import RunFolder
+from core.record.stamps import Stamp, stamp_of
 
 FILE = "summary.json"
 VERSION = 1  # raised when other facts are kept, or the same journal gives others
@@ -75,12 +76,12 @@ def stamps(folder: RunFolder) -> Stamps:
     return (*_stamp(folder.journal_file), *_stamp(folder.job_file))
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> Stamp:
     try:
         found = os.stat(path)
     except OSError:
         return -1, -1
-    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (-1, -1)
+    return stamp_of(found) if stat.S_ISREG(found.st_mode) else (-1, -1)
 
 
 def present(folder: RunFolder, files: Iterable[str]) -> tuple[str, ...]:

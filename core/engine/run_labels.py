@@ -9,6 +9,7 @@ from pathlib import Path
 from core.engine.extend import job_of
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
+from core.record.stamps import Stamp, stamp_or_none
 from core.settings.job import TrainJob
 
 
@@ -23,15 +24,12 @@ class RunLabels:
 
 
 def labels_of(folder: RunFolder) -> RunLabels:
-    try:
-        facts = folder.job_file.stat()
-    except OSError:
-        return RunLabels()
-    return _read(folder.path, facts.st_mtime_ns, facts.st_size)
+    stamp = stamp_or_none(folder.job_file)
+    return _read(folder.path, stamp) if stamp else RunLabels()
 
 
 @lru_cache(maxsize=2000)
-def _read(path: Path, changed: int, size: int) -> RunLabels:
+def _read(path: Path, stamp: Stamp) -> RunLabels:
     """The labels of a run, cached until job.json changes."""
     folder = RunFolder(path)
     try:

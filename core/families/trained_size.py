@@ -11,6 +11,7 @@ from core.families.locate import GENERATED, family_of
 from core.formats.detect import read_json
 from core.formats.models.extra import GUIDANCE, STATED, extra_file
 from core.formats.tensors.header import read_header, sniff
+from core.record.stamps import Stamp, stamp
 
 USUAL_GUIDANCE = 7.5
 
@@ -28,13 +29,12 @@ def _in_metadata(model: Path) -> float | None:
     file = extra_file(model)
     if file is None or not file.is_file() or sniff(file) != "safetensors":
         return None
-    state = file.stat()
-    text = _stated_guidance(file, state.st_mtime_ns, state.st_size)
+    text = _stated_guidance(file, stamp(file))
     return float(text) if re.fullmatch(r"\d{1,2}(\.\d+)?", text) else None
 
 
 @lru_cache(maxsize=64)
-def _stated_guidance(file: Path, changed: int, size: int) -> str:
+def _stated_guidance(file: Path, stamp: Stamp) -> str:
     """By path, time and size: every plan asks for it, and the header of a checkpoint is long."""
     return read_header(file)[1].get(GUIDANCE, "")
 

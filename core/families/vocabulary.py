@@ -11,6 +11,7 @@ from typing import Any
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
+from core.record.stamps import Stamp, stamp_or_none
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 MOST_WORDS, MOST_ADDED, LONGEST = 200_000, 10_000, 1000  # CLIP has 49,408
@@ -44,7 +45,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     Cached by what the files hold: every check, training and generation needs it, reading 49,408 tokens takes a second, and most
     models have the same ones.
     """
-    return _read(_Files(folder, tuple(_digest(folder / name, _stamp(folder / name)) for name in FILES)))
+    return _read(_Files(folder, tuple(_digest(folder / name, stamp_or_none(folder / name)) for name in FILES)))
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,8 @@ class _Files:
     digests: tuple[str, ...]
 
 
-def _stamp(file: Path) -> tuple[int, int] | None:
-    try:
-        facts = file.stat()
-    except (OSError, ValueError):
-        return None
-    return facts.st_size, facts.st_mtime_ns
-
-
 @lru_cache(maxsize=32)
-def _digest(file: Path, stamp: tuple[int, int] | None) -> str:
+def _digest(file: Path, stamp: Stamp | None) -> str:
     """Of what a file holds; of one that is too large or cannot be read, what is known of it."""
     if stamp is None:
         return ""

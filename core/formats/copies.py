@@ -17,6 +17,7 @@ from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
 from core.record.regular import check_regular, open_regular
 from core.record.space import require_space
+from core.record.stamps import Stamp, stamp_of
 
 # Programs list files by suffix, so a file being written has one that none of them knows.
 PREFIX, SUFFIX = ".atelier-", ".part"
@@ -89,23 +90,18 @@ def require_folder(folder: Path, source: Path) -> None:
         raise _failed(error, source, folder) from None
 
 
-def _parts(source: Path) -> dict[Path, tuple[int, int]]:
+def _parts(source: Path) -> dict[Path, Stamp]:
     """Size and modification time of each file by its path below `source`; the path is Path() for a single file."""
     if not source.is_dir():
-        return {Path(): _facts(source)}
-    parts: dict[Path, tuple[int, int]] = {}
+        return {Path(): stamp_of(check_regular(source))}
+    parts: dict[Path, Stamp] = {}
     for root, folders, names in os.walk(source):
         for each in [Path(root, name) for name in (*folders, *names)]:
             if each.is_symlink():
                 what = "The folder contains a link"
                 raise ProblemsError.one(what, str(each), "replace the link with the file it points to", "copy.link")
-        parts |= {Path(root, name).relative_to(source): _facts(Path(root, name)) for name in names}
+        parts |= {Path(root, name).relative_to(source): stamp_of(check_regular(Path(root, name))) for name in names}
     return parts
-
-
-def _facts(path: Path) -> tuple[int, int]:
-    facts = check_regular(path)
-    return facts.st_size, facts.st_mtime_ns
 
 
 def _names(source: Path, folder: Path) -> Iterator[Path]:
@@ -116,7 +112,7 @@ def _names(source: Path, folder: Path) -> Iterator[Path]:
     yield from (folder / f"{stem}-{number}{suffix}" for number in range(2, MOST_NAMES))
 
 
-def _same(source: Path, parts: dict[Path, tuple[int, int]], target: Path, cancel: CancelToken, report: Report) -> bool:
+def _same(source: Path, parts: dict[Path, Stamp], target: Path, cancel: CancelToken, report: Report) -> bool:
     """Whether both have the same content, byte by byte. An unreadable file counts as different."""
     try:
         if os.path.samefile(source, target):
@@ -170,7 +166,7 @@ def _temporary(folder: Path, as_folder: bool) -> Iterator[Path]:
 
 def _write(
     source: Path,
-    parts: dict[Path, tuple[int, int]],
+    parts: dict[Path, Stamp],
     temporary: Path,
     cancel: CancelToken,
     tell: Callable[[int], None],
@@ -182,7 +178,7 @@ def _write(
         if part != Path():
             target.parent.mkdir(parents=True, exist_ok=True)
         _write_file(source / part, target, cancel, tell)
-        if _facts(source / part) != facts:
+        if stamp_of(check_regular(source / part)) != facts:
             what = f"The file changed while it was being copied; {PARTIAL_REMOVED}"
             raise ProblemsError.one(what, str(source / part), "copy it again", "copy.changed")
         atomic.give_usual_mode(target)

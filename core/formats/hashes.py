@@ -14,6 +14,7 @@ from core.record.bounded_json import read_json_object
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
+from core.record.stamps import stamp
 from core.record.workspace import display_path, real_path
 
 CHUNK_BYTES = 1 << 22
@@ -37,7 +38,7 @@ class HashMemo:
     def get(self, purpose: str, files: Sequence[Path], compute: Callable[[], str]) -> str:
         """The cached value if no file has changed, else `compute()`."""
         key = f"{purpose}|" + "|".join(str(real_path(file)) for file in files)
-        stamps = [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        stamps = [list(stamp(file)) for file in files]
         entry = self._values.get(key)
         if isinstance(entry, dict) and entry.get("stamps") == stamps and isinstance(entry.get("value"), str):
             return entry["value"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError, unwritten
+from core.record.stamps import Stamp, stamp_or_none
 
 FILE = "kept.json"
 MOST_NAME, MAX_BYTES = 80, 100_000
@@ -16,15 +17,12 @@ MOST_NAME, MAX_BYTES = 80, 100_000
 def read_kept(run: Path) -> dict[str, str]:
     """Return {file relative to the run folder: its name} of the marked checkpoints that still exist; {} for a damaged kept.json."""
     path = run / FILE
-    try:
-        facts = path.stat()
-    except OSError:
-        return {}
-    return {file: name for file, name in _read(path, facts.st_mtime_ns, facts.st_size) if (run / file).exists()}
+    stamp = stamp_or_none(path)
+    return {file: name for file, name in (_read(path, stamp) if stamp else ()) if (run / file).exists()}
 
 
 @lru_cache(maxsize=2000)
-def _read(path: Path, changed: int, size: int) -> tuple[tuple[str, str], ...]:
+def _read(path: Path, stamp: Stamp) -> tuple[tuple[str, str], ...]:
     """Read kept.json, cached until the file changes: lists of runs ask for hundreds every few seconds."""
     try:
         held = read_json_object(path, "delete the file", max_bytes=MAX_BYTES)

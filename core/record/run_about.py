@@ -10,6 +10,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError, unwritten
 from core.record.run_folder import RunFolder
+from core.record.stamps import Stamp, stamp_or_none
 
 FILE = "about.json"
 MOST_TITLE, MOST_NOTE = 80, 2000
@@ -28,15 +29,12 @@ class RunAbout:
 def read_about(folder: RunFolder) -> RunAbout:
     """Read title and note. Raises ProblemsError for a damaged file."""
     path = folder.path / FILE
-    try:
-        facts = path.stat()
-    except OSError:
-        return RunAbout()
-    return _read(path, facts.st_mtime_ns, facts.st_size)
+    stamp = stamp_or_none(path)
+    return _read(path, stamp) if stamp else RunAbout()
 
 
 @lru_cache(maxsize=2000)
-def _read(path: Path, changed: int, size: int) -> RunAbout:
+def _read(path: Path, stamp: Stamp) -> RunAbout:
     """Read about.json, cached until the file changes: lists of runs ask for hundreds every few seconds."""
     held = read_json_object(path, FIX, max_bytes=MAX_BYTES)
     return RunAbout(_clean(held.get("title", ""), MOST_TITLE), _clean(held.get("note", ""), MOST_NOTE, lines=True))

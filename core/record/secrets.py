@@ -16,6 +16,7 @@ from core.record import atomic
 from core.record.allowed import may_use_keys
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
+from core.record.stamps import stamp
 
 # name -> environment variables; the first one set is used
 NAMES = {
@@ -84,8 +85,7 @@ def _values(name: str) -> list[str]:
 def _stored() -> dict[str, str]:
     path = keys_file()
     try:
-        facts = path.stat()
-        key = (str(path), facts.st_mtime_ns, facts.st_size)
+        key = (str(path), *stamp(path))
         if key not in _read:
             found = read_json_object(path)
             _read.clear()

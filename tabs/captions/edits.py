@@ -21,6 +21,7 @@ from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, Histo
 from core.dataset.sources.files import printable
 from core.dataset.sources.metadata import CACHE_LIST
 from core.record.problems import ProblemsError
+from core.record.stamps import stamp_or_none
 from tabs.dataset.reading import MAX_IMAGES, Reading, key_of
 
 NO_HISTORY = "caption.no-history"
@@ -190,13 +191,9 @@ class Edits:
         placed = self.image(key)
         if placed is None or placed.image.metadata_caption is not None:
             return
-        try:
-            state = os.stat(placed.caption.path)
-            stamp: tuple[Any, ...] = (key, state.st_mtime_ns, state.st_size)
-        except OSError:
-            stamp = (key,)
-        if stamp != self._open_file:
-            self._open_file, now = stamp, self.caption(placed)
+        opened = key, stamp_or_none(placed.caption.path)
+        if opened != self._open_file:
+            self._open_file, now = opened, self.caption(placed)
             if (now.source, now.text) != (placed.caption.source, placed.caption.text):
                 self._reading.captions_saved([placed.image.path])
 

@@ -28,6 +28,7 @@ from core.dataset.sources.folders import folder_of
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.painted import existing_masks, painted_folder, refusal, stem_below
 from core.record.problems import Problem, ProblemsError
+from core.record.stamps import version
 from core.record.workspace import display_path
 from core.settings.dataset.concepts import Concept, concepts_of
 from core.settings.dataset.source import Source
@@ -66,11 +67,7 @@ class Spot:
     @property
     def version(self) -> str:
         """A text that changes with each save; "" without a painted mask."""
-        try:
-            state = os.stat(self.path)
-        except OSError:
-            return ""
-        return f"{state.st_mtime_ns:x}-{state.st_size:x}"
+        return version(self.path)
 
 
 class Masks:

@@ -22,6 +22,7 @@ from core.generation.prompt.files import is_prompt, read_entries
 from core.record import atomic
 from core.record.bounded_json import json_or_none
 from core.record.problems import Problem, ProblemsError
+from core.record.stamps import stamp
 from core.record.units import count
 from core.record.workspace import resolve_path, typed_path
 from core.settings.job import GenerateJob
@@ -88,7 +89,7 @@ class Sending:
         folder, place = GridFolder.named(grid, self.page.workspace), position_of(cell.removesuffix(".png"))
         if place is None or not (path := folder.cell(place)).is_file():
             raise ProblemsError.one("This cell no longer exists", cell[:40], "open the grid again", "grid.no-such-cell")
-        return Shot(name, path, *_bytes_and_time(path)), read_facts(path)
+        return Shot(name, path, *stamp(path)), read_facts(path)
 
     # -- its settings
 
@@ -327,11 +328,6 @@ def _chosen(choice: str) -> tuple[int, str, float]:
         what, fix = "The image cannot be upscaled so", "use a factor of 2, 3 or 4 and a denoising strength from 0 to 1"
         raise ProblemsError.one(what, "Upscale", fix, "upscale.bad-choice")
     return times, upscaler, strength
-
-
-def _bytes_and_time(path: Path) -> tuple[int, int]:
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns
 
 
 def begun_with(shot: Shot, known: Facts) -> Values:

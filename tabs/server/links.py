@@ -26,6 +26,7 @@ from core.dataset.images.opening import BrokenImage
 from core.dataset.images.thumbnails import thumbnail
 from core.engine.queue import GUEST
 from core.record.problems import ProblemsError
+from core.record.stamps import version
 from tabs.roots import Roots
 from tabs.server.error_answers import errors_as_problems
 
@@ -81,7 +82,7 @@ class Links:
 
     def _query(self, path: str | os.PathLike, size: str) -> str:
         text = os.path.abspath(path)
-        query = {"path": text, "size": size, "v": _version(text), "key": self._sign(text, size)}
+        query = {"path": text, "size": size, "v": version(text), "key": self._sign(text, size)}
         # Linux allows file names that are not UTF-8; their bytes are escaped.
         return urlencode({name: value for name, value in query.items() if value}, errors="surrogateescape")
 
@@ -135,15 +136,6 @@ def _response(content: dict[str, Any] | str) -> Response:
     if isinstance(content, str):
         return Response(content, 200 if content else 204, NO_STORE, "application/json")
     return JSONResponse(content, headers=NO_STORE)
-
-
-def _version(path: str | os.PathLike) -> str:
-    """A text that changes with the file, so that browsers may cache it; "" for a missing file."""
-    try:
-        state = os.stat(path)
-    except (OSError, ValueError):
-        return ""
-    return f"{state.st_mtime_ns:x}-{state.st_size:x}"
 
 
 def _headers(request: Request) -> dict[str, str]:

@@ -22,6 +22,7 @@ from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError, unwritten
 from core.record.regular import MissingFile, open_regular
+from core.record.stamps import Stamp, stamp, stamp_of
 from core.record.units import size_words
 from core.record.workspace import Workspace
 
@@ -32,7 +33,6 @@ HEAD = re.compile(rb'\{"version": (\d+), ')
 # An image's line up to its name, which stands there as JSON. A line that was cut short has no end.
 IMAGE = re.compile(rb'\{"image": ("[^"\\]*(?:\\.[^"\\]*)*"), "stamp": ')
 END = b"]}\n"
-Stamp = tuple[int, int]  # size and time of a file
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,6 @@ class Index:
 
 
 _indexes: dict[Path, Index] = {}
-
-
-def stamp_of(image: Path) -> Stamp:
-    """Size and time of an image file. Raises OSError."""
-    return _stamp(os.stat(image))
-
-
-def _stamp(facts: os.stat_result) -> Stamp:
-    return facts.st_size, facts.st_mtime_ns
 
 
 def _name(image: Path) -> str:
@@ -111,7 +102,7 @@ class FolderScores:
 
     def _index(self, handle: BinaryIO) -> Index:
         """The index of the open file, cached until the file changes."""
-        stamp = _stamp(os.fstat(handle.fileno()))
+        stamp = stamp_of(os.fstat(handle.fileno()))
         known = _indexes.get(self.path)
         if known is None or known.stamp != stamp:
             if stamp[0] > MAX_BYTES:
@@ -245,7 +236,7 @@ class ScoreCache:
 
     def add(self, image: Path, scored: Sequence[Scored]) -> None:
         with suppress(OSError):  # an image that was moved away meanwhile
-            scores = ImageScores(stamp_of(image), tuple(scored))
+            scores = ImageScores(stamp(image), tuple(scored))
             self._waiting.setdefault(image.parent, {})[_name(image)] = scores
             self.waiting += 1
 

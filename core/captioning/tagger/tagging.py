@@ -14,7 +14,7 @@ from core.captioning.described import Described, skipped
 from core.captioning.tagger import sd_scripts
 from core.captioning.tagger.folder import ModelFiles, check_files, downloads, fetch_missing, find
 from core.captioning.tagger.preprocess import preparing
-from core.captioning.tagger.score_cache import ScoreCache, place_of, stamp_of
+from core.captioning.tagger.score_cache import ScoreCache, place_of
 from core.captioning.tagger.session import Tagger
 from core.captioning.tagger.tags import Format, Formatter, Scored, Tagged
 from core.dataset.sources.files import printable
@@ -22,6 +22,7 @@ from core.formats.onnx.process import ModelGone
 from core.formats.onnx.providers import CPU, onnxruntime, provider_title, providers_for
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
+from core.record.stamps import stamp
 from core.record.workspace import Workspace
 from core.settings.base import Declared
 from core.settings.captioning.tagger import RetagSettings, TagSettings, TagTextSettings
@@ -188,7 +189,7 @@ def _cached(
         by = str(sorted(thresholds.items()))
         form = forms[by] if by in forms else forms.setdefault(by, formatter(settings, thresholds))
         try:
-            outdated = cached is not None and cached.stamp != stamp_of(path)
+            outdated = cached is not None and cached.stamp != stamp(path)
         except OSError:
             outdated = True
         if cached is None or outdated:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +28,7 @@ from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.sources.files import printable
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.queued import queued
+from core.record.stamps import stamp_or_none
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,8 +173,4 @@ class LatePosteriors:
 
 def is_changed(placed: Placed) -> bool:
     """Whether the image file differs from the scanned one in size or modification time, or is gone."""
-    try:
-        now = os.stat(placed.image.path)
-    except OSError:
-        return True
-    return (now.st_size, now.st_mtime_ns) != (placed.image.bytes, placed.image.mtime_ns)
+    return stamp_or_none(placed.image.path) != (placed.image.bytes, placed.image.mtime_ns)

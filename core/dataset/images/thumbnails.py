@@ -11,6 +11,7 @@ from PIL import Image
 
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.record.atomic import write_bytes
+from core.record.stamps import stamp
 
 
 def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path | bytes:
@@ -20,10 +21,10 @@ def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path | byt
     Raises BrokenImage. The name is a hash of path, size and time, so a changed file gets another.
     """
     try:
-        found = os.stat(path)
+        length, changed = stamp(path)
     except OSError as error:
         raise BrokenImage("is missing or a broken link") from error
-    state = f"{os.path.abspath(path)}\x1f{found.st_size}\x1f{found.st_mtime_ns}\x1f{size}"
+    state = f"{os.path.abspath(path)}\x1f{length}\x1f{changed}\x1f{size}"
     name = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()[:40]
     target = Path(thumbs_dir) / name[:2] / f"{name}.jpg"
     if os.path.exists(target):

@@ -37,6 +37,7 @@ from core.dataset.sources.memo import Memo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
+from core.record.stamps import stamp_of
 
 HEADER_THREADS = 4  # they wait for disks and network drives, not the CPU
 _CHUNK, _AT_ONCE = 1024, 32  # files between two checks for a cancel; files per thread task
@@ -331,13 +332,13 @@ def _file(
     found = _stat(entry)
     if found is None or not stat.S_ISREG(found.st_mode):
         return File(relative, path, 0, 0, names, states, _refusal_of(path))
-    return File(relative, path, found.st_size, found.st_mtime_ns, names, states)
+    return File(relative, path, *stamp_of(found), names, states)
 
 
 def _state(entry: os.DirEntry) -> tuple[int, int]:
     """(bytes, mtime_ns); (-1, -1) for an unreadable file, which is never cached."""
     found = _stat(entry)
-    return (found.st_size, found.st_mtime_ns) if found is not None and stat.S_ISREG(found.st_mode) else (-1, -1)
+    return stamp_of(found) if found is not None and stat.S_ISREG(found.st_mode) else (-1, -1)
 
 
 def _stat(entry: os.DirEntry) -> os.stat_result | None:
@@ -351,10 +352,9 @@ def _stat(entry: os.DirEntry) -> os.stat_result | None:
 def file_at(path: Path, relative: str) -> File:
     """A file given by its path, without caption files."""
     try:
-        found = check_regular(path)
+        return File(relative, path, *stamp_of(check_regular(path)))
     except ProblemsError:
         return File(relative, path, 0, 0, gone=_refusal_of(path))
-    return File(relative, path, found.st_size, found.st_mtime_ns)
 
 
 # ---- headers

@@ -32,6 +32,7 @@ from core.record import atomic
 from core.record.bounded_json import json_or_none, read_json_object
 from core.record.problems import ProblemsError, unwritten
 from core.record.space import require_space
+from core.record.stamps import stamp_of
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 from core.settings.names import bad_name
@@ -236,7 +237,7 @@ class Gallery:
                         path = Path(entry.path)
                         name = path.relative_to(self.folder).as_posix()
                         if state.st_size:  # otherwise it is still being written
-                            shots[name] = Shot(name, path, state.st_size, state.st_mtime_ns)
+                            shots[name] = Shot(name, path, *stamp_of(state))
         return _Folder(mtime_ns, now, shots, tuple(sorted(below)))
 
     def unread(self) -> list[Shot]:

@@ -22,6 +22,7 @@ from core.formats.tensors.header import read_header
 from core.record.atomic import write_json
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
+from core.record.stamps import Stamp, stamp
 from core.record.workspace import PROJECT, Workspace
 
 FILE = "models.json"
@@ -63,8 +64,7 @@ class FileFacts:
 
 
 GONE = FileFacts(UNREADABLE, problem="it no longer exists, or is a broken link")
-State = tuple[int, int]  # size, time of change in ns
-_cache: dict[str, tuple[State, FileFacts]] = {}
+_cache: dict[str, tuple[Stamp, FileFacts]] = {}
 _loaded: set[Path] = set()
 _unsaved: set[str] = set()
 _lock = threading.Lock()
@@ -74,10 +74,9 @@ def facts_of_file(path: Path) -> FileFacts:
     """The facts of a model file or diffusers folder, read again only if it has changed. Never raises: one damaged file
     hides no others."""
     try:
-        state_of = next((file for name in OF_FOLDER if (file := path / name).is_file()), path).stat()
+        name, state = str(path), stamp(next((file for name in OF_FOLDER if (file := path / name).is_file()), path))
     except (OSError, ValueError):
         return GONE
-    name, state = str(path), (state_of.st_size, state_of.st_mtime_ns)
     cached = _cache.get(name)
     if cached is not None and cached[0] == state:
         return cached[1]

@@ -27,6 +27,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.regular import open_regular, read_regular
 from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder
+from core.record.stamps import Stamp, stamp
 from core.record.units import first_of
 from core.record.workspace import CAPTIONERS, PREPROCESSORS, PROJECT, Workspace, display_path, real_path, resolve_path
 
@@ -467,13 +468,12 @@ def _embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
 def tokens_of_file(path: Path) -> list[str]:
     """The tokens of an embedding file with several; [""] for a file with one, and for one that cannot be read."""
     with suppress(ProblemsError, OSError):
-        facts = path.stat()
-        return _tokens(path, facts.st_mtime_ns, facts.st_size) or [""]
+        return _tokens(path, stamp(path)) or [""]
     return [""]
 
 
 @lru_cache(maxsize=4096)
-def _tokens(path: Path, changed: int, size: int) -> list[str]:
+def _tokens(path: Path, stamp: Stamp) -> list[str]:
     return tokens_in(path)
 
 
@@ -505,11 +505,10 @@ def embedding_vectors(workspace: Workspace, more: Iterable[tuple[str, Path, str]
     vectors: dict[str, int] = {}
     for name, path, token in (*local, *more):
         with suppress(ProblemsError, OSError):
-            facts = path.stat()
-            vectors[name] = _vectors(path, token, facts.st_mtime_ns, facts.st_size)
+            vectors[name] = _vectors(path, token, stamp(path))
     return vectors
 
 
 @lru_cache(maxsize=4096)
-def _vectors(path: Path, token: str, changed: int, size: int) -> int:
+def _vectors(path: Path, token: str, stamp: Stamp) -> int:
     return next(iter(read_shapes(path, token).values()))[0]

@@ -21,6 +21,7 @@ from core.record import machine
 from core.record.cancel import Cancelled
 from core.record.memory import is_out_of_memory
 from core.record.problems import ProblemsError
+from core.record.stamps import stamp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +38,7 @@ def fingerprint(path: Path | None) -> Fingerprint:
     if path is None:
         return ()
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    facts_of_files = []
-    for file in files:
-        facts = file.stat()
-        facts_of_files.append((file.as_posix(), facts.st_size, facts.st_mtime_ns))
-    return tuple(facts_of_files)
+    return tuple((file.as_posix(), *stamp(file)) for file in files)
 
 
 @dataclass(eq=False)

@@ -13,6 +13,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
+from core.record.stamps import stamp_of
 from core.settings.tools.images import NumberSettings
 from core.tools.images.folders import Copy, FolderPlan, Skip, images_to_use, make_copies, natural_order
 
@@ -135,10 +136,9 @@ def _where_after_going(pairs: Sequence[tuple[Path, Path]], first: Sequence[int])
 
 def _state(path: Path) -> list[int]:
     try:
-        found = os.lstat(path)
+        return list(stamp_of(os.lstat(path)))
     except OSError:
         return []
-    return [found.st_size, found.st_mtime_ns]
 
 
 def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:

@@ -12,6 +12,7 @@ from core.generation.model.sources import Sources
 from core.generation.plan.initial import CONTROL, image_files, opened
 from core.generation.plan.stages import as_generator
 from core.record.problems import Problem, ProblemsError, collected
+from core.record.stamps import Stamp, stamp
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
 from core.settings.hints import BY_MODEL
@@ -116,11 +117,10 @@ def unused_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
 
 def _is_black(path: Path) -> bool:
     """Whether an image is all black. Raises ProblemsError if it cannot be read."""
-    facts = path.stat()
-    return _cached_is_black(path, facts.st_size, facts.st_mtime_ns)
+    return _cached_is_black(path, stamp(path))
 
 
 @lru_cache(maxsize=4096)
-def _cached_is_black(path: Path, size: int, changed: int) -> bool:
+def _cached_is_black(path: Path, stamp: Stamp) -> bool:
     """Cached by path, size and time, since every check of Generate's fields calls it."""
     return opened(path, CONTROL).getbbox() is None
