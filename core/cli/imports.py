@@ -7,8 +7,9 @@ from pathlib import Path
 
 from core.cli.main import DONE
 from core.cli.options import OWN, not_understood, split_options
-from core.imports.projects.importers import MAX_BYTES, import_project
-from core.imports.projects.report import Import
+from core.dataset.captions.encodings import decode_text
+from core.imports.projects.importers import import_project
+from core.imports.projects.report import MAX_BYTES, Import
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.workspace import open_home
@@ -37,7 +38,7 @@ def run(words: list[str]) -> int:
 def _read(name: str, choice: str) -> Import:
     if name != HERE:
         return import_project(open_home(name), choice=choice)
-    text = sys.stdin.buffer.read(MAX_BYTES + 1).decode("utf-8-sig", "replace")
+    text = decode_text(sys.stdin.buffer.read(MAX_BYTES + 1)).text
     return import_project(text, folder=Path.cwd(), choice=choice)
 
 

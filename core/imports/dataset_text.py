@@ -6,7 +6,6 @@ found in the text before it is parsed.
 
 from __future__ import annotations
 
-import codecs
 import json
 import locale
 import os
@@ -19,6 +18,7 @@ from typing import Any
 
 import toml
 
+from core.dataset.captions.encodings import decode_text
 from core.imports.dataset_options import PATHS
 from core.record.bounded_json import parse_json
 from core.record.bounded_toml import bounded_loads
@@ -95,25 +95,24 @@ def _read_text(document: Document, suffix: str) -> str | None:
     except ProblemsError as error:
         document.problems += error.problems
         return None
-    if data.startswith(codecs.BOM_UTF8):
+    decoded = decode_text(data)
+    if decoded.encoding == "utf-8 with a mark":
         document.notes.append("The file starts with a byte order mark. It was ignored; sd-scripts refuses it.")
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        document.notes.append("The file is UTF-16. It was read anyway; sd-scripts requires UTF-8.")
-        return data.decode("utf-16", "replace").replace("\r\n", "\n")
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        encoding = locale.getpreferredencoding(False)
-        if suffix == ".json" and encoding.lower().replace("-", "") != "utf8":
-            with suppress(UnicodeDecodeError):
-                text = data.decode(encoding).replace("\r\n", "\n")
-                note = f"The file is not UTF-8; it was read as {encoding}, as sd-scripts does on this machine."
-                document.notes.append(note)
-                return text
-        line = data[: error.start].count(b"\n") + 1
-        where, fix = f"{document.path}, line {line}", "save it as UTF-8 in your editor"
-        document.problems.append(Problem("The file is not UTF-8 text", where, fix, code="file.not-utf8"))
-        return None
+    elif decoded.encoding in ("utf-16", "utf-32"):
+        document.notes.append(f"The file is {decoded.encoding.upper()}. It was read anyway; sd-scripts requires UTF-8.")
+    if not decoded.guessed:
+        return decoded.text.replace("\r\n", "\n")
+    encoding = locale.getpreferredencoding(False)
+    if suffix == ".json" and encoding.lower().replace("-", "") != "utf8":
+        with suppress(UnicodeDecodeError):
+            text = data.decode(encoding).replace("\r\n", "\n")
+            note = f"The file is not UTF-8; it was read as {encoding}, as sd-scripts does on this machine."
+            document.notes.append(note)
+            return text
+    line = data.decode("utf-8", "replace").partition("\ufffd")[0].count("\n") + 1
+    where, fix = f"{document.path}, line {line}", "save it as UTF-8 in your editor"
+    document.problems.append(Problem("The file is not UTF-8 text", where, fix, code="file.not-utf8"))
+    return None
 
 
 # ---- paths with single backslashes

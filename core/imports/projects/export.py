@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.imports.dataset_export import toml_table
-from core.imports.projects.options import SCRIPTS, XTI, Script
+from core.imports.projects.options import METHODS, SCRIPTS, XTI, Script
 from core.imports.projects.report import Source
 from core.imports.projects.rules import Reading
 from core.imports.projects.to_job import direct_paths, to_import
@@ -167,13 +167,6 @@ def _memory(job: TrainJob) -> dict[str, Any]:
 
 
 PARTS: tuple[Callable[[TrainJob], dict[str, Any]], ...] = (_method, _network, _length, _dataset, _memory)
-# method -> the script for SD 1.x and 2.x, and the one for SDXL
-METHODS = {
-    "lora": ("train_network", "sdxl_train_network"),
-    "dreambooth": ("train_db", "sdxl_train"),
-    "fine_tune": ("fine_tune", "sdxl_train"),
-    "embedding": ("train_textual_inversion", "sdxl_train_textual_inversion"),
-}
 
 
 def export_project(job: TrainJob) -> Exported:

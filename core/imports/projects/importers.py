@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from core.dataset.captions.encodings import decode_text
 from core.imports.projects import kohya_ss, sd_scripts
-from core.imports.projects.report import Import, Source
+from core.imports.projects.report import MAX_BYTES, Import, Source
 from core.record.bounded_json import parse_json
 from core.record.bounded_toml import parse_toml
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.settings.presets.foreign import foreign_problem
 
-MAX_BYTES = 1_000_000
 EXPECTED = "use a preset of kohya_ss (.json), or a command line, script or config file of sd-scripts"
 
 
@@ -57,7 +57,7 @@ def import_project(
     variables  values of variables that it uses and does not set
     """
     if isinstance(source, Path):
-        text = _decoded(read_regular(source, MAX_BYTES))
+        text = decode_text(read_regular(source, MAX_BYTES)).text
         made = Source(text, str(source), source.suffix.lower(), source.resolve().parent, choice, variables)
     else:
         made = Source(source, folder=folder, choice=choice, variables=variables)
@@ -75,12 +75,6 @@ def import_project(
         what = "The settings of no known program are in this text"
         raise ProblemsError.one(what, made.where, EXPECTED, "import.unknown")
     return importer.read(made)
-
-
-def _decoded(data: bytes) -> str:
-    """A file's text: UTF-8, or UTF-16 as Windows writes it."""
-    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    return data.decode("utf-16" if wide else "utf-8-sig", "replace")
 
 
 for module in (sd_scripts, kohya_ss):

@@ -58,6 +58,13 @@ class Script:
         return options_of(self.name)
 
 
+# method -> the script for SD 1.x and 2.x, and the one for SDXL
+METHODS = {
+    "lora": ("train_network", "sdxl_train_network"),
+    "dreambooth": ("train_db", "sdxl_train"),
+    "fine_tune": ("fine_tune", "sdxl_train"),
+    "embedding": ("train_textual_inversion", "sdxl_train_textual_inversion"),
+}
 SCRIPTS = {
     script.name: script
     for script in (

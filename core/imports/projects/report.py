@@ -24,7 +24,7 @@ TITLES: dict[Kind, str] = {
     "taken": "Taken",
 }
 LONGEST = 60  # characters of a value in a line
-MOST_TOML = 200_000  # characters: the parser takes a second for them
+MAX_BYTES = 300_000  # of a text: the slowest take a second to be read
 MOST_LINES = 50  # of the report in a description
 
 
@@ -133,8 +133,6 @@ class Source:
     @cached_property
     def toml(self) -> dict[str, Any] | None:
         """The tables of a TOML text; None for other texts."""
-        if len(self.text) > MOST_TOML:
-            return None
         try:
             return bounded_loads(self.text.removeprefix("\ufeff"))
         except (ValueError, RecursionError):

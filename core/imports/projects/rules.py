@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from core.imports.dataset_options import INTERPOLATIONS
@@ -99,7 +100,46 @@ class Reading:
         return self.script.method == "lora"
 
 
-RULES: dict[tuple[str, ...], Callable[[Reading], Values]] = {}
+# setting -> its value where an option is on, the first of several that is, and where none is
+CHOICES: dict[str, tuple[dict[str, str], str]] = {
+    "memory.attention": (
+        {"mem_eff_attn": "sliced", "xformers": "xformers", "diffusers_xformers": "xformers", "sdpa": "sdpa"},
+        "auto",
+    ),
+    "memory.cache_latents": ({"cache_latents_to_disk": "disk", "cache_latents": "memory"}, "off"),
+    "memory.vae_precision": ({"no_half_vae": "fp32"}, "auto"),
+    "captions.caption_template": ({"use_object_template": "object", "use_style_template": "style"}, "none"),
+}
+# option -> its setting, and the value there
+VALUES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "resize_interpolation": ("dataset.resize_interpolation", lambda name: INTERPOLATIONS.get(name, "auto")),
+    "lr_scheduler_type": ("schedule.lr_scheduler_type", lambda name: name or None),
+    "output_name": ("saving.output_name", lambda name: name or "last"),
+    "huggingface_repo_visibility": (
+        "hub.huggingface_repo_visibility",
+        lambda text: "public" if text == "public" else "private",
+    ),
+    "metadata_is_negative_embedding": (
+        "saving.metadata_is_negative_embedding",
+        lambda text: str(text or "").lower() in ("true", "1", "yes"),
+    ),
+}
+
+
+def _chosen(path: str, read: Reading) -> Values:
+    values, otherwise = CHOICES[path]
+    return {path: next((value for option, value in values.items() if read[option]), otherwise)}
+
+
+def _converted(option: str, read: Reading) -> Values:
+    path, value = VALUES[option]
+    return {path: value(read[option])}
+
+
+RULES: dict[tuple[str, ...], Callable[[Reading], Values]] = {
+    **{tuple(values): partial(_chosen, path) for path, (values, _) in CHOICES.items()},
+    **{(option,): partial(_converted, option) for option in VALUES},
+}
 
 
 def rule(*names: str) -> Callable[[Callable[[Reading], Values]], Callable[[Reading], Values]]:
@@ -245,18 +285,13 @@ def _optimizer(read: Reading) -> Values:
 @rule("optimizer_args")
 def _optimizer_arguments(read: Reading) -> Values:
     arguments = _arguments(read, "optimizer_args")
-    own = {
-        name: arguments.pop(name)
-        for name in COMMON
-        if (len(arguments[name]) == 2 if isinstance(arguments.get(name), list) else name != "betas")
-        and _numbers(arguments.get(name), pair=name == "betas")
-    }
+    own = {name: arguments.pop(name) for name in COMMON if _numbers(arguments.get(name), pair=name == "betas")}
     return {"optimizer.optimizer_args": arguments} | {f"optimizer.{name}": value for name, value in own.items()}
 
 
 def _numbers(value: Any, pair: bool) -> bool:
     items = value if isinstance(value, list) else [value]
-    right = isinstance(value, list) == pair
+    right = isinstance(value, list) == pair and len(items) == 1 + pair
     return right and all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in items)
 
 
@@ -307,15 +342,14 @@ def _scheduler(read: Reading) -> str:
     return str(read["lr_scheduler"] or "constant").partition(":")[0]
 
 
-@rule("lr_scheduler", "lr_scheduler_type")
+@rule("lr_scheduler")
 def _schedulers(read: Reading) -> Values:
     name = _scheduler(read)
     if name not in SCHEDULERS:
         read.note("lr_scheduler", "unavailable", f"'{name}' is no scheduler of sd-scripts; constant is set")
     elif ":" in str(read["lr_scheduler"]):
         read.note("lr_scheduler", "changed", "the initial rate after the colon is only logged by sd-scripts")
-    plain = name if name in SCHEDULERS else "constant"
-    return {"schedule.lr_scheduler": plain, "schedule.lr_scheduler_type": read["lr_scheduler_type"] or None}
+    return {"schedule.lr_scheduler": name if name in SCHEDULERS else "constant"}
 
 
 @rule("lr_warmup_steps")
@@ -360,14 +394,6 @@ def _extension(read: Reading) -> Values:
     return {"captions.caption_extension": text if text.startswith(".") else f".{text}"}
 
 
-@rule("use_object_template", "use_style_template")
-def _template(read: Reading) -> Values:
-    if "use_object_template" not in read.values:
-        return {}
-    chosen = "object" if read["use_object_template"] else "style" if read["use_style_template"] else "none"
-    return {"captions.caption_template": chosen}
-
-
 @rule("face_crop_aug_range")
 def _face_crop(read: Reading) -> Values:
     if not read["face_crop_aug_range"]:
@@ -378,11 +404,6 @@ def _face_crop(read: Reading) -> Values:
         read.note("face_crop_aug_range", "unavailable", "is not two numbers with a comma between them")
         return {}
     return {"dataset.face_crop_aug_range": [low, high]}
-
-
-@rule("resize_interpolation")
-def _interpolation(read: Reading) -> Values:
-    return {"dataset.resize_interpolation": INTERPOLATIONS.get(read["resize_interpolation"], "auto")}
 
 
 @rule("validation_seed", "validate_every_n_epochs", "validate_every_n_steps", "validation_split")
@@ -403,18 +424,6 @@ def _validation(read: Reading) -> Values:
 # ---- memory, saving, logging
 
 
-@rule("sdpa", "xformers", "mem_eff_attn", "diffusers_xformers")
-def _attention(read: Reading) -> Values:
-    names = {"mem_eff_attn": "sliced", "xformers": "xformers", "diffusers_xformers": "xformers", "sdpa": "sdpa"}
-    return {"memory.attention": next((name for option, name in names.items() if read[option]), "auto")}
-
-
-@rule("cache_latents", "cache_latents_to_disk")
-def _cache(read: Reading) -> Values:
-    chosen = "disk" if read["cache_latents_to_disk"] else "memory" if read["cache_latents"] else "off"
-    return {"memory.cache_latents": chosen}
-
-
 @rule("full_bf16", "full_fp16")
 def _full(read: Reading) -> Values:
     name = "full_bf16" if read["full_bf16"] else "full_fp16" if read["full_fp16"] else ""
@@ -422,11 +431,6 @@ def _full(read: Reading) -> Values:
         read.note(name, "changed", "what trains stays in fp32, which is more accurate and small enough")
         return {}
     return {"memory.full_precision": name.removeprefix("full_") or "fp32"}
-
-
-@rule("no_half_vae")
-def _vae(read: Reading) -> Values:
-    return {"memory.vae_precision": "fp32" if read["no_half_vae"] else "auto"}
 
 
 @rule("save_precision")
@@ -448,11 +452,6 @@ def _states(read: Reading) -> Values:
     return {f"saving.{name}": read[name] for name in names if name in read.written}
 
 
-@rule("output_name")
-def _name(read: Reading) -> Values:
-    return {"saving.output_name": read["output_name"] or "last"}
-
-
 @rule("sample_prompts")
 def _prompts(read: Reading) -> Values:
     if read.prompts is not None:
@@ -467,15 +466,3 @@ def _logging(read: Reading) -> Values:
         "logging.log_with": read["log_with"] or ("tensorboard" if folder else "none"),
         "logging.logging_dir": folder,
     }
-
-
-@rule("huggingface_repo_visibility")
-def _visibility(read: Reading) -> Values:
-    public = read["huggingface_repo_visibility"] == "public"
-    return {"hub.huggingface_repo_visibility": "public" if public else "private"}
-
-
-@rule("metadata_is_negative_embedding")
-def _negative(read: Reading) -> Values:
-    text = str(read["metadata_is_negative_embedding"] or "").lower()
-    return {"saving.metadata_is_negative_embedding": text in ("true", "1", "yes")}

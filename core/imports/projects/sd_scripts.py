@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from core.dataset.captions.encodings import decode_text
 from core.imports.projects.options import NUMBER, SCRIPTS, Script, is_option, options_of, parse_words
-from core.imports.projects.report import Entry, Import, Source
+from core.imports.projects.report import MAX_BYTES, Entry, Import, Source
 from core.imports.projects.rules import Reading
 from core.imports.projects.shells import SUFFIXES, read_script
 from core.imports.projects.to_job import to_import
@@ -17,7 +18,6 @@ from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
 
 NAME, TITLE = "sd_scripts", "sd-scripts"
-MOST = 300_000  # characters of a script or command line
 TRAINS = re.compile(r"(train|fine_?tune)\w{0,60}\.py(?![\w.])", re.IGNORECASE)
 OPTION = re.compile(r"(?<!\S)--([a-z]\w+)")
 # How scripts of other model families begin, or what they contain
@@ -40,8 +40,8 @@ def recognizes(source: Source) -> bool:
     tables = source.toml
     if tables is not None:
         return not {"datasets", "general"} & set(tables) and any(name in options_of() for name in flattened(tables)[0])
-    names = OPTION.findall(source.text[:MOST])
-    return bool(TRAINS.search(source.text[:MOST])) or any(name in options_of() for name in names) or len(names) > 2
+    names = OPTION.findall(source.text)
+    return bool(TRAINS.search(source.text)) or any(name in options_of() for name in names) or len(names) > 2
 
 
 def read(source: Source) -> Import:
@@ -83,14 +83,12 @@ def _bounded(value: Any) -> Any:
 def _from_toml(source: Source, tables: Mapping[str, Any]) -> Import:
     values, entries = flattened(tables)
     script, choices = _script_of(values, source)
-    result = _imported(script, values, source, entries, [])
-    result.choices, result.choice = choices, script.name
-    return result
+    return _imported(script, choices, values, source, entries, [])
 
 
 def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple[str, ...]]:
     """The script that options without one are for, and those that it may be."""
-    name = PurePosixPath(source.choice.replace("\\", "/")).name.removesuffix(".py")
+    name = _file_name(source.choice).removesuffix(".py")
     if name in SCRIPTS:
         return SCRIPTS[name], tuple(SCRIPTS)
     telling = next((script for option, script in TELLING.items() if values.get(option)), "")
@@ -108,9 +106,6 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
 
 
 def _from_command(source: Source) -> Import:
-    if len(source.text) > MOST:
-        what, fix = f"The text has more than {MOST:,} characters", "paste only the command"
-        raise ProblemsError.one(what, source.where, fix, "import.too-long")
     script = read_script(source.text, source.suffix, source.variables)
     commands = [words for words in script.commands if words[0].lower() not in NAMING and _place(words) >= 0]
     loose = [word for words in script.commands if any(is_option(word) for word in words) for word in words]
@@ -134,10 +129,14 @@ def _from_command(source: Source) -> Import:
 
 def _title(words: list[str]) -> str:
     """ "train_network.py, fox"."""
-    name = PurePosixPath(words[_place(words)].replace("\\", "/")).name
+    name = _file_name(words[_place(words)])
     text = "=".join(words[_place(words) :])
     named = re.search(r"--output_name=([^=]{1,60})", text)
     return f"{name}, {named[1]}" if named else name
+
+
+def _file_name(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/")).name
 
 
 def _place(words: list[str]) -> int:
@@ -147,7 +146,7 @@ def _place(words: list[str]) -> int:
 
 def _command(words: list[str], source: Source) -> Import:
     place = _place(words)
-    name = PurePosixPath(words[place].replace("\\", "/")).name.removesuffix(".py") if place >= 0 else ""
+    name = _file_name(words[place]).removesuffix(".py") if place >= 0 else ""
     if name and name not in SCRIPTS:
         family = next((title for begin, title in OTHERS.items() if begin in name.lower()), "")
         what = (
@@ -158,16 +157,11 @@ def _command(words: list[str], source: Source) -> Import:
         fix = f"paste a command of {', '.join(f'{each}.py' for each in SCRIPTS)}"
         raise ProblemsError.one(what, source.where, fix, "import.other-family" if family else "import.unknown-script")
     arguments = words[place + 1 :]
-    choices: tuple[str, ...] = ()
-    if name:
-        script = SCRIPTS[name]
-    else:
-        script, choices = _script_of(parse_words("", arguments)[0], source)
+    script, choices = (SCRIPTS[name], ()) if name else _script_of(parse_words("", arguments)[0], source)
     values, entries = parse_words(script.name, arguments)
     launcher = _launched(words[: max(place, 0)], values)
-    result = _imported(script, {**_config_file(values, source, entries), **values}, source, entries, launcher)
-    result.choices, result.choice = choices, script.name
-    return result
+    values = _config_file(values, source, entries) | values
+    return _imported(script, choices, values, source, entries, launcher)
 
 
 def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -> dict[str, Any]:
@@ -180,7 +174,7 @@ def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -
         sentence = "is not found here, so its options are missing; import that file, or put it next to this text"
         entries.append(Entry("unavailable", "config_file", name, sentence=sentence))
         return {}
-    text = read_regular(path, MOST).decode("utf-8-sig", "replace")
+    text = decode_text(read_regular(path, MAX_BYTES)).text
     content, wrong = flattened(parse_toml(text, str(path), "correct that line"))
     entries += [Entry("taken", "config_file", name), *wrong]
     return content
@@ -217,8 +211,15 @@ def _of_launcher(key: str, text: str, name: str, precision: bool) -> Entry:
 
 
 def _imported(
-    script: Script, values: dict[str, Any], source: Source, entries: list[Entry], launcher: list[Entry]
+    script: Script,
+    choices: tuple[str, ...],
+    values: dict[str, Any],
+    source: Source,
+    entries: list[Entry],
+    launcher: list[Entry],
 ) -> Import:
     reading = Reading(script, values, frozenset(values))
     reading.extra += entries
-    return to_import(reading, source, NAME, f"{TITLE}, {script.name}.py", values, launcher)
+    result = to_import(reading, source, NAME, f"{TITLE}, {script.name}.py", values, launcher)
+    result.choices, result.choice = choices, script.name
+    return result

@@ -8,10 +8,12 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 Shell = Literal["bash", "cmd", "powershell"]
 Value = str | list[str]
+Token = re.Match[str]
 
 UNSET, END = "\ue000", "\ue001"
 UNRESOLVED = re.compile(f"{UNSET}([^{UNSET}{END}]*){END}")
@@ -25,17 +27,11 @@ _CELL = re.compile(r"^[ \t]*!((?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)  # a comman
 _PS_COMMENT = re.compile(r"<#.*?(?:#>|\Z)", re.DOTALL)
 _BROKEN_JOIN = re.compile(r"([\\`^])[ \t]+\n(?=[ \t]*-)")
 SUFFIXES: dict[str, Shell] = {".sh": "bash", ".bat": "cmd", ".cmd": "cmd", ".ps1": "powershell"}
-_MARKS: tuple[tuple[Shell, re.Pattern[str]], ...] = (
-    ("bash", re.compile(r"\\\n|\A#!|^[ \t]*(?:export|source) ", re.MULTILINE)),
-    (
-        "powershell",
-        re.compile(r"(?<=\s)`\n|^[ \t]*\$[\w:]+[ \t]*\+?=|^[ \t]*&[ \t]*[\"'.$]|\$env:", re.MULTILINE | re.IGNORECASE),
-    ),
-    (
-        "cmd",
-        re.compile(r"\^\n|^[ \t]*@?(?:echo off|set [\"\w]|rem |::|call |setlocal)|%\w+%", re.MULTILINE | re.IGNORECASE),
-    ),
-    ("cmd", re.compile(r"(?<![\w'])[A-Za-z]:\\(?!\n)")),  # backslashes of paths would vanish in bash
+_MARKS: tuple[tuple[Shell, str], ...] = (
+    ("bash", r"(?m)\\\n|\A#!|^[ \t]*(?:export|source) "),
+    ("powershell", r"(?mi)(?<=\s)`\n|^[ \t]*\$[\w:]+[ \t]*\+?=|^[ \t]*&[ \t]*[\"'.$]|\$env:"),
+    ("cmd", r"(?mi)\^\n|^[ \t]*@?(?:echo off|set [\"\w]|rem |::|call |setlocal)|%\w+%"),
+    ("cmd", r"(?<![\w'])[A-Za-z]:\\(?!\n)"),  # backslashes of paths would vanish in bash
 )
 
 
@@ -43,37 +39,32 @@ _MARKS: tuple[tuple[Shell, re.Pattern[str]], ...] = (
 class Script:
     """The commands of a text, each a list of words, and sentences on what was read in another way than written."""
 
-    shell: Shell
     commands: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def read_script(
-    text: str, suffix: str = "", variables: Mapping[str, str] | None = None, shell: Shell | None = None
-) -> Script:
-    """The commands of a text. shell: of the text, where the file's suffix and the text's own marks do not say it."""
+def read_script(text: str, suffix: str = "", variables: Mapping[str, str] | None = None) -> Script:
+    """The commands of a text. suffix: of its file, which says whose they are; else the text's own marks do."""
     plain = text.replace("\r\n", "\n")
     text = _DASH.sub("--", plain.translate(_TYPOGRAPHY))
     notes = []
     if any(sign in plain for sign in "“”„‘’\u00a0\u202f") or _DASH.search(plain):
         notes.append("Typographic quotation marks, spaces and dashes were read as the plain ones.")
-    if _BROKEN_JOIN.search(text):
-        notes.append(
-            "A line ends with spaces after its continuation mark, where a shell ends the command; the lines were joined."
-        )
-        text = _BROKEN_JOIN.sub(r"\1\n", text)
-    marked = (name for name, mark in _MARKS if mark.search(text))
-    dialect: Shell = shell or SUFFIXES.get(suffix) or next(marked, None) or "bash"
+    text, joined = _BROKEN_JOIN.subn(r"\1\n", text)
+    if joined:
+        what = "A line ends with spaces after its continuation mark, where a shell ends the command; the lines were joined."
+        notes.append(what)
+    marked = (name for name, mark in _MARKS if re.search(mark, text))
+    dialect: Shell = SUFFIXES.get(suffix) or next(marked, None) or "bash"
     cells = _CELL.findall(text) if dialect == "bash" else []
     text = "\n".join(cells) or (_PS_COMMENT.sub("", text) if dialect == "powershell" else text)
     known: dict[str, Value] = dict(variables or {})
-    reader = _Cmd(text, known) if dialect == "cmd" else _Shell(text, known, dialect == "powershell", bool(cells))
-    script = Script(dialect, reader.read(), notes)
+    reader = _Cmd(known) if dialect == "cmd" else _Shell(known, dialect == "powershell", bool(cells))
+    reader.read(text)
     if reader.unclosed:
-        script.notes.append(
-            'A quotation mark is not closed, so that it holds all that follows; a path that ends with \\" does this in cmd.'
-        )
-    return script
+        what = 'A quotation mark is not closed, so that it holds all that follows; a path that ends with \\" does this in cmd.'
+        notes.append(what)
+    return Script(reader.commands, notes)
 
 
 def unresolved(text: str) -> list[str]:
@@ -81,16 +72,48 @@ def unresolved(text: str) -> list[str]:
     return UNRESOLVED.findall(text)
 
 
-class _Words:
-    """Collects words and statements."""
+class _Reader:
+    """Reads a text token by token into words and commands."""
 
-    def __init__(self, text: str, variables: dict[str, Value]):
-        self.text, self.at, self.variables = text, 0, variables
+    def __init__(self, variables: dict[str, Value]):
+        self.text, self.at, self.variables = "", 0, variables
         self.commands: list[list[str]] = []
         self.words: list[str] = []
         self.pieces: list[str] | None = None  # of the word that is being read
-        self.redirects = self.unclosed = False  # whether the next word is the target of a redirection
+        self.quoted = self.unclosed = False
+        self.redirects = False  # whether the next word is the target of a redirection
         self.left = MOST_EXPANDED
+
+    def tokens(self) -> re.Pattern[str]:
+        """What can be next: a named group for each kind, one of which matches."""
+        raise NotImplementedError
+
+    def read(self, text: str) -> None:
+        self.text, self.at = text, 0
+        while self.at < len(text):
+            token = self.tokens().match(text, self.at)
+            assert token is not None and token.lastgroup is not None
+            self.at = token.end()
+            self.take(token.lastgroup, token)
+        self.unclosed = self.unclosed or self.quoted
+        self.end_command()
+
+    def take(self, kind: str, token: Token) -> None:
+        match kind:
+            case "blank":
+                self.end_word()
+            case "separator":
+                self.end_command()
+            case "doubled":
+                self.add('"')
+            case "unset":
+                self.add(UNSET + token[0] + END)
+            case "redirect":  # 2>&1, > file: the number before and the word after are no words of the command
+                self.pieces = None if self.word.isdigit() else self.pieces
+                self.end_word()
+                self.redirects = True
+            case _:
+                self.add(token[0])
 
     @property
     def word(self) -> str:
@@ -113,24 +136,150 @@ class _Words:
             self.commands.append(self.words)
         self.words = []
 
-    def redirect(self, ahead: str) -> None:
-        """> file, 2>&1, < file: the number before it and the word after it are no words of the command."""
-        if self.word.isdigit():
-            self.pieces = None
-        self.end_word()
-        self.at += len(ahead)
-        self.redirects = True
 
-    def insert(self, value: Value | None, written: str, quoted: bool, splits: bool = True) -> None:
-        """A variable's value: in quotes one word, without them split at spaces as bash does; several words for an array."""
-        size = len(value) if isinstance(value, str) else sum(map(len, value or ()))
-        self.left -= size
+_REDIRECT = r"(?P<redirect>&?[<>]{1,3}&?[ \t]*)"
+_SCOPE = r"(?:(?:script|global|local|private):)?"
+_OR = r"(?:\[[@*]\])?(?::?-(?P<fallback>[^{}\"'$]*))?"
+BASH, PS, BOTH = "b", "p", "bp"
+START, INSIDE, OUTSIDE, ANYWHERE = "s", "i", "so", "sio"
+# (the shells that have a token, where in double quotes it can be, its pattern), tried in this order. START: of a command
+_TOKENS = (
+    (PS, START, rf"(?P<assigned>\${_SCOPE}(?P<target>(?:env:)?\w+)[ \t]*(?P<more>\+?)=(?!=)[ \t]*)"),
+    (BASH, OUTSIDE, r"(?P<plain>[^ \t\n'\"$#;|&<>(){}`\\]+)"),
+    (PS, OUTSIDE, r"(?P<plain>[^ \t\n'\"$#;|&<>(){}`,@]+)"),
+    (PS, INSIDE, r'(?P<doubled>"")'),
+    (BOTH, ANYWHERE, r'(?P<quote>")'),
+    (BASH, ANYWHERE, r"(?P<escaped>\\(?P<sign>.?))"),
+    (PS, ANYWHERE, r"(?P<escaped>`(?P<sign>.?))"),
+    (BASH, OUTSIDE, r"(?P<single>'(?P<inner>[^']*+)(?P<closed>'?))"),
+    (PS, OUTSIDE, r"(?P<single>'(?P<inner>(?:[^']|'')*+)(?P<closed>'?))"),
+    (BASH, OUTSIDE, r"(?P<ansi>\$'(?P<coded>(?:[^'\\]++|\\.)*+)')"),
+    (PS, OUTSIDE, r"(?P<list>[,@])"),
+    (BOTH, OUTSIDE, r"(?P<blank>[ \t]+)"),
+    (BOTH, OUTSIDE, r"(?P<comment>\#)"),
+    (BOTH, OUTSIDE, r"(?P<open>\()"),
+    (BOTH, OUTSIDE, r"(?P<close>\))"),
+    (BOTH, OUTSIDE, r"(?P<brace>[{}])"),
+    (BOTH, OUTSIDE, r"(?P<line>\n)"),
+    (BOTH, OUTSIDE, _REDIRECT),
+    (BOTH, OUTSIDE, r"(?P<separator>[;|&])"),
+    (BASH, ANYWHERE, r"(?P<arithmetic>\$\(\((?P<sum>[^()]{1,200}|[^()]{0,90}\([^()]{0,90}\)[^()]{0,90})\)\))"),
+    (BOTH, ANYWHERE, r"(?P<substitution>\$\()"),
+    (BASH, ANYWHERE, rf"(?P<variable>\$(?:\{{(?P<braced>\w+){_OR}\}}|(?P<name>\w+)))"),
+    (PS, ANYWHERE, rf"(?P<variable>\$(?:\{{(?:\w+:)?(?P<braced>[\w:]+)\}}|{_SCOPE}(?P<name>(?:env:)?\w+)))"),
+    (BASH, ANYWHERE, r"(?P<unset>`[^`]*`?|\$(?:\{[^}\n]*\}?|[@*#?!$-]))"),
+    (PS, ANYWHERE, r"(?P<unset>\$(?:\{[^}\n]*\}?|[@*#?!$-]))"),
+    (BOTH, ANYWHERE, r'(?P<text>[^"\\`$]+|.)'),
+)
+_PS_NUMBER = re.compile(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?")
+_ASSIGNED = re.compile(r"(\w+)(\+?)=(.*)", re.DOTALL)
+_IN_PYTHON = re.compile(r"\{(\w+)\}")
+_ESCAPES = {  # in double quotes of PowerShell, and of bash
+    True: {"\n": "", "n": "\n", "t": "\t"} | dict.fromkeys("0rabfv", ""),
+    False: {"\n": ""} | {sign: sign for sign in '$`"\\'},
+}
+
+
+@cache
+def _shell_tokens(shell: str, place: str) -> re.Pattern[str]:
+    rows = [pattern for shells, places, pattern in _TOKENS if shell in shells and place in places]
+    return re.compile("|".join(rows), re.DOTALL | re.IGNORECASE)
+
+
+class _Shell(_Reader):
+    """bash and PowerShell, which differ in their escape character, quotes and assignments; notebook cells are bash with {names}."""
+
+    def __init__(self, variables: dict[str, Value], powershell: bool, notebook: bool):
+        super().__init__(variables)
+        self.powershell, self.notebook = powershell, notebook
+        self.target: tuple[str, bool] | None = None  # the variable that is being set, and whether it is added to
+        self.outer: list[str] = []  # the words before a bash array
+        self.depth, self.several, self.computed = 0, False, False  # of a PowerShell assignment
+
+    def tokens(self) -> re.Pattern[str]:
+        begins = not self.words and self.pieces is None and self.target is None
+        return _shell_tokens(
+            PS if self.powershell else BASH, INSIDE if self.quoted else START if begins else OUTSIDE[1]
+        )
+
+    def take(self, kind: str, token: Token) -> None:
+        match kind:
+            case "assigned":
+                self.target = token["target"].lower(), bool(token["more"])
+                self.depth, self.several, self.computed = 0, False, False
+            case "escaped" if self.quoted:
+                sign = token["sign"]
+                self.add(_ESCAPES[self.powershell].get(sign, sign if self.powershell else token[0]))
+            case "escaped":
+                if token["sign"] not in ("", "\n"):
+                    self.add(token["sign"])
+            case "quote":
+                self.quoted = not self.quoted
+                self.add("")
+            case "single":
+                self.unclosed = self.unclosed or not token["closed"]
+                self.add(token["inner"].replace("''", "'"))
+            case "ansi":
+                self.add(re.sub(r"\\(.)", lambda sign: {"n": "\n", "t": "\t"}.get(sign[1], sign[1]), token["coded"]))
+            case "arithmetic":
+                self._insert(_arithmetic(token["sum"], self.variables), token[0], self.quoted)
+            case "substitution":
+                self._substitution(token.start())
+            case "variable":
+                self._variable(token)
+            case "open":
+                self._open()
+            case "close":
+                self._close()
+            case "brace":
+                self._brace(token)
+            case "list" if self.target:
+                self.several = True
+                self.end_word()
+            case "line" if self.target and (self.depth > 0 or not self.powershell):
+                self.end_word()
+            case "line":
+                self.end_command()
+            case "comment" if self.pieces is None:
+                end = self.text.find("\n", self.at)
+                self.at = len(self.text) if end < 0 else end
+            case "plain" | "list" | "comment":
+                self._plain(token[0])
+            case _:
+                super().take(kind, token)
+
+    def _plain(self, text: str) -> None:
+        self.computed = self.computed or (self.powershell and not _PS_NUMBER.fullmatch(text))
+        self.add(text)
+
+    def _substitution(self, start: int) -> None:
+        """$(command), which is never run."""
+        depth, self.at = 0, min(len(self.text), start + 2000)
+        for sign in re.finditer(r"[()]", self.text[start : self.at]):
+            depth += 1 if sign[0] == "(" else -1
+            if depth == 0:
+                self.at = start + sign.end()
+                break
+        self.add(UNSET + self.text[start : self.at] + END)
+        self.computed = True
+
+    def _variable(self, token: Token) -> None:
+        name = token["braced"] or token["name"] or ""
+        value = self.variables.get(name.lower() if self.powershell else name, token.groupdict().get("fallback"))
+        self.computed = self.computed or value is None
+        self._insert(value, token[0], self.quoted or self.powershell)
+        self.several = self.several or isinstance(value, list)
+
+    def _insert(self, value: Value | None, written: str, whole: bool) -> None:
+        """A variable's value: one word, or split at spaces as bash does without quotes; several words for an array."""
+        self.left -= sum(map(len, value or ()))
         if value is None or self.left < 0:
             self.add(UNSET + written + END)
             return
-        parts = value if isinstance(value, list) else [value] if quoted or not splits else value.split()
-        if isinstance(value, str) and not quoted and splits and value[:1].isspace():
+        splits = isinstance(value, str) and not whole
+        if splits and value[:1].isspace():
             self.end_word()
+        parts = [value] if isinstance(value, str) and whole else value.split() if isinstance(value, str) else value
         if not parts and self.pieces == [""]:  # "${none[@]}" is no word at all
             self.pieces = None
         for number, part in enumerate(parts):
@@ -138,187 +287,7 @@ class _Words:
                 self.end_word()
             self.add(part)
 
-
-_ASSIGNED = re.compile(r"(\w+)(\+?)=(.*)", re.DOTALL)
-_VARIABLE = re.compile(r"\$(?:\{(\w+)(?:\[[@*]\])?(?::?-([^{}\"'$]*))?\}|(\w+))")
-_ARITHMETIC = re.compile(r"\$\(\(([^()]{1,200}|[^()]{0,90}\([^()]{0,90}\)[^()]{0,90})\)\)")
-_ANSI_C = re.compile(r"\$'((?:[^'\\]++|\\.)*+)'")
-_PS_VARIABLE = re.compile(
-    r"\$(?:\{(?:\w+:)?([\w:]+)\}|(?:(?:script|global|local|private):)?((?:env:)?\w+))", re.IGNORECASE
-)
-_PS_ASSIGNED = re.compile(
-    r"\$(?:(?:script|global|local|private):)?((?:env:)?\w+)[ \t]*(\+?)=(?!=)[ \t]*", re.IGNORECASE
-)
-_PS_PLAIN = re.compile(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?")
-_REDIRECT = re.compile(r"&?[<>]{1,3}&?[ \t]*")
-_IN_PYTHON = re.compile(r"\{(\w+)\}")
-_PS_ESCAPES = {"n": "\n", "t": "\t", "0": "", "r": "", "a": "", "b": "", "f": "", "v": ""}
-
-
-class _Shell(_Words):
-    """bash and PowerShell, which differ in their escape character, quotes and assignments; notebook cells are bash with {names}."""
-
-    def __init__(self, text: str, variables: dict[str, Value], powershell: bool, notebook: bool):
-        super().__init__(text, variables)
-        self.powershell, self.notebook = powershell, notebook
-        self.escape = "`" if powershell else "\\"
-        special = re.escape(" \t\n'\"$#;|&<>(){}" + ("`,@" if powershell else "`\\"))
-        self.plain = re.compile(f"[^{special}]+")
-        self.target: tuple[str, bool] | None = (
-            None  # the variable that is being set, and whether something is added to it
-        )
-        self.outer: list[str] = []  # the words before a bash array
-        self.depth, self.several, self.computed = 0, False, False  # of a PowerShell assignment
-        self.acts: dict[str, Callable[[], None]] = {
-            self.escape: self._escaped, "'": self._single, '"': self._double, "$": lambda: self._expand(False),
-            "#": self._comment, "(": self._open, ")": self._close, "{": self._brace, "}": self._brace, "\n": self._line,
-            ";": self._separator, "|": self._separator, "&": self._ampersand, "<": self._angle, ">": self._angle,
-        }  # fmt: skip
-        if not powershell:
-            self.acts["`"] = self._backquoted
-
-    def read(self) -> list[list[str]]:
-        while self.at < len(self.text):
-            if not self.words and self.pieces is None and self.target is None and self._begins():
-                continue
-            sign = self.text[self.at]
-            run = self.plain.match(self.text, self.at)
-            if run:
-                self._run(run[0])
-            elif sign in " \t":
-                self.end_word()
-                self.at += 1
-            elif self.powershell and self.target and sign in ",@":
-                self.several, self.at = True, self.at + 1
-                self.end_word()
-            else:
-                self.acts.get(sign, self._literal)()
-        self.end_command()
-        return self.commands
-
-    def _begins(self) -> bool:
-        """At the start of a command: a PowerShell assignment."""
-        if self.powershell and (found := _PS_ASSIGNED.match(self.text, self.at)):
-            self.target = found[1].lower(), bool(found[2])
-            self.depth, self.several, self.computed = 0, False, False
-            self.at = found.end()
-            return True
-        return False
-
-    def _run(self, text: str) -> None:
-        self.computed = self.computed or (self.powershell and not _PS_PLAIN.fullmatch(text))
-        self.add(text)
-        self.at += len(text)
-
-    def _literal(self) -> None:
-        self._run(self.text[self.at])
-
-    def _end_of_line(self) -> int:
-        end = self.text.find("\n", self.at)
-        return len(self.text) if end < 0 else end
-
-    def _escaped(self) -> None:
-        following = self.text[self.at + 1 : self.at + 2]
-        self.at += 2
-        if following and following != "\n":
-            self.add(following)
-
-    def _single(self) -> None:
-        end = self.text.find("'", self.at + 1)
-        while self.powershell and end >= 0 and self.text[end + 1 : end + 2] == "'":
-            end = self.text.find("'", end + 2)
-        if end < 0:
-            self.unclosed, end = True, len(self.text)
-        text = self.text[self.at + 1 : end]
-        self.add(text.replace("''", "'") if self.powershell else text)
-        self.at = end + 1
-
-    def _double(self) -> None:
-        self.at += 1
-        self.add("")
-        plain = re.compile(r'[^"`$]+' if self.powershell else r'[^"\\`$]+')
-        while self.at < len(self.text):
-            sign, following = self.text[self.at], self.text[self.at + 1 : self.at + 2]
-            run = plain.match(self.text, self.at)
-            if run:
-                self.add(run[0])
-                self.at = run.end()
-            elif sign == '"':
-                self.at += 1
-                if not (self.powershell and following == '"'):
-                    return
-                self.add('"')
-                self.at += 1
-            elif sign == "$":
-                self._expand(True)
-            elif sign != self.escape:
-                self._backquoted()
-            elif self.powershell:
-                self.add("" if following == "\n" else _PS_ESCAPES.get(following, following))
-                self.at += 2
-            else:
-                self.add(
-                    "" if following == "\n" else following if following and following in '$`"\\' else sign + following
-                )
-                self.at += 2
-        self.unclosed = True
-
-    def _comment(self) -> None:
-        if self.pieces is not None:
-            self._literal()
-            return
-        self.at = self._end_of_line()
-
-    def _backquoted(self) -> None:
-        """`command`, which is never run."""
-        end = self.text.find("`", self.at + 1)
-        end = len(self.text) if end < 0 else end + 1
-        self.add(UNSET + self.text[self.at : end] + END)
-        self.at = end
-
-    def _expand(self, quoted: bool) -> None:
-        text, at = self.text, self.at
-        if text.startswith("$(", at):
-            arithmetic = None if self.powershell else _ARITHMETIC.match(text, at)
-            if arithmetic:
-                self.at = arithmetic.end()
-                self.insert(_arithmetic(arithmetic[1], self.variables), arithmetic[0], quoted)
-            else:
-                self._substitution()
-            return
-        ansi = None if self.powershell or quoted else _ANSI_C.match(text, at)
-        if ansi:
-            self.at = ansi.end()
-            self.add(re.sub(r"\\(.)", lambda sign: {"n": "\n", "t": "\t"}.get(sign[1], sign[1]), ansi[1]))
-            return
-        found = (_PS_VARIABLE if self.powershell else _VARIABLE).match(text, at)
-        if not found:
-            end = re.compile(r"\$(\{[^}\n]*\}?|[@*#?!$-])?").match(text, at)
-            assert end is not None
-            self.at = end.end()
-            self.add(UNSET + end[0] + END if len(end[0]) > 1 else "$")
-            return
-        self.at = found.end()
-        name = next(filter(None, (found[1], found[found.re.groups])), "")
-        fallback = None if self.powershell else found[2]
-        value = self.variables.get(name.lower() if self.powershell else name)
-        self.computed = self.computed or (value is None and fallback is None)
-        self.insert(fallback if value is None else value, found[0], quoted, splits=not self.powershell)
-        self.several = self.several or isinstance(value, list)
-
-    def _substitution(self) -> None:
-        """$(command), which is never run."""
-        depth, end = 0, self.at + 1
-        for end in range(self.at + 1, min(len(self.text), self.at + 2000)):
-            depth += (self.text[end] == "(") - (self.text[end] == ")")
-            if depth == 0:
-                break
-        self.add(UNSET + self.text[self.at : end + 1] + END)
-        self.computed = True
-        self.at = end + 1
-
     def _open(self) -> None:
-        self.at += 1
         array = None if self.powershell else _ASSIGNED.fullmatch(self.word)
         if array and not array[3] and self.target is None:
             self.target, self.outer = (array[1], bool(array[2])), self.words
@@ -329,69 +298,49 @@ class _Shell(_Words):
             self.end_command()
 
     def _close(self) -> None:
-        self.at += 1
-        if self.powershell and self.target:
-            self.end_word()
+        if self.target is None:
+            self.end_command()
+            return
+        self.end_word()
+        if self.powershell:
             self.depth -= 1
-        elif self.target:
-            self.end_word()
+        else:
             self._set(*self.target, self.words)
             self.target, self.words = None, self.outer
-        else:
-            self.end_command()
 
-    def _brace(self) -> None:
-        found = _IN_PYTHON.match(self.text, self.at) if self.notebook else None
-        if found:
-            self.at = found.end()
-            self.insert(self.variables.get(found[1]), found[0], quoted=True)
+    def _brace(self, token: Token) -> None:
+        named = _IN_PYTHON.match(self.text, token.start()) if self.notebook else None
+        if named:
+            self.at = named.end()
+            self._insert(self.variables.get(named[1]), named[0], whole=True)
         elif self.powershell or self.pieces is None:
-            self.at += 1
             self.computed = True
             self.end_command()
         else:
-            self._literal()
-
-    def _line(self) -> None:
-        self.at += 1
-        if self.target and (self.depth > 0 or not self.powershell):
-            self.end_word()
-        else:
-            self.end_command()
-
-    def _separator(self) -> None:
-        self.at += 1
-        self.end_command()
-
-    def _ampersand(self) -> None:
-        found = _REDIRECT.match(self.text, self.at)
-        if found:
-            self.redirect(found[0])
-        else:
-            self._separator()
-
-    def _angle(self) -> None:
-        found = _REDIRECT.match(self.text, self.at)
-        assert found is not None
-        self.redirect(found[0])
+            self.add(token[0])
 
     def _set(self, name: str, more: bool, value: Value | None) -> None:
         before = self.variables.get(name) if more else None
         if value is None:
             self.variables.pop(name, None)
-        elif isinstance(before, list) or (before is not None and isinstance(value, list)):
-            self.variables[name] = [*_listed(before), *_listed(value)]
+        elif before is None:
+            self.variables[name] = value
+        elif isinstance(before, str) and isinstance(value, str):
+            self.variables[name] = before + value
         else:
-            self.variables[name] = value if before is None else f"{before}{value}"
+            self.variables[name] = [
+                word for each in (before, value) for word in ([each] if isinstance(each, str) else each)
+            ]
 
     def end_command(self) -> None:
         self.end_word()
         if self.powershell and self.target:
-            value = None if self.computed or (not self.words and not self.several) else self.words
+            value = None if self.computed or not (self.words or self.several) else self.words
             self._set(*self.target, value[0] if value and len(value) == 1 and not self.several else value)
-            self.target, self.words = None, []
+            self.words = []
         elif self.target:  # an array that is not closed
-            self.target, self.words = None, self.outer
+            self.words = self.outer
+        self.target = None
         if not self.powershell:
             self._assign()
         super().end_command()
@@ -403,10 +352,6 @@ class _Shell(_Words):
         while self.words and (found := _ASSIGNED.fullmatch(self.words[0])):
             self._set(found[1], bool(found[2]), None if UNSET in found[3] else found[3])
             self.words = self.words[1:]
-
-
-def _listed(value: Value | None) -> list[str]:
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 _OPERATORS: dict[type[ast.AST], Callable[[int, int], int]] = {
@@ -429,14 +374,15 @@ def _arithmetic(text: str, variables: Mapping[str, Value]) -> str | None:
 
 
 def _computed(node: ast.AST) -> int:
-    if isinstance(node, ast.Constant) and type(node.value) is int:
-        value = node.value
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = -_computed(node.operand)
-    elif isinstance(node, ast.BinOp):
-        value = _OPERATORS[type(node.op)](_computed(node.left), _computed(node.right))
-    else:
-        raise ValueError("not whole numbers")
+    match node:
+        case ast.Constant(value=int() as value) if value is not True and value is not False:
+            pass
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = -_computed(operand)
+        case ast.BinOp(left=left, op=sign, right=right):
+            value = _OPERATORS[type(sign)](_computed(left), _computed(right))
+        case _:
+            raise ValueError("not whole numbers")
     if abs(value) > _LARGEST:
         raise ValueError("too large")
     return value
@@ -444,73 +390,59 @@ def _computed(node: ast.AST) -> int:
 
 _CMD_SET = re.compile(r'set\s+(?:"(\w+)=(.*)"|(\w+)=(.*))\s*', re.IGNORECASE)
 _CMD_VARIABLE = re.compile(r"%(?:(%)|(\w+)%|~?[\w~]*)")
-_CMD_PLAIN = re.compile(r'[^\\"^&|<> \t]+')
 
 
-class _Cmd(_Words):
+@cache
+def _cmd_tokens(quoted: bool, literal: bool) -> re.Pattern[str]:
+    rows = [r'(?P<text>[^\\"^&|<> \t]+|\\++(?!"))', r'(?P<slashes>(?:\\\\)++(?="))', r'(?P<escaped>(?:\\\\)*+\\")']
+    rows += [r'(?P<doubled>"")'] if quoted else [r"(?P<blank>[ \t]+)"]
+    rows += [] if literal else [r"(?P<caret>\^(?P<sign>.?))", r"(?P<separator>[&|])", _REDIRECT]
+    return re.compile("|".join([*rows, r'(?P<quote>")', r"(?P<plain>.)"]))
+
+
+class _Cmd(_Reader):
     """cmd.exe, whose operators obey its own quotes, and the C runtime, which splits the rest into words by other rules."""
 
-    def read(self) -> list[list[str]]:
+    literal = False  # whether the reader is in cmd's quotes; `quoted`: in those of the C runtime
+
+    def tokens(self) -> re.Pattern[str]:
+        return _cmd_tokens(self.quoted, self.literal)
+
+    def read(self, text: str) -> None:
         self.variables = {name.lower(): value for name, value in self.variables.items()}
-        for line in self.text.replace("^\n", "").split("\n"):
+        for line in text.replace("^\n", "").split("\n"):
             line = line.strip().lstrip("@").lstrip()
             if re.match(r"(rem\b|::|echo\b)", line, re.IGNORECASE):
                 continue
             line = _CMD_VARIABLE.sub(self._value, line)
             found = _CMD_SET.fullmatch(line)
-            if found:
-                value = found[2] if found[1] else found[4]
-                name = (found[1] or found[3]).lower()
-                self.variables.pop(name, None)
-                if UNSET not in value:
-                    self.variables[name] = value
-            else:
-                self._split(line)
-        return self.commands
+            if found is None:
+                self.quoted = self.literal = False
+                super().read(line)
+                continue
+            name, value = (found[1] or found[3]).lower(), found[2] if found[1] else found[4]
+            self.variables.pop(name, None)
+            if UNSET not in value:
+                self.variables[name] = value
 
-    def _value(self, found: re.Match[str]) -> str:
+    def _value(self, found: Token) -> str:
         value = "%" if found[1] else self.variables.get((found[2] or "").lower())
         self.left -= len(value or "")
-        return (
-            value if isinstance(value, str) and self.left >= 0 else UNSET + found[0] + END if len(found[0]) > 1 else "%"
-        )
+        if isinstance(value, str) and self.left >= 0:
+            return value
+        return UNSET + found[0] + END if len(found[0]) > 1 else "%"
 
-    def _split(self, line: str) -> None:
-        self.text, self.at = line, 0
-        quoted, literal = False, False  # in the C runtime's quotes, in cmd's
-        while self.at < len(line):
-            sign = line[self.at]
-            run, slashes = _CMD_PLAIN.match(line, self.at), re.compile(r"\\*").match(line, self.at)
-            if run:
-                self.add(run[0])
-                self.at = run.end()
-            elif slashes and slashes[0]:
-                self.at = slashes.end()
-                before_quote = line[self.at : self.at + 1] == '"'
-                self.add(slashes[0][: len(slashes[0]) // 2] if before_quote else slashes[0])
-                if before_quote and len(slashes[0]) % 2:
-                    self.add('"')
-                    literal, self.at = not literal, self.at + 1
-            elif sign == '"':
-                if quoted and line[self.at + 1 : self.at + 2] == '"':
-                    self.add('"')
-                    self.at += 2
-                else:
-                    self.add("")
-                    quoted, literal, self.at = not quoted, not literal, self.at + 1
-            elif sign == "^" and not literal:
-                self.add(line[self.at + 1 : self.at + 2])
-                self.at += 2
-            elif sign in "&|" and not literal:
-                self.at += 1
-                self.end_command()
-            elif sign in "<>" and not literal and (ahead := _REDIRECT.match(line, self.at)):
-                self.redirect(ahead[0])
-            elif sign in " \t" and not quoted:
-                self.end_word()
-                self.at += 1
-            else:
-                self.add(sign)
-                self.at += 1
-        self.unclosed = self.unclosed or quoted
-        self.end_command()
+    def take(self, kind: str, token: Token) -> None:
+        match kind:
+            case "slashes":  # each two before a quotation mark are one
+                self.add(token[0][::2])
+            case "escaped":
+                self.add(token[0][2::2] + '"')
+                self.literal = not self.literal
+            case "quote":
+                self.add("")
+                self.quoted, self.literal = not self.quoted, not self.literal
+            case "caret":
+                self.add(token["sign"])
+            case _:
+                super().take(kind, token)

@@ -55,6 +55,7 @@ def to_import(
         become |= names
     for entry in launcher:
         settings |= dict.fromkeys(entry.settings, entry.value)
+    settings |= {path: value for path, (value, _) in FIXED.items()}
     config = _dataset(read, source, settings)
     if not read["pretrained_model_name_or_path"]:
         fix = "choose the base model"
@@ -67,9 +68,6 @@ def to_import(
         become["dataset_config"] = ("dataset.sources",)
         nested |= {group: nested.get(group, {}) | values for group, values in config.values.items()}
         read.extra += [Entry("changed", "dataset_config", sentence=note) for note in config.notes]
-    for path, (value, _) in FIXED.items():
-        group, name = path.split(".", 1)
-        nested.setdefault(group, {})[name] = value
     if read.script.name == "sdxl_train" and nested["dataset"].get("folder"):
         nested["method"]["kind"] = (
             "dreambooth"  # the script trains folders as DreamBooth, a metadata file as fine-tuning
