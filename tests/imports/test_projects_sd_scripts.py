@@ -290,6 +290,15 @@ def test_a_config_file_is_flat_checked_and_below_the_command_line(tmp_path):
     assert of_key(imported(text), "config_file").kind == "unavailable", "without a folder no file is read"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "cp932"])
+def test_scripts_and_config_files_are_read_in_the_encodings_of_windows(tmp_path, encoding):
+    folder = "狐の絵をさがす" if encoding == "cp932" else "Füchse"
+    (tmp_path / "a.toml").write_bytes(f"train_data_dir = '{folder}'\nseed = 3\n".encode(encoding))
+    (tmp_path / "a.bat").write_bytes(f'{START} --config_file a --output_name "{folder}"'.encode(encoding))
+    job = import_project(tmp_path / "a.bat").job
+    assert (job.dataset.folder, job.saving.output_name, job.schedule.seed) == (folder, folder, 3)
+
+
 def test_a_dataset_config_beside_it_takes_the_options_where_it_is_silent(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "d.toml").write_text("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'images'\nkeep_tokens = 2\n")

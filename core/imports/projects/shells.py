@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -72,7 +73,7 @@ def unresolved(text: str) -> list[str]:
     return UNRESOLVED.findall(text)
 
 
-class _Reader:
+class _Reader(ABC):
     """Reads a text token by token into words and commands."""
 
     def __init__(self, variables: dict[str, Value]):
@@ -84,9 +85,9 @@ class _Reader:
         self.redirects = False  # whether the next word is the target of a redirection
         self.left = MOST_EXPANDED
 
+    @abstractmethod
     def tokens(self) -> re.Pattern[str]:
         """What can be next: a named group for each kind, one of which matches."""
-        raise NotImplementedError
 
     def read(self, text: str) -> None:
         self.text, self.at = text, 0
@@ -276,10 +277,11 @@ class _Shell(_Reader):
         if value is None or self.left < 0:
             self.add(UNSET + written + END)
             return
-        splits = isinstance(value, str) and not whole
-        if splits and value[:1].isspace():
-            self.end_word()
-        parts = [value] if isinstance(value, str) and whole else value.split() if isinstance(value, str) else value
+        parts = [value] if isinstance(value, str) else value
+        if isinstance(value, str) and not whole:
+            parts = value.split()
+            if value[:1].isspace():
+                self.end_word()
         if not parts and self.pieces == [""]:  # "${none[@]}" is no word at all
             self.pieces = None
         for number, part in enumerate(parts):
