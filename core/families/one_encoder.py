@@ -11,7 +11,7 @@ import torch
 from core.diffusion.text_states import Conditioning, TextStates
 from core.families.clip import Join, in_windows, join_windows, last_states
 from core.families.components import Components
-from core.families.weighted_text import Weights, read_captions, weigh
+from core.families.token_weights import Weights, read_captions, weigh
 
 
 def encode_ids(

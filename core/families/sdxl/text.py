@@ -11,7 +11,7 @@ import torch
 from core.diffusion.text_states import TextStates
 from core.families.clip import Join, join_windows
 from core.families.components import Components
-from core.families.weighted_text import Weights, read_captions, weigh
+from core.families.token_weights import Weights, read_captions, weigh
 from core.record.queued import queued
 
 LAYER = 2  # from the end, without the final layer norm, of both encoders

@@ -15,7 +15,7 @@ from core.families.components import Components
 from core.families.layouts import LAYOUTS
 from core.families.sdxl.text import LAYER, pooled, read_layer
 from core.families.sdxl.unet import lora_targets, predict
-from core.families.weighted_text import Weights, read_captions, weigh
+from core.families.token_weights import Weights, read_captions, weigh
 
 
 def encode_ids(

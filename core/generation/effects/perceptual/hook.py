@@ -16,8 +16,8 @@ from torch.nn.functional import interpolate, normalize
 from core.diffusion.samplers import config_of, model_input, root_alpha_bar
 from core.families.loading import load_part
 from core.families.offload import visiting
+from core.families.prompt_weights import WINDOW_END
 from core.families.tokenizer import load_tokenizer
-from core.families.word_weights import WINDOW_END
 from core.formats.tensors.reading import TensorFile
 from core.generation.effects.perceptual.checks import (
     CLIP_KIND,

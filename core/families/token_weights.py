@@ -10,8 +10,8 @@ import torch
 from core.diffusion.text_states import TextStates
 from core.families.clip import end_windows, tokenize
 from core.families.components import Components
+from core.families.prompt_weights import WINDOW_END, Read, Run, runs_of
 from core.families.token_count import WINDOW
-from core.families.word_weights import WINDOW_END, Read, Run, runs_of
 from core.record.queued import queued
 
 Weights = list[torch.Tensor] | None  # [B, n, 77] for each text encoder
