@@ -52,7 +52,7 @@ def choose_precision(
     method: MethodSettings | None = None,
     bf16_pays: Callable[[], bool] = type_speed.bf16_pays,
 ) -> Precision:
-    """The precision of the settings. "auto" is, on CUDA, bf16 for training if the GPU supports it, else fp16 (more digits than
+    """The precision of the settings. "auto" is, on CUDA, bf16 for training if it is fast on the GPU, else fp16 (more digits than
     bf16, and sampling does not overflow it); on a CPU bf16 for large models if it is not slower; otherwise fp32.
 
     weight_bytes   of the U-Net as stored       method   of a training; None for generation

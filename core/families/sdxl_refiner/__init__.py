@@ -28,7 +28,7 @@ def encode_ids(
     normalize: str = "none",
     layer: int = LAYER,
 ) -> TextStates:
-    """As SDXL's, of its second encoder alone: context [B, T, 1280], pooled [B, 1280]."""
+    """Encode token ids as SDXL's second text encoder does: context [B, T, 1280], pooled vector [B, 1280]."""
     (encoder,), (own,) = components.text_encoders, ids
     states, last = read_layer(encoder, own, layer)
     end = components.tokenizers[0].eos_token_id
