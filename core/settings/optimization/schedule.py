@@ -175,7 +175,8 @@ class ScheduleSettings(Settings):
 
     @property
     def steps_in_force(self) -> int | None:
-        """The length in steps, where it is what decides: before epochs, as sd-scripts after them."""
+        """The number of steps, if it sets the length of the training; None if epochs do. Steps take precedence over epochs;
+        with compatibility it is the other way round, as in sd-scripts."""
         return None if self.compatibility == "kohya" and self.max_train_epochs else self.max_train_steps
 
     def summary(self) -> str:
