@@ -52,8 +52,8 @@ def numbers(text: str) -> list[float]:
 
 
 def rate_numbers(text: str, count: int) -> list[float]:
-    """Parse the factors of one side of the U-Net: a list (its length is not checked), one number for all `count` blocks, or a
-    preset's name. Raises ValueError."""
+    """Parse the factors of one side of the U-Net: a list (its length is not checked), one number for all blocks if `count` is
+    above 3, or a preset's name. Raises ValueError."""
     name, plus, base = text.strip().partition("+")
     if name.strip() not in PRESETS:
         found = numbers(text)

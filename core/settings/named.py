@@ -139,7 +139,7 @@ def admit(job: BaseModel, limits: Limits | None) -> None:
 
 
 def leaving(job: BaseModel) -> list[Problem]:
-    """Problems of output names that lead out of their folder ("../x", "/x", "C:x"), which no page may use."""
+    """Problems of names that would lead out of their folder as a part of a path ("../x", "/x", "C:x"); refused on any page."""
     fix = "use a name without .., a leading / or a drive letter"
     return [
         Problem(f"'{named.value}' leads out of its folder", named.where, fix, code="settings.leaves-folder")

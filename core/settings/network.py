@@ -43,7 +43,7 @@ class KindTraits:
     uses            the settings that it reads, of OWN (sizes, dropouts) and `initialization`; others are reported as ineffective
     needs_base_weight   its adapters read the layer's weight (`base_weight`, possibly fp8), so rules refuse ZeRO-3
     by_chance       each pass draws which weights train: torch.compile is refused, and processes synchronize the draw
-    loraplus        whether it has "up" weights, to which LoRA+'s ratio applies
+    loraplus        whether LoRA+'s ratio applies to some of its weights
     rates           factor of its usual learning rates to a LoRA's, for advice
     misread         what other programs do not read in its files, or read differently; by default they read none of them
     """

@@ -69,7 +69,7 @@ class PromptStates:
     later: tuple[tuple[int, PromptStates], ...] = ()
 
     def at(self, done: int) -> PromptStates:
-        """The states after so many steps."""
+        """The states in force after `done` steps (prompt editing)."""
         return next((states for begin, states in reversed(self.later) if begin <= done), self)
 
     @classmethod
