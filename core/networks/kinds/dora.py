@@ -15,8 +15,8 @@ from core.record.lazy_torch import Tensor, nn, torch
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
+from core.settings.dora_ia3_oft import DoraLohaSettings, DoraLokrSettings, DoraSettings
 from core.settings.readers import NAMES_OF_KOHYA, OTHER, RENAMED, UNREAD, Misread
-from core.settings.turning import DoraLohaSettings, DoraLokrSettings, DoraSettings
 
 if TYPE_CHECKING:
     from core.families.targets import Target
