@@ -165,7 +165,7 @@ def _per_input(tensors: Tensors) -> bool:
 
 
 def below(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]:
-    """The kind that sets the direction, by its keys, and its tensors."""
+    """(the kind that DoRA decomposes, by the keys of a layer; its tensors, without the magnitude)."""
     inner_tensors = without_scale(tensors)
     return kind_of_keys(inner_tensors), inner_tensors
 

@@ -183,8 +183,8 @@ Measure = Callable[[Tensor], Tensor]  # an image [1, 3, H, W] in 0..1 -> its dis
 
 
 def spherical(first: Tensor, second: Tensor) -> Tensor:
-    """The mean over rows of 2 arcsin(|u - v| / 2) ** 2 of unit vectors: 0 for equal ones, 4.93 for opposite ones, where
-    the gradient, 0 / 0 there, is 0."""
+    """Squared spherical distance of unit vectors [N, C], 2 arcsin(|u - v| / 2) ** 2, averaged over rows: 0 for equal vectors, 4.93
+    for opposite ones. Clamped, so that the gradient is finite there."""
     square = (first - second).square().sum(dim=-1).clamp(1e-12, 4 - 1e-6)
     return (2 * (square.sqrt() / 2).arcsin().square()).mean()
 
