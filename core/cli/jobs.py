@@ -223,7 +223,7 @@ class StopOnSignal:
 
 
 def find_run(name: str, workspace: Workspace) -> RunFolder:
-    """The run with this folder name or path; a path takes precedence over a run of the same name. Raises ProblemsError."""
+    """The run with this folder name or path; text with path separators is tried as a path first. Raises ProblemsError."""
     places = [workspace.runs / Path(name).name, Path(name)]
     for path in places if Path(name).name == name else reversed(places):
         if (path / "job.json").is_file():
