@@ -17,10 +17,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if __name__ == "__main__":
-    from core.cli.ends import polite_ends
+    from core.cli.signals import interrupt_on_signals
 
     try:
-        with polite_ends():
+        with interrupt_on_signals():
             from core.cli.main import main
 
             code = main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Everything that can be run, in one registry: page, command line, presets, queue and docs read it. Loads no torch."""
+"""The registry of everything that can be run, for page, command line, presets, queue and docs. Loads no torch."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ class Card:
 
 @dataclass(frozen=True)
 class Task:
-    """What the program asks of anything that can be run.
+    """Something that can be run: training, generation, a captioner, a tool.
 
-    name, title   in presets and on the command line; on the page
-    about         what it does, one line of --help
-    job           its settings, in groups
+    name, title   name in presets and on the command line; title on the page
+    about         one line of --help
+    job           the model of its settings, in groups
     run           (job, context) -> Outcome
     lane          where it runs
-    own           the group of settings that `run` and `check` are given in place of the whole job; "" for the job
-    check         (job, workspace) -> what it would do; raises ProblemsError with everything that is wrong
-    reads         whether a job only reads, so that it may run while a page holds the outputs folder
+    own           the group that `run` and `check` get instead of the whole job; "" for the job
+    check         (job, workspace) -> what the job would do, in words; raises ProblemsError with all problems
+    reads         whether a job only reads, so that it can run while a page has the outputs folder
     pauses        it handles pause and resume itself; every other task waits in `context.check()`
-    ends_paused   pausing ends it: started again, it resumes where it stopped
-    card          where the page shows its form; None for nowhere
-    button        what starts it there
-    values        under which name its form's values are kept; tasks of a card with the same name share them. "": with the card
-    under         another command whose tool it is too: `caption tag` is `tag`
-    on_cpu        a job that waits may be started at once on the CPU, in a process of its own
-    unused        (values of its form by name) -> names of its settings that have no effect with them, which the form leaves out; of a
-                  tool, if not given, those that lack what they need (core/settings/needs.py)
-    takes         the setting that a free word of its command fills (`tag FOLDER`): a name in `own`, else a dotted path
+    ends_paused   pausing ends it; started again, it resumes where it stopped
+    card          its form on the page; None without one
+    button        label of the form's start button
+    values        name under which the form's values are stored; tasks of a card with the same name share them. "": the card's
+    under         another command of which it is a tool too: `caption tag` is `tag`
+    on_cpu        whether a waiting job can be started at once on the CPU, in a process of its own
+    unused        ({name: value} of its form) -> names of settings without effect, which the form hides; for tools, by default,
+                  those whose needs are not met (core/settings/needs.py)
+    takes         the setting of its positional argument (`tag FOLDER`): a name in `own`, else a dotted path
     """
 
     name: str
@@ -79,11 +79,11 @@ class Task:
 
     @property
     def argument(self) -> str:
-        """The dotted path of what it takes, "" for nothing."""
+        """The dotted path of the setting that its positional argument sets, "" without one."""
         return f"{self.own}.{self.takes}" if self.own and self.takes else self.takes
 
     def given(self, job: Settings) -> Any:
-        """What `run` and `check` are called with."""
+        """The part of a job that `run` and `check` get (`own`)."""
         return getattr(job, self.own) if self.own else job
 
     def start(self, job: Settings, context: JobContext) -> Outcome:
@@ -91,13 +91,13 @@ class Task:
         return self.run(self.given(job), context)
 
     def look(self, job: Settings, workspace: Workspace) -> str:
-        """What a job would do. Raises ProblemsError for one that cannot begin."""
+        """Check a job, and describe in words what it would do. Raises ProblemsError with all problems."""
         if self.check is None:
             return "The settings are valid."
         return self.check(self.given(job), workspace)
 
     def title_of(self, job: Settings) -> str:
-        """What a job of a tool is called in a list: the task and the file or folder that it is given."""
+        """The title of a job in lists: that of its task, for tools with the file or folder that it works on."""
         given = next((each.value for each in named_in(job)), "") if self.own else ""
         name = given.partition("?")[0].strip().strip("\"'").replace("\\", "/").rstrip("/").rpartition("/")[2]
         return f"{self.title}: {name}" if name else self.title
@@ -107,7 +107,7 @@ class Task:
 
 
 def tool(name: str, settings: type[Settings], run: Run, *, title: str, **about: Any) -> Task:
-    """A task with settings of its own and nothing else: `run` is given those. about: the other fields of Task."""
+    """A task whose job has a single group of settings, which `run` gets. about: other fields of Task"""
     group: Any = (settings, Field(default_factory=settings, title=title))
     job = create_model(f"{name.title().replace('_', '')}Job", __base__=Job, __doc__=settings.__doc__, **{name: group})
     given: dict[str, Any] = {"lane": "process", "card": Card(name, title, (settings.__doc__ or "").strip())}
@@ -119,18 +119,18 @@ TASKS: dict[str, Task] = {}
 
 
 def register(task: Task) -> None:
-    """Offer a task: from now on page, presets, command line and queue know it."""
+    """Register a task for page, presets, command line and queue."""
     TASKS[task.name] = task
 
 
 def tasks() -> dict[str, Task]:
-    """All that are registered, by name."""
+    """{name: task} of all registered tasks."""
     extensions.load()
     return TASKS
 
 
 def named(name: str) -> Task:
-    """Raises ProblemsError for one that is not registered."""
+    """The task with this name. Raises ProblemsError if it is not registered."""
     if name not in tasks():
         fix = f"use one of {', '.join(TASKS)}"
         raise ProblemsError.one(f"There is no task '{name}'", "task", fix, "tasks.unknown")
@@ -138,7 +138,7 @@ def named(name: str) -> Task:
 
 
 class JobModels(Mapping[str, type[Settings]]):
-    """The job model of each registered task, by its name."""
+    """{name: job model} of all registered tasks."""
 
     def __getitem__(self, name: str) -> type[Settings]:
         return tasks()[name].job

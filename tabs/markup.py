@@ -277,10 +277,10 @@ def pair_view_buttons() -> str:
     """HTML of the buttons that choose how control images are shown. assets/pairs.js marks the pressed one."""
     labels = {"beside": "Side by side", "over": "Overlay", "alone": "Image"}
     buttons = "".join(
-        f'<button type="button" class="btn small" data-pair-way="{view}">{text}</button>'
+        f'<button type="button" class="btn small" data-pair-view="{view}">{text}</button>'
         for view, text in labels.items()
     )
-    return f'<span class="pair-ways" role="group" aria-label="Control images" title="Key: o">{buttons}</span>'
+    return f'<span class="pair-views" role="group" aria-label="Control images" title="Key: o">{buttons}</span>'
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:

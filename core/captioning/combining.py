@@ -41,9 +41,9 @@ def cleaned(text: str, settings: CaptioningSettings, separator: str = "") -> str
     return separator.join(part for part in (settings.prefix, text, settings.suffix) if part) if text else ""
 
 
-def removed(pattern: str, text: str, by: str = "") -> str:
-    """The text with each match of a regular expression replaced. Raises ProblemsError."""
-    return Pattern(pattern, pattern).replaced(text, by)
+def removed(pattern: str, text: str) -> str:
+    """The text without the matches of the regular expression. Raises ProblemsError for an invalid one."""
+    return Pattern(pattern, pattern).replaced(text, "")
 
 
 def pattern_problems(patterns: Sequence[str], where: str, by: str = "", by_where: str = "") -> list[Problem]:

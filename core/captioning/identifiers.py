@@ -98,7 +98,7 @@ def _advice_on_split(word: str, tokens: list[str]) -> str:
 
 
 def has_a_meaning(word: str) -> bool:
-    """Whether a rare word is a known abbreviation, by the list or by its form."""
+    """Whether a rare word has a known meaning: it is in WITH_A_MEANING, ends in "wx" or "fc", or repeats one letter."""
     plain = word.casefold()
     return plain in WITH_A_MEANING or plain.endswith(("wx", "fc")) or len(set(plain)) == 1
 

@@ -1,4 +1,4 @@
-"""webui.py bench: measure this machine; a table, and JSON with --json FILE."""
+"""webui.py bench: benchmark this machine and print a table; JSON with --json FILE."""
 
 from __future__ import annotations
 

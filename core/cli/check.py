@@ -1,4 +1,4 @@
-"""webui.py check: what works on this machine, how well, and what to do about the rest; JSON with --json FILE."""
+"""webui.py check: test what works on this machine and how fast, with fixes for the rest; JSON with --json FILE."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(words: list[str]) -> int:
         raise ProblemsError(options.problems)
     device = options.values.get("device", "")
     if device:
-        machine.check_device(device, look=False)  # whether it is there is what the check finds out
+        machine.check_device(device, look=False)  # the check itself finds out whether the device exists
     token = CancelToken()
     try:
         with StopOnSignal(token, quiet=True):
@@ -39,7 +39,7 @@ def run(words: list[str]) -> int:
 
 
 class Printing:
-    """Prints each line once it is there."""
+    """Prints each line of the report when its item is done."""
 
     def __init__(self) -> None:
         self._printed = 0

@@ -1,4 +1,4 @@
-"""What the terminal says of a dataset: every image with its place and words, and the batches that training will see."""
+"""Terminal reports on a dataset: each image with its bucket and captions, and the batches of a training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DRAWS = 3
 
 
 def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
-    """Per image: size, bucket, scale, crop, tokens, captions of the first epochs; then the whole."""
+    """Lines on each image (size, bucket, scale, crop, tokens, captions of the first epochs), then on the whole dataset."""
     placed = {each.image.key: each for each in [*report.placed, *report.validation] if not each.variant}
     plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
     drawn = plan.first_captions(min(DRAWS, report.epochs))
@@ -70,7 +70,7 @@ def _without_seed(job: TrainJob, report: Report) -> Iterator[str]:
 
 
 def batch_lines(job: TrainJob, report: Report, epochs: int) -> Iterator[str]:
-    """Every batch of the first epochs as it is fed: what sd-scripts' debug_dataset shows."""
+    """Lines on every batch of the first epochs, with the images in it, as sd-scripts' debug_dataset shows them."""
     seed = job.schedule.seed or 0
     plan = Plan(report.placed, job, seed, report.total_steps)
     if job.schedule.seed is None:

@@ -1,5 +1,5 @@
-"""The former commands `tool` and `images`, which took the tool's name as a setting: `images --images.action crop`; and tools that
-others replaced."""
+"""Translate commands of earlier versions: `tool` and `images`, which took the tool's name as a setting
+(`images --images.action crop`), and tools that were replaced by others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.settings.presets.migrations import REPLACED_TOOLS
 
 
 def chosen(words: list[str]) -> str:
-    """The tool that the words of a former command name, "" where they name none."""
+    """The tool named in the words of a former command, "" for none."""
     command, rest = words[0], words[1:]
     chooser = FORMER[command][0]
     if rest and rest[0] in tasks.tasks():
@@ -26,7 +26,7 @@ def chosen(words: list[str]) -> str:
 
 
 def with_present_tool(words: list[str]) -> list[str]:
-    """The words of a command whose tool was replaced, as those of the one that does the same now."""
+    """The words with a replaced tool and its settings under their current names; others unchanged."""
     if not words or words[0] not in REPLACED_TOOLS:
         return words
     name, settings = REPLACED_TOOLS[words[0]]
@@ -35,7 +35,7 @@ def with_present_tool(words: list[str]) -> list[str]:
 
 
 def renewed(words: list[str]) -> list[str]:
-    """The words as they are now. Settings of the command's other tools had no effect and are left out."""
+    """The words of a former command in the current form. Settings of its other tools had no effect and are left out."""
     command, rest = words[0], words[1:]
     chooser, usual, tools = FORMER[command]
     if rest and rest[0] in tasks.tasks():
@@ -63,7 +63,7 @@ def _has_no_effect(key: str, name: str, chooser: str, tools: dict[str, set[str]]
 
 
 def _of_preset(words: list[str], tools: dict[str, set[str]]) -> str:
-    """The tool of the preset that is given, "" without one of these; what is wrong with it is said when it is used."""
+    """The tool of the preset among the words, "" for none. Errors in the preset are reported when it is used."""
     options = split_options(words, JOB)
     if options.preset is None:
         return ""

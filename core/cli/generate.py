@@ -1,4 +1,4 @@
-"""webui.py generate: draw images without the page. The paths of the images are printed."""
+"""webui.py generate: generate images without the page, and print their paths."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ def run(words: list[str]) -> int:
     job = job_from("generate", options)
     assert isinstance(job, GenerateJob)
     get_models(job.model, options)
-    would = tasks.named("generate").look(job, options.workspace())  # what is wrong is reported before anything begins
+    plan = tasks.named("generate").look(job, options.workspace())  # errors are reported before anything begins
     if options.values.get("check"):
-        print(would)
+        print(plan)
         return DONE
     if options.values.get("interactive"):
-        return ask(job, options)
+        return prompt_loop(job, options)
     return run_job("generate", job, job.generate.prompt[:60] or "generate", options)
 
 
-def ask(job: GenerateJob, options: Options) -> int:
-    """Images for each prompt that is typed, with its options; what is wrong with one is said, and the next one asked for."""
+def prompt_loop(job: GenerateJob, options: Options) -> int:
+    """Ask for prompts until the input ends, and generate the images of each; problems with a prompt are printed. Returns the
+    exit code."""
     from core.generation.model.store import make_store
     from core.generation.run import run_generate
 
@@ -57,17 +58,17 @@ def ask(job: GenerateJob, options: Options) -> int:
                 return DONE
             if not typed:
                 continue
-            asked = job.model_copy(
+            prompted = job.model_copy(
                 update={"generate": job.generate.model_copy(update={"prompt": typed}), "prompts": plain}
             )
             try:
-                run_generate(asked, workspace, store=store, device=device, reports=Said())
+                run_generate(prompted, workspace, store=store, device=device, reports=PrintedReports())
             except ProblemsError as error:
                 print_problems(error)
 
 
-class Said(Reports):
-    """Prints what is said and the paths of images."""
+class PrintedReports(Reports):
+    """Prints messages to stderr and the paths of images to stdout."""
 
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
         print(text if level == "info" else f"{level}: {text}", file=sys.stderr)
@@ -77,7 +78,7 @@ class Said(Reports):
 
 
 def lora_use(text: str) -> dict[str, object]:
-    """FILE or FILE:STRENGTH; a drive letter's colon is no strength."""
+    """Parse --lora FILE or FILE:STRENGTH (default 1) into an item of `generate.loras`; C:\\FILE has no strength."""
     file, colon, strength = text.rpartition(":")
     try:
         return {"file": file, "strength": float(strength)} if colon and file else {"file": text, "strength": 1.0}

@@ -39,13 +39,13 @@ from core.settings.job import TrainJob
 from core.settings.logging import LoggingSettings
 from core.settings.presets.files import dump, to_values
 
-STOP_SECONDS = 8  # until a job that hears no stop is killed
+STOP_SECONDS = 8  # until a job that does not react to a stop is killed
 KILLER = 'test -n "$(head -c 1)" && sleep "$1" && kill -9 "$0"'  # its input: a byte for a signal, or the end
-PASSED_ON_SECONDS = 3.0  # within which a launcher repeats the signal that all have heard
+PASSED_ON_SECONDS = 3.0  # within which a launcher repeats a signal that all its processes received
 
 
 def run_job(task: str, job: Settings, title: str, options: Options, resume: RunFolder | None = None) -> int:
-    """Do the job here and return the exit code. With --queue it goes to the running page."""
+    """Run the job in this process, or with --queue hand it to the page. Returns the exit code."""
     workspace = options.workspace()
     if options.values.get("queue"):
         hand_in(workspace, task, title, to_values(job), resume.name if resume else "", options.preset_name)
@@ -69,7 +69,8 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
 
 
 def run_together(job: Settings, title: str, workspace: Workspace, options: Options, resume: RunFolder | None) -> int:
-    """One of several processes that `accelerate launch` started: the first owns the run, the others compute their shares."""
+    """Run one of several processes started by `accelerate launch`: the first owns the run, the others compute their part of
+    each batch. Returns the exit code."""
     assert isinstance(job, TrainJob)
     processes = Together(job.memory.ddp_timeout)
     try:
@@ -91,7 +92,7 @@ def run_together(job: Settings, title: str, workspace: Workspace, options: Optio
 
 
 def _follow(processes: Together, workspace: Workspace) -> int:
-    """Compute a share of each batch. The first process decides when to stop; a signal to the whole group is its to hear."""
+    """Compute this process's part of each batch until the first process stops. Signals are left to the first process."""
     from core.training.start import run_training
 
     path, job = cast("tuple[Path, TrainJob]", processes.broadcast(cast(Any, None)))
@@ -154,38 +155,39 @@ def _execute(
     if task == "train":
         places = [f'--{name} "{options.values[name]}"' for name in ("outputs", "models") if name in options.values]
         print(" ".join(["To resume: python webui.py train --continue", folder.name, *places]), file=sys.stderr)
-    return INTERRUPTED if stop.asked or state == "stopped" else FAILED
+    return INTERRUPTED if stop.requested or state == "stopped" else FAILED
 
 
 @contextmanager
-def killer() -> Iterator[None]:
-    """A process that kills this one some seconds after a signal: while a library computes, Python hears none, and while one
-    holds its lock, no thread of it runs."""
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    words = ["/bin/sh", "-c", KILLER, str(os.getpid()), str(STOP_SECONDS)]
-    process = subprocess.Popen(words, stdin=heard, start_new_session=True)
-    os.close(heard)
-    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+def killed_after_signal() -> Iterator[None]:
+    """Within the context a signal also starts a countdown in a separate process, which kills this one after STOP_SECONDS:
+    Python handles no signal while a library computes, and a library that holds the GIL blocks every thread."""
+    reading_end, writing_end = os.pipe()
+    os.set_blocking(writing_end, False)
+    command = ["/bin/sh", "-c", KILLER, str(os.getpid()), str(STOP_SECONDS)]
+    process = subprocess.Popen(command, stdin=reading_end, start_new_session=True)
+    os.close(reading_end)
+    before = signal.set_wakeup_fd(writing_end, warn_on_full_buffer=False)
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        os.close(told)
+        os.close(writing_end)
 
 
 class StopOnSignal:
-    """First Ctrl-C (or a polite end, or a terminal that is closed): save and stop. Second: stop now.
+    """Within the context the first Ctrl-C, SIGTERM or closed terminal cancels `token`; a second one raises KeyboardInterrupt.
 
-    A job that does not stop is killed, unless this is `patient`, as for a training, which saves first.
-    The launcher of several processes hears a Ctrl-C too, and passes it on to each: that is no second one.
+    quiet     print no message
+    patient   never kill a job that does not stop in time: a training saves its state first
+    A launcher of several processes repeats the Ctrl-C that each already received; that one does not count as the second.
     """
 
     def __init__(self, token: CancelToken, quiet: bool = False, patient: bool = False):
         self._token, self._quiet, self._patient = token, quiet, patient
-        self.asked = False
+        self.requested = False
         self._passed_on = launched_processes() > 1
         self._first = 0.0
         self._before: dict[int, object] = {}
@@ -193,8 +195,8 @@ class StopOnSignal:
 
     def __enter__(self) -> StopOnSignal:
         if not self._patient and os.name != "nt":
-            self._ends.enter_context(killer())
-        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last two: not on Windows, only on Windows
+            self._ends.enter_context(killed_after_signal())
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # SIGHUP: not on Windows; SIGBREAK: only there
             number = getattr(signal, name, None)
             if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
                 continue  # under nohup a closed terminal is no reason to stop
@@ -207,21 +209,21 @@ class StopOnSignal:
         self._ends.close()
 
     def _handle(self, number: int, frame: object) -> None:
-        if self.asked:
+        if self.requested:
             if self._passed_on and time.monotonic() - self._first < PASSED_ON_SECONDS:
                 return
             raise KeyboardInterrupt
-        self.asked, self._first = True, time.monotonic()
+        self.requested, self._first = True, time.monotonic()
         self._token.cancel()
         if self._quiet:
             return
         with suppress(OSError):  # the terminal may be gone
-            # os.write: a print could meet itself half-way through
+            # os.write: a print that the signal interrupted cannot be entered again
             os.write(2, b"\nSaving and stopping. Press Ctrl-C again to stop now.\n")
 
 
 def find_run(name: str, workspace: Workspace) -> RunFolder:
-    """A run by its folder's name or path. A path counts before a run of the same name in the output folder."""
+    """The run with this folder name or path; text with path separators is tried as a path first. Raises ProblemsError."""
     places = [workspace.runs / Path(name).name, Path(name)]
     for path in places if Path(name).name == name else reversed(places):
         if (path / "job.json").is_file():
@@ -239,8 +241,8 @@ LOG_FIRST_LINE = "# Messages of Atelier"
 
 
 def _opened(name: str) -> TextIO:
-    """Open a log file for appending. A file that does not begin as this program's logs do is refused: a preset that
-    somebody else wrote may name any file."""
+    """Open a log file for appending. Raises ProblemsError for a file that does not begin as this program's logs do: a preset
+    from elsewhere can name any file."""
     path = resolve_path(name)
     setting = f"logging.console_log_file, {path}"
     if (problem := impossible_path(path, setting)) is not None:
@@ -270,16 +272,16 @@ def _is_log(path: Path) -> bool:
         return file.readline(len(first) + 2) in (b"", first + b"\n", first + b"\r\n")  # the last one on Windows
 
 
-def visible(text: str) -> str:
-    """Without signs that steer a terminal or turn the direction of writing: files of strangers bring their own words."""
+def printable_text(text: str) -> str:
+    """The text with control characters and text direction marks replaced, since untrusted files can contain them."""
     return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)
 
 
 class TerminalProgress:
-    """Listens to a journal. The bar counts steps; what is said is printed above it.
+    """A journal listener that prints messages above a progress bar of steps.
 
-    settings   how much is said, where, and whether with a bar (the console_log options)
-    view       what the run has told before: the smoothed loss goes on from there
+    settings   the console_log options: level, file, progress bar
+    view       events of the run so far, to continue the smoothed loss
     """
 
     def __init__(self, settings: LoggingSettings | None = None, view: RunView | None = None) -> None:
@@ -288,13 +290,13 @@ class TerminalProgress:
         self._file: TextIO | None = None
         if settings.console_log_file:
             self._file = _opened(settings.console_log_file)
-        if settings.console_log_level == "DEBUG":  # what libraries say too
+        if settings.console_log_level == "DEBUG":  # with messages of libraries
             logging.basicConfig(level=logging.DEBUG, stream=self._file or sys.stderr)
         self._bar: Any = None
         self._stage = ""
         self._total = 0
         self._view = view
-        self._told = 0.0
+        self._last_printed = 0.0
         self._gone = False
 
     def __call__(self, line: Line) -> None:
@@ -305,13 +307,13 @@ class TerminalProgress:
             return
         try:
             handler(line)
-        except OSError:  # the terminal was closed, or `head` has seen enough: the job goes on without it
+        except OSError:  # the terminal was closed, or `head` ended: the job continues without output
             self._gone = True
 
     def _say(self, text: str, level: str = "info") -> None:
         if OF_LINE.get(level, 20) < self._level:
             return
-        text = visible(text)
+        text = printable_text(text)
         if self._file is not None:
             print(time.strftime("%Y-%m-%d %H:%M:%S"), text.replace("\n", "\u23ce"), file=self._file, flush=True)
         elif self._bar is not None:
@@ -342,8 +344,8 @@ class TerminalProgress:
             loss = self._view.losses[-1][2]  # smoothed
         words = f"epoch {line['epoch']}, loss {loss:.4f}"
         if self._bar is None:
-            if self._simple and (step == self._total or time.monotonic() - self._told >= PLAIN_SECONDS):
-                self._told = time.monotonic()
+            if self._simple and (step == self._total or time.monotonic() - self._last_printed >= PLAIN_SECONDS):
+                self._last_printed = time.monotonic()
                 self._say(f"step {step}/{self._total}, {words}")
             return
         if self._bar.n == 0 and step > len(line["steps"]):
@@ -368,7 +370,7 @@ class TerminalProgress:
 
     def _on_result(self, line: Line) -> None:
         for text in line["lines"]:
-            print(visible(text), flush=True)
+            print(printable_text(text), flush=True)
 
     def _on_log(self, line: Line) -> None:
         fix = f"\n  fix: {line['fix']}" if line["fix"] else ""

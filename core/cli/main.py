@@ -29,7 +29,7 @@ MODULES = {"import": "imports"}  # command -> its module, where that has another
 
 
 def main(words: list[str]) -> int:
-    """Run what the words ask for and return the exit code."""
+    """Run the command line `words` and return the exit code."""
     # Names of folders may be in any script; a console in another code page must not end the program.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -68,7 +68,7 @@ def main(words: list[str]) -> int:
 
 
 def _tools(command: str) -> dict[str, str]:
-    """What each tool of a command is about, by its name."""
+    """{tool: one-line description} of the tools of a command."""
     return {name: task.about for name, task in tasks.tasks().items() if task.under == command}
 
 
@@ -78,7 +78,7 @@ def _listed(about: dict[str, str]) -> str:
 
 
 def _print_help(text: str) -> None:
-    """Its reader may leave early: `--help | head`. What Python would still write at its end then goes nowhere."""
+    """Print a help text; a reader that closes the pipe early (`--help | head`) is no error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -91,7 +91,7 @@ def print_problems(error: ProblemsError) -> None:
     for problem in wrong:
         print(problem, file=sys.stderr)
     for problem in error.problems:
-        if problem not in wrong:  # it stops nothing
+        if problem not in wrong:
             print(f"advice: {problem}", file=sys.stderr)
 
 
@@ -114,7 +114,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (a training can be re
 
 
 def subcommand_help(name: str, every: bool = False) -> str:
-    """every: with the settings that it shares with others, such as those of the dataset."""
+    """The --help text of a command. every: also the settings that it shares with other commands, such as the dataset's."""
     options = f"Options:\n{options_help(commands()[name])}\n"
     if name not in tasks.tasks():
         preset = {"presets": "[PRESET] ", "import": "FILE|- ", "export": "PRESET "}.get(name, "")
@@ -133,12 +133,13 @@ def subcommand_help(name: str, every: bool = False) -> str:
 
 
 def own_groups(task: tasks.Task) -> list[str]:
-    """The groups of its settings that a training does not have too, its very own first; all of a training's."""
+    """Names of the groups of a task's settings that a training does not have, the group named like the task first; all groups
+    for a task that has no others."""
     own = [name for name in task.job.model_fields if name not in TrainJob.model_fields]
     return sorted(own, key=lambda name: name != task.name) or list(task.job.model_fields)
 
 
 def former_help(command: str) -> str:
-    """The tools that a former command offers, each with its settings."""
+    """The --help text of a former command: that of each of its tools."""
     tools = "\n\n".join(subcommand_help(name) for name in FORMER[command][2] if name in tasks.tasks())
     return f"python webui.py {command} TOOL [PRESET] [options]\nthe same as webui.py TOOL, for these tools\n\n{tools}"

@@ -1,4 +1,4 @@
-"""Free-standing options, and the way from typed words to a checked job."""
+"""Options of the commands (--device, --check ...), and the conversion of typed words into a checked job."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ OWN = {
 
 
 def commands() -> dict[str, dict[str, tuple[str, str]]]:
-    """The options of every command, by its name."""
+    """{command: {option: (placeholder, help)}}."""
     found = {name: JOB for name in tasks.tasks() if name != "probe"}  # which is train --probe
     return found | OWN
 
@@ -128,37 +128,40 @@ REPEATED = {"lora", "embedding", "allow-module", "host"}
 
 @dataclass
 class Options:
-    """Options by name, the preset, and the words that are settings."""
+    """A parsed command line. values: options by name; settings: the words `--group.name` and their values, not parsed yet."""
 
     values: dict[str, Any] = field(default_factory=dict)
     preset: str | None = None
-    argument: str | None = None  # the free word that is no preset, of several the last
-    taken: str = ""  # the entry of `settings` that free words made
+    argument: str | None = None  # the positional argument that is not a preset; the last of several
+    taken: str = ""  # the entry of `settings` that positional arguments were turned into
     settings: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    advice: list[Problem] = field(default_factory=list)  # from files that were taken over; nothing that blocks
+    advice: list[Problem] = field(default_factory=list)  # from imported files; not errors
     preset_read: Preset | None = None
 
     @property
     def preset_name(self) -> str:
-        """Its name without folder and ending, "" without a preset."""
+        """The preset's name without folder and extension, "" without a preset."""
         return Path(self.preset).stem if self.preset else ""
 
     def workspace(self) -> Workspace:
         return Workspace.of(self.values.get("outputs"), self.values.get("models"), self.values.get("presets"))
 
     def device(self) -> str:
-        """As asked for, else the best there is (loads torch). ProblemsError for one that is not there."""
+        """The device of --device, else the fastest available (loads torch). Raises ProblemsError for an unavailable one."""
         if "device" in self.values:
             machine.check_device(self.values["device"])
         return self.values.get("device") or machine.default_device()
 
 
 def split_options(words: list[str], known: dict[str, tuple[str, str]], job: bool = True, task: str = "") -> Options:
-    """Sort words into free-standing options and, of a command that runs a job, one preset, what the task takes, and
-    `--group.name` settings. Problems are collected."""
+    """Parse words into options, `--group.name` settings, a preset and the task's positional argument; errors are collected in
+    `problems`.
+
+    known   the command's options      job    whether it runs a job, and so takes settings and a preset
+    """
     options, free, rest = Options(), list[tuple[str, str]](), deque(words)
-    before = ""  # the setting that the last word ended
+    before = ""  # the setting before the current word
     while rest:
         word = rest.popleft()
         name = word[2:].partition("=")[0] if word.startswith("--") else ""
@@ -173,13 +176,13 @@ def split_options(words: list[str], known: dict[str, tuple[str, str]], job: bool
             free.append((word, before))
     _sort_free(free, options, job, task)
     options.problems += [] if job else [not_understood(word) for word in options.settings]
-    for name in options.values.get("allow-module", ()):  # here, so that it holds for the page and for every job alike
+    for name in options.values.get("allow-module", ()):  # here, so that it applies to the page and to every job
         collected(options.problems, allow, name)
     return options
 
 
 def _take_option(name: str, placeholder: str, word: str, rest: deque[str], options: Options) -> None:
-    """A free-standing option, with its value where it takes one."""
+    """Store the option `word`, with its value from `rest` if it takes one."""
     _, equals, text = word.partition("=")
     if not placeholder:
         options.values[name] = True
@@ -200,9 +203,9 @@ def _take_option(name: str, placeholder: str, word: str, rest: deque[str], optio
 
 
 def _take_setting(word: str, rest: deque[str], options: Options) -> None:
-    """A setting and its value, if the next word is one."""
+    """Store the setting `word`, and its value if the next word is one."""
     options.settings.append(word)
-    # of sd-scripts, read only to say what replaces it
+    # sd-scripts' --network_args takes several values; it is read only to report its replacement
     most = len(rest) if word == "--network_args" else 0 if "=" in word else 1
     while most and rest and not rest[0].startswith("--"):
         options.settings.append(rest.popleft())
@@ -210,7 +213,8 @@ def _take_setting(word: str, rest: deque[str], options: Options) -> None:
 
 
 def _sort_free(free: list[tuple[str, str]], options: Options, preset_allowed: bool, task: str) -> None:
-    """Take each word that is no option as the preset or the task's argument; others are problems. free: (word, the option before it)."""
+    """Store each positional argument as the preset or the task's argument; others are problems. free: (word, the setting
+    before it)"""
     entry = argument_of(task) if task else None
     for word, before in free:
         preset = preset_allowed and (entry is None or is_preset(word, entry, options.workspace()))
@@ -226,21 +230,24 @@ def _is_list(task: str, setting: str) -> bool:
     return any(f"--{entry.path}" == setting and entry.kind == "list" for entry in declared(tasks.named(task).job))
 
 
-# ---- what a task takes: a folder, a file, a prompt
+# ---- the positional argument of a task: a folder, a file, a prompt
 
-# In place of those of a preset: the folder that is typed is the only one.
+# Values of a preset that a positional argument replaces: the typed folder is then the only one.
 REPLACED: dict[str, dict[str, Any]] = {"dataset.folder": {"sources": [], "reg_data_dir": None, "dataset_class": None}}
 
 
 def argument_of(task: str) -> Declared | None:
-    """The setting that a free word fills."""
+    """The setting that the task's positional argument sets (`Task.takes`); None for tasks without one."""
     model, path = tasks.named(task).job, tasks.named(task).argument
     return next((entry for entry in declared(model) if entry.path == path), None)
 
 
 def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
-    """Whether a word is a preset, and not what `entry` takes. A preset comes before a folder of the same name; a JSON file
-    without the head of a preset, and for a task that takes no folder any other file, is one that the task reads."""
+    """Whether a positional argument names a preset rather than a value of the setting `entry`.
+
+    A preset takes precedence over a folder of the same name. A JSON file without a preset's header is input of a task that
+    reads JSON; for a task that takes no folder, so is every other file.
+    """
     path = preset_path(word, workspace)
     if path.suffix != ".json" and "folder" not in entry.name:
         return False
@@ -252,8 +259,8 @@ def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
 
 
 def _take(word: str, entry: Declared, options: Options) -> None:
-    """A free word as the setting that it fills, of a list the next entry. A path counts from the working directory if it is
-    there."""
+    """Store a positional argument as the value of its setting, for a list as its next item. A relative path refers to the
+    working directory if it exists there."""
     before = options.taken
     if before:
         options.settings.remove(before)
@@ -281,13 +288,14 @@ def _take(word: str, entry: Declared, options: Options) -> None:
 
 
 def not_understood(word: str, after: str = "") -> Problem:
-    """A word of the command line that is nothing. after: the setting with a list of values that it follows."""
+    """The problem of an unexpected word. after: the setting before it, if that takes a list"""
     fix = f"write several values of {after} with commas between them" if after else "see --help"
     return Problem(f"'{word}' is not a valid argument", "command line", fix, code="cli.unknown-word")
 
 
 def job_from(task: str, options: Options) -> Settings:
-    """Defaults below the preset below the flags. Raises ProblemsError with everything that is wrong anywhere."""
+    """The job of a command line: defaults, then the preset's values, then the typed ones. Raises ProblemsError with all
+    problems."""
     model = tasks.named(task).job
     problems = list(options.problems)
     below: dict[str, Any] = {}
@@ -307,7 +315,7 @@ def job_from(task: str, options: Options) -> Settings:
 
 
 def _of_preset(task: str, options: Options) -> dict[str, Any]:
-    """The values of the preset that the task has. Raises ProblemsError."""
+    """The preset's values in the groups that the task has. Raises ProblemsError."""
     preset = read(preset_path(str(options.preset), options.workspace()))
     if not _fits(preset.task, task):
         what, fix = f"The preset is for '{preset.task}', not for '{task}'", f"use webui.py {preset.task}"
@@ -319,8 +327,8 @@ def _of_preset(task: str, options: Options) -> dict[str, Any]:
 
 
 def _from_here(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
-    """Typed settings, whose relative paths count from the working directory: where something of that name is there, and for a
-    file that is still to be written. All others count from the project folder, as in a preset."""
+    """The typed settings with absolute paths where a relative path refers to the working directory: if the file exists there,
+    or if it exists nowhere, as a file to write. Other paths are relative to the project folder, as in presets."""
     if not _is_elsewhere():
         return typed
     for entry in declared(model):
@@ -331,7 +339,7 @@ def _from_here(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _located(entry: Declared, value: Any) -> Any:
-    """A setting's value with its paths counted from the working directory, also in lists and in the items of lists."""
+    """`_from_here` for the value of one setting, also in lists and in the items of lists."""
     if isinstance(value, list):
         return [_located(entry, each) for each in value]
     if isinstance(value, dict) and (item := item_of(entry)):
@@ -346,7 +354,7 @@ def _located(entry: Declared, value: Any) -> Any:
 
 
 def _is_elsewhere() -> bool:
-    """Whether the working directory is another than the project folder. One that was deleted holds nothing."""
+    """Whether the working directory is not the project folder. False if it was deleted."""
     try:
         return Path.cwd() != PROJECT
     except FileNotFoundError:
@@ -360,7 +368,8 @@ def _counted(text: str, entry: Declared) -> str:
 
 
 def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]:
-    """The folders of a dataset file of sd-scripts, in place of the preset's. Its advice is kept for the command to say."""
+    """The values of an sd-scripts dataset config, which replace the preset's folders. Adds its errors to `problems`, its other
+    problems and notes to `options.advice`."""
     from core.imports.dataset_config import read_dataset_config
 
     found = read_dataset_config(options.values["dataset-config"])
@@ -373,13 +382,13 @@ def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]
 
 
 def _fits(preset_task: str, task: str) -> bool:
-    """A preset of one task with the dataset serves every other one."""
+    """Whether the task can use a preset of `preset_task`: the same task, or both have dataset settings."""
     on_dataset = all("dataset" in tasks.named(name).job.model_fields for name in (preset_task, task))
     return preset_task == task or on_dataset
 
 
 def preset_path(text: str, workspace: Workspace) -> Path:
-    """A preset by path, or by its name in the presets folder."""
+    """The file of a preset named by its path, or by its name in the presets folder."""
     path = open_home(text)
     if os.path.isfile(path) or path.suffix == ".json":  # a name may be too long for the system
         return path

@@ -11,9 +11,9 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
-from core.cli.ends import polite_ends
 from core.cli.main import DONE, INTERRUPTED
 from core.cli.options import PAGE, commands, split_options
+from core.cli.signals import interrupt_on_signals
 from core.record import machine
 from core.record.heap import without_gc
 from core.record.problems import Problem, ProblemsError, collected
@@ -24,7 +24,7 @@ HOST_NAME = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0
 
 
 def _near(word: str) -> str:
-    """The command that a mistyped or shortened one means; "" for none."""
+    """The command closest to a mistyped or shortened one; "" for none."""
     begun = [name for name in commands() if len(word) > 2 and name.startswith(word)]
     return next(iter(begun or get_close_matches(word, commands(), 1)), "")
 
@@ -63,7 +63,7 @@ def run(words: list[str]) -> int:
 
     workspace = options.workspace()
     code = DONE
-    with polite_ends():
+    with interrupt_on_signals():
         engine = Engine(workspace, options.values.get("device"))
         try:
             engine.start()
@@ -78,7 +78,7 @@ def run(words: list[str]) -> int:
                 names=options.values.get("host", ()),
                 keys=bool(options.values.get("lend-keys")),
             )
-        except KeyboardInterrupt:  # before the page was there; one that is there ends in `serve`
+        except KeyboardInterrupt:  # before the page was open; `serve` handles later ones
             code = INTERRUPTED
         finally:
             if any(entry.state == "running" for entry in engine.queue()):
@@ -88,11 +88,12 @@ def run(words: list[str]) -> int:
                 engine.close(wait_seconds=None)
             except KeyboardInterrupt:
                 code = INTERRUPTED
-    return leave(code)
+    return exit_process(code)
 
 
 def _login(values: dict[str, Any], problems: list[Problem]) -> tuple[str | None, str]:
-    """USER:PASSWORD and where it stands: a file and the environment keep it out of the list of processes."""
+    """(USER:PASSWORD, its source for messages): of --auth-file, --auth or the environment; None without a login. Unlike --auth,
+    a file and the environment do not show in the list of processes."""
     if file := values.get("auth-file"):
         try:
             return open_home(file).read_text("utf-8-sig").strip(), f"the content of {file}"
@@ -105,11 +106,11 @@ def _login(values: dict[str, Any], problems: list[Problem]) -> tuple[str | None,
     return os.environ.get(AUTH_VARIABLE) or None, AUTH_VARIABLE
 
 
-def leave(code: int) -> int:
-    """End this process, not Python first: threads may still compute, those of a browser's requests or, when it is to stop
-    now, a training. C++ takes the process down when Python is gone from under it."""
+def exit_process(code: int) -> int:
+    """End the process with this code, without Python's shutdown: threads that still compute (requests, or a training after a
+    second Ctrl-C) would crash in C++ once the interpreter is gone."""
     if code == DONE:
-        atexit._run_exitfuncs()  # others are to stop now: a tracker's would wait for its uploads
+        atexit._run_exitfuncs()  # after an interrupt they are skipped: a tracker's would wait for its uploads
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # the terminal may be gone
             stream.flush()

@@ -1,4 +1,4 @@
-"""webui.py prepare: look at a dataset, and fill the caches that a training will use."""
+"""webui.py prepare: check a dataset, and fill the caches that a training will use."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def run(words: list[str]) -> int:
 
 
 def _say_findings(report: Report, options: Options) -> None:
-    """What the dataset doctor found. An exact copy on both sides of the validation split is an error."""
+    """Print the findings of the dataset doctor. Raises ProblemsError for copies in both training and validation images."""
     from core.dataset.doctor.examine import examine
 
     with checking_bar() as progress:
         found = examine(report, options.workspace().private / "index.sqlite", progress=progress)
-    problems = [finding.problem() for finding in found if finding.kind != "no caption"]  # the check has listed them
+    problems = [finding.problem() for finding in found if finding.kind != "no caption"]  # listed by the check already
     if errors(problems):
         raise ProblemsError(problems)
     say_advice(problems)
 
 
 def _epochs(text: str | None) -> int:
-    """How many epochs to list; 0 when nothing was asked."""
+    """The number of --debug-dataset; 0 without it. Raises ProblemsError."""
     if text is None:
         return 0
     if not (text.isdecimal() and 0 < int(text) <= 1000):

@@ -1,4 +1,4 @@
-"""webui.py presets: the presets by name, or what one of them sets and why."""
+"""webui.py presets: list the presets, or describe one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(words: list[str]) -> int:
 
 
 def described(preset: Preset) -> list[str]:
-    """Title, description and each value with its reason."""
+    """Lines for the terminal: title, description, and each value of the preset that is not the default, with its reason."""
     lines = [text for text in (preset.title, preset.description) if text]
     settings = {entry.path: entry for entry in declared(JOBS[preset.task])}
     lines += ["", "It sets:"]

@@ -1,4 +1,4 @@
-"""Every command that is a task without options of its own: check the settings, then run it."""
+"""webui.py TASK, for tasks without a module of their own here: check the settings, then run the job."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def run(name: str, words: list[str]) -> int:
     task, job = tasks.named(name), job_from(name, options)
     if "model" in type(job).model_fields:
         get_models(job.model, options)  # type: ignore[attr-defined]
-    would = task.look(job, options.workspace())  # what is wrong or missing is reported before anything begins
+    plan = task.look(job, options.workspace())  # errors are reported before anything begins
     if options.values.get("check"):
-        print(would)
+        print(plan)
         return DONE
     return run_job(name, job, task.title_of(job), options)

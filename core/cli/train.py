@@ -1,4 +1,4 @@
-"""webui.py train: a training without the page."""
+"""webui.py train: train without the page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(words: list[str]) -> int:
     options = split_options(words, OWN["train"], task="train")
     check_launch()
     if "continue" in options.values:
-        return go_on(options)
+        return resume(options)
     job = job_from("train", options)
     assert isinstance(job, TrainJob)
     if only_follows():
@@ -49,8 +49,9 @@ def run(words: list[str]) -> int:
     return run_job("train", job, job.saving.output_name, options)
 
 
-def go_on(options: Options) -> int:
-    """--continue: with the settings of the run, but for its length and how it is saved and shown."""
+def resume(options: Options) -> int:
+    """--continue: resume a run with its own settings; only its length, saving, samples and logging can be changed. Returns the
+    exit code."""
     if options.preset or options.argument or "dataset-config" in options.values:
         what, fix = "--continue takes the settings of the run", "leave out the preset and the dataset file"
         raise ProblemsError.one(what, "command line", fix, "cli.continue-with-preset")
@@ -65,7 +66,7 @@ def go_on(options: Options) -> int:
 
 
 def prove_it(job: TrainJob, options: Options) -> int:
-    """--prove N: N steps in one go and in two, and whether they end the same."""
+    """--prove N: train N steps in one run and in two with a resume, and compare the results. Returns the exit code."""
     from core.training.prove import prove
 
     text = str(options.values["prove"])
@@ -83,16 +84,16 @@ def prove_it(job: TrainJob, options: Options) -> int:
 
 
 def with_launched(memory: MemorySettings) -> MemorySettings:
-    """Under `accelerate launch`, as many processes as were launched; otherwise as set."""
+    """The settings with the number of processes that `accelerate launch` started, if it did."""
     count = launched_processes()
     return memory.model_copy(update={"num_processes": count}) if count > 1 else memory
 
 
 def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
-    """The preflight: raises ProblemsError with all errors, prints advice, returns what was found. A model that is named by
-    a hub id is fetched when nothing else is wrong, unless only a check was asked for.
+    """Run the preflight, print its advice and return its report. Raises ProblemsError with all errors. Without errors a model
+    named by a hub id is downloaded, except with --check.
 
-    trains  whether a training follows: then the device must be able to, and no image may both train and validate
+    trains  whether a training follows: then the device is checked, and no image may both train and validate
     """
     from core.dataset.preflight import preflight
     from core.families.locate import family_found
@@ -123,7 +124,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
 
 @contextmanager
 def checking_bar() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for looking at images; none where all were looked at before."""
+    """A context with (done, total) -> None, which shows a progress bar of checked images from its first call on."""
     from tqdm import tqdm
 
     bars: list[Any] = []
@@ -146,7 +147,7 @@ def say_advice(problems: list[Problem]) -> None:
 
 
 def get_models(settings: ModelSettings, options: Options) -> None:
-    """Download a base model or VAE that is named by a hub id and not there yet, with a progress bar; not for a check."""
+    """Download a base model and VAE named by hub ids that are not on this machine, with a progress bar; not with --check."""
     from core.formats.hub.references import download
 
     if options.values.get("check"):
@@ -156,7 +157,7 @@ def get_models(settings: ModelSettings, options: Options) -> None:
 
 
 def _to_download(settings: ModelSettings, options: Options) -> list[HubId]:
-    """The hub ids among base model and VAE that are not there. What is no model at all is said by the checks."""
+    """The hub ids of base model and VAE that are not on this machine. Invalid names are left to the checks."""
     from core.formats.hub.references import HubId, resolve
 
     found = []

@@ -95,7 +95,8 @@ def _named(keys: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def to_diffusers(name: str, family: str) -> str:
-    """`input_hint_block.2.weight` -> `controlnet_cond_embedding.blocks.0.weight`; no prefix on either side."""
+    """Convert a tensor's name in the original's files, without `control_model.`, to diffusers' name:
+    `input_hint_block.2.weight` -> `controlnet_cond_embedding.blocks.0.weight`."""
     module, _, kind = name.rpartition(".")
     if (zero := ZERO_CONV.fullmatch(module)) is not None:
         return f"controlnet_down_blocks.{zero[1]}.{kind}"
@@ -104,7 +105,7 @@ def to_diffusers(name: str, family: str) -> str:
 
 
 def to_ldm(name: str, family: str) -> str:
-    """The inverse of `to_diffusers`."""
+    """Convert diffusers' name of a tensor to the original's, without `control_model.`."""
     module, _, kind = name.rpartition(".")
     if module.startswith("controlnet_down_blocks."):
         return f"zero_convs.{module.rpartition('.')[2]}.0.{kind}"

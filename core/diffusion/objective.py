@@ -99,9 +99,11 @@ class Diffusion(Objective):
         self._kind = replace(PREDICTIONS[prediction], debiased=PREDICTIONS[debiased_as or prediction].debiased)
 
     def mixed(self, latents: Tensor, noises: Noises) -> tuple[Tensor, Tensor, Tensor]:
-        """Offset noise first, then the multi-resolution levels and the division by their deviation, then the
-        perturbation, which is only in the input. With `compatibility` each tensor keeps its dtype, so half-precision
-        latents are mixed in half precision; else all is float32."""
+        """(x0, the target's noise, the noise in the model's input), [B, C, H, W] each.
+
+        Offset noise is added first, then multi-resolution noise, whose sum is divided by its standard deviation; input
+        perturbation is only in the input. All is float32; with `compatibility` each tensor keeps its dtype, as in sd-scripts.
+        """
         settings, noise = self.settings, noises.noise
         if not self._as_kohya:
             latents, noise = latents.float(), noise.float()

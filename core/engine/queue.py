@@ -19,7 +19,7 @@ from core.record.problems import ProblemsError
 from core.record.regular import MissingFile
 from core.settings.presets.migrations import to_version_2
 
-MAX_ENDED = 50
+MAX_ENDED = 50  # ended jobs in the list; older ones are dropped
 GUEST: ContextVar[str] = ContextVar("browser of a shared page whose request is handled", default="")
 
 

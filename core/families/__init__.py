@@ -1,4 +1,4 @@
-"""Model families: which parts a model has, how they are loaded and read. A family is a folder here."""
+"""Model families: the parts of a model, loading, text encoding and layer names. Each family is a folder here."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ def register(
     recognizes_folder: FolderRecognizer | None = None,
     lora_names: str = "",
 ) -> None:
-    """Offer a family: from now on the page, presets, the command line and trainings know it.
+    """Register a model family for the page, presets, the command line and trainings.
 
-    module       whose FAMILY it is: a core.families.base.Family
-    recognizes   (tensors and metadata of a file) -> what the file is, or None where it is not of this family
-    traits       what rules ask before anything is loaded
-    lora_names   regular expression for the beginning of a layer's name that only its LoRAs have; without one their family is
-                 what the metadata say
-    recognizes_folder   (folder) -> the same, for families that come as folders; it may read their JSON with detect.read_json
+    module       name of the module with `FAMILY`, a core.families.base.Family
+    recognizes   (tensors, metadata of a file) -> the file's ModelKind, or None if it is not of this family
+    traits       facts that are needed before the module is imported
+    lora_names   regular expression for the start of layer names that only LoRAs of this family have; "": their metadata decide
+    recognizes_folder   (folder) -> ModelKind or None, for diffusers folders; can read their JSON with detect.read_json
     """
     FAMILIES[name], FAMILY_NAMES[name] = module, title
     TRAITS[name] = traits
@@ -46,7 +45,7 @@ def register(
 
 
 def family(name: str) -> Family:
-    """A family by its name. ProblemsError for one that is not registered."""
+    """The family with this name. Raises ProblemsError if it is not registered."""
     modules = FAMILIES | STAGES
     if name not in modules:
         what = f"The model family '{name}' is unknown"

@@ -1,4 +1,4 @@
-"""How a U-Net's attention is computed, and which of its blocks use gradient checkpointing."""
+"""The attention implementation of a U-Net, and gradient checkpointing by block."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SLICE = "auto"  # diffusers' name for half of the heads at a time
 
 
 def set_attention(unet: Any, wanted: str) -> None:
-    """Give the U-Net the attention of this name.
+    """Set the U-Net's attention implementation.
 
-    wanted  "auto" and "sdpa": torch's fused kernels, which every device has in some form, and which diffusers begins with;
-            "xformers"; "sliced": the plain product, half of the heads at a time; "plain": the plain product
+    wanted  "auto", "sdpa": torch's scaled_dot_product_attention, diffusers' default; "xformers"; "plain": matrix products
+            without a fused kernel; "sliced": the same for half of the heads at a time
     """
     if wanted == "xformers":
         unet.enable_xformers_memory_efficient_attention()
@@ -29,12 +29,12 @@ def set_attention(unet: Any, wanted: str) -> None:
 
 
 def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
-    """Settings of the memory group that this device does not support."""
+    """Problems of settings in the memory group that this device does not support."""
     return device_problems(settings, device) + compile_problems(settings, device)
 
 
 def device_problems(settings: MemorySettings, device: str) -> list[Problem]:
-    """The same without torch.compile, which is for training."""
+    """`memory_problems` without torch.compile, which generation does not use."""
     found = []
     if settings.attention == "xformers" and find_spec("xformers") is None:
         what, fix = "xFormers is not installed", "use sdpa, which is as fast"
@@ -52,10 +52,8 @@ def device_problems(settings: MemorySettings, device: str) -> list[Problem]:
 
 
 def checkpoint_unet(unet: Any, blocks: str = "all") -> None:
-    """Turn on gradient checkpointing of blocks.
-
-    blocks  "all"; "outer": those at the two largest sizes of maps; "inner": the others
-    """
+    """Enable gradient checkpointing in a U-Net's blocks. blocks: "all", "outer" (at the two highest resolutions), "inner"
+    (the others)"""
     unet.enable_gradient_checkpointing()
     if blocks != "all":
         outer = {*unet.down_blocks[:2], *unet.up_blocks[-2:]}
@@ -65,10 +63,10 @@ def checkpoint_unet(unet: Any, blocks: str = "all") -> None:
             for module in block.modules():
                 if hasattr(module, "gradient_checkpointing"):
                     module.gradient_checkpointing = False
-    unet.train()  # checkpointing is skipped in eval mode; there is no dropout to switch on
+    unet.train()  # checkpointing is skipped in eval mode; U-Nets have no dropout that this would enable
 
 
 def checkpoint_text_encoder(encoder: Any) -> None:
-    """The same for all layers of a text encoder."""
+    """Enable gradient checkpointing in all layers of a text encoder."""
     encoder.gradient_checkpointing_enable({"use_reentrant": False})
     encoder.train()

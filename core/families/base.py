@@ -24,23 +24,21 @@ from core.settings.model import FAMILIES
 
 @dataclass(eq=False)
 class Family:
-    """One family of models.
+    """A model family: its layout, and its functions on loaded models.
 
-    layout            its parts, and how files hold them
-    encode_captions   (components, captions, ...) -> the states that `predict` reads
-    encode_ids        the same of token ids
-    predict           (components, noisy latents [B, C, h, w], timesteps [B], Conditioning) -> [B, C, h, w]
-    lora_targets      (part, conv=) -> the layers that a network may change, with their names in files
-    reads_sizes       whether `predict` reads the sizes of images
-    size_numbers      how many numbers those are
-    reads_guidance    whether `predict` reads the guidance scale instead of a second pass for the negative prompt, as models do
-                      that were distilled so
-    latent_channels   C of its latents
-    tokenize, count_tokens            (components, captions ...); all tokenizers of a model count alike
-    encode_image_latents              (VAE, pixels [B, 3, H, W] in -1..1) -> mean and log variance of its own latents
-    model_latents                     (the VAE's config, its own latents) -> latents as the model is shown them
-    input_blocks                      (U-Net) -> its input blocks as Deep Shrink counts them; None: it has none
-    decode_latents                    (VAE, latents of the model) -> pixels
+    layout            its parts, and their form in files
+    encode_captions   (components, captions, ...) -> text encoder states, as `predict` reads them
+    encode_ids        (components, token ids, ...) -> the same
+    predict           (components, noisy latents [B, C, h, w], timesteps [B], Conditioning) -> prediction [B, C, h, w]
+    lora_targets      (part, conv=) -> the layers that a network can train, with their names in files
+    reads_sizes       whether `predict` uses size conditioning, of `size_numbers` numbers (SDXL: 6)
+    reads_guidance    whether `predict` takes the guidance scale as an input, as guidance-distilled models do
+    latent_channels   C of the latents
+    tokenize, count_tokens            (components, captions ...); all tokenizers of a model count the same
+    encode_image_latents              (VAE, pixels [B, 3, H, W] in -1..1) -> mean, log variance of the unscaled latents
+    model_latents                     (the VAE's config, unscaled latents) -> scaled latents, as the model reads them
+    decode_latents                    (VAE, scaled latents) -> pixels
+    input_blocks                      (U-Net) -> its input blocks as Deep Shrink numbers them; None: not supported
     """
 
     layout: Layout
@@ -68,8 +66,8 @@ class Family:
         return self.layout.latent_pixels
 
     def layers(self, part: nn.Module, *, norms: bool = False) -> Iterator[Target]:
-        """The layers of a part that a network can have, 3x3 convolutions and those outside of a U-Net's blocks too. norms: and the
-        norm layers in its blocks"""
+        """All layers of a part that a network can train, including 3x3 convolutions and layers outside of a U-Net's blocks.
+        norms: also the norm layers in its blocks"""
         yield from self.lora_targets(part, conv=True)
         yield from outer_targets(part)
         if norms:
@@ -77,7 +75,7 @@ class Family:
 
     @property
     def objective(self) -> str:
-        """How its models were trained (core/diffusion/objectives.py): declared with its traits, which need no torch."""
+        """Name of the objective that its models were trained with (core/diffusion/objectives.py)."""
         return FAMILIES[self.name].objective
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
@@ -86,34 +84,34 @@ class Family:
 
     @property
     def denoiser(self) -> str:
-        """The name of the part that predicts the noise: "unet"."""
+        """Name of the part that predicts the noise, such as "unet"."""
         return self.layout.denoiser
 
     def load(self, path: Path | str, **how: Any) -> Components:
-        """Parts of a model, frozen: see core.families.loading.load."""
+        """Load parts of a model, frozen: see core.families.loading.load."""
         return loading.load(self.layout, path, **how)
 
     def digest(self, path: Path | str, part: str, **how: Any) -> str:
-        """SHA-256 of a part's weights as stored, for the keys of caches: see core.families.loading.digest."""
+        """SHA-256 of a part's stored weights, for cache keys: see core.families.loading.digest."""
         return loading.digest(self.layout, path, part, **how)
 
     def weight_bytes(self, path: Path | str, item_bytes: int | None = None) -> dict[str, int]:
-        """Bytes of each part's weights as stored, or with `item_bytes` for each number."""
+        """{part: bytes of its weights}, as stored or with `item_bytes` per number."""
         return loading.weight_bytes(self.layout, path, item_bytes)
 
     def problems(self, path: Path, vae: Path | None = None) -> list[Problem]:
-        """What `load` would refuse, from headers and configs alone."""
+        """The problems for which `load` would fail; reads headers and configs only."""
         return loading.fit_problems(self.layout, path, vae)
 
     def parts(self, path: Path) -> dict[str, Part]:
-        """What lies in a file or folder, by part."""
+        """{name: part} of a file or folder."""
         return dict(open_checkpoint(path, self.name).parts)
 
     def activation_bytes(self, pixels: int, batch: int) -> int | None:
-        """Activation memory of a step, where the family knows it; None: it is counted on the U-Net."""
+        """Bytes of activations in a training step; None: counted by running the U-Net on "meta"."""
         return None
 
     def make_empty(self, name: str, config: Mapping[str, Any] | None = None) -> nn.Module:
-        """A part without memory (on the meta device), of the published size unless a config says another."""
+        """Build a part on the "meta" device, without memory. config: None for the published one"""
         part: nn.Module = make_empty(name, dict(config or self.layout.config(name)))
         return part

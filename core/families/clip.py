@@ -1,7 +1,6 @@
 """Captions -> token ids -> states of a CLIP text encoder, in windows of 75 tokens.
 
-Every text is cut into windows that the encoder reads one by one; `join_windows` or `join_whole` then makes one text of
-their states again.
+A long text is split into windows, which the encoder reads one by one; `join_windows` or `join_whole` concatenates their states.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ Join = Callable[[torch.Tensor], torch.Tensor]  # [B, n, 77, C] -> [B, T, C]
 
 
 def count_tokens(components: Components, caption: str) -> int:
-    """Content tokens of a caption, without BOS and EOS. One window holds 75. All tokenizers of a model count the same."""
+    """Number of a caption's tokens without BOS and EOS; a window holds 75. All tokenizers of a model count the same."""
     return len(components.tokenizers[0](caption, truncation=False, verbose=False)["input_ids"]) - 2
 
 
 def tokenize(components: Components, captions: Sequence[str], max_token_length: int = WINDOW) -> list[torch.Tensor]:
-    """Token ids of each of the model's tokenizers: int64 [B, n, 77], n = max_token_length / 75."""
+    """For each of the model's tokenizers the token ids, int64 [B, n, 77], n = max_token_length / 75."""
     return [token_windows(tokenizer, captions, max_token_length) for tokenizer in components.tokenizers]
 
 
 def token_windows(tokenizer: Any, captions: Sequence[str], max_token_length: int = WINDOW) -> torch.Tensor:
-    """Token ids, filled up and cut at the length (reference: training, section 1.4).
+    """Token ids of captions, padded and truncated to the length (reference: training, section 1.4).
 
-    max_token_length  75, 150 or 225 content tokens
-    returns           int64 [B, n, 77], n = max_token_length / 75 windows, each from BOS to EOS or filling
+    max_token_length  75, 150 or 225, without BOS and EOS
+    returns           int64 [B, n, 77], n = max_token_length / 75 windows, each from BOS to EOS or padding
     """
     count, rest = divmod(max_token_length, WINDOW)
     assert count >= 1 and rest == 0, f"max_token_length is {max_token_length}"
@@ -49,23 +48,23 @@ def token_windows(tokenizer: Any, captions: Sequence[str], max_token_length: int
 
 
 def end_windows(ids: torch.Tensor, end: int, pad: int) -> None:
-    """Where padding is not EOS: a full window ends with EOS, an empty one starts with it. In place."""
+    """In place, for tokenizers whose padding is not EOS: end full windows with EOS, and start empty ones with it."""
     full = (ids[..., -2] != end) & (ids[..., -2] != pad)
     ids[..., -1] = torch.where(full, end, ids[..., -1])
     ids[..., 1] = torch.where(ids[..., 1] == pad, end, ids[..., 1])
 
 
 def in_windows(read: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
-    """`read` ([N, 77] -> [N, ...]) on every window of [B, n, 77]: [B, n, ...]."""
+    """Apply `read`, [N, 77] -> [N, ...], to all windows of [B, n, 77]; returns [B, n, ...]."""
     states = read(ids.flatten(0, 1))
     return states.view(*ids.shape[:2], *states.shape[1:])
 
 
 def last_states(encoder: Any, ids: torch.Tensor, clip_skip: int | None = None) -> torch.Tensor:
-    """States that SD 1 and 2 read, after the final layer norm in every case.
+    """The hidden states that SD 1 and 2 read, always after the final layer norm.
 
     ids        [N, 77]                 clip_skip  None or 1: the last layer; n: the n-th from the end
-    returns    [N, 77, C], in the encoder's type; gradients flow unless the caller turns them off
+    returns    [N, 77, C] in the encoder's dtype, with gradients
     """
     ids = queued(ids, encoder.device)
     if clip_skip is None or clip_skip == 1:
@@ -74,7 +73,7 @@ def last_states(encoder: Any, ids: torch.Tensor, clip_skip: int | None = None) -
 
 
 def join_windows(states: torch.Tensor) -> torch.Tensor:
-    """As sd-scripts trains: BOS of the first window, 75 contents of each, the last state of the last.
+    """Concatenate windows as sd-scripts does in training: BOS of the first, 75 tokens of each, EOS of the last.
 
     [B, n, 77, C] -> [B, 75 n + 2, C]
     """
@@ -83,5 +82,8 @@ def join_windows(states: torch.Tensor) -> torch.Tensor:
 
 
 def join_whole(states: torch.Tensor) -> torch.Tensor:
-    """As A1111, ComfyUI and sd-scripts sample: the windows whole, each with its BOS and EOS. [B, n, 77, C] -> [B, 77 n, C]"""
+    """Concatenate whole windows, each with BOS and EOS, as A1111, ComfyUI and sd-scripts do when sampling.
+
+    [B, n, 77, C] -> [B, 77 n, C]
+    """
     return states.flatten(1, 2)

@@ -1,8 +1,8 @@
-"""A U-Net whose blocks are compiled (torch.compile) where gradients are wanted.
+"""torch.compile for the blocks of a U-Net, for passes with gradients.
 
-Equal blocks share what is compiled: a block of each width, not each block. So it takes minutes rather than a quarter of an
-hour, the fused backward pass still gets its gradients block by block, and gradient checkpointing stays outside.
-Samples and validation, which come in other sizes, are computed as without.
+Blocks of the same width share compiled code, so compiling takes minutes rather than a quarter of an hour. The fused backward
+pass still gets its gradients block by block, and gradient checkpointing stays outside of the compiled code. Samples and
+validation, which have other sizes, are not compiled.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from core.settings.memory import MemorySettings
 
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
-VARIANTS = 16  # of a block of one width: by size of image and batch, which usually share two
+VARIANTS = 16  # compiled forms of a block of one width, by image and batch size; usually there are two
 WHERE = "memory.torch_compile"
-PACKAGES = {"tvm": "tvm", "openxla": "torch_xla"}  # torch lists these whether they are there or not
+PACKAGES = {"tvm": "tvm", "openxla": "torch_xla"}  # torch lists these backends even if they are not installed
 OFF = "or turn torch.compile off: the result is the same"
 
 
@@ -97,12 +97,11 @@ def try_compiling(backend: str, device: str) -> None:
 
 
 class CompiledBlocks:
-    """The U-Net's blocks, compiled at their first use, until `release`.
+    """Compiles the U-Net's blocks at their first use, until `release`.
 
-    kinds           classes of the blocks
-    several_sizes   images come in several sizes: one piece is made for all of them, a little slower than for one
-    say             reports a sentence and its fix, once, when a block has been compiled for so many sizes that further ones
-                    are computed as without
+    kinds           class names of the blocks
+    several_sizes   images have several sizes: compile one form for all of them, which is a little slower than one for each
+    say             (message, fix) -> None, called once if the number of forms reaches its limit: further sizes run uncompiled
     """
 
     def __init__(
@@ -128,8 +127,8 @@ class CompiledBlocks:
         self._before = (config.recompile_limit, config.accumulated_recompile_limit)
         config.recompile_limit = self._most
         config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, self._most)
-        # Never None: torch would then make the second form a piece for all forms, so that what a form computes depended on
-        # which one came first, and a resumed run would not equal an unbroken one.
+        # `dynamic` is never None: torch would then compile the second size for all sizes, so results would depend on which size
+        # came first, and a resumed run would differ from an uninterrupted one.
         for kind in kinds:
             make = partial(self._compile, kind)
             for block in self._blocks:
@@ -148,7 +147,7 @@ class CompiledBlocks:
         return self._backend(graph, inputs)
 
     def release(self) -> None:
-        """The blocks are plain ones again, and what was compiled is let go."""
+        """Restore the plain blocks and free the compiled code."""
         import torch
 
         for block in self._blocks:

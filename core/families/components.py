@@ -12,16 +12,16 @@ PARTS = ("denoiser", "vae", "text_encoders", "tokenizers")
 
 @dataclass
 class Components:
-    """The parts that were asked for; the others are None or empty.
+    """The loaded parts of a model; parts that were not loaded are None or empty.
 
-    denoiser       what predicts the noise: a U-Net for SD 1.x, 2.x and SDXL
+    denoiser       the part that predicts the noise: a U-Net for SD 1.x, 2.x and SDXL
     text_encoders  with one tokenizer each, in the order of their states in the context
     prediction     "epsilon" or "v"
-    zero_terminal_snr   whether its file says that it was trained on the schedule that ends in pure noise
-    vae_config     of the VAE in use, loaded or not: its numbers turn its latents into the model's (Family.model_latents)
-    device         that it computes on: parts may rest elsewhere (core.families.offload)
-    source         the file or folder it came from
-    hashes         part -> SHA-256 of its weights as stored, filled when load() got a memo to remember them in
+    zero_terminal_snr   whether its file is marked as trained with zero terminal SNR
+    vae_config     of the VAE in use, loaded or not; has the scaling factor of latents (Family.model_latents)
+    device         it computes on; offloaded parts are elsewhere (core.families.offload)
+    source         the file or folder it was loaded from
+    hashes         {part: SHA-256 of its stored weights}; filled only if load() was given a memo
     """
 
     denoiser: Any = None
@@ -38,6 +38,6 @@ class Components:
 
     @property
     def origin(self) -> Path:
-        """Its file or folder; for a model that was loaded from one."""
+        """`source`, for a model that was loaded from a file or folder."""
         assert self.source is not None
         return self.source

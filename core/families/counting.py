@@ -1,7 +1,7 @@
-"""Memory of a pass, counted on the meta device: nothing is loaded or computed.
+"""Peak memory of a forward or backward pass, counted without loading or computing anything.
 
-A model is built on torch's "meta" device, where tensors have shapes and no data, and runs one pass of the given size. Each
-tensor counts until it is freed. Memory that libraries use inside one operation is not counted.
+The model is built on torch's "meta" device, where tensors have shapes but no data, and runs one pass of the given size. Each
+tensor counts until it is freed. Memory that libraries use within an operation is not counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from core.families.components import Components
 
 
 class Live(TorchDispatchMode):
-    """Inside, bytes of all new tensors that are not freed yet, now and at the peak."""
+    """Within the context `now` and `peak` are the bytes of all new tensors that are not freed. there: tensors not to count"""
 
     def __init__(self, there: Iterable[torch.Tensor]) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Live(TorchDispatchMode):
 
 
 class FusedKernel(torch.autograd.Function):
-    """What the fused attention kernels keep for the backward pass: their inputs and their output."""
+    """An attention that saves for the backward pass what fused kernels save: inputs and output, no attention matrix."""
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class FusedKernel(torch.autograd.Function):
 
 
 class FusedAttention:
-    """diffusers' attention, with the kernel's memory instead of the plain product's."""
+    """An attention processor for diffusers with the memory of fused kernels."""
 
     def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, *_: Any, **__: Any) -> Any:
         text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
@@ -84,7 +84,7 @@ def frozen(value: Any) -> Any:
 
 
 class FusedMiddle(FusedAttention):
-    """The same in the middle of a VAE."""
+    """`FusedAttention` for the mid block of a VAE."""
 
     def __call__(self, attn: Any, hidden_states: Any, *_: Any, temb: Any = None, **__: Any) -> Any:
         tokens = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
@@ -95,9 +95,9 @@ class FusedMiddle(FusedAttention):
 def evaluation_bytes(
     name: str, config: tuple, sides: tuple[int, int], rows: int, dtype: torch.dtype, attention: str, tokens: int
 ) -> int:
-    """Peak bytes of one evaluation of a family's U-Net, without its weights and gradients.
+    """Peak bytes of one forward pass of a family's U-Net without gradients; its weights do not count.
 
-    config   of the U-Net (`frozen`)      sides   width and height in pixels      rows   images times sides of the guidance
+    config   of the U-Net (`frozen`)      sides   (width, height) in pixels      rows   batch size including guidance (2 x images)
     """
     kind, unet = family(name), _unet(name, config, dtype, attention)
     given = _given(name, config, rows, dtype, tokens)
@@ -119,8 +119,8 @@ def gradient_bytes(
     attention: str,
     tokens: int,
 ) -> int:
-    """Peak bytes of the gradient of decoded images by the latents, with gradient checkpointing, as hooks of a generation take
-    it: of all images through the U-Net, of one at a time through the VAE. Without their weights."""
+    """Peak bytes of the gradient of decoded images with respect to the latents, as CLIP and VGG guidance compute it: all images
+    at once through the U-Net, one at a time through the VAE, with gradient checkpointing. Weights do not count."""
     kind, unet, vae = family(name), _unet(name, config, dtype, attention), _vae(name, vae_config, vae_dtype)
     given = _given(name, config, rows, dtype, tokens)
     there = [*unet.parameters(), *unet.buffers(), *vae.parameters(), *vae.buffers()]
@@ -158,7 +158,7 @@ def _given(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int)
 
 @lru_cache(maxsize=64)
 def decoding_bytes(name: str, config: tuple, pixels: int, dtype: torch.dtype) -> int:
-    """Peak bytes of decoding a square image of so many pixels as a whole, without the VAE's weights."""
+    """Peak bytes of decoding a square image with this number of pixels at once, without the VAE's weights."""
     kind, vae = family(name), _vae(name, config, dtype)
     side = max(1, round(pixels**0.5) // kind.latent_pixels)
     with torch.no_grad(), Live([*vae.parameters(), *vae.buffers()]) as live:

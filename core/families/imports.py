@@ -1,4 +1,4 @@
-"""Imports of diffusers and transformers, which take several seconds, made as quick as they can be."""
+"""Contexts that speed up importing diffusers and transformers, which takes several seconds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from core.record.heap import freeze_gc, without_gc
 AVAILABLE = "_bitsandbytes_available"  # in diffusers.utils.import_utils
 WHOLE_LIBRARY = 200  # modules: no model is in memory before they are imported
 
-# Two threads that import packages of a circle break one another: one of both finds a module half made, or gone.
+# Two threads that import packages with circular imports break each other: one finds a module half initialized, or missing.
 _one_at_a_time = threading.RLock()
 
 
 @contextmanager
 def turns_often() -> Iterator[None]:
-    """Give the reading thread its turn 25 times as often: at the usual 5 ms, during the imports, it mostly waits."""
+    """Within the context threads switch every 0.2 ms: at the usual 5 ms the thread that reads weights mostly waits for imports."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(0.0002)
     try:
@@ -30,8 +30,8 @@ def turns_often() -> Iterator[None]:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Import diffusers and transformers a fifth faster, by collecting no garbage in between, and without the remark of
-    bitsandbytes (which others pull in) on kernels that nobody here asked for. One thread at a time."""
+    """Within the context imports are a fifth faster, since garbage collection is off, and bitsandbytes logs no warning about
+    its kernels. One thread at a time."""
     with _one_at_a_time:
         remarks = logging.getLogger("bitsandbytes")
         level = remarks.level
@@ -48,8 +48,8 @@ def quick_imports() -> Iterator[None]:
 
 @contextmanager
 def without_bitsandbytes() -> Iterator[None]:
-    """Inside, diffusers imports its models without bitsandbytes, which pulls in torch's compiler: seconds, for the loading of
-    quantized models, which nothing here does. An optimizer that needs it imports it itself."""
+    """Within the context diffusers imports its models without bitsandbytes, which would import torch's compiler for seconds, for
+    quantized models, which are not used here. An optimizer that needs bitsandbytes imports it itself."""
     from diffusers.utils import import_utils
 
     found = getattr(import_utils, AVAILABLE, False)

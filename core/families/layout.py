@@ -1,4 +1,4 @@
-"""What a family is made of: the facts that the shared loader needs of it."""
+"""`Layout`: the facts about a family's parts that the shared loader needs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Layout:
     family           its name in core.families
     configs          folder with the published configuration of every part: single files hold none
     denoiser, text_encoders    names of these parts, as in a diffusers folder
-    tokenizers       model folder or None -> the tokenizer of each text encoder
-    vae_overflows    whether the published VAE gives numbers beyond fp16's range
-    blocks           classes of the denoiser's blocks that torch.compile compiles, each for all blocks of its widths
-    latent_pixels    the pixels of the image along a side of each latent
-    resolution       the side in pixels that its models are made for, where no config states a `sample_size`
-    misfits          (configs by part, path) -> why complete parts do not work together
-    find_prediction  finds by a U-Net whether it predicts "epsilon" or "v", where the file does not; None: epsilon
+    tokenizers       for each text encoder: (model folder or None) -> its tokenizer
+    vae_overflows    whether the published VAE exceeds the range of fp16
+    blocks           class names of the denoiser's blocks that torch.compile compiles
+    latent_pixels    downscaling factor of the VAE: pixels per latent, along a side
+    resolution       training resolution (side in pixels) of models whose config has no `sample_size`
+    misfits          ({part: config}, path) -> reasons why complete parts do not work together
+    find_prediction  (U-Net) -> "epsilon" or "v", for files that do not tell; None: always epsilon
     """
 
     family: str
@@ -61,11 +61,11 @@ class Layout:
         return self.published.config(part)
 
     def kind(self, part: str) -> PartKind:
-        """What the part is: the class of its published configuration."""
+        """The class of the part, by its published configuration."""
         return self.published.kind(part)
 
     def used(self, part: Part) -> Part:
-        """Of a single file's text encoder the layers that are used: SD 2 is read one before the last of its 24."""
+        """The part without unused layers: of a single file's text encoder in SD 2, the last of 24 is not used."""
         if part.name not in self.text_encoders or part.config is not None:
             return part
         count = part.config_after(self.config(part.name)).get("num_hidden_layers", math.inf)
@@ -74,6 +74,6 @@ class Layout:
 
 
 def _layer(name: str) -> int:
-    """Number of the layer a tensor is of, -1 for one outside of all: `encoder.layers.7.mlp.fc1.bias` -> 7."""
+    """Index of the layer that a tensor belongs to: `encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of the layers."""
     found = LAYER.search(name)
     return int(found[1]) if found else -1

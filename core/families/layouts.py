@@ -1,4 +1,4 @@
-"""The layouts of the families that come with the program: known without torch, which the families themselves load."""
+"""The layouts of the built-in families, without torch, which the families' own modules import."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ LAYOUTS = {
 
 
 def layout_of(name: str) -> Layout:
-    """A family's layout. ProblemsError for a family that is not registered."""
+    """The layout of a family. Raises ProblemsError if it is not registered."""
     return LAYOUTS[name] if name in LAYOUTS else family(name).layout

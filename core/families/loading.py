@@ -1,7 +1,7 @@
-"""Load a model from one file or a diffusers folder: offline, straight into the compute type, quickly.
+"""Load a model from a single file or a diffusers folder: offline, directly in the compute dtype.
 
-The modules are built without memory (on the "meta" device) and given the tensors as they come from the file. Reading
-runs during the imports of diffusers and transformers, which take several seconds of their own.
+Modules are built on the "meta" device, without memory, and then get the tensors of the file. A thread reads the file during
+the imports of diffusers and transformers, which take several seconds themselves.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def load(
 ) -> Components:
     """Load parts of a model, frozen and in eval mode.
 
-    dtype      of U-Net and text encoders   vae_dtype  of the VAE: its own, since 16 bits cost visible precision
+    dtype      of U-Net and text encoders   vae_dtype  of the VAE, separate since 16 bits visibly reduce its quality
     vae        a file or folder whose VAE replaces the model's
-    memo       also fill `hashes` of the loaded parts, remembered here
+    memo       cache of hashes; with it the `hashes` of the loaded parts are filled
     kohya_projection   see core.formats.models.checkpoint.open_checkpoint
     """
     wanted = set(parts)
@@ -101,7 +101,7 @@ def load(
 
 
 def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None) -> list[Problem]:
-    """What `load` would refuse, from headers and configs alone, and what could not be trained together."""
+    """The problems for which `load` would fail, and parts that do not work together; reads headers and configs only."""
     try:
         checkpoint = open_checkpoint(path, layout.family)
         check_family(checkpoint.kind, path, layout.family)
@@ -130,13 +130,14 @@ def _asked_prediction(layout: Layout, unet: Any) -> str:
 
 
 def _vae_config(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None) -> dict[str, Any]:
-    """Of the VAE in use, whether or not it is loaded: cached latents need its scale too."""
+    """The config of the VAE in use, also if it is not loaded: cached latents need its scaling factor."""
     part = open_vae(vae) if vae is not None else checkpoint.parts.get("vae")
     return layout.config("vae") if part is None else config_of(layout, part)
 
 
 def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None, wanted: set[str]) -> list[Part]:
-    """The parts to read, largest last: what the imports hide is the small ones and most of the U-Net."""
+    """The parts to read, largest last, so that the imports hide the reading of the small ones and most of the U-Net. Raises
+    ProblemsError for missing parts."""
     parts = dict(checkpoint.parts)
     if vae is not None and "vae" in wanted:
         parts["vae"] = open_vae(vae)
@@ -155,7 +156,7 @@ def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None
 
 
 def _build(layout: Layout, part: Part, states: Mapping[str, Future]) -> Any:
-    """The module of a part, with its weights."""
+    """The module of a part with its weights, frozen and in eval mode."""
     kind, config = layout.kind(part.name), config_of(layout, part)
     module = make_empty(part.name, config, kind)
     state = kind.named(module, states[part.name].result())
@@ -165,7 +166,7 @@ def _build(layout: Layout, part: Part, states: Mapping[str, Future]) -> Any:
 
 
 def load_vae(layout: Layout, path: Path | str, device: str = "cpu", cancel: CancelToken | None = None) -> Any:
-    """A VAE alone, in fp32: from its own file or folder, or a whole model's. layout: of a family that has such a VAE"""
+    """Load a VAE in fp32 from a VAE file or folder, or from a full model. layout: of a family with this VAE"""
     part, title = open_vae(path), FAMILY_NAMES[layout.family]
     return load_part(part, config_of(layout, part), layout.kind("vae"), title, device, cancel)
 
@@ -173,7 +174,7 @@ def load_vae(layout: Layout, path: Path | str, device: str = "cpu", cancel: Canc
 def load_part(
     part: Part, config: Mapping[str, Any], kind: PartKind, title: str, device: str, cancel: CancelToken | None = None
 ) -> Any:
-    """A part alone in fp32, frozen and in eval mode. title: of the models that have it"""
+    """Load a single part in fp32, frozen and in eval mode. title: of its model family, for messages"""
     module = make_empty(part.name, config, kind)
     state = kind.named(module, read_part(part, torch.float32, device, cancel))
     _give_weights(module, state, part, kind, title)
@@ -182,13 +183,13 @@ def load_part(
 
 
 def part_problems(part: Part, kind: PartKind, title: str) -> list[Problem]:
-    """What `load_part` would refuse, from headers and config alone."""
+    """The problems for which `load_part` would fail; reads headers and config only."""
     wanted = shapes_of(kind, part.name, json.dumps(part.config, sort_keys=True))
     return tensor_problems(wanted, part, title)
 
 
 def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part, kind: PartKind, title: str) -> None:
-    """Put the tensors into the module built on "meta"; every key must be there, none left over, every shape right."""
+    """Put the tensors into a module on "meta". Raises ProblemsError unless keys and shapes match exactly."""
     wanted = stored_shapes(kind, module)
     raise_if_errors(misfits(wanted, {name: tensor.shape for name, tensor in state.items()}, part, title))
     raise_if_errors(not_weights([name for name in wanted if not state[name].is_floating_point()], part))
@@ -201,8 +202,8 @@ def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part, kind:
 
 
 def _fill_buffers(module: Any, config: Mapping[str, Any], kind: PartKind) -> None:
-    """Buffers that are in no file have no values in a module built on "meta": CLIP's position_ids (0, 1, ...), and those that a
-    class computes (the position table of PixArt), which are taken from a second module without weights."""
+    """Fill buffers that files do not store and that are empty on "meta": CLIP's position_ids (0, 1, ...), and those that a class
+    computes (PixArt's position table), which come from a second module without weights."""
     empty = {name: buffer for name, buffer in module.named_buffers() if buffer.is_meta}
     counters = {name: buffer for name, buffer in empty.items() if name.rpartition(".")[2] == "position_ids"}
     values = {name: torch.arange(each.shape[-1]).expand(each.shape).clone() for name, each in counters.items()}
@@ -228,7 +229,7 @@ def digest(
     cancel: CancelToken | None = None,
     kohya_projection: bool = False,
 ) -> str:
-    """SHA-256 of weights as stored ("denoiser", "vae" or "text_encoders"), for the keys of caches. Loads nothing."""
+    """SHA-256 of the stored weights of a part ("denoiser", "vae" or "text_encoders"), for cache keys. Loads nothing."""
     assert part in ("denoiser", "vae", "text_encoders"), part
     if part == "vae" and vae is not None:
         return part_digest(open_vae(vae), memo, cancel)
@@ -238,6 +239,6 @@ def digest(
 
 
 def weight_bytes(layout: Layout, path: Path | str, item_bytes: int | None = None) -> dict[str, int]:
-    """Bytes of each part's weights as stored, or with `item_bytes` for each number (2 in bf16): what loading takes."""
+    """{part: bytes of its weights}, as stored or with `item_bytes` per number (2 for bf16)."""
     checkpoint = open_checkpoint(path, layout.family)
     return {name: part.weight_bytes(item_bytes) for name, part in checkpoint.parts.items()}

@@ -1,4 +1,4 @@
-"""From a model setting to the file or folder it means, its family, and what is wrong with it, from headers alone."""
+"""Resolve a model setting to a file or folder, its family and its problems; reads headers only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _of_another_family(vae: str, scale: float, name: str) -> Problem:
 
 
 def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
-    """The file or folder that a setting names. A hub id that is not here is a problem that says how to get it."""
+    """The file or folder that a setting names. Raises ProblemsError, for a hub id that is not downloaded with the command."""
     try:
         found = resolve(reference, workspace.models, workspace.outputs)
     except ProblemsError as error:
@@ -59,16 +59,16 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
 
 
 def family_of(path: Path | str, wanted: str = "auto", variants: Collection[str] = ()) -> str:
-    """The family of the model at this path; ProblemsError for another or an unknown one.
+    """The family of the model at this path. Raises ProblemsError if it is unknown or not the wanted one.
 
-    wanted    "auto", or the family that the settings name: it decides where the file does not say
-    variants  further model variants that are accepted: `GENERATED` (inpainting) where nothing is trained
+    wanted    the family set by the user, which decides where the file does not tell; "auto": any
+    variants  accepted model variants: none for training, `GENERATED` (inpainting) for generation
     """
     return check_family(identify(path), path, wanted, variants)
 
 
 def family_found(settings: ModelSettings, workspace: Workspace) -> str:
-    """The base model's family; "" where it is not here or cannot be used, which model_problems tells."""
+    """The base model's family; "" if it is missing or unusable, which `model_problems` reports."""
     try:
         return family_of(model_path(settings.base_model, workspace), settings.family)
     except (ProblemsError, OSError):
@@ -76,7 +76,7 @@ def family_found(settings: ModelSettings, workspace: Workspace) -> str:
 
 
 def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", variants: Collection[str] = ()) -> str:
-    """The same for a file that has been identified already."""
+    """`family_of` for a file that is already identified."""
     handled = " or ".join(FAMILY_NAMES[name] for name in (FAMILIES if wanted == "auto" else [wanted]))
     if kind.kind != "checkpoint":
         fix = "choose a checkpoint or a diffusers folder as the base model"

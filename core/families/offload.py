@@ -1,4 +1,4 @@
-"""Weights that lie in RAM and come to the device to compute: those of a part, or layer by layer."""
+"""Offloading: weights stay in RAM and are moved to the device to compute, a whole part or layer by layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 @contextmanager
 def visiting(modules: Sequence[nn.Module], device: str) -> Iterator[None]:
-    """The modules are on the device inside the block, and then where they were."""
+    """Within the context the modules are on the device; afterwards they return to where they were."""
     with ExitStack() as stack:
         for module in modules:
             before = next(module.parameters()).device
@@ -25,7 +25,7 @@ def visiting(modules: Sequence[nn.Module], device: str) -> Iterator[None]:
 
 @contextmanager
 def visiting_by_layers(models: Sequence[nn.Module], device: str) -> Iterator[None]:
-    """The same of models with a stack of layers (`ModuleList`), each of which is on the device only while it computes."""
+    """`visiting` for models, except that each layer of a stack (`ModuleList`) is on the device only while it computes."""
     with ExitStack() as stack:
         for model in models:
             if next(model.parameters()).device.type == torch.device(device).type:
@@ -45,7 +45,7 @@ def visiting_by_layers(models: Sequence[nn.Module], device: str) -> Iterator[Non
 
 @contextmanager
 def vae_visits(vae: Any, device: str) -> Iterator[None]:
-    """Inside, the VAE is on the device only while it encodes or decodes."""
+    """Within the context the VAE is on the device only while it encodes or decodes."""
 
     def passing(plain: Callable[..., Any]) -> Callable[..., Any]:
         def passed(x: torch.Tensor, *given: Any, **named: Any) -> Any:
@@ -67,17 +67,16 @@ def vae_visits(vae: Any, device: str) -> Iterator[None]:
 
 
 def rest_in_ram(model: nn.Module, device: str) -> None:
-    """From now on the weights of each layer are on the device only while it computes. They must be in RAM, and no hook is
-    removed: a model stays like this."""
+    """Permanently offload a model whose weights are in RAM: each layer's are on the device only while it computes."""
     for module in model.modules():
         layer = _Layer(module, device)
         for _, _, own in layer.tensors if device.startswith("cuda") else ():
-            own.data = own.data.pin_memory()  # so that copies are queued behind the work before them
+            own.data = own.data.pin_memory()  # so that copies are asynchronous
         layer.hooked(module)
 
 
 class _Layer:
-    """A module's own weights and buffers: (where it keeps them, name, the one in RAM)."""
+    """The weights and buffers of a module without its submodules. tensors: (the module's dict of them, name, tensor in RAM)"""
 
     def __init__(self, module: nn.Module, device: str):
         self._device = device
@@ -85,7 +84,7 @@ class _Layer:
         self.tensors = [(place, name, own) for place in places for name, own in place.items() if own is not None]
 
     def hooked(self, module: nn.Module) -> Sequence[RemovableHandle]:
-        """Let them come and go with each call of the module."""
+        """Register hooks that move them to the device before each call of the module and drop them after it."""
         if not self.tensors:
             return ()
         return module.register_forward_pre_hook(self.come), module.register_forward_hook(self.go, always_call=True)

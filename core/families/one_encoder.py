@@ -1,4 +1,4 @@
-"""SD 1.x and 2.x: texts by one CLIP encoder, and a U-Net that reads nothing but them."""
+"""SD 1.x and 2.x: one CLIP text encoder, and a U-Net without size conditioning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from core.diffusion.text_states import Conditioning, TextStates
 from core.families.clip import Join, in_windows, join_windows, last_states
 from core.families.components import Components
-from core.families.weighted_text import Weights, read_captions, weigh
+from core.families.token_weights import Weights, read_captions, weigh
 
 
 def encode_ids(
@@ -23,11 +23,10 @@ def encode_ids(
     weights: Weights = None,
     normalize: str = "none",
 ) -> TextStates:
-    """Token ids [B, n, 77] of one text encoder as the U-Net reads them: context [B, T, C], T = 77, 152 or 227, in the
-    encoder's type.
+    """Encode token ids [B, n, 77] into the U-Net's context [B, T, C], T = 77, 152 or 227, in the encoder's dtype.
 
-    clip_skip  None or 1: the last layer; n: the n-th from the end; the final layer norm follows in every case
-    join       how the states of the windows become one text
+    clip_skip  None or 1: the last layer; n: the n-th from the end; always followed by the final layer norm
+    join       concatenates the states of the windows (core.families.clip)
     """
     (encoder,), (own,) = components.text_encoders, ids
     states = in_windows(partial(last_states, encoder, clip_skip=clip_skip), own)
@@ -43,11 +42,11 @@ def predict(
     timesteps: torch.Tensor,
     given: Conditioning,
 ) -> torch.Tensor:
-    """What the model makes of noisy latents: noise or v, by `components.prediction`.
+    """The U-Net's prediction for noisy latents: noise or v, by `components.prediction`.
 
-    noisy_latents  [B, 4, h, w]            timesteps  int or float [B] (or one for all)
-    given          its texts, and what is added; these families know nothing of an image's size
-    returns        [B, 4, h, w] in the U-Net's type
+    noisy_latents  [B, 4, h, w]            timesteps  int or float [B], or one for all
+    given          text encoder states and added residuals; these families have no size conditioning
+    returns        [B, 4, h, w] in the U-Net's dtype
     """
     unet = components.denoiser
     dtype = unet.conv_in.weight.dtype
@@ -61,5 +60,5 @@ def predict(
 
 
 def input_blocks(unet: Any) -> list[Any]:
-    """The blocks of the way down: Deep Shrink counts these."""
+    """The U-Net's down blocks, as Deep Shrink numbers them."""
     return list(unet.down_blocks)

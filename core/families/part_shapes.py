@@ -1,5 +1,5 @@
-"""Whether the tensors of a model's parts are those that their classes have, from headers and configs. Parts of the published sizes
-are checked without torch; for others a module without memory is built."""
+"""Check names and shapes of a model's tensors against the classes of its parts, from headers and configs. Parts of the
+published sizes are checked without torch; for others a module is built on the "meta" device."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN_KEYS = 5
 
 
 def known_tensors(layout: Layout, part: Part) -> tuple[Part, list[Problem]]:
-    """(the part without tensors that its class does not have, what it lacks or has in another shape or type)."""
+    """(the part without unknown tensors, problems of missing tensors and of wrong shapes and dtypes)."""
     wanted = published_shapes(layout, part)
     if wanted is None:
         wanted = shapes_of(layout.kind(part.name), part.name, json.dumps(config_of(layout, part), sort_keys=True))
@@ -37,7 +37,7 @@ def known_tensors(layout: Layout, part: Part) -> tuple[Part, list[Problem]]:
 
 
 def tensor_problems(wanted: Mapping[str, tuple[int, ...]], part: Part, title: str) -> list[Problem]:
-    """What of a part is not as wanted: names, shapes and types, from its header."""
+    """Problems of a part whose names, shapes or dtypes differ from `wanted`, {name: shape}; reads its header only."""
     entries = {with_level(name, wanted): place.entry for name, place in part.places.items()}
     shapes = {name: entry.shape for name, entry in entries.items()}
     packed = [name for name in wanted if name in entries and not entries[name].dtype.startswith(("F", "BF"))]
@@ -45,7 +45,7 @@ def tensor_problems(wanted: Mapping[str, tuple[int, ...]], part: Part, title: st
 
 
 def mismatch_problems(layout: Layout, parts: Iterable[Part], path: Path) -> list[Problem]:
-    """Why complete parts do not work together; a VAE that is left out is as published."""
+    """Problems of complete parts that do not work together; for a missing VAE the published one counts."""
     configs = {"vae": layout.config("vae")} | {part.name: config_of(layout, part) for part in parts}
     fix = f"choose a plain {FAMILY_NAMES[layout.family]} model, or download the folder again"
     return [
@@ -60,17 +60,17 @@ def config_of(layout: Layout, part: Part) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def shapes_of(kind: PartKind, name: str, config: str) -> dict[str, tuple[int, ...]]:
-    """The tensors of a part, by name."""
+    """{name: shape} of the tensors of a part. config: as JSON, for the cache"""
     return stored_shapes(kind, make_empty(name, json.loads(config), kind))
 
 
 def stored_shapes(kind: PartKind, module: Any) -> dict[str, tuple[int, ...]]:
-    """Of the tensors that files hold, by the module's names."""
+    """{name: shape} of a module's tensors that files store, without tied ones."""
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if name not in kind.tied}
 
 
 def with_level(name: str, wanted: Mapping[str, Any]) -> str:
-    """As this version of transformers names it: see core.formats.models.text_keys."""
+    """The tensor's name in this version of transformers, with or without `text_model.` (core.formats.models.text_keys)."""
     full = text_keys.full_name(name)
     return full if full in wanted else name
 
@@ -78,7 +78,7 @@ def with_level(name: str, wanted: Mapping[str, Any]) -> str:
 def misfits(
     wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], part: Part, title: str
 ) -> list[Problem]:
-    """Why tensors of these shapes are not those of the part, by name."""
+    """Problems of tensors that are missing, unknown or of other shapes. wanted, found: {name: shape}"""
     problems = []
     if missing := sorted(wanted.keys() - found.keys()):
         problems.append(_keys_problem("lacks", "", missing, part, title))
@@ -93,7 +93,7 @@ def misfits(
 
 
 def not_weights(names: Iterable[str], part: Part) -> list[Problem]:
-    """Problems of integer tensors: another program's packed form."""
+    """Problems of integer tensors: weights quantized by another program."""
     names = [name for name in names if not name.endswith("position_ids")]
     if not names:
         return []
@@ -103,7 +103,7 @@ def not_weights(names: Iterable[str], part: Part) -> list[Problem]:
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Only ones at the end may differ: 1x1 convolution or linear layer."""
+    """Whether shapes are equal except for trailing ones: a 1x1 convolution and a Linear layer."""
     if shape == wanted:
         return True
     shorter, longer = sorted((shape, wanted), key=len)
@@ -131,9 +131,9 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def make_empty(name: str, config: Mapping[str, Any], kind: PartKind | None = None) -> Any:
-    """A part without numbers, on the "meta" device: to be given weights, or to count shapes and work.
+    """Build the module of a part on the "meta" device, without memory.
 
-    kind  what it is, where a family knows it; None: what its config says
+    kind  the part's class, if the family knows it; None: the class named in its config
     """
     import torch
 

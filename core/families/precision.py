@@ -1,4 +1,4 @@
-"""Which number types a model computes in, chosen by the machine."""
+"""The dtypes that a model computes and trains in, by settings and device."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ SMALL_MODEL_BYTES = 200 << 20
 
 @dataclass(frozen=True)
 class Precision:
-    """compute: type of the frozen weights and activations. scaled: whether losses are scaled against fp16's underflow.
-    training: type of the model's parts that train or are read by what does; `compute` with a network, whose weights each
-    layer casts itself."""
+    """The dtypes of a job.
+
+    name       "no", "fp32", "bf16" or "fp16", of `compute`
+    compute    of frozen weights and activations
+    scaled     whether losses are scaled against fp16 underflow
+    trainable  of model weights in full training; equals `compute` for a network, whose layers cast their weights themselves
+    """
 
     name: str
     compute: torch.dtype
@@ -32,7 +36,7 @@ class Precision:
     trainable: torch.dtype
 
     def autocast(self, device: str) -> AbstractContextManager[Any]:
-        """Inside, fp32 weights that train compute in `compute`; where weights lie in that type, nothing is cast."""
+        """A context in which fp32 weights compute in `compute`; without effect if they are stored in that dtype."""
         import torch
 
         kind = device.partition(":")[0]
@@ -48,12 +52,11 @@ def choose_precision(
     method: MethodSettings | None = None,
     bf16_pays: Callable[[], bool] = type_speed.bf16_pays,
 ) -> Precision:
-    """As asked, or for "auto": on CUDA bf16 while something trains and the GPU has it, else fp16 (more digits than bf16,
-    and nothing here overflows it when sampling); on a CPU bf16 for large models where it was measured to be no slower; fp32
-    otherwise.
+    """The precision of the settings. "auto" is, on CUDA, bf16 for training if it is fast on the GPU, else fp16 (more digits than
+    bf16, and sampling does not overflow it); on a CPU bf16 for large models if it is not slower; otherwise fp32.
 
-    weight_bytes   of the U-Net as stored       method   the kind of training, where something trains
-    bf16_pays      whether a large model computes no slower in bf16 on this CPU
+    weight_bytes   of the U-Net as stored       method   of a training; None for generation
+    bf16_pays      () -> whether bf16 is as fast as fp32 on this CPU
     """
     import torch
 
@@ -76,7 +79,7 @@ def choose_precision(
 
 
 def vae_type(settings: MemorySettings) -> torch.dtype:
-    """What the VAE encodes in: fp32 by default, since 16 bits cost visible precision."""
+    """The dtype that the VAE encodes in: fp32 by default, since 16 bits visibly reduce quality."""
     import torch
 
     types = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,17 +87,17 @@ def vae_type(settings: MemorySettings) -> torch.dtype:
 
 
 def use_tf32(wanted: bool) -> None:
-    """Whether fp32 products on an Nvidia GPU are TF32's, in this process from here on. Others take no notice."""
+    """Turn TF32 for fp32 products and convolutions on Nvidia GPUs on or off, for the whole process."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
 
 
 def use_threads(device: str, weight_bytes: int) -> int:
-    """Set the threads torch computes with for a model of this size; returns how many.
+    """Set torch's number of CPU threads for a model of this size, and return it.
 
-    On a CPU a small model is fastest on one thread: its products end sooner than two threads can meet (the starter on 2
-    cores: 0.37 s a step on one thread, 0.71 s on two).
+    A small model on a CPU is fastest with one thread, since synchronizing costs more than its products (the starter model on
+    2 cores: 0.37 s per step with one thread, 0.71 s with two).
     """
     import torch
 

@@ -1,5 +1,5 @@
-"""Shapes of the tensors of the published models and the starter, recorded: a conversion then knows what a part lacks without the
-libraries that would build it, whose imports take as long as half the copy of a file."""
+"""Recorded tensor shapes of the published models and the starter model, so that a conversion can check parts without building
+them: importing the libraries for that takes half as long as copying a file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def recorded() -> dict[str, dict[str, Shapes]]:
 
 
 def published_shapes(layout: Layout, part: Part) -> Shapes | None:
-    """{name without `text_model.`: shape} of a part that is built as the published or the starter's; None for any other."""
+    """{name without `text_model.`: shape} of a part with the config of the published or the starter model; None for others."""
     published = layout.config(part.name)
     own = part.config_after(published)
     models = {layout.family: published}

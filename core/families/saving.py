@@ -18,8 +18,8 @@ State = Mapping[str, torch.Tensor]
 
 
 def modules_of(components: Components, layout: Layout) -> dict[str, Any]:
-    """The loaded parts: "vae", "text_encoder", "text_encoder_2" ..., and "unet", as sd-scripts calls the denoiser of every
-    family where it trains (`unet_lr`, `lora_unet`)."""
+    """{name: module} of the loaded parts: "vae", "text_encoder", "text_encoder_2" ..., and "unet" for the denoiser of every
+    family, as in sd-scripts' names for training (`unet_lr`, `lora_unet`)."""
     found = {"unet": components.denoiser, "vae": components.vae}
     found |= dict(zip(layout.text_encoders, components.text_encoders, strict=False))
     return {name: module for name, module in found.items() if module is not None}
@@ -37,11 +37,11 @@ def save_model(
     facts: ModelFacts | None = None,
     kohya_projection: bool = False,
 ) -> list[Problem]:
-    """Write the model with the parts that trained; the others are copied from the model it was loaded from.
+    """Write the model with its trained parts; the others are copied from the file or folder it was loaded from.
 
-    trained  names of parts whose weights in memory are written        states  weights to write in place of theirs (averages)
-    form     None: that of the source
-    See core.formats.models.whole_model.write_model for the rest, which also returns the advice.
+    trained  names of the parts to write from memory     states  {part: weights to write instead of the module's}, such as EMA
+    form     file or folder; None: that of the source
+    Other arguments and the returned advice: see core.formats.models.whole_model.write_model.
     """
     layout = family(components.family).layout
     modules = modules_of(components, layout)

@@ -11,9 +11,9 @@ from core.families.vocabulary import read_vocabulary
 
 
 def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str]:
-    """Why parts of these configs do not work together. Raises ProblemsError for a damaged tokenizer.
+    """Reasons why parts with these configs do not work together. Raises ProblemsError for a damaged tokenizer.
 
-    path  of the model, whose tokenizer may have words of its own
+    path  of the model, whose tokenizer can have added tokens
     """
     words = len(read_vocabulary(tokenizer_folder(path)))
     unet, vae = configs["unet"], configs["vae"]

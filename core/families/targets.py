@@ -1,4 +1,4 @@
-"""Which layers a LoRA hooks, and what kohya tools, A1111 and ComfyUI call them."""
+"""The layers that a LoRA can train, and their names in the files of kohya's tools, A1111 and ComfyUI."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXT_CLASSES = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 
 @dataclass(frozen=True)
 class Target:
-    """One layer. `parent` holds it under `attribute`; `path` is its dotted path in the part."""
+    """A layer that a network can train: `parent.attribute`, at the dotted `path` in its part; `name` is its name in files."""
 
     name: str
     path: str
@@ -36,22 +36,22 @@ def is_text_encoder(part: nn.Module) -> bool:
 
 
 def text_targets(encoder: nn.Module, prefix: str) -> Iterator[Target]:
-    """The layers of a CLIP text model; names have the `text_model` level whatever the model's class."""
+    """The layers of a CLIP text encoder. Their names always contain `text_model`, whatever the class of the module."""
     return _targets(encoder, set(TEXT_CLASSES), lambda path: kohya_name(prefix, full_name(path)), conv=False)
 
 
 def unet_targets(unet: nn.Module, *, conv: bool = False, name: Callable[[str], str] = str) -> Iterator[Target]:
     """The layers of a U-Net, in its order.
 
-    conv  also the resnets and samplers (C3Lier): their 3x3 convolutions, and the Linear and 1x1 layers in them
-    name  diffusers' path of a module -> the path that files name it by
+    conv  also the layers in resnets and up/downsamplers (C3Lier), which include all 3x3 convolutions
+    name  (diffusers' path of a module) -> the path in files
     """
     classes = {*UNET_CLASSES, *(UNET_CONV_CLASSES if conv else ())}
     return _targets(unet, classes, lambda path: kohya_name(UNET_PREFIX, name(path)), conv=conv)
 
 
 def outer_targets(unet: nn.Module) -> Iterator[Target]:
-    """The layers outside of a U-Net's blocks, which train only where they are chosen; none of another model's."""
+    """The layers outside of a U-Net's blocks, which train only if the settings choose them; none for other denoisers."""
     modules = dict(unet.named_modules()) if type(unet).__name__ == "UNet2DConditionModel" else {}
     for path in OUTER:
         parent, _, attribute = path.rpartition(".")
@@ -60,7 +60,7 @@ def outer_targets(unet: nn.Module) -> Iterator[Target]:
 
 
 def norm_targets(unet: nn.Module, family: str) -> Iterator[Target]:
-    """The norm layers in a U-Net's blocks, as LyCORIS' train_norm finds them; none of another model's."""
+    """The norm layers in a U-Net's blocks that LyCORIS' train_norm trains; none for other denoisers."""
     naming = "sdxl" if family.startswith("sdxl") else family
 
     def name(path: str) -> str:
@@ -103,5 +103,5 @@ def _targets(
 
 
 def one_encoder_targets(part: nn.Module, *, conv: bool = False) -> Iterator[Target]:
-    """The layers of a part of SD 1.x and 2.x, whose names are diffusers'."""
+    """The layers of the U-Net or text encoder of SD 1.x and 2.x, named by diffusers' paths."""
     return text_targets(part, "lora_te") if is_text_encoder(part) else unet_targets(part, conv=conv)

@@ -1,4 +1,4 @@
-"""How many tokens a caption has, without torch: the vocabulary that the text encoders of all Stable Diffusion models share."""
+"""Count the tokens of captions without torch, with the vocabulary that all Stable Diffusion models share."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def clip_tokenizer() -> Tokenizer:
 
 @lru_cache(maxsize=50_000)
 def count_tokens(caption: str) -> int:
-    """Content tokens, without BOS and EOS. One window holds 75."""
+    """Number of tokens without BOS and EOS; a window holds 75."""
     return len(clip_tokenizer().encode(caption).ids) - 2
 
 
 def cut_at(caption: str, tokens: int) -> tuple[str, str]:
-    """(what is read, what is cut off) of a caption of which `tokens` content tokens are read."""
+    """Split a caption after this number of tokens: (the part that is read, the part that is cut off)."""
     offsets = clip_tokenizer().encode(caption).offsets[1:-1]
     if len(offsets) <= tokens:
         return caption, ""

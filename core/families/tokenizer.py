@@ -12,19 +12,19 @@ from core.record.problems import ProblemsError
 
 
 def tokenizer_folder(model: Path | str | None) -> Path:
-    """The model folder's own where it is complete, else the shipped one."""
+    """The tokenizer folder of a model folder if it is complete, else the built-in one."""
     own = Path(model) / "tokenizer" if model is not None else VOCABULARY.parent
     return own if is_complete(own) else VOCABULARY.parent
 
 
 def load_tokenizer(path: Path | str | None = None, *, pad: str = END, pad_is_mark: bool = True) -> Any:
-    """The model folder's own tokenizer, else the shipped one (the same 49,408 words). Never from a hub.
+    """The tokenizer of a model folder, else the built-in one of CLIP (49,408 tokens). Never downloads.
 
-    Only the words, their merges and added tokens are read: how text is cut before is CLIP's, whatever a folder says.
+    Only vocabulary, merges and added tokens are read from the folder; normalization and pre-tokenization are always CLIP's.
 
-    pad          pads a text to its length: the end token, or "!" (id 0), as OpenCLIP's zeros are called here
-    pad_is_mark  whether `pad` in a caption is read as the filling too. transformers does so where a tokenizer is made
-                 with it (the published SD 2), not where it is set later (SDXL's second, in sd-scripts)
+    pad          the padding token: EOS, or "!" for OpenCLIP's id 0
+    pad_is_mark  whether `pad` within a caption becomes the special token too. In transformers it does if the tokenizer is
+                 created with it (the published SD 2), but not if it is set later (SDXL's second tokenizer in sd-scripts)
     """
     folder = tokenizer_folder(path)
     found = read_vocabulary(folder)

@@ -1,4 +1,4 @@
-"""The size and the guidance that a model was made for, from its header or folder: no weights are read, no torch loaded."""
+"""The resolution and guidance scale that a model was trained for, from its header or folder. Reads no weights, loads no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USUAL_GUIDANCE = 7.5
 
 
 def own_guidance(model: Path) -> float:
-    """The guidance that a model's folder or metadata state, else the usual 7.5."""
+    """The guidance scale stated in a model's folder or metadata, else 7.5."""
     stated = (read_json(model / STATED) or {}) if model.is_dir() else {}
     value = stated.get("guidance_scale", _in_metadata(model))
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 50:
@@ -35,12 +35,12 @@ def _in_metadata(model: Path) -> float | None:
 
 @lru_cache(maxsize=64)
 def _stated_guidance(file: Path, stamp: Stamp) -> str:
-    """By path, time and size: every plan asks for it, and the header of a checkpoint is long."""
+    """The guidance scale stated in a file's metadata, "" for none. Cached, since a checkpoint's header is long."""
     return read_header(file)[1].get(GUIDANCE, "")
 
 
 def stated_size(model: Path) -> tuple[int, int] | None:
-    """(width, height) that a model in one file says it was trained at, which may be another than its family's."""
+    """(width, height) of the training resolution in a single file's metadata; None where it is not stated or invalid."""
     if not model.is_file() or sniff(model) != "safetensors":
         return None
     stated = re.fullmatch(r"(\d{2,4})x(\d{2,4})", read_header(model)[1].get("modelspec.resolution", ""))
@@ -49,7 +49,8 @@ def stated_size(model: Path) -> tuple[int, int] | None:
 
 
 def trained_size(model: Path, family: str = "auto") -> tuple[int, int]:
-    """(width, height): as the file states, else of the folder's denoiser, else of the family's published one."""
+    """(width, height) of a model's training resolution: as stated in the file, else the `sample_size` of the folder's denoiser,
+    else the family's."""
     if stated := stated_size(model):
         return stated
     layout = layout_of(family_of(model, family, GENERATED))

@@ -1,5 +1,5 @@
-"""Which number type this CPU multiplies faster. Its flags do not say: some support bf16 and are
-slower with it. Measured once for each CPU, number of threads and version of torch, and remembered."""
+"""Whether this CPU computes faster in fp32 or bf16. CPU flags do not tell: some CPUs support bf16, but are slower with it.
+Measured once for each CPU, number of threads and version of torch, and stored."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     import torch
 
 ROUNDS = 5
-HOPELESS = 3.0  # so many times slower in the first round needs no second one
-EQUAL = 1.05  # at equal speed bf16, which takes half the memory
+HOPELESS = 3.0  # a type that is this many times slower in the first round is not measured again
+EQUAL = 1.05  # bf16 may be this many times slower, since it needs half the memory
 
 
 def speeds_file() -> Path:
-    """Next to the keys: it is about the machine, not about a project."""
+    """The file of measured speeds, next to the file of keys: both belong to the machine, not to a project."""
     return keys_file().with_name("speeds.json")
 
 
 def bf16_pays() -> bool:
-    """Whether products and convolutions of a large model's size take no longer in bf16 than in fp32 on this CPU."""
+    """Whether a large model's matrix products and convolutions are as fast in bf16 as in fp32 on this CPU."""
     return _bf16_pays(f"{_processor()}, {machine.threads()} threads, torch {_torch_version()}")
 
 
@@ -49,8 +49,8 @@ def _bf16_pays(key: str) -> bool:
 
 
 def measure() -> dict[str, float]:
-    """Seconds for the same work in each type, about a second in all; the least of a few rounds in turn, since other work on
-    the machine disturbs single ones."""
+    """{"fp32", "bf16": seconds for the same work}: the minimum of a few alternating rounds, since other load on the machine
+    disturbs single ones. Takes about a second."""
     import torch
 
     before = torch.get_num_threads()
@@ -68,7 +68,7 @@ def measure() -> dict[str, float]:
 
 
 def _work(dtype: torch.dtype) -> Callable[[], object]:
-    """A product and a convolution as a U-Net has them at 256 px (5.2 GFLOP in all)."""
+    """A function that computes a matrix product and a convolution of a U-Net at 256 px, 5.2 GFLOP in total."""
     import torch
     import torch.nn.functional as F
 

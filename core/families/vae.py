@@ -1,4 +1,4 @@
-"""Images <-> latents, by the VAE, which all families share but for its numbers."""
+"""Convert images to latents and back with the VAE, whose class all families share."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from core.record.queued import queued
 
 
 def overflows(layout: Layout, config: Mapping[str, Any]) -> bool:
-    """Whether a VAE exceeds fp16's range. SDXL's published one does and gives black images; the repaired one says
-    `force_upcast: false` in its config."""
+    """Whether a VAE overflows in fp16. SDXL's published one does, and gives black images; the config of the fixed one has
+    `force_upcast: false`."""
     return layout.vae_overflows and config.get("force_upcast") is not False
 
 
 def safe_type(overflowing: bool, wanted: torch.dtype, device: str | torch.device) -> torch.dtype:
-    """The type to load a part in that may exceed fp16's range: bf16 where the device computes in that, else fp32."""
+    """The dtype to load a part in: `wanted`, but for a part that overflows in fp16 bf16 if the device supports it, else fp32."""
     if wanted != torch.float16 or not overflowing:
         return wanted
     return torch.bfloat16 if machine.bf16_is_fast(str(device)) else torch.float32
@@ -27,7 +27,7 @@ def safe_type(overflowing: bool, wanted: torch.dtype, device: str | torch.device
 
 @torch.no_grad()
 def encode_image_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The VAE's posterior over its own latents: a sample is mean + exp(logvar / 2) * noise, see `model_latents`.
+    """The VAE's posterior over unscaled latents, from which mean + exp(logvar / 2) * noise is a sample.
 
     pixels   [B, 3, H, W] in [-1, 1], H and W multiples of 8
     returns  mean, logvar: float32 [B, C, H/8, W/8]
@@ -38,16 +38,16 @@ def encode_image_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def model_latents(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
-    """The VAE's own latents, of any shape and type, as the model is shown them: (latents - shift) * scale, by the numbers
-    of the VAE's config (SD 1 and 2: scale 0.18215, SDXL: 0.13025; without a shift)."""
+    """Scale unscaled latents of any shape for the model: (latents - shift) * scale, with shift and scale of the VAE's config
+    (scale 0.18215 for SD 1 and 2, 0.13025 for SDXL; no shift)."""
     shift = config.get("shift_factor")
     return (latents if shift is None else latents - shift) * config["scaling_factor"]
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """The image of scaled latents, as training and samplers hold them; gradients flow unless the caller turns them off.
+    """Decode scaled latents into images, with gradients.
 
-    latents  [B, C, h, w], as of `model_latents`
+    latents  [B, C, h, w], scaled (`model_latents`)
     returns  float32 [B, 3, 8h, 8w], about [-1, 1], not clipped
     """
     first = next(vae.parameters())

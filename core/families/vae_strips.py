@@ -1,7 +1,7 @@
-"""The VAE in horizontal strips: convolutions see some rows of a map at a time, and each GroupNorm the whole map.
+"""Encode and decode with the VAE in horizontal strips, to save VRAM (sd-scripts' `--vae_slices`).
 
-So an image differs from the one that is made whole by rounding alone, and there are no seams (sd-scripts' `--vae_slices`).
-With a GPU the maps lie in RAM, and only strips of them on the GPU.
+Convolutions compute some rows of a feature map at a time; each GroupNorm uses the statistics of the whole map. So there are no
+seams, and the result differs by rounding only. On a GPU only the current strip is in VRAM, the feature maps are in RAM.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch.nn.functional import conv2d, interpolate, pad, scaled_dot_product_att
 from core.record.memory import is_out_of_memory
 
 FIRST, MOST = 8, 64  # strips after memory ran out, and at most
-# diffusers' classes that are known here
+# Supported classes of diffusers
 BLOCKS = {"UpDecoderBlock2D", "DownEncoderBlock2D"}
 Change = Callable[[Tensor], Tensor]
 
 
 def suits(vae: Any) -> bool:
-    """Whether it is built of diffusers' blocks, as those of Stable Diffusion are."""
+    """Whether the VAE has only diffusers' standard blocks, as Stable Diffusion's have: `in_strips` supports no others."""
     parts = getattr(vae, "decoder", None), getattr(vae, "encoder", None)
     if None in parts:
         return False
@@ -35,9 +35,10 @@ def suits(vae: Any) -> bool:
 def in_strips(
     vae: Any, slices: Callable[[int], int], out_of_memory: Callable[[int], None] | None = None
 ) -> Iterator[None]:
-    """Inside, it encodes and decodes in as many strips as `slices` says for so many pixels: 1 is as a whole.
+    """Within the context the VAE encodes and decodes in strips.
 
-    out_of_memory   called with a number of strips when memory ran out, before it is tried again in so many
+    slices          (pixels of the image) -> number of strips; 1 is the whole image at once
+    out_of_memory   called with the next number of strips before a retry after memory ran out; None: no retries
     """
 
     def passing(plain: Change, strips: Callable[[Strips], Change], scale: int) -> Change:
@@ -69,7 +70,7 @@ def in_strips(
 
 
 class Strips:
-    """Passes through an encoder and a decoder, in so many strips."""
+    """The forward passes of a VAE's encoder and decoder, computed in `slices` strips."""
 
     def __init__(self, slices: int):
         self.slices = slices
@@ -122,7 +123,7 @@ class Strips:
         )
 
     def normed(self, norm: Any, x: Tensor, act: Change) -> Change:
-        """A GroupNorm and what follows it, for strips of `x`; its mean and variance are those of all of `x`."""
+        """A function that applies a GroupNorm and activation to a strip of `x`, with the mean and variance of the whole `x`."""
         counts, means, squares = [], [], []
         for strip in x.split(self._height(x.shape[2]), 2):
             numbers = strip.to(norm.weight.device).float().reshape(len(x), norm.num_groups, -1)
@@ -140,7 +141,7 @@ class Strips:
         return lambda strip: act((strip.float() * scale + shift).to(strip.dtype))
 
     def attended(self, attention: Any, x: Tensor) -> Tensor:
-        """diffusers' Attention of the middle, a part of the queries at a time."""
+        """diffusers' Attention of the mid block, computed for a part of the queries at a time."""
         whole = x.to(attention.to_q.weight.device)
         tokens = attention.group_norm(whole.flatten(2)).transpose(1, 2)
         parts = (layer(tokens) for layer in (attention.to_q, attention.to_k, attention.to_v))
@@ -158,9 +159,9 @@ class Strips:
         grow: int = 1,
         below: int = 0,
     ) -> Tensor:
-        """A convolution of `before(x)`, enlarged by `grow`.
+        """The convolution of `before(x)`, upscaled by the factor `grow`, computed in strips.
 
-        added   what becomes of output rows first to last      below  zeros at the bottom and at the right, besides its own
+        added   (output rows, first row, end) -> what replaces them     below   extra zero padding at the bottom and right
         """
         (kernel, _), (stride, _), (edge, _) = conv.kernel_size, conv.stride, conv.padding
         height = (x.shape[2] * grow + 2 * edge + below - kernel) // stride + 1
@@ -178,7 +179,7 @@ class Strips:
         return whole
 
     def _rows(self, x: Tensor, first: int, last: int, before: Change, grow: int, conv: Any) -> Tensor:
-        """Rows of the convolution's input, on its device; zeros where there are none."""
+        """Input rows `first` to `last` of the convolution, on its device; zeros outside of the image."""
         low, high = max(first, 0), min(last, x.shape[2] * grow)
         rows = before(x[:, :, low // grow : -(-high // grow)].to(conv.weight.device))
         if grow > 1:

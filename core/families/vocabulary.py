@@ -1,4 +1,4 @@
-"""The vocabulary of a model folder's tokenizer, read and checked before a library builds a tokenizer from it."""
+"""Read and check the vocabulary of a model folder's tokenizer, before a library builds a tokenizer from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIX = "download the model's tokenizer folder again, or remove it: then CLIP's ow
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """added: tokens with the ids after the vocabulary's, in their order, each with its flags."""
+    """A byte-pair vocabulary. words: {token: id}; added: added tokens with their flags, whose ids follow those of `words`."""
 
     words: dict[str, int]
     merges: list[tuple[str, str]]
@@ -40,17 +40,16 @@ def is_complete(folder: Path) -> bool:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """From tokenizer.json, else vocab.json and merges.txt. Raises ProblemsError.
+    """The vocabulary of tokenizer.json, else of vocab.json and merges.txt. Raises ProblemsError.
 
-    Cached by what the files hold: every check, training and generation needs it, reading 49,408 tokens takes a second, and most
-    models have the same ones.
+    Cached by the files' content: reading 49,408 tokens takes a second, and most models have the same ones.
     """
     return _read(_Files(folder, tuple(_digest(folder / name, stamp_or_none(folder / name)) for name in FILES)))
 
 
 @dataclass(frozen=True)
 class _Files:
-    """A tokenizer's folder, equal to every other one whose files hold the same."""
+    """A tokenizer folder as a cache key, equal to every folder with the same files."""
 
     folder: Path = field(compare=False)
     digests: tuple[str, ...]
@@ -58,7 +57,7 @@ class _Files:
 
 @lru_cache(maxsize=32)
 def _digest(file: Path, stamp: Stamp | None) -> str:
-    """Of what a file holds; of one that is too large or cannot be read, what is known of it."""
+    """SHA-256 of a file's content; its path and stamp if it is too large or unreadable; "" if it is missing."""
     if stamp is None:
         return ""
     try:
@@ -125,7 +124,7 @@ def _more(folder: Path) -> list[dict[str, Any]]:
 
 
 def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> list[dict[str, Any]]:
-    """The added tokens that are not in the vocabulary already; their ids must follow its ids."""
+    """The added tokens that are not in the vocabulary. Raises ProblemsError unless their ids follow the vocabulary's."""
     found: dict[str, dict[str, Any]] = {}
     for token in tokens:
         content, number = token.get("content"), token.get("id")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families import family
-from core.families.word_weights import runs_of
+from core.families.prompt_weights import runs_of
 from core.formats.hashes import HashMemo, file_sha256
 from core.generation.class_plan import (
     ClassPlan,

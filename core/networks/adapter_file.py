@@ -1,7 +1,7 @@
-"""Network files: read with any program's names, written with kohya's names and metadata or diffusers', atomically; the
-keys below a layer's name belong to the kind (core/networks/kinds).
+"""Network files: read with any program's names, written with kohya's or diffusers' names and metadata, atomically.
 
-A layer's name is `lora_unet_` or `lora_te_` and its diffusers path with `_` for `.`.
+A layer's name is `lora_unet_` or `lora_te_` and its diffusers path with `_` for `.`. The keys below it (`lora_down.weight`,
+`alpha` ...) are those of its network kind (core/networks/kinds); their values come from `Adapter.tensors` and `alpha_in_file` (adapter.py).
 """
 
 from __future__ import annotations

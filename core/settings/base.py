@@ -32,7 +32,7 @@ class Settings(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_given: Any) -> None:
-        """A setting without a title, and the name of one that sd-scripts has too, are its field's name."""
+        """Fill in names that a declaration leaves to the field's name: the title, and SAME as sd-scripts' or metadata's name."""
         for name, info in cls.model_fields.items():
             if about := about_of(info):
                 info.title = info.title or name.replace("_", " ").capitalize()
@@ -40,22 +40,22 @@ class Settings(BaseModel):
                 about["recorded"] = f"ss_{name}" if about["recorded"] == SAME else about["recorded"]
 
     def summary(self) -> str:
-        """The group in one line, as a closed group of the form shows it; empty lists what is not at its default."""
+        """One line about the group, for the form's collapsed group; "" lists the settings that are not at their default."""
         return ""
 
     @classmethod
     def title_of(cls, name: str) -> str:
-        """The title of one of its settings, as the page shows it."""
+        """The title of a setting of the group, as the page shows it."""
         return cls.model_fields[name].title or name
 
     def label(self, name: str) -> str:
-        """The label of the value that a choice has."""
+        """The label of the current choice of a setting."""
         value = getattr(self, name)
         return Declared(name, "", name, type(self).model_fields[name]).label(value)
 
 
 class About(TypedDict, total=False):
-    """What a setting says of itself in addition to pydantic's own; a text is empty where it says nothing."""
+    """Properties of a setting besides pydantic's. Texts are "" by default."""
 
     level: Literal["shown", "more"]  # behind "More"
     unit: str  # of the number ("images", "minutes")
@@ -86,7 +86,7 @@ class About(TypedDict, total=False):
 
 
 class Given(About, total=False):
-    """`About`, and bounds as in pydantic's Field."""
+    """The keyword arguments of `setting`: `About`, and constraints as in pydantic's Field."""
 
     default_factory: Any
     ge: float
@@ -111,10 +111,10 @@ def setting(
     within: tuple[float, float] | None = None,
     **given: Unpack[Given],
 ) -> Any:
-    """Declare a setting once; page, JSON, command line, checks, docs and search are read from it.
+    """Declare a setting. Page, JSON, command line, checks, docs and search use this declaration.
 
-    title   the label; empty for the field's name in words      help    what it does and when to change it
-    within  the lowest and the highest value                    given   all else, see `About`
+    title   the label; by default the field's name in words     help    what it does and when to change it
+    within  (minimum, maximum), inclusive                       given   other properties, see `About`
     """
     about: Any = UNSAID | {name: value for name, value in given.items() if name in UNSAID}
     field: dict[str, Any] = {name: value for name, value in given.items() if name not in UNSAID}
@@ -129,12 +129,12 @@ def setting(
 
 
 def kohya_setting(default: Any = ..., **about: Any) -> Any:
-    """A setting with the same name in sd-scripts. about: as of `setting`."""
+    """`setting` for a setting that has the same name in sd-scripts."""
     return setting(default, kohya=SAME, **about)
 
 
 def _as_pasted(value: Any) -> Any:
-    """Paths without the blanks and quotation marks that "Copy as path" puts around them."""
+    """A path, or a list of them, without surrounding spaces and quotation marks, as "Copy as path" adds them."""
     if isinstance(value, list):
         return [_as_pasted(each) for each in value]
     if not isinstance(value, str):
@@ -144,14 +144,14 @@ def _as_pasted(value: Any) -> Any:
 
 
 def follows_compatibility(plain: str, sd_scripts: str, sd_scripts_09: str = "") -> Any:
-    """A field that nobody sets: it follows `model.compatibility` of the job (see `Job`), and is in no preset or form."""
+    """A derived field, whose value follows from `model.compatibility` (see `Job`). It is in no preset or form."""
     values: Any = {"none": plain, "sd-scripts-0.10": sd_scripts, "sd-scripts-0.9": sd_scripts_09 or sd_scripts}
     return Field(plain, exclude=True, json_schema_extra={"compatibility": values})
 
 
 @cache
 def following(group: type[BaseModel]) -> dict[str, dict[str, str]]:
-    """{field: {compatibility: value}} of the fields of a group that follow `model.compatibility`."""
+    """{field: {compatibility: value}} of a group's derived fields (`follows_compatibility`)."""
     found: dict[str, dict[str, str]] = {}
     for name, info in group.model_fields.items():
         extra = info.json_schema_extra
@@ -161,7 +161,7 @@ def following(group: type[BaseModel]) -> dict[str, dict[str, str]]:
 
 
 class Job(Settings):
-    """Groups of settings, complete. What follows `model.compatibility` is kept in step with it, also in copies."""
+    """All groups of settings of a job. Fields that follow from `model.compatibility` are updated, also in copies."""
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -181,12 +181,12 @@ class Job(Settings):
 
 
 def zero_is_off(value: Any) -> Any:
-    """None for the 0 that sd-scripts' settings files have where an option is off."""
+    """None for 0, which means off in sd-scripts' files; other values unchanged."""
     return None if not isinstance(value, bool) and value in (0, "0") else value
 
 
 def numbers_as_text(value: Any) -> Any:
-    """ "1,0.5" for [1, 0.5] and "1" for 1; anything that is not a number stays, and the rules report it."""
+    """ "1,0.5" for [1, 0.5] and "1" for 1; other values unchanged, for the rules to report."""
     if isinstance(value, bool):
         return value
     if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
@@ -195,22 +195,22 @@ def numbers_as_text(value: Any) -> Any:
 
 
 def minus_one_is_random(seed: Any) -> Any:
-    """None, a random seed, for the -1 that A1111 and others write for it."""
+    """None, a random seed, for the -1 of A1111 and others; other values unchanged."""
     return None if not isinstance(seed, bool) and seed in (-1, "-1") else seed
 
 
-# Settings that are read in further forms: 0 for off, numbers and JSON lists for text with commas as in sd-scripts, -1 for random
+# Types that also accept other programs' forms: 0 for off; numbers and JSON lists for comma-separated text; -1 for a random seed
 IntOrOff = Annotated[int | None, BeforeValidator(zero_is_off)]
 FloatOrOff = Annotated[float | None, BeforeValidator(zero_is_off)]
 NumberList = Annotated[str | None, BeforeValidator(numbers_as_text)]
 Seed = Annotated[int | None, BeforeValidator(minus_one_is_random)]
-SEEDS = 2**64  # torch's generators take the seeds below it
+SEEDS = 2**64  # torch's generators accept seeds below it
 SEED_RANGE = (0, SEEDS - 1)
-FRESH_SEEDS = 2**32  # random ones are below it, which every program takes
+FRESH_SEEDS = 2**32  # random seeds are below it, so that every program accepts them
 
 
 def about_of(info: FieldInfo) -> dict[str, Any]:
-    """What `setting` says of a field in addition to pydantic's own; empty for other fields."""
+    """The `About` of a field declared with `setting`; {} for other fields."""
     extra = info.json_schema_extra
     return extra["about"] if isinstance(extra, dict) and "about" in extra else {}  # type: ignore[return-value]
 
@@ -220,7 +220,7 @@ def _text_of(name: str) -> property:
 
 
 def default_of(info: FieldInfo) -> Any:
-    """A field's default. pydantic's own way asks at every call what the factory takes, a tenth of the work of a form."""
+    """A field's default. pydantic's get_default inspects the factory at every call, which costs a tenth of the form's time."""
     factory = cast(Callable[[], Any] | None, info.default_factory)
     return factory() if factory else info.get_default()
 
@@ -257,24 +257,24 @@ class Declared:
 
     @property
     def only(self) -> list[str]:
-        """The methods or roles it is shown for; empty for all."""
+        """The training methods, or roles of a folder, that it is shown for; [] for all."""
         text = str(about_of(self.info).get("only", ""))
         return text.split(", ") if text else []
 
     @property
     def holds(self) -> tuple[str, ...]:
-        """The kinds of model file that it names; empty where it names none."""
+        """The kinds of model file that it accepts; () if it names no model file."""
         text = str(about_of(self.info).get("holds", ""))
         return tuple(text.split(", ")) if text else ()
 
     @property
     def one_choice(self) -> bool:
-        """Whether there is nothing to choose: a single choice that cannot be left empty."""
+        """Whether it has a single choice and cannot be empty."""
         return len(self.choices) == 1 and not self.optional
 
     @property
     def kohya_names(self) -> list[str]:
-        """Its names in sd-scripts; one setting may stand for several."""
+        """Its names in sd-scripts: several if it replaces several options."""
         return self.kohya.split(", ") if self.kohya else []
 
     @property
@@ -287,20 +287,20 @@ class Declared:
 
     @property
     def choices(self) -> list[Any]:
-        """The values of a Literal, else an empty list."""
+        """The values of a Literal; [] for other types."""
         for member in union_members(self.info.annotation):
             if get_origin(member) is Literal:
                 return list(get_args(member))
         return []
 
     def label(self, choice: Any) -> str:
-        """The words that a choice is shown with."""
+        """The label of a choice on the page."""
         return str(self.labels.get(choice, choice))
 
     @cached_property
     def kind(self) -> str:
-        """ "choice", "bool", "int", "float", "text", "pair" (width and height), "list", "object" (of JSON), "span" (steps, a
-        part or a percentage of the run) or "arguments" (names with values)."""
+        """The type: "choice", "bool", "int", "float", "text", "pair" (width and height), "list", "object" (JSON), "span" (steps,
+        a fraction or a percentage of the run) or "arguments" (names with values)."""
         if self.widget in ("span", "arguments"):
             return str(self.widget)
         if self.choices:
@@ -320,7 +320,7 @@ class Declared:
 
     @property
     def bounds(self) -> dict[str, Any]:
-        """ge, gt, le, lt, multiple_of as declared."""
+        """The declared ones of ge, gt, le, lt and multiple_of: {name: value}."""
         found: dict[str, Any] = {}
         for constraint in _constraints(self.info):
             for name in ("ge", "gt", "le", "lt", "multiple_of"):
@@ -344,7 +344,7 @@ class Declared:
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:
-    """The members of X | Y, also of unions within unions, or the annotation alone; Annotated wrappers taken off."""
+    """The members of a union, also of nested ones, without Annotated; (annotation,) for other types."""
     if get_origin(annotation) is Annotated:
         return union_members(get_args(annotation)[0])
     if get_origin(annotation) not in (Union, types.UnionType):
@@ -353,7 +353,7 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _constraints(info: FieldInfo) -> list[Any]:
-    """Bounds of the field itself and of Annotated members of its type."""
+    """The constraints of a field and of Annotated members of its type."""
     found = list(info.metadata)
     members = (
         get_args(info.annotation) if get_origin(info.annotation) in (Union, types.UnionType) else (info.annotation,)
@@ -366,7 +366,7 @@ def _constraints(info: FieldInfo) -> list[Any]:
 
 
 def fields_of(group: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The fields of a group that a person sets."""
+    """The fields of a group that users set, without derived ones (`following`)."""
     return {name: info for name, info in group.model_fields.items() if name not in following(group)}
 
 
@@ -380,26 +380,26 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
 
 
 def settings_called(name: str, known: Mapping[str, Declared], method: str = "") -> list[str]:
-    """Paths of the settings with this name, here or in sd-scripts: the method's own first, those of other methods last."""
+    """Paths of the settings with this name, here or in sd-scripts: those of the method's group first, of other methods' last."""
     found = [path for path, each in known.items() if name in (each.name, *each.kohya_names)]
     methods = known["method.kind"].choices if "method.kind" in known else []
     return sorted(found, key=lambda path: (known[path].group != method, known[path].group in methods))
 
 
 def group_shown(job: BaseModel, group: str) -> bool:
-    """Whether a group is of use: one that belongs to a choice (a kind of network) only while that is chosen."""
+    """Whether the form shows a group: one that belongs to a choice, such as a network kind, only while that is chosen."""
     chooser = chooser_of(type(job).model_fields[group])
     return not chooser or value_of(job, chooser) == group
 
 
 def chooser_of(group: FieldInfo) -> str:
-    """The setting whose choice a group belongs to ("network.kind"); "" for most."""
+    """The setting whose choice shows a group ("network.kind"); "" for groups that are always shown."""
     extra = group.json_schema_extra
     return str(extra.get("chosen_by") or "") if isinstance(extra, dict) else ""
 
 
 def item_of(entry: Declared) -> type[Settings] | None:
-    """What a list setting is made of, where its items have settings of their own: a folder of the dataset, a LoRA."""
+    """The settings model of a list setting's items, such as dataset folders or LoRAs; None if items are plain values."""
     for member in union_members(entry.info.annotation):
         for item in get_args(member):
             if isinstance(item, type) and issubclass(item, Settings):
@@ -408,7 +408,7 @@ def item_of(entry: Declared) -> type[Settings] | None:
 
 
 def item_settings(entry: Declared) -> list[Declared]:
-    """The settings of a list's items that they do not share with groups of the job: "dataset.sources[].num_repeats"."""
+    """The settings of a list's items ("dataset.sources[].num_repeats"), without those that are also in a group of the job."""
     item = item_of(entry)
     names = item.__annotations__ if item is not None else ()
     place = f"{entry.path}[]"
@@ -423,5 +423,5 @@ def value_of(job: BaseModel, path: str) -> Any:
 
 
 def every(value: int | float | None) -> int | float | None:
-    """A period of an "every n" or "keep last n" setting: None, 0 and negative mean off."""
+    """The value of an "every n" or "keep last n" setting; None (off) for 0 and negative values."""
     return value if value is not None and value > 0 else None

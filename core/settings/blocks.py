@@ -1,4 +1,4 @@
-"""The blocks of a U-Net that ranks, alphas and rates can be given by, and the texts that give them.
+"""Ranks, alphas and learning rate factors by block of a U-Net: numbering of the blocks, and parsing of the settings.
 
 SD 1.x and 2.x have 25: 0 to 11 on the way down from the image, 12 the middle, 13 to 24 on the way up; 0 is the first
 convolution and never has a LoRA. SDXL has 23: 0 the embeddings of time and size, 1 to 9 down, 10 to 12 the middle,
@@ -29,7 +29,7 @@ def has_nine_blocks(family: str | None) -> bool:
 
 
 def blocks_in_words(counts: Collection[int]) -> str:
-    """ "25 (SD 1.x and SD 2.x) or 23 (SDXL)": counts of blocks with the families that have them."""
+    """Block counts with their families, in words: "25 (SD 1.x and SD 2.x) or 23 (SDXL)"."""
     named = {count: [TITLES.get(name, name) for name, own in COUNTS.items() if own == count] for count in counts}
     each = (f"{count} ({' and '.join(named[count])})" if named[count] else "none" for count in sorted(counts)[::-1])
     return " or ".join(each)
@@ -44,7 +44,7 @@ class BlockSize:
 
 
 def numbers(text: str) -> list[float]:
-    """ "1, 0.5,,2" -> [1, 0.5, 0, 2]: an empty place is 0, as in sd-scripts. Raises ValueError for anything else."""
+    """Parse comma-separated numbers: "1, 0.5,,2" -> [1, 0.5, 0, 2]; an empty item is 0, as in sd-scripts. Raises ValueError."""
     found = [float(word) if word.strip() else 0.0 for word in text.split(",")]
     if not all(math.isfinite(number) for number in found):
         raise ValueError(text)
@@ -52,8 +52,8 @@ def numbers(text: str) -> list[float]:
 
 
 def rate_numbers(text: str, count: int) -> list[float]:
-    """The factors of one side of the U-Net, as many as it has blocks or as the list says: a list, one number for all of
-    a side of several, or a preset. Raises ValueError for anything else."""
+    """Parse the factors of one side of the U-Net: a list (its length is not checked), one number for all blocks if `count` is
+    above 3, or a preset's name. Raises ValueError."""
     name, plus, base = text.strip().partition("+")
     if name.strip() not in PRESETS:
         found = numbers(text)
@@ -72,15 +72,15 @@ def rate_numbers(text: str, count: int) -> list[float]:
 
 
 def side_count(name: str, blocks: int) -> int:
-    """How many factors `down_lr_weight`, `mid_lr_weight` or `up_lr_weight` has in a U-Net of this many blocks."""
+    """Number of factors in `down_lr_weight`, `mid_lr_weight` or `up_lr_weight` for a U-Net with this number of blocks."""
     return SIDES[name][0 if blocks == COUNTS["sd1"] else 1]
 
 
 def block_rates(settings: NetworkSettings, blocks: int) -> list[float] | None:
-    """The factor of the U-Net's rate for each of 25 or 23 blocks; None where no rates by block are set.
+    """The learning rate factor of each of the 25 or 23 blocks; None without block learning rates.
 
-    A side that is not set has 1 everywhere. A list that is too short goes on with 1, one too long is cut. Factors up to
-    the threshold are 0.
+    A side that is not set has the factor 1. A list that is too short is extended by 1, one that is too long is cut. Factors up
+    to the threshold become 0.
     """
     given = {name: getattr(settings, name) for name in SIDES}
     if not any(given.values()):
@@ -97,7 +97,7 @@ def block_rates(settings: NetworkSettings, blocks: int) -> list[float] | None:
 
 
 def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize], list[BlockSize]]:
-    """Rank and alpha by block, of Linear and 1x1 layers and of 3x3 convolutions. A block whose rate is 0 has rank 0."""
+    """(rank and alpha by block of Linear and 1x1 layers, the same of 3x3 convolutions). Blocks with rate factor 0 have rank 0."""
     ranks = _list(settings.block_dims, blocks) or [settings.rank] * blocks
     alphas = _list(settings.block_alphas, blocks) or [settings.alpha] * blocks
     as_plain = bool(settings.layers) and not settings.trains_conv  # chosen by name, and without a size of their own
@@ -110,7 +110,7 @@ def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize]
 
 
 def _sizes(ranks: list[float], alphas: list[float], rates: list[float]) -> list[BlockSize]:
-    """An alpha of 0 is the rank, as in sd-scripts."""
+    """Rank and alpha by block. An alpha of 0 means the rank, as in sd-scripts; a rate of 0 makes the rank 0."""
     return [
         BlockSize(int(rank) if rate else 0, alpha or rank)
         for rank, alpha, rate in zip(ranks, alphas, rates, strict=True)

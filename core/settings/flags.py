@@ -1,4 +1,4 @@
-"""The command line: `--group.name value`, read from the declarations. Everything wrong is collected and listed at once."""
+"""Parse `--group.name value` on the command line by the declarations of settings, collecting all problems; and its help text."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SWITCHES = {
 
 
 def read_flags(model: type[Settings], words: list[str], method: str = "") -> tuple[dict[str, Any], list[Problem]]:
-    """Nested values from `--group.name value`, `--group.name=value` and, for a yes-or-no, `--group.name` or `--no-group.name`.
+    """Parse `--group.name value`, `--group.name=value` and, for booleans, `--group.name` and `--no-group.name`.
 
-    `null` is off. Lists and pairs are JSON, or separated by commas. Returns (values, problems).
+    `null` is None. Lists and pairs are JSON, or separated by commas. Returns ({group: {name: value}}, problems).
 
-    method  of the training that the words change, unless they choose another
+    method  the training method before these words, whose settings are preferred for names without a group
     """
     known = {entry.path: entry for entry in declared(model)}
     parts = [part for word in words for part in word.split("=", 1)]
@@ -78,7 +78,7 @@ def read_flags(model: type[Settings], words: list[str], method: str = "") -> tup
 
 
 def _switched(words: list[str], known: Mapping[str, Declared]) -> tuple[list[str], list[Problem]]:
-    """The words with sd-scripts' switches as the settings that they stand for."""
+    """(words with sd-scripts' switches, such as --use_8bit_adam, replaced by settings; problems)."""
     found: list[str] = []
     problems: list[Problem] = []
     for word in words:
@@ -94,7 +94,7 @@ def _switched(words: list[str], known: Mapping[str, Declared]) -> tuple[list[str
 
 
 def _no_items(entry: Declared, value: Any) -> Problem | None:
-    """Where the items of a list have settings of their own, each is an object: a file alone is none."""
+    """The problem of a list setting whose items must be objects but are plain values; None for a valid value."""
     item = item_of(entry)
     if item is None or not isinstance(value, list) or all(isinstance(each, dict) for each in value):
         return None
@@ -107,8 +107,8 @@ def _no_items(entry: Declared, value: Any) -> Problem | None:
 
 
 def _unknown(path: str, known: dict[str, Declared], method: str, nearest: bool) -> Problem:
-    """method: whose own settings come first. nearest: look for the name that was meant among all settings, which takes a
-    millisecond."""
+    """The problem of an unknown setting. method: whose settings are suggested first; nearest: also suggest by spelling, which
+    takes a millisecond"""
     name = path.rsplit(".", 1)[-1]
     meant = settings_called(name, known, method)
     if not meant and name in ELSEWHERE:
@@ -119,7 +119,7 @@ def _unknown(path: str, known: dict[str, Declared], method: str, nearest: bool) 
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Nested values, those of `above` winning."""
+    """Merge {group: {name: value}}; `above` takes precedence."""
     merged = dict(below)
     for group, fields in above.items():
         merged[group] = {**merged.get(group, {}), **fields} if isinstance(fields, dict) else fields
@@ -139,7 +139,7 @@ def help_text(model: type[Settings], groups: Sequence[str] = ()) -> str:
 
 
 def help_of(entry: Declared, name: str) -> list[str]:
-    """Lines on one setting, under the name that a person types."""
+    """The lines of --help on a setting, under the name that the user types."""
     usual = (entry.hint or "none") if entry.default is None else json.dumps(entry.default, default=str)
     default = "required" if entry.info.is_required() else f"default: {usual}"
     facts = "; ".join(part for part in (default, entry.range_text, entry.unit) if part)

@@ -1,4 +1,4 @@
-"""Settings that grow: an extension adds a choice to a setting, and a group of settings of its own to a job."""
+"""Extend declared settings: add a choice to a setting, or a group of settings to a job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.settings.base import Job, Settings, about_of, chooser_of
 
 
 def add_choice(model: type[Settings], name: str, choice: str, label: str) -> None:
-    """Let the setting `name` of a group take one more value."""
+    """Add a choice, with its label, to the setting `name` of a group."""
     info = model.__pydantic_fields__[name]
     if choice not in get_args(info.annotation):
         info.annotation = Literal[(*get_args(info.annotation), choice)]  # type: ignore[assignment]
@@ -26,38 +26,38 @@ def add_choice(model: type[Settings], name: str, choice: str, label: str) -> Non
 
 
 def _listing(model: type[Settings]) -> list[type[Settings]]:
-    """The groups with a list of it."""
+    """The groups with a setting that is a list of this model."""
     fields = ((group, info) for group in Settings.__subclasses__() for info in group.model_fields.values())
     return [group for group, info in fields if model in get_args(info.annotation)]
 
 
-def add_group(beside: type[Settings], name: str, settings: type[Settings], title: str, chosen_by: str = "") -> None:
-    """Give the jobs with the group `beside` one more, after it and those that it was given before. chosen_by: the setting
-    ("network.kind") whose choice has the group's name; the form shows the group only while it is chosen."""
-    jobs = list(_jobs_with(beside))
-    assert jobs, f"no job has {beside.__name__} yet: extensions come after core.settings.job"
+def add_group(after: type[Settings], name: str, settings: type[Settings], title: str, chosen_by: str = "") -> None:
+    """Add a group to every job that has the group `after`, behind it and groups that were added to it before.
+
+    chosen_by   the setting ("network.kind") with the group's name as a choice: the form shows the group only if it is chosen
+    """
+    jobs = list(_jobs_with(after))
+    assert jobs, f"no job has {after.__name__} yet: extensions come after core.settings.job"
     for job in jobs:
         info: FieldInfo = Field(default_factory=settings, title=title, json_schema_extra={"chosen_by": chosen_by})  # type: ignore[assignment]
         info.annotation = settings
-        _put_after(job.__pydantic_fields__, beside, chosen_by, name, info)
+        _insert_after(job.__pydantic_fields__, after, chosen_by, name, info)
         job.model_rebuild(force=True)
 
 
-def _put_after(
-    fields: dict[str, FieldInfo], beside: type[Settings], chosen_by: str, name: str, info: FieldInfo
+def _insert_after(
+    fields: dict[str, FieldInfo], after: type[Settings], chosen_by: str, name: str, info: FieldInfo
 ) -> None:
-    """In place: the order of a job's fields is that of its form, its presets and the docs."""
+    """Insert a field, in place. The order of a job's fields is that of its form, its presets and the docs."""
     before = list(fields.items())
-    at = max(
-        n for n, (_, each) in enumerate(before) if each.annotation is beside or chooser_of(each) == chosen_by != ""
-    )
+    at = max(n for n, (_, each) in enumerate(before) if each.annotation is after or chooser_of(each) == chosen_by != "")
     fields.clear()
     fields.update([*before[: at + 1], (name, dict(before).get(name, info)), *before[at + 1 :]])
 
 
-def _jobs_with(group: type[Settings], made_from: type[Job] = Job) -> Iterator[type[Job]]:
-    """The jobs that have a group; those made from others come after them."""
-    for job in made_from.__subclasses__():
+def _jobs_with(group: type[Settings], base: type[Job] = Job) -> Iterator[type[Job]]:
+    """The job models with this group, subclasses after their bases."""
+    for job in base.__subclasses__():
         if any(info.annotation is group for info in job.model_fields.values()):
             yield job
         yield from _jobs_with(group, job)

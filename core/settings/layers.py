@@ -33,7 +33,7 @@ class Layer(NamedTuple):
     name    in files: "lora_unet_down_blocks_0_attentions_0_proj_in"      path  of its module in diffusers or transformers
     unet    in the denoiser, not in a text encoder                        wide  a convolution other than 1x1
     residual    in a residual or resampling block, or wide: trained where 3x3 convolutions are (kohya's C3Lier)
-    outer   outside of the U-Net's blocks (OUTER): trained only where it is chosen
+    outer   outside of the U-Net's blocks (OUTER): trained only if the settings choose it
     """
 
     name: str
@@ -46,9 +46,10 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerPreset:
-    """Layers that LyCORIS names (lycoris/config.py): expressions that a module's path has in it; None: none of that part.
+    """A layer preset of LyCORIS (lycoris/config.py).
 
-    wide  3x3 convolutions too
+    unet, text  regular expression searched in the module's path in the U-Net and text encoders; None: no layers of that part
+    wide        whether it includes 3x3 convolutions
     """
 
     unet: str | None
@@ -70,8 +71,8 @@ PRESETS = {
 
 
 class Entry:
-    """A preset, or a regular expression that is looked for in a layer's name and its module's path. Raises ProblemsError for one
-    that is invalid, and while finding for one that takes too long."""
+    """An item of the layer settings: a preset's name, or a regular expression searched in a layer's name and path. Raises
+    ProblemsError for an invalid expression, and in `finds` for one that takes longer than `seconds`."""
 
     def __init__(self, text: str, where: str, seconds: float = SECONDS):
         self.text, self._preset = text, PRESETS.get(text)
@@ -92,7 +93,7 @@ class Entry:
 
 
 class LayerChoice:
-    """Which layers the settings choose, and the ranks that they have by expression. Raises ProblemsError with everything invalid."""
+    """The layers that the settings choose, and their ranks by expression. Raises ProblemsError with all invalid items."""
 
     def __init__(self, settings: NetworkSettings):
         found = list(layer_problems(settings))
@@ -106,22 +107,22 @@ class LayerChoice:
         self.ranked = [(Entry(text, "network.layer_dims", seconds), rank) for text, rank in ranked]
 
     def takes(self, layer: Layer, usual: bool) -> bool:
-        """Whether a layer trains. usual: whether it does without a choice."""
+        """Whether a layer trains. usual: whether it trains by default"""
         taken = any(entry.finds(layer) for entry in self.chosen) if self.chosen else usual
         return taken and not any(entry.finds(layer) for entry in self.excluded)
 
     def rank(self, layer: Layer) -> int | None:
-        """The rank by the first expression that finds the layer, as with sd-scripts' network_reg_dims."""
+        """The rank of the first matching expression, as in sd-scripts' network_reg_dims; None without one."""
         return next((rank for entry, rank in self.ranked if entry.finds(layer)), None)
 
 
 def choice_of(settings: NetworkSettings) -> LayerChoice | None:
-    """None where the settings choose no layers."""
+    """The settings' choice of layers; None if all usual layers train."""
     return LayerChoice(settings) if settings.chooses_layers else None
 
 
 def rank_of_line(line: str) -> tuple[str, int]:
-    """ "attn2=8" -> ("attn2", 8). Raises ValueError."""
+    """Split an item of `layer_dims` into expression and rank: "attn2=8" -> ("attn2", 8). Raises ValueError."""
     text, equals, number = line.rpartition("=")
     rank = int(number)
     if not equals or not text or not 0 <= rank <= LARGEST_RANK:
@@ -130,7 +131,7 @@ def rank_of_line(line: str) -> tuple[str, int]:
 
 
 def layer_problems(settings: NetworkSettings) -> Iterator[Problem]:
-    """What is wrong with the expressions before any layer is known."""
+    """Problems of the expressions that can be found without a model."""
     given = [("layers", text) for text in settings.layers]
     given += [("exclude_layers", text) for text in settings.exclude_layers]
     for line in settings.layer_dims:

@@ -12,15 +12,14 @@ Changes = Literal["network", "model", "embedding", "side model", "inner network"
 
 @dataclass(frozen=True)
 class MethodTraits:
-    """What rules, forecasts and the page ask of a training method, so that none of them compares methods.
+    """Facts about a training method, for rules, forecasts and the page, so that these never compare method names.
 
-    base_trains    the model's own weights train: the file is a model, and what preserves or freezes it applies
-    full_size      what trains is as large as a model: its type, fused steps and ZeRO's parts are a full model's
+    base_trains    the base model's weights train: a whole model is saved, and settings for prior preservation and freezing apply
+    full_size      the trained weights are as large as a model, so settings for full models apply: dtype, fused steps, ZeRO
     uses_network   adapters of the group `network` train on the frozen model
-    as_folder      what it makes can be saved as a diffusers folder
-    new_words      words that are new to the text encoders train
-    control_images    each image, and each sample, has a control image: of its name in `dataset.conditioning_data_dir`, in a
-                   prompt after --cn
+    as_folder      the result can be saved as a diffusers folder
+    new_words      new tokens of the text encoders train
+    control_images each image has a control image of the same name in `dataset.conditioning_data_dir`, each sample one after --cn
     """
 
     base_trains: bool = False
@@ -135,7 +134,7 @@ class MethodSettings(Settings):
 
     @property
     def traits(self) -> MethodTraits:
-        """Of the chosen method."""
+        """The traits of the chosen method."""
         return OF_METHODS[self.kind]
 
     def summary(self) -> str:

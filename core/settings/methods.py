@@ -1,4 +1,4 @@
-"""The training methods as settings see them: what is asked of a method before anything is loaded. Without torch."""
+"""The registered training methods, and the facts about each that need no torch."""
 
 from __future__ import annotations
 
@@ -52,31 +52,31 @@ Needs = tuple[str, list[list[str]]]
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """What Atelier asks of a training method.
+    """A training method: its facts and functions.
 
     name, title      in presets and on the page           words   in messages: "a LoRA"
     changes          what trains: a network on the frozen model, the model itself, embeddings of its text encoders, a model
-                     next to it, or a small one in it; what follows from that are its `traits`
-    make             (core.methods.MethodInputs) -> core.methods.Method; imports what it needs when it is called
-    trains_unet, trains_text    whether a part is asked to train, whatever its learning rate
-    trained_numbers  (job, family's name, parts by name) -> how many numbers train, by part
-    usual            learning rates with AdamW, by "unet" and "text_encoder"
-    group            settings that only this method uses, as a group of the job of this name; "" for none
-    settings         their model where the job does not declare the group itself
-    saves            core.formats.model_spec's kind of its file
-    project          the trackers' project name, as sd-scripts' script for the method calls it
-    logged           how its trackers name learning rates: part -> name; the others are lr/<part>
-    losses_logged    how they name each step's loss and an epoch's, as sd-scripts' script for the method does
-    problems         rules of its own, besides those of every method
+                     next to it, or a small one in it; determines `traits`
+    make             (core.methods.MethodInputs) -> core.methods.Method; imports torch only when called
+    trains_unet, trains_text    (job) -> whether a part is to be trained, whatever its learning rate
+    trained_numbers  (job, family's name, {part: PartSize}) -> {part: number of trained parameters}
+    usual            usual learning rates with AdamW, of "unet" and "text_encoder"
+    group            name of the job's group with settings for this method only; "" for none
+    settings         the model of that group, if the job does not declare it
+    saves            kind of the saved file in core.formats.model_spec
+    project          the trackers' project name, as in sd-scripts' script for the method
+    logged           {part: name of its learning rate in trackers}; others are lr/<part>
+    losses_logged    names of a step's and an epoch's loss in trackers, as in sd-scripts' script for the method
+    problems         (job) -> problems besides those of every method
     file_problems    (job, workspace) -> problems of the files that its settings name
-    rates            further learning rates: part -> (rate, its setting)
-    side             of what trains next to or in the denoiser: (denoiser, job) -> a module that gives `Conditioning.added` of
-                     (noisy latents, timesteps, Conditioning); the forecast counts a pass of it
-    unused           (dotted path, reason) of settings that it does not use; noise and captions are then trained without them
-    debiased_as      (job of a known family) -> what the model predicts as far as debiased estimation knows; "": what it does
+    rates            (job) -> {part: (rate, its setting)} of further learning rates
+    side             for methods that train a module next to or in the denoiser: (denoiser, job) -> a module that computes
+                     `Conditioning.added` from (noisy latents, timesteps, Conditioning); the forecast counts a pass of it
+    unused           (job) -> (dotted path, reason) of settings without effect; noise and captions settings are then ignored
+    debiased_as      (job of a known family) -> the prediction that debiased estimation assumes; "": the model's own
     needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
-    preserves_class  the model itself stays as it is, and so does a class: no prior preservation
-    control_images   it reads a control image of each image and sample: the trait of this name
+    preserves_class  the model itself does not change, so it needs no prior preservation
+    control_images   it reads a control image with each image and sample
     """
 
     name: str
@@ -106,7 +106,7 @@ class MethodSpec:
 
     @property
     def traits(self) -> MethodTraits:
-        """What follows from what it changes and reads."""
+        """The traits that follow from `changes` and `control_images`."""
         return replace(TRAITS[self.changes], control_images=self.control_images)
 
 
@@ -114,23 +114,23 @@ METHODS: dict[str, MethodSpec] = {}
 
 
 def methods() -> dict[str, MethodSpec]:
-    """All that are registered, by name."""
+    """{name: method} of all registered methods."""
     extensions.load()
     return METHODS
 
 
 def spec_of(job: TrainJob) -> MethodSpec:
-    """What the chosen method answers."""
+    """The training method of a job."""
     return methods()[job.method.kind]
 
 
 def of_family(job: TrainJob, family: str) -> TrainJob:
-    """The job with the family that its model was found to have."""
+    """The job with `model.family` set to the detected family."""
     return job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
 
 
 def in_force(job: TrainJob, family: str) -> TrainJob:
-    """The job as a model of this family trains: noise and caption settings that its method does not use at their defaults."""
+    """The job with noise and caption settings that its method does not use for this family reset to their defaults."""
     unused = {path for path, _ in spec_of(job).unused(of_family(job, family))}
     groups: dict[str, Settings] = {"noise": job.noise, "captions": job.captions}
     changes = {}
@@ -142,12 +142,12 @@ def in_force(job: TrainJob, family: str) -> TrainJob:
 
 
 def chosen_by(spec: MethodSpec) -> str:
-    """A group of the method's own name is shown while the method is chosen."""
+    """The setting that shows the method's group: "method.kind" if the group is named like the method, else "" (always shown)."""
     return "method.kind" if spec.group == spec.name else ""
 
 
 def register(spec: MethodSpec) -> None:
-    """Offer a method: from now on the page, presets, the command line and trainings know it."""
+    """Register a training method for the page, presets, the command line and trainings."""
     METHODS[spec.name], OF_METHODS[spec.name] = spec, spec.traits
     add_choice(MethodSettings, "kind", spec.name, spec.title)
     if spec.settings is not None:

@@ -12,26 +12,26 @@ SD_SCALE, SDXL_SCALE = 0.18215, 0.13025  # scaling factors of the latents of VAE
 
 @dataclass(frozen=True)
 class FamilyTraits:
-    """What is asked of a model family before anything is loaded; the defaults are those of families that register without more.
+    """Facts about a model family that need no torch. The defaults are for families that register without traits.
 
-    objective   how its models were trained (core/diffusion/objectives.py)
-    unused      (dotted path, reason) of settings that have no effect on its models
-    size_step   sides of its images are multiples of so many pixels
-    single_file whether its models are also saved as one file
-    unet        whether its denoiser is diffusers' U-Net, which alone has some ways to compute attention and outer and inner
-                blocks
-    clip        whether all its text encoders are CLIP, which alone learns new words (textual inversion)
+    objective   name of the objective that its models were trained with (core/diffusion/objectives.py)
+    unused      (dotted path, reason) of settings without effect on its models
+    size_step   sides of images must be multiples of this many pixels
+    single_file whether its models are also saved as a single file
+    unet        whether its denoiser is diffusers' U-Net: other denoisers have fewer attention implementations, and no outer and
+                inner blocks
+    clip        whether all its text encoders are CLIP, which textual inversion needs
 
-    Of its files, and what other programs read of them:
+    Of its files, and of other programs that read them:
 
-    prediction         what all its models predict; None: its files may be of either
-    latent_scale       its VAE's scaling factor
-    resolution         the side in pixels that its LoRAs' metadata say
-    two_encoders       whether two text encoders read each caption: embeddings have a tensor for each, LoRAs number them (lora_te1)
-    penultimate        whether the first text encoder is read one layer before its last, without the final norm
-    spare_layer        whether single files have a last text encoder layer that is not used
+    prediction         "epsilon" or "v" of all its models; None: a file can have either
+    latent_scale       scaling factor of its VAE
+    resolution         side in pixels, in the metadata of its LoRAs
+    two_encoders       whether there are two text encoders: embeddings have a tensor for each, LoRAs number them (lora_te1)
+    penultimate        whether the second last layer of the first text encoder is read, without the final norm
+    spare_layer        whether single files contain a last text encoder layer that is not used
     linear_projections whether proj_in and proj_out of its transformers are Linear; else they are 1x1 convolutions
-    convolutions_in_loras   whether kohya's LoRA files have convolutions for these Linear, as sd-scripts reads single files
+    convolutions_in_loras   whether kohya's LoRA files store these Linear layers as convolutions, as sd-scripts does
     original_names     whether kohya's LoRA files name the U-Net's layers as the original does (input_blocks)
     diffusers_controlnets   whether programs read its ControlNet files by diffusers' names; else by the original's
     kohya_version      sd-scripts' ss_base_model_version; "": the family's name
@@ -76,7 +76,7 @@ FAMILIES: dict[str, FamilyTraits] = {  # by name; others are added as they regis
 
 
 def traits_of(family: str | None) -> FamilyTraits:
-    """A family's traits; those that one has by default where the family is not known."""
+    """The traits of a family; the defaults for an unknown one."""
     return FAMILIES.get(family or "", OTHER_FAMILY)
 
 
@@ -133,12 +133,12 @@ class ModelSettings(Settings):
 
     @property
     def traits(self) -> FamilyTraits | None:
-        """Of its family; None while that is not known."""
+        """The traits of the model's family; None while it is unknown."""
         return FAMILIES.get(self.family)
 
     @property
     def kohya_projection(self) -> bool:
-        """Whether SDXL's text projection is read from single files as sd-scripts reads it."""
+        """Whether SDXL's text projection is read from single files as in sd-scripts."""
         return self.compatibility != "none"
 
     def summary(self) -> str:

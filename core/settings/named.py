@@ -1,5 +1,5 @@
-"""What a job refers to outside itself, and whether a shared page may use it. Checked once, where a job enters the
-engine, wherever it comes from: a form, the JSON pane, a tool, another process."""
+"""The paths, names and ids in a job, and whether jobs of a shared page may use them. Checked when a job enters the engine,
+wherever it comes from: a form, the JSON pane, a tool, another process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONTROL_IMAGE = re.compile(r"--cn\s+(.+?)(?=\s--|$)", re.IGNORECASE | re.DOTALL)
 
 @dataclass(frozen=True)
 class Limits:
-    """What jobs of a shared page may use: files in `folders` (resolved) but not in `closed`, and keys if lent."""
+    """What jobs of a shared page may use: files in `folders` (resolved paths) except in `closed`, and the owner's keys if lent."""
 
     folders: Sequence[Path]
     closed: Sequence[Path] = ()
@@ -42,7 +42,7 @@ class Limits:
         return cls(folders, [workspace.private.resolve()], keys)
 
     def opens(self, text: str) -> bool:
-        """Whether a path of a setting is in an open folder, also after quotation marks are stripped."""
+        """Whether a path in a setting is in an allowed folder, also after quotation marks are stripped."""
         return all(self._opens(each) for each in {text, text.strip(), text.strip().strip("\"'")} if each)
 
     def _opens(self, text: str) -> bool:
@@ -59,7 +59,7 @@ class Limits:
 
     @property
     def words(self) -> str:
-        """The open folders, for messages."""
+        """The allowed folders in words, for messages."""
         return ", ".join(
             folder.relative_to(PROJECT).as_posix() if folder.is_relative_to(PROJECT) else folder.name
             for folder in self.folders
@@ -68,7 +68,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Named:
-    """A setting's value that refers to something outside. where: "dataset.sources.0.folder"."""
+    """A path, name or id in a job. where: its setting, such as "dataset.sources.0.folder"."""
 
     where: str
     what: str
@@ -77,7 +77,7 @@ class Named:
 
 
 def named_in(job: BaseModel, place: str = "") -> Iterator[Named]:
-    """Every value of a job that refers to something outside, also in lists of folders and LoRAs."""
+    """All paths, names and ids in a job, also in lists of folders and LoRAs."""
     for name, info in type(job).model_fields.items():
         where, value = f"{place}{name}", getattr(job, name)
         what = about_of(info).get("names", "")
@@ -94,7 +94,7 @@ def named_in(job: BaseModel, place: str = "") -> Iterator[Named]:
 
 
 def not_open(text: str, where: str, limits: Limits) -> Problem:
-    """The problem for a path outside, whether or not it exists."""
+    """The problem of a path outside of the allowed folders, whether or not it exists."""
     fix = f"use a path inside {limits.words}, or open the page on the machine itself"
     return Problem(f"'{text}' is not accessible from a shared page", where, fix, code="shared.path-closed")
 
@@ -119,7 +119,7 @@ def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
 
 
 def _too_long(job: BaseModel) -> list[Problem]:
-    """The problem of a training that would keep the machine from all others for weeks."""
+    """The problem of a training that would block the machine for weeks."""
     schedule = getattr(job, "schedule", None)
     if not isinstance(schedule, ScheduleSettings):
         return []
@@ -132,14 +132,14 @@ def _too_long(job: BaseModel) -> list[Problem]:
 
 
 def admit(job: BaseModel, limits: Limits | None) -> None:
-    """Raises ProblemsError for everything this job may not use. None: no limits, as on the machine itself."""
+    """Raise ProblemsError with everything in a job that it may not use. limits: None for a local page, which has none"""
     found = leaving(job) + (refused(job, limits) if limits else [])
     if found:
         raise ProblemsError(found)
 
 
 def leaving(job: BaseModel) -> list[Problem]:
-    """Problems for name parts that lead out of their folder, on any page: "../x", "/x", "C:x"."""
+    """Problems of names that would lead out of their folder as a part of a path ("../x", "/x", "C:x"); refused on any page."""
     fix = "use a name without .., a leading / or a drive letter"
     return [
         Problem(f"'{named.value}' leads out of its folder", named.where, fix, code="settings.leaves-folder")
@@ -149,7 +149,7 @@ def leaving(job: BaseModel) -> list[Problem]:
 
 
 def leads_out(text: str) -> bool:
-    """Whether text used as part of a path can lead out of its folder, on any system."""
+    """Whether text used as part of a path could lead out of its folder, on any operating system."""
     parts = text.replace("\\", "/").split("/")
     return parts[0] == "" or ".." in (part.strip() for part in parts) or bool(DRIVE.match(text)) or "\0" in text
 
@@ -189,8 +189,8 @@ def _of_another_kind(named: Named, limits: Limits) -> Problem | None:
 
 
 def _leaves(text: str, limits: Limits) -> bool:
-    """Whether text that may be a name (of a model, LoRA, run or Hugging Face id) is a path outside. Everything else is
-    only looked up in the open folders (core/record/allowed.py)."""
+    """Whether a text that can be a name or a path (of a model, LoRA, run or Hugging Face id) is a path outside of the allowed
+    folders. Names are only looked up in allowed folders (core/record/allowed.py)."""
     plain = text.strip().strip("\"'")
     parts = plain.replace("\\", "/").split("/")
     is_path = parts[0] == "" or ":" in parts[0] or parts[0].startswith("~") or ".." in (part.strip() for part in parts)

@@ -1,5 +1,5 @@
-"""Settings that have no effect without another one of their group, from what they declare (`needs`): the reason that forms and
-the command line give, and the fields that a tool's form leaves out."""
+"""Settings without effect because of another one in their group, as declared by `needs`. Forms and the command line show the
+reason; forms of tools hide these fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.settings.base import Declared, Settings, fields_of
 
 
 def lacking(group: type[Settings], values: Mapping[str, Any]) -> dict[str, str]:
-    """{name: reason} of the settings of a group whose need is not met. values: by name, those that are missing are the defaults."""
+    """{name: reason} of a group's settings whose `needs` are not met. values: {name: value}, missing ones are at their default"""
     fields = {name: Declared(name, "", name, info) for name, info in fields_of(group).items()}
     found = {}
     for name, entry in fields.items():
@@ -22,7 +22,7 @@ def lacking(group: type[Settings], values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def lacking_in(job: Settings) -> Iterator[tuple[str, str]]:
-    """(dotted path, "ignored: ...") of the settings of a job whose need is not met."""
+    """(dotted path, "ignored: reason") of a job's settings whose `needs` are not met."""
     for group in type(job).model_fields:
         settings = getattr(job, group)
         for name, reason in lacking(type(settings), settings.__dict__).items():
@@ -30,7 +30,7 @@ def lacking_in(job: Settings) -> Iterator[tuple[str, str]]:
 
 
 def without_effect(settings: Settings, group: str) -> Iterator[Problem]:
-    """Advice about each setting that is not at its default and lacks what it needs. group: the name of these settings in a job."""
+    """Advice on each setting that is not at its default and whose `needs` are not met. group: name of `settings` in the job"""
     for name, reason in sorted(lacking(type(settings), settings.__dict__).items()):
         if getattr(settings, name) != type(settings).model_fields[name].default:
             what = f"{settings.title_of(name)} has no effect: {reason}"
@@ -38,7 +38,7 @@ def without_effect(settings: Settings, group: str) -> Iterator[Problem]:
 
 
 def _unmet(need: str, fields: Mapping[str, Declared], values: Mapping[str, Any]) -> str:
-    """Why a need is not met, "" where it is."""
+    """The reason why a need is not met, "" if it is."""
     name, _, choices = need.partition("=")
     entry = fields[name.removeprefix("!")]
     value = values.get(entry.name, entry.default)

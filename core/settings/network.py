@@ -29,24 +29,23 @@ OWN = SIZES | {"network_dropout", "rank_dropout"}
 
 @dataclass(frozen=True, kw_only=True)
 class KindTraits:
-    """What rules, pages and the detection of files ask of a network kind, without torch.
+    """Facts about a network kind for rules, the page and file detection, without torch.
 
     name, title     in presets and on the page
-    forms           sets of keys: a layer of this kind has exactly one of them in files      optional    keys it may have besides
+    forms           sets of keys, of which a layer in a file has exactly one         optional    further keys it can have
     module_name     sd-scripts' network_module (ss_network_module)
-    input_keys      the keys whose tensors read the layer's input: identifies a file's family. Their second dimensions,
-                    of those a layer has, multiply to the layer's input width
-    rank_keys       the keys whose tensors are as long as the rank is
-    telling_keys    keys that no other model file has: a file with one is a network's, whatever its layers are called
-    prefix          how the layers' names of its files begin in place of "lora_unet_"
-    looks           (tensors of a layer) -> whether they are of this kind, by their shapes, where several kinds have the same keys
-    uses            which of the settings OWN (sizes, dropouts) and `initialization` it reads; others are said to have no effect, and
-                    the training goes on
-    needs_base_weight   its adapters read the layer's weight (`base_weight`: it may be in fp8), so it is not packed and rules refuse ZeRO-3
-    by_chance       each training pass draws which weights train: torch.compile is refused, and processes agree on them at each step
-    loraplus        some of its weights have the role that LoRA+'s ratio is for
-    rates           its usual learning rates, as a multiple of a LoRA's: for advice
-    misread         what other programs do not read of its files, or read otherwise; unless it says so, they read none of them
+    input_keys      keys of tensors that read the layer's input; their second dimensions multiply to the layer's input width,
+                    which identifies the file's model family
+    rank_keys       keys of tensors whose first dimension is the rank
+    telling_keys    keys that no other model file has, so that one identifies the file whatever its layers are called
+    prefix          start of layer names in its files instead of "lora_unet_"
+    looks           (tensors of a layer) -> whether they are of this kind, by shape, if several kinds have the same keys
+    uses            the settings that it reads, of OWN (sizes, dropouts) and `initialization`; others are reported as ineffective
+    needs_base_weight   its adapters read the layer's weight (`base_weight`, possibly fp8), so rules refuse ZeRO-3
+    by_chance       each pass draws which weights train: torch.compile is refused, and processes synchronize the draw
+    loraplus        whether LoRA+'s ratio applies to some of its weights
+    rates           factor of its usual learning rates to a LoRA's, for advice
+    misread         what other programs do not read in its files, or read differently; by default they read none of them
     """
 
     name: str
@@ -68,17 +67,17 @@ class KindTraits:
 
     @cached_property
     def keys(self) -> frozenset[str]:
-        """Every key that one of its forms has."""
+        """The union of `forms`."""
         return frozenset(key for form in self.forms for key in form)
 
     @cached_property
     def all_keys(self) -> frozenset[str]:
-        """These and the optional ones."""
+        """`keys` and the optional ones."""
         return self.keys | set(self.optional)
 
     @property
     def ranked(self) -> bool:
-        """Whether its layers have a rank."""
+        """Whether layers of this kind have a rank."""
         return bool(self.uses & SIZES)
 
 
@@ -90,11 +89,11 @@ class KindSettings(Settings):
     """A kind's own group of settings, for those about which there is something to say before the start."""
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
-        """What is wrong with them together with the network's."""
+        """Problems of these settings in combination with the network's."""
         yield from ()
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
-        """(setting, why) of those that have none."""
+        """(setting, reason) of those that have no effect."""
         yield from ()
 
 
@@ -324,7 +323,7 @@ class NetworkSettings(Settings):
 
     @property
     def starts_by_pissa(self) -> bool:
-        """Whether its layers start as the principal components of the model's weights."""
+        """Whether layers are initialized with the principal components of the model's weights (PiSSA)."""
         return self.initialization == "pissa" and "initialization" in self.traits.uses and not self.network_weights
 
     @property
@@ -339,7 +338,7 @@ class NetworkSettings(Settings):
 
     @property
     def may_train_norms(self) -> bool:
-        """Whether norm layers get a network: by the setting, or by the file that the layers come from."""
+        """Whether norm layers can train: by the setting, or since layers are taken from a file."""
         return self.train_norm or self.dim_from_weights
 
     @property
@@ -354,7 +353,7 @@ class NetworkSettings(Settings):
 
     @property
     def hooks_residual(self) -> bool:
-        """Whether residual and resampling blocks may get a LoRA, with or without their 3x3 convolutions."""
+        """Whether residual and resampling blocks can get a LoRA, with or without their 3x3 convolutions."""
         return (
             self.trains_conv or bool(self.layers) or (bool(self.base_weights) and self.base_weights_layers == "kohya")
         )

@@ -1,4 +1,4 @@
-"""Which programs read the files of a network kind: what each does not read, or computes otherwise. Kinds declare it."""
+"""Compatibility of network files with other programs: what each program does not read, or computes differently, by kind."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ FIX = "for these programs make a LoRA of its file with Convert LoRAs on Tools (n
 
 @dataclass(frozen=True)
 class Misread:
-    """What programs make of a kind's files.
+    """How programs read files of a kind, or those with a certain option.
 
-    by      program -> what it does; of a file with an option this holds in place of what is said of the kind's files
-    option  what a file has for it, in words; "": nothing unusual
-    asked   (the kind's own settings, whether 3x3 convolutions train) -> whether a training's file will have it
-    layer   (tensors of a layer in a file) -> whether it has it
+    by      {program: what it does}; for files with `option`, in place of the entry without one
+    option  the option in words; "": all files of the kind
+    asked   (the kind's settings, whether 3x3 convolutions train) -> whether the file of a training will have the option
+    layer   (tensors of a layer in a file) -> whether it has the option
     """
 
     by: Mapping[str, str]
@@ -48,7 +48,7 @@ READ_BY_NONE = Misread(dict.fromkeys(PROGRAMS, UNREAD))
 
 
 def rows(misreads: Iterable[Misread]) -> dict[str, dict[str, str]]:
-    """What each program makes of a kind's files, by option; "" is without any."""
+    """{option: {program: what it does with such files}}; the option "" is a file without any."""
     found = {"": dict.fromkeys(PROGRAMS, READ)}
     for each in misreads:
         found.setdefault(each.option, {}).update(each.by)
@@ -58,7 +58,7 @@ def rows(misreads: Iterable[Misread]) -> dict[str, dict[str, str]]:
 def problems(
     title: str, misreads: Iterable[Misread], where: str, programs: Iterable[str] = NAMES_OF_KOHYA
 ) -> Iterator[Problem]:
-    """Advice about the programs that do not read files with these misreads."""
+    """Advice that names the programs which do not read files of a kind, or misread them. title: of the kind"""
     by_option: dict[str, dict[str, str]] = {}
     for each in misreads:
         by_option.setdefault(each.option, {}).update(each.by)

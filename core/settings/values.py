@@ -1,5 +1,4 @@
-"""The one codec of settings and text: how a value is written, and read from a field of a form or from a word of the command
-line; and values in words, for notes and summaries."""
+"""Convert values of settings to text, and text to values: of form fields, of words on the command line, and for messages."""
 
 from __future__ import annotations
 
@@ -29,11 +28,11 @@ MAX_VALUES = 10_000  # in one word of the command line
 
 @dataclass(frozen=True)
 class Codec:
-    """How the values of one kind of setting are written and read. Those that read raise ProblemsError.
+    """The conversions for one kind of setting. `read` and `word` raise ProblemsError.
 
-    write  (setting, value) -> what its field in a form shows: the text, or the bare value for check boxes and choices
-    read   (setting, content of the field) -> value
-    word   (setting, word of the command line) -> value, where that is not read as a field
+    write  (setting, value) -> content of its form field: text, or the value itself for check boxes and choices
+    read   (setting, content of its form field) -> value
+    word   (setting, word of the command line) -> value; None: `read`
     """
 
     write: Callable[[Declared, Any], Any]
@@ -42,19 +41,19 @@ class Codec:
 
 
 def text_of(entry: Declared, value: Any) -> Any:
-    """What the field of a setting shows for a value."""
+    """The content of a setting's form field for a value."""
     return "" if value is None and entry.kind != "bool" else _codec(entry).write(entry, value)
 
 
 def value_from(entry: Declared, raw: Any) -> Any:
-    """The JSON value that a field's content stands for. Raises ProblemsError; the declaration's own checks come after."""
+    """The JSON value of a form field's content. Raises ProblemsError for unreadable text; limits are checked later."""
     bare = entry.kind in ("bool", "choice")
     return _codec(entry).read(entry, raw if bare else "" if raw is None else str(raw))
 
 
 def value_typed(entry: Declared, text: str) -> Any:
-    """The JSON value that a word of the command line stands for, where `null` is none; what fits nothing stays as it is, and
-    the check refuses it."""
+    """The JSON value of a word on the command line; `null` is None. Unreadable text is returned unchanged: the check refuses it
+    later."""
     if text == "null" or (text == "" and entry.optional):
         return None
     if entry.kind != "text" and text.count(",") > MAX_VALUES:
@@ -67,7 +66,7 @@ def value_typed(entry: Declared, text: str) -> Any:
 
 
 def _json_or(read: Callable[[str], Any], text: str) -> Any:
-    """JSON, at most as much of it as a setting takes; else what `read` makes of the text."""
+    """The parsed JSON (at most MAX_VALUES values), else `read(text)`."""
     try:
         return parse_json(text, "command line", max_values=MAX_VALUES, finite=False)
     except ProblemsError:
@@ -75,7 +74,7 @@ def _json_or(read: Callable[[str], Any], text: str) -> Any:
 
 
 def _plain(entry: Declared, text: str) -> Any:
-    """JSON, true and false in any case, else the text itself."""
+    """The parsed JSON; a boolean for true and false in any case; else the text itself."""
     return _json_or(lambda text: {"true": True, "false": False}.get(text.lower(), text), text)
 
 
@@ -83,7 +82,7 @@ def _plain(entry: Declared, text: str) -> Any:
 
 
 def _filled(read: Callable[[Declared, str], Any]) -> Callable[[Declared, str], Any]:
-    """Reads one line, which may be empty only where the setting may have no value."""
+    """Return `read` for a stripped line, with None for an empty one; a required setting raises ProblemsError then."""
 
     def filled(entry: Declared, text: str) -> Any:
         text = with_point(entry, text.strip())
@@ -97,7 +96,7 @@ def _filled(read: Callable[[Declared, str], Any]) -> Callable[[Declared, str], A
 
 
 def with_point(entry: Declared, text: str) -> str:
-    """A decimal comma as a point, in a field that takes one number. Raises ProblemsError where it may separate thousands: 1,000."""
+    """The text of a single number with a point for a decimal comma. Raises ProblemsError for an ambiguous comma: 1,000."""
     if entry.kind not in ("int", "float", "span") or not re.fullmatch(ONE_COMMA, text, re.IGNORECASE):
         return text
     point, whole = text.replace(",", "."), text.replace(",", "")
@@ -112,7 +111,7 @@ def _number_text(entry: Declared, value: Any) -> str:
 
 
 def bytes_text(count: int) -> str:
-    """1 GB, 512 MB (powers of 1024); the bare number where it is not whole."""
+    """A size such as "1 GB" or "512 MB" (powers of 1024); the plain number of bytes if that is not whole."""
     for sign in ("t", "g", "m"):
         if count >= SIZE_SIGNS[sign] and count % SIZE_SIGNS[sign] == 0:
             return f"{count // SIZE_SIGNS[sign]} {sign.upper()}B"
@@ -120,7 +119,7 @@ def bytes_text(count: int) -> str:
 
 
 def _number(entry: Declared, text: str, whole: str = "") -> int | float:
-    """whole: the text that the number is a part of."""
+    """Parse a number, for bytes with a unit ("512 MB"). Raises ProblemsError. whole: the text it is part of, for the message"""
     size = re.fullmatch(r"([\d.]+)\s*([kmgt])i?b?", text.lower()) if entry.unit == "bytes" else None
     try:
         number = float(size[1] if size else text)
@@ -145,18 +144,18 @@ def _bad(entry: Declared, what: str, fix: str = "") -> ProblemsError:
 
 
 def _is_size(entry: Declared) -> bool:
-    """Whether its numbers are whole (width and height), not rates."""
+    """Whether a pair is (width, height) of whole numbers rather than two rates."""
     return entry.unit == "pixels"
 
 
 def _joined(entry: Declared, value: Any) -> str:
-    """512 x 768 for pixels; 0.9, 0.999 for a pair that is not a size."""
+    """The text of a pair: "512 x 768" for a size, else "0.9, 0.999"."""
     numbers = value if isinstance(value, (list, tuple)) else [value]
     return (" x " if _is_size(entry) else ", ").join(number_text(number) for number in numbers)
 
 
 def _numbers(entry: Declared, text: str) -> Any:
-    """One number, or several with x, a comma or blanks between them."""
+    """Parse one number, or several separated by x, commas or spaces. Raises ProblemsError."""
     parts = [part for part in re.split(r"[x×,;\s]+", text.strip().strip("()[]")) if part]
     if any(re.match(r"[-+]?0\d", part) for part in parts):  # 0,0001 would be the two numbers 0 and 1
         what = f"'{text.strip()[:40]}', where a comma separates numbers"
@@ -169,7 +168,7 @@ def _numbers(entry: Declared, text: str) -> Any:
 
 
 def _text(entry: Declared, text: str) -> str | None:
-    """Spaces at the ends of names and paths are slips; a prefix or separator may want its own."""
+    """The text, stripped for names and paths: prefixes and separators may need their spaces. None if empty and optional."""
     if entry.optional and not text.strip():
         return None
     return text.strip() if entry.widget or entry.name == "output_name" else text
@@ -182,13 +181,13 @@ def _lines(entry: Declared, text: str) -> list[str]:
 
 
 def _listed(entry: Declared, text: str) -> list[Any]:
-    """JSON, or items with commas between them."""
+    """Parse a JSON list or comma-separated items."""
     value = _json_or(lambda text: [part.strip() for part in text.split(",")] if "," in text else text, text)
     return value if isinstance(value, list) else [text]
 
 
 def _sizes(entry: Declared, text: str) -> Any:
-    """JSON, or 768,512x768 with a comma between sizes and x between width and height."""
+    """Parse a list of sizes: JSON, or "768,512x768"."""
     value = _json_or(lambda text: [_numbers(entry, part) for part in text.lower().split(",")], text)
     return value if isinstance(value, list) else [value]
 
@@ -202,7 +201,7 @@ def _object(entry: Declared, text: str) -> dict[str, Any]:
 
 
 def _arguments(text: str) -> Any:
-    """sd-scripts' name=value words with blanks between them: "weight_decay=0.1 betas=0.9,0.99"."""
+    """Parse sd-scripts' arguments, name=value separated by spaces: "weight_decay=0.1 betas=0.9,0.99"."""
     try:
         return shlex.split(text)
     except ValueError:  # a quotation mark that is not closed
@@ -210,7 +209,7 @@ def _arguments(text: str) -> Any:
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
-    """One name=value a line, as sd-scripts writes them: betas=0.9,0.99, decouple=true, text as it is."""
+    """Arguments as sd-scripts' name=value, one per line: betas=0.9,0.99, decouple=true, text without quotes."""
     lines = []
     for name, value in arguments.items():
         if isinstance(value, str):
@@ -224,7 +223,7 @@ def arguments_text(arguments: Mapping[str, Any]) -> str:
 
 
 def source_text(source: Source | dict) -> str:
-    """A folder in one line, to be read: its name, and how many settings it has of its own. Cards edit it."""
+    """A dataset folder in one line: its name and the number of its own settings."""
     item = to_values(source) if isinstance(source, Source) else source
     own = [name for name, value in item.items() if name not in ("folder", "enabled") and value is not None]
     parts = [str(item["folder"])] + ([] if item.get("enabled", True) else ["left out"])
@@ -286,8 +285,8 @@ def shown_value(entry: Declared, value: Any) -> str:
 
 
 def summary(job: Settings, group: str) -> str:
-    """A group in one line, as a closed group shows it: "LoRA rank 16, alpha 16". The group's own words, else which of its
-    settings are not at their default."""
+    """A group in one line, for the form's collapsed group: "LoRA rank 16, alpha 16". Its `summary`, else the settings that are
+    not at their default."""
     settings = getattr(job, group)
     if isinstance(job, TrainJob) and group == "validation":
         return _validation(job)

@@ -5,18 +5,18 @@
   const WAYS = ["beside", "over", "alone"], ROOT = document.body, KEPT = "atelier-pairs";
   const show = (way) => {
     ROOT.dataset.pairs = WAYS.includes(way) ? way : WAYS[0];
-    for (const button of document.querySelectorAll("[data-pair-way]")) button.setAttribute("aria-pressed", `${button.dataset.pairWay === ROOT.dataset.pairs}`);
+    for (const button of document.querySelectorAll("[data-pair-view]")) button.setAttribute("aria-pressed", `${button.dataset.pairView === ROOT.dataset.pairs}`);
   };
   const choose = (way) => {
     show(way);
     window.atelier.remember(KEPT, way);
   };
   show(window.atelier.recall(KEPT));
-  new MutationObserver(() => { if (document.querySelector("[data-pair-way]:not([aria-pressed])")) show(ROOT.dataset.pairs); }).observe(document.body, {childList: true, subtree: true});
-  window.atelier.on("click", "[data-pair-way]", (button) => choose(button.dataset.pairWay));
+  new MutationObserver(() => { if (document.querySelector("[data-pair-view]:not([aria-pressed])")) show(ROOT.dataset.pairs); }).observe(document.body, {childList: true, subtree: true});
+  window.atelier.on("click", "[data-pair-view]", (button) => choose(button.dataset.pairView));
   document.addEventListener("keydown", (event) => {
     const free = !event.ctrlKey && !event.altKey && !event.metaKey && !event.target.closest("input, textarea, select, dialog, [contenteditable]");
-    const there = [...document.querySelectorAll("[data-pair-way]")].some((button) => button.offsetParent);
+    const there = [...document.querySelectorAll("[data-pair-view]")].some((button) => button.offsetParent);
     if (free && there && event.key === "o") choose(WAYS[(WAYS.indexOf(ROOT.dataset.pairs) + 1) % WAYS.length]);
   });
 })();

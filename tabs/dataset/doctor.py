@@ -70,7 +70,7 @@ class DoctorHandlers:
         self.reading.want(now=True)
 
     def away(self, entries: Sequence[Source]) -> list[PutAway]:
-        """The actions recorded in the trash of the dataset's folders, newest first. Read again after each reading or action."""
+        """The actions recorded in the trash of the dataset's folders, newest first; cached until the next action or reading."""
         key = (self._turn, self.reading.version, tuple(entry.folder for entry in entries))
         if self._away[0] != key:
             folders = dict.fromkeys(

@@ -114,7 +114,7 @@ def with_answered(state: dict[str, Any], job: TrainJob, kinds: Collection[str]) 
 
 
 def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
-    """Replace the folders and their settings. Answers for the folders before remain valid."""
+    """Replace the folders and their settings. Questions that were answered before stay answered. did: label of the undo step"""
     with project.lock:
         done = answered(project.tab_state(TAB), project.job)
         project.change(with_entries(project.job, entries), did=did)

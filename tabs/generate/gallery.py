@@ -287,7 +287,7 @@ def filter_of(request: dict[str, Any]) -> Filter:
 
 
 def names_of(request: dict[str, Any], most: int | None = None) -> list[str]:
-    """The images that a request names, at most so many."""
+    """The images that a request names, at most `most` of them."""
     names = request.get("names")
     return [name for name in names[:most] if isinstance(name, str)] if isinstance(names, list) else []
 

@@ -84,7 +84,8 @@ class Browsers:
 
     @contextmanager
     def acting(self, browser: Browser, scope: str) -> Iterator[None]:
-        """Count an action of the user at its begin and end, for `overtaken`."""
+        """A context in which a user's action is handled: responses to ticks that began before or during it are discarded
+        (`overtaken`)."""
         self._count(browser, scope)
         try:
             yield

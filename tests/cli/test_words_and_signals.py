@@ -105,7 +105,7 @@ def test_a_closed_terminal_saves_and_stops_like_ctrl_c():
         token = CancelToken()
         with StopOnSignal(token) as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert stop.asked and token.wanted
+            assert stop.requested and token.wanted
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
@@ -128,7 +128,7 @@ def test_a_ctrl_c_that_the_launcher_passes_on_is_no_second_one(monkeypatch, laun
             now[0] += 10
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked
+        assert stop.requested
 
 
 def test_progress_to_a_terminal_that_is_gone_ends_no_job(monkeypatch):
@@ -184,7 +184,7 @@ def test_a_page_that_is_asked_to_end_saves_what_runs_and_asked_again_ends_at_onc
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Engine, "close", close)
-    monkeypatch.setattr(page, "leave", lambda code: code)
+    monkeypatch.setattr(page, "exit_process", lambda code: code)
     monkeypatch.setitem(sys.modules, "tabs.server.app", SimpleNamespace(serve=serve))
     assert main(["--outputs", str(tmp_path / "out")]) == code
     assert closed == [None], "a step may take minutes: it is waited for"
@@ -215,12 +215,12 @@ def test_a_signal_while_the_program_still_starts_ends_it_with_130_and_without_a_
 
 
 def test_a_forked_child_is_ended_by_its_parent_as_ever():
-    from core.cli.ends import polite_ends
+    from core.cli.signals import interrupt_on_signals
 
     if not hasattr(os, "fork"):
         pytest.skip("no fork on this system")
     ready, begun = os.pipe()
-    with polite_ends():
+    with interrupt_on_signals():
         child = os.fork()
         if child == 0:
             os.write(begun, b"x")
@@ -234,7 +234,7 @@ def test_a_forked_child_is_ended_by_its_parent_as_ever():
 
 ENDS = """
 import atexit, threading, torch
-from core.cli.page import leave
+from core.cli.page import exit_process
 atexit.register(print, "functions of the exit")
 begun = threading.Event()
 def compute():
@@ -249,7 +249,7 @@ begun.wait()
 @pytest.mark.slow
 @pytest.mark.parametrize(("code", "said"), [(0, "functions of the exit\n"), (130, "")])
 def test_a_page_ends_with_its_code_also_while_a_thread_computes(code, said):
-    words = [sys.executable, "-c", f"{ENDS}leave({code})"]
+    words = [sys.executable, "-c", f"{ENDS}exit_process({code})"]
     done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (code, said, "")
 

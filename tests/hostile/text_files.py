@@ -50,7 +50,7 @@ def read_caption(path: Path) -> None:
     from core.dataset.captions.history import History
     from core.dataset.captions.pipeline import caption_preview, longest_captions
     from core.dataset.sources.walk import walk
-    from core.families.word_weights import runs_of, wrong_weight
+    from core.families.prompt_weights import runs_of, wrong_weight
     from core.record.problems import ProblemsError
     from core.settings.dataset.captions import CaptionSettings
 
@@ -411,7 +411,7 @@ def make_prompts(folder: Path, case: int) -> Path:
 
 def read_prompts(path: Path) -> None:
     """Read, filled in and weighed, as samples are."""
-    from core.families.word_weights import runs_of
+    from core.families.prompt_weights import runs_of
     from core.generation.prompt.sample_prompts import filled, read_prompts
     from core.record.problems import ProblemsError
     from core.settings.samples import SampleSettings

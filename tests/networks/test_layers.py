@@ -9,11 +9,11 @@ from core.networks.network import Network
 from core.networks.sizes import has_large_kernel
 from core.record.workspace import Workspace
 from core.settings.check import build
+from core.settings.dora_ia3_oft import Ia3Settings
 from core.settings.job import TrainJob
 from core.settings.layers import OUTER, LayerChoice
 from core.settings.network import NetworkSettings
 from core.settings.rules import training_problems
-from core.settings.turning import Ia3Settings
 from core.training.building.network_files import network_problems
 from tests.refusals import refused
 

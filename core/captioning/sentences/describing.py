@@ -55,7 +55,7 @@ def check_sentences(task: str, settings: SentenceSettings, workspace: Workspace)
 
 
 def describe(task: str, rows: Sequence[Row], settings: SentenceSettings, context: JobContext) -> Iterator[Described]:
-    """Yield the caption of each row, in order."""
+    """Yield the caption of each row, in order. task: the captioner's name, which selects the model"""
     if not rows:
         return
     files = find(PROFILES[task], settings, context.workspace)

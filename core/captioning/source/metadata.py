@@ -18,7 +18,7 @@ from core.captioning.source.sidecars import first_object
 from core.captioning.source.xmp import read_xmp
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_image
 from core.dataset.sources.files import printable
-from core.families.word_weights import runs_of
+from core.families.prompt_weights import runs_of
 from core.generation.images.a1111 import LONGEST_TEXT, a1111_parts
 from core.generation.images.comfyui import graph_of, positive_prompts
 from core.generation.images.foreign import read_foreign

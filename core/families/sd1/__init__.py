@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x: one U-Net, one VAE, CLIP-L; predicts the noise unless a file says otherwise."""
+"""Stable Diffusion 1.x: U-Net, VAE and CLIP-L; epsilon prediction unless a file states v."""
 
 from core.families.base import Family
 from core.families.layouts import LAYOUTS

@@ -1,4 +1,4 @@
-"""Stable Diffusion 2.x: as 1.x with OpenCLIP's ViT-H, of which it reads the last but one layer; predicts noise or v."""
+"""Stable Diffusion 2.x: like 1.x, but with OpenCLIP ViT-H, whose second last layer is read; epsilon or v prediction."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from core.families.targets import one_encoder_targets
 
 @torch.no_grad()
 def prediction_of(unet: Any) -> str:
-    """ "epsilon" or "v", by one pass on a made-up image of almost pure noise (A1111's test).
+    """Detect "epsilon" or "v" by one pass on a synthetic image of almost pure noise (A1111's test).
 
-    There x_t is the noise, so a model of noise gives it back; one of v gives about -x0, far below it. Inpainting models,
-    which read more than that, all predict noise.
+    There x_t is the noise: an epsilon model returns it, a v model returns about -x0, far below it. Inpainting models, whose input
+    has more channels, all predict epsilon.
     """
     weight = unet.conv_in.weight
     if weight.is_meta or weight.shape[1] != unet.config.out_channels:

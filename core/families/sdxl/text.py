@@ -1,4 +1,4 @@
-"""SDXL's texts: the states of two encoders side by side, and one pooled vector of the second."""
+"""SDXL's text encoding: the concatenated states of two encoders, and the pooled vector of the second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from core.diffusion.text_states import TextStates
 from core.families.clip import Join, join_windows
 from core.families.components import Components
-from core.families.weighted_text import Weights, read_captions, weigh
+from core.families.token_weights import Weights, read_captions, weigh
 from core.record.queued import queued
 
 LAYER = 2  # from the end, without the final layer norm, of both encoders
@@ -27,11 +27,11 @@ def encode_ids(
     normalize: str = "none",
     layer: int = LAYER,
 ) -> TextStates:
-    """Token ids [B, n, 77], one tensor for each text encoder, as the U-Net reads them: context [B, T, 768 + 1280], pooled
-    [B, 1280], in the encoders' type.
+    """Encode token ids [B, n, 77], one tensor for each text encoder, into the U-Net's context [B, T, 768 + 1280] and pooled
+    vector [B, 1280], in the encoders' dtype.
 
-    clip_skip  not read, as in sd-scripts     join  how the states of the windows become one text
-    weights    of the states; the pooled vector has none       layer   whose states are read, from the end
+    clip_skip  ignored, as in sd-scripts      join    concatenates the states of the windows (core.families.clip)
+    weights    of the tokens, for the states but not the pooled vector      layer   whose states are read, from the end
     """
     first, second = components.text_encoders
     states, _ = read_layer(first, ids[0], layer)
@@ -47,16 +47,16 @@ encode_captions = partial(read_captions, encode_ids)
 
 
 def read_layer(encoder: Any, ids: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """States of the layer that is read, and of the end after the final layer norm: both [B, n, 77, C]."""
+    """(states of this layer, states of the last layer after the final layer norm), both [B, n, 77, C]."""
     given = encoder(queued(ids.flatten(0, 1), encoder.device), output_hidden_states=True)
     shape = (*ids.shape, -1)
     return given.hidden_states[-layer].view(shape), given.last_hidden_state.view(shape)
 
 
 def pooled(encoder: Any, last: torch.Tensor, ids: torch.Tensor, end: int) -> torch.Tensor:
-    """The projected state at the first EOS of the first window: [B, P].
+    """The projected state [B, P] at the first EOS of the first window.
 
-    transformers may take the place of the highest id instead, which is another one where tokens were added.
+    transformers can use the position of the highest id instead, which is wrong if tokens were added.
     last  [B, 77, C], after the final layer norm      ids  [B, 77]
     """
     ids = queued(ids, last.device)

@@ -20,13 +20,13 @@ def predict(
     timesteps: torch.Tensor,
     given: Conditioning,
 ) -> torch.Tensor:
-    """What the model makes of noisy latents: noise or v, by `components.prediction`.
+    """The U-Net's prediction for noisy latents: noise or v, by `components.prediction`.
 
-    noisy_latents  [B, 4, h, w]            timesteps  int or float [B] (or one for all)
-    given          texts with pooled vectors, sizes, and what is added
-    returns        [B, 4, h, w] in the U-Net's type
+    noisy_latents  [B, 4, h, w]            timesteps  int or float [B], or one for all
+    given          text encoder states with pooled vectors, size conditioning, and added residuals
+    returns        [B, 4, h, w] in the U-Net's dtype
 
-    The U-Net itself makes 256 cosines and sines of each number in fp32 and appends them to the pooled vector.
+    The U-Net embeds each size as 256 cosines and sines in fp32 and appends them to the pooled vector.
     """
     text, sizes = given.texts, given.sizes
     assert text.pooled is not None and sizes is not None, "SDXL reads pooled texts and sizes"
@@ -43,17 +43,15 @@ def predict(
 
 
 def lora_targets(part: nn.Module, *, conv: bool = False) -> Iterator[Target]:
-    """The layers of the U-Net or of one of the text encoders (the second is the one with a projection).
-
-    conv  also the U-Net's resnets and samplers (C3Lier)
-    """
+    """The layers of the U-Net or of a text encoder (the second is the one with a projection). conv: also those in the U-Net's
+    resnets and up/downsamplers (C3Lier)"""
     if is_text_encoder(part):
         return text_targets(part, "lora_te2" if hasattr(part, "text_projection") else "lora_te1")
     return unet_targets(part, conv=conv, name=lambda path: unet_to_ldm(path, "sdxl"))
 
 
 def input_blocks(unet: Any) -> list[nn.Module]:
-    """As the original model counts them: the first convolution, then each layer and each downsampler."""
+    """The U-Net's input blocks, numbered as in the original model: the first convolution, then each layer and downsampler."""
     found = [unet.conv_in]
     for block in unet.down_blocks:
         found += [*block.resnets, *(block.downsamplers or [])]

@@ -15,7 +15,7 @@ from core.families.components import Components
 from core.families.layouts import LAYOUTS
 from core.families.sdxl.text import LAYER, pooled, read_layer
 from core.families.sdxl.unet import lora_targets, predict
-from core.families.weighted_text import Weights, read_captions, weigh
+from core.families.token_weights import Weights, read_captions, weigh
 
 
 def encode_ids(
@@ -28,7 +28,7 @@ def encode_ids(
     normalize: str = "none",
     layer: int = LAYER,
 ) -> TextStates:
-    """As SDXL's, of its second encoder alone: context [B, T, 1280], pooled [B, 1280]."""
+    """Encode token ids as SDXL's second text encoder does: context [B, T, 1280], pooled vector [B, 1280]."""
     (encoder,), (own,) = components.text_encoders, ids
     states, last = read_layer(encoder, own, layer)
     end = components.tokenizers[0].eos_token_id

@@ -23,7 +23,7 @@ from pathlib import Path
 from core.dataset.doctor import trash
 from core.dataset.sources.files import TRASH_FOLDER, is_junk
 from core.dataset.sources.memo import Memo
-from core.families.word_weights import read_weights
+from core.families.prompt_weights import read_weights
 from core.generation.images.metadata import read_image_metadata
 from core.generation.prompt.loras import tagless
 from core.generation.prompt.options import read_line

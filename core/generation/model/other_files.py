@@ -112,11 +112,11 @@ def control_file(path: Path, family: str | None, model: Path | None) -> ControlF
 def upscaler_kind(path: Path, where: str = UPSCALER) -> str:
     """What an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts' upscaler). Raises
     ProblemsError."""
-    return upscales(identify(path), path, where)
+    return kind_of_upscaler(identify(path), path, where)
 
 
-def upscales(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
-    """`upscaler_kind` of a detected file."""
+def kind_of_upscaler(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
+    """`upscaler_kind` for a file that is already identified."""
     if kind.kind in ("upscaler", "latent_upscaler") and kind.offered:
         return "images" if kind.kind == "upscaler" else "latents"
     what = f"{path.name} is not a supported upscaler but: {kind} ({kind.evidence})"
@@ -139,7 +139,7 @@ def upscaler_problems(job: GenerateJob, family: str, workspace: Workspace) -> li
 
 def check_upscaler(kind: ModelKind, path: Path, family: str) -> None:
     """Raise ProblemsError unless a detected file upscales images of this family."""
-    if upscales(kind, path) == "latents" and traits_of(family).latent_scale != SD_SCALE:
+    if kind_of_upscaler(kind, path) == "latents" and traits_of(family).latent_scale != SD_SCALE:
         what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an image upscaler, or none"
         raise ProblemsError.one(what, UPSCALER, fix, "upscaler.other-family")
 

@@ -10,8 +10,8 @@ from typing import Any
 from core.diffusion.samplers import noise_problem, sampler_problem, schedule_problem
 from core.families import family
 from core.families.locate import GENERATED, REFINER, family_of, model_path
+from core.families.prompt_weights import FIX, wrong_weight
 from core.families.trained_size import own_guidance
-from core.families.word_weights import FIX, wrong_weight
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_vae
 from core.generation.model.embeddings import Embedding, check_token, find_embeddings

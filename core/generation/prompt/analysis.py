@@ -14,9 +14,9 @@ from functools import partial
 from itertools import islice
 
 from core.dataset.captions.words import word_pattern
+from core.families.prompt_weights import FIX as WEIGHT_FIX
+from core.families.prompt_weights import Run, read_weights
 from core.families.token_count import count_tokens
-from core.families.word_weights import FIX as WEIGHT_FIX
-from core.families.word_weights import Run, read_weights
 from core.generation.prompt.editing import Pass, Switch, edits, near_misses, parsed, texts_of
 from core.generation.prompt.loras import FIX as LORA_FIX
 from core.generation.prompt.loras import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, LoraTag, open_tags, placed_tags, tagless
@@ -40,7 +40,7 @@ COUNTED_STEPS = 8  # of a pass, for counting tokens of edited prompts
 LIKE, LEAST = 0.85, 6  # minimum similarity (difflib) and length of a word that may be a mistyped name
 _COMFY = re.compile(r"(?<!\w)embedding:([\w.\-]+)", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w.\-]*")
-# kind of a word_weights.Fault -> code, level, fix
+# kind of a prompt_weights.Fault -> code, level, fix
 _FAULTS = {
     "weight": ("prompt.bad-weight", "error", WEIGHT_FIX),
     "nested": ("prompt.bad-weight", "error", WEIGHT_FIX),

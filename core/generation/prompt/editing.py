@@ -3,7 +3,7 @@
 [from:to:when] is `from` up to a step and `to` after it; [to:when] adds and [from::when] removes. `when` with a point is
 a fraction of the steps, without one a number of steps; in the second pass of hires fix fractions continue from 1 to 2
 and numbers after those of the first pass. [a|b] is a at the first step, b at the second, a at the third. Everything
-else in brackets is a weight (`core.families.word_weights`) and unchanged.
+else in brackets is a weight (`core.families.prompt_weights`) and unchanged.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from core.families.prompt_weights import WINDOW_END, Read, Run, runs_of
 from core.families.token_count import WINDOW
-from core.families.word_weights import WINDOW_END, Read, Run, runs_of
 
 # The words alone, as in A1111. sd-scripts splits at " AND ", and at BREAK also within a word.
 BREAK, AND, BREAK_ANYWHERE = re.compile(r"\bBREAK\b"), re.compile(r"\sAND\s"), re.compile("BREAK")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from core.families.word_weights import FIX, wrong_weight
+from core.families.prompt_weights import FIX, wrong_weight
 from core.generation.prompt.editing import Pass, texts_of
 from core.generation.prompt.files import Entry, read_entries, understand
 from core.generation.prompt.loras import FIX as TAG_FIX

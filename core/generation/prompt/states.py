@@ -9,8 +9,8 @@ from functools import partial
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
+from core.families.prompt_weights import Read
 from core.families.token_count import WINDOW
-from core.families.word_weights import Read
 from core.generation.prompt.runs import BREAK_ANYWHERE, prompt_runs, tokens_read
 
 
@@ -21,7 +21,7 @@ class Reading:
     clip_skip        None or 1: the text encoder's last layer; n: the n-th from the end
     weighted         parse (more), (exactly:1.3) and BREAK; otherwise they are text
     break_anywhere   BREAK within a word too, as in sd-scripts' generator
-    normalize        how weighted states are scaled (`core.families.weighted_text.weigh`): none, original, abs
+    normalize        how weighted states are scaled (`core.families.token_weights.weigh`): none, original, abs
     multiples        maximum windows of 75 tokens; None: as many as the text has
     as_trained       join the windows to 75 n + 2 states, as training does, instead of 77 n
     filled_with_end  fill windows with EOS whatever the model's padding is
@@ -69,7 +69,7 @@ class PromptStates:
     later: tuple[tuple[int, PromptStates], ...] = ()
 
     def at(self, done: int) -> PromptStates:
-        """The states after so many steps."""
+        """The states in force after `done` steps (prompt editing)."""
         return next((states for begin, states in reversed(self.later) if begin <= done), self)
 
     @classmethod

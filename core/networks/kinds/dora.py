@@ -15,8 +15,8 @@ from core.record.lazy_torch import Tensor, nn, torch
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
+from core.settings.dora_ia3_oft import DoraLohaSettings, DoraLokrSettings, DoraSettings
 from core.settings.readers import NAMES_OF_KOHYA, OTHER, RENAMED, UNREAD, Misread
-from core.settings.turning import DoraLohaSettings, DoraLokrSettings, DoraSettings
 
 if TYPE_CHECKING:
     from core.families.targets import Target
@@ -164,8 +164,8 @@ def _per_input(tensors: Tensors) -> bool:
     return bool(scale.shape[0] != scale.numel())
 
 
-def below(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]:
-    """The kind that sets the direction, by its keys, and its tensors."""
+def decomposed(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]:
+    """(the kind that DoRA decomposes, by the keys of a layer; its tensors, without the magnitude)."""
     inner_tensors = without_scale(tensors)
     return kind_of_keys(inner_tensors), inner_tensors
 
@@ -209,20 +209,20 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
 
 
 def _from_tensors(target: Target, tensors: Tensors) -> DoraAdapter | None:
-    kind, inner_tensors = below(tensors)
+    kind, inner_tensors = decomposed(tensors)
     inner = kind.from_tensors(target, inner_tensors) if kind is not None else None
     magnitude = magnitudes(tensors[DORA_SCALE], target.module)
     return DoraAdapter(inner, magnitude) if inner is not None and magnitude is not None else None
 
 
 def _size(tensors: Tensors) -> BlockSize:
-    kind, inner_tensors = below(tensors)
+    kind, inner_tensors = decomposed(tensors)
     assert kind is not None
     return kind.size(inner_tensors)
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    scale, (kind, inner_tensors) = tensors.get(DORA_SCALE), below(tensors)
+    scale, (kind, inner_tensors) = tensors.get(DORA_SCALE), decomposed(tensors)
     if scale is None:
         return f"{name} has no {DORA_SCALE}"
     if kind is None:
@@ -233,12 +233,12 @@ def _flaw(name: str, tensors: Tensors) -> str:
 
 
 def _idle(tensors: Tensors) -> bool:
-    kind, inner_tensors = below(tensors)
+    kind, inner_tensors = decomposed(tensors)
     return kind is not None and kind.idle(inner_tensors)
 
 
 def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
-    scale, (kind, inner_tensors) = tensors[DORA_SCALE], below(tensors)
+    scale, (kind, inner_tensors) = tensors[DORA_SCALE], decomposed(tensors)
     if scale.shape[0] != scale.numel() or kind is None or kind.to_peft is None:
         what = "PEFT has DoRA's magnitudes for each output only, and no Tucker form"
         raise ProblemsError.one(what, DORA_SCALE, "make it a LoRA (convert_lora.network_type)", "lora.not-in-peft")

@@ -36,7 +36,7 @@ class DyLoraSettings(KindSettings):
     )
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
-        """As sd-scripts asserts: one rank for all layers, a multiple of the unit."""
+        """Errors unless all layers have one rank, and that is a multiple of the unit, as sd-scripts requires."""
         if network.conv_rank is not None and network.conv_rank != network.rank:
             what = (
                 f"DyLoRA has one rank for all layers, but conv rank is {network.conv_rank} and the rank {network.rank}"
@@ -52,11 +52,11 @@ class DyLoraSettings(KindSettings):
 
 
 class DyLoraAdapter(LoraAdapter):
-    """Each micro-batch draws a rank k, a multiple of `unit`; only ranks k to k + unit - 1 get gradients, and the change
-    is multiplied by sqrt(rank / (k + unit)).
+    """A LoRA layer of which each micro-batch trains a random group of ranks.
 
-    All ranks are in the product. The draw is addressed by step, micro-batch and layer; a network in use draws nothing.
-    Ranks that train together are one parameter: an optimizer skips those without a gradient.
+    The micro-batch draws k, a multiple of `unit`. All ranks are in the forward pass, but only ranks k to k + unit - 1 get
+    gradients, and the change is multiplied by sqrt(rank / (k + unit)). The draw is addressed by step, micro-batch and layer.
+    Each group is a parameter of its own, so the optimizer skips groups without a gradient. In inference nothing is drawn.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class DyLoraAdapter(LoraAdapter):
 
     @property
     def drawn(self) -> int | None:
-        """The first rank that trains now; None while the network is in use."""
+        """The first rank that trains in the current micro-batch; None in inference."""
         if self.moment is None:
             return None
         return integer(0, self.rank, self._seed, "dylora", *self.moment, self.name) // self._unit * self._unit

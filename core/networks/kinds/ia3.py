@@ -14,10 +14,10 @@ from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
+from core.settings.dora_ia3_oft import Ia3Settings
 from core.settings.layers import Layer
 from core.settings.network import NetworkSettings
 from core.settings.readers import OTHER, REFUSED, UNREAD, Misread
-from core.settings.turning import Ia3Settings
 
 if TYPE_CHECKING:
     from core.families.targets import Target

@@ -28,10 +28,10 @@ from core.networks.kinds.lycoris import MODULE, NOT_IN_PEFT, lycoris_args
 from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
+from core.settings.dora_ia3_oft import OftSettings, RotationSettings
 from core.settings.layers import Layer
 from core.settings.network import NetworkSettings
 from core.settings.readers import OTHER, READ, REFUSED, UNREAD, Misread
-from core.settings.turning import OftSettings, TurnSettings
 
 if TYPE_CHECKING:
     from core.families.targets import Target
@@ -211,7 +211,7 @@ def _register(
     """
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> OftAdapter:
-        weight, turning = as_weight(target.module.weight), options if isinstance(options, TurnSettings) else None
+        weight, turning = as_weight(target.module.weight), options if isinstance(options, RotationSettings) else None
         shape, limit = blocks(weight.shape[0], size.rank), turning.constraint if turning is not None else size.alpha
         tensors = {OFT_BLOCKS: torch.zeros(shape, device=weight.device), ALPHA: torch.tensor(limit)}
         if turning is not None and turning.rescaled:
@@ -263,7 +263,7 @@ def _register_of_lycoris(
         optional=(ALPHA, RESCALE),
         module_name=MODULE,
         network_args=lambda job: lycoris_args(job, algo, getattr(job, name)),
-        settings=TurnSettings,
+        settings=RotationSettings,
         uses=frozenset({"rank"}),
         misread=(NOT_IN_PEFT, *misread, constrained),
         **fields,

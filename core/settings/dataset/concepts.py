@@ -1,4 +1,4 @@
-"""A folder with the settings that hold for it: its own where it has some, else those of all folders."""
+"""`Concept`: a dataset folder with its effective settings: its own if set, else those of all folders."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:  # methods register at the end of core.settings.job and import
 
 @dataclass(frozen=True, eq=False)  # one object for each folder of a job
 class Concept:
-    """One enabled folder. number: its place among the enabled folders.
+    """An enabled folder. number: its index among the enabled folders.
 
-    source     the folder and what was given for it alone
-    images   sizes, crops, masks in force      captions   in force      validation   in force
-    control    its images need control images, which `conditioning_data_dir` then holds in place of masks
-    control_fit   how they are resized: as the images ("aligned"), or as sd-scripts 0.10 ("stretched") or 0.9 ("area") does it
+    source     the folder with its own settings
+    images, captions, validation   its effective settings
+    control    whether its images need control images; `conditioning_data_dir` then has those instead of masks
+    control_fit   how control images are resized: as the images ("aligned"), or as sd-scripts 0.10 ("stretched") or 0.9 ("area")
     """
 
     number: int
@@ -42,24 +42,24 @@ class Concept:
 
     @property
     def holds_out(self) -> bool:
-        """Whether a person has held images of it out."""
+        """Whether the settings hold out images of the folder for validation."""
         named = self.role == "validation" or bool(self.source.validation_images)
         return named or self.validation.validation_split > 0
 
     @cached_property
     def batch_group(self) -> str:
-        """Folders of one group share batches: they must agree in batch size and network strength."""
+        """Folders with an equal group share batches. It contains batch size and network strength, which they must agree in."""
         return self.batch_group_of(1)
 
     def batch_group_of(self, processes: int) -> str:
-        """The group as a process alone names it whose batches are those of so many."""
+        """`batch_group` for batches that are the union of those of several processes."""
         own = self.source.batch_group
         agreed = f"{self.images.train_batch_size * processes}/{self.images.network_multiplier:g}"
         return agreed if own is None else f"{own}/{agreed}"
 
 
 def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: ValidationSettings) -> list[Concept]:
-    """Every enabled folder of a dataset with what holds for it, the short forms first."""
+    """Every enabled folder with its effective settings, the short forms (`folder`, `reg_data_dir`) first."""
     common = _common(dataset)
     return [
         Concept(
@@ -74,18 +74,18 @@ def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: Va
 
 
 def _common(dataset: DatasetSettings) -> ImageSettings:
-    """What holds for all folders."""
+    """The image settings of all folders."""
     return ImageSettings.model_construct(**{name: getattr(dataset, name) for name in ImageSettings.model_fields})
 
 
 def _sources(dataset: DatasetSettings) -> list[Source]:
-    """The folders; for a dataset class, what stands for its images and for its regularization images."""
+    """The enabled folders; for a dataset class one placeholder for its images and one for its regularization images."""
     name = dataset.dataset_class
     return [Source(folder=name), Source(folder=name, role="regularization")] if name else dataset.all_sources()
 
 
 def concepts_of(job: TrainJob) -> list[Concept]:
-    """Of a training: without a network no folder has a strength of its own, which would keep it out of others' batches."""
+    """`concepts` of a training. Without a network, network multipliers are ignored, which would only separate batches."""
     found = concepts(job.dataset, captions_in_force(job), job.validation)
     plain = {} if job.method.traits.uses_network else {"network_multiplier": ImageSettings().network_multiplier}
     control = job.method.traits.control_images
@@ -96,7 +96,7 @@ def concepts_of(job: TrainJob) -> list[Concept]:
 
 
 def captions_in_force(job: TrainJob) -> CaptionSettings:
-    """The captions group; a single new word of textual inversion is the trigger word, so that no caption lacks it."""
+    """The caption settings. For textual inversion with a single token, that is the trigger word, so that all captions have it."""
     words = job.embedding.words
     if not job.method.traits.new_words or len(words) != 1 or job.captions.trigger_word:
         return job.captions
@@ -104,20 +104,20 @@ def captions_in_force(job: TrainJob) -> CaptionSettings:
 
 
 def anywhere(job: TrainJob, uses: Callable[[Concept], object]) -> bool:
-    """Whether any folder uses something; without folders, whether the settings of all would."""
+    """Whether `uses` is true for any folder; without folders, for the settings of all folders."""
     common = Concept(0, Source(folder="."), _common(job.dataset), job.captions, job.validation)
     return any(uses(folder) for folder in concepts_of(job) or [common])
 
 
 def training_resolution(job: TrainJob) -> tuple[int, int]:
-    """(width, height) that training is at: the first training folder's, which may have one of its own."""
+    """(width, height) of the training: the resolution of the first training folder."""
     own = [concept.images.resolution for concept in concepts_of(job) if concept.role == "train"]
     size = own[0] if own else job.dataset.resolution
     return size if isinstance(size, tuple) else (size, size)
 
 
 def own_settings(source: Source) -> dict[str, Any]:
-    """What was given for this folder alone of what is otherwise common, in the order of declaration."""
+    """{name: value} of the shared settings that this folder overrides, in the order of declaration."""
     return {
         name: value
         for group in (ImageSettings, CaptionSettings, ValidationSettings)

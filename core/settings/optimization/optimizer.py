@@ -151,7 +151,7 @@ class OptimizerSettings(Settings):
 
 
 def given_arguments(settings: OptimizerSettings) -> dict[str, Any]:
-    """What a job states of the optimizer's arguments: optimizer_args and the settings of the same name."""
+    """{name: value} of the optimizer's arguments that the job sets: optimizer_args, and the settings with an argument's name."""
     common = {name: getattr(settings, name) for name in COMMON if getattr(settings, name) is not None}
     return {
         **{name: list(value) if isinstance(value, tuple) else value for name, value in common.items()},
@@ -160,13 +160,13 @@ def given_arguments(settings: OptimizerSettings) -> dict[str, Any]:
 
 
 def arguments_in_force(settings: OptimizerSettings, entry: Entry) -> dict[str, Any]:
-    """Those, over what the name stands for; lists as tuples, as the libraries have them."""
+    """`given_arguments` on top of those that the optimizer's name implies, with tuples for lists, as the libraries expect."""
     given = {**entry.implied, **given_arguments(settings)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def optimizer_sentence(settings: OptimizerSettings) -> str:
-    """The class and what was given to it, as sd-scripts writes it into files: "torch.optim.adamw.AdamW(eps=1e-06)"."""
+    """Class and arguments as in sd-scripts' metadata: "torch.optim.adamw.AdamW(eps=1e-06)"."""
     entry = find(settings.optimizer_type)
     name = settings.optimizer_type if entry is None else entry.definition or entry.path
     arguments = given_arguments(settings) if entry is None else arguments_in_force(settings, entry)
@@ -175,6 +175,6 @@ def optimizer_sentence(settings: OptimizerSettings) -> str:
 
 
 def relative_steps(settings: OptimizerSettings) -> bool:
-    """Whether AdaFactor finds its rate itself: the library's default, and without effect on the others."""
+    """Whether AdaFactor finds its learning rate (relative_step, its default); False for other optimizers."""
     entry = find(settings.optimizer_type)
     return entry is not None and entry.path == ADAFACTOR and bool(settings.optimizer_args.get("relative_step", True))

@@ -72,7 +72,7 @@ ADAFACTOR = "transformers.optimization.Adafactor"
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of an optimizer or a schedule. kind: bool, int, number, numbers, text, choice or any."""
+    """An argument of an optimizer or scheduler. kind: "bool", "int", "number", "numbers", "text", "choice" or "any"."""
 
     name: str
     kind: str = "any"
@@ -83,7 +83,7 @@ class Argument:
 
     @property
     def words(self) -> str:
-        """What may be given: "a number", "numbers such as (0.9, 0.999)"."""
+        """The accepted values in words: "a number", "numbers, such as (0.9, 0.999)"."""
         words = {
             "bool": "true or false",
             "int": "a whole number",
@@ -112,21 +112,21 @@ class Argument:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a finite number, and no boolean."""
+    """Whether the value is a finite number and not a boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One optimizer.
+    """An optimizer.
 
-    name      as a job writes it: sd-scripts' name, torch's bare one, or a dotted path
-    path      package.module.Class as it is imported     definition  where it is defined, as sd-scripts records it
+    name      in jobs: sd-scripts' name, the class name for torch's, or a dotted path
+    path      package.module.Class to import             definition  path of its definition, as sd-scripts records it
     aliases   other paths of the same class
-    reason    why it is not offered; empty where it is   only_on  the devices it works on, empty: all
-    implied   arguments its name or its trial stand for
-    traits    adapts (finds its rate itself), one_rate (refuses several rates), averages (schedule-free), draws (random),
-              eight_bit (its memory of gradients is in 8 bits)
+    reason    why it is not offered, "" if it is         only_on     supported devices, () for all
+    implied   arguments that follow from its name, or that it needs to work here
+    traits    "adapts" (finds its learning rate), "one_rate" (needs one rate for all parts), "averages" (schedule-free),
+              "draws" (uses random numbers), "eight_bit" (8-bit state)
     """
 
     name: str
@@ -145,7 +145,7 @@ class Entry:
         return not self.reason
 
     def unusable(self, device: str | None) -> str:
-        """Why it cannot train on this machine ("cpu", "cuda:0", "mps"; None: not known yet), or ""."""
+        """Why it cannot be used on this machine, "" if it can. device: "cpu", "cuda:0", "mps"; None if not known yet"""
         if self.reason:
             return self.reason
         if find_spec(self.path.partition(".")[0]) is None:
@@ -157,14 +157,14 @@ class Entry:
 
 @cache
 def data() -> dict[str, Any]:
-    """The file's content: "packages" {name: version}, "optimizers", "schedules"."""
+    """The content of optimizers.json: "packages" {name: version}, "optimizers", "schedules"."""
     content: dict[str, Any] = json.loads(FILE.read_text("utf-8"))
     return content
 
 
 @cache
 def catalog() -> dict[str, Entry]:
-    """{name: entry}, sd-scripts' names first, then by name. Also those that are not offered, with their reason."""
+    """{name: entry}: sd-scripts' names first, then sorted by name; including those not offered, with their reason."""
     by_path = {item["path"]: entry_from(item) for item in data()["optimizers"]}
     found: dict[str, Entry] = {}
     for name, (path, implied) in SHORT.items():
@@ -184,7 +184,7 @@ def catalog() -> dict[str, Entry]:
 
 
 def entry_from(item: Mapping[str, Any]) -> Entry:
-    """An entry as the file holds it."""
+    """The entry of an item in optimizers.json."""
     arguments = {
         each["name"]: Argument(**{**each, "choices": tuple(each.get("choices", ()))}) for each in item["arguments"]
     }
@@ -206,21 +206,21 @@ def entry_from(item: Mapping[str, Any]) -> Entry:
 
 @cache
 def _lookup() -> dict[str, Entry]:
-    """Every way of writing a name, in lower case where that is not ambiguous."""
+    """{name: entry} for names, paths, aliases, and names in lower case unless ambiguous."""
     table: dict[str, Entry] = {}
     entries = list(catalog().values())
     for entry in entries:
         table.setdefault(entry.name, entry)
     for entry in entries:
-        for way in (entry.path, *entry.aliases):
-            table.setdefault(way, entry)
+        for path in (entry.path, *entry.aliases):
+            table.setdefault(path, entry)
     for entry in entries:
         table.setdefault(entry.name.lower(), entry)
     return table
 
 
 def find(name: str) -> Entry | None:
-    """The entry that a job's optimizer_type means; "" is AdamW. Names in any case, dotted paths as Python writes them."""
+    """The optimizer of `optimizer_type`, None if unknown; "" is AdamW. Names are matched in any case, dotted paths exactly."""
     table = _lookup()
     name = name.strip() or "AdamW"
     short = {key.lower(): key for key in SHORT}
@@ -232,7 +232,7 @@ def find(name: str) -> Entry | None:
 
 
 def nearest(name: str) -> str:
-    """The name that was probably meant, or ""."""
+    """The most similar name of an offered optimizer, "" for none."""
     last = name.rsplit(".", 1)[-1].lower()
     offered = {each.name: each.name.rsplit(".", 1)[-1].lower() for each in catalog().values() if each.offered}
     same = [full for full, bare in offered.items() if bare == last]
@@ -243,7 +243,7 @@ def nearest(name: str) -> str:
 
 
 def type_problem(name: str, where: str = "optimizer.optimizer_type") -> Problem | None:
-    """Why a job cannot have this optimizer, or None."""
+    """The problem of an unknown, not offered or not allowed optimizer; None for a valid one."""
     entry = find(name)
     if entry is not None:
         if entry.offered:
@@ -254,7 +254,8 @@ def type_problem(name: str, where: str = "optimizer.optimizer_type") -> Problem 
 
 
 def module_problem(name: str, thing: str, where: str, near: str) -> Problem | None:
-    """For names outside the list: None where the owner of the machine allowed the module."""
+    """The problem of a name that is not in the list; None if the machine's owner allowed its module.
+    thing: "optimizer" ...; near: a similar name to suggest, if any"""
     top = name.strip().partition(".")[0]
     if "." in name.strip() and top in allowed_modules():
         return None
@@ -267,13 +268,13 @@ def module_problem(name: str, thing: str, where: str, near: str) -> Problem | No
 
 
 def adapts(name: str) -> bool:
-    """Whether it finds the step size itself, so that the rate is a factor near 1 (D-Adaptation, Prodigy)."""
+    """Whether the optimizer finds its learning rate, so that the set rate is a factor near 1 (D-Adaptation, Prodigy)."""
     entry = find(name)
     return entry is not None and "adapts" in entry.traits
 
 
 def averages(name: str) -> bool:
-    """Whether it is schedule-free: its average takes the place of a learning-rate curve."""
+    """Whether the optimizer is schedule-free: it averages weights instead of using a learning rate scheduler."""
     entry = find(name)
     return entry is not None and "averages" in entry.traits and "schedule" in entry.path.lower()
 
@@ -282,8 +283,8 @@ def averages(name: str) -> bool:
 
 
 def parse_arguments(items: Iterable[str]) -> dict[str, Any]:
-    """sd-scripts' `k=v` words as typed values: 0.01, True, None, 0.9,0.999 (a list), 'text'. Raises ValueError with a
-    sentence for what has not this form; words without quotes are taken as text, which sd-scripts refuses."""
+    """{name: value} of sd-scripts' name=value arguments: 0.01, True, None, 0.9,0.999 (a list), 'text'; text needs no quotes here.
+    Raises ValueError, with a message for the user, for an item without a name or "="."""
     found: dict[str, Any] = {}
     for item in items:
         name, sign, text = item.partition("=")
@@ -294,7 +295,7 @@ def parse_arguments(items: Iterable[str]) -> dict[str, Any]:
 
 
 def literal(text: str) -> Any:
-    """A Python literal as plain JSON values; also true, false and null; else the text itself."""
+    """The value of a Python literal as JSON types; also of true, false and null; other text is returned as it is."""
     words = {"true": True, "false": False, "null": None, "none": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -305,7 +306,7 @@ def literal(text: str) -> Any:
 
 
 def arguments_from(value: Any) -> Any:
-    """Also of sd-scripts' list of "name=value" strings."""
+    """{name: value} for sd-scripts' list of "name=value" strings; other values unchanged."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return parse_arguments(value)
     return value
@@ -333,7 +334,10 @@ def argument_problems(
     where: str,
     places: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Problem]:
-    """Unknown names with the nearest known one, and values of the wrong kind. places: where single arguments are set."""
+    """Problems of unknown names, with the nearest known one, and of values of a wrong type.
+
+    owner    optimizer or scheduler, for messages     where, places   setting of the arguments; of single ones by name
+    """
     found = []
     for name, value in given.items():
         argument = known.get(name)

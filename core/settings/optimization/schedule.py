@@ -175,7 +175,8 @@ class ScheduleSettings(Settings):
 
     @property
     def steps_in_force(self) -> int | None:
-        """The length in steps, where it is what decides: before epochs, as sd-scripts after them."""
+        """The number of steps, if it sets the length of the training; None if epochs do. Steps take precedence over epochs;
+        with compatibility it is the other way round, as in sd-scripts."""
         return None if self.compatibility == "kohya" and self.max_train_epochs else self.max_train_steps
 
     def summary(self) -> str:
@@ -210,15 +211,15 @@ def span(value: Any) -> int | float | str:
 
 
 def steps_of(value: int | float | str, total: int) -> int:
-    """A span in steps of a run of `total` steps; fractions are rounded down."""
+    """The number of steps of a span (`span`) in a run of `total` steps; fractions are rounded down."""
     if isinstance(value, str):
         return int(float(value.rstrip("%")) / 100 * total)
     return int(value * total) if isinstance(value, float) else value
 
 
 def read_step_rules(rules: object) -> tuple[list[tuple[float, int]], float]:
-    """ "1:10,0.1:20,0.005" -> ([(1, 10), (0.1, 20)], 0.005): each factor applies below its step, the last
-    one from there on. Raises ValueError for anything else."""
+    """Parse step rules: "1:10,0.1:20,0.005" -> ([(1, 10), (0.1, 20)], 0.005). Each factor applies before its step, the last one
+    afterwards. Raises ValueError."""
     *parts, last = [part.strip() for part in str(rules).split(",")]
     found = []
     for part in parts:

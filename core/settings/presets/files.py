@@ -1,7 +1,8 @@
 """Presets: jobs as JSON files, complete and validated.
 
-kind "job" holds every group. kind "recipe" states only what differs from the defaults, with a reason for each value, and
-leaves the model, the data and the names to the user. One pure step dict -> dict leads from each schema version to the next.
+kind "job" has every group. kind "recipe" has only values that differ from the defaults, with a reason for each, and leaves
+model, data and names to the user. Older schema versions are migrated step by step. Unknown keys and invalid values are
+reported by core/settings/check.py.
 """
 
 from __future__ import annotations
@@ -60,9 +61,10 @@ MIGRATIONS: dict[int, Callable[[str, Mapping[str, Any]], tuple[str, dict[str, An
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset file holds. `values` are only the groups (and fields) that the file's kind covers.
+    """The content of a preset file.
 
-    family, vram_gb   the model family ("sdxl") and VRAM that a recipe is for; "" and 0 where it does not say
+    values            {group: {name: value}} of the settings in the file
+    family, vram_gb   the model family ("sdxl") and VRAM that a recipe is for; "" and 0 if not stated
     reasons           {dotted path: one line}
     """
 
@@ -72,7 +74,7 @@ class Preset:
     values: dict[str, Any]
     title: str = ""
     description: str = ""
-    notes: tuple[Problem, ...] = ()  # what its migration could not keep
+    notes: tuple[Problem, ...] = ()  # advice on values that its migration could not convert
     family: str = ""
     vram_gb: int = 0
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -85,7 +87,7 @@ class Preset:
 
 
 def refused(entry: Declared) -> bool:
-    """Whether a recipe cannot hold this setting."""
+    """Whether recipes cannot contain this setting."""
     return (entry.group in _REFUSED_GROUPS and entry.path not in _SIZES) or entry.path in _REFUSED
 
 
@@ -101,7 +103,7 @@ def to_values(job: Settings) -> dict[str, Any]:
 
 
 def recipe_values(job: TrainJob) -> dict[str, Any]:
-    """The part of a job that is not the user's."""
+    """{group: {name: value}} of a job's settings that a recipe replaces: without the user's model, data and names."""
     every = to_values(job)
     values: dict[str, Any] = {}
     for entry in declared(TrainJob):
@@ -113,10 +115,10 @@ def recipe_values(job: TrainJob) -> dict[str, Any]:
 def dump(
     job: Settings, *, kind: str = "job", task: str = "train", title: str = "", description: str = "", preset: str = ""
 ) -> dict[str, Any]:
-    """The content of a preset file, or of a run's job.json: without the untouched options of choices that are not made, such
-    as of other kinds of networks.
+    """The content of a preset file, or of a run's job.json. Groups that belong to another choice, such as other network kinds,
+    are left out if they are at their defaults.
 
-    preset   the one that a run was started from
+    preset   name of the preset that the run was started from
     """
     head = {"kind": kind, "schema_version": SCHEMA_VERSION, "task": task, "title": title, "description": description}
     head |= {"preset": preset} if preset else {}
@@ -130,7 +132,7 @@ def _touched(job: Settings, group: str) -> bool:
 
 
 def content(preset: Preset) -> dict[str, Any]:
-    """The content of the file that a preset was read from."""
+    """The JSON content of the preset's file."""
     head = {"kind": preset.kind, "schema_version": SCHEMA_VERSION, "task": preset.task}
     head |= {"title": preset.title, "description": preset.description}
     about = {"family": preset.family, "vram_gb": preset.vram_gb}
@@ -139,7 +141,8 @@ def content(preset: Preset) -> dict[str, Any]:
 
 
 def with_job(preset: Preset, job: Settings) -> Preset:
-    """The preset with a job's values. A recipe stays one: it states what it stated, and what differs from what it gives."""
+    """The preset with a job's values. A recipe gets only the settings that it already contains, and those of the job that
+    differ from the result of loading it."""
     if preset.kind == "job":
         whole = dump(job, task=preset.task)
         return replace(preset, values={group: each for group, each in whole.items() if group not in HEADER})
@@ -153,7 +156,7 @@ def with_job(preset: Preset, job: Settings) -> Preset:
 
 
 def parse(raw: Any, where: str) -> Preset:
-    """Check the envelope of a preset and bring it to the present schema. Raises ProblemsError; values are not checked yet."""
+    """Check the header of a preset and migrate it to the current schema; values are not checked. Raises ProblemsError."""
     if not isinstance(raw, dict):
         what = "The preset is not a JSON object"
         raise ProblemsError.one(what, where, "start the file with {", code="preset.not-an-object")
@@ -198,7 +201,7 @@ def parse(raw: Any, where: str) -> Preset:
 
 
 def _about_recipe(raw: Mapping[str, Any], where: str) -> tuple[str, int, dict[str, str]]:
-    """Family, VRAM and reasons of a recipe."""
+    """(family, VRAM in GB, reasons) of a recipe. Raises ProblemsError."""
     family, vram, reasons = raw.get("family", ""), raw.get("vram_gb", 0), raw.get("reasons", {})
     wrong: list[tuple[str, Any, str]] = []
     families = next(entry.choices for entry in declared(TrainJob) if entry.path == "model.family")
@@ -216,7 +219,7 @@ def _about_recipe(raw: Mapping[str, Any], where: str) -> tuple[str, int, dict[st
 
 
 def read(path: Path) -> Preset:
-    """Read a preset file and check everything in it. Raises ProblemsError listing all that is wrong."""
+    """Read and check a preset file, with its values. Raises ProblemsError with all problems."""
     try:
         data = read_regular(path, MAX_BYTES)
     except MissingFile:
@@ -225,7 +228,7 @@ def read(path: Path) -> Preset:
 
 
 def checked(data: bytes, where: str) -> Preset:
-    """The preset in a file's bytes, as `read` checks it. where: the file's name"""
+    """`read` for the bytes of a file. where: the file's name, for messages"""
     try:
         raw = parse_json(
             data, where, "correct it, or save it again", max_values=MAX_VALUES, object_pairs_hook=_no_duplicates
@@ -246,7 +249,7 @@ def checked(data: bytes, where: str) -> Preset:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """ProblemsError for a duplicate key, of which json silently keeps the last."""
+    """The pairs as a dict. Raises ProblemsError for a duplicate key, where json would silently use the last."""
     twice = sorted(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
     if twice:
         what = f"'{twice[0]}' is given twice"
@@ -271,7 +274,7 @@ def _outside_a_recipe(preset: Preset, where: str) -> list[Problem]:
 
 
 def of_task(preset: Preset, task: str, where: str = "preset", fix: str = "load it in its own tab") -> Preset:
-    """The preset. Raises ProblemsError for one of another task."""
+    """Return the preset. Raises ProblemsError if it is for another task."""
     if preset.task == task:
         return preset
     what = f"'{preset.name}' is a preset for the task {preset.task}"
@@ -279,7 +282,7 @@ def of_task(preset: Preset, task: str, where: str = "preset", fix: str = "load i
 
 
 def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
-    """The job that loading gives: a job preset exactly as saved, a recipe with the user's part of `current`."""
+    """The job after loading the preset: a job preset exactly as saved; a recipe with model, data and names of `current`."""
     model = JOBS[preset.task]
     if preset.kind == "job" or current is None:
         return build(model, preset.values, preset.name)
@@ -297,7 +300,7 @@ def differences(job: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
 
 
 def _stems(folder: Path) -> list[str]:
-    """Names of the presets in a folder, 8 before 12; one with a dot in front is still being written."""
+    """Names of the presets in a folder in natural order (8 before 12), without temporary files, which start with a dot."""
     stems = [path.stem for path in folder.glob("*.json") if not path.name.startswith(".")]
     return sorted(
         stems, key=lambda stem: [int(part) if place % 2 else part for place, part in enumerate(_NUMBER.split(stem))]
@@ -309,7 +312,7 @@ _NUMBER = re.compile(r"([0-9]+)")  # splits a name so that every second part is 
 
 @lru_cache(maxsize=500)
 def _task_of(path: Path, changed: int) -> str:
-    """The task of a preset file; one that cannot be read counts as a training's, where loading it says why."""
+    """The task of a preset file; "train" for an unreadable one, so that the Train tab offers it and reports the error."""
     try:
         raw = parse_json(read_regular(path, MAX_BYTES), str(path), "", max_values=MAX_VALUES)
     except ProblemsError:
@@ -318,13 +321,13 @@ def _task_of(path: Path, changed: int) -> str:
 
 
 class PresetStore:
-    """Presets by name: shipped ones in presets/, the person's own in presets/user/. Shipped ones are never changed."""
+    """The presets by name: shipped ones in presets/, which are never changed, and the user's in presets/user/."""
 
     def __init__(self, folder: Path):
         self.shipped, self.user = folder, folder / "user"
 
     def names(self, task: str = "") -> list[str]:
-        """Own presets as "user/name", shipped ones by name, each sorted; of one task, or of all."""
+        """Names of the presets of a task, or of all: sorted shipped ones, then the user's as "user/name"."""
         found = [*_stems(self.shipped), *(f"user/{name}" for name in _stems(self.user))]
         return [name for name in found if not task or self._task(name) == task]
 
@@ -336,7 +339,7 @@ class PresetStore:
             return "train"
 
     def path(self, name: str) -> Path:
-        """The file of a preset; names with path parts are refused."""
+        """The file of a preset. Raises ProblemsError for invalid names, such as those with path separators."""
         own = name.startswith("user/")
         stem = name.removeprefix("user/")
         reason = bad_name(stem)
@@ -346,16 +349,16 @@ class PresetStore:
         return (self.user if own else self.shipped) / f"{stem}.json"
 
     def load(self, name: str, task: str = "") -> Preset:
-        """A preset, where a task is given of that alone. Raises ProblemsError."""
+        """Read a preset. Raises ProblemsError, also for another task than `task`, if that is given."""
         preset = read(self.path(name))
         return of_task(preset, task) if task else preset
 
     def save(self, name: str, job: Settings, *, kind: str = "job", task: str = "train", replace: bool = False) -> str:
-        """Write an own preset and return its name ("user/...")."""
+        """Write a user preset with a job's values and return its name ("user/...")."""
         return self._write(name, dump(job, kind=kind, task=task), replace)
 
     def keep(self, name: str, preset: Preset, *, replace: bool = False) -> str:
-        """Write a preset that was read, with its title and reasons, and return its name ("user/...")."""
+        """Write a user preset with the content of another, including title and reasons; return its name ("user/...")."""
         return self._write(name, content(preset), replace)
 
     def _write(self, name: str, values: dict[str, Any], replace: bool = False) -> str:

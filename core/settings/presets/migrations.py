@@ -1,4 +1,4 @@
-"""Migrates the values of older presets, queues and projects from one schema version to the next."""
+"""Migrate the values of presets, queues and projects from each schema version to the next."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ REPLACED_TOOLS: dict[str, tuple[str, Values]] = {
 
 
 def with_present_tool(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """A tool that was replaced, as the one that does the same now."""
+    """(task, values) with a replaced tool and its settings under their current names; others unchanged."""
     if task not in REPLACED_TOOLS:
         return task, dict(values)
     name, settings = REPLACED_TOOLS[task]
@@ -84,8 +84,8 @@ def with_present_tool(task: str, values: Mapping[str, Any]) -> tuple[str, Values
 
 
 def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """A former file or image tool under its own name, with the settings
-    that it reads. A name that no version knew is left, to be refused with the others."""
+    """(task, values) with a tool of the former tasks `tool` and `images` as a task of its own, with the settings that it reads.
+    An unknown tool is left unchanged, to be refused later."""
     if task not in FORMER_TOOLS or not isinstance(group := values.get(task, {}), Mapping):
         return task, dict(values)
     chooser, usual, tools = FORMER_TOOLS[task]
@@ -98,13 +98,13 @@ def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
 
 
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """The task and its groups of settings under their names in version 2; current names are kept."""
+    """(task, values) with the names of version 2; names that are already current stay."""
     found = {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
     return with_present_tool(*_tool_as_task(_TASKS_2.get(task, task), _with_one_compatibility(found)))
 
 
 def to_version_3(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """The same task, its DoRA with a magnitude per output where nothing was said, which was the default of version 2."""
+    """(task, values) of version 3: DoRA without a stated magnitude gets one per output, which was the default of version 2."""
     network = values.get("network")
     kind = network.get("kind") if isinstance(network, Mapping) else None
     own = values.get(kind, {}) if kind in _DECOMPOSED_2 else None
@@ -114,7 +114,7 @@ def to_version_3(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
 
 
 def switches_lost(values: Mapping[str, Any]) -> list[Problem]:
-    """Advice where version 1 followed sd-scripts in some things and not in others, which one setting cannot."""
+    """Advice for values of version 1 that follow sd-scripts only in part, since `model.compatibility` is all or nothing."""
     on = _switched_on(values)
     off = [path for path in _SWITCHES_1 if path not in on and isinstance(values.get(path.split(".")[0]), Mapping)]
     if not on or not off:
@@ -125,7 +125,7 @@ def switches_lost(values: Mapping[str, Any]) -> list[Problem]:
 
 
 def _with_one_compatibility(groups: Values) -> Values:
-    """The switches of version 1 taken out, and `model.compatibility` set where one of them was on."""
+    """The values without the compatibility switches of version 1; `model.compatibility` is set if one of them was on."""
     on = _switched_on(groups)
     for path in _SWITCHES_1:
         group, name = path.split(".")
@@ -145,7 +145,7 @@ def _sources(groups: Mapping[str, Any]) -> list[Values]:
 
 
 def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
-    """{path: value} of the switches of version 1 that are on."""
+    """{path: value} of the compatibility switches of version 1 that are on."""
     found = {}
     for path, off in _SWITCHES_1.items():
         group, name = path.split(".")

@@ -1,4 +1,4 @@
-"""The networks of sd-scripts, LyCORIS and kohya_ss by the settings that mean the same here."""
+"""Convert network types and network_args of sd-scripts, LyCORIS and kohya_ss to settings."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ GROUPS = ("network", "optimizer")
 
 
 def arguments_of(text: Any) -> dict[str, str]:
-    """sd-scripts' network_args, "algo=lokr factor=8" or a list of such, by name."""
+    """{name: value} of sd-scripts' network_args: "algo=lokr factor=8", or a list of such items."""
     words = text.replace('"', "").split() if isinstance(text, str) else text if isinstance(text, list) else []
     pairs = (str(word).partition("=") for word in words)
     return {name: value for name, sign, value in pairs if sign}
 
 
 def as_lycoris(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with what LyCORIS reads where they are silent and ours would not: DoRA's magnitude is per output."""
+    """The network_args with LyCORIS' defaults where Atelier's differ: DoRA's magnitude is per output."""
     silent = is_on(given.get("dora_wd")) and "wd_on_out" not in given
     return {**({"wd_on_output": True} if silent else {}), **given}
 
@@ -52,7 +52,7 @@ def is_on(value: Any) -> bool:
 
 
 def kind_of(given: Mapping[str, Any]) -> str:
-    """The kind that kohya_ss' LoRA_type, or sd-scripts' network_module with these network_args, trains; "" if none is known."""
+    """The network kind of kohya_ss' LoRA_type, or of sd-scripts' network_module with its network_args; "" if unknown."""
     module, told = given.get("network_module"), given.get("algo") or given.get("LoRA_type")
     if told or module == LYCORIS:
         kind = KINDS.get(str(told or "lora").lower().rpartition("/")[2], "")
@@ -87,7 +87,7 @@ def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:
 
 
 def network_problem(module: str | None, words: Iterable[str], known: Mapping[str, Declared]) -> Problem:
-    """What to write instead of --network_module and --network_args."""
+    """The problem of --network_module and --network_args on the command line, with the equivalent settings as its fix."""
     arguments = arguments_of(list(words))
     kind = "lora" if module is None else kind_of({"network_module": module, **arguments})
     if not kind:

@@ -43,18 +43,18 @@ TOPICS = (
 
 
 def training_problems(job: TrainJob) -> list[Problem]:
-    """Errors and advice, before any file is read."""
+    """Errors and advice that follow from the settings alone, without reading files."""
     return limited([problem for topic in TOPICS for problem in topic.problems(job)])
 
 
 def ineffective(job: TrainJob) -> dict[str, str]:
-    """{dotted path: reason}: the page grays out these fields and shows the reason."""
+    """{dotted path: reason} of settings without effect; the page grays out their fields and shows the reason."""
     by_topic = {path: reason for topic in TOPICS for path, reason in topic.without_effect(job)}
     return dict(lacking_in(job)) | by_topic
 
 
 def set_without_effect(job: TrainJob) -> list[Problem]:
-    """Advice for those that are not at their default: the command line has no fields to gray out."""
+    """Advice on settings without effect that are not at their default, for the command line, which has no fields to gray out."""
     defaults = {entry.path: entry.default for entry in declared(TrainJob)}
     return [
         Problem(f"{path} has no effect", path, reason, "advice", code="settings.no-effect")

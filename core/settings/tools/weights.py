@@ -18,7 +18,7 @@ def _png(what: str) -> Any:
     )
 
 
-NEEDED = "Only for kinds that turn or scale the weight, such as DoRA and OFT, whose change depends on it."
+NEEDED = "Only for network types that rotate or scale the weight, such as DoRA and OFT."
 
 
 class CheckWeightsSettings(Settings):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.dataset.caches.texts import ENCODED_AT_ONCE, EncodeText, TextCache
 from core.diffusion.text_states import TextStates
-from core.families.word_weights import runs_of
+from core.families.prompt_weights import runs_of
 from core.generation.prompt.sample_prompts import reads_edits
 from core.generation.prompt.states import encode_texts
 from core.record.problems import ProblemsError

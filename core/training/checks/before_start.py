@@ -16,8 +16,8 @@ from core.diffusion.samplers import sampler_problem
 from core.families import family
 from core.families.attention import memory_problems
 from core.families.locate import family_of, model_path, model_problems
+from core.families.prompt_weights import FIX, wrong_weight
 from core.families.trained_size import trained_size
-from core.families.word_weights import FIX, wrong_weight
 from core.formats.hub.upload import upload_problem
 from core.generation.prompt.sample_prompts import read_prompts
 from core.record.cancel import CancelToken

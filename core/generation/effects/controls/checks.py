@@ -20,7 +20,7 @@ from core.settings.job import GenerateJob
 
 
 def control_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Problems of one image's settings, before files are searched."""
+    """Problems in the ControlNet settings of one image, before any file is opened."""
     settings = job.controls
     for use in settings.used:
         name = Path(use.file).name
@@ -41,7 +41,7 @@ def control_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    """Problems of one image whose files and model are known, by the kind of each file."""
+    """Problems of the ControlNet files and control images of one image. sources: the files that the settings name"""
     for use in job.controls.used:
         net = sources.controls[use.file]
         if net.is_lllite and use.mode != "balanced":

@@ -16,8 +16,8 @@ from torch.nn.functional import interpolate, normalize
 from core.diffusion.samplers import config_of, model_input, root_alpha_bar
 from core.families.loading import load_part
 from core.families.offload import visiting
+from core.families.prompt_weights import WINDOW_END
 from core.families.tokenizer import load_tokenizer
-from core.families.word_weights import WINDOW_END
 from core.formats.tensors.reading import TensorFile
 from core.generation.effects.perceptual.checks import (
     CLIP_KIND,
@@ -183,8 +183,8 @@ Measure = Callable[[Tensor], Tensor]  # an image [1, 3, H, W] in 0..1 -> its dis
 
 
 def spherical(first: Tensor, second: Tensor) -> Tensor:
-    """The mean over rows of 2 arcsin(|u - v| / 2) ** 2 of unit vectors: 0 for equal ones, 4.93 for opposite ones, where
-    the gradient, 0 / 0 there, is 0."""
+    """Squared spherical distance of unit vectors [N, C], 2 arcsin(|u - v| / 2) ** 2, averaged over rows: 0 for equal vectors, 4.93
+    for opposite ones. Clamped, so that the gradient is finite there."""
     square = (first - second).square().sum(dim=-1).clamp(1e-12, 4 - 1e-6)
     return (2 * (square.sqrt() / 2).arcsin().square()).mean()
 

@@ -9,9 +9,9 @@ import torch
 
 from core.families import family
 from core.families.clip import join_whole
+from core.families.prompt_weights import runs_of, wrong_weight
+from core.families.token_weights import weigh, weighted_windows
 from core.families.tokenizer import load_tokenizer
-from core.families.weighted_text import weigh, weighted_windows
-from core.families.word_weights import runs_of, wrong_weight
 from core.record.workspace import PROJECT
 
 STARTER = PROJECT / "models" / "starter"

@@ -1,4 +1,4 @@
-"""Options of the network kinds that scale, turn or decompose the weight, under the names of LyCORIS' and sd-scripts' network_args."""
+"""Options of DoRA, (IA)^3, OFT, Diag-OFT and BOFT, under the names of LyCORIS' and sd-scripts' network_args."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.settings.network import KindSettings, NetworkSettings
 
 
 class Decomposed(Settings):
-    """What DoRA adds to the options of the kind that it decomposes."""
+    """DoRA's options in addition to those of the decomposed kind."""
 
     wd_on_output: bool = setting(
         False,
@@ -60,17 +60,17 @@ class Ia3Settings(KindSettings):
 
 
 class OftSettings(KindSettings):
-    """Which layers OFT turns besides the attention of the U-Net."""
+    """Which layers OFT rotates besides the attention of the U-Net."""
 
     enable_all_linear: bool = setting(
         False,
         title="All transformer layers",
-        help="Turns every layer of the transformers, also projections and feed-forward layers, not only the attention.",
+        help="Rotates every layer of the transformers, also projections and feed-forward layers, not only the attention.",
     )
     enable_conv: bool = setting(
         False,
         title="Convolutions",
-        help="Turns the residual and resampling blocks too, with their 3x3 convolutions.",
+        help="Rotates the residual and resampling blocks too, with their 3x3 convolutions.",
     )
 
     def summary(self) -> str:
@@ -79,7 +79,7 @@ class OftSettings(KindSettings):
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
         if network.train_text_encoder:
-            what = "OFT has no layers in the text encoder, which would not be trained"
+            what = "OFT has no layers in the text encoder, so that would not be trained"
             fix = "turn text encoder training off, or use Diag-OFT"
             yield Problem(what, "network.train_text_encoder", fix, code="network.oft-text-encoder")
         if network.alpha >= 1:
@@ -91,17 +91,17 @@ class OftSettings(KindSettings):
         yield "network.rs_lora", "OFT's alpha is a limit, not a scale"
 
 
-class TurnSettings(Settings):
+class RotationSettings(Settings):
     """Options of Diag-OFT and BOFT."""
 
     constraint: float = setting(
         0.0,
         ge=0,
         le=10,
-        help="Limits how far a layer is turned (COFT): the norm of its angles is at most this times the output width. 0.0001 to 0.01 are usual; 0 is no limit.",
+        help="Limits how far a layer is rotated (COFT): the norm of its angles is at most this times the output width. 0.0001 to 0.01 are usual; 0 is no limit.",
     )
     rescaled: bool = setting(
-        False, title="Trainable rescale", help="Trains a factor for each output channel, in addition to the turning."
+        False, title="Trainable rescale", help="Trains a factor for each output channel, in addition to the rotation."
     )
 
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""Captions with weights: their tokens, and the weights of the states that encoders make of them."""
+"""Prompt weighting: the weight of each token, and text encoder states multiplied by it. prompt_weights.py parses the text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from core.diffusion.text_states import TextStates
 from core.families.clip import end_windows, tokenize
 from core.families.components import Components
+from core.families.prompt_weights import WINDOW_END, Read, Run, runs_of
 from core.families.token_count import WINDOW
-from core.families.word_weights import WINDOW_END, Read, Run, runs_of
 from core.record.queued import queued
 
 Weights = list[torch.Tensor] | None  # [B, n, 77] for each text encoder
@@ -25,10 +25,10 @@ def weighted_windows(
     *,
     filled_with_end: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids int64 [B, n, 77] and their weights float32 [B, n, 77]; BOS, EOS and filling weigh 1.
+    """(token ids int64 [B, n, 77], their weights float32 [B, n, 77]); BOS, EOS and padding have weight 1.
 
-    Each run is cut into tokens on its own, so a word that a bracket divides is two words.
-    filled_with_end   EOS is the padding, whatever the model's own is
+    Each run is tokenized on its own, so a bracket within a word splits it into two words.
+    filled_with_end   pad with EOS instead of the tokenizer's padding token
     """
     end = tokenizer.eos_token_id
     pad = end if filled_with_end else tokenizer.pad_token_id
@@ -50,9 +50,9 @@ def read_captions(
     filled_with_end: bool = False,
     **how: Any,
 ) -> TextStates:
-    """Captions as the denoiser reads them, by the family's own `encode_ids`, which is given `how`.
+    """The text encoder states of captions, by the family's `encode_ids`; `how` is passed on to it.
 
-    runs             reads (more) and (exactly:1.3) as weights of the states; None: brackets are text
+    runs             the parser of weights such as (more) and (exactly:1.3); None: brackets are text
     normalize        see `weigh`
     filled_with_end  see `weighted_windows`
     """
@@ -73,10 +73,11 @@ NORMALIZE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def weigh(states: torch.Tensor, weights: Weights, encoder: int, normalize: str = "none") -> torch.Tensor:
-    """States [B, n, 77, C] of one encoder times their weights.
+    """Multiply one text encoder's states [B, n, 77, C] by their token weights.
 
-    normalize   "none": as they are, as sd-scripts 0.10 trains. "original": each text is scaled to the mean that it had
-                before, as in A1111, sd-scripts' generator and 0.9; that mean is signed. "abs": to the mean size
+    encoder     index of the text encoder in `weights`
+    normalize   how each text is scaled afterwards. "none": not, as when sd-scripts 0.10 trains; "original": to its former mean,
+                as in A1111, sd-scripts' generator and 0.9; "abs": to its former mean absolute value
     """
     if weights is None:
         return states
@@ -90,7 +91,7 @@ def weigh(states: torch.Tensor, weights: Weights, encoder: int, normalize: str =
 def _one(tokenizer: Any, runs: list[Run], most: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     content: list[int] = []
     weights: list[float] = []
-    ended: set[int] = set()  # windows that a BREAK ends: theirs ends with EOS, whatever fills it
+    ended: set[int] = set()  # windows that a BREAK ends: they end with EOS, whatever the padding
     for text, weight in runs:
         if text == WINDOW_END:
             rest = -len(content) % WINDOW

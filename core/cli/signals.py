@@ -1,4 +1,4 @@
-"""Signals that end a program, from its first moment on: nothing heavy is imported here."""
+"""Turn termination signals into KeyboardInterrupt, from the start of the process: nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def polite_ends() -> Iterator[None]:
-    """Inside, the end of a service, a closed terminal and Ctrl-Break act like Ctrl-C: what runs is saved first."""
+def interrupt_on_signals() -> Iterator[None]:
+    """Within the context SIGTERM, SIGHUP (a closed terminal) and Ctrl-Break raise KeyboardInterrupt, as Ctrl-C does, so that a
+    running job is saved before the process ends."""
     here = os.getpid()
 
     def interrupt(number: int, frame: object) -> None:
         if os.getpid() == here:
             raise KeyboardInterrupt
-        signal.signal(number, signal.SIG_DFL)  # a forked child, which inherits this: its parent ends it as it wants
+        signal.signal(number, signal.SIG_DFL)  # a forked child inherits this handler and must end as usual
         os.kill(os.getpid(), number)
 
     before = {}

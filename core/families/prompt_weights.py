@@ -1,4 +1,5 @@
-"""Weights within a text, in A1111's notation: (more), [less], (exactly:1.3). Rules: reference, training, section 1.5."""
+"""Parse prompt weights in A1111's notation: (more), [less], (exactly:1.3). token_weights.py applies them. Rules: reference,
+training, section 1.5."""
 
 from __future__ import annotations
 
@@ -9,24 +10,24 @@ from itertools import groupby
 from typing import Any
 
 MORE, LESS = 1.1, 1 / 1.1
-MOST_OPEN, LARGEST = 100, 1000  # within them a weight stays finite, and a text of any length takes no time
+MOST_OPEN, LARGEST = 100, 1000  # limits that keep weights finite and long texts fast to parse
 # An escaped bracket or backslash, any other backslash, an opening bracket, a number that closes, a closing one, text.
 _PARTS = re.compile(r"\\[()\[\]\\]|\\|\(|\[|:([+-]?[.\d]+)\)|\)|\]|[^\\()\[\]:]+|:")
-# At the end of a round bracket: a colon, and what was meant as a number after it ("1,2", " 1.2", "high").
+# At the end of a round bracket: a colon and a mistyped number after it ("1,2", " 1.2", "high").
 _MEANT = re.compile(r":(\s*[^\s:(){}\[\]_,]{1,8}|\s*[+-]?\d[\d.,]{0,7}\s*)$")
 FIX = "write a number with one point, such as (word:1.2), or \\( and \\) for literal brackets"
 
 Run = tuple[str, float]
 Read = Callable[[str], list[Run]]  # a text -> its runs
-WINDOW_END = "\0"  # the text of a run that stands for the end of a window: what follows begins the next
+WINDOW_END = "\0"  # the text of a run that ends the current window of 75 tokens (BREAK)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a weight or a bracket, at [start, end) of a text.
+    """A fault in a weight or bracket at [start, end) of a text.
 
-    kind   "weight" (no number) and "nested" (too deep) are errors; "open", "extra" and "text" (what looks like a weight and
-           is none) are read in some way
+    kind   errors: "weight" (not a number), "nested" (too deep); tolerated: "open" (not closed), "extra" (nothing to close),
+           "text" (looks like a weight, but is read as text)
     """
 
     start: int
@@ -36,10 +37,10 @@ class Fault:
 
 
 def runs_of(text: str) -> list[Run]:
-    """The text in runs of one weight, in order: "a (red:1.3) fox" -> [("a ", 1), ("red", 1.3), (" fox", 1)].
+    """Split a text into runs of equal weight, in order: "a (red:1.3) fox" -> [("a ", 1), ("red", 1.3), (" fox", 1)].
 
-    A bracket that is left open weighs to the end; one without a partner is text. ValueError for a number with two points
-    or beyond all use, and for brackets nested without end.
+    An unclosed bracket applies up to the end of the text; a closing one alone is text. Raises ValueError for an invalid number,
+    one above LARGEST, and more than MOST_OPEN nested brackets.
     """
     runs, faults = read_weights(text)
     wrong = next((fault.reason for fault in faults if fault.kind in ("weight", "nested")), "")
@@ -49,10 +50,10 @@ def runs_of(text: str) -> list[Run]:
 
 
 def read_weights(text: str) -> tuple[list[Run], list[Fault]]:
-    """The runs of `runs_of`, and everything that is wrong with its weights and brackets."""
+    """(the runs as of `runs_of`, all faults in weights and brackets); raises nothing."""
     runs: list[list[Any]] = []
     faults: list[Fault] = []
-    round_open: list[tuple[int, int]] = []  # the first run within, and where the bracket is
+    round_open: list[tuple[int, int]] = []  # (index of the first run inside, position of the bracket)
     square_open: list[tuple[int, int]] = []
 
     def weigh(begin: int, factor: float) -> None:
@@ -99,7 +100,7 @@ def read_weights(text: str) -> tuple[list[Run], list[Fault]]:
 
 
 def wrong_weight(text: str) -> str:
-    """What is wrong with a weight in the text: "the weight '1.2.3' is not a number"; empty without errors."""
+    """The first error in the text's weights, such as "the weight '1.2.3' is not a number"; "" without errors."""
     try:
         runs_of(text)
     except ValueError as error:
