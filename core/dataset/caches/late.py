@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,9 +23,8 @@ from core.dataset.caches.encoding import (
     posteriors_of,
 )
 from core.dataset.caches.files import tell_damaged
-from core.dataset.caches.latents import LatentCache
+from core.dataset.caches.latents import LatentCache, changed, is_changed
 from core.dataset.images.opening import BrokenImage, problem_of
-from core.dataset.sources.files import printable
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.queued import queued
 
@@ -150,9 +148,7 @@ class LatePosteriors:
     def _store(self, side: Side, posterior: Posterior) -> None:
         """Write a cache entry; hold it in memory where the disk is full, or where the image file changed after it was hashed."""
         if is_changed(side.placed):
-            what = "An image changed after the training started; the new one is used"
-            where = printable(side.placed.image.path)
-            self._warn(Problem(what, where, "start again if all steps should see it", "advice", code="image.changed"))
+            self._warn(changed(side.placed))
             self._cache.keep(side, *posterior, writes=False)
             return
         try:
@@ -169,12 +165,3 @@ class LatePosteriors:
         if problem.code not in self._reported and self._cache.warn is not None:
             self._cache.warn(problem)
         self._reported.add(problem.code)
-
-
-def is_changed(placed: Placed) -> bool:
-    """Whether the image file differs from the scanned one in size or modification time, or is gone."""
-    try:
-        now = os.stat(placed.image.path)
-    except OSError:
-        return True
-    return (now.st_size, now.st_mtime_ns) != (placed.image.bytes, placed.image.mtime_ns)
