@@ -252,9 +252,11 @@ def as_listener(
         browser = page.browsers.of(session)
         overtaken, before = page.browsers.overtaken(browser, ANY_TAB), browser.message
         turn, field = _turn_of(args)
+        handled = 0
         try:
             act = nullcontext() if drop_if_overtaken else page.browsers.acting(browser, ANY_TAB)
             with page.browsers.in_turn(browser, turn), act:
+                handled = max(turn, browser.turn)  # later ones, which may end meanwhile, are not in this result
                 late = field and not page.browsers.is_newest(browser, field, turn)
                 inputs = args if takes_request else (*args[:index], *args[index + 1 :])
                 result = gr.skip() if late else errors_as_problems(lambda: fn(*inputs), about)
@@ -278,7 +280,7 @@ def as_listener(
             result = [result]
         elif skipped:
             result = [gr.skip()] * len(outputs)
-        values = [_with_turn(browser.turn, each, value) for each, value in zip(outputs, result, strict=True)]
+        values = [_with_turn(handled, each, value) for each, value in zip(outputs, result, strict=True)]
         return (*values, message) if values else message
 
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -21,16 +21,29 @@ from tabs.wire import json_object, to_json
 # Clicks on buttons and changes of inputs inside a board trigger the event "act". The listeners are on the outer element, since a
 # board's contents are replaced.
 ACTS = r"""
-let typed = 0;
+let timer = 0;
+let typing = null;  // {key, value, at, restored}: the text that is being typed, until it is sent
+const sent = {};    // by field, the value that was sent last and the number of that event
+const key = (field) => field.id || `${field.dataset.act} ${field.dataset.arg}`;
+const valueOf = (field) => field.type === 'checkbox' ? String(field.checked) : field.value;
+const put = (field, value) => {
+  if (field.type === 'checkbox') field.checked = value === 'true';
+  else if (field.value !== value) field.value = value;
+};
+const fields = () => [...element.querySelectorAll('input, select, textarea')];
 const said = (target, more) => {
   atelier.turn = (atelier.turn || 0) + 1;  // the server handles them in this order (Browsers.in_turn)
   const row = target.closest('[data-listed]'), listed = row ? {listed: row.dataset.listed} : {};
   return Object.assign({act: target.dataset.act, arg: target.dataset.arg || '', turn: atelier.turn}, listed, more);
 };
 const changed = (field) => {
-  const value = field.type === 'checkbox' ? String(field.checked) : field.value;
-  trigger('act', said(field, {value, field: true}));
-  Object.assign(field, {sentValue: field.value, sentTurn: atelier.turn});
+  const name = key(field), value = valueOf(field), data = said(field, {value, field: true});
+  sent[name] = {value, turn: data.turn};
+  atelier.sends(data.turn, field, () => {  // what the server never got is not shown as if it had it
+    delete sent[name];
+    fields().filter((each) => key(each) === name).forEach((each) => follow(each, Infinity));
+  });
+  trigger('act', data);
 };
 element.addEventListener('click', async (event) => {
   const target = event.target.closest('button[data-act]');
@@ -43,32 +56,46 @@ element.addEventListener('click', async (event) => {
 });
 element.addEventListener('change', (event) => {
   const target = event.target.closest('input[data-act], select[data-act], textarea[data-act]');
-  clearTimeout(typed);
+  clearTimeout(timer);
+  if (typing && typing.key === key(event.target)) typing = null;
   if (target) changed(target);
 });
 element.addEventListener('input', (event) => {
-  clearTimeout(typed);
-  if (event.target.dataset.live !== undefined) {  // a list follows what is typed
-    typed = setTimeout(() => changed(event.target), 300);
-  }
-  const twin = event.target.dataset.twin && element.querySelector('#' + event.target.dataset.twin);
-  if (twin) twin.value = event.target.value;
+  const field = event.target;
+  clearTimeout(timer);
+  if (field === document.activeElement) typing = {key: key(field), value: field.value, at: field.selectionStart};
+  if (field.dataset.live !== undefined) timer = setTimeout(() => changed(field), 300);  // a list follows what is typed
+  const twin = field.dataset.twin && element.querySelector('#' + field.dataset.twin);
+  if (twin) twin.value = field.value;
 });
-// A control that the user has touched no longer follows its attributes by itself. Responses may arrive out of order: an older one
-// is ignored, and a field keeps what was sent until the response to that arrives.
+element.addEventListener('focusout', ({target}) => {
+  if (!typing || typing.key !== key(target)) return;
+  if (typing.restored && target.dataset.act) changed(target);  // browsers tell of no change of what a script has written
+  typing = null;
+});
+// A control that the user has touched no longer follows its attributes by itself, and an element may stand for another field
+// than before. Responses may arrive out of order: an older one is ignored, and a field keeps what was sent until the response to
+// that arrives, and what is being typed until it is sent.
+const follow = (field, turn) => {
+  const last = sent[key(field)];
+  if (typing && typing.key === key(field)) {
+    if (field.value === typing.value) return;
+    field.value = typing.value;
+    if (Number.isInteger(typing.at) && field === document.activeElement) field.setSelectionRange(typing.at, typing.at);
+    typing.restored = true;
+  } else if (last && last.turn > turn) put(field, last.value);
+  else if (field.type === 'checkbox') field.checked = field.hasAttribute('checked');
+  else if (field.tagName === 'TEXTAREA') field.value = field.textContent;
+  else if (field.tagName === 'SELECT') field.value = (field.querySelector('option[selected]') || field).value;
+  else field.value = field.getAttribute('value') || '';
+};
 let shown = {turn: 0, value: props.value};
 watch('value', () => {
   const turn = Number((/<!--(\d+)-->$/.exec(props.value) || [0, Infinity])[1]);  // written by `with_turn`
   if (turn < shown.turn) { props.value = shown.value; return; }
   if (turn < Infinity) shown = {turn, value: props.value};
-  element.querySelectorAll('input, select, textarea').forEach((field) => {
-    if (field.sentTurn > turn) return;
-    if (field.type === 'checkbox') field.checked = field.hasAttribute('checked');
-    else if (field === document.activeElement && field.value !== field.sentValue) return;  // somebody is typing in it
-    else if (field.tagName === 'TEXTAREA') field.value = field.textContent;
-    else if (field.tagName === 'SELECT') field.value = (field.querySelector('option[selected]') || field).value;
-    else field.value = field.getAttribute('value') || '';
-  });
+  fields().forEach((field) => follow(field, turn));
+  element.querySelectorAll('block-bars').forEach((bars) => { if (bars.shadowRoot) bars.draw(); });
   if (window.atelier) atelier.goOn(element);
 });
 """

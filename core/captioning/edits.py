@@ -242,8 +242,9 @@ def _separated(settings: CaptionEditSettings) -> Callable[[str], str]:
 
 
 def _joined(settings: CaptionEditSettings) -> Callable[[str], str]:
-    mark = settings.separator.strip()
-    return lambda text: settings.separator.join(line.strip().strip(mark) for line in text.split("\n") if line.strip())
+    mark = rf"(?:{_BOUND}{re.escape(settings.separator.strip())}{_BOUND}|\s)+"
+    edges = re.compile(rf"\A{mark}|{mark}\Z")
+    return lambda text: settings.separator.join(filter(None, (edges.sub("", line) for line in text.split("\n"))))
 
 
 def _fixed(settings: CaptionEditSettings) -> Callable[[str], str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from core.cli.main import DONE
-from core.cli.options import OWN, not_understood, preset_path, split_options
+from core.cli.options import OWN, not_understood, preset_path, saved_path, split_options
 from core.imports.projects.export import export_project
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
@@ -21,7 +19,8 @@ def run(words: list[str]) -> int:
         problems.append(Problem("There is nothing to export", "command line", fix, code="cli.missing-value"))
     if problems:
         raise ProblemsError(problems)
-    preset = of_task(read(preset_path(str(options.preset), options.workspace())), "train", fix="export a training")
+    source = preset_path(str(options.preset), options.workspace())
+    preset = of_task(read(source), "train", fix="export a training")
     found = export_project(apply(preset))  # type: ignore[arg-type]
     print(found.command)
     if found.lost:
@@ -29,10 +28,10 @@ def run(words: list[str]) -> int:
     for path, (ours, there) in found.lost.items():
         print(f"  {path} {shorten(ours)}: {shorten(there)}")
     if "save" in options.values:
-        path = str(options.values["save"])
+        path = saved_path(options, source)
         try:
-            atomic.write_text(Path(path), found.toml)
+            atomic.write_text(path, found.toml)
         except OSError as error:
-            raise unwritten(error, "The file cannot be written", path) from None
+            raise unwritten(error, "The file cannot be written", str(path)) from None
         print(f"\nSaved as {path}, for --config_file")
     return DONE

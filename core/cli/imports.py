@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from core.cli.main import DONE
-from core.cli.options import OWN, not_understood, split_options
+from core.cli.options import OWN, not_understood, saved_path, split_options
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects.importers import import_project
 from core.imports.projects.report import MAX_BYTES, Import
@@ -31,7 +31,7 @@ def run(words: list[str]) -> int:
     for problem in found.problems:
         print(f"{problem.level}: {problem}", file=sys.stderr)
     if "save" in options.values:
-        _save(str(options.values["save"]), found, "as-sd-scripts" in options.values)
+        _save(saved_path(options, open_home(str(options.preset))), found, "as-sd-scripts" in options.values)
     return DONE
 
 
@@ -42,10 +42,10 @@ def _read(name: str, choice: str) -> Import:
     return import_project(text, folder=Path.cwd(), choice=choice)
 
 
-def _save(path: str, found: Import, compatible: bool) -> None:
+def _save(path: Path, found: Import, compatible: bool) -> None:
     job = found.compatible if compatible else found.job
     try:
-        atomic.write_json(Path(path), dump(job, title=found.job.saving.output_name, description=found.description))
+        atomic.write_json(path, dump(job, title=found.job.saving.output_name, description=found.description))
     except OSError as error:
-        raise unwritten(error, "The preset cannot be written", path) from None
+        raise unwritten(error, "The preset cannot be written", str(path)) from None
     print(f"\nSaved as {path}")

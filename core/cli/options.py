@@ -395,6 +395,17 @@ def preset_path(text: str, workspace: Workspace) -> Path:
     return workspace.presets / f"{text}.json"
 
 
+def saved_path(options: Options, source: Path) -> Path:
+    """Where --save writes. Raises ProblemsError where that is the file that is read, which would be lost."""
+    text = str(options.values["save"])
+    path = open_home(text)
+    if path.exists() and source.exists() and path.samefile(source):
+        raise ProblemsError.one(
+            "--save names the file that is read", text, "choose another name", "cli.save-over-source"
+        )
+    return path
+
+
 def options_help(known: dict[str, tuple[str, str]]) -> str:
     lines = []
     for name, (value, text) in known.items():

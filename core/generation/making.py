@@ -335,6 +335,8 @@ class Maker:
         if stage.begins == "noise":
             return None
         if stage.begins == "made latents":
+            if job.hires.highres_fix_save_1st:
+                self._decode(result, job)
             height, width = self.kind.latent_shape(stage.size)[1:]
             upscale = upscaler_of(job).latents
             assert upscale is not None

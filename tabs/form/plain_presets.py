@@ -20,6 +20,7 @@ from tabs.form.view import TOOL_FILES, FieldView
 from tabs.markup import button, esc, options, short
 
 Values = dict[str, Any]
+State = tuple[str, Values, Mapping[str, BadInput]]  # the loaded preset, values, invalid input
 STEPS = 50  # of undo
 
 
@@ -43,7 +44,7 @@ class PlainForm(PresetForm):
         page.picker.forms[id] = self
         self._wrong: set[str] = set()
         self.bad: dict[str, BadInput] = {}
-        self._steps: Steps[tuple[str, Values]] = Steps(STEPS)
+        self._steps: Steps[State] = Steps(STEPS)
         self._deleting = ""  # the preset whose Delete was clicked once
 
     @abstractmethod
@@ -168,15 +169,13 @@ class PlainForm(PresetForm):
             what = f"There is no field '{name[:40]}' with '{text[:40]}'"
             raise ProblemsError.one(what, self.task_name, "reload the page", "form.no-such-field")
         with self.page.project.lock:
+            before = self.load()
             try:
-                before = self.load()
-                self.put(
-                    self.with_dependents(name, before, changed_values(self.known, before, name, text, self.page.roots))
-                )
-                self._correct([name])
+                values = changed_values(self.known, before, name, text, self.page.roots)
             except ProblemsError as error:
-                self.bad = self.bad | {name: BadInput(text, error.problems[0])}
+                self.put(before, wrong={name: BadInput(text, error.problems[0])})
                 raise
+            self.put(self.with_dependents(name, before, values), corrected=[name])
 
     def mark(self, problems: Iterable[Problem]) -> None:
         """Mark the fields that these problems name as invalid until the next change."""
@@ -184,34 +183,41 @@ class PlainForm(PresetForm):
 
     # -- changes
 
-    def put(self, values: Values, preset: str | None = None) -> None:
-        """Store these values as one step of undo. preset: the loaded preset from now on"""
-        before = (self.name, self.load())
-        after = (before[0] if preset is None else preset, values)
-        if after != before:
-            self._steps.add("change", before)
+    def put(
+        self,
+        values: Values,
+        preset: str | None = None,
+        corrected: Iterable[str] = (),
+        wrong: Mapping[str, BadInput] = {},
+    ) -> None:
+        """Store these values as one step of undo. Fields that change lose their invalid input, others keep it.
+
+        preset   the loaded preset from now on      corrected   fields that lose it too      wrong   new invalid input
+        """
+        name, before, bad = now = self._held()
+        gone = {*corrected, *(each for each, value in values.items() if value != before.get(each))}
+        left = {each: text for each, text in bad.items() if each not in gone}
+        after = (name if preset is None else preset, values, left | dict(wrong))
+        if after != now:
+            self._steps.add("change", now)
             self._take(after)
-            self._correct(name for name, value in values.items() if value != before[1].get(name))
 
     def update(self, changes: Values) -> None:
-        """Change these fields in one step of undo. What they held in vain goes; other fields keep that."""
-        self.put(self.load() | changes)
-        self._correct(changes)
+        """Change these fields in one step of undo."""
+        self.put(self.load() | changes, corrected=changes)
 
-    def _correct(self, names: Iterable[str]) -> None:
-        """Forget what these fields hold in vain."""
-        corrected = set(names)
-        self.bad = {name: each for name, each in self.bad.items() if name not in corrected}
+    def _held(self) -> State:
+        return self.name, self.load(), self.bad
 
-    def _take(self, state: tuple[str, Values]) -> None:
+    def _take(self, state: State) -> None:
         self._deleting, self._wrong = "", set()
         self.page.project.keep(self._state_key, {"preset": state[0]})
         self.keep(state[1])
+        self.bad = dict(state[2])
 
     def undo(self, redo: bool = False) -> None:
-        if (before := self._steps.step((self.name, self.load()), redo)) is not None:
+        if (before := self._steps.step(self._held(), redo)) is not None:
             self._take(before)
-            self.bad = {}
 
     def act(self, act: str, arg: str, value: str) -> bool:
         """Handle an event of the preset bar. Returns False for an act of another control. Raises ProblemsError."""
@@ -228,13 +234,12 @@ class PlainForm(PresetForm):
         return self.job(self.load())
 
     def set_preset(self, name: str) -> None:
-        self._take((name, self.load()))
+        self._take((name, self.load(), self.bad))
 
     def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
         now = self.load() if name is None else self.initial()
         values, notes = self.values_of(preset_files.apply(preset), now) if preset else (now, [])
-        self.put(values, name)
-        self.bad = {}
+        self.put(values, name, corrected=self.known)
         usual = "The JSON is applied." if name is None else f"Loaded {shown_name(self.presets, name)}."
         return Done(done or usual, notes) if preset else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,12 +160,15 @@ def rows_of(
     draw: Draw,
     first: Callable[[str], str] = lambda group: "",
     notes: Mapping[str, str] = {},
+    wrong: Collection[str] = (),
 ) -> list[Group]:
     """The closed rows, with all settings that are not in `shown`.
 
     first   returns the HTML above the fields of a group      notes   {row: end of its summary}
+    wrong   fields with invalid input: they are listed while they have no effect too, and counted in the summary
     """
-    left = [name for name in (*form.MODEL, *form.FIELDS) if name not in set(shown) and _of_use(name, values)]
+    left = [name for name in (*form.MODEL, *form.FIELDS) if name not in set(shown)]
+    left = [name for name in left if name in wrong or _of_use(name, values)]
     row_of = {group: row for row, (_, members) in TOGETHER.items() for group in members}
     names: dict[str, dict[str, list[str]]] = {}
     for name in left:
@@ -173,7 +176,11 @@ def rows_of(
         names.setdefault(row_of.get(group, group), {}).setdefault(group, []).append(name)
     order = sorted(names, key=lambda row: row == LAST)  # stable
     rows = [_row(row, names[row], values, draw, first) for row in order]
-    return [replace(row, summary=", ".join(filter(None, (row.summary, notes.get(row.name))))) for row in rows]
+    to_fix = {row: sum(name in wrong for group in names[row].values() for name in group) for row in order}
+    words = (
+        (f"{to_fix[row.name]} to fix" if to_fix[row.name] else "", row.summary, notes.get(row.name)) for row in rows
+    )
+    return [replace(row, summary=", ".join(filter(None, each))) for row, each in zip(rows, words, strict=True)]
 
 
 def _row(

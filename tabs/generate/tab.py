@@ -346,7 +346,9 @@ class Handlers:
                 values["seed"] is not None and not self.stage.endless,
                 values["highres_fix_scale"] is not None,
             ),
-            "more": panel.groups(panel.rows_of(values, above, draw, lambda group: self._above(group, values), notes)),
+            "more": panel.groups(
+                panel.rows_of(values, above, draw, lambda group: self._above(group, values), notes, self.presets.bad)
+            ),
             "loras": self.loras.rows(),
             "presets": self.presets.html(),
         }

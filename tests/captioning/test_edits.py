@@ -77,6 +77,9 @@ def test_changes_of_spelling():
     assert edited("1Girl, RED", edit="lower") == "1girl, red"
     assert edited(", ".join(KAOMOJI), edit="spaces") == ", ".join(KAOMOJI)
     assert edited("a fox,\nin snow\n", edit="one_line") == "a fox, in snow"
+    assert (
+        edited("dan and anna and\nhand in sand", edit="one_line", separator=" and ") == "dan and anna and hand in sand"
+    )
     assert edited("a, b\nc", edit="add", tags="d") == "a, b, d\nc, d", "each line is a caption of its own"
     assert edited("a ;b\nc,d", edit="separator", separator=";", new_separator=", ") == "a, b\nc,d"
     assert edited("x, y", edit="prefix", tags="x") == "x, y", "it is there already"

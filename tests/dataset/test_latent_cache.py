@@ -536,17 +536,34 @@ def test_an_image_that_breaks_before_its_turn_is_named_and_the_others_are_encode
     assert later.get(Side(items[0])) and later.waiting == 5
 
 
+def replaced(add, item):
+    """Write another image in place of this one; returns the bytes of the old one."""
+    before, other = item.image.path.read_bytes(), add("fox/a longer name.png", 64, 64)
+    item.image.path.write_bytes(other.read_bytes())
+    other.unlink()
+    return before
+
+
 def test_an_image_edited_before_its_turn_never_becomes_the_entry_of_the_old_one(tmp_path, add, place, cache, late):
     six(add)
     items, told = place(), []
     later = late(cache(warn=told.append), items)
-    other = add("fox/a longer name.png", 64, 64)
-    items[0].image.path.write_bytes(other.read_bytes())
-    other.unlink()
+    before = replaced(add, items[0])
     for _ in range(2):
         later.get(Side(items[0]))
     assert [problem.code for problem in told] == ["image.changed"] and not written(tmp_path)
     assert len(cache().lacking(place())) == 6
+
+    at_once = cache(warn=told.append)
+    items[0].image.path.write_bytes(before)
+    items = place()
+    assert len(at_once.missing(items)) == 6, "hashes them"
+    replaced(add, items[0])
+    assert at_once.fill(items, pooled) == 6
+    assert [problem.code for problem in told] == ["image.changed"] * 2
+    assert torch.equal(at_once.read(Side(items[0]))[0], pooled(torch.from_numpy(pixels_of(items[0]))[None])[0][0])
+    items[0].image.path.write_bytes(before)
+    assert [each.key for each in cache().missing(place())] == [items[0].key], "the old one is not cached as the new one"
 
 
 def test_a_disk_that_fills_up_ends_no_training(tmp_path, add, place, cache, late, monkeypatch):

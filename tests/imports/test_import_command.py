@@ -55,3 +55,19 @@ def test_words_that_cannot_be_are_refused(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["import", *words]) == BAD_INPUT
     assert "fix:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_what_it_saves_is_not_written_over_what_it_reads_and_home_is_expanded(
+    command, preset, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    source, saved = {"import": ("fox.json", "~/own.json"), "export": ("own.json", "~/own.toml")}[command]
+    assert main(["import", preset, "--save", "own.json"]) == DONE
+    before = (tmp_path / source).read_bytes()
+    assert main([command, f"~/{source}", "--save", source]) == BAD_INPUT
+    assert (tmp_path / source).read_bytes() == before and "another name" in capsys.readouterr().err
+    assert main([command, source, "--save", saved]) == DONE
+    assert (tmp_path / saved[2:]).is_file() and not (tmp_path / "~").exists()

@@ -270,6 +270,36 @@ def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(window, se
 
 
 @pytest.mark.slow
+def test_a_lora_that_is_removed_while_its_strength_is_answered_leaves_the_others_theirs(window, served):
+    folder = served.workspace.outputs / "loras"
+    files = [lora(folder / "fox.safetensors"), lora(folder / "cat.safetensors")]
+    tab = window.open("Tools")
+    card = tab.locator("#tools-loras")
+    card.get_by_label("Tool", exact=True).select_option("merge_loras")
+    choose_files(tab, files)
+    row = card.locator("lora-rows li").nth(1)
+    expect(row).to_contain_text("cat")
+    tab.evaluate("""() => {
+      const quick = window.fetch;
+      window.over = 0;
+      window.fetch = async (where, how) => {
+        const answer = await quick(where, how);
+        const late = how && String(how.body).includes('"value":"1, 0.5"');
+        if (late) { await new Promise((go) => setTimeout(go, 1000)); setTimeout(() => { window.over += 1; }, 500); }
+        return answer;
+      };
+    }""")
+    row.get_by_role("spinbutton").fill("0.5")
+    row.get_by_role("spinbutton").press("Tab")
+    wait_until(lambda: tool_value(served, "merge_loras", "ratios") == "1, 0.5")
+    card.locator("lora-rows").get_by_role("button", name="Remove fox").click()
+    tab.wait_for_function("over === 1")
+    wait_until(lambda: tool_value(served, "merge_loras", "models") == [str(files[1])])
+    assert tool_value(served, "merge_loras", "ratios") == "0.5"
+    expect(card.locator("lora-rows li").get_by_role("spinbutton")).to_have_value("0.5")
+
+
+@pytest.mark.slow
 def test_bars_of_a_merge_of_checkpoints_begin_at_its_multiplier_and_take_lists_without_base(window, served):
     tab = window.open("Tools")
     tab.evaluate("atelier.openTools('tools-models')")

@@ -177,6 +177,33 @@ def test_what_a_field_cannot_be_stays_in_it_while_others_change_together_and_pre
     assert desk.presets.bad == {}
 
 
+def test_an_invalid_text_is_a_step_of_undo_and_others_keep_it(desk):
+    change(desk, width="192")
+    change(desk, steps="many")
+    change(desk, seed="7")
+    for act, bad, seed, width in (
+        ("undo", ["steps"], None, 192),
+        ("undo", [], None, 192),
+        ("undo", [], None, None),
+        ("redo", [], None, 192),
+        ("redo", ["steps"], None, 192),
+        ("redo", ["steps"], 7, 192),
+    ):
+        press(desk, f"preset_{act}")
+        values = desk._values()
+        assert (list(desk.presets.bad), values["seed"], values["width"]) == (bad, seed, width), act
+    change(desk, steps="9")
+    assert desk.presets.bad == {}
+    press(desk, "preset_undo")
+    assert desk.presets.bad["steps"].text == "many"
+    form = ToolForm(desk.page, tasks.named("tag").card)
+    with pytest.raises(ProblemsError):
+        form.act(event("field", "thresh", "many"))
+    fill(form, undesired_tags="solo")
+    form.act(event("preset_undo"))
+    assert list(form.form().bad) == ["thresh"] and form.values().get("undesired_tags", "") == ""
+
+
 def test_a_text_of_any_length_that_its_setting_takes_is_kept_whole_and_the_form_s_own_json_is_applied(desk):
     change(desk, prompt="a red fox, " * 200, steps="31")
     text = json_text(desk.presets.checked_job(), "generate")

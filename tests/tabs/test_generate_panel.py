@@ -116,6 +116,17 @@ def test_a_kind_of_guidance_shows_its_settings_while_it_is_chosen(desk):
     assert 'id="gen-pag_scale"' in html and 'id="gen-apg_eta"' not in html
 
 
+def test_an_invalid_text_stays_in_sight_when_its_guidance_is_no_longer_chosen_and_its_row_counts_it(desk):
+    desk.act(event("field", "guidance", "pag"))
+    desk.act(event("field", "pag_scale", "much"))
+    desk.act(event("field", "guidance", "classic"))
+    html = desk._form()["more"]
+    assert 'id="gen-pag_scale" aria-invalid="true"' in html and "1 to fix" in html
+    desk.act(event("field", "pag_scale", "3"))
+    html = desk._form()["more"]
+    assert 'id="gen-pag_scale"' not in html and "to fix" not in html
+
+
 def test_the_row_of_the_refiner_says_which_and_when(desk):
     desk.presets.put(desk._values() | {"refiner_checkpoint": "models/finisher", "refiner_switch_at": 0.7})
     rows = panel.rows_of(desk._values(), panel.SHOWN_ABOVE, lambda *names: " ".join(names))

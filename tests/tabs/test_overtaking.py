@@ -263,6 +263,23 @@ def test_a_change_that_comes_after_a_newer_one_of_the_same_field_does_nothing():
     assert kept == ["a", "c"]
 
 
+def test_a_result_has_the_number_of_what_it_holds_not_of_what_has_ended_since():
+    page = SimpleNamespace(browsers=Browsers())
+    browser = page.browsers.of("one")
+
+    def change(event: gr.EventData) -> str:
+        return board_event(event)[2]
+
+    def slow(event: gr.EventData) -> str:
+        browser.turn = 2  # the next event ends before this result is sent
+        return board_event(event)[2]
+
+    for handler in (change, slow):
+        handler.__annotations__ = {"event": gr.EventData}
+    assert as_listener(page, slow, [board("some")])(Act(1, "a"), REQUEST)[0] == "a<!--1-->"
+    assert as_listener(page, change, [board("some")])(Act(3, "c"), REQUEST)[0] == "c<!--3-->"
+
+
 @pytest.mark.slow
 def test_two_changes_of_a_field_that_has_the_keyboard_end_with_the_second(visit, served):
     """Ctrl+Enter sends a prompt without leaving its field, so that the field follows what the server answers."""
@@ -366,3 +383,73 @@ def test_a_change_that_the_server_never_confirms_is_named_and_no_start_uses_the_
         window.errors
     )
     window.errors.clear()
+
+
+def lose_fields(tab, answers: list[int]) -> None:
+    """From now on a proxy answers changes of fields of boards with these statuses, one after the other; then the server does."""
+
+    def handle(route):
+        lost = '"field":true' in (route.request.post_data or "") and answers
+        route.fulfill(status=answers.pop(0)) if lost else route.continue_()
+
+    tab.route("**/run/predict", handle)
+
+
+LOST_FIELDS = [  # tab, field, a change that is sent again, one that is lost
+    ("Tools", "#tool-convert_lora-output", "sent-again", "never-arrives"),
+    ("Generate", "#gen-prompt", "a red fox", "a blue fox"),
+    ("Generate", "#gen-steps", "31", "32"),
+]
+
+
+@pytest.mark.slow
+def test_a_change_of_a_board_that_a_proxy_loses_is_sent_again_or_named(visit, served):
+    window, answers = visit(), list[int]()
+    lose_fields(window.tab, answers)
+    for place, selector, sent, lost in LOST_FIELDS:
+        tab = window.open(place)
+        if place == "Tools":
+            tab.locator("#tools-loras").get_by_label("Tool", exact=True).select_option("convert_lora")
+        field = tab.locator(selector)
+        answers.extend([502, 503])
+        field.fill(sent)
+        field.press("Tab")
+        assert until(lambda: answers == [])
+        tab.wait_for_timeout(1500)
+        tab.reload()
+        expect(field).to_have_value(sent)
+        answers.extend([502] * 3)
+        field.fill(lost)
+        field.press("Tab")
+        expect(tab.locator("#said")).to_contain_text(lost)
+        expect(field).to_have_value(sent)
+    assert all("50" in error or "Failed" in error or "JSON" in error for error in window.errors), window.errors
+    window.errors.clear()
+
+
+@pytest.mark.slow
+def test_what_is_typed_and_what_was_sent_outlast_an_older_answer(visit, served):
+    """The answer to the first change of an input comes while the second is on its way, or a third is being typed."""
+    tab = visit().open("Generate")
+    tab.evaluate("""() => {
+      const quick = window.fetch;
+      window.over = 0;
+      window.fetch = async (where, how) => {
+        const answer = await quick(where, how), late = how && /"value":"1[12]"/.test(String(how.body));
+        if (late) await new Promise((go) => setTimeout(go, 1500));
+        if (late) setTimeout(() => { window.over += 1; }, 300);
+        return answer;
+      };
+    }""")
+    steps = tab.locator("#gen-steps")
+    steps.fill("11")
+    steps.press("Tab")
+    steps.fill("12")
+    steps.press("Tab")
+    steps.focus()
+    steps.press("End")
+    steps.press("3")
+    tab.wait_for_function("over === 2")
+    expect(steps).to_have_value("123")
+    steps.press("Tab")
+    assert until(lambda: served.page.project.tab_state("Generate")["values"]["steps"] == 123)

@@ -11,7 +11,7 @@ from core.families.sd1 import FAMILY as sd1
 from core.record.problems import ProblemsError, errors
 from core.settings.dataset.concepts import PLAIN
 from core.settings.rules.dataset import cache_problems
-from core.training.building.latents import fp32_retry, posterior_device, write_npz_caches
+from core.training.building.latents import each_step_encoder, fp32_retry, posterior_device, write_npz_caches
 from core.training.loop.sources import DEVICE_BYTES
 from tests.damage import zero_tensors
 from tests.models import tiny_folder
@@ -155,6 +155,23 @@ def test_a_vae_of_16_bits_tries_an_image_again_in_32():
     retry = fp32_retry(Family, vae.half())
     assert retry(torch.zeros(1))[0] == torch.float32
     assert next(vae.parameters()).dtype == torch.float16
+
+
+def test_an_image_of_each_step_that_16_bits_cannot_encode_is_tried_again_in_32_alone():
+    class Family:
+        @staticmethod
+        def encode_image_latents(vae, pixels):
+            seen.append((len(pixels), next(vae.parameters()).dtype))
+            lost = (pixels == 1) & (seen[-1][1] == torch.float16)
+            return torch.where(lost, torch.nan, pixels), torch.zeros_like(pixels)
+
+    seen, pixels = [], torch.arange(3.0).reshape(3, 1, 1, 1)
+    context = SimpleNamespace(device="cpu")
+    inputs = SimpleNamespace(context=context, job=SimpleNamespace(memory=SimpleNamespace(highvram=True)), family=Family)
+    vae = torch.nn.Linear(2, 2).half()
+    mean, logvar = each_step_encoder(inputs, SimpleNamespace(vae=lambda: vae))(pixels)
+    assert torch.equal(mean, pixels) and not logvar.any()
+    assert seen == [(3, torch.float16), (1, torch.float32)]
 
 
 def test_an_image_that_goes_away_while_it_trains_is_named(tmp_path, train, make_job, images):

@@ -23,12 +23,10 @@ from core.dataset.caches.encoding import (
     posteriors_of,
 )
 from core.dataset.caches.files import tell_damaged
-from core.dataset.caches.latents import LatentCache
+from core.dataset.caches.latents import LatentCache, changed, is_changed
 from core.dataset.images.opening import BrokenImage, problem_of
-from core.dataset.sources.files import printable
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.queued import queued
-from core.record.stamps import stamp_or_none
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,9 +148,7 @@ class LatePosteriors:
     def _store(self, side: Side, posterior: Posterior) -> None:
         """Write a cache entry; hold it in memory where the disk is full, or where the image file changed after it was hashed."""
         if is_changed(side.placed):
-            what = "An image changed after the training started; the new one is used"
-            where = printable(side.placed.image.path)
-            self._warn(Problem(what, where, "start again if all steps should see it", "advice", code="image.changed"))
+            self._warn(changed(side.placed))
             self._cache.keep(side, *posterior, writes=False)
             return
         try:
@@ -169,8 +165,3 @@ class LatePosteriors:
         if problem.code not in self._reported and self._cache.warn is not None:
             self._cache.warn(problem)
         self._reported.add(problem.code)
-
-
-def is_changed(placed: Placed) -> bool:
-    """Whether the image file differs from the scanned one in size or modification time, or is gone."""
-    return stamp_or_none(placed.image.path) != (placed.image.bytes, placed.image.mtime_ns)

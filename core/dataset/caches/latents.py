@@ -7,6 +7,7 @@ a sample: each epoch samples again.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from math import prod
@@ -19,7 +20,7 @@ from core.dataset.caches.encoding import Encode, Posterior, Progress, Side, enco
 from core.dataset.caches.files import Shapes, Warn, file_of, key_of, read_tensors, tell_damaged, write_tensors
 from core.dataset.images.look import looks
 from core.dataset.sources.files import printable
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.record.space import require_space
 from core.settings.dataset.images import ImageSettings
 
@@ -97,22 +98,30 @@ class LatentCache:
         next call continues from there (see `encode_sides`)."""
         missing = self._lacking(items, check)
         files = {side.key: path for path, side in missing.items()}
+        others: list[Placed] = []  # images that are no longer those that were hashed
         todo = list(missing.values())
         self.require_room(todo)
 
         def keep(side: Side, mean: Tensor, logvar: Tensor) -> None:
-            self._keep(files[side.key], mean, logvar)
+            other = is_changed(side.placed)
+            if other:
+                others.append(side.placed)
+            self._keep(files[side.key], mean, logvar, writes=not other)
 
-        return encode_sides(
-            todo,
-            encode,
-            keep,
-            batch_size=batch_size,
-            threads=threads,
-            retry=retry,
-            check=check,
-            progress=progress,
-        )
+        try:
+            return encode_sides(
+                todo,
+                encode,
+                keep,
+                batch_size=batch_size,
+                threads=threads,
+                retry=retry,
+                check=check,
+                progress=progress,
+            )
+        finally:
+            if others and self.warn is not None:
+                self.warn(changed(others[0]))
 
     def read(self, side: Side) -> Posterior:
         """One cached side."""
@@ -222,3 +231,18 @@ def _state(placed: Placed) -> tuple:
     """Identity of an image file at the time of the scan."""
     image = placed.image
     return (image.key, image.path, image.bytes, image.mtime_ns)
+
+
+def is_changed(placed: Placed) -> bool:
+    """Whether the image file differs from the scanned one in size or modification time, or is gone."""
+    try:
+        now = os.stat(placed.image.path)
+    except OSError:
+        return True
+    return (now.st_size, now.st_mtime_ns) != (placed.image.bytes, placed.image.mtime_ns)
+
+
+def changed(placed: Placed) -> Problem:
+    """Advice for an image that changed after it was hashed: its posterior is used and not cached."""
+    what, where = "An image changed after the dataset was read; the new one is used", printable(placed.image.path)
+    return Problem(what, where, "start again if all steps should see it", "advice", code="image.changed")

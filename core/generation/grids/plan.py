@@ -24,12 +24,13 @@ from core.generation.grids.axes import (
 )
 from core.generation.grids.folder import GridFolder, Index, require_writable
 from core.generation.plan.files import model_problems
+from core.generation.plan.hooks import with_hook_images
 from core.generation.plan.initial import with_initial_images
 from core.generation.plan.plan import Plan, plan_for, requests_and_notes
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import sampling_steps
 from core.record.allowed import may_reach
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
 from core.settings.base import FRESH_SEEDS, SEEDS, value_of
@@ -158,7 +159,7 @@ def _request(
     alone = base.generate.model_copy(update={"count": 1, "seed": _seed(job, axes, position)})
     cell = base.model_copy(update={"generate": alone, "prompts": prompts})
     for when in (BEFORE_TEXTS, TEXTS):
-        for axis in axes:
+        for axis in sorted(axes, key=lambda each: each.setting != MODEL):  # a model resets its family and prediction
             if _when(axis) == when:
                 cell = _put(cell, axis, at[axis])
     try:
@@ -172,8 +173,11 @@ def _request(
         notes.append(Problem(what, "generate.prompt", "remove {e$$...} from it", code="grid.several-images"))
         return None
     cell_job = requests[0].job
+    texts = ("generate.prompt", *(("generate.negative_prompt",) if base.prompts.styles else ()))
     for axis in axes:
-        if "." in axis.setting and axis.setting != "generate.prompt" and value_of(cell_job, axis.setting) != at[axis]:
+        if "." not in axis.setting or axis.setting in texts:
+            continue
+        if value_of(cell_job, axis.setting) != value_of(cell, axis.setting):
             what = f"{axis.title} of the axis is ignored: the prompt has an option for it"
             notes.append(Problem(what, axis.field, "remove the option", "advice", code="grid.option-wins"))
     for when in (AFTER, LAST):
@@ -183,7 +187,9 @@ def _request(
     if closed := list(_closed(cell_job)):
         notes += closed
         return None
-    return with_initial_images([replace(requests[0], job=cell_job)])[0]
+    request = with_initial_images([replace(requests[0], job=cell_job)])[0]
+    found = collected(list[Problem](), with_hook_images, [request.job])  # the cell reports problems of its images
+    return replace(request, job=found[0]) if found else request
 
 
 def _closed(job: GenerateJob) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from core.settings.names import bad_name
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LONGEST = 120  # characters of a name
+LONGEST, LONGEST_BYTES = 120, 200  # characters and bytes of a name; drives take 255 bytes, with number and extension
 ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 ENDING_OF = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
@@ -109,7 +109,8 @@ def _plain(name: str | None) -> str:
 
 def _safe(text: str) -> str:
     """A name with characters that all file systems allow, and not reserved on Windows."""
-    name = "".join(each for each in text if each.isalnum() or each in " ._-()+,")[:LONGEST].strip(" .")
+    name = "".join(each for each in text if each.isalnum() or each in " ._-()+,")[:LONGEST]
+    name = name.encode()[:LONGEST_BYTES].decode("utf-8", "ignore").strip(" .")
     return f"_{name}" if name and bad_name(name) else name
 
 

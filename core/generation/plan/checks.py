@@ -79,6 +79,15 @@ def _of_masks(job: GenerateJob) -> Iterator[Problem]:
         yield Problem(what, "regions.region_map", fix, "advice", code="generate.no-regions")
 
 
+def _of_noise(job: GenerateJob) -> Iterator[Problem]:
+    """Advice about changes to the noise that an image would start from."""
+    for name in ("noise_offset_prob", "pyramid_noise_prob"):
+        if job.image_to_image.image_path and getattr(job.start_noise, name):
+            what = f"{job.start_noise.title_of(name)} has no effect: there is an initial image"
+            fix = "remove the initial image, or empty the field"
+            yield Problem(what, f"start_noise.{name}", fix, "advice", code="settings.no-effect")
+
+
 def _of_guidance(job: GenerateJob) -> Iterator[Problem]:
     settings, kind = job.generate, kind_of(job.generate.guidance)
     off = settings.guidance_scale is not None and settings.guidance_scale <= 1
@@ -131,7 +140,7 @@ def refiner_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 # Of one image, before files are searched: (job) -> errors and advice.
-SETTINGS = (_of_steps, _of_large_images, _of_masks, _of_guidance, refiner_problems, hook_problems)
+SETTINGS = (_of_steps, _of_large_images, _of_masks, _of_noise, _of_guidance, refiner_problems, hook_problems)
 
 
 def problems_of(job: GenerateJob) -> Iterator[Problem]:

@@ -127,10 +127,9 @@ def _where_now(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> list
 
 def _where_after_going(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> list[tuple[Path, Path]]:
     stages = [_stage(new, number, _GOING) for number, (new, _) in enumerate(pairs)]
-    if os.path.lexists(stages[0]):
+    # The first one keeps or has its old name: it was cut off before it, or reverted after an error.
+    if os.path.lexists(stages[0]) or _state(pairs[0][1]) == list(first):
         return [(stage if os.path.lexists(stage) else old, old) for stage, (_, old) in zip(stages, pairs, strict=True)]
-    if not any(map(os.path.lexists, stages)) and _state(pairs[0][1]) == list(first):
-        return [(old, old) for _, old in pairs]  # it was cut off before the first file
     return [(stage if os.path.lexists(stage) else new, old) for stage, (new, old) in zip(stages, pairs, strict=True)]
 
 
@@ -161,16 +160,20 @@ def _stage(new: Path, number: int, prefix: str) -> Path:
 
 def _rename(moves: Sequence[tuple[int, Path, Path]], folder: Path, prefix: str, record: Path | None = None) -> None:
     """Rename (number, from, to), by unused intermediate names, since new names may be old names of other files. After an error,
-    all renames are reverted."""
-    steps = [(source, _stage(target, number, prefix)) for number, source, target in moves]
-    steps = [(source, stage) for source, stage in steps if source != stage]
-    steps += [(_stage(target, number, prefix), target) for number, _, target in moves]
+    all renames are reverted; the record stays if one cannot be."""
+    stages = [(source, _stage(target, number, prefix)) for number, source, target in moves]
+    steps = [(source, stage) for source, stage in stages if source != stage]
+    steps += [(stage, target) for (_, stage), (_, _, target) in zip(stages, moves, strict=True)]
     try:
         move_all(steps)
     except OSError as error:
-        if record is not None:
+        reverted = all(
+            os.path.lexists(source) and (source == stage or not os.path.lexists(stage)) for source, stage in stages
+        )
+        if record is not None and reverted:
             atomic.remove_folder(record.parent)
-        what = f"A file could not be renamed ({error.strerror or error}); all files keep their names"
+        names = "all files keep their names" if reverted else "some files have other names now"
+        what = f"A file could not be renamed ({error.strerror or error}); {names}"
+        fix = f"close programs that use it, and {'try again' if reverted else 'run Undo numbering'}"
         where = printable(error.filename or folder)
-        fix = "close programs that use it, and try again"
         raise ProblemsError.one(what, where, fix, "tools.rename-failed") from error

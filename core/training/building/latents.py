@@ -69,7 +69,7 @@ def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> L
         masks=latent_masks(inputs, cached),
         views=ViewLoader(_loader(seed_of, encoded, control_source(inputs)), decoders, ahead),
         uncached=encoded,
-        encode=encoder(inputs, models) if uncached else None,
+        encode=each_step_encoder(inputs, models) if uncached else None,
         encode_at_once=memory.vae_batch_size,
         latent_pixels=inputs.family.latent_pixels,
         validation_seed=validation_seed,
@@ -186,6 +186,23 @@ def fp32_retry(family: Family, vae: Any) -> Encode | None:
             vae.to(dtype)
 
     return encode
+
+
+def each_step_encoder(inputs: Inputs, models: Models) -> Encode:
+    """As `encoder`, for images that are not cached: those of which a 16-bit VAE returns NaN are encoded again in fp32."""
+    encode = encoder(inputs, models)
+
+    def checked(pixels: torch.Tensor) -> Posterior:
+        mean, logvar = encode(pixels)
+        again = fp32_retry(inputs.family, models.vae())
+        if again is not None:
+            finite = (mean.isfinite() & logvar.isfinite()).flatten(1).all(1)
+            for row in (~finite).nonzero().flatten().tolist():
+                one = again(pixels[row : row + 1])
+                mean[row], logvar[row] = one[0][0], one[1][0]
+        return mean, logvar
+
+    return checked
 
 
 def _posteriors(

@@ -118,6 +118,38 @@ def test_axes_reach_prompts_loras_and_seeds(workspace):
     assert (cells[1, 0, 0].seed, cells[1, 1, 0].seed, cells[0, 1, 0].width) == (7, 8, 128)
 
 
+def test_all_cells_have_the_same_images_of_folders(workspace, tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (64, 64), "gray").save(tmp_path / name)
+    groups = {
+        "controls": {"control_image": str(tmp_path), "nets": [{"file": "lines"}]},
+        "perceptual": {"guide_image": str(tmp_path), "vgg16_guidance_scale": 1.0},
+    }
+    job = job_of(x_axis="steps", x_values="1,2,3")
+    job = build(GridJob, {name: getattr(job, name).model_dump() for name in ("generate", "model", "grid")} | groups)
+    cells = [cell.request.job for cell in grid_of(job, workspace).cells]
+    assert len(cells) == 3
+    for of in (lambda cell: cell.controls.nets[0].image, lambda cell: cell.perceptual.guide_image):
+        assert [of(cell) for cell in cells] == [str(tmp_path / "a.png")] * 3
+
+
+def test_an_axis_of_models_and_one_of_their_prediction_both_act_in_any_order(workspace):
+    axes = {"prediction": "epsilon, v", "checkpoint": "models/starter, models/other"}
+    for first, second in (("prediction", "checkpoint"), ("checkpoint", "prediction")):
+        names = {"x_axis": first, "x_values": axes[first], "y_axis": second, "y_values": axes[second]}
+        grid = grid_of(job_of(**names), workspace)
+        models = {(cell.request.job.model.base_model, cell.request.job.model.prediction) for cell in grid.cells}
+        assert len(models) == 4 and not grid.notes
+
+
+def test_a_negative_prompt_that_styles_and_replacements_add_to_is_no_option_that_wins(workspace):
+    names = {"x_axis": "negative prompt", "x_values": "red, blue", "y_axis": "prompt_sr", "y_values": "red, green"}
+    assert not grid_of(job_of("a red fox", **names), workspace).notes
+    names = {"x_axis": "steps", "x_values": "1,2"}
+    notes = grid_of(job_of("a red fox --s 3", **names), workspace).notes
+    assert [note.code for note in notes] == ["grid.option-wins"]
+
+
 def test_a_random_seed_is_one_for_all_cells_and_kept_with_the_grid(workspace, store):
     job = job_of(
         generate={"seed": None, "steps": 1}, x_axis="cfg scale", x_values="1,4", y_axis="seed", y_values="-1,5"

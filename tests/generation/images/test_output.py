@@ -88,6 +88,16 @@ def test_no_pattern_leaves_the_output_folder(space, pattern):
         assert path.resolve().is_relative_to(space.images.resolve())
 
 
+@pytest.mark.parametrize("letter", ["狐", "𠮷", "x"])
+def test_names_of_any_script_fit_a_drive(space, letter):
+    pattern = {"folder_pattern": "[prompt]", "file_pattern": "[date]_[time]_[seed]_[prompt]"}
+    for _ in range(2):  # the second gets a number
+        path, _ = saved(space, pattern, prompt=letter * 300)
+        assert path.is_file() and max(len(part.encode()) for part in path.parts) <= 255
+    path, _ = saved(space, {}, name=letter * 300 + ".png")
+    assert path.stem and set(path.stem) == {letter}
+
+
 def test_names_of_windows_itself_and_empty_ones_are_made_usable(space):
     assert saved(space, {"file_pattern": "con"})[0].name == "_con.png"
     assert saved(space, {"file_pattern": "...", "folder_pattern": ""})[0] == space.images / "image.png"

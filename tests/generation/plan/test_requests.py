@@ -298,6 +298,10 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
         ({"hires": {"highres_fix_scale": 1}}, "generate.hires-scale"),
         ({"regions": {"region_map": "x.png"}}, "generate.no-regions"),
         ({"generate": {"guidance_scale": 1, "negative_scale": 2}}, "generate.no-guidance"),
+        (
+            {"image_to_image": {"image_path": "x.png"}, "start_noise": {"pyramid_noise_prob": 1}},
+            "settings.no-effect",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_loads(groups, code):

@@ -242,6 +242,31 @@ def test_numbering_that_fails_half_way_leaves_all_names(tmp_path, monkeypatch):
     assert after == before and not list(root.glob(".numbering*"))
 
 
+@pytest.mark.parametrize("fails", [6, 10])
+def test_a_numbering_whose_error_cannot_be_reverted_keeps_its_record(tmp_path, monkeypatch, fails):
+    """A share that is gone for one file: its renames fail in both directions."""
+    from core.tools.images import number as image_numbers
+
+    root = tmp_path / "set"
+    before = numbered(root)
+    real, calls, stuck = image_numbers.atomic.replace, [], []
+
+    def refuse(source, target):
+        calls.append(source)
+        if len(calls) == fails:
+            stuck.append(calls[2])
+        if stuck and (len(calls) == fails or stuck[0] == target):
+            raise PermissionError(13, "in use", str(source))
+        real(source, target)
+
+    with monkeypatch.context() as patch, refused("tools.rename-failed"):
+        patch.setattr(image_numbers.atomic, "replace", refuse)
+        use(root, action="number", number_in_place=True, number_start=7)
+    assert list(root.glob(".numbering*"))
+    use(root, action="undo_number")
+    assert tree(root) == before
+
+
 @pytest.mark.parametrize("after", [0, 1, 5, 8, 9, 12, 15])
 def test_a_numbering_that_was_cut_off_can_be_taken_back(tmp_path, monkeypatch, after):
     """A power cut after so many of the 16 renames: names that are both old and new among them."""
