@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -237,3 +239,30 @@ def test_training_needs_no_escape_from_types():
         if word in path.read_text("utf-8")
     }
     assert not found
+
+
+WITHOUT_TORCH = """
+import importlib, pkgutil, sys
+import core.settings.presets.files, core.engine.engine
+assert not {"torch", "gradio"} & set(sys.modules), "settings and engine"
+import core.families, core.networks.kinds, core.generation.model.library, core.generation.prompt.styles
+for name in ("tensors.header tensors.pickles detect models.checkpoint tensors.reading hashes hub.references lora.names models.sd_keys"
+             " models.whole_model model_spec").split():
+    importlib.import_module(f"core.formats.{name}")
+from core.formats.detect import identify
+identify("models/starter"), identify("models/starter/vae/diffusion_pytorch_model.safetensors")
+assert "torch" not in sys.modules, "lists of models and prompts"
+for kind in pkgutil.iter_modules(core.networks.kinds.__path__):
+    if kind.name != "initialization":  # imported when it computes
+        importlib.import_module(f"core.networks.kinds.{kind.name}")
+assert "torch" not in sys.modules, "kinds of networks"
+from core.record.lazy_torch import nn, torch
+import torch as real
+assert torch.add is real.add and nn.Linear is real.nn.Linear and torch.float8_e4m3fn is real.float8_e4m3fn
+"""
+
+
+def test_settings_models_prompts_and_kinds_are_looked_at_without_torch():
+    """It takes a second or two to import, and the page and the command line do all this before anything computes."""
+    ran = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr

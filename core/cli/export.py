@@ -25,8 +25,8 @@ def run(words: list[str]) -> int:
     print(found.command)
     if found.lost:
         print("\nNot the same in sd-scripts:")
-    for path, (ours, there) in found.lost.items():
-        print(f"  {path} {shorten(ours)}: {shorten(there)}")
+    for setting, (ours, there) in found.lost.items():
+        print(f"  {setting} {shorten(ours)}: {shorten(there)}")
     if "save" in options.values:
         path = saved_path(options, source)
         try:

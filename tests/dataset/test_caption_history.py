@@ -349,3 +349,12 @@ def test_a_link_out_of_the_open_folders_is_refused(tmp_path, history):
     finally:
         allowed.keep_files_inside(None)
     assert (tmp_path / "secret.txt").read_bytes() == b"old"
+
+
+def test_a_change_within_the_same_tick_of_the_folders_time_is_listed(history):
+    first = history._new()
+    time_of_folder = os.stat(first.parent).st_mtime_ns
+    assert history._files() == [first]
+    second = history._new()
+    os.utime(first.parent, ns=(time_of_folder, time_of_folder))
+    assert history._files() == sorted([first, second])

@@ -18,6 +18,7 @@ from core.dataset.captions.files import Caption
 from core.dataset.captions.history import Change, History
 from core.dataset.doctor.trash import companions, put_away, put_away_lately, put_back, split_label
 from core.dataset.images.look import Look
+from core.dataset.sources import files
 from core.dataset.sources.files import is_image_name, is_junk, real_kind, repeats_and_words, without_face
 from core.dataset.sources.folders import roots_of
 from core.dataset.sources.memo import Memo
@@ -292,3 +293,15 @@ def test_facts_that_are_known_count_as_done(tmp_path):
     memo.facts("kind", files[:1], lambda file: "fact")
     memo.facts("kind", files, lambda file: "fact", progress=lambda *given: told.append(given))
     assert told == [(3, 3)]
+
+
+def test_linked_folders_are_entered_once_and_not_again_below(tmp_path, monkeypatch):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "below").mkdir()
+    for name in ("one", "two", "three"):
+        (folder / name).symlink_to(folder)
+    looked_at = []
+    monkeypatch.setattr(files, "identity_of", lambda path: looked_at.append(path) or os.stat(path).st_ino)
+    assert [place for place, _, _ in files.walk_folders(folder)] == [folder, folder / "below"]
+    assert len(looked_at) == 5

@@ -182,6 +182,7 @@ def test_masks_of_onetrainer_are_never_trained(labelled):
     assert names(found) == ["0.png", "1.jpg", "sub/2.png"]
     assert [image.conditioning for image in found.images] == [None] * 3
     assert [problem.code for problem in found.problems] == ["mask.not-used", "control.not-used"]
+    assert [problem.remedy for problem in found.problems] == ["dataset.masked_loss", ""]
     assert recognize(labelled).startswith("3 images")
     assert {path.name for path in other_images(labelled)} == {"0.png", "1.jpg", "2.png"}
     assert not _is_source(labelled / "0-masklabel.png") and _is_source(labelled / "0.png")

@@ -2,9 +2,6 @@
 
 import json
 import struct
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -197,28 +194,3 @@ def test_what_is_no_model_is_named(tmp_path, content, code):
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     assert problem_of(tmp_path / "none.safetensors")[0] == "file.missing"
     assert problem_of(tmp_path)[0] == "file.is-folder"
-
-
-def test_looking_at_files_does_not_import_torch():
-    """The page lists and identifies models; torch alone takes a second or two to import."""
-    names = (
-        "tensors.header",
-        "tensors.pickles",
-        "detect",
-        "models.checkpoint",
-        "tensors.reading",
-        "hashes",
-        "hub.references",
-        "lora.names",
-        "models.sd_keys",
-        "models.whole_model",
-        "model_spec",
-    )
-    code = (
-        "import sys, core.families, core.networks.kinds\n"
-        + "\n".join(f"import core.formats.{name}" for name in names)
-        + "\nfrom core.formats.detect import identify\nidentify('models/starter')"
-        + "\nidentify('models/starter/vae/diffusion_pytorch_model.safetensors')"
-        + "\nsys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

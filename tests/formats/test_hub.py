@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from core.formats.hub import fetch
-from core.formats.hub.references import HubId, RemoteFile, choose_files, download, parse_hub_id, resolve
+from core.formats.hub.references import HubId, RemoteFile, choose_files, download, download_files, parse_hub_id, resolve
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
@@ -284,6 +284,9 @@ def test_too_little_room_is_said_before_anything_is_fetched(tmp_path, fake_hub, 
     with refused("disk.space"):
         get(fake_hub, tmp_path)
     assert len(fake_hub.asked) == 1
+    with refused("disk.space"):
+        download_files(OWNER, ["model_index.json"], tmp_path, lambda *_: None, endpoint=fake_hub.endpoint)
+    assert len(fake_hub.asked) == 2
 
 
 # ---- when it fails ----
@@ -307,7 +310,7 @@ def test_without_a_network_one_line_says_what_failed_and_where_to_put_it(tmp_pat
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(404, "private"), (403, "accept the terms"), (500, "answered 500")],
+    [(401, "private"), (404, "private"), (403, "accept the terms"), (500, "answered 500")],
 )
 def test_the_hubs_refusals_are_told_apart(tmp_path, fake_hub, status, words):
     fake_hub.status = status

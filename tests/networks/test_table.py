@@ -1,7 +1,5 @@
 """One table of kinds: what a kind declares is what detection, names and rules go by, with no list of theirs."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -13,7 +11,6 @@ from core.formats.lora.names import layer_name, looks_like, to_kohya_key
 from core.formats.lora.recognition import ranks_of
 from core.formats.tensors.header import read_header
 from core.networks.kinds import kinds
-from core.record.workspace import PROJECT
 from core.settings.network import NETWORK_KINDS
 
 A, B = "toy_a", "toy_b.weight"
@@ -54,15 +51,3 @@ def test_a_file_of_a_kind_is_recognized_by_what_it_declares(toy, tmp_path, start
     assert found.network == ("Toy" if start == toy.prefix else None), "its files' layers begin with its prefix"
     if found.network:
         assert ranks_of(read_header(path)[0], found.network, {}) == (3, None)
-
-
-def test_no_file_of_a_kind_imports_torch_but_to_compute():
-    """What is asked of a kind stands in one file with what it computes; `initialization` is imported when it computes."""
-    names = [path.stem for path in (PROJECT / "core/networks/kinds").glob("*.py") if path.stem != "initialization"]
-    code = "import core.settings.job\n"
-    code += "\n".join(f"import core.networks.kinds.{name}" for name in sorted(names) if name != "__init__")
-    code += "\nimport sys\nassert 'torch' not in sys.modules\n"
-    code += "from core.record.lazy_torch import nn, torch\nimport torch as real\n"
-    code += "assert torch.add is real.add and nn.Linear is real.nn.Linear and torch.float8_e4m3fn is real.float8_e4m3fn"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr

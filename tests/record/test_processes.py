@@ -6,6 +6,7 @@ from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
 from core.record.problems import ProblemsError
 from core.record.processes import check_launch
+from core.record.worker import Gone
 
 
 def started_alone(monkeypatch, *words):
@@ -36,3 +37,8 @@ def test_several_processes_that_were_started_train(monkeypatch):
     started_alone(monkeypatch, "--num_processes", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
     check_launch()
+
+
+@pytest.mark.parametrize(("code", "words"), [(3, "code 3"), (0, "code 0"), (-9, "signal SIGKILL"), (None, "code None")])
+def test_the_end_of_a_worker_is_a_signal_below_0(code, words):
+    assert Gone(False, code, "").code_words == words

@@ -67,17 +67,6 @@ def test_kinds_and_ranges_are_read_from_the_types():
     assert by_path["noise.min_snr_gamma"].optional and not by_path["network.rank"].optional
 
 
-def test_settings_load_without_torch_and_without_the_page():
-    import subprocess
-    import sys
-
-    code = "import core.settings.presets.files, core.engine.engine, sys; print([m for m in ('torch', 'gradio') if m in sys.modules])"
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
-    )
-    assert found.stdout.strip() == "[]"
-
-
 @pytest.mark.slow(only=("presets.levels", "job", "rules"))
 @pytest.mark.parametrize(
     "name", ["dataset.concepts", "optimization.rates", "optimization.usual_rates", "rules", "presets.levels", "job"]

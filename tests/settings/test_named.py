@@ -183,8 +183,8 @@ def test_no_path_setting_of_any_job_leads_out(space, tmp_path):
         "resume",
         "output",
     }
-    for task, group, name, what in places:
-        for way in map(str, ways):
+    for number, (task, group, name, what) in enumerate(places):
+        for way in map(str, ways[number % 4 :: 4]):
             found = refused(job_with(task, group, name, way, space), limits)
             assert found and found[0].where.startswith(f"{group}.{name.split('.')[0]}"), (task, name, way)
         if what == "word=path":

@@ -12,7 +12,7 @@ from core.record.problems import ProblemsError, errors
 from core.settings.dataset.concepts import PLAIN
 from core.settings.rules.dataset import cache_problems
 from core.training.building.latents import each_step_encoder, fp32_retry, posterior_device, write_npz_caches
-from core.training.loop.sources import DEVICE_BYTES
+from core.training.loop.sources import DEVICE_BYTES, Latents
 from tests.damage import zero_tensors
 from tests.models import tiny_folder
 
@@ -235,3 +235,11 @@ def test_images_are_encoded_by_the_vae_that_is_set(at_first_step, tmp_path):
 
     own = drawn(other)
     assert torch.equal(drawn(one, vae=other), own) and not torch.equal(drawn(one), own)
+
+
+def test_what_decodes_and_encodes_ahead_ends_with_the_training():
+    ended = []
+    parts = [SimpleNamespace(close=lambda name=name: ended.append(name)) for name in ("views", "late")]
+    Latents(None, 0, views=parts[0], late=parts[1]).close()
+    Latents(None, 0).close()
+    assert ended == ["views", "late"]

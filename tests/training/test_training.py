@@ -189,7 +189,11 @@ def test_a_full_disk_is_said_and_leaves_what_was_saved_before(train, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "full"), ProblemsError.one("No space", "x", "free some", "disk.full")]
+    "error",
+    [
+        pytest.param(OSError(errno.ENOSPC, "full"), marks=pytest.mark.slow),
+        ProblemsError.one("No space", "x", "free some", "disk.full"),
+    ],
 )
 def test_a_checkpoint_on_the_way_that_cannot_be_written_ends_no_training(train, monkeypatch, error):
     """Whole models ask for the space before they write: that is a problem with words of its own."""

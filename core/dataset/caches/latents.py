@@ -7,7 +7,6 @@ a sample: each epoch samples again.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from math import prod
@@ -22,6 +21,7 @@ from core.dataset.images.look import looks
 from core.dataset.sources.files import printable
 from core.record.problems import Problem, ProblemsError
 from core.record.space import require_space
+from core.record.stamps import stamp_or_none
 from core.settings.dataset.images import ImageSettings
 
 if TYPE_CHECKING:
@@ -235,11 +235,7 @@ def _state(placed: Placed) -> tuple:
 
 def is_changed(placed: Placed) -> bool:
     """Whether the image file differs from the scanned one in size or modification time, or is gone."""
-    try:
-        now = os.stat(placed.image.path)
-    except OSError:
-        return True
-    return (now.st_size, now.st_mtime_ns) != (placed.image.bytes, placed.image.mtime_ns)
+    return stamp_or_none(placed.image.path) != (placed.image.bytes, placed.image.mtime_ns)
 
 
 def changed(placed: Placed) -> Problem:

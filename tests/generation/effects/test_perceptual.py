@@ -19,7 +19,7 @@ from core.diffusion.samplers import SAMPLERS, clean_estimate, make_sampler, mode
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.generation.effects.perceptual.checks import CONVOLUTIONS
-from core.generation.effects.perceptual.hook import Clip, Perceptual, Vgg16, _plain, spherical
+from core.generation.effects.perceptual.hook import Clip, Perceptual, Vgg16, _plain, _pulled, spherical
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.parts import Parts
 from core.generation.plan.forecast import needs_of, offload_of
@@ -352,3 +352,9 @@ def test_memory_counts_the_gradient_and_the_models(folders, clip, vgg, guide, sp
     assert guided.peak("parts", sliced=True) > plain.peak("parts", sliced=True) + guided.gradient - plain.decoding
     monkeypatch.setattr("core.record.machine.memory", lambda device: (0, 1))
     assert [offload_of(*each) for each in zip(jobs, parts, strict=True)] == ["layers", "parts"]
+
+
+def test_without_a_distance_the_gradient_is_0():
+    inputs = torch.ones(2, requires_grad=True)
+    assert torch.equal(_pulled(inputs * 3, inputs, torch.zeros(2)), torch.zeros(2))
+    assert torch.equal(_pulled(inputs * 3, inputs, torch.full((2,), 1e-30)), torch.full((2,), 3e-30))

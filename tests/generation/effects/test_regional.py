@@ -8,7 +8,6 @@ from torch import nn
 from core.families.targets import Target
 from core.generation.effects.regions import _InRegion
 from core.generation.model.loras import loras_attached
-from core.generation.model.store import make_store
 from core.generation.run import run_generate
 from core.networks.adapter import adapt, forward_with_adapters
 from core.networks.adapter_file import save_lora
@@ -59,7 +58,7 @@ def test_a_layer_changes_as_much_as_its_region_says(kind, own):
     torch.testing.assert_close(made(below, limited, above), made(below, limited) + added, rtol=1e-4, atol=1e-5)
 
 
-def test_a_lora_belongs_to_the_sub_prompt_of_its_place_among_those_of_the_image(starter, space, tmp_path):
+def test_a_lora_belongs_to_the_sub_prompt_of_its_place_among_those_of_the_image(starter, space, tmp_path, store):
     """Whatever other images of the job use, and one without a sub-prompt acts on the whole image."""
     tensors = {name: random_lora(starter, conv=False, seed=seed, size=0.3) for seed, name in enumerate("abc")}
     files = {name: save_lora(tmp_path / f"{name}.safetensors", each, SD1) for name, each in tensors.items()}
@@ -74,7 +73,7 @@ def test_a_lora_belongs_to_the_sub_prompt_of_its_place_among_those_of_the_image(
         uses = [LoraUse(file=str(files[name])) for name in names]
         job = job_of(prompt="a fox AND a dog", steps=2, seed=1, width=64, height=64, loras=uses)
         job = job.model_copy(update={"regions": RegionSettings(region_map=str(tmp_path / "map.png"))})
-        (path,) = run_generate(job, space, store=make_store())
+        (path,) = run_generate(job, space, store=store)
         return Image.open(path).convert("RGB").tobytes()
 
     assert len({drawn("ab"), drawn("ba"), drawn("abc")}) == 3

@@ -129,7 +129,7 @@ def test_all_cells_have_the_same_images_of_folders(workspace, tmp_path):
     job = build(GridJob, {name: getattr(job, name).model_dump() for name in ("generate", "model", "grid")} | groups)
     cells = [cell.request.job for cell in grid_of(job, workspace).cells]
     assert len(cells) == 3
-    for of in (lambda cell: cell.controls.nets[0].image, lambda cell: cell.perceptual.guide_image):
+    for of in (lambda cell: cell.controls.control_image, lambda cell: cell.perceptual.guide_image):
         assert [of(cell) for cell in cells] == [str(tmp_path / "a.png")] * 3
 
 

@@ -24,6 +24,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import declared
 from core.settings.check import build
+from core.settings.generation.prompts import PromptSettings
 from core.settings.job import JOBS, GenerateJob
 from tests.refusals import refused
 
@@ -411,3 +412,7 @@ def test_everything_wrong_with_the_model_is_said_at_once(tmp_path):
     with pytest.raises(ProblemsError) as refused:
         plan_of(job, space)
     assert set(refused.value.codes) == {"guidance.layers", "upscaler.not-found"}
+    job = job.model_copy(update={"prompts": PromptSettings(from_module="mine", from_file="x.txt")})
+    with pytest.raises(ProblemsError) as refused:
+        plan_of(job, space)
+    assert set(refused.value.codes) == {"prompts.two-sources", "guidance.layers", "upscaler.not-found"}
