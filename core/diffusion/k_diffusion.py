@@ -26,6 +26,7 @@ Noise = Callable[["Tensor", float, float], "Tensor"]  # (latents, level, next le
 # (latents, levels, noise) -> a run; the levels may start in the middle of a schedule
 Algorithm = Callable[["Tensor", Sequence[float], Noise], Run]
 HISTORY = 4  # slopes that LMS knows
+ER_POINTS = 200  # of the sums that are ER-SDE's integrals, as in ComfyUI
 TCD_GAMMA = 0.3  # TCD's stochasticity, diffusers' default
 
 
@@ -209,6 +210,37 @@ def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     return x
 
 
+def er_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """ER-SDE-Solver-3: Cui et al. 2023, arXiv:2309.06169; the first steps have the order that their history allows."""
+    cleans: list[Tensor] = []  # clean latents, slopes and levels of the steps before, the newest first
+    slopes: list[Tensor] = []
+    before: list[float] = []
+    for now, after in pairwise(levels):
+        x, clean = yield x, now
+        if not after:
+            return clean
+        share, width = _er_scale(after) / _er_scale(now), (now - after) / ER_POINTS
+        step = share * x + (1 - share) * clean
+        points = [after + number * width for number in range(ER_POINTS)]
+        if before:
+            slope = (clean - cleans[0]) / (now - before[0])
+            integral = sum(width / _er_scale(point) for point in points)
+            step = step + (after - now + integral * _er_scale(after)) * slope
+            if slopes:
+                bend = (slope - slopes[0]) / ((now - before[1]) / 2)
+                integral = sum(width * (point - now) / _er_scale(point) for point in points)
+                step = step + ((after - now) ** 2 / 2 + integral * _er_scale(after)) * bend
+            slopes = [slope]
+        x = step + noise(x, now, after) * math.sqrt(max(after**2 - (now * share) ** 2, 0.0))
+        cleans, before = [clean], [now, *before[:1]]
+    return x
+
+
+def _er_scale(level: float) -> float:
+    """The paper's noise scale function 5."""
+    return level * (math.exp(level**0.3) + 10)
+
+
 def _with_noise(x: Tensor, now: float, after: float, noise: Noise) -> Tensor:
     """The latents of an SDE step after its fresh noise; before it only the share (after / now) ** 2 of the noise is
     left."""
@@ -261,16 +293,18 @@ class KDiffusion:
         order: int,
         brownian: bool = False,
         skips: bool = False,
+        cfg_pp: bool = False,
     ):
         """
         schedule   a key of LEVELS
+        cfg_pp     steps along the noise of the unguided output: CFG++ (Chung et al. 2024, arXiv:2406.08070)
         brownian   noise comes from a path determined by the seed, instead of one draw after another
         skips      leaves out the last level but one, of a schedule that is one step longer
         """
         from diffusers.configuration_utils import FrozenDict
 
         self.config = FrozenDict(prediction_type=prediction_type, num_train_timesteps=TIMESTEPS)
-        self.order, self._brownian = order, brownian
+        self.order, self._brownian, self._cfg_pp = order, brownian, cfg_pp
         self._step_index: int | None = None
         self._algorithm, self._schedule, self._skips = algorithm, schedule, skips
         self._table = self._device_table = level_table(zero_terminal_snr)
@@ -321,6 +355,7 @@ class KDiffusion:
         sample: Tensor,
         generator: Sequence[torch.Generator] | None = None,
         return_dict: bool = False,
+        unguided: Tensor | None = None,
     ) -> tuple[Tensor]:
         if self._step_index is None:
             self._init_step_index(timestep)
@@ -336,7 +371,10 @@ class KDiffusion:
                 ]
             self._run = self._algorithm(sample, steps, self._noise)
             next(self._run)
-        clean = self._clean(model_output, sample, float(self._levels[self._step_index]))
+        level = float(self._levels[self._step_index])
+        clean = self._clean(model_output, sample, level)
+        if self._cfg_pp and unguided is not None:  # the guided image with the unguided noise
+            sample = clean + sample - self._clean(unguided, sample, level)
         self._step_index += 1
         try:
             after, _ = self._run.send((sample, clean))

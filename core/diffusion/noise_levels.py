@@ -7,7 +7,8 @@ returns one level more than steps, falling; the last one is what sampling ends a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from core.diffusion.schedule import schedule_in_force, sigmas
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RHO = 7.0  # of Karras et al. 2022
+# Levels for 10 steps of SD 1.5 and of SDXL: Sabour et al. 2024, arXiv:2404.14507
+AYS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
+AYS_SDXL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
 TINY = 2.0**-24  # the last alpha_bar of a stretched schedule, as diffusers has it: a level is finite
 
 
@@ -94,6 +98,16 @@ def beta(table: Tensor, steps: int) -> Tensor:
     return _ended(table[0].lerp(table[-1], shares))
 
 
+def align_your_steps(published: Sequence[float], table: Tensor, steps: int) -> Tensor:
+    """The published levels, within the table's; for other numbers of steps their logarithm is interpolated."""
+    import torch
+
+    known = torch.tensor(published, dtype=torch.float64).log()
+    at = _spread(steps + 1) * (len(known) - 1)
+    low = at.floor().long().clamp(max=len(known) - 2)
+    return _ended(known[low].lerp(known[low + 1], at - low).exp()[:-1].clamp(table[0], table[-1]))
+
+
 LEVELS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "uniform": uniform,
     "karras": karras,
@@ -103,7 +117,10 @@ LEVELS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "normal": uniform,  # A1111's name for it
     "kl_optimal": kl_optimal,
     "beta": beta,
+    "ays": partial(align_your_steps, AYS),
+    "ays_sdxl": partial(align_your_steps, AYS_SDXL),
 }
+OF_FAMILIES = {("ays", "sdxl"): "ays_sdxl"}  # (schedule type, model family) -> its levels
 
 
 def beta_quantiles(count: int, alpha: float = 0.6, beta: float = 0.6) -> list[float]:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from core.diffusion.noise import draw_timestep
 from core.diffusion.schedule import TIMESTEPS, schedule_in_force, sd_alpha_bar, sigmas, snr
+from core.diffusion.timesteps import timestep_of
 
 if TYPE_CHECKING:
     import torch
@@ -42,12 +42,13 @@ class Objective(ABC):
         return latents.float(), noise, noise
 
     def draw(self, settings: NoiseSettings, address: Address, size: tuple[int, int]) -> float:
-        """An image's timestep, an integer or a fraction: uniform from `min_timestep` to below `max_timestep`.
+        """An image's timestep, an integer or a fraction: by the settings' distribution, from `min_timestep` to below
+        `max_timestep`.
 
         address   of the image for random draws (core/record/draws.py)
         size      of the image, (width, height) in pixels
         """
-        return draw_timestep(settings.min_timestep, settings.max_timestep, *address)
+        return timestep_of(settings, address)
 
     @abstractmethod
     def noised(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -190,7 +191,18 @@ PREDICTIONS: dict[str, Prediction] = {  # v: Salimans & Ho 2022, arXiv:2202.0051
 
 # -- elementwise losses
 
-PLAIN_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"l2": lambda error: error**2, "l1": lambda error: error.abs()}
+
+def _log_cosh(error: Tensor) -> Tensor:
+    """log(cosh(error)), without the overflow of cosh."""
+    size = error.abs()
+    return size + (-2 * size).exp().log1p() - math.log(2)
+
+
+PLAIN_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "l2": lambda error: error**2,
+    "l1": lambda error: error.abs(),
+    "log_cosh": _log_cosh,
+}
 # Pseudo-Huber forms (Charbonnier et al. 1994): square below c, straight above. The difference of two near numbers costs
 # digits of small losses, not of gradients, and is written as sd-scripts writes it, so that losses agree.
 HUBER_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -205,6 +217,11 @@ def element_loss(error_BCHW: Tensor, timesteps: Tensor, alpha_bar_B: Tensor, set
     error_BCHW    prediction minus target
     alpha_bar_B   of the schedule in force, float32 [B]
     """
+    if settings.loss_type == "mixed":
+        weights = {"l2": settings.mse_weight, "l1": settings.mae_weight, "log_cosh": settings.log_cosh_weight}
+        return sum(
+            (weight * PLAIN_LOSSES[name](error_BCHW) for name, weight in weights.items()), error_BCHW.new_zeros(())
+        )
     plain = PLAIN_LOSSES.get(settings.loss_type)
     if plain is not None:
         return plain(error_BCHW)

@@ -11,7 +11,7 @@ from core.settings.base import Settings
 from core.settings.growth import add_choice, add_group
 from core.settings.methods import spec_of
 from core.settings.noise import OBJECTIVES as TRAITS
-from core.settings.noise import RANGE, NoiseSettings, ObjectiveTraits
+from core.settings.noise import TIMESTEP_SETTINGS, NoiseSettings, ObjectiveTraits
 
 if TYPE_CHECKING:
     from core.diffusion.objective import Objective
@@ -32,7 +32,7 @@ class ObjectiveKind:
     title: str
     make: Callable[[TrainJob, str, str], Objective]
     settings: type[Settings] | None = None
-    uses: frozenset[str] = RANGE
+    uses: frozenset[str] = TIMESTEP_SETTINGS
 
 
 OBJECTIVES: dict[str, ObjectiveKind] = {}

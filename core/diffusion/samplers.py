@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from core.diffusion import k_diffusion as k
-from core.diffusion.noise_levels import LEVELS, TINY, level_table, timestep_at
+from core.diffusion.noise_levels import LEVELS, OF_FAMILIES, TINY, level_table, timestep_at
 from core.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, schedule_in_force
 from core.record.problems import Problem
 from core.settings.dataset.class_images import ClassImageSettings
@@ -43,6 +43,7 @@ class Sampler:
     order       evaluations per step           draws       maximum noise draws per step
     brownian    noise comes from a path determined by the seed (`BrownianPath`)
     skips       leaves out the lowest level above 0, of a schedule that is one step longer, as A1111 does
+    cfg_pp      CFG++, which has the unguided output at every guidance scale (`KDiffusion`)
     objectives  names of the objectives whose models it samples
     """
 
@@ -54,6 +55,7 @@ class Sampler:
     draws: int = 1
     brownian: bool = False
     skips: bool = False
+    cfg_pp: bool = False
     objectives: frozenset[str] = FOR_DIFFUSION
     all_schedules: bool = True
 
@@ -161,6 +163,9 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmsolver++_2m_sde": Sampler(None, {}, k.dpmpp_2m_sde, "uniform", brownian=True),
     "dpmsolver++_3m": Sampler(_MULTISTEP, _DPMPP_3M),
     "dpmsolver++_3m_sde": Sampler(None, {}, k.dpmpp_3m_sde, "uniform", brownian=True, skips=True),
+    "er_sde": Sampler(None, {}, k.er_sde, "uniform"),
+    "euler_cfg_pp": Sampler(None, {}, k.euler, "uniform", cfg_pp=True),
+    "euler_a_cfg_pp": Sampler(None, {}, k.euler_ancestral, "uniform", cfg_pp=True),
     "unipc": Sampler("UniPCMultistepScheduler", _SECOND_ORDER),  # Zhao et al. 2023, arXiv:2302.04867
     "deis": Sampler("DEISMultistepScheduler", _SECOND_ORDER),  # Zhang and Chen 2022, arXiv:2204.13902
     # Ho et al. 2020, arXiv:2006.11239: the training process reversed, with fresh noise at every step
@@ -205,7 +210,8 @@ def noise_problem(name: str, where: str) -> Problem | None:
 
 def schedules_of(name: str) -> list[str]:
     """The schedule types that a sampler supports."""
-    return ["own", *(LEVELS if name in SAMPLERS and SAMPLERS[name].all_schedules else ())]
+    every = [each for each in LEVELS if each not in OF_FAMILIES.values()]
+    return ["own", *(every if name in SAMPLERS and SAMPLERS[name].all_schedules else ())]
 
 
 def schedule_problem(name: str, schedule: str, where: str) -> Problem | None:
@@ -233,16 +239,15 @@ def make_sampler(
                   for a model trained on the stretched schedule (`schedule.zero_terminal`)
     program       "trainer": as sd-scripts' trainers sample: x0 is clipped to -1..1 by samplers that can (DDIM, Heun),
                   timesteps have no offset, and the schedule is never stretched; "generator": as its generator does
-    schedule      one of `schedules_of`
+    schedule      one of `schedules_of`, or a value of OF_FAMILIES
     """
     sampler = SAMPLERS[name]
     levels = sampler.default_levels if schedule == "own" and not (program and sampler.scheduler) else schedule
     stretched = zero_terminal_snr and program != "trainer"
     if sampler.algorithm and levels in LEVELS:
         prediction_type = DIFFUSERS_PREDICTION[prediction]
-        return k.KDiffusion(
-            sampler.algorithm, levels, prediction_type, stretched, sampler.order, sampler.brownian, sampler.skips
-        )
+        kind = sampler.order, sampler.brownian, sampler.skips, sampler.cfg_pp
+        return k.KDiffusion(sampler.algorithm, levels, prediction_type, stretched, *kind)
     scheduler = _completed(sampler.make(prediction, stretched), sampler, prediction, stretched)
     changes, config = AS_PROGRAM[program], config_of(scheduler)
     if program == "generator" and config.get("timestep_spacing") == "trailing":
@@ -334,12 +339,20 @@ def model_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
 
 
 def sampler_step(
-    scheduler: Any, output: Tensor, timestep: Tensor, latents: Tensor, generators: Sequence[torch.Generator]
+    scheduler: Any,
+    output: Tensor,
+    timestep: Tensor,
+    latents: Tensor,
+    generators: Sequence[torch.Generator],
+    unguided: Tensor | None = None,
 ) -> Tensor:
     """The latents after one step, [B, C, H, W]; samplers that add noise draw it per image.
 
     output    the U-Net's (guided) prediction at `timestep`, which must be the next of `scheduler.timesteps`
+    unguided  its prediction for the negative prompt, for CFG++
     """
-    draws = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    after: Tensor = scheduler.step(output, timestep, latents, return_dict=False, **draws)[0]
+    known = inspect.signature(scheduler.step).parameters
+    more = {"generator": list(generators), "unguided": unguided}
+    more = {name: value for name, value in more.items() if name in known}
+    after: Tensor = scheduler.step(output, timestep, latents, return_dict=False, **more)[0]
     return after

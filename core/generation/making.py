@@ -249,7 +249,7 @@ class Maker:
         return None
 
     def sampling(self, job: GenerateJob) -> Sampling:
-        return sampling_of(job, self.components.prediction)
+        return sampling_of(job, self.components.prediction, self.components.family)
 
     def _stage(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,13 @@ class TokenTable(nn.Module):
         old = self.table(ids.clamp(max=self.first - 1))
         rows = self.rows.to(old.dtype)[(ids - self.first).clamp(min=0)]
         return torch.where(new.unsqueeze(-1), rows, old)
+
+
+def embeddings_of(encoders: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """The weights whose rows are vectors of their own: tables of tokens and positions, and rows added to them."""
+    modules = (module for encoder in encoders for module in encoder.modules())
+    tables = [module for module in modules if isinstance(module, (nn.Embedding, TokenTable))]
+    return [weight for table in tables for weight in table.parameters(recurse=False)]
 
 
 def tokens_of(word: str, count: int, suffix: str = "") -> list[str]:

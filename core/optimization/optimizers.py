@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.optimization.averaging import ready_to_train
@@ -15,20 +15,24 @@ from core.settings.optimization.optimizer import OptimizerSettings, arguments_in
 from core.settings.optimization.optimizers import Entry, argument_problems, find, type_problem
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.optim import Optimizer
 
 WHERE = "optimizer.optimizer_type"
 FUSED = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")  # one kernel per step, on every device
-# Orthogonalize matrices and flattened convolutions, and train biases and norms as AdamW does.
+# Orthogonalize matrices and flattened convolutions; all else trains as with AdamW.
 OF_MATRICES = ("pytorch_optimizer.Muon", "pytorch_optimizer.AdaMuon")
 CONFIGURED = ("initial_lr", "betas", "eps", "weight_decay")  # of a group, from the settings
 INSTEAD_OF_FUSED = {"fused", "foreach", "differentiable", "capturable"}
 
 
-def build_optimizer(settings: OptimizerSettings, groups: Sequence[Group], seed: int = 0) -> Optimizer:
+def build_optimizer(
+    settings: OptimizerSettings, groups: Sequence[Group], seed: int = 0, embeddings: Iterable[Tensor] = ()
+) -> Optimizer:
     """The optimizer for these groups. Each group keeps its own rate in `initial_lr` for the learning rate schedule.
 
-    Schedule-free ones are ready to train. `seed` is for those that use random numbers.
+    Schedule-free ones are ready to train. `seed` is for those that use random numbers; `embeddings` are weights whose rows
+    are vectors of their own, no matrix.
     """
     rates = [group["lr"] for group in groups]
     if not all(math.isfinite(rate) for rate in rates):
@@ -38,20 +42,25 @@ def build_optimizer(settings: OptimizerSettings, groups: Sequence[Group], seed: 
     raise_if_errors(
         argument_problems(given_arguments(settings), entry.arguments, entry.name, "optimizer.optimizer_args")
     )
-    optimizer = _construct(settings, entry, groups_for(entry, groups))
+    optimizer = _construct(settings, entry, groups_for(entry, groups, embeddings))
     if "draws" in entry.traits or not entry.package:
         seed_steps(optimizer, seed)
     ready_to_train(optimizer)
     return optimizer
 
 
-def groups_for(entry: Entry, groups: Sequence[Group]) -> list[Group]:
-    """The groups in the form that the optimizer takes: for Muon, matrices and vectors apart, under the same name and
-    rate."""
+def groups_for(entry: Entry, groups: Sequence[Group], embeddings: Iterable[Tensor] = ()) -> list[Group]:
+    """The groups in the form that the optimizer takes: for Muon, matrices apart from vectors and embeddings, under the same
+    name and rate."""
     if entry.path not in OF_MATRICES:
         return [dict(group) for group in groups]
+    rows = {id(weight) for weight in embeddings}
+
+    def is_matrix(weight: Tensor) -> bool:
+        return weight.ndim >= 2 and min(len(weight), weight[0].numel()) > 1 and id(weight) not in rows
+
     parts = [
-        {**group, "params": [each for each in group["params"] if (each.ndim >= 2) == matrices], "use_muon": matrices}
+        {**group, "params": [each for each in group["params"] if is_matrix(each) == matrices], "use_muon": matrices}
         for group in groups
         for matrices in (True, False)
     ]

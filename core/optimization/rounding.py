@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from core.optimization.groups import Group
 
 STEP = "rounding_step"  # in the first group, and so in the saved state: steps taken
+LOST = "rounding_loss"  # in a weight's state, and so in the saved state: what its rounding left out
 LARGEST = 1 << 26  # elements in fp32 at once: 256 MB of weights and as much of gradients
 # Elements rounded at a time: few enough for a CPU's cache, many enough to be worth starting its threads;
 # a multiple of 4, since random numbers come in fours.
@@ -63,11 +64,13 @@ class WideStep:
 
     seed         of the random numbers, addressed by step and weight: a resumed run rounds like an uninterrupted one
     stochastic   False: round to nearest, as always for fp16, which is precise enough
+    kahan        round bf16 weights to nearest and add what that left out at the next step (Kahan 1965)
     by_parts     whether the optimizer keeps its state per weight
     """
 
-    def __init__(self, optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool):
+    def __init__(self, optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool, kahan: bool = False):
         self._optimizer, self._seed, self._stochastic, self._by_parts = optimizer, seed, stochastic, by_parts
+        self._kahan = kahan
         self._plain = type(optimizer).step
         self._index = {weight: index for index, weight in enumerate(_weights(optimizer.param_groups))}
         optimizer.param_groups[0].setdefault(STEP, 0)
@@ -94,6 +97,9 @@ class WideStep:
         weights = [weight for weight in _weights(groups) if weight.grad is not None]
         before = [weight.data for weight in weights]
         _widen([weight for weight in weights if weight.dtype in NARROW])
+        for weight, old in zip(weights, before, strict=True):
+            if old.dtype == torch.bfloat16 and LOST in self._optimizer.state.get(weight, {}):
+                weight.data += self._optimizer.state[weight][LOST]
         if withheld is not None:
             for weight, old in zip(weights, before, strict=True):
                 if old.dtype not in NARROW:
@@ -108,18 +114,30 @@ class WideStep:
             if on_cpu and withheld is not None and bool(withheld > 0):
                 continue
             chance = self._chance(weight)
-            for target, values in in_pieces(old, new):
+            blocked = None if on_cpu else withheld
+            for target, values, *lost in in_pieces(old, new, *self._lost(weight)):
                 rounded = values if chance is None else round_stochastically(values, chance)
-                if withheld is not None and not on_cpu:
-                    rounded = torch.where(withheld > 0, target, rounded.to(target.dtype))
-                target.copy_(rounded)
+                _put(target, rounded, blocked)
+                for rest in lost:
+                    _put(rest, values - rounded.to(target.dtype), blocked)
+
+    def _lost(self, weight: nn.Parameter) -> list[Tensor]:
+        """What rounding this weight left out, bf16, in its state; none without Kahan summation."""
+        if weight.dtype != torch.bfloat16 or not self._kahan:
+            return []
+        return [self._optimizer.state[weight].setdefault(LOST, torch.zeros_like(weight))]
 
     def _chance(self, weight: nn.Parameter) -> Shorts | None:
         """The random numbers for rounding this weight; None rounds to nearest."""
-        if weight.dtype != torch.bfloat16 or not self._stochastic:
+        if weight.dtype != torch.bfloat16 or not self._stochastic or self._kahan:
             return None
         step = self._optimizer.param_groups[0][STEP]
         return draws(address(self._seed, "rounding", step, self._index[weight]), weight.device)
+
+
+def _put(target: Tensor, values: Tensor, blocked: Tensor | None) -> None:
+    """Copy the values to the target; blocked: 0-d, above 0 the target stays."""
+    target.copy_(values if blocked is None else torch.where(blocked > 0, target, values.to(target.dtype)))
 
 
 def _widen(weights: Sequence[Any]) -> None:
@@ -168,9 +186,9 @@ def parts_of(groups: Sequence[Group]) -> Iterator[list[Group]]:
             yield [{**group, "params": params}]
 
 
-def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool) -> WideStep:
+def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool, kahan: bool = False) -> WideStep:
     """Make `optimizer.step()` step 16-bit weights in fp32; fp32 weights step as before."""
-    wide = WideStep(optimizer, seed, stochastic=stochastic, by_parts=by_parts)
+    wide = WideStep(optimizer, seed, stochastic=stochastic, by_parts=by_parts, kahan=kahan)
     if any(weight.dtype in NARROW for weight in _weights(optimizer.param_groups)):
         vars(optimizer)["step"] = wide
     return wide

@@ -96,6 +96,12 @@ def _stable_decay(inputs: ScheduleInputs) -> float:
     return max(0.0, fallen[inputs.argument("decay_type", "cosine")]) * (1 - low) + low
 
 
+def _rex(inputs: ScheduleInputs) -> float:
+    """Chen et al. 2021, arXiv:2107.04197, with the paper's 1/2 as `rex_d`."""
+    left, d = 1.0 - inputs.done, inputs.settings.rex_d
+    return left / (1 - d + d * left)
+
+
 def _piecewise(inputs: ScheduleInputs) -> float:
     rules, last = read_step_rules(inputs.settings.lr_scheduler_args.get("step_rules", ""))
     return next((factor for factor, until in rules if inputs.tick < until), last)
@@ -112,6 +118,7 @@ SCHEDULES: dict[str, Callable[[ScheduleInputs], float]] = {
     "inverse_sqrt": _inverse_sqrt,
     "cosine_with_min_lr": _cosine_with_min_lr,
     "warmup_stable_decay": _stable_decay,
+    "rex": _rex,
     "piecewise_constant": _piecewise,
     "adafactor": lambda inputs: 1.0,
 }
@@ -164,7 +171,10 @@ class LrSchedule:
             return simulated(settings.lr_scheduler_type, settings.lr_scheduler_args, tick, self._total, base_rate)
         rate = reference_rate if self._kohya and reference_rate is not None else base_rate
         inputs = ScheduleInputs(settings, tick, self._total, self._warmup, self._decay, rate)
-        return _rise(inputs) if tick < self._warmup else SCHEDULES[settings.lr_scheduler](inputs)
+        if tick < self._warmup:
+            return _rise(inputs)
+        factor, low = SCHEDULES[settings.lr_scheduler](inputs), settings.min_ratio
+        return low + (1 - low) * factor if low else factor
 
     def _within(self, step: int) -> int:
         """The step, limited to the schedule's own length."""

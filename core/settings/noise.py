@@ -8,7 +8,20 @@ from typing import Literal
 from core.record.units import number_text
 from core.settings.base import SAME, FloatOrOff, IntOrOff, Settings, follows_compatibility, kohya_setting, setting
 
-RANGE = frozenset({"min_timestep", "max_timestep"})
+TIMESTEP_SETTINGS = frozenset(  # settings of `Objective.draw`
+    {
+        "timestep_sampling",
+        "logit_mean",
+        "logit_std",
+        "mode_scale",
+        "timestep_alpha",
+        "timestep_beta",
+        "timestep_shift",
+        "stratified_timesteps",
+        "min_timestep",
+        "max_timestep",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -16,7 +29,7 @@ class ObjectiveTraits:
     """What rules ask of an objective. uses: the settings of the group that it reads."""
 
     title: str
-    uses: frozenset[str] = RANGE
+    uses: frozenset[str] = TIMESTEP_SETTINGS
 
 
 OBJECTIVES: dict[str, ObjectiveTraits] = {}  # by name; filled as objectives register
@@ -56,18 +69,46 @@ class NoiseSettings(Settings):
         source="sd-scripts",
         help="For noise-prediction models: adds this much of the corresponding v-prediction loss, which gives very noisy timesteps more weight. Empty or 0 is off.",
     )
-    loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = kohya_setting(
+    loss_type: Literal["l2", "l1", "huber", "smooth_l1", "log_cosh", "mixed"] = kohya_setting(
         "l2",
         level="shown",
-        labels={"l2": "L2 (MSE)", "l1": "L1", "huber": "Huber", "smooth_l1": "smooth L1"},
+        labels={
+            "l2": "L2 (MSE)",
+            "l1": "L1 (MAE)",
+            "huber": "Huber",
+            "smooth_l1": "smooth L1",
+            "log_cosh": "log-cosh",
+            "mixed": "mixed (weights below)",
+        },
         source="Khrapov et al. 2024, arXiv:2403.16728",
-        help="L2 is the default. Huber and smooth L1 give large errors less weight, which helps if some images are bad.",
+        help="L2 is the default. Huber, smooth L1 and log-cosh give large errors less weight, which helps if some images are bad. Mixed adds L2, L1 and log-cosh with weights.",
         recorded=SAME,
+    )
+    mse_weight: float = setting(
+        1.0,
+        within=(0, 100),
+        title="MSE weight",
+        needs="loss_type=mixed",
+        section="Loss function",
+        help="For the mixed loss: weight of the squared error.",
+    )
+    mae_weight: float = setting(
+        0.0,
+        within=(0, 100),
+        title="MAE weight",
+        needs="loss_type=mixed",
+        help="For the mixed loss: weight of the absolute error.",
+    )
+    log_cosh_weight: float = setting(
+        0.0,
+        within=(0, 100),
+        title="Log-cosh weight",
+        needs="loss_type=mixed",
+        help="For the mixed loss: weight of log-cosh, half the squared error for small errors and the absolute one for large.",
     )
     huber_schedule: Literal["snr", "exponential", "constant"] = kohya_setting(
         "snr",
         needs="loss_type=huber, smooth_l1",
-        section="Loss function",
         labels={"snr": "SNR", "exponential": "exponential", "constant": "constant"},
         help="How the Huber delta changes with the timestep: constant, or falling from near 1 for nearly clean images to the value below for the noisiest (SNR, exponential).",
         recorded=SAME,
@@ -168,12 +209,76 @@ class NoiseSettings(Settings):
         unit="timesteps",
         help="Timesteps from here up are not trained. Lower it to train detail and keep the composition. If equal to the minimum, only that timestep is trained.",
     )
+    timestep_sampling: Literal["uniform", "logit_normal", "mode", "cosmap", "beta", "high_noise", "low_noise"] = (
+        setting(
+            "uniform",
+            title="Timestep distribution",
+            level="shown",
+            labels={
+                "logit_normal": "logit-normal (sigmoid)",
+                "mode": "mode (heavy tail)",
+                "cosmap": "cosine map",
+                "high_noise": "high noise (content)",
+                "low_noise": "low noise (style)",
+            },
+            source="Esser et al. 2024, arXiv:2403.03206; high and low noise: Mou et al. 2023, arXiv:2302.08453",
+            help="Which timesteps are trained most. High noise trains composition and content, low noise detail and style; logit-normal trains the middle most. The distribution covers min to max timestep.",
+        )
+    )
+    logit_mean: float = setting(
+        0.0,
+        within=(-10, 10),
+        needs="timestep_sampling=logit_normal",
+        help="For logit-normal: positive trains noisier timesteps, negative cleaner ones.",
+    )
+    logit_std: float = setting(
+        1.0,
+        gt=0,
+        le=10,
+        title="Logit scale",
+        needs="timestep_sampling=logit_normal",
+        help="For logit-normal: the standard deviation. 1 is usual; above 1.5 both ends are trained more.",
+    )
+    mode_scale: float = setting(
+        1.29,
+        within=(-1, 1.75),
+        needs="timestep_sampling=mode",
+        help="For mode: positive trains the middle most and still reaches both ends, negative trains the ends most.",
+    )
+    timestep_alpha: float = setting(
+        0.8,
+        within=(0.1, 10),
+        title="Beta distribution alpha",
+        needs="timestep_sampling=beta",
+        help="For beta: below 1 trains the cleanest timesteps most, above 1 least.",
+    )
+    timestep_beta: float = setting(
+        1.0,
+        within=(0.1, 10),
+        title="Beta distribution beta",
+        needs="timestep_sampling=beta",
+        help="For beta: below 1 trains the noisiest timesteps most, above 1 least.",
+    )
+    timestep_shift: float = setting(
+        1.0,
+        within=(0.01, 100),
+        help="Moves any distribution: above 1 to noisier timesteps, below 1 to cleaner ones. 1 is off; 2 to 3 is usual for high resolutions.",
+    )
+    stratified_timesteps: bool = setting(
+        False,
+        help="Spreads the timesteps of each image evenly over its epochs and repeats, instead of independent random ones. Losses are less noisy; try it with few images.",
+    )
     objective: Literal["auto"] = setting(
         "auto",
         labels={"auto": "auto (the model's own)"},
         help="What the model is trained to predict. Auto is how models of this family were trained.",
     )
     compatibility: Literal["none", "kohya", "kohya_0.9"] = follows_compatibility("none", "kohya", "kohya_0.9")
+
+    @property
+    def uniform_timesteps(self) -> bool:
+        """Whether every timestep of the range is equally likely and independent of the others."""
+        return self.timestep_sampling == "uniform" and self.timestep_shift == 1 and not self.stratified_timesteps
 
     def halves_latents(self, network: bool) -> bool:
         """Whether latents are cast to the compute dtype, as in sd-scripts: 0.9 always, 0.10 except for a network."""
@@ -193,6 +298,9 @@ class NoiseSettings(Settings):
 
     def _timesteps(self) -> str:
         low, high = self.min_timestep, self.max_timestep
-        if (low, high) == (0, 1000):
-            return "all timesteps"
-        return f"timestep {low} only" if low == high else f"timesteps {low} to {high}"
+        if low == high:
+            return f"timestep {low} only"
+        parts = ["all timesteps" if (low, high) == (0, 1000) else f"timesteps {low} to {high}"]
+        parts += [self.label("timestep_sampling")] if self.timestep_sampling != "uniform" else []
+        parts += [f"shift {number_text(self.timestep_shift)}"] if self.timestep_shift != 1 else []
+        return ", ".join([*parts, *(["stratified"] if self.stratified_timesteps else [])])

@@ -12,7 +12,7 @@ from core.settings.base import SEED_RANGE, Settings, every, follows_compatibilit
 SAMPLERS = Literal[
     "ddim", "ddim_first_alpha", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver",
     "dpmsolver++", "dpmsingle", "dpmsolver++_sde", "dpmsolver++_2s_a", "dpmsolver++_2m_sde",
-    "dpmsolver++_3m", "dpmsolver++_3m_sde", "unipc", "deis", "ddpm", "lcm", "tcd",
+    "dpmsolver++_3m", "dpmsolver++_3m_sde", "er_sde", "euler_cfg_pp", "euler_a_cfg_pp", "unipc", "deis", "ddpm", "lcm", "tcd",
 ]  # fmt: skip
 SAMPLER_LABELS = {
     "ddim": "DDIM",
@@ -32,6 +32,9 @@ SAMPLER_LABELS = {
     "dpmsolver++_2m_sde": "DPM++ 2M SDE",
     "dpmsolver++_3m": "DPM++ 3M",
     "dpmsolver++_3m_sde": "DPM++ 3M SDE",
+    "er_sde": "ER SDE",
+    "euler_cfg_pp": "Euler CFG++",
+    "euler_a_cfg_pp": "Euler a CFG++",
     "unipc": "UniPC",
     "deis": "DEIS",
     "ddpm": "DDPM",

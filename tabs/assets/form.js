@@ -176,19 +176,22 @@
     stand(needs.here || []);
   };
 
-  /** The curve of the learning rate, drawn when its group is open and something in it has changed. */
-  let sketch = null;
+  /** The curves of the learning rate and of the timesteps, drawn when their group is open and something in it has changed. */
+  const SKETCHES = {curve: ["sketch", "Learning rate over the run"], timesteps: ["timesteps", "Training timesteps"]}, charts = {};
   const paintSketch = () => {
-    const holder = byId("sketch-chart"), data = state.curve;
-    if (!holder || !data) return;
-    if (!sketch || sketch.holder !== holder) sketch = new atelier.Chart(holder, {label: "Learning rate over the run"});
-    if (!atelier.differs(holder, data)) return;
-    const kinds = ["smooth", "second", "third"], lines = data.lines.map((line, n) => ({...line, kind: kinds[n % kinds.length]}));
-    show(holder, data.steps.length > 0);
-    sketch.set({steps: data.steps, total: data.total, lines});
-    byId("sketch-legend").replaceChildren(...lines.flatMap((line) => [h("i", {class: line.kind}), line.name]));
-    text(byId("sketch-about"), data.about);
-    show(byId("sketch-about"), !!data.about);
+    for (const [fact, [id, label]] of Object.entries(SKETCHES)) {
+      const holder = byId(`${id}-chart`), data = state[fact];
+      if (!holder || !data) continue;
+      if (!charts[id] || charts[id].holder !== holder) charts[id] = new atelier.Chart(holder, {label});
+      if (!atelier.differs(holder, data)) continue;
+      const kinds = ["smooth", "second", "third"], lines = data.lines.map((line, n) => ({...line, kind: kinds[n % kinds.length]}));
+      show(holder, data.steps.length > 0);
+      show(holder.parentElement, data.steps.length > 0 || !!data.about);
+      charts[id].set({...data, lines});
+      byId(`${id}-legend`).replaceChildren(...lines.flatMap((line) => [h("i", {class: line.kind}), line.name]));
+      text(byId(`${id}-about`), data.about);
+      show(byId(`${id}-about`), !!data.about);
+    }
   };
 
   const paintAll = () => {

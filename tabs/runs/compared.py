@@ -16,13 +16,14 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.units import clock, count, memory_words, size_words
 from core.settings.job import TrainJob
+from core.settings.noise import TIMESTEP_SETTINGS
 from core.settings.presets.files import differences
 from tabs.form.project import FIELDS
 from tabs.runs.view import loss_words, when
 
 UNKNOWN = "–"
 MEASURED_BY_MODEL = ("model.base_model", "model.vae", "model.family", "model.prediction")
-NOT_IN_THE_MEASURE = ("noise.min_timestep", "noise.max_timestep")  # the timesteps themselves are compared
+NOT_IN_THE_MEASURE = {f"noise.{name}" for name in TIMESTEP_SETTINGS}  # the timesteps themselves are compared
 DRAWS = ("memory.latent_draw",)
 CHANCE = 0.01  # earlier versions measured the same weights up to 0.6 % apart with another seed (starter, 2 images)
 

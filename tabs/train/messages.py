@@ -12,6 +12,7 @@ from tabs.form.presets import json_text
 from tabs.form.project import FIELDS
 from tabs.server.browsers import Browser
 from tabs.train import method_needs, presets_bar
+from tabs.train.timestep_sketch import timestep_facts
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -50,6 +51,7 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
             "hints": method_needs.hints(job) | page.forecast.hints(job),
             "recipes": method_needs.recipe_offers(job),
             "curve": page.sketch.facts(job, total),
+            "timesteps": timestep_facts(job.noise),
             "undo": project.can_undo,
             "redo": project.can_redo,
             "json": json_text(job),

@@ -33,10 +33,14 @@ if TYPE_CHECKING:
 
 LENGTH = '<p id="length-line" aria-live="polite"></p>'
 NEEDS = '<p id="method-needs" aria-live="polite" hidden></p><div id="method-fields" class="fields"></div>'
-CURVE = (
-    '<figure id="rate-sketch"><figcaption>Learning rate over the run <span id="sketch-legend" class="legend"></span>'
-    '</figcaption><div id="sketch-chart" class="chart"></div><p id="sketch-about" class="hint"></p></figure>'
+SKETCH = (
+    '<figure class="sketch"><figcaption>{title} <span id="{name}-legend" class="legend"></span></figcaption>'
+    '<div id="{name}-chart" class="chart"></div><p id="{name}-about" class="hint"></p></figure>'
 )
+SKETCHES = {  # {group: HTML of its chart}
+    "schedule": SKETCH.format(name="sketch", title="Learning rate over the run"),
+    "noise": SKETCH.format(name="timesteps", title="Training timesteps"),
+}
 PRESET = (
     '<div class="field" id="preset"><label class="field-title" for="preset-list">Preset</label>'
     '<span class="info-text">A saved set of settings.</span><select id="preset-list"></select></div>'
@@ -99,7 +103,7 @@ def _group(group: str, entries: list[Declared]) -> str:
     """HTML of a closed group: basic fields, and the others in a closed More."""
     shown = [entry for entry in entries if entry.level == "shown"]
     more = [entry for entry in entries if entry.level != "shown"]
-    inside = _fields(shown or more) + (CURVE if group == "schedule" else "")
+    inside = _fields(shown or more) + SKETCHES.get(group, "")
     inside += "".join(_pointer(entry) for entry in FIELDS.values() if entry.group == group and entry.elsewhere)
     if shown and more:
         inside += _folding("more", group, f"More ({len(more)})", _fields(more))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.diffusion.brownian import BrownianPath
-from core.diffusion.noise_levels import LEVELS, level_at, level_table, timestep_at
+from core.diffusion.noise_levels import AYS, AYS_SDXL, LEVELS, level_at, level_table, timestep_at
 from core.diffusion.samplers import SAMPLERS, add_noise, make_sampler, sampler_step, start_scale
 from core.diffusion.schedule import sd_alpha_bar, sigmas
 
@@ -162,6 +162,31 @@ def dpmpp_3m_sde(model, x, levels, noise):
     return x
 
 
+def er_sde(model, x, levels, noise):
+    """ComfyUI's sample_er_sde, three stages, s_noise 1; a variance-exploding model's lambda is its level."""
+    scale = lambda at: at * (torch.as_tensor(at).double() ** 0.3).exp() + 10 * at  # noqa: E731
+    old = old_d = None
+    for i, (now, after) in enumerate(pairwise(levels)):
+        clean = model(x, now)
+        if after == 0:
+            return clean
+        r, dt = float(scale(after) / scale(now)), after - now
+        x = r * x + (1 - r) * clean
+        points = after - torch.arange(200, dtype=torch.float64) * dt / 200
+        if i > 0:
+            s = float((1 / scale(points)).sum() * -dt / 200)
+            d = (clean - old) / (now - levels[i - 1])
+            x = x + (dt + s * float(scale(after))) * d
+            if i > 1:
+                s_u = float(((points - now) / scale(points)).sum() * -dt / 200)
+                u = (d - old_d) / ((now - levels[i - 2]) / 2)
+                x = x + (dt**2 / 2 + s_u * float(scale(after))) * u
+            old_d = d
+        x = x + noise() * math.sqrt(after**2 - now**2 * r**2)
+        old = clean
+    return x
+
+
 def lcm(model, x, levels, noise):
     for now, after in pairwise(levels):
         x = model(x, now)
@@ -181,6 +206,7 @@ PUBLISHED = {
     "dpmsolver++_2s_a": dpmpp_2s_ancestral,
     "dpmsolver++_2m_sde": dpmpp_2m_sde,
     "dpmsolver++_3m_sde": dpmpp_3m_sde,
+    "er_sde": er_sde,
 }
 # with a schedule type: DDIM is Euler's method at its levels, DDPM the ancestral one, PLMS with unequal steps LMS
 AT_LEVELS = {"ddim": euler, "ddpm": euler_ancestral, "pndm": lms, "lcm": lcm} | PUBLISHED
@@ -222,6 +248,14 @@ def kl_optimal(n):
     return [math.tan(i / n * low + (1 - i / n) * high) for i in range(n + 1)]
 
 
+def ays(n, levels=AYS):
+    """The logarithms of the published levels interpolated to n + 1 numbers, of which the last is 0."""
+    at = [i / n * (len(levels) - 1) for i in range(n)]
+    logs = [math.log(level) for level in levels]
+    found = [math.exp(logs[int(t)] * (1 - t % 1) + logs[int(t) + 1] * (t % 1)) for t in at]
+    return [min(level, float(TABLE[-1])) for level in found] + [0.0]
+
+
 SPACED = {
     "own": uniform,
     "uniform": uniform,
@@ -231,6 +265,7 @@ SPACED = {
     "karras": karras,
     "exponential": exponential,
     "kl_optimal": kl_optimal,
+    "ays": ays,
 }
 
 
@@ -323,6 +358,37 @@ def test_every_sampler_knows_every_schedule_type(name, schedule):
     nearest = (sampler.timesteps.double()[None] - wanted[:STEPS, None]).abs().min(1).values
     assert float(nearest.max()) < 1e-3
     assert len(sampler.timesteps) <= STEPS * sampler.order
+
+
+def test_ays_gives_the_published_levels_for_ten_steps_of_each_family():
+    for name, published in (("ays", AYS), ("ays_sdxl", AYS_SDXL)):
+        assert LEVELS[name](level_table(), 10).tolist() == pytest.approx([*published[:-1], 0.0], rel=1e-4)  # 14.6146
+        between = LEVELS[name](level_table(), 20).tolist()
+        assert between[1] == pytest.approx((published[0] * published[1]) ** 0.5) and len(between) == 21
+
+
+@pytest.mark.parametrize(("name", "fresh"), [("euler_cfg_pp", False), ("euler_a_cfg_pp", True)])
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_cfg_pp_takes_the_guided_image_and_the_unguided_noise(name, fresh, prediction):
+    """x_t = D + sigma_t (x_s - D_u) / sigma_s in float64, as ComfyUI's sample_euler_cfg_pp and _ancestral_cfg_pp."""
+    own, sampler = generators(), make_sampler(name, prediction)
+    sampler.set_timesteps(STEPS)
+    latents = drawn(own) * start_scale(sampler)
+    for timestep in sampler.timesteps:
+        seen = sampler.scale_model_input(latents, timestep)
+        away, to = output_of(seen, timestep), output_of(seen * 0.7, timestep)
+        latents = sampler_step(sampler, away + 0.6 * (to - away), timestep, latents, own, away)
+
+    own, levels = generators(), levels_of(name)
+    x = drawn(own).double() * levels[0]
+    for now, after in pairwise(levels):
+        timestep, root = timestep_at(TABLE, torch.tensor(now, dtype=torch.float64)), math.sqrt(now**2 + 1)
+        outputs = [output_of(x / root * share, timestep) for share in (1, 0.7)]
+        away, to = (x / root**2 - each * now / root if prediction == "v" else x - now * each for each in outputs)
+        down, up = ancestral(now, after) if fresh else (after, 0.0)
+        x = away + 0.6 * (to - away) + down * (x - away) / now
+        x = x + drawn(own).double() * up if up else x
+    assert off(latents, x) < 1e-4
 
 
 @pytest.mark.parametrize("name", sorted(set(SAMPLERS) - set(AT_LEVELS)))

@@ -1,5 +1,7 @@
 """Huber's losses against their closed forms."""
 
+import math
+
 import torch
 from pytest import approx, mark
 
@@ -8,6 +10,7 @@ from core.diffusion.schedule import schedule_in_force, sd_alpha_bar
 from core.settings.noise import NoiseSettings
 
 ENDS = torch.tensor([0, 999])
+MIXED = ("l2", "l1", "log_cosh")
 
 
 def c_at_ends(alpha_bar=None, **options):
@@ -57,7 +60,25 @@ def test_plain_losses_are_the_square_and_the_size():
     assert loss("l1", [-3.0, 0.5]) == approx([3.0, 0.5])
 
 
-@mark.parametrize("kind", ["huber", "smooth_l1"])
+def test_log_cosh_is_its_closed_form_also_where_cosh_overflows():
+    sizes = [0.0, 0.3, -1.7, 20.0]
+    assert loss("log_cosh", sizes) == approx([math.log(math.cosh(size)) for size in sizes], rel=1e-6, abs=2e-7)
+    assert loss("log_cosh", [-1e6]) == approx([1e6 - math.log(2)])
+
+
+def test_a_mixed_loss_is_the_sum_of_its_weighted_parts():
+    weights = {"mse_weight": 0.5, "mae_weight": 2.0, "log_cosh_weight": 3.0}
+    error = [0.4, -2.0]
+    parts = [
+        [weight * each for each in loss(kind, error)] for kind, weight in zip(MIXED, weights.values(), strict=True)
+    ]
+    assert loss("mixed", error, **weights) == approx([sum(each) for each in zip(*parts, strict=True)])
+    for kind, name in zip(MIXED, weights, strict=True):
+        alone = dict.fromkeys(weights, 0.0) | {name: 1.0}
+        assert loss("mixed", error, **alone) == loss(kind, error)
+
+
+@mark.parametrize("kind", ["huber", "smooth_l1", "log_cosh"])
 def test_the_gradient_of_a_perfect_prediction_is_0_and_finite(kind):
     error = torch.zeros(1, 1, 1, 3, requires_grad=True)
     t = torch.tensor([999])

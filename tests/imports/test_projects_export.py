@@ -11,6 +11,7 @@ from core.imports.projects.export import export_project
 from core.imports.projects.importers import import_project
 from core.imports.projects.options import SCRIPTS, options_of
 from core.record.problems import ProblemsError
+from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.method import MethodSettings
 from core.settings.presets.files import differences
@@ -94,6 +95,17 @@ def test_what_sd_scripts_cannot_express_is_listed():
     lost = export_project(plain.model_copy(update={"network": network, "dataset": dataset})).lost
     assert {"network.initialization", "network.rs_lora", "dataset.skip_broken", "memory.mixed_precision"} <= set(lost)
     assert "dataset.resolution" not in lost and "network.rank" not in lost
+
+
+def test_what_only_this_program_names_is_listed_and_an_optimizer_has_its_path():
+    groups = {"schedule": {"lr_scheduler": "rex"}, "noise": {"loss_type": "log_cosh", "timestep_shift": 2}}
+    exported = export_project(build(TrainJob, groups | {"optimizer": {"optimizer_type": "came"}}))
+    assert {"schedule.lr_scheduler", "noise.loss_type", "noise.timestep_shift"} <= set(exported.lost)
+    assert not {"lr_scheduler", "loss_type"} & set(exported.options)
+    assert exported.options["optimizer_type"] == "pytorch_optimizer.CAME"
+    assert "optimizer.optimizer_type" not in exported.lost
+    floor = {"lr_scheduler": "cosine", "lr_scheduler_min_lr_ratio": 0.1}
+    assert "schedule.lr_scheduler_min_lr_ratio" in export_project(build(TrainJob, {"schedule": floor})).lost
 
 
 def test_a_method_that_sd_scripts_does_not_have_is_refused():

@@ -108,6 +108,13 @@ def test_unset_options_have_sd_scripts_defaults():
             {"eps": [1e-30, 1e-3]},
         ),
         ("--lr_scheduler cosine --lr_warmup_steps 10%", "schedule.lr_warmup_steps", "10%"),
+        ("--lr_scheduler linear --lr_scheduler_min_lr_ratio 0.1", "schedule.lr_scheduler_min_lr_ratio", None),
+        (
+            "--lr_scheduler cosine_with_min_lr --lr_scheduler_min_lr_ratio 0.1",
+            "schedule.lr_scheduler_min_lr_ratio",
+            0.1,
+        ),
+        ("--lr_scheduler rex", "schedule.lr_scheduler", "constant"),
         ("--lr_warmup_steps 100", "schedule.lr_warmup_steps", 0),
         ("--lr_scheduler cosine --lr_warmup_steps 0.1", "schedule.lr_warmup_steps", 0.1),
         ("--cache_latents --cache_latents_to_disk", "memory.cache_latents", "disk"),

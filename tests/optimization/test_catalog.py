@@ -117,6 +117,8 @@ def test_names_mean_the_classes_that_sd_scripts_takes():
     assert find("").path == "torch.optim.AdamW"
     assert find("Adafactor").path == "transformers.optimization.Adafactor", "torch's is written torch.optim.Adafactor"
     assert find("torch.optim.Adafactor").path == "torch.optim.Adafactor"
+    for name in ("Muon", "CAME", "SOAP"):
+        assert find(name).path == find(name.lower()).path == find(f"pytorch_optimizer.{name}").path
     assert find("rmsprop").path == "torch.optim.RMSprop"
     assert find("bitsandbytes.optim.lamb.LAMB").path == "bitsandbytes.optim.LAMB"
     assert load_class(find("bitsandbytes.optim.lamb.LAMB")).__name__ == "LAMB"
@@ -124,8 +126,8 @@ def test_names_mean_the_classes_that_sd_scripts_takes():
 
 def test_a_name_that_does_not_exist_brings_the_nearest():
     assert "Prodigy" in type_problem("Prodgy").fix
-    assert "pytorch_optimizer.CAME" in type_problem("CAME").fix
-    assert "pytorch_optimizer.CAME" in type_problem("somewhere.CAME").fix
+    assert "pytorch_optimizer.Tiger" in type_problem("Tiger").fix
+    assert "pytorch_optimizer.Tiger" in type_problem("somewhere.Tiger").fix
 
 
 def test_a_module_of_a_preset_is_not_imported_and_the_owner_can_allow_it(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from core.optimization import rounding
+from core.optimization.optimizers import load_state
 from core.optimization.rounding import draws, round_stochastically, widen_steps
 
 
@@ -73,6 +74,44 @@ def walk(weights, optimizer, steps):
         for place, weight in enumerate(weights):
             weight.grad = torch.randn(weight.shape, generator=drawn(step * 10 + place)).to(torch.bfloat16) + 1
         optimizer.step()
+
+
+def test_kahan_summation_adds_up_what_rounding_left_out_without_chance_and_after_resuming():
+    def weight(kahan, start=0.02):
+        one = nn.Parameter(torch.full((9,), start, dtype=torch.bfloat16))
+        optimizer = torch.optim.SGD([one], lr=1.0)
+        widen_steps(optimizer, 7, stochastic=True, by_parts=True, kahan=kahan)
+        return one, optimizer
+
+    def walked(one, optimizer, steps):
+        for _ in range(steps):
+            one.grad = torch.full_like(one, -1e-6)
+            optimizer.step()
+        return one.detach().float()
+
+    whole, (one, optimizer) = weight(True), weight(True)
+    end = walked(*whole, 4000)
+    assert end.unique().tolist() == [pytest.approx(0.02 + 4000 * 1e-6, abs=2e-4)]  # 1.2e-4: distance of bf16 numbers
+    assert walked(*weight(True), 10).unique().tolist() == [float(torch.tensor(0.02).bfloat16())]
+    walked(one, optimizer, 1500)
+    again, resumed = weight(True)
+    with torch.no_grad():
+        again.copy_(one)
+    load_state(resumed, optimizer.state_dict())
+    assert torch.equal(walked(again, resumed, 2500), end)
+
+
+@pytest.mark.parametrize("withheld", [0.0, 1.0])
+def test_a_withheld_step_changes_nothing_of_a_kahan_summation(withheld):
+    one = nn.Parameter(torch.ones(5, dtype=torch.bfloat16))
+    optimizer = torch.optim.AdamW([one], lr=1e-4)
+    wide = widen_steps(optimizer, 7, stochastic=False, by_parts=True, kahan=True)
+    for flag in (0.0, withheld):
+        before = one.detach().clone(), optimizer.state[one].get(rounding.LOST, torch.zeros(5)).clone()
+        one.grad = torch.ones_like(one)
+        wide.move(optimizer.param_groups, torch.tensor(flag))
+    after = one.detach(), optimizer.state[one][rounding.LOST]
+    assert all(map(torch.equal, before, after)) == bool(withheld)
 
 
 def test_steps_too_small_for_bf16_count_by_chance_and_are_lost_to_the_nearest():

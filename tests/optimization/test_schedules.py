@@ -12,7 +12,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizers import parse_arguments
 from core.settings.optimization.rates import effective_rates, scale_factor, scale_sentence
-from core.settings.optimization.schedule import ScheduleSettings, read_step_rules, span, steps_of
+from core.settings.optimization.schedule import FLOORED, ScheduleSettings, read_step_rules, span, steps_of
 from tests.refusals import problems_of, refused
 
 RECORDED = json.loads((Path(__file__).parents[1] / "vectors" / "lr_schedules.json").read_text())
@@ -91,10 +91,11 @@ def test_without_the_zero_the_first_step_has_its_share():
     ("name", "end"),
     [
         ("constant", 1.0),
-        ("cosine", 0.0),
-        ("linear", 0.0),
-        ("cosine_with_restarts", 0.0),
-        ("polynomial", 1e-3),
+        ("cosine", 0.1),
+        ("linear", 0.1),
+        ("cosine_with_restarts", 0.1),
+        ("polynomial", 0.1 + 0.9 * 1e-3),
+        ("rex", 0.1),
         ("cosine_with_min_lr", 0.1),
         ("warmup_stable_decay", 0.1),
     ],
@@ -102,6 +103,30 @@ def test_without_the_zero_the_first_step_has_its_share():
 def test_past_the_end_a_curve_stays_where_it_ended(name, end):
     own = settings(lr_scheduler=name, lr_scheduler_min_lr_ratio=0.1, lr_decay_steps=20)
     assert [LrSchedule(own, 100).at(step, 1e-4) for step in (100, 170)] == approx([end, end], abs=1e-12)
+
+
+@mark.parametrize(
+    ("d", "wanted"),
+    [
+        (0.5, [1, 0.947, 0.889, 0.824, 0.750, 0.667, 0.571, 0.462, 0.333, 0.182]),
+        (0.9, [1, 0.989, 0.976, 0.959, 0.938, 0.909, 0.870, 0.811, 0.714, 0.526]),
+        (0.0, [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+    ],
+)
+def test_rex_has_its_published_factors_after_warmup_for_every_group(d, wanted):
+    own = settings(lr_scheduler="rex", rex_d=d, lr_warmup_steps=2)
+    for rate in (1e-4, 3e-5):
+        assert [LrSchedule(own, 12).at(step, rate) for step in range(2, 12)] == approx(wanted, abs=5e-4)
+    assert LrSchedule(settings(lr_scheduler="rex"), 10).at(3) == approx(0.823529, abs=1e-6)
+
+
+@mark.parametrize("name", [name for name in FLOORED if name != "inverse_sqrt"])
+def test_a_minimum_is_where_a_fall_ends_and_with_compatibility_is_that_of_sd_scripts_schedulers(name):
+    plain, low = settings(lr_scheduler=name), settings(lr_scheduler=name, lr_scheduler_min_lr_ratio=0.2)
+    kohya = settings("sd-scripts-0.10", lr_scheduler=name, lr_scheduler_min_lr_ratio=0.2)
+    factors = [[LrSchedule(own, 40).at(step) for step in range(41)] for own in (plain, low, kohya)]
+    assert factors[1] == approx([0.2 + 0.8 * factor for factor in factors[0]]) and factors[2] == factors[0]
+    assert factors[1][0] == approx(1) and factors[1][-1] == approx(0.2, abs=1e-3)
 
 
 def test_a_warm_up_as_long_as_the_run_only_rises():

@@ -9,6 +9,7 @@ from core.settings.flags import merge, read_flags
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizers import catalog
 from core.settings.optimization.rates import effective_rates, scale_factor, scale_sentence
+from core.settings.optimization.schedule import MINIMUM
 from core.settings.presets.recipes import HUBER, changes, recipe, recipes
 from core.settings.rules import ineffective, training_problems
 from workshop import optimizer_docs
@@ -202,11 +203,12 @@ def test_a_curve_of_torch_is_one_of_a_list():
 @pytest.mark.parametrize(
     ("curve", "used"),
     [
-        ("linear", set()),
-        ("cosine", {"lr_scheduler_args"}),
-        ("cosine_with_restarts", {"lr_scheduler_num_cycles"}),
-        ("polynomial", {"lr_scheduler_power", "lr_scheduler_args"}),
-        ("inverse_sqrt", {"lr_scheduler_timescale"}),
+        ("linear", {"lr_scheduler_min_lr_ratio"}),
+        ("cosine", {"lr_scheduler_min_lr_ratio", "lr_scheduler_args"}),
+        ("cosine_with_restarts", {"lr_scheduler_min_lr_ratio", "lr_scheduler_num_cycles"}),
+        ("polynomial", {"lr_scheduler_min_lr_ratio", "lr_scheduler_power", "lr_scheduler_args"}),
+        ("inverse_sqrt", {"lr_scheduler_min_lr_ratio", "lr_scheduler_timescale"}),
+        ("rex", {"lr_scheduler_min_lr_ratio", "rex_d"}),
         ("cosine_with_min_lr", {"lr_scheduler_num_cycles", "lr_scheduler_min_lr_ratio", "lr_scheduler_args"}),
         (
             "warmup_stable_decay",
@@ -217,9 +219,11 @@ def test_a_curve_of_torch_is_one_of_a_list():
 )
 def test_options_of_other_curves_are_grayed(curve, used):
     options = {"lr_scheduler_num_cycles", "lr_scheduler_power", "lr_scheduler_timescale", "lr_scheduler_min_lr_ratio"}
-    options |= {"lr_decay_steps", "lr_scheduler_args"}
+    options |= {"lr_decay_steps", "lr_scheduler_args", "rex_d"}
     grayed = ineffective(job(schedule={"lr_scheduler": curve}))
     assert {name for name in options if f"schedule.{name}" not in grayed} == used
+    kohya = ineffective(job(schedule={"lr_scheduler": curve}, model={"compatibility": "sd-scripts-0.10"}))
+    assert ("schedule.lr_scheduler_min_lr_ratio" in kohya) == (curve not in MINIMUM)
 
 
 def test_scale_lr_multiplies_by_batch_accumulation_and_processes_and_shows_the_product():

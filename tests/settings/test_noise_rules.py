@@ -116,6 +116,12 @@ HUBER = {"noise.huber_schedule", "noise.huber_c", "noise.huber_scale"}
         ({"loss_type": "l1"}, set()),
         ({"loss_type": "huber"}, HUBER),
         ({"loss_type": "smooth_l1"}, HUBER),
+        ({"loss_type": "log_cosh"}, set()),
+        ({"loss_type": "mixed"}, {"noise.mse_weight", "noise.mae_weight", "noise.log_cosh_weight"}),
+        ({"timestep_sampling": "logit_normal"}, {"noise.logit_mean", "noise.logit_std"}),
+        ({"timestep_sampling": "mode"}, {"noise.mode_scale"}),
+        ({"timestep_sampling": "beta"}, {"noise.timestep_alpha", "noise.timestep_beta"}),
+        ({"timestep_sampling": "cosmap"}, set()),
         ({"noise_offset": 0.1}, {"noise.noise_offset_random_strength"}),
         ({"ip_noise_gamma": 0.1}, {"noise.ip_noise_gamma_random_strength"}),
         ({"multires_noise_iterations": 6}, {"noise.multires_noise_discount"}),
@@ -124,6 +130,14 @@ HUBER = {"noise.huber_schedule", "noise.huber_c", "noise.huber_scale"}
 )
 def test_options_have_an_effect_once_what_they_refine_is_on(noise, freed):
     assert set(ineffective(job())) - set(ineffective(job(**noise))) == freed
+
+
+def test_a_mixed_loss_needs_a_weight_and_one_timestep_has_no_distribution():
+    none = dict.fromkeys(("mse_weight", "mae_weight", "log_cosh_weight"), 0)
+    assert [each.code for each in problems(job(loss_type="mixed", **none))] == ["noise.no-loss-weight"]
+    assert not said(loss_type="mixed", **{**none, "mae_weight": 0.5}) and not said(**none)
+    one = ineffective(job(min_timestep=5, max_timestep=5))
+    assert {"noise.timestep_sampling", "noise.timestep_shift", "noise.stratified_timesteps"} <= set(one)
 
 
 def test_as_sd_scripts_other_weights_and_options_hold():

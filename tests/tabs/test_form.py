@@ -82,6 +82,9 @@ def test_summaries_say_what_was_changed():
     for name, value in chosen.items():
         noisy = with_value(noisy, f"noise.{name}", value)
     assert summary(noisy, "noise") == "Huber, min-SNR 5, zero terminal SNR, timestep 5 only"
+    for name, value in {"timestep_sampling": "beta", "timestep_shift": 2.0, "stratified_timesteps": True}.items():
+        job = with_value(job, f"noise.{name}", value)
+    assert summary(job, "noise") == "L2 loss, all timesteps, beta, shift 2, stratified"
     assert summary(job, "saving") == "at the end, training state every 10 min, fp16"
 
 

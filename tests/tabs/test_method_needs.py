@@ -8,10 +8,12 @@ from core.optimization.schedules import curve
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.settings.noise import NoiseSettings
 from core.settings.optimization.optimizers import catalog
 from core.settings.rules import ineffective, training_problems
 from tabs.train import method_needs as needs
 from tabs.train.rate_sketch import GUESSED_STEPS, RateSketch
+from tabs.train.timestep_sketch import timestep_facts
 
 
 def job(**groups) -> TrainJob:
@@ -152,6 +154,15 @@ def test_the_sketch_says_why_it_shows_nothing():
     assert wrong["steps"] == [] and wrong["about"]
     assert f"{GUESSED_STEPS} steps" in sketch.facts(job(), 0)["about"]
     assert "no effect" in sketch.facts(job(optimizer={"optimizer_type": "AdamWScheduleFree"}), 100)["about"]
+
+
+def test_the_timesteps_that_are_trained_are_drawn_unless_they_are_uniform():
+    assert timestep_facts(NoiseSettings())["steps"] == []
+    assert timestep_facts(NoiseSettings(timestep_sampling="beta", min_timestep=5, max_timestep=5))["steps"] == []
+    facts = timestep_facts(NoiseSettings(timestep_sampling="low_noise", max_timestep=500))
+    (line,) = facts["lines"]
+    assert len(facts["steps"]) == len(line["values"]) == 50 and line["values"][-1] == 0
+    assert line["values"][0] == pytest.approx(50 * (20 / 500) ** (1 / 3), rel=1e-2)  # of timesteps below 20
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -163,3 +163,7 @@ def test_an_optimizer_brings_its_recipe_the_sketch_follows_the_form_and_the_slid
     expect(tab.locator(".recipe")).to_have_count(0)
     tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
     assert until(lambda: server_value(served, "optimizer.learning_rate") != 1)
+    unfold(tab, "noise")
+    expect(tab.locator("#timesteps-chart")).to_be_hidden()
+    choose_in(field(tab, "noise.timestep_sampling").locator("select"), "cosine map")
+    expect(tab.locator("#timesteps-chart path.line")).to_have_count(1)

@@ -106,6 +106,12 @@ def test_16_bit_weights_are_fp32_a_piece_at_a_time_while_they_step(monkeypatch):
     assert facts.parts["unet"].numbers > LARGEST
     assert memory_plan(job_of(method={"kind": "fine_tune"}, memory=narrow), facts).activations == LARGEST * 2 * 4
     assert memory_plan(job_of(method={"kind": "fine_tune"}), facts).activations == 0
+    for kept, each in (({"mixed_precision": "bf16"}, 0), (narrow, 2)):  # bytes of a number that Kahan summation keeps
+        plain, kahan = (
+            memory_plan(job_of(method={"kind": "fine_tune"}, memory=kept | {"kahan_summation": on}), facts)
+            for on in (False, True)
+        )
+        assert kahan.optimizer - plain.optimizer == each * facts.parts["unet"].numbers
 
 
 @pytest.mark.slow

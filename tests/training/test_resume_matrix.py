@@ -79,14 +79,19 @@ OPTIONS = {
             "loss_type": "huber",
         }
     },
+    "distributions": {
+        "noise": {"timestep_sampling": "logit_normal", "timestep_shift": 2, "stratified_timesteps": True},
+        "schedule": {"lr_scheduler": "rex", "lr_scheduler_min_lr_ratio": 0.1},
+    },
+    "kahan": {"memory": {"kahan_summation": True}},
     "kohya's draws": {"model": {"compatibility": "sd-scripts-0.10"}, "noise": {"multires_noise_iterations": 3}},
     "images by chance": {"dataset": {"flip_aug": True, "color_aug": True, "random_crop": True}},
 }
 
 COMBINED = [
     ("LoRA", "schedule-free", "scaler", "images by chance"),
-    ("DreamBooth", "accumulation", "Prodigy"),
-    ("fine-tune, bf16", "timesteps and noise"),
+    ("DreamBooth", "accumulation", "Prodigy", "distributions"),
+    ("fine-tune, bf16", "timesteps and noise", "kahan"),
     ("new word by layer", "accumulation", "images by chance"),
 ]
 # {name: (method, options, relative tolerance of losses)}: in 16 bits processors round differently.

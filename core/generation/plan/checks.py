@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.diffusion.samplers import SAMPLERS
 from core.families import family
 from core.families.locate import REFINER
 from core.formats.detect import FAMILY_NAMES
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from core.families.base import Family
 
 Jobs = Sequence[GenerateJob]
+CFG_PP_MOST = 2.0  # a guidance scale of CFG++
 STRENGTH = "image_to_image.strength"
 SWITCH = "refiner.refiner_switch_at"
 FIELD = re.compile(r"\[([^\[\]]*)\]")
@@ -98,6 +100,9 @@ def _of_guidance(job: GenerateJob) -> Iterator[Problem]:
     for name in [name for name, used in unused.items() if off and used]:
         what = f"{settings.title_of(name)} has no effect: guidance is off at a scale of 1 and below"
         yield Problem(what, f"generate.{name}", "raise the guidance scale", "advice", code="generate.no-guidance")
+    if SAMPLERS[settings.sampler].cfg_pp and (settings.guidance_scale or 0) > CFG_PP_MOST:
+        what = f"{SAMPLER_LABELS[settings.sampler]} oversaturates at a guidance scale of {settings.guidance_scale:g}"
+        yield Problem(what, "generate.guidance_scale", "use 0.5 to 2", "advice", code="generate.cfg-pp-scale")
     if settings.negative_scale is not None and not kind.negative_scale:
         what, fix = f"{kind.title} has no negative scale", "empty the field, or choose another guidance"
         yield Problem(what, "generate.negative_scale", fix, code="guidance.negative-scale")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from core.diffusion.noise_levels import OF_FAMILIES
 from core.diffusion.schedule import TIMESTEPS
 from core.generation.plan.upscalers import through_latents
 from core.generation.prompt.editing import Pass
@@ -162,7 +163,7 @@ def _sizes(settings: SizeSettings, scale: float) -> Mapping[str, Sizes]:
     return {side: (*((height, width) if side == POSITIVE else away), *crop, 0, 0) for side in SIDES}
 
 
-def sampling_of(job: GenerateJob, prediction: str) -> Sampling:
+def sampling_of(job: GenerateJob, prediction: str, family_name: str = "") -> Sampling:
     """How a job's images are sampled. prediction: of the model, if the settings do not set it"""
     settings = job.generate
     kohya = as_generator(job)
@@ -176,7 +177,7 @@ def sampling_of(job: GenerateJob, prediction: str) -> Sampling:
         guidance_range=(settings.guidance_start, settings.guidance_end),
         prediction=prediction if job.model.prediction == "auto" else job.model.prediction,
         zero_terminal_snr=settings.zero_terminal_snr == "on",
-        schedule=settings.schedule_type,
+        schedule=OF_FAMILIES.get((settings.schedule_type, family_name), settings.schedule_type),
         program="generator" if kohya else "",
         one_level_up=kohya and not settings.force_scheduler_zero_steps_offset,
         start_noise=start_noise_of(job),

@@ -24,6 +24,7 @@ class Moment:
     noises    of the images         index, steps   number of the evaluation from 0, and of how many
     timestep  of this evaluation    latents        [B, C, h, w], float32
     sides     in the model's batch, B rows each
+    unguided  the output for the negative prompt, where the guidance has it
     """
 
     scheduler: Any
@@ -33,6 +34,7 @@ class Moment:
     timestep: Tensor
     latents: Tensor
     sides: Sequence[str] = ()
+    unguided: Tensor | None = None
 
 
 def _unchanged(module: Any, at: Moment, others: int, sides: int) -> AbstractContextManager[Any]:
@@ -62,6 +64,16 @@ class Guidance:
 UNGUIDED = Guidance((POSITIVE,), lambda outputs, at: outputs[POSITIVE])
 
 
+def at_any_scale(scale: float) -> Guidance:
+    """n + scale (p - n)."""
+
+    def combine(outputs: Outputs, at: Moment) -> Tensor:
+        away, to = outputs[NEGATIVE], outputs[POSITIVE]
+        return away + scale * (to - away)
+
+    return Guidance((NEGATIVE, POSITIVE), combine)
+
+
 def classic(scale: float, negative_scale: float | None = None) -> Guidance:
     """Guidance of Ho and Salimans 2022 (arXiv:2207.12598): n + scale (p - n); off at scales up to 1.
 
@@ -70,17 +82,13 @@ def classic(scale: float, negative_scale: float | None = None) -> Guidance:
     if scale <= 1:
         return UNGUIDED
 
-    def plain(outputs: Outputs, at: Moment) -> Tensor:
-        away, to = outputs[NEGATIVE], outputs[POSITIVE]
-        return away + scale * (to - away)
-
     def with_negative(outputs: Outputs, at: Moment) -> Tensor:
         assert negative_scale is not None
         away, to, empty = outputs[NEGATIVE], outputs[POSITIVE], outputs[EMPTY]
         return empty + scale * (to - empty) - negative_scale * (away - empty)
 
     if negative_scale is None:
-        return Guidance((NEGATIVE, POSITIVE), plain)
+        return at_any_scale(scale)
     return Guidance((NEGATIVE, POSITIVE, EMPTY), with_negative)
 
 

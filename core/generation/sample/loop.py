@@ -33,6 +33,7 @@ from core.generation.sample.guidance import (
     UNGUIDED,
     Guidance,
     Moment,
+    at_any_scale,
     composed,
     parts_of_side,
 )
@@ -84,9 +85,11 @@ class Sampling:
     device_noise: bool = False
 
     def guidance(self) -> Guidance:
-        return make_guidance(
+        guidance = make_guidance(
             self.guidance_kind, self.guidance_scale, self.negative_scale, self.guidance_rescale, self.guidance_settings
         )
+        cfg_pp = guidance is UNGUIDED and SAMPLERS[self.sampler].cfg_pp
+        return at_any_scale(self.guidance_scale) if cfg_pp else guidance
 
     def guides(self, index: int, steps: int) -> bool:
         """Whether an evaluation has guidance (Kynkaanniemi et al. 2024, arXiv:2404.07724)."""
@@ -430,8 +433,10 @@ def _guided(model: Denoiser, guidance: Guidance, given: Conditioning, at: Moment
     for hook in hooks:
         given = hook.conditioned(at, noisy, given)
     with guidance.around(model.module, at):
-        outputs = model.predict(noisy, at.timestep, given).float().chunk(len(sides))
-    return guidance.combine(dict(zip(sides, outputs, strict=True)), at)
+        rows = model.predict(noisy, at.timestep, given).float().chunk(len(sides))
+    outputs = dict(zip(sides, rows, strict=True))
+    at.unguided = outputs.get(NEGATIVE)
+    return guidance.combine(outputs, at)
 
 
 def _next(at: Moment, output: Tensor, hooks: Sequence[Hook]) -> Tensor:
@@ -439,4 +444,5 @@ def _next(at: Moment, output: Tensor, hooks: Sequence[Hook]) -> Tensor:
         replaced = hook.step(at, output)
         if replaced is not None:
             return replaced
-    return sampler_step(at.scheduler, output, at.timestep, at.latents, [noise.sampler for noise in at.noises])
+    draws = [noise.sampler for noise in at.noises]
+    return sampler_step(at.scheduler, output, at.timestep, at.latents, draws, at.unguided)

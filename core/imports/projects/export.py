@@ -10,13 +10,14 @@ from typing import Any
 from core.imports.dataset_export import toml_table
 from core.imports.projects.options import METHODS, SCRIPTS, XTI, Script
 from core.imports.projects.report import Source
-from core.imports.projects.rules import Reading
+from core.imports.projects.rules import SCHEDULERS, Reading
 from core.imports.projects.to_job import direct_paths, to_import
 from core.networks.kinds import KINDS
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import given_arguments
+from core.settings.optimization.optimizers import find
 from core.settings.presets.files import differences
 from core.settings.presets.networks import LYCORIS
 
@@ -107,14 +108,20 @@ def _network(job: TrainJob) -> dict[str, Any]:
     }
 
 
+def _optimizer(name: str) -> str:
+    """Its name in sd-scripts, which has short names for optimizers of other packages alone."""
+    entry = find(name)
+    return entry.path if entry is not None and entry.package == "pytorch_optimizer" else name
+
+
 def _length(job: TrainJob) -> dict[str, Any]:
     schedule = job.schedule
     return {
-        "optimizer_type": job.optimizer.optimizer_type,
+        "optimizer_type": _optimizer(job.optimizer.optimizer_type),
         "optimizer_args": _arguments(given_arguments(job.optimizer)),
         "max_train_epochs": None if schedule.steps_in_force else schedule.max_train_epochs,
         "max_train_steps": schedule.steps_in_force,
-        "lr_scheduler": schedule.lr_scheduler,
+        "lr_scheduler": schedule.lr_scheduler if schedule.lr_scheduler in SCHEDULERS else None,
         "lr_scheduler_type": schedule.lr_scheduler_type,
         "lr_scheduler_args": _arguments(schedule.lr_scheduler_args),
         "lr_warmup_steps": schedule.lr_warmup_steps,
@@ -188,6 +195,8 @@ def export_project(job: TrainJob) -> Exported:
             options[name] = value
     back = to_import(Reading(script, options, frozenset(options)), Source(""), "", "", {}, []).job
     lost = {path: values for path, values in differences(job, back).items() if path not in OURS}
+    if _optimizer(back.optimizer.optimizer_type) == _optimizer(job.optimizer.optimizer_type):
+        lost.pop("optimizer.optimizer_type", None)
     return Exported(script.name, options, lost)
 
 

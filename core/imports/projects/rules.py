@@ -22,12 +22,14 @@ from core.settings.base import declared
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import COMMON
 from core.settings.optimization.optimizers import parse_arguments
+from core.settings.optimization.schedule import FLOORED
 from core.settings.presets.networks import LYCORIS, arguments_of, is_on, kind_of, settings_of_arguments
 from core.settings.values import value_typed
 
 Values = dict[str, Any]  # by path
 SECRETS = frozenset(("wandb_api_key", "huggingface_token"))
-SCHEDULERS = next(entry.choices for entry in declared(TrainJob) if entry.path == "schedule.lr_scheduler")
+OFFERED = next(entry.choices for entry in declared(TrainJob) if entry.path == "schedule.lr_scheduler")
+SCHEDULERS = [name for name in OFFERED if name != "rex"]  # of sd-scripts
 WITHOUT_WARMUP = ("constant", "adafactor")
 # Networks of newer sd-scripts that are LyCORIS' in its own form
 ALSO_NETWORKS = {"networks.loha": "loha", "networks.lokr": "lokr"}
@@ -342,14 +344,21 @@ def _scheduler(read: Reading) -> str:
     return str(read["lr_scheduler"] or "constant").partition(":")[0]
 
 
-@rule("lr_scheduler")
+@rule("lr_scheduler", "lr_scheduler_min_lr_ratio")
 def _schedulers(read: Reading) -> Values:
-    name = _scheduler(read)
+    name, ratio = _scheduler(read), read["lr_scheduler_min_lr_ratio"]
     if name not in SCHEDULERS:
         read.note("lr_scheduler", "unavailable", f"'{name}' is no scheduler of sd-scripts; constant is set")
     elif ":" in str(read["lr_scheduler"]):
         read.note("lr_scheduler", "changed", "the initial rate after the colon is only logged by sd-scripts")
-    return {"schedule.lr_scheduler": name if name in SCHEDULERS else "constant"}
+    plain = name if name in SCHEDULERS else "constant"
+    if ratio is not None and plain in FLOORED:
+        read.note("lr_scheduler_min_lr_ratio", "changed", f"has no effect in sd-scripts with {plain}")
+        ratio = None
+    return {
+        "schedule.lr_scheduler": plain,
+        "schedule.lr_scheduler_min_lr_ratio": ratio,
+    }
 
 
 @rule("lr_warmup_steps")

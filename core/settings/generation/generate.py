@@ -138,9 +138,14 @@ class GenerateSettings(Settings):
         unit="images",
         help="Images generated in one batch. Each is the same as alone, up to rounding. Empty uses what fits into memory.",
     )
-    sampler: SAMPLERS = setting("ddim", level="shown", labels=SAMPLER_LABELS, help="The sampling method.")
+    sampler: SAMPLERS = setting(
+        "ddim",
+        level="shown",
+        labels=SAMPLER_LABELS,
+        help="The sampling method. CFG++ samplers need a guidance scale of 0.5 to 2.",
+    )
     schedule_type: Literal[
-        "own", "uniform", "karras", "exponential", "sgm", "simple", "normal", "kl_optimal", "beta"
+        "own", "uniform", "karras", "exponential", "sgm", "simple", "normal", "kl_optimal", "beta", "ays"
     ] = setting(
         "own",
         level="shown",
@@ -154,9 +159,10 @@ class GenerateSettings(Settings):
             "normal": "Normal",
             "kl_optimal": "KL Optimal",
             "beta": "Beta",
+            "ays": "AYS",
         },
-        source="Karras et al. 2022, arXiv:2206.00364; Lee et al. 2024, arXiv:2407.12173",
-        help="How noise levels are spread over the steps. Karras gives more steps to the small ones.",
+        source="Karras et al. 2022, arXiv:2206.00364; Lee et al. 2024, arXiv:2407.12173; AYS: Sabour et al. 2024, arXiv:2404.14507",
+        help="How noise levels are spread over the steps. Karras gives more steps to the small ones; AYS (Align Your Steps) is made for 10 to 20 steps.",
     )
     prompt_weights: bool = setting(
         True,

@@ -25,7 +25,7 @@ from core.record.problems import Problem
 
 FILE = Path(__file__).with_name("optimizers.json")
 
-# sd-scripts' names (any case): the class, and the arguments that its name stands for.
+# Names (any case), most of them sd-scripts': the class, and the arguments that its name stands for.
 SHORT: dict[str, tuple[str, dict[str, Any]]] = {
     "AdamW": ("torch.optim.AdamW", {}),
     "AdamW8bit": ("bitsandbytes.optim.AdamW8bit", {}),
@@ -36,6 +36,8 @@ SHORT: dict[str, tuple[str, dict[str, Any]]] = {
     "Lion8bit": ("bitsandbytes.optim.Lion8bit", {}),
     "PagedLion8bit": ("bitsandbytes.optim.PagedLion8bit", {}),
     "Muon": ("pytorch_optimizer.Muon", {}),  # torch's own takes matrices only
+    "CAME": ("pytorch_optimizer.CAME", {}),
+    "SOAP": ("pytorch_optimizer.SOAP", {}),
     "SGDNesterov": ("torch.optim.SGD", {"nesterov": True, "momentum": 0.9}),
     "SGDNesterov8bit": ("bitsandbytes.optim.SGD8bit", {"nesterov": True, "momentum": 0.9}),
     "DAdaptation": ("dadaptation.experimental.DAdaptAdamPreprint", {}),
@@ -64,7 +66,7 @@ USUAL = (
     "prodigyplus.prodigy_plus_schedulefree.ProdigyPlusScheduleFree",
     "DAdaptAdam",
     "AdamWScheduleFree",
-    "pytorch_optimizer.CAME",
+    "CAME",
 )
 COMMON = ("betas", "eps", "weight_decay")  # arguments that are settings of their own
 ADAFACTOR = "transformers.optimization.Adafactor"

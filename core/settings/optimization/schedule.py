@@ -23,6 +23,9 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     ),
     "piecewise_constant": (Argument("step_rules"),),
 }
+# Schedulers that fall to a minimum rate; the first two of sd-scripts, the others without compatibility.
+MINIMUM = ("cosine_with_min_lr", "warmup_stable_decay")
+FLOORED = ("cosine", "linear", "cosine_with_restarts", "polynomial", "inverse_sqrt", "rex")
 
 
 class ScheduleSettings(Settings):
@@ -66,6 +69,7 @@ class ScheduleSettings(Settings):
         "inverse_sqrt",
         "cosine_with_min_lr",
         "warmup_stable_decay",
+        "rex",
         "piecewise_constant",
         "adafactor",
     ] = kohya_setting(
@@ -77,10 +81,12 @@ class ScheduleSettings(Settings):
             "inverse_sqrt": "inverse square root",
             "cosine_with_min_lr": "cosine with min LR",
             "warmup_stable_decay": "warmup-stable-decay",
+            "rex": "REX",
             "piecewise_constant": "piecewise constant",
             "adafactor": "AdaFactor",
         },
-        help="How the learning rate changes over the run. Constant is a safe choice; cosine and linear end at 0.",
+        source="REX: Chen et al. 2021, arXiv:2107.04197",
+        help="How the learning rate changes over the run. Constant is a safe choice; cosine, linear and REX end at 0. REX stays high for longer and falls at the end.",
     )
     lr_warmup_steps: int | float | str = kohya_setting(
         0,
@@ -119,7 +125,15 @@ class ScheduleSettings(Settings):
         within=(0, 1),
         title="Min LR ratio",
         unit="of the learning rate",
-        help="Where cosine with min LR and warmup-stable-decay end, as a fraction of the learning rate, such as 0.1.",
+        help="Where a scheduler that falls ends, as a fraction of the learning rate, such as 0.1. With sd-scripts compatibility, only of cosine with min LR and warmup-stable-decay.",
+    )
+    rex_d: float = setting(
+        0.5,
+        ge=0,
+        lt=1,
+        title="REX d",
+        needs="lr_scheduler=rex",
+        help="For REX: how long the learning rate stays high. 0 is linear, 0.5 is the paper's, 0.9 is OneTrainer's and falls late.",
     )
     lr_scheduler_type: str | None = kohya_setting(
         None,
@@ -172,6 +186,12 @@ class ScheduleSettings(Settings):
     @classmethod
     def _span(cls, value: Any) -> Any:
         return span(value)
+
+    @property
+    def min_ratio(self) -> float:
+        """The factor at which the scheduler ends, of those that fall to 0 otherwise."""
+        floored = self.lr_scheduler in FLOORED and self.compatibility != "kohya"
+        return (self.lr_scheduler_min_lr_ratio or 0.0) if floored else 0.0
 
     @property
     def steps_in_force(self) -> int | None:

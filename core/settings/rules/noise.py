@@ -29,6 +29,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "Min-SNR and debiased estimation are both on, and their loss weights are multiplied"
         where = "noise.debiased_estimation_loss"
         yield Problem(what, where, "use one of them", "advice", code="noise.min-snr-and-debiased")
+    if noise.loss_type == "mixed" and not (noise.mse_weight or noise.mae_weight or noise.log_cosh_weight):
+        what, fix = "The mixed loss has only weights of 0", "set noise.mse_weight, mae_weight or log_cosh_weight"
+        yield Problem(what, "noise.mse_weight", fix, code="noise.no-loss-weight")
     if job.model.prediction != "auto":  # else checked once the model is known
         yield from prediction_problems(noise, job.model.prediction)
 
@@ -81,6 +84,9 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     kohya = noise.compatibility != "none"
     if kohya and noise.huber_schedule == "snr" and noise.loss_type in ("huber", "smooth_l1"):
         yield "noise.huber_scale", "ignored: sd-scripts does not use it with the SNR schedule"
+    if noise.min_timestep == noise.max_timestep:
+        for name in ("timestep_sampling", "timestep_shift", "stratified_timesteps"):
+            yield f"noise.{name}", "ignored: min and max timestep are equal"
     if not _masked(job):
         yield "noise.mask_mean", "ignored: there are no masks"
     elif kohya:

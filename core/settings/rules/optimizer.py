@@ -101,6 +101,7 @@ SCHEDULER = (
     "lr_scheduler_power",
     "lr_scheduler_timescale",
     "lr_scheduler_min_lr_ratio",
+    "rex_d",
     "lr_scheduler_type",
     "lr_scheduler_args",
     "lr_warmup_from_zero",

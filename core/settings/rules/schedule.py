@@ -8,7 +8,7 @@ from core.record.problems import Problem
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import relative_steps
 from core.settings.optimization.optimizers import argument_problems, averages
-from core.settings.optimization.schedule import ARGUMENTS, read_step_rules, steps_of
+from core.settings.optimization.schedule import ARGUMENTS, FLOORED, MINIMUM, read_step_rules, steps_of
 from core.settings.optimization.torch_curves import type_problems
 
 USES = {  # setting -> the schedulers that use it
@@ -16,7 +16,8 @@ USES = {  # setting -> the schedulers that use it
     "lr_scheduler_num_cycles": {"cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"},
     "lr_scheduler_power": {"polynomial"},
     "lr_scheduler_timescale": {"inverse_sqrt"},
-    "lr_scheduler_min_lr_ratio": {"cosine_with_min_lr", "warmup_stable_decay"},
+    "lr_scheduler_min_lr_ratio": {*MINIMUM, *FLOORED},
+    "rex_d": {"rex"},
     "lr_scheduler_args": set(ARGUMENTS),
 }
 RULES = "write for example step_rules=1:100,0.1:200,0.01: factor 1 until step 100, 0.1 until 200, then 0.01"
@@ -107,6 +108,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
             yield f"schedule.{name}", f"ignored: the scheduler is {own.lr_scheduler_type}"
         elif not own.lr_scheduler_type and own.lr_scheduler not in schedulers:
             yield f"schedule.{name}", f"ignored: the scheduler {own.lr_scheduler} does not use it"
+    if own.compatibility == "kohya" and own.lr_scheduler in FLOORED:
+        yield "schedule.lr_scheduler_min_lr_ratio", "ignored: sd-scripts does not use it with this scheduler"
     if own.lr_scheduler_steps is None:
         yield "schedule.lr_scheduler_after", "ignored: the schedule is as long as the run"
     if own.lr_scheduler == "piecewise_constant" and not own.lr_scheduler_type:

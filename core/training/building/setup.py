@@ -150,6 +150,7 @@ def build_training(
 
 def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> tuple[CompiledBlocks | None, Optimizer]:
     """Attach the trained weights to the model; return the compiled blocks and the optimizer. open_: closed after an error"""
+    from core.methods.tokens import embeddings_of
     from core.networks.frozen import install
     from core.optimization.fused import split_groups
     from core.optimization.groups import parameter_groups
@@ -170,7 +171,8 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
     groups = parameter_groups(job.optimizer, parts, scale_factor(job, context.processes.count))
     if job.method.traits.full_size and job.memory.fused_optimizer_groups:
         groups = split_groups(groups, job.memory.fused_optimizer_groups)
-    return compiled, build_optimizer(job.optimizer, groups, inputs.seed)
+    embeddings = embeddings_of(components.text_encoders)
+    return compiled, build_optimizer(job.optimizer, groups, inputs.seed, embeddings)
 
 
 def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | None:
@@ -258,6 +260,7 @@ def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteG
         optimizer,
         inputs.seed,
         stochastic=settings.stochastic_rounding,
+        kahan=settings.kahan_summation,
         by_parts=entry is not None and entry.package in BY_WEIGHT,
     )
     if not inputs.job.method.traits.full_size or not (settings.fused_backward_pass or settings.fused_optimizer_groups):

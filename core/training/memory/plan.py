@@ -222,7 +222,8 @@ def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: M
         gradients = max(gradients, cast)  # cast weights are freed while gradients are computed
     else:
         weights += cast
-    return ProcessSizes(weights, gradients, int(FP32 * trained * state_numbers(job)), whole=step)
+    lost = trained * item if job.memory.kahan_summation and job.memory.full_precision == "bf16" else 0
+    return ProcessSizes(weights, gradients, int(FP32 * trained * state_numbers(job)) + lost, whole=step)
 
 
 def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:

@@ -22,7 +22,7 @@ from core.generation.model.loras import _NETWORKS, MOST_CACHED, Strength, _forge
 from core.generation.model.store import TextStateCache
 from core.generation.plan import files as sources
 from core.generation.plan.requests import requests_of
-from core.generation.plan.stages import stages_of
+from core.generation.plan.stages import sampling_of, stages_of
 from core.generation.prompt.wildcards import no_files
 from core.generation.sample.canvas import images_at_once
 from core.generation.sample.guidance import EMPTY, NEGATIVE, UNGUIDED, classic, composed
@@ -108,7 +108,10 @@ FOREIGN = {  # ComfyUI's, k-diffusion's and diffusers' names
     "euler_a": "euler_a",
     "euler_ancestral": "euler_a",
     "k_euler_ancestral": "euler_a",
-    "euler_cfg_pp": "euler_cfg_pp",  # another algorithm: named as one that is not here
+    "euler_cfg_pp": "euler_cfg_pp",
+    "euler_ancestral_cfg_pp": "euler_a_cfg_pp",
+    "er_sde": "er_sde",
+    "res_multistep": "res_multistep",  # another algorithm: named as one that is not here
     "dpmpp_2m": "dpmsolver++",
     "dpmpp_2m_sde": "dpmsolver++_2m_sde",
     "dpmpp_2m_sde_gpu": "dpmsolver++_2m_sde",
@@ -150,6 +153,15 @@ def test_samplers_of_other_programs_are_ours_by_name():
             schedule = "exponential" if written.endswith("exponential") else kind
             assert (found.pairs["Sampler"], found.pairs.get("Schedule type", "")) == (ours, schedule), written
     assert SAMPLERS.keys() <= FOREIGN.keys()
+
+
+def test_align_your_steps_has_the_levels_of_the_models_family():
+    job = build(GenerateJob, {"generate": {"prompt": "a fox", "schedule_type": "ays"}})
+    assert {name: sampling_of(job, "epsilon", name).schedule for name in ("sd1", "sd2", "sdxl")} == {
+        "sd1": "ays",
+        "sd2": "ays",
+        "sdxl": "ays_sdxl",
+    }
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,17 @@ def test_every_kind_makes_an_image_of_its_own_that_is_the_same_alone_and_among_o
     assert not torch.allclose(one, made([3]), atol=1e-3)
 
 
+def test_cfg_pp_has_the_negative_prompt_at_every_scale_and_without_one_is_euler(model, states):
+    def made(sampler, texts):
+        return sampled(model, texts, **HOW | {"guidance_scale": 0.8, "sampler": sampler})
+
+    assert not torch.allclose(made("euler_cfg_pp", states), made("euler", states), atol=1e-2)
+    same = encode_prompts(model, "a fox", "a fox")
+    assert torch.allclose(
+        made("euler_cfg_pp", same), made("euler", same), atol=2e-3, rtol=1e-4
+    )  # latents of 20 and more
+
+
 def job_of(prompt="a fox", map=None, **generate):
     groups = {name: generate.pop(name) for name in ("pag",) if name in generate}
     return build(GenerateJob, {"generate": {"prompt": prompt, **generate}, "regions": {"region_map": map}} | groups)
@@ -271,6 +282,7 @@ def job_of(prompt="a fox", map=None, **generate):
         ({"guidance": "apg", "negative_scale": 2.0}, "guidance.negative-scale"),
         ({"guidance": "apg", "guidance_scale": 1.0}, "generate.no-guidance"),
         ({"guidance_start": 0.6, "guidance_end": 0.5}, "guidance.range"),
+        ({"sampler": "euler_cfg_pp", "guidance_scale": 7.0}, "generate.cfg-pp-scale"),
         ({"guidance": "pag", "prompt": "a AND b", "map": "x.png"}, "guidance.regions"),
         ({"guidance_end": 0.5, "prompt": "a AND b", "map": "x.png"}, "guidance.regions"),
         ({"pag": {"pag_scale": 2.0}}, "settings.no-effect"),
@@ -287,6 +299,7 @@ def test_the_check_names_the_kind(tmp_path):
 
 
 def test_what_fits_is_not_refused():
+    assert not list(problems_of(job_of(sampler="euler_a_cfg_pp", guidance_scale=1.5)))
     for job in ({"guidance": "pag", "negative_scale": 2.0, "guidance_scale": 1.0}, {"guidance": "apg"}):
         codes = {problem.code for problem in problems_of(job_of(prompt="a AND b", **job)) if problem.level == "error"}
         assert not codes
