@@ -83,7 +83,8 @@ def _method(job: TrainJob) -> Iterator[Problem]:
         what = "DeepSpeed does not support a fused backward pass"
         where = "memory.fused_backward_pass, fused_optimizer_groups"
         yield Problem(what, where, "turn it or DeepSpeed off", code="deepspeed.fused-backward")
-    if method.traits.base_trains and method.stop_text_encoder_training is not None:
+    stops = method.stop_text_encoder_training is not None
+    if stops and (method.traits.base_trains or method.traits.uses_network):
         what = "DeepSpeed cannot stop training the text encoder during a run"
         where = "method.stop_text_encoder_training"
         yield Problem(what, where, "empty it, or turn DeepSpeed off", code="deepspeed.stop-text-encoder")
@@ -107,7 +108,7 @@ def _method(job: TrainJob) -> Iterator[Problem]:
         what = "ZeRO-3 init does not support prior preservation with the base model"
         fix = "turn it off, or use regularization images (method.prior)"
         yield Problem(what, "sharding.zero3_init_flag", fix, code="deepspeed.zero3-init-prior")
-    if method.traits.base_trains and method.ema and job.sharding.offload_optimizer_device == "nvme":
+    if method.ema and job.sharding.offload_optimizer_device == "nvme":
         what, fix = "EMA does not work with weights offloaded to NVMe", "turn EMA off, or offload to RAM"
         yield Problem(what, "method.ema", fix, code="deepspeed.ema-nvme")
 

@@ -211,10 +211,11 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
             scaled=precision.scaled,
             pauses=pauses,
         )
+    from core.methods.ema import average_of
     from core.optimization.scaling import make_scaler
 
     trainable = type_named(job.memory.full_precision)
-    return Stepper(
+    stepper = Stepper(
         inputs.method,
         parameters,
         optimizer,
@@ -227,6 +228,8 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
         adds_up=inputs.method.adds_up,
         pauses=pauses,
     )
+    stepper.average = average_of(inputs.method, parameters, job.method)
+    return stepper
 
 
 def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:

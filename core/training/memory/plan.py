@@ -294,7 +294,7 @@ def _extra_weights(
 ) -> int:
     """Bytes of weights next to the trained model: an EMA (its shard with DeepSpeed), an untrained U-Net, encoders."""
     whole, total = job.method.traits.base_trains, 0
-    if whole and job.method.ema and job.method.ema_device != "cpu":
+    if job.method.ema and (job.method.ema_device != "cpu" or facts.device.startswith("cpu")):
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
     if whole and job.method.prior == "model":
         total += facts.denoiser.numbers * _bytes(precision.compute)
