@@ -178,7 +178,7 @@ def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | N
     import torch
 
     job, method, placed = inputs.job, inputs.method, inputs.plan.placed
-    if method.needs_untrained and prior.needs_untrained_model(job, placed):
+    if method.needs_untrained and prior.needs_untrained_model(job):
         inputs.context.stage("loading the frozen base model")
         method.hold_untrained(models.load_untrained())
     captions = prior.captions(job, placed)
