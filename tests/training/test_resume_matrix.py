@@ -84,6 +84,11 @@ OPTIONS = {
         }
     },
     "kohya's draws": {"model": {"compatibility": "sd-scripts-0.10"}, "noise": {"multires_noise_iterations": 3}},
+    "masks and sizes by chance": {
+        "dataset": {"masked_loss": True, "more_resolutions": [96], "resolution_choice": "drawn"},
+        "noise": {"unmasked_weight": 0.1, "unmasked_probability": 0.5, "masked_prior_preservation_weight": 0.5},
+        "captions": {"caption_tag_dropout_rate": 0.5, "tag_dropout_mode": "all"},
+    },
     "images by chance": {"dataset": {"flip_aug": True, "color_aug": True, "random_crop": True}},
 }
 
@@ -92,6 +97,7 @@ COMBINED = [
     ("DreamBooth", "accumulation", "Prodigy"),
     ("fine-tune, bf16", "timesteps and noise"),
     ("new word by layer", "accumulation", "images by chance"),
+    ("LoRA, average", "bf16", "dropouts", "shown", "masks and sizes by chance"),
 ]
 AVERAGED = ["LoRA", "new word", "ControlNet", "LLLite"]
 # {name: (method, options, relative tolerance of losses)}: in 16 bits processors round differently.
@@ -237,7 +243,8 @@ def settings(groups, model, folders):
         "saving": {"output_name": "t", "save_state": True},
     }
     own = groups | {"dataset": {name: value for name, value in groups.get("dataset", {}).items() if name != "sources"}}
-    if groups.get("method", {}).get("kind") in ("controlnet", "lllite"):
+    masked = groups.get("dataset", {}).get("masked_loss")
+    if masked or groups.get("method", {}).get("kind") in ("controlnet", "lllite"):
         dataset["conditioning_data_dir"] = str(folders / "hints")
     return merge(merge(base, {"dataset": dataset}), own)
 
