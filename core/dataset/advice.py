@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.plan import Epochs
-from core.dataset.buckets.rotation import Turn
+from core.dataset.buckets.rotation import Drawn, Turn
 from core.dataset.images.look import Look
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo, about, names_of
@@ -179,7 +179,7 @@ def balance_advice(epochs: Epochs) -> list[Problem]:
     """Regularization images without training images, and images that no epoch uses."""
     found = []
     for part in epochs.parts:
-        if isinstance(part, Turn) and part.pool and not len(part):
+        if isinstance(part, Turn | Drawn) and part.pool and not len(part):
             what = f"{part.pool} regularization images are not used: their batch group has no training images"
             fix = "add training images, or put both into the same batch group"
             found.append(Problem(what, "dataset.sources", fix, "advice", code="dataset.regularization-alone"))

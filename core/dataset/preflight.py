@@ -63,7 +63,9 @@ def preflight(
     counted = _count_all(placing, count_tokens)
     once = _each_once([*placing.placed, *placing.validation])
     problems += caption_advice(once, counted, job.captions.max_token_length)
-    problems += blank_masks(once, images, memo) + control_advice(once, images, memo)
+    if not job.noise.trains_unmasked:
+        problems += blank_masks(once, images, memo)
+    problems += control_advice(once, images, memo)
     problems += size_advice(once) + remark_advice(once, images) + balance_advice(epochs)
     if not epochs.views and not errors(problems):
         what = "No images are left to train on"

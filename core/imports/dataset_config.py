@@ -67,7 +67,7 @@ PUT_BACK: dict[str, dict[str, Any]] = {
         "more_resolutions": [],
         "conditioning_data_dir": None,
     },
-    "captions": {"sidecars": "one", "caption_lines": "first", "trigger_word": None},
+    "captions": {"sidecars": "one", "caption_lines": "first", "trigger_word": None, "tag_dropout_mode": "each"},
     "validation": {"best_checkpoint": "training"},  # sd-scripts trains on all that the file does not hold out
 }
 

@@ -399,6 +399,8 @@ def _of_a_folder(concept: Concept) -> Iterator[Problem]:
         (images.alpha_color != "#ffffff", "alpha_color", "fill the transparency of the images first: sd-scripts drops it"),
         (source.samples_per_epoch is not None, "samples_per_epoch", "set repeats instead"),
         (source.loss_weight != 1, "loss_weight", "set repeats instead"),
+        (images.more_resolutions and images.resolution_choice == "drawn", "resolution_choice", "divide the number of epochs"),
+        (captions.caption_tag_dropout_rate and captions.tag_dropout_mode == "all", "tag_dropout_mode", "use caption dropout"),
         (source.validation_images, "validation_images", "put them into a separate folder with the validation role"),
         (masks and not images.masked_loss, "masked_loss",
          "remove the mask folder: sd-scripts would use it for ControlNet, or with --masked_loss as masks"),

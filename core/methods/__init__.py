@@ -14,7 +14,6 @@ from core.families.components import Components
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.optim import Optimizer
 
     from core.dataset.caches.texts import EncodeText
     from core.networks.files import NetworkFiles
@@ -72,7 +71,7 @@ class Method(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything to resume from, except the optimizer: the live tensors, not copies."""
+        """Everything to resume from, except the optimizer and the EMA: the live tensors, not copies."""
 
     @abstractmethod
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
@@ -138,30 +137,8 @@ class Method(ABC):
         """Take a second, untrained U-Net for `untrained`."""
         raise AssertionError("only for methods that need one")
 
-    def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
-        """A context in which the weights are those for this use: the average, if there is one."""
-        from core.optimization.averaging import averaged
-
-        return averaged(optimizer)
-
     # -- for DeepSpeed
 
     def lay_in_modules(self) -> None:
         """Register the trained weights next to the model as parameters of the model's modules."""
-        return
-
-    def shows_average(self, use: Use) -> bool:
-        """Whether the method's own EMA replaces the weights for this use."""
-        return False
-
-    def average_over(self, weights: Mapping[str, Tensor]) -> None:
-        """Average these weights instead: those that this process updates."""
-        return
-
-    def average_state(self) -> dict[str, Tensor]:
-        """The state of the EMA; {} without one."""
-        return {}
-
-    def load_average(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the tensors of `average_state`."""
         return

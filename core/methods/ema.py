@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from core.methods import Method, Use
     from core.settings.method import MethodSettings
+
+EMA = "ema."  # in front of the names of averaged weights in a training state
 
 
 class WeightAverage:
@@ -61,10 +64,16 @@ class WeightAverage:
         return self.average | {"steps": torch.tensor(self.steps)}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the tensors of `state_dict`. Without any, of a run without EMA, averaging starts at the present weights."""
+        saved = tensors or self._weights
         with torch.no_grad():
             for name, average in self.average.items():
-                average.copy_(tensors[name])
-        self.steps = int(tensors["steps"])
+                average.copy_(saved[name])
+        self.steps = int(tensors["steps"]) if tensors else 0
+
+    def replaces(self, use: Use) -> bool:
+        """Whether the settings use the average in place of the weights for this use."""
+        return self._settings.ema_use in ("all", use)
 
     @torch.no_grad()
     def _put(self, values: Mapping[str, Tensor]) -> None:
@@ -76,11 +85,21 @@ class WeightAverage:
         return weight.to(device, torch.float32)
 
 
-def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by prefixed name: `ema.` + name."""
-    return {prefix + name: tensor for name, tensor in tensors.items()}
+def average_of(method: Method, weights: Sequence[Tensor], settings: MethodSettings) -> WeightAverage | None:
+    """The average of a method's trained weights, by their names in its state; None without EMA."""
+    if not settings.ema:
+        return None
+    names = {tensor.data_ptr(): name for name, tensor in method.state_dict().items()}
+    return WeightAverage({names.get(each.data_ptr(), str(n)): each for n, each in enumerate(weights)}, settings)
 
 
-def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names have the prefix, by name without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def with_average(tensors: Mapping[str, Tensor], average: WeightAverage | None) -> dict[str, Tensor]:
+    """A method's state with the average next to it."""
+    averaged = average.state_dict() if average is not None else {}
+    return {**tensors, **{EMA + name: tensor for name, tensor in averaged.items()}}
+
+
+def split_average(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(a method's state, state of the average), from `with_average`."""
+    averaged = {name.removeprefix(EMA): each for name, each in tensors.items() if name.startswith(EMA)}
+    return {name: each for name, each in tensors.items() if not name.startswith(EMA)}, averaged

@@ -163,6 +163,8 @@ class EmbeddingMethod(Method):
     # -- for the training loop
 
     def after_update(self) -> dict[str, Tensor]:
+        for table in self._tables if self._settings.preserve_embedding_norm else ():
+            table.restore_norm()
         return {f"norm/{PARTS[index]}": table.rows.detach().float().norm() for index, table in enumerate(self._tables)}
 
     def release(self) -> None:

@@ -7,7 +7,7 @@ and trains the text encoder by default.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,10 +19,8 @@ from core.families.saving import modules_of, save_model
 from core.formats.models.sd_keys import unet_to_ldm
 from core.formats.models.whole_model import ENDINGS, Form, ModelFacts, form_of
 from core.formats.tensors.writer import type_named
-from core.methods import Method, Use
-from core.methods.ema import WeightAverage, with_prefix, without_prefix
+from core.methods import Method
 from core.networks.blocks import block_of
-from core.optimization.averaging import averaged
 from core.optimization.groups import Trainable
 from core.record.problems import Problem
 from core.settings.blocks import COUNTS, numbers
@@ -30,11 +28,8 @@ from core.settings.model import traits_of
 from core.settings.optimization.rates import has_frozen_blocks, trains_text
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
     from core.settings.job import TrainJob
 
-EMA = "ema."  # in front of the names of averaged weights in a state
 TEXT_PARTS = ("text_encoder", "text_encoder_2")
 
 
@@ -48,7 +43,7 @@ def trained_parts(job: TrainJob, text_encoders: int = 2) -> set[str]:
 
 
 class FullMethod(Method):
-    """Trains the model itself: the choice of weights, their EMA, and the saved model.
+    """Trains the model itself: the choice of weights, and the saved model.
 
     source  the model that training starts from; "source" in save_model_as takes its format
     vae     baked into saved models in place of the model's own
@@ -70,7 +65,6 @@ class FullMethod(Method):
         self._trainable: dict[str, Any] = {}  # part's name -> module
         self._unet: Any = None
         self._weights: dict[str, nn.Parameter] = {}  # all trained weights, by names such as "unet.conv_in.weight"
-        self._average: WeightAverage | None = None
         self._stopped = False
 
     # -- trained weights
@@ -93,7 +87,6 @@ class FullMethod(Method):
             for name, weight in module.named_parameters()
             if id(weight) in trained
         }
-        self._average = WeightAverage(self._weights, self._settings) if self._settings.ema else None
         if self._job.optimizer.clips_as_kohya and has_frozen_blocks(self._job):
             self.clipped = [weight for trainable in trainables for weight in trainable.parameters]
         return trainables
@@ -108,8 +101,7 @@ class FullMethod(Method):
     # -- a state
 
     def state_dict(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {name: weight.detach() for name, weight in self._weights.items()}
-        return tensors | with_prefix(EMA, self.average_state())
+        return {name: weight.detach() for name, weight in self._weights.items()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         import torch
@@ -117,7 +109,6 @@ class FullMethod(Method):
         with torch.no_grad():
             for name, weight in self._weights.items():
                 weight.copy_(tensors[name])
-        self.load_average(without_prefix(EMA, tensors))
 
     # -- moments of a run
 
@@ -144,32 +135,6 @@ class FullMethod(Method):
             if name in self._trainable:
                 self._trainable[name].requires_grad_(False)
         self._stopped = True
-
-    def after_update(self) -> dict[str, Tensor]:
-        if self._average is not None:
-            self._average.after_step()
-        return {}
-
-    def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
-        if self._average is None:
-            return averaged(optimizer)
-        return self._average.in_place() if self.shows_average(use) else nullcontext()
-
-    def shows_average(self, use: Use) -> bool:
-        """Whether the EMA replaces the weights for this use."""
-        return self._average is not None and self._settings.ema_use in ("all", use)
-
-    def average_over(self, weights: Mapping[str, Tensor]) -> None:
-        """Average these weights instead: those that this process updates."""
-        if self._average is not None:
-            self._average = WeightAverage(weights, self._settings)
-
-    def average_state(self) -> dict[str, Tensor]:
-        return self._average.state_dict() if self._average is not None else {}
-
-    def load_average(self, tensors: Mapping[str, Tensor]) -> None:
-        if self._average is not None:
-            self._average.load_state_dict(tensors)
 
     # -- the file
 
@@ -200,7 +165,7 @@ class FullMethod(Method):
         )
 
     def release(self) -> None:
-        self._components = self._unet = self._frozen = self._average = None
+        self._components = self._unet = self._frozen = None
         self._trainable, self._weights = {}, {}
 
 

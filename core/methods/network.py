@@ -54,7 +54,9 @@ class NetworkMethod(Method):
         # Also at a rate of 0: its layers are saved with the others, and act where they come from a file.
         self.trains_text = job.network.train_text_encoder
         self.trains_unet = job.network.train_unet
-        self.steady_gradients = job.network.module_dropout == 0 and not job.network.traits.by_chance
+        self._stop_text = job.method.stop_text_encoder_training
+        steady = job.network.module_dropout == 0 and not job.network.traits.by_chance
+        self.steady_gradients = steady and self._stop_text is None
         self._two_text_rates = rates.text_rates[0] != rates.text_rates[1]
         self._clips_all = rates.clips_as_kohya
 
@@ -116,6 +118,10 @@ class NetworkMethod(Method):
             self._built.set_multiplier(strength)
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
+        if self._stop_text is not None and step >= self._stop_text:
+            self._stop_text = None
+            for weight in self._built.parameters_by_part()["text_encoder"]:
+                weight.requires_grad_(False)
         self._built.show(step, number, images)
 
     def after_micro_batch(self) -> None:

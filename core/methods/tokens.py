@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,6 +30,16 @@ class TokenTable(nn.Module):
     def weight(self) -> nn.Parameter:
         """The original table, for its dtype and device."""
         return self.table.weight
+
+    @torch.no_grad()
+    def restore_norm(self) -> None:
+        """Scale each trained row to the median norm of the original embeddings, as OneTrainer does."""
+        if self.rows.requires_grad:
+            self.rows.copy_(nn.functional.normalize(self.rows.float()) * self._median_norm)
+
+    @cached_property
+    def _median_norm(self) -> Tensor:
+        return self.weight.detach().float().norm(dim=1).median()
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [...] -> [..., C] in the table's type."""

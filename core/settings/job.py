@@ -74,6 +74,12 @@ class EmbeddingSettings(Settings):
         names="path or name",
         holds="embedding",
     )
+    preserve_embedding_norm: bool = setting(
+        False,
+        title="Preserve embedding norm",
+        source="OneTrainer",
+        help="After each step, scales the vectors to the median length of the model's own embeddings, so that the token does not drown out the rest of a prompt.",
+    )
     extended: bool = setting(
         False,
         title="Extended textual inversion (XTI)",

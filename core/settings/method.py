@@ -66,7 +66,7 @@ class MethodSettings(Settings):
         unit="steps",
         title="Stop training the text encoder at step",
         hint="never",
-        help="Freezes the text encoder from this step on; a third of the steps helps against overfitting. Empty trains it to the end.",
+        help="For full models and LoRAs: freezes the text encoder, or its part of the LoRA, from this step on; a third of the steps helps against overfitting. Empty trains it to the end.",
     )
     prior: Literal["images", "model"] = setting(
         "images",
@@ -91,7 +91,7 @@ class MethodSettings(Settings):
         False,
         title="EMA",
         source="Polyak and Juditsky 1992; Ho et al. 2020, arXiv:2006.11239",
-        help="Keeps an exponential moving average of the trained weights, which is smoother than the last step. For full models (DreamBooth, fine-tuning) and runs of several thousand steps.",
+        help="Keeps an exponential moving average of the trained weights, which is smoother than the last step. For every method: full models in runs of several thousand steps, LoRAs also in short runs with a lower decay.",
         costs="Four bytes per trained weight.",
     )
     ema_decay: float = setting(
@@ -100,7 +100,7 @@ class MethodSettings(Settings):
         ge=0,
         lt=1,
         title="EMA decay",
-        help="Fraction of the average that each step keeps: 0.9999 averages over about 10,000 steps, 0.999 over about 1,000.",
+        help="Fraction of the average that each step keeps: 0.9999 averages over about 10,000 steps, 0.999 over about 1,000, 0.98 over about 50. 0.98 to 0.999 is usual for LoRAs.",
     )
     ema_warmup: bool = setting(
         True,
@@ -128,7 +128,7 @@ class MethodSettings(Settings):
         "all",
         needs="ema",
         title="Use EMA for",
-        labels={"all": "everything", "files": "saved models", "samples": "samples and validation"},
+        labels={"all": "everything", "files": "saved files", "samples": "samples and validation"},
         help="Where the averaged weights are used; the rest uses the current weights. Training states always hold both.",
     )
 

@@ -136,6 +136,26 @@ class NoiseSettings(Settings):
         labels={"area": "over the mask", "image": "over the whole image"},
         help="Over the mask, small masks count as much as large ones. Over the whole image, as in sd-scripts, small masks count little.",
     )
+    unmasked_weight: float = setting(
+        0.0,
+        within=(0, 1),
+        source="OneTrainer",
+        help="Least loss weight of each area: black areas of masks count this much. 0 trains only the masked areas, 0.1 is usual, 1 ignores masks.",
+    )
+    unmasked_probability: float = setting(
+        0.0,
+        within=(0, 1),
+        source="OneTrainer",
+        help="Probability of using an image without its mask, so that the model also sees how the subject fits into the whole image. 0.1 is usual; 0 always uses masks.",
+    )
+    masked_prior_preservation_weight: float = setting(
+        0.0,
+        within=(0, 100),
+        title="Masked prior weight",
+        source="OneTrainer",
+        help="Outside the mask, trains the model to predict what the frozen base model predicts, with this weight, so that backgrounds stay as they were. 1 is usual; 0 is off.",
+        costs="Images with masks take a second forward pass, and full models a second U-Net in memory.",
+    )
     noise_offset: float | None = kohya_setting(
         None,
         within=(0, 1),
@@ -283,6 +303,11 @@ class NoiseSettings(Settings):
     def halves_latents(self, network: bool) -> bool:
         """Whether latents are cast to the compute dtype, as in sd-scripts: 0.9 always, 0.10 except for a network."""
         return self.compatibility != "none" and (not network or self.compatibility == "kohya_0.9")
+
+    @property
+    def trains_unmasked(self) -> bool:
+        """Whether areas outside of masks have a loss."""
+        return bool(self.unmasked_weight or self.unmasked_probability or self.masked_prior_preservation_weight)
 
     def summary(self) -> str:
         parts = [self.label("loss_type")] if self.loss_type != "l2" else []

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from core.record.units import period_words
+from core.record.units import number_text, period_words
 from core.settings.base import SEED_RANGE, Settings, every, follows_compatibility, kohya_setting, setting
 
 SAMPLERS = Literal[
@@ -90,6 +90,13 @@ class SampleSettings(Settings):
         help="Empty or 0 is off. Ignored if 'Sample every n epochs' is set.",
     )
     sample_every_n_epochs: int | None = kohya_setting(None, unit="epochs", hint="off", help="Empty or 0 is off.")
+    sample_every_minutes: float | None = setting(
+        None,
+        unit="minutes",
+        title="Sample every n minutes",
+        hint="off",
+        help="Generates samples when this many minutes have passed since the last ones, besides those at epochs or steps. Empty or 0 is off.",
+    )
     sample_at_first: bool = kohya_setting(
         True,
         title="Sample before training",
@@ -129,6 +136,8 @@ class SampleSettings(Settings):
             return "no prompts, no samples"
         periods = ((self.sample_every_n_epochs, "epoch"), (self.sample_every_n_steps, "step"))
         parts = [period_words(period, unit) for period, unit in periods if period and every(period)][:1]
+        minutes = every(self.sample_every_minutes)
+        parts += [f"every {number_text(minutes)} min"] if minutes is not None else []
         parts = parts or ["not during training"]
         parts += ["base model first"] if self.sample_at_first else []
         return ", ".join([*parts, f"{self.label('sample_sampler')}, {self.sample_steps} steps"])

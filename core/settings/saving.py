@@ -31,6 +31,13 @@ class SavingSettings(Settings):
     save_every_n_steps: int | None = kohya_setting(
         None, unit="steps", hint="off", help="Empty or 0 is off.", level="shown"
     )
+    checkpoint_every_minutes: float | None = setting(
+        None,
+        unit="minutes",
+        title="Save every n minutes",
+        hint="off",
+        help="Saves a checkpoint when this many minutes have passed since the last one, besides those at epochs and steps. Empty or 0 is off.",
+    )
     save_n_evenly: int | None = setting(
         None,
         unit="checkpoints",
@@ -187,6 +194,8 @@ class SavingSettings(Settings):
     def summary(self) -> str:
         periods = ((self.save_every_n_epochs, "epoch"), (self.save_every_n_steps, "step"))
         parts = [period_words(period, unit) for period, unit in periods if period and every(period)]
+        checkpoints = every(self.checkpoint_every_minutes)
+        parts += [f"every {number_text(checkpoints)} min"] if checkpoints is not None else []
         parts += [f"{self.save_n_evenly} spread evenly"] if every(self.save_n_evenly) else []
         parts += [f"at least {self.save_n_epoch_ratio} at epoch ends"] if every(self.save_n_epoch_ratio) else []
         parts = parts or ["at the end"]

@@ -108,7 +108,12 @@ def _expected(page: Page, name: str, state: str) -> int:
     """Number of sample rows of an active run; 0 for others."""
     job = _job_of(page, name) if state in ("running", "paused", "waiting") else None
     settings = job.samples if job is not None else None
-    some = settings and (settings.sample_at_first or settings.sample_every_n_steps or settings.sample_every_n_epochs)
+    some = settings and (
+        settings.sample_at_first
+        or settings.sample_every_n_steps
+        or settings.sample_every_n_epochs
+        or settings.sample_every_minutes
+    )
     return len(settings.sample_prompts) if settings and some else 0
 
 

@@ -20,6 +20,7 @@ from core.settings.presets.levels import level_of, levels
 from core.settings.rules.dataset import changes_by_chance
 from core.settings.sharding import ShardingSettings
 from core.settings.values import shown_value
+from core.training.loop.prior import needs_untrained_model
 from tabs.form.project import FIELDS, Project
 from tabs.roots import Roots
 from tabs.server.browsers import Browser
@@ -214,7 +215,8 @@ def plan_key(job: TrainJob) -> Any:
     ]
     named = [value_of(job, f"{group}.{name}") for group, names in COUNTED.items() for name in names.split()]
     of_network = kind_named(job.network.kind).kind_settings(job)
-    return looks, named, of_network, max(1, len(job.embedding.words)), job.optimizer.optimizer_args.get("beta1")
+    more = needs_untrained_model(job), job.optimizer.optimizer_args.get("beta1")
+    return looks, named, of_network, max(1, len(job.embedding.words)), more
 
 
 def _rounded(size: int) -> int:

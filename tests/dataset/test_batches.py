@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.dataset.advice import balance_advice
 from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.placing import merged
@@ -248,3 +249,45 @@ def test_the_old_balance_is_sd_scripts(wanted, repeats, expected):
 def test_regularization_without_training_images_is_not_shown():
     epochs = epochs_of([placed(0, 512, 512, of=concept(0, role="regularization"))])
     assert epochs.views == 0 and epochs.batches(1, 0) == []
+
+
+def names_of(batches):
+    return [[(item.key, repeat) for item, repeat in batch.items] for batch in batches]
+
+
+def at_resolutions(count, choice, *, repeats=1, size=2, **source):
+    """Images at two resolutions, those of a large one having a bucket of their own."""
+    made = concept(size=size, **source)
+    of = replace(made, images=made.images.model_copy(update={"resolution_choice": choice}))
+    first = [placed(index, 512, 512, repeats, of) for index in range(count)]
+    large = plan_buckets(DatasetSettings(resolution=1024)).assign(1024, 1024)
+    return [each for one in first for each in (one, replace(one, placement=large, variant="1024x1024"))]
+
+
+def test_each_view_shows_an_image_at_all_its_resolutions_or_at_one_that_is_drawn():
+    each, drawn = (epochs_of(at_resolutions(20, choice, repeats=3)) for choice in ("each", "drawn"))
+    assert each.views == 120 and each.steady and drawn.views == 60 and not drawn.steady
+    shown: Counter = Counter()
+    for epoch in range(20):
+        batches = drawn.batches(7, epoch)
+        assert len(batches) == drawn.steps_in(epoch) == drawn.first_step(epoch + 1) - drawn.first_step(epoch)
+        views = [(item.image.relative, repeat) for batch in batches for item, repeat in batch.items]
+        assert Counter(views) == Counter((f"{index}.png", repeat) for index in range(20) for repeat in range(3))
+        shown.update((item.key, epoch) for batch in batches for item, _ in batch.items)
+    large = sum(number for (key, _), number in shown.items() if len(key) == 3)
+    assert 0.45 < large / 1200 < 0.55
+    again = epochs_of(at_resolutions(20, "drawn", repeats=3))
+    assert names_of(drawn.batches(7, 3)) == names_of(again.batches(7, 3)) != names_of(again.batches(7, 4))
+    assert drawn.never_shown() == drawn.not_needed() == []
+
+
+def test_a_drawn_resolution_goes_with_rotation_and_filled_batches():
+    assert epochs_of(at_resolutions(7, "drawn", samples_per_epoch=5)).views == 5
+    some = epochs_of(at_resolutions(2, "drawn", repeats=4, size=16), short_batches="refill")
+    for epoch in range(30):
+        batches = some.batches(1, epoch)
+        assert all(len(batch) == 16 for batch in batches)
+        views = [(item.key, repeat) for batch in batches for item, repeat in batch.items]
+        assert len(set(views)) == len(views)
+    alone = epochs_of(at_resolutions(3, "drawn", role="regularization"))
+    assert alone.views == 0 and [each.code for each in balance_advice(alone)] == ["dataset.regularization-alone"]

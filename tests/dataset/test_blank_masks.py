@@ -8,8 +8,9 @@ from core.settings.job import TrainJob
 from tests.dataset.bad_input import DATASET, image
 
 
-def advice(tmp_path, **dataset):
-    job = TrainJob.model_validate({"dataset": {"folder": str(tmp_path / "fox"), **DATASET, **dataset}})
+def advice(tmp_path, noise=(), **dataset):
+    dataset = {"folder": str(tmp_path / "fox"), **DATASET, **dataset}
+    job = TrainJob.model_validate({"dataset": dataset, "noise": dict(noise)})
     report = preflight(job, Workspace(outputs=tmp_path / "outputs"), decode=True, count_tokens=len)
     return [each for each in report.problems if each.code in ("mask.all-black", "image.fully-transparent")]
 
@@ -23,6 +24,9 @@ def test_a_wholly_black_mask_is_named(tmp_path):
     (found,) = advice(tmp_path, conditioning_data_dir=str(tmp_path / "masks"), masked_loss=True)
     assert "a.png" in found.what and "b.png" not in found.what and found.level == "advice" and found.fix
     assert advice(tmp_path, conditioning_data_dir=str(tmp_path / "masks"), masked_loss=False) == []
+    for name in ("unmasked_weight", "unmasked_probability", "masked_prior_preservation_weight"):
+        masks = str(tmp_path / "masks")
+        assert advice(tmp_path, {name: 0.1}, conditioning_data_dir=masks, masked_loss=True) == []
 
 
 def test_a_wholly_transparent_image_is_named_where_its_transparency_is_the_mask(tmp_path):

@@ -85,6 +85,11 @@ def test_with_compatibility_tags_are_joined_by_commas_as_in_sd_scripts():
 WORKED = [  # reference 4.2, verified there by running sd-scripts; only what chance does not change
     ({}, "a,  b , c\nsecond", "a,  b , c"),
     ({"keep_tokens_separator": "|||", "caption_tag_dropout_rate": 1.0}, "1girl ||| b, c ||| e", "1girl, e"),
+    (
+        {"keep_tokens": 1, "caption_tag_dropout_rate": 1.0, "tag_dropout_mode": "all", "trigger_word": "sks"},
+        "1girl, sks, b, c",
+        "1girl, sks",
+    ),
     ({"keep_tokens_separator": "|||"}, "1girl, x ||| b, c, d ||| best", "1girl, x ||| b, c, d ||| best"),
     ({"caption_prefix": "PRE", "caption_suffix": "SUF"}, "l1\nl2", "PRE l1"),
     ({"caption_dropout_rate": 1.0, "caption_prefix": "PRE"}, "anything", ""),
@@ -428,3 +433,9 @@ def test_the_plain_caption_is_the_one_without_draws():
     assert plain_caption("a ||| {b|c}, d", settings) == "sks, masterpiece, a, b, d, end"
     assert plain_caption("x", CaptionSettings(caption_template="object"), "cat") == "a photo of a cat"
     assert plain_caption("x", CaptionSettings(caption_dropout_rate=1.0)) == "x"
+
+
+def test_all_tags_are_dropped_at_once_or_none():
+    options = {"caption_tag_dropout_rate": 0.3, "keep_tokens": 1, "tag_dropout_mode": "all"}
+    found = Counter(draw("a, b, c, d", epoch, **options) for epoch in range(400))
+    assert found.keys() == {"a", "a, b, c, d"} and 0.2 < found["a"] / 400 < 0.4

@@ -1,16 +1,11 @@
 """The average of trained weights."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from core.methods.ema import WeightAverage
-from core.methods.full import FullMethod
-from core.settings.check import build
-from core.settings.job import TrainJob
 from core.settings.method import MethodSettings
 
 
@@ -88,12 +83,12 @@ def test_the_average_of_weights_on_a_card_lies_where_it_was_asked_to(wanted, pla
     ("wanted", "shown"), [("all", ["files", "samples"]), ("files", ["files"]), ("samples", ["samples"])]
 )
 def test_the_average_takes_the_weights_place_for_what_was_asked(wanted, shown):
-    method = FullMethod(
-        build(TrainJob, {"method": {"kind": "fine_tune", "ema": True, "ema_use": wanted}}), Path(), None
-    )
-    weight = nn.Parameter(torch.ones(3))
-    method.average_over({"w": weight})
-    assert not method.shows_average("files"), "there is none yet"
-    method._average = WeightAverage({"w": torch.zeros(3)}, MethodSettings(ema=True))
-    method.average_over({"w": weight})
-    assert [use for use in ("files", "samples") if method.shows_average(use)] == shown
+    _, average = averaging(ema_use=wanted)
+    assert [use for use in ("files", "samples") if average.replaces(use)] == shown
+
+
+def test_the_state_of_a_run_without_an_average_starts_one_at_its_weights():
+    weight, average = averaging()
+    follow(weight, average, [1.0, 2.0])
+    average.load_state_dict({})
+    assert average.steps == 0 and torch.equal(average.average["w"], weight.detach())

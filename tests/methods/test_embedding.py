@@ -43,6 +43,20 @@ def test_new_ids_read_new_rows_and_old_ids_the_old_table():
     assert table.weight.grad is None and torch.equal(words.rows.grad, torch.ones(2, 4))
 
 
+@pytest.mark.parametrize("preserved", [False, True])
+def test_vectors_keep_the_median_length_of_the_models_embeddings(preserved):
+    table = nn.Embedding(3, 2)
+    table.weight.data = torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 7.0]])  # lengths 5, 1, 7
+    own = method(preserve_embedding_norm=preserved)
+    own._tables = [TokenTable(table, torch.tensor([[0.0, 20.0], [0.6, 0.8]])), TokenTable(table, torch.ones(1, 2))]
+    own._tables[1].rows.requires_grad_(False)  # at a rate of 0
+    norms = own.after_update()
+    expected = torch.tensor([[0.0, 5.0], [3.0, 4.0]]) if preserved else torch.tensor([[0.0, 20.0], [0.6, 0.8]])
+    torch.testing.assert_close(own._tables[0].rows.detach(), expected)
+    assert torch.equal(own._tables[1].rows, torch.ones(1, 2))
+    assert float(norms["norm/text_encoder"]) == pytest.approx(float(expected.norm()))
+
+
 def test_a_word_is_spelled_out_as_its_vectors_and_other_words_are_left_alone():
     assert spelled_out("a mira, miracle, mira2 and (Mira:1.2)", ["mira"], 2) == (
         "a <mira|0> <mira|1>, miracle, mira2 and (<mira|0> <mira|1>:1.2)"

@@ -148,6 +148,23 @@ def test_a_frozen_lora_computes_in_the_type_of_its_input_also_when_that_changes_
                 assert torch.equal(weight, torch.full(shape, value).to(dtype)) and weight.dtype == dtype
 
 
+@pytest.mark.parametrize(
+    ("stop", "trains"),
+    [(None, [True] * 4), (0, [False] * 4), (1, [True, False, False, False]), (3, [True] * 3 + [False])],
+)
+def test_a_networks_text_encoder_part_trains_before_the_step_at_which_it_stops(stop, trains):
+    own = NetworkMethod(job_of("lora", method={"stop_text_encoder_training": stop}), 0)
+    parts = {part: [nn.Parameter(torch.zeros(1))] for part in ("unet", "text_encoder")}
+    own.network = SimpleNamespace(parameters_by_part=lambda: parts, show=lambda *given: None)
+    found = []
+    for step in range(4):
+        for number in range(2):
+            own.before_micro_batch(step, number, [])
+        assert parts["unet"][0].requires_grad
+        found.append(parts["text_encoder"][0].requires_grad)
+    assert found == trains and own.steady_gradients is (stop is None)
+
+
 def test_a_networks_strength_is_set_where_it_changes_and_comes_back_after_the_untrained_model():
     own, told = NetworkMethod(job_of("lora"), 0), []
     own.network = SimpleNamespace(set_multiplier=told.append)

@@ -228,6 +228,9 @@ def test_a_setting_that_one_folder_uses_has_an_effect():
         "validation.validate_every_n_epochs",
         "validation.max_validation_steps",
         "noise.mask_mean",
+        "noise.unmasked_weight",
+        "noise.unmasked_probability",
+        "noise.masked_prior_preservation_weight",
     }
     assert set(quiet) - set(used) == freed
 

@@ -83,6 +83,12 @@ def found(**groups):
             "method.ema-schedule-free",
             "",
         ),
+        (
+            {"method": {"kind": "lora", "ema": True}, "optimizer": {"optimizer_type": "AdamWScheduleFree"}},
+            "method.ema",
+            "method.ema-schedule-free",
+            "",
+        ),
         ({"saving": {"save_model_as": "pt"}}, "saving.save_model_as", "saving.pt-full-model", ".pt"),
         (
             {"method": {**TUNE, "prior": "model"}, "dataset": {"prior_loss_weight": 0}},
@@ -134,8 +140,14 @@ def test_what_has_no_effect_is_told_for_each_kind():
     } <= set(whole)
     assert "method.ema" not in whole and "memory.fused_backward_pass" not in whole
     lora = ineffective(build(TrainJob, {}))
-    assert {"method.ema", "method.block_lr", "memory.fused_backward_pass"} <= set(lora)
-    assert "network.rank" not in lora
+    assert {"method.train_text_encoder", "method.block_lr", "memory.fused_backward_pass"} <= set(lora)
+    assert not {"network.rank", "method.ema"} & set(lora)
+    for groups, trains in (
+        ({"network": {"train_text_encoder": True}}, True),
+        ({"network": {"train_text_encoder": False}}, False),
+        ({"method": {"kind": "embedding"}}, False),
+    ):
+        assert ("method.stop_text_encoder_training" not in ineffective(build(TrainJob, groups))) is trains
 
 
 def test_dreambooth_trains_the_text_encoder_unless_told_otherwise():

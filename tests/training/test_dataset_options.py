@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from core.settings.flags import merge
 from tests.refusals import refused
 
 
@@ -110,3 +111,33 @@ def test_transparency_as_a_mask_hides_what_is_transparent(train, folder):
     assert training.losses() == {1: 0.0}
     plain = start(train(dataset={"folder": path}, schedule={"max_train_steps": 1}))
     assert plain.losses()[1] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {"network": {"train_text_encoder": True}},
+        {"method": {"kind": "fine_tune"}, "optimizer": {"learning_rate": 1e-4}},
+    ],
+    ids=["LoRA", "fine-tune"],
+)
+def test_outside_of_masks_the_base_model_holds_the_prediction(train, folder, groups):
+    """At the first step the model still is the base model, so fully transparent images have no loss; with half of each image
+    masked it grows as soon as the other half has moved the weights."""
+    whole, half = folder("clear"), folder("half")
+    for path, share in ((whole, 0.0), (half, 0.5)):
+        for file in Path(path).glob("*.png"):
+            image = Image.open(file).convert("RGBA")
+            alpha = Image.new("L", image.size, 0)
+            alpha.paste(255, (0, 0, int(image.width * share), image.height))
+            image.putalpha(alpha)
+            image.save(file)
+
+    def losses(path, weight, steps):
+        more = {"dataset": {"folder": path, "alpha_mask": True}, "schedule": {"max_train_steps": steps}}
+        return start(train(**merge(groups, more), noise={"masked_prior_preservation_weight": weight})).losses()
+
+    assert losses(whole, 5.0, 1) == {1: pytest.approx(0.0, abs=1e-9)}
+    free, held = losses(half, 0.0, 2), losses(half, 5.0, 2)
+    assert held[1] == pytest.approx(free[1], rel=1e-6) and held[2] > free[2] * (1 + 1e-4)

@@ -11,7 +11,9 @@ from core.optimization.rounding import LARGEST
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.settings.check import build
+from core.settings.flags import merge
 from core.settings.job import TrainJob
+from core.settings.methods import spec_of
 from core.settings.presets.files import dump
 from core.training.memory import activations
 from core.training.memory.advice import advise, level_plans, switch_savings
@@ -96,6 +98,36 @@ def test_a_whole_model_takes_sixteen_bytes_a_number_in_fp32():
     assert plan.weights == 4 * numbers  # what autocast casts is given up while gradients come
     longer = memory_plan(job_of(method={"kind": "fine_tune"}, schedule={"gradient_accumulation_steps": 2}), facts)
     assert (longer.gradients, longer.weights) == (4 * numbers, 6 * numbers)  # and is cast again next to them
+
+
+MASKED = {"dataset": {"alpha_mask": True}, "noise": {"masked_prior_preservation_weight": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("groups", "more", "device", "extra"),
+    [
+        ({}, {"method": {"ema": True}}, "cuda", 4),
+        ({}, {"method": {"ema": True, "ema_device": "cpu"}}, "cuda", 0),
+        ({}, {"method": {"ema": True, "ema_device": "cpu"}}, "cpu", 4),
+        ({}, MASKED, "cuda", 0),
+        ({"method": {"kind": "fine_tune"}}, {"method": {"ema": True}}, "cuda", 4),
+        ({"method": {"kind": "fine_tune"}}, MASKED, "cuda", 2),
+        ({"method": {"kind": "fine_tune"}}, {"noise": MASKED["noise"]}, "cuda", 0),
+        (
+            {"method": {"kind": "fine_tune"}},
+            {"dataset": {"sources": [{"folder": "x", "custom_attributes": {"diff_output_preservation": True}}]}},
+            "cuda",
+            2,
+        ),
+    ],
+)
+def test_an_average_and_an_untrained_unet_are_counted(monkeypatch, groups, more, device, extra):
+    """extra: bytes for each trained number, of the U-Net or of the LoRA in it"""
+    monkeypatch.setattr(activations, "peak_bytes", lambda *more: 0)
+    facts = replace(short(published("sd1", 512)), device=device)
+    plain, job = job_of(**groups), job_of(**merge(groups, more))
+    trained = sum(spec_of(job).trained_numbers(job, "sd1", facts.parts).values())
+    assert memory_plan(job, facts).weights - memory_plan(plain, facts).weights == extra * trained
 
 
 def test_16_bit_weights_are_fp32_a_piece_at_a_time_while_they_step(monkeypatch):

@@ -31,6 +31,10 @@ LIVES = (("stopped", 2), ("killed", 4), ("done", STEPS))  # none ends with an ep
 WORD = {"token_string": "zunkel", "num_vectors_per_token": 2, "init_word": "fox"}
 METHODS = {
     "LoRA": {"network": {"rank": 2, "train_text_encoder": True}},
+    "LoRA, average": {
+        "method": {"ema": True, "ema_decay": 0.9, "ema_update_every": 2, "stop_text_encoder_training": 3},
+        "network": {"rank": 2, "train_text_encoder": True},
+    },
     "DreamBooth": {"method": {"kind": "dreambooth", "stop_text_encoder_training": 4}},
     "fine-tune, average": {
         "method": {"kind": "fine_tune", "ema": True, "ema_decay": 0.9, "ema_update_every": 2, "ema_device": "cpu"}
@@ -85,6 +89,11 @@ OPTIONS = {
     },
     "kahan": {"memory": {"kahan_summation": True}},
     "kohya's draws": {"model": {"compatibility": "sd-scripts-0.10"}, "noise": {"multires_noise_iterations": 3}},
+    "masks and sizes by chance": {
+        "dataset": {"masked_loss": True, "more_resolutions": [96], "resolution_choice": "drawn"},
+        "noise": {"unmasked_weight": 0.1, "unmasked_probability": 0.5, "masked_prior_preservation_weight": 0.5},
+        "captions": {"caption_tag_dropout_rate": 0.5, "tag_dropout_mode": "all"},
+    },
     "images by chance": {"dataset": {"flip_aug": True, "color_aug": True, "random_crop": True}},
 }
 
@@ -93,7 +102,9 @@ COMBINED = [
     ("DreamBooth", "accumulation", "Prodigy", "distributions"),
     ("fine-tune, bf16", "timesteps and noise", "kahan"),
     ("new word by layer", "accumulation", "images by chance"),
+    ("LoRA, average", "bf16", "dropouts", "shown", "masks and sizes by chance"),
 ]
+AVERAGED = ["LoRA", "new word", "ControlNet", "LLLite"]
 # {name: (method, options, relative tolerance of losses)}: in 16 bits processors round differently.
 RECORDED = {
     "LoRA": (("LoRA", "accumulation", "dropouts", "captions", "kept as it is"), 1e-4),
@@ -201,6 +212,26 @@ def test_a_run_that_was_stopped_and_killed_ends_as_an_unbroken_one(train, model,
     assert_same(whole, broken)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AVERAGED)
+def test_the_files_of_each_method_hold_its_average_and_training_goes_on_as_without(train, model, folders, name):
+    def run(**method):
+        files = {"save_every_n_steps": 1, "save_precision": "fp32", "save_state": False}
+        more = {"method": method, "schedule": {"max_train_steps": 3}, "saving": files}
+        training = train(**settings(merge(METHODS[name], more), model, folders))
+        assert training.start() == "done"
+        names = ("t-step00000001.safetensors", "t-step00000002.safetensors", "t.safetensors")
+        return training.losses(), [load_file(training.file(each)) for each in names]
+
+    plain_losses, plain = run()
+    losses, averages = run(ema=True, ema_decay=0.5, ema_warmup=False)
+    assert losses == plain_losses
+    for before, average, weights in zip(averages, averages[1:], plain[1:], strict=False):
+        for key, value in average.items():
+            torch.testing.assert_close(value, 0.5 * before[key] + 0.5 * weights[key], rtol=1e-5, atol=1e-7)
+    assert any(not torch.equal(averages[-1][key], plain[-1][key]) for key in averages[-1])
+
+
 def settings(groups, model, folders):
     """The groups in full. A rate that is seen after a few steps, unless they say another."""
     subject = {"folder": str(folders / "subject")}
@@ -217,7 +248,8 @@ def settings(groups, model, folders):
         "saving": {"output_name": "t", "save_state": True},
     }
     own = groups | {"dataset": {name: value for name, value in groups.get("dataset", {}).items() if name != "sources"}}
-    if groups.get("method", {}).get("kind") in ("controlnet", "lllite"):
+    masked = groups.get("dataset", {}).get("masked_loss")
+    if masked or groups.get("method", {}).get("kind") in ("controlnet", "lllite"):
         dataset["conditioning_data_dir"] = str(folders / "hints")
     return merge(merge(base, {"dataset": dataset}), own)
 

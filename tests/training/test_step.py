@@ -7,6 +7,7 @@ from pytest import fixture, mark, raises
 from core.diffusion.noise import Noises
 from core.diffusion.objective import Diffusion
 from core.settings.noise import NoiseSettings
+from core.training.loop.batch import Batch
 from core.training.loop.passes import training_loss
 
 KOHYA = DDPMScheduler(
@@ -159,6 +160,82 @@ def test_preserved_images_train_what_the_base_model_predicts(batch):
     plain = our_loss(batch)
     torch.testing.assert_close(loss[kept], torch.full((2,), 0.25), **TOLERANCE)  # half a unit off everywhere
     torch.testing.assert_close(loss[~kept], plain[~kept], **TOLERANCE)
+
+
+@mark.parametrize("over", ["area", "image"])
+@mark.parametrize("inside", [0.0, 0.3, 1.0])
+def test_outside_of_masks_the_base_model_is_the_target(batch, over, inside):
+    """OneTrainer's masked_losses_with_prior, with `inside` as the mask of the right half."""
+
+    def base(noisy_latents, timesteps):
+        return predict(noisy_latents, timesteps) + 0.5
+
+    masks = torch.ones(4, 1, 8, 6)
+    masks[..., 3:] = inside
+    settings = NoiseSettings(mask_mean=over)
+    prior = our_loss(batch, settings, masks=masks, unmasked_prior=(base, 3.0)) - our_loss(batch, settings, masks=masks)
+    outside = 1 - masks
+    share = outside.mean(dim=(1, 2, 3)) if over == "image" or inside == 1 else torch.ones(4)
+    torch.testing.assert_close(prior, 3.0 * 0.25 * share, rtol=1e-4, atol=1e-6)
+    without = our_loss(batch, settings, unmasked_prior=(base, 3.0))
+    assert torch.equal(without, our_loss(batch, settings)), "an image without a mask has no outside"
+
+
+def test_the_target_outside_of_masks_has_no_gradient(batch):
+    factor = torch.ones((), requires_grad=True)
+    masks = torch.zeros(4, 1, 8, 6)
+
+    def same(noisy_latents, timesteps):
+        return factor * predict(noisy_latents, timesteps)
+
+    noises = Noises(batch["noise"])
+    loss = training_loss(
+        Diffusion(NoiseSettings()),
+        same,
+        batch["latents"],
+        noises,
+        batch["timesteps"],
+        masks=masks,
+        unmasked_prior=(lambda noisy, at: same(noisy, at) + 1, 1.0),
+    )
+    (gradient,) = torch.autograd.grad(loss.sum(), factor)
+    noisy = KOHYA.add_noise(batch["latents"], batch["noise"], batch["timesteps"])
+    expected = (-2 * predict(noisy, batch["timesteps"])).mean(dim=(1, 2, 3)).sum()
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+@mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.0, 0.4]),
+        ({"unmasked_weight": 0.1}, [0.1, 0.4]),
+        ({"unmasked_weight": 1.0}, [1.0, 1.0]),
+        ({"unmasked_probability": 1.0}, [1.0, 1.0]),
+        ({"unmasked_probability": 1.0, "training": False}, [0.0, 0.4]),
+    ],
+)
+def test_unmasked_areas_have_a_least_weight_and_masks_are_left_out_by_chance_in_training(settings, expected):
+    settings = {"training": True, **settings}
+    training = settings.pop("training")
+    masks = torch.tensor([0.0, 0.4]).view(1, 1, 1, 2).repeat(2, 1, 1, 1)
+    addresses = [(7, 0, ("f", name), 0) for name in "ab"]
+    own = Batch((), (), addresses, (), torch.zeros(2, 4, 1, 2), masks)
+    found = own.loss_masks(NoiseSettings(**settings), training=training)
+    torch.testing.assert_close(found, torch.tensor(expected).view(1, 1, 1, 2).repeat(2, 1, 1, 1))
+    assert Batch((), (), addresses, (), torch.zeros(2, 4, 1, 2)).loss_masks(NoiseSettings(), training=True) is None
+
+
+def test_which_masks_are_left_out_depends_on_image_epoch_and_repeat_alone():
+    settings, count = NoiseSettings(unmasked_probability=0.3), 400
+
+    def left_out(epoch, numbers):
+        addresses = [(7, epoch, ("f", str(number)), 0) for number in numbers]
+        own = Batch((), (), addresses, (), torch.zeros(1), torch.zeros(len(addresses), 1, 1, 1))
+        return own.loss_masks(settings, training=True).flatten().bool().tolist()
+
+    whole = left_out(0, range(count))
+    assert 0.2 < sum(whole) / count < 0.4
+    assert left_out(0, range(100, 200)) == whole[100:200] and left_out(1, range(count)) != whole
 
 
 def test_an_objective_compares_what_it_makes_of_the_output_also_of_the_base_models(batch):

@@ -1,14 +1,18 @@
 """What an update clips, counts and moves, in closed form; with sd-scripts' choices where they differ."""
 
+import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from core.methods.ema import average_of
 from core.optimization.clipping import NonFiniteGuard
 from core.optimization.scaling import make_scaler
 from core.record.processes import Processes
+from core.settings.method import MethodSettings
 from core.training.loop.stepper import Stepper
 
 
@@ -111,3 +115,59 @@ def test_updates_that_an_overflow_left_out_are_counted_where_the_curve_waits_for
     again = stepper([trains], scaler=make_scaler("cpu", torch.float32), pauses=pauses)
     again.load(own.state_dict(), tmp_path)
     assert again.paused == own.paused
+
+
+def averaging_stepper(trains, **settings):
+    """A stepper of a method with one trained weight, whose own work after each step halves it, as max weight norm may."""
+
+    def load(tensors):
+        assert tensors.keys() == {"w"}, "the average is no weight of the method"
+        trains.data.copy_(tensors["w"])
+
+    own = stepper([trains])
+    own._method = SimpleNamespace(
+        steady_gradients=True,
+        state_dict=lambda: {"w": trains.detach()},
+        load_state_dict=load,
+        after_update=lambda: {"halved": trains.data.mul_(0.5)},
+    )
+    plain = {"ema": True, "ema_decay": 0.5, "ema_warmup": False}
+    own.average = average_of(own._method, [trains], MethodSettings(**{**plain, **settings}))
+    return own
+
+
+def updates(own, trains, gradients):
+    for gradient in gradients:
+        trains.grad = torch.tensor([gradient])
+        own.step(torch.zeros(()))
+        assert own.after_update().keys() == {"halved"}
+
+
+@pytest.mark.parametrize("use", ["all", "files", "samples"])
+def test_any_method_has_an_average_in_files_samples_and_states_next_to_its_weights(use):
+    """Weights -0.5 / 2 and (-0.25 - 0.75) / 2; their average at decay 0.5: -0.125, then -0.3125."""
+    trains = nn.Parameter(torch.zeros(1))
+    own = averaging_stepper(trains, ema_use=use)
+    updates(own, trains, (0.5, 0.75))
+    seen = {}
+    for each in ("files", "samples"):
+        with own.weights_for(each):
+            seen[each] = trains.item()
+    assert seen == pytest.approx({each: -0.3125 if use in ("all", each) else -0.5 for each in seen})
+    assert trains.item() == -0.5, "training goes on with the weights themselves"
+    state = copy.deepcopy(own.state_dict())
+    assert {name: float(value) for name, value in state["weights"].items()} == {
+        "w": -0.5,
+        "ema.w": -0.3125,
+        "ema.steps": 2,
+    }
+    other_trains = nn.Parameter(torch.ones(1))
+    other = averaging_stepper(other_trains, ema_use=use)
+    other.load(state, Path())
+    for weight, each in ((trains, own), (other_trains, other)):
+        updates(each, weight, (0.25,))
+    assert trains.item() == other_trains.item() and torch.equal(own.average.average["w"], other.average.average["w"])
+
+    without = averaging_stepper(nn.Parameter(torch.ones(1)), ema=False)
+    assert without.average is None and without.state_dict()["weights"].keys() == {"w"}
+    without.load(state, Path())  # of a run with an average

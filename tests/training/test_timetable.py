@@ -270,6 +270,26 @@ def test_a_back_up_is_due_after_exactly_so_many_minutes_and_not_where_a_checkpoi
     assert table.steps("state") == [3, 6]
 
 
+@pytest.mark.parametrize(
+    ("groups", "what", "steps"),
+    [
+        ({"saving": {"checkpoint_every_minutes": 10.0}}, "checkpoint", [3, 6, 9]),
+        ({"saving": {"checkpoint_every_minutes": 10.0, "save_every_n_steps": 4}}, "checkpoint", [3, 4, 7, 8]),
+        ({"saving": {"checkpoint_every_minutes": 0.0}}, "checkpoint", []),
+        ({"samples": {"sample_every_minutes": 10.0}}, "sampled", [3, 6, 9, 10]),
+        ({"samples": {"sample_every_minutes": 10.0, "sample_every_n_steps": 5}}, "sampled", [3, 5, 8, 10]),
+    ],
+)
+def test_checkpoints_and_samples_also_come_when_so_many_minutes_have_passed_since_the_last(
+    tmp_path, monkeypatch, groups, what, steps
+):
+    table = SimulatedRun(tmp_path, 10, **groups)
+    clock = SimpleNamespace(monotonic=lambda: 200.0 * table.state.step)
+    monkeypatch.setattr(timetable, "time", clock)
+    done = [(step, "checkpoint" if each.startswith("step") else each) for step, each in table.live()]
+    assert [step for step, each in done if each == what] == steps
+
+
 def test_a_finished_run_does_nothing_again_but_what_it_was_cut_off_from(tmp_path):
     Path(tmp_path / "t.safetensors").touch()
     table = SimulatedRun(tmp_path, saving={"save_every_n_steps": 2})

@@ -141,7 +141,9 @@ class Epochs:
     def _fill_up(self, bucket: Bucket, views: Sequence[View], seed: int, epoch: int) -> list[View]:
         """Extra views of the bucket's images to fill its last batch."""
         lacking = -len(views) % self._size[bucket]
-        shown = Counter(each.key for each, _ in views)
+        shown: Counter[tuple[str, ...]] = Counter()  # the next repeat of each image
+        for each, repeat in views:
+            shown[each.key] = max(shown[each.key], repeat + 1)
         order = list({each.key: each for each, _ in views}.values())
         group, size = self._drawn_as[bucket]
         draws.python_random(seed, "filling up", epoch, group, *size).shuffle(order)

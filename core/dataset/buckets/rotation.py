@@ -6,7 +6,8 @@ This depends on the settings only, not on the seed, so the steps counted before 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from core.dataset.buckets.batches import Placed
 from core.record import draws
@@ -66,7 +67,37 @@ class Turn:
         return views
 
 
-Part = Whole | Turn
+class Drawn:
+    """A part whose views show each image at one of its resolutions, drawn by epoch, image and repeat.
+
+    part    of each image at its first resolution      variants   {`_drawn_from`: the image at all its resolutions}
+    """
+
+    def __init__(self, part: Whole | Turn, variants: Mapping[tuple[str, ...], Sequence[Placed]]):
+        self._part, self._variants = part, variants
+
+    @property
+    def images(self) -> list[Placed]:
+        """Images that some epoch uses."""
+        return [variant for each in self._part.images for variant in self._variants[_drawn_from(each)]]
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    @property
+    def pool(self) -> int:
+        return len(self._variants)
+
+    def of_epoch(self, epoch: int) -> list[View]:
+        return [(self._drawn(each, epoch, repeat), repeat) for each, repeat in self._part.of_epoch(epoch)]
+
+    def _drawn(self, each: Placed, epoch: int, repeat: int) -> Placed:
+        variants = self._variants[_drawn_from(each)]
+        return variants[draws.address(0, "resolution", epoch, *each.image.key, repeat) % len(variants)]
+
+
+Part = Whole | Turn | Drawn
+MakePart = Callable[[Sequence[Placed]], Whole | Turn]
 
 
 def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
@@ -83,15 +114,29 @@ def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
             regularization[source.batch_group] += images
         elif source.role == "train":
             wanted = source.samples_per_epoch
-            part: Part = Whole(images) if wanted is None else Turn(images, wanted, f"folder {number}")
-            parts.append(part)
-            trained[source.batch_group] += len(part)
+            make: MakePart = Whole if wanted is None else partial(Turn, count=wanted, name=f"folder {number}")
+            parts.append(_part(images, make))
+            trained[source.batch_group] += len(parts[-1])
     for group, images in regularization.items():
-        if reg_balance == "kohya":
-            parts.append(first_ones(images, trained[group]))
-        else:
-            parts.append(Turn(images, trained[group], f"regularization {group}"))
+        count = trained[group]
+        make = partial(Turn, count=count, name=f"regularization {group}")
+        parts.append(_part(images, partial(first_ones, wanted=count) if reg_balance == "kohya" else make))
     return parts
+
+
+def _drawn_from(placed: Placed) -> tuple[str, ...]:
+    """What a view shows one of: the image at any of its resolutions where they are drawn, else this one."""
+    return placed.image.key if placed.concept.images.resolution_choice == "drawn" else placed.key
+
+
+def _part(placed: Sequence[Placed], make: MakePart) -> Part:
+    """The part that `make` returns for these images; those whose resolution is drawn count once."""
+    variants: defaultdict[tuple[str, ...], list[Placed]] = defaultdict(list)
+    for each in placed:
+        variants[_drawn_from(each)].append(each)
+    if len(variants) == len(placed):
+        return make(placed)
+    return Drawn(make([several[0] for several in variants.values()]), variants)
 
 
 def first_ones(images: Sequence[Placed], wanted: int) -> Whole:

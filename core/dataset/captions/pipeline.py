@@ -263,7 +263,9 @@ def _arranged(
         if settings.shuffle_caption:
             rng.shuffle(flexible)
         rate = settings.caption_tag_dropout_rate
-        if rate > 0:
+        if rate > 0 and settings.tag_dropout_mode == "all":
+            flexible = flexible if rng.random() >= rate else []
+        elif rate > 0:
             flexible = [tag for tag in flexible if rng.random() >= rate]
     # sd-scripts joins by a comma, whatever the separator is
     between = ", " if settings.compatibility == "kohya" else _spaced(settings.caption_separator)

@@ -119,6 +119,13 @@ class CaptionSettings(Settings):
         help="Probability of dropping each tag; kept tokens are never dropped. 0.1 is a usual start, 0 is off.",
         recorded=SAME,
     )
+    tag_dropout_mode: Literal["each", "all"] = setting(
+        "each",
+        title="Tag dropout mode",
+        labels={"each": "each tag", "all": "all tags at once"},
+        source="OneTrainer",
+        help="What tag dropout drops: each tag by its own chance, or all tags at once, which leaves only the kept tokens and the trigger word.",
+    )
     token_warmup_step: float = kohya_setting(
         0.0,
         within=(0, 10_000_000),

@@ -32,6 +32,12 @@ class ImageSettings(Settings):
         widget="sizes",
         help="Each image is also trained at these sizes, which makes epochs longer. One per line: 768, or 768 x 1024.",
     )
+    resolution_choice: Literal["each", "drawn"] = setting(
+        "each",
+        labels={"each": "all of them", "drawn": "one at random"},
+        source="OneTrainer",
+        help="With additional resolutions: an epoch shows each image at all of them, or at one picked at random for each epoch and repeat, so that epochs stay as long as with one resolution.",
+    )
     train_batch_size: int = kohya_setting(
         1,
         within=(1, 1024),

@@ -32,6 +32,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "captions.keep_tokens", "ignored: tags are neither shuffled nor dropped"
         if not anywhere(job, separates):
             yield "captions.caption_separator", "ignored: tags are neither shuffled nor dropped"
+    if not anywhere(job, lambda each: each.captions.caption_tag_dropout_rate > 0):
+        yield "captions.tag_dropout_mode", "ignored: no tags are dropped"
     if not anywhere(job, lambda each: each.captions.token_warmup_step > 0):
         yield "captions.token_warmup_min", "ignored: token warmup is off"
     if not anywhere(job, lambda each: each.captions.sidecars == "drawn"):

@@ -100,6 +100,8 @@ def _sizes(job: TrainJob) -> Iterator[tuple[str, str]]:
     elif not anywhere(job, lambda each: each.images.enable_bucket and not each.images.bucket_no_upscale):
         for name in ("min_bucket_reso", "max_bucket_reso"):
             yield f"dataset.{name}", "ignored: images are not upscaled"
+    if not anywhere(job, lambda each: each.images.more_resolutions):
+        yield "dataset.resolution_choice", "ignored: there are no additional resolutions"
     if not anywhere(job, lambda each: not each.images.enable_bucket):
         yield "dataset.face_crop_aug_range", "ignored: aspect ratio bucketing is on"
     if not anywhere(job, lambda each: each.images.train_batch_size > 1):

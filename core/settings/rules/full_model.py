@@ -8,8 +8,8 @@ from core.record.problems import Problem
 from core.settings.blocks import COUNTS, blocks_in_words, numbers
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import relative_steps
-from core.settings.optimization.optimizers import ADAFACTOR, adapts, averages, find
-from core.settings.optimization.rates import own_rates, trains_text
+from core.settings.optimization.optimizers import ADAFACTOR, adapts, find
+from core.settings.optimization.rates import own_rates
 
 FUSED = "memory.fused_backward_pass"
 GROUPS = "memory.fused_optimizer_groups"
@@ -20,10 +20,6 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _within_backward(job)
     yield from _block_rates(job)
     yield from _rates(job)
-    if job.method.ema and averages(job.optimizer.optimizer_type):
-        what = "The optimizer is schedule-free and already averages the weights"
-        fix = "turn EMA off, or choose another optimizer"
-        yield Problem(what, "method.ema", fix, code="method.ema-schedule-free")
     if job.model.traits and not job.model.traits.single_file and job.saving.save_model_as in ("safetensors", "ckpt"):
         what, fix = "Models of this family are saved as diffusers folders", "choose diffusers (.safetensors)"
         yield Problem(what, "saving.save_model_as", fix, code="saving.no-single-file")
@@ -104,7 +100,5 @@ def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
     for name in ("fp8_base", "fp8_base_unet"):
         if not getattr(job.memory, name):  # else it is refused
             yield f"memory.{name}", "ignored: the full model is trained, and fp8 is for frozen weights"
-    if not trains_text(job):
-        yield "method.stop_text_encoder_training", "ignored: the text encoder is not trained"
     if job.method.block_lr:
         yield "optimizer.unet_lr", "ignored: each block has its own learning rate"

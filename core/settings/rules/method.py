@@ -9,9 +9,10 @@ from core.settings.base import declared
 from core.settings.job import TrainJob
 from core.settings.methods import methods, spec_of
 from core.settings.optimization.optimizer import LORA_PLUS
+from core.settings.optimization.optimizers import averages
+from core.settings.optimization.rates import trains_text
 
-EMA = ("ema", "ema_decay", "ema_warmup", "ema_update_every", "ema_device", "ema_use")
-FULL_MODEL_ONLY = ("train_text_encoder", "stop_text_encoder_training", "block_lr", *EMA)
+FULL_MODEL_ONLY = ("train_text_encoder", "block_lr")
 FUSED = ("fused_backward_pass", "fused_optimizer_groups")
 
 
@@ -21,6 +22,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "Prior preservation uses the base model, but the prior loss weight is 0"
         fix = "use 1, or set method.prior to images"
         yield Problem(what, "dataset.prior_loss_weight", fix, code="method.prior-weight-zero")
+    if job.method.ema and averages(job.optimizer.optimizer_type):
+        what = "The optimizer is schedule-free and already averages the weights"
+        fix = "turn EMA off, or choose another optimizer"
+        yield Problem(what, "method.ema", fix, code="method.ema-schedule-free")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
@@ -37,6 +42,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if not own.traits.base_trains:
         for name in FULL_MODEL_ONLY:
             yield f"method.{name}", "ignored: it applies to full models only"
+    if not (own.traits.base_trains or own.traits.uses_network) or not trains_text(job):
+        yield "method.stop_text_encoder_training", "ignored: the text encoder is not trained"
     if not own.traits.full_size:
         for name in FUSED:
             yield f"memory.{name}", "ignored: it applies to full models only"

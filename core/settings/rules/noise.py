@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.dataset.concepts import anywhere
 from core.settings.job import TrainJob
+from core.settings.methods import spec_of
 from core.settings.noise import OBJECTIVES, NoiseSettings
+
+MASKS = ("unmasked_weight", "unmasked_probability", "masked_prior_preservation_weight")  # for any objective
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -79,7 +82,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     noise = job.noise
     objective = OBJECTIVES.get(objective_of(job) or "")
     if objective is not None:
-        for name in sorted(NoiseSettings.model_fields.keys() - objective.uses - {"objective", "compatibility"}):
+        others = NoiseSettings.model_fields.keys() - objective.uses - {"objective", "compatibility", *MASKS}
+        for name in sorted(others):
             yield f"noise.{name}", f"ignored: the objective '{objective.title}' does not use it"
     kohya = noise.compatibility != "none"
     if kohya and noise.huber_schedule == "snr" and noise.loss_type in ("huber", "smooth_l1"):
@@ -88,9 +92,17 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         for name in ("timestep_sampling", "timestep_shift", "stratified_timesteps"):
             yield f"noise.{name}", "ignored: min and max timestep are equal"
     if not _masked(job):
-        yield "noise.mask_mean", "ignored: there are no masks"
+        for name in ("mask_mean", *MASKS):
+            yield f"noise.{name}", "ignored: there are no masks"
     elif kohya:
         yield "noise.mask_mean", "ignored: sd-scripts averages over the whole image"
+    if spec_of(job).preserves_class:
+        yield "noise.masked_prior_preservation_weight", "ignored: the model is frozen"
+
+
+def preserves_unmasked(job: TrainJob) -> bool:
+    """Whether the base model's prediction is the target outside of masks."""
+    return job.noise.masked_prior_preservation_weight > 0 and not spec_of(job).preserves_class and _masked(job)
 
 
 def _masked(job: TrainJob) -> bool:

@@ -14,6 +14,7 @@ PERIODS = (
     "saving.save_every_n_epochs",
     "saving.save_every_n_steps",
     "saving.save_every_minutes",
+    "saving.checkpoint_every_minutes",
     "saving.save_n_evenly",
     "saving.save_n_epoch_ratio",
     "saving.save_last_n",
@@ -23,6 +24,7 @@ PERIODS = (
     "saving.save_last_n_steps_state",
     "samples.sample_every_n_steps",
     "samples.sample_every_n_epochs",
+    "samples.sample_every_minutes",
     "validation.validate_every_n_steps",
     "validation.validate_every_n_epochs",
     "validation.max_validation_steps",
@@ -62,7 +64,8 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 def _states(job: TrainJob) -> Iterator[Problem]:
     own = job.saving
     with_files = own.save_state and (every(own.save_every_n_steps) or every(own.save_every_n_epochs))
-    if not every(own.save_every_minutes) and not (own.save_state and every(own.save_every_n_steps)):
+    often = every(own.save_every_n_steps) or every(own.checkpoint_every_minutes)
+    if not every(own.save_every_minutes) and not (own.save_state and often):
         what = (
             "A crash would lose everything since the last epoch checkpoint"
             if with_files
@@ -85,7 +88,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "saving.save_last_n_epochs", "ignored: nothing is saved at epoch ends"
     if every(own.save_every_n_epochs) and every(own.save_n_epoch_ratio):
         yield "saving.save_every_n_epochs", "ignored: the min number of epoch checkpoints is set"
-    if not every(own.save_every_n_steps) and not every(own.save_n_evenly):
+    if not (every(own.save_every_n_steps) or every(own.save_n_evenly) or every(own.checkpoint_every_minutes)):
         yield "saving.save_last_n_steps", "ignored: nothing is saved at steps"
     if own.save_state:
         yield "saving.save_state_on_train_end", "ignored: a state is saved with every checkpoint, including the last"

@@ -10,6 +10,7 @@ from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizers import find
+from core.settings.rules.noise import preserves_unmasked
 
 DEEPSPEED, STAGE = "sharding.deepspeed", "sharding.zero_stage"
 OPTIMIZER, PARAM = "sharding.offload_optimizer_device", "sharding.offload_param_device"
@@ -83,7 +84,8 @@ def _method(job: TrainJob) -> Iterator[Problem]:
         what = "DeepSpeed does not support a fused backward pass"
         where = "memory.fused_backward_pass, fused_optimizer_groups"
         yield Problem(what, where, "turn it or DeepSpeed off", code="deepspeed.fused-backward")
-    if method.traits.base_trains and method.stop_text_encoder_training is not None:
+    stops = method.stop_text_encoder_training is not None
+    if stops and (method.traits.base_trains or method.traits.uses_network):
         what = "DeepSpeed cannot stop training the text encoder during a run"
         where = "method.stop_text_encoder_training"
         yield Problem(what, where, "empty it, or turn DeepSpeed off", code="deepspeed.stop-text-encoder")
@@ -103,11 +105,12 @@ def _method(job: TrainJob) -> Iterator[Problem]:
         what = "ZeRO stage 3 does not support torch.compile"
         fix = "use stage 2, or turn torch.compile off"
         yield Problem(what, "memory.torch_compile", fix, code="deepspeed.stage-3-compile")
-    if job.sharding.shares_weights and job.sharding.zero3_init_flag and method.prior == "model":
+    keeps_base = method.prior == "model" or preserves_unmasked(job)
+    if job.sharding.shares_weights and job.sharding.zero3_init_flag and keeps_base:
         what = "ZeRO-3 init does not support prior preservation with the base model"
         fix = "turn it off, or use regularization images (method.prior)"
         yield Problem(what, "sharding.zero3_init_flag", fix, code="deepspeed.zero3-init-prior")
-    if method.traits.base_trains and method.ema and job.sharding.offload_optimizer_device == "nvme":
+    if method.ema and job.sharding.offload_optimizer_device == "nvme":
         what, fix = "EMA does not work with weights offloaded to NVMe", "turn EMA off, or offload to RAM"
         yield Problem(what, "method.ema", fix, code="deepspeed.ema-nvme")
 

@@ -180,7 +180,7 @@ def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | N
     import torch
 
     job, method, placed = inputs.job, inputs.method, inputs.plan.placed
-    if method.needs_untrained and prior.needs_untrained_model(job, placed):
+    if method.needs_untrained and prior.needs_untrained_model(job):
         inputs.context.stage("loading the frozen base model")
         method.hold_untrained(models.load_untrained())
     captions = prior.captions(job, placed)
@@ -213,10 +213,11 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
             scaled=precision.scaled,
             pauses=pauses,
         )
+    from core.methods.ema import average_of
     from core.optimization.scaling import make_scaler
 
     trainable = type_named(job.memory.full_precision)
-    return Stepper(
+    stepper = Stepper(
         inputs.method,
         parameters,
         optimizer,
@@ -229,6 +230,8 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
         adds_up=inputs.method.adds_up,
         pauses=pauses,
     )
+    stepper.average = average_of(inputs.method, parameters, job.method)
+    return stepper
 
 
 def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:

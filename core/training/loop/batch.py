@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.dataset.images.views import View, size_conditioning
+from core.record import draws
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from core.dataset.buckets.batches import Placed
     from core.diffusion.noise import Address
     from core.settings.dataset.dataset import DatasetSettings
+    from core.settings.noise import NoiseSettings
 
 Item = tuple["Placed", int]  # an image in its bucket, and the number of its repeat
 
@@ -61,6 +63,20 @@ class Batch:
         ]
         rows = [[number for width_height in sizes for number in width_height[::-1]] for sizes in conditioning]
         return torch.tensor(rows, dtype=torch.float32)
+
+    def loss_masks(self, settings: NoiseSettings, *, training: bool) -> Tensor | None:
+        """`masks` with the weight of unmasked areas; in training, images drawn by `unmasked_probability` have none."""
+        import torch
+
+        if self.masks is None:
+            return None
+        masks, chance = self.masks.clamp_min(settings.unmasked_weight), settings.unmasked_probability
+        if not training or not chance:
+            return masks
+        unmasked = [
+            draws.uniform(seed, "unmasked", epoch, *key, repeat) < chance for seed, epoch, key, repeat in self.addresses
+        ]
+        return masks.masked_fill(torch.tensor(unmasked).view(-1, 1, 1, 1), 1.0)
 
     def weights(self, settings: DatasetSettings) -> Tensor | None:
         """Loss weights [B]; None where all are 1."""

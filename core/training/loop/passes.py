@@ -13,6 +13,7 @@ from core.families import family
 from core.families.components import Components
 from core.record.queued import queued
 from core.settings.job import TrainJob
+from core.settings.rules.noise import preserves_unmasked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,8 @@ class Passes:
             return self._family.predict(self.components, noisy_latents, timesteps, conditioning)
 
     def losses(self, batch: Batch, timesteps: Sequence[float], *, with_prior: bool = False) -> Tensor:
-        """Losses [B] of a batch at these timesteps. with_prior: add the losses of the prior, as in training"""
+        """Losses [B] of a batch at these timesteps. with_prior: as in training, with the losses of the priors, and some masks left
+        out at random"""
         import torch
 
         job, latents = self.job, batch.latents
@@ -71,7 +73,13 @@ class Passes:
             with self.method.untrained():
                 return predict(noisy, at, texts)
 
+        def untrained_predict(noisy: Tensor, at: Tensor) -> Tensor:
+            trains_text = job.method.traits.uses_network and self.method.trains_text
+            with self.method.untrained():
+                return predict(noisy, at, self.text.states(batch.captions) if trains_text else conditioning.texts)
+
         preserved, at = batch.preserved, queued(torch.tensor(list(timesteps)), self.device)
+        outside = job.noise.masked_prior_preservation_weight if with_prior and preserves_unmasked(job) else 0.0
 
         def loss_of(predict: Predict, **more: Any) -> Tensor:
             return training_loss(self.objective, predict, latents, noises, at, **more)
@@ -79,7 +87,8 @@ class Passes:
         losses_B = loss_of(
             predict,
             sample_weights=self._moved(batch.weights(job.dataset)),
-            masks=self._moved(batch.masks),
+            masks=self._moved(batch.loss_masks(job.noise, training=with_prior)),
+            unmasked_prior=(untrained_predict, outside) if outside else None,
             preserved=(base_predict, queued(torch.tensor(preserved), self.device)) if any(preserved) else None,
         )
         if not with_prior or self.prior is None:
@@ -134,6 +143,7 @@ def training_loss(
     sample_weights: Tensor | None = None,
     masks: Tensor | None = None,
     preserved: tuple[Predict, Tensor] | None = None,
+    unmasked_prior: tuple[Predict, float] | None = None,
 ) -> Tensor:
     """Loss per image, float32 [B]; the loss of a step is their mean. Uses no random numbers.
 
@@ -145,6 +155,7 @@ def training_loss(
                      averaged to the latents'
     preserved        differential output preservation: `predict` of the base model, and bool [B], the images whose target
                      its prediction is
+    unmasked_prior   `predict` of the base model, and the weight of the loss that keeps its prediction outside of masks
 
     Raises ValueError for tensors of other shapes, which torch would broadcast silently.
     """
@@ -162,12 +173,19 @@ def training_loss(
         base_predict, rows_B = preserved
         with torch.no_grad():
             target = torch.where(rows_B.view(-1, 1, 1, 1), formed(base_predict), target)
+    if masks is not None and unmasked_prior is not None:
+        with torch.no_grad():
+            base = formed(unmasked_prior[0])
     predicted = formed(predict)
     loss_BCHW = objective.loss(predicted, target, timesteps)
     if masks is None:
         loss_B = loss_BCHW.mean(dim=(1, 2, 3))
     else:
-        loss_B = masked_mean(loss_BCHW, masks if masks.dim() == 4 else masks.unsqueeze(1), objective.mask_mean)
+        masks = masks if masks.dim() == 4 else masks.unsqueeze(1)
+        loss_B = masked_mean(loss_BCHW, masks, objective.mask_mean)
+        if unmasked_prior is not None:
+            prior_BCHW = objective.loss(predicted, base, timesteps)
+            loss_B = loss_B + unmasked_prior[1] * masked_mean(prior_BCHW, 1 - masks, objective.mask_mean)
     if sample_weights is not None:
         loss_B = loss_B * sample_weights.float()
     return loss_B * objective.weight(timesteps)

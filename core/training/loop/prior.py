@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from core.diffusion.text_states import TextStates, join_texts
 from core.record.problems import Problem
 from core.record.queued import queued
+from core.settings.dataset.concepts import concepts_of
 from core.settings.methods import spec_of
+from core.settings.rules.noise import preserves_unmasked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +32,10 @@ def has_prior(job: TrainJob) -> bool:
     return not spec_of(job).preserves_class and job.method.prior == "model" and job.dataset.prior_loss_weight > 0
 
 
-def needs_untrained_model(job: TrainJob, placed: Sequence[Placed]) -> bool:
+def needs_untrained_model(job: TrainJob) -> bool:
     """Whether training needs predictions of the untrained model."""
-    return has_prior(job) or any(each.concept.source.diff_output_preservation for each in placed)
+    preserves = any(each.source.diff_output_preservation for each in concepts_of(job))
+    return has_prior(job) or preserves or preserves_unmasked(job)
 
 
 def class_caption(job: TrainJob, placed: Placed) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
+from core.methods.ema import split_average, with_average
+from core.optimization.averaging import averaged
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.record.problems import ProblemsError
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from core.methods import Method, Use
+    from core.methods.ema import WeightAverage
     from core.optimization.fused import FusedBackward
     from core.record.processes import Processes
 
@@ -31,9 +34,11 @@ class Stepper:
     adds_up   gradients of clipped weights that do not train are not cleared, and in fp16 not unscaled, as in sd-scripts, whose
               optimizer does not hold them
     pauses    count steps skipped by an fp16 overflow, in which the learning rate scheduler waits; reads the device each step
+    average   EMA of the weights that this process updates; None without
     """
 
     paused = 0
+    average: WeightAverage | None = None
 
     def __init__(
         self,
@@ -94,6 +99,13 @@ class Stepper:
             weight.grad = self._carried_over(weight.grad, norm) if self._adds_up else None
         return norm
 
+    def after_update(self) -> dict[str, Tensor]:
+        """Complete a step: the method's own work on the new weights, then their average. Returns numbers for the log."""
+        numbers = self._method.after_update()
+        if self.average is not None:
+            self.average.after_step()
+        return numbers
+
     def _carried_over(self, gradient: Tensor | None, norm: Tensor) -> Tensor | None:
         """The gradient that the next step adds to: this process's share, or 0 after a non-finite step."""
         if gradient is None:
@@ -131,7 +143,7 @@ class Stepper:
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer state and scaler."""
         return {
-            "weights": self._method.state_dict(),
+            "weights": with_average(self._method.state_dict(), self.average),
             "optimizer": self._optimizer.state_dict(),
             "optimizer_class": type(self._optimizer).__name__,
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
@@ -150,7 +162,10 @@ class Stepper:
             what = "This training state was saved with DeepSpeed"
             raise ProblemsError.one(what, str(folder), DEEPSPEED_FIX, code="state.with-deepspeed")
         try:
-            self._method.load_state_dict(content["weights"])
+            weights, average = split_average(content["weights"])
+            self._method.load_state_dict(weights)
+            if self.average is not None:
+                self.average.load_state_dict(average)
         except (KeyError, RuntimeError, TypeError, AttributeError):  # a missing weight, or one of another shape
             what = "The weights in this training state do not fit this run"
             fix = "use the method, the model and the settings of the run that saved it"
@@ -180,8 +195,13 @@ class Stepper:
     @contextmanager
     def weights_for(self, use: Use) -> Iterator[None]:
         """Inside, the weights are gathered, and averaged where this use needs it. Called by the first process."""
-        with self._method.averaged(self._optimizer, use):
+        with self._averaged_for(use):
             yield
+
+    def _averaged_for(self, use: Use) -> AbstractContextManager[None]:
+        if self.average is None:
+            return averaged(self._optimizer)
+        return self.average.in_place() if self.average.replaces(use) else nullcontext()
 
     def tasks_done(self) -> None:
         """Called by the first process when saves, samples and validation of a step are done."""

@@ -35,7 +35,9 @@ class Timetable:
         self._planned_saves = planned_saves(job.saving, run.plan, total)
         self._with_files = job.saving.save_state
         self._at_end = job.saving.save_state or job.saving.save_state_on_train_end
-        self._minutes = every(job.saving.save_every_minutes)
+        self._backup_timer = Timer(job.saving.save_every_minutes)
+        self._checkpoint_timer = Timer(job.saving.checkpoint_every_minutes)
+        self._sample_timer = Timer(job.samples.sample_every_minutes)
         self._sample_epochs = every(job.samples.sample_every_n_epochs)
         self._sample_steps = None if self._sample_epochs else every(job.samples.sample_every_n_steps)
         self._validate_steps = every(job.validation.validate_every_n_steps)
@@ -45,7 +47,6 @@ class Timetable:
         periodic = bool(self._validate_steps or self._validate_epochs)
         self._validates_first = periodic or (validation.ranks and 0 not in validation.left_out)
         self._validates_last = periodic or (validation.ranks and total not in validation.left_out)
-        self._last_backup = time.monotonic()
         self._validated_at = -1
         self._best, self._journal = BestTracker(), Tail(run.context.folder.journal_file)
 
@@ -76,9 +77,11 @@ class Timetable:
         if step >= plan.total:
             return
         saves, checkpoints = self._planned_saves.get(step, ()), self._checkpoints
+        if not saves and self._checkpoint_timer.due:
+            saves = ("step",)
         for kind in saves:
             self._save(checkpoints.epoch_name(plan.epoch_of(step)) if kind == "epoch" else checkpoints.step_name(step))
-        if not saves and self._minutes and time.monotonic() - self._last_backup >= self._minutes * 60:
+        if not saves and self._backup_timer.due:
             self.back_up()
         self._measure_if_due(bool(saves))
 
@@ -125,7 +128,7 @@ class Timetable:
         ranked = saved and self._validation.ranks and step not in self._validation.left_out
         if (due or ranked) and "validated" not in kinds:
             self._validate()
-        due = _is_due(step, self._sample_steps, epoch, self._sample_epochs)
+        due = _is_due(step, self._sample_steps, epoch, self._sample_epochs) or self._sample_timer.due
         if due and kinds.count("sample") < len(self._samples.prompts):
             self._sample()
 
@@ -151,7 +154,7 @@ class Timetable:
             self._say_unwritten(error)
             return
         finally:
-            self._last_backup = time.monotonic()
+            self._backup_timer.restart()
         self._context.journal.put(BackedUp(self._state.step))
         self._rotate(self._states.remove_old)
 
@@ -179,6 +182,7 @@ class Timetable:
             self._say_unwritten(error)
         else:
             self._rotate(lambda: self._checkpoints.remove_old(self._state.step))
+        self._checkpoint_timer.restart()
         if self._with_files if state is None else state:
             self.back_up()
 
@@ -187,6 +191,7 @@ class Timetable:
         self._attempt(
             "Sampling", "check the sample settings", smaller, lambda: self._samples.generate(self._state.step)
         )
+        self._sample_timer.restart()
 
     def _validate(self) -> None:
         """Measure the loss on held-out images or, to rank checkpoints, on training images; at most once a step."""
@@ -252,6 +257,21 @@ class Timetable:
             return
         (problem,) = unwritten(error, "A file cannot be written", "", intact, then).problems
         self._context.say(problem.what, "error", problem.fix)
+
+
+class Timer:
+    """Time since the last restart. minutes: when it is due; empty or 0 is never"""
+
+    def __init__(self, minutes: float | None):
+        self._minutes = every(minutes)
+        self.restart()
+
+    def restart(self) -> None:
+        self._last = time.monotonic() if self._minutes is not None else 0.0
+
+    @property
+    def due(self) -> bool:
+        return self._minutes is not None and time.monotonic() - self._last >= self._minutes * 60
 
 
 def _is_due(step: int, every_steps: float | None, epoch: int | None, every_epochs: float | None) -> bool:

@@ -61,7 +61,7 @@ def optimizer_update(run: Run) -> None:
     processes.sum_up([by_image])
     total = by_image.sum() / images
     norm = run.stepper.step(total)
-    numbers = passes.method.after_update()
+    numbers = run.stepper.after_update()
     names = [placed.image.relative for batch in batches for placed, _ in batch.items]
     step = run.state.step + 1
     run.reports.losses.put(

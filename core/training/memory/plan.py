@@ -18,6 +18,7 @@ from core.settings.methods import spec_of
 from core.settings.optimization.optimizers import ADAFACTOR, find
 from core.settings.optimization.rates import trains_text, trains_unet
 from core.settings.rules.dataset import changes_by_chance
+from core.training.loop.prior import needs_untrained_model
 from core.training.memory.shares import FP32, ProcessSizes, TrainedSizes, process_sizes, processes_here
 
 if TYPE_CHECKING:
@@ -295,9 +296,9 @@ def _extra_weights(
 ) -> int:
     """Bytes of weights next to the trained model: an EMA (its shard with DeepSpeed), an untrained U-Net, encoders."""
     whole, total = job.method.traits.base_trains, 0
-    if whole and job.method.ema and job.method.ema_device != "cpu":
+    if job.method.ema and (job.method.ema_device != "cpu" or facts.device.startswith("cpu")):
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
-    if whole and job.method.prior == "model":
+    if whole and needs_untrained_model(job):
         total += facts.denoiser.numbers * _bytes(precision.compute)
     return total + _encoders(job, facts, late)
 

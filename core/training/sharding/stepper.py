@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from core.formats.tensors.pickles import load_state_file
 from core.formats.tensors.writer import save_pickle
+from core.methods.ema import WeightAverage
 from core.optimization.clipping import NonFiniteGuard
 from core.record import atomic
 from core.record.problems import ProblemsError
@@ -121,7 +122,9 @@ class ShardedStepper(Stepper):
             self._set_masters(exact)
             for part in () if shares else modules:  # frozen weights
                 part.to(context.device)
-            method.average_over({str(number): master for number, master in enumerate(self._shards.masters)})
+            if job.method.ema:
+                masters = {str(number): master for number, master in enumerate(self._shards.masters)}
+                self.average = WeightAverage(masters, job.method)
             self._joined = stack.pop_all()
 
     def _set_masters(self, exact: Mapping[nn.Parameter, Tensor]) -> None:
@@ -208,9 +211,8 @@ class ShardedStepper(Stepper):
         return f"part-{self._processes.rank + 1:05d}-of-{self._processes.count:05d}.pt"
 
     def _scale_and_average(self) -> dict[str, Any]:
-        average = self._method.average_state()
         scale = vars(self._scale) if self._scale is not None else None
-        return {"scale": scale, "average": dict(average)}
+        return {"scale": scale, "average": self.average.state_dict() if self.average is not None else {}}
 
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
         saved, present = content.get("sharded"), self._partitioning()
@@ -235,7 +237,8 @@ class ShardedStepper(Stepper):
             raise ProblemsError.one(what, str(folder), fix, code="state.bad-partition") from None
         if self._scale is not None and part["own"]["scale"] is not None:
             vars(self._scale).update(part["own"]["scale"])
-        self._method.load_average(part["own"]["average"])
+        if self.average is not None:
+            self.average.load_state_dict(part["own"]["average"])
         self.paused = content.get("paused", 0)
         self._loaded = True
 
@@ -275,8 +278,8 @@ class ShardedStepper(Stepper):
     def _gathered(self, use: Use) -> Iterator[None]:
         """Inside, each process has all weights for this use; those of files in fp32 unless the settings save 16 bits."""
         with ExitStack() as stack:
-            if self._method.shows_average(use):
-                stack.enter_context(self._averaged(use))
+            if self.average is not None and self.average.replaces(use):
+                stack.enter_context(self._averaged(self.average))
             if self._settings.shares_weights:
                 stack.enter_context(whole(self._engine))
             if (
@@ -288,9 +291,9 @@ class ShardedStepper(Stepper):
             yield
 
     @contextmanager
-    def _averaged(self, use: Use) -> Iterator[None]:
+    def _averaged(self, average: WeightAverage) -> Iterator[None]:
         try:
-            with self._method.averaged(self._optimizer, use):
+            with average.in_place():
                 self._shards.push()
                 yield
         finally:

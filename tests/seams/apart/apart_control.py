@@ -62,7 +62,7 @@ def test_rules_ask_the_method(groups, make_job):
 
     codes, unused = told(**groups())
     assert "control.no-folder" not in codes
-    assert {"network.rank", "dataset.masked_loss", "embedding.token_string", "method.ema"} <= unused
+    assert {"network.rank", "dataset.masked_loss", "embedding.token_string", "method.block_lr"} <= unused
     assert not {"dataset.conditioning_data_dir", "memory.fused_backward_pass"} & unused
     assert "control.no-folder" in told(**KIND)[0] and "control.no-folder" not in told()[0]
     assert "control.scale" in told()[1]
