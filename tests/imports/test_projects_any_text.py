@@ -23,13 +23,14 @@ PIECES = """ \0 " ' ` $( ${ (( { } [ 1e999 -1 0,1 null “ %X% = -- """.split(" 
     "é" * 40,
     "\ud83d",
 ]
-SECONDS = 1.0
+SECONDS, MUTATED = 1.0, 150
 
 
 @cache
 def texts():
     found = [json.dumps(case["preset"]) for case in cases("kohya_ss")]
-    return found + [case["text"] for case in cases("sd_scripts") if case["text"]]
+    found += [case["text"] for case in cases("sd_scripts") if case["text"]]
+    return found + [json.dumps(case["config"]) for case in cases("onetrainer")["cases"]]
 
 
 def mutated(number):
@@ -56,7 +57,7 @@ def answer(text, **more):
 
 
 def test_mutated_texts_are_read_or_refused():
-    for number in range(12):
+    for number in range(MUTATED):
         answer(mutated(number))
 
 
@@ -86,6 +87,27 @@ def test_two_thousand_mutated_texts_are_read_or_refused_within_a_second_each():
         ),
         json.dumps(
             {"network_dim": 1, "max_train_steps": 0, "epoch": 10**39, "train_batch_size": -1, "train_data_dir": "\0"}
+        ),
+        json.dumps({"training_method": "LORA", "concepts": [{}] * 100_000, "samples": [{"prompt": "a"}] * 20_000}),
+        json.dumps({"training_method": "LORA", "resolution": "512," * 100_000, "layer_filter": "a," * 100_000}),
+        json.dumps({"training_method": "LORA", **{f"key{number}": number for number in range(40_000)}}),
+        json.dumps(
+            {
+                "training_method": [],
+                "model_type": {},
+                "optimizer": 5,
+                "unet": [1],
+                "concepts": {"a": 1},
+                "epochs": "9" * 90,
+            }
+        ),
+        json.dumps(
+            {
+                "training_method": "LORA",
+                "base_model_name": "\0",
+                "concepts": [{"path": "\0" * 9}],
+                "batch_size": -(10**38),
+            }
         ),
         "x" * (MAX_BYTES + 1),
         'pretrained_model_name_or_path = "a"\nnetwork_module = "' + "x" * 100_000 + '"',

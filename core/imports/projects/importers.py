@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from core.dataset.captions.encodings import decode_text
-from core.imports.projects import kohya_ss, sd_scripts
+from core.imports.projects import kohya_ss, lora_file, onetrainer, sd_scripts
 from core.imports.projects.report import MAX_BYTES, Import, Source
 from core.record.bounded_json import parse_json
 from core.record.bounded_toml import parse_toml
@@ -16,7 +16,10 @@ from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.settings.presets.foreign import foreign_problem
 
-EXPECTED = "use a preset of kohya_ss (.json), or a command line, script or config file of sd-scripts"
+EXPECTED = (
+    "use a preset of kohya_ss or OneTrainer (.json), a LoRA (.safetensors), or a command line, script or config file of "
+    "sd-scripts"
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,10 @@ def import_project(
     variables  values of variables that it uses and does not set
     """
     if isinstance(source, Path):
-        text = decode_text(read_regular(source, MAX_BYTES)).text
-        made = Source(text, str(source), source.suffix.lower(), source.resolve().parent, choice, variables)
+        suffix = source.suffix.lower()
+        path = source if suffix == lora_file.SUFFIX else None
+        text = "" if path else decode_text(read_regular(source, MAX_BYTES)).text
+        made = Source(text, str(source), suffix, source.resolve().parent, choice, variables, path)
     else:
         made = Source(source, folder=folder, choice=choice, variables=variables)
         if len(source) > MAX_BYTES:
@@ -77,5 +82,5 @@ def import_project(
     return importer.read(made)
 
 
-for module in (sd_scripts, kohya_ss):
+for module in (sd_scripts, kohya_ss, onetrainer, lora_file):
     register(ProjectImporter(module.NAME, module.TITLE, module.recognizes, module.read, module.keys))

@@ -115,6 +115,7 @@ class Source:
     folder     where files that the text names are looked up; None reads no file
     choice     which of several commands, tabs or scripts to read it as
     variables  values of variables that the text uses and does not set
+    path       of a file that is no text
     """
 
     text: str
@@ -123,6 +124,7 @@ class Source:
     folder: Path | None = None
     choice: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
+    path: Path | None = None
 
     @cached_property
     def json(self) -> dict[str, Any] | None:

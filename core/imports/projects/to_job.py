@@ -60,10 +60,7 @@ def to_import(
     if not read["pretrained_model_name_or_path"]:
         fix = "choose the base model"
         read.warn("The text names no model", "pretrained_model_name_or_path", fix, "import.no-model")
-    nested: dict[str, Values] = {}
-    for path, value in settings.items():
-        group, name = path.split(".", 1)
-        nested.setdefault(group, {})[name] = value
+    nested = by_group(settings)
     if config is not None:
         become["dataset_config"] = ("dataset.sources",)
         nested |= {group: nested.get(group, {}) | values for group, values in config.values.items()}
@@ -72,10 +69,11 @@ def to_import(
         nested["method"]["kind"] = (
             "dreambooth"  # the script trains folders as DreamBooth, a metadata file as fine-tuning
         )
-    job, corrected = _built(nested)
+    job, corrected = built(nested)
     report = [*_entries(read, job, become, corrected), *read.extra, *launcher]
     kept = {name: value for name, value in options.items() if name not in SECRETS}
-    return Import(program, title, job, report, kept, [*read.problems, *_missing(job, source)])
+    missing = missing_files(job) if source.folder is not None else ()
+    return Import(program, title, job, report, kept, [*read.problems, *missing])
 
 
 def direct_paths() -> dict[str, str]:
@@ -138,7 +136,16 @@ def _fallback(read: Reading, settings: Mapping[str, Any]) -> Values:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
+def by_group(settings: Mapping[str, Any]) -> dict[str, Values]:
+    """{"group": {"name": value}} of {"group.name": value}."""
+    nested: dict[str, Values] = {}
+    for path, value in settings.items():
+        group, name = path.split(".", 1)
+        nested.setdefault(group, {})[name] = value
+    return nested
+
+
+def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
     """The job, and {path: sentence} of settings that cannot have their value: the nearest that they can, else the default."""
     known = {entry.path: entry for entry in declared(TrainJob)}
     corrected: dict[str, str] = {}
@@ -222,12 +229,10 @@ def _written(
     return Entry("taken", key, value)  # not set, as without it
 
 
-def _missing(job: TrainJob, source: Source) -> Iterator[Problem]:
-    """Files and folders that are not on this machine."""
-    if source.folder is None:
-        return
-    for path in PATHS:
-        text = value_of(job, path)
+def missing_files(job: TrainJob) -> Iterator[Problem]:
+    """Warnings about files and folders that are not on this machine."""
+    folders = [("dataset.sources", each.folder) for each in job.dataset.sources]
+    for path, text in (*((path, value_of(job, path)) for path in PATHS), *folders):
         if isinstance(text, str) and text and ("\\" in text or text.startswith(("/", "~", "."))) and "\0" not in text:
             try:
                 missing = not resolve_path(text).exists()

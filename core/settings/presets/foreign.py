@@ -1,4 +1,4 @@
-"""Recognizes config files of other trainers given as a preset: what opens them, or their main values."""
+"""Recognizes config files of other trainers given as a preset, and says what opens them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 from core.record.bounded_toml import bounded_loads
 from core.record.problems import Problem
-from core.settings.base import declared
-from core.settings.job import TrainJob
 
 KOHYA_GUI, SD_SCRIPTS, ONETRAINER = "kohya_ss", "sd-scripts", "OneTrainer"
 # Top-level names of each program's files that Atelier's presets do not have; three matches identify the program.
@@ -19,24 +17,6 @@ MARKS = {
                 "train_batch_size", "learning_rate", "max_resolution", "lr_scheduler", "mixed_precision", "epoch",
                 "network_module", "optimizer_type", "max_train_steps", "max_train_epochs", "resolution", "dataset_config"},
 }  # fmt: skip
-# Names of the main values in OneTrainer
-MAIN = {
-    "method.kind": "training_method",
-    "model.base_model": "base_model_name",
-    "dataset.folder": "concept_file_name",
-    "dataset.resolution": "resolution",
-    "dataset.train_batch_size": "batch_size",
-    "schedule.max_train_epochs": "epochs",
-    "optimizer.optimizer_type": "optimizer.optimizer",
-    "optimizer.learning_rate": "learning_rate",
-    "optimizer.unet_lr": "unet.learning_rate",
-    "optimizer.text_encoder_lr": "text_encoder.learning_rate",
-    "schedule.lr_scheduler": "learning_rate_scheduler",
-    "network.rank": "lora_rank",
-    "network.alpha": "lora_alpha",
-    "saving.output_name": "output_model_destination",
-}
-LONGEST = 80  # characters of a value that are shown
 
 
 def toml_values(text: str) -> dict[str, Any] | None:
@@ -60,15 +40,8 @@ def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | No
     if not program:
         return None
     program = SD_SCRIPTS if toml and program == KOHYA_GUI else program
-    if program != ONETRAINER:
-        what, fix = (
-            f"This is a preset of {program}, not of Atelier",
-            f"import it: python webui.py import {where} --save preset.json",
-        )
-        return Problem(what, where, fix, code="preset.other-program")
-    main = _main_values(values)
-    fix = "enter its main values by hand: " + "; ".join(main) if main else "enter its values by hand"
-    what = f"This is a preset of {program}, which cannot be imported yet"
+    what = f"This is a preset of {program}, not of Atelier"
+    fix = f"import it: python webui.py import {where} --save preset.json"
     return Problem(what, where, fix, code="preset.other-program")
 
 
@@ -82,15 +55,3 @@ def _flat(raw: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _main_values(values: Mapping[str, Any]) -> list[str]:
-    """ "Network rank (dim) 32", "Learning rate 0.0001" ...; empty and 0 are unset."""
-    titles = {entry.path: entry.title for entry in declared(TrainJob)}
-    found = []
-    for path, name in MAIN.items():
-        value = values.get(name)
-        if value and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            text = " ".join(str(value).split())
-            found.append(f"{titles[path]} {text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}")
-    return found

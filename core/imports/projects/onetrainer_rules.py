@@ -1,0 +1,447 @@
+"""What the keys of a OneTrainer config become as settings, where several count together or a value has another form here."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from core.imports.projects.onetrainer_config import Config, Values, data, rows
+from core.imports.projects.report import Kind
+from core.record.units import number_text
+from core.settings.check import shorten
+from core.settings.optimization.optimizer import COMMON
+from core.settings.optimization.optimizers import Entry, averages, find, literal
+
+BATCH, ACCUMULATION = "batch_size", "gradient_accumulation_steps"
+SCALERS = {
+    "NONE": (), "BATCH": (BATCH,), "GLOBAL_BATCH": (BATCH,), "GRADIENT_ACCUMULATION": (ACCUMULATION,),
+    "BOTH": (BATCH, ACCUMULATION), "GLOBAL_BOTH": (BATCH, ACCUMULATION),
+}  # fmt: skip
+WEIGHTS = {"FLOAT_32": "fp32", "TFLOAT_32": "fp32", "FLOAT_16": "fp16", "BFLOAT_16": "bf16"}
+PEFT = {"LORA": "lora", "LOHA": "loha", "LOKR": "lokr"}
+DECOMPOSED = {"lora": ("lora_decompose", "dora"), "lokr": ("lokr_weight_decompose", "dora_lokr")}
+# A network's kind -> its settings' keys
+OF_LOKR = {"factor": "lokr_decompose_factor"} | {
+    name: f"lokr_{name}" for name in ("decompose_both", "use_tucker", "full_matrix")
+}
+OF_KINDS = {
+    "lokr": OF_LOKR,
+    "dora": {"wd_on_output": "lora_decompose_output_axis"},
+    "dora_lokr": OF_LOKR | {"wd_on_output": "lokr_dora_on_output"},
+}
+LOSSES = {"mse_strength": "l2", "mae_strength": "l1", "huber_strength": "huber", "log_cosh_strength": "huber"}
+FILTERS = {"attn-mlp": "attentions", "attn-only": "attn"}
+SIZE, MOST_SIZES = re.compile(r"\d{1,5}(x\d{1,5})?"), 20
+ALL_TEXT = "^lora_te"  # finds all layers of the text encoders, which OneTrainer does not filter
+# Arguments that are one of a pair or triple in some classes, and those that have another name
+PAIRS = {"betas": ("beta1", "beta2", "beta3"), "eps": ("eps", "eps2")}
+ALSO = {"decoupled_decay": "weight_decouple", "eps": "eps1", "beta1": "beta"}
+MINUTES = {"SECOND": 1 / 60, "MINUTE": 1.0, "HOUR": 60.0}
+PERIODS = {"sample_after": "samples.sample", "save_every": "saving.save", "validate_after": "validation.validate"}
+TORCH = "torch.optim.lr_scheduler."
+FILES = (".safetensors", ".ckpt", ".pt", ".bin")
+# What OneTrainer does without a key for it, and our default is another.
+FIXED: dict[str, tuple[Any, str]] = {
+    "dataset.short_batches": ("drop", "OneTrainer leaves out batches that are not full"),
+    "captions.caption_lines": ("random", "OneTrainer takes a random line of a caption file"),
+    "captions.caption_extension": (".txt", ""),
+    "memory.latent_draw": ("mean", "OneTrainer caches the mean of the VAE's distribution"),
+    "validation.best_checkpoint": ("off", "OneTrainer does not compare checkpoints"),
+    "samples.prompt_weights": (False, "OneTrainer reads brackets as text"),
+}
+
+
+def within(low: Any, high: Any, number: Any) -> Any:
+    return min(max(low, number), high)
+
+
+# ---- model, precision, files
+
+
+def model(config: Config) -> Values:
+    family, prediction = data()["families"][config["model_type"]]
+    skip, forced = config["text_encoder_layer_skip"], {"v": config["force_v_prediction"]}
+    forced["epsilon"] = config["force_epsilon_prediction"]
+    if "base_model_name" not in config.written:
+        config.warn("The file names no model", "base_model_name", "choose the base model", "import.no-model")
+    if family == "sdxl" and skip:
+        config.note("text_encoder_layer_skip", "unavailable", rows()["text_encoder_2_layer_skip"].sentence)
+    for key in rows():
+        if key.startswith("text_encoder_2") and family != "sdxl":
+            config.note(key, "idle", "is of SDXL's second text encoder")
+    return {
+        "method.kind": config.method,
+        "model.family": family,
+        "model.prediction": next((name for name, on in forced.items() if on), prediction),
+        "model.clip_skip": skip + 1 if skip and family != "sdxl" else None,
+        "memory.num_processes": devices(config),
+    }
+
+
+def devices(config: Config) -> int:
+    listed = [each for each in config["device_indexes"].split(",") if each.strip()]
+    if config["multi_gpu"] and not listed:
+        config.note("multi_gpu", "changed", "enter the number of GPUs; OneTrainer takes all")
+    return max(1, len(listed)) if config["multi_gpu"] else 1
+
+
+def memory(config: Config) -> Values:
+    eight_bit = [config[f"{part}.weight_dtype"] == "FLOAT_8" for part in ("unet", "text_encoder")]
+    found = {
+        "memory.allow_tf32": config["train_dtype"] == "TFLOAT_32",
+        "memory.cache_latents": "auto" if config["latent_caching"] else "off",
+    }
+    if config.method != "fine_tune":
+        return found | {"memory.fp8_base": all(eight_bit), "memory.fp8_base_unet": eight_bit == [True, False]}
+    fused, adafactor = config["optimizer.fused_back_pass"], config["optimizer.optimizer"] == "ADAFACTOR"
+    if fused and not adafactor:
+        sentence = "memory.fused_optimizer_groups is for this optimizer"
+        config.note("optimizer.fused_back_pass", "unavailable", sentence)
+    return found | {
+        "memory.full_precision": config.among("unet.weight_dtype", WEIGHTS),
+        "memory.stochastic_rounding": config["optimizer.stochastic_rounding"],
+        "memory.fused_backward_pass": fused and adafactor,
+    }
+
+
+def output(config: Config) -> Values:
+    text, full = config["output_model_destination"], config.method == "fine_tune"
+    windows = "\\" in text or text[1:2] == ":"
+    path: PurePath = PureWindowsPath(text) if windows else PurePosixPath(text)
+    if not path.is_absolute():
+        config.note("output_model_destination", "changed", "the folder is the run's; saving.copy_to copies the file")
+    return {
+        "saving.output_name": (path.stem if path.suffix in FILES else path.name).strip()[:100] or "my_model",
+        "saving.copy_to": str(path.parent) if path.is_absolute() else None,
+        "saving.save_model_as": "diffusers_safetensors"
+        if full and config["output_model_format"] == "DIFFUSERS"
+        else "safetensors",
+    }
+
+
+# ---- network, embedding, EMA
+
+
+def network(config: Config) -> Values:
+    if config.method == "embedding":
+        return {"embedding.num_vectors_per_token": config["embedding.token_count"] or 1}
+    if config.method != "lora":
+        return {}
+    kind = PEFT.get(config["peft_type"], "")
+    if not kind:
+        what = f"The network {shorten(config['peft_type'])} is not available; the settings are those of a LoRA"
+        config.warn(what, "peft_type", "choose a network type before you train", "import.unknown-network")
+        config.note("peft_type", "unavailable", "is not available; LoRA is set, with its rank and alpha")
+    switch, decomposed = DECOMPOSED.get(kind, ("lora_decompose", kind))
+    kind = (decomposed if config[switch] else kind) or "lora"
+    rank = config["lokr_dim" if kind.endswith("lokr") else "lora_rank"]
+    found = {f"{kind}.{name}": config[key] for name, key in OF_KINDS.get(kind, {}).items()}
+    trains = any(map(config.trains, config.encoders))
+    found |= {"network.kind": kind, "network.rank": rank, "network.train_text_encoder": trains}
+    return found | {"network.train_unet": config["unet.train"], **_layers(config, rank, trains)}
+
+
+def _layers(config: Config, rank: int, text_trains: bool) -> Values:
+    """OneTrainer filters layers of the U-Net by parts of their names; all of the text encoders train."""
+    text, regex = config["layer_filter"].strip(), config["layer_filter_regex"]
+    text = text or FILTERS.get(config["layer_filter_preset"], "")
+    if text == "attentions" and not regex:  # what a LoRA has without a conv rank
+        return {"network.layers": [], "network.conv_rank": None}
+    names = [name if regex else re.escape(name) for name in map(str.strip, text.split(",")) if name]
+    chosen = [*names, *([ALL_TEXT] if text_trains else [])] if names else ["full"]
+    return {"network.layers": chosen, "network.conv_rank": rank, "network.conv_alpha": config["lora_alpha"]}
+
+
+def ema(config: Config) -> Values:
+    device = config.among("ema", {"OFF": "", "GPU": "device", "CPU": "cpu"})
+    if device and config.method != "fine_tune":
+        config.note("ema", "unavailable", "only full models have an EMA")
+    if not device or config.method != "fine_tune":
+        return {}
+    every = max(1, config["ema_update_step_interval"])
+    if every > 1:
+        config.note("ema_decay", "changed", f"is applied once in {every} steps: each step has its root")
+    decay = within(0.0, 1.0, config["ema_decay"]) ** (1 / every)
+    found = {"method.ema": True, "method.ema_device": device, "method.ema_decay": decay}
+    return found | {"method.ema_update_every": every}
+
+
+# ---- learning rates
+
+
+def rates(config: Config) -> Values:
+    scale = math.prod(max(1, config[key]) for key in config.among("learning_rate_scaler", SCALERS))
+    scale *= devices(config) if config["learning_rate_scaler"].startswith("GLOBAL") else 1
+    own = (
+        "learning_rate",
+        "embedding_learning_rate",
+        *(f"{part}.learning_rate" for part in ("unet", *config.encoders)),
+    )
+    scaled = {key: None if config[key] is None else config[key] * math.sqrt(scale) for key in own}
+    for key in own if scale > 1 else ():
+        if config[key] is not None:
+            config.note(key, "changed", f"is multiplied by the square root of {scale} (learning_rate_scaler)")
+    main = config.rate = scaled["learning_rate"] or 0.0
+    if config.method == "embedding":
+        rate = scaled["embedding_learning_rate"]
+        return {"optimizer.learning_rate": main if rate is None else rate}
+    text = [scaled[f"{part}.learning_rate"] if config.trains(part) else 0.0 for part in config.encoders]
+    both = [main if rate is None else rate for rate in text]
+    trains = any(map(config.trains, config.encoders))
+    usual = set(text) == {None} or not trains
+    frozen = config.method == "fine_tune" and not config["unet.train"]
+    return {
+        "optimizer.learning_rate": main,
+        "optimizer.unet_lr": 0.0 if frozen else scaled["unet.learning_rate"],
+        "optimizer.text_encoder_lr": None if usual else both[0] if len(set(both)) == 1 else both,
+    } | ({"method.train_text_encoder": "yes" if trains else "no"} if config.method == "fine_tune" else {})
+
+
+def text_encoder_stop(config: Config) -> Values:
+    found: Values = {}
+    for part in config.encoders if config.method != "embedding" else ():
+        key, unit = f"{part}.stop_training_after", config[f"{part}.stop_training_after_unit"]
+        after = config[key]
+        if not config.trains(part) or unit == "NEVER" or not after:
+            continue
+        if unit == "EPOCH" and after >= config["epochs"]:
+            config.note(key, "taken", "is not reached before the end")
+        elif config.method == "lora":
+            config.note(key, "unavailable", "the text encoder of a LoRA trains to the end")
+        elif unit == "STEP":
+            found["method.stop_text_encoder_training"] = max(1, after // config.accumulation)
+        else:
+            config.note(key, "unavailable", f"enter the step of {after} {unit.lower()}s, which depends on the images")
+    return found
+
+
+# ---- schedule
+
+
+def schedule(config: Config) -> Values:
+    key, name = "learning_rate_warmup_steps", config["learning_rate_scheduler"]
+    warmup = config[key]
+    steps: Any = int(max(0, warmup) // config.accumulation)
+    if 0 < warmup <= 1:
+        steps = f"{number_text(warmup * 100)}%"
+        config.note(key, "changed", f"is a part of the run: {steps}")
+    elif warmup and config.accumulation > 1:
+        config.note(key, "changed", f"counts batches: {steps} steps of {config.accumulation}")
+    if averages(_optimizer_name(config)[0]):
+        if name != "CONSTANT":
+            config.note("learning_rate_scheduler", "changed", "a schedule-free optimizer has a constant rate")
+        name, steps = "CONSTANT", 0
+    elif name in ("ADAFACTOR", "CUSTOM") and steps:
+        config.note(key, "unavailable", f"there is no warmup with {name}")
+        steps = 0
+    curve = _custom(config) if name == "CUSTOM" else _curve(config, name, bool(steps))
+    found = {"lr_scheduler": "constant", "lr_warmup_steps": steps} | curve
+    return {"schedule.max_train_epochs": max(1, config["epochs"])} | {f"schedule.{k}": v for k, v in found.items()}
+
+
+def _curve(config: Config, name: str, warmup: bool) -> Values:
+    low, cycles = within(0.0, 1.0, config["learning_rate_min_factor"]), within(0.0, 1e4, config["learning_rate_cycles"])
+    end = {"lr_end": low * config.rate}
+    curves: dict[tuple[str, bool], tuple[str, Values]] = {
+        ("CONSTANT", False): ("constant_with_warmup" if warmup else "constant", {}),
+        ("ADAFACTOR", False): ("adafactor", {}),
+        ("LINEAR", False): ("linear", {}),
+        ("LINEAR", True): ("polynomial", {"lr_scheduler_power": 1.0, "lr_scheduler_args": end}),
+        ("COSINE", False): ("cosine", {}),
+        ("COSINE", True): ("cosine_with_min_lr", {"lr_scheduler_num_cycles": 1.0}),
+        ("COSINE_WITH_RESTARTS", False): ("cosine", {"lr_scheduler_args": {"num_cycles": cycles}}),
+        ("COSINE_WITH_RESTARTS", True): ("cosine_with_min_lr", {"lr_scheduler_num_cycles": 2 * cycles}),
+        ("COSINE_WITH_HARD_RESTARTS", False): (
+            "cosine_with_restarts",
+            {"lr_scheduler_num_cycles": float(max(1, round(cycles)))},
+        ),
+    }
+    if (name, False) not in curves:
+        sentence = f"{shorten(name)} is not available; cosine is the nearest"
+        config.note("learning_rate_scheduler", "unavailable", sentence)
+        name = "COSINE"
+    if low and (name, True) not in curves:
+        kind: Kind = "idle" if name in ("CONSTANT", "ADAFACTOR") else "unavailable"
+        config.note("learning_rate_min_factor", kind, "this schedule has no minimum")
+    elif low and name == "LINEAR" and any(config[f"{part}.learning_rate"] for part in ("unet", *config.encoders)):
+        config.note("learning_rate_min_factor", "changed", "is of the main rate, at which the others end too")
+    if "HARD" in name and cycles != round(cycles):
+        config.note("learning_rate_cycles", "changed", "restarts are whole")
+    scheduler, more = curves.get((name, bool(low))) or curves[name, False]
+    ratio = {"lr_scheduler_min_lr_ratio": low} if scheduler == "cosine_with_min_lr" else {}
+    return {"lr_scheduler": scheduler, **ratio, **more}
+
+
+def _custom(config: Config) -> Values:
+    name, given = config["custom_learning_rate_scheduler"].removeprefix(TORCH), config["scheduler_params"]
+    if not name.isidentifier():
+        sentence = "is no class of torch.optim.lr_scheduler; constant is set"
+        config.note("custom_learning_rate_scheduler", "unavailable", sentence)
+        return {}
+    arguments: Values = {}
+    for each in given if isinstance(given, list) else ():
+        pair = each if isinstance(each, dict) else {}
+        key, text = (str(pair.get(part, ""))[:200] for part in ("key", "value"))
+        value = literal(text)
+        if not key or "%" in text or not _is_json(value):
+            sentence = f"enter {shorten(key)} {shorten(text)}, which OneTrainer computes"
+            config.note("scheduler_params", "changed", sentence)
+        else:
+            arguments[key] = value
+    return {"lr_scheduler_type": name, "lr_scheduler_args": arguments}
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return bool(json.dumps(value, allow_nan=False))
+    except (ValueError, TypeError):
+        return False
+
+
+# ---- optimizer
+
+
+def _optimizer_name(config: Config) -> tuple[str, Mapping[str, Any], bool]:
+    """(the optimizer, the values that OneTrainer has for null, whether it is the very one)."""
+    known, name = data()["optimizers"], config["optimizer.optimizer"]
+    near = name.removesuffix("_ADV").removesuffix("_8BIT")
+    chosen, *nulls = known.get(name) or known.get(near) or known["ADAMW"]
+    package, _, last = chosen.rpartition(".")
+    paged = f"{package}.Paged{last}".lstrip(".")
+    chosen = paged if config["optimizer.is_paged"] and find(paged) else chosen
+    return chosen, nulls[0] if nulls else {}, name in known
+
+
+def optimizer(config: Config) -> Values:
+    name, nulls, exact = _optimizer_name(config)
+    if not exact:
+        what = f"The optimizer {shorten(config['optimizer.optimizer'])} is not available"
+        config.note("optimizer.optimizer", "unavailable", f"is not available; {name} is set")
+        config.warn(what, "optimizer.optimizer", "choose an optimizer before you train", "import.unknown-optimizer")
+    entry = find(name)
+    arguments = {} if entry is None else _arguments(config, entry, nulls)
+    pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
+    own = {f"optimizer.{key}": arguments.pop(key) for key in COMMON if key in arguments and key not in pairs}
+    found = {"optimizer.optimizer_type": name, "optimizer.optimizer_args": arguments}
+    return found | own | {"optimizer.max_grad_norm": config["clip_grad_norm"] or 0.0}
+
+
+def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values:
+    """The arguments that are not the class's defaults."""
+    rest = {key: row for key, row in rows().items() if "optimizer.optimizer_args" in row.settings and "." in key}
+    given = {key.partition(".")[2]: config[key] for key in rest}
+    given = {name: nulls.get(name) if value is None else value for name, value in given.items()}
+    found: Values = {}
+    for target, names in PAIRS.items():
+        usual = entry.arguments[target].default if target in entry.arguments else None
+        if isinstance(usual, list):
+            whole = [each if given[name] is None else given[name] for name, each in zip(names, usual, strict=False)]
+            found |= {target: whole} if whole != usual else {}
+            given = {name: value for name, value in given.items() if name not in names[: len(usual)]}
+    if "warmup_steps" in entry.arguments and config["learning_rate_warmup_steps"] > 1:
+        found["warmup_steps"] = int(config["learning_rate_warmup_steps"])
+        config.note("learning_rate_warmup_steps", "changed", "is an argument of schedule-free optimizers: warmup_steps")
+    for name, value in given.items():
+        argument = entry.arguments.get(name) or entry.arguments.get(ALSO.get(name, ""))
+        usual = rest[f"optimizer.{name}"].default if argument is None else argument.default
+        if value is None or value == usual or (argument is None and name == "stochastic_rounding"):
+            continue
+        if isinstance(value, float) and value.is_integer() and isinstance(usual, int):
+            value = int(value)
+        if argument is not None and argument.takes(value):
+            found[argument.name] = value
+        else:
+            config.note(f"optimizer.{name}", "unavailable", f"{entry.name} has no such argument or value")
+    return found
+
+
+# ---- loss, sizes, periods
+
+
+def loss(config: Config) -> Values:
+    strengths = [name for name in LOSSES if config[name] > 0] or ["mse_strength"]
+    name = strengths[0]
+    for each in strengths if len(strengths) > 1 else ():
+        config.note(each, "unavailable", f"losses cannot be added; {LOSSES[name]} is set")
+    if len(strengths) == 1 and config[name] not in (0, 1):
+        config.loss_scale = config[name]
+        config.note(name, "changed", "is the loss_weight of each folder")
+    weight, delta = config["loss_weight_fn"], config["huber_delta"]
+    found: Values = {"noise.loss_type": LOSSES[name]}
+    if LOSSES[name] == "huber":
+        found["noise.huber_schedule"] = "constant"
+        found["noise.huber_c"] = delta if name == "huber_strength" else 1.0
+        config.note("huber_delta", "changed", "the Huber loss is smooth here, and about twice as large below the delta")
+    if config["masked_training"]:
+        mean = "area" if config["normalize_masked_area_loss"] else "image"
+        found |= {"dataset.masked_loss": True, "dataset.conditioning_suffix": "-masklabel", "noise.mask_mean": mean}
+        found |= {f"noise.{name}": config[name] for name in ("unmasked_weight", "masked_prior_preservation_weight")}
+    return found | {
+        "noise.min_snr_gamma": config["loss_weight_strength"] if weight == "MIN_SNR_GAMMA" else None,
+        "noise.debiased_estimation_loss": weight == "DEBIASED_ESTIMATION",
+        "noise.min_timestep": int(1000 * within(0.0, 1.0, config["min_noising_strength"])),
+        "noise.max_timestep": int(1000 * within(0.0, 1.0, config["max_noising_strength"])),
+    }
+
+
+def sizes(config: Config) -> Values:
+    parts = [part.strip().lower() for part in config["resolution"].split(",") if part.strip()]
+    if not 0 < len(parts) < MOST_SIZES or not all(map(SIZE.fullmatch, parts)):
+        config.note("resolution", "unavailable", "is neither a number, a width x height nor a list; 512 is set")
+        parts = ["512"]
+    first, *more = [size_of(part) for part in parts]
+    buckets = config["aspect_ratio_bucketing"] and not any("x" in part for part in parts)
+    found: Values = {"dataset.resolution": first, "dataset.more_resolutions": more, "dataset.enable_bucket": buckets}
+    if more:
+        found["schedule.max_train_epochs"] = epochs = max(1, round(config["epochs"] / len(parts)))
+        config.note("resolution", "changed", "an epoch has each image at each of the sizes, not at one of them")
+        config.note("epochs", "changed", f"{epochs}, since an epoch has {len(parts)} sizes")
+    chances = {config[f"{part}.dropout_probability"] for part in config.encoders}
+    if len(chances) > 1:
+        config.note("text_encoder_2.dropout_probability", "unavailable", "captions are dropped for both text encoders")
+    return found
+
+
+def size_of(text: str) -> int | list[int]:
+    """A side in pixels, or width and height."""
+    sides = [within(64, 8192, int(side)) for side in text.split("x")]
+    return sides if len(sides) > 1 else sides[0]
+
+
+def periods(config: Config) -> Values:
+    found: Values = {}
+    for key, path in PERIODS.items():
+        number, unit = config[key], config[f"{key}_unit"]
+        epochs, steps = number if unit == "EPOCH" else 1, None
+        if unit == "NEVER" or number <= 0 or (key == "validate_after" and not config["validation"]):
+            epochs = None
+        elif unit == "STEP":
+            epochs, steps = None, max(1, number // config.accumulation)
+        elif unit != "EPOCH":
+            config.note(key, "unavailable", f"{unit.lower()}s cannot be counted; each epoch is set")
+        found |= {f"{path}_every_n_epochs": epochs, f"{path}_every_n_steps": steps}
+    if config["backup_after_unit"] in MINUTES and config["backup_after"] > 0:
+        found["saving.save_every_minutes"] = config["backup_after"] * MINUTES[config["backup_after_unit"]]
+    if config["rolling_backup"]:
+        found["saving.save_last_n_states"] = max(1, config["rolling_backup_count"])
+    return found
+
+
+RULES = (
+    model,
+    memory,
+    output,
+    network,
+    ema,
+    rates,
+    text_encoder_stop,
+    schedule,
+    optimizer,
+    loss,
+    sizes,
+    periods,
+)

@@ -1,0 +1,303 @@
+"""Configs of OneTrainer: resolved as its own classes do, with an entry for each key, and the settings that each key becomes."""
+
+import json
+
+import pytest
+
+from core.imports.projects.importers import import_project
+from core.imports.projects.onetrainer_config import IDLE, PARTS, SECRET, flattened, resolve, rows
+from core.record.problems import ProblemsError
+from core.settings.base import value_of
+from tests.imports.projects import cases, pasted
+from workshop import onetrainer_docs
+
+MODEL = {"__version": 11, "model_type": "STABLE_DIFFUSION_15", "training_method": "LORA"}
+SDXL = {"model_type": "STABLE_DIFFUSION_XL_10_BASE"}
+FULL = {"training_method": "FINE_TUNE"}
+CONCEPT = {"path": "/data/fox", "balancing": 1.0}
+
+
+def imported(config, **more):
+    return import_project(json.dumps(MODEL | config), **more)
+
+
+def entry(found, key):
+    return next(each for each in found.report if each.key == key)
+
+
+def flat(values):
+    return {key: value for key, value in flattened(values, PARTS).items() if not key.endswith("__version")}
+
+
+def test_recorded_configs_resolve_as_onetrainer_does():
+    recorded, faults = cases("onetrainer"), []
+    compared = {key for key, row in rows().items() if row.here not in (IDLE, SECRET)} - {"concepts", "samples"}
+    for case in recorded["cases"]:
+        if "resolved" not in case:  # OneTrainer itself fails
+            continue
+        if not case["trained"]:
+            with pytest.raises(ProblemsError) as refused:
+                resolve(pasted(json.dumps(case["config"])))
+            assert refused.value.codes[0] in ("import.other-family", "import.other-method")
+            continue
+        right = flat(recorded["defaults"]) | {"custom_learning_rate_scheduler": ""} | flat(case["resolved"])
+        values = resolve(pasted(json.dumps(case["config"]))).values
+        wrong = {key: (values[key], right[key]) for key in compared & right.keys() if values[key] != right[key]}
+        wrong = {key: pair for key, pair in wrong.items() if key != "additional_embeddings"}
+        faults += [(case["name"], wrong)] if wrong else []
+    assert not faults, "\n".join(map(str, faults))
+
+
+def _other(value):
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, (int, float)) else value
+
+
+def test_each_key_that_onetrainer_has_ends_in_the_job_or_in_a_line():
+    recorded = cases("onetrainer")
+    config = {key: value for key, value in recorded["defaults"].items() if key not in ("model_type", "training_method")}
+    config = {
+        key: {name: _other(each) for name, each in value.items()} if key in PARTS else _other(value)
+        for key, value in config.items()
+    }
+    concept, sample = recorded["concept"], recorded["sample"] | {"prompt": "a fox"}
+    concept |= {"path": "/a", "image": {k: _other(v) for k, v in concept["image"].items()}}
+    concept |= {"text": {k: _other(v) for k, v in concept["text"].items()}}
+    config |= {"concepts": [concept], "samples": [sample], "unheard": 1, "secrets": {"token": "0123456789"}}
+    for method in ("LORA", "FINE_TUNE", "EMBEDDING"):
+        found = imported(config | {"__version": 11, "training_method": method, "cloud": {"api_key": "0123456789"}})
+        keys = {each.key for each in found.report}
+        lists = {f"concepts.{key}" for key in flattened(concept, ("image", "text"))} | {f"samples.{k}" for k in sample}
+        missing = {key for key in {*flattened(config, PARTS), *lists} if key not in keys and "__version" not in key}
+        assert not missing
+        assert all(each.settings or each.sentence for each in found.report if each.kind != "taken")
+        assert entry(found, "unheard").kind == "unavailable"
+        assert {each.key for each in found.entries("secret")} == {"secrets", "cloud"}
+        assert "0123456789" not in "\n".join([*found.lines(), found.description, str(found.options)])
+
+
+# What a config becomes: changes of MODEL, settings, kind of the entry of a key
+BECOMES = [
+    ({}, {"optimizer.learning_rate": 3e-6, "network.rank": 16, "network.alpha": 1.0, "schedule.max_train_epochs": 100}, {}),
+    ({}, {"schedule.lr_scheduler": "constant_with_warmup", "schedule.lr_warmup_steps": 200}, {}),
+    ({}, {"network.train_text_encoder": True, "network.layers": ["full"], "network.conv_rank": 16}, {}),
+    ({}, {"dataset.short_batches": "drop", "memory.latent_draw": "mean", "memory.gradient_checkpointing": True}, {}),
+    ({"learning_rate": "1e-4"}, {"optimizer.learning_rate": 1e-4}, {"learning_rate": "taken"}),
+    ({"learning_rate": "0,0001"}, {"optimizer.learning_rate": 3e-6}, {"learning_rate": "unavailable"}),
+    ({"epochs": "20"}, {"schedule.max_train_epochs": 20}, {"epochs": "taken"}),
+    ({"epochs": [1]}, {"schedule.max_train_epochs": 100}, {"epochs": "unavailable"}),
+    ({"train_dtype": "HALF"}, {"memory.mixed_precision": "fp16"}, {"train_dtype": "unavailable"}),
+    ({"train_dtype": "TFLOAT_32"}, {"memory.mixed_precision": "no", "memory.allow_tf32": True}, {}),
+    ({"model_type": "STABLE_DIFFUSION_21"}, {"model.family": "sd2", "model.prediction": "v"}, {"model_type": "taken"}),
+    ({"model_type": "STABLE_DIFFUSION_20_BASE"}, {"model.prediction": "epsilon"}, {}),
+    ({"text_encoder_layer_skip": 1}, {"model.clip_skip": 2}, {"text_encoder_layer_skip": "taken"}),
+    ({**SDXL, "text_encoder_layer_skip": 1}, {"model.clip_skip": None}, {"text_encoder_layer_skip": "unavailable"}),
+    # rates
+    ({"text_encoder": {"train": False}}, {"network.train_text_encoder": False, "optimizer.text_encoder_lr": None}, {}),
+    (
+        {**SDXL, "learning_rate": 1e-4, "text_encoder_2": {"train": False}},
+        {"network.train_text_encoder": True, "optimizer.text_encoder_lr": (1e-4, 0.0)},
+        {"text_encoder_2.train": "taken"},
+    ),
+    ({**FULL, "unet": {"train": False}}, {"optimizer.unet_lr": 0.0, "method.train_text_encoder": "yes"}, {}),
+    (
+        {"learning_rate": 1e-4, "batch_size": 4, "learning_rate_scaler": "BATCH"},
+        {"optimizer.learning_rate": 2e-4},
+        {"learning_rate": "changed", "learning_rate_scaler": "changed"},
+    ),
+    ({"text_encoder": {"stop_training_after": 200}}, {}, {"text_encoder.stop_training_after": "taken"}),
+    (
+        {**FULL, "gradient_accumulation_steps": 2, "text_encoder": {"stop_training_after": 9, "stop_training_after_unit": "STEP"}},
+        {"method.stop_text_encoder_training": 4},
+        {"text_encoder.stop_training_after": "taken"},
+    ),
+    # schedules
+    ({"learning_rate_warmup_steps": 0}, {"schedule.lr_scheduler": "constant", "schedule.lr_warmup_steps": 0}, {}),
+    ({"learning_rate_warmup_steps": 1.0}, {"schedule.lr_warmup_steps": "100%"}, {"learning_rate_warmup_steps": "changed"}),
+    ({"gradient_accumulation_steps": 3}, {"schedule.lr_warmup_steps": 66}, {}),
+    (
+        {"learning_rate_scheduler": "LINEAR", "learning_rate_min_factor": 0.1, "learning_rate": 0.01},
+        {"schedule.lr_scheduler": "polynomial", "schedule.lr_scheduler_power": 1.0, "schedule.lr_scheduler_args": {"lr_end": 0.001}},
+        {"learning_rate_min_factor": "taken"},
+    ),
+    ({"learning_rate_scheduler": "COSINE"}, {"schedule.lr_scheduler": "cosine"}, {}),
+    (
+        {"learning_rate_scheduler": "COSINE_WITH_RESTARTS", "learning_rate_cycles": 3},
+        {"schedule.lr_scheduler": "cosine", "schedule.lr_scheduler_args": {"num_cycles": 3.0}},
+        {},
+    ),
+    (
+        {"learning_rate_scheduler": "COSINE_WITH_RESTARTS", "learning_rate_cycles": 3, "learning_rate_min_factor": 0.1},
+        {"schedule.lr_scheduler": "cosine_with_min_lr", "schedule.lr_scheduler_num_cycles": 6.0, "schedule.lr_scheduler_min_lr_ratio": 0.1},
+        {},
+    ),
+    (
+        {"learning_rate_scheduler": "COSINE_WITH_HARD_RESTARTS", "learning_rate_cycles": 3},
+        {"schedule.lr_scheduler": "cosine_with_restarts", "schedule.lr_scheduler_num_cycles": 3.0},
+        {"learning_rate_scheduler": "taken"},
+    ),
+    (
+        {
+            "learning_rate_scheduler": "CUSTOM",
+            "custom_learning_rate_scheduler": "torch.optim.lr_scheduler.StepLR",
+            "scheduler_params": [{"key": "step_size", "value": "100"}, {"key": "gamma", "value": "%LR%"}],
+        },
+        {"schedule.lr_scheduler_type": "StepLR", "schedule.lr_scheduler_args": {"step_size": 100}, "schedule.lr_warmup_steps": 0},
+        {"scheduler_params": "changed", "learning_rate_warmup_steps": "default"},
+    ),
+    # optimizers
+    (
+        {"optimizer": {"optimizer": "PRODIGY"}},  # the defaults of the class, not those of the window
+        {"optimizer.optimizer_type": "Prodigy", "optimizer.optimizer_args": {"decouple": False}},
+        {"optimizer.optimizer": "taken"},
+    ),
+    (
+        {"optimizer": {"optimizer": "PRODIGY", "decouple": True, "d_coef": 0.8, "slice_p": 11, "weight_decay": 0.01, "beta2": 0.99}},
+        {"optimizer.optimizer_args": {"d_coef": 0.8, "slice_p": 11}, "optimizer.weight_decay": 0.01, "optimizer.betas": (0.9, 0.99)},
+        {"optimizer.slice_p": "taken"},
+    ),
+    (
+        {"optimizer": {"optimizer": "ADAFACTOR", "eps2": 0.01}},
+        {"optimizer.optimizer_args": {"eps": [1e-30, 0.01], "scale_parameter": False, "relative_step": False}},
+        {},
+    ),
+    ({"optimizer": {"optimizer": "ADAMW_8BIT", "is_paged": True}}, {"optimizer.optimizer_type": "PagedAdamW8bit"}, {}),
+    (
+        {"optimizer": {"optimizer": "SCHEDULE_FREE_ADAMW"}, "learning_rate_scheduler": "COSINE"},
+        {"optimizer.optimizer_args": {"warmup_steps": 200}, "optimizer.weight_decay": 0.01, "schedule.lr_scheduler": "constant"},
+        {"learning_rate_scheduler": "changed"},
+    ),
+    ({"optimizer": {"optimizer": "LION_8BIT"}}, {"optimizer.betas": (0.9, 0.999)}, {}),
+    ({"optimizer": {"optimizer": "MUON"}}, {"optimizer.optimizer_type": "AdamW"}, {"optimizer.optimizer": "unavailable"}),
+    ({"clip_grad_norm": None}, {"optimizer.max_grad_norm": 0.0}, {}),
+    # network
+    ({"layer_filter_preset": "attn-mlp"}, {"network.layers": [], "network.conv_rank": None}, {"layer_filter_preset": "taken"}),
+    ({"layer_filter": "attn"}, {"network.layers": ["attn", "^lora_te"]}, {}),
+    (
+        {"layer_filter": "^(?=.*attn2).*", "layer_filter_regex": True, "text_encoder": {"train": False}},
+        {"network.layers": ["^(?=.*attn2).*"]},
+        {"layer_filter_regex": "changed"},
+    ),
+    ({"lora_decompose": True}, {"network.kind": "dora", "dora.wd_on_output": False}, {"lora_decompose": "taken"}),
+    ({"peft_type": "LOKR", "lokr_decompose_factor": 8}, {"network.kind": "lokr", "lokr.factor": 8}, {}),
+    ({"peft_type": "OFT_2", "lora_rank": 8}, {"network.kind": "lora", "network.rank": 8}, {"peft_type": "unavailable"}),
+    # loss and noise
+    ({"mse_strength": 0, "mae_strength": 1}, {"noise.loss_type": "l1"}, {"mae_strength": "taken"}),
+    (
+        {"mse_strength": 0, "huber_strength": 1, "huber_delta": 0.2},
+        {"noise.loss_type": "huber", "noise.huber_schedule": "constant", "noise.huber_c": 0.2},
+        {"huber_delta": "changed"},
+    ),
+    ({"loss_weight_fn": "MIN_SNR_GAMMA"}, {"noise.min_snr_gamma": 5.0}, {"loss_weight_fn": "taken"}),
+    ({"loss_weight_fn": "P2"}, {"noise.min_snr_gamma": None}, {"loss_weight_fn": "unavailable"}),
+    ({"min_noising_strength": 0.1, "max_noising_strength": 0.9}, {"noise.min_timestep": 100, "noise.max_timestep": 900}, {}),
+    ({"offset_noise_weight": 0.05}, {"noise.noise_offset": 0.05}, {"offset_noise_weight": "taken"}),
+    ({"perturbation_noise_weight": 0.1}, {"noise.ip_noise_gamma": None}, {"perturbation_noise_weight": "unavailable"}),
+    (
+        {"masked_training": True, "normalize_masked_area_loss": True},
+        {"dataset.masked_loss": True, "dataset.conditioning_suffix": "-masklabel", "noise.mask_mean": "area"},
+        {},
+    ),
+    # methods
+    (
+        {**FULL, "ema": "GPU", "ema_decay": 0.99, "ema_update_step_interval": 2},
+        {"method.ema": True, "method.ema_decay": 0.99**0.5, "method.ema_update_every": 2, "method.ema_device": "device"},
+        {"ema_decay": "changed"},
+    ),
+    ({**FULL, "unet": {"weight_dtype": "BFLOAT_16"}}, {"memory.full_precision": "bf16", "memory.stochastic_rounding": True}, {}),
+    ({"unet": {"weight_dtype": "FLOAT_8"}}, {"memory.fp8_base_unet": True}, {"unet.weight_dtype": "changed"}),
+    (
+        {"training_method": "EMBEDDING", "embedding": {"placeholder": "<fox>", "token_count": 4}, "embedding_learning_rate": 0.005},
+        {"embedding.token_string": "<fox>", "embedding.num_vectors_per_token": 4, "optimizer.learning_rate": 0.005},
+        {"embedding.token_count": "taken"},
+    ),
+    # sizes, periods, files
+    ({"resolution": "768x512"}, {"dataset.resolution": (768, 512), "dataset.enable_bucket": False}, {"resolution": "taken"}),
+    ({"aspect_ratio_bucketing": False}, {"dataset.enable_bucket": False}, {}),
+    ({"save_every": 9, "save_every_unit": "STEP", "gradient_accumulation_steps": 4}, {"saving.save_every_n_steps": 2}, {}),
+    ({"sample_after": 2, "sample_after_unit": "EPOCH"}, {"samples.sample_every_n_epochs": 2}, {"sample_after": "taken"}),
+    ({"backup_after": 2, "backup_after_unit": "HOUR"}, {"saving.save_every_minutes": 120.0}, {"backup_after": "taken"}),
+    (
+        {"output_model_destination": "C:\\out\\fox.safetensors", "output_dtype": "BFLOAT_16"},
+        {"saving.output_name": "fox", "saving.copy_to": "C:\\out", "saving.save_precision": "bf16"},
+        {"output_model_destination": "taken"},
+    ),
+    ({"multi_gpu": True, "device_indexes": "0,1"}, {"memory.num_processes": 2}, {}),
+    ({"lora_rank": 100_000}, {"network.rank": 1024}, {"lora_rank": "changed"}),
+]  # fmt: skip
+
+
+def test_each_config_becomes_the_settings_that_are_the_same_here():
+    for config, settings, kinds in BECOMES:
+        found = imported(config)
+        made = {path: value_of(found.job, path) for path in settings}
+        assert made == settings, config
+        assert {key: entry(found, key).kind for key in kinds} == kinds, config
+
+
+CONCEPTS = [
+    ({"balancing": 10.0}, {"num_repeats": 10, "recursive": False, "keep_tokens": 1}),
+    ({"balancing": 7.9, "balancing_strategy": "SAMPLES"}, {"samples_per_epoch": 7, "num_repeats": None}),
+    ({"__version": 0, "repeats": 3}, {"num_repeats": 3}),
+    ({"type": "PRIOR_PREDICTION"}, {"role": "train", "diff_output_preservation": True}),
+    ({"validation_concept": True}, {"role": "validation", "enabled": False}),
+    ({"image": {"enable_resolution_override": True, "resolution_override": "768"}}, {"resolution": 768}),
+    ({"image": {"enable_random_flip": True}, "loss_weight": 0.8}, {"flip_aug": True, "loss_weight": 0.4}),
+    (
+        {"text": {"enable_tag_shuffling": True, "tag_delimiter": "|", "keep_tags_count": 2}},
+        {"shuffle_caption": True, "caption_separator": "|", "keep_tokens": 2},
+    ),
+    (
+        {"text": {"tag_dropout_enable": True, "tag_dropout_mode": "RANDOM", "tag_dropout_probability": 0.1}},
+        {"caption_tag_dropout_rate": 0.1},
+    ),
+]
+
+
+def test_concepts_are_folders_also_from_a_file_of_their_own(tmp_path):
+    for concept, settings in CONCEPTS:
+        config = {"concepts": [CONCEPT | concept], "mse_strength": 0.5}
+        (source,) = imported(config).job.dataset.sources
+        assert {name: getattr(source, name) for name in settings} == settings
+    (tmp_path / "mine.json").write_text(json.dumps([CONCEPT, {"path": ""}]))
+    (tmp_path / "preset.json").write_text(json.dumps(MODEL | {"concept_file_name": "mine.json"}))
+    found = import_project(tmp_path / "preset.json")
+    assert [each.folder for each in found.job.dataset.sources] == ["/data/fox"]
+    codes = {problem.code for problem in found.problems}
+    assert "import.missing-path" in codes and "import.no-concepts" not in codes
+    assert {"import.no-concepts", "import.no-model"} <= {problem.code for problem in imported({}).problems}
+
+
+def test_a_part_of_a_folder_is_counted_where_the_images_are(tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.png").touch()
+    config = MODEL | {"concepts": [{"path": str(tmp_path), "balancing": 0.5}]}
+    found = import_project(json.dumps(config), folder=tmp_path)
+    assert found.job.dataset.sources[0].samples_per_epoch == 2
+    assert entry(found, "concepts.balancing").kind == "changed"
+
+
+def test_samples_are_lines_with_their_options():
+    sample = {"prompt": "a fox\nin snow", "negative_prompt": "blurry", "width": 512, "height": 770, "seed": 7}
+    sample |= {"diffusion_steps": 28, "cfg_scale": 6.5, "noise_scheduler": "EULER_A"}
+    found = imported({"samples": [sample, {"enabled": False}, {"prompt": "b", "random_seed": True}]})
+    assert found.job.samples.sample_prompts == [
+        "a fox in snow --n blurry --w 512 --h 768 --d 7 --s 28 --l 6.5 --ss euler_a",
+        "b --w 512 --h 512 --s 30 --l 7 --ss ddim",
+    ]
+    assert not found.job.samples.prompt_weights
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [("FLUX_DEV_1", "FLUX"), ("STABLE_DIFFUSION_15_INPAINTING", "inpainting"), ("STABLE_DIFFUSION_35", "Diffusion 3")],
+)
+def test_other_models_are_refused_by_name(model, word):
+    with pytest.raises(ProblemsError) as refused:
+        imported({"model_type": model})
+    assert refused.value.codes == ["import.other-family"] and word in refused.value.problems[0].what
+
+
+def test_the_guide_lists_the_keys_of_the_table():
+    assert onetrainer_docs.TARGET.read_text("utf-8") == onetrainer_docs.render(), "run ./launch.sh docs"
