@@ -118,7 +118,7 @@ BECOMES = [
     ({"gradient_accumulation_steps": 3}, {"schedule.lr_warmup_steps": 66}, {}),
     (
         {"learning_rate_scheduler": "LINEAR", "learning_rate_min_factor": 0.1, "learning_rate": 0.01},
-        {"schedule.lr_scheduler": "polynomial", "schedule.lr_scheduler_power": 1.0, "schedule.lr_scheduler_args": {"lr_end": 0.001}},
+        {"schedule.lr_scheduler": "linear", "schedule.lr_scheduler_min_lr_ratio": 0.1},
         {"learning_rate_min_factor": "taken"},
     ),
     ({"learning_rate_scheduler": "COSINE"}, {"schedule.lr_scheduler": "cosine"}, {}),
@@ -129,7 +129,7 @@ BECOMES = [
     ),
     (
         {"learning_rate_scheduler": "COSINE_WITH_RESTARTS", "learning_rate_cycles": 3, "learning_rate_min_factor": 0.1},
-        {"schedule.lr_scheduler": "cosine_with_min_lr", "schedule.lr_scheduler_num_cycles": 6.0, "schedule.lr_scheduler_min_lr_ratio": 0.1},
+        {"schedule.lr_scheduler": "cosine", "schedule.lr_scheduler_args": {"num_cycles": 3.0}, "schedule.lr_scheduler_min_lr_ratio": 0.1},
         {},
     ),
     (
@@ -137,6 +137,7 @@ BECOMES = [
         {"schedule.lr_scheduler": "cosine_with_restarts", "schedule.lr_scheduler_num_cycles": 3.0},
         {"learning_rate_scheduler": "taken"},
     ),
+    ({"learning_rate_scheduler": "REX"}, {"schedule.lr_scheduler": "rex", "schedule.rex_d": 0.9}, {}),
     (
         {
             "learning_rate_scheduler": "CUSTOM",
@@ -189,6 +190,17 @@ BECOMES = [
         {"noise.loss_type": "huber", "noise.huber_schedule": "constant", "noise.huber_c": 0.2},
         {"huber_delta": "changed"},
     ),
+    ({"mse_strength": 0.5}, {"noise.loss_type": "mixed", "noise.mse_weight": 0.5, "noise.mae_weight": 0.0}, {"mse_strength": "taken"}),
+    ({"mse_strength": 0, "log_cosh_strength": 1}, {"noise.loss_type": "log_cosh"}, {"log_cosh_strength": "taken"}),
+    ({"mae_strength": 0.2}, {"noise.loss_type": "mixed", "noise.mse_weight": 1.0, "noise.mae_weight": 0.2}, {}),
+    ({"huber_strength": 0.2}, {"noise.loss_type": "mixed", "noise.mse_weight": 1.0}, {"huber_strength": "unavailable"}),
+    (
+        {"timestep_distribution": "LOGIT_NORMAL", "noising_weight": 0.5, "noising_bias": 0.25, "timestep_shift": 2},
+        {"noise.timestep_sampling": "logit_normal", "noise.logit_mean": 0.25, "noise.logit_std": 1.5, "noise.timestep_shift": 2.0},
+        {"noising_weight": "taken", "timestep_shift": "taken"},
+    ),
+    ({"timestep_distribution": "HEAVY_TAIL", "noising_weight": 0.5}, {"noise.timestep_sampling": "mode", "noise.mode_scale": 0.5}, {}),
+    ({"timestep_distribution": "SIGMOID"}, {"noise.timestep_sampling": "uniform"}, {"timestep_distribution": "unavailable"}),
     ({"loss_weight_fn": "MIN_SNR_GAMMA"}, {"noise.min_snr_gamma": 5.0}, {"loss_weight_fn": "taken"}),
     ({"loss_weight_fn": "P2"}, {"noise.min_snr_gamma": None}, {"loss_weight_fn": "unavailable"}),
     ({"min_noising_strength": 0.1, "max_noising_strength": 0.9}, {"noise.min_timestep": 100, "noise.max_timestep": 900}, {}),
@@ -196,8 +208,8 @@ BECOMES = [
     ({"perturbation_noise_weight": 0.1}, {"noise.ip_noise_gamma": None}, {"perturbation_noise_weight": "unavailable"}),
     (
         {"masked_training": True, "normalize_masked_area_loss": True},
-        {"dataset.masked_loss": True, "dataset.conditioning_suffix": "-masklabel", "noise.mask_mean": "area"},
-        {},
+        {"dataset.masked_loss": True, "noise.unmasked_weight": 0.1, "noise.mask_mean": "area"},
+        {"unmasked_weight": "default"},
     ),
     # methods
     (
@@ -212,11 +224,19 @@ BECOMES = [
         {"embedding.token_string": "<fox>", "embedding.num_vectors_per_token": 4, "optimizer.learning_rate": 0.005},
         {"embedding.token_count": "taken"},
     ),
+    ({"ema": "CPU", "ema_update_step_interval": 1}, {"method.ema": True, "method.ema_decay": 0.999, "method.ema_device": "cpu"}, {}),
     # sizes, periods, files
+    (
+        {"resolution": "512, 768"},
+        {"dataset.more_resolutions": [768], "dataset.resolution_choice": "drawn", "schedule.max_train_epochs": 100},
+        {"resolution": "taken"},
+    ),
     ({"resolution": "768x512"}, {"dataset.resolution": (768, 512), "dataset.enable_bucket": False}, {"resolution": "taken"}),
     ({"aspect_ratio_bucketing": False}, {"dataset.enable_bucket": False}, {}),
     ({"save_every": 9, "save_every_unit": "STEP", "gradient_accumulation_steps": 4}, {"saving.save_every_n_steps": 2}, {}),
     ({"sample_after": 2, "sample_after_unit": "EPOCH"}, {"samples.sample_every_n_epochs": 2}, {"sample_after": "taken"}),
+    ({}, {"samples.sample_every_n_epochs": None, "samples.sample_every_minutes": 10.0}, {}),
+    ({"save_every": 2, "save_every_unit": "HOUR"}, {"saving.checkpoint_every_minutes": 120.0}, {"save_every": "taken"}),
     ({"backup_after": 2, "backup_after_unit": "HOUR"}, {"saving.save_every_minutes": 120.0}, {"backup_after": "taken"}),
     (
         {"output_model_destination": "C:\\out\\fox.safetensors", "output_dtype": "BFLOAT_16"},
@@ -243,21 +263,22 @@ CONCEPTS = [
     ({"type": "PRIOR_PREDICTION"}, {"role": "train", "diff_output_preservation": True}),
     ({"validation_concept": True}, {"role": "validation", "enabled": False}),
     ({"image": {"enable_resolution_override": True, "resolution_override": "768"}}, {"resolution": 768}),
-    ({"image": {"enable_random_flip": True}, "loss_weight": 0.8}, {"flip_aug": True, "loss_weight": 0.4}),
+    ({"image": {"enable_random_flip": True}, "loss_weight": 0.8}, {"flip_aug": True, "loss_weight": 0.8}),
     (
         {"text": {"enable_tag_shuffling": True, "tag_delimiter": "|", "keep_tags_count": 2}},
         {"shuffle_caption": True, "caption_separator": "|", "keep_tokens": 2},
     ),
     (
         {"text": {"tag_dropout_enable": True, "tag_dropout_mode": "RANDOM", "tag_dropout_probability": 0.1}},
-        {"caption_tag_dropout_rate": 0.1},
+        {"caption_tag_dropout_rate": 0.1, "tag_dropout_mode": "each"},
     ),
+    ({"text": {"tag_dropout_enable": True, "tag_dropout_probability": 0.2}}, {"tag_dropout_mode": "all"}),
 ]
 
 
 def test_concepts_are_folders_also_from_a_file_of_their_own(tmp_path):
     for concept, settings in CONCEPTS:
-        config = {"concepts": [CONCEPT | concept], "mse_strength": 0.5}
+        config = {"concepts": [CONCEPT | concept]}
         (source,) = imported(config).job.dataset.sources
         assert {name: getattr(source, name) for name in settings} == settings
     (tmp_path / "mine.json").write_text(json.dumps([CONCEPT, {"path": ""}]))

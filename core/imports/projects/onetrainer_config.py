@@ -81,7 +81,6 @@ class Config:
     """What OneTrainer makes of a file, by key: those of a part with a dot ("unet.train").
 
     written   the file's own keys and values          today   key of the file -> its key of today, where that is another
-    loss_scale   of the losses, which is a setting of each folder          rate  the main learning rate, scaled
     """
 
     source: Source
@@ -90,8 +89,6 @@ class Config:
     today: dict[str, str] = field(default_factory=dict)
     notes: dict[str, tuple[Kind, str]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    loss_scale: float = 1.0
-    rate: float = 0.0
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]

@@ -71,7 +71,7 @@ def _sources(config: Config, given: Values) -> Iterator[Values]:
         return
     direct = {row.here: key for key, row in rows().items() if row.here.startswith("=sources.")}
     source: Values = {here.partition(".")[2]: own[key] for here, key in direct.items()}
-    source |= {"role": role, "loss_weight": own["concepts.loss_weight"] * config.loss_scale}
+    source |= {"role": role, "loss_weight": own["concepts.loss_weight"]}
     source |= {"diff_output_preservation": own["concepts.type"] == "PRIOR_PREDICTION"} | _repeats(config, own)
     source["caption_separator"] = source["caption_separator"] or ","
     if role == "validation" and not config["validation"]:
@@ -91,11 +91,10 @@ def _sources(config: Config, given: Values) -> Iterator[Values]:
 def _dropout(config: Config, own: Values) -> Values:
     if not own["concepts.text.tag_dropout_enable"]:
         return {}
-    if own["concepts.text.tag_dropout_mode"] != "RANDOM":
-        sentence = "tags are dropped one by one, or all of them with caption_dropout_rate"
-        config.note("concepts.text.tag_dropout_mode", "unavailable", sentence)
-        return {}
-    return {"caption_tag_dropout_rate": within(0.0, 1.0, own["concepts.text.tag_dropout_probability"])}
+    key = "concepts.text.tag_dropout_mode"
+    mode = config.among(key, rows()[key].choices or {}, own[key])
+    rate = within(0.0, 1.0, own["concepts.text.tag_dropout_probability"])
+    return {"caption_tag_dropout_rate": rate, "tag_dropout_mode": mode}
 
 
 def _repeats(config: Config, own: Values) -> Values:

@@ -10,7 +10,6 @@ from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from core.imports.projects.onetrainer_config import Config, Values, data, rows
-from core.imports.projects.report import Kind
 from core.record.units import number_text
 from core.settings.check import shorten
 from core.settings.optimization.optimizer import COMMON
@@ -33,7 +32,11 @@ OF_KINDS = {
     "dora": {"wd_on_output": "lora_decompose_output_axis"},
     "dora_lokr": OF_LOKR | {"wd_on_output": "lokr_dora_on_output"},
 }
-LOSSES = {"mse_strength": "l2", "mae_strength": "l1", "huber_strength": "huber", "log_cosh_strength": "huber"}
+LOSSES = {"mse_strength": "l2", "mae_strength": "l1", "log_cosh_strength": "log_cosh", "huber_strength": "huber"}
+CURVES = {
+    "CONSTANT": "constant", "ADAFACTOR": "adafactor", "LINEAR": "linear", "COSINE": "cosine", "COSINE_WITH_RESTARTS": "cosine",
+    "COSINE_WITH_HARD_RESTARTS": "cosine_with_restarts", "REX": "rex",
+}  # fmt: skip
 FILTERS = {"attn-mlp": "attentions", "attn-only": "attn"}
 SIZE, MOST_SIZES = re.compile(r"\d{1,5}(x\d{1,5})?"), 20
 ALL_TEXT = "^lora_te"  # finds all layers of the text encoders, which OneTrainer does not filter
@@ -41,7 +44,12 @@ ALL_TEXT = "^lora_te"  # finds all layers of the text encoders, which OneTrainer
 PAIRS = {"betas": ("beta1", "beta2", "beta3"), "eps": ("eps", "eps2")}
 ALSO = {"decoupled_decay": "weight_decouple", "eps": "eps1", "beta1": "beta"}
 MINUTES = {"SECOND": 1 / 60, "MINUTE": 1.0, "HOUR": 60.0}
-PERIODS = {"sample_after": "samples.sample", "save_every": "saving.save", "validate_after": "validation.validate"}
+# A period -> its settings for epochs, steps and minutes
+PERIODS = {
+    "sample_after": ("samples.sample_every_n_epochs", "samples.sample_every_n_steps", "samples.sample_every_minutes"),
+    "save_every": ("saving.save_every_n_epochs", "saving.save_every_n_steps", "saving.checkpoint_every_minutes"),
+    "validate_after": ("validation.validate_every_n_epochs", "validation.validate_every_n_steps", ""),
+}
 TORCH = "torch.optim.lr_scheduler."
 FILES = (".safetensors", ".ckpt", ".pt", ".bin")
 # What OneTrainer does without a key for it, and our default is another.
@@ -158,9 +166,7 @@ def _layers(config: Config, rank: int, text_trains: bool) -> Values:
 
 def ema(config: Config) -> Values:
     device = config.among("ema", {"OFF": "", "GPU": "device", "CPU": "cpu"})
-    if device and config.method != "fine_tune":
-        config.note("ema", "unavailable", "only full models have an EMA")
-    if not device or config.method != "fine_tune":
+    if not device:
         return {}
     every = max(1, config["ema_update_step_interval"])
     if every > 1:
@@ -185,7 +191,7 @@ def rates(config: Config) -> Values:
     for key in own if scale > 1 else ():
         if config[key] is not None:
             config.note(key, "changed", f"is multiplied by the square root of {scale} (learning_rate_scaler)")
-    main = config.rate = scaled["learning_rate"] or 0.0
+    main = scaled["learning_rate"] or 0.0
     if config.method == "embedding":
         rate = scaled["embedding_learning_rate"]
         return {"optimizer.learning_rate": main if rate is None else rate}
@@ -210,8 +216,6 @@ def text_encoder_stop(config: Config) -> Values:
             continue
         if unit == "EPOCH" and after >= config["epochs"]:
             config.note(key, "taken", "is not reached before the end")
-        elif config.method == "lora":
-            config.note(key, "unavailable", "the text encoder of a LoRA trains to the end")
         elif unit == "STEP":
             found["method.stop_text_encoder_training"] = max(1, after // config.accumulation)
         else:
@@ -245,35 +249,21 @@ def schedule(config: Config) -> Values:
 
 def _curve(config: Config, name: str, warmup: bool) -> Values:
     low, cycles = within(0.0, 1.0, config["learning_rate_min_factor"]), within(0.0, 1e4, config["learning_rate_cycles"])
-    end = {"lr_end": low * config.rate}
-    curves: dict[tuple[str, bool], tuple[str, Values]] = {
-        ("CONSTANT", False): ("constant_with_warmup" if warmup else "constant", {}),
-        ("ADAFACTOR", False): ("adafactor", {}),
-        ("LINEAR", False): ("linear", {}),
-        ("LINEAR", True): ("polynomial", {"lr_scheduler_power": 1.0, "lr_scheduler_args": end}),
-        ("COSINE", False): ("cosine", {}),
-        ("COSINE", True): ("cosine_with_min_lr", {"lr_scheduler_num_cycles": 1.0}),
-        ("COSINE_WITH_RESTARTS", False): ("cosine", {"lr_scheduler_args": {"num_cycles": cycles}}),
-        ("COSINE_WITH_RESTARTS", True): ("cosine_with_min_lr", {"lr_scheduler_num_cycles": 2 * cycles}),
-        ("COSINE_WITH_HARD_RESTARTS", False): (
-            "cosine_with_restarts",
-            {"lr_scheduler_num_cycles": float(max(1, round(cycles)))},
-        ),
-    }
-    if (name, False) not in curves:
+    if name not in CURVES:
         sentence = f"{shorten(name)} is not available; cosine is the nearest"
         config.note("learning_rate_scheduler", "unavailable", sentence)
-        name = "COSINE"
-    if low and (name, True) not in curves:
-        kind: Kind = "idle" if name in ("CONSTANT", "ADAFACTOR") else "unavailable"
-        config.note("learning_rate_min_factor", kind, "this schedule has no minimum")
-    elif low and name == "LINEAR" and any(config[f"{part}.learning_rate"] for part in ("unet", *config.encoders)):
-        config.note("learning_rate_min_factor", "changed", "is of the main rate, at which the others end too")
-    if "HARD" in name and cycles != round(cycles):
-        config.note("learning_rate_cycles", "changed", "restarts are whole")
-    scheduler, more = curves.get((name, bool(low))) or curves[name, False]
-    ratio = {"lr_scheduler_min_lr_ratio": low} if scheduler == "cosine_with_min_lr" else {}
-    return {"lr_scheduler": scheduler, **ratio, **more}
+    found: Values = {"lr_scheduler": CURVES.get(name, "cosine")}
+    if name == "CONSTANT" and warmup:
+        found["lr_scheduler"] = "constant_with_warmup"
+    elif name == "REX":
+        found["rex_d"] = 0.9
+    elif name == "COSINE_WITH_RESTARTS":
+        found["lr_scheduler_args"] = {"num_cycles": cycles}
+    elif name == "COSINE_WITH_HARD_RESTARTS":
+        found["lr_scheduler_num_cycles"] = float(max(1, round(cycles)))
+        if cycles != round(cycles):
+            config.note("learning_rate_cycles", "changed", "restarts are whole")
+    return found | ({"lr_scheduler_min_lr_ratio": low} if low and name not in ("CONSTANT", "ADAFACTOR") else {})
 
 
 def _custom(config: Config) -> Values:
@@ -363,19 +353,26 @@ def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values
 
 
 def loss(config: Config) -> Values:
-    strengths = [name for name in LOSSES if config[name] > 0] or ["mse_strength"]
-    name = strengths[0]
-    for each in strengths if len(strengths) > 1 else ():
-        config.note(each, "unavailable", f"losses cannot be added; {LOSSES[name]} is set")
-    if len(strengths) == 1 and config[name] not in (0, 1):
-        config.loss_scale = config[name]
-        config.note(name, "changed", "is the loss_weight of each folder")
-    weight, delta = config["loss_weight_fn"], config["huber_delta"]
-    found: Values = {"noise.loss_type": LOSSES[name]}
-    if LOSSES[name] == "huber":
-        found["noise.huber_schedule"] = "constant"
-        found["noise.huber_c"] = delta if name == "huber_strength" else 1.0
+    strengths = {name: config[name] for name in LOSSES if config[name] > 0} or {"mse_strength": 1.0}
+    weight, huber = config["loss_weight_fn"], strengths.get("huber_strength")
+    if huber and (len(strengths) > 1 or huber != 1):
+        config.note("huber_strength", "unavailable", "the Huber loss counts 1, alone")
+    single = len(strengths) == 1 and (huber or set(strengths.values()) == {1.0})
+    found: Values = {"noise.loss_type": LOSSES[next(iter(strengths))] if single else "mixed"}
+    if not single:
+        found |= {
+            f"noise.{name.replace('strength', 'weight')}": config[name] for name in LOSSES if name != "huber_strength"
+        }
+    if huber and single:
+        found |= {"noise.huber_schedule": "constant", "noise.huber_c": config["huber_delta"]}
         config.note("huber_delta", "changed", "the Huber loss is smooth here, and about twice as large below the delta")
+    drawn = config["timestep_distribution"]
+    if drawn == "LOGIT_NORMAL":
+        found |= {"noise.logit_mean": config["noising_bias"], "noise.logit_std": config["noising_weight"] + 1.0}
+    elif drawn == "HEAVY_TAIL":
+        found["noise.mode_scale"] = config["noising_weight"]
+    if config["timestep_shift"] != 1 and (config["min_noising_strength"] > 0 or config["max_noising_strength"] < 1):
+        config.note("timestep_shift", "changed", "is of the trained timesteps, not of all")
     if config["masked_training"]:
         mean = "area" if config["normalize_masked_area_loss"] else "image"
         found |= {"dataset.masked_loss": True, "dataset.conditioning_suffix": "-masklabel", "noise.mask_mean": mean}
@@ -394,12 +391,10 @@ def sizes(config: Config) -> Values:
         config.note("resolution", "unavailable", "is neither a number, a width x height nor a list; 512 is set")
         parts = ["512"]
     first, *more = [size_of(part) for part in parts]
+    drawn = {"dataset.resolution_choice": "drawn"} if more else {}
     buckets = config["aspect_ratio_bucketing"] and not any("x" in part for part in parts)
     found: Values = {"dataset.resolution": first, "dataset.more_resolutions": more, "dataset.enable_bucket": buckets}
-    if more:
-        found["schedule.max_train_epochs"] = epochs = max(1, round(config["epochs"] / len(parts)))
-        config.note("resolution", "changed", "an epoch has each image at each of the sizes, not at one of them")
-        config.note("epochs", "changed", f"{epochs}, since an epoch has {len(parts)} sizes")
+    found |= drawn
     chances = {config[f"{part}.dropout_probability"] for part in config.encoders}
     if len(chances) > 1:
         config.note("text_encoder_2.dropout_probability", "unavailable", "captions are dropped for both text encoders")
@@ -414,16 +409,19 @@ def size_of(text: str) -> int | list[int]:
 
 def periods(config: Config) -> Values:
     found: Values = {}
-    for key, path in PERIODS.items():
+    for key, (epochs, steps, minutes) in PERIODS.items():
         number, unit = config[key], config[f"{key}_unit"]
-        epochs, steps = number if unit == "EPOCH" else 1, None
+        found |= {epochs: None, steps: None}
         if unit == "NEVER" or number <= 0 or (key == "validate_after" and not config["validation"]):
-            epochs = None
-        elif unit == "STEP":
-            epochs, steps = None, max(1, number // config.accumulation)
-        elif unit != "EPOCH":
-            config.note(key, "unavailable", f"{unit.lower()}s cannot be counted; each epoch is set")
-        found |= {f"{path}_every_n_epochs": epochs, f"{path}_every_n_steps": steps}
+            continue
+        if unit == "STEP":
+            found[steps] = max(1, number // config.accumulation)
+        elif unit in MINUTES and minutes:
+            found[minutes] = number * MINUTES[unit]
+        else:
+            found[epochs] = number if unit == "EPOCH" else 1
+            if unit != "EPOCH":
+                config.note(key, "unavailable", f"{unit.lower()}s cannot be counted; each epoch is set")
     if config["backup_after_unit"] in MINUTES and config["backup_after"] > 0:
         found["saving.save_every_minutes"] = config["backup_after"] * MINUTES[config["backup_after_unit"]]
     if config["rolling_backup"]:
