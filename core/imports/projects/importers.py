@@ -49,9 +49,11 @@ def import_project(
     folder: Path | None = None,
     choice: str = "",
     variables: Mapping[str, str] = MappingProxyType({}),
+    name: str = "",
 ) -> Import:
     """Another program's training settings, a text or the path of a file, as a job with a report. Raises ProblemsError.
 
+    name       of the file that a text is from
     folder     where files that a text names are looked up; those of a file in its own folder. Without it no file is read
     choice     which of several commands, scripts or tabs it is read as: one of `Import.choices`
     variables  values of variables that it uses and does not set
@@ -60,7 +62,7 @@ def import_project(
         text = _decoded(read_regular(source, MAX_BYTES))
         made = Source(text, str(source), source.suffix.lower(), source.resolve().parent, choice, variables)
     else:
-        made = Source(source, folder=folder, choice=choice, variables=variables)
+        made = Source(source, name or "the text", Path(name).suffix.lower(), folder, choice, variables)
         if len(source) > MAX_BYTES:
             what, fix = f"The text has more than {MAX_BYTES:,} characters", "paste only the settings"
             raise ProblemsError.one(what, made.where, fix, "import.too-long")

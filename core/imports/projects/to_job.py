@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from core.imports.dataset_config import Imported, read_dataset_config
@@ -77,7 +78,8 @@ def to_import(
     job, corrected = _built(nested)
     report = [*_entries(read, job, become, corrected), *read.extra, *launcher]
     kept = {name: value for name, value in options.items() if name not in SECRETS}
-    return Import(program, title, job, report, kept, [*read.problems, *_missing(job, source)])
+    missing = missing_files(job) if source.folder is not None else ()
+    return Import(program, title, job, report, kept, [*read.problems, *missing])
 
 
 def direct_paths() -> dict[str, str]:
@@ -224,15 +226,13 @@ def _written(
     return Entry("taken", key, value)  # not set, as without it
 
 
-def _missing(job: TrainJob, source: Source) -> Iterator[Problem]:
-    """Files and folders that are not on this machine."""
-    if source.folder is None:
-        return
+def missing_files(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> Iterator[Problem]:
+    """Warnings about files and folders that are not on this machine."""
     for path in PATHS:
         text = value_of(job, path)
         if isinstance(text, str) and text and ("\\" in text or text.startswith(("/", "~", "."))) and "\0" not in text:
             try:
-                missing = not resolve_path(text).exists()
+                missing = not exists(resolve_path(text))
             except OSError:
                 missing = True
             if missing:

@@ -63,7 +63,7 @@ def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | No
     if program != ONETRAINER:
         what, fix = (
             f"This is a preset of {program}, not of Atelier",
-            f"import it: python webui.py import {where} --save preset.json",
+            f"import it on Train, or with python webui.py import {where} --save preset.json",
         )
         return Problem(what, where, fix, code="preset.other-program")
     main = _main_values(values)
