@@ -82,8 +82,9 @@
   };
   const missingOf = ({field, text: path, looks}) => h("li", {"data-missing": field, "data-path": path},
     h("span", {}, leads([field]), " ", h("code", {}, path)),
-    h("span", {}, button("Browse", () => atelier.browse(looks, path, (chosen) => atelier.edit({[field]: chosen})), "small"), h("span", {class: "hint", role: "status"})));
-  const choicesOf = ({choices, choice}) => choices.length > 1 && sent.text ? h("label", {class: "check"}, "Read as",
+    h("span", {}, h("button", {type: "button", class: "btn small", "aria-label": `Browse: ${titleOf(field)}`,
+      onclick: () => atelier.browse(looks, path, (chosen) => atelier.edit({[field]: chosen}))}, "Browse"), h("span", {class: "hint", role: "status"})));
+  const choicesOf = ({choices, choice}) => choices.length > 1 && state.imported && state.imported.token === sent.token ? h("label", {class: "check"}, "Read as",
     h("select", {onchange: ({target}) => send(sent.file, sent.text, target.value)}, choices.map((each) => h("option", {value: each, selected: each === choice}, each)))) : null;
 
   const close = () => { if (card) card.remove(); card = null; };
@@ -119,7 +120,7 @@
   /** What has changed in the form since: the switch, and files that were found. */
   const update = () => {
     if (!card) return;
-    byId("import-compatible").checked = state.values["model.compatibility"] !== "none";
+    if (!atelier.isUnsaved("model.compatibility")) byId("import-compatible").checked = state.values["model.compatibility"] !== "none";
     for (const row of card.querySelectorAll("[data-missing]")) {
       const now = state.values[row.dataset.missing], found = now !== row.dataset.path;
       row.classList.toggle("found", found);

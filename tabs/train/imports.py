@@ -11,7 +11,7 @@ from core.imports.projects.importers import import_project
 from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded, Entry, Import
 from core.imports.projects.to_job import missing_files
 from core.record.bounded_json import json_or_none
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, limited, whole_text
 from core.record.workspace import PROJECT
 from core.settings.base import value_of
 from core.settings.check import shorten
@@ -24,13 +24,14 @@ from tabs.server.browsers import Browser
 if TYPE_CHECKING:
     from tabs.context import Page
 
-MOST_ROWS = 200  # of a kind in a report
+MOST_ROWS, MOST_LETTERS = 200, 200  # of a kind in a report, and of a name or key
 
 
 def open_text(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Open a file or pasted text {"text", "file": its name or "", "choice", "token"}: a preset, or another program's settings.
     Raises ProblemsError. What it can be read as, if that is not clear, is sent to the browser instead."""
-    name, text, token = Path(str(data.get("file") or "")).name, str(data.get("text") or ""), str(data.get("token"))[:80]
+    name, text = Path(str(data.get("file") or "")).name[:MOST_LETTERS], whole_text(str(data.get("text") or ""))
+    token = str(data.get("token"))[:MOST_LETTERS]
     browser.choosing = None
     try:
         if _is_preset(text):
@@ -38,7 +39,7 @@ def open_text(page: Page, data: dict[str, Any], browser: Browser) -> None:
         else:
             done = _take(page, name, text, str(data.get("choice") or ""), token)
     except ChoiceNeeded as error:
-        browser.choosing = {"token": token, "choices": error.choices}
+        browser.choosing = {"token": token, "choices": error.choices[:MOST_ROWS]}
         return
     if done:
         page.browsers.say(browser, "done", done.text, problems=done.problems, undo=done.undo)
@@ -90,15 +91,15 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
         "summary": found.summary,
         "parts": [part for part in parts if part["rows"]],
         "missing": [_missing(problem.where, found.job) for problem in missing_files(found.job, exists)],
-        "advice": [problem.to_dict() for problem in found.problems if problem.code != "import.missing-path"],
-        "choices": found.choices,
+        "advice": [problem.to_dict() for problem in limited(found.problems) if problem.code != "import.missing-path"],
+        "choices": found.choices[:MOST_ROWS],
         "choice": found.choice,
     }
 
 
 def _row(entry: Entry) -> dict[str, Any]:
     key = "" if entry.key in entry.settings else entry.key  # a default for which the program has no option
-    return {"key": key, "value": entry.text, "settings": entry.settings, "why": entry.sentence}
+    return {"key": key[:MOST_LETTERS], "value": entry.text, "settings": entry.settings, "why": entry.sentence}
 
 
 def _missing(path: str, job: TrainJob) -> dict[str, str]:

@@ -25,7 +25,7 @@ TITLES: dict[Kind, str] = {
 }
 LONGEST = 60  # characters of a value in a line
 MOST_TOML = 200_000  # characters: the parser takes a second for them
-MOST_LINES = 200  # of the report in a description
+MOST_LINES, LONGEST_LINE = 200, 500  # of the report in a description
 IMPORTED = "Imported from "  # begins the description of a preset that was imported
 FOLDED: tuple[Kind, ...] = ("idle", "taken")  # what need not be read
 
@@ -109,7 +109,7 @@ class Import:
     @property
     def description(self) -> str:
         """For the preset: the report without what was taken or has no effect."""
-        return IMPORTED + "\n".join(list(self.lines(FOLDED))[:MOST_LINES])
+        return IMPORTED + "\n".join([line[:LONGEST_LINE] for line in self.lines(FOLDED)][:MOST_LINES])
 
     def lines(self, without: Sequence[Kind] = ()) -> Iterable[str]:
         """The report as text."""
