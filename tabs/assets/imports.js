@@ -70,7 +70,7 @@
   const titleOf = (path) => atelier.fields[path] ? atelier.fields[path].title : path;
   const leads = (settings) => settings.flatMap((path, n) => [n ? ", " : "", h("button", {type: "button", class: "link", "data-field": path}, titleOf(path))]);
   const rowOf = (kind) => ({key, value, settings = [], why}) => {
-    const isDefault = kind === "default", fate = isDefault ? ` = ${value}` : "";
+    const isDefault = kind === "default", fate = isDefault && settings.length ? ` = ${value}` : "";
     return h("li", {},
       key ? h("span", {}, h("code", {}, key), isDefault ? " not given" : ` ${value}`) : null,
       h("span", {}, leads(settings), fate, settings.length && why ? `: ${why}` : why));
@@ -101,7 +101,7 @@
       h("div", {class: "buttons"}, choicesOf(found),
         h("label", {class: "check"}, h("input", {type: "checkbox", id: "import-compatible", "aria-describedby": "import-compatible-info",
           onchange: ({target}) => atelier.edit({"model.compatibility": target.checked ? "sd-scripts-0.10" : "none"})}), "Compute as sd-scripts"),
-        h("span", {class: "hint", id: "import-compatible-info"}, "Loss, noise, captions and samples as there: to compare, or to repeat an old result.")),
+        h("span", {class: "hint", id: "import-compatible-info"}, "Loss, noise, captions and samples as sd-scripts computes them. Only to compare, or to reproduce old results.")),
       found.missing.length ? h("div", {}, h("h4", {}, `Not on this machine (${found.missing.length})`), h("ul", {class: "report-rows"}, found.missing.map(missingOf))) : null,
       found.advice.length ? atelier.problems(found.advice) : null,
       found.parts.map(partOf));

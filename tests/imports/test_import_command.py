@@ -57,6 +57,7 @@ def test_it_trains_at_once_with_settings_of_the_command_line_on_top(preset, tmp_
     assert main(["import", preset, "--network.alpha", "3"]) == BAD_INPUT and len(trained) == 1
 
 
+@pytest.mark.slow
 def test_a_training_for_which_something_is_missing_is_refused_after_the_report(preset, tmp_path, capsys):
     assert main(["import", preset, "--train", "--device", "cpu", "--outputs", str(tmp_path)]) == BAD_INPUT
     said = capsys.readouterr()
