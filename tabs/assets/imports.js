@@ -3,7 +3,7 @@
    of what became of them, and the export for sd-scripts. */
 (() => {
   const atelier = window.atelier, {h, text, byId} = atelier;
-  const TABS = ["Train", "Runs"], MOST = 1_000_000, MOST_METADATA = 100_000_000;  // bytes of a file, and of the head of a LoRA
+  const TABS = ["Train", "Runs"], MOST = 1_000_000, MOST_HEADER = 4_000_000;  // bytes of a text, and of the header of a LoRA
   const LOOKS_FOR = "a preset, or the command line, script, config or preset of another trainer";
   const WIDE = {"255,254": "utf-16le", "254,255": "utf-16be"};  // how Windows writes texts too
   /* A pasted text with options, a path of a script, TOML or JSON. */
@@ -13,16 +13,17 @@
   /* ---- opening ---- */
 
   const refuse = (words) => atelier.say({id: `import-${Date.now()}`, kind: "error", title: "Not opened; nothing changed.", text: words});
+  const tooLarge = (what) => refuse(`${what} is too large: looked for ${LOOKS_FOR}, of at most 1 MB.`);
+  const isWeights = (name) => /\.safetensors$/i.test(name);
   const send = (file, text, choice = "") => {
-    if (text.length > MOST) return refuse(`${file || "The text"} is too large: looked for ${LOOKS_FOR}, of at most 1 MB.`);
+    if (text.length > (isWeights(file) ? MOST_HEADER : MOST)) return tooLarge(file || "The text");
     sent = {file, text, choice, token: `${atelier.session}-${Date.now()}-${count += 1}`};
     atelier.act("file", {...sent});
   };
-  /** The metadata of a LoRA as JSON: only the head of its file is read. */
-  const metadataOf = async (file) => {
+  /** The header of a LoRA: nothing else of its file is read. */
+  const headerOf = async (file) => {
     const size = Number(new DataView(await file.slice(0, 8).arrayBuffer()).getBigUint64(0, true));
-    if (size > MOST_METADATA) throw new Error("it is not a safetensors file");
-    return JSON.stringify({__metadata__: JSON.parse(await file.slice(8, 8 + size).text()).__metadata__ || {}});
+    return file.slice(8, 8 + Math.min(size, MOST_HEADER + 1)).text();
   };
   const textOf = async (file) => {
     const bytes = await file.arrayBuffer(), wide = WIDE[new Uint8Array(bytes.slice(0, 2)).join()];
@@ -30,9 +31,8 @@
   };
   atelier.takeFile = async (file) => {
     if (!file) return;
-    const holdsWeights = /\.safetensors$/i.test(file.name);
-    if (!holdsWeights && file.size > MOST) return refuse(`${file.name} is too large: looked for ${LOOKS_FOR}, of at most 1 MB.`);
-    try { send(file.name, await (holdsWeights ? metadataOf : textOf)(file)); } catch (error) { refuse(`${file.name} cannot be read: ${error.message}.`); }
+    if (!isWeights(file.name) && file.size > MOST) return tooLarge(file.name);
+    try { send(file.name, await (isWeights(file.name) ? headerOf : textOf)(file)); } catch (error) { refuse(`${file.name} cannot be read: ${error.message}.`); }
   };
 
   const isFile = (event) => TABS.includes(atelier.openTab()) && event.dataTransfer && [...event.dataTransfer.types].includes("Files") && !event.target.closest?.("input[type=file]");

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 MOST_ROWS, MOST_LETTERS = 200, 200  # of a kind in a report, and of a name or key
+WEIGHTS, MOST_BYTES = ".safetensors", 1 << 32  # of a LoRA, of which the browser sends the header
+STOP = re.compile(r'"data_offsets":\s*\[\d{1,15},\s*(\d{1,15})\]')  # where a tensor ends
 
 
 def open_text(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -53,11 +58,29 @@ def _is_preset(text: str) -> bool:
 
 def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
     """Fill in the form from another program's settings. A shared page reads no file that they name."""
-    found = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
+    if name.lower().endswith(WEIGHTS):
+        found = _of_header(text, name, page.workspace.private)
+    else:
+        found = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
     kept = {"token": token, "description": found.description, "report": report_of(found, page)}
     return page.project.take_import(
         found.job, name or found.title, f"{name or found.title} imported: {found.summary}.", kept
     )
+
+
+def _of_header(header: str, name: str, folder: Path) -> Import:
+    """The settings in a file of weights, of which only the header was sent: its data take no space in the file that is read."""
+    data, stops = header.encode(), [int(stop) for stop in STOP.findall(header)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="import-", dir=folder) as place:
+        path = Path(place) / f"header{WEIGHTS}"
+        with path.open("wb") as file:
+            file.write(len(data).to_bytes(8, "little") + data)
+            file.truncate(file.tell() + min(max(stops, default=0), MOST_BYTES))
+        try:
+            return import_project(path, name=name, reads=False)
+        except ProblemsError as error:
+            raise ProblemsError(replace(each, where=name) for each in error.problems) from None
 
 
 # -- the report

@@ -50,17 +50,20 @@ def import_project(
     choice: str = "",
     variables: Mapping[str, str] = MappingProxyType({}),
     name: str = "",
+    reads: bool = True,
 ) -> Import:
     """Another program's training settings, a text or the path of a file, as a job with a report. Raises ProblemsError.
 
-    name       of the file that a text is from
+    name       of the file, where it is another than the path's
+    reads      whether files that a file names are read
     folder     where files that a text names are looked up; those of a file in its own folder. Without it no file is read
     choice     which of several commands, scripts or tabs it is read as: one of `Import.choices`
     variables  values of variables that it uses and does not set
     """
     if isinstance(source, Path):
         text = _decoded(read_regular(source, MAX_BYTES))
-        made = Source(text, str(source), source.suffix.lower(), source.resolve().parent, choice, variables)
+        beside = source.resolve().parent if reads else None
+        made = Source(text, name or str(source), source.suffix.lower(), beside, choice, variables)
     else:
         made = Source(source, name or "the text", Path(name).suffix.lower(), folder, choice, variables)
         if len(source) > MAX_BYTES:
