@@ -107,15 +107,14 @@
       found.parts.map(partOf));
     place();
   };
-  /** Put the report in its place, once the form is there. */
+  /** Put the report in its place and the keyboard on it, once the form is there and takes it. */
   const place = (tries = 60) => {
     const first = document.querySelector("#train-form .first");
-    if (!card || card.isConnected) return;
-    if (!first || !first.checkVisibility()) { if (tries) setTimeout(() => place(tries - 1), 50); return; }
-    first.before(card);
-    update();
-    card.scrollIntoView({block: "start"});
+    if (!card) return;
+    if (first && !card.isConnected) { first.before(card); update(); }
     card.focus({preventScroll: true});
+    if (document.activeElement === card) card.scrollIntoView({block: "start"});
+    else if (tries) setTimeout(() => place(tries - 1), 50);
   };
   /** What has changed in the form since: the switch, and files that were found. */
   const update = () => {
