@@ -1,38 +1,51 @@
-"""webui.py import: another program's training settings as a preset, with a report of what became of each key."""
+"""webui.py import: another program's training settings as a preset or a training, with a report of what became of each key."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from core.cli.main import DONE
-from core.cli.options import OWN, not_understood, saved_path, split_options
+from core.cli.options import OWN, Options, job_from, not_understood, saved_path, split_options
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects.importers import import_project
 from core.imports.projects.report import MAX_BYTES, Import
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.processes import check_launch
 from core.record.workspace import open_home
-from core.settings.presets.files import dump
+from core.settings.job import TrainJob
+from core.settings.presets.files import dump, to_values
 
 HERE = "-"  # standard input
 
 
 def run(words: list[str]) -> int:
     options = split_options(words, OWN["import"])
-    problems = [*options.problems, *(not_understood(word) for word in options.settings)]
+    trains = "train" in options.values
+    problems = [*options.problems, *(not_understood(word) for word in options.settings if not trains)]
     if options.preset is None and not problems:
         fix = "write the path of a file, or - to read standard input"
         problems.append(Problem("There is nothing to import", "command line", fix, code="cli.missing-value"))
     if problems:
         raise ProblemsError(problems)
     found = _read(str(options.preset), str(options.values.get("choose", "")))
-    print("\n".join(found.lines()))
+    print("\n".join(found.lines()), flush=True)
     for problem in found.problems:
         print(f"{problem.level}: {problem}", file=sys.stderr)
+    job = found.compatible if "as-sd-scripts" in options.values else found.job
     if "save" in options.values:
-        _save(saved_path(options, open_home(str(options.preset))), found, "as-sd-scripts" in options.values)
-    return DONE
+        _save(saved_path(options, open_home(str(options.preset))), found, job)
+    return _train(job, replace(options, preset=None)) if trains else DONE
+
+
+def _train(job: TrainJob, options: Options) -> int:
+    """Train with these settings, below those of the command line. Returns the exit code."""
+    from core.cli.train import train_job
+
+    check_launch()
+    return train_job(job_from("train", options, to_values(job)), options)
 
 
 def _read(name: str, choice: str) -> Import:
@@ -42,10 +55,9 @@ def _read(name: str, choice: str) -> Import:
     return import_project(text, folder=Path.cwd(), choice=choice)
 
 
-def _save(path: Path, found: Import, compatible: bool) -> None:
-    job = found.compatible if compatible else found.job
+def _save(path: Path, found: Import, job: TrainJob) -> None:
     try:
-        atomic.write_json(path, dump(job, title=found.job.saving.output_name, description=found.description))
+        atomic.write_json(path, dump(job, title=job.saving.output_name, description=found.description))
     except OSError as error:
         raise unwritten(error, "The preset cannot be written", str(path)) from None
     print(f"\nSaved as {path}")

@@ -92,9 +92,11 @@ OWN = {
     },
     "presets": {name: COMMON[name] for name in ("outputs", "presets")},
     "import": {
+        **COMMON,
         "save": ("FILE", "write the preset to this .json file"),
         "choose": ("NAME", "which command, script or kohya_ss tab to read it as, where there are several"),
-        "as-sd-scripts": ("", "save it so that it computes as sd-scripts 0.10 does (model.compatibility)"),
+        "as-sd-scripts": ("", "compute as sd-scripts 0.10 does (model.compatibility)"),
+        "train": ("", "train with it at once; --group.name VALUE replaces a setting"),
     },
     "export": {
         "presets": COMMON["presets"],
@@ -293,12 +295,12 @@ def not_understood(word: str, after: str = "") -> Problem:
     return Problem(f"'{word}' is not a valid argument", "command line", fix, code="cli.unknown-word")
 
 
-def job_from(task: str, options: Options) -> Settings:
-    """The job of a command line: defaults, then the preset's values, then the typed ones. Raises ProblemsError with all
+def job_from(task: str, options: Options, defaults: dict[str, Any] | None = None) -> Settings:
+    """The job of a command line: `defaults`, then the preset's values, then the typed ones. Raises ProblemsError with all
     problems."""
     model = tasks.named(task).job
     problems = list(options.problems)
-    below: dict[str, Any] = {}
+    below = defaults or {}
     if options.preset is not None:
         below = collected(problems, _of_preset, task, options) or {}
     if options.argument is not None:

@@ -28,7 +28,7 @@ def run(words: list[str]) -> int:
     for name in store.names():
         try:
             preset = store.load(name)
-            found.append((name, preset.title, preset.description))
+            found.append((name, preset.title, preset.description.partition("\n")[0]))
         except ProblemsError as error:
             found.append((name, "", f"cannot be read: {error.problems[0].what}"))
     width = max((len(name) for name, *_ in found), default=0)

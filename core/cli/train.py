@@ -16,6 +16,7 @@ from core.optimization.jumps import jump_advice
 from core.record.machine import gpu_memory
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.processes import check_launch, launched_processes, only_follows
+from core.settings.base import Settings
 from core.settings.flags import read_flags
 from core.settings.job import TrainJob
 from core.settings.memory import MemorySettings
@@ -31,7 +32,11 @@ def run(words: list[str]) -> int:
     check_launch()
     if "continue" in options.values:
         return resume(options)
-    job = job_from("train", options)
+    return train_job(job_from("train", options), options)
+
+
+def train_job(job: Settings, options: Options) -> int:
+    """Train after the checks, or do only what an option such as --check says. Returns the exit code."""
     assert isinstance(job, TrainJob)
     if only_follows():
         return run_job("train", job, job.saving.output_name, options)

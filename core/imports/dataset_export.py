@@ -92,19 +92,26 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
         raise ProblemsError.one(what, str(target), "name it dataset.toml", "dataset-config.unknown-format")
     if target.suffix.lower() != f".{kind}":
         target = target.with_name(f"{target.name}.{kind}")
-    config, problems = dataset_config(job)
-    if kind == "toml":
-        problems += _only_toml(config)
-    text = dataset_toml(config) if kind == "toml" else dataset_json(config)
-    if kind == "toml" and not reads_as(text, config):
-        fix = "write a .json file, or rename folders with unusual characters"
-        what = "sd-scripts could not read this dataset as TOML"
-        raise ProblemsError.one(what, str(target), fix, "dataset-config.no-toml")
+    text, config, problems = dataset_text(job, kind, str(target))
     try:
         atomic.write_text(target, text)
     except OSError as error:
         raise unwritten(error, "The file cannot be written", str(target)) from None
     return Exported(target, config, problems)
+
+
+def dataset_text(job: TrainJob, kind: str, where: str = "dataset") -> tuple[str, dict[str, Any], list[Problem]]:
+    """The file's text, its content, and advice on what it cannot contain. where: the file. Raises ProblemsError"""
+    config, problems = dataset_config(job)
+    if kind == "json":
+        return dataset_json(config), config, problems
+    problems += _only_toml(config)
+    text = dataset_toml(config)
+    if not reads_as(text, config):
+        fix = "write a .json file, or rename folders with unusual characters"
+        what = "sd-scripts could not read this dataset as TOML"
+        raise ProblemsError.one(what, where, fix, "dataset-config.no-toml")
+    return text, config, problems
 
 
 def _only_toml(config: dict[str, Any]) -> list[Problem]:

@@ -102,6 +102,13 @@
     }
   };
 
+  /** Save a text as a file of the browser's machine. */
+  atelier.download = (name, text) => {
+    const link = h("a", {href: URL.createObjectURL(new Blob([text])), download: name});
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  };
+
   /** Seconds as m:ss or h:mm:ss. */
   atelier.clock = (seconds) => {
     if (seconds === null || seconds === undefined || !isFinite(seconds) || seconds < 0) return "–";

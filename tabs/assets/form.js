@@ -195,6 +195,7 @@
   };
 
   const paintAll = () => {
+    atelier.paintImport(state);
     if (!begin()) return;
     fill();
     atelier.family = state.model ? state.model.family : "";
@@ -221,7 +222,7 @@
     }
     for (const button of bar.querySelectorAll("[data-needs]")) {
       const needs = button.dataset.needs;
-      button.disabled = (needs === "own" && !preset.own) || (needs === "changes" && !count);
+      button.disabled = !{own: preset.own, changes: count, import: state.imported}[needs];
     }
     paintRecipe(preset.recipe);
     paintFit(preset.recipe && preset.recipe.fit);
@@ -271,18 +272,9 @@
       if (sure) atelier.act("delete", {preset: state.preset.name});
     },
     open: () => byId("preset-file").click(),
-    download: () => {
-      const name = (plain(state.preset.name) || state.names.project || "preset") + ".json";
-      const link = h("a", {href: URL.createObjectURL(new Blob([state.json], {type: "application/json"})), download: name});
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-    },
+    download: () => atelier.download(`${plain(state.preset.name) || state.names.project || "preset"}.json`, state.json),
   };
-  const takeFile = async (file) => {
-    if (!file) return;
-    if (file.size > 1 << 20) return atelier.say({id: String(Date.now()), kind: "error", title: "Not loaded", text: `${file.name} is too large for a preset.`});
-    atelier.act("file", {file: file.name, text: await file.text()});
-  };
+  atelier.chores = chores;
 
   /* ---- search ---- */
 
@@ -495,7 +487,7 @@
   });
   atelier.on("input", "#json-text", paintJson);
   document.addEventListener("focusin", beginSearch);
-  atelier.on("change", "#preset-file", (input) => { takeFile(input.files[0]); input.value = ""; });
+  atelier.on("change", "#preset-file", (input) => { atelier.takeFile(input.files[0]); input.value = ""; });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey && event.altKey && ["z", "y"].includes(event.key.toLowerCase()) && atelier.openTab() === "Train") {
       event.preventDefault();
@@ -504,8 +496,4 @@
     if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !event.repeat && atelier.openTab() === "Train" && !document.querySelector("dialog[open]")) { const start = byId("start"); if (start) start.click(); }
     if (event.key === "Escape") closeMenu(event.target.closest?.("details.menu[open]") || openMenu());
   });
-  /* A preset file may be dropped anywhere on the Train tab, except on widgets that take files themselves. */
-  const isFile = (event) => atelier.openTab() === "Train" && event.dataTransfer && [...event.dataTransfer.types].includes("Files");
-  document.addEventListener("dragover", (event) => { if (isFile(event)) event.preventDefault(); });
-  document.addEventListener("drop", (event) => { if (isFile(event)) { event.preventDefault(); takeFile(event.dataTransfer.files[0]); } });
 })();

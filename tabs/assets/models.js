@@ -116,7 +116,9 @@
   };
   atelier.browseModels = (slot) => browse(slot === "vae" ? "Choose a VAE" : "Choose a base model", "model", "", (path) => use(slot, path));
   /* Beside a field that names a path (FieldView in tabs/form/view.py): a list of folders gets one more line. */
-  const CHOOSE = {file: "Choose a file", folder: "Choose a folder", any: "Choose a file or folder"};
+  const CHOOSE = {model: "Choose a model file", file: "Choose a file", folder: "Choose a folder", any: "Choose a file or folder"};
+  /** Browse for one of CHOOSE, beginning at a path; `chosen` gets the path. */
+  atelier.browse = (what, from, chosen) => browse(CHOOSE[what], what, from, (path) => { closeDialog(); chosen(path); });
   const fieldOf = (pressed) => pressed.parentElement.querySelector("input, textarea");
   atelier.on("click", "button[data-browse]", (pressed) => atelier.browseInto(pressed, pressed.dataset.browse));
   atelier.browseInto = (pressed, what) => {
@@ -124,8 +126,7 @@
     const now = () => [...place.querySelectorAll("[data-browse], [data-pick]")].map(fieldOf)  // the form may have been drawn anew meanwhile
       .find((field) => field.id === id && field.dataset.arg === arg && field.dataset.act === act);
     const last = fieldOf(pressed).value.trim().split("\n").pop();
-    browse(CHOOSE[what], what, last || ".", (path) => {
-      closeDialog();
+    atelier.browse(what, last || ".", (path) => {
       const field = now();
       if (field) atelier.takePath(field, path);
     });

@@ -77,6 +77,11 @@ class PresetForm(ABC):
     def name(self) -> str:
         """The loaded preset; "" for the defaults."""
 
+    @property
+    def description(self) -> str:
+        """Of a preset that is saved under a new name."""
+        return ""
+
     @abstractmethod
     def checked_job(self) -> Settings:
         """The job of the form. Raises ProblemsError, also for invalid input."""
@@ -127,7 +132,8 @@ class PresetForm(ABC):
             job, own = self.checked_job(), "user/" + name.strip().removeprefix("user/")
             before = read_preset(self.presets, own) if replace and own == self.name else None
             if before is None:
-                saved = self.presets.save(name, job, task=self.task_name, replace=replace)
+                about = self.description
+                saved = self.presets.save(name, job, task=self.task_name, replace=replace, description=about)
             else:
                 saved = self.presets.keep(own, preset_files.with_job(before, job), replace=True)
             self.set_preset(saved)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from core.imports.projects.report import IMPORTED
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError, whole_text
@@ -75,6 +76,7 @@ class Project(PresetForm):
         self._tabs: dict[str, Any] = {}
         self.bad: dict[str, BadInput] = {}
         self.preset = ""
+        self.imported: dict[str, Any] = {}  # what is known of the import that the form began with; see `take_import`
         self.job = new_project()
         self._reference_cache: tuple[Any, TrainJob] | None = None
         self._open()
@@ -218,12 +220,36 @@ class Project(PresetForm):
         one that is gone counts as none. bad: what fields hold in vain from now on."""
         with self.lock:
             self.check_stamp()
-            named = {} if preset is None else {"preset": preset if preset in self.presets.names("train") else ""}
+            named: dict[str, Any] = {}
+            if preset is not None:
+                named = {"preset": preset if preset in self.presets.names("train") else ""}
+                named["imported"] = self._import_of(named["preset"])
             self._change(did, job=job, bad=dict(bad), **named)
+
+    def _import_of(self, preset: str) -> dict[str, Any]:
+        """What a preset tells of the import that it was saved from."""
+        found = read_preset(self.presets, preset)
+        return {"description": found.description} if found and found.description.startswith(IMPORTED) else {}
+
+    def take_import(self, job: TrainJob, title: str, done: str, imported: dict[str, Any]) -> Done:
+        """Fill in the form from another program's settings.
+
+        title      what was read, for undo        done    text of the message
+        imported   {"description": for a preset that is saved, and what the page shows of it}
+        """
+        unsaved = self._unsaved()
+        with self.lock:
+            self.check_stamp()
+            self._change(f"importing {title}", job=job, bad={}, preset="", imported=imported)
+        return self._replaced(done, unsaved)
 
     @property
     def name(self) -> str:
         return self.preset
+
+    @property
+    def description(self) -> str:
+        return str(self.imported.get("description", ""))
 
     def checked_job(self) -> TrainJob:
         self.check_stamp()
@@ -276,7 +302,7 @@ class Project(PresetForm):
         self.undo(redo=True)
 
     def _held(self) -> dict[str, Any]:
-        return {"job": self.job, "preset": self.preset, "bad": self.bad}
+        return {"job": self.job, "preset": self.preset, "bad": self.bad, "imported": self.imported}
 
     def keep(self, tab: str, state: dict[str, Any]) -> None:
         """Store the state of a tab, as JSON values, for after a refresh or restart."""
@@ -294,7 +320,7 @@ class Project(PresetForm):
         self._take(**state)
 
     def _take(self, **state: Any) -> None:
-        """Set the state and store the project. state: those of `job`, `bad` and `preset` that change"""
+        """Set the state and store the project. state: those of `job`, `bad`, `preset` and `imported` that change"""
         vars(self).update(state)
         self.revision += 1
         self._log = [*self._log, (self.revision, EDITOR.get()[0])][-MAX_LOG:]
@@ -307,6 +333,7 @@ class Project(PresetForm):
             "v": 1,
             "revision": self.revision,
             "preset": self.preset,
+            "imported": self.imported,
             "job": to_values(self.job),
             "bad": {path: {"text": bad.text, "problem": bad.problem.to_dict()} for path, bad in self.bad.items()},
             "tabs": self._tabs,
@@ -322,7 +349,7 @@ class Project(PresetForm):
         try:
             content = read_json_object(self.file)
             self.job = build(TrainJob, to_version_2("train", content["job"])[1])
-            self.preset = str(content.get("preset", ""))
+            self.preset, self.imported = str(content.get("preset", "")), dict(content.get("imported", {}))
             self.revision = int(content.get("revision", 0)) + 1
             self._tabs = {tab: to_version_2("", state)[1] for tab, state in dict(content.get("tabs", {})).items()}
             bad = {path: item for path, item in content.get("bad", {}).items() if path in FIELDS}

@@ -42,6 +42,8 @@ LOG_SHOWN = 60
 Copying = Callable[[dict[str, Any]], tuple[str, str]]
 SAMPLE_STEPS = 6
 CONTINUABLE = ("interrupted", "stopped", "failed")
+# Opens the dialog of assets/imports.js.
+IMPORT = '<button type="button" class="btn" data-do="import" title="Settings of another trainer, opened in Train">Import ...</button>'
 
 SHOWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "all": ("all runs", ()),
@@ -107,7 +109,7 @@ def table(
     if not runs and left:
         return '<p class="hint" role="status">Loading runs ...</p>'
     if not runs:
-        return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."))
+        return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."), IMPORT)
     rows = listed(runs, show, find)
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
@@ -123,7 +125,7 @@ def table(
     aside = (
         f'<input type="text" data-act="find" data-live value="{esc(find)}" placeholder="name, dataset, model, note" '
         f'aria-label="Find runs by name, dataset, base model, method, preset or note">'
-        f"{choice_list('show', choices, show, 'Which runs are shown')}"
+        f"{choice_list('show', choices, show, 'Which runs are shown')}{IMPORT}"
     )
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
     if not part:

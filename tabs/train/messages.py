@@ -11,7 +11,7 @@ from tabs.form import fields as form
 from tabs.form.presets import json_text
 from tabs.form.project import FIELDS
 from tabs.server.browsers import Browser
-from tabs.train import method_needs, presets_bar
+from tabs.train import imports, method_needs, presets_bar
 from tabs.train.timestep_sketch import timestep_facts
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
             "stamp": project.stamp,
             "values": {entry.path: project.shown(entry.path) for entry in form.on_form()},
             "preset": preset_facts(page),
+            "imported": imports.marks(project),
+            "choosing": browser.choosing,
             "changed": {path: shown_value(FIELDS[path], value) for path, value in changed.items()},
             "errors": errors,
             "notes": notes,

@@ -23,7 +23,7 @@ from tabs.pieces import piece
 from tabs.pulse import status
 from tabs.server.browsers import Browser
 from tabs.tools.pairs import sample_pairs
-from tabs.train import method_needs, presets_bar
+from tabs.train import imports, method_needs, presets_bar
 from tabs.train.messages import form_part
 from tabs.train.starts import press
 from tabs.wire import json_object, to_count, to_json, with_signature
@@ -70,6 +70,8 @@ def build(page: Page) -> None:
             gr.HTML(piece("forecast"), elem_id="forecast-holder", apply_default_css=False)
             page.commands |= {"forecast": page.forecast.ask, "try": page.forecast.try_it}
             page.pulse_parts += [page.forecast.parts, page.layers.parts]
+            page.links.answer("import", lambda body: imports.report(page.project))
+            page.links.answer("export", lambda body: imports.exported(page))
             gr.HTML(piece("first_images").replace("{pair_view_buttons}", pair_view_buttons()), elem_id="images-holder")
     _listen_to_form(page)
     _listen_to_buttons(page, start, enqueue, check)
@@ -219,6 +221,7 @@ def _train_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
 ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {name: partial(_press, name) for name in ACTS} | {
     "json": _take_json,
     "edit": _edit,
+    "file": imports.open_text,
     "recipe": _follow,
     "level": lambda page, data, browser: page.forecast.set_level(data),
     "layers": lambda page, data, browser: page.layers.choose(data),
@@ -231,7 +234,7 @@ ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {name: part
 }
 REFUSED = {
     "load": "The preset was not loaded; nothing changed.",
-    "file": "The file was not loaded; nothing changed.",
+    "file": "Not opened; nothing changed.",
     "save": "The preset was not saved.",
 }
 

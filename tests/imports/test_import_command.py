@@ -38,9 +38,30 @@ def test_it_prints_the_report_and_saves_a_preset(preset, tmp_path, capsys):
     saved = presets.read(out)
     job = presets.apply(saved)
     assert (job.network.rank, job.schedule.lr_warmup_steps, job.model.compatibility) == (32, 0.05, "none")
-    assert "lr_warmup" in saved.description
+    assert "lr_warmup" in saved.description and "0123" not in saved.description
     assert main(["import", preset, "--save", str(out), "--as-sd-scripts"]) == DONE
     assert presets.apply(presets.read(out)).model.compatibility == "sd-scripts-0.10"
+
+
+def test_it_trains_at_once_with_settings_of_the_command_line_on_top(preset, tmp_path, monkeypatch, capsys):
+    from core.cli import train
+
+    trained = []
+    monkeypatch.setattr(train, "check", lambda job, options: None)
+    monkeypatch.setattr(train, "run_job", lambda task, job, title, options: trained.append((task, job, options.preset)))
+    more = ["--as-sd-scripts", "--network.alpha", "3", "--outputs", str(tmp_path)]
+    main(["import", preset, "--train", *more])
+    ((task, job, of_preset),) = trained
+    assert (task, job.network.rank, job.network.alpha, of_preset) == ("train", 32, 3, None)
+    assert job.model.compatibility == "sd-scripts-0.10" and "network_dim 32" in capsys.readouterr().out
+    assert main(["import", preset, "--network.alpha", "3"]) == BAD_INPUT and len(trained) == 1
+
+
+@pytest.mark.slow
+def test_a_training_for_which_something_is_missing_is_refused_after_the_report(preset, tmp_path, capsys):
+    assert main(["import", preset, "--train", "--device", "cpu", "--outputs", str(tmp_path)]) == BAD_INPUT
+    said = capsys.readouterr()
+    assert "network_dim 32" in said.out and "dataset.folder" in said.err and not list(tmp_path.glob("runs/*"))
 
 
 def test_it_reads_standard_input(monkeypatch, capsys):

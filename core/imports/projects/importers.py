@@ -52,9 +52,13 @@ def import_project(
     folder: Path | None = None,
     choice: str = "",
     variables: Mapping[str, str] = MappingProxyType({}),
+    name: str = "",
+    reads: bool = True,
 ) -> Import:
     """Another program's training settings, a text or the path of a file, as a job with a report. Raises ProblemsError.
 
+    name       of the file, where it is another than the path's
+    reads      whether files that a file names are read
     folder     where files that a text names are looked up; those of a file in its own folder. Without it no file is read
     choice     which of several commands, scripts or tabs it is read as: one of `Import.choices`
     variables  values of variables that it uses and does not set
@@ -63,9 +67,10 @@ def import_project(
         suffix = source.suffix.lower()
         path = source if suffix == lora_file.SUFFIX else None
         text = "" if path else decode_text(read_regular(source, MAX_BYTES)).text
-        made = Source(text, str(source), suffix, source.resolve().parent, choice, variables, path)
+        beside = source.resolve().parent if reads else None
+        made = Source(text, name or str(source), suffix, beside, choice, variables, path)
     else:
-        made = Source(source, folder=folder, choice=choice, variables=variables)
+        made = Source(source, name or "the text", Path(name).suffix.lower(), folder, choice, variables)
         if len(source) > MAX_BYTES:
             what, fix = f"The text has more than {MAX_BYTES:,} characters", "paste only the settings"
             raise ProblemsError.one(what, made.where, fix, "import.too-long")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from core.record.bounded_json import json_or_none
 from core.record.bounded_toml import bounded_loads
-from core.record.problems import Problem, one_line
+from core.record.problems import Problem, ProblemsError, one_line
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 
@@ -25,7 +25,17 @@ TITLES: dict[Kind, str] = {
 }
 LONGEST = 60  # characters of a value in a line
 MAX_BYTES = 300_000  # of a text: the slowest take a second to be read
-MOST_LINES = 50  # of the report in a description
+MOST_LINES, LONGEST_LINE = 200, 500  # of the report in a description
+IMPORTED = "Imported from "  # begins the description of a preset that was imported
+FOLDED: tuple[Kind, ...] = ("idle", "taken")  # what need not be read
+
+
+class ChoiceNeeded(ProblemsError):
+    """The text can be read as several things. choices: what `choice` can be"""
+
+    def __init__(self, problem: Problem, choices: Sequence[str]):
+        super().__init__([problem])
+        self.choices = tuple(choices)
 
 
 @dataclass(frozen=True)
@@ -48,14 +58,18 @@ class Entry:
     def line(self) -> str:
         """ "network_dim 32 -> network.rank", "lr_warmup 10: 10% of 1600 steps = 160 steps", "dataset.enable_bucket = False
         (enable_bucket is not given)"."""
-        text = self.value if isinstance(self.value, str) else shorten(self.value)
-        text = one_line(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
-        settings = ", ".join(self.settings)
+        text, settings = self.text, ", ".join(self.settings)
         if settings and self.kind == "default":  # the value is the setting's: an option may be its opposite
             line = f"{settings} = {text}" + (f" ({self.key} is not given)" if self.key != settings else "")
         else:
             line = f"{self.key} {text}".rstrip() + (f" -> {settings}" if settings and self.kind == "taken" else "")
         return line + (f": {self.sentence}" if self.sentence else "")
+
+    @property
+    def text(self) -> str:
+        """The value on one line, shortened."""
+        text = self.value if isinstance(self.value, str) else shorten(self.value)
+        return one_line(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 
 @dataclass
@@ -94,16 +108,15 @@ class Import:
 
     @property
     def description(self) -> str:
-        """For the preset: what was read, and the sentences of what was changed or is not available."""
-        lines = [entry.line for kind in ("changed", "unavailable") for entry in self.entries(kind)]  # type: ignore[arg-type]
-        return "; ".join([f"Imported from {self.title}: {self.summary}", *lines[:MOST_LINES]])
+        """For the preset: the report without what was taken or has no effect."""
+        return IMPORTED + "\n".join([line[:LONGEST_LINE] for line in self.lines(FOLDED)][:MOST_LINES])
 
-    def lines(self) -> Iterable[str]:
+    def lines(self, without: Sequence[Kind] = ()) -> Iterable[str]:
         """The report as text."""
         yield f"{self.title}: {self.summary}"
         for kind, title in TITLES.items():
             found = self.entries(kind)
-            if found:
+            if found and kind not in without:
                 yield from ("", f"{title}:", *(f"  {entry.line}" for entry in found))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects.options import NUMBER, SCRIPTS, Script, is_option, options_of, parse_words
-from core.imports.projects.report import MAX_BYTES, Entry, Import, Source
+from core.imports.projects.report import MAX_BYTES, ChoiceNeeded, Entry, Import, Source
 from core.imports.projects.rules import Reading
 from core.imports.projects.shells import SUFFIXES, read_script
 from core.imports.projects.to_job import to_import
@@ -95,7 +95,7 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
     if not telling:
         what, where = "The text does not say which script of sd-scripts it is for", source.where
         fix = f"choose one of {', '.join(f'{name}.py' for name in SCRIPTS)}"
-        raise ProblemsError.one(what, where, fix, "import.which-script")
+        raise ChoiceNeeded(Problem(what, where, fix, code="import.which-script"), list(SCRIPTS))
     own = SCRIPTS[telling]
     return Script(own.name, own.method, guessed=True), tuple(
         each.name for each in SCRIPTS.values() if each.method == own.method
@@ -119,7 +119,7 @@ def _from_command(source: Source) -> Import:
     chosen = next((each for each in choices if each == source.choice or each.partition(":")[0] == source.choice), "")
     if choices and not chosen:
         what, fix = f"The text has {len(choices)} training commands", f"choose one: {'; '.join(choices)}"
-        raise ProblemsError.one(what, source.where, fix, "import.several-commands")
+        raise ChoiceNeeded(Problem(what, source.where, fix, code="import.several-commands"), choices)
     words = commands[int(chosen.partition(":")[0]) - 1 if chosen else 0] if commands else loose
     result = _command(words, source)
     result.choices, result.choice = choices or result.choices, chosen or result.choice

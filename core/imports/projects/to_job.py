@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from core.imports.dataset_config import Imported, read_dataset_config
@@ -229,13 +230,13 @@ def _written(
     return Entry("taken", key, value)  # not set, as without it
 
 
-def missing_files(job: TrainJob) -> Iterator[Problem]:
+def missing_files(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> Iterator[Problem]:
     """Warnings about files and folders that are not on this machine."""
     folders = [("dataset.sources", each.folder) for each in job.dataset.sources]
     for path, text in (*((path, value_of(job, path)) for path in PATHS), *folders):
         if isinstance(text, str) and text and ("\\" in text or text.startswith(("/", "~", "."))) and "\0" not in text:
             try:
-                missing = not resolve_path(text).exists()
+                missing = not exists(resolve_path(text))
             except OSError:
                 missing = True
             if missing:

@@ -353,9 +353,18 @@ class PresetStore:
         preset = read(self.path(name))
         return of_task(preset, task) if task else preset
 
-    def save(self, name: str, job: Settings, *, kind: str = "job", task: str = "train", replace: bool = False) -> str:
+    def save(
+        self,
+        name: str,
+        job: Settings,
+        *,
+        kind: str = "job",
+        task: str = "train",
+        replace: bool = False,
+        description: str = "",
+    ) -> str:
         """Write a user preset with a job's values and return its name ("user/...")."""
-        return self._write(name, dump(job, kind=kind, task=task), replace)
+        return self._write(name, dump(job, kind=kind, task=task, description=description), replace)
 
     def keep(self, name: str, preset: Preset, *, replace: bool = False) -> str:
         """Write a user preset with the content of another, including title and reasons; return its name ("user/...")."""

@@ -41,7 +41,7 @@ def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | No
         return None
     program = SD_SCRIPTS if toml and program == KOHYA_GUI else program
     what = f"This is a preset of {program}, not of Atelier"
-    fix = f"import it: python webui.py import {where} --save preset.json"
+    fix = f"import it on Train, or with python webui.py import {where} --save preset.json"
     return Problem(what, where, fix, code="preset.other-program")
 
 

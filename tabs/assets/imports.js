@@ -1,0 +1,159 @@
+"use strict";
+/* Settings of other programs (tabs/train/imports.py): files and texts that are dropped, pasted or chosen on Train and Runs, the report
+   of what became of them, and the export for sd-scripts. */
+(() => {
+  const atelier = window.atelier, {h, text, byId} = atelier;
+  const TABS = ["Train", "Runs"], MOST = 1_000_000, MOST_HEADER = 4_000_000;  // bytes of a text, and of the header of a LoRA
+  const LOOKS_FOR = "a preset, or the command line, script, config or preset of another trainer";
+  const WIDE = {"255,254": "utf-16le", "254,255": "utf-16be"};  // how Windows writes texts too
+  /* A pasted text with options, a path of a script, TOML or JSON. */
+  const SETTINGS = /^[ \t]*\{|(^|\s)--[a-z]\w{2,}|^[ \t]*[\w.]+[ \t]*=|\.py\b/m;
+  let sent = {}, count = 0, state = {values: {}}, card = null;
+
+  /* ---- opening ---- */
+
+  const refuse = (words) => atelier.say({id: `import-${Date.now()}`, kind: "error", title: "Not opened; nothing changed.", text: words});
+  const tooLarge = (what) => refuse(`${what} is too large: looked for ${LOOKS_FOR}, of at most 1 MB.`);
+  const isWeights = (name) => /\.safetensors$/i.test(name);
+  const send = (file, text, choice = "") => {
+    if (text.length > (isWeights(file) ? MOST_HEADER : MOST)) return tooLarge(file || "The text");
+    sent = {file, text, choice, token: `${atelier.session}-${Date.now()}-${count += 1}`};
+    atelier.act("file", {...sent});
+  };
+  /** The header of a LoRA: nothing else of its file is read. */
+  const headerOf = async (file) => {
+    const size = Number(new DataView(await file.slice(0, 8).arrayBuffer()).getBigUint64(0, true));
+    return file.slice(8, 8 + Math.min(size, MOST_HEADER + 1)).text();
+  };
+  const textOf = async (file) => {
+    const bytes = await file.arrayBuffer(), wide = WIDE[new Uint8Array(bytes.slice(0, 2)).join()];
+    return new TextDecoder(wide || "utf-8").decode(bytes);
+  };
+  atelier.takeFile = async (file) => {
+    if (!file) return;
+    if (!isWeights(file.name) && file.size > MOST) return tooLarge(file.name);
+    try { send(file.name, await (isWeights(file.name) ? headerOf : textOf)(file)); } catch (error) { refuse(`${file.name} cannot be read: ${error.message}.`); }
+  };
+
+  const isFile = (event) => TABS.includes(atelier.openTab()) && event.dataTransfer && [...event.dataTransfer.types].includes("Files") && !event.target.closest?.("input[type=file]");
+  document.addEventListener("dragover", (event) => { if (isFile(event)) event.preventDefault(); });
+  document.addEventListener("drop", (event) => { if (isFile(event)) { event.preventDefault(); atelier.takeFile(event.dataTransfer.files[0]); } });
+  document.addEventListener("paste", (event) => {
+    const isField = event.target.closest && event.target.closest("input, textarea, select, [contenteditable]");
+    if (isField || !TABS.includes(atelier.openTab()) || document.querySelector("dialog[open]")) return;
+    const file = event.clipboardData.files[0], pasted = event.clipboardData.getData("text/plain");
+    if (!file && !SETTINGS.test(pasted)) return;
+    event.preventDefault();
+    if (file) atelier.takeFile(file); else send("", pasted);
+  });
+
+  const button = (words, onclick, kind = "") => h("button", {type: "button", class: `btn ${kind}`, onclick}, words);
+  const openDialog = () => {
+    const pasted = h("textarea", {class: "text", id: "import-text", rows: 8, spellcheck: "false", autocomplete: "off"});
+    const file = h("input", {type: "file", id: "import-file", onchange: () => { own.close(); atelier.takeFile(file.files[0]); }});
+    const own = atelier.modelsDialog("Import settings",
+      h("p", {class: "hint"}, "Opens the training settings of kohya_ss, sd-scripts and other trainers in the form, and lists what differs here. Files can also be dropped on this page, and texts pasted."),
+      h("label", {class: "import-source"}, h("span", {}, "File"), file),
+      h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML or JSON"), pasted),
+      h("div", {class: "buttons"}, button("Import the text", () => { if (pasted.value.trim()) { own.close(); send("", pasted.value); } else pasted.focus(); }, "primary")));
+    file.focus();
+  };
+  const choose = (choices) => {
+    const {file, text} = sent;
+    const own = atelier.modelsDialog("Which one?", h("p", {}, "There is more than one way to read this text. Choose what to import."),
+      h("div", {class: "import-choices"}, choices.map((choice) => button(choice, () => { own.close(); send(file, text, choice); }))));
+    own.querySelector(".import-choices button").focus();
+  };
+
+  /* ---- the report ---- */
+
+  const titleOf = (path) => atelier.fields[path] ? atelier.fields[path].title : path;
+  const leads = (settings) => settings.flatMap((path, n) => [n ? ", " : "", h("button", {type: "button", class: "link", "data-field": path}, titleOf(path))]);
+  const rowOf = (kind) => ({key, value, settings = [], why}) => {
+    const isDefault = kind === "default", fate = isDefault && settings.length ? ` = ${value}` : "";
+    return h("li", {},
+      key ? h("span", {}, h("code", {}, key), isDefault ? " not given" : ` ${value}`) : null,
+      h("span", {}, leads(settings), fate, settings.length && why ? `: ${why}` : why));
+  };
+  const partOf = ({kind, title, folded, rows, more}) => {
+    const head = `${title} (${rows.length + more})`;
+    const list = h("ul", {class: "report-rows"}, rows.map(rowOf(kind)), more ? h("li", {class: "hint"}, `${more} more`) : null);
+    return folded ? h("details", {}, h("summary", {}, head), list) : h("div", {}, h("h4", {}, head), list);
+  };
+  const missingOf = ({field, text: path, looks}) => h("li", {"data-missing": field, "data-path": path},
+    h("span", {}, leads([field]), " ", h("code", {}, path)),
+    h("span", {}, h("button", {type: "button", class: "btn small", "aria-label": `Browse: ${titleOf(field)}`,
+      onclick: () => atelier.browse(looks, path, (chosen) => atelier.edit({[field]: chosen}))}, "Browse"), h("span", {class: "hint", role: "status"})));
+  const choicesOf = ({choices, choice}) => choices.length > 1 && state.imported && state.imported.token === sent.token ? h("label", {class: "check"}, "Read as",
+    h("select", {onchange: ({target}) => send(sent.file, sent.text, target.value)}, choices.map((each) => h("option", {value: each, selected: each === choice}, each)))) : null;
+
+  const close = () => { if (card) card.remove(); card = null; };
+  /** Show the report above the form. */
+  const showReport = async () => {
+    const found = await atelier.question("import", {});
+    if (found.lost) return atelier.say({id: `report-${Date.now()}`, kind: "error", problems: found.problems});
+    close();
+    atelier.goTo("Train");
+    const closes = () => { close(); document.querySelector("#preset-bar summary").focus(); };
+    card = h("section", {class: "card", id: "import-report", tabindex: "-1", "aria-labelledby": "import-title", "data-about": state.imported ? state.imported.about : ""},
+      h("div", {class: "card-head"}, h("h3", {id: "import-title"}, found.title), h("span", {class: "hint"}, found.summary), h("span", {class: "grow"}),
+        h("button", {type: "button", class: "btn quiet", "aria-label": "Close the report", onclick: closes}, "Close")),
+      h("div", {class: "buttons"}, choicesOf(found),
+        h("label", {class: "check"}, h("input", {type: "checkbox", id: "import-compatible", "aria-describedby": "import-compatible-info",
+          onchange: ({target}) => atelier.edit({"model.compatibility": target.checked ? "sd-scripts-0.10" : "none"})}), "Compute as sd-scripts"),
+        h("span", {class: "hint", id: "import-compatible-info"}, "Loss, noise, captions and samples as sd-scripts computes them. Only to compare, or to reproduce old results.")),
+      found.missing.length ? h("div", {}, h("h4", {}, `Not on this machine (${found.missing.length})`), h("ul", {class: "report-rows"}, found.missing.map(missingOf))) : null,
+      found.advice.length ? atelier.problems(found.advice) : null,
+      found.parts.map(partOf));
+    place();
+  };
+  /** Put the report in its place and the keyboard on it, once the form is there and takes it. */
+  const place = (tries = 60) => {
+    const first = document.querySelector("#train-form .first");
+    if (!card) return;
+    if (first && !card.isConnected) { first.before(card); update(); }
+    card.focus({preventScroll: true});
+    if (document.activeElement === card) card.scrollIntoView({block: "start"});
+    else if (tries) setTimeout(() => place(tries - 1), 50);
+  };
+  /** What has changed in the form since: the switch, and files that were found. */
+  const update = () => {
+    if (!card) return;
+    if (!atelier.isUnsaved("model.compatibility")) byId("import-compatible").checked = state.values["model.compatibility"] !== "none";
+    for (const row of card.querySelectorAll("[data-missing]")) {
+      const now = state.values[row.dataset.missing], found = now !== row.dataset.path;
+      row.classList.toggle("found", found);
+      text(row.querySelector("[role=status]"), found ? `Now ${now || "empty"}` : "");
+    }
+  };
+  /** Called with each state of the form. */
+  atelier.paintImport = (now) => {
+    state = now;
+    const {choosing, imported} = state, answered = (each) => each && each.token === sent.token && !sent.answered && (sent.answered = true);
+    if (answered(choosing)) choose(choosing.choices);
+    else if (answered(imported)) showReport();
+    else if (card && (!imported || imported.about !== card.dataset.about)) close();
+    if (card && card.isConnected) update();
+  };
+
+  /* ---- the export ---- */
+
+  const showExport = async () => {
+    await atelier.settle();
+    const found = await atelier.question("export", {});
+    if (found.problems) return atelier.say({id: `export-${Date.now()}`, kind: "error", title: "Not exported", problems: found.problems});
+    const {name, command, toml, dataset, lost, advice} = found;
+    const copy = button("Copy", async () => { text(copy, await atelier.copy(command) ? "Copied" : "Select it and copy it by hand"); });
+    const save = (words, file, content) => content ? button(words, () => atelier.download(file, content)) : null;
+    atelier.modelsDialog("Export for sd-scripts",
+      h("textarea", {class: "text", rows: 6, readonly: true, "aria-label": "Command line", value: command}),
+      h("div", {class: "buttons"}, copy, save("Command line", `${name}.sh`, `${command}\n`), save("Config file", `${name}.toml`, toml), save("Dataset config", `${name}_dataset.toml`, dataset)),
+      h("p", {class: "hint"}, "The command line, the same settings for --config_file, and the folders for --dataset_config."),
+      lost.length ? h("div", {}, h("h3", {}, `Not the same in sd-scripts (${lost.length})`), h("ul", {class: "report-rows"},
+        lost.map(({field, here, there}) => h("li", {}, h("span", {}, titleOf(field), " ", h("code", {}, field)), h("span", {}, `${here}, there ${there}`))))) : null,
+      advice.length ? atelier.problems(advice) : null);
+    copy.focus();
+  };
+
+  Object.assign(atelier.chores, {import: openDialog, report: showReport, export: showExport});
+})();

@@ -1,0 +1,177 @@
+"""Settings of other programs on the page: opened into the form, with a report of what became of each, and the export for sd-scripts."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.imports.dataset_export import dataset_text
+from core.imports.projects.export import export_project
+from core.imports.projects.importers import import_project
+from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded, Entry, Import
+from core.imports.projects.to_job import missing_files
+from core.record.bounded_json import json_or_none
+from core.record.problems import Problem, ProblemsError, limited, whole_text
+from core.record.workspace import PROJECT
+from core.settings.base import value_of
+from core.settings.check import shorten
+from core.settings.job import TrainJob
+from tabs.form.presets import MAX_BYTES, Done
+from tabs.form.project import FIELDS, Project
+from tabs.form.view import browses
+from tabs.server.browsers import Browser
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+MOST_ROWS, MOST_LETTERS = 200, 200  # of a kind in a report, and of a name or key
+WEIGHTS, MOST_BYTES = ".safetensors", 1 << 32  # of a LoRA, of which the browser sends the header
+STOP = re.compile(r'"data_offsets":\s*\[\d{1,15},\s*(\d{1,15})\]')  # where a tensor ends
+
+
+def open_text(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Open a file or pasted text {"text", "file": its name or "", "choice", "token"}: a preset, or another program's settings.
+    Raises ProblemsError. What it can be read as, if that is not clear, is sent to the browser instead."""
+    name, text = Path(str(data.get("file") or "")).name[:MOST_LETTERS], whole_text(str(data.get("text") or ""))
+    token = str(data.get("token"))[:MOST_LETTERS]
+    browser.choosing = None
+    try:
+        if _is_preset(text):
+            done = page.project.take_file(name or "pasted.json", text)
+        else:
+            done = _take(page, name, text, str(data.get("choice") or ""), token)
+    except ChoiceNeeded as error:
+        browser.choosing = {"token": token, "choices": error.choices[:MOST_ROWS]}
+        return
+    if done:
+        page.browsers.say(browser, "done", done.text, problems=done.problems, undo=done.undo)
+
+
+def _is_preset(text: str) -> bool:
+    """Whether a text is a preset of Atelier."""
+    value = json_or_none(text) if len(text) <= MAX_BYTES and text.lstrip("\ufeff \t\r\n").startswith("{") else None
+    return isinstance(value, dict) and "schema_version" in value
+
+
+def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
+    """Fill in the form from another program's settings. A shared page reads no file that they name."""
+    if name.lower().endswith(WEIGHTS):
+        found = _of_header(text, name, page.workspace.private)
+    else:
+        found = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
+    kept = {"token": token, "description": found.description, "report": report_of(found, page)}
+    return page.project.take_import(
+        found.job, name or found.title, f"{name or found.title} imported: {found.summary}.", kept
+    )
+
+
+def _of_header(header: str, name: str, folder: Path) -> Import:
+    """The settings in a file of weights, of which only the header was sent: its data take no space in the file that is read."""
+    data, stops = header.encode(), [int(stop) for stop in STOP.findall(header)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="import-", dir=folder) as place:
+        path = Path(place) / f"header{WEIGHTS}"
+        with path.open("wb") as file:
+            file.write(len(data).to_bytes(8, "little") + data)
+            file.truncate(file.tell() + min(max(stops, default=0), MOST_BYTES))
+        try:
+            return import_project(path, name=name, reads=False)
+        except ProblemsError as error:
+            raise ProblemsError(replace(each, where=name) for each in error.problems) from None
+
+
+# -- the report
+
+
+def marks(project: Project) -> dict[str, str] | None:
+    """Which import the form began with; None without one. token: of the opening"""
+    if not project.imported:
+        return None
+    return {"token": str(project.imported.get("token", "")), "about": project.description.partition("\n")[0]}
+
+
+def report(project: Project) -> dict[str, Any]:
+    """The report of the import that the form began with; of one that a preset was saved from, what its description says."""
+    return project.imported.get("report") or _described(project.description)
+
+
+def report_of(found: Import, page: Page) -> dict[str, Any]:
+    """The report as JSON, with a row for each key of the other program's file."""
+
+    def exists(path: Path) -> bool:
+        return page.roots.holds(path) and path.exists()
+
+    parts = []
+    for kind, title in TITLES.items():
+        rows = [_row(entry) for entry in found.entries(kind)]
+        more = max(0, len(rows) - MOST_ROWS)
+        parts.append({"kind": kind, "title": title, "folded": kind in FOLDED, "rows": rows[:MOST_ROWS], "more": more})
+    return {
+        "title": IMPORTED + found.title,
+        "summary": found.summary,
+        "parts": [part for part in parts if part["rows"]],
+        "missing": [_missing(problem.where, found.job) for problem in missing_files(found.job, exists)],
+        "advice": [problem.to_dict() for problem in limited(found.problems) if problem.code != "import.missing-path"],
+        "choices": found.choices[:MOST_ROWS],
+        "choice": found.choice,
+    }
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    key = "" if entry.key in entry.settings else entry.key  # a default for which the program has no option
+    return {"key": key[:MOST_LETTERS], "value": entry.text, "settings": entry.settings, "why": entry.sentence}
+
+
+def _missing(path: str, job: TrainJob) -> dict[str, str]:
+    """A setting whose file is not here. looks: what the file browser shows"""
+    entry = FIELDS[path]
+    looks = "model" if entry.widget == "model" else browses(entry) or "any"
+    return {"field": path, "text": value_of(job, path), "looks": looks}
+
+
+def _described(description: str) -> dict[str, Any]:
+    """The report that a preset's description holds (`Import.description`)."""
+    head, *lines = description.split("\n")
+    title, _, summary = head.partition(": ")
+    parts: list[dict[str, Any]] = []
+    for line in lines:
+        if line.startswith(" ") and parts:
+            parts[-1]["rows"].append({"why": line.strip()})
+        elif line.strip():
+            parts.append({"kind": "", "title": line.strip().removesuffix(":"), "folded": False, "rows": [], "more": 0})
+    return {"title": title, "summary": summary, "parts": parts, "missing": [], "advice": [], "choices": []}
+
+
+# -- the export
+
+
+def exported(page: Page) -> dict[str, Any]:
+    """The form as a command line, config file and dataset config of sd-scripts, and what these cannot express. Raises ProblemsError."""
+    page.project.check()
+    job = page.project.job
+    found = export_project(job)
+    lost = [
+        {"field": path, "here": shorten(here), "there": shorten(there)} for path, (here, there) in found.lost.items()
+    ]
+    dataset, advice = _dataset(page, job)
+    return {
+        "name": job.saving.output_name,
+        "command": found.command,
+        "toml": found.toml,
+        "dataset": dataset,
+        "lost": lost,
+        "advice": [problem.to_dict() for problem in advice],
+    }
+
+
+def _dataset(page: Page, job: TrainJob) -> tuple[str, list[Problem]]:
+    """The dataset config, "" if there is none, and what is wrong with it. A shared page looks only into its own folders."""
+    try:
+        page.roots.admit(job)
+        text, _, problems = dataset_text(job, "toml")
+    except ProblemsError as error:
+        return "", error.problems
+    return text, problems

@@ -1,0 +1,175 @@
+"""Settings of other programs opened on the page: the form, the report that stays with the preset, and the export, without a browser."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+from work_parts import image, make_page
+
+from core.imports.projects.importers import MAX_BYTES
+from core.settings.job import TrainJob
+from core.settings.presets.files import dump
+from tabs.form.project import Project, with_value
+from tabs.runs.view import table
+from tabs.train import imports
+from tabs.train.tab import ACTIONS, _do
+from tests.refusals import refused
+
+KOHYA = {
+    "LoRA_type": "Standard",
+    "network_dim": 32,
+    "lr_warmup": 5,
+    "max_grad_norm": 0,
+    "wandb_api_key": "0123456789",
+    "max_train_steps": 200,
+    "train_data_dir": "/nowhere/images",
+    "pretrained_model_name_or_path": "C:\\nowhere\\model.safetensors",
+}
+COMMAND = "accelerate launch train_network.py --network_module=networks.lora --network_dim={} --output_name={}\n"
+RATE = "optimizer.learning_rate"
+
+
+@pytest.fixture
+def page(tmp_path):
+    return make_page(tmp_path)
+
+
+def opened(page, text, file="", **more):
+    browser = page.browsers.of("one")
+    ACTIONS["file"](page, {"text": text, "file": file, "token": "t", **more}, browser)
+    return browser
+
+
+def rows(page):
+    """{key: kind} of the report."""
+    return {row["key"]: part["kind"] for part in imports.report(page.project)["parts"] for row in part["rows"]}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "rank"),
+    [
+        ("fox.json", json.dumps(KOHYA), 32),
+        ("", json.dumps(KOHYA), 32),
+        ("", COMMAND.format(8, "fox"), 8),
+        ("fox.bat", "set RANK=9\r\n" + COMMAND.format("%RANK%", "fox"), 9),
+        ("fox.toml", 'network_module = "networks.lora"\nnetwork_dim = 7\n', 7),
+        ("fox.json", json.dumps(dump(with_value(TrainJob(), "network.rank", 5))), 5),
+        ("", json.dumps(dump(with_value(TrainJob(), "network.rank", 6))), 6),
+    ],
+)
+def test_any_text_fills_the_form_and_undo_restores_it_with_what_was_wrong(page, file, text, rank):
+    page.project.edit(RATE, "fast")
+    before = page.project.job
+    message = opened(page, text, file).message
+    assert page.project.job.network.rank == rank and not page.project.bad
+    assert message["kind"] == "done" and message["undo"] == page.project.can_undo
+    page.project.undo()
+    assert page.project.job == before and list(page.project.bad) == [RATE] and imports.marks(page.project) is None
+
+
+def test_the_report_has_every_key_with_what_became_of_it_and_no_secret(page):
+    opened(page, json.dumps(KOHYA), "fox.json")
+    found, kinds = imports.report(page.project), rows(page)
+    assert KOHYA.keys() <= kinds.keys() and {"max_grad_norm", "lr_warmup"} <= {
+        key for key, kind in kinds.items() if kind == "changed"
+    }
+    assert kinds["wandb_api_key"] == "secret" and kinds["network_dim"] == "taken" and "default" in kinds.values()
+    assert "0123456789" not in json.dumps(found) + page.project.file.read_text() + page.project.description
+    rank = next(row for part in found["parts"] for row in part["rows"] if row["key"] == "network_dim")
+    assert (rank["value"], list(rank["settings"])) == ("32", ["network.rank"])
+    missing = {each["field"]: (each["text"], each["looks"]) for each in found["missing"]}
+    assert missing == {
+        "model.base_model": (KOHYA["pretrained_model_name_or_path"], "model"),
+        "dataset.folder": (KOHYA["train_data_dir"], "folder"),
+    }
+    opened(page, COMMAND.format(8, "fox").strip() + "".join(f" --unknown_{number}=1" for number in range(300)))
+    part = next(part for part in imports.report(page.project)["parts"] if part["kind"] == "unavailable")
+    assert len(part["rows"]) == imports.MOST_ROWS and part["more"] >= 100
+
+
+def test_the_report_is_kept_with_the_preset_and_after_a_restart(page):
+    opened(page, json.dumps(KOHYA), "fox.json")
+    again = Project(page.project.file, page.presets)
+    assert imports.marks(again) == imports.marks(page.project) and imports.report(again)["missing"]
+    page.project.edit("network.rank", "12")
+    page.project.save("fox")
+    assert rows(page)["max_grad_norm"] == "changed"
+    page.project.choose("")
+    assert imports.marks(page.project) is None
+    page.project.choose("user/fox")
+    found = imports.report(page.project)
+    assert page.project.job.network.rank == 12 and imports.marks(page.project)["token"] == ""
+    lines = [row["why"] for part in found["parts"] for row in part["rows"]]
+    assert found["title"] == "Imported from kohya_ss, train_network.py" and len(found["parts"]) >= 3
+    assert any("max_grad_norm" in line for line in lines) and not any("network_dim" in line for line in lines)
+    page.project.save("user/fox", replace=True)
+    page.project.choose("user/fox")
+    assert imports.report(page.project) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("a shopping list", "import.unknown"),
+        ("{", "file.not-json"),
+        ("x" * (MAX_BYTES + 1), "import.too-long"),
+        ("python flux_train_network.py --network_dim 4", "import.other-family"),
+        (json.dumps({"datasets": []}), "preset.is-dataset-config"),
+        (json.dumps(dump(TrainJob()) | {"task": "generate"}), "settings.unknown-name"),
+    ],
+)
+def test_a_refused_text_changes_nothing(page, text, code):
+    revision = page.project.revision
+    with refused(code):
+        opened(page, text, "notes.json" if text == "{" else "")
+    browser = page.browsers.of("one")
+    _do(page, "file", {"text": text, "stamp": page.project.stamp}, browser)
+    assert page.project.revision == revision and browser.message["kind"] == "error"
+    assert code in [each["code"] for each in browser.message["problems"]]
+
+
+def test_one_of_two_commands_is_chosen(page):
+    text, revision = COMMAND.format(4, "fox") + COMMAND.format(6, "owl"), page.project.revision
+    choosing = opened(page, text).choosing
+    assert choosing["token"] == "t" and len(choosing["choices"]) == 2 and page.project.revision == revision
+    assert opened(page, text, choice=choosing["choices"][1]).choosing is None
+    assert page.project.job.network.rank == 6 and page.project.job.saving.output_name == "owl"
+    assert opened(page, "learning_rate = 1e-4\nnetwork_dim = 4").choosing["choices"]
+
+
+def test_a_shared_page_reads_no_file_that_a_text_names(tmp_path):
+    config, folder = tmp_path / "more.toml", image(tmp_path / "set" / "1_fox" / "a.png").parents[1]
+    config.write_text("network_dim = 64")
+    dataset = tmp_path / "dataset.toml"
+    dataset.write_text(f"[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = '{folder}/1_fox'\n")
+    text = f"python train_network.py --network_module=networks.lora --config_file={config} --train_data_dir={folder}"
+    ranks, missing, sources = [], [], []
+    for shared in (False, True):
+        page = make_page(tmp_path / str(shared), shared=shared)
+        opened(page, text)
+        ranks.append(page.project.job.network.rank)
+        missing.append([each["field"] for each in imports.report(page.project)["missing"]])
+        opened(page, f"{text} --dataset_config={dataset}")
+        sources.append(rows(page)["dataset_config"])
+    assert ranks == [64, 4] and missing == [[], ["dataset.folder"]] and sources == ["taken", "unavailable"]
+
+
+def test_the_form_is_exported_with_what_sd_scripts_cannot_express(page, tmp_path):
+    folder = image(tmp_path / "set" / "a.png", caption="a fox").parent
+    opened(page, COMMAND.format(8, "fox") + f" --train_data_dir={folder}")
+    page.project.set_values({"dataset.folder": str(folder), "network.rank": 12}, did="a test")
+    found = imports.exported(page)
+    assert "--network_dim=12" in found["command"] and found["name"] == "fox"
+    assert tomllib.loads(found["toml"])["network_dim"] == 12
+    assert tomllib.loads(found["dataset"])["datasets"]
+    page.project.set_values({"network.rs_lora": True}, did="a test")
+    assert "network.rs_lora" in [each["field"] for each in imports.exported(page)["lost"]]
+    page.project.edit(RATE, "fast")
+    with refused("settings.bad-value"):
+        imports.exported(page)
+
+
+def test_runs_offers_the_import_with_and_without_runs():
+    assert 'data-do="import"' in table([], "all", "", 0, str)

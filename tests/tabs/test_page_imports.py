@@ -1,0 +1,102 @@
+"""Settings of other programs in a real browser: dropped, pasted and chosen, with their report, and the export."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from axe_look import VIOLATIONS, on_every_screen, open_page
+from playwright.sync_api import expect
+from test_imports import COMMAND, KOHYA
+from test_page_train import box, menu
+
+DATA = """([text, name]) => {
+  const data = new DataTransfer();
+  if (name) data.items.add(new File([text], name)); else data.setData("text/plain", text);
+  return data;
+}"""
+PASTE = f"""([text, where]) => document.querySelector(where)
+  .dispatchEvent(new ClipboardEvent("paste", {{bubbles: true, cancelable: true, clipboardData: ({DATA})([text, ""])}}))"""
+
+
+def drop(tab, text, name):
+    tab.dispatch_event("#tabs", "drop", {"dataTransfer": tab.evaluate_handle(DATA, [text, name])})
+
+
+def paste(tab, text, where="body"):
+    tab.evaluate(PASTE, [text, where])
+
+
+def compatibility(served):
+    return served.page.project.job.model.compatibility
+
+
+@pytest.mark.slow
+@on_every_screen
+def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(window, served, tmp_path, screen):
+    tab, project = open_page(window, screen, "Runs"), served.page.project
+    report, rank = tab.get_by_role("region", name="Imported from kohya_ss"), box(tab, "network.rank")
+    gone = str(tmp_path / "gone")
+    drop(tab, json.dumps(KOHYA | {"train_data_dir": gone}), "fox.json")
+    expect(report).to_contain_text("max_grad_norm")
+    expect(report).to_be_focused()
+    assert tab.evaluate("atelier.openTab()") == "Train" and project.job.network.rank == 32
+    expect(report.locator("details li").first).to_be_hidden()
+    assert tab.evaluate(VIOLATIONS) == []
+    report.get_by_label("Compute as sd-scripts").check()
+    tab.wait_for_function("!atelier.isUnsaved('model.compatibility')")
+    assert compatibility(served) == "sd-scripts-0.10"
+
+    missing = report.locator("[data-missing='dataset.folder']")
+    missing.get_by_role("button", name="Browse").click()
+    tab.get_by_role("button", name="Use this folder").click()
+    expect(missing).to_have_class("found")
+    assert project.job.dataset.folder == str(tmp_path)
+
+    menu(tab, "Save as ...")
+    tab.get_by_role("button", name="Save", exact=True).last.click()
+    expect(tab.locator("#preset-state")).to_have_text("as saved")
+    report.get_by_role("button", name="Close the report").click()
+    tab.locator("#preset-list").select_option("")
+    expect(rank).not_to_have_value("32")
+    tab.locator("#preset-list").select_option(project.presets.names("train")[-1])
+    expect(rank).to_have_value("32")
+    menu(tab, "Import report")
+    expect(report).to_contain_text("max_grad_norm")
+
+    paste(tab, COMMAND.format(3, "field"), "#field-search")
+    paste(tab, "the weather of today")
+    paste(tab, COMMAND.format(4, "fox") + COMMAND.format(6, "owl"))
+    tab.get_by_role("dialog").get_by_role("button", name="owl").click()
+    expect(rank).to_have_value("6")
+    expect(report).to_have_count(0)
+    expect(tab.get_by_role("region", name="Imported from sd-scripts")).to_be_visible()
+    tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
+    expect(rank).to_have_value("32")
+    expect(tab.locator("#import-report")).to_have_count(0)
+
+    revision = project.revision
+    paste(tab, "python flux_train_network.py --network_dim 4")
+    expect(tab.locator("#said.error")).to_contain_text("FLUX")
+    drop(tab, "x" * 1_000_001, "large.txt")
+    expect(tab.locator("#said.error")).to_contain_text("large.txt")
+    assert project.revision == revision
+
+    menu(tab, "Import ...")
+    tab.get_by_label("Or a command line, TOML or JSON").fill(COMMAND.format(5, "cat"))
+    assert tab.evaluate(VIOLATIONS) == []
+    tab.get_by_role("button", name="Import the text").click()
+    expect(rank).to_have_value("5")
+    file = tmp_path / "bird.ps1"
+    file.write_text(COMMAND.format(9, "bird"), "utf-16")
+    menu(tab, "Import ...")
+    tab.get_by_label("File", exact=True).set_input_files(str(file))
+    expect(rank).to_have_value("9")
+
+    menu(tab, "Export for sd-scripts ...")
+    assert "--network_dim=9" in tab.get_by_label("Command line", exact=True).input_value()
+    assert tab.evaluate(VIOLATIONS) == []
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="Config file").click()
+    assert download.value.suggested_filename == "bird.toml"
+    assert "network_dim = 9" in download.value.path().read_text()
