@@ -45,9 +45,8 @@ def read_memory(device: str) -> Reading:
     """Ask the driver and torch's allocator. Neither waits for the GPU's work."""
     import torch
 
-    stats = torch.cuda.memory_stats(device)
-    reserved, retries = stats.get("reserved_bytes.all.current", 0), stats.get("num_alloc_retries", 0)
-    return Reading(*torch.cuda.mem_get_info(device), reserved, retries)
+    (free, total), stats = torch.cuda.mem_get_info(device), torch.cuda.memory_stats(device)
+    return Reading(free, total, stats.get("reserved_bytes.all.current", 0), stats.get("num_alloc_retries", 0))
 
 
 class SpillGuard:
