@@ -62,6 +62,7 @@ class SimulatedRun:
         folder = SimpleNamespace(journal_file=self.place / "journal.jsonl", path=self.place)
         context = SimpleNamespace(
             folder=folder,
+            device="cpu",
             processes=Processes(),
             token=SimpleNamespace(wanted=False),
             journal=SimpleNamespace(put=lambda event: None),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from core.record.events import StateChanged
 from core.training.loop.run import Run
+from core.training.loop.spill_guard import spill_guard
 from core.training.loop.update import optimizer_update
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def train(run: Run, timetable: Timetable) -> str:
         run.stepper.tasks_done()
     else:
         run.stepper.follow()
-    encoded = False  # in the step before
+    encoded, guard = False, spill_guard(run.job, run.context)  # encoded: in the step before
     while run.state.step < run.total and not run.context.processes.agree(run.stop_wanted):
         started, encoding = time.monotonic(), run.passes.encoding_seconds
         optimizer_update(run)
@@ -40,8 +41,13 @@ def train(run: Run, timetable: Timetable) -> str:
         if encoded and not encoding:  # images that wait may be needed much later, or not at all
             run.context.stage("training")
         encoded = encoding > 0
-        run.reports.clock.add(time.monotonic() - started - encoding)
+        seconds = time.monotonic() - started - encoding
+        run.reports.clock.add(seconds)
         run.reports.report(read)
+        if guard is not None:
+            batches = run.plan.step_batches(run.state.step - 1)[1]
+            if problem := guard.add(batches, seconds, None if read is None else len(read.steps)):
+                run.context.warn(problem)
         if not first:
             run.reports.losses.forget()
             run.stepper.follow()
