@@ -35,7 +35,7 @@ def run(words: list[str]) -> int:
     if command and (options.problems or options.settings):
         what, fix = f"The command comes first: {command}", f"write webui.py {command}, then its options"
         raise ProblemsError.one(what, "command line", fix, "cli.command-not-first")
-    if words and (near := _near(words[0].lower())):
+    if words and not words[0].startswith("-") and (near := _near(words[0].lower())):
         what, fix = f"There is no command '{words[0]}'", f"did you mean {near}?"
         raise ProblemsError.one(what, "command line", fix, "cli.unknown-command")
     problems = list(options.problems)

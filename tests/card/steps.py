@@ -21,7 +21,9 @@ from tests.card.sizes import UNET, steps_and_plan
 
 REPEATS = {"memory": {"gradient_checkpointing": True}}
 LORA = {"network": UNET, "schedule": {"max_train_steps": 2}}
-SMALL = 256  # all blocks have the operations that they have at 1024; SD 1.5 then has 16 tokens, which looks like the rank
+SMALL = (
+    256  # all blocks have the operations that they have at 1024; SD 1.5 then has 16 tokens, which looks like the rank
+)
 # name: (family, pixels, groups)
 CASES = {
     "sd15 lora": ("sd1", 512, LORA),

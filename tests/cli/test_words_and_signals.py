@@ -14,7 +14,8 @@ import pytest
 from core.cli import bench
 from core.cli.jobs import StopOnSignal, TerminalProgress, find_run
 from core.cli.main import main, print_problems
-from core.cli.options import commands, split_options
+from core.cli.options import PAGE, commands, split_options
+from core.cli.page import run as open_page
 from core.record import machine
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
@@ -189,6 +190,15 @@ def test_a_page_that_is_asked_to_end_saves_what_runs_and_asked_again_ends_at_onc
     assert main(["--outputs", str(tmp_path / "out")]) == code
     assert closed == [None], "a step may take minutes: it is waited for"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("option", PAGE)
+def test_the_pages_options_are_no_mistyped_commands(option, tmp_path):
+    """--port is like export and import."""
+    value = ["0"] if option == "port" else [str(tmp_path)] if PAGE[option][0] else []
+    with pytest.raises(ProblemsError) as caught:
+        open_page([f"--{option}", *value, "--port", "0"])
+    assert "cli.bad-port" in caught.value.codes
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows ends a process without asking it")
