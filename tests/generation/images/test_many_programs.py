@@ -114,7 +114,9 @@ def test_hires_fix_of_sd_next_is_read():
 
 
 def test_a_sampler_that_works_otherwise_is_not_taken_for_one_of_a_like_name():
-    assert "no-sampler" in notes_of(from_a1111_text("a hat\nSteps: 9, Sampler: euler_cfg_pp, Seed: 5, Size: 512x640"))
+    assert "no-sampler" in notes_of(
+        from_a1111_text("a hat\nSteps: 9, Sampler: dpmpp_2m_cfg_pp, Seed: 5, Size: 512x640")
+    )
 
 
 def test_steps_of_loras_are_read_by_both_notations():
