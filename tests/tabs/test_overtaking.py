@@ -411,11 +411,15 @@ def test_a_change_of_a_board_that_a_proxy_loses_is_sent_again_or_named(visit, se
         if place == "Tools":
             tab.locator("#tools-loras").get_by_label("Tool", exact=True).select_option("convert_lora")
         field = tab.locator(selector)
+        expect(field).to_be_visible()
         answers.extend([502, 503])
-        field.fill(sent)
-        field.press("Tab")
-        assert until(lambda: answers == [])
-        tab.wait_for_timeout(1500)
+        change = f'"value":"{sent}","field":true'
+        with tab.expect_response(
+            lambda answer, change=change: answer.ok and change in (answer.request.post_data or "")
+        ):
+            field.fill(sent)
+            field.press("Tab")
+        assert answers == []
         tab.reload()
         expect(field).to_have_value(sent)
         answers.extend([502] * 3)
