@@ -67,24 +67,24 @@ def import_project(
         suffix = source.suffix.lower()
         path = source if suffix == lora_file.SUFFIX else None
         text = "" if path else decode_text(read_regular(source, MAX_BYTES)).text
-        beside = source.resolve().parent if reads else None
-        made = Source(text, name or str(source), suffix, beside, choice, variables, path)
+        folder = source.resolve().parent if reads else None
+        opened = Source(text, name or str(source), suffix, folder, choice, variables, path)
     else:
-        made = Source(source, name or "the text", Path(name).suffix.lower(), folder, choice, variables)
+        opened = Source(source, name or "the text", Path(name).suffix.lower(), folder, choice, variables)
         if len(source) > MAX_BYTES:
             what, fix = f"The text has more than {MAX_BYTES:,} characters", "paste only the settings"
-            raise ProblemsError.one(what, made.where, fix, "import.too-long")
-    importer = next((each for each in reversed(PROJECT_IMPORTERS.values()) if each.recognizes(made)), None)
+            raise ProblemsError.one(what, opened.where, fix, "import.too-long")
+    importer = next((each for each in reversed(PROJECT_IMPORTERS.values()) if each.recognizes(opened)), None)
     if importer is None:
-        if (foreign := foreign_problem(made.json or made.toml, made.where)) is not None:
+        if (foreign := foreign_problem(opened.json or opened.toml, opened.where)) is not None:
             raise ProblemsError([foreign])
-        if made.text.lstrip("\ufeff \t\r\n").startswith("{"):
-            parse_json(made.text, made.where, "correct it, or save it again")
-        elif made.suffix == ".toml":
-            parse_toml(made.text, made.where, "correct that line")
+        if opened.text.lstrip("\ufeff \t\r\n").startswith("{"):
+            parse_json(opened.text, opened.where, "correct it, or save it again")
+        elif opened.suffix == ".toml":
+            parse_toml(opened.text, opened.where, "correct that line")
         what = "The settings of no known program are in this text"
-        raise ProblemsError.one(what, made.where, EXPECTED, "import.unknown")
-    return importer.read(made)
+        raise ProblemsError.one(what, opened.where, EXPECTED, "import.unknown")
+    return importer.read(opened)
 
 
 for module in (sd_scripts, kohya_ss, onetrainer, lora_file):
