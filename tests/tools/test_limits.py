@@ -1,24 +1,44 @@
 """Limits and tables of tools, each at its edge, on small tensors and texts."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
+from core.settings.tools.images import NumberSettings
 from core.settings.tools.loras import ResizeLoraSettings
 from core.settings.tools.merge_models import MergeModelsSettings
+from core.settings.tools.upscale import LatentUpscalerSettings
+from core.tools import output
+from core.tools.images import latent_upscaler
+from core.tools.images.folders import Copies, _bad_output, natural_order
+from core.tools.images.number import numbered_stems
+from core.tools.loras.merge_lora_to_model import _cast, _Unfit
 from core.tools.loras.resize_lora import _cap, _method_problems, _rank, needed_rank
 from core.tools.loras.singular_values import _needed, _quantile, _usual, values_of
 from core.tools.loras.sums import Term, averaged, averaged_as_sd_scripts, concatenated, concatenated_as_sd_scripts
 from core.tools.loras.svd import Product, clamped, decompose
 from core.tools.merges import ratios_of
-from core.tools.metadata.rules import TagRules, clean_tags
+from core.tools.metadata.rules import (
+    NeverSettles,
+    Replacement,
+    TagRules,
+    clean_tags,
+    cleaner_of_captions,
+    endless,
+    read_replacements,
+)
+from core.tools.models import merge_models
+from core.tools.models.convert_model import _other_scale, misnamed
 from core.tools.models.header_edit import replace_header, restore_header, with_metadata
 from core.tools.models.merge_models import _weights
 from core.tools.models.strip_metadata import private_paths, stripped
 from core.tools.output import output_file
+from tests.refusals import refused
 from tests.tools.models.test_file_metadata import with_private
 
 VALUES = torch.tensor([4.0, 2.0, 1.0, 1.0])  # sum 8, squares 22
@@ -276,3 +296,232 @@ def test_loras_add_up_to_their_change_and_the_sign_is_downs():
     assert alpha == 4 and up.item() == pytest.approx(3 + 0.5) and down.item() == pytest.approx(5 - 3.5)
     up, down, alpha = concatenated_as_sd_scripts([first, second])
     assert alpha == 4 and up.tolist() == [[3.0, 0.5]] and down.tolist() == [[5.0], [-3.5]]
+
+
+# ---- merged models
+
+
+@pytest.mark.parametrize(
+    ("given", "codes"),
+    [
+        ({"models": ["a"]}, ["merge.model-count"]), ({"models": ["a"] * 2}, []), ({"models": ["a"] * 99}, []),
+        ({"models": ["a"] * 100}, ["merge.model-count"]), ({"models": ["a"] * 2, "method": "add_difference"}, ["merge.model-count"]),
+        ({"models": ["a"] * 3, "method": "add_difference"}, []), ({"models": ["a"] * 3, "method": "sigmoid"}, ["merge.model-count"]),
+        ({"models": ["a"] * 2, "method": "sigmoid", "multiplier": 0}, []),
+        ({"models": ["a"] * 2, "method": "sigmoid", "multiplier": 1}, []),
+        ({"models": ["a"] * 2, "method": "sigmoid", "multiplier": -0.01}, ["merge.bad-multiplier"]),
+        ({"models": ["a"] * 2, "method": "sigmoid", "multiplier": 1.01}, ["merge.bad-multiplier"]),
+        ({"models": ["a"] * 2, "multiplier": 2}, []), ({"models": ["a"] * 3, "method": "add_difference", "multiplier": 2}, []),
+    ],
+)  # fmt: skip
+def test_how_many_models_a_method_takes(monkeypatch, given, codes):
+    monkeypatch.setattr(merge_models, "model_file", lambda name, workspace, where: Path(name))
+    monkeypatch.setattr(merge_models, "_open_model", lambda path, *more: path)
+    problems = []
+    found = merge_models._opened(MergeModelsSettings(**given), None, None, problems)
+    assert ([each.code for each in problems], len(found)) == (codes, len(given["models"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"ratios": "1"}, "merge.bad-ratios"), ({"ratios": "1, -1"}, "merge.bad-ratios"), ({"ratios": "1, x"}, "merge.bad-ratios"),
+        ({"ratios": "1, -1", "compatibility": "sd-scripts"}, None), ({"ratios": "1, -0.999"}, None),
+        ({"block_weights": "1, 2"}, "merge.block-weights"), ({"block_weights": ", ".join(["1"] * 25)}, None),
+        ({"models": ["a"] * 3, "block_weights": "ALL"}, "merge.block-weights"),
+        ({"models": ["a"] * 3, "block_weights": "ALL", "method": "add_difference"}, None), ({"block_weights": "ALL"}, None),
+    ],
+)  # fmt: skip
+def test_ratios_and_block_weights_that_cannot_be(given, code):
+    problems, settings = [], MergeModelsSettings(**{"models": ["a", "b"], **given})
+    found = _weights(settings, [SimpleNamespace(kind=SimpleNamespace(family="sd1"))] * 2, problems)
+    assert [each.code for each in problems] == ([code] if code else []) and (found is None) == (code is not None)
+
+
+def test_the_plain_multiplier_is_the_second_models_share():
+    for ratios, compatibility, share in (
+        ("", "none", 0.5),
+        ("0.6, 0.2", "none", 0.25),
+        ("3", "none", 0.5),
+        ("1, 2, 3", "none", 0.5),
+    ):
+        assert MergeModelsSettings(models=["a"], ratios=ratios, compatibility=compatibility).even_multiplier == share
+    assert MergeModelsSettings(models=["a"], ratios="3, 2", compatibility="sd-scripts").even_multiplier == 2
+    assert MergeModelsSettings(models=["a"], ratios="1, -1").even_multiplier == -1
+    assert MergeModelsSettings(models=["a"], method="sigmoid", multiplier=0.3, ratios="1, 9").even_multiplier == 0.3
+
+
+@pytest.mark.parametrize(
+    ("given", "keys"),
+    [
+        ({}, "ux uy c"), ({"unet_only": True}, "ux uy"), ({"method": "add_difference"}, "ux"),
+        ({"compatibility": "sd-scripts"}, "ux uy uz c"), ({"compatibility": "sd-scripts", "unet_only": True}, "ux uy uz"),
+    ],
+)  # fmt: skip
+def test_which_tensors_are_mixed(given, keys):
+    names = {"ux": f"{UNET}x", "uy": f"{UNET}y", "uz": f"{UNET}z", "c": "cond_stage_model.c"}
+    tensors = [{names[key]: None for key in each.split()} for each in ("ux uy uz c", "ux uy", "ux c")]
+    found = merge_models._mixed_keys(MergeModelsSettings(models=["a"] * 3, **given), tensors)
+    assert found == [names[key] for key in keys.split()]
+
+
+def test_models_are_of_one_family_prediction_and_shape():
+    def model(family="sd1", prediction="epsilon", shape=(2, 2)):
+        kind, tensors = (
+            SimpleNamespace(family=family, variant="", prediction=prediction),
+            {"a": SimpleNamespace(shape=shape)},
+        )
+        return SimpleNamespace(path=Path("m"), kind=kind, tensors=tensors, floats=tensors)
+
+    for other, codes in (
+        (model(), []),
+        (model("sdxl", "v", (1,)), ["merge.other-family"]),
+        (model(prediction="v"), ["merge.other-prediction"]),
+        (model(prediction=None), []),
+        (model(shape=(2, 3)), ["merge.other-shape"]),
+        (model(prediction="v", shape=(4,)), ["merge.other-prediction", "merge.other-shape"]),
+    ):
+        assert [each.code for each in merge_models._misfits([model(), model(), other])] == codes
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "code"),
+    [(65504.0, "float16", None), (70000.0, "float16", "merge.overflow"), (70000.0, "bfloat16", None)]
+    + [(float("nan"), "float32", "weights.not-finite"), (float("-inf"), "float16", "weights.not-finite")],
+)
+def test_a_merged_tensor_has_finite_values_that_its_precision_holds(value, dtype, code):
+    mixed, kind = torch.tensor([1.0, value]), getattr(torch, dtype)
+    part = SimpleNamespace(read=lambda: torch.ones(1))
+    if code is None:
+        assert merge_models._checked("a", [(1.0, Path("m"), part)], mixed, kind).dtype == kind
+        assert _cast(mixed, kind).dtype == kind
+        return
+    with refused(code):
+        merge_models._checked("a", [(1.0, Path("m"), part)], mixed, kind)
+    with pytest.raises(_Unfit):
+        _cast(mixed, kind)
+
+
+# ---- images
+
+
+def test_names_are_ordered_by_their_numbers():
+    names = ["fox10", "Fox2", "fox", "2", "a1b10", "a1b9", "10"]
+    assert sorted(names, key=natural_order) == ["2", "10", "a1b9", "a1b10", "fox", "Fox2", "fox10"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({}, "0 images"), ({"written": [Path("a")]}, "1 image"), ({"captions": 1}, "0 images; 1 caption with them")]
+    + [({"skipped": [(Path("a"), "b")], "others": 2}, "0 images; 1 skipped; 2 other files not copied")],
+)
+def test_the_report_of_copies(tmp_path, given, words):
+    first, *rest = words.split("; ")
+    assert Copies(Path("/o"), **given).sentence().split("; ") == [f"{first} saved in /o", *rest]
+
+
+def test_images_are_numbered_folder_by_folder_and_files_of_one_name_alike():
+    paths = [Path(name) for name in ("a/fox10.png", "a/fox2.png", "a/fox2.jpg", "b/x.png")]
+    settings = NumberSettings(folder="a", number_prefix="n", number_start=7, number_digits=3)
+    assert numbered_stems(paths, settings) == dict(zip(paths, ("n008", "n007", "n007", "n007"), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [("in", "tools.output-inside-folder"), ("in/below", "tools.output-inside-folder"), ("file", "tools.output-is-file")]
+    + [("in-2", None), ("out/new", None), (".", None)],
+)
+def test_copies_go_to_another_folder(tmp_path, where, code):
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").touch()
+    found = _bad_output(NumberSettings(folder="a"), tmp_path / where, tmp_path / "in")
+    assert [each.code for each in found] == ([code] if code else [])
+
+
+@pytest.mark.parametrize(("size", "free", "codes"), [(10, 10, []), (11, 10, ["tools.no-room"]), (0, 0, [])])
+def test_a_result_needs_room_on_its_disk(monkeypatch, tmp_path, size, free, codes):
+    monkeypatch.setattr(output, "free_disk", lambda folder: free)
+    source = tmp_path / "in.safetensors"
+    source.touch()
+    assert [each.code for each in output.output_problems(tmp_path / "a.safetensors", [source], size, "a")] == codes
+    (tmp_path / "b.safetensors").touch()
+    for name, code in (("in", "tools.output-is-input"), ("b", "tools.output-exists")):
+        (found,) = output.output_problems(tmp_path / f"{name}.safetensors", [source], size, "a")
+        assert found.code == code
+    (found,) = output.output_problems(tmp_path / "x.ckpt" / "a.safetensors", [source], size, "a")
+    assert found.code == "tools.output-format"
+    (found,) = output.output_problems(tmp_path / "a" / "b", [tmp_path / "a", tmp_path], 0, "a")
+    assert found.code == "tools.output-in-input"
+
+
+@pytest.mark.parametrize(
+    ("name", "result"), [("a.PNG", "a_upscaled.PNG"), ("a.webp", "a_upscaled.webp"), ("a.gif", "a_upscaled.png")]
+)
+def test_an_upscaled_image_has_its_format_or_is_png(name, result):
+    assert latent_upscaler._name(Path(name)) == result
+
+
+def test_two_images_that_would_become_one_file_are_told_and_so_is_a_file_as_folder(tmp_path):
+    for name in ("a.gif", "a.tiff", "b.gif"):
+        (tmp_path / name).touch()
+    for images, folder, codes in (
+        (["a.gif", "a.tiff"], None, {"upscale.same-name"}),
+        (["a.gif", "b.gif"], None, set()),
+        (["a.gif"], "b.gif", {"upscale.not-a-folder"}),
+    ):
+        paths = [tmp_path / name for name in images]
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(ProblemsError) as caught:
+            patch.setattr(latent_upscaler, "_images", lambda text, problems, paths=paths: paths)
+            given = LatentUpscalerSettings(output_dir=folder and str(tmp_path / folder))
+            latent_upscaler.plan(given, Workspace(tmp_path))
+        assert {code for code in caught.value.codes if code in ("upscale.same-name", "upscale.not-a-folder")} == codes
+
+
+@pytest.mark.parametrize(
+    ("target", "form", "told"),
+    [("a.ckpt", "diffusers", True), ("a", "diffusers", False), ("a.v1", "diffusers", False)]
+    + [("x.ckpt/a.safetensors", "safetensors", True), ("x/a.safetensors", "safetensors", False)],
+)
+def test_an_output_is_named_by_its_format(tmp_path, target, form, told):
+    assert [each.code for each in misnamed(tmp_path / target, form, "a")] == ["convert.output-format"] * told
+
+
+@pytest.mark.parametrize(
+    ("scale", "family", "told"),
+    [(0.18215, "sd1", False), (0.13025, "sd1", True), (0.13025, "sdxl", False), (0.18215, "sdxl", True), (None, "sdxl", False)],
+)  # fmt: skip
+def test_a_vae_of_another_scale_is_told(scale, family, told):
+    part = SimpleNamespace(config=None if scale is None else {"scaling_factor": scale})
+    assert [each.level for each in _other_scale(part, family, "a")] == ["warning"] * told
+
+
+# ---- captions
+
+
+@pytest.mark.parametrize(
+    ("line", "pair"),
+    [("a -> b", ("a", "b")), ('"a " -> ""', ("a ", "")), ("a->b -> c", ("a", "b -> c")), ("a ->", ("a", "")), ('"" -> b', None)]
+    + [("a", None), ("-> b", None)],
+)  # fmt: skip
+def test_a_line_of_replacements(line, pair):
+    found, problems = read_replacements([("1", line), ("2", "  ")])
+    assert [(each.old, each.new) for each in found] == ([pair] if pair else []) and len(problems) == (pair is None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "by_word", "never_ends"),
+    [("a", "aa", False, True), ("a", "aa", True, False), ("a", "a b", True, True), ("a", "b", True, False), ("a", "a", False, False)]
+    + [("+", "x+y", True, True)],
+)  # fmt: skip
+def test_a_replacement_that_finds_its_own_result_never_ends(old, new, by_word, never_ends):
+    assert endless([Replacement(old, new)], by_word) == [Replacement(old, new)] * never_ends
+
+
+def test_replacements_by_word_repeat_until_nothing_changes():
+    steps = [Replacement("b", "c"), Replacement("a", "b")]
+    assert cleaner_of_captions(steps, True)("a, ab, b") == "c, ab, c"
+    assert cleaner_of_captions(steps, False)("a, ab, b") == "b, bc, c"
+    with pytest.raises(NeverSettles):
+        cleaner_of_captions([Replacement("a", "b"), Replacement("b", "a")], True)("a")
+    assert [str(each) for each in (Replacement("a ", ""), Replacement("a", "b"))] == ['"a " -> ""', "a -> b"]
