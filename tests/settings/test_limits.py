@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.record.problems import MOST
-from core.settings.base import declared, settings_called
+from core.settings.base import declared, item_settings, settings_called
 from core.settings.blocks import COUNTS, SIDES, block_rates, block_sizes, blocks_in_words, numbers, rate_numbers
 from core.settings.check import build, shorten
 from core.settings.flags import read_flags
@@ -154,7 +153,7 @@ def test_more_texts_of_fields(path, text, value):
 @pytest.mark.parametrize(
     ("path", "text"),
     [("noise.min_snr_gamma", "12,345"), ("noise.min_snr_gamma", "999,000"), ("noise.min_snr_gamma", "-1,000")]
-    + [("optimizer.betas", "0,9"), ("optimizer.betas", "-01 1"), ("memory.text_cache_bytes", "1 EB")],
+    + [("optimizer.betas", "0,01"), ("optimizer.betas", "-01 1"), ("memory.text_cache_bytes", "1 EB")],
 )
 def test_more_texts_that_are_no_value(path, text):
     with is_refused("settings.bad-value"):
@@ -191,7 +190,7 @@ def test_values_in_words(path, value, text):
 
 
 def test_an_object_is_empty_or_json():
-    entry = next(entry for entry in FIELDS.values() if entry.kind == "object")
+    (entry,) = (each for each in item_settings(FIELDS["dataset.sources"]) if each.name == "custom_attributes")
     assert (text_of(entry, {}), value_from(entry, " ")) == ("", {})
     with is_refused("settings.bad-json"):
         value_from(entry, "[]")
@@ -245,10 +244,10 @@ def test_a_value_is_shown_in_sixty_characters(value, text):
     assert shorten(value) == text
 
 
-def test_many_unknown_names_are_counted_after_the_first_two_hundred():
-    found = problems_of(TrainJob, {"network": {f"zzzzzzzzzzzzz{n}": 1 for n in range(MOST + 5)}})
-    assert len(found) == MOST + 1 and found[-1].code == "problems.more" and "5 more" in found[-1].what
-    assert {each.code for each in found[:MOST]} == {"settings.unknown-name"}
+def test_of_many_unknown_names_only_the_first_are_compared_with_the_known_ones(monkeypatch):
+    monkeypatch.setattr("core.settings.check.MOST", 2)
+    found = problems_of(TrainJob, {"network": {f"zzzz{n}": 1 for n in range(5)}})
+    assert [each.code for each in found] == ["settings.unknown-name"] * 3 + ["settings.more-problems"] * 2
 
 
 @pytest.mark.parametrize(
@@ -286,7 +285,7 @@ def test_in_files_an_empty_setting_is_null_and_a_missing_one_is_told():
 
 @pytest.mark.parametrize(
     ("name", "fix"),
-    [("rankk", "network.rank"), ("min_snr", "noise.min_snr_gamma"), ("z" * 193, "remove it"), ("rank", "network.rank")],
+    [("rankk", "network.rank"), ("min_snr_gama", "noise.min_snr_gamma"), ("rank", "network.rank")],
 )
 def test_a_name_in_another_group_leads_to_its_own(name, fix):
     (found,) = problems_of(TrainJob, {"memory": {name: 1}})
@@ -434,7 +433,7 @@ def test_a_rate_is_far_at_three_times_the_usual():
         assert usual.far(rate) == way, rate
 
 
-@pytest.mark.parametrize(("number", "text"), [(1e-3, "0.001"), (9.99e-4, "1e-3"), (1.25e-3, "0.0013"), (2e10, "2e10")])
+@pytest.mark.parametrize(("number", "text"), [(1e-3, "0.001"), (9.99e-4, "1e-3"), (1.25e-3, "0.0013"), (2e10, "2e+10")])
 def test_short_rates(number, text):
     assert short(number) == text
 

@@ -308,7 +308,7 @@ BLOCKS = "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weig
         ("lora", {"network__train_text_encoder": True}, "memory.text_cache_bytes",
          "optimizer.text_encoder_lr optimizer.loraplus_text_encoder_lr_ratio method.stop_text_encoder_training"),
         ("lora", {"network__train_text_encoder": True, "network__train_unet": False},
-         "memory.text_cache_bytes optimizer.unet_lr optimizer.loraplus_unet_lr_ratio network.conv_rank "
+         "memory.text_cache_bytes optimizer.unet_lr optimizer.loraplus_unet_lr_ratio network.conv_rank network.train_norm "
          + " ".join(f"network.{name}" for name in BLOCKS),
          "optimizer.text_encoder_lr optimizer.loraplus_text_encoder_lr_ratio method.stop_text_encoder_training"),
         ("lora", {"network__network_weights": "a"}, "network.initialization",
@@ -320,8 +320,7 @@ BLOCKS = "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weig
         ("lora", ADAFACTOR,
          "optimizer.learning_rate optimizer.unet_lr optimizer.scale_lr optimizer.loraplus_lr_ratio"
          " optimizer.loraplus_unet_lr_ratio network.down_lr_weight network.mid_lr_weight network.up_lr_weight"
-         " schedule.lr_scheduler",
-         "schedule.lr_warmup_from_zero schedule.lr_scheduler_after"),
+         " schedule.lr_scheduler schedule.lr_scheduler_type schedule.lr_scheduler_steps", ""),
         ("lora", FIXED, "", ""),
         ("lora", {"noise__min_timestep": 5, "noise__max_timestep": 5},
          "noise.timestep_sampling noise.timestep_shift noise.stratified_timesteps", ""),
@@ -351,7 +350,7 @@ BLOCKS = "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weig
                   "model__compatibility": "sd-scripts-0.10"}, "schedule.max_train_steps", ""),
         ("lora", {"schedule__lr_scheduler_type": "StepLR"}, "schedule.lr_scheduler", "schedule.lr_scheduler_args"),
         ("lora", {"optimizer__optimizer_type": "AdamWScheduleFree"},
-         "schedule.lr_scheduler", "schedule.lr_scheduler_after"),
+         "schedule.lr_scheduler schedule.lr_scheduler_type schedule.lr_scheduler_steps schedule.lr_warmup_steps", ""),
         ("lora", {"hub__huggingface_repo_id": "a/b"}, "",
          "hub.huggingface_repo_type hub.huggingface_path_in_repo hub.huggingface_repo_visibility hub.async_upload"
          " hub.save_state_to_huggingface"),
@@ -360,8 +359,10 @@ BLOCKS = "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weig
         ("lora", {"model__family": "sd2"}, "", ""),
         ("lora", {"model__family": "sd1"}, "saving.sd2_projections", ""),
         ("lora", {"model__family": "sdxl"}, "model.clip_skip saving.sd2_projections", ""),
-        ("lora", {"method__prior": "model"}, "", "method.class_caption"),
-        ("tune", {"memory__fp8_base": True}, "memory.fp8_base_unet", "memory.fp8_base"),
+        ("lora", {"method__prior": "model"}, "", "method.class_caption dataset.prior_loss_weight"),
+        ("words", {"method__prior": "model"}, "", ""),
+        ("tune", {"method__prior": "model"}, "", "method.class_caption dataset.prior_loss_weight"),
+        ("tune", {"memory__fp8_base": True}, "", "memory.fp8_base memory.lowram"),
         ("tune", {"method__block_lr": [1e-6] * 25}, "optimizer.unet_lr", ""),
         ("tune", {"sharding__deepspeed": True, "sharding__zero_stage": 2}, "",
          "sharding.zero_stage sharding.offload_optimizer_device sharding.offload_param_device"
@@ -378,7 +379,7 @@ def test_what_is_grayed_and_what_is_freed(base, values, grayed, freed):
 
 def test_a_schedule_free_optimizer_and_a_file_without_metadata_gray_all_that_they_do_not_use():
     free = ineffective(job(optimizer__optimizer_type="AdamWScheduleFree"))
-    assert len(SCHEDULER) == 11 and {f"schedule.{name}" for name in SCHEDULER} <= free.keys()
+    assert len(SCHEDULER) == 13 and {f"schedule.{name}" for name in SCHEDULER} <= free.keys()
     relative = ineffective(job(**ADAFACTOR, schedule__lr_warmup_steps=1))
     assert {f"schedule.{name}" for name in SCHEDULER} - relative.keys() == {"schedule.lr_warmup_steps"}
     metadata = {entry.path for entry in declared(TrainJob) if entry.path.startswith("saving.metadata_")}

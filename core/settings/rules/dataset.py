@@ -8,6 +8,7 @@ from core.record.problems import Problem
 from core.settings.dataset.concepts import Concept, anywhere, concepts_of
 from core.settings.dataset.images import ImageSettings
 from core.settings.job import TrainJob
+from core.settings.methods import spec_of
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -112,7 +113,8 @@ def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
     if job.dataset.dataset_class:
         for name in ("folder", "sources", "reg_data_dir"):
             yield f"dataset.{name}", "ignored: a dataset class lists the images"
-    if not anywhere(job, lambda each: each.role == "regularization"):
+    by_model = job.method.prior == "model" and not spec_of(job).preserves_class
+    if not by_model and not anywhere(job, lambda each: each.role == "regularization"):
         yield "dataset.prior_loss_weight", "ignored: there are no regularization images"
     if job.method.traits.control_images:
         yield "dataset.masked_loss", "ignored: the mask folder holds control images"

@@ -105,4 +105,6 @@ SCHEDULER = (
     "lr_scheduler_type",
     "lr_scheduler_args",
     "lr_warmup_from_zero",
+    "lr_scheduler_steps",
+    "lr_scheduler_after",
 )
