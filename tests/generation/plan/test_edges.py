@@ -388,7 +388,8 @@ def test_a_refiner_is_on_the_device_with_the_model_or_alone():
     ("groups", "device", "sides", "images"),
     [
         ({"generate": {"count": 9}}, "cpu", (256, 256), 4), ({"generate": {"count": 9}}, "cpu", (256, 512), 2),
-        ({"generate": {"count": 1}}, "cpu", (64, 64), 1), ({"generate": {"count": 9}}, "cpu", (64, 64), 4), ({"generate": {"count": 9}}, "cpu", (1024, 1024), 1),
+        ({"generate": {"count": 1}}, "cpu", (64, 64), 1), ({"generate": {"count": 9}}, "cpu", (64, 64), 4),
+        ({"generate": {"count": 9}}, "cpu", (1024, 1024), 1),
         ({"generate": {"count": 9}}, "cuda", (64, 64), 1), ({"generate": {"count": 9, "batch_size": 3}}, "cuda", (64, 64), 3),
         ({"generate": {"count": 2, "batch_size": 3}}, "cpu", (64, 64), 2),
         ({"generate": {"count": 9}, "perceptual": {"clip_guidance_scale": 1}}, "cpu", (64, 64), 1),
