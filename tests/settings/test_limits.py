@@ -377,7 +377,7 @@ def test_a_rank_of_a_layer(line, split):
 def test_expressions_share_half_a_second_and_have_a_tenth_each():
     for count, each in ((1, 0.5), (2, 0.25), (5, 0.1), (50, 0.1)):
         choice = LayerChoice(build(TrainJob, {"network": {"layers": [f"a{n}." for n in range(count)]}}).network)
-        assert {entry._patterns[0]._left for entry in choice.chosen} == {pytest.approx(each)}
+        assert [entry._patterns[0]._left for entry in choice.chosen] == [pytest.approx(each)] * count
     ranked = build(TrainJob, {"network": {"layers": ["a."], "exclude_layers": ["b."], "layer_dims": ["c.=1", "d.=2"]}})
     choice = LayerChoice(ranked.network)
     entries = [*choice.chosen, *choice.excluded, *(entry for entry, _ in choice.ranked)]

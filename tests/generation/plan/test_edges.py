@@ -317,9 +317,10 @@ def test_a_grid_has_at_most_a_thousand_images():
 
 def test_the_steps_of_a_grid_are_those_of_its_cells():
     axes = {"x_axis": "steps", "x_values": "1,2", "y_axis": "cfg scale", "y_values": "1,2,3"}
-    assert expected_steps(job := grid_job(**axes), axes_of(job)) == 9
-    axes |= {"z_axis": "hires upscale", "z_values": "none, 2"}
-    assert expected_steps(job := grid_job(**axes), axes_of(job)) == 3 * (1 + 2 + 2 + 4)
+    job = grid_job(**axes)
+    assert expected_steps(job, axes_of(job)) == 9
+    job = grid_job(**axes, z_axis="hires upscale", z_values="none, 2")
+    assert expected_steps(job, axes_of(job)) == 3 * (1 + 2 + 2 + 4)
 
 
 @pytest.mark.parametrize(
