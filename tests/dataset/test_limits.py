@@ -1,7 +1,9 @@
 """Limits, tables and names of a dataset, each at its edge."""
 
 import os
+import random
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -11,15 +13,17 @@ from core.dataset.buckets.aspect_ratio import fit_to_bucket
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.length import advised_epochs
 from core.dataset.buckets.placing import merged
+from core.dataset.buckets.rotation import Turn
 from core.dataset.buckets.validation_split import automatic_count, held_out
 from core.dataset.caches.files import prune
 from core.dataset.captions import history as history_module
 from core.dataset.captions.files import Caption
 from core.dataset.captions.history import Change, History
+from core.dataset.doctor.captions import SIMILAR, _similar_pairs
 from core.dataset.doctor.trash import companions, put_away, put_away_lately, put_back, split_label
 from core.dataset.images.look import Look
 from core.dataset.sources import files
-from core.dataset.sources.files import is_image_name, is_junk, real_kind, repeats_and_words, without_face
+from core.dataset.sources.files import is_image, is_image_name, is_junk, real_kind, repeats_and_words, without_face
 from core.dataset.sources.folders import roots_of
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.walk import walk
@@ -197,6 +201,59 @@ def placed(width, height, bucket, **more):
 def test_an_image_that_is_enlarged_by_more_than_a_twentieth_is_told(side, codes):
     given = placed(1000, 1000, (side, side))
     assert given.placement.scale == side / 1000 and [each.code for each in size_advice([given])] == codes
+
+
+def test_of_enlarged_images_the_most_enlarged_is_named_first():
+    given = [replace(placed(1000, 1000, (side, side)), image=image(side)) for side in (1100, 1900, 1500)]
+    (told,) = size_advice(given)
+    places = [told.what.index(f"{side}.png") for side in (1900, 1500, 1100)]
+    assert places == sorted(places) and "1.9 times" in told.what
+
+
+def test_a_rotation_goes_on_where_the_last_epoch_ended_in_an_order_of_its_own():
+    given = [replace(placed(8, 8, (8, 8)), image=image(n)) for n in range(5)]
+    turn = Turn(given, 2, "fox")
+    shown = [each.image.key[1] for epoch in range(3) for each, _ in turn.of_epoch(epoch)]
+    assert shown == ["3.png", "0.png", "2.png", "4.png", "1.png", "3.png"] and len(turn) == 2 and turn.pool == 5
+    assert Turn([], 2, "fox").of_epoch(1) == [] and Turn(given, 0, "fox").images == []
+
+
+def test_captions_are_alike_exactly_where_nine_in_ten_of_their_words_are():
+    draw = random.Random(3)
+    common = "abcdefghijklmnopqrs"
+    sets = [
+        frozenset(common[: draw.randint(9, 19)]) | set(draw.sample("tuvwxyz", draw.randint(0, 2))) for _ in range(60)
+    ]
+    sets.append(sets[0])
+    pairs = {pair for pair in combinations(range(len(sets)), 2) if _alike(*(sets[n] for n in pair))}
+    found = set(_similar_pairs(sets))
+    assert found <= pairs and _joined(found, len(sets)) == _joined(pairs, len(sets)) and len(pairs) > 40
+
+
+def _alike(one, other):
+    return len(one & other) >= SIMILAR * len(one | other)
+
+
+def _joined(pairs, number):
+    """For each set the smallest number of those that it is joined with, through others too."""
+    group = list(range(number))
+    for a, b in sorted(pairs):
+        low, high = sorted((group[a], group[b]))
+        group = [low if each == high else each for each in group]
+    return group
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [("a.png", b"no", True), ("a", PNG, True), ("a", b"no", False), ("a.jpg_large", PNG, True), ("a.txt", PNG, False)]
+    + [("a.safetensors", PNG, False)],
+)  # fmt: skip
+def test_a_file_of_an_unknown_ending_is_an_image_by_its_content(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    assert is_image(tmp_path / name, name) is expected
 
 
 @pytest.mark.parametrize(("width", "codes"), [(2000, []), (2002, ["image.cropped"])])

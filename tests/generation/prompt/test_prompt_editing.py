@@ -102,6 +102,8 @@ def test_no_text_takes_long(part):
         ("a [b:c:20] [b:c:0]", [("[b:c:20]", "prompt.idle-edit"), ("[b:c:0]", "prompt.idle-edit")]),
         ("[{a|b}:c:5] [{a|b}] [a:b:{3|4}]", []),
         ("[<lora:ink:1>cat:3] a", [("<lora:ink:1>", "prompt.edited-lora")]),
+        ("a fox AND [<lora:ink:1>cat:3] a", [("<lora:ink:1>", "prompt.edited-lora")]),
+        ("a fox, [cat:3] AND <lora:ink:1> a", []),
         ("a <hypernet:ink:1> b", [("<hypernet:ink:1>", "prompt.unknown-tag")]),
         ("a [cat:dog:0.5", [("[", "prompt.open-bracket")]),
         ("a cat:dog:0.5]", [("]", "prompt.extra-bracket")]),
