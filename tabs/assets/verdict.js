@@ -197,6 +197,7 @@
   };
   const drawAnswers = () => {
     if (!blind) return;
+    parts.answers.dataset.number = data.blind.number;
     const waits = answered === `${data.blind.number}`, result = data.preferred;
     for (const node of parts.answers.querySelectorAll("[data-outcome]")) node.disabled = waits || (node.dataset.outcome === "undo" && data.blind.number === 1);
     const left = result ? result.least - result.choices : 10;

@@ -75,7 +75,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
         paths += [folder.path / "grid.json", folder.cells]
     entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed")) if verdict else None
     averages = page.averages.get(run.name)
-    task = averages and (averages.done, averages.text)
+    task = averages and (id(averages), averages.done)
     return (
         files,
         facts.get("best"),
