@@ -73,6 +73,7 @@
     if (outcome === "undo" && pair.number === 1) return;
     answered = `${pair.number}`;
     setTimeout(() => { if (data && data.blind && data.blind.number === pair.number) { answered = ""; draw(); } }, 3000);  // it was refused or lost
+    parts.stage.focus({preventScroll: true});  // a disabled button takes no key
     drawAnswers();
     send("verdict_choose", {left: pair.left, right: pair.right, prompt: pair.prompt, outcome});
   };
@@ -208,7 +209,7 @@
     show(holder, !blind);
     if (!atelier.differs(holder, [one.file, one.kept, one.gone])) return;
     const what = one.kept === null ? [button("Keep this one", () => keep(true), "primary", {title: "Marks it in Runs and Generate (K)", disabled: one.gone})]
-      : [h("span", {class: "good"}, `Kept as ${one.kept}`), button("Undo", () => keep(false), "small quiet", {"aria-label": `Do not keep ${one.label}`})];
+      : [h("span", {class: "good"}, `Kept as ${one.kept}`), button("Undo", () => keep(false), "small quiet", {"aria-label": `Undo keeping ${one.label}`})];
     holder.replaceChildren(...what);
   };
   const drawAverage = () => {
