@@ -104,7 +104,7 @@
     show(holder, Boolean(news));
     if (!news) { data = null; return; }
     if (!build()) return;
-    if (!data || data.run !== news.run) { blind = base = false; column = row = 0; }
+    if (!data || data.run !== news.run) { blind = base = false; column = row = 0; answered = ""; }
     data = news;
     for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.film, parts.blind, parts.all, parts.strengths]) show(node, Boolean(data.columns));
     parts.problems.replaceChildren(...(data.problems ? [atelier.problems(data.problems)] : []));
