@@ -12,7 +12,7 @@ SHARED = 0.8  # of the captions have a tag that counts as the trigger word
 LONGEST = 300  # characters of a caption
 SAMPLES, HELD_OUT, NEW, PLAIN = 4, 2, 3, 2  # how many prompts of each kind
 CONTEXTS = (
-    "in a snowy forest",
+    "in a forest in the snow",
     "on a beach at sunset",
     "in a city street at night",
     "in a library full of books",
@@ -63,7 +63,10 @@ def proposed_prompts(
     }
     columns = [[ProposedPrompt(text, shows) for text in texts] for shows, texts in kinds.items()]
     rounds = [each for row in zip_longest(*columns) for each in row if each is not None and each.text.strip()]
-    return list({each.text: each for each in reversed(rounds)}.values())[::-1]
+    first: dict[str, ProposedPrompt] = {}
+    for each in rounds:
+        first.setdefault(each.text, each)
+    return list(first.values())
 
 
 def trigger_of(explicit: Iterable[str | None], captions: Sequence[str]) -> str:

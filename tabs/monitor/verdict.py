@@ -204,7 +204,7 @@ def _blind(
     page: Page, columns: Sequence[Mapping[str, Any]], prompts: Sequence[str], images: Images, choices: Sequence[Choice]
 ) -> dict[str, Any] | None:
     """The next two images to choose between, without names; None without two of one prompt."""
-    names = [column["file"] for column in columns[1:]]
+    names = [column["file"] for column in columns[1:] if not column["gone"]]
     at = {(prompts[row], columns[column]["file"]): path for (row, column), path in images.paths.items() if column}
     pairs: list[Pair] = [
         (one, other, prompt)

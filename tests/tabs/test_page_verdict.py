@@ -53,7 +53,7 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     expect(label).to_contain_text("step 40")
     tab.keyboard.press("k")
     expect(card.locator(".verdict-keep")).to_contain_text("Kept as")
-    assert [name[-19:] for name in read_kept(run.folder)] == ["-step00000040.safetensors"[-19:]]
+    assert [*read_kept(run.folder)] == ["checkpoints/verdict-step00000040.safetensors"]
 
     tab.keyboard.press("b")
     expect(card.locator(".verdict-film")).to_be_hidden()

@@ -6,17 +6,24 @@ import json
 import os
 
 import pytest
-from made_runs import dataset
+import torch
+from made_runs import dataset, make_run
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from test_grids import RUN, desk, trained  # noqa: F401
 from work_parts import image
 
-from core.engine.verdict import FILE, read_verdict
+from core.engine.average import average_weights, save_average
+from core.engine.verdict import FILE, label_of, read_verdict
+from core.engine.view import RunView
 from core.generation.grids.folder import list_grids
 from core.generation.grids.plan import grid_of
 from core.generation.grids.reuse import reuse
+from core.record.cancel import CancelToken
 from core.record.kept import read_kept
 from core.record.preference import read_choices
+from core.record.run_folder import RunFolder
+from core.record.workspace import PROJECT, Workspace
 from core.settings.job import TrainJob
 from tabs.monitor import verdict
 from tests.refusals import refused
@@ -69,12 +76,12 @@ def test_a_run_that_ended_shows_its_samples_at_once_and_the_images_of_its_grid_a
     make(folder, (0, 0, 0), (1, 0, 0), (2, 0, 0), (1, 1, 0))
     shown = part(page)
     assert [[bool(cell) for cell in line] for line in shown["images"][:2]] == [[True] * 3, [False, True, False]]
-    assert shown["making"]["missing"] == 11 and folder.name in shown["images"][0][1]["whole"]
+    assert shown["making"]["missing"] == 11
     page.engine.entries = []
     folder.change(failed={(2, 1, 0): "The device ran out of memory"})
     assert part(page)["making"]["state"] == "stopped" and "memory" in part(page)["images"][1][2]["failed"]
     command(page, "grid")
-    assert len(page.engine.jobs) == 2 and list_grids(page.workspace) == list_grids(page.workspace)[:1], "it is resumed"
+    assert len(page.engine.jobs) == 2 and len(list_grids(page.workspace)) == 1, "it is resumed"
     command(page, "verdict_all")
     assert page.project.tab_state("Grids")["open"] == folder.name
 
@@ -154,3 +161,42 @@ def test_bad_input_is_said_or_leaves_nothing_to_show(page):
     gone = moved.model_copy(update={"samples": moved.samples.model_copy(update={"sample_prompts_file": "gone.txt"})})
     page.verdicts = {}
     assert verdict.part(page, RUN, facts, gone)["problems"]
+
+
+LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+def lora(path, number):
+    random = torch.Generator().manual_seed(number)
+    tensors = {
+        f"{LAYER}.lora_down.weight": torch.randn(4, 64, generator=random),
+        f"{LAYER}.lora_up.weight": torch.randn(32, 4, generator=random),
+        f"{LAYER}.alpha": torch.tensor(2.0),
+    }
+    save_file(tensors, path, {"ss_base_model_version": "sd_v1", "ss_network_module": "networks.lora"})
+    return tensors
+
+
+def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(tmp_path):
+    workspace = Workspace(outputs=tmp_path / "outputs", models=PROJECT / "models")
+    run = RunFolder(make_run(workspace.runs, "20260102-030405_fox", steps=40, saved=(20, 40)))
+    names = [f"fox-step{step:08d}.safetensors" for step in (20, 40)]
+    one, other = (lora(run.checkpoints / name, number) for number, name in enumerate(names))
+
+    def facts():
+        return RunView.read(run).snapshot(False)
+
+    path = save_average(run, facts(), names, False, workspace, CancelToken())
+    for name, value in load_file(path).items():
+        assert torch.allclose(value, (one[name] + other[name]) / 2, atol=1e-6), name
+    (added,) = [file for file in facts()["files"] if file["name"] not in names]
+    assert (added["path"], added["step"]) == (str(path), 40)
+    assert label_of(path.name, 40) == "average 20 to 40"
+    power = save_average(run, facts(), names, True, workspace, CancelToken())
+    weights = average_weights([20, 40], True)
+    for name, value in load_file(power).items():
+        assert torch.allclose(value, weights[0] * one[name] + weights[1] * other[name], atol=1e-6), name
+    assert save_average(run, facts(), names, False, workspace, CancelToken()) not in (path, power)
+    for too_few in ([], names[:1], [names[0], "gone.safetensors"]):
+        with refused("average.too-few"):
+            save_average(run, facts(), too_few, False, workspace, CancelToken())
