@@ -90,8 +90,8 @@ def test_more_prompts_are_a_grid_that_takes_over_equal_cells_which_no_file_has_c
     command(page, "grid")
     (first,) = list_grids(page.workspace)
     make(first, *((x, y, 0) for x in range(3) for y in range(5)))
-    assert part(page)["making"]["state"] == "done" and part(page)["making"]["more"] > 0
     page.engine.entries = []
+    assert part(page)["making"]["state"] == "done" and part(page)["making"]["more"] > 0
     run = page.workspace.runs / RUN
     os.utime(run / "checkpoints" / "fox-step00000040.safetensors", (2e9, 2e9))  # trained again since
     command(page, "grid", more=True)

@@ -47,7 +47,9 @@ def _images_of(folder: GridFolder, run: str, workspace: Workspace) -> list[tuple
 
 
 def _key(job: GenerateJob) -> str:
-    return job.model_dump_json()
+    """The settings as text; a variation seed without strength, drawn for each grid, changes no image and is left out."""
+    without = {} if job.generate.variation_strength else {"generate": {"variation_seed"}}
+    return job.model_dump_json(exclude=without)
 
 
 def _is_older(image: Path, job: GenerateJob, workspace: Workspace) -> bool:
