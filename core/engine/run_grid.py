@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from core.settings.names import without_signs
 from core.settings.presets.files import to_values
 
 STRENGTHS = (0.6, 0.8, 1.0)
+BASE_MODEL = "base model"
+AVERAGE = re.compile(r"-average-(\d+)-to-(\d+)(-power)?(-\d+)?$")  # ends the name of an average of checkpoints
 MOST_CHECKPOINTS, MOST_PROMPTS = 12, 12
 # Options that make a sample again, written behind its prompt: the field of SamplePrompt, its switch.
 SWITCHES = (
@@ -53,20 +56,25 @@ def run_grid_of(
     workspace: Workspace,
     strengths: Sequence[float] = STRENGTHS,
     instead: str = "",
+    prompts: Sequence[SamplePrompt] = (),
 ) -> RunGrid:
     """The grid of a finished run. Raises ProblemsError without checkpoints or prompts.
 
-    facts    the run's snapshot        instead   prompt to use for a run without sample prompts
+    facts      the run's snapshot        instead   prompt to use for a run without sample prompts
+    strengths  of LoRAs and ControlNets; without them each has its usual strength, and no axis
+    prompts    instead of the run's sample prompts
     """
-    steps = _spread(sorted({file["step"] for file in facts["files"]}), facts.get("best"))
+    saved = [file for file in facts["files"] if not is_average(file["name"])]
+    averages = [Path(file["path"]) for file in facts["files"] if is_average(file["name"])][:MOST_CHECKPOINTS]
+    steps = _spread(sorted({file["step"] for file in saved}), facts.get("best"))
     if not steps:
         fix = "wait until it has saved one"
         raise ProblemsError.one("This run has no saved file", str(facts["run"]), fix, "run.no-file")
     base = find_file(job.model.base_model, workspace)
-    prompts = _prompts(job, base, instead)
-    by_step = {step: [Path(file["path"]) for file in facts["files"] if file["step"] == step] for step in steps}
-    files: list[Path | None] = [None, *(paths[0] for paths in by_step.values())]
-    values = [NONE, *(portable_name(paths[0], workspace) for paths in by_step.values())]
+    prompts = prompts or _prompts(job, base, instead)
+    by_step = {step: [Path(file["path"]) for file in saved if file["step"] == step] for step in steps}
+    files: list[Path | None] = [None, *(paths[0] for paths in by_step.values()), *averages]
+    values = [NONE, *(portable_name(path, workspace) for path in files if path is not None)]
     grid: dict[str, str] = {"name": f"{safe_name(str(facts['title']))[:60]} checkpoints"}
     letters = iter("yz")
     if job.method.traits.new_words:
@@ -77,8 +85,10 @@ def run_grid_of(
         values[0] = job.model.base_model
     else:
         files_of, strength_of = (CONTROL, WEIGHT) if job.method.traits.control_images else (LORA, STRENGTH)
-        grid |= {"x_axis": files_of, "y_axis": strength_of, "y_values": ", ".join(f"{each:g}" for each in strengths)}
-        next(letters)
+        grid["x_axis"] = files_of
+        if strengths:
+            grid |= {"y_axis": strength_of, "y_values": ", ".join(f"{each:g}" for each in strengths)}
+            next(letters)
     grid["x_values"] = joined(values)
     prompts = prompts[: max(1, MOST_CELLS // (len(values) * max(len(strengths), 1)))]
     if len(prompts) > 1:
@@ -90,11 +100,17 @@ def run_grid_of(
             "model": to_values(job.model),
             "memory": to_values(job.memory),
             "grid": grid,
-            "generate": _alone(prompts[0], job),
+            "generate": _alone(prompts[0], job) | ({"negative_prompt": ""} if len(prompts) > 1 else {}),
             "controls": {"control_image": prompts[0].control},
         },
     )
-    return RunGrid(grid_job, {"x": ["base model", *(_note(facts, step) for step in steps)]}, files)
+    notes = [BASE_MODEL, *(_note(facts, step) for step in steps), *("average" for _ in averages)]
+    return RunGrid(grid_job, {"x": notes}, files)
+
+
+def is_average(name: str) -> bool:
+    """Whether a checkpoint of this name is an average of others."""
+    return AVERAGE.search(Path(name).stem) is not None
 
 
 def _spread(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[int]:

@@ -19,7 +19,7 @@
 
   atelier.chooseRun = (name, quiet) => {
     atelier.chosenRun = name || "";
-    for (const part of ["run", "loss", "watch", "rates", "samples", "log", "files", "best"]) delete atelier.have[part];
+    for (const part of ["run", "loss", "watch", "rates", "samples", "log", "files", "best", "verdict"]) delete atelier.have[part];
     if (!quiet) atelier.keepAddress();
   };
   /** A run that is stopped stays in view, also when the next job begins, until Monitor is left or another one is started. */
@@ -37,7 +37,7 @@
     if (openBefore === "Monitor" && stopped && stopped === atelier.chosenRun) atelier.chooseRun("", true);
     openBefore = open;
     stopped = "";
-    const own = {Monitor: ["run", "begins", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files", "best"], Train: ["form", "checks", "forecast", "works", "catalog"], Runs: ["queue"], Tools: ["works", "catalog", "tool_files", "keys"]}[open] || [];
+    const own = {Monitor: ["run", "begins", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files", "best", "verdict"], Train: ["form", "checks", "forecast", "works", "catalog"], Runs: ["queue"], Tools: ["works", "catalog", "tool_files", "keys"]}[open] || [];
     for (const part of own) delete atelier.have[part];
   }, 100);
 
@@ -132,6 +132,7 @@
     says(button, true);
     if (name === "stop") atelier.stay(pressed);
     atelier.command(name, {run: run.run, entry: run.entry, ask: atelier.ask()});
+    if (name === "grid") byId("verdict").scrollIntoView({block: "start"});
     if (name === "settings") setTimeout(() => atelier.goTo("Train"), 250);
     /* Sampling and saving leave the state as it is: the button comes back by itself. */
     setTimeout(() => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate", "grid"].includes(name) ? 3000 : 20000);

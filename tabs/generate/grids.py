@@ -36,6 +36,7 @@ from core.record import atomic
 from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import clock, count
+from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GridJob
 from core.settings.presets.files import to_values
@@ -156,17 +157,8 @@ class Grids:
             (len({each.value for each in axis.values}) for axis in axes if axis.setting == "model.base_model"), 1
         )
         words = [count(cells, "image"), count(steps, "step"), count(loads, "model load")]
-        pace = self._pace()
-        return ", ".join([*words, *([f"about {clock(pace * steps)}"] if pace else [])]), False
-
-    def _pace(self) -> float:
-        """Seconds per step in the newest grid; 0 if unknown."""
-        for folder in list_grids(self.page.workspace)[:LISTED]:
-            with suppress(ProblemsError):
-                content = folder.content()
-                if content.steps and content.seconds:
-                    return content.seconds / content.steps
-        return 0.0
+        each = pace(self.page.workspace)
+        return ", ".join([*words, *([f"about {clock(each * steps)}"] if each else [])]), False
 
     def _earlier(self, folder: GridFolder) -> view.Earlier | None:
         try:
@@ -180,9 +172,7 @@ class Grids:
         return view.Earlier(folder.name, content.title, len(folder.generated()), total, len(content.failed), doing)
 
     def _entry(self, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:
-        """The newest job of a grid in the queue, in one of these states."""
-        entries = [entry for entry in self.page.engine.queue() if entry.task == "grid" and entry.state in states]
-        return next((each for each in reversed(entries) if each.job.get("grid", {}).get("folder") == name), None)
+        return entry_of(self.page, name, states)
 
     def _open(self) -> tuple[GridFolder, GridContent] | None:
         name = str(self._state().get("open", ""))
@@ -300,6 +290,7 @@ class Grids:
         folder = GridFolder.named(name, self.page.workspace)
         if self._entry(name) is None:
             queue(self.page, folder)
+            show(self.page, name)
 
     def _delete(self, name: str) -> None:
         folder = GridFolder.named(name, self.page.workspace)
@@ -369,18 +360,45 @@ class Grids:
 
 def submit(page: Page, job: GridJob, run: str = "", notes: Mapping[str, Sequence[str]] | None = None) -> None:
     """Check a grid, create its folder, queue it and open it. Raises ProblemsError."""
+    folder = begun(page, job, run, notes)
+    queue(page, folder)
+    show(page, folder.name)
+
+
+def begun(page: Page, job: GridJob, run: str = "", notes: Mapping[str, Sequence[str]] | None = None) -> GridFolder:
+    """The folder of a new grid whose settings are valid and allowed. Raises ProblemsError."""
     page.roots.admit(job)
     grid, _ = checked(job, page.workspace)
     raise_if_errors(dict.fromkeys(each for cell in grid.cells for each in page.roots.refused(cell.request.job)))
-    queue(page, begin(grid.job, page.workspace, run, notes))
+    return begin(grid.job, page.workspace, run, notes)
 
 
 def queue(page: Page, folder: GridFolder) -> None:
-    """Queue the missing cells of a grid, and open it."""
+    """Queue the missing cells of a grid."""
     job = folder.job()
     grid = job.grid.model_copy(update={"folder": folder.name})
     page.engine.submit("grid", job.model_copy(update={"grid": grid}), f"Grid: {folder.content().title}")
-    page.project.keep(STATE, page.project.tab_state(STATE) | {"open": folder.name})
+
+
+def show(page: Page, name: str) -> None:
+    """Open a grid in Generate."""
+    page.project.keep(STATE, page.project.tab_state(STATE) | {"open": name})
+
+
+def entry_of(page: Page, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:
+    """The newest job of a grid in the queue, in one of these states."""
+    entries = [entry for entry in page.engine.queue() if entry.task == "grid" and entry.state in states]
+    return next((each for each in reversed(entries) if each.job.get("grid", {}).get("folder") == name), None)
+
+
+def pace(workspace: Workspace) -> float:
+    """Seconds per sampling step in the newest grid; 0 if unknown."""
+    for folder in list_grids(workspace)[:LISTED]:
+        with suppress(ProblemsError):
+            content = folder.content()
+            if content.steps and content.seconds:
+                return content.seconds / content.steps
+    return 0.0
 
 
 def close(page: Page) -> None:

@@ -21,7 +21,7 @@ from core.settings.job import TrainJob
 from core.tasks import tasks
 from tabs.form.project import edited_by
 from tabs.generate.form import generate_with
-from tabs.generate.grids import of_run as grid_of_run
+from tabs.monitor import verdict
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.monitor.next_step import NextStep, next_step
 from tabs.pieces import piece
@@ -75,6 +75,7 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
         "address": page.tensorboard.address,
         "ready": page.tensorboard.ready,
     }
+    data["verdict"] = verdict.part(page, name, facts, _job_of(page, name))
     data["log"] = facts["log"]
     data["files"] = saved_files(page, facts["files"])
     return data
@@ -366,9 +367,8 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         prompt = generate_with(page, run)["prompt"]
         then = "Press Generate." if prompt else "Enter a prompt and press Generate."
         page.browsers.say(browser, "done", f"Loaded in Generate. {then}", go="Generate")
-    elif name == "grid":
-        grid_of_run(page, run)
-        page.browsers.say(browser, "done", "The grid of its checkpoints is in Generate.", go="Generate")
+    elif name in verdict.COMMANDS:
+        verdict.COMMANDS[name](page, data, browser)
     elif name == "tensorboard":
         page.tensorboard.open(run, page.workspace.runs / Path(run).name / "logs")
     elif name in page.commands:

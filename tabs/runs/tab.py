@@ -16,7 +16,6 @@ from core.record.units import count
 from core.settings.job import TrainJob
 from tabs.context import Page
 from tabs.generate import form as generate_form
-from tabs.generate import grids as generate_grids
 from tabs.markup import (
     AWAITED,
     board,
@@ -179,9 +178,6 @@ class Handlers:
             tabs = gr.Tabs(selected="Generate")
         elif act in ("mark", "unmark"):
             self.copies.keep(str(place.get("open", "")), arg, "" if act == "mark" else None)
-        elif act == "grid":
-            generate_grids.of_run(self.page, arg)
-            tabs = gr.Tabs(selected="Generate")
         elif act == "delete" and place.get("asking") and place.get("open") == arg:
             self.page.engine.delete_run(arg)
             place |= {"open": "", "asking": False, "copy": ""}

@@ -262,8 +262,8 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
     if run.files:
         does.append(button("draw", "Generate with it", run.name))
         if run.state not in ("running", "paused", "waiting"):
-            about = "A grid of its checkpoints by strengths by its sample prompts"
-            does.append(button("grid", "Compare checkpoints", run.name, title=about))
+            about = "Its checkpoints next to the base model, in Monitor"
+            does.append(f'<a class="btn" href="#Monitor/{quote(run.name)}" title="{about}">Compare checkpoints</a>')
     step = next_step(run.state, run.resumable_step, run.fix)
     if has_job and not (step and step.name == "settings"):
         does.append(button("use", "Use its settings", run.name))

@@ -342,7 +342,7 @@ class FakeEngine:
                 for step in [0, *(line[0] for line in run.loss if line[0] % 20 == 0)]
             ],
             "samples": sorted(run.samples, key=lambda item: (item["index"], item["step"])), "log": list(run.log),
-            "files": [{"name": path.name, "path": str(path), "bytes": 1000, "step": 0} for path in files],
+            "files": [{"name": path.name, "path": str(path), "bytes": 1000, "step": int(path.stem[-8:])} for path in files],
         }  # fmt: skip
 
     def watch(self, run_name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from work_parts import HOSTILE, event, make_page, said
 from core.engine.queue import QueueEntry
 from core.engine.view import RunView
 from core.generation.grids.folder import list_grids
+from core.record.cancel import CancelToken
 from core.record.kept import read_kept
 from core.record.run_folder import RunFolder
 from core.settings.check import build
@@ -42,8 +43,9 @@ class Queue(Engine):
         return build(TrainJob, parse(RunFolder(self.runs / run).job(), run).values)
 
     def light(self, work, *given, **about):
-        result = work(*given, task=SimpleNamespace(stage=lambda *told: None, token=None))
-        return SimpleNamespace(done=True, error=None, result=result, token=None)
+        token = CancelToken()
+        result = work(*given, task=SimpleNamespace(stage=lambda *told: None, token=token))
+        return SimpleNamespace(done=True, error=None, result=result, token=token)
 
 
 @pytest.fixture

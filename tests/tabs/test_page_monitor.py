@@ -23,6 +23,7 @@ STILL = [
     "#header-stop",
     "#theme-toggle",
 ]
+ABOVE = [*STILL[:3], "#header-stop", "#theme-toggle"]  # the comparison, which comes when a run has ended
 
 
 def test_a_started_run_is_watched_paused_and_resumed_survives_a_refresh_and_moves_nothing(window, served):
@@ -53,7 +54,7 @@ def test_a_started_run_is_watched_paused_and_resumed_survives_a_refresh_and_move
     tab.wait_for_selector("body[data-atelier=ready]")
     expect(tab.locator("#run-state")).to_have_text("paused")
     expect(tab.locator("#run-step")).to_have_text(step)
-    tab.evaluate(WATCH, STILL)
+    tab.evaluate(WATCH, ABOVE)
     served.engine.step_seconds, served.engine.sample_every = 0.02, 20
     tab.get_by_role("button", name="Resume", exact=True).click()
     expect(tab.locator("#run-state")).to_have_text("done")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from core.generation.grids.export import export
 from core.generation.grids.folder import GridFolder, Index
 from core.generation.grids.plan import Cell, Grid, Part, decided, grid_of
+from core.generation.grids.reuse import reuse
 from core.generation.images.output import encoded_image
 from core.generation.making import Progress, each_image
 from core.generation.model.store import ModelStore, make_store
@@ -65,6 +66,8 @@ def run_grid(
     grid = grid_of(folder.job(), workspace)
     for note in grid.notes:
         reports.warn(note)
+    if linked := reuse(folder, grid, workspace):
+        reports.say(f"{count(linked, 'image')} of earlier grids used again")
     work = Work(grid, folder, workspace, store, device, reports)
     folder.change(state="running", failed={})
     state = "failed"

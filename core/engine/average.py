@@ -1,0 +1,85 @@
+"""The average of some of a run's LoRA checkpoints, saved as one more checkpoint of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.record.cancel import CancelToken
+from core.record.commands import NoCommands
+from core.record.context import JobContext
+from core.record.events import Saved
+from core.record.journal import Journal, SilentJournal
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.workspace import Workspace
+from core.settings.tools.loras import MergeLorasSettings
+
+SIGMA_REL = 0.2  # relative width of the power function: the last third counts most
+MOST_NAMES = 100
+
+
+def average_weights(steps: Sequence[int], power: bool) -> list[float]:
+    """The weight of the checkpoint of each step, in rising order; their sum is 1.
+
+    power   a power-function average (Karras et al. 2023, arXiv:2312.02696), weights ~ step^gamma by the distance of the steps,
+            instead of the mean
+    """
+    if not power or len(steps) < 2:
+        return [1 / len(steps)] * len(steps)
+    at = np.array(steps, float)
+    gaps = np.diff(at)
+    widths = np.concatenate((gaps[:1], (gaps[1:] + gaps[:-1]) / 2, gaps[-1:]))
+    weights = (at / at[-1]) ** power_of(SIGMA_REL) * widths
+    return [float(each) for each in weights / weights.sum()]
+
+
+def power_of(sigma_rel: float) -> float:
+    """The exponent gamma of a power-function average of this relative width (the paper's algorithm 2)."""
+    inverse = sigma_rel**-2
+    roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
+    return float(max(root.real for root in roots if abs(root.imag) < 1e-9))
+
+
+def save_average(
+    run: RunFolder,
+    facts: Mapping[str, Any],
+    names: Sequence[str],
+    power: bool,
+    workspace: Workspace,
+    cancel: CancelToken,
+) -> Path:
+    """Average these checkpoints of a run that has ended, and record the new file with them. Raises ProblemsError.
+
+    facts   the run's snapshot        names   of the files, at least two
+    """
+    from core.tools.loras import merge_loras
+
+    chosen = sorted((file for file in facts["files"] if file["name"] in set(names)), key=lambda file: file["step"])
+    if len(chosen) < 2:
+        raise ProblemsError.one("An average needs two checkpoints", run.name, "choose more", "average.too-few")
+    if run.held:
+        raise ProblemsError.one("The run is still training", run.name, "wait until it has ended", "average.running")
+    steps = [int(file["step"]) for file in chosen]
+    target = _free_name(run, Path(chosen[-1]["path"]), f"-average-{steps[0]}-to-{steps[-1]}{'-power' if power else ''}")
+    ratios = ", ".join(f"{weight:.9g}" for weight in average_weights(steps, power))
+    models = [str(file["path"]) for file in chosen]
+    settings = MergeLorasSettings(models=models, ratios=ratios, method="plain", output=str(target))
+    context = JobContext(workspace, run, SilentJournal(), NoCommands(), token=cancel)
+    merge_loras.do(settings, merge_loras.plan(settings, workspace), context)
+    with Journal(run.path) as journal:
+        journal.put(Saved(steps[-1], f"checkpoints/{target.name}", target.stat().st_size))
+    return target
+
+
+def _free_name(run: RunFolder, newest: Path, ending: str) -> Path:
+    """A path for the average next to the checkpoints, named after the newest of them."""
+    stem = newest.stem.partition("-step")[0]
+    for number in range(1, MOST_NAMES):
+        path = run.checkpoints / f"{stem}{ending}{'' if number == 1 else f'-{number}'}{newest.suffix}"
+        if not path.exists():
+            return path
+    raise ProblemsError.one("There are too many averages of these steps", run.name, "delete some", "average.no-name")

@@ -1,0 +1,152 @@
+"""The comparison of a run's checkpoints from which a person chooses one: the base model, each checkpoint, and a few prompts.
+
+verdict.json in the run folder names the grid with the images, and what its columns and rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
+from core.engine.run_grid import AVERAGE, BASE_MODEL, RunGrid, is_average, run_grid_of
+from core.generation.model.library import find_file
+from core.generation.prompt.sample_prompts import SamplePrompt
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.units import first_of
+from core.record.workspace import Workspace
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.presets.files import to_values
+
+FILE = "verdict.json"
+FEW = 5  # prompts at first: one of each kind
+MOST_BYTES = 64_000_000  # of dataset.json: the captions of larger ones are not read
+SHOWN_STEPS = 4  # in a sentence
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The grid to make. prompts: its rows; files: names of its columns' checkpoints, "" for the base model"""
+
+    grid: RunGrid
+    prompts: tuple[ProposedPrompt, ...]
+    proposed: int  # how many prompts there are in all
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(path.name if path is not None else "" for path in self.grid.files)
+
+
+def comparison_of(
+    facts: Mapping[str, Any], job: TrainJob, workspace: Workspace, most: int | None = FEW, instead: str = ""
+) -> Comparison:
+    """The comparison of a run's checkpoints. Raises ProblemsError as `run_grid_of`.
+
+    facts   the run's snapshot        most   prompts, None for all        instead   prompt for a run without any
+    """
+    proposed = _prompts(job, RunFolder(workspace.runs / str(facts["run"])), workspace)
+    samples = [sample for sample, _ in proposed[:most]]
+    grid = run_grid_of(facts, job, workspace, (), instead, samples)
+    rows = tuple(prompt for _, prompt in proposed[:most]) or (ProposedPrompt(grid.job.generate.prompt, "prompt"),)
+    return Comparison(grid, rows, max(len(proposed), 1))
+
+
+def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[SamplePrompt, ProposedPrompt]]:
+    """(settings, text and kind) of the prompts: the run's sample prompts, and proposed ones with the settings of the first."""
+    from core.training.loop.samples import prompts_of
+
+    base = find_file(job.model.base_model, workspace)
+    samples = {each.prompt: each for each in prompts_of(job, base) if each.prompt}
+    if job.method.traits.control_images:  # others have no control image
+        return [(each, ProposedPrompt(each.prompt, "sample prompt")) for each in samples.values()]
+    captions, held_out = _captions(run)
+    tokens = [source.class_tokens for source in job.dataset.sources]
+    trigger = trigger_of([job.captions.trigger_word, *job.embedding.words[:1], *tokens], captions)
+    alone = build(
+        TrainJob, {"samples": to_values(job.samples) | {"sample_prompts": ["x"], "sample_prompts_file": None}}
+    )
+    first = next(iter(samples.values()), None) or prompts_of(job.model_copy(update={"samples": alone.samples}), base)[0]
+    proposed = proposed_prompts(list(samples), held_out, captions, trigger)
+    return [(samples.get(each.text) or replace(first, prompt=each.text), each) for each in proposed]
+
+
+def _captions(run: RunFolder) -> tuple[list[str], list[str]]:
+    """The captions of a run's training images and of its held-out images, as it recorded them; none where it did not."""
+    try:
+        content = read_json_object(run.dataset_file, max_bytes=MOST_BYTES, max_values=1_000_000)
+        trained, measured = content["images"], content.get("validation", {}).get("images", [])
+        names = {(row["source"], row["path"]) for row in trained}
+        held_out = [row for row in measured if (row["source"], row["path"]) not in names]
+        return [str(row["caption"]) for row in trained], [str(row["caption"]) for row in held_out]
+    except (ProblemsError, KeyError, TypeError, AttributeError):
+        return [], []
+
+
+# -- with the run
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The content of verdict.json. grid: name of the grid's folder"""
+
+    grid: str
+    files: tuple[str, ...]
+    prompts: tuple[ProposedPrompt, ...]
+
+
+def read_verdict(run: Path) -> Verdict | None:
+    """The last comparison of a run; None without one, or for a damaged file."""
+    try:
+        raw = read_json_object(run / FILE)
+        prompts = tuple(ProposedPrompt(str(each["text"]), str(each["shows"])) for each in raw["prompts"])
+        return Verdict(str(raw["grid"]), tuple(map(str, raw["files"])), prompts)
+    except (ProblemsError, KeyError, TypeError):
+        return None
+
+
+def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
+    prompts = [vars(prompt) for prompt in comparison.prompts]
+    atomic.write_json(run / FILE, {"grid": grid, "files": list(comparison.files), "prompts": prompts})
+
+
+# -- in words
+
+
+def label_of(file: str, step: int | None) -> str:
+    """ "base model", "step 1,200", "average 40 to 120"."""
+    if not file:
+        return BASE_MODEL
+    if average := AVERAGE.search(Path(file).stem):
+        power = " (power)" if average[3] else ""
+        return f"average {int(average[1]):,} to {int(average[2]):,}{power}"
+    return Path(file).stem if step is None else f"step {step:,}"
+
+
+def measured_sentence(best: Mapping[str, Any] | None) -> str:
+    """What the losses say about the checkpoints, as one sentence. best: `Best.to_dict`"""
+    if best is None:
+        return "No loss was measured at these checkpoints: compare the images."
+    if not best["as_good"]:
+        return f"Step {best['step']:,} has the lowest {best['what']}: {best['sure']}."
+    steps = [f"{step:,}" for step in sorted([best["step"], *best["as_good"]])]
+    named = f"{', '.join(steps[:-1])} and {steps[-1]}" if len(steps) <= SHOWN_STEPS else first_of(steps, SHOWN_STEPS)
+    rest = best["others"] - len(best["as_good"]) - len(best["unknown"])
+    better = f"; the other {'one is' if rest == 1 else f'{rest} are'} worse" if rest else ""
+    return f"Steps {named} cannot be told apart by {best['what']}{better}."
+
+
+def candidates(files: Sequence[str], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """{file, step, label, loss} of each column; the loss is None where none was measured."""
+    steps = {file["name"]: file["step"] for file in facts["files"]}
+    losses = {point["step"]: point["loss"] for point in facts.get("measured", [])}
+    rows = []
+    for file in files:
+        step = 0 if not file else steps.get(file)
+        loss = None if is_average(file) or step is None else losses.get(step)
+        rows.append({"file": file, "step": step, "label": label_of(file, step), "loss": loss})
+    return rows

@@ -1,0 +1,202 @@
+"""Which checkpoints of a run a person prefers: Bradley-Terry strengths from blind choices, which are JSON lines in the run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.record.journal import cut_torn_line
+from core.record.problems import ProblemsError, unwritten
+from core.record.regular import read_regular
+
+FILE = "choices.jsonl"
+MAX_BYTES = 8_000_000
+COUNTED = ("left", "right", "equal")
+OUTCOMES = (*COUNTED, "skip", "undo")  # undo: takes back the choice before it
+LEAST_CHOICES = 10  # before anything is said
+STRENGTH_SD = 1.5  # of the prior on a strength, a log odds: nine times of ten within 1 to 12 and 12 to 1
+TIE_SD = 2.0  # of the prior on the log of the tie parameter
+SETTLED = 0.98  # probability of being first: looking after each choice makes 0.95 wrong in more than 5% of the cases
+DRAWS = 4000
+NORMAL_95 = 1.959964
+_LOCK = threading.Lock()
+
+Array = NDArray[np.float64]
+Pair = tuple[str, str, str]  # two checkpoints and a prompt
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One answer. left, right: names of checkpoints; outcome: one of OUTCOMES"""
+
+    left: str
+    right: str
+    prompt: str
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What the choices say about checkpoints.
+
+    strengths   log odds of being preferred to the mean checkpoint     low, high   ends of their 95% intervals
+    first       probability of being the most preferred                choices     how many counted: without skips
+    """
+
+    names: tuple[str, ...]
+    strengths: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    first: tuple[float, ...]
+    choices: int
+
+    @property
+    def leader(self) -> int:
+        """Index of the checkpoint with the highest strength."""
+        return int(np.argmax(self.strengths))
+
+    @property
+    def settled(self) -> bool:
+        """Whether further choices will hardly change the first place."""
+        return self.choices >= LEAST_CHOICES and self.first[self.leader] >= SETTLED
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The mode of the posterior and its covariance: strengths relative to their mean, and the log of the tie parameter."""
+
+    strengths: Array
+    covariance: Array
+    log_tie: float
+    first: Array
+
+
+def preference(names: Sequence[str], choices: Iterable[Choice]) -> Preference:
+    """Fit the strengths of these checkpoints. Choices of others, and skips, do not count."""
+    counted = _counted(names, choices)
+    fit = _fit(names, counted)
+    reach = NORMAL_95 * np.sqrt(np.diag(fit.covariance))
+    ends = fit.strengths - reach, fit.strengths + reach
+    columns = [tuple(map(float, each)) for each in (fit.strengths, *ends, fit.first)]
+    return Preference(tuple(names), *columns, len(counted))
+
+
+def _counted(names: Sequence[str], choices: Iterable[Choice]) -> list[Choice]:
+    return [each for each in choices if each.outcome in COUNTED and {each.left, each.right} <= set(names)]
+
+
+def _fit(names: Sequence[str], choices: Sequence[Choice]) -> _Fit:
+    """Newton's method on the log posterior of Davidson's model (1970), Bradley-Terry with ties, which is concave:
+    P(left) : P(equal) : P(right) = e^(d/2) : nu : e^(-d/2), d the difference of the strengths."""
+    number, index = len(names), {name: place for place, name in enumerate(names)}
+    sides = np.zeros((len(choices), number))
+    for row, choice in enumerate(choices):
+        sides[row, index[choice.left]], sides[row, index[choice.right]] = 1.0, -1.0
+    score = np.array([{"left": 0.5, "right": -0.5, "equal": 0.0}[each.outcome] for each in choices])
+    ties = np.array([float(each.outcome == "equal") for each in choices])
+    prior = np.diag([STRENGTH_SD**-2] * number + [TIE_SD**-2])
+    mode = np.zeros(number + 1)
+    for _ in range(100):
+        mean, variance, tie = _moments(sides @ mode[:number], mode[number])
+        gradient = np.append(sides.T @ (score - mean), np.sum(ties - tie)) - prior @ mode
+        information = prior.copy()
+        information[:number, :number] += sides.T @ (variance[:, None] * sides)
+        information[:number, number] = information[number, :number] = sides.T @ (-mean * tie)
+        information[number, number] += np.sum(tie * (1 - tie))
+        step = np.linalg.solve(information, gradient)
+        mode += np.clip(step, -2.0, 2.0)
+        if np.abs(step).max() < 1e-9:
+            break
+    centered = np.eye(number) - 1 / max(number, 1)
+    covariance = centered @ np.linalg.inv(information)[:number, :number] @ centered
+    strengths = centered @ mode[:number]
+    draws = np.random.default_rng(0).multivariate_normal(strengths, covariance, DRAWS, method="eigh")
+    first = np.bincount(draws.argmax(1), minlength=number) / DRAWS
+    return _Fit(strengths, covariance, float(mode[number]), first)
+
+
+def _moments(difference: Array, log_tie: float) -> tuple[Array, Array, Array]:
+    """(mean and variance of the score, 1/2 for left and -1/2 for right, and the probability of a tie) at each difference."""
+    left, right, tie = np.exp(difference / 2), np.exp(-difference / 2), np.exp(log_tie)
+    total = left + right + tie
+    mean = (left - right) / total / 2
+    return mean, (left + right) / total / 4 - mean**2, tie / total
+
+
+# -- what is shown next
+
+
+def next_pair(names: Sequence[str], pairs: Sequence[Pair], choices: Sequence[Choice]) -> Pair | None:
+    """The pair, (left, right, prompt), whose answer tells most about who is first; None without pairs. The same choices give the
+    same pair.
+
+    pairs   of which both images exist; each is shown once before any is shown again
+    """
+    shown = Counter((frozenset((each.left, each.right)), each.prompt) for each in choices)
+    fewest = min((shown[frozenset(pair[:2]), pair[2]] for pair in pairs), default=0)
+    fresh = [pair for pair in pairs if shown[frozenset(pair[:2]), pair[2]] == fewest]
+    if not fresh:
+        return None
+    fit = _fit(names, _counted(names, choices))
+    index, prompts = {name: place for place, name in enumerate(names)}, Counter(each.prompt for each in choices)
+    random = np.random.default_rng(len(choices))
+    gains = [(_gain(fit, index[one], index[other]), -prompts[prompt]) for one, other, prompt in fresh]
+    best = max(gains)
+    one, other, prompt = fresh[random.choice([place for place, gain in enumerate(gains) if gain == best])]
+    return (one, other, prompt) if random.integers(2) else (other, one, prompt)
+
+
+def _gain(fit: _Fit, one: int, other: int) -> float:
+    """What a choice between two tells about their difference, in nats, weighted by how likely one of them is first."""
+    cov = fit.covariance
+    spread = cov[one, one] + cov[other, other] - 2 * cov[one, other]
+    _, variance, _ = _moments(fit.strengths[one] - fit.strengths[other], fit.log_tie)
+    weight = fit.first[one] + fit.first[other] + 1 / len(fit.first) ** 2
+    return round(float(weight * np.log1p(variance * spread)), 9)  # equal pairs stay equal in spite of rounding
+
+
+# -- with the run
+
+
+def read_choices(run: Path) -> list[Choice]:
+    """The choices of a run, without those taken back. Damaged lines are skipped."""
+    try:
+        lines = read_regular(run / FILE, MAX_BYTES).split(b"\n")[:-1]
+    except ProblemsError:
+        return []
+    choices: list[Choice] = []
+    for line in lines:
+        try:
+            raw = json.loads(line.decode("utf-8"))
+            choice = Choice(*(str(raw[name]) for name in ("left", "right", "prompt", "outcome")))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        if choice.outcome == "undo":
+            choices = choices[:-1]
+        elif choice.outcome in OUTCOMES:
+            choices.append(choice)
+    return choices
+
+
+def add_choice(run: Path, choice: Choice) -> None:
+    """Append a choice to those of the run, whole or not at all. Raises ProblemsError."""
+    if choice.outcome not in OUTCOMES or (choice.left == choice.right and choice.outcome != "undo"):
+        raise ProblemsError.one("The choice is not valid", "choice", "choose again", "choice.invalid")
+    line = json.dumps(asdict(choice) | {"time": round(time.time(), 3)})
+    try:
+        with _LOCK:
+            cut_torn_line(run / FILE)  # of a process that was killed
+            with open(run / FILE, "ab", buffering=0) as handle:
+                handle.write(f"{line}\n".encode())
+                os.fsync(handle.fileno())
+    except OSError as error:
+        raise unwritten(error, "The choice cannot be saved", str(run)) from None

@@ -1,0 +1,239 @@
+"use strict";
+/* The comparison of a run's checkpoints on Monitor: base model, one checkpoint large, a filmstrip of all, and blind choices. Images are
+   replaced only where they differ, and the ones next to the shown one are loaded before they are asked for. */
+(() => {
+  const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
+  const OUTCOMES = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "equal", s: "skip", Backspace: "undo"};
+  const KEYS = "Keys: left and right step, up and down prompt, space base model, K keep, B blind choice.";
+  const BLIND_KEYS = "Keys: left, right, down equal, S skip, Backspace undo, Esc end.";
+  let data = null, column = 0, row = 0, base = false, blind = false, answered = 0, parts = null;
+
+  const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
+  const send = (name, more) => atelier.command(name, {run: data.run, ask: atelier.ask(), ...more});
+  const percent = (share) => `${Math.round(100 * share)}%`;
+  const images = (count) => `${count} image${count === 1 ? "" : "s"}`;
+
+  /* ---- what never changes is made once ---- */
+
+  const figure = (kind) => {
+    const label = h("figcaption", {}), image = h("img", {alt: "", decoding: "async"}), none = h("div", {class: "verdict-none"});
+    return {node: h("figure", {class: kind}, label, h("div", {class: "verdict-frame"}, image, none)), label, image, none};
+  };
+  const build = () => {
+    const holder = byId("verdict");
+    if (!holder || holder.firstChild) return Boolean(holder);
+    const p = parts = {
+      make: h("div", {class: "verdict-make"}), problems: h("div", {}), left: figure("verdict-base"), right: figure("verdict-one"),
+      prompt: h("select", {"aria-label": "Prompt", onchange: ({target}) => go(column, Number(target.value))}), shows: h("span", {class: "hint"}),
+      strip: h("div", {class: "verdict-strip", role: "group", "aria-label": "Checkpoints"}),
+      slider: h("input", {type: "range", min: 1, step: 1, "aria-label": "Checkpoint", oninput: ({target}) => go(Number(target.value), row)}),
+      sentence: h("p", {class: "verdict-sentence"}), keep: h("span", {class: "verdict-keep"}), keys: h("p", {class: "hint verdict-keys"}, KEYS),
+      choices: h("div", {class: "verdict-choices"}), average: h("details", {class: "verdict-average"}), status: h("p", {class: "verdict-status", role: "status"}),
+      count: h("span", {class: "hint"}),
+    };
+    p.stage = h("div", {class: "verdict-stage", tabindex: 0, role: "group", "aria-label": "Images of the base model and of a checkpoint",
+      "aria-keyshortcuts": "ArrowLeft ArrowRight ArrowUp ArrowDown Space K B"}, p.left.node, p.right.node);
+    p.before = button("Previous", () => go(column, row - 1), "small", {"aria-label": "Previous prompt"});
+    p.after = button("Next", () => go(column, row + 1), "small", {"aria-label": "Next prompt"});
+    p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B)"});
+    p.all = button("All", () => send("verdict_all"), "small", {title: "The table of all images, in Generate"});
+    p.strengths = button("Strengths", () => send("verdict_all", {strengths: true}), "small", {title: "A grid of the checkpoints at strengths 0.6, 0.8 and 1, in Generate"});
+    p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
+      ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
+    p.count, h("span", {class: "grow"}), button("End", () => setBlind(false)));
+    p.film = h("div", {class: "verdict-film"}, p.strip, p.slider);
+    p.row = h("div", {class: "verdict-prompt"}, p.before, p.prompt, p.after, p.shows);
+    holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all, p.strengths), p.problems, p.make,
+      h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.film, p.status);
+    for (const pane of [p.left, p.right]) pane.image.addEventListener("load", ({target}) => p.stage.style.setProperty("--shape", (target.naturalWidth / target.naturalHeight).toFixed(4)));
+    holder.addEventListener("keydown", press);
+    holder.addEventListener("keyup", (event) => { if (event.key === " ") showBase(false); });
+    p.right.image.addEventListener("pointerdown", () => showBase(true));
+    for (const kind of ["pointerup", "pointerleave", "pointercancel"]) p.right.image.addEventListener(kind, () => showBase(false));
+    return true;
+  };
+
+  /* ---- moving ---- */
+
+  const go = (toColumn, toRow) => {
+    column = Math.min(Math.max(toColumn, 1), data.columns.length - 1);
+    row = Math.min(Math.max(toRow, 0), data.prompts.length - 1);
+    draw();
+    text(parts.status, `${data.columns[column].label}, ${data.prompts[row].text}`);
+  };
+  const showBase = (on) => { if (base !== on && !blind && data && data.columns) { base = on; drawStage(); } };
+  const setBlind = (on) => {
+    blind = on && Boolean(data.blind);
+    draw();
+    parts.stage.focus({preventScroll: true});
+  };
+  const answer = (outcome) => {
+    const pair = data.blind;
+    if (!pair || answered === `${pair.number}`) return;  // the next two images are on their way
+    if (outcome === "undo" && pair.number === 1) return;
+    answered = `${pair.number}`;
+    setTimeout(() => { if (data && data.blind && data.blind.number === pair.number) { answered = ""; draw(); } }, 3000);  // it was refused or lost
+    parts.stage.focus({preventScroll: true});  // a disabled button takes no key
+    drawAnswers();
+    send("verdict_choose", {left: pair.left, right: pair.right, prompt: pair.prompt, outcome});
+  };
+  const press = (event) => {
+    const {target, key} = event, on = (kinds) => target.matches(kinds);
+    if (!data || !data.columns || event.ctrlKey || event.metaKey || event.altKey || on("select, textarea, input:not([type=range])")) return;
+    const letter = key.length === 1 ? key.toLowerCase() : key;
+    if (letter === " " && on("button, summary")) return;
+    if (blind) {
+      if (key === "Escape") setBlind(false); else if (OUTCOMES[letter]) answer(OUTCOMES[letter]); else return;
+    } else {
+      const moves = {ArrowLeft: [column - 1, row], ArrowRight: [column + 1, row], ArrowUp: [column, row - 1], ArrowDown: [column, row + 1]};
+      if (moves[key]) go(...moves[key]);
+      else if (letter === " ") showBase(true);
+      else if (letter === "k") keep(true);
+      else if (letter === "b" && data.blind) setBlind(true);
+      else return;
+    }
+    event.preventDefault();
+  };
+  const keep = (on) => { const one = data.columns[column]; if (!one.gone && on !== (one.kept !== null)) send("verdict_keep", {file: one.file, keep: on}); };
+
+  /* ---- drawing ---- */
+
+  atelier.parts.verdict = (news) => {
+    const holder = byId("verdict");
+    if (!holder) return;
+    show(holder, Boolean(news));
+    if (!news) { data = null; return; }
+    if (!build()) return;
+    if (!data || data.run !== news.run) { blind = base = false; column = row = 0; answered = ""; }
+    data = news;
+    for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.film, parts.blind, parts.all, parts.strengths]) show(node, Boolean(data.columns));
+    parts.problems.replaceChildren(...(data.problems ? [atelier.problems(data.problems)] : []));
+    if (!data.columns) return;
+    if (!column) column = first();
+    draw();
+  };
+  /** The column that is shown at first: the kept one, else the best, else the last. */
+  const first = () => {
+    for (const is of [(one) => one.kept !== null, (one) => one.best]) { const at = data.columns.findIndex((one, n) => n && is(one)); if (at > 0) return at; }
+    return data.columns.length - 1;
+  };
+  const draw = () => {
+    column = Math.min(column, data.columns.length - 1);
+    row = Math.min(row, data.prompts.length - 1);
+    if (!data.blind) blind = false;
+    byId("verdict").classList.toggle("blind", blind);
+    for (const node of [parts.row, parts.film]) show(node, !blind);
+    show(parts.answers, blind);
+    text(parts.keys, blind ? BLIND_KEYS : KEYS);
+    parts.blind.disabled = !data.blind;
+    attr(parts.blind, "aria-pressed", String(blind));
+    drawMake();
+    drawStage();
+    drawStrip();
+    drawAnswers();
+    drawKeep();
+    drawAverage();
+    drawChoices();
+    text(parts.sentence, data.sentence);
+  };
+  const put = (pane, image, label, words) => {
+    if (pane.label.textContent !== label) text(pane.label, label);
+    const there = image && image.whole;
+    attr(pane.image, "src", there || null);
+    attr(pane.image, "alt", there ? words : "");
+    show(pane.image, Boolean(there));
+    show(pane.none, !there);
+    text(pane.none, image && image.failed ? image.failed : data.making.state === "running" ? "Not made yet" : "No image");
+  };
+  const load = (image) => { if (image && image.whole) new Image().src = image.whole; };
+  const drawStage = () => {
+    const {left, right} = parts;
+    if (blind) {
+      const [one, other] = data.blind.images;
+      put(left, {whole: one}, "Left", "Left image");
+      put(right, {whole: other}, "Right", "Right image");
+      return;
+    }
+    const line = data.images[row], one = data.columns[base ? 0 : column], words = (label) => `${data.prompts[row].text}, ${label}`;
+    const marks = [one.best, one.kept !== null ? `kept as ${one.kept}` : "", one.loss !== null && !base ? `loss ${atelier.loss(one.loss)}` : ""].filter(Boolean);
+    put(left, line[0], data.columns[0].label, words(data.columns[0].label));
+    put(right, line[base ? 0 : column], [one.label, ...(base ? [] : marks)].join(" · "), words(one.label));
+    for (const near of [line[column - 1], line[column + 1], ...[row - 1, row + 1].map((at) => (data.images[at] || [])[column])]) load(near);
+  };
+  const drawStrip = () => {
+    const {strip, slider, prompt} = parts, line = data.images[row];
+    if (atelier.differs(prompt, data.prompts)) prompt.replaceChildren(...data.prompts.map((one, n) => h("option", {value: n}, `${n + 1}. ${one.text}`)));
+    prompt.value = String(row);
+    text(parts.shows, data.prompts[row].shows);
+    parts.before.disabled = row === 0;
+    parts.after.disabled = row === data.prompts.length - 1;
+    slider.max = data.columns.length - 1;
+    slider.value = column;
+    slider.disabled = data.columns.length < 3;
+    attr(slider, "aria-valuetext", data.columns[column].label);
+    if (atelier.differs(strip, data.columns)) strip.replaceChildren(...data.columns.slice(1).map((one, n) =>
+      h("button", {type: "button", class: "verdict-step", onclick: () => go(n + 1, row)}, h("span", {class: "verdict-thumb"}, h("img", {alt: "", loading: "lazy"})),
+        h("b", {}, one.label), h("small", {}, [one.best && "best", one.kept !== null && "kept", one.gone && "deleted"].filter(Boolean).join(", ") || " "))));
+    [...strip.children].forEach((node, n) => {
+      const image = line[n + 1], img = node.querySelector("img");
+      attr(img, "src", image && image.small);
+      show(img, Boolean(image && image.small));
+      attr(node, "aria-current", n + 1 === column ? "true" : null);
+      if (n + 1 === column) strip.scrollLeft = Math.max(node.offsetLeft - strip.offsetLeft + node.offsetWidth + 8 - strip.clientWidth, Math.min(strip.scrollLeft, node.offsetLeft - strip.offsetLeft - 8));
+    });
+  };
+  const drawMake = () => {
+    const {make} = parts, {state, total, missing, about, more, message, entry} = data.making, fresh = data.making.new;
+    if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length])) return;
+    const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", extra); }, kind); return made; };
+    const done = total - missing;
+    const kinds = {
+      "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`)],
+      running: () => [h("span", {}, `${done} of ${images(total)}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")],
+      stopped: () => [h("span", {class: message ? "bad" : ""}, `${message ? `${message}. ` : ""}${done} of ${images(total)} made.`), begin("Make the rest")],
+      done: () => [fresh ? begin(`Add ${fresh} new checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts`, "small", {more: true}) : null].filter(Boolean),
+    };
+    kinds.waiting = () => [h("span", {}, `${images(missing)} in the queue.`), button("Cancel", () => send("cancel", {entry}), "small")];
+    make.replaceChildren(...kinds[state]());
+  };
+  const drawAnswers = () => {
+    if (!blind) return;
+    parts.answers.dataset.number = data.blind.number;
+    const waits = answered === `${data.blind.number}`, result = data.preferred;
+    for (const node of parts.answers.querySelectorAll("[data-outcome]")) node.disabled = waits || (node.dataset.outcome === "undo" && data.blind.number === 1);
+    const left = result ? result.least - result.choices : 10;
+    text(parts.count, left > 0 ? `${data.blind.prompt} · ${left} more choice${left === 1 ? "" : "s"} to a result` : `${data.blind.prompt} · ${result.choices} choices${result.settled ? ", the first place is settled" : ""}`);
+  };
+  const drawKeep = () => {
+    const one = data.columns[column], {keep: holder} = parts;
+    show(holder, !blind);
+    if (!atelier.differs(holder, [one.file, one.kept, one.gone])) return;
+    const what = one.kept === null ? [button("Keep this one", () => keep(true), "primary", {title: "Marks it in Runs and Generate (K)", disabled: one.gone})]
+      : [h("span", {class: "good"}, `Kept as ${one.kept}`), button("Undo", () => keep(false), "small quiet", {"aria-label": `Undo keeping ${one.label}`})];
+    holder.replaceChildren(...what);
+  };
+  const drawAverage = () => {
+    const {average} = parts, columns = data.columns.slice(1).filter((one) => !one.gone && one.file);
+    show(average, !blind && Boolean(data.average) && columns.length > 1);
+    if (average.hidden || !atelier.differs(average, [columns.map((one) => one.file), data.average])) return;
+    const ticked = columns.slice(-3).map((one) => one.file);
+    const boxes = columns.map((one) => h("label", {class: "check"}, h("input", {type: "checkbox", value: one.file, checked: ticked.includes(one.file)}), one.label));
+    const how = h("select", {"aria-label": "Weights of the average"}, h("option", {value: ""}, "equal weights"), h("option", {value: "power"}, "power function: later steps count more"));
+    const go = button(data.average.running ? "Averaging ..." : "Save the average", () => { atelier.once(go); send("verdict_average", {files: boxes.map((box) => box.firstChild).filter((box) => box.checked).map((box) => box.value), power: how.value}); }, "small", {disabled: data.average.running});
+    average.replaceChildren(h("summary", {}, "Average checkpoints"), h("p", {class: "hint"}, "The mean of several checkpoints of one run is often steadier than each. It becomes one more checkpoint to compare."),
+      h("div", {class: "verdict-boxes"}, ...boxes), h("div", {class: "verdict-boxes"}, how, go), ...(data.average.problems.length ? [atelier.problems(data.average.problems)] : []));
+  };
+  /** What the blind choices say: for each checkpoint how often it is chosen, with its interval, and how likely it is first. */
+  const drawChoices = () => {
+    const result = data.preferred, {choices} = parts;
+    show(choices, !blind && Boolean(result));
+    if (!result || !atelier.differs(choices, result)) return;
+    if (!result.rows.length) { choices.replaceChildren(h("p", {class: "hint"}, `${result.choices} of ${result.least} blind choices until a result.`)); return; }
+    const [best] = result.rows, certain = result.settled ? "Further choices will hardly change the first place." : "More choices make it surer.";
+    choices.replaceChildren(h("p", {}, h("b", {}, `You prefer ${best.label}`), ` after ${result.choices} blind choices: first with ${percent(best.first)} probability. ${certain}`),
+      h("table", {}, h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Checkpoint"), h("th", {scope: "col"}, "Chosen over the mean checkpoint"), h("th", {scope: "col", class: "num"}, "First"))),
+        h("tbody", {}, ...result.rows.map((one) => h("tr", {}, h("th", {scope: "row"}, one.label),
+          h("td", {}, h("span", {class: "verdict-bar", "aria-hidden": "true"}, h("i", {style: `left:${100 * one.low}%;width:${100 * (one.high - one.low)}%`}), h("b", {style: `left:${100 * one.share}%`})), h("span", {class: "figures"}, `${percent(one.share)} (${percent(one.low)} to ${percent(one.high)})`)),
+          h("td", {class: "num"}, percent(one.first)))))));
+  };
+})();

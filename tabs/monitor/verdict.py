@@ -1,0 +1,333 @@
+"""The comparison of a run's checkpoints at the top of Monitor, once the run has ended: data for assets/verdict.js, and its commands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.engine.average import save_average
+from core.engine.verdict import (
+    FEW,
+    Comparison,
+    Verdict,
+    candidates,
+    comparison_of,
+    measured_sentence,
+    read_verdict,
+    write_verdict,
+)
+from core.generation.grids.folder import GridContent, GridFolder
+from core.generation.grids.plan import expected_steps
+from core.record.kept import read_kept
+from core.record.preference import LEAST_CHOICES, Choice, Pair, add_choice, next_pair, preference, read_choices
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.stamps import stamp_or_none
+from core.record.units import clock
+from core.settings.job import TrainJob
+from tabs.generate import form, grids
+from tabs.server.browsers import Browser
+from tabs.tools.copies import Copies
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+ACTIVE = ("running", "paused", "waiting")
+SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
+REMEMBERED = 20  # runs
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a comparison: (row, column) -> path; failed: (row, column) -> reason; missing: how many will be made."""
+
+    paths: Mapping[tuple[int, int], str]
+    failed: Mapping[tuple[int, int], str]
+    missing: int
+
+
+# -- display
+
+
+def part(page: Page, name: str, facts: Mapping[str, Any], job: TrainJob | None) -> dict[str, Any] | None:
+    """What Monitor shows of the checkpoints of a run; None while it trains, or if it saved none. Computed again only after something
+    changed."""
+    if facts["state"] in ACTIVE or not facts["files"] or job is None:
+        return None
+    run = page.workspace.runs / name
+    verdict = read_verdict(run)
+    stamp = _stamp(page, run, facts, verdict)
+    known = page.verdicts.get(name)
+    if known is None or known[0] != stamp:
+        known = (stamp, _data(page, run, facts, job, verdict))
+        page.verdicts = dict(list(page.verdicts.items())[-REMEMBERED:]) | {name: known}
+    return known[1]
+
+
+def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | None) -> tuple[Any, ...]:
+    files = [file["name"] for file in facts["files"]]
+    paths = [run / name for name in ("choices.jsonl", "kept.json")]
+    if verdict is not None:
+        folder = GridFolder(page.workspace.outputs / "grids" / verdict.grid)
+        paths += [folder.path / "grid.json", folder.cells]
+    entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed")) if verdict else None
+    averages = page.averages.get(run.name)
+    task = averages and (id(averages), averages.done)
+    return (
+        files,
+        facts.get("best"),
+        len(facts["samples"]),
+        verdict,
+        [stamp_or_none(path) for path in paths],
+        _row(entry),
+        task,
+    )
+
+
+def _row(entry: Any) -> tuple[str, str, str] | None:
+    return (entry.id, entry.state, entry.message) if entry is not None else None
+
+
+def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdict: Verdict | None) -> dict[str, Any]:
+    """The part for the browser. Columns: the base model, then checkpoints; rows: prompts."""
+    try:
+        comparison = comparison_of(facts, job, page.workspace, _prompts_of(verdict), _prompt(page))
+    except ProblemsError as error:
+        return {"run": run.name, "problems": [problem.to_dict() for problem in error.problems]}
+    opened = _open(page, verdict)
+    files, prompts = (verdict.files, verdict.prompts) if verdict and opened else (comparison.files, comparison.prompts)
+    images = _images(facts, job, files, [prompt.text for prompt in prompts], opened)
+    columns = candidates(files, facts)
+    kept, best = read_kept(run), facts.get("best")
+    for column in columns:
+        column["kept"] = kept.get(f"checkpoints/{column['file']}")
+        column["best"] = best["label"] if best and column["file"] == Path(best["file"]).name else ""
+        column["gone"] = bool(column["file"]) and column["step"] is None
+    choices = read_choices(run)
+    return {
+        "run": run.name,
+        "columns": columns,
+        "prompts": [vars(prompt) for prompt in prompts],
+        "images": [[_image(page, images, row, x) for x in range(len(files))] for row in range(len(prompts))],
+        "sentence": measured_sentence(best),
+        "making": _making(page, verdict, opened, images, comparison, set(comparison.files) - set(files)),
+        "blind": _blind(page, columns, [prompt.text for prompt in prompts], images, choices),
+        "preferred": _preferred(columns, choices),
+        "average": _average(page, run.name, job),
+    }
+
+
+def _prompts_of(verdict: Verdict | None) -> int:
+    """How many prompts the comparison has."""
+    return max(FEW, len(verdict.prompts)) if verdict is not None else FEW
+
+
+def _prompt(page: Page) -> str:
+    """The prompt in Generate, for a run without any."""
+    return str(form.stored_values(page.project.tab_state(grids.TAB), page.project.job)["prompt"])
+
+
+def _open(page: Page, verdict: Verdict | None) -> tuple[GridFolder, GridContent] | None:
+    """The grid of a comparison; None without one, or if it was deleted or damaged."""
+    try:
+        folder = GridFolder.named(verdict.grid, page.workspace) if verdict is not None else None
+        return (folder, folder.content()) if folder is not None else None
+    except ProblemsError:
+        return None
+
+
+def _images(
+    facts: Mapping[str, Any],
+    job: TrainJob,
+    files: Sequence[str],
+    prompts: Sequence[str],
+    opened: tuple[GridFolder, GridContent] | None,
+) -> Images:
+    """The images of the grid; where it has none yet, the run's samples of the same step and prompt."""
+    steps = {file["name"]: file["step"] for file in facts["files"]}
+    if not job.method.traits.new_words:
+        steps[""] = 0  # before the first step a model gives the images of its base
+    samples = {(each["step"], each["prompt"]): each["file"] for each in facts["samples"]}
+    rows = [(y, x, prompt, file) for y, prompt in enumerate(prompts) for x, file in enumerate(files)]
+    paths = {(y, x): samples.get((steps.get(file, -1), prompt), "") for y, x, prompt, file in rows}
+    failed: dict[tuple[int, int], str] = {}
+    done = 0
+    if opened is not None:
+        folder, content = opened
+        generated = folder.generated()
+        for y, x, _, _ in rows:
+            position = content.source((x, y, 0))
+            if position in generated:
+                paths[y, x], done = str(folder.cell(position)), done + 1
+            elif position in content.failed:
+                failed[y, x] = content.failed[position]
+    return Images({at: path for at, path in paths.items() if path}, failed, len(rows) - done)
+
+
+def _image(page: Page, images: Images, row: int, column: int) -> dict[str, str] | None:
+    path = images.paths.get((row, column))
+    if path is None:
+        return {"failed": images.failed[row, column]} if (row, column) in images.failed else None
+    return {"small": page.thumb_url(path, SMALL), "whole": page.file_url(path)}
+
+
+def _making(
+    page: Page,
+    verdict: Verdict | None,
+    opened: tuple[GridFolder, GridContent] | None,
+    images: Images,
+    comparison: Comparison,
+    new: set[str],
+) -> dict[str, Any]:
+    """How far the images are, and what can be done. state: "", "waiting", "running", "stopped" or "done"; more: further prompts."""
+    total = len(comparison.files) * len(comparison.prompts)
+    entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
+    failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
+    state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
+    seconds = grids.pace(page.workspace) * expected_steps(comparison.grid.job, ()) * total if opened is None else 0.0
+    return {
+        "state": state,
+        "entry": entry.id if entry else "",
+        "total": total,
+        "missing": images.missing if opened else total,
+        "about": clock(seconds) if seconds else "",
+        "new": len(new) if opened else 0,
+        "more": comparison.proposed - len(comparison.prompts),
+        "message": failed.message if failed is not None and state == "stopped" else "",
+    }
+
+
+def _blind(
+    page: Page, columns: Sequence[Mapping[str, Any]], prompts: Sequence[str], images: Images, choices: Sequence[Choice]
+) -> dict[str, Any] | None:
+    """The next two images to choose between, without names; None without two of one prompt."""
+    names = [column["file"] for column in columns[1:] if not column["gone"]]
+    at = {(prompts[row], columns[column]["file"]): path for (row, column), path in images.paths.items() if column}
+    pairs: list[Pair] = [
+        (one, other, prompt)
+        for prompt in prompts
+        for number, one in enumerate(names)
+        for other in names[number + 1 :]
+        if (prompt, one) in at and (prompt, other) in at
+    ]
+    pair = next_pair(names, pairs, choices)
+    if pair is None:
+        return None
+    left, right, prompt = pair
+    return {
+        "left": left,
+        "right": right,
+        "prompt": prompt,
+        "images": [page.file_url(at[prompt, name]) for name in (left, right)],
+        "number": len(choices) + 1,
+    }
+
+
+def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) -> dict[str, Any] | None:
+    """What the blind choices say so far; rows only after enough of them. Shares: how often it is chosen over the mean checkpoint."""
+    names = [column["file"] for column in columns[1:]]
+    if not names or not choices:
+        return None
+    fit = preference(names, choices)
+    shown = {"choices": fit.choices, "least": LEAST_CHOICES, "rows": [], "settled": fit.settled}
+    if fit.choices < LEAST_CHOICES:
+        return shown
+    rows = zip(columns[1:], fit.strengths, fit.low, fit.high, fit.first, strict=True)
+    shown["rows"] = [
+        {"file": column["file"], "label": column["label"], "first": round(first, 3)}
+        | {
+            name: round(1 / (1 + math.exp(-value)), 3)
+            for name, value in (("share", share), ("low", low), ("high", high))
+        }
+        for column, share, low, high, first in sorted(rows, key=lambda row: -row[1])
+    ]
+    return shown
+
+
+def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:
+    """The state of an average that is being computed; None for a method whose checkpoints are not LoRAs."""
+    traits = job.method.traits
+    if traits.new_words or traits.base_trains or traits.control_images:
+        return None
+    task = page.averages.get(run)
+    problems = [problem.to_dict() for problem in task.error.problems] if task and task.done and task.error else []
+    return {"running": bool(task and not task.done), "problems": problems}
+
+
+# -- commands
+
+
+def start(page: Page, run: str, more: bool = False) -> None:
+    """Make the images of a run's comparison: begin its grid, resume it, or begin one with what is new. more: with all prompts. Raises
+    ProblemsError."""
+    facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.workspace.runs / Path(run).name
+    verdict = read_verdict(folder)
+    opened = _open(page, verdict)
+    most = None if more else _prompts_of(verdict if opened else None)
+    comparison = comparison_of(facts, job, page.workspace, most, _prompt(page))
+    if verdict and opened and (comparison.files, comparison.prompts) == (verdict.files, verdict.prompts):
+        if grids.entry_of(page, verdict.grid) is None:
+            grids.queue(page, opened[0])
+        return
+    if verdict and (entry := grids.entry_of(page, verdict.grid)):
+        page.engine.cancel(entry.id)
+    grid = grids.begun(page, comparison.grid.job, run, comparison.grid.notes)
+    write_verdict(folder, grid.name, comparison)
+    grids.queue(page, grid)
+
+
+def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    start(page, str(data.get("run", "")), bool(data.get("more")))
+
+
+def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Open the grid of the comparison in Generate, or one over strengths."""
+    run = str(data.get("run", ""))
+    page.engine.snapshot(run)
+    verdict = read_verdict(page.workspace.runs / Path(run).name)
+    if data.get("strengths") or verdict is None:
+        grids.of_run(page, run)
+    else:
+        grids.show(page, verdict.grid)
+    page.browsers.say(browser, "done", "The grid of its checkpoints is in Generate.", go="Generate")
+
+
+def _keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    name = str(data.get("file", ""))[:LONGEST]
+    Copies(page).keep(str(data.get("run", "")), name, "" if data.get("keep") else None)
+
+
+def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    run = str(data.get("run", ""))
+    names = {"", *(file["name"] for file in page.engine.snapshot(run)["files"])}
+    left, right = str(data.get("left", "")), str(data.get("right", ""))
+    if not {left, right} <= names:
+        raise ProblemsError.one("The checkpoint no longer exists", "choice", "choose between the next two", "file.gone")
+    prompt, outcome = str(data.get("prompt", ""))[:LONGEST], str(data.get("outcome", ""))
+    add_choice(page.workspace.runs / Path(run).name, Choice(left, right, prompt, outcome))
+
+
+def _begin_average(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    run, files = str(data.get("run", "")), data.get("files")
+    names = [str(each) for each in files[:100]] if isinstance(files, list) else []
+    before = page.averages.get(run)
+    if before is not None and not before.done:
+        raise ProblemsError.one("An average is being computed", run, "wait for it", "average.running")
+    facts, folder = page.engine.snapshot(run), RunFolder(page.workspace.runs / Path(run).name)
+
+    def work(task: Any) -> Path:
+        return save_average(folder, facts, names, bool(data.get("power")), page.workspace, task.token)
+
+    page.averages[run] = page.engine.light(work, title=f"average of {run}", kind="copies")
+
+
+COMMANDS = {
+    "grid": _start,
+    "verdict_all": _show_all,
+    "verdict_keep": _keep,
+    "verdict_choose": _choose,
+    "verdict_average": _begin_average,
+}

@@ -1,0 +1,67 @@
+"""What a comparison of checkpoints consists of: proposed prompts, weights of averages, what is said of the losses."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.engine.average import average_weights, power_of
+from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
+from core.engine.verdict import measured_sentence
+
+CAPTIONS = [
+    "a fox in the snow, zkw style",
+    "a bee <lora:x:1>, zkw style",
+    "zkw style, an owl --d 3",
+    "an ant, zkw style",
+]
+KINDS = ["sample prompt", "held-out caption", "trigger word alone", "new context", "without the trigger word"]
+
+
+def test_prompts_are_proposed_one_of_each_kind_first_and_contexts_are_new_to_the_dataset():
+    prompts = proposed_prompts(["a fox", "an owl"], [CAPTIONS[1], CAPTIONS[2]], CAPTIONS, "zkw")
+    assert [prompt.shows for prompt in prompts[:5]] == KINDS
+    assert prompts[0].text == "a fox" and prompts[2].text == "zkw"
+    texts = [prompt.text for prompt in prompts]
+    assert len(set(texts)) == len(texts) == 2 + 2 + 1 + 3 + 2
+    contexts = [prompt.text for prompt in prompts if prompt.shows == "new context"]
+    assert all(text.startswith("zkw, ") for text in contexts) and not any("snow" in text for text in contexts)
+    assert not any("zkw" in prompt.text for prompt in prompts if prompt.shows == KINDS[4])
+    assert not any("<" in text or "--" in text for text in texts), "a caption is no option and no LoRA tag"
+    without = proposed_prompts([], [], ["a boat on a lake"], "")
+    assert {prompt.shows for prompt in without} == {KINDS[4]} and not any("boat" in prompt.text for prompt in without)
+    assert proposed_prompts(["same"], ["same"], [], "same")[0] == ProposedPrompt("same", KINDS[0])
+    assert len(proposed_prompts([], ["word " * 1000], [], "")[0].text) <= 300
+
+
+def test_the_trigger_is_what_is_set_else_the_tag_that_most_captions_share():
+    assert trigger_of([None, " ", "zkw"], CAPTIONS) == "zkw"
+    assert trigger_of([None], CAPTIONS) == "zkw style"
+    assert trigger_of([None], CAPTIONS[:1]) == trigger_of([None], []) == trigger_of([], ["a", "b", "c"]) == ""
+
+
+def test_power_function_averages_have_the_published_exponents_and_weigh_by_distance():
+    for sigma, gamma in ((0.05, 16.97), (0.1, 6.94), (0.2, 1.826), (0.25, 0.720), (0.28, 0.169)):  # arXiv:2312.02696
+        assert power_of(sigma) == pytest.approx(gamma, rel=5e-3)
+    assert average_weights([10, 20, 30, 40], False) == [0.25] * 4
+    gamma, steps = power_of(0.2), [10, 20, 30, 40]
+    even = average_weights(steps, True)
+    assert even == pytest.approx([step**gamma / sum(each**gamma for each in steps) for step in steps])
+    apart = average_weights([10, 20, 40], True)
+    assert apart[2] / apart[0] == pytest.approx(4**gamma * 2) and sum(apart) == pytest.approx(1)
+    assert average_weights([7], True) == [1.0]
+
+
+def best(**facts):
+    from core.record.best import Best
+
+    known = {"file": "checkpoints/a", "step": 40, "loss": 0.1, "measured_on": "held_out", "images": 6, "others": 3}
+    return Best(**known | facts).to_dict()
+
+
+def test_the_sentence_names_the_best_step_or_those_that_cannot_be_told_apart():
+    assert "40" in measured_sentence(best()) and "6 held-out images" in measured_sentence(best())
+    near = measured_sentence(best(as_good=(20, 60)))
+    assert "20, 40 and 60" in near and "one" in near
+    assert measured_sentence(best(as_good=(20,), others=1)).count("20 and 40") == 1
+    assert "2 more" in measured_sentence(best(as_good=(10, 20, 30, 50, 60), others=5))
+    assert "images" in measured_sentence(None)

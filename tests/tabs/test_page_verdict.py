@@ -1,0 +1,92 @@
+"""The comparison of checkpoints in a real browser, by keyboard alone."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from fake_engine import Run
+from page_server import Served
+from playwright.sync_api import expect
+
+from core.record.kept import read_kept
+from core.record.preference import read_choices
+
+STEPS = (20, 40, 60)
+
+
+def trained(served: Served, title: str) -> Run:
+    """A run that has ended with three checkpoints, and samples of each and of the base model."""
+    engine = served.engine
+    name = f"20250101-13{len(engine._runs):02d}00_{title}"
+    run = Run(name, title, served.page.project.job, served.workspace.runs / name, state="done", step=60)
+    for folder in ("samples", "checkpoints"):
+        (run.folder / folder).mkdir(parents=True)
+    for run.step in (0, *STEPS):
+        engine._sample(run)
+        if run.step:
+            engine._save(run)
+    engine._runs[name] = run
+    return run
+
+
+def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alone(window, served):
+    run = trained(served, "verdict")
+    tab = window.open(f"Monitor/{run.name}")
+    card, stage = tab.locator("#verdict"), tab.locator("#verdict .verdict-stage")
+    label, image = card.locator(".verdict-one figcaption"), card.locator(".verdict-one img")
+    expect(label).to_contain_text("step 60")
+    expect(card.locator(".verdict-step")).to_have_count(3)
+    expect(card.get_by_role("button", name=re.compile("Make .* images"))).to_be_visible()
+    first = image.get_attribute("src")
+    stage.focus()
+    tab.keyboard.press("ArrowLeft")
+    expect(label).to_contain_text("step 40")
+    second = image.get_attribute("src")
+    tab.keyboard.press("ArrowDown")
+    expect(card.get_by_label("Prompt", exact=True)).to_have_value("1")
+    assert image.get_attribute("src") not in (first, second)
+    tab.keyboard.press("ArrowUp")
+    tab.keyboard.down(" ")
+    expect(label).to_contain_text("base model")
+    tab.keyboard.up(" ")
+    expect(label).to_contain_text("step 40")
+    tab.keyboard.press("k")
+    expect(card.locator(".verdict-keep")).to_contain_text("Kept as")
+    assert [*read_kept(run.folder)] == ["checkpoints/verdict-step00000040.safetensors"]
+
+    tab.keyboard.press("b")
+    expect(card.locator(".verdict-film")).to_be_hidden()
+    assert "step" not in card.locator(".verdict-body").inner_text().lower(), "no image has a name"
+    for number, key in enumerate(["ArrowLeft", "ArrowRight", "ArrowDown", "s", "Backspace", *["ArrowLeft"] * 8]):
+        tab.keyboard.press(key)
+        expect(card.locator(".verdict-answers")).to_have_attribute(
+            "data-number", str(number + 2 if number < 4 else number)
+        )
+    assert len(read_choices(run.folder)) == 11
+    tab.keyboard.press("Escape")
+    expect(card.locator(".verdict-choices tbody tr")).to_have_count(3)
+    tab.reload()
+    expect(card.locator(".verdict-choices tbody tr")).to_have_count(3)
+    expect(label).to_contain_text("step 40")  # the kept one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 800, 1440, 1920])
+def test_the_comparison_fits_its_window_and_takes_no_key_outside_of_it(window, served, width):
+    run = trained(served, "wide")
+    tab = window.tab
+    tab.set_viewport_size({"width": width, "height": 900})
+    window.open(f"Monitor/{run.name}")
+    label = tab.locator("#verdict .verdict-one figcaption")
+    expect(label).to_contain_text("step 60")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    beyond = """(width) => [...document.querySelectorAll('#verdict *')].filter((node) => !node.closest('.verdict-strip'))
+      .filter((node) => node.getBoundingClientRect().right > width).map((node) => node.className)"""
+    assert tab.evaluate(beyond, width) == []
+    tab.locator("#run-choice").focus()
+    tab.keyboard.press("k")
+    tab.locator("#verdict .verdict-stage").focus()
+    tab.keyboard.press("ArrowRight")
+    expect(label).to_contain_text("step 60")  # the last one stays
+    assert read_kept(run.folder) == {}

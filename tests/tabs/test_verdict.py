@@ -1,0 +1,202 @@
+"""The comparison of a run's checkpoints without a browser: from samples to the grid, kept with the run, resumed, chosen."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from made_runs import dataset, make_run
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from test_grids import RUN, desk, trained  # noqa: F401
+from work_parts import image
+
+from core.engine.average import average_weights, save_average
+from core.engine.verdict import FILE, label_of, read_verdict
+from core.engine.view import RunView
+from core.generation.grids.folder import list_grids
+from core.generation.grids.plan import grid_of
+from core.generation.grids.reuse import reuse
+from core.record.cancel import CancelToken
+from core.record.kept import read_kept
+from core.record.preference import read_choices
+from core.record.run_folder import RunFolder
+from core.record.workspace import PROJECT, Workspace
+from core.settings.job import TrainJob
+from tabs.monitor import verdict
+from tests.refusals import refused
+
+
+@pytest.fixture
+def page(desk):  # noqa: F811
+    """A run that has ended with two checkpoints and a sample of the first."""
+    folder = trained(desk)
+    (folder / "dataset.json").write_text(json.dumps(dataset()))
+    sample = {"kind": "sample", "step": 20, "index": 0, "prompt": "a fox", "seed": 4, "file": "samples/20.png"}
+    image(folder / sample["file"])
+    with open(folder / "events.jsonl", "a") as journal:
+        journal.write(json.dumps({"v": 1, "seq": 900, "time": 9.0, **sample}) + "\n")
+    return desk.page
+
+
+def part(page):
+    return verdict.part(page, RUN, page.engine.snapshot(RUN), page.engine.run_job(RUN))
+
+
+def command(page, name, **data):
+    verdict.COMMANDS[name](page, {"run": RUN, **data}, page.browsers.of(None))
+
+
+def make(folder, *positions):
+    folder.cells.mkdir(exist_ok=True)
+    for position in positions:
+        Image.new("RGB", (64, 64)).save(folder.cell(position))
+
+
+def test_a_run_that_ended_shows_its_samples_at_once_and_the_images_of_its_grid_as_they_come(page):
+    before = part(page)
+    assert [column["label"] for column in before["columns"]] == ["base model", "step 20", "step 40"]
+    assert [bool(column["best"]) for column in before["columns"]] == [False, False, True]
+    assert before["columns"][1]["loss"] == 0.2 and "40" in before["sentence"]
+    shows = [prompt["shows"] for prompt in before["prompts"]]
+    assert len(shows) == 5 and shows[:2] == ["sample prompt", "held-out caption"]
+    assert [[bool(cell) for cell in line] for line in before["images"][:2]] == [[False, True, False], [False] * 3]
+    assert (before["making"]["state"], before["making"]["missing"]) == ("", 15) and before["blind"] is None
+    assert part(page) is before, "nothing is computed again while nothing changed"
+
+    command(page, "grid")
+    (folder,) = list_grids(page.workspace)
+    run = page.workspace.runs / RUN
+    assert folder.content().size == (3, 5, 1) and read_verdict(run).grid == folder.name
+    assert part(page)["making"]["state"] == "waiting" and "open" not in page.project.tab_state("Grids")
+    command(page, "grid")
+    assert len(page.engine.jobs) == 1, "twice is once"
+    make(folder, (0, 0, 0), (1, 0, 0), (2, 0, 0), (1, 1, 0))
+    shown = part(page)
+    assert [[bool(cell) for cell in line] for line in shown["images"][:2]] == [[True] * 3, [False, True, False]]
+    assert shown["making"]["missing"] == 11
+    page.engine.entries = []
+    folder.change(failed={(2, 1, 0): "The device ran out of memory"})
+    assert part(page)["making"]["state"] == "stopped" and "memory" in part(page)["images"][1][2]["failed"]
+    command(page, "grid")
+    assert len(page.engine.jobs) == 2 and len(list_grids(page.workspace)) == 1, "it is resumed"
+    command(page, "verdict_all")
+    assert page.project.tab_state("Grids")["open"] == folder.name
+
+
+def test_more_prompts_are_a_grid_that_takes_over_equal_cells_which_no_file_has_changed_since(page):
+    command(page, "grid")
+    (first,) = list_grids(page.workspace)
+    make(first, *((x, y, 0) for x in range(3) for y in range(5)))
+    page.engine.entries = []
+    assert part(page)["making"]["state"] == "done" and part(page)["making"]["more"] > 0
+    run = page.workspace.runs / RUN
+    os.utime(run / "checkpoints" / "fox-step00000040.safetensors", (2e9, 2e9))  # trained again since
+    command(page, "grid", more=True)
+    second = next(folder for folder in list_grids(page.workspace) if folder.name != first.name)
+    assert len(part(page)["prompts"]) > 5 and part(page)["making"]["missing"] > 15
+    assert reuse(second, grid_of(second.job(), page.workspace), page.workspace) == 10
+    assert {x for x, _, _ in second.generated()} == {0, 1} and reuse(
+        second, grid_of(second.job(), page.workspace), page.workspace
+    ) == 0
+    assert second.cell((0, 0, 0)).stat().st_mtime_ns == first.cell((0, 0, 0)).stat().st_mtime_ns
+
+
+def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
+    command(page, "grid")
+    (folder,) = list_grids(page.workspace)
+    make(folder, *((x, y, 0) for x in range(3) for y in range(5)))
+    names = [column["file"] for column in part(page)["columns"][1:]]
+    for number in range(10):
+        blind = part(page)["blind"]
+        assert {blind["left"], blind["right"]} == set(names) and blind["number"] == number + 1
+        pair = {name: blind[name] for name in ("left", "right", "prompt")}
+        command(page, "verdict_choose", **pair, outcome="left" if blind["left"] == names[0] else "right")
+        assert bool(part(page)["preferred"]["rows"]) == (number == 9)
+    first = part(page)["preferred"]["rows"][0]
+    assert first["file"] == names[0] and first["low"] < first["share"] < first["high"] and first["first"] > 0.9
+    command(page, "verdict_choose", outcome="undo")
+    run = page.workspace.runs / RUN
+    assert len(read_choices(run)) == 9
+    for wrong in ({"left": "../x", "right": names[0]}, {"left": names[0], "right": names[0]}):
+        with refused("file.gone" if "../x" in wrong.values() else "choice.invalid"):
+            command(page, "verdict_choose", **wrong, prompt="p", outcome="left")
+    command(page, "verdict_keep", file=names[1], keep=True)
+    assert list(read_kept(run)) == [f"checkpoints/{names[1]}"] and part(page)["columns"][2]["kept"]
+    command(page, "verdict_keep", file=names[1], keep=False)
+    assert read_kept(run) == {}
+    (run / "checkpoints" / names[1]).unlink()
+    assert [column["gone"] for column in part(page)["columns"]] == [False, False, True]
+
+
+def test_an_average_becomes_a_new_checkpoint_of_the_comparison(page):
+    command(page, "grid")
+    names = [column["file"] for column in part(page)["columns"][1:]]
+    command(page, "verdict_average", files=names, power="")
+    assert part(page)["making"]["new"] == 1
+    page.engine.entries = []
+    command(page, "grid")
+    assert [column["label"] for column in part(page)["columns"]][-1] == "average 20 to 40"
+
+
+def test_bad_input_is_said_or_leaves_nothing_to_show(page):
+    run = page.workspace.runs / RUN
+    facts = page.engine.snapshot(RUN)
+    assert verdict.part(page, RUN, facts | {"state": "running"}, TrainJob()) is None
+    assert verdict.part(page, RUN, facts | {"files": []}, TrainJob()) is None
+    assert verdict.part(page, RUN, facts, None) is None
+    (run / "dataset.json").write_text("[]")
+    for damaged in (
+        "{",
+        "[]",
+        '{"grid": "../..", "files": [], "prompts": []}',
+        '{"grid": "gone", "files": [""], "prompts": []}',
+    ):
+        (run / FILE).write_text(damaged)
+        page.verdicts = {}
+        assert part(page)["making"]["state"] == "" and len(part(page)["columns"]) == 3
+    moved = page.engine.run_job(RUN)
+    gone = moved.model_copy(update={"samples": moved.samples.model_copy(update={"sample_prompts_file": "gone.txt"})})
+    page.verdicts = {}
+    assert verdict.part(page, RUN, facts, gone)["problems"]
+
+
+LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+def lora(path, number):
+    random = torch.Generator().manual_seed(number)
+    tensors = {
+        f"{LAYER}.lora_down.weight": torch.randn(4, 64, generator=random),
+        f"{LAYER}.lora_up.weight": torch.randn(32, 4, generator=random),
+        f"{LAYER}.alpha": torch.tensor(2.0),
+    }
+    save_file(tensors, path, {"ss_base_model_version": "sd_v1", "ss_network_module": "networks.lora"})
+    return tensors
+
+
+def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(tmp_path):
+    workspace = Workspace(outputs=tmp_path / "outputs", models=PROJECT / "models")
+    run = RunFolder(make_run(workspace.runs, "20260102-030405_fox", steps=40, saved=(20, 40)))
+    names = [f"fox-step{step:08d}.safetensors" for step in (20, 40)]
+    one, other = (lora(run.checkpoints / name, number) for number, name in enumerate(names))
+
+    def facts():
+        return RunView.read(run).snapshot(False)
+
+    path = save_average(run, facts(), names, False, workspace, CancelToken())
+    for name, value in load_file(path).items():
+        assert torch.allclose(value, (one[name] + other[name]) / 2, atol=1e-6), name
+    (added,) = [file for file in facts()["files"] if file["name"] not in names]
+    assert (added["path"], added["step"]) == (str(path), 40)
+    assert label_of(path.name, 40) == "average 20 to 40"
+    power = save_average(run, facts(), names, True, workspace, CancelToken())
+    weights = average_weights([20, 40], True)
+    for name, value in load_file(power).items():
+        assert torch.allclose(value, weights[0] * one[name] + weights[1] * other[name], atol=1e-6), name
+    assert save_average(run, facts(), names, False, workspace, CancelToken()) not in (path, power)
+    for too_few in ([], names[:1], [names[0], "gone.safetensors"]):
+        with refused("average.too-few"):
+            save_average(run, facts(), too_few, False, workspace, CancelToken())
