@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ DRAWS = 4000
 NORMAL_95 = 1.959964
 _LOCK = threading.Lock()
 
-Array = NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float64]
 Pair = tuple[str, str, str]  # two checkpoints and a prompt
 
 
@@ -86,8 +87,8 @@ def preference(names: Sequence[str], choices: Iterable[Choice]) -> Preference:
     fit = _fit(names, counted)
     reach = NORMAL_95 * np.sqrt(np.diag(fit.covariance))
     ends = fit.strengths - reach, fit.strengths + reach
-    columns = [tuple(map(float, each)) for each in (fit.strengths, *ends, fit.first)]
-    return Preference(tuple(names), *columns, len(counted))
+    strengths, low, high, first = (tuple(map(float, each)) for each in (fit.strengths, *ends, fit.first))
+    return Preference(tuple(names), strengths, low, high, first, len(counted))
 
 
 def _counted(names: Sequence[str], choices: Iterable[Choice]) -> list[Choice]:
@@ -106,7 +107,7 @@ def _fit(names: Sequence[str], choices: Sequence[Choice]) -> _Fit:
     prior = np.diag([STRENGTH_SD**-2] * number + [TIE_SD**-2])
     mode = np.zeros(number + 1)
     for _ in range(100):
-        mean, variance, tie = _moments(sides @ mode[:number], mode[number])
+        mean, variance, tie = _moments(sides @ mode[:number], float(mode[number]))
         gradient = np.append(sides.T @ (score - mean), np.sum(ties - tie)) - prior @ mode
         information = prior.copy()
         information[:number, :number] += sides.T @ (variance[:, None] * sides)
