@@ -230,8 +230,8 @@
     if (!result || !atelier.differs(choices, result)) return;
     if (!result.rows.length) { choices.replaceChildren(h("p", {class: "hint"}, `${result.choices} of ${result.least} blind choices until a result.`)); return; }
     const [best] = result.rows, certain = result.settled ? "Further choices will hardly change the first place." : "More choices make it surer.";
-    choices.replaceChildren(h("p", {}, h("b", {}, result.settled ? `You prefer ${best.label}` : `${best.label} leads`), ` after ${result.choices} blind choices: first with ${percent(best.first)} probability. ${certain}`),
-      h("table", {}, h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Checkpoint"), h("th", {scope: "col"}, "Chosen over the mean checkpoint"), h("th", {scope: "col", class: "num"}, "First"))),
+    choices.replaceChildren(h("p", {}, h("b", {}, result.settled ? `You prefer ${best.label}` : `${best.label[0].toUpperCase()}${best.label.slice(1)} leads`), ` after ${result.choices} blind choices: first with ${percent(best.first)} probability. ${certain}`),
+      h("table", {}, h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Checkpoint"), h("th", {scope: "col"}, "Chosen over the mean"), h("th", {scope: "col", class: "num"}, "First"))),
         h("tbody", {}, ...result.rows.map((one) => h("tr", {}, h("th", {scope: "row"}, one.label),
           h("td", {}, h("span", {class: "verdict-bar", "aria-hidden": "true"}, h("i", {style: `left:${100 * one.low}%;width:${100 * (one.high - one.low)}%`}), h("b", {style: `left:${100 * one.share}%`})), h("span", {class: "figures"}, `${percent(one.share)} (${percent(one.low)} to ${percent(one.high)})`)),
           h("td", {class: "num"}, percent(one.first)))))));
