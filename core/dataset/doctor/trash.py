@@ -269,7 +269,7 @@ def tidy(place: Path) -> None:
 
 
 def refuse_taken(pairs: Sequence[tuple[Path, Path]], what: str, fix: str, code: str) -> None:
-    """Raises ProblemsError with each target of (from, to) that another file has, which does not move itself."""
+    """Raise ProblemsError with each target that exists and is not itself moved. pairs: (from, to)"""
     leaving = {source for source, _ in pairs}
     taken = [target for _, target in pairs if os.path.lexists(target) and target not in leaving]
     raise_if_errors(limited([Problem(what, printable(path), fix, code=code) for path in taken]))
