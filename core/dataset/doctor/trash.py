@@ -156,15 +156,15 @@ def companions(images: Sequence[Path]) -> list[Path]:
         leaving[path.parent].add(path.name)
     found: list[Path] = []
     for folder, names in leaving.items():
-        beside = sorted(os.listdir(folder))
+        entries = sorted(os.listdir(folder))
         staying = {
             os.path.splitext(name)[0].casefold()
-            for name in beside
+            for name in entries
             if is_image_name(name) and name not in names and not is_label(name)
         }
         stems = {os.path.splitext(name)[0].casefold() for name in names}
         leaving_stems = stems - staying | {name.casefold() for name in names}  # a.png.txt is a.png's caption
-        for name in beside:
+        for name in entries:
             if name not in names and _belongs(name, leaving_stems, staying | stems):
                 found.append(folder / name)
     return found
