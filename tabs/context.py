@@ -33,7 +33,7 @@ from tabs.tools.works import Works
 from tabs.train.checks import Checks
 from tabs.train.forecast import Forecast
 from tabs.train.layers import Layers
-from tabs.train.rate_sketch import RateSketch
+from tabs.train.sketches import RateSketch
 from tabs.wire import to_count, to_json, with_signature
 
 if TYPE_CHECKING:

@@ -145,15 +145,16 @@ def board_event(event: gr.EventData, longest: int = LONGEST) -> tuple[str, str, 
 
 
 def row_of(name: str) -> str:
-    """The attribute of a row whose acts have its number as `arg`: what it stands for, for `arg_now`."""
+    """The HTML attribute that identifies a row by `name`, by which `arg_now` finds it. For rows whose acts have their index
+    as `arg`."""
     return f' data-listed="{_mark(name)}"'
 
 
 def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
-    """An event's `arg`, "number" or "number:name", with the number that its row has now: another window may have changed the list
-    since it was drawn. "" where the row is gone.
+    """An event's `arg`, "index" or "index:name", with the row's current index, since another window may have changed the
+    list; "" if the row is gone.
 
-    rows: what each row stands for now, as `row_of` was given it
+    rows   the name of each current row, as passed to `row_of`
     """
     arg, mark = board_event(event)[1], event._data.get("listed") if isinstance(event._data, dict) else None
     number, colon, name = arg.partition(":")

@@ -144,11 +144,11 @@ def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]
     transparent = [each for each in placed if looks.get(each.image.key, nothing).transparent]
     endings = {each.key: {extension(name) for name in each.image.sidecars} for each in placed}
     several = [each for each in placed if {SENTENCES, TAGS} <= endings[each.key]]
-    beside = Counter(ending for found in endings.values() for ending in found)
+    caption_files = Counter(ending for found in endings.values() for ending in found)
     lines = [each for each in placed if len(lines_of(each.caption.text)) > 1]
     found = [
         _question("transparency", transparent, {}),
-        _question("sidecars", several, dict(sorted(beside.items()))),
+        _question("sidecars", several, dict(sorted(caption_files.items()))),
         _question("lines", lines, {}),
     ]
     return tuple(question for question in found if question.images)

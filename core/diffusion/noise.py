@@ -26,14 +26,13 @@ Address = tuple[int, int, ImageInfo, int]  # seed, epoch, image, repeat
 
 @dataclass(frozen=True)
 class Noises:
-    """All random values for a batch's latents. Those of an option act only if its setting and its tensor are both
-    there.
+    """All random values for a batch's latents. An option acts only if both its setting and its tensor are set.
 
     noise, perturbation    standard normal, [B, C, H, W]; the perturbation is scaled by `ip_noise_gamma`
     offset                 standard normal [B, C, 1, 1], scaled by `noise_offset` and the adaptive scale
     multires               sum of the upsampled and discounted levels of multi-resolution noise, [B, C, H, W]
-    offset_strength, perturbation_strength   factors in 0..1 of `noise_offset` and `ip_noise_gamma`: one number or [B],
-                           for random strengths
+    offset_strength, perturbation_strength   factors in 0..1 of `noise_offset` and `ip_noise_gamma`: one number or [B], for
+    random strengths
     """
 
     noise: Tensor

@@ -38,13 +38,14 @@ class Sampler:
 
     scheduler   the name of diffusers' class, or a function that makes a scheduler; None: only the algorithm
     config      for diffusers' class, except what depends on the model
-    algorithm   for all schedule types but "own", and for "own" too if `default_levels` has its levels; None: the
-                scheduler gets the levels of a schedule type, or for one from a package has no others
+    algorithm   k-diffusion's algorithm, used for every schedule type; for "own" only if `default_levels` names its levels.
+                None: the scheduler is used, set to the levels of the schedule type
     order       evaluations per step           draws       maximum noise draws per step
     brownian    noise comes from a path determined by the seed (`BrownianPath`)
     skips       leaves out the lowest level above 0, of a schedule that is one step longer, as A1111 does
     cfg_pp      CFG++, which has the unguided output at every guidance scale (`KDiffusion`)
     objectives  names of the objectives whose models it samples
+    all_schedules   whether it supports every schedule type, or "own" alone
     """
 
     scheduler: str | Make | None = None

@@ -473,7 +473,7 @@ def weaker(uses: Sequence[LoraUse], parts: int) -> list[LoraUse]:
 
 
 def only(uses: Sequence[LoraUse], number: int | None) -> list[LoraUse]:
-    """The LoRAs with the text encoder strength of only one of them."""
+    """The LoRAs with text encoder strength 0, except the one at index `number`."""
     return [
         use if at == number else use.model_copy(update={"text_encoder_strength": 0.0}) for at, use in enumerate(uses)
     ]

@@ -262,7 +262,7 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
 
 
 def load_finite(path: Path | str) -> LoraFile:
-    """The same. Raises ProblemsError for NaN and infinite values, by their keys."""
+    """`load_lora`, but raises ProblemsError for NaN and infinite values, by their keys."""
     return _finite(load_lora(path), Path(path))
 
 

@@ -51,7 +51,8 @@ class LinearWithLowRank(torch.autograd.Function):
 
 
 class AddLowRankOverChannels(torch.autograd.Function):
-    """The same for every position of an image: y [B, out, H, W] and x [B, in, H, W], channels_last."""
+    """A LoRA's change of a 1x1 convolution, added to its output as one autograd node: y [B, out, H, W] and x [B, in, H, W],
+    channels_last."""
 
     @staticmethod
     def forward(

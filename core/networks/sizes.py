@@ -29,7 +29,7 @@ def has_large_kernel(module: nn.Module) -> bool:
 
 
 def needs_conv_rank(target: Target) -> bool:
-    """Whether only C3Lier has it: 3x3 convolutions, and everything else in the residual and resampling blocks."""
+    """Whether only C3Lier trains the layer: 3x3 convolutions, and everything else in the residual and resampling blocks."""
     return has_large_kernel(target.module) or type(target.parent).__name__ in CONV_CONTAINERS
 
 

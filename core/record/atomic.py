@@ -117,7 +117,7 @@ def sync_folder(path: Path | str) -> None:
 
 
 def make_folders(path: Path | str) -> None:
-    """Create a folder with its parents. Each new one outlasts a power cut: the folder that names it is on disk."""
+    """Create a folder with its parents, and wait until each new one is on disk."""
     path = Path(path)
     if not path.is_dir():
         if path.exists():
@@ -131,8 +131,8 @@ def make_folders(path: Path | str) -> None:
 def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success it replaces the target, otherwise it is removed.
 
-    A link stays a link and the file that it leads to is replaced, but for one that leads out of a shared page's open folders
-    or to what is no file. Devices and pipes are never replaced: OSError.
+    If the target is a link, the file that it points to is replaced; the link itself if it leads outside a shared page's
+    folders, or to a folder or device. Raises OSError for devices and pipes.
 
     synced   False does not wait for the disk: for many files, before one `sync_all`
     """
@@ -159,8 +159,8 @@ def _temporary_file(target: Path) -> Path:
 
 
 def write_aside(target: Path, data: bytes) -> Path:
-    """Write `data` to a temporary file next to the target and return its path. `put_aside` renames it: for many files with one
-    `sync_all` in between."""
+    """Write `data` to a temporary file next to the target and return its path, for `put_aside` to rename. Many files need
+    only one `sync_all` in between."""
     temporary = _temporary_file(_written_at(target))
     try:
         temporary.write_bytes(data)
@@ -243,7 +243,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
 
 
 def give_usual_mode(path: Path) -> None:
-    """mkstemp creates files only the owner can read; results get the usual mode. USB sticks and network drives refuse modes."""
+    """Set a new file's usual mode, as only its owner can read those of mkstemp. USB sticks and network drives ignore it."""
     if os.name != "nt":
         with suppress(OSError):
             os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~UMASK)
@@ -255,11 +255,11 @@ def write_bytes(target: Path | str, data: bytes, *, synced: bool = True) -> None
 
 
 def write_text(target: Path | str, text: str) -> None:
-    """UTF-8 without a byte order mark, line endings as given."""
+    """Write UTF-8 without a byte order mark; line endings stay as they are in `text`."""
     write_bytes(target, text.encode("utf-8"))
 
 
 def write_json(target: Path | str, value: Any) -> None:
-    """JSON in UTF-8. Invalid Unicode (file names in another encoding) becomes JSON escapes."""
+    """Write JSON in UTF-8. Invalid Unicode (file names in another encoding) becomes JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(target, text.encode("utf-8", "backslashreplace"))

@@ -28,7 +28,7 @@ MAX_BYTES = 1 << 20  # read at once; a command has 100
 
 
 class NoCommands:
-    """A reader without commands, for a process that follows another one, which reads them."""
+    """Reads no commands: for the processes of a distributed training other than the first, which reads them."""
 
     def new(self) -> list[str]:
         return []

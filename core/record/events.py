@@ -150,8 +150,8 @@ def sampled_words(steps: Iterable[int]) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class Sampled(Event):
-    """A sample was generated. step 0 is before training; negative steps are those of COMPARED. file is relative
-    to the run folder."""
+    """A sample was generated. step: 0 is before training, negative ones are the images of COMPARED; file: relative to the
+    run folder."""
 
     kind: ClassVar[str] = "sample"
     urgent: ClassVar[bool] = True

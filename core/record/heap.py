@@ -1,8 +1,8 @@
 """Freed memory of this process: returned to the system, or kept for the next large tensor.
 
-glibc keeps freed memory between two blocks in use: nearly a gigabyte after a model's weights were
-reordered. It returns it only when asked. A large block is returned at once, and the system clears the next one's
-pages again: an optimizer that allocates a temporary as large as each weight spends half its time waiting for that.
+glibc keeps freed memory between two blocks in use until `malloc_trim`: nearly a gigabyte after a model's weights were
+reordered. Large blocks it returns at once, and the system clears the pages of the next one again: an optimizer that
+allocates a temporary as large as each weight spends half its time waiting for that.
 """
 
 from __future__ import annotations

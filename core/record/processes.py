@@ -53,7 +53,7 @@ def check_launch() -> None:
 
 
 class Processes:
-    """A single process: every operation is the plain one."""
+    """A single process, which exchanges nothing. `Together` is one of several."""
 
     rank, count = 0, 1
     first = True

@@ -1,5 +1,5 @@
-"""Open user files only if they are regular files: a named pipe would block forever, a device may never end. Before work starts,
-say which paths cannot be written at all."""
+"""Opens user files only if they are regular files: a named pipe would block forever, a device may never end. Also finds
+paths that can never be written, before work starts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
 
 
 def check_regular(path: Path | str) -> os.stat_result:
-    """The same checks for a file that a library is about to open by name. Returns its stat result."""
+    """Check a file like `open_regular`, before a library opens it by name. Returns its stat result."""
     try:
         facts = os.stat(path)
     except (OSError, ValueError) as error:

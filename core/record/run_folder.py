@@ -1,4 +1,4 @@
-"""A run is a folder: settings, journal, samples, checkpoints, training states. What is not in it did not happen."""
+"""A run is a folder: settings, journal, samples, checkpoints, training states. Nothing about a run is stored elsewhere."""
 
 from __future__ import annotations
 

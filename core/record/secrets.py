@@ -38,7 +38,7 @@ def keys_file() -> Path:
 
 
 def secret(name: str) -> str | None:
-    """The key of this name; None if there is none, and in jobs of a shared page unless it was lent."""
+    """The key of this name; None if there is none, or if a job of a shared page may not use it."""
     if not may_use_keys():
         return None
     for variable in NAMES[name]:

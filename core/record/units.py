@@ -7,25 +7,25 @@ from collections.abc import Sequence
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """1 image, 10,000 images, 3 entries, 2 batches (plural)."""
+    """A number with its noun: 1 image, 10,000 images, 3 entries, 2 batches (plural)."""
     if number == 1:
         return f"1 {noun}"
     return f"{number:,} {plural or (noun[:-1] + 'ies' if noun.endswith('ry') else noun + 's')}"
 
 
 def first_of(texts: Sequence[str], most: int, mark: str = ", ") -> str:
-    """The first texts joined, and how many are left out: a, b and 3 more."""
+    """The first `most` texts joined, and how many more there are: a, b and 3 more."""
     rest = len(texts) - most
     return mark.join(texts[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def with_article(words: str) -> str:
-    """a LoRA, an SD 1.x model, an ONNX file"""
+    """The words with a or an: a LoRA, an SD 1.x model, an ONNX file."""
     return f"{'an' if words[0] in 'AEIOaeio' or words.startswith('SD') else 'a'} {words}"
 
 
 def period_words(period: int, noun: str) -> str:
-    """every step, every 50 steps"""
+    """Text of a period: every step, every 50 steps."""
     return f"every {noun}" if period == 1 else f"every {count(period, noun)}"
 
 
@@ -43,7 +43,7 @@ def number_text(value: int | float) -> str:
 
 
 def number_words(number: int) -> str:
-    """How many parameters: "860 M", "3.2 M", "42,000"."""
+    """A number of parameters as text: "860 M", "3.2 M", "42,000"."""
     return f"{number / 1e6:.0f} M" if number >= 1e8 else f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,}"
 
 
@@ -69,7 +69,7 @@ def progress_words(done: int, total: int, of_bytes: bool = False) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """h:mm:ss, or m:ss below an hour; a dash when not known."""
+    """Seconds as h:mm:ss, or m:ss below an hour; a dash if None."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return "–"
     hours, rest = divmod(round(seconds), 3600)

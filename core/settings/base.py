@@ -32,7 +32,10 @@ class Settings(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_given: Any) -> None:
-        """Fill in names that a declaration leaves to the field's name: the title, and SAME as sd-scripts' or metadata's name."""
+        """Fill in names that a declaration leaves to the field's name: the title, and SAME as sd-scripts' or metadata's name.
+
+        A type that several fields share (Annotated) is for fields of one name.
+        """
         for name, info in cls.model_fields.items():
             if about := about_of(info):
                 info.title = info.title or name.replace("_", " ").capitalize()

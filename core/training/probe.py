@@ -53,7 +53,7 @@ class Forecast:
 
 
 def duration(seconds: float) -> str:
-    """ "2 h 05 min", "12 min" or "40 s"."""
+    """Seconds as text: "2 h 05 min", "12 min" or "40 s"."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"

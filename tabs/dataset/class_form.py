@@ -83,8 +83,8 @@ class ClassForm:
         """HTML on a card: the button or the open form, and the job that fills its folder."""
         is_open = self.open_on == number
         words = "Close" if is_open else "Generate regularization images"
-        said = "Generates images of the class with the base model for prior preservation"
-        head = button("class", words, number, kind="quiet", title=said) + self._going(entry)
+        tooltip = "Generates images of the class with the base model for prior preservation"
+        head = button("class", words, number, kind="quiet", title=tooltip) + self._going(entry)
         if not is_open:
             return f'<div class="class-line">{head}</div>'
         word = (entry.class_word if entry else None) or first_class_word(self.page.project.job.dataset)
@@ -104,8 +104,8 @@ class ClassForm:
             folder = job.job.get(TASK, {}).get("folder") if isinstance(job.job, dict) else None
             if entry is None or not folder or resolve_path(folder) != resolve_path(entry.folder):
                 continue
-            said = {"running": "generating", "done": "generated"}.get(job.state, job.state)
-            said += f". {job.message}" if job.message else ""
+            state = {"running": "generating", "done": "generated"}.get(job.state, job.state)
+            state += f". {job.message}" if job.message else ""
             follows = f' data-waits="{esc(job.id)}"' if job.state == "waiting" else ""
-            return f'<span class="hint" role="status">Regularization images: <span{follows}>{esc(said)}</span></span>'
+            return f'<span class="hint" role="status">Regularization images: <span{follows}>{esc(state)}</span></span>'
         return ""

@@ -120,12 +120,12 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
         for seen in group[: IMAGES_SHOWN - shown]:
             shown += 1
             name, goes = printable(seen.key[-1]), seen.key in advised
-            said = ", ".join(part for part in (name, seen.note, "would be removed" if goes else "") if part)
+            tooltip = ", ".join(part for part in (name, seen.note, "would be removed" if goes else "") if part)
             shows = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
             place = places.get(seen.key)
             where = f' data-act="open" data-arg="{place[0]}"{row_of(key_of(place[1]))}' if place else " disabled"
             items += (
-                f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(said)}">'
+                f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(tooltip)}">'
                 f'<img src="{esc(thumb_url(seen.path, 96))}" alt="" loading="lazy" decoding="async">'
                 f"<b{shows}>{esc(name)}</b> <span>{esc(seen.note)}</span>"
                 f"{GOES if goes else ''}</button>"
@@ -136,9 +136,11 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
     act = ""
     if finding.action == "put away" and finding.advised:
         number = len(finding.advised)
-        said = "Moves them with their captions to the trash folder next to the dataset; they can be restored"
-        most = f"These are {number:,} of {len(places):,} images. {said}." if number > MOST_AT_ONCE * len(places) else ""
-        act = button("away", f"Move {number:,} to trash", finding.id, title=said, sure=most)
+        tooltip = "Moves them with their captions to the trash folder next to the dataset; they can be restored"
+        most = (
+            f"These are {number:,} of {len(places):,} images. {tooltip}." if number > MOST_AT_ONCE * len(places) else ""
+        )
+        act = button("away", f"Move {number:,} to trash", finding.id, title=tooltip, sure=most)
     kind = "Error" if finding.level == "error" else "Advice"
     return (
         f'<article class="finding {esc(finding.level)}"><div class="finding-head"><span class="kind">{kind}</span>'

@@ -32,15 +32,15 @@ class Exchange:
             job, report = importer_of(file).apply(self.page.project.job, file)
             self.page.roots.admit(job)
         except ProblemsError as error:
-            said = f"{name} was not imported; nothing changed."
-            self.page.say("error", title=said, problems=self._named(error.problems, file))
+            text = f"{name} was not imported; nothing changed."
+            self.page.say("error", title=text, problems=self._named(error.problems, file))
             return
         finally:
             atomic.remove(file)  # the server's own copy of the upload
         self.page.project.change(job, did=f"importing {name}")
         folders = len(job.dataset.all_sources())
-        said = f"{name}: {count(folders, 'folder')} with their settings. Undo in Train reverts it."
-        self.page.say("done", said, problems=self._named(report.problems, file), notes=report.notes)
+        text = f"{name}: {count(folders, 'folder')} with their settings. Undo in Train reverts it."
+        self.page.say("done", text, problems=self._named(report.problems, file), notes=report.notes)
 
     def _named(self, problems: list[Problem], file: str) -> list[Problem]:
         """The problems with the file's name instead of its path in the upload folder."""
@@ -58,13 +58,13 @@ class Exchange:
         if self.written is not None:
             atomic.remove_folder(self.written.parent)
         self.written = written.path
-        said = (
+        text = (
             "Exported for sd-scripts."
             if not written.problems
             else "Exported for sd-scripts, except for the items listed."
         )
         link = (self.page.file_url(written.path), written.path.name)
-        self.page.say("done", said, problems=written.problems, link=link)
+        self.page.say("done", text, problems=written.problems, link=link)
 
 
 def buttons() -> str:

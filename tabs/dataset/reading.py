@@ -110,7 +110,8 @@ class Reading:
     # -- requests
 
     def want(self, again: bool = False, now: bool = False) -> None:
-        """Start a reading if the settings have changed. again: also if the last one was not just now; now: in any case"""
+        """Start a reading if the settings have changed. again: also if they have not, unless the last one has just ended;
+        now: in any case"""
         revision = self._project.revision
         if revision == self._revision and not (again or now):
             return

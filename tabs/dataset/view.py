@@ -45,13 +45,13 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
     if broken or job.dataset.skip_broken:
         on = job.dataset.skip_broken
         images = count(broken, "broken image")
-        said = f"Skip {images if broken else 'broken images'}"
+        wording = f"Skip {images if broken else 'broken images'}"
         if on and broken:
-            said = f"{images} {'is' if broken == 1 else 'are'} skipped"
+            wording = f"{images} {'is' if broken == 1 else 'are'} skipped"
         ticked = " checked" if on else ""
         body += (
             f'<label class="switch consent"><input type="checkbox" data-act="skip"{ticked}>'
-            f"<span>{esc(said)}</span></label>"
+            f"<span>{esc(wording)}</span></label>"
         )
     ordered = errors_first(problems)
     shown = ordered[:PROBLEMS_SHOWN]

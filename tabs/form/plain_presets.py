@@ -190,9 +190,11 @@ class PlainForm(PresetForm):
         corrected: Iterable[str] = (),
         wrong: Mapping[str, BadInput] = {},
     ) -> None:
-        """Store these values as one step of undo. Fields that change lose their invalid input, others keep it.
+        """Store these values as one step of undo. Invalid input is discarded in fields whose values change, and stays in
+        others.
 
-        preset   the loaded preset from now on      corrected   fields that lose it too      wrong   new invalid input
+        preset   the loaded preset from now on      corrected   other fields whose invalid input is discarded      wrong
+                 new invalid input
         """
         name, before, bad = now = self._held()
         gone = {*corrected, *(each for each, value in values.items() if value != before.get(each))}

@@ -79,7 +79,7 @@ class PresetForm(ABC):
 
     @property
     def description(self) -> str:
-        """Of a preset that is saved under a new name."""
+        """The description of a preset that is saved under a new name."""
         return ""
 
     @abstractmethod

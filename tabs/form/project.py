@@ -179,13 +179,13 @@ class Project(PresetForm):
             self.set_values({path: value_from(FIELDS[path], raw) for path, raw in values.items()}, did=did)
 
     def set_values(self, values: Mapping[str, Any], *, did: str) -> None:
-        """Values by path, in place of what their fields hold, also of what they hold in vain. Raises ProblemsError."""
+        """Set several fields by path as one step of undo; invalid input in them is discarded. Raises ProblemsError."""
         with self.lock:
             self.change(with_values(self.job, values), did=did, paths=values)
 
     def change(self, job: TrainJob, *, did: str, paths: Iterable[str] = ()) -> None:
-        """The job with some values changed, one step of undo. Fields whose values stay keep what they hold in vain, but those of
-        `paths`: a mistake that was not corrected must not be forgotten, or a run starts with the value before it."""
+        """Replace the job as one step of undo. Invalid input is discarded in the fields that change and in `paths`; it stays
+        in all others, so that no run starts with the previous value of a mistake."""
         with self.lock:
             corrected = {*differences(job, self.job), *paths}
             bad = {path: each for path, each in self.bad.items() if path not in corrected}
@@ -216,8 +216,11 @@ class Project(PresetForm):
         did: str = "loading settings",
         bad: Mapping[str, BadInput] = {},
     ) -> None:
-        """A whole new job (a preset, a run's settings, the JSON pane). `preset` None keeps the loaded preset's name;
-        one that is gone counts as none. bad: what fields hold in vain from now on."""
+        """Replace the whole job (by a preset, a run's settings, the JSON pane).
+
+        preset   the loaded preset from now on, "" if it is gone; None keeps the current one
+        bad      invalid input of fields from now on
+        """
         with self.lock:
             self.check_stamp()
             named: dict[str, Any] = {}
@@ -227,7 +230,7 @@ class Project(PresetForm):
             self._change(did, job=job, bad=dict(bad), **named)
 
     def _import_of(self, preset: str) -> dict[str, Any]:
-        """What a preset tells of the import that it was saved from."""
+        """The report of the import that a preset was saved from; {} for any other preset."""
         found = read_preset(self.presets, preset)
         return {"description": found.description} if found and found.description.startswith(IMPORTED) else {}
 

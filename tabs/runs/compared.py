@@ -307,9 +307,9 @@ Pair = tuple[dict[str, Any], dict[str, Any]]
 
 @dataclass(frozen=True)
 class SampleRow:
-    """Samples of one prompt. pairs: of A and B at each moment
+    """Samples of one prompt. pairs: (sample of A, sample of B) at each moment
 
-    compared   pairs of what samples of a ControlNet are compared with: control images, samples without the ControlNet
+    compared   of a ControlNet: the same pairs of its control images, and of samples without it
     """
 
     prompt: str

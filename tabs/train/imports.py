@@ -1,4 +1,5 @@
-"""Settings of other programs on the page: opened into the form, with a report of what became of each, and the export for sd-scripts."""
+"""Import and export on the page: other programs' settings opened into the form, with a report on each, and the export for
+sd-scripts."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ STOP = re.compile(r'"data_offsets":\s*\[\d{1,15},\s*(\d{1,15})\]')  # where a te
 
 
 def open_text(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Open a file or pasted text {"text", "file": its name or "", "choice", "token"}: a preset, or another program's settings.
-    Raises ProblemsError. What it can be read as, if that is not clear, is sent to the browser instead."""
+    """Open a file or pasted text {"text", "file": its name or "", "choice", "token"}: a preset, or another program's
+    settings. An ambiguous text changes nothing: the browser gets the choices instead. Raises ProblemsError."""
     name, text = Path(str(data.get("file") or "")).name[:MOST_LETTERS], whole_text(str(data.get("text") or ""))
     token = str(data.get("token"))[:MOST_LETTERS]
     browser.choosing = None
@@ -87,14 +88,15 @@ def _of_header(header: str, name: str, folder: Path) -> Import:
 
 
 def marks(project: Project) -> dict[str, str] | None:
-    """Which import the form began with; None without one. token: of the opening"""
+    """{"token": of the request, "about": title} of the import that the form began with; None without one."""
     if not project.imported:
         return None
     return {"token": str(project.imported.get("token", "")), "about": project.description.partition("\n")[0]}
 
 
 def report(project: Project) -> dict[str, Any]:
-    """The report of the import that the form began with; of one that a preset was saved from, what its description says."""
+    """The report of the import that the form began with; of a preset saved from an import, the part that its description
+    has."""
     return project.imported.get("report") or _described(project.description)
 
 
@@ -168,7 +170,7 @@ def exported(page: Page) -> dict[str, Any]:
 
 
 def _dataset(page: Page, job: TrainJob) -> tuple[str, list[Problem]]:
-    """The dataset config, "" if there is none, and what is wrong with it. A shared page looks only into its own folders."""
+    """(the dataset config or "", its problems). A shared page reads its own folders only."""
     try:
         page.roots.admit(job)
         text, _, problems = dataset_text(job, "toml")

@@ -12,7 +12,7 @@ from tabs.form.presets import json_text
 from tabs.form.project import FIELDS
 from tabs.server.browsers import Browser
 from tabs.train import imports, method_needs, presets_bar
-from tabs.train.timestep_sketch import timestep_facts
+from tabs.train.sketches import timestep_facts
 
 if TYPE_CHECKING:
     from tabs.context import Page

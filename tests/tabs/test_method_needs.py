@@ -12,8 +12,7 @@ from core.settings.noise import NoiseSettings
 from core.settings.optimization.optimizers import catalog
 from core.settings.rules import ineffective, training_problems
 from tabs.train import method_needs as needs
-from tabs.train.rate_sketch import GUESSED_STEPS, RateSketch
-from tabs.train.timestep_sketch import timestep_facts
+from tabs.train.sketches import GUESSED_STEPS, RateSketch, timestep_facts
 
 
 def job(**groups) -> TrainJob:

@@ -64,8 +64,8 @@ def length_of(schedule: ScheduleSettings, epochs: Epochs) -> Length:
 
 
 def length_sentence(length: Length, epochs: Epochs, images: int, accumulation: int) -> str:
-    """ "24 images x 66 epochs / batch 4 = 396 steps"; "40 steps, about 2.5 epochs of 58 images, batch 4" where the last
-    epoch is partial.
+    """The arithmetic of a length: "24 images x 66 epochs / batch 4 = 396 steps"; "40 steps, about 2.5 epochs of 58 images,
+    batch 4" if the last epoch is partial.
 
     images   number of training images, without repeats
     """

@@ -156,15 +156,15 @@ def companions(images: Sequence[Path]) -> list[Path]:
         leaving[path.parent].add(path.name)
     found: list[Path] = []
     for folder, names in leaving.items():
-        beside = sorted(os.listdir(folder))
+        entries = sorted(os.listdir(folder))
         staying = {
             os.path.splitext(name)[0].casefold()
-            for name in beside
+            for name in entries
             if is_image_name(name) and name not in names and not is_label(name)
         }
         stems = {os.path.splitext(name)[0].casefold() for name in names}
         leaving_stems = stems - staying | {name.casefold() for name in names}  # a.png.txt is a.png's caption
-        for name in beside:
+        for name in entries:
             if name not in names and _belongs(name, leaving_stems, staying | stems):
                 found.append(folder / name)
     return found
@@ -269,7 +269,7 @@ def tidy(place: Path) -> None:
 
 
 def refuse_taken(pairs: Sequence[tuple[Path, Path]], what: str, fix: str, code: str) -> None:
-    """Raises ProblemsError with each target of (from, to) that another file has, which does not move itself."""
+    """Raise ProblemsError with each target that exists and is not itself moved. pairs: (from, to)"""
     leaving = {source for source, _ in pairs}
     taken = [target for _, target in pairs if os.path.lexists(target) and target not in leaving]
     raise_if_errors(limited([Problem(what, printable(path), fix, code=code) for path in taken]))

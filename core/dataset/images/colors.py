@@ -38,7 +38,7 @@ def composite(colors: Image.Image, alpha: Image.Image | None, background: tuple[
 
 
 def color_of(text: str) -> tuple[int, int, int]:
-    """ "#ff8000" -> (255, 128, 0)."""
+    """Parse a hex color: "#ff8000" -> (255, 128, 0)."""
     return (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
 
 

@@ -74,7 +74,7 @@ def to_text(look: Look) -> str:
 
 
 def from_text(text: str) -> Look | None:
-    """None for a text of no measurements."""
+    """Parse stored measurements; None if the text has none."""
     try:
         return Look(**json_or_none(text))
     except TypeError:

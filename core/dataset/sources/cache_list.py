@@ -28,10 +28,10 @@ def compare_with_disk(
     path: Path,
 ) -> list[Problem]:
     """Warn of captions that were edited after the list was written. files: of the images, with their caption files."""
-    beside = {file.path: file for file in files if file.sidecars}
+    with_captions = {file.path: file for file in files if file.sidecars}
     edited = []
     for image in images:
-        file = beside.get(image.path)
+        file = with_captions.get(image.path)
         if file is None:
             continue
         now = read_caption(

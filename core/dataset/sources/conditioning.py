@@ -68,10 +68,10 @@ def conditioning_folder(typed: str | None) -> Path | None:
 
 @dataclass(frozen=True)
 class Partners:
-    """The files that may belong to images.
+    """The files that may be masks or control images of images.
 
     shown    their folder, for messages            files    all of them
-    find     (image) -> the files with its name, the one to use first
+    find     (image) -> the files with its name, of which the first is used
     """
 
     shown: str

@@ -144,7 +144,8 @@ def walk_folders(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def split_label(stem: str) -> tuple[str, str]:
-    """ "a-masklabel" -> ("a", "-masklabel"): a mask or control image next to its image, as OneTrainer names them."""
+    """Split a stem into image name and label, of a mask or control image as OneTrainer names them: "a-masklabel" -> ("a",
+    "-masklabel")."""
     for label in LABELS:
         if stem.casefold().endswith(label) and len(os.path.basename(stem)) > len(label):
             return stem[: -len(label)], stem[-len(label) :]

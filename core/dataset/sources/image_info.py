@@ -96,12 +96,12 @@ class Scan:
 
 
 def names_of(images: Sequence[ImageInfo]) -> str:
-    """ "a.png, b.png and 12 more"."""
+    """The images' names in one line: "a.png, b.png and 12 more"."""
     return listed([image.relative for image in images])
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """ "a, b and 12 more"."""
+    """The names in one line: "a, b and 12 more"."""
     return first_of([printable(name) for name in names], most)
 
 

@@ -318,17 +318,17 @@ def _file(
     """The image with its caption files: a.txt, then a.png.txt, which comes first if a.jpg exists too. used: gets their names."""
     relative, path = prefix + entry.name, reachable(folder / entry.name)
     stem = os.path.splitext(entry.name)[0]
-    beside = sidecars.get(stem.casefold(), [])
-    if len(beside) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
-        beside = [each for each in beside if each.name.startswith(stem + ".")] or beside
+    captions = sidecars.get(stem.casefold(), [])
+    if len(captions) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
+        captions = [each for each in captions if each.name.startswith(stem + ".")] or captions
     whole = sidecars.get(entry.name.casefold(), [])
-    first, second = (whole, beside) if stem.casefold() in shared_stems else (beside, whole)
+    first, second = (whole, captions) if stem.casefold() in shared_stems else (captions, whole)
     endings = {extension(each.name) for each in first}
-    beside = first + [each for each in second if extension(each.name) not in endings]
+    captions = first + [each for each in second if extension(each.name) not in endings]
     of_face = without_face(stem)
     shared = sidecars.get(of_face.casefold(), []) if of_face else []
-    used.update(each.name for each in (*beside, *shared))
-    names, states = tuple(each.name for each in beside), tuple(_state(each) for each in (*beside, *shared))
+    used.update(each.name for each in (*captions, *shared))
+    names, states = tuple(each.name for each in captions), tuple(_state(each) for each in (*captions, *shared))
     found = _stat(entry)
     if found is None or not stat.S_ISREG(found.st_mode):
         return File(relative, path, 0, 0, names, states, _refusal_of(path))

@@ -257,8 +257,8 @@ def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
 
 
 def looks_like(keys: Iterable[str]) -> str:
-    """The likeness of keys that no kind has together: "looks like LoHa with unknown keys (x, y)"; "" if no kind has any
-    of them."""
+    """The kind that these keys resemble, as text: "looks like LoHa with unknown keys (x, y)", "... with keys missing"; "" if
+    they resemble none."""
     found = set(keys)
     near = max(NETWORK_KINDS.values(), key=lambda kind: (len(found & kind.all_keys), -len(kind.all_keys)), default=None)
     if near is None or not found & near.all_keys - {ALPHA}:

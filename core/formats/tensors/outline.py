@@ -40,7 +40,7 @@ class Outline:
         return self.dtype in FLOATS
 
     def reshape(self, first: int, *sides: int) -> Outline:
-        """first: -1 for the remaining elements"""
+        """The outline in another shape. first: -1 for the remaining elements"""
         return replace(self, shape=(self.numel() // prod(sides) if first == -1 else first, *sides))
 
     def __mul__(self, factor: float) -> Outline:

@@ -92,7 +92,7 @@ def filled(image: Image, mask: Image) -> Image:
 
 
 def mixed_noise(noises: Sequence[ImageNoise], latents: Tensor) -> Tensor:
-    """The noise for initial latents, [B, C, h, w]."""
+    """The noise to add to initial latents, [B, C, h, w]."""
     import torch
 
     return torch.stack([each.image_noise()[0] for each in noises]).to(latents.device)

@@ -53,7 +53,7 @@ def rgb_factors(family: Family, vae: Any) -> Tensor:
 
 
 def fitted(family: Family, vae: Any) -> Tensor:
-    """Least squares factors over decoded random latents, smoothed like those of images."""
+    """Factors as of `rgb_factors`, fitted by least squares to smooth random latents that the VAE decodes."""
     import torch
     from torch.nn.functional import interpolate
 

@@ -187,7 +187,7 @@ def _nearest(name: str) -> str:
 
 
 def title_of(setting: str) -> str:
-    """ "Sampling steps", "LoRA strength (fox)"."""
+    """Title of a setting that an axis can change: "Sampling steps", "LoRA strength (fox)"."""
     name, colon, lora = setting.partition(":")
     if name in SPECIAL:
         return f"{SPECIAL[name]} ({lora})" if colon else SPECIAL[name]
@@ -211,7 +211,7 @@ def texts_of(text: str) -> list[str]:
 
 
 def joined(texts: Sequence[str]) -> str:
-    """The text of these values, as `texts_of` parses it."""
+    """The inverse of `texts_of`: one text with these values."""
     quoted = ('"' + text.replace('"', '""') + '"' if set(',"\n\r') & set(text) else text for text in texts)
     return ", ".join(quoted)
 

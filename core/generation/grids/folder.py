@@ -71,7 +71,7 @@ class GridContent:
 
 
 def name_of(position: Sequence[int]) -> str:
-    """ "x1_y2_z1", counted from 1."""
+    """Name of the cell at a position: "x1_y2_z1", counted from 1."""
     x, y, z = position
     return f"x{x + 1}_y{y + 1}_z{z + 1}"
 

@@ -292,7 +292,7 @@ def _read_hires(reading: Reading) -> None:
 
 
 def _resize(reading: Reading, width: int, height: int) -> None:
-    """Hires fix to a size in pixels, of which one side may be 0, as a scale."""
+    """Convert the target size of hires fix in pixels, where one side may be 0, to a scale."""
     generate, hires = reading.groups["generate"], reading.groups["hires"]
     small = generate.get("width") or 0, generate.get("height") or 0
     if "highres_fix_scale" in hires:  # as this program writes it: a fraction of the final size

@@ -53,8 +53,8 @@ class Facts:
     """Facts of an image. source: "atelier", "a1111" ...; "" if it has no settings.
 
     own    short text of LoRAs with strengths, embeddings or the trained model
-    pair   equal for images that differ only in LoRAs and embeddings; plain: whether this one has none
-    kin    equal for images that also differ in the model and in settings of MODELS_OWN
+    pair   key of all settings except LoRAs and embeddings (`pair_key`)      plain   whether it has no LoRAs and embeddings
+    kin    key of the settings in `pair` except the model and MODEL_DEFAULTS
     """
 
     width: int = 0

@@ -480,8 +480,8 @@ def _tokens(path: Path, stamp: Stamp) -> list[str]:
 def named_embeddings(
     texts: Iterable[str], workspace: Workspace, loras: Iterable[Path] = ()
 ) -> list[tuple[str, Path, str]]:
-    """(name, file, token) of the embeddings under models/ and in LoRA files whose names occur in these texts. Those of
-    LoRAs replace others of their names."""
+    """(name, file, token) of the embeddings under models/ and in LoRA files whose names occur in these texts. An embedding
+    in a LoRA file replaces one of the same name under models/."""
     bundled = {token: path for path in loras for token in bundled_tokens(read_header(path)[0])}
     embeddings = [(token, path, token) for token, path in bundled.items()]
     embeddings += [each for each in _embeddings(workspace) if each[0] not in bundled]

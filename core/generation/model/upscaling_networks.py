@@ -105,7 +105,8 @@ class Block(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """ESRGAN's network (Wang et al. 2018, arXiv:1809.00219): upscales 4 times, after pixel unshuffle (Real-ESRGAN) 4 / folds.
+    """ESRGAN's network (Wang et al. 2018, arXiv:1809.00219): upscales 4 times, or 4 / folds times after a pixel unshuffle
+    (Real-ESRGAN).
 
     folds   factor of the pixel unshuffle: 1, or 2 for a scale of 2
     """

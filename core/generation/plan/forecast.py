@@ -41,9 +41,14 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes of weights (denoiser, its largest layer, VAE, text encoders, and these during use) and of computing with
-    them: one evaluation, one decoding as a whole and in strips; of LoRAs, ControlNets and models of hooks; of a running
-    upscaling network; of a gradient through denoiser and VAE, which is then on the device."""
+    """Bytes of weights and of computing on the device.
+
+    denoiser, vae, texts   weights      layer     largest layer of the denoiser     reading   text encoders in use, while
+    they rest in RAM
+    evaluation   of one evaluation       decoding, in_strips   of decoding an image as a whole, in strips
+    loras        of LoRAs, ControlNets and models of hooks              upscaling   of a running upscaling network
+    gradient     of a gradient through denoiser and VAE, which is then on the device
+    """
 
     denoiser: int
     layer: int
@@ -132,7 +137,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
 
 
 def images_together(job: GenerateJob, device: str, sides: tuple[int, int], latent_pixels: int) -> int:
-    """The smallest batch size: on a GPU as many as fit, if the number is not set."""
+    """Images in a batch, for the forecast: the setting, else one on a GPU, and on a CPU as many as it generates together."""
     settings = job.generate
     if settings.batch_size is not None:
         return min(settings.batch_size, settings.count)

@@ -242,8 +242,8 @@ def merged_of(job: GenerateJob, loras: int) -> int:
 
 
 def _with_strengths(uses: Sequence[LoraUse], strengths: Sequence[float], fixed: int) -> list[LoraUse]:
-    """The LoRAs with these strengths in order; the last one applies to the rest. fixed: how many of the first keep
-    theirs"""
+    """The LoRAs with these strengths in order; the last strength applies to the rest. fixed: number of LoRAs at the start
+    whose strengths are not changed"""
     changed = (
         use.model_copy(update={"strength": strength, "text_encoder_strength": None})
         for use, strength in zip(uses[fixed:], [*strengths, *[strengths[-1]] * len(uses)], strict=False)

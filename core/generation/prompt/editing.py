@@ -79,7 +79,8 @@ class _Open:
         return "".join(item if isinstance(item, str) else "[]" for item in self.texts[-1])
 
     def literal(self, closed: str = "") -> list[Any]:
-        """Its content as plain text and edits."""
+        """Its plain text and nested edits in order, for a bracket that is no edit. closed: the closing bracket, if there is
+        one"""
         joined = [self.sign, *self.texts[0]]
         for sign, text in zip(self.between, self.texts[1:], strict=True):
             joined += [sign, *text]
@@ -206,5 +207,5 @@ def at_steps(prompts: Sequence[str], during: Pass | None) -> list[tuple[int, tup
 
 
 def texts_of(prompt: str, passes: Sequence[Pass | None], most: int | None = None) -> list[str]:
-    """Each text of a prompt over the steps, once. most: number of steps of a pass"""
+    """The distinct texts of a prompt over the steps. most: number of steps of a pass"""
     return list(dict.fromkeys(text for during in passes for _, text in schedule(prompt, during, most)))

@@ -38,7 +38,7 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
 
 
 def prompt_runs(text: str, read: Read = runs_of, at: re.Pattern[str] = BREAK) -> list[Run]:
-    """`runs_of`, with a new window after each BREAK. at: what is one"""
+    """The runs of a text by `read`, with a new window after each match of `at`."""
     runs: list[Run] = []
     for run, weight in read(text):
         first, *others = at.split(run)

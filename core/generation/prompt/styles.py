@@ -41,7 +41,8 @@ def styled(text: str, styles: Iterable[str]) -> str:
 
 
 def styled_entry(entry: Entry, styles: Sequence[Style], options: bool = True) -> Entry:
-    """A prompt with styles applied, also to its negative prompt if it has one. options: whether " --n" is one"""
+    """A prompt with styles applied, also to its negative prompt if it has one. options: whether " --n" begins a negative
+    prompt"""
     positives, negatives = [style.prompt for style in styles], [style.negative_prompt for style in styles]
     if isinstance(entry, dict):
         added = {"prompt": positives, "negative_prompt": negatives}

@@ -40,7 +40,8 @@ def fitted(image: Image, size: tuple[int, int], fit: str) -> Image:
 
 
 def placed(image: Image, fit: str, size: Size, part: Part | None, make: Callable[[Image], Image]) -> Image:
-    """The control image at (width, height). make: of the visible part of the image, at its visible size"""
+    """The control image at (width, height). part: (size of the full image, box of the visible part), None for all of it;
+    make: (image) -> its control image"""
     if part is None:
         return filled(image, size, make) if fit == "fill" else make(fitted(image, size, fit))
     full_size, box = part

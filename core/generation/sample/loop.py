@@ -113,12 +113,12 @@ class Stage:
 
     size       (width, height) in pixels, multiples of the family's `latent_pixels`
     steps      of the whole schedule
-    run        None: from noise. Else how many of the steps, the last ones, run from initial latents
+    run        number of steps, at the end of the schedule, that run from initial latents; None: all steps, from noise
     begins     with noise, the initial image, the previous stage's result enlarged as an image or as latents, or its
                unfinished latents, which the refiner continues
     another    offset of its noise seed from the image's seed
     sizes      SDXL's size conditioning by side of the guidance; missing and 0 are the image's size
-    switch_at  None: all steps. Else the fraction of the noise that is removed before the refiner takes over
+    switch_at  fraction of the noise that is removed before the refiner takes over; None: no refiner
     fresh      its initial noise contains nothing of the latents: inpainting with a strength of 1, as in diffusers
     scores     of the refiner: its aesthetic scores for the prompt and for the other texts
     """
@@ -350,12 +350,12 @@ class _Inputs:
 
 
 def total_steps(stage: Stage) -> int:
-    """The steps that run of a schedule, by the base model and the refiner together."""
+    """Number of steps that the base model and the refiner run together."""
     return stage.steps if stage.run is None else stage.run
 
 
 def steps_of(stage: Stage) -> int:
-    """The steps that a stage runs; if a refiner takes over, as many as for evenly spaced timesteps."""
+    """Number of steps that a stage runs; with a refiner an estimate, as for evenly spaced timesteps."""
     run = total_steps(stage)
     if stage.switch_at is None:
         return run

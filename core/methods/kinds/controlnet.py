@@ -60,7 +60,7 @@ def _rates(job: TrainJob) -> Mapping[str, tuple[float, str]]:
 
 
 def control_images_needed(size: str) -> Needs:
-    """The dataset with control images. size: of the saved file"""
+    """Text and fields that say what a method with control images needs. size: of the saved file, as text"""
     text = "Each image needs a control image of the same name in the folder of control images, and a caption."
     return f"{text} The file is {size}.", [["Folder of control images", "dataset.conditioning_data_dir"]]
 

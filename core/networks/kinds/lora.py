@@ -117,7 +117,7 @@ class LoraAdapter(ScaledAdapter):
         return (up @ down * self.scale).view(len(up), *self.down.shape[1:])
 
     def merged(self, weight: Tensor) -> Tensor:
-        """The sum in one product, without building the change."""
+        """`weight` with the change added by one matrix product, which need not build the change."""
         up, down = self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
         return torch.addmm(weight.flatten(1), up, down, alpha=self.multiplier * self.scale).view(weight.shape)
 

@@ -276,8 +276,8 @@ def _diagonal(out: int, rank: int) -> tuple[int, ...]:
 
 
 def split_in_powers(width: int, largest: int) -> tuple[int, int] | None:
-    """The largest even number up to `largest` whose quotient is a power of two, and that power: 320, 16 -> (10, 32).
-    None if there is none."""
+    """(block width, number of blocks) for the widest even block up to `largest` of which the width has a power of two: 320,
+    16 -> (10, 32). None if there is none."""
     for block in range(largest - largest % 2, 0, -2):
         count = width // block
         if width % block == 0 and count & (count - 1) == 0:

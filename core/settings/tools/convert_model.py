@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from core.settings.base import Settings, setting
 from core.settings.tools.fields import Precision, model_file, output_file
@@ -11,19 +11,17 @@ PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 MODEL_HELP = "A .safetensors or .ckpt checkpoint, or a diffusers folder."
 
 
-def _model() -> Any:
-    return model_file(MODEL_HELP, "checkpoint", title="Model")
-
-
-def _precision() -> Any:
-    return setting(
-        None,
+ModelFile = Annotated[str | None, model_file(MODEL_HELP, "checkpoint", title="Model")]
+SavePrecision = Annotated[
+    Precision | None,
+    setting(
         title="Precision",
         level="shown",
         hint="as stored",
         labels=PRECISIONS,
         help="Precision of the weights. fp16 and bf16 take half the space of fp32. Empty keeps each tensor's own, fp8 too.",
-    )
+    ),
+]
 
 
 def _output(ending: str) -> Any:
@@ -37,7 +35,7 @@ def _output(ending: str) -> Any:
 class ConvertModelSettings(Settings):
     """Converts a checkpoint (SD 1.x, SD 2.x, SDXL) between a single file and a diffusers folder, or to another precision."""
 
-    file: str | None = _model()
+    file: ModelFile = None
     save_model_as: Literal["safetensors", "ckpt", "diffusers_safetensors", "diffusers"] = setting(
         "safetensors",
         title="Format",
@@ -50,7 +48,7 @@ class ConvertModelSettings(Settings):
         },
         help="A single file for A1111, Forge and ComfyUI; a folder for diffusers. What has no place in a folder is kept in its atelier_extra.safetensors.",
     )
-    save_precision: Precision | None = _precision()
+    save_precision: SavePrecision = None
     ema: Literal["keep", "drop", "use"] = setting(
         "keep",
         title="EMA weights",
@@ -119,18 +117,18 @@ class ConvertModelSettings(Settings):
 class BakeVaeSettings(Settings):
     """Writes a copy of a checkpoint with another VAE, in the same format unless the output ends in .safetensors or .ckpt."""
 
-    file: str | None = _model()
+    file: ModelFile = None
     vae: str | None = model_file(
         "A VAE file or folder, or a checkpoint that has it.", "vae, checkpoint", title="VAE", widget="file"
     )
-    save_precision: Precision | None = _precision()
+    save_precision: SavePrecision = None
     output: str | None = _output("_baked")
 
 
 class ExtractVaeSettings(Settings):
     """Writes the VAE of a checkpoint to a file or folder of its own."""
 
-    file: str | None = _model()
+    file: ModelFile = None
     layout: Literal["single_file", "diffusers"] = setting(
         "single_file",
         title="Format",
@@ -138,7 +136,7 @@ class ExtractVaeSettings(Settings):
         labels={"single_file": ".safetensors file", "diffusers": "diffusers folder"},
         help="A file with the original key names for A1111, Forge and ComfyUI; a folder for diffusers.",
     )
-    save_precision: Precision | None = _precision()
+    save_precision: SavePrecision = None
     family: Literal["auto", "sd1", "sdxl"] = setting(
         "auto",
         title="Family",

@@ -10,16 +10,13 @@ from core.settings.base import Settings, kohya_setting, setting
 
 Side = Annotated[int, Field(ge=8, le=16384)]
 Ratio = Annotated[float, Field(ge=1, le=20)]
-Interpolation = Literal["auto", "area", "lanczos", "bicubic", "bilinear", "nearest"]
-
-
-def _interpolation() -> Any:
-    return setting(
-        "auto",
+Interpolation = Annotated[
+    Literal["auto", "area", "lanczos", "bicubic", "bilinear", "nearest"],
+    kohya_setting(
         title="Interpolation",
-        kohya="interpolation",
         help="Resampling method. auto uses area to shrink and Lanczos to enlarge; nearest is for pixel art.",
-    )
+    ),
+]
 
 
 def _crop_size(help: str) -> Any:
@@ -91,7 +88,7 @@ class ResizeSettings(EncodedCopySettings):
     divisible_by: int = kohya_setting(
         1, within=(1, 512), unit="pixels", help="Crops width and height to multiples of this number. 1 crops nothing."
     )
-    interpolation: Interpolation = _interpolation()
+    interpolation: Interpolation = "auto"
 
 
 class CropSettings(EncodedCopySettings):
@@ -104,7 +101,7 @@ class CropSettings(EncodedCopySettings):
         title="Resize before crop",
         help="First resizes the image so that it just covers the crop size. Off crops the center at the original size and skips smaller images.",
     )
-    interpolation: Interpolation = _interpolation()
+    interpolation: Interpolation = "auto"
 
 
 class ConvertSettings(EncodedCopySettings):
@@ -147,7 +144,7 @@ class FaceSettings(CaptionedCopySettings):
 
     tool = "faces"
     crop_size: tuple[Side, Side] = _crop_size("Width and height of face crops of a fixed size.")
-    interpolation: Interpolation = _interpolation()
+    interpolation: Interpolation = "auto"
     face_rotate: bool = setting(
         True, title="Align eyes", kohya="rotate", help="Rotates the image until the eyes are level."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from core.settings.base import SAME, SEED_RANGE, Settings, kohya_setting, setting
 from core.settings.tools.fields import Precision, model_file, model_files, output_file
@@ -10,18 +10,31 @@ from core.settings.tools.fields import Precision, model_file, model_files, outpu
 DEVICES = {"cpu": "CPU", "cuda": "GPU (CUDA)"}
 
 
-def _precision() -> Any:
-    return kohya_setting(None, hint="unchanged", help="Dtype of the weights in the new file. Empty keeps the file's.")
+SavePrecision = Annotated[
+    Precision | None,
+    kohya_setting(hint="unchanged", help="Dtype of the weights in the new file. Empty keeps the file's."),
+]
+Device = Annotated[
+    Literal["cpu", "cuda"],
+    kohya_setting(labels=DEVICES, help="Where decompositions run. The CPU does not disturb a training on the GPU."),
+]
+NoModelspec = Annotated[
+    bool,
+    kohya_setting(title="No modelspec", help="Leaves out modelspec and the record of the inputs with their hashes."),
+]
+ClampQuantile = Annotated[
+    float | None,
+    kohya_setting(
+        within=(0.5, 1.0),
+        title="Clamp quantile",
+        hint="off; 0.99 with compatibility",
+        help="Bounds the numbers of both matrices by this quantile of theirs, which cuts outliers and so changes the result.",
+    ),
+]
 
 
 def _output(beside: str) -> Any:
     return output_file(f"The new file, or a folder for it. Empty is next to {beside}.")
-
-
-def _device() -> Any:
-    return kohya_setting(
-        "cpu", labels=DEVICES, help="Where decompositions run. The CPU does not disturb a training on the GPU."
-    )
 
 
 def _compatibility(what: str) -> Any:
@@ -46,22 +59,6 @@ def _block_weights() -> Any:
         blocks_of="models",
         help="A line per LoRA: 12, 17, 20 or 26 numbers (BASE first), or a preset such as MIDD or OUTS. An empty line is 1 everywhere.",
         source="LBW extension of A1111",
-    )
-
-
-def _no_metadata() -> Any:
-    return kohya_setting(
-        False, title="No modelspec", help="Leaves out modelspec and the record of the inputs with their hashes."
-    )
-
-
-def _clamp_quantile() -> Any:
-    return kohya_setting(
-        None,
-        within=(0.5, 1.0),
-        title="Clamp quantile",
-        hint="off; 0.99 with compatibility",
-        help="Bounds the numbers of both matrices by this quantile of theirs, which cuts outliers and so changes the result.",
     )
 
 
@@ -94,10 +91,10 @@ class MergeLorasSettings(Settings):
     )
     seed: int = setting(0, within=SEED_RANGE, help="Of the random order.")
     lbws: list[str] = _block_weights()
-    clamp_quantile: float | None = _clamp_quantile()
-    save_precision: Precision | None = _precision()
-    device: Literal["cpu", "cuda"] = _device()
-    no_metadata: bool = _no_metadata()
+    clamp_quantile: ClampQuantile = None
+    save_precision: SavePrecision = None
+    device: Device = "cpu"
+    no_metadata: NoModelspec = False
     output: str | None = _output("the first LoRA")
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "plain and concat multiply both matrices by the ratio (plain: 0.5 is a quarter), concat divides by the growth of the rank, and SVD clamps."
@@ -128,7 +125,7 @@ class ExtractLoraSettings(Settings):
         title="Min difference",
         help="Text encoders in which no weight differs by more than this are left out.",
     )
-    clamp_quantile: float | None = _clamp_quantile()
+    clamp_quantile: ClampQuantile = None
     load_precision: Precision | None = kohya_setting(
         None, hint="as stored", help="Weights of both models are rounded to this dtype before they are compared."
     )
@@ -139,8 +136,8 @@ class ExtractLoraSettings(Settings):
         "cpu", title="Load tuned to", labels=DEVICES, help="Where the tuned weights are put for the difference."
     )
     save_precision: Precision | None = kohya_setting(None, hint="fp32", help="Dtype of the LoRA's weights.")
-    device: Literal["cpu", "cuda"] = _device()
-    no_metadata: bool = _no_metadata()
+    device: Device = "cpu"
+    no_metadata: NoModelspec = False
     output: str | None = _output("the tuned model")
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "decompositions in fp32 with the library's signs, and numbers beyond the 0.99 quantile are clamped."
@@ -197,8 +194,8 @@ class ResizeLoraSettings(Settings):
         hint="none",
         help="Of the dynamic method: 2 to 20 for the ratio, 0.8 to 0.99 for norm and sum.",
     )
-    save_precision: Precision | None = _precision()
-    device: Literal["cpu", "cuda"] = _device()
+    save_precision: SavePrecision = None
+    device: Device = "cpu"
     output: str | None = _output("the LoRA")
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "dynamic methods take one rank more than needed, the conv rank bounds 1x1 convolutions too, and a rank above the file's is padded."

@@ -120,7 +120,7 @@ def _outcome(state: str, output: Path, written: int, existing: int, black: list[
 
 
 def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
-    """Raises ProblemsError at the tool's settings."""
+    """Plan the pairs. Raises ProblemsError with all problems, at the tool's settings."""
     problems: list[Problem] = []
     found = collected(problems, _captions, settings.captions)
     if settings.preprocessor == BY_MODEL:

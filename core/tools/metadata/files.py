@@ -133,7 +133,8 @@ def write_entries(context: JobContext, title: str, path: Path, before: bytes | N
 
 
 def saved_words(path: Path, id: str, existed: bool) -> str:
-    """A clause that says what happened to the file."""
+    """Text on the saved file: that it is unchanged, or where it was saved. existed: the earlier file is in the caption
+    history"""
     if not id:
         return f"{display_path(path)} is unchanged"
     return f"saved in {display_path(path)}{'; the caption history keeps the earlier file' if existed else ''}"

@@ -149,10 +149,11 @@ def endless(replacements: Sequence[Replacement], by_word: bool) -> list[Replacem
 
 
 def cleaner_of_captions(replacements: Sequence[Replacement], by_word: bool) -> Callable[[str], str]:
-    """The function that cleans one caption; it may raise NeverSettles.
+    """The function that cleans one caption: each replacement is repeated until it finds nothing more. May raise
+    NeverSettles.
 
-    by_word   words are replaced whole, and the list is repeated until nothing changes; else it runs once over plain text,
-              as in sd-scripts. In both each replacement is repeated until it finds nothing more
+    by_word   replace whole words, and repeat the whole list until nothing changes; else run it once over plain text, as in
+              sd-scripts
     """
     steps = [(each, _replacer(each, by_word)) for each in replacements if each.old != each.new]
 

@@ -121,7 +121,7 @@ class Passes:
 
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
-        """Turn off dropout of all modules inside."""
+        """Context without dropout in any module."""
         parts = [self.components.denoiser, *self.components.text_encoders]
         modules = [module for part in parts for module in part.modules() if module.training]
         for module in modules:

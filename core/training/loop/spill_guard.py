@@ -50,13 +50,13 @@ def read_memory(device: str) -> Reading:
 
 
 class SpillGuard:
-    """Finds slow episodes while memory is full. A step is slow that takes SLOWER times as long per pixel as the median of the run's
-    steps of its size, or of all while these are few. The first step of each size warms up and does not count.
+    """Finds slow episodes while memory is full. A step is slow if it takes SLOWER times as long per pixel as the median of
+    the run's steps of its size, or of all while these are few. The first step of each size warms up and does not count.
 
     read         called every LOOK_STEPS steps, and every ENOUGH while steps are slow or torch holds more than the GPU has
     advise       returns settings that lower memory, or ""
-    empty_cache  frees what torch holds for batches of other sizes; called at such a reading if memory is full. Torch frees it by itself
-                 when an allocation fails, but none fails while the driver moves memory to RAM.
+    empty_cache  frees what torch holds for batches of other sizes; called at such a reading if memory is full. Torch frees
+                 it by itself when an allocation fails, but none fails while the driver moves memory to RAM.
     """
 
     def __init__(self, read: Callable[[], Reading], advise: Callable[[], str], empty_cache: Callable[[], None]):

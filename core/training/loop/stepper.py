@@ -73,7 +73,7 @@ class Stepper:
         self._guard.begin()
 
     def stand_in(self, items: Sequence[T]) -> Sequence[T]:
-        """Images that a process computes without effect where a short batch has none for it: none here."""
+        """Images that this process computes without effect when a short batch has none for it. Here: no images."""
         return ()
 
     def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
@@ -194,7 +194,7 @@ class Stepper:
 
     @contextmanager
     def weights_for(self, use: Use) -> Iterator[None]:
-        """Inside, the weights are gathered, and averaged where this use needs it. Called by the first process."""
+        """Context in which the weights are gathered and, if this use needs it, averaged. Called by the first process."""
         with self._averaged_for(use):
             yield
 

@@ -100,7 +100,7 @@ def micro_batch(run: Run, epoch: int, planned: Planned, timesteps: Sequence[floa
 
 @contextmanager
 def naming_step(step: int) -> Iterator[None]:
-    """Add the step to the message of a ProblemsError raised inside, such as of an image that cannot be read."""
+    """Context that adds the step to the message of a ProblemsError, such as of an image that cannot be read."""
     try:
         yield
     except ProblemsError as error:

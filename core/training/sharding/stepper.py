@@ -399,7 +399,7 @@ def make_engine(config: dict[str, Any], module: Trained, optimizer: Optimizer, d
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Inside, DeepSpeed uses the process group, or one of this process alone, and this device."""
+    """Context in which DeepSpeed uses this device and the process group, or one of this process alone."""
     import torch.distributed as dist
 
     cuda = device.startswith("cuda")
@@ -422,7 +422,7 @@ def joined(device: str) -> Iterator[None]:
 
 @contextmanager
 def whole(engine: Any) -> Iterator[None]:
-    """Inside, each process has all weights of stage 3, so that its passes need no other process."""
+    """Context in which each process has all weights of stage 3, so that its passes need no other process."""
     from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
     with unwrap_model_for_generation(engine):

@@ -118,7 +118,7 @@ def hook_of(making: Making) -> Hook | None:
 class Controls(Hook):
     """Adds the residuals of a stage's ControlNets; LLLites are attached to the U-Net for the stage.
 
-    regions   sub-prompts of an image that have their own regions: a ControlNet reads the last one
+    regions   number of sub-prompts with their own regions in each image: a ControlNet reads the last of them
     """
 
     def __init__(self, uses: Sequence[ControlUse], making: Making, regions: int = 1):

@@ -48,7 +48,8 @@ def hook_of(making: Making) -> Hook | None:
 
 
 class Perceptual(Hook):
-    """Corrects the guided output by the gradient of the distances by the latents, each times its scale.
+    """Corrects the guided output by the gradients of the distances with respect to the latents, each multiplied by its
+    scale.
 
     The distances are those of the image decoded from the U-Net's output for the prompt alone, without ControlNets.
     """
@@ -107,8 +108,8 @@ class Perceptual(Hook):
         return output - spread * moved if velocity else output
 
     def gradient(self, noisy: Tensor, root: float, ask: Ask, velocity: bool, share: float) -> Tensor:
-        """The gradient of the distances by the latents in the model's input: [B, C, h, w]. Raises ProblemsError for NaN
-        values.
+        """The gradient of the distances with respect to the latents in the model's input: [B, C, h, w]. Raises ProblemsError
+        for NaN values.
 
         root    of alpha_bar        share   of the clean latents in the decoded ones; the rest is `noisy`
         """

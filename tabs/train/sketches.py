@@ -1,13 +1,15 @@
-"""The learning rate schedule of the form's settings, as points for the chart next to them."""
+"""The learning rate schedule and the timestep distribution of the form's settings, as points for the charts next to them."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
 
+from core.diffusion.timesteps import density
 from core.optimization.schedules import curve, without_schedule
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob
+from core.settings.noise import NoiseSettings
 from core.settings.rules import schedule as rules
 from tabs.monitor.charts import rate_series
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 POINTS = 120
 GUESSED_STEPS = 1000  # while the number of images is not known yet
+BANDS = 50  # of timesteps
 
 
 class RateSketch:
@@ -64,3 +67,13 @@ class RateSketch:
 def _nothing(total: int, about: str) -> dict[str, Any]:
     """The data without a curve, with the reason."""
     return {"steps": [], "lines": [], "total": total, "about": about}
+
+
+def timestep_facts(noise: NoiseSettings) -> dict[str, Any]:
+    """Data of the chart; "steps" is empty for uniform timesteps, and where the range is empty."""
+    if noise.uniform_timesteps or noise.min_timestep >= noise.max_timestep:
+        return {"steps": [], "lines": [], "about": ""}
+    middles = [(number + 0.5) * 1000 / BANDS for number in range(BANDS)]
+    values = [round(value, 3) for value in density(noise, BANDS)]
+    line = {"name": "times as often as uniform", "values": values}
+    return {"steps": middles, "lines": [line], "total": 1000, "across": "timestep", "about": ""}
