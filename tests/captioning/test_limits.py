@@ -15,6 +15,7 @@ from core.captioning.tagger import sd_scripts
 from core.captioning.tagger.labels import read_csv
 from core.captioning.tagger.profile import PROFILES
 from core.captioning.tagger.score_cache import FolderScores, ImageScores
+from core.captioning.tagger.tagging import formatter
 from core.captioning.tagger.tags import Label, mcut, threshold_of
 from core.dataset.captions.history import Change, History
 from core.families.token_count import clip_tokenizer
@@ -221,3 +222,30 @@ def test_200_tags_are_listed_the_most_frequent_first(kinds, more):
     outcome = tally.outcome("replace")
     assert list(outcome.facts["counts"]) == [f"t{number}" for number in range(kinds - 1, kinds - 201, -1)]
     assert len(outcome.lines) == 200 + more + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "scores", "kept"),
+    [
+        ({"thresh": 0.5}, [("a", 0.5), ("b", 0.499)], "a"),
+        ({"mcut": True}, [("a", 0.9), ("b", 0.5), ("c", 0.4)], "a"),
+        ({"mcut": True, "general_threshold": 1.0}, [("a", 0.9), ("b", 0.3)], "a"),
+        ({"mcut": True, "general_threshold": 1.1}, [("a", 0.9), ("b", 0.3)], ""),
+        ({"thresh": 0.1, "max_tags": 2}, [("a", 0.2), ("b", 0.9), ("c", 0.5)], "b, c"),
+        ({"thresh": 0.1, "max_tags": 2, "order": "score"}, [("a", 0.2), ("b", 0.5), ("c", 0.9)], "c, b"),
+        (
+            {"thresh": 0.1, "remove_overlap": True},
+            [("hair", 0.9), ("long_hair", 0.5), ("hairpin", 0.5)],
+            "long hair, hairpin",
+        ),
+        ({"thresh": 0.1, "tag_weights": True}, [("a", 0.126), ("b", 0.9)], "(a:0.13), (b:0.90)"),
+    ],
+)
+def test_tags_are_chosen_at_these_scores(options, scores, kept):
+    scored = [(Label(name, "general"), score) for name, score in scores]
+    assert formatter(TagSettings(**options), {"general": 0.35})(scored).text == kept
+
+
+def test_the_automatic_threshold_of_characters_is_015_at_least():
+    scored = [(Label("a", "character"), 0.15), (Label("b", "character"), 0.149)]
+    assert formatter(TagSettings(mcut=True), {"general": 0.35})(scored).text == "a"

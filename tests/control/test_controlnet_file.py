@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,9 +20,10 @@ from core.control.controlnet_file import (
     to_ldm,
     write_control_net,
 )
-from core.control.shapes import control_net_shapes
+from core.control.kinds import check_control
+from core.control.shapes import check_shapes, control_net_shapes, depths_of
 from core.families import family
-from core.formats.detect import identify
+from core.formats.detect import ModelKind, identify
 from core.formats.model_spec import implementation
 from core.settings.model import FAMILIES, FamilyTraits
 from tests.control.conftest import SDXL, net_of
@@ -201,3 +203,52 @@ def test_the_names_of_a_file_and_its_metadata_are_what_the_family_declares(nets,
         write_control_net(path, nets["sd1"].state_dict(), "sd1", {}, torch.float32)
         diffusers = all(not name.startswith("control_model.") for name in load_file(path))
         assert diffusers == traits.diffusers_controlnets and names in implementation("sd1", "controlnet")
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "variant", "holds", "wanted", "code"),
+    [
+        ("controlnet", "sd1", None, ("controlnet",), "sd1", None),
+        ("controlnet", None, None, ("controlnet",), "sd1", None),
+        ("controlnet", "sdxl", None, ("controlnet",), "", None),
+        ("controlnet", "sdxl", "difference", ("controlnet",), "sdxl", None),
+        ("controlnet", "sdxl", None, ("controlnet",), "sd1", "control.other-family"),
+        ("controlnet", "sdxl", "union", ("controlnet",), "sdxl", "control.unsupported-variant"),
+        ("controlnet", "sdxl", "Control-LoRA", ("controlnet",), "sdxl", "control.unsupported-variant"),
+        ("lora", "sd1", None, ("controlnet", "controlnet_lllite"), "sd1", "control.not-a-controlnet"),
+        ("controlnet", "sd1", None, ("controlnet_lllite",), "sd1", "lllite.not-an-lllite"),
+        ("controlnet_lllite", "sdxl", None, ("controlnet", "controlnet_lllite"), "sdxl", None),
+        ("controlnet_lllite", "sdxl", None, ("controlnet", "controlnet_lllite"), "sd1", "lllite.other-family"),
+    ],
+)
+def test_a_net_is_of_a_kind_that_is_asked_for_and_of_the_models_family(kind, family, variant, holds, wanted, code):
+    with refused(code) if code else nullcontext():
+        check_control(ModelKind(kind, family, "single_file", None, "", variant), Path("a.safetensors"), holds, wanted)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "fits"),
+    [
+        ({"a": (4, 2)}, True),
+        ({"a": (4, 2, 1, 1)}, True),
+        ({"a": (4,)}, False),
+        ({"a": (2, 4)}, False),
+        ({"a": (4, 2, 3, 3)}, False),
+        ({"a": (4, 2, 1, 3)}, False),
+        ({"a": (4, 2), "b": (1,)}, False),
+        ({}, False),
+    ],
+)
+def test_a_1x1_convolution_and_a_linear_layer_are_the_same_and_nothing_else_is(shapes, fits):
+    with nullcontext() if fits else refused("control.other", "a.safetensors"):
+        check_shapes(Path("a.safetensors"), shapes, {"a": (4, 2)}, ("another", "control.other"), "sd1")
+
+
+def test_the_depth_of_a_nets_attention_is_that_of_its_last_layer_and_10_at_most():
+    inside = ".attentions.0.transformer_blocks.{}.norm1.weight"
+    names = [f"down_blocks.1{inside.format(n)}" for n in (1, 0)] + [f"down_blocks.2{inside.format(n)}" for n in (8,)]
+    names += [f"mid_block{inside.format(n)}" for n in (10, 9)] + [
+        "down_blocks.3.attentions.0.norm.weight",
+        "conv_in.weight",
+    ]
+    assert depths_of(names) == {"down_blocks.1": 2, "down_blocks.2": 9, "mid_block": 10}

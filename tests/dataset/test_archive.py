@@ -4,6 +4,8 @@ import stat
 import time
 import warnings
 import zipfile
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +15,7 @@ from core.dataset.sources.scan import scan_dataset
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.settings.dataset.dataset import DatasetSettings
+from tests.refusals import refused as refusal
 
 
 @pytest.fixture
@@ -238,3 +241,50 @@ def test_a_large_zip_with_some_broken_images_is_unpacked_whole(tmp_path, pack, i
     """The scan names the broken ones; the good ones are not lost for them."""
     files = {f"{number:05}.png": image if number % 3 else b"" for number in range(450)}
     assert len(tree(unpack_zip(pack(files), tmp_path / "sets"))) == 450
+
+
+def test_folders_are_32_deep_at_most(tmp_path, pack, image):
+    path = pack({"a.png": image, "a/" * 32 + "b.png": image})
+    assert len(tree(unpack_zip(path, tmp_path / "sets"))) == 2
+    refused(pack({"a.png": image, "a/" * 33 + "b.png": image}), tmp_path / "others", "zip.too-deep")
+
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("size", "packed", "of_zip", "code"),
+    [
+        (64 * MIB, 1, 1, None),
+        (64 * MIB + 1, 1, 1, "zip.bomb"),
+        (1000 * MIB, MIB, MIB, None),
+        (1000 * MIB + 1, MIB, MIB, "zip.bomb"),
+        (2 * GIB, GIB, 1, None),
+        (2 * GIB + 1, GIB, 1, "zip.bomb"),
+        (100 * GIB, GIB, GIB, None),
+        (100 * GIB + 1, GIB, GIB, "zip.bomb"),
+        (200 * GIB, GIB, 2 * GIB, None),
+        (200 * GIB + 1, GIB, 2 * GIB, "zip.too-large"),
+    ],
+)
+def test_a_zip_may_expand_so_far(tmp_path, monkeypatch, size, packed, of_zip, code):
+    monkeypatch.setattr(archive_module, "require_space", lambda *given: None)
+    entries = [
+        SimpleNamespace(info=SimpleNamespace(filename="a.png", file_size=size, compress_size=packed), parts=("a.png",))
+    ]
+    with refusal(code) if code else nullcontext():
+        archive_module._refuse_too_large(entries, of_zip, tmp_path, "a.zip")
+
+
+@pytest.mark.parametrize(
+    ("parts", "code"),
+    [([("a",)] * 3, None), ([("a",)] * 4, "zip.too-large"), ([("a", "b", "c", "d.png")], None)]
+    + [([("a", "b", "c", "d", "e.png")], "zip.too-deep"), ([("a", "b", "c.png"), ("d", "b", "c.png")], "zip.too-deep")],
+)
+def test_files_and_folders_are_counted(tmp_path, monkeypatch, parts, code):
+    monkeypatch.setattr(archive_module, "MAX_FILES", 3)
+    info = SimpleNamespace(filename="a.png", file_size=1, compress_size=1)
+    with refusal(code) if code else nullcontext():
+        archive_module._refuse_too_large(
+            [SimpleNamespace(info=info, parts=each) for each in parts], 1, tmp_path, "a.zip"
+        )

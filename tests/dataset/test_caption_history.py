@@ -358,3 +358,125 @@ def test_a_change_within_the_same_tick_of_the_folders_time_is_listed(history):
     second = history._new()
     os.utime(first.parent, ns=(time_of_folder, time_of_folder))
     assert history._files() == sorted([first, second])
+
+
+# ---- at the edges
+
+
+def cut_off(history, changes, about=None):
+    """The id of a change that was made and never finished, as after a kill."""
+    with pytest.raises(RuntimeError), history.open("Cut off", about) as opened:
+        opened.write(changes)
+        raise RuntimeError
+    return opened.id
+
+
+@pytest.mark.parametrize(("nanoseconds", "again"), [(4_999_999_999, False), (5_000_000_000, True)])
+def test_a_listing_is_used_again_once_the_folder_has_rested_for_5_seconds(
+    tmp_path, history, monkeypatch, nanoseconds, again
+):
+    history.apply("Edit", [Change(tmp_path / "a.txt", None, b"x")])
+    time_of_folder = os.stat(history._folder).st_mtime_ns
+    monkeypatch.setattr(module.time, "time_ns", lambda: time_of_folder + nanoseconds)
+    assert (history._files() is history._files()) is again
+
+
+def test_of_the_newest_changes_only_what_was_added_is_read_again(tmp_path, history, monkeypatch):
+    monkeypatch.setattr(module, "FOLLOWED", 2)
+    ids = [history.apply(f"Edit {n}", [Change(tmp_path / f"{n}.txt", None, b"x")]).id for n in range(3)]
+    offsets = {}
+    assert [id for id, _ in history.news(offsets)] == ids[1:] and list(history.news(offsets)) == []
+    assert [history.count(id) for id in ids] == [1, 1, 1]
+    for id in (ids[0], ids[2]):
+        with open(history._file(id), "ab") as file:
+            file.write(b'no json\n{"told"')
+    assert list(history.news(offsets)) == [(ids[2], [{}])], "the line that is not whole yet comes later"
+    with open(history._file(ids[2]), "ab") as file:
+        file.write(b": true}\n")
+    assert list(history.news(offsets)) == [(ids[2], [{"told": True}])]
+    assert [history.damaged(id) for id in ids] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("seconds", "repaired"), [(60, 1), (61, 0)])
+def test_an_empty_file_is_repaired_if_it_was_written_within_a_minute_of_its_line(tmp_path, history, seconds, repaired):
+    (path,), listed = files(tmp_path, 1), 1_700_000_000
+    id = cut_off(history, changed([path]))
+    path.write_bytes(b"")
+    os.utime(history._file(id), (listed, listed))
+    os.utime(path, (listed + seconds, listed + seconds))
+    assert history.repair() == repaired
+
+
+def test_files_that_are_gone_or_were_empty_before_are_not_repaired(tmp_path, history):
+    paths = files(tmp_path, 2)
+    paths[1].write_bytes(b"")
+    cut_off(history, changed(paths))
+    paths[0].unlink()
+    paths[1].write_bytes(b"")
+    assert history.repair() == 0 and texts(paths) == [None, ""]
+
+
+def test_progress_counts_files_that_are_left_alone(tmp_path, history, monkeypatch):
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    paths, progress = files(tmp_path, 5), []
+    due = changed(paths)
+    paths[4].write_text("mine")
+    history.apply("Replace", due, progress=lambda *given: progress.append(given))
+    assert progress == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_a_change_is_unfinished_until_it_ends_or_is_undone(tmp_path, history):
+    about = {"by": "a test"}
+    assert history.unfinished(about) == ""
+    id = cut_off(history, changed(files(tmp_path)), about)
+    assert history.unfinished(about) == id and history.unfinished({}) == "" and not history.ended(id)
+    history.end(id)
+    assert history.ended(id) and history.unfinished(about) == id, "that it was reported does not finish it"
+    history.undo(id)
+    assert history.unfinished(about) == ""
+    with history.open("Whole", about) as opened:
+        opened.write([Change(tmp_path / "new.txt", None, b"x")])
+    assert history.ended(opened.id) and history.unfinished(about) == ""
+
+
+def test_a_line_that_a_kill_cut_off_goes_before_the_next_is_added(tmp_path, history):
+    id = cut_off(history, changed(files(tmp_path)))
+    with open(history._file(id), "ab") as file:
+        file.write(b'{"path": "x')
+    history.apply("", [Change(tmp_path / "new.txt", None, b"x")], resume=id)
+    assert (history.damaged(id), history.count(id), history.ended(id)) == (0, 4, True)
+
+
+@pytest.mark.parametrize(("at", "read"), [(0, True), (-0.5, False), (99_999_999_999, True), (1e11, False)])
+def test_the_time_of_a_change_is_from_1970_to_the_year_5138(history, at, read):
+    history._folder.mkdir(parents=True)
+    (history._folder / "1.jsonl").write_text(json.dumps({"title": "Edit", "at": at}) + "\n")
+    assert [entry.at for entry in history.entries()] == [at] * read
+
+
+def test_undo_and_redo_alternate(tmp_path, history):
+    id = history.apply("Replace", changed(files(tmp_path, 1))).id
+    for _ in range(3):
+        id = history.undo(id).id
+    assert [entry.title for entry in history.entries()] == [
+        "Undo: Replace",
+        "Redo: Replace",
+        "Undo: Replace",
+        "Replace",
+    ]
+    assert history.entry(id).about["of"] == "Replace"
+
+
+def test_a_text_that_is_only_kept_comes_back_by_undo(tmp_path, history):
+    path = tmp_path / "a.txt"
+    history.undo(history.keep("Delete", Change(path, b"old", None)))
+    assert path.read_bytes() == b"old"
+
+
+def test_one_file_is_written_with_its_folder_or_refused_with_the_code_of_its_task(tmp_path, history):
+    path = tmp_path / "new folder" / "a.json"
+    assert history.write_file("Edit", Change(path, None, b"x"), "list", "list.changed") and path.read_bytes() == b"x"
+    assert history.write_file("Edit", Change(path, b"x", b"x"), "list", "list.changed") == ""
+    with refused("list.changed"):
+        history.write_file("Edit", Change(path, b"other", b"y"), "list", "list.changed")
+    assert path.read_bytes() == b"x" and len(list(history.entries())) == 1

@@ -2,17 +2,32 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from core.dataset.buckets.aspect_ratio import plan_buckets
+from core.dataset.buckets.aspect_ratio import fit_to_bucket, plan_buckets
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.files import read_caption
+from core.dataset.captions.files import Caption, read_caption
+from core.dataset.doctor import images as doctor_images
 from core.dataset.doctor import trash
+from core.dataset.doctor.captions import caption_findings
 from core.dataset.doctor.examine import KINDS, examine, treat
-from core.dataset.doctor.images import close_pairs, frame_share
+from core.dataset.doctor.finding import ExaminedImage
+from core.dataset.doctor.images import (
+    Closer,
+    Limits,
+    close_pairs,
+    copies,
+    difference,
+    frame_share,
+    looks_wrong,
+    wrong_size,
+)
+from core.dataset.images.look import Look
 from core.dataset.preflight import preflight
 from core.dataset.sources.scan import scan
 from core.record.cancel import Cancelled, CancelToken
@@ -24,6 +39,7 @@ from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.source import Source
 from core.settings.dataset.validation import ValidationSettings
 from core.settings.job import TrainJob
+from tests.dataset.test_placing import image as image_info
 
 
 def drawing(seed: int, width: int = 96, height: int = 80) -> Image.Image:
@@ -254,3 +270,152 @@ def test_close_pairs_are_exactly_those_within_the_distance():
     hashes = [f"{int(value):016x}" for value in values]
     pairs = {(i, j) for i in range(200) for j in range(i + 1, 200) if int(values[i] ^ values[j]).bit_count() <= 3}
     assert set(close_pairs(hashes, 3)) == pairs and pairs
+
+
+# ---- at the edges, without files
+
+
+def examined(number=0, text="", source="file", role="train", size=(512, 512), bucket=None, **more):
+    where = fit_to_bucket(size, bucket or size)
+    caption = Caption(text, source, Path(f"{number}.txt"))
+    return ExaminedImage(Placed(replace(image_info(number, size=size), **more), where, caption), role)
+
+
+def kinds(found):
+    return [finding.kind for finding in found]
+
+
+WORDS = [f"w{number:02}" for number in range(30)]
+
+
+def words(count, *others):
+    return " ".join([*WORDS[:count], *others])
+
+
+@pytest.mark.parametrize(
+    ("texts", "found"),
+    [
+        (["a fox"] * 2, []),
+        (["a fox"] * 3, ["one caption"]),
+        (["a fox", "a fox", "an owl"], ["alike captions"]),
+        (["a fox", "A_Fox.", "an owl"], ["alike captions"]),
+        ([words(8), words(9)], []),
+        ([words(9), words(10)], ["alike captions"]),
+        ([words(18, "x"), words(18, "y")], ["alike captions"]),
+        ([words(17, "x"), words(17, "y")], []),
+        (["fox, red, den, " + each for each in "abcde"], ["rare tags"]),
+        (["fox, red, den, " + each for each in "abcd"], []),
+        (["fox, red, " + each for each in "abcde"], []),
+        ([f"fox x y, red x y, den x y, {each} x y" for each in "abcde"], ["rare tags"]),
+        ([f"fox x y, red x y, den x y, {each} x y z" for each in "abcde"], []),
+    ],
+)
+def test_captions_are_alike_or_tags_from_so_many_words(texts, found):
+    assert kinds(caption_findings([examined(number, text) for number, text in enumerate(texts)])) == found
+
+
+def test_rare_tags_are_counted_and_three_of_an_image_are_shown():
+    texts = ["fox, red, den, sea, " + each for each in ("a", "b", "c", "d, e, f", "g, h, i, j")]
+    (finding,) = caption_findings([examined(number, text) for number, text in enumerate(texts)])
+    assert "10 of 14" in finding.what
+    assert [seen.note for (seen,) in finding.images] == ["a", "b", "c", "d, e, f", "g, h, i and 1 more"]
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "note"),
+    [("words", "set", "default caption: set"), ("words", " ", "empty caption"), ("none", "", "empty caption")]
+    + [
+        ("blank", "", "empty caption"),
+        ("metadata", " ", "empty caption"),
+        ("metadata", "fox", None),
+        ("file", "fox", None),
+    ],
+)
+def test_what_counts_as_a_caption(source, text, note):
+    found = caption_findings([examined(text=text, source=source)])
+    assert [(each.kind, each.images[0][0].note) for each in found] == ([("no caption", note)] if note else [])
+    assert caption_findings([examined(text=text, source=source, role="regularization")]) == []
+
+
+@pytest.mark.parametrize(
+    ("stem", "text", "found"),
+    [("IMG_0231", "img 0231", True), ("fox", "fox", False), ("IMG_0231", "IMG 0232", False), ("1", "a 1", False)],
+)
+def test_a_file_name_with_a_number_is_no_caption(stem, text, found):
+    items = [examined(text=text, path=Path(f"{stem}.png"))]
+    assert kinds(caption_findings(items)) == ["file name"] * found
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket", "found"),
+    [((64, 64), (64, 64), []), ((63, 64), (64, 64), ["small"]), ((64, 63), (64, 64), ["small"])]
+    + [((100, 100), (150, 150), []), ((100, 100), (152, 152), ["enlarged"]), ((60, 60), (120, 120), ["small"])]
+    + [((300, 100), None, []), ((301, 100), None, ["long"]), ((100, 301), None, ["long"])],
+)
+def test_sizes_are_found_from_their_limits_on(size, bucket, found):
+    assert kinds(wrong_size([examined(size=size, bucket=bucket)], Limits())) == found
+
+
+def test_the_most_enlarged_the_longest_and_the_most_blurred_come_first(monkeypatch):
+    items = [examined(n, size=(100, 100), bucket=(side, side)) for n, side in enumerate((160, 300, 200))]
+    items += [examined(3 + n, size=(width, 100)) for n, width in enumerate((400, 900, 500))]
+    found = {finding.kind: names(finding) for finding in wrong_size(items, Limits())}
+    assert found == {"enlarged": [["1.png"], ["2.png"], ["0.png"]], "long": [["4.png"], ["5.png"], ["3.png"]]}
+    looks = {item.key: Look(blur=blur) for item, blur in zip(items, (50, 1, 20, 100, 100, 100), strict=True)}
+    (finding,) = looks_wrong(items, looks, Limits(), None, None, None)
+    assert names(finding) == [["1.png"], ["2.png"], ["0.png"]]
+
+
+@pytest.mark.parametrize(
+    ("look", "frame", "found"),
+    [
+        ({"blur": 100.0}, 0, []),
+        ({"blur": 99.9}, 0, ["blur"]),
+        ({"blur": 99.9, "reason": "is damaged"}, 0, []),
+        ({"blur": 0.0, "border": 1.0}, 0, ["plain"]),
+        ({"blur": 200.0, "border": 0.99}, 0, []),
+        ({"blur": 200.0, "border": 0.03}, 0.03, ["border"]),
+        ({"blur": 200.0, "border": 0.03}, 0.029, []),
+        ({"blur": 200.0, "border": 0.029}, 1.0, []),
+    ],
+)
+def test_looks_are_found_from_their_limits_on(monkeypatch, look, frame, found):
+    closer = lambda images, *_: {each.key: Closer(np.zeros((16, 16)), frame) for each in images}  # noqa: E731
+    monkeypatch.setattr(doctor_images, "second_look", closer)
+    item = examined()
+    assert kinds(looks_wrong([item], {item.key: Look(**look)}, Limits(), None, None, None)) == found
+
+
+def test_of_duplicates_the_trained_captioned_largest_is_kept():
+    best_first = [
+        examined(9, "fox", bytes=9),
+        examined(1, "fox", bytes=8),
+        examined(2, "fox", bytes=8),
+        examined(0, "fox", size=(512, 511), bytes=99),
+        examined(0, "fox", source="words", size=(900, 900)),
+        examined(0, "fox", role="regularization", size=(900, 900)),
+        examined(0, "fox", role="validation", size=(900, 900)),
+    ]
+    assert sorted(best_first[::-1], key=doctor_images._worth) == best_first
+
+
+@pytest.mark.parametrize(
+    ("bits", "gray", "found"),
+    [(0xFF00, 4.0, ["near copy"]), (0x1FF00, 4.0, []), (0xFF00, 4.01, []), (0x0001, 0.0, [])],
+    ids=["8 bits and half the contrast", "9 bits", "more than half the contrast", "one color"],
+)
+def test_near_copies_differ_by_so_much(monkeypatch, bits, gray, found):
+    """The first has the bit 1, the other one those that it differs in: a hash of zeros is that of one color."""
+    items = [examined(n, f"fox {'ab'[n]}", bytes=n + 1) for n in range(2)]
+    closer = lambda images, *_: {  # noqa: E731
+        each.key: Closer(np.full((16, 16), gray * each.bytes, np.float32), 0) for each in images
+    }
+    monkeypatch.setattr(doctor_images, "second_look", closer)
+    looks = {item.key: Look(dhash=f"{1 ^ (bits * n):016x}") for n, item in enumerate(items)}
+    assert kinds(copies(items, looks, Limits(), None, None, None)) == found
+
+
+def test_the_difference_of_two_grays_is_measured_by_the_smaller_contrast():
+    board = np.indices((16, 16)).sum(0) % 2 * 2.0 - 1
+    assert difference(20 * board, 40 * board) == pytest.approx(1.0)
+    assert difference(0 * board, 4 * board) == pytest.approx(0.5), "of at least 8 levels"

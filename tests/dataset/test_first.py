@@ -52,7 +52,7 @@ def test_folders_behind_the_first_files_are_not_opened(tmp_path, add, monkeypatc
 @pytest.fixture
 def job(tmp_path, add):
     """Two folders, one of them with a folder of repeats."""
-    for name in ("fox/a.png", "fox/b.png", "fox/3_red fox/c.png", "owl/d.png"):
+    for name in ("fox/a.png", "fox/b.png", "fox/3_red fox/c.png", "owl/d.png", "owl/e.png"):
         add(name, 256, 192)
     (tmp_path / "fox" / "a.txt").write_text("a fox\n")
     (tmp_path / "fox" / "b.txt").write_text("")
@@ -63,7 +63,7 @@ def job(tmp_path, add):
     )
 
 
-@pytest.mark.parametrize("most", [1, 3, 100])
+@pytest.mark.parametrize("most", [1, 3, 5, 100])
 def test_the_first_rows_say_of_each_image_what_the_report_will_say(tmp_path, job, most):
     def told(rows):
         return [(row.key, row.path, row.size, row.caption, row.source, row.readable) for row in rows]

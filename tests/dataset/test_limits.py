@@ -17,16 +17,25 @@ from core.dataset.buckets.rotation import Turn
 from core.dataset.buckets.validation_split import automatic_count, held_out
 from core.dataset.caches.files import prune
 from core.dataset.captions import history as history_module
-from core.dataset.captions.files import Caption
+from core.dataset.captions.files import Caption, SidecarIndex
 from core.dataset.captions.history import Change, History
 from core.dataset.doctor.captions import SIMILAR, _similar_pairs
 from core.dataset.doctor.trash import companions, put_away, put_away_lately, put_back, split_label
 from core.dataset.images.look import Look
 from core.dataset.sources import files
-from core.dataset.sources.files import is_image, is_image_name, is_junk, real_kind, repeats_and_words, without_face
+from core.dataset.sources.files import (
+    begins_like_image,
+    is_image,
+    is_image_name,
+    is_junk,
+    real_kind,
+    repeats_and_words,
+    without_face,
+)
 from core.dataset.sources.folders import roots_of
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.walk import walk
+from core.record import draws
 from core.settings.dataset.source import Source
 from tests.dataset.test_placing import automatic, image
 
@@ -362,3 +371,60 @@ def test_linked_folders_are_entered_once_and_not_again_below(tmp_path, monkeypat
     monkeypatch.setattr(files, "identity_of", lambda path: looked_at.append(path) or os.stat(path).st_ino)
     assert [place for place, _, _ in files.walk_folders(folder)] == [folder, folder / "below"]
     assert len(looked_at) == 5
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+MARKS = [
+    PNG,
+    b"\xff\xd8\xff",
+    b"RIFF\1\2\3\4WEBP",
+    b"GIF8",
+    b"II*\0",
+    b"MM\0*",
+    b"BM\1\2\3\4\0\0\0\0",
+    b"qoif",
+    b"\xff\x0a",
+]
+MARKS += [b"\0\0\0\x0cJXL ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"]
+MARKS += [b"\0\0\0\x18ftyp" + brand for brand in (b"avif", b"avis", b"heic", b"heix", b"heim", b"mif1", b"msf1")]
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_an_image_is_known_by_its_whole_mark_at_its_beginning(mark):
+    assert begins_like_image(mark + b"rest")
+    assert not begins_like_image(mark[:-1]) and not begins_like_image(b"x" + mark)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_one"),
+    [("a.jpg_large", PNG, True), ("a", PNG, True), ("a.xyz", b"words", False), ("a.png", b"words", True)]
+    + [(f"a.{ending}", PNG, False) for ending in ("part", "json", "txt", "caption", "zip", "svg", "safetensors")],
+)
+def test_only_a_file_of_an_unknown_ending_is_judged_by_its_first_bytes(tmp_path, name, content, is_one):
+    (tmp_path / name).write_bytes(content)
+    assert is_image(tmp_path / name, name) is is_one and not is_image(tmp_path, "folder")
+
+
+def test_each_epoch_takes_its_number_of_images_where_the_last_one_ended():
+    given = [bucketed(n, (512, 512)) for n in range(5)]
+    pool = list(given)
+    draws.python_random(0, "turn", "folder 1").shuffle(pool)
+    turn = Turn(given, 3, "folder 1")
+    assert [each for epoch in range(3) for each, _ in turn.of_epoch(epoch)] == (pool * 2)[:9]
+    assert (len(turn), turn.pool, turn.images) == (3, 5, pool)
+    assert [repeat for _, repeat in Turn(given[:1], 3, "").of_epoch(1)] == [0, 1, 2]
+    assert Turn(given, 0, "").images == [] and len(Turn([], 3, "")) == 0 and Turn([], 3, "").of_epoch(1) == []
+
+
+def test_the_most_enlarged_and_the_most_cropped_are_named_first():
+    enlarged = [replace(placed(1000, 1000, (side, side)), image=image(n)) for n, side in enumerate((1104, 2000, 1504))]
+    (problem,) = size_advice(enlarged)
+    assert "2.0 times" in problem.what and problem.what.endswith("1.png, 2.png, 0.png")
+    cropped = [replace(placed(width, 1000, (1000, 1000)), image=image(n)) for n, width in enumerate((2500, 4000, 3000))]
+    (problem,) = size_advice(cropped)
+    assert "25%" in problem.what and problem.what.endswith("1.png, 2.png, 0.png")
+
+
+def test_of_captions_that_differ_in_case_the_same_is_taken_on_every_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "listdir", lambda folder: ["a.txt", "A.TXT", "A.png.txt", "A.png", "a.Txt"])
+    assert SidecarIndex().of(tmp_path / "A.png") == ["A.TXT", "A.png", "a.Txt", "a.txt", "A.png.txt"]

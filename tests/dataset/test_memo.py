@@ -46,3 +46,23 @@ def test_a_database_that_another_process_holds_stays_where_it_is(tmp_path, file,
     assert Memo(index).known("kind", [file]) == {} and Memo(index).path == index
     monkeypatch.undo()
     assert Memo(index).known("kind", [file]) == {file.path: "known"}
+
+
+def test_facts_of_any_number_of_files_are_known_until_size_or_time_changes(tmp_path):
+    memo = Memo(tmp_path / "index.sqlite")
+    files = [SimpleNamespace(path=tmp_path / f"{n}.png", bytes=n, mtime_ns=n) for n in range(1001)]
+    memo.remember("kind", {file.path: str(file.bytes) for file in files}, files)
+    for count in (0, 1, 500, 501, 1001):
+        assert memo.known("kind", files[:count]) == {file.path: str(file.bytes) for file in files[:count]}
+    assert memo.known("other", files) == {}
+    for change in ({"bytes": 1}, {"mtime_ns": 1}):
+        assert memo.known("kind", [SimpleNamespace(**vars(files[0]) | change)]) == {}
+
+
+def test_a_database_that_is_in_use_is_waited_for_5_seconds(tmp_path, file, monkeypatch):
+    waits, real = [], sqlite3.connect
+    monkeypatch.setattr(
+        remembering.sqlite3, "connect", lambda path, timeout: waits.append(timeout) or real(path, timeout=timeout)
+    )
+    Memo(tmp_path / "index.sqlite").remember("kind", {file.path: "known"}, [file])
+    assert waits == [5]

@@ -9,7 +9,7 @@ import torch
 
 from core.families import family
 from core.families.clip import join_whole
-from core.families.prompt_weights import runs_of, wrong_weight
+from core.families.prompt_weights import read_weights, runs_of, wrong_weight
 from core.families.token_weights import weigh, weighted_windows
 from core.families.tokenizer import load_tokenizer
 from core.record.workspace import PROJECT
@@ -100,3 +100,39 @@ def test_a_weight_that_is_no_number_is_refused_where_a_bracket_is_open(number):
         runs_of(f"(x:{number})")
     assert number in wrong_weight(f"(x:{number})")
     assert wrong_weight(f"x:{number})") == wrong_weight("(x:1.2) (y:a)") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "runs", "faults"),
+    [
+        ("a (b:1000)", [("a ", 1.0), ("b", 1000.0)], []),
+        ("(b:-1000)", [("b", -1000.0)], []),
+        ("(b:1000.5)", [("b", 1.0)], [(3, 9, "weight")]),
+        ("(b", [("b", 1.1)], [(0, 1, "open")]),
+        ("a [b", [("a ", 1.0), ("b", 1 / 1.1)], [(2, 3, "open")]),
+        ("a)", [("a)", 1.0)], [(1, 2, "extra")]),
+        ("a]", [("a]", 1.0)], [(1, 2, "extra")]),
+        ("a:1.2)", [("a:1.2)", 1.0)], [(5, 6, "extra")]),
+        ("(a: 1.2)", [("a: 1.2", 1.1)], [(2, 7, "text")]),
+        ("(a:1,2)", [("a:1,2", 1.1)], [(2, 6, "text")]),
+        ("(a:high)", [("a:high", 1.1)], [(2, 7, "text")]),
+        ("(a:b c)", [("a:b c", 1.1)], []),
+        ("(a:12345678)", [("a", 1.0)], [(3, 11, "weight")]),
+        ("(a:abcdefgh)", [("a:abcdefgh", 1.1)], [(2, 11, "text")]),
+        ("(a:abcdefghi)", [("a:abcdefghi", 1.1)], []),
+        (r"\(a\)", [("(a)", 1.0)], []),
+        ("", [("", 1.0)], []),
+        ("()", [("", 1.0)], []),
+    ],
+)
+def test_what_is_a_fault_in_weights_is_told_with_its_place(text, runs, faults):
+    found, told = read_weights(text)
+    assert found == [(part, pytest.approx(weight)) for part, weight in runs]
+    assert [(fault.start, fault.end, fault.kind) for fault in told] == faults
+
+
+def test_100_brackets_may_be_open():
+    assert not wrong_weight("(" * 100 + "a" + ")" * 100) and not wrong_weight("(" * 50 + "[" * 50)
+    for text in ("(" * 101, "(" * 50 + "[" * 51):
+        (fault,) = (fault for fault in read_weights(text)[1] if fault.kind == "nested")
+        assert (fault.start, fault.end) == (100, 101)

@@ -12,6 +12,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 
 from core.families.token_count import VOCABULARY
 from core.formats.models.checkpoint import open_checkpoint
+from core.formats.models.diffusers_folder import scheduler_config
 from core.formats.models.whole_model import ModelFacts
 from core.formats.tensors.header import read_header
 from core.record.workspace import PROJECT
@@ -146,3 +147,40 @@ def test_a_folder_is_replaced_whole(tmp_path, sd1):
     sd1.write(tmp_path / "m", form="diffusers_safetensors")
     sd1.assert_equal(tmp_path / "m")
     assert not list((tmp_path / "m").rglob("*.bin")) and left_in(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("config", "prediction", "zero", "expected"),
+    [
+        (
+            {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
+            "v",
+            False,
+            {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
+        ),
+        ({"_class_name": "PNDMScheduler", "skip_prk_steps": True}, "v", True, {"_class_name": "DDIMScheduler"}),
+        (
+            {"_class_name": "EulerDiscreteScheduler", "skip_prk_steps": True},
+            "v",
+            True,
+            {"_class_name": "EulerDiscreteScheduler", "skip_prk_steps": True},
+        ),
+        ({"_class_name": "DDIMScheduler"}, "epsilon", True, {"_class_name": "DDIMScheduler"}),
+        (
+            {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+            None,
+            False,
+            {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+        ),
+    ],
+)
+def test_a_scheduler_is_exchanged_only_where_it_cannot_have_zero_terminal_snr(
+    tmp_path, config, prediction, zero, expected
+):
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    if prediction:
+        expected = expected | {"prediction_type": {"v": "v_prediction"}.get(prediction, prediction)}
+    if zero:
+        expected = expected | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    assert scheduler_config(None, tmp_path, prediction, zero) == expected

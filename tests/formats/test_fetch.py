@@ -494,3 +494,86 @@ def test_forgetting_a_link_removes_only_what_is_unfinished(tmp_path, server):
     forget(Link(f"{server.endpoint}/a.safetensors"), tmp_path)
     assert path.read_bytes() == DATA
     assert hub.resolve("a", tmp_path) == path
+
+
+# ---- at the edges, without a server
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [(401, False), (403, False), (404, False), (407, False), (408, True), (409, False), (410, False), (424, False)]
+    + [(425, True), (426, False), (428, False), (429, True), (430, False), (499, False), (500, True), (503, True)],
+)
+def test_these_answers_are_worth_another_try(code, again):
+    for stated, seconds in (("7", 7.0), ("soon", 0.0), ("", 0.0)):
+        error = fetch._refusal(SimpleNamespace(status_code=code, headers={"retry-after": stated} if stated else {}))
+        assert (error.again, error.retry_after) == (again, seconds) and str(code) in error.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("bytes 5-9/10", (5, 10)),
+        (" bytes 5-9/10 ", (5, 10)),
+        ("bytes 5-9/*", (5, 0)),
+        ("", (-1, 0)),
+        ("bytes */10", (-1, 0)),
+    ],
+)
+def test_the_range_that_a_server_states(text, expected):
+    assert fetch._content_range(SimpleNamespace(headers={"content-range": text})) == expected
+
+
+def transfer(tmp_path):
+    return fetch._Transfer(Remote("https://host/a.bin"), tmp_path / "a.bin", lambda done, total: None, None)
+
+
+@pytest.mark.parametrize(("seconds", "waited"), [(0, 0), (0.25, 0.25), (60, 60), (61, 60), (3600, 60)])
+def test_a_wait_ends_after_a_minute(tmp_path, monkeypatch, seconds, waited):
+    slept = []
+    clock = SimpleNamespace(monotonic=lambda: 5 + sum(slept), sleep=slept.append)
+    monkeypatch.setattr(fetch, "time", clock)
+    transfer(tmp_path)._wait(seconds)
+    assert sum(slept) == pytest.approx(waited) and max(slept, default=0) <= 0.1, "a cancel is seen soon"
+
+
+@pytest.mark.parametrize(("stated", "waits"), [(0.0, [2, 4, 0, 2, 4, 8, 16, 32]), (9.0, [9, 9, 9, 9, 9, 9, 16, 32])])
+def test_six_tries_in_a_row_without_a_byte_end_a_download(tmp_path, monkeypatch, stated, waits):
+    waited, tries = [], []
+
+    def request(self):
+        tries.append(1)
+        assert len(tries) < 20, "it goes on for ever"
+        self.have += len(tries) == 3
+        raise FetchError("busy", again=True, retry_after=stated)
+
+    monkeypatch.setattr(fetch._Transfer, "_request", request)
+    monkeypatch.setattr(fetch._Transfer, "_wait", lambda self, seconds: waited.append(seconds))
+    with pytest.raises(FetchError, match="busy"):
+        transfer(tmp_path).run()
+    assert waited == waits and len(tries) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [(f"https://host/{'a' * 139}.safetensors", True), (f"https://host/{'a' * 140}.safetensors", False)]
+    + [
+        ("http://host/a.ckpt", True),
+        ("HTTPS://host/a.pt?key=1", True),
+        ("https://host/a.pth", True),
+        ("https://host/a.bin", True),
+    ]
+    + [("https://host/.a.bin", False), ("https://host/a b(1)+-.bin", True), ("https://host/a%2Cb.bin", False)],
+)
+def test_the_name_of_a_linked_file_has_151_plain_characters(text, read):
+    if read:
+        assert isinstance(parse_source(text), Link)
+    else:
+        with refused("model.link-without-file"):
+            parse_source(text)
+
+
+def test_a_link_is_known_by_a_hash_of_its_query_which_is_never_shown():
+    plain, one, other = (Link(f"https://host/a%20b.bin{query}") for query in ("", "?key=1", "?key=2"))
+    assert str(plain) == str(one) == str(other) and plain.file == one.file == "a b.bin"
+    assert plain.query == "" and len(one.query) == len(other.query) == 16 and one.query != other.query

@@ -1,11 +1,21 @@
 """Models by name: found here, or fetched from a hub that in these tests runs on this machine."""
 
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 
-from core.formats.hub import fetch
-from core.formats.hub.references import HubId, RemoteFile, choose_files, download, download_files, parse_hub_id, resolve
+from core.formats.hub import fetch, references
+from core.formats.hub.references import (
+    HubId,
+    RemoteFile,
+    choose_files,
+    download,
+    download_files,
+    file_names,
+    parse_hub_id,
+    resolve,
+)
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
@@ -323,3 +333,124 @@ def test_a_folder_that_cannot_be_written_is_said_to_be(tmp_path, fake_hub):
     (tmp_path / "models").write_text("a file, not a folder")
     with refused("file.unwritable"):
         get(fake_hub, tmp_path / "models")
+
+
+# ---- at the edges, without a server
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("a" * 96 + "/b", True),
+        ("a" * 97 + "/b", False),
+        ("a/" + "b" * 96, True),
+        ("a/" + "b" * 97, False),
+        ("a/b.c-d_e", True),
+    ]
+    + [
+        ("_a/b", False),
+        ("a/.b", False),
+        ("a /b", False),
+        ("a/b/", False),
+        ("outputs/x", False),
+        ("a/b.safetensors", False),
+    ]
+    + [("a/b/c.safetensors", True), ("a/b/c/../d", False), ("a/b.BIN", False)],
+)
+def test_an_id_of_the_hub_has_two_names_of_96_characters(text, read):
+    found = parse_hub_id(text)
+    assert (found is not None) is read and (not read or str(found) == text)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(28, "No space left"), "file.unwritable", "No space left"),
+        (OSError(122, "Disk quota exceeded"), "file.unwritable", "quota"),
+        (PermissionError(13, "Permission denied"), "file.unwritable", "denied"),
+        (OSError(5, "Input error", "a.bin"), "file.unwritable", "Input error"),
+        (OSError(27, "x"), "model.download-failed", "does not answer"),
+        (OSError(121, "x"), "model.download-failed", "does not answer"),
+        (ConnectionRefusedError(111, "refused"), "model.download-failed", "does not answer"),
+        (ValueError("x"), "model.download-failed", "does not answer"),
+        (401, "model.download-failed", "private"),
+        (404, "model.download-failed", "private"),
+        (400, "model.download-failed", "answered 400"),
+        (402, "model.download-failed", "answered 402"),
+        (405, "model.download-failed", "answered 405"),
+    ],
+)
+def test_a_failed_listing_is_the_fault_of_the_disk_the_network_or_the_hub(tmp_path, monkeypatch, error, code, words):
+    if isinstance(error, int):
+        status, error = error, RuntimeError()
+        error.response = SimpleNamespace(status_code=status)
+
+    def listing(*_):
+        raise error
+
+    monkeypatch.setattr(references, "_listing", listing)
+    with refused(code, words):
+        file_names(OWNER, tmp_path)
+
+
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+
+
+def test_of_each_part_the_small_files_of_its_own_folder_are_needed():
+    wanted = ["model_index.json", *(f"{part}/{name}" for part in PARTS for name in ("config.json", "a.txt"))]
+    others = ["image_encoder/config.json", "unet/old/config.json", "unet/a.bin.index.json", "unet/a.md", "a.json"]
+    assert [file.name for file in choose_files(OWNER, remote(*others, *wanted))] == wanted
+
+
+WEIGHTS_FIRST = [
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.bin",
+    "diffusion_pytorch_model.bin",
+]
+
+
+@pytest.mark.parametrize("best", range(len(WEIGHTS_FIRST)))
+def test_half_precision_and_safetensors_are_preferred(best):
+    there = WEIGHTS_FIRST[best:][::-1] + ["diffusion_pytorch_model.non_ema.bin", "model.fp32.safetensors"]
+    found = names_of(choose_files(OWNER, remote("config.json", *there)))
+    assert found == {"config.json", WEIGHTS_FIRST[best]}
+
+
+def test_shards_in_half_precision_come_with_the_index_that_diffusers_writes():
+    shards = [f"model.fp16-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    there = [
+        "config.json",
+        "model.safetensors.index.fp16.json",
+        "model.fp16.safetensors.index.json",
+        *shards,
+        "model.safetensors",
+    ]
+    chosen = names_of(choose_files(OWNER, remote(*there)))
+    assert {*shards, "model.fp16.safetensors.index.json"} <= chosen and "model.safetensors" not in chosen
+
+
+@pytest.mark.parametrize("sign", '\\:*?"<>|\0')
+def test_signs_that_a_system_forbids_are_in_no_name_of_a_file(sign):
+    with refused("model.unsafe-name"):
+        references._safe_name(OWNER, f"unet/a{sign}b.json")
+    assert str(references._safe_name(OWNER, "unet/a..b c.json")) == "unet/a..b c.json"
+
+
+def test_five_of_the_files_of_a_repository_are_named():
+    with refused("model.file-not-named", "4.safetensors") as caught:
+        choose_files(OWNER, remote(*(f"{n}.safetensors" for n in range(6))))
+    assert "5.safetensors" not in str(caught.value) and "0.safetensors" in caught.value.problems[0].fix
+
+
+def test_only_a_folder_of_one_file_without_a_config_stands_for_the_file(tmp_path):
+    folder = tmp_path / "owner--model"
+    folder.mkdir()
+    (folder / "a.safetensors").write_bytes(b"x")
+    (folder / "note.txt").write_bytes(b"x")
+    assert resolve("owner/model", tmp_path) == folder / "a.safetensors"
+    (folder / "config.json").write_bytes(b"{}")
+    assert resolve("owner/model", tmp_path) == folder
+    (folder / "config.json").unlink()
+    (folder / "b.CKPT").write_bytes(b"x")
+    assert resolve("owner/model", tmp_path) == folder

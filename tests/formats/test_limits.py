@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.formats.detect import identify
-from core.formats.tensors.header import read_header
+from core.formats.detect import identify, identify_header
+from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.reading import TensorFile
 from tests.refusals import refused
 
@@ -93,3 +93,57 @@ def test_the_family_of_an_ip_adapter_is_told_by_what_its_keys_read(tmp_path, wid
     shapes = {"image_proj.proj.weight": (8, 1024), "ip_adapter.1.to_k_ip.weight": (320, width)}
     found = identify(file_of(tmp_path / "a.safetensors", shapes))
     assert (found.kind, found.family) == ("ip_adapter", family)
+
+
+@pytest.mark.parametrize(
+    ("content", "form"),
+    [(b"", "empty"), (struct.pack("<Q", 100_000_000) + b"{", "safetensors"), (struct.pack("<Q", 2) + b"[", "unknown")]
+    + [(struct.pack("<Q", 100_000_001) + b"{", "unknown"), (b"PK\3\4", "zip"), (b"PK\3\5", "unknown")]
+    + [
+        (b"\x80", "pickle"),
+        (b"\x81", "unknown"),
+        (b" \n<!DOCTYPE html>", "page"),
+        (b"<HTML>", "page"),
+        (b"<htm", "unknown"),
+    ]
+    + [(b"version https://git-lfs.github.com", "pointer"), (b" version https://git-lfs", "unknown")],
+)
+def test_the_form_of_a_file_is_told_by_its_first_bytes(tmp_path, content, form):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    assert sniff(tmp_path / "a.safetensors") == form
+
+
+def test_an_axis_may_have_2_to_the_48_elements_even_if_another_has_none(tmp_path):
+    assert read_header(file_of(tmp_path / "a.safetensors", {"a": (0, 1 << 48)}))[0]["a"].shape == (0, 1 << 48)
+    with refused("model.bad-header"):
+        read_header(file_of(tmp_path / "b.safetensors", {"a": (0, (1 << 48) + 1)}))
+
+
+UNET = "model.diffusion_model."
+
+
+@pytest.mark.parametrize(
+    ("deepest", "label", "variant"), [(8, 2816, "pruned (SSD-1B or Vega)"), (9, 2816, None), (8, 2560, None)]
+)
+def test_an_sdxl_with_fewer_than_10_transformers_is_pruned(tmp_path, deepest, label, variant):
+    shapes = {f"{UNET}input_blocks.0.0.weight": (320, 4, 3, 3), f"{UNET}label_emb.0.0.weight": (1280, label)}
+    shapes |= {f"{UNET}input_blocks.7.1.transformer_blocks.{n}.norm1.weight": (1,) for n in (0, deepest)}
+    found = identify(file_of(tmp_path / "a.safetensors", shapes))
+    assert (found.family, found.variant) == ({2816: "sdxl", 2560: "sdxl_refiner"}[label], variant)
+
+
+@pytest.mark.parametrize(
+    ("step", "prediction"),
+    [("875000", "epsilon"), ("220000", "epsilon"), ("110000", "v"), ("110001", None), ("", None)],
+)
+def test_the_published_sd_2_are_told_by_their_number_of_steps(tmp_path, step, prediction):
+    key = f"{UNET}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+    tensors, _ = read_header(file_of(tmp_path / "a.safetensors", {key: (320, 1024)}))
+    found = identify_header(tensors, {"global_step": step})
+    assert (found.family, found.prediction) == ("sd2", prediction)
+
+
+@pytest.mark.parametrize(("tokens", "kind"), [(200, "embedding"), (201, "unknown")])
+def test_an_embedding_has_200_tokens_at_most(tmp_path, tokens, kind):
+    shapes = {f"<t{number}>": (2, 768) for number in range(tokens)}
+    assert identify(file_of(tmp_path / "a.safetensors", shapes)).kind == kind

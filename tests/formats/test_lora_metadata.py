@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.formats.lora.metadata import lora_metadata
+from core.formats.lora.metadata import lora_metadata, trigger_words, version_metadata
 from core.formats.model_spec import RunFacts
 from core.networks.kinds.lora import network_args
 from core.settings.job import TrainJob
@@ -211,3 +211,49 @@ def test_more_metadata_is_taken_as_it_is():
     facts = RunFacts(extra={"ss_datasets": "[]", "modelspec.author": "me"})
     metadata = lora_metadata(TrainJob(), facts)
     assert metadata["ss_datasets"] == "[]" and metadata["modelspec.author"] == "me"
+
+
+@pytest.mark.parametrize(
+    ("family", "prediction", "v2", "version"),
+    [("sd1", "epsilon", "False", "sd_v1"), ("sd1", "v", "False", "sd_v1_v"), ("sd2", None, "True", "sd_v2")]
+    + [
+        ("sd2", "v", "True", "sd_v2_v"),
+        ("sdxl", "epsilon", "False", "sdxl_base_v1-0"),
+        ("sdxl", "v", "False", "sdxl_base_v1-0"),
+    ],
+)
+def test_the_version_of_the_base_model_is_sd_scripts_word(family, prediction, v2, version):
+    assert version_metadata(family, prediction) == {"ss_v2": v2, "ss_base_model_version": version}
+    assert version_metadata(None, prediction) == {"ss_v2": "False"}
+
+
+PHRASE, HINT, TAGS = "modelspec.trigger_phrase", "modelspec.usage_hint", "ss_tag_frequency"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({PHRASE: ",".join(f"w{n}" for n in range(13))}, [f"w{n}" for n in range(12)]),
+        ({PHRASE: f"{'a' * 80}, {'b' * 81}, c, , c"}, ["a" * 80, "c"]),
+        ({PHRASE: "a" * 1998 + ",b"}, ["b"]),
+        ({PHRASE: "a" * 1999 + ",b"}, []),
+        ({HINT: "b, a", PHRASE: "a"}, ["a", "b"]),
+        (
+            {TAGS: json.dumps({"a": {f"t{n}": n + 1 for n in range(9)}, "b": {"t0 ": 100, "x": "9", "y": None}})},
+            ["t0", "t8", "t7", "t6", "t5", "t4", "t3", "t2"],
+        ),
+        ({TAGS: json.dumps({"a": {"often": 2}}), PHRASE: "stated"}, ["stated", "often"]),
+        ({TAGS: "[1]"}, []),
+        ({TAGS: '{"a": 5, "b": {"c": 1}}'}, ["c"]),
+        ({TAGS: "no json"}, []),
+    ],
+)
+def test_twelve_trigger_words_of_80_characters_and_eight_frequent_tags(tmp_path, metadata, words):
+    assert list(trigger_words(tmp_path / "a.safetensors", metadata)) == words
+
+
+def test_the_trigger_word_of_a_run_comes_after_those_that_are_stated(tmp_path):
+    (tmp_path / "job.json").write_text('{"captions": {"trigger_word": " sks "}}')
+    metadata = {PHRASE: "stated", TAGS: json.dumps({"a": {"often": 2}})}
+    assert trigger_words(tmp_path / "checkpoints" / "a.safetensors", metadata) == ("stated", "sks", "often")
+    assert trigger_words(tmp_path / "others" / "a.safetensors", metadata) == ("stated", "often")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from core.families.targets import Target
 from core.formats.detect import identify
-from core.formats.lora.names import to_kohya_key
+from core.formats.lora.names import part_and_path, split_key, to_kohya_key
 from core.networks.adapter_file import LoraFile, load_lora, save_lora, to_diffusers, to_kohya
 from core.networks.files import read_file
 from core.networks.network import Network
@@ -343,3 +343,77 @@ def test_the_header_of_an_sdxl_lora_is_read_with_a_few_calls_per_key(tmp_path):
     profile.runcall(load_lora, tmp_path / "x.safetensors", shapes=True)
     calls = sum(entry.callcount for entry in profile.getstats())
     assert calls < 120 * len(tensors)  # 70 when this was written
+
+
+DOWN, UP = "lora_down.weight", "lora_up.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "key"),
+    [
+        ("unet.x.lora_A", "unet.x", DOWN),
+        ("unet.x.lora_A.weight", "unet.x", DOWN),
+        ("unet.x.lora_B.default.weight", "unet.x", UP),
+        ("unet.x.lora_alpha", "unet.x", "alpha"),
+        ("unet.x.lora_magnitude_vector", "unet.x", "dora_scale"),
+        ("unet.x.lora_B.bias", "unet.x", "lora_B.bias"),
+        ("unet.x.attn1.processor.to_q_lora.down.weight", "unet.x.attn1.to_q", DOWN),
+        ("unet.x.attn1.processor.to_out_lora.up.weight", "unet.x.attn1.to_out.0", UP),
+        ("t.self_attn.to_q_lora.down.weight", "t.self_attn.q_proj", DOWN),
+        ("t.self_attn.to_k_lora.down.weight", "t.self_attn.k_proj", DOWN),
+        ("t.self_attn.to_v_lora.up.weight", "t.self_attn.v_proj", UP),
+        ("t.self_attn.to_out_lora.alpha", "t.self_attn.out_proj", "alpha"),
+        ("unet.x.lora.down.weight", "unet.x", DOWN),
+        ("unet.x.lora.up.weight", "unet.x", UP),
+        ("unet.x.lora_linear_layer.up.weight", "unet.x", UP),
+        ("lora_unet_x.hada_w1_a", "lora_unet_x", "hada_w1_a"),
+        ("lora_unet_x.of.no.kind", "lora_unet_x", "of.no.kind"),
+        ("unet.x.of_no_kind", "unet.x", "of_no_kind"),
+    ],
+)
+def test_a_name_is_a_layer_and_a_key_in_each_notation(name, layer, key):
+    assert split_key(name) == (layer, key)
+
+
+def test_a_key_of_peft_has_three_parts_at_most():
+    assert split_key("unet.x.lora_A.two.names.weight")[1] != DOWN
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "layer"),
+    [
+        ("lycoris_mid_block_x", None, "lora_unet_mid_block_x"),
+        ("lycoris_unet_mid_block_x", None, "lora_unet_mid_block_x"),
+        ("lycoris_lora_unet_mid_block_x", None, "lora_unet_mid_block_x"),
+        ("lycoris_text_encoder_text_model_x", "sd1", "lora_te_text_model_x"),
+        ("lycoris_text_encoder_text_model_x", "sdxl", "lora_te1_text_model_x"),
+        ("lycoris_text_encoder_2_text_model_x", "sdxl", "lora_te2_text_model_x"),
+        ("lycoris_text_encoder_2_encoder_layers_0_x", "sdxl", "lora_te2_text_model_encoder_layers_0_x"),
+        ("lycoris_text_model_x", "sd1", "lora_te_text_model_x"),
+        ("lycoris_text_model_x", "sdxl", "lora_te1_text_model_x"),
+    ],
+)
+def test_each_beginning_of_lycoris_is_a_part(name, family, layer):
+    assert to_kohya_key(f"{name}.alpha", family) == (layer, "alpha")
+
+
+@pytest.mark.parametrize(
+    ("path", "family", "expected"),
+    [
+        ("unet.mid_block.x", None, ("unet", "mid_block.x")),
+        ("base_model.model.unet.conv_in", None, ("unet", "conv_in")),
+        ("model.diffusion_model.middle_block.1.proj_in", "sd1", ("unet", "mid_block.attentions.0.proj_in")),
+        ("diffusion_model.out.2", "sdxl", ("unet", "conv_out")),
+        ("text_encoder.text_model.x", None, ("text_encoder", "text_model.x")),
+        ("text_encoder_2.text_model.x", None, ("text_encoder_2", "text_model.x")),
+        ("text_encoders.clip_l.transformer.text_model.x", None, ("text_encoder", "text_model.x")),
+        ("text_encoders.clip_h.transformer.text_model.x", None, ("text_encoder", "text_model.x")),
+        ("text_encoders.clip_g.transformer.text_model.x", None, ("text_encoder_2", "text_model.x")),
+        ("base_model.model.encoder.layers.0.x", None, ("text_encoder", "encoder.layers.0.x")),
+        *((f"{root}.x", None, ("unet", f"{root}.x")) for root in ("down_blocks", "up_blocks", "conv_out", "conv_in")),
+        *((f"{root}.x", None, ("unet", f"{root}.x")) for root in ("time_embedding", "add_embedding", "mid_block")),
+        ("transformer.x", None, (None, "transformer.x")),
+    ],
+)
+def test_the_part_of_a_path_is_told_by_its_beginning(path, family, expected):
+    assert part_and_path(path, family) == expected

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from core.formats.tensors.header import read_header
+from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.pickles import load_state_file
 from core.formats.tensors.reading import TensorFile
-from core.formats.tensors.writer import save_pickle
+from core.formats.tensors.writer import save_pickle, write_pickle
 from tests.refusals import refused
 
 
@@ -138,3 +139,18 @@ def test_a_storage_count_of_a_legacy_file_is_eight_bytes_little_endian(tmp_path)
     torch.save({"w": torch.arange(5.0)}, path, _use_new_zipfile_serialization=False)
     entry = read_header(path)[0]["w"]
     assert struct.unpack("<q", path.read_bytes()[entry.start - 8 : entry.start]) == (5,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize(
+    ("wrap", "plain", "around"),
+    [(None, None, None), ("state_dict", None, {}), ("state_dict", {"epoch": 3}, {"epoch": 3})],
+)
+def test_tensors_are_written_bare_or_with_numbers_beside_them(tmp_path, dtype, wrap, plain, around):
+    values = torch.arange(6.0).view(2, 3).to(dtype)
+    write_pickle(tmp_path / "a.ckpt", {"w": in_memory(values)}, wrap, plain)
+    found = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    if wrap:
+        assert {name: value for name, value in found.items() if name != wrap} == around
+        found = found[wrap]
+    assert list(found) == ["w"] and found["w"].dtype == dtype and torch.equal(found["w"].float(), values.float())

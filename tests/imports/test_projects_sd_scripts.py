@@ -6,7 +6,7 @@ import pytest
 
 from core.imports.projects import sd_scripts
 from core.imports.projects.importers import import_project
-from core.imports.projects.options import SCRIPTS, convert, options_of, parse_words
+from core.imports.projects.options import SCRIPTS, Option, convert, is_option, options_of, parse_words
 from core.imports.projects.rules import RULES
 from core.imports.projects.shells import read_script
 from core.record.problems import ProblemsError
@@ -348,3 +348,85 @@ def test_networks_of_lycoris(arguments, kind, path, value):
     assert found.job.network.kind == kind and value_of(found.job, path) == value
     codes = [problem.code for problem in found.problems]
     assert ("import.unknown-network" in codes) == ("unheard" in arguments)
+
+
+@pytest.mark.parametrize(
+    ("type", "value", "expected"),
+    [
+        ("int", "5", 5),
+        ("int", "-5", -5),
+        ("int", 5.0, 5),
+        ("int", "5.5", None),
+        ("int", "1" * 40, int("1" * 40)),
+        ("int", "1" * 41, None),
+        ("float", "5", 5.0),
+        ("float", "1e-4", 1e-4),
+        ("float", "nan", None),
+        ("float", "inf", None),
+        ("float", "1,5", None),
+        ("int_or_float", "0", 0),
+        ("int_or_float", "0.5", 0.5),
+        ("int_or_float", "0.999", 0.999),
+        ("int_or_float", "1", 1),
+        ("int_or_float", 1.0, "100%"),
+        ("int_or_float", "1.0", "100%"),
+        ("int_or_float", 2.0, 2),
+        ("int_or_float", "1.5", None),
+        ("int_or_float", "0%", "0%"),
+        ("int_or_float", "100%", "100%"),
+        ("int_or_float", "100.1%", None),
+        ("int_or_float", "-1%", None),
+        ("bool", "yes", True),
+        ("bool", "1", True),
+        ("bool", "None", False),
+        ("bool", "no", False),
+        ("bool", " 0 ", False),
+        ("bool", "on", None),
+        ("str", 0.5, "0.5"),
+        ("str", [512, 768], "512,768"),
+        ("str", True, None),
+        ("str", {"a": 1}, None),
+        ("float", [1.0], None),
+    ],
+)
+def test_a_value_is_read_in_the_type_of_its_option(type, value, expected):
+    if expected is None:
+        with pytest.raises(ValueError):
+            convert(Option("x", type), value)
+        return
+    found, _ = convert(Option("x", type), value)
+    assert found == expected and found.__class__ is expected.__class__
+
+
+@pytest.mark.parametrize("type", ["int", "float", "str", "int_or_float"])
+def test_nothing_and_false_are_not_set(type):
+    for value in (None, "", [], False, "False"):
+        assert convert(Option("x", type), value)[0] is None
+    assert convert(Option("x", "bool"), False)[0] is False
+
+
+def test_choices_and_lists_are_read_value_by_value():
+    chosen = Option("max_token_length", "int", choices=(None, 150, 225))
+    assert convert(chosen, "150")[0] == 150 and convert(chosen, "75")[0] is None
+    with pytest.raises(ValueError):
+        convert(chosen, "76")
+    many = Option("x", "int", many=True)
+    assert convert(many, ["1", 2])[0] == [1, 2] and convert(many, "3")[0] == [3]
+
+
+@pytest.mark.parametrize(
+    ("word", "is_name"),
+    [
+        ("--a", True),
+        ("-a", True),
+        ("-", False),
+        ("-1", False),
+        ("-1.5e-4", False),
+        ("-.5", False),
+        ("-1a", True),
+        ("a", False),
+    ]
+    + [("--a b", False), ("--a=b c", True)],
+)
+def test_a_negative_number_is_a_value_and_no_name(word, is_name):
+    assert is_option(word) is is_name

@@ -6,7 +6,7 @@ import pytest
 
 from core.families import family
 from core.families.part_shapes import make_empty
-from core.networks.block_weights import LISTS, NAMES, SLOTS, block_weights, slot_of
+from core.networks.block_weights import LISTS, NAMES, SLOTS, block_weights, slot_of, slot_of_key, weight_of
 
 A1111 = {  # the extension's lbwpresets, 17 numbers each
     "NONE": "0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0",
@@ -99,3 +99,44 @@ def test_names_divide_the_blocks_of_sdxl_by_their_depth():
     assert kept("INS") & kept("IND") == {"BASE"} == kept("OUTD") & kept("OUTS")
     assert kept("MIDD") == kept("IND") | {"MID"} | kept("OUTD")
     assert set.union(*map(kept, NAMES)) == set(LISTS[20])
+
+
+U = "model.diffusion_model."
+
+
+@pytest.mark.parametrize(
+    ("key", "family", "slot"),
+    [
+        ("cond_stage_model.transformer.x", None, "BASE"),
+        ("first_stage_model.encoder.conv_in.weight", "sdxl", "BASE"),
+        (f"{U}input_blocks.0.0.weight", None, "IN00"),
+        (f"{U}input_blocks.11.0.x", None, "IN11"),
+        (f"{U}input_blocks.12.0.x", None, "IN11"),
+        (f"{U}middle_block.1.x", "sdxl", "MID"),
+        (f"{U}output_blocks.0.0.x", "sdxl", "OUT00"),
+        (f"{U}output_blocks.11.0.x", None, "OUT11"),
+        (f"{U}output_blocks.12.0.x", None, "OUT11"),
+        (f"{U}time_embed.0.weight", None, "IN00"),
+        (f"{U}label_emb.0.0.weight", "sdxl", "IN00"),
+        (f"{U}out.2.weight", None, "OUT11"),
+        (f"{U}out.2.weight", "sd1", "OUT11"),
+        (f"{U}out.2.weight", "sdxl", "OUT08"),
+    ],
+)
+def test_the_slot_of_a_key_of_a_checkpoint(key, family, slot):
+    assert SLOTS[slot_of_key(key, family)] == slot
+
+
+@pytest.mark.parametrize(
+    ("name", "slot"),
+    [("lora_te_text_model_x", "BASE"), ("lora_te2_text_model_x", "BASE"), ("lora_unet_time_embed_0", "IN00")]
+    + [("lora_unet_label_emb_0_0", "IN00"), ("lora_unet_input_blocks_8_1_x", "IN08"), ("lora_unet_out_2", "OUT09")]
+    + [(f"lora_unet_middle_block_{n}_x", "MID") for n in range(3)]
+    + [("lora_unet_output_blocks_0_0_x", "OUT00"), ("lora_unet_output_blocks_8_0_x", "OUT08")]
+    + [("lora_unet_down_blocks_0_attentions_0_x", "IN01"), ("lora_unet_mid_block_attentions_0_x", "MID")]
+    + [("lora_unet_up_blocks_3_attentions_2_x", "OUT11"), ("lora_unet_conv_in", None)],
+)
+def test_a_layer_has_the_strength_of_its_slot_and_one_outside_is_left_at_1(name, slot):
+    assert slot_of(name) == (None if slot is None else SLOTS.index(slot))
+    weights = [float(number) for number in range(2, 28)]
+    assert weight_of(weights, name) == (1.0 if slot is None else weights[SLOTS.index(slot)])

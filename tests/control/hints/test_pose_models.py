@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from onnx import TensorProto
 
 from core.control.hints.by_model import open_model
 from core.control.hints.models import DWPOSE, OPENPOSE, ModelFile, Profile, checked_model
+from core.control.hints.one_image import OneImageModel
 from core.control.hints.pose.detector import USUAL_SIZE, PersonDetector
 from core.control.hints.pose.drawing import COLORS
 from core.formats.onnx.providers import CPU
@@ -251,3 +253,30 @@ def test_detectors_of_other_boxes_are_refused(tmp_path, write, changes, code):
         PersonDetector(file, file.name, "tool.model", [CPU], "cpu", CancelToken(), USUAL_SIZE) as model,
     ):
         model.find(black(64, 64))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((512, 512), (368, 368)),
+        ((512, 1024), (368, 736)),
+        ((1024, 512), (736, 368)),
+        ((100, 1113), (368, 4096)),
+        ((100, 1115), None),
+        ((512, 517), (368, 368)),
+        ((512, 518), (368, 376)),
+    ],
+)
+def test_the_shorter_side_is_the_profiles_and_the_longer_one_a_multiple_up_to_4096(size, expected):
+    model = SimpleNamespace(fixed=None, refused=lambda why, end: refusal(end))
+    profile = SimpleNamespace(size=368, multiple=8)
+    if expected is None:
+        with refused("size"):
+            OneImageModel.size_for(model, *size, profile)
+        return
+    assert OneImageModel.size_for(model, *size, profile) == expected
+    assert OneImageModel.size_for(SimpleNamespace(fixed=(8, 9)), *size, profile) == (8, 9)
+
+
+def refusal(code):
+    return ProblemsError.one("", "", "", code)
