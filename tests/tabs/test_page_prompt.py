@@ -30,6 +30,7 @@ def weigh(tab, words, start, end, key, times=1):
     return text(tab)
 
 
+@pytest.mark.slow
 def test_weights_are_changed_by_keys_as_in_a1111_and_tab_takes_only_a_word_that_was_chosen(tab):
     up, down = "Control+ArrowUp", "Control+ArrowDown"
     assert weigh(tab, "a red fox", 3, 3, up) == "a (red:1.1) fox"

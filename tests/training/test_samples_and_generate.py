@@ -70,6 +70,7 @@ def begin(train, *prompts, **groups):
     return train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples, **groups)
 
 
+@pytest.mark.slow
 def test_a_lora_makes_the_samples_of_its_training_again(train, store):
     network = {"train_text_encoder": True}  # with text that does not train: the next two
     training = begin(train, *PROMPTS, network=network, optimizer={"learning_rate": 0.1})

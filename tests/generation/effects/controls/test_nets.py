@@ -81,7 +81,7 @@ def theirs(name, way, folder, nets, images, monkeypatch, picture, **asked):
     return image_of(pipeline, SIZE, SEED, STEPS, STEPS, **given)
 
 
-@pytest.mark.slow(only=("sdxl-text-guess",))
+@pytest.mark.slow(only=("sd1-text-two", "sdxl-text-guess"))
 @pytest.mark.parametrize(
     "case",
     slow_unless(
