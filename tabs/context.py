@@ -72,9 +72,7 @@ class Page:
     run_list: tuple[Any, list[dict[str, str]]] = (None, [])
     run_jobs: dict[str, Any] = field(default_factory=dict)  # settings of runs that Monitor shows
     verdicts: dict[str, Any] = field(default_factory=dict)  # of runs that Monitor shows: (stamp, data)
-    averages: dict[str, Any] = field(
-        default_factory=dict
-    )  # the newest average of each run's checkpoints, as a light task
+    averages: dict[str, Any] = field(default_factory=dict)  # light task of the newest average, by run
     job_images: dict[str, list[str]] = field(default_factory=dict)  # of jobs that have ended, by id
     ticks: dict[str, float] = field(default_factory=dict)  # tab -> seconds between its ticks
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
+from core.record.stamps import Stamp, stamp_or_none
 from core.record.units import first_of
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -77,8 +79,14 @@ def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[
 
 def _captions(run: RunFolder) -> tuple[list[str], list[str]]:
     """The captions of a run's training images and of its held-out images, as it recorded them; none where it did not."""
+    return _read_captions(run.dataset_file, stamp_or_none(run.dataset_file))
+
+
+@lru_cache(maxsize=4)
+def _read_captions(path: Path, stamp: Stamp | None) -> tuple[list[str], list[str]]:
+    """`_captions` of dataset.json, cached until the file changes: Monitor asks again with each image of the comparison."""
     try:
-        content = read_json_object(run.dataset_file, max_bytes=MOST_BYTES, max_values=1_000_000)
+        content = read_json_object(path, max_bytes=MOST_BYTES, max_values=1_000_000)
         trained, measured = content["images"], content.get("validation", {}).get("images", [])
         names = {(row["source"], row["path"]) for row in trained}
         held_out = [row for row in measured if (row["source"], row["path"]) not in names]

@@ -167,12 +167,9 @@ class Grids:
             return view.Earlier(folder.name, folder.name, 0, 0, 0, "damaged")
         columns, rows, tables = content.size
         total = columns * rows * tables - len(content.same)
-        entry = self._entry(folder.name)
+        entry = entry_of(self.page, folder.name)
         doing = "" if entry is None else "waiting" if entry.state == "waiting" else "running"
         return view.Earlier(folder.name, content.title, len(folder.generated()), total, len(content.failed), doing)
-
-    def _entry(self, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:
-        return entry_of(self.page, name, states)
 
     def _open(self) -> tuple[GridFolder, GridContent] | None:
         name = str(self._state().get("open", ""))
@@ -197,10 +194,10 @@ class Grids:
         return view.table(folder, content, self._doing(name), checkpoints, self.page.thumb_url, self.page.file_url)
 
     def _doing(self, name: str) -> view.State:
-        entry = self._entry(name)
+        entry = entry_of(self.page, name)
         if entry is None:
-            failed = self._entry(name, ("failed",))
-            newest = self._entry(name, ("failed", "done", "stopped", "cancelled"))
+            failed = entry_of(self.page, name, ("failed",))
+            newest = entry_of(self.page, name, ("failed", "done", "stopped", "cancelled"))
             return view.State(message=failed.message if failed is not None and failed is newest else "")
         return view.State(entry.id)
 
@@ -288,13 +285,13 @@ class Grids:
 
     def _resume(self, name: str) -> None:
         folder = GridFolder.named(name, self.page.workspace)
-        if self._entry(name) is None:
+        if entry_of(self.page, name) is None:
             queue(self.page, folder)
             show(self.page, name)
 
     def _delete(self, name: str) -> None:
         folder = GridFolder.named(name, self.page.workspace)
-        if self._entry(name) is not None:
+        if entry_of(self.page, name) is not None:
             what, fix = "This grid is being made", "cancel it first"
             raise ProblemsError.one(what, name, fix, "grid.running")
         target = self.page.workspace.trash / f"{name}-{int(time.time())}"

@@ -74,14 +74,6 @@ def test_the_first_rows_say_of_each_image_what_the_report_will_say(tmp_path, job
     assert not any(row.bucket or row.trains for row in first), "which is known when all are read"
 
 
-def test_a_second_folder_gives_only_what_is_missing(tmp_path, add):
-    for name in ("fox/a.png", "owl/a.png", "owl/b.png", "owl/c.png"):
-        add(name, 64, 64)
-    sources = [{"folder": str(tmp_path / name)} for name in ("fox", "owl")]
-    job = build(TrainJob, {"dataset": {"sources": sources}})
-    assert [len(first_rows(job, most)) for most in (1, 2, 3, 4, 9)] == [1, 2, 3, 4, 4]
-
-
 def test_images_that_a_file_lists_and_folders_that_are_not_there_have_no_first_rows(tmp_path, job):
     listed = {"folder": str(tmp_path / "fox"), "metadata_file": str(tmp_path / "meta.json")}
     for source in (listed, {"folder": str(tmp_path / "fox"), "cache_info": True}, {"folder": str(tmp_path / "none")}):
