@@ -209,6 +209,8 @@ def test_several_files_or_none_are_a_problem_that_names_them():
     assert "owner/model/a.safetensors" in caught.value.problems[0].fix
     with refused("model.file-not-named", "none"):
         choose_files(OWNER, remote("README.md"))
+    with refused("model.file-not-named", "old.ckpt"):
+        choose_files(OWNER, remote("README.md", "old.ckpt"))
     with refused("model.file-not-named", "c.safetensors"):
         choose_files(HubId("owner", "model", "c.safetensors"), remote("a.safetensors"))
 

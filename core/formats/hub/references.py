@@ -387,7 +387,7 @@ def choose_files(hub_id: HubId, files: list[RemoteFile]) -> list[RemoteFile]:
         return [by_name[name] for name in ("config.json", *_weights([name for name in by_name if "/" not in name]))]
     single = [name for name in by_name if name.lower().endswith(".safetensors") and "/" not in name]
     if len(single) != 1:
-        raise _no_such_file(hub_id, single)
+        raise _no_such_file(hub_id, single or list(by_name))
     return [by_name[single[0]]]
 
 

@@ -28,7 +28,7 @@ ClampQuantile = Annotated[
         within=(0.5, 1.0),
         title="Clamp quantile",
         hint="off; 0.99 with compatibility",
-        help="Bounds the numbers of both matrices by this quantile of theirs, which cuts outliers and so changes the result.",
+        help="Clamps the elements of both matrices to plus and minus this quantile of them, which cuts outliers and so changes the result.",
     ),
 ]
 
