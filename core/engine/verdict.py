@@ -16,6 +16,7 @@ from core.generation.model.library import find_file
 from core.generation.prompt.sample_prompts import SamplePrompt
 from core.record import atomic
 from core.record.bounded_json import read_json_object
+from core.record.preference import LEAST_CHOICES, Choice, preference
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import Stamp, stamp_or_none
@@ -146,6 +147,16 @@ def measured_sentence(best: Mapping[str, Any] | None) -> str:
     rest = best["others"] - len(best["as_good"]) - len(best["unknown"])
     better = f"; the other {'one is' if rest == 1 else f'{rest} are'} worse" if rest else ""
     return f"Steps {named} cannot be told apart by {best['what']}{better}."
+
+
+def chosen_because(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
+    """Why a checkpoint may have been chosen: what was measured of the run, and how it fared in blind choices."""
+    sentence = measured_sentence(facts.get("best"))
+    names = [each["name"] for each in facts["files"]]
+    if len(choices) < LEAST_CHOICES or file not in names:
+        return sentence
+    fit = preference(names, choices)
+    return f"{sentence} First with {fit.first[names.index(file)]:.0%} probability after {fit.choices} blind choices."
 
 
 def candidates(files: Sequence[str], facts: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -207,9 +207,13 @@
   const drawKeep = () => {
     const one = data.columns[column], {keep: holder} = parts;
     show(holder, !blind);
-    if (!atelier.differs(holder, [one.file, one.kept, one.gone])) return;
+    const {left, away} = data.others, files = (count) => `${count} checkpoint${count === 1 ? "" : "s"}`;
+    if (!atelier.differs(holder, [one.file, one.kept, one.gone, left, away])) return;
     const what = one.kept === null ? [button("Keep this one", () => keep(true), "primary", {title: "Marks it in Runs and Generate (K)", disabled: one.gone})]
       : [h("span", {class: "good"}, `Kept as ${one.kept}`), button("Undo", () => keep(false), "small quiet", {"aria-label": `Undo keeping ${one.label}`})];
+    const once = (label, name, title) => { const made = button(label, () => { atelier.once(made); send(name); }, "small", {title}); return made; };
+    if (left) what.push(once(`Move the other ${files(left)} to the trash`, "verdict_put_away", "The files that are not kept; they can be put back here"));
+    if (away) what.push(once(`Put ${files(away)} back`, "verdict_put_back", "From the trash, to where they were"));
     holder.replaceChildren(...what);
   };
   const drawAverage = () => {

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.doctor.trash import put_away_lately, put_back
 from core.engine.average import save_average
+from core.engine.keeping import put_away_others
 from core.engine.verdict import (
     FEW,
     Comparison,
@@ -117,6 +119,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "blind": _blind(page, columns, [prompt.text for prompt in prompts], images, choices),
         "preferred": _preferred(columns, choices),
         "average": _average(page, run.name, job),
+        "others": _others(run, facts, kept),
     }
 
 
@@ -257,6 +260,12 @@ def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:
     return {"running": bool(task and not task.done), "problems": problems}
 
 
+def _others(run: Path, facts: Mapping[str, Any], kept: Mapping[str, str]) -> dict[str, int]:
+    """How many checkpoints are not kept, if one is, and how many were moved to the trash last and can be put back."""
+    away = put_away_lately(RunFolder(run).checkpoints, 1)
+    return {"left": len(facts["files"]) - len(kept) if kept else 0, "away": len(away[0].images) if away else 0}
+
+
 # -- commands
 
 
@@ -300,6 +309,19 @@ def _keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
     Copies(page).keep(str(data.get("run", "")), name, "" if data.get("keep") else None)
 
 
+def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    folder = RunFolder(page.workspace.runs / Path(str(data.get("run", ""))).name)
+    files = page.engine.snapshot(folder.name)["files"]
+    put_away_others(folder, [page.roots.check(file["path"], file["name"]) for file in files])
+
+
+def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    run = str(data.get("run", ""))
+    page.engine.snapshot(run)
+    for away in put_away_lately(RunFolder(page.workspace.runs / Path(run).name).checkpoints, 1):
+        put_back(away.token)
+
+
 def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run = str(data.get("run", ""))
     names = {"", *(file["name"] for file in page.engine.snapshot(run)["files"])}
@@ -328,6 +350,8 @@ COMMANDS = {
     "grid": _start,
     "verdict_all": _show_all,
     "verdict_keep": _keep,
+    "verdict_put_away": _put_away,
+    "verdict_put_back": _put_back,
     "verdict_choose": _choose,
     "verdict_average": _begin_average,
 }

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.sources.files import printable
+from core.engine.keeping import mark_file, unmark_file
+from core.engine.verdict import chosen_because
 from core.formats.copies import Copied, copy_into, require_folder
 from core.networks.misread import misread_by
 from core.record.kept import keep, read_kept
-from core.record.problems import Problem, ProblemsError
+from core.record.preference import read_choices
+from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.workspace import resolve_path
 from core.settings.readers import program_of
+from tabs.context import CURRENT_SESSION
 from tabs.form import folder_browser
 from tabs.markup import button, esc, problems_html, progress, short
+from tabs.server.browsers import Browser
 from tabs.tools.forms import fill_in
 
 if TYPE_CHECKING:
@@ -92,17 +97,38 @@ class Copies:
         """Mark a file of a run to keep, with a name ("" for the file's name), and copy it to the remembered folder. A marked file
         is not copied again for another name. None removes the mark and leaves the copy."""
         source, folder = self._file(run, name), self._page.workspace.runs / run
-        new = wanted is not None and source.relative_to(folder).as_posix() not in read_kept(folder)
+        file, into = source.relative_to(folder).as_posix(), self.folder
+        new = wanted is not None and file not in read_kept(folder)
         keep(folder, source, wanted)
+        browser = self._page.browsers.of(CURRENT_SESSION.get())
+        # One thread does these and copies in the order in which they are begun: the copy has the new metadata.
+        self._page.engine.light(self._write_metadata, run, source, browser, title=f"metadata of {name}", kind="copies")
         if not new:
             return
-        file, into = source.relative_to(folder).as_posix(), self.folder
         steps = {each["name"]: each["step"] for each in self._page.engine.snapshot(run)["files"]}
         step = f", step {steps[name]:,}" if name in steps else ""
         also = "" if into is None else f" Copied to {printable(into)}."
         if into is not None:
             self.start(run, name, str(into))
         self._page.say("done", f"Kept: {re.sub(STEP, '', read_kept(folder)[file])}{step}.{also}")
+
+    def _write_metadata(self, run: str, source: Path, browser: Browser, task: Any) -> None:
+        """Make the metadata of a file say whether it is kept, and why it was chosen."""
+        page = self._page
+        folder = page.workspace.runs / run
+        name = read_kept(folder).get(source.relative_to(folder).as_posix())
+        with page.browsers.reporting(browser, "keep", "The checkpoint is kept, but its metadata cannot be written"):
+            try:
+                if name is None:
+                    unmark_file(source, page.workspace, task.token)
+                    return
+                facts = page.engine.snapshot(run)
+                step = next((each["step"] for each in facts["files"] if each["name"] == source.name), None)
+                samples = [folder / each["file"] for each in facts["samples"] if each["step"] == step]
+                choice = chosen_because(facts, read_choices(folder), source.name)
+                mark_file(source, name, choice, samples[0] if samples else None, page.workspace, task.token)
+            except OSError as error:
+                raise unwritten(error, "The metadata cannot be written", str(source)) from None
 
     def cancel(self, run: str, name: str) -> None:
         going = self._copies.get(str(self._file(run, name)))

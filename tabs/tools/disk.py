@@ -74,7 +74,7 @@ class Handlers:
 
     def _delete(self, name: str) -> int:
         if name == RUNS:
-            return clear(self.page.workspace.trash)
+            return clear(self.page.workspace.trash) + sum(trash.empty(folder)[1] for folder in self._checkpoints())
         if name == GENERATED:
             return trash.empty(self.page.workspace.images)[1]
         return sum(trash.empty(folder)[1] for folder in self._folders())
@@ -83,6 +83,10 @@ class Handlers:
         """The dataset's folders that this page may use."""
         listed = dict.fromkeys(resolve_path(each.folder) for each in self.page.project.job.dataset.all_sources())
         return [folder for folder in listed if self.page.roots.holds(folder)]
+
+    def _checkpoints(self) -> list[Path]:
+        """Folders of runs whose checkpoints were moved to the trash."""
+        return [path.parent for path in self.page.workspace.runs.glob(f"*/checkpoints/{TRASH_FOLDER}")]
 
     @staticmethod
     def _put_away(folders: list[Path]) -> int:
@@ -99,7 +103,12 @@ class Handlers:
             for name, (title, words) in CACHES.items()
         ]
         trashes = [
-            (RUNS, "Deleted runs", "In the trash of the outputs folder.", folder_bytes(space.trash)),
+            (
+                RUNS,
+                "Deleted runs and checkpoints",
+                "In the trash of the outputs folder and of the runs.",
+                folder_bytes(space.trash) + self._put_away(self._checkpoints()),
+            ),
             (
                 IMAGES,
                 "Removed images",

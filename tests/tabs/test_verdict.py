@@ -125,6 +125,11 @@ def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
             command(page, "verdict_choose", **wrong, prompt="p", outcome="left")
     command(page, "verdict_keep", file=names[1], keep=True)
     assert list(read_kept(run)) == [f"checkpoints/{names[1]}"] and part(page)["columns"][2]["kept"]
+    assert part(page)["others"] == {"left": 1, "away": 0}
+    command(page, "verdict_put_away")
+    assert part(page)["others"] == {"left": 0, "away": 1} and part(page)["columns"][1]["gone"]
+    command(page, "verdict_put_back")
+    assert part(page)["others"] == {"left": 1, "away": 0} and not part(page)["columns"][1]["gone"]
     command(page, "verdict_keep", file=names[1], keep=False)
     assert read_kept(run) == {}
     (run / "checkpoints" / names[1]).unlink()

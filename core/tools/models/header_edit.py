@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,6 +76,19 @@ def restore_header(path: Path, workspace: Workspace, cancel: CancelToken) -> Non
     latest = _saved_headers(path, workspace)[-1]
     write_copy(path, latest.read_bytes(), path, cancel)
     atomic.remove(latest)
+
+
+def is_last_change(path: Path, keys: Collection[str], workspace: Workspace) -> bool:
+    """Whether the stored header differs from the file's only by these metadata keys: `restore_header` would undo no other change."""
+    saved = _saved_headers(path, workspace)
+    old, new = (json_or_none(header) for header in (saved[-1].read_bytes() if saved else b"", _header(path)))
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return False
+    for listing in (old, new):
+        listing["__metadata__"] = {
+            name: each for name, each in listing.get("__metadata__", {}).items() if name not in keys
+        }
+    return bool(old == new)
 
 
 def check_can_restore(path: Path, workspace: Workspace, where: str) -> None:

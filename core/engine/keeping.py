@@ -1,0 +1,65 @@
+"""What *Keep* does to files: the kept one says so in its metadata, the others can go to the trash. Both can be undone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.dataset.doctor import trash
+from core.formats.tensors.header import read_header, sniff
+from core.record.cancel import CancelToken
+from core.record.kept import read_kept
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.workspace import Workspace
+from core.tools.models import header_edit
+from core.tools.models.edit_metadata import thumbnail_url
+
+NAME, CHOICE, THUMBNAIL = "atelier_kept", "atelier_choice", "modelspec.thumbnail"
+REASON = "Checkpoints that were not kept"
+
+
+def mark_file(
+    file: Path, name: str, choice: str, sample: Path | None, workspace: Workspace, cancel: CancelToken
+) -> bool:
+    """Write the kept name, why it was chosen and a thumbnail of `sample` into a safetensors file; its tensors and its time of change
+    stay. A thumbnail that it has stays too. False for other formats, which hold no metadata. Raises ProblemsError and OSError."""
+    if file.is_dir() or sniff(file) != "safetensors":
+        return False
+    before = dict(read_header(file)[1])
+    after = before | {NAME: name, CHOICE: choice}
+    if sample is not None and THUMBNAIL not in before:
+        after[THUMBNAIL] = thumbnail_url(sample)
+    if after != before:
+        stat = file.stat()
+        header_edit.replace_header(file, header_edit.with_metadata(file, after), workspace, cancel)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return True
+
+
+def unmark_file(file: Path, workspace: Workspace, cancel: CancelToken) -> None:
+    """Undo `mark_file`: byte for byte if nothing else has changed the metadata since, else the name and the choice are removed."""
+    if file.is_dir() or sniff(file) != "safetensors" or NAME not in (marked := read_header(file)[1]):
+        return
+    stat = file.stat()
+    if header_edit.is_last_change(file, {NAME, CHOICE, THUMBNAIL}, workspace):
+        header_edit.restore_header(file, workspace, cancel)
+    else:
+        left = {key: value for key, value in marked.items() if key not in (NAME, CHOICE)}
+        header_edit.replace_header(file, header_edit.with_metadata(file, left), workspace, cancel)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def put_away_others(run: RunFolder, files: Sequence[Path]) -> str:
+    """Move the run's checkpoints that are not kept to the trash next to them; return the token for `core.dataset.doctor.trash.put_back`.
+    files: all checkpoints. Raises ProblemsError without a kept one, with nothing left to move, or while the run trains."""
+    kept = {run.path / file for file in read_kept(run.path)}
+    if not kept:
+        raise ProblemsError.one("No checkpoint is kept", run.name, "keep one first", "kept.none")
+    if run.held:
+        raise ProblemsError.one("The run is still training", run.name, "wait until it has ended", "kept.running")
+    others = [file for file in files if file not in kept and run.checkpoints in file.parents]
+    if not others:
+        raise ProblemsError.one("Every checkpoint is kept", run.name, "undo one of them", "kept.all")
+    return trash.put_away(others, run.checkpoints, REASON)

@@ -1,0 +1,101 @@
+"""Keep writes into the file what it is, without touching its tensors; both Keep and moving the others away can be undone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from core.dataset.doctor.trash import put_back
+from core.engine.keeping import CHOICE, NAME, THUMBNAIL, mark_file, put_away_others, unmark_file
+from core.engine.verdict import chosen_because
+from core.record.cancel import CancelToken
+from core.record.kept import keep
+from core.record.preference import Choice
+from core.record.run_folder import RunFolder
+from core.record.workspace import Workspace
+from core.tools.models import header_edit
+from tests.refusals import refused
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "outputs", tmp_path / "models")
+
+
+@pytest.fixture
+def run(workspace):
+    folder = workspace.runs / "20260101-120000_fox"
+    (folder / "checkpoints").mkdir(parents=True)
+    for step in (10, 20, 30):
+        tensors = {"lora_unet_x.lora_down.weight": torch.full((2, 3), float(step))}
+        save_file(tensors, folder / "checkpoints" / f"fox-step{step:08d}.safetensors", {"ss_steps": str(step)})
+    Image.new("RGB", (900, 600), "orange").save(folder / "sample.png")
+    return RunFolder(folder)
+
+
+def metadata(file):
+    with safe_open(file, "pt") as opened:
+        return opened.metadata()
+
+
+def checkpoints(run):
+    return sorted(run.checkpoints.glob("*.safetensors"))
+
+
+def test_a_kept_file_says_its_name_and_why_and_shows_its_sample_and_undo_restores_each_byte(run, workspace):
+    file = checkpoints(run)[1]
+    before, stat, tensors = file.read_bytes(), file.stat(), load_file(file)
+    assert mark_file(file, "my fox", "the lowest loss", run.path / "sample.png", workspace, CancelToken())
+    found = metadata(file)
+    assert (found["ss_steps"], found[NAME], found[CHOICE]) == ("20", "my fox", "the lowest loss")
+    assert found[THUMBNAIL].startswith("data:image/jpeg;base64,")
+    assert file.stat().st_mtime_ns == stat.st_mtime_ns, "images made with it stay as new as it is"
+    (name, tensor), *_ = load_file(file).items()
+    assert torch.equal(tensor, tensors[name]) and file.read_bytes().endswith(before[-24:])
+    unmark_file(file, workspace, CancelToken())
+    assert file.read_bytes() == before and file.stat().st_mtime_ns == stat.st_mtime_ns
+    unmark_file(file, workspace, CancelToken())
+    assert file.read_bytes() == before
+
+
+def test_undo_leaves_what_was_written_into_the_file_since(run, workspace):
+    file = checkpoints(run)[0]
+    mark_file(file, "a", "b", None, workspace, CancelToken())
+    header = header_edit.with_metadata(file, metadata(file) | {"modelspec.title": "Fox"})
+    header_edit.replace_header(file, header, workspace, CancelToken())
+    unmark_file(file, workspace, CancelToken())
+    assert metadata(file) == {"ss_steps": "10", "modelspec.title": "Fox"}
+
+
+def test_a_thumbnail_that_the_file_has_stays_and_other_formats_are_left_alone(run, workspace):
+    file = checkpoints(run)[0]
+    header_edit.replace_header(file, header_edit.with_metadata(file, {THUMBNAIL: "mine"}), workspace, CancelToken())
+    mark_file(file, "a", "b", run.path / "sample.png", workspace, CancelToken())
+    assert metadata(file) == {THUMBNAIL: "mine", NAME: "a", CHOICE: "b"}
+    for other in (run.checkpoints, run.path / "sample.png"):
+        assert not mark_file(other, "a", "b", None, workspace, CancelToken())
+
+
+def test_checkpoints_that_are_not_kept_go_to_the_trash_and_come_back(run):
+    files = checkpoints(run)
+    with refused("kept.none"):
+        put_away_others(run, files)
+    keep(run.path, files[1], "")
+    token = put_away_others(run, files)
+    assert checkpoints(run) == [files[1]]
+    with refused("kept.all"):
+        put_away_others(run, checkpoints(run))
+    assert sorted(put_back(token)) == [files[0], files[2]] and checkpoints(run) == files
+
+
+def test_why_a_checkpoint_was_chosen_tells_blind_choices_from_what_was_measured():
+    facts = {"best": None, "files": [{"name": "a", "step": 1}, {"name": "b", "step": 2}]}
+    few = [Choice("a", "b", "p", "left")] * 9
+    assert chosen_because(facts, few, "a") == chosen_because(facts, [], "a")
+    assert "after 10 blind choices" in chosen_because(facts, [*few, few[0]], "a")
+    assert json.dumps(chosen_because(facts, few, "gone"))
