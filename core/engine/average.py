@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from core.engine.run_grid import is_average
 from core.record.cancel import CancelToken
 from core.record.commands import NoCommands
 from core.record.context import JobContext
@@ -59,6 +60,9 @@ def save_average(
     from core.tools.loras import merge_loras
 
     chosen = sorted((file for file in facts["files"] if file["name"] in set(names)), key=lambda file: file["step"])
+    if averages := [file["name"] for file in chosen if is_average(file["name"])]:
+        what, fix = f"{averages[0]} is an average itself", "choose checkpoints of the training"
+        raise ProblemsError.one(what, run.name, fix, "average.of-average")
     if len(chosen) < 2:
         raise ProblemsError.one("An average needs two checkpoints", run.name, "choose more", "average.too-few")
     if run.held:

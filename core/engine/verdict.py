@@ -160,12 +160,13 @@ def chosen_because(facts: Mapping[str, Any], choices: Sequence[Choice], file: st
 
 
 def candidates(files: Sequence[str], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """{file, step, label, loss} of each column; the loss is None where none was measured."""
+    """{file, step, label, loss, average} of each column; the loss is None where none was measured."""
     steps = {file["name"]: file["step"] for file in facts["files"]}
     losses = {point["step"]: point["loss"] for point in facts.get("measured", [])}
     rows = []
     for file in files:
         step = 0 if not file else steps.get(file)
-        loss = None if is_average(file) or step is None else losses.get(step)
-        rows.append({"file": file, "step": step, "label": label_of(file, step), "loss": loss})
+        average = is_average(file)
+        loss = None if average or step is None else losses.get(step)
+        rows.append({"file": file, "step": step, "label": label_of(file, step), "loss": loss, "average": average})
     return rows

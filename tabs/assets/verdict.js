@@ -217,7 +217,7 @@
     holder.replaceChildren(...what);
   };
   const drawAverage = () => {
-    const {average} = parts, columns = data.columns.slice(1).filter((one) => !one.gone && one.file);
+    const {average} = parts, columns = data.columns.slice(1).filter((one) => !one.gone && !one.average);
     show(average, !blind && Boolean(data.average) && columns.length > 1);
     if (average.hidden || !atelier.differs(average, [columns.map((one) => one.file), data.average])) return;
     const ticked = columns.slice(-3).map((one) => one.file);

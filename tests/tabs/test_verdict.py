@@ -202,6 +202,8 @@ def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(t
     for name, value in load_file(power).items():
         assert torch.allclose(value, weights[0] * one[name] + weights[1] * other[name], atol=1e-6), name
     assert save_average(run, facts(), names, False, workspace, CancelToken()) not in (path, power)
+    with refused("average.of-average", path.name):
+        save_average(run, facts(), [*names, path.name], False, workspace, CancelToken())
     for too_few in ([], names[:1], [names[0], "gone.safetensors"]):
         with refused("average.too-few"):
             save_average(run, facts(), too_few, False, workspace, CancelToken())
