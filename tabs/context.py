@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.engine.queue import GUEST
+from core.imports.projects.report import MAX_BYTES as IMPORT_LETTERS
 from core.record.machine import gpu_memory
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -21,6 +22,7 @@ from tabs.dataset.reading import Reading
 from tabs.dataset.setup_offer import SetupOffer
 from tabs.form import fields, form_values, task_settings
 from tabs.form.picker import Picker
+from tabs.form.presets import MAX_BYTES as PRESET_BYTES
 from tabs.form.project import Project
 from tabs.markup import with_turn
 from tabs.monitor.tensorboard import TensorBoard
@@ -99,12 +101,13 @@ class Page:
 
     def script_data(self) -> dict[str, Any]:
         """Constants of the page's script: facts of each field, titles of the fields of tasks, names of sd-scripts without a
-        field, and the tick interval of each tab."""
+        field, the tick interval of each tab, and how long a preset (bytes) and another program's text (characters) may be."""
         return {
             "fields": fields.facts(),
             "titles": task_settings.titles(),
             "elsewhere": form_values.names_elsewhere(),
             "ticks": self.ticks,
+            "longest": {"preset": PRESET_BYTES, "import": IMPORT_LETTERS},
         }
 
     def gpu(self) -> int | None:

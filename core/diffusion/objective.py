@@ -277,6 +277,12 @@ def min_snr_weight(snr_B: Tensor, gamma: float, prediction: Prediction) -> Tenso
     return weight.where(snr_B > 0, prediction.min_snr_at_zero)
 
 
+def p2_weight(snr_B: Tensor, gamma: float, prediction: Prediction) -> Tensor:
+    """P2 weighting (Choi et al. 2022, arXiv:2204.00227, k = 1): 1 / (1 + SNR) ** gamma for epsilon, 1 / (2 + SNR) ** gamma
+    for v, as in OneTrainer."""
+    return (1.0 + prediction.per_x0(snr_B)) ** -gamma
+
+
 def like_noise_weight(snr_B: Tensor) -> Tensor:
     """SNR / (SNR + 1): turns a v loss into the loss of predicting the noise."""
     capped = snr_B.clip(max=MOST_SNR)
@@ -300,6 +306,8 @@ def timestep_weight(snr_B: Tensor, settings: NoiseSettings, prediction: Predicti
     weight: Tensor | float = 1.0
     if settings.min_snr_gamma is not None:
         weight = weight * min_snr_weight(snr_B, settings.min_snr_gamma, prediction)
+    if settings.p2_gamma is not None:
+        weight = weight * p2_weight(snr_B, settings.p2_gamma, prediction)
     if settings.scale_v_pred_loss_like_noise_pred:
         weight = weight * like_noise_weight(snr_B)
     if settings.v_pred_like_loss:

@@ -23,11 +23,27 @@ if TYPE_CHECKING:
 
 GOLDEN, SILVER = (math.sqrt(5) - 1) / 2, math.sqrt(2) - 1  # steps that fill 0 to 1 evenly, of epochs and of repeats
 LEAST = 2.0**-60  # a normal distribution has no quantile at 0
-POINTS = 2000  # in each half of the beta distribution
+POINTS = 2000  # in each half of a table
 
 
 def _logit_normal(u: float, settings: NoiseSettings) -> float:
     return 1 / (1 + math.exp(-settings.logit_mean - settings.logit_std * NormalDist().inv_cdf(u)))
+
+
+def _sigmoid(x: float, weight: float, middle: float) -> float:
+    return 1 / (1 + math.exp(-weight * (x - middle)))
+
+
+def _parabola(x: float, weight: float, middle: float) -> float:
+    return max(2 - weight * (x - middle) ** 2, 0.0)
+
+
+# (position, weight, middle) -> density, up to a factor: OneTrainer's
+CURVES: dict[str, Callable[[float, float, float], float]] = {"sigmoid_ramp": _sigmoid, "inverted_parabola": _parabola}
+
+
+def _curve_of(settings: NoiseSettings) -> tuple[str, float, float]:
+    return settings.timestep_sampling, settings.noising_weight, settings.noising_bias + 0.5
 
 
 # (uniform number, above 0 and below 1; settings) -> position
@@ -41,6 +57,7 @@ DISTRIBUTIONS: dict[str, Callable[[float, NoiseSettings], float]] = {
     # Mou et al. 2023, arXiv:2302.08453, section 3.4
     "high_noise": lambda u, settings: 1 - (1 - u) ** 3,
     "low_noise": lambda u, settings: u**3,
+    **dict.fromkeys(CURVES, lambda u, settings: curve_quantile(u, *_curve_of(settings))),
 }
 
 
@@ -74,10 +91,27 @@ def density(settings: NoiseSettings, bands: int = 50, draws: int = 5000) -> list
 
 def beta_quantile(u: float, alpha: float, beta: float) -> float:
     """The inverse CDF of the beta distribution."""
-    shares, positions = _beta_table(alpha, beta)
+    return _quantile(u, *_beta_table(alpha, beta))
+
+
+def curve_quantile(u: float, name: str, weight: float, middle: float) -> float:
+    """The inverse CDF of a density of `CURVES`."""
+    return _quantile(u, *_curve_table(name, weight, middle))
+
+
+def _quantile(u: float, shares: list[float], positions: list[float]) -> float:
     above = min(max(bisect_left(shares, u), 1), len(shares) - 1)
     part = (u - shares[above - 1]) / ((shares[above] - shares[above - 1]) or 1.0)
     return positions[above - 1] + part * (positions[above] - positions[above - 1])
+
+
+@cache
+def _curve_table(name: str, weight: float, middle: float) -> tuple[list[float], list[float]]:
+    """(CDF, position) of a density of `CURVES`, rising."""
+    positions = [number / (2 * POINTS) for number in range(2 * POINTS + 1)]
+    values = [CURVES[name](x, weight, middle) for x in positions]
+    masses = list(accumulate(((one + next_) / 2 for one, next_ in pairwise(values)), initial=0.0))
+    return [mass / masses[-1] for mass in masses], positions
 
 
 @cache

@@ -54,7 +54,7 @@ class NetworkMethod(Method):
         # Also at a rate of 0: its layers are saved with the others, and act where they come from a file.
         self.trains_text = job.network.train_text_encoder
         self.trains_unet = job.network.train_unet
-        self._stop_text = job.method.stop_text_encoder_training
+        self._stop_text = self._stop_step = job.method.stop_text_encoder_training
         steady = job.network.module_dropout == 0 and not job.network.traits.by_chance
         self.steady_gradients = steady and self._stop_text is None
         self._two_text_rates = rates.text_rates[0] != rates.text_rates[1]
@@ -160,6 +160,8 @@ class NetworkMethod(Method):
                 for file in self._files.merged
             ]
             metadata["ss_base_weights"] = json.dumps(merged, ensure_ascii=False)
+        if self._stop_step is not None and self.trains_text:
+            metadata["ss_stop_text_encoder_training"] = str(self._stop_step)
         if self._hits:
             metadata["ss_network_layers"] = self._hits
             for name in CHOICE:

@@ -68,6 +68,15 @@ class MethodSettings(Settings):
         hint="never",
         help="For full models and LoRAs: freezes the text encoder, or its part of the LoRA, from this step on; a third of the steps helps against overfitting. Empty trains it to the end.",
     )
+    stop_text_encoder_epochs: int | None = setting(
+        None,
+        ge=0,
+        unit="epochs",
+        title="Stop training the text encoder after epoch",
+        hint="never",
+        source="OneTrainer",
+        help="The same by epochs: freezes the text encoder, or its part of the LoRA, after this many epochs. Set the step or the epochs, not both.",
+    )
     prior: Literal["images", "model"] = setting(
         "images",
         title="Prior preservation",
@@ -131,6 +140,11 @@ class MethodSettings(Settings):
         labels={"all": "everything", "files": "saved files", "samples": "samples and validation"},
         help="Where the averaged weights are used; the rest uses the current weights. Training states always hold both.",
     )
+
+    @property
+    def stops_text_encoder(self) -> bool:
+        """Whether the text encoder trains for a part of the run at most."""
+        return self.stop_text_encoder_training is not None or self.stop_text_encoder_epochs is not None
 
     @property
     def traits(self) -> MethodTraits:

@@ -16,6 +16,8 @@ TIMESTEP_SETTINGS = frozenset(  # settings of `Objective.draw`
         "mode_scale",
         "timestep_alpha",
         "timestep_beta",
+        "noising_weight",
+        "noising_bias",
         "timestep_shift",
         "stratified_timesteps",
         "min_timestep",
@@ -48,9 +50,17 @@ class NoiseSettings(Settings):
         help="Limits the loss weight of timesteps with little noise. The paper uses 5; empty or 0 is off.",
         recorded=SAME,
     )
+    p2_gamma: FloatOrOff = setting(
+        None,
+        within=(0.01, 20),
+        title="P2 gamma",
+        hint="off",
+        section="Loss weighting",
+        source="Choi et al. 2022, arXiv:2204.00227; OneTrainer",
+        help="P2 weighting: divides the loss by (1 + SNR) to this power, which gives nearly clean timesteps less weight. The paper uses 0.5 or 1; empty or 0 is off.",
+    )
     debiased_estimation_loss: bool = kohya_setting(
         False,
-        section="Loss weighting",
         source="Yu et al. 2023, arXiv:2310.08442",
         help="Gives noisy timesteps more weight and nearly clean ones less, more gently than Min-SNR. Try it instead of Min-SNR if colors or composition train too slowly.",
         recorded="ss_debiased_estimation",
@@ -229,21 +239,31 @@ class NoiseSettings(Settings):
         unit="timesteps",
         help="Timesteps from here up are not trained. Lower it to train detail and keep the composition. If equal to the minimum, only that timestep is trained.",
     )
-    timestep_sampling: Literal["uniform", "logit_normal", "mode", "cosmap", "beta", "high_noise", "low_noise"] = (
-        setting(
-            "uniform",
-            title="Timestep distribution",
-            level="shown",
-            labels={
-                "logit_normal": "logit-normal (sigmoid)",
-                "mode": "mode (heavy tail)",
-                "cosmap": "cosine map",
-                "high_noise": "high noise (content)",
-                "low_noise": "low noise (style)",
-            },
-            source="Esser et al. 2024, arXiv:2403.03206; high and low noise: Mou et al. 2023, arXiv:2302.08453",
-            help="Which timesteps are trained most. High noise trains composition and content, low noise detail and style; logit-normal trains the middle most. The distribution covers min to max timestep.",
-        )
+    timestep_sampling: Literal[
+        "uniform",
+        "logit_normal",
+        "mode",
+        "cosmap",
+        "beta",
+        "high_noise",
+        "low_noise",
+        "sigmoid_ramp",
+        "inverted_parabola",
+    ] = setting(
+        "uniform",
+        title="Timestep distribution",
+        level="shown",
+        labels={
+            "logit_normal": "logit-normal (sigmoid)",
+            "mode": "mode (heavy tail)",
+            "cosmap": "cosine map",
+            "high_noise": "high noise (content)",
+            "low_noise": "low noise (style)",
+            "sigmoid_ramp": "sigmoid ramp",
+            "inverted_parabola": "inverted parabola",
+        },
+        source="Esser et al. 2024, arXiv:2403.03206; high and low noise: Mou et al. 2023, arXiv:2302.08453; sigmoid ramp, inverted parabola: OneTrainer",
+        help="Which timesteps are trained most. High noise trains composition and content, low noise detail and style; logit-normal trains the middle most; the sigmoid ramp is OneTrainer's SIGMOID. The distribution covers min to max timestep.",
     )
     logit_mean: float = setting(
         0.0,
@@ -279,6 +299,20 @@ class NoiseSettings(Settings):
         needs="timestep_sampling=beta",
         help="For beta: below 1 trains the noisiest timesteps most, above 1 least.",
     )
+    noising_weight: float = setting(
+        8.0,
+        within=(-100, 100),
+        needs="timestep_sampling=sigmoid_ramp, inverted_parabola",
+        source="OneTrainer",
+        help="How steep the sigmoid ramp or the inverted parabola is; 0 is uniform. Negative turns it over: the ramp then trains clean timesteps most, the parabola both ends.",
+    )
+    noising_bias: float = setting(
+        0.0,
+        within=(-0.5, 0.5),
+        needs="timestep_sampling=sigmoid_ramp, inverted_parabola",
+        source="OneTrainer",
+        help="Moves the middle of the sigmoid ramp or the inverted parabola: positive to noisier timesteps, negative to cleaner ones.",
+    )
     timestep_shift: float = setting(
         1.0,
         within=(0.01, 100),
@@ -312,6 +346,7 @@ class NoiseSettings(Settings):
     def summary(self) -> str:
         parts = [self.label("loss_type")] if self.loss_type != "l2" else []
         parts += [f"min-SNR {number_text(self.min_snr_gamma)}"] if self.min_snr_gamma else []
+        parts += [f"P2 {number_text(self.p2_gamma)}"] if self.p2_gamma else []
         parts += ["debiased"] if self.debiased_estimation_loss else []
         parts += ["v-prediction weighting"] if self.scale_v_pred_loss_like_noise_pred or self.v_pred_like_loss else []
         parts = parts or ["L2 loss"]

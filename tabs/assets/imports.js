@@ -3,8 +3,10 @@
    of what became of them, and the export for sd-scripts. */
 (() => {
   const atelier = window.atelier, {h, text, byId} = atelier;
-  const TABS = ["Train", "Runs"], MOST = 1_000_000, MOST_HEADER = 4_000_000;  // bytes of a text, and of the header of a LoRA
-  const LOOKS_FOR = "a preset, or the command line, script, config or preset of another trainer";
+  const TABS = ["Train", "Runs"], MOST_HEADER = 4_000_000;  // bytes of the header of a LoRA
+  const MOST = atelier.longest.preset, MOST_FOREIGN = atelier.longest.import;  // bytes of a preset, characters of another program's text
+  const LOOKS_FOR = `a preset of at most ${Math.floor(MOST / 1e6)} MB, or the command line, script, config or preset of another trainer of at most ${MOST_FOREIGN.toLocaleString("en-US")} characters`;
+  const LOOKS_FOR_LORA = `a LoRA whose header has at most ${MOST_HEADER / 1e6} MB`;
   const WIDE = {"255,254": "utf-16le", "254,255": "utf-16be"};  // how Windows writes texts too
   /* A pasted text with options, a path of a script, TOML or JSON. */
   const SETTINGS = /^[ \t]*\{|(^|\s)--[a-z]\w{2,}|^[ \t]*[\w.]+[ \t]*=|\.py\b/m;
@@ -13,8 +15,8 @@
   /* ---- opening ---- */
 
   const refuse = (words) => atelier.say({id: `import-${Date.now()}`, kind: "error", title: "Not opened; nothing changed.", text: words});
-  const tooLarge = (what) => refuse(`${what} is too large: looked for ${LOOKS_FOR}, of at most 1 MB.`);
   const isWeights = (name) => /\.safetensors$/i.test(name);
+  const tooLarge = (what) => refuse(`${what} is too large: looked for ${isWeights(what) ? LOOKS_FOR_LORA : LOOKS_FOR}.`);
   const send = (file, text, choice = "") => {
     if (text.length > (isWeights(file) ? MOST_HEADER : MOST)) return tooLarge(file || "The text");
     sent = {file, text, choice, token: `${atelier.session}-${Date.now()}-${count += 1}`};

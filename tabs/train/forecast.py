@@ -43,7 +43,7 @@ PARTS = {
 
 # Settings that a plan reads, by group; besides them it reads the sizes and batches of all folders.
 COUNTED = {
-    "method": "kind train_text_encoder stop_text_encoder_training prior ema ema_device",
+    "method": "kind train_text_encoder stop_text_encoder_training stop_text_encoder_epochs prior ema ema_device",
     "model": "base_model vae family",
     "network": "kind initialization rank conv_rank train_unet train_text_encoder block_dims conv_block_dims down_lr_weight mid_lr_weight"
     " up_lr_weight block_lr_zero_threshold base_weights base_weights_layers layers exclude_layers layer_dims train_norm",

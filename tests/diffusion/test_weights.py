@@ -8,6 +8,7 @@ from core.diffusion.objective import (
     like_noise_weight,
     like_v_weight,
     min_snr_weight,
+    p2_weight,
     timestep_weight,
 )
 from core.diffusion.schedule import schedule_in_force, sd_alpha_bar, snr
@@ -63,6 +64,17 @@ def test_each_prediction_can_be_weighed_like_the_other(name):
         torch.testing.assert_close(like_v_weight(ratio, 0.7) * noise_error, noise_error + 0.7 * v_error)
 
 
+def test_p2_weights_are_1_by_1_plus_snr_to_gamma_and_for_v_as_in_onetrainer():
+    alpha_bar, every = sd_alpha_bar().double(), torch.arange(1000)
+    for gamma in (0.5, 1.0, 5.0):
+        weights = {name: Diffusion(NoiseSettings(p2_gamma=gamma), name).weight(every) for name in PREDICTIONS}
+        torch.testing.assert_close(weights["epsilon"].double(), (1 - alpha_bar) ** gamma, rtol=1e-4, atol=0)
+        v = ((1 - alpha_bar) / (2 - alpha_bar)) ** gamma
+        torch.testing.assert_close(weights["v"].double(), v, rtol=1e-4, atol=0)
+    at_no_signal = Diffusion(NoiseSettings(p2_gamma=1, zero_terminal_snr=True), "v").weight(every)[-1]
+    assert float(at_no_signal) == 0.5
+
+
 def test_debiased_weights_at_both_ends():
     table = snr(sd_alpha_bar())
     epsilon, v = (debiased_weight(table, PREDICTIONS[name]) for name in ("epsilon", "v"))
@@ -83,8 +95,15 @@ def test_debiased_weights_of_a_v_model_can_be_those_of_noise_prediction_and_noth
 
 def test_weights_that_are_on_are_multiplied_and_none_is_1():
     ratio = snr(sd_alpha_bar())[::100]
-    settings = NoiseSettings(min_snr_gamma=5, debiased_estimation_loss=True, scale_v_pred_loss_like_noise_pred=True)
+    settings = NoiseSettings(
+        min_snr_gamma=5, p2_gamma=0.5, debiased_estimation_loss=True, scale_v_pred_loss_like_noise_pred=True
+    )
     kind = PREDICTIONS["v"]
-    product = min_snr_weight(ratio, 5, kind) * like_noise_weight(ratio) * debiased_weight(ratio, kind)
+    product = (
+        min_snr_weight(ratio, 5, kind)
+        * p2_weight(ratio, 0.5, kind)
+        * like_noise_weight(ratio)
+        * debiased_weight(ratio, kind)
+    )
     torch.testing.assert_close(timestep_weight(ratio, settings, kind), product)
     assert timestep_weight(ratio, NoiseSettings(), kind) == 1.0

@@ -147,7 +147,8 @@ def test_what_has_no_effect_is_told_for_each_kind():
         ({"network": {"train_text_encoder": False}}, False),
         ({"method": {"kind": "embedding"}}, False),
     ):
-        assert ("method.stop_text_encoder_training" not in ineffective(build(TrainJob, groups))) is trains
+        for name in ("method.stop_text_encoder_training", "method.stop_text_encoder_epochs"):
+            assert (name not in ineffective(build(TrainJob, groups))) is trains
 
 
 def test_dreambooth_trains_the_text_encoder_unless_told_otherwise():
@@ -157,6 +158,17 @@ def test_dreambooth_trains_the_text_encoder_unless_told_otherwise():
     assert trains(kind="dreambooth") and not trains(kind="fine_tune")
     assert not trains(kind="dreambooth", train_text_encoder="no") and trains(kind="fine_tune", train_text_encoder="yes")
     assert not trains(kind="dreambooth", stop_text_encoder_training=0)
+    assert not trains(kind="dreambooth", stop_text_encoder_epochs=0)
+    assert trains(kind="dreambooth", stop_text_encoder_epochs=1)
+
+
+def test_a_text_encoder_stops_at_a_step_or_after_an_epoch_and_not_both():
+    def codes(**method):
+        return [each.code for each in training_problems(build(TrainJob, {"method": {"kind": "dreambooth", **method}}))]
+
+    code = "method.text-encoder-stops-twice"
+    assert code in codes(stop_text_encoder_training=0, stop_text_encoder_epochs=3)
+    assert code not in codes(stop_text_encoder_training=9) + codes(stop_text_encoder_epochs=3)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,8 @@ HUBER = {"noise.huber_schedule", "noise.huber_c", "noise.huber_scale"}
         ({"timestep_sampling": "mode"}, {"noise.mode_scale"}),
         ({"timestep_sampling": "beta"}, {"noise.timestep_alpha", "noise.timestep_beta"}),
         ({"timestep_sampling": "cosmap"}, set()),
+        ({"timestep_sampling": "sigmoid_ramp"}, {"noise.noising_weight", "noise.noising_bias"}),
+        ({"timestep_sampling": "inverted_parabola"}, {"noise.noising_weight", "noise.noising_bias"}),
         ({"noise_offset": 0.1}, {"noise.noise_offset_random_strength"}),
         ({"ip_noise_gamma": 0.1}, {"noise.ip_noise_gamma_random_strength"}),
         ({"multires_noise_iterations": 6}, {"noise.multires_noise_discount"}),
@@ -130,6 +132,13 @@ HUBER = {"noise.huber_schedule", "noise.huber_c", "noise.huber_scale"}
 )
 def test_options_have_an_effect_once_what_they_refine_is_on(noise, freed):
     assert set(ineffective(job())) - set(ineffective(job(**noise))) == freed
+
+
+def test_p2_next_to_another_weight_is_advised_against():
+    assert not said(p2_gamma=0.5) and job(p2_gamma=0).noise.p2_gamma is None
+    for other in ({"min_snr_gamma": 5}, {"debiased_estimation_loss": True}):
+        found = list(problems(job(p2_gamma=0.5, **other)))
+        assert [(each.code, each.level) for each in found] == [("noise.p2-and-others", "advice")]
 
 
 def test_a_mixed_loss_needs_a_weight_and_one_timestep_has_no_distribution():

@@ -306,11 +306,13 @@ BLOCKS = "block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weig
         ("lora", {"network__conv_rank": 4, "network__conv_block_alphas": TWENTY_FIVE}, "", ""),
         ("lora", {"network__up_lr_weight": "1"}, "", "network.block_lr_zero_threshold"),
         ("lora", {"network__train_text_encoder": True}, "memory.text_cache_bytes",
-         "optimizer.text_encoder_lr optimizer.loraplus_text_encoder_lr_ratio method.stop_text_encoder_training"),
+         "optimizer.text_encoder_lr optimizer.loraplus_text_encoder_lr_ratio method.stop_text_encoder_training"
+         " method.stop_text_encoder_epochs"),
         ("lora", {"network__train_text_encoder": True, "network__train_unet": False},
          "memory.text_cache_bytes optimizer.unet_lr optimizer.loraplus_unet_lr_ratio network.conv_rank network.train_norm "
          + " ".join(f"network.{name}" for name in BLOCKS),
-         "optimizer.text_encoder_lr optimizer.loraplus_text_encoder_lr_ratio method.stop_text_encoder_training"),
+         "optimizer.text_encoder_lr optimizer.loraplus_text_encoder_lr_ratio method.stop_text_encoder_training"
+         " method.stop_text_encoder_epochs"),
         ("lora", {"network__network_weights": "a"}, "network.initialization",
          "network.dim_from_weights"),
         ("lora", {"network__network_weights": "a", "network__dim_from_weights": True},

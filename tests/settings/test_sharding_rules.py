@@ -63,6 +63,13 @@ def found(sharding, groups=None):
             "stop-text-encoder",
             [],
         ),
+        (
+            {},
+            {"method": {"kind": "dreambooth", "stop_text_encoder_epochs": 5}},
+            "method.stop_text_encoder_epochs",
+            "stop-text-encoder",
+            [],
+        ),
         ({}, {"network": {"module_dropout": 0.1}}, "network.module_dropout", "module-dropout", []),
         ({}, {"network": {"scale_weight_norms": 1.0}}, "network.scale_weight_norms", "max-weight-norm", []),
         ({}, {"optimizer": {"optimizer_type": "AdaFactor"}}, "optimizer.optimizer_type", "optimizer", ["AdaFactor"]),

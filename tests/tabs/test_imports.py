@@ -11,6 +11,7 @@ from work_parts import image, make_page
 from core.imports.projects.importers import MAX_BYTES
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
+from tabs.form.presets import MAX_BYTES as PRESET_BYTES
 from tabs.form.project import Project, with_value
 from tabs.runs.view import table
 from tabs.train import imports
@@ -128,6 +129,10 @@ def test_a_refused_text_changes_nothing(page, text, code):
     _do(page, "file", {"text": text, "stamp": page.project.stamp}, browser)
     assert page.project.revision == revision and browser.message["kind"] == "error"
     assert code in [each["code"] for each in browser.message["problems"]]
+
+
+def test_the_pages_script_knows_how_long_a_text_may_be(page):
+    assert page.script_data()["longest"] == {"preset": PRESET_BYTES, "import": MAX_BYTES}
 
 
 def test_one_of_two_commands_is_chosen(page):

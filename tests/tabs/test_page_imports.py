@@ -10,6 +10,9 @@ from playwright.sync_api import expect
 from test_imports import COMMAND, KOHYA
 from test_page_train import box, menu
 
+from core.imports.projects.report import MAX_BYTES
+from tabs.form.presets import MAX_BYTES as PRESET_BYTES
+
 DATA = """([text, name]) => {
   const data = new DataTransfer();
   if (name) data.items.add(new File([text], name)); else data.setData("text/plain", text);
@@ -78,8 +81,9 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
     revision = project.revision
     paste(tab, "python flux_train_network.py --network_dim 4")
     expect(tab.locator("#said.error")).to_contain_text("FLUX")
-    drop(tab, "x" * 1_000_001, "large.txt")
+    drop(tab, "x" * (PRESET_BYTES + 1), "large.txt")
     expect(tab.locator("#said.error")).to_contain_text("large.txt")
+    expect(tab.locator("#said.error")).to_contain_text(f"{MAX_BYTES:,} characters")
     assert project.revision == revision
 
     menu(tab, "Import ...")

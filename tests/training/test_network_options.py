@@ -36,6 +36,17 @@ def metadata_of(training):
         return file.metadata()
 
 
+def test_a_text_encoder_stops_at_the_first_step_after_its_epochs(at_first_step):
+    def look(training):
+        inputs = training.inputs
+        stop = inputs.method.metadata()["ss_stop_text_encoder_training"]
+        return inputs.plan.epochs.first_step(2), int(stop), inputs.job.method.stop_text_encoder_epochs
+
+    groups = {"method": {"stop_text_encoder_epochs": 2}, "network": {"rank": 2, "train_text_encoder": True}}
+    step, stop, epochs = at_first_step(look, **groups)
+    assert stop == step > 2 and epochs == 2
+
+
 def assert_same(one, other, **tolerance):
     first, second = load_file(one.file()), load_file(other.file())
     assert first.keys() == second.keys()

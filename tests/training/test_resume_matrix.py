@@ -32,7 +32,7 @@ WORD = {"token_string": "zunkel", "num_vectors_per_token": 2, "init_word": "fox"
 METHODS = {
     "LoRA": {"network": {"rank": 2, "train_text_encoder": True}},
     "LoRA, average": {
-        "method": {"ema": True, "ema_decay": 0.9, "ema_update_every": 2, "stop_text_encoder_training": 3},
+        "method": {"ema": True, "ema_decay": 0.9, "ema_update_every": 2, "stop_text_encoder_epochs": 1},
         "network": {"rank": 2, "train_text_encoder": True},
     },
     "DreamBooth": {"method": {"kind": "dreambooth", "stop_text_encoder_training": 4}},

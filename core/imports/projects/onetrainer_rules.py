@@ -42,7 +42,7 @@ SIZE, MOST_SIZES = re.compile(r"\d{1,5}(x\d{1,5})?"), 20
 ALL_TEXT = "^lora_te"  # finds all layers of the text encoders, which OneTrainer does not filter
 # Arguments that are one of a pair or triple in some classes, and those that have another name
 PAIRS = {"betas": ("beta1", "beta2", "beta3"), "eps": ("eps", "eps2")}
-ALSO = {"decoupled_decay": "weight_decouple", "eps": "eps1", "beta1": "beta"}
+ALSO = {"decoupled_decay": "weight_decouple", "eps": "eps1", "beta1": "beta", "muon_adam_lr": "adamw_lr"}
 MINUTES = {"SECOND": 1 / 60, "MINUTE": 1.0, "HOUR": 60.0}
 # A period -> its settings for epochs, steps and minutes
 PERIODS = {
@@ -104,7 +104,8 @@ def memory(config: Config) -> Values:
         "memory.cache_latents": "auto" if config["latent_caching"] else "off",
     }
     if config.method != "fine_tune":
-        return found | {"memory.fp8_base": all(eight_bit), "memory.fp8_base_unet": eight_bit == [True, False]}
+        found |= {"memory.fp8_base": all(eight_bit), "memory.fp8_base_unet": eight_bit == [True, False]}
+        return found | _trained_dtype(config)
     fused, adafactor = config["optimizer.fused_back_pass"], config["optimizer.optimizer"] == "ADAFACTOR"
     if fused and not adafactor:
         sentence = "memory.fused_optimizer_groups is for this optimizer"
@@ -114,6 +115,16 @@ def memory(config: Config) -> Values:
         "memory.stochastic_rounding": config["optimizer.stochastic_rounding"],
         "memory.fused_backward_pass": fused and adafactor,
     }
+
+
+def _trained_dtype(config: Config) -> Values:
+    """The dtype of a network or embedding, which is 16 bits only where passes are too."""
+    key = f"{config.method}_weight_dtype"
+    if (config[key], config["train_dtype"]) == ("BFLOAT_16", "BFLOAT_16"):
+        return {"memory.full_precision": "bf16", "memory.stochastic_rounding": config["optimizer.stochastic_rounding"]}
+    if config[key] != "FLOAT_32":
+        config.note(key, "unavailable", rows()[key].sentence)
+    return {}
 
 
 def output(config: Config) -> Values:
@@ -150,7 +161,7 @@ def network(config: Config) -> Values:
     found = {f"{kind}.{name}": config[key] for name, key in OF_KINDS.get(kind, {}).items()}
     trains = any(map(config.trains, config.encoders))
     found |= {"network.kind": kind, "network.rank": rank, "network.train_text_encoder": trains}
-    return found | {"network.train_unet": config["unet.train"], **_layers(config, rank, trains)}
+    return found | {"network.train_unet": config.trains("unet"), **_layers(config, rank, trains)}
 
 
 def _layers(config: Config, rank: int, text_trains: bool) -> Values:
@@ -179,9 +190,14 @@ def ema(config: Config) -> Values:
 # ---- learning rates
 
 
+def _scale(config: Config, key: str) -> int:
+    """The factor of a scaler of the learning rates or the loss."""
+    scale = math.prod(max(1, config[each]) for each in config.among(key, SCALERS))
+    return scale * (devices(config) if config[key].startswith("GLOBAL") else 1)
+
+
 def rates(config: Config) -> Values:
-    scale = math.prod(max(1, config[key]) for key in config.among("learning_rate_scaler", SCALERS))
-    scale *= devices(config) if config["learning_rate_scaler"].startswith("GLOBAL") else 1
+    scale = _scale(config, "learning_rate_scaler")
     own = (
         "learning_rate",
         "embedding_learning_rate",
@@ -199,7 +215,7 @@ def rates(config: Config) -> Values:
     both = [main if rate is None else rate for rate in text]
     trains = any(map(config.trains, config.encoders))
     usual = set(text) == {None} or not trains
-    frozen = config.method == "fine_tune" and not config["unet.train"]
+    frozen = config.method == "fine_tune" and not config.trains("unet")
     return {
         "optimizer.learning_rate": main,
         "optimizer.unet_lr": 0.0 if frozen else scaled["unet.learning_rate"],
@@ -207,20 +223,34 @@ def rates(config: Config) -> Values:
     } | ({"method.train_text_encoder": "yes" if trains else "no"} if config.method == "fine_tune" else {})
 
 
-def text_encoder_stop(config: Config) -> Values:
-    found: Values = {}
-    for part in config.encoders if config.method != "embedding" else ():
-        key, unit = f"{part}.stop_training_after", config[f"{part}.stop_training_after_unit"]
-        after = config[key]
-        if not config.trains(part) or unit == "NEVER" or not after:
-            continue
-        if unit == "EPOCH" and after >= config["epochs"]:
-            config.note(key, "taken", "is not reached before the end")
-        elif unit == "STEP":
-            found["method.stop_text_encoder_training"] = max(1, after // config.accumulation)
-        else:
-            config.note(key, "unavailable", f"enter the step of {after} {unit.lower()}s, which depends on the images")
-    return found
+def stops(config: Config) -> Values:
+    """Where the text encoders stop. Those of SDXL stop together here: where the first of them does that trains."""
+    if config.method == "embedding":
+        return {}
+    _stop(config, "unet")  # has no setting: a note
+    trained = [part for part in config.encoders if config.trains(part)]
+    found = [_stop(config, part) for part in trained]
+    if len(found) == 2 and found[0] != found[1]:
+        sentence = "both text encoders stop where the first one does"
+        config.note("text_encoder_2.stop_training_after", "unavailable", sentence)
+    return found[0] if found else {}
+
+
+def _stop(config: Config, part: str) -> Values:
+    key, unit = f"{part}.stop_training_after", config[f"{part}.stop_training_after_unit"]
+    after = config[key]
+    if unit == "NEVER" or not after:
+        config.notes.pop(key, None)
+        return {}
+    if unit == "EPOCH" and after >= config["epochs"]:
+        config.note(key, "taken", "is not reached before the end")
+        return {}
+    if unit == "EPOCH":
+        return {"method.stop_text_encoder_epochs": after}
+    if unit == "STEP":
+        return {"method.stop_text_encoder_training": max(1, after // config.accumulation)}
+    config.note(key, "unavailable", f"is by time ({unit.lower()}s): it trains to the end")
+    return {}
 
 
 # ---- schedule
@@ -296,7 +326,7 @@ def _is_json(value: Any) -> bool:
 
 
 def _optimizer_name(config: Config) -> tuple[str, Mapping[str, Any], bool]:
-    """(the optimizer, the values that OneTrainer has for null, whether it is the very one)."""
+    """(the optimizer, the values that OneTrainer has for null or false, whether it is the very one)."""
     known, name = data()["optimizers"], config["optimizer.optimizer"]
     near = name.removesuffix("_ADV").removesuffix("_8BIT")
     chosen, *nulls = known.get(name) or known.get(near) or known["ADAMW"]
@@ -317,14 +347,20 @@ def optimizer(config: Config) -> Values:
     pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
     own = {f"optimizer.{key}": arguments.pop(key) for key in COMMON if key in arguments and key not in pairs}
     found = {"optimizer.optimizer_type": name, "optimizer.optimizer_args": arguments}
-    return found | own | {"optimizer.max_grad_norm": config["clip_grad_norm"] or 0.0}
+    scale = _scale(config, "loss_scaler")
+    if scale > 1:
+        sentence = f"optimizer.max_grad_norm is divided by {scale} instead, which has the same effect with Adam and similar optimizers"
+        config.note("loss_scaler", "changed", sentence)
+    return found | own | {"optimizer.max_grad_norm": (config["clip_grad_norm"] or 0.0) / scale}
 
 
 def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values:
     """The arguments that are not the class's defaults."""
     rest = {key: row for key, row in rows().items() if "optimizer.optimizer_args" in row.settings and "." in key}
     given = {key.partition(".")[2]: config[key] for key in rest}
-    given = {name: nulls.get(name) if value is None else value for name, value in given.items()}
+    given = {
+        name: nulls.get(name, value) if value is None or value is False else value for name, value in given.items()
+    }
     found: Values = {}
     for target, names in PAIRS.items():
         usual = entry.arguments[target].default if target in entry.arguments else None
@@ -366,23 +402,36 @@ def loss(config: Config) -> Values:
     if huber and single:
         found |= {"noise.huber_schedule": "constant", "noise.huber_c": config["huber_delta"]}
         config.note("huber_delta", "changed", "the Huber loss is smooth here, and about twice as large below the delta")
-    drawn = config["timestep_distribution"]
-    if drawn == "LOGIT_NORMAL":
-        found |= {"noise.logit_mean": config["noising_bias"], "noise.logit_std": config["noising_weight"] + 1.0}
-    elif drawn == "HEAVY_TAIL":
-        found["noise.mode_scale"] = config["noising_weight"]
-    if config["timestep_shift"] != 1 and (config["min_noising_strength"] > 0 or config["max_noising_strength"] < 1):
-        config.note("timestep_shift", "changed", "is of the trained timesteps, not of all")
     if config["masked_training"]:
         mean = "area" if config["normalize_masked_area_loss"] else "image"
         found |= {"dataset.masked_loss": True, "dataset.conditioning_suffix": "-masklabel", "noise.mask_mean": mean}
         found |= {f"noise.{name}": config[name] for name in ("unmasked_weight", "masked_prior_preservation_weight")}
     return found | {
         "noise.min_snr_gamma": config["loss_weight_strength"] if weight == "MIN_SNR_GAMMA" else None,
+        "noise.p2_gamma": config["loss_weight_strength"] if weight == "P2" else None,
         "noise.debiased_estimation_loss": weight == "DEBIASED_ESTIMATION",
-        "noise.min_timestep": int(1000 * within(0.0, 1.0, config["min_noising_strength"])),
-        "noise.max_timestep": int(1000 * within(0.0, 1.0, config["max_noising_strength"])),
     }
+
+
+def timesteps(config: Config) -> Values:
+    drawn, weight, bias = config["timestep_distribution"], config["noising_weight"], config["noising_bias"]
+    least, most = (within(0.0, 1.0, config[f"{end}_noising_strength"]) for end in ("min", "max"))
+    found: Values = {"noise.min_timestep": int(1000 * least), "noise.max_timestep": int(1000 * most)}
+    if drawn == "LOGIT_NORMAL":
+        found |= {"noise.logit_mean": bias, "noise.logit_std": weight + 1.0}
+    elif drawn == "HEAVY_TAIL":
+        found["noise.mode_scale"] = weight
+    elif drawn == "BETA":
+        found |= {"noise.timestep_alpha": weight, "noise.timestep_beta": bias}
+    elif drawn in ("SIGMOID", "INVERTED_PARABOLA"):
+        found |= {"noise.noising_weight": weight, "noise.noising_bias": bias}
+    if config["timestep_shift"] == 1:
+        return found
+    if drawn == "SIGMOID":
+        config.note("timestep_shift", "changed", "moves the ramp once; OneTrainer moves its curve twice")
+    elif drawn not in ("COS_MAP", "INVERTED_PARABOLA") and (least > 0 or most < 1):
+        config.note("timestep_shift", "changed", "is of the trained timesteps, not of all")
+    return found
 
 
 def sizes(config: Config) -> Values:
@@ -422,8 +471,13 @@ def periods(config: Config) -> Values:
             found[epochs] = number if unit == "EPOCH" else 1
             if unit != "EPOCH":
                 config.note(key, "unavailable", f"{unit.lower()}s cannot be counted; each epoch is set")
-    if config["backup_after_unit"] in MINUTES and config["backup_after"] > 0:
-        found["saving.save_every_minutes"] = config["backup_after"] * MINUTES[config["backup_after_unit"]]
+    number, unit = config["backup_after"], config["backup_after_unit"]
+    epochs, steps, _ = PERIODS["save_every"]
+    if unit in MINUTES and number > 0:
+        found["saving.save_every_minutes"] = number * MINUTES[unit]
+    elif unit in ("EPOCH", "STEP") and number > 0 and not found[epochs] and not found[steps]:
+        found |= {epochs: number} if unit == "EPOCH" else {steps: max(1, number // config.accumulation)}
+        config.note("backup_after", "changed", "a checkpoint is saved with each training state")
     if config["rolling_backup"]:
         found["saving.save_last_n_states"] = max(1, config["rolling_backup_count"])
     return found
@@ -436,10 +490,11 @@ RULES = (
     network,
     ema,
     rates,
-    text_encoder_stop,
+    stops,
     schedule,
     optimizer,
     loss,
+    timesteps,
     sizes,
     periods,
 )

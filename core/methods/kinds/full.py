@@ -24,7 +24,8 @@ def _make(inputs: MethodInputs) -> Method:
 
 def _text_trains(by_default: bool, job: TrainJob) -> bool:
     train, method = job.method.train_text_encoder, job.method
-    return (by_default if train == "auto" else train == "yes") and method.stop_text_encoder_training != 0
+    stops_at_once = 0 in (method.stop_text_encoder_training, method.stop_text_encoder_epochs)
+    return (by_default if train == "auto" else train == "yes") and not stops_at_once
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:

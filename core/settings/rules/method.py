@@ -13,6 +13,7 @@ from core.settings.optimization.optimizers import averages
 from core.settings.optimization.rates import trains_text
 
 FULL_MODEL_ONLY = ("train_text_encoder", "block_lr")
+STOPS = ("stop_text_encoder_training", "stop_text_encoder_epochs")
 FUSED = ("fused_backward_pass", "fused_optimizer_groups")
 
 
@@ -22,6 +23,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "Prior preservation uses the base model, but the prior loss weight is 0"
         fix = "use 1, or set method.prior to images"
         yield Problem(what, "dataset.prior_loss_weight", fix, code="method.prior-weight-zero")
+    if None not in (job.method.stop_text_encoder_training, job.method.stop_text_encoder_epochs):
+        what = "The text encoder stops both at a step and after an epoch"
+        where = "method.stop_text_encoder_training, stop_text_encoder_epochs"
+        yield Problem(what, where, "empty one of them", code="method.text-encoder-stops-twice")
     if job.method.ema and averages(job.optimizer.optimizer_type):
         what = "The optimizer is schedule-free and already averages the weights"
         fix = "turn EMA off, or choose another optimizer"
@@ -43,7 +48,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         for name in FULL_MODEL_ONLY:
             yield f"method.{name}", "ignored: it applies to full models only"
     if not (own.traits.base_trains or own.traits.uses_network) or not trains_text(job):
-        yield "method.stop_text_encoder_training", "ignored: the text encoder is not trained"
+        for name in STOPS:
+            yield f"method.{name}", "ignored: the text encoder is not trained"
     if not own.traits.full_size:
         for name in FUSED:
             yield f"memory.{name}", "ignored: it applies to full models only"

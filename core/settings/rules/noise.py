@@ -32,6 +32,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "Min-SNR and debiased estimation are both on, and their loss weights are multiplied"
         where = "noise.debiased_estimation_loss"
         yield Problem(what, where, "use one of them", "advice", code="noise.min-snr-and-debiased")
+    if noise.p2_gamma is not None and (noise.min_snr_gamma is not None or noise.debiased_estimation_loss):
+        other = "Min-SNR" if noise.min_snr_gamma is not None else "debiased estimation"
+        what = f"P2 and {other} are both on, and their loss weights are multiplied"
+        yield Problem(what, "noise.p2_gamma", "use one of them", "advice", code="noise.p2-and-others")
     if noise.loss_type == "mixed" and not (noise.mse_weight or noise.mae_weight or noise.log_cosh_weight):
         what, fix = "The mixed loss has only weights of 0", "set noise.mse_weight, mae_weight or log_cosh_weight"
         yield Problem(what, "noise.mse_weight", fix, code="noise.no-loss-weight")

@@ -84,10 +84,10 @@ def _method(job: TrainJob) -> Iterator[Problem]:
         what = "DeepSpeed does not support a fused backward pass"
         where = "memory.fused_backward_pass, fused_optimizer_groups"
         yield Problem(what, where, "turn it or DeepSpeed off", code="deepspeed.fused-backward")
-    stops = method.stop_text_encoder_training is not None
-    if stops and (method.traits.base_trains or method.traits.uses_network):
+    if method.stops_text_encoder and (method.traits.base_trains or method.traits.uses_network):
         what = "DeepSpeed cannot stop training the text encoder during a run"
-        where = "method.stop_text_encoder_training"
+        steps = method.stop_text_encoder_training is not None
+        where = "method.stop_text_encoder_training" if steps else "method.stop_text_encoder_epochs"
         yield Problem(what, where, "empty it, or turn DeepSpeed off", code="deepspeed.stop-text-encoder")
     if method.traits.uses_network and job.network.module_dropout > 0:
         what = "DeepSpeed does not support module dropout"

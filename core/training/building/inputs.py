@@ -81,7 +81,7 @@ def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda repo
         plan.begin = first_step(job, plan) or 0
     validation = Validation(job, report, _validation_budget(job, context, report, plan))
     files = network_files(job, workspace, memo)
-    method: Method = spec_of(job).make(MethodInputs(job, workspace, seed, model, vae, files))
+    method: Method = spec_of(job).make(MethodInputs(_with_stop(job, plan), workspace, seed, model, vae, files))
     precision = _precision(job, context, kind.weight_bytes(model)[kind.denoiser])
     prompts = prompts_of(job, model)
     return Inputs(
@@ -104,6 +104,15 @@ def checked(job: TrainJob, context: JobContext) -> Report:
         problems_before_start(job, context.workspace, report, context.device, begins=begins, cancel=context.token)
     )
     return report
+
+
+def _with_stop(job: TrainJob, plan: Plan) -> TrainJob:
+    """The job with the step at which the text encoder stops, where the settings say after which epoch."""
+    epochs = job.method.stop_text_encoder_epochs
+    if epochs is None:
+        return job
+    changes = {"stop_text_encoder_training": plan.epochs.first_step(epochs), "stop_text_encoder_epochs": None}
+    return job.model_copy(update={"method": job.method.model_copy(update=changes)})
 
 
 def _validation_budget(job: TrainJob, context: JobContext, report: Report, plan: Plan) -> Budget:
