@@ -374,10 +374,10 @@ def samples() -> Facts:
 AXES = (
     ("steps", "1-5 (+2), 3"), ("CFG Scale", "1-10 [4]"), ("generate.sampler", "Euler a, ddim, k_lms"), ("size", "512x768, 64x64, 1x1"),
     ("prompt_sr", 'fox, "big, dog"'), ("lora", "none, a.safetensors, b"), ("lora_strength: a", "0-1 [3]"), ("lora_strength", "-11, 0.5"),
-    ("generate.seed", "1-3, none"), ("Denoising", "0.1, 2"), ("generate.guidance", "classic, apg"), ("model.base_model", "x/y-1.5.ckpt"),
+    ("generate.seed", "1-3"), ("Denoising", "0.1, 2"), ("generate.guidance", "classic, apg"), ("model.base_model", "x/y-1.5.ckpt"),
     ("generate.prompt", '"a fox --s 3", b'), ("control_net", "a, none"), ("control_weight", "0.1-0.3 (+0.1)"), ("nonsense", "1"),
     ("generate.prompt_weights", "on, off, maybe"), ("model.clip_skip", "none, 1-2"), ("generate.width", "64, 63"), ("steps", ""), ("", "5"),
-    ("steps", "5-1"), ("steps", "1-5 (0)"), ("steps", "1-5 (-1)"), ("steps", "1-2000"), ("generate.embeddings", "none, w=a.pt; b.pt"),
+    ("steps", "5-1"), ("generate.seed", "none"), ("steps", "1-5 (0)"), ("steps", "1-5 (-1)"), ("steps", "1-2000"), ("generate.embeddings", "none, w=a.pt; b.pt"),
 )  # fmt: skip
 
 

@@ -137,8 +137,8 @@ def blocks() -> Facts:
         yield f"rates {text}", [refused(rate_numbers, text, count) for count in (12, 3)]
     for values in (
         {"down_lr_weight": "linear", "mid_lr_weight": "0.5", "up_lr_weight": "sine+0.1"}, {"down_lr_weight": "1,0"}, {},
-
-              {"up_lr_weight": "0.05,0.2", "block_lr_zero_threshold": "0.1"}, {"block_dims": ",".join(["4", "8"] * 12 + ["2"]), "block_alphas": None},
+        {"up_lr_weight": "0.05,0.2", "block_lr_zero_threshold": "0.1"},
+        {"block_dims": ",".join(["4", "8"] * 12 + ["2"]), "block_alphas": None},
     ):  # fmt: skip
         settings = NetworkSettings.model_validate(values)
         yield (
