@@ -145,7 +145,7 @@ def passes() -> Facts:
     whole = activations.Pass("sd1", (256, 192), 2, torch.bfloat16, "network", activations_of("lora"))
     for change in (
         {}, {"checkpoint": True}, {"checkpoint": True, "blocks": "outer"}, {"attention": "plain"}, {"attention": "sliced"},
-        {"trains": "weights"}, {"sides": (128, 128)}, 
+        {"trains": "weights"}, {"sides": (128, 128)},
         {"family": "sdxl", "trains": "weights"}, {"network": activations_of("loha")},
         {"network": activations_of("lora", conv_rank=4)}, {"trains": "side", "side": '{"method": {"kind": "controlnet"}}'},
         {"trains": "side", "side": '{"method": {"kind": "lllite"}}'},

@@ -46,7 +46,7 @@ EFFECTS: dict[str, dict[str, Any]] = {
     "masked alone": {"image_to_image": {"image_path": "first.png", "mask_path": "mask.png", "inpaint_area": "masked",
                                         "masked_content": "latent_noise"}},
     "lora": {"generate": {"loras": [{"file": "lora.safetensors", "strength": 0.5, "text_encoder_strength": 0.2, "end_at": 0.5}]}},
-    "lora by blocks": {"generate": {"prompt": "x <lora:lora:0.4:lbw=1,0.5,0,1,1,1,0,1,1,1,1,0>"}},
+    "lora by blocks": {"generate": {"prompt": "x <lora:lora:0.4:lbw=1,0.5,0,1,1,1,0,1,1,1,1,0,0.5,1,0,1,1>"}},
     "lora merged": {"generate": {"loras": [{"file": "lora.safetensors", "strength": 0.3}], "network_merge": True}},
     "edits": {"generate": {"prompt": "a [fox:dog:1] [big|red] BREAK hat", "steps": 3}},
     "perturbed": {"generate": {"guidance": "pag", "guidance_rescale": 0.5, "guidance_start": 0.4}},
@@ -81,6 +81,11 @@ def _values(changes: dict[str, Any], place: Path) -> dict[str, Any]:
     }
 
 
+def told_of(job: GenerateJob) -> dict[str, Any]:
+    """The settings that differ from the defaults, by group."""
+    return job.model_dump(exclude_defaults=True)
+
+
 @producer
 def effects() -> Facts:
     """Pixels of each effect, the steps and notes of its plan, and the settings in the last image's file."""
@@ -104,7 +109,5 @@ def effects() -> Facts:
             ]  # sums are compared relative to the magnitude
             record = read_image_metadata(files[-1])
             assert record.job is not None
-            again = {
-                group: own for group, own in record.job.model_dump(exclude_defaults=True).items() if group != "model"
-            }
+            again = {group: own for group, own in told_of(record.job).items() if group != "model"}
             yield name, [pixels, plan.steps(), plan.notes, [file.suffix for file in files], again]
