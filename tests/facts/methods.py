@@ -205,6 +205,7 @@ def _method(method: Any, components: Any, path: Path) -> Any:
         [len(state), digest(state), list(state)[:2]],
         notes,
         files,
+        [len(written), sums],
         sorted(facts),
         sorted(method.metadata()),
     ]
