@@ -15,10 +15,11 @@ from core.networks.kinds import kind_of_keys
 from core.networks.network import Network, attached
 from core.optimization.averaging import averaged
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
+from core.optimization.fused import FusedBackward, split_groups
 from core.optimization.groups import Trainable, parameter_groups
 from core.optimization.jumps import rate_jump, steps_planned
 from core.optimization.optimizers import build_optimizer, groups_for, resolve, step_sizes
-from core.optimization.rounding import draws, round_stochastically, widen_steps
+from core.optimization.rounding import STEP, draws, round_stochastically, widen_steps
 from core.optimization.schedules import LrSchedule, Rates, curve
 from core.settings.blocks import COUNTS, SIDES, block_rates, block_sizes, numbers, rate_numbers, side_count
 from core.settings.check import build
@@ -390,6 +391,37 @@ def steps() -> Facts:
                 weight.tolist(),
                 [average.replaces(use) for use in ("files", "samples")],
             ],
+        )
+
+
+@producer
+def within_the_backward_pass() -> Facts:
+    """Weights and norms of steps that are taken within the backward pass, by tensor, by part and as one of few groups."""
+    for number, options in enumerate(({"by_tensor": True}, {"by_tensor": False})):
+        for limit in (0.0, 0.5):
+            parts = weights()
+            every = [each for group in parts.values() for each in group]
+            groups = [{"name": name, "params": group} for name, group in parts.items()]
+            optimizer = torch.optim.SGD(groups, lr=0.1)
+            wide = widen_steps(optimizer, 4, stochastic=False, by_parts=True)
+            guard = NonFiniteGuard("cpu")
+            fused = FusedBackward(optimizer, wide, guard, limit, **options)
+            norms = []
+            for step in range(3):
+                loss = sum((torch.cos(each * (step + 1)).sum() for each in every), torch.zeros(()))
+                fused.begin(loss.detach() if step != 1 else torch.tensor(float("nan")))
+                loss.backward()
+                norms.append(float(fused.end()))
+                guard.begin()
+            fused.release()
+            yield f"{number} {limit}", [norms, _all(parts), wide._optimizer.param_groups[0][STEP]]
+    groups = parameter_groups(
+        OptimizerSettings(), {"unet": [nn.Parameter(torch.zeros(each)) for each in (3, 10, 2, 7, 1)]}
+    )
+    for count in (1, 2, 3, 9):
+        yield (
+            f"split {count}",
+            [[group["name"], [each.numel() for each in group["params"]]] for group in split_groups(groups, count)],
         )
 
 
