@@ -67,6 +67,7 @@ def counted_quickly() -> Iterator[None]:
     with (
         patch.object(activations, "peak_bytes", peak),
         patch("core.record.machine.bf16_is_fast", fast),
+        patch("core.families.type_speed._bf16_pays", lambda key: True),
         patch("core.training.memory.advice.bf16_is_fast", fast),
         patch("core.training.memory.advice.find_spec", lambda name: True),
     ):
