@@ -124,6 +124,8 @@ def plain(data: Any) -> Any:
         return {_key(key): plain(value) for key, value in data.items()}
     if isinstance(data, set | frozenset):
         return sorted((plain(each) for each in data), key=json.dumps)
+    if isinstance(data, type):
+        return data.__qualname__
     if hasattr(data, "model_dump"):
         return plain({name: getattr(data, name) for name in type(data).model_fields})
     if is_dataclass(data) and not isinstance(data, type):

@@ -1,0 +1,54 @@
+"""Small files that producers read: images whose bytes are the same on every machine, and texts in short form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def noise(width: int, height: int, seed: int = 0, channels: int = 3) -> Image.Image:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Waves of three colors: an image with edges and even areas."""
+    x, y = np.meshgrid(np.arange(width) / width, np.arange(height) / height)
+    waves = [np.sin((3 + seed + each) * x * 4 + each) * np.cos((2 + each) * y * 5) for each in range(3)]
+    return Image.fromarray(((np.stack(waves, 2) + 1) * 127).round().astype(np.uint8))
+
+
+def write(path: Path, image: Image.Image, text: str | bytes | None = None, ending: str = ".txt", **options) -> Path:
+    """Save the image, with a caption file next to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    if text is not None:
+        beside(path.with_suffix(ending), text)
+    return path
+
+
+def beside(path: Path, text: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def quarters(image: Image.Image) -> list[int]:
+    """The sum of all values in each quarter of an image."""
+    pixels = np.asarray(image).astype(np.int64)
+    height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
+    return [
+        int(half.sum()) for rows in (pixels[:height], pixels[height:]) for half in (rows[:, :width], rows[:, width:])
+    ]
+
+
+def figures(text: str) -> str:
+    """The words of a message that are numbers, names or values; its wording may change."""
+    return " ".join(word for word in text.split() if any(sign.isdigit() or sign in "/_=<>'\"" for sign in word))
+
+
+def all_figures(texts: Iterable[str]) -> list[str]:
+    return [found for text in texts if (found := figures(text))]
