@@ -80,10 +80,10 @@ def folder() -> Iterator[Path]:
             _folders.pop()
 
 
-def refused(call: Callable[[], Any]) -> Any:
+def refused(call: Callable[..., Any], *arguments: Any) -> Any:
     """What a call returns, or {"refused": its problems} or {"raised": its exception's type}."""
     try:
-        return plain(call())
+        return plain(call(*arguments))
     except ProblemsError as error:
         return {"refused": plain(error.problems)}
     except (ValueError, KeyError, OSError) as error:
