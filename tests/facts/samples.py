@@ -15,10 +15,10 @@ def noise(width: int, height: int, seed: int = 0, channels: int = 3) -> Image.Im
 
 
 def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Waves of three colors: an image with edges and even areas."""
-    x, y = np.meshgrid(np.arange(width) / width, np.arange(height) / height)
-    waves = [np.sin((3 + seed + each) * x * 4 + each) * np.cos((2 + each) * y * 5) for each in range(3)]
-    return Image.fromarray(((np.stack(waves, 2) + 1) * 127).round().astype(np.uint8))
+    """Waves of three colors, computed in whole numbers: an image with edges and even areas."""
+    x, y = np.meshgrid(np.arange(width) * 256 // width, np.arange(height) * 256 // height)
+    waves = [(x * (3 + seed + each) + y * (2 + each) * 2 + 90 * each) % 510 - 255 for each in range(3)]
+    return Image.fromarray(np.abs(np.stack(waves, 2)).astype(np.uint8))
 
 
 def write(path: Path, image: Image.Image, text: str | bytes | None = None, ending: str = ".txt", **options) -> Path:

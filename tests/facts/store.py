@@ -92,7 +92,8 @@ def refused(call: Callable[..., Any], *arguments: Any) -> Any:
 
 def problem(each: Problem) -> list[Any]:
     """A problem's code, place, severity, remedy and the numbers of its text: wording may change."""
-    digits = "".join(sign if sign.isdigit() or sign in ".,-" else " " for sign in f"{each.what} {each.fix}")
+    said = _at_home(f"{each.what} {each.fix}")
+    digits = "".join(sign if sign.isdigit() or sign in ".,-" else " " for sign in said)
     numbers = [word for text in digits.split() if (word := text.strip(".,-"))]
     row = [each.code, _text(each.where), each.level, each.remedy, " ".join(numbers)]
     while row[-1] == "" and len(row) > 3:
@@ -141,9 +142,14 @@ def _key(key: Any) -> str:
     return _text(key.as_posix()) if isinstance(key, PurePath) else key if isinstance(key, str) else str(plain(key))
 
 
-def _text(text: str) -> str:
+def _at_home(text: str) -> str:
     for path in _folders:
         text = text.replace(path, "~").replace(path.replace("/", "\\"), "~")
+    return text
+
+
+def _text(text: str) -> str:
+    text = _at_home(text)
     if len(text) <= LONGEST_TEXT:
         return text
     return f"{text[:60]} ... {len(text)} {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:10]}"
