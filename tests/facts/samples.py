@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,9 +46,13 @@ def quarters(image: Image.Image) -> list[int]:
     ]
 
 
+_OF_THE_MOMENT = re.compile(r"\d{4}-\d\d-\d\d.*|\d\d:\d\d:\d\d.*|\d{8}-\d{6}.*|\d{19}")
+
+
 def figures(text: str) -> str:
-    """The words of a message that are numbers, names or values; its wording may change."""
-    return " ".join(word for word in text.split() if any(sign.isdigit() or sign in "/_=<>'\"" for sign in word))
+    """The words of a message that are numbers, names or values, without times; its wording may change."""
+    words = [word for word in text.split() if any(sign.isdigit() or sign in "/_=<>'\"" for sign in word)]
+    return " ".join(word for word in words if not _OF_THE_MOMENT.fullmatch(word))
 
 
 def all_figures(texts: Iterable[str]) -> list[str]:

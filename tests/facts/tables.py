@@ -16,15 +16,13 @@ from typing import Any
 from core.record.workspace import PROJECT
 from tests.facts.store import Facts, digest, plain, producer
 
-ROOMS = ("captioning", "cli", "control", "dataset", "families", "formats", "generation", "imports", "record", "tools")
 KEPT = 160  # letters of a value that is recorded as it is
 OF_THE_MACHINE = ("LOADED", "PROJECT", "HEADS")  # what is installed, and where
 
 
 def modules() -> Iterator[ModuleType]:
-    for room in ROOMS:
-        for path in sorted((PROJECT / "core" / room).rglob("*.py")):
-            yield import_module(".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__"))
+    for path in sorted((PROJECT / "core").rglob("*.py")):
+        yield import_module(".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__"))
 
 
 def is_table(value: Any) -> bool:
