@@ -14,10 +14,11 @@ from types import ModuleType
 from typing import Any
 
 from core.record.workspace import PROJECT
+from tests.facts.samples import figures
 from tests.facts.store import Facts, digest, plain, producer
 
 KEPT = 160  # letters of a value that is recorded as it is
-OF_THE_MACHINE = ("LOADED", "PROJECT", "HEADS")  # what is installed, and where
+OF_THE_MACHINE = ("LOADED", "PROJECT", "WORKER", "NO_LOCKS", "PLACES", "ROOT", "_HERE")  # what is installed, and where
 
 
 def modules() -> Iterator[ModuleType]:
@@ -34,17 +35,19 @@ def is_table(value: Any) -> bool:
 
 def shown(value: Any) -> Any:
     """The value, or the digits that tell it apart with its length."""
-    value = plain(_without_patterns(value))
+    value = plain(_in_short(value))
     return value if len(str(value)) <= KEPT else [len(value), digest(value)]
 
 
-def _without_patterns(value: Any) -> Any:
-    """Patterns with their flags."""
+def _in_short(value: Any) -> Any:
+    """Patterns with their flags; of sentences only the numbers and names, since wording may change."""
+    if isinstance(value, str) and value.count(" ") >= 4:
+        return figures(value)
     if isinstance(value, re.Pattern):
         return [str(value.pattern), value.flags]
     if isinstance(value, Mapping):
-        return {key: _without_patterns(each) for key, each in value.items()}
-    return [_without_patterns(each) for each in value] if isinstance(value, (tuple, list)) else value
+        return {key: _in_short(each) for key, each in value.items()}
+    return [_in_short(each) for each in value] if isinstance(value, (tuple, list)) else value
 
 
 def constants(module: ModuleType) -> list[str]:
