@@ -23,7 +23,7 @@ from core.settings.captioning import sentences as sentence_settings
 from core.settings.captioning.edits import CaptionEditSettings
 from core.settings.captioning.sources import ImageTextSettings, SidecarSettings
 from core.settings.captioning.tagger import TagTextSettings
-from tests.facts.jobs import run
+from tests.facts.running import run
 from tests.facts.samples import beside, noise, smooth, write
 from tests.facts.store import Facts, digest, folder, producer, refused
 

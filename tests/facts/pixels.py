@@ -369,7 +369,7 @@ def opened() -> Facts:
             image = Image.new(mode, (2, 2))
             image.putdata(values)
             made, alpha = colors.to_srgb(image)
-            yield f"{mode} {values}", [list(made.getdata()), alpha]
+            yield f"{mode} {values}", [np.asarray(made).reshape(-1, 3).tolist(), alpha]
         for orientation in range(1, 9):
             exif = Image.Exif()
             exif[0x0112] = orientation

@@ -18,6 +18,7 @@ from core.record.problems import Problem, ProblemsError
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "recorded"
+PROJECT = HERE.parents[1].as_posix()
 LONGEST_TEXT = 200
 TENSOR = "tensor "
 NEAR, TENSORS_NEAR = 1e-5, 1e-4  # floats are recorded with 6 digits; sums of tensors depend on the processor's order
@@ -143,7 +144,7 @@ def _key(key: Any) -> str:
 
 
 def _at_home(text: str) -> str:
-    for path in _folders:
+    for path in (*_folders, PROJECT):
         text = text.replace(path, "~").replace(path.replace("/", "\\"), "~")
     return text
 
