@@ -107,6 +107,7 @@ def defaults() -> Facts:
                 for each in parameters
                 if each.default is not each.empty and (each.default is None or is_table(each.default))
             }
+            own.pop("worker", None)  # how this Python is started
             if own and str(PROJECT) not in str(own):
                 found[name] = own
         if found:
