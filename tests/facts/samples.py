@@ -46,7 +46,7 @@ def quarters(image: Image.Image) -> list[int]:
     ]
 
 
-_OF_THE_MOMENT = re.compile(r"\d{4}-\d\d-\d\d.*|\d\d:\d\d:\d\d.*|\d{8}-\d{6}.*|\d{19}")
+_OF_THE_MOMENT = re.compile(r"\d{4}-\d\d-\d\d.*|\d\d:\d\d:\d\d.*|\d{8}-\d{6}.*|\d{19}|[0-9a-f]{8,64},?")
 
 
 def figures(text: str) -> str:
