@@ -117,7 +117,7 @@ def listed() -> Facts:
             [
                 library.embedding_vectors(space),
                 sorted(library.embeddings_by_name(space)),
-                library.ambiguity_advice("lora", "x", [root / "a", root / "b"]),
+                [each.code for each in library.ambiguity_advice("lora", "x", [root / "a", root / "b"])],
             ],
         )
         for name, text in {"animals": "fox\n# no\n\ncat\n", "deep/colors": "red\nblue", "pets": "__animals__"}.items():
