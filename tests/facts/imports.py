@@ -179,7 +179,8 @@ CONFIGS = {
 @producer
 def datasets() -> Facts:
     """Dataset files of sd-scripts as folders of a job, and back."""
-    with folder() as root:
+    with folder() as top:
+        root = top / "set"
         for name in ("a", "ft", "reg", "c"):
             write(root / name / "1.png", noise(8, 8), "x")
         beside(root / "ft" / "meta.json", '{"1": {"caption": "x"}}')
