@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from itertools import product
 from pathlib import Path
+from unittest.mock import patch
 
 from core.dataset.captions import encodings, files, pipeline, words
+from core.dataset.captions import history as history_file
 from core.dataset.captions.files import Caption
 from core.dataset.captions.history import Change, History
 from core.dataset.captions.memo import captions_of
@@ -293,3 +295,17 @@ def histories() -> Facts:
         yield "of", [[entry.title, change.old, change.new] for entry, change in history.of(names[0], 3)]
         yield "gone", refused(lambda: history.undo("123"))
         yield "ended", [history.ended(first.id), history.unfinished({"files": 1}), history.damaged(first.id)]
+
+
+@producer
+def pruned() -> Facts:
+    """The changes that are left of eight, by the limits of their number and of their size in changes."""
+    for most, size in ((20, 20.0), (3, 20.0), (20, 4.5), (3, 4.5), (6, 4.5), (1, 0.5)):
+        with folder() as root:
+            file, changes = beside(root / "a.txt", "0"), History(root / "history")
+            changes.apply("Edit 0", [Change(file, b"0", b"1")])
+            each = next((root / "history").rglob("*.jsonl")).stat().st_size
+            with patch.multiple(history_file, MAX_CHANGES=most, MAX_HISTORY_BYTES=int(size * each)):
+                for n in range(1, 8):
+                    changes.apply(f"Edit {n}", [Change(file, str(n).encode(), str(n + 1).encode())])
+            yield f"{most} {size}", [entry.title for entry in changes.entries()]

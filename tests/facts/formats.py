@@ -20,6 +20,7 @@ from core.formats.models import overflow, sd_keys, text_keys
 from core.formats.tensors import header, lazy, outline, reading, writer
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.pickles import load_state_file
+from core.formats.tensors.spill import Spill
 from tests.facts.samples import beside, figures
 from tests.facts.store import Facts, digest, folder, producer, refused
 
@@ -391,6 +392,24 @@ def headers() -> Facts:
                         refused(lambda path=path: detect.identify(path).kind),
                     ],
                 )
+        axes = [TensorEntry("F32", shape, 0, 4).side(axis) for shape in ((), (3,), (3, 5)) for axis in range(-3, 3)]
+        yield "sides", axes
+        tables = {
+            "two": ((1, 7), (2, 7)),
+            "kernel": ((1, 1, 7), (1, 7)),
+            "widths": ((1, 7), (1, 8)),
+            "empty": ((0, 7), (1, 7)),
+        }
+        for name, shapes in tables.items():
+            kind = detect.identify_header(entries(("<a>", shapes[0]), ("<b>", shapes[1])), {})
+            yield f"tables {name}", [kind.kind, kind.family, figures(kind.evidence)]
+        parts = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([7.5]).half(), "c": torch.arange(4)}
+        with Spill(root / "not yet" / "target") as spill:
+            stored = spill.put(parts) | spill.put({"d": parts["a"].T})
+            yield (
+                "spilled",
+                [[name, each.shape, each.dtype, each.number, each.fetch()] for name, each in stored.items()],
+            )
         good = DAMAGED["good"]
         length = struct.unpack("<Q", good[:8])[0]
         yield "with metadata", header.header_with(good[8 : 8 + length], {"new": "x"})
