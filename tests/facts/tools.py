@@ -150,6 +150,9 @@ LORA_TOOLS: list[tuple[str, dict[str, Any]]] = [
         {"file": "{base}", "models": ["{fit}", "{fit}"], "ratios": "1, -0.25", "save_precision": "fp16"},
     ),
     ("interrogate_lora", {"file": "{fit}", "base_model": "{base}", "top": 5}),
+    ("resize_lora", {"file": "{loha}", "new_rank": 2}),
+    ("merge_loras", {"models": ["{loha}", "{lora}"], "method": "svd", "ratios": "1, 0.5", "new_rank": 2}),
+    ("singular_values", {"file": "{loha}", "keep": 0.9}),
 ]
 
 
@@ -179,6 +182,11 @@ def loras() -> Facts:
 def lora_tool(number: int, task: str, given: dict[str, Any], shared: Path) -> tuple[str, Any]:
     with folder() as root:
         lora(root / "lora.safetensors", **{"lora_unet_conv_norm_out.w_norm": torch.ones(32)} if number % 2 else {})
+        if "{loha}" in str(given):
+            draw = torch.Generator().manual_seed(5)
+            sides = {"w1_a": (32, 2), "w1_b": (2, 32), "w2_a": (32, 2), "w2_b": (2, 32)}
+            factors = {f"{LAYER}.hada_{part}": torch.randn(*shape, generator=draw) for part, shape in sides.items()}
+            save_lora(root / "loha.safetensors", factors | {f"{LAYER}.alpha": torch.tensor(1.0)}, METADATA)
         odd = {
             f"{LAYER}.lora_up.weight": torch.full((32, 4), float("nan")),
             f"{TEXT}.lora_up.weight": torch.zeros(32, 4),
