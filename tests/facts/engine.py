@@ -38,7 +38,7 @@ from core.record.problems import (
     unwritten,
     whole_text,
 )
-from core.record.regular import impossible_path
+from core.record.regular import impossible_path, read_regular
 from core.record.run_folder import RunFolder, is_whole, list_runs, safe_name, seal_state, state_step, states_in
 from core.record.workspace import Workspace
 from core.settings.base import declared
@@ -399,6 +399,15 @@ def files() -> Facts:
     """What is read back of journals, marks, titles, choices and states, and which settings a resumed run may change."""
     with folder() as place:
         run = write_run(place, "20260101-120000_fox", Random("files"))
+        (place / "three").write_bytes(b"abc")
+        names = ("three", "nothing", "outputs", "x\0y")
+        yield (
+            "read",
+            [
+                [refused(lambda name=name, most=most: read_regular(place / name, most).decode()) for most in (2, 3)]
+                for name in names
+            ],
+        )
         lines = list(journal.read_lines(run.journal_file, 3))
         yield (
             "journal",

@@ -377,7 +377,8 @@ AXES = (
     ("generate.seed", "1-3"), ("Denoising", "0.1, 2"), ("generate.guidance", "classic, apg"), ("model.base_model", "x/y-1.5.ckpt"),
     ("generate.prompt", '"a fox --s 3", b'), ("control_net", "a, none"), ("control_weight", "0.1-0.3 (+0.1)"), ("nonsense", "1"),
     ("generate.prompt_weights", "on, off, maybe"), ("model.clip_skip", "none, 1-2"), ("generate.width", "64, 63"), ("steps", ""), ("", "5"),
-    ("steps", "5-1"), ("generate.seed", "none"), ("steps", "1-5 (0)"), ("steps", "1-5 (-1)"), ("steps", "1-2000"), ("generate.embeddings", "none, w=a.pt; b.pt"),
+    ("steps", "5-1"), ("generate.seed", "none"), ("steps", "1-5 (0)"), ("steps", "1-5 (-1)"), ("steps", "1-2000"),
+    ("generate.embeddings", "none, w=a.pt; b.pt"),
 )  # fmt: skip
 
 

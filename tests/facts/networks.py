@@ -15,10 +15,11 @@ from core.networks.kinds import kind_of_keys
 from core.networks.network import Network, attached
 from core.optimization.averaging import averaged
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
+from core.optimization.fused import FusedBackward, split_groups
 from core.optimization.groups import Trainable, parameter_groups
 from core.optimization.jumps import rate_jump, steps_planned
-from core.optimization.optimizers import build_optimizer, groups_for, resolve, step_sizes
-from core.optimization.rounding import draws, round_stochastically, widen_steps
+from core.optimization.optimizers import build_optimizer, device_problems, groups_for, load_state, resolve, step_sizes
+from core.optimization.rounding import STEP, draws, round_stochastically, widen_steps
 from core.optimization.schedules import LrSchedule, Rates, curve
 from core.settings.blocks import COUNTS, SIDES, block_rates, block_sizes, numbers, rate_numbers, side_count
 from core.settings.check import build
@@ -320,6 +321,10 @@ def optimizers() -> Facts:
     for values in ({}, {"unet_lr": 2e-4, "text_encoder_lr": 0.0}, {"text_encoder_lr": [1e-5, 3e-5], "loraplus_lr_ratio": 4.0},
                    {"loraplus_unet_lr_ratio": 8.0, "loraplus_text_encoder_lr_ratio": 2.0}, {"learning_rate": 0.0}):  # fmt: skip
         yield f"groups {values}", refused(_groups, values)
+    for name in ("AdamW8bit", "AdamW", "PagedAdamW8bit", "nonsense", "Lion8bit"):
+        found = device_problems(OptimizerSettings(optimizer_type=name), "mps")
+        yield f"device {name}", [[each.code, each.where, each.fix] for each in found]
+    yield "resumed", _resumed()
     yield (
         "matrices",
         [
@@ -327,6 +332,21 @@ def optimizers() -> Facts:
             for group in groups_for(resolve("Muon"), parameter_groups(OptimizerSettings(), weights()))
         ],
     )
+
+
+def _resumed() -> Any:
+    """Weights and options of an optimizer that goes on with the state of one of another rate."""
+    parts, optimizers = [weights(), weights()], []
+    for each, rate in zip(parts, (1e-2, 3e-3)):
+        settings = OptimizerSettings(learning_rate=rate, weight_decay=rate, betas=(0.9, 1 - rate))
+        optimizers.append(build_optimizer(settings, parameter_groups(settings, each)))
+    optimizers[0].step()
+    load_state(optimizers[1], optimizers[0].state_dict())
+    optimizers[1].step()
+    options = [
+        [group[name] for name in ("lr", "initial_lr", "betas", "weight_decay")] for group in optimizers[1].param_groups
+    ]
+    return [_all(parts[1]), options]
 
 
 def _groups(values: dict[str, Any]) -> Any:
@@ -390,6 +410,37 @@ def steps() -> Facts:
                 weight.tolist(),
                 [average.replaces(use) for use in ("files", "samples")],
             ],
+        )
+
+
+@producer
+def within_the_backward_pass() -> Facts:
+    """Weights and norms of steps that are taken within the backward pass, by tensor, by part and as one of few groups."""
+    for number, options in enumerate(({"by_tensor": True}, {"by_tensor": False})):
+        for limit in (0.0, 0.5):
+            parts = weights()
+            every = [each for group in parts.values() for each in group]
+            groups = [{"name": name, "params": group} for name, group in parts.items()]
+            optimizer = torch.optim.SGD(groups, lr=0.1)
+            wide = widen_steps(optimizer, 4, stochastic=False, by_parts=True)
+            guard = NonFiniteGuard("cpu")
+            fused = FusedBackward(optimizer, wide, guard, limit, **options)
+            norms = []
+            for step in range(3):
+                loss = sum((torch.cos(each * (step + 1)).sum() for each in every), torch.zeros(()))
+                fused.begin(loss.detach() if step != 1 else torch.tensor(float("nan")))
+                loss.backward()
+                norms.append(float(fused.end()))
+                guard.begin()
+            fused.release()
+            yield f"{number} {limit}", [norms, _all(parts), wide._optimizer.param_groups[0][STEP]]
+    groups = parameter_groups(
+        OptimizerSettings(), {"unet": [nn.Parameter(torch.zeros(each)) for each in (3, 10, 2, 7, 1)]}
+    )
+    for count in (1, 2, 3, 9):
+        yield (
+            f"split {count}",
+            [[group["name"], [each.numel() for each in group["params"]]] for group in split_groups(groups, count)],
         )
 
 
