@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -19,6 +22,9 @@ from core.dataset.caches.texts import TextCache
 from core.dataset.images.views import View
 from core.dataset.sources.memo import Memo
 from core.diffusion.text_states import TextStates
+from core.record import machine
+from core.record.space import RESERVE
+from core.training.building import latents as building
 from tests.facts.pixels import concept, placed
 from tests.facts.samples import beside, noise, smooth, write
 from tests.facts.store import Facts, folder, producer, refused
@@ -128,6 +134,26 @@ def latents() -> Facts:
         gone = replace(items[0], image=replace(items[0].image, path=root / "gone.bmp"))
         yield "gone", refused(lambda: LatentCache(root / "x", "vae").fill([gone], Encoder()))
         yield "unread", refused(lambda: LatentCache(root / "x", "vae").read(Side(items[0])))
+
+        for free in (0, RESERVE, RESERVE + 50_000, 1 << 40):
+            with patch.object(machine, "free_disk", lambda _, free=free: free):
+                yield f"room {free}", [with_room(root / f"room {free}", items, writes) for writes in (True, False)]
+
+
+def with_room(place: Path, items: list[Placed], writes: bool) -> list[Any]:
+    """What a full disk lets be encoded before the steps, and by the steps."""
+    before = LatentCache(place, "vae", writes=writes)
+    late = LatentCache(place / "late", "vae", writes=writes)
+    memory = SimpleNamespace(vae_batch_size=1)
+    inputs: Any = SimpleNamespace(
+        context=SimpleNamespace(device="cpu", check=lambda: None), job=SimpleNamespace(memory=memory)
+    )
+
+    def sides_of_steps() -> int:
+        with patch.object(building, "encoders_fit", lambda *_: True):
+            return len(building._late_sides(inputs, None, late, items, at_once=False, keep_vae=True))  # type: ignore[arg-type]
+
+    return [refused(partial(before.fill, items, Encoder())), refused(sides_of_steps)]
 
 
 @producer
