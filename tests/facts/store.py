@@ -18,6 +18,7 @@ from core.record.problems import Problem, ProblemsError
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "recorded"
+PROJECT = HERE.parents[1].as_posix()
 LONGEST_TEXT = 200
 TENSOR = "tensor "
 NEAR, TENSORS_NEAR = 1e-5, 1e-4  # floats are recorded with 6 digits; sums of tensors depend on the processor's order
@@ -92,7 +93,8 @@ def refused(call: Callable[..., Any], *arguments: Any) -> Any:
 
 def problem(each: Problem) -> list[Any]:
     """A problem's code, place, severity, remedy and the numbers of its text: wording may change."""
-    digits = "".join(sign if sign.isdigit() or sign in ".,-" else " " for sign in f"{each.what} {each.fix}")
+    said = _at_home(f"{each.what} {each.fix}")
+    digits = "".join(sign if sign.isdigit() or sign in ".,-" else " " for sign in said)
     numbers = [word for text in digits.split() if (word := text.strip(".,-"))]
     row = [each.code, _text(each.where), each.level, each.remedy, " ".join(numbers)]
     while row[-1] == "" and len(row) > 3:
@@ -124,6 +126,8 @@ def plain(data: Any) -> Any:
         return {_key(key): plain(value) for key, value in data.items()}
     if isinstance(data, set | frozenset):
         return sorted((plain(each) for each in data), key=json.dumps)
+    if isinstance(data, type):
+        return data.__qualname__
     if hasattr(data, "model_dump"):
         return plain({name: getattr(data, name) for name in type(data).model_fields})
     if is_dataclass(data) and not isinstance(data, type):
@@ -139,9 +143,14 @@ def _key(key: Any) -> str:
     return _text(key.as_posix()) if isinstance(key, PurePath) else key if isinstance(key, str) else str(plain(key))
 
 
-def _text(text: str) -> str:
-    for path in _folders:
+def _at_home(text: str) -> str:
+    for path in (*_folders, PROJECT):
         text = text.replace(path, "~").replace(path.replace("/", "\\"), "~")
+    return text
+
+
+def _text(text: str) -> str:
+    text = _at_home(text)
     if len(text) <= LONGEST_TEXT:
         return text
     return f"{text[:60]} ... {len(text)} {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:10]}"
