@@ -208,29 +208,17 @@ def entry_from(item: Mapping[str, Any]) -> Entry:
 
 @cache
 def _lookup() -> dict[str, Entry]:
-    """{name: entry} for names, paths, aliases, and names in lower case unless ambiguous."""
-    table: dict[str, Entry] = {}
-    entries = list(catalog().values())
-    for entry in entries:
-        table.setdefault(entry.name, entry)
-    for entry in entries:
-        for path in (entry.path, *entry.aliases):
-            table.setdefault(path, entry)
-    for entry in entries:
-        table.setdefault(entry.name.lower(), entry)
+    """{name in lower case: entry} for names, paths and aliases; a path means its class with the class's own defaults."""
+    table = {entry.name.lower(): entry for entry in catalog().values()}
+    for entry in catalog().values():
+        for path in (entry.path, *entry.aliases) if not SHORT.get(entry.name, ("", {}))[1] else ():
+            table.setdefault(path.lower(), entry)
     return table
 
 
 def find(name: str) -> Entry | None:
-    """The optimizer of `optimizer_type`, None if unknown; "" is AdamW. Names are matched in any case, dotted paths exactly."""
-    table = _lookup()
-    name = name.strip() or "AdamW"
-    short = {key.lower(): key for key in SHORT}
-    if name.lower() in short:
-        return catalog()[short[name.lower()]]
-    if "." in name:
-        return table.get(name)
-    return table.get(name) or table.get(name.lower())
+    """The optimizer of `optimizer_type`, None if unknown; "" is AdamW. Names and paths are matched in any case."""
+    return _lookup().get(name.strip().lower() or "adamw")
 
 
 def nearest(name: str) -> str:
