@@ -24,6 +24,7 @@ from core.record.allowed import allowed_modules
 from core.record.problems import Problem
 
 FILE = Path(__file__).with_name("optimizers.json")
+OWN = "Atelier"  # in place of a package, of optimizers that are written here
 
 # Names (any case), most of them sd-scripts': the class, and the arguments that its name stands for.
 SHORT: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,6 +39,8 @@ SHORT: dict[str, tuple[str, dict[str, Any]]] = {
     "Muon": ("pytorch_optimizer.Muon", {}),  # torch's own takes matrices only
     "CAME": ("pytorch_optimizer.CAME", {}),
     "SOAP": ("pytorch_optimizer.SOAP", {}),
+    "Automagic": ("core.optimization.automagic.Automagic", {}),
+    "Automagic3": ("core.optimization.automagic.Automagic3", {}),
     "SGDNesterov": ("torch.optim.SGD", {"nesterov": True, "momentum": 0.9}),
     "SGDNesterov8bit": ("bitsandbytes.optim.SGD8bit", {"nesterov": True, "momentum": 0.9}),
     "DAdaptation": ("dadaptation.experimental.DAdaptAdamPreprint", {}),
@@ -67,6 +70,7 @@ USUAL = (
     "DAdaptAdam",
     "AdamWScheduleFree",
     "CAME",
+    "Automagic",
 )
 COMMON = ("betas", "eps", "weight_decay")  # arguments that are settings of their own
 ADAFACTOR = "transformers.optimization.Adafactor"

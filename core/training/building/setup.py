@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 # Packages whose optimizers hold all state per weight, so that weights may be updated in parts.
-BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}
+BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}  # and Automagic, not Automagic3
 
 
 @dataclass
@@ -264,7 +264,7 @@ def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteG
         inputs.seed,
         stochastic=settings.stochastic_rounding,
         kahan=settings.kahan_summation,
-        by_parts=entry is not None and entry.package in BY_WEIGHT,
+        by_parts=entry is not None and (entry.package in BY_WEIGHT or entry.name == "Automagic"),
     )
     if not inputs.job.method.traits.full_size or not (settings.fused_backward_pass or settings.fused_optimizer_groups):
         return None
