@@ -45,6 +45,8 @@ PATHS_OF_SD_SCRIPTS = (
     "prodigyplus.prodigy_plus_schedulefree.ProdigyPlusScheduleFree RMSprop Adagrad NAdam RAdam Adam"
 ).split()
 A_HANDFUL = [
+    "Automagic",
+    "Automagic3",
     "pytorch_optimizer.DASH",
     "pytorch_optimizer.ScheduleFreeRAdam",
     "torch.optim.Adafactor",

@@ -74,6 +74,7 @@ USUAL = (
 )
 COMMON = ("betas", "eps", "weight_decay")  # arguments that are settings of their own
 ADAFACTOR = "transformers.optimization.Adafactor"
+AUTOMAGIC = ("core.optimization.automagic.Automagic", "core.optimization.automagic.Automagic3")
 
 
 @dataclass(frozen=True)
