@@ -80,10 +80,10 @@ def fitted(settings: OptimizerSettings, shapes: Sequence[Shape]) -> list[float]:
         few = rows[:, [*columns, last]]
         solved, *_ = numpy.linalg.lstsq(few * weight, found * weight[:, 0], rcond=None)
         of_terms = numpy.zeros(last)
-        of_terms[columns] = [round(abs(each), 2) if abs(each) < 0.005 else round(each, 2) for each in solved[:-1]]
+        of_terms[columns] = solved[:-1].round(2)
         off = abs(rows[:, :-1] @ of_terms + solved[-1] - found) * weight[:, 0]
         if off.max() <= MOST_OFF and of_terms.min() >= 0:
-            return [float(each) for each in numpy.trim_zeros(of_terms, "b")] or [0.0]
+            return [float(each) + 0.0 for each in numpy.trim_zeros(of_terms, "b")] or [0.0]
     return [round(float((found / rows[:, 0]).max()), 2)]
 
 

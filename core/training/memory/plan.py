@@ -433,7 +433,7 @@ def _state_bytes(job: TrainJob, facts: MemoryFacts, trained: int) -> int:
     """Bytes of the optimizer's state. Weights whose shapes the method does not know count as matrices of a usual size."""
     shapes = _trained_shapes(job, facts) or {USUAL: 1}
     known = sum(prod(shape) * count for shape, count in shapes.items())
-    return int(trained / known * state_bytes(job.optimizer, shapes))
+    return round(trained * (state_bytes(job.optimizer, shapes) / known))
 
 
 def state_numbers(job: TrainJob) -> float:
