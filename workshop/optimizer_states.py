@@ -88,7 +88,8 @@ def fitted(settings: OptimizerSettings, shapes: Sequence[Shape]) -> list[float]:
 
 
 def described(entry: Entry) -> dict[str, list[float]]:
-    """{class of shapes: bytes for each term} of an optimizer, and "small", where few numbers have a state in 32 bits."""
+    """{class of shapes: bytes for each term} of an optimizer, without classes that are as matrices; "small": of few numbers,
+    whose state is in 32 bits."""
     settings, eight_bit = settings_of(entry), "eight_bit" in entry.traits
     sets = (
         LONG if eight_bit else VECTORS,
@@ -97,6 +98,7 @@ def described(entry: Entry) -> dict[str, list[float]]:
         [(*sides, 1, 1) for sides in SIDES],
     )
     found = {shape_class(shapes[0]): fitted(settings, shapes) for shapes in sets}
+    found = {name: each for name, each in found.items() if name == "matrix" or each != found["matrix"]}
     if eight_bit:
         found["small"] = [round((measured(settings, [SMALL] * 2) - measured(settings, [SMALL])) / 1024, 2)]
     return found
