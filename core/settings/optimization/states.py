@@ -65,7 +65,7 @@ def _of_weight(
         return arguments.get(name, known.default if known else None)
 
     limit = next((float(argument(name)) for name in LIMITS if argument(name) is not None), inf)
-    sizes = terms(shape, limit, argument("block_size") or inf)
+    sizes = terms(shape, limit, argument("block_size") or argument("rank") or inf)
     small = "small" in state and prod(shape) < (argument("min_8bit_size") or 4096)
     factors = state["small"] if small else state.get(shape_class(shape), state["matrix"])
     added = more * (1 if "small" in state and not small else 4)
