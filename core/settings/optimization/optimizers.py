@@ -73,6 +73,7 @@ USUAL = (
     "Automagic",
 )
 COMMON = ("betas", "eps", "weight_decay")  # arguments that are settings of their own
+BY_WEIGHT = ("torch", "transformers", "bitsandbytes", "lion-pytorch")  # packages whose state is kept per weight
 ADAFACTOR = "transformers.optimization.Adafactor"
 AUTOMAGIC = ("core.optimization.automagic.Automagic", "core.optimization.automagic.Automagic3")
 
@@ -150,6 +151,11 @@ class Entry:
     @property
     def offered(self) -> bool:
         return not self.reason
+
+    @property
+    def by_weight(self) -> bool:
+        """Whether all its state is kept per weight, so that weights may be updated in parts."""
+        return self.package in BY_WEIGHT or self.path == AUTOMAGIC[0]
 
     def unusable(self, device: str | None) -> str:
         """Why it cannot be used on this machine, "" if it can. device: "cpu", "cuda:0", "mps"; None if not known yet"""

@@ -16,6 +16,7 @@ from core.record.workspace import Workspace
 from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
+from core.settings.optimization.optimizers import find
 from core.settings.optimization.rates import trains_text, trains_unet
 from core.settings.optimization.states import USUAL, Shape, state_bytes
 from core.settings.rules.dataset import changes_by_chance
@@ -215,11 +216,11 @@ def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: M
     gradients = (trained + _clipped_embeddings(job, facts)) * item
     weights, cast, step = _weights(job, facts, precision, trainable, item), 0, _before_fp8(job, facts, precision)
     if job.method.traits.full_size:
-        cast, step = _cast(precision, trainable), _step(trained, item)
+        cast, step = _cast(precision, trainable), _step(job, trained, item)
     if job.method.traits.full_size and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
         largest = max(facts.parts[name].largest for name in trainable)
         at_once = largest if job.memory.fused_backward_pass else trained // (job.memory.fused_optimizer_groups or 1)
-        gradients = at_once * item + _step(at_once, item) + largest * STEP_BYTES
+        gradients = at_once * item + _step(job, at_once, item) + largest * STEP_BYTES
         weights += cast
     elif job.schedule.gradient_accumulation_steps == 1:
         gradients = max(gradients, cast)  # cast weights are freed while gradients are computed
@@ -237,11 +238,14 @@ def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
     return (facts.denoiser.numbers - facts.denoiser.plain) * (_bytes(precision.compute) - 1)
 
 
-def _step(numbers: int, item: int) -> int:
-    """Extra bytes of an optimizer step: 16-bit weights and gradients are fp32 during it, at most LARGEST numbers at once."""
+def _step(job: TrainJob, numbers: int, item: int) -> int:
+    """Extra bytes of an optimizer step: 16-bit weights and gradients are fp32 during it, at most LARGEST numbers at once if
+    the optimizer's state is kept per weight, else all."""
     from core.optimization.rounding import LARGEST
 
-    return min(numbers, LARGEST) * 2 * FP32 if item < FP32 else 0
+    entry = find(job.optimizer.optimizer_type)
+    at_once = min(numbers, LARGEST) if entry is not None and entry.by_weight else numbers
+    return at_once * 2 * FP32 if item < FP32 else 0
 
 
 def _cast(precision: Precision, trainable: Mapping[str, int]) -> int:
