@@ -75,6 +75,10 @@ def recipes(optimizer_type: str) -> list[Recipe]:
         settings = {**OWN_DEFAULTS, **CONSTANT, "optimizer.learning_rate": 1e-6, "optimizer.optimizer_args": {}}
         why = "It raises and lowers its rates while it trains; the learning rate is where they start."
         return [Recipe(f"{name} from learning rate 1e-6", settings, why)]
+    if entry.path == "pytorch_optimizer.SOAP":
+        settings = {"optimizer.optimizer_args": {"max_precondition_dim": 256}}
+        why = "Preconditions the side of the rank alone. Both sides take 34 GB for SDXL at rank 16."
+        return [Recipe("SOAP for a LoRA", settings, why)]
     if "lion" in name.lower():
         settings = {**OWN_DEFAULTS, "optimizer.learning_rate": 2e-5, "optimizer.optimizer_args": {}}
         why = "Lion needs a third to a tenth of AdamW's learning rate (Chen et al. 2023, arXiv:2302.06675)."
