@@ -1,7 +1,8 @@
 """Writes core/settings/optimization/optimizer_states.json: `python -m workshop.optimizer_states`.
 
 Each optimizer that runs on a CPU takes two steps on weights of several shapes; the bytes of its state are fitted by the
-terms of core/settings/optimization/states.py, class by class. Optimizers with the same state share an entry.
+terms of core/settings/optimization/states.py, class by class. Optimizers with the same state share an entry. Takes a few
+minutes, most of them for Kron.
 """
 
 from __future__ import annotations

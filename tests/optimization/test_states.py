@@ -50,4 +50,6 @@ def test_the_forecast_of_an_optimizers_state_is_within_a_tenth_of_what_it_alloca
 )
 def test_arguments_that_change_the_state_are_counted(name, arguments):
     settings = OptimizerSettings(optimizer_type=name, optimizer_args=arguments, learning_rate=1e-3)
+    wrong = settings.model_copy(update={"optimizer_args": dict.fromkeys(arguments, "many")})
+    assert state_bytes(wrong, Counter(SHAPES)) > 0, "reported by the rules"
     assert state_bytes(settings, Counter(SHAPES)) == approx(measured(settings, SHAPES), rel=0.1)

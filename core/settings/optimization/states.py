@@ -60,11 +60,12 @@ def state_bytes(settings: OptimizerSettings, shapes: Mapping[Shape, float]) -> f
 def _of_weight(
     shape: Shape, state: Mapping[str, list[float]], entry: Entry | None, arguments: Mapping[str, Any], more: int
 ) -> float:
-    def argument(name: str) -> Any:
+    def argument(name: str) -> float | None:
         known = None if entry is None else entry.arguments.get(name)
-        return arguments.get(name, known.default if known else None)
+        value = arguments.get(name, known.default if known else None)
+        return float(value) if isinstance(value, (int, float)) else None  # other values are reported by the rules
 
-    limit = next((float(argument(name)) for name in LIMITS if argument(name) is not None), inf)
+    limit = next((value for name in LIMITS if (value := argument(name)) is not None), inf)
     sizes = terms(shape, limit, argument("block_size") or argument("rank") or inf)
     small = "small" in state and prod(shape) < (argument("min_8bit_size") or 4096)
     factors = state["small"] if small else state.get(shape_class(shape), state["matrix"])

@@ -220,7 +220,8 @@ def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: M
     if job.method.traits.full_size and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
         largest = max(facts.parts[name].largest for name in trainable)
         at_once = largest if job.memory.fused_backward_pass else trained // (job.memory.fused_optimizer_groups or 1)
-        gradients = at_once * item + _step(job, at_once, item) + largest * STEP_BYTES
+        step = _step(job, at_once, item)
+        gradients = at_once * item + step + largest * STEP_BYTES
         weights += cast
     elif job.schedule.gradient_accumulation_steps == 1:
         gradients = max(gradients, cast)  # cast weights are freed while gradients are computed
