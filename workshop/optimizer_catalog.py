@@ -17,7 +17,7 @@ from typing import Any
 
 from core.optimization.signatures import arguments_of
 from core.optimization.trial import PAGED_ROWS, Result, attempt
-from core.settings.optimization.optimizers import FILE, Argument, Entry, entry_from
+from core.settings.optimization.optimizers import FILE, OWN, Argument, Entry, entry_from
 
 # distribution -> modules whose optimizers are listed, the shortest path first
 PACKAGES: dict[str, tuple[str, ...]] = {
@@ -30,8 +30,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "schedulefree": ("schedulefree",),
     "prodigy-plus-schedule-free": ("prodigyplus.prodigy_plus_schedulefree",),
     "pytorch_optimizer": ("pytorch_optimizer",),
+    OWN: ("core.optimization.automagic",),
 }
-NOT_OPTIMIZERS = {"LayerWiseDummyOptimizer", "CoreOptimiser"}  # parts of others
+NOT_OPTIMIZERS = {"LayerWiseDummyOptimizer", "CoreOptimiser", "FactoredOptimizer"}  # parts of others
 # arguments a constructor requires, or cannot run without
 NEEDED: dict[str, dict[str, Any]] = {
     **{
@@ -189,7 +190,7 @@ def schedules() -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Without the build tag: 2.13.0+cpu and 2.13.0 have the same optimizers."""
-    return {package: version(package).partition("+")[0] for package in PACKAGES}
+    return {package: version(package).partition("+")[0] for package in PACKAGES if package != OWN}
 
 
 def described() -> list[dict[str, Any]]:

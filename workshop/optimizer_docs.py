@@ -32,7 +32,7 @@ def render() -> str:
         "# Optimizers",
         "",
         "Written by `./launch.sh docs`. Each of these trained a small net for three steps, was saved, and",
-        "resumed bit for bit. `optimizer.optimizer_type` takes the name in the first column; sd-scripts' names in upper or lower",
+        "resumed bit for bit. `optimizer.optimizer_type` takes the name in the first column or the class, in upper or lower",
         "case. Arguments go into `optimizer.optimizer_args`, one `name=value` per line.",
         "",
         "Code outside this list runs only if the owner of the machine allows its module with `--allow-module NAME` or a line in",

@@ -153,10 +153,13 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def step_sizes(optimizer: Optimizer) -> dict[str, float]:
-    """Group name -> d * lr, for optimizers that estimate their step size, if it can be read without a sync."""
+    """Group name -> d * lr, for optimizers that estimate their step size, if it can be read without a sync; of Automagic
+    the average rate, with one."""
+    from core.optimization.automagic import FactoredOptimizer
+
     sizes = {}
     for group in optimizer.param_groups:
         d = group.get("d")
         if isinstance(d, (int, float)) and group.get("lr") is not None:
             sizes[group["name"]] = float(d) * group["lr"]
-    return sizes
+    return sizes | (optimizer.average_rates() if isinstance(optimizer, FactoredOptimizer) else {})

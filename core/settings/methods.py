@@ -38,12 +38,14 @@ class Usual:
 
 
 class PartSize(Protocol):
-    """A part of a model by its header: its numbers, and its config.json."""
+    """A part of a model by its header: its numbers, its config.json, and {shape: number of tensors}."""
 
     @property
     def numbers(self) -> int: ...
     @property
     def config(self) -> Mapping[str, Any]: ...
+    @property
+    def shapes(self) -> Mapping[tuple[int, ...], int]: ...
 
 
 Parts = Mapping[str, PartSize]
@@ -60,6 +62,7 @@ class MethodSpec:
     make             (core.methods.MethodInputs) -> core.methods.Method; imports torch only when called
     trains_unet, trains_text    (job) -> whether a part is to be trained, whatever its learning rate
     trained_numbers  (job, family's name, {part: PartSize}) -> {part: number of trained parameters}
+    trained_shapes   (as trained_numbers) -> {shape: number of trained tensors}, for the optimizer's state; {} if not known
     usual            usual learning rates with AdamW, of "unet" and "text_encoder"
     group            name of the job's group with settings for this method only; "" for none
     settings         the model of that group, if the job does not declare it
@@ -90,6 +93,7 @@ class MethodSpec:
     usual: Mapping[str, Usual]
     project: str
     saves: Literal["lora", "embedding", "model", "controlnet", "lllite"]
+    trained_shapes: Callable[[TrainJob, str, Parts], Mapping[tuple[int, ...], int]] = lambda job, family, parts: {}
     logged: Mapping[str, str] = field(default_factory=dict)
     losses_logged: tuple[str, str] = ("loss", "loss/epoch")
     group: str = ""

@@ -17,7 +17,7 @@ from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.named import CONTROL_IMAGE
 from core.settings.needs import lacking_in
-from core.settings.optimization.optimizers import USUAL, Argument, Entry, catalog, data, find
+from core.settings.optimization.optimizers import OWN, USUAL, Argument, Entry, catalog, data, find
 from core.settings.optimization.rates import scale_sentence
 from core.settings.presets.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
 from core.settings.rules import method, schedule, sharding
@@ -116,7 +116,7 @@ def optimizer_choices(device: str | None = None) -> list[tuple[str, list[tuple[s
 
 def _optimizers(device: str | None) -> list[tuple[str, str, Entry]]:
     """[(group, label, entry)]: the usual optimizers, the others by package, and those that cannot be used here, with the reason."""
-    packages = list(data()["packages"])
+    packages = [*data()["packages"], OWN]
     listed = []
     for number, entry in enumerate(catalog().values()):
         reason, usual = entry.unusable(device), entry.name in USUAL

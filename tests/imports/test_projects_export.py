@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from core.cli.main import DONE, main
-from core.imports.projects.export import export_project
+from core.imports.projects.export import _optimizer, export_project
 from core.imports.projects.importers import import_project
 from core.imports.projects.options import SCRIPTS, options_of
 from core.record.problems import ProblemsError
@@ -106,6 +106,15 @@ def test_what_only_this_program_names_is_listed_and_an_optimizer_has_its_path():
     assert "optimizer.optimizer_type" not in exported.lost
     floor = {"lr_scheduler": "cosine", "lr_scheduler_min_lr_ratio": 0.1}
     assert "schedule.lr_scheduler_min_lr_ratio" in export_project(build(TrainJob, {"schedule": floor})).lost
+
+
+def test_an_optimizer_that_sd_scripts_does_not_have_is_listed():
+    exported = export_project(
+        build(TrainJob, {"optimizer": {"optimizer_type": "automagic", "optimizer_args": {"lr_bump": 1e-5}}})
+    )
+    assert {"optimizer.optimizer_type", "optimizer.optimizer_args"} <= set(exported.lost)
+    assert not {"optimizer_type", "optimizer_args"} & set(exported.options)
+    assert _optimizer("torch.optim.adamw") == "torch.optim.AdamW", "sd-scripts imports the class by its path"
 
 
 def test_a_method_that_sd_scripts_does_not_have_is_refused():

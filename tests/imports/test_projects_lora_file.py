@@ -68,6 +68,22 @@ def test_settings_that_sd_scripts_recorded_are_recovered(tmp_path):
     assert [problem.code for problem in found.problems] == ["import.no-dataset"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "more", "name", "momentum"),
+    [
+        ("", {}, "SGD", None),
+        ("(weight_decay=0.1)", {}, "SGD", None),
+        ("(momentum=0.8)", {}, "SGDNesterov", 0.8),  # sd-scripts does not record nesterov=True
+        ("(momentum=0.8)", {"atelier_version": "1"}, "SGD", 0.8),
+        ("(nesterov=True,momentum=0.8)", {"atelier_version": "1"}, "SGDNesterov", 0.8),
+    ],
+)
+def test_recorded_sgd_is_plain_or_that_of_nesterov(tmp_path, arguments, more, name, momentum):
+    metadata = recorded("sd_scripts_folders")["metadata"] | {"ss_optimizer": f"torch.optim.sgd.SGD{arguments}"} | more
+    optimizer = import_project(written(tmp_path / "a.safetensors", metadata, layers())).job.optimizer
+    assert (optimizer.optimizer_type, optimizer.optimizer_args.get("momentum")) == (name, momentum)
+
+
 def test_network_arguments_and_the_trained_parts_are_recovered(tmp_path):
     case = recorded("sd_scripts_locon_args")
     job = import_project(written(tmp_path / "a.safetensors", case["metadata"], layers(16, UNET))).job

@@ -4,7 +4,7 @@ import inspect
 import json
 
 import torch
-from pytest import fixture, mark, raises
+from pytest import approx, fixture, mark, raises
 
 from core.optimization.optimizers import (
     build_optimizer,
@@ -23,6 +23,7 @@ from core.settings.optimization.optimizer import OptimizerSettings, optimizer_se
 from core.settings.optimization.optimizers import (
     FILE,
     SHORT,
+    Entry,
     argument_problems,
     catalog,
     data,
@@ -44,6 +45,8 @@ PATHS_OF_SD_SCRIPTS = (
     "prodigyplus.prodigy_plus_schedulefree.ProdigyPlusScheduleFree RMSprop Adagrad NAdam RAdam Adam"
 ).split()
 A_HANDFUL = [
+    "Automagic",
+    "Automagic3",
     "pytorch_optimizer.DASH",
     "pytorch_optimizer.ScheduleFreeRAdam",
     "torch.optim.Adafactor",
@@ -122,6 +125,30 @@ def test_names_mean_the_classes_that_sd_scripts_takes():
     assert find("rmsprop").path == "torch.optim.RMSprop"
     assert find("bitsandbytes.optim.lamb.LAMB").path == "bitsandbytes.optim.LAMB"
     assert load_class(find("bitsandbytes.optim.lamb.LAMB")).__name__ == "LAMB"
+
+
+def test_each_class_path_means_its_class_with_the_defaults_of_the_class():
+    """Also SGD's, whose class SGDNesterov has too, in any case."""
+    for item in data()["optimizers"]:
+        for path in (item["path"], *item.get("aliases", ())):
+            for spelled in (path, path.lower(), path.upper(), f" {path} "):
+                entry = find(spelled)
+                assert (entry.path, entry.implied) == (item["path"], item.get("implied", {})), spelled
+            assert load_class(find(path)) is load_class(Entry(path, path, "")), path
+    for entry in catalog().values():
+        assert find(entry.name) is find(entry.name.lower()) is find(entry.name.upper()) is entry
+
+
+@mark.parametrize("name", ["torch.optim.SGD", "torch.optim.sgd.SGD", "SGD", "sgd"])
+def test_plain_sgd_has_no_momentum(name):
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = build_optimizer(
+        OptimizerSettings(optimizer_type=name), [{"name": "unet", "params": [weight], "lr": 0.1}]
+    )
+    for _ in range(3):
+        weight.grad = torch.tensor([2.0])
+        optimizer.step()
+    assert weight.item() == approx(1.0 - 3 * 0.1 * 2.0)
 
 
 def test_a_name_that_does_not_exist_brings_the_nearest():

@@ -108,6 +108,8 @@ def test_other_optimizers_have_other_rates():
     assert far(optimizer_type="Prodigy", learning_rate=1e-4) == {RATE: "below"}
     assert far(optimizer_type="DAdaptAdam", learning_rate=50.0 / 10) == {}
     assert far(optimizer_type="DAdaptAdam", learning_rate=10.0) == {RATE: "above"}
+    assert far(optimizer_type="Automagic", learning_rate=1e-6) == {}
+    assert far(optimizer_type="Automagic3", learning_rate=0.5) == {RATE: "above"}
     assert far(optimizer_type="AdaFactor", learning_rate=0.5) == {}  # it finds its rate itself
 
 

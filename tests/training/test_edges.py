@@ -43,6 +43,7 @@ def ten(monkeypatch):
     monkeypatch.setattr(activations, "peak_bytes", lambda *given: 0)
     counted = {"lora": {"unet": 10}, "controlnet": {"unet": 200}, "embedding": {"text_encoder": 10}}
     plain = memory._trained_numbers
+    monkeypatch.setattr(memory, "_trained_shapes", lambda job, facts: {})
     monkeypatch.setattr(
         memory, "_trained_numbers", lambda job, facts: counted.get(job.method.kind) or plain(job, facts)
     )
@@ -70,15 +71,15 @@ def test_the_largest_batch_has_the_most_pixels(dataset, largest):
 @pytest.mark.parametrize(
     ("name", "numbers"),
     [
-        ("AdamW", 2), ("AdamW8bit", 0.5), ("PagedAdamW8bit", 0.5), ("Lion", 1), ("Lion8bit", 0.25), ("Prodigy", 4), ("DAdaptAdan", 5),
-        ("DAdaptLion", 2), ("DAdaptSGD", 3), ("DAdaptAdaGrad", 4), ("DAdaptation", 3), ("DAdaptAdam", 3), ("SGDScheduleFree", 1),
-        ("SGDNesterov", 1), ("CAME", 1.01), ("RMSprop", 1), ("Adagrad", 1), ("AdamWScheduleFree", 2), ("a.Unknown", 2), ("AdaFactor", 0.01),
+        ("AdamW", 2), ("AdamW8bit", 0.508), ("Lion", 1), ("Lion8bit", 0.255), ("Prodigy", 4), ("SGD", 0), ("SGDNesterov", 1),
+        ("AdamWScheduleFree", 2), ("a.Unknown", 2), ("AdaFactor", 2 / 1280), ("SOAP", 6), ("Muon", 1),
+        ("bitsandbytes.optim.PagedAdEMAMix32bit", 3),
     ],
 )  # fmt: skip
 def test_the_state_of_an_optimizer(name, numbers):
-    assert memory.state_numbers(job_of(optimizer={"optimizer_type": name})) == numbers
+    assert memory.state_numbers(job_of(optimizer={"optimizer_type": name})) == pytest.approx(numbers, rel=5e-3)
     momentum = {"optimizer_type": "AdaFactor", "optimizer_args": {"beta1": 0.9}}
-    assert memory.state_numbers(job_of(optimizer=momentum)) == 1.01
+    assert memory.state_numbers(job_of(optimizer=momentum)) == pytest.approx(1 + 2 / 1280)
 
 
 NARROW = {"mixed_precision": "bf16", "full_precision": "bf16"}
@@ -112,11 +113,11 @@ NARROW = {"mixed_precision": "bf16", "full_precision": "bf16"}
         (TUNE | {"memory": NARROW | {"kahan_summation": True}}, "cuda", (2000, 10000, 2000, 8000)),
         (TUNE | {"memory": {"mixed_precision": "bf16", "kahan_summation": True}}, "cuda", (4000, 8000, 4000, 0)),
         (TUNE | {"memory": NARROW | {"fused_optimizer_groups": 4}}, "cuda",
-         (2000, 8000, 250 * 2 + 250 * 8 + 200 * 12, 8000)),
+         (2000, 8000, 250 * 2 + 250 * 8 + 200 * 12, 250 * 8)),
         (TUNE | {"memory": {"mixed_precision": "bf16", "fused_optimizer_groups": 4}}, "cuda",
          (4000 + 2000, 8000, 250 * 4 + 200 * 12, 0)),
         (TUNE | {"memory": NARROW | {"fused_backward_pass": True}}, "cuda",
-         (2000, 8000, 200 * 2 + 200 * 8 + 200 * 12, 8000)),
+         (2000, 8000, 200 * 2 + 200 * 8 + 200 * 12, 200 * 8)),
         (TUNE | {"schedule": {"gradient_accumulation_steps": 2}}, "cuda", (6000, 8000, 4000, 0)),
         (TUNE | {"memory": {"mixed_precision": "bf16", "num_processes": 2}}, "cuda", (4000, 8000, 4000, 4000)),
         ({"method": {"kind": "dreambooth"}}, "cuda", (4240, 8480, 4240, 77 * 8 * 3 * 34)),

@@ -1,5 +1,6 @@
 """What a training will take is known before it starts, and which switches would make it fit."""
 
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from math import prod
@@ -36,7 +37,8 @@ def sizes(family: str) -> dict[str, PartSize]:
         shapes = {key: tuple(value.shape) for key, value in make_empty(name, config).state_dict().items()}
         numbers = {key: prod(shape) for key, shape in shapes.items()}
         plain = sum(numbers[key] for key, shape in shapes.items() if len(shape) < 2 or "embedding" in key)
-        parts[name] = PartSize(sum(numbers.values()), plain, 0, max(numbers.values()), config)
+        counted = Counter(shapes.values())
+        parts[name] = PartSize(sum(numbers.values()), plain, 0, max(numbers.values()), config, counted)
     return parts
 
 
@@ -130,6 +132,25 @@ def test_an_average_and_an_untrained_unet_are_counted(monkeypatch, groups, more,
     assert memory_plan(job, facts).weights - memory_plan(plain, facts).weights == extra * trained
 
 
+@pytest.mark.parametrize(
+    ("method", "name", "low", "high"),
+    [
+        ("lora", "AdamW", 8, 8),
+        ("lora", "SOAP", 100, 2000),  # two square matrices for each side: 8 * 320**2 / (320 * 16) of the smallest
+        ("lora", "AdaFactor", 0.2, 4),
+        ("fine_tune", "AdaFactor", 1, 2.67),  # 2.67 of a 3x3 convolution
+        ("fine_tune", "Muon", 4, 4.01),
+        ("controlnet", "AdaFactor", 1, 2.67),
+    ],
+)
+def test_an_optimizers_state_is_counted_by_the_shapes_of_the_weights(monkeypatch, method, name, low, high):
+    monkeypatch.setattr(activations, "peak_bytes", lambda *more: 0)
+    facts = published("sd1", 512)
+    job = job_of(method={"kind": method}, optimizer={"optimizer_type": name})
+    numbers = sum(spec_of(job).trained_numbers(job, "sd1", facts.parts).values())
+    assert low <= memory_plan(job, facts).optimizer / numbers <= high
+
+
 def test_16_bit_weights_are_fp32_a_piece_at_a_time_while_they_step(monkeypatch):
     """Of a larger model LARGEST numbers at once, each with its gradient; the pass itself counts nothing here."""
     monkeypatch.setattr(activations, "peak_bytes", lambda *more: 0)
@@ -138,6 +159,8 @@ def test_16_bit_weights_are_fp32_a_piece_at_a_time_while_they_step(monkeypatch):
     assert facts.parts["unet"].numbers > LARGEST
     assert memory_plan(job_of(method={"kind": "fine_tune"}, memory=narrow), facts).activations == LARGEST * 2 * 4
     assert memory_plan(job_of(method={"kind": "fine_tune"}), facts).activations == 0
+    came = job_of(method={"kind": "fine_tune"}, memory=narrow, optimizer={"optimizer_type": "CAME"})
+    assert memory_plan(came, facts).activations == facts.parts["unet"].numbers * 2 * 4, "not stepped by parts"
     for kept, each in (({"mixed_precision": "bf16"}, 0), (narrow, 2)):  # bytes of a number that Kahan summation keeps
         plain, kahan = (
             memory_plan(job_of(method={"kind": "fine_tune"}, memory=kept | {"kahan_summation": on}), facts)

@@ -17,7 +17,7 @@ from core.record.problems import ProblemsError
 from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import given_arguments
-from core.settings.optimization.optimizers import find
+from core.settings.optimization.optimizers import OWN, find
 from core.settings.presets.files import differences
 from core.settings.presets.networks import LYCORIS
 
@@ -108,17 +108,19 @@ def _network(job: TrainJob) -> dict[str, Any]:
     }
 
 
-def _optimizer(name: str) -> str:
-    """Its name in sd-scripts, which has short names for optimizers of other packages alone."""
+def _optimizer(name: str) -> str | None:
+    """Its name in sd-scripts, which has short names for optimizers of other packages alone; None for one that it lacks."""
     entry = find(name)
-    return entry.path if entry is not None and entry.package == "pytorch_optimizer" else name
+    if entry is None or entry.package == OWN:
+        return name if entry is None else None
+    return entry.path if "." in name or entry.package == "pytorch_optimizer" else name
 
 
 def _length(job: TrainJob) -> dict[str, Any]:
-    schedule = job.schedule
+    schedule, optimizer = job.schedule, _optimizer(job.optimizer.optimizer_type)
     return {
-        "optimizer_type": _optimizer(job.optimizer.optimizer_type),
-        "optimizer_args": _arguments(given_arguments(job.optimizer)),
+        "optimizer_type": optimizer,
+        "optimizer_args": _arguments(given_arguments(job.optimizer)) if optimizer else None,
         "max_train_epochs": None if schedule.steps_in_force else schedule.max_train_epochs,
         "max_train_steps": schedule.steps_in_force,
         "lr_scheduler": schedule.lr_scheduler if schedule.lr_scheduler in SCHEDULERS else None,

@@ -151,7 +151,7 @@ def _from_options(header: Header) -> Import:
             raw[name] = text.strip("[]()").split(",") if option.many and isinstance(text, str) else text
     unet, text_encoder = header.trains
     low, _, high = metadata.get("modelspec.timestep_range", "").partition(",")
-    optimizer, arguments = _optimizer(metadata.get("ss_optimizer", ""))
+    optimizer, arguments = _optimizer(metadata)
     network = [f"{name}={value}" for name, value in header.json("ss_network_args").items() if name != "dropout"]
     raw |= {
         "v2": version.startswith("sd_v2"),
@@ -178,16 +178,20 @@ def _dataset(header: Header) -> Values:
     return first | {"train_batch_size": first.get("batch_size_per_device")}
 
 
-def _optimizer(text: str) -> tuple[str | None, list[str]]:
+def _optimizer(metadata: Mapping[str, str]) -> tuple[str | None, list[str]]:
     """Name and arguments of "torch.optim.adamw.AdamW(weight_decay=0.05,betas=(0.9, 0.98))"."""
-    path, _, rest = text[:LONGEST].partition("(")
-    names = (each.name for each in catalog().values() if path in (each.path, each.definition, *each.aliases))
+    path, _, rest = metadata.get("ss_optimizer", "")[:LONGEST].partition("(")
     try:
         call = ast.parse(f"f({rest or ')'}", mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         call = None
     keywords = call.keywords if isinstance(call, ast.Call) else []
-    return next(names, path) or None, [f"{each.arg}={ast.unparse(each.value)}" for each in keywords if each.arg]
+    given = {each.arg: ast.unparse(each.value) for each in keywords if each.arg}
+    entries = [each for each in catalog().values() if path in (each.path, each.definition, *each.aliases)]
+    # Of SGDNesterov sd-scripts records momentum alone.
+    sign = "nesterov" if "atelier_version" in metadata else "momentum"
+    entries.sort(key=lambda each: ("nesterov" in each.implied) != (sign in given))
+    return next((each.name for each in entries), path) or None, [f"{name}={value}" for name, value in given.items()]
 
 
 def _from_tensors(header: Header) -> Import:

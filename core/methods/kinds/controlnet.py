@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
@@ -38,14 +40,19 @@ def _make(inputs: MethodInputs) -> Method:
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
     """{part: parameters} of a ControlNet for this U-Net."""
-    return {"unet": _counted(json.dumps(dict(parts["unet"].config), default=str))}
+    shapes = trained_shapes(job, family_name, parts)
+    return {"unet": sum(prod(shape) * count for shape, count in shapes.items())}
+
+
+def trained_shapes(job: TrainJob, family_name: str, parts: Parts) -> Counter[tuple[int, ...]]:
+    return _counted(json.dumps(dict(parts["unet"].config), default=str))
 
 
 @lru_cache(maxsize=16)
-def _counted(config: str) -> int:
+def _counted(config: str) -> Counter[tuple[int, ...]]:
     from core.control.controlnet import controlnet_config, empty
 
-    return sum(weight.numel() for weight in empty(controlnet_config(json.loads(config))).parameters())
+    return Counter(tuple(weight.shape) for weight in empty(controlnet_config(json.loads(config))).parameters())
 
 
 def _side(unet: Any, job: TrainJob) -> Any:
@@ -81,6 +88,7 @@ register(
         trains_unet=lambda job: True,
         trains_text=lambda job: False,
         trained_numbers=trained_numbers,
+        trained_shapes=trained_shapes,
         usual={"unet": Usual(1e-6, 1e-5, 1e-4), "controlnet": Usual(1e-6, 1e-4, 1e-3)},  # Zhang et al.: 1e-5
         project="controlnet_train",
         saves="controlnet",

@@ -6,10 +6,11 @@ trains the text encoder by default.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from core import extensions
-from core.settings.methods import MethodSpec, Needs, Parts, Usual, register, spec_of
+from core.settings.methods import MethodSpec, Needs, Parts, PartSize, Usual, register, spec_of
 
 if TYPE_CHECKING:
     from core.methods import Method, MethodInputs
@@ -30,9 +31,17 @@ def _text_trains(by_default: bool, job: TrainJob) -> bool:
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
     """{part: parameters} of the trained parts."""
+    return {name: part.numbers for name, part in _trained(job, parts)}
+
+
+def trained_shapes(job: TrainJob, family_name: str, parts: Parts) -> Counter[tuple[int, ...]]:
+    return sum((Counter(part.shapes) for _, part in _trained(job, parts)), Counter())
+
+
+def _trained(job: TrainJob, parts: Parts) -> list[tuple[str, PartSize]]:
     text = spec_of(job).trains_text(job)
     trained = {"unet": True, "text_encoder": text, "text_encoder_2": text}
-    return {name: parts[name].numbers for name, trains in trained.items() if trains and name in parts}
+    return [(name, parts[name]) for name, trains in trained.items() if trains and name in parts]
 
 
 def _dreambooth_needs(job: TrainJob, family: str, size: str) -> Needs:
@@ -68,6 +77,7 @@ register(
         trains_unet=lambda job: True,
         trains_text=lambda job: _text_trains(True, job),
         trained_numbers=trained_numbers,
+        trained_shapes=trained_shapes,
         usual={"unet": Usual(5e-7, 2e-6, 1e-5), "text_encoder": TEXT_ENCODER},  # 1e-6 to 5e-6 in diffusers' examples
         project="dreambooth",
         saves="model",
@@ -87,6 +97,7 @@ register(
         trains_unet=lambda job: True,
         trains_text=lambda job: _text_trains(False, job),
         trained_numbers=trained_numbers,
+        trained_shapes=trained_shapes,
         usual={"unet": Usual(5e-7, 5e-6, 2e-5), "text_encoder": TEXT_ENCODER},
         project="finetuning",
         saves="model",

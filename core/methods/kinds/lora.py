@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING
 
 from core import extensions
@@ -22,6 +24,15 @@ def _make(inputs: MethodInputs) -> Method:
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
     """{part: trained parameters}, counted on a network over a model on the "meta" device."""
+    by_part = _shapes(job, family_name, parts)
+    return {part: sum(prod(shape) * count for shape, count in shapes.items()) for part, shapes in by_part.items()}
+
+
+def trained_shapes(job: TrainJob, family_name: str, parts: Parts) -> Counter[tuple[int, ...]]:
+    return sum(_shapes(job, family_name, parts).values(), Counter())
+
+
+def _shapes(job: TrainJob, family_name: str, parts: Parts) -> dict[str, Counter[tuple[int, ...]]]:
     from core.networks.kinds import described
 
     configs = tuple((name, json.dumps(part.config, default=str)) for name, part in parts.items() if name != "vae")
@@ -29,7 +40,10 @@ def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, 
 
 
 @lru_cache(maxsize=64)
-def _counted(family_name: str, settings: str, configs: tuple[tuple[str, str], ...]) -> dict[str, int]:
+def _counted(
+    family_name: str, settings: str, configs: tuple[tuple[str, str], ...]
+) -> dict[str, Counter[tuple[int, ...]]]:
+    """{part: {shape: number of weights}}."""
     from core.families import family
     from core.networks.kinds import settings_of
     from core.networks.network import Network
@@ -42,7 +56,7 @@ def _counted(family_name: str, settings: str, configs: tuple[tuple[str, str], ..
         for target in kind.layers(kind.make_empty(name, json.loads(config)), norms=network.train_norm)
     ]
     by_part = Network.create(targets, network, 0, kind_settings=kind_settings).parameters_by_part()
-    return {part: sum(weight.numel() for weight in weights) for part, weights in by_part.items()}
+    return {part: Counter(tuple(weight.shape) for weight in weights) for part, weights in by_part.items()}
 
 
 register(
@@ -55,6 +69,7 @@ register(
         trains_unet=lambda job: job.network.train_unet,
         trains_text=lambda job: job.network.train_text_encoder,
         trained_numbers=trained_numbers,
+        trained_shapes=trained_shapes,
         # sd-scripts' documents (1e-4 to 1e-3) and its presets
         usual={"unet": Usual(3e-5, 1e-4, 1e-3), "text_encoder": Usual(1e-5, 5e-5, 1e-3)},
         project="network_train",

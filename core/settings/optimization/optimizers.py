@@ -24,6 +24,7 @@ from core.record.allowed import allowed_modules
 from core.record.problems import Problem
 
 FILE = Path(__file__).with_name("optimizers.json")
+OWN = "Atelier"  # in place of a package, of optimizers that are written here
 
 # Names (any case), most of them sd-scripts': the class, and the arguments that its name stands for.
 SHORT: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,6 +39,8 @@ SHORT: dict[str, tuple[str, dict[str, Any]]] = {
     "Muon": ("pytorch_optimizer.Muon", {}),  # torch's own takes matrices only
     "CAME": ("pytorch_optimizer.CAME", {}),
     "SOAP": ("pytorch_optimizer.SOAP", {}),
+    "Automagic": ("core.optimization.automagic.Automagic", {}),
+    "Automagic3": ("core.optimization.automagic.Automagic3", {}),
     "SGDNesterov": ("torch.optim.SGD", {"nesterov": True, "momentum": 0.9}),
     "SGDNesterov8bit": ("bitsandbytes.optim.SGD8bit", {"nesterov": True, "momentum": 0.9}),
     "DAdaptation": ("dadaptation.experimental.DAdaptAdamPreprint", {}),
@@ -67,9 +70,12 @@ USUAL = (
     "DAdaptAdam",
     "AdamWScheduleFree",
     "CAME",
+    "Automagic",
 )
 COMMON = ("betas", "eps", "weight_decay")  # arguments that are settings of their own
+BY_WEIGHT = ("torch", "transformers", "bitsandbytes", "lion-pytorch")  # packages whose state is kept per weight
 ADAFACTOR = "transformers.optimization.Adafactor"
+AUTOMAGIC = ("core.optimization.automagic.Automagic", "core.optimization.automagic.Automagic3")
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,11 @@ class Entry:
     def offered(self) -> bool:
         return not self.reason
 
+    @property
+    def by_weight(self) -> bool:
+        """Whether all its state is kept per weight, so that weights may be updated in parts."""
+        return self.package in BY_WEIGHT or self.path == AUTOMAGIC[0]
+
     def unusable(self, device: str | None) -> str:
         """Why it cannot be used on this machine, "" if it can. device: "cpu", "cuda:0", "mps"; None if not known yet"""
         if self.reason:
@@ -208,29 +219,17 @@ def entry_from(item: Mapping[str, Any]) -> Entry:
 
 @cache
 def _lookup() -> dict[str, Entry]:
-    """{name: entry} for names, paths, aliases, and names in lower case unless ambiguous."""
-    table: dict[str, Entry] = {}
-    entries = list(catalog().values())
-    for entry in entries:
-        table.setdefault(entry.name, entry)
-    for entry in entries:
-        for path in (entry.path, *entry.aliases):
-            table.setdefault(path, entry)
-    for entry in entries:
-        table.setdefault(entry.name.lower(), entry)
+    """{name in lower case: entry} for names, paths and aliases; a path means its class with the class's own defaults."""
+    table = {entry.name.lower(): entry for entry in catalog().values()}
+    for entry in catalog().values():
+        for path in (entry.path, *entry.aliases) if not SHORT.get(entry.name, ("", {}))[1] else ():
+            table.setdefault(path.lower(), entry)
     return table
 
 
 def find(name: str) -> Entry | None:
-    """The optimizer of `optimizer_type`, None if unknown; "" is AdamW. Names are matched in any case, dotted paths exactly."""
-    table = _lookup()
-    name = name.strip() or "AdamW"
-    short = {key.lower(): key for key in SHORT}
-    if name.lower() in short:
-        return catalog()[short[name.lower()]]
-    if "." in name:
-        return table.get(name)
-    return table.get(name) or table.get(name.lower())
+    """The optimizer of `optimizer_type`, None if unknown; "" is AdamW. Names and paths are matched in any case."""
+    return _lookup().get(name.strip().lower() or "adamw")
 
 
 def nearest(name: str) -> str:

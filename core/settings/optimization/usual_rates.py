@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from core.settings.blocks import COUNTS, block_rates
 from core.settings.methods import MARGIN, Usual, spec_of
 from core.settings.optimization.optimizer import relative_steps
-from core.settings.optimization.optimizers import ADAFACTOR, adapts, find
+from core.settings.optimization.optimizers import ADAFACTOR, AUTOMAGIC, adapts, find
 from core.settings.optimization.rates import effective_rates, trains_unet
 
 if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
@@ -22,6 +22,7 @@ PLUS = 16  # LoRA+ (Hayou et al. 2024, arXiv:2402.12354): its up matrices train 
 
 
 ADAPTING = Usual(0.5, 1.0, 2.0)  # a factor of the learning rate that Prodigy and D-Adaptation find
+STARTING = Usual(1e-7, 1e-6, 1e-3)  # where Automagic's rates start, by ai-toolkit
 # How other optimizers' rates compare with AdamW's, by a word in the name: the low end, the start, the high end. The first
 # match counts. Lion's steps have full size (Chen et al. 2023, arXiv:2302.06675: a third to a tenth); plain gradient
 # steps are tiny at AdamW's rates; schedule-free averages bear more (Defazio et al. 2024, arXiv:2405.15682: up to 10 times).
@@ -55,6 +56,9 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
         return (
             None if part.endswith(" plus") else ADAPTING
         )  # rules/learning_rate.py reports that it does not support LoRA+
+    entry = find(job.optimizer.optimizer_type)
+    if entry is not None and entry.path in AUTOMAGIC:
+        return None if part.endswith(" plus") else STARTING
     spec = spec_of(job)
     which = part if part in spec.usual else "unet" if part.startswith("unet") else "text_encoder"
     usual = spec.usual.get(which, next(iter(spec.usual.values()))).times(*_compared(job))

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.settings.base import Settings, declared, value_of
 from core.settings.job import TrainJob
-from core.settings.optimization.optimizers import ADAFACTOR, find
+from core.settings.optimization.optimizers import ADAFACTOR, AUTOMAGIC, find
 from core.settings.optimization.rates import scale_factor
 from core.settings.optimization.usual_rates import far_rates, short
 
@@ -71,6 +71,14 @@ def recipes(optimizer_type: str) -> list[Recipe]:
         return [
             Recipe(f"{name} without scheduler", settings, "Averaging replaces the scheduler; it has its own warmup.")
         ]
+    if entry.path in AUTOMAGIC:
+        settings = {**OWN_DEFAULTS, **CONSTANT, "optimizer.learning_rate": 1e-6, "optimizer.optimizer_args": {}}
+        why = "It raises and lowers its rates while it trains; the learning rate is where they start."
+        return [Recipe(f"{name} from learning rate 1e-6", settings, why)]
+    if entry.path == "pytorch_optimizer.SOAP":
+        settings = {"optimizer.optimizer_args": {"max_precondition_dim": 256}}
+        why = "Preconditions the side of the rank alone. Both sides take 34 GB for SDXL at rank 16."
+        return [Recipe("SOAP for a LoRA", settings, why)]
     if "lion" in name.lower():
         settings = {**OWN_DEFAULTS, "optimizer.learning_rate": 2e-5, "optimizer.optimizer_args": {}}
         why = "Lion needs a third to a tenth of AdamW's learning rate (Chen et al. 2023, arXiv:2302.06675)."

@@ -55,10 +55,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-# Packages whose optimizers hold all state per weight, so that weights may be updated in parts.
-BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}
-
-
 @dataclass
 class Training:
     """A run with its inputs, timetable, samples, training states and checkpoints."""
@@ -264,7 +260,7 @@ def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteG
         inputs.seed,
         stochastic=settings.stochastic_rounding,
         kahan=settings.kahan_summation,
-        by_parts=entry is not None and entry.package in BY_WEIGHT,
+        by_parts=entry is not None and entry.by_weight,
     )
     if not inputs.job.method.traits.full_size or not (settings.fused_backward_pass or settings.fused_optimizer_groups):
         return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from core.record.workspace import Workspace
 from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
-from core.settings.optimization.optimizers import ADAFACTOR, find
+from core.settings.optimization.optimizers import find
 from core.settings.optimization.rates import trains_text, trains_unet
+from core.settings.optimization.states import USUAL, Shape, state_bytes
 from core.settings.rules.dataset import changes_by_chance
 from core.training.loop.prior import needs_untrained_model
 from core.training.memory.shares import FP32, ProcessSizes, TrainedSizes, process_sizes, processes_here
@@ -39,13 +41,14 @@ STEP_BYTES = 12  # AdaFactor, for each number of the updated tensor: its copy, t
 @dataclass(frozen=True)
 class PartSize:
     """Parameter counts of a part of the model: numbers in all, plain in norms, biases and embeddings, wide in convolutions
-    larger than 1x1, largest in its largest tensor."""
+    larger than 1x1, largest in its largest tensor; shapes: {shape: number of tensors}."""
 
     numbers: int
     plain: int
     wide: int
     largest: int
     config: Mapping[str, Any] = field(default_factory=dict)
+    shapes: Mapping[Shape, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
     plain = sum(prod(s) for name, s in shapes.items() if len(s) < 2 or "embedding" in name)
     wide = sum(prod(s) for s in shapes.values() if len(s) == 4 and s[2] > 1)
     numbers = [prod(shape) for shape in shapes.values()]
-    return PartSize(sum(numbers), plain, wide, max(numbers, default=0), config)
+    return PartSize(sum(numbers), plain, wide, max(numbers, default=0), config, Counter(shapes.values()))
 
 
 # -- the plan
@@ -213,18 +216,19 @@ def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: M
     gradients = (trained + _clipped_embeddings(job, facts)) * item
     weights, cast, step = _weights(job, facts, precision, trainable, item), 0, _before_fp8(job, facts, precision)
     if job.method.traits.full_size:
-        cast, step = _cast(precision, trainable), _step(trained, item)
+        cast, step = _cast(precision, trainable), _step(job, trained, item)
     if job.method.traits.full_size and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
         largest = max(facts.parts[name].largest for name in trainable)
         at_once = largest if job.memory.fused_backward_pass else trained // (job.memory.fused_optimizer_groups or 1)
-        gradients = at_once * item + _step(at_once, item) + largest * STEP_BYTES
+        step = _step(job, at_once, item)
+        gradients = at_once * item + step + largest * STEP_BYTES
         weights += cast
     elif job.schedule.gradient_accumulation_steps == 1:
         gradients = max(gradients, cast)  # cast weights are freed while gradients are computed
     else:
         weights += cast
     lost = trained * item if job.memory.kahan_summation and job.memory.full_precision == "bf16" else 0
-    return ProcessSizes(weights, gradients, int(FP32 * trained * state_numbers(job)) + lost, whole=step)
+    return ProcessSizes(weights, gradients, _state_bytes(job, facts, trained) + lost, whole=step)
 
 
 def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
@@ -235,11 +239,14 @@ def _before_fp8(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
     return (facts.denoiser.numbers - facts.denoiser.plain) * (_bytes(precision.compute) - 1)
 
 
-def _step(numbers: int, item: int) -> int:
-    """Extra bytes of an optimizer step: 16-bit weights and gradients are fp32 during it, at most LARGEST numbers at once."""
+def _step(job: TrainJob, numbers: int, item: int) -> int:
+    """Extra bytes of an optimizer step: 16-bit weights and gradients are fp32 during it, at most LARGEST numbers at once if
+    the optimizer's state is kept per weight, else all."""
     from core.optimization.rounding import LARGEST
 
-    return min(numbers, LARGEST) * 2 * FP32 if item < FP32 else 0
+    entry = find(job.optimizer.optimizer_type)
+    at_once = min(numbers, LARGEST) if entry is not None and entry.by_weight else numbers
+    return at_once * 2 * FP32 if item < FP32 else 0
 
 
 def _cast(precision: Precision, trainable: Mapping[str, int]) -> int:
@@ -272,6 +279,11 @@ def _bytes(dtype: Any) -> int:
 def _trained_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
     """{part: number of trained weights}."""
     return spec_of(job).trained_numbers(job, facts.family, facts.parts)
+
+
+def _trained_shapes(job: TrainJob, facts: MemoryFacts) -> Mapping[Shape, int]:
+    """{shape: number of trained tensors}."""
+    return spec_of(job).trained_shapes(job, facts.family, facts.parts)
 
 
 def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], item: int) -> int:
@@ -422,32 +434,13 @@ def _latents(job: TrainJob, facts: MemoryFacts) -> int:
     return size if job.memory.cache_latents == "device" or size <= DEVICE_CACHE else 0
 
 
+def _state_bytes(job: TrainJob, facts: MemoryFacts, trained: int) -> int:
+    """Bytes of the optimizer's state. Weights whose shapes the method does not know count as matrices of a usual size."""
+    shapes = _trained_shapes(job, facts) or {USUAL: 1}
+    known = sum(prod(shape) * count for shape, count in shapes.items())
+    return round(trained * (state_bytes(job.optimizer, shapes) / known))
+
+
 def state_numbers(job: TrainJob) -> float:
-    """fp32 numbers of optimizer state for each trained number: 2 with AdamW, 0.5 in 8 bits, nearly none with AdaFactor."""
-    entry = find(job.optimizer.optimizer_type)
-    if entry is None:
-        return 2.0
-    if entry.path == ADAFACTOR:
-        return 0.01 if job.optimizer.optimizer_args.get("beta1") is None else 1.01
-    name = entry.path.rpartition(".")[2].lower()
-    count = next((number for word, number in STATES if word in name), 2.0)
-    return count / 4 if "8bit" in name else count
-
-
-# State per weight by a part of the class name, first match; others are like Adam, with two numbers each.
-STATES: Sequence[tuple[str, float]] = (
-    ("prodigy", 4.0),
-    ("dadaptadan", 5.0),
-    ("dadaptlion", 2.0),
-    ("dadaptsgd", 3.0),
-    ("dadaptadagrad", 4.0),
-    ("dadapt", 3.0),
-    ("sgdschedulefree", 1.0),
-    ("adan", 4.0),
-    ("lion", 1.0),
-    ("sgd", 1.0),
-    ("rmsprop", 1.0),
-    ("adagrad", 1.0),
-    ("adafactor", 0.01),
-    ("came", 1.01),
-)
+    """fp32 numbers of optimizer state for each trained number of a large matrix: 2 with AdamW, half a one in 8 bits."""
+    return state_bytes(job.optimizer, {USUAL: 1}) / prod(USUAL) / FP32
