@@ -151,7 +151,7 @@ def with_room(place: Path, items: list[Placed], writes: bool) -> list[Any]:
 
     def sides_of_steps() -> int:
         with patch.object(building, "encoders_fit", lambda *_: True):
-            return len(building._late_sides(inputs, None, late, items, at_once=False, keep_vae=True))  # type: ignore[arg-type]
+            return len(building._late_sides(inputs, None, late, items, at_once=False, keep_vae=True))
 
     return [refused(partial(before.fill, items, Encoder())), refused(sides_of_steps)]
 

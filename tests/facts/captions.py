@@ -300,12 +300,14 @@ def histories() -> Facts:
 @producer
 def pruned() -> Facts:
     """The changes that are left of eight, by the limits of their number and of their size in changes."""
-    for most, size in ((20, 20.0), (3, 20.0), (20, 4.5), (3, 4.5), (6, 4.5), (1, 0.5)):
+    for every, most, size in product((1, 3), (20, 6, 3), (60.0, 2.5, 0.5)):
         with folder() as root:
             file, changes = beside(root / "a.txt", "0"), History(root / "history")
             changes.apply("Edit 0", [Change(file, b"0", b"1")])
             each = next((root / "history").rglob("*.jsonl")).stat().st_size
-            with patch.multiple(history_file, MAX_CHANGES=most, MAX_HISTORY_BYTES=int(size * each)):
+            limits = {"MAX_CHANGES": most, "MAX_HISTORY_BYTES": int(size * each), "LARGE_CHANGE": 10 * each}
+            with patch.multiple(history_file, PRUNE_EVERY=every, **limits):
                 for n in range(1, 8):
-                    changes.apply(f"Edit {n}", [Change(file, str(n).encode(), str(n + 1).encode())])
-            yield f"{most} {size}", [entry.title for entry in changes.entries()]
+                    text = str(n + 1).encode() * (1 if n % 3 else 10 * each)
+                    changes.apply(f"Edit {n}", [Change(file, file.read_bytes(), text)])
+            yield f"{every} {most} {size}", " ".join(entry.title[5:] for entry in changes.entries())
