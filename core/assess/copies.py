@@ -5,7 +5,7 @@ distances that images of the set have to their nearest others, so that its rate 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -139,9 +139,10 @@ def brief(data: Mapping[str, Any]) -> str:
 def sentence(data: Mapping[str, Any]) -> str:
     scale = f"training images are {data['typical']:.2f} from their nearest others, and below {data['limit']:.2f} is a near-copy"
     scale += f" with {RATE:.0%} false alarms per checkpoint"
+    nearest = f"{data['name']} at distance {data['distance']:.2f}"
     if data["near"]:
-        return f"{data['near']} of {data['images']} images nearly copy a training image, {data['name']} at distance {data['distance']:.2f}: {scale}."
-    return f"None of {data['images']} images is a near-copy; {data['name']} is nearest, at distance {data['distance']:.2f}: {scale}."
+        return f"{data['near']} of {data['images']} images nearly copy a training image, {nearest}: {scale}."
+    return f"None of {data['images']} images is a near-copy; the nearest is {nearest}: {scale}."
 
 
 def warning(data: Mapping[str, Any]) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from core.assess.bench import Bench, Subject
 
-IMAGES = "images"  # generated of captions of the dataset
 STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)
 Reads = tuple[str, float]  # a set of predictions ("inside", "plain", "fit", "outside") and the strength of the LoRA
 
@@ -78,6 +77,7 @@ MEASURES = {
             "Trigger word",
             "Share of the effect that is there without the trigger word; low means that the word switches it on.",
             [("inside", 1.0), ("plain", 1.0)],
+            methods=("network", "model"),
         ),
         Measure(
             "diversity",

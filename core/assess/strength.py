@@ -58,9 +58,8 @@ def sentence(data: Mapping[str, Any]) -> str:
     if data["best"] is None:
         return f"No strength has a clearly lower loss on {on} images than the base model."
     gain, drift = rows[data["best"]]
-    parts = [
-        f"Strength {data['best']:g} is enough: the loss on {on} images is {gain:.1%} below the base model's, and other prompts change by {drift:.0%}"
-    ]
+    effect = f"the loss on {on} images is {gain:.1%} below the base model's, and other prompts change by {drift:.0%}"
+    parts = [f"Strength {data['best']:g} is enough: {effect}"]
     above = [strength for strength in rows if strength > data["best"]]
     if above:
         parts.append(f"at {above[-1]:g} {rows[above[-1]][0]:.1%} and {rows[above[-1]][1]:.0%}")

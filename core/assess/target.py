@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -164,7 +164,8 @@ def find_target(settings: AssessSettings, workspace: Workspace, *, reads: bool =
             Problem("The run is still training", run.name, "wait until it has ended", code="assess.training")
         )
     measures = _measures(settings, problems)
-    checkpoints = collected(problems, checkpoints_of, run, job, workspace, settings.steps) or ()
+    facts = RunView.read(run).snapshot(False)
+    checkpoints = collected(problems, checkpoints_of, facts, job, workspace, settings.steps) or ()
     raise_if_errors(problems)
     assert base is not None
     images = _images(job, workspace) if reads else Images()
@@ -179,9 +180,11 @@ def _measures(settings: AssessSettings, problems: list[Problem]) -> tuple[Measur
     return tuple(measure for name, measure in MEASURES.items() if not settings.measures or name in settings.measures)
 
 
-def checkpoints_of(run: RunFolder, job: TrainJob, workspace: Workspace, steps: Sequence[int] = ()) -> list[Checkpoint]:
-    """The checkpoints of these steps that exist; with no steps all, of many evenly spaced ones, and averages."""
-    facts = RunView.read(run).snapshot(False)
+def checkpoints_of(
+    facts: Mapping[str, Any], job: TrainJob, workspace: Workspace, steps: Sequence[int] = ()
+) -> list[Checkpoint]:
+    """The checkpoints of these steps that exist; with no steps all, of many evenly spaced ones, and averages. facts: the run's
+    snapshot"""
     saved: dict[int, list[Path]] = {}
     for file in facts["files"]:
         if not is_average(file["name"]):
@@ -191,7 +194,7 @@ def checkpoints_of(run: RunFolder, job: TrainJob, workspace: Workspace, steps: S
         what = f"Step {missing[0]:,} has no checkpoint" if missing else "This run has no saved file"
         there = ", ".join(map(str, sorted(saved)))
         raise ProblemsError.one(
-            what, run.name, f"use {there}" if saved else "wait until it has saved one", "run.no-file"
+            what, str(facts["run"]), f"use {there}" if saved else "wait until it has saved one", "run.no-file"
         )
     wanted = sorted(steps) or spread_steps(sorted(saved), facts.get("best"))
     words = job.method.traits.new_words

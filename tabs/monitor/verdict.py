@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.assess.results import read_results, with_warnings
 from core.engine.average import save_average
 from core.engine.verdict import (
     FEW,
@@ -29,6 +30,7 @@ from core.record.stamps import stamp_or_none
 from core.record.units import clock
 from core.settings.job import TrainJob
 from tabs.generate import form, grids
+from tabs.monitor import assess
 from tabs.server.browsers import Browser
 from tabs.tools.copies import Copies
 
@@ -84,6 +86,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
         [stamp_or_none(path) for path in paths],
         _row(entry),
         task,
+        assess.stamp(page, run),
     )
 
 
@@ -106,13 +109,15 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["kept"] = kept.get(f"checkpoints/{column['file']}")
         column["best"] = best["label"] if best and column["file"] == Path(best["file"]).name else ""
         column["gone"] = bool(column["file"]) and column["step"] is None
-    choices = read_choices(run)
+    choices, cells = read_choices(run), read_results(run)
+    labels = {column["file"]: column["label"] for column in columns[1:]}
     return {
         "run": run.name,
         "columns": columns,
         "prompts": [vars(prompt) for prompt in prompts],
         "images": [[_image(page, images, row, x) for x in range(len(files))] for row in range(len(prompts))],
-        "sentence": measured_sentence(best),
+        "sentence": with_warnings(measured_sentence(best), labels, cells),
+        "assess": assess.part(page, run, facts, job, cells),
         "making": _making(page, verdict, opened, images, comparison, set(comparison.files) - set(files)),
         "blind": _blind(page, columns, [prompt.text for prompt in prompts], images, choices),
         "preferred": _preferred(columns, choices),
@@ -300,6 +305,10 @@ def _keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
     Copies(page).keep(str(data.get("run", "")), name, "" if data.get("keep") else None)
 
 
+def _assess(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    assess.start(page, str(data.get("run", "")))
+
+
 def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run = str(data.get("run", ""))
     names = {"", *(file["name"] for file in page.engine.snapshot(run)["files"])}
@@ -329,5 +338,6 @@ COMMANDS = {
     "verdict_all": _show_all,
     "verdict_keep": _keep,
     "verdict_choose": _choose,
+    "verdict_assess": _assess,
     "verdict_average": _begin_average,
 }
