@@ -1,24 +1,22 @@
-"""A run's base model, with one of its checkpoints at a time: predictions and images that the measures compare."""
+"""A run's base model with one of its checkpoints at a time: the predictions and images that the measures compare."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from core.assess.measures import Measure
 from core.assess.target import TIMESTEPS, Checkpoint, Target
+from core.assess.trigger import with_word, without_word
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.words import word_pattern
 from core.dataset.images.pixels import load_bucketed
 from core.diffusion.text_states import Conditioning, join_texts
-from core.families import family
 from core.generation.making import Maker
 from core.generation.model.store import make_store
 from core.generation.plan.plan import plan_of
@@ -29,9 +27,8 @@ from core.generation.sample.canvas import fitted, images_at_once, pixels_of
 from core.generation.sample.guidance import POSITIVE
 from core.generation.sample.loop import Stage
 from core.record import draws
-from core.record.cancel import CancelToken
-from core.record.context import JobContext, Reports
-from core.record.problems import Problem
+from core.record.context import JobContext
+from core.record.units import clock
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from core.settings.presets.files import to_values
@@ -43,13 +40,9 @@ if TYPE_CHECKING:
 
     from core.diffusion.objective import Objective
 
-SEED = 0  # of all noise
-STRENGTHLESS = 0.0
 
-
-@dataclass(frozen=True)
-class Probe:
-    """An input of the model: latents [C, h, w] in its scale, to be noised to a timestep, and a caption. item: the image's number"""
+class Probe(NamedTuple):
+    """An input of the model: latents [C, h, w] in its scale, to be noised to a timestep, and a caption. item: number of its image"""
 
     item: int
     latents: Tensor
@@ -57,69 +50,73 @@ class Probe:
     timestep: int
 
 
-@dataclass(frozen=True)
-class Made:
-    """A generated image. prompt: its number; latents: as the VAE encodes it, [C, h, w]"""
-
-    prompt: int
-    image: Image
-    latents: Tensor
-
-
 class Bench:
-    """The probes, and the base model's predictions and images.
+    """The model's inputs, and what the base model makes of them.
 
-    sets      {name: probes}: "inside", "held_out": images of the dataset with their captions; "plain": the former without the
-              trigger word; "outside": images that the base model made of other prompts
-    base      {name: its predictions [N, C, h, w]}      images   those of the base model
+    sets   {name: probes}: "inside" and "held_out" are images of the dataset with their captions, "plain" the former without the
+           trigger word, "outside" images that the base model made of other prompts
+    base   the base model, whose predictions and images stay      kept   what measures compute once
     """
 
+    base: Subject
+
     def __init__(self, target: Target, context: JobContext, total: int):
-        self.target, self.context, self._reports = target, context, _Once(context)
-        self._store = context.store or make_store()
+        self.target, self.context, self._store = target, context, context.store or make_store()
+        self.prompts = [unaugmented_caption(placed) for placed in target.some(target.training)]
         self.sets: dict[str, list[Probe]] = {}
-        self.base: dict[str, Tensor] = {}
-        self.images: list[Made] = []
-        self.prompts = [unaugmented_caption(placed) for placed in target.chosen(target.images.training)]
-        self.kept: dict[str, Any] = {}  # by measures
+        self.kept: dict[str, Any] = {}
         self._done, self._total = 0, total
 
     @contextmanager
     def opened(self, checkpoint: Checkpoint | None) -> Iterator[Subject]:
         """A context with the base model and a checkpoint; None: the base model alone."""
-        plan = plan_of(self._job(checkpoint), self.target.workspace)
-        device = self.context.device
-        with ready(plan, self.target.workspace, store=self._store, device=device, reports=self._reports) as (maker, _):
+        plan, device = plan_of(self._job(checkpoint), self.target.workspace), self.context.device
+        with ready(plan, self.target.workspace, store=self._store, device=device, reports=self.context) as (maker, _):
             assert isinstance(maker, Maker)
             with torch.no_grad():
                 yield Subject(self, maker, plan.requests[0].job, checkpoint)
 
-    def prepare(self, measures: Sequence[Measure]) -> float:
-        """Make the probes, and measure the base model; returns the seconds of a prediction."""
+    def prepare(self, measures: Sequence[Measure]) -> None:
+        """Make the inputs, measure the base model, and say how long the rest takes."""
         target = self.target
         names = {target.set_named(name) for measure in measures for name, _ in measure.reads}
-        with self.opened(None) as base:
-            seconds = self._timed(base)
-            images = {
-                "inside": target.images.training,
-                "plain": target.images.training,
-                "held_out": target.images.held_out,
-            }
-            for name in sorted(names & images.keys()):
-                chosen = target.chosen(images[name])
-                captions = [unaugmented_caption(placed) for placed in chosen]
-                if name == "inside" and "plain" in names:
-                    captions = [with_word(caption, target.trigger) for caption in captions]
-                if name == "plain":
-                    captions = [without_word(caption, target.trigger) for caption in captions]
-                self.sets[name] = _probes([base.encoded(load(placed, target.size)) for placed in chosen], captions)
-            if "outside" in names:
-                made = base.made(target.outside, 1)
-                self.sets["outside"] = _probes([each.latents for each in made], target.outside)
-            self.base = {name: base.predicted(name) for name in sorted(names)}
+        with self.opened(None) as self.base:
+            begun = time.perf_counter()
+            for name in sorted(names):
+                self.sets[name] = self._probes(name, "plain" in names)
+                self.base.predicted(name)
             if any(measure.images for measure in measures):
-                self.images = base.made(self.prompts, target.settings.seeds)
-        return seconds
+                self.base.latents_by_prompt()
+        left = self._total - self._done
+        seconds = left * (time.perf_counter() - begun) / max(self._done, 1)
+        self.context.say(f"{left:,} of {self._total:,} predictions left: about {clock(seconds)}")
+
+    def _probes(self, name: str, triggers: bool) -> list[Probe]:
+        target, word = self.target, self.target.trigger
+        if name == "outside":
+            captions, images = target.outside, [image for image, _ in self.base.made(target.outside, 1)]
+        else:
+            chosen = target.some(target.held_out if name == "held_out" else target.training)
+            captions = [unaugmented_caption(placed) for placed in chosen]
+            images = [load(placed, target.size) for placed in chosen]
+        if name == "plain":
+            captions = [without_word(caption, word) for caption in captions]
+        elif name == "inside" and triggers:
+            captions = [with_word(caption, word) for caption in captions]
+        rows = list(enumerate(zip(map(self.base.encoded, images), captions, strict=True)))
+        return [Probe(item, latents, caption, at) for item, (latents, caption) in rows for at in TIMESTEPS]
+
+    def changes(self, subject: Subject, name: str, strength: float = 1.0) -> list[float]:
+        """|prediction - base model's| / |base model's| of each probe of a set."""
+        base = self.base.predicted(name).flatten(1)
+        change = (subject.predicted(name, strength).flatten(1) - base).norm(dim=1)
+        return [float(each) for each in change / base.norm(dim=1)]
+
+    def losses(self, subject: Subject, name: str, strength: float = 1.0) -> list[float]:
+        """The mean squared error of each prediction of a set."""
+        x0, noise, at = inputs(self.sets[self.target.set_named(name)], self.context.device)
+        target = subject.objective.target(x0, noise, at).float().cpu()
+        return [float(each) for each in (subject.predicted(name, strength) - target).square().flatten(1).mean(dim=1)]
 
     def count(self, predictions: int) -> None:
         """Report progress, and stop here if asked to."""
@@ -127,96 +124,77 @@ class Bench:
         self.context.check()
         self.context.stage("assessing", min(self._done, self._total), self._total)
 
-    def _timed(self, base: Subject) -> float:
-        latents = torch.zeros(family(base.maker.components.family).latent_shape(self.target.size))
-        probes = _probes([latents], [""])[:1]
-        base.predict(probes)
-        begun = time.perf_counter()
-        base.predict(probes)
-        seconds = time.perf_counter() - begun
-        minutes = seconds * self._total
-        self.context.say(f"{self._total:,} predictions of {seconds:.3f} s: about {_clock(minutes)}")
-        return seconds
-
     def _job(self, checkpoint: Checkpoint | None) -> GenerateJob:
-        target = self.target
-        model, generate = to_values(target.job.model), dict[str, Any]()
-        if checkpoint is not None and target.method == "network":
+        target, (width, height) = self.target, self.target.size
+        model, samples = to_values(target.job.model), target.job.samples
+        generate: dict[str, Any] = {"width": width, "height": height, "seed": 0, "prompt_weights": False}
+        generate |= {"steps": target.settings.sampling_steps, "guidance_scale": samples.guidance_scale}
+        generate |= {"sampler": samples.sample_sampler}
+        if checkpoint is not None and target.changes == "network":
             generate["loras"] = [{"file": str(checkpoint.path)}]
-        elif checkpoint is not None and target.method == "embedding":
+        elif checkpoint is not None and target.changes == "embedding":
             generate["embeddings"] = list(checkpoint.embeddings)
         elif checkpoint is not None:
             model["base_model"] = str(checkpoint.path)
-        samples, (width, height) = target.job.samples, target.size
-        generate |= {"width": width, "height": height, "steps": target.settings.sampling_steps, "seed": SEED}
-        generate |= {
-            "sampler": samples.sample_sampler,
-            "guidance_scale": samples.guidance_scale,
-            "prompt_weights": False,
-        }
         values = {"model": model, "memory": to_values(target.job.memory), "generate": generate}
         return build(GenerateJob, values | {"prompts": {"dynamic_prompts": False}})
 
 
 class Subject:
-    """The model with a checkpoint. checkpoint: None for the base model; folder: of files that belong to the results"""
+    """The model with a checkpoint, None for the base model alone; what it computed stays when it is closed."""
 
     def __init__(self, bench: Bench, maker: Maker, job: GenerateJob, checkpoint: Checkpoint | None):
         self.bench, self.maker, self.job, self.checkpoint = bench, maker, job, checkpoint
         self._known: dict[tuple[str, float], Tensor] = {}
 
     def predicted(self, name: str, strength: float = 1.0) -> Tensor:
-        """The predictions [N, C, h, w] of a set of probes, each computed once."""
+        """The predictions of a set of probes, computed once: [N, C, h, w], float32 on the CPU, in the form of the target."""
         key = self.bench.target.set_named(name), strength
         if key not in self._known:
-            self._known[key] = self.predict(self.bench.sets[key[0]], strength)
+            self._known[key] = torch.cat(list(self._predictions(self.bench.sets[key[0]], strength)))
         return self._known[key]
 
-    def predict(self, probes: Sequence[Probe], strength: float = 1.0) -> Tensor:
-        """Predictions [N, C, h, w], float32 on the CPU, in the form of the objective's target."""
-        components, kind = self.maker.components, self.maker.kind
+    def _predictions(self, probes: Sequence[Probe], strength: float) -> Iterator[Tensor]:
+        components, kind, size = self.maker.components, self.maker.kind, self.bench.target.size
         self.maker.loras.use([use.model_copy(update={"strength": strength}) for use in self.job.generate.loras])
         captions = list(dict.fromkeys(probe.caption for probe in probes))
         reading = Reading(clip_skip=self.job.model.clip_skip, weighted=False, as_trained=True)
         states = dict(zip(captions, self.maker.encoder.encode_each(captions, reading), strict=True))
-        found, size = [], self.bench.target.size
-        for start in range(0, len(probes), at_once := images_at_once(components, *size)):
-            some = probes[start : start + at_once]
-            x0, noise, at = (each.to(components.device) for each in _inputs(some))
+        at_once = images_at_once(components, *size)
+        for some in (probes[start : start + at_once] for start in range(0, len(probes), at_once)):
+            x0, noise, at = inputs(some, components.device)
             noisy = self.objective.noised(x0, noise, at)
-            texts = join_texts([states[probe.caption] for probe in some])
             sizes = torch.tensor([Stage(size).sizes_of(POSITIVE)] * len(some), dtype=torch.float32, device=noisy.device)
-            scales = torch.ones(len(some), device=noisy.device) if kind.reads_guidance else None
-            output = kind.predict(components, noisy, at, Conditioning(texts, sizes, scales)).float()
-            found.append(self.objective.form(output, noisy, at).cpu())
+            guidance = torch.ones(len(some), device=noisy.device) if kind.reads_guidance else None
+            texts = join_texts([states[probe.caption] for probe in some])
+            output = kind.predict(components, noisy, at, Conditioning(texts, sizes, guidance)).float()
             self.bench.count(len(some))
-        return torch.cat(found)
+            yield self.objective.form(output, noisy, at).cpu()
 
-    def targets(self, name: str) -> Tensor:
-        """What a perfect model would predict for a set of probes, [N, C, h, w]."""
-        x0, noise, at = _inputs(self.bench.sets[self.bench.target.set_named(name)])
-        device = self.maker.components.device
-        return self.objective.target(x0.to(device), noise.to(device), at.to(device)).float().cpu()
-
-    def made(self, prompts: Sequence[str], seeds: int) -> list[Made]:
-        """Images of each prompt with seeds 0, 1 ..."""
-        generate, requests = self.job.generate, []
-        for prompt in prompts:
-            for seed in range(seeds):
-                changes = {"prompt": prompt.replace(" AND ", " and "), "seed": seed}
-                requests.append(Request(self.job.model_copy(update={"generate": generate.model_copy(update=changes)})))
-        made: list[Made] = []
-        for batch in self.maker.batches(requests):
-            result = self.maker.make(batch)
-            for image in result.images[-1]:
-                made.append(Made(len(made) // seeds, image, self.encoded(image)))
+    def made(self, prompts: Sequence[str], seeds: int) -> list[tuple[Image, str]]:
+        """(image, prompt) of each prompt with seeds 0, 1 ..."""
+        generate, made = self.job.generate, list[Any]()
+        asked = [(prompt, seed) for prompt in prompts for seed in range(seeds)]
+        changes = ({"prompt": prompt.replace(" AND ", " and "), "seed": seed} for prompt, seed in asked)
+        requests = [self.job.model_copy(update={"generate": generate.model_copy(update=each)}) for each in changes]
+        for batch in self.maker.batches([Request(job) for job in requests]):
+            made += self.maker.make(batch).images[-1]
             self.bench.count(2 * len(batch) * generate.steps)
-        return made
+        return [(image, prompt) for image, (prompt, _) in zip(made, asked, strict=True)]
 
     @cached_property
-    def images(self) -> list[Made]:
-        """Its images of captions of the dataset."""
-        return self.made(self.bench.prompts, self.bench.target.settings.seeds)
+    def images(self) -> list[tuple[Image, str]]:
+        """(image, caption) of the captions of the dataset."""
+        return self.made(self.bench.prompts, self.bench.target.seeds)
+
+    def latents_by_prompt(self) -> list[list[Tensor]]:
+        """The latents of its images, by caption."""
+        latents, seeds = self._latents, self.bench.target.seeds
+        return [latents[start : start + seeds] for start in range(0, len(latents), seeds)]
+
+    @cached_property
+    def _latents(self) -> list[Tensor]:
+        return [self.encoded(image) for image, _ in self.images]
 
     def encoded(self, image: Image) -> Tensor:
         """The mean latents [C, h, w] of an image, in the model's scale, on the CPU."""
@@ -231,60 +209,15 @@ class Subject:
 
 def load(placed: Placed, size: tuple[int, int]) -> Image:
     """A training image in its bucket, at the size of the comparison."""
-    image = load_bucketed(placed.image.path, placed.placement, images=placed.concept.images)
-    return fitted(image, size, "crop")
+    return fitted(load_bucketed(placed.image.path, placed.placement, images=placed.concept.images), size, "crop")
 
 
-def with_word(caption: str, word: str) -> str:
-    return caption if word_pattern([word]).search(caption) else f"{word}, {caption}"
-
-
-def without_word(caption: str, word: str) -> str:
-    """A caption without the trigger word, and without the comma that it leaves."""
-    parts = (" ".join(word_pattern([word]).sub(" ", part).split()) for part in caption.split(","))
-    return ", ".join(part for part in parts if part)
-
-
-def _probes(latents: Sequence[Tensor], captions: Sequence[str]) -> list[Probe]:
-    """Each image at each of the timesteps."""
-    rows = enumerate(zip(latents, captions, strict=True))
-    return [Probe(item, each, caption, at) for item, (each, caption) in rows for at in TIMESTEPS]
-
-
-def _inputs(probes: Sequence[Probe]) -> tuple[Tensor, Tensor, Tensor]:
-    """(latents, noise, timesteps) of a batch."""
-    noises = [draws.normal(probe.latents.shape, SEED, "assess", probe.item, probe.timestep) for probe in probes]
+def inputs(probes: Sequence[Probe], device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """(latents, noise, timesteps) of a batch, on the device."""
+    noises = [draws.normal(probe.latents.shape, 0, "assess", probe.item, probe.timestep) for probe in probes]
     timesteps = torch.tensor([probe.timestep for probe in probes])
-    return torch.stack([probe.latents for probe in probes]), torch.stack(noises), timesteps
-
-
-def relative_change(now: Tensor, before: Tensor) -> list[float]:
-    """|now - before| / |before| of each prediction of [N, C, h, w]."""
-    return [float(each) for each in (now - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)]
-
-
-def by_image(values: Sequence[float]) -> list[float]:
-    """The mean over the timesteps of each image."""
-    number = len(TIMESTEPS)
-    return [sum(values[start : start + number]) / number for start in range(0, len(values), number)]
-
-
-class _Once(Reports):
-    """Passes on each warning of the generations once, and no stages."""
-
-    def __init__(self, context: JobContext):
-        self._context, self._said = context, set[str]()
-        self._warned: set[Problem] = set()
-
-    def warn(self, problem: Problem) -> None:
-        if problem not in self._warned and problem.code != "embedding.unused":
-            self._warned.add(problem)
-            self._context.warn(problem)
-
-    @property
-    def cancel(self) -> CancelToken:
-        return self._context.cancel
-
-
-def _clock(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
+    return (
+        torch.stack([probe.latents for probe in probes]).to(device),
+        torch.stack(noises).to(device),
+        timesteps.to(device),
+    )

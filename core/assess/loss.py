@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from core.assess.statistics import Interval, mean_of
-from core.record.journal import Line, read_lines
-
-if TYPE_CHECKING:
-    from core.assess.bench import Bench, Subject
+from core.assess.statistics import Interval, NotMeasured, mean_of
+from core.record.journal import read_lines
 
 
-def measure(bench: Bench, subject: Subject) -> dict[str, Any]:
-    assert subject.checkpoint is not None
-    lines = {line["step"]: line for line in read_lines(bench.target.run.journal_file) if line["kind"] == "validated"}
-    return loss_of(lines, subject.checkpoint.step)
+def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    lines = (line for line in read_lines(bench.target.run.journal_file) if line["kind"] == "validated")
+    return loss_of({line["step"]: line for line in lines}, subject.checkpoint.step)
 
 
-def loss_of(lines: Mapping[int, Line], step: int) -> dict[str, Any]:
+def loss_of(lines: Mapping[int, Mapping[str, Any]], step: int) -> dict[str, Any]:
     """The loss at a step. lines: "validated" events by step"""
-    held_out = {at: line for at, line in lines.items() if line.get("measured_on", "held_out") == "held_out"}
-    if step not in held_out:
-        return {"why": "no held-out images were measured" if not held_out else "the training did not measure this step"}
-    line, lowest = held_out[step], min(held_out.values(), key=lambda each: (each["loss"], each["step"]))
-    data = {"step": step, "loss": line["loss"], "images": line["images"], "lowest": lowest["step"]}
-    pairs = line.get("each") or (), lowest.get("each") or ()
-    if step != lowest["step"] and line.get("each_of") == lowest.get("each_of") and len(pairs[0]) == len(pairs[1]) > 0:
-        data["above"] = mean_of([one - other for one, other in zip(*pairs, strict=True)]).to_dict()
+    lines = {at: line for at, line in lines.items() if line.get("measured_on", "held_out") == "held_out"}
+    if step not in lines:
+        raise NotMeasured("the training did not measure this step" if lines else "no images were held out")
+    line, lowest = lines[step], min(lines.values(), key=lambda each: (each["loss"], each["step"]))
+    data = {"loss": line["loss"], "images": line["images"], "lowest": lowest["step"], "step": step}
+    each, others = line.get("each") or (), lowest.get("each") or ()
+    if line is not lowest and line.get("each_of") == lowest.get("each_of") and len(each) == len(others) > 0:
+        data["above"] = mean_of([one - other for one, other in zip(each, others, strict=True)]).data
     return data
 
 
@@ -36,19 +32,17 @@ def brief(data: Mapping[str, Any]) -> str:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
-    what = f"{data['loss']:.4f} on {data['images']} held-out images"
-    if "above" not in data:
+    text = f"{data['loss']:.4f} on {data['images']} held-out images"
+    if data["step"] == data["lowest"] or "above" not in data:
         return (
-            f"{what}, the lowest."
-            if data["lowest"] == data["step"]
-            else f"{what}; step {data['lowest']:,} has the lowest."
+            f"{text}, the lowest."
+            if data["step"] == data["lowest"]
+            else f"{text}; step {data['lowest']:,} has the lowest."
         )
     above = Interval.of(data["above"])
-    if above.low is None or above.high is None:
-        return f"{what}, {above.value:.4f} above step {data['lowest']:,}."
-    noise = "clearly" if above.low > 0 else "within noise"
-    return f"{what}, {above.value:.4f} ({above.low:.4f} to {above.high:.4f}) above step {data['lowest']:,}: {noise}."
-
-
-def warning(data: Mapping[str, Any]) -> str:
-    return ""
+    noise = (
+        ""
+        if above.low is None
+        else f" ({above.low:.4f} to {above.high:.4f}){'' if above.low > 0 else ', within noise'}"
+    )
+    return f"{text}: {above.value:.4f} above step {data['lowest']:,}{noise}."

@@ -5,98 +5,75 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from core.assess.bench import Bench, Subject
+from typing import Any
 
 STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)
-Reads = tuple[str, float]  # a set of predictions ("inside", "plain", "fit", "outside") and the strength of the LoRA
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure; its module has `measure(bench, subject) -> data`, `brief(data) -> str` for a table, `sentence(data) -> str` and
-    `warning(data) -> str`, a clause on what the user should know before choosing the checkpoint, "" for nothing.
+    """A measure. Its module, of its name, has `measure(bench, subject) -> data`, `brief(data)` for a table, `sentence(data)`, and if
+    it warns `warning(data)`: a clause on what to know before choosing the checkpoint, or "".
 
-    meaning    what a high or low value means
-    reads      the predictions that it compares, which the measures share; empty: it needs no model and no dataset
-    images     whether it needs generated images
-    methods    the kinds of change that it applies to: "network", "model", "embedding"
+    meaning   what a high or low value means
+    reads     (set of predictions, strength of the LoRA), shared with other measures      images   it needs generated images
+    changes   what the methods train that it applies to: "network", "model", "embedding" (see Target.changes)
     """
 
     name: str
     title: str
     meaning: str
-    reads: Sequence[Reads] = ()
+    reads: Sequence[tuple[str, float]] = ()
     images: bool = False
-    methods: Sequence[str] = ("network", "model", "embedding")
+    changes: str = "network model embedding"
 
-    @property
-    def of_dataset(self) -> bool:
-        return bool(self.reads) or self.images
+    def call(self, name: str, *args: Any) -> Any:
+        """Call a function of its module; "" if it has none of this name."""
+        function = getattr(import_module(f"core.assess.{self.name}"), name, None)
+        return function(*args) if function else ""
 
-    def measure(self, bench: Bench, subject: Subject) -> dict[str, Any]:
-        found: dict[str, Any] = self._module.measure(bench, subject)
-        return found
-
-    def brief(self, data: Mapping[str, Any]) -> str:
-        return "-" if "why" in data else str(self._module.brief(data))
-
-    def sentence(self, data: Mapping[str, Any]) -> str:
-        return f"Not measured: {data['why']}." if "why" in data else str(self._module.sentence(data))
-
-    def warning(self, data: Mapping[str, Any]) -> str:
-        return "" if "why" in data else str(self._module.warning(data))
-
-    @property
-    def _module(self) -> Any:
-        return import_module(f"core.assess.{self.name}")
+    def words(self, name: str, data: Mapping[str, Any]) -> str:
+        """`brief`, `sentence` or `warning` of measured data, or of the reason why there is none."""
+        if "why" in data:
+            return {"brief": "-", "sentence": f"Not measured: {data['why']}."}.get(name, "")
+        return str(self.call(name, data))
 
 
-_STRENGTHS = [(name, strength) for strength in STRENGTHS for name in ("fit", "outside")]
-MEASURES = {
-    measure.name: measure
-    for measure in (
-        Measure("loss", "Held-out loss", "How well it denoises images that it was not trained on; lower is better."),
-        Measure(
-            "copies",
-            "Near-copies",
-            "Distance of its images to the nearest training image, against that of training images among themselves.",
-            images=True,
-        ),
-        Measure(
-            "drift",
-            "Drift of the base model",
-            "Change of predictions for other prompts as a multiple of that for the dataset's; near 0 keeps the base model.",
-            [("inside", 1.0), ("outside", 1.0)],
-            methods=("network", "model"),
-        ),
-        Measure(
-            "trigger",
-            "Trigger word",
-            "Share of the effect that is there without the trigger word; low means that the word switches it on.",
-            [("inside", 1.0), ("plain", 1.0)],
-            methods=("network", "model"),
-        ),
-        Measure(
-            "diversity",
-            "Diversity over seeds",
-            "Difference of images of one prompt as a multiple of the base model's; low means that seeds change little.",
-            images=True,
-        ),
-        Measure(
-            "strength",
-            "Best strength",
-            "The lowest strength whose loss is within noise of the lowest; above it the base model drifts for nothing.",
-            _STRENGTHS,
-            methods=("network",),
-        ),
-        Measure(
-            "rank",
-            "Used rank",
-            "How many directions hold 90% of the change, and what resizing loses.",
-            methods=("network",),
-        ),
-    )
-}
+_ROWS = (
+    Measure("loss", "Held-out loss", "How well it denoises images that it was not trained on; lower is better."),
+    Measure(
+        "copies",
+        "Near-copies",
+        "Distance of its images to the nearest training image, and below which it is one.",
+        images=True,
+    ),
+    Measure(
+        "drift",
+        "Drift of the base model",
+        "Change of predictions for other prompts as a multiple of that for the dataset's; near 0 keeps the base model.",
+        [("inside", 1.0), ("outside", 1.0)],
+        changes="network model",
+    ),
+    Measure(
+        "trigger",
+        "Trigger word",
+        "Share of the effect that is there without the trigger word; low means that the word switches it on.",
+        [("inside", 1.0), ("plain", 1.0)],
+        changes="network model",
+    ),
+    Measure(
+        "diversity",
+        "Diversity over seeds",
+        "Difference of images of one prompt as a multiple of the base model's; low means that seeds change little.",
+        images=True,
+    ),
+    Measure(
+        "strength",
+        "Best strength",
+        "The lowest strength whose loss is within noise of the lowest; above it the base model drifts for nothing.",
+        [(name, strength) for strength in STRENGTHS for name in ("fit", "outside")],
+        changes="network",
+    ),
+    Measure("rank", "Used rank", "Directions that hold 90% of the change, and what resizing loses.", changes="network"),
+)
+MEASURES = {row.name: row for row in _ROWS}

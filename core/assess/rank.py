@@ -5,57 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from core.networks.adapter_file import load_finite
+from core.assess.statistics import NotMeasured
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.assess.bench import Bench, Subject
-
-KEPT = 0.9  # of the norm
-SMALL = 0.98  # of the norm: what resizing should keep
+KEPT, SMALL = 0.9, 0.98  # of the norm: what counts as used, and what resizing should keep
 SHOWN = 3
 
 
-def measure(bench: Bench, subject: Subject) -> dict[str, Any]:
+def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    from core.networks.adapter_file import load_finite
     from core.tools.loras.layers import open_layers
     from core.tools.loras.singular_values import values_of
 
-    assert subject.checkpoint is not None
-    layers, unread = open_layers(load_finite(subject.checkpoint.path), subject.maker.components, bench.context.cancel)
-    values, ranks = {}, []
-    for layer in layers:
-        bench.count(0)
-        found = values_of(layer)
-        if len(found) and float(found[0]) > 0:
-            values[layer.name] = found
-            ranks.append(layer.rank)
-    return rank_of(values) | {"rank": max(ranks, default=0), "unread": len(unread)}
+    lora = load_finite(subject.checkpoint.path)
+    layers, _ = open_layers(lora, subject.maker.components, bench.context.cancel)
+    values = {layer.name: found for layer in layers if len(found := values_of(layer)) and float(found[0]) > 0}
+    return rank_of(values) | {"rank": max(layer.rank for layer in layers)}
 
 
 def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The directions that hold KEPT of the norm, the rank to resize to, and the layers that change most. values: singular values of
-    each layer, descending"""
+    """Directions that hold KEPT of the norm, the rank to resize to and what it loses, the layers that change most. values: singular
+    values of each layer, descending"""
     from core.tools.loras.singular_values import retained_together, usual_rank
 
     if not values:
-        return {"why": "the checkpoint changes nothing"}
+        raise NotMeasured("the checkpoint changes nothing")
     longest = max(map(len, values.values()))
     kept = retained_together(values, longest)
-    used = next(rank for rank, share in enumerate(kept, 1) if share >= KEPT - 1e-9)
-    resize = usual_rank(next(rank for rank, share in enumerate(kept, 1) if share >= SMALL - 1e-9))
+    used, small = (next(rank for rank, share in enumerate(kept, 1) if share >= least - 1e-9) for least in (KEPT, SMALL))
     norms = {name: float(each.norm()) for name, each in values.items()}
-    most = sorted(norms, key=lambda name: -norms[name])[:SHOWN]
+    layers = {name: round(norms[name], 4) for name in sorted(norms, key=lambda name: -norms[name])[:SHOWN]}
+    resize = usual_rank(small)
+    text = sum(norm**2 for name, norm in norms.items() if name.startswith("lora_te"))
     whole = sum(norm**2 for norm in norms.values())
-    text = sum(norm**2 for name, norm in norms.items() if name.startswith("lora_te")) / whole
-    return {
-        "used": used,
-        "resize": resize,
-        "lost": round(1 - kept[min(resize, longest) - 1], 4),
-        "norm": float(f"{whole**0.5:.4g}"),
-        "text": round(text, 4),
-        "layers": {name: float(f"{norms[name]:.4g}") for name in most},
-    }
+    found = {"used": used, "resize": resize, "lost": round(1 - kept[min(resize, longest) - 1], 4), "layers": layers}
+    return found | {"norm": round(whole**0.5, 4), "text": round(text / whole, 4)}
 
 
 def brief(data: Mapping[str, Any]) -> str:
@@ -63,15 +49,8 @@ def brief(data: Mapping[str, Any]) -> str:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
-    rest = (
-        f"resizing to rank {data['resize']} loses {data['lost']:.1%}"
-        if data["resize"] < data["rank"]
-        else "no lower rank keeps 98%"
-    )
-    most = next(iter(data["layers"]))
-    text = f" The text encoder has {data['text']:.0%} of it." if data["text"] >= 0.005 else ""
-    return f"{KEPT:.0%} of the norm is in {data['used']} directions of {data['rank']}: {rest}. Norm {data['norm']:g}, most in {most}.{text}"
-
-
-def warning(data: Mapping[str, Any]) -> str:
-    return ""
+    smaller = f"resizing to rank {data['resize']} loses {data['lost']:.1%}"
+    rest = smaller if data["resize"] < data["rank"] else f"no lower rank keeps {SMALL:.0%}"
+    text = f", {data['text']:.0%} in the text encoder" if data["text"] >= 0.005 else ""
+    most = f"Norm {data['norm']:.3g}, most in {next(iter(data['layers']))}{text}."
+    return f"{KEPT:.0%} of the norm is in {data['used']} directions of {data['rank']}: {rest}. {most}"

@@ -2,74 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from core.assess.measures import MEASURES
-from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 
 FILE = "assess.json"
-KEY = "key"
-Cells = dict[str, dict[str, dict[str, Any]]]  # checkpoint's file -> measure -> data
+Cells = dict[str, dict[str, dict[str, Any]]]  # name of a checkpoint's file -> measure -> data
 
 
 def read_results(run: Path) -> Cells:
     """What was measured of a run; empty without a file, or for a damaged one."""
     try:
         cells = read_json_object(run / FILE)["cells"]
-        return {
-            str(file): {name: dict(data) for name, data in measured.items() if name in MEASURES}
-            for file, measured in cells.items()
-        }
+        return {str(file): {name: dict(measured[name]) for name in measured} for file, measured in cells.items()}
     except (ProblemsError, KeyError, TypeError, ValueError, AttributeError):
         return {}
 
 
-def write_results(run: Path, cells: Mapping[str, Any]) -> None:
-    atomic.write_json(run / FILE, {"version": 1, "cells": cells})
-
-
-def sentences(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """{name, title, meaning, sentence, warning, files} of each measure of a checkpoint, in the order of the measures."""
+def rows_of(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """{title, meaning, sentence, warning, files} of each measure of a checkpoint, in their order."""
     rows = []
-    for name, measure in MEASURES.items():
-        if (data := measured.get(name)) is None:
-            continue
+    for measure in (each for name, each in MEASURES.items() if name in measured):
+        data = measured[measure.name]
         try:
-            row = {"sentence": measure.sentence(data), "warning": measure.warning(data)}
-        except (KeyError, TypeError, ValueError, IndexError):  # a line changed by hand
-            row = {"sentence": "Not readable: assess it again.", "warning": ""}
-        rows.append(
-            {"name": name, "title": measure.title, "meaning": measure.meaning, "files": data.get("files", [])} | row
-        )
+            words = {name: measure.words(name, data) for name in ("sentence", "warning")}
+        except (KeyError, TypeError, ValueError, IndexError, StopIteration):  # the file was changed by hand
+            words = {"sentence": "Not readable.", "warning": ""}
+        rows.append({"title": measure.title, "meaning": measure.meaning, "files": data.get("files", [])} | words)
     return rows
 
 
 def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells) -> str:
-    """A sentence about a run's checkpoints with what was measured of some of them: "Steps 180 and 250 cannot be told apart by
-    loss; step 250 nearly copies a training image (fox.png)." labels: of the checkpoints' files"""
+    """A sentence about a run's checkpoints, with what to know of some of them: "Steps 180 and 250 cannot be told apart by loss; step
+    250 nearly copies a training image (fox.png)." labels: by file"""
     clauses: dict[str, list[str]] = {}
     for file, label in labels.items():
-        for row in sentences(cells.get(file, {})):
+        for row in rows_of(cells.get(file, {})):
             if row["warning"]:
                 clauses.setdefault(row["warning"], []).append(label)
-    parts = [f"{_listed(names)} {clause}" for clause, names in clauses.items()]
-    return "; ".join([sentence.removesuffix("."), *parts]) + "." if parts else sentence
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    parts = (
+        f"{', '.join(names[:-1])}{' and ' * (len(names) > 1)}{names[-1]} {clause}" for clause, names in clauses.items()
+    )
+    return "; ".join([sentence.removesuffix("."), *parts]) + "."
 
 
 def table_lines(labels: Mapping[str, str], cells: Cells) -> list[str]:
-    """The results as a table of text, a line for each checkpoint."""
+    """The results as text: a line for each checkpoint, a column for each measure."""
     names = [name for name in MEASURES if any(name in measured for measured in cells.values())]
     rows = [["checkpoint", *names]]
     for file, label in labels.items():
-        measured = cells.get(file, {})
-        rows.append([label, *(MEASURES[name].brief(measured[name]) if name in measured else "" for name in names)])
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+        data = cells.get(file, {})
+        rows.append([label, *(MEASURES[name].words("brief", data.get(name, {"why": ""})) for name in names)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

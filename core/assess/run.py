@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.assess.measures import Measure
-from core.assess.results import KEY, Cells, read_results, sentences, table_lines, with_warnings, write_results
+from core.assess.results import FILE, Cells, read_results, rows_of, table_lines, with_warnings
+from core.assess.statistics import NotMeasured
 from core.assess.target import Checkpoint, Target, find_target
 from core.engine.verdict import measured_sentence
 from core.engine.view import RunView
+from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.tools.assess import AssessSettings
 from core.tools.charts import table
+
+KEY = "key"
 
 
 def plan(settings: AssessSettings, workspace: Workspace) -> Target:
@@ -23,57 +27,51 @@ def plan(settings: AssessSettings, workspace: Workspace) -> Target:
 
 def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome:
     cells = read_results(target.run.path)
-    todo = missing(target, cells)
-    for checkpoint, measure in list(todo):
-        if why := target.reason(measure):
-            todo.remove((checkpoint, measure))
-            _keep(target, cells, checkpoint, measure, {"why": why})
-    if todo:
-        _measure_all(target, cells, todo, context)
-    return _outcome(target, cells)
-
-
-def missing(target: Target, cells: Cells) -> list[tuple[Checkpoint, Measure]]:
-    """What was not measured yet, or not of these files and settings."""
-    return [
+    todo = [
         (checkpoint, measure)
         for checkpoint in target.checkpoints
         for measure in target.measures
-        if cells.get(checkpoint.file, {}).get(measure.name, {}).get(KEY) != target.key(measure, checkpoint)
+        if cells.get(checkpoint.path.name, {}).get(measure.name, {}).get(KEY) != target.key(measure, checkpoint)
     ]
+    for each in todo:
+        if why := target.reason(each[1]):
+            _keep(target, cells, *each, {"why": why})
+    if todo := [each for each in todo if not target.reason(each[1])]:
+        _measure(target, cells, todo, context)
+    labels = {checkpoint.path.name: checkpoint.label for checkpoint in target.checkpoints}
+    measured = {file: {each.name: cells[file][each.name] for each in target.measures} for file in labels}
+    rows = {label: rows_of(measured[file]) for file, label in labels.items()}
+    lines = table_lines(labels, measured)
+    for label, found in rows.items():
+        lines += ["", f"{label}:", *(f"  {row['title']}: {row['sentence']}" for row in found)]
+    best = RunView.read(target.run).snapshot(False).get("best")
+    shown = [
+        table(label, ["Measure", "Result"], [[row["title"], row["sentence"]] for row in rows[label]]) for label in rows
+    ]
+    lines += ["", with_warnings(measured_sentence(best), labels, measured)]
+    return Outcome(lines=lines, facts={"cells": measured, "shown": shown})
 
 
-def _measure_all(target: Target, cells: Cells, todo: list[tuple[Checkpoint, Measure]], context: JobContext) -> None:
+def _measure(target: Target, cells: Cells, todo: Sequence[tuple[Checkpoint, Measure]], context: JobContext) -> None:
     from core.assess.bench import Bench
 
     measures = list({measure.name: measure for _, measure in todo}.values())
-    checkpoints = [checkpoint for checkpoint in target.checkpoints if any(checkpoint == each for each, _ in todo)]
-    context.stage("loading the model")
+    checkpoints = list(dict.fromkeys(checkpoint for checkpoint, _ in todo))
     bench = Bench(target, context, target.predictions(checkpoints, measures))
     bench.prepare(measures)
     for checkpoint in checkpoints:
         with bench.opened(checkpoint) as subject:
             for measure in [measure for each, measure in todo if each == checkpoint]:
                 try:
-                    data = measure.measure(bench, subject)
+                    data = measure.call("measure", bench, subject)
+                except NotMeasured as reason:
+                    data = {"why": str(reason)}
                 except ProblemsError as error:
                     data = {"why": error.problems[0].what}
                 _keep(target, cells, checkpoint, measure, data)
 
 
 def _keep(target: Target, cells: Cells, checkpoint: Checkpoint, measure: Measure, data: Mapping[str, Any]) -> None:
-    cells.setdefault(checkpoint.file, {})[measure.name] = {KEY: target.key(measure, checkpoint), **data}
-    write_results(target.run.path, cells)
-
-
-def _outcome(target: Target, cells: Cells) -> Outcome:
-    labels = {checkpoint.file: checkpoint.label for checkpoint in target.checkpoints}
-    measured = {file: {measure.name: cells[file][measure.name] for measure in target.measures} for file in labels}
-    best = RunView.read(target.run).snapshot(False).get("best")
-    lines, shown = table_lines(labels, measured), []
-    for file, label in labels.items():
-        rows = sentences(measured[file])
-        lines += ["", label, *(f"  {row['title']}: {row['sentence']}" for row in rows)]
-        shown.append(table(label, ["Measure", "Result"], [[row["title"], row["sentence"]] for row in rows]))
-    lines += ["", with_warnings(measured_sentence(best), labels, measured)]
-    return Outcome(lines=lines, facts={"cells": measured, "shown": shown})
+    """Add a cell to assess.json."""
+    cells.setdefault(checkpoint.path.name, {})[measure.name] = {KEY: target.key(measure, checkpoint), **data}
+    atomic.write_json(target.run.path / FILE, {"version": 1, "cells": cells})

@@ -1,30 +1,28 @@
-"""Strength of the trigger word: the effect of a checkpoint on captions without the word, against that with it."""
+"""Strength of the trigger word: the effect on captions without the word, against that with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from core.assess.statistics import Interval, paired_ratio
-
-if TYPE_CHECKING:
-    from core.assess.bench import Bench, Subject
-
-
-def measure(bench: Bench, subject: Subject) -> dict[str, Any]:
-    from core.assess.bench import by_image, relative_change
-
-    effects = (by_image(relative_change(subject.predicted(name), bench.base[name])) for name in ("inside", "plain"))
-    return trigger_of(*effects) | {"word": bench.target.trigger}
+from core.assess.target import by_image
+from core.dataset.captions.words import word_pattern
 
 
-def trigger_of(with_word: Sequence[float], without: Sequence[float]) -> dict[str, Any]:
-    """The share of the effect without the word, by image."""
-    if min(with_word) <= 0 or min(without) <= 0:
-        from core.assess.drift import NOTHING
+def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    effects = (by_image(bench.changes(subject, name)) for name in ("plain", "inside"))
+    return paired_ratio(*effects).data | {"word": bench.target.trigger}
 
-        return dict(NOTHING)
-    return paired_ratio(without, with_word).to_dict()
+
+def without_word(caption: str, word: str) -> str:
+    """A caption without the trigger word, and without the comma that it leaves."""
+    parts = (" ".join(word_pattern([word]).sub(" ", part).split()) for part in caption.split(","))
+    return ", ".join(part for part in parts if part)
+
+
+def with_word(caption: str, word: str) -> str:
+    return caption if not word or word_pattern([word]).search(caption) else f"{word}, {caption}"
 
 
 def brief(data: Mapping[str, Any]) -> str:
@@ -32,10 +30,4 @@ def brief(data: Mapping[str, Any]) -> str:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
-    found = Interval.of(data)
-    what = "the word switches little" if (found.low or found.value) > 0.8 else "the word carries part of it"
-    return f"Without '{data['word']}' the effect on the dataset's captions is {found.words} times that with it: {what}."
-
-
-def warning(data: Mapping[str, Any]) -> str:
-    return ""
+    return f"Without '{data['word']}' the effect on the dataset's captions is {Interval.of(data)} times that with it."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.assess.measures import MEASURES
-from core.assess.results import FILE, Cells, sentences
+from core.assess.results import FILE, Cells, rows_of
 from core.assess.target import Target, checkpoints_of
 from core.engine.queue import QueueEntry
 from core.record.problems import ProblemsError
@@ -38,13 +38,15 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, cells: 
     measured, by file}; None for a run whose checkpoints cannot be assessed."""
     try:
         settings = AssessSettings(run=run.name)
-        checkpoints = tuple(checkpoints_of(facts, job, page.workspace))
+        checkpoints = checkpoints_of(facts, job, page.workspace)
     except ProblemsError:
         return None
     target = Target(RunFolder(run), job, settings, page.workspace, Path(), checkpoints, tuple(MEASURES.values()))
-    left = [checkpoint for checkpoint in checkpoints if MEASURES.keys() - cells.get(checkpoint.file, {}).keys()]
+    left = [checkpoint for checkpoint in checkpoints if MEASURES.keys() - cells.get(checkpoint.path.name, {}).keys()]
     views = job.dataset.train_batch_size * job.schedule.gradient_accumulation_steps
-    seconds = target.predictions(left) * (facts.get("seconds_per_step") or 0.0) / (PASSES * max(views, 1))
+    seconds = (
+        target.predictions(left, target.measures) * (facts.get("seconds_per_step") or 0.0) / (PASSES * max(views, 1))
+    )
     entry, (done, total) = _entry(page, run.name), _progress(page, _entry(page, run.name))
     return {
         "state": entry.state if entry else "",
@@ -54,7 +56,7 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, cells: 
         "total": total,
         "missing": len(left),
         "about": clock(seconds) if seconds else "",
-        "rows": {file: [_row(page, run, row) for row in sentences(measured)] for file, measured in cells.items()},
+        "rows": {file: [_row(page, run, row) for row in rows_of(measured)] for file, measured in cells.items()},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -11,9 +12,8 @@ import torch
 from PIL import Image
 
 from core.assess import copies, diversity, drift, loss, rank, results, strength, trigger
-from core.assess.bench import with_word, without_word
 from core.assess.measures import MEASURES, STRENGTHS
-from core.assess.statistics import lower_bound, mean_of, paired_ratio, ratio_of
+from core.assess.statistics import NotMeasured, lower_bound, mean_of, paired_ratio, ratio_of
 from core.networks.adapter_file import save_lora
 from core.record.cancel import CancelToken
 
@@ -51,21 +51,22 @@ def pooled(image: Image.Image) -> torch.Tensor:
 def test_a_training_image_is_found_when_it_is_shifted_flipped_or_noisy_and_an_unrelated_image_is_not():
     images = [smooth(seed) for seed in range(12)]
     gallery = copies.Gallery(len(images), images.__getitem__, pooled)
-    limit = lower_bound(gallery.typical, 0.01)
+    limit = lower_bound(gallery.typical(), 0.01)
     pixels = np.array(images[5])
     changed = {
         "equal": pixels,
         "shifted by 2 px": np.roll(pixels, (2, 2), (0, 1)),
-        "shifted by 12 px and flipped": np.roll(pixels, 12, 1)[:, ::-1],
+        "shifted by 6 px and flipped": np.roll(pixels, 6, 1)[:, ::-1],
         "noisy": (pixels + np.random.default_rng(1).normal(0, 20, pixels.shape)).clip(0, 255).astype(np.uint8),
     }
     for name, each in changed.items():
         distance, number = gallery.nearest(Image.fromarray(np.ascontiguousarray(each)))
         assert number == 5 and distance < limit, name
     assert gallery.nearest(images[5])[0] == 0
-    assert all(gallery.nearest(smooth(seed))[0] > limit for seed in range(100, 130))
+    unrelated = [gallery.nearest(smooth(seed))[0] for seed in range(100, 160)]
+    assert sum(distance < limit for distance in unrelated) <= 2, "1% of 60 are 0.6; three would be a chance of 2%"
     twice = copies.Gallery(13, [*images, images[5]].__getitem__, pooled)
-    assert min(twice.typical) > limit, "near duplicates of the set are no unrelated images"
+    assert min(twice.typical()) > limit, "near duplicates of the set are no unrelated images"
 
 
 def test_diversity_is_0_for_equal_images_and_1_for_unrelated_ones():
@@ -83,14 +84,18 @@ def test_drift_is_the_change_outside_over_that_inside_by_band():
     assert data["bands"] == [0.5, 0.25, 0.5, 1.0] and data["value"] == pytest.approx(0.5)
     assert not drift.warning(data) and drift.warning(drift.drift_of(inside, inside))
     assert "750 to 999" in drift.sentence(data)
-    assert "why" in drift.drift_of([0.0] * 4, outside)
+    with pytest.raises(NotMeasured):
+        drift.drift_of([0.0] * 12, outside)
 
 
 def test_the_trigger_is_the_share_of_the_effect_without_the_word():
-    assert trigger.trigger_of([0.4, 0.2, 0.1], [0.2, 0.1, 0.05])["value"] == pytest.approx(0.5)
-    assert without_word("a fox, glyph style, black", "glyph style") == "a fox, black"
-    assert without_word("zkw fox", "zkw") == "fox" and without_word("zkwer fox", "zkw") == "zkwer fox"
-    assert (with_word("a fox", "zkw"), with_word("ZKW fox", "zkw")) == ("zkw, a fox", "ZKW fox")
+    effects = {"plain": [0.2] * 4 + [0.1] * 4 + [0.05] * 4, "inside": [0.4] * 4 + [0.2] * 4 + [0.1] * 4}
+    bench = SimpleNamespace(changes=lambda subject, name: effects[name], target=SimpleNamespace(trigger="zkw"))
+    data = trigger.measure(bench, None)
+    assert data["value"] == pytest.approx(0.5) and "zkw" in trigger.sentence(data)
+    assert trigger.without_word("a fox, glyph style, black", "glyph style") == "a fox, black"
+    assert trigger.without_word("zkw fox", "zkw") == "fox" and trigger.without_word("zkwer fox", "zkw") == "zkwer fox"
+    assert (trigger.with_word("a fox", "zkw"), trigger.with_word("ZKW fox", "zkw")) == ("zkw, a fox", "ZKW fox")
 
 
 def losses_at(best: float, noise: float = 0.001) -> tuple[list[float], dict[float, list[float]]]:
@@ -121,12 +126,13 @@ def test_the_used_rank_is_that_of_the_product(tmp_path):
     name = "lora_unet_mid_block_attentions_0_proj_in"
     tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(8.0)}
     path = save_lora(tmp_path / "a.safetensors", tensors, {"ss_base_model_version": "sd_v1"})
-    bench = SimpleNamespace(count=lambda number: None, context=SimpleNamespace(cancel=CancelToken()))
+    bench = SimpleNamespace(context=SimpleNamespace(cancel=CancelToken()))
     subject = SimpleNamespace(checkpoint=SimpleNamespace(path=path), maker=SimpleNamespace(components=None))
     data = rank.measure(bench, subject)
     assert (data["used"], data["resize"], data["lost"], data["rank"]) == (1, 2, 0, 8)
     assert data["norm"] == pytest.approx(10**0.5, rel=1e-3) and list(data["layers"]) == [name]
-    assert "why" in rank.rank_of({})
+    with pytest.raises(NotMeasured):
+        rank.rank_of({})
 
 
 def line(step: int, losses: list[float], on: str = "held_out") -> dict:
@@ -147,8 +153,12 @@ def test_the_loss_is_compared_with_the_lowest_by_pairs():
     lines = {at: line(at, (base + more).tolist()) for at, more in ((0, 0.1), (20, 0.0), (40, 0.01))}
     assert "above" not in loss.loss_of(lines, 20) and "lowest" in loss.sentence(loss.loss_of(lines, 20))
     assert loss.loss_of(lines, 40)["above"]["value"] == pytest.approx(0.01)
-    assert "clearly" in loss.sentence(loss.loss_of(lines, 40))
-    assert "why" in loss.loss_of(lines, 60) and "why" in loss.loss_of({20: line(20, [0.1] * 4, "training")}, 20)
+    assert "noise" not in loss.sentence(loss.loss_of(lines, 40))
+    noisy = lines | {40: line(40, (base + 0.01 + 0.1 * (-1) ** np.arange(8)).tolist())}
+    assert "noise" in loss.sentence(loss.loss_of(noisy, 40))
+    for missing in ({**lines}, 60), ({20: line(20, [0.1] * 4, "training")}, 20):
+        with pytest.raises(NotMeasured):
+            loss.loss_of(*missing)
 
 
 COPY = {"distance": 0.1, "limit": 0.5, "typical": 0.8, "near": 2, "images": 8, "name": "fox.png", "files": ["a", "b"]}
@@ -169,13 +179,14 @@ def test_warnings_join_the_sentence_about_the_losses():
 def test_a_damaged_file_counts_as_nothing_measured(tmp_path, content):
     (tmp_path / results.FILE).write_text(content)
     assert results.read_results(tmp_path) == {}
-    assert results.sentences({"copies": {"near": "x"}})[0]["warning"] == ""
+    assert results.rows_of({"copies": {"near": "x"}})[0]["warning"] == ""
 
 
 def test_every_measure_says_its_result_or_why_it_has_none():
     for one, other in pairwise(MEASURES.values()):
         assert one.title != other.title
     for measure in MEASURES.values():
-        assert measure.brief({"why": "x"}) == "-" and measure.warning({"why": "x"}) == ""
-        assert "x" in measure.sentence({"why": "x"}) and measure.meaning.endswith(".")
-        assert callable(measure._module.measure)
+        words = [measure.words(name, {"why": "x"}) for name in ("brief", "sentence", "warning")]
+        assert words[0] == "-" and "x" in words[1] and words[2] == "" and measure.meaning.endswith(".")
+        module = import_module(f"core.assess.{measure.name}")
+        assert all(callable(getattr(module, name)) for name in ("measure", "brief", "sentence"))

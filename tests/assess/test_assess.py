@@ -1,0 +1,139 @@
+"""A whole assessment on the starter: every measure of a run's checkpoints, resumed, with what is wrong said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from core import tasks
+from core.assess import run as assess
+from core.assess.measures import MEASURES
+from core.assess.results import FILE, read_results
+from core.assess.target import find_target
+from core.families import family
+from core.record.cancel import Cancelled
+from core.record.events import Saved
+from core.record.journal import Journal
+from core.record.run_folder import RunFolder
+from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.settings.presets.files import dump
+from core.settings.tools.assess import AssessSettings
+from tests.models import tiny_lora
+from tests.refusals import refused
+from tests.tasks import surroundings
+
+STARTER = PROJECT / "models" / "starter"
+SMALL = {"prompts": 3, "sampling_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory):
+    return tiny_lora(family("sd1").load(STARTER), tmp_path_factory.mktemp("lora") / "t.safetensors")
+
+
+@pytest.fixture
+def made(tmp_path, lora):
+    """made(steps, groups): (workspace, folder) of a run on five images with a checkpoint of random numbers at each step."""
+    workspace = Workspace(tmp_path / "outputs", PROJECT / "models", PROJECT / "presets")
+    images = tmp_path / "glyphs"
+    images.mkdir()
+    for path in sorted((STARTER / "images").glob("*.png"))[:5]:
+        shutil.copy(path, images)
+        shutil.copy(path.with_suffix(".txt"), images)
+
+    def make(steps=(20, 40), **groups):
+        dataset = {"folder": str(images), "resolution": 64, "bucket_reso_steps": 16}
+        values = {"model": {"base_model": str(STARTER)}, "dataset": dataset, "schedule": {"seed": 7}}
+        folder = RunFolder.create(workspace.runs, "t", dump(build(TrainJob, merge(values, groups))))
+        folder.checkpoints.mkdir()
+        with Journal(folder.path) as journal:
+            for step in steps:
+                shutil.copy(lora, folder.checkpoints / f"t-step{step:08d}.safetensors")
+                journal.put(Saved(step, f"checkpoints/t-step{step:08d}.safetensors", 1))
+        return workspace, folder
+
+    return make
+
+
+def use(workspace, folder, **settings):
+    task = tasks.named("assess")
+    job = build(task.job, {"assess": {"run": folder.name} | SMALL | settings})
+    return task.start(job, surroundings(workspace))
+
+
+def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next_cell(made, monkeypatch):
+    workspace, folder = made()
+    keep, kept = assess._keep, []
+
+    def killed(target, cells, checkpoint, measure, data):
+        keep(target, cells, checkpoint, measure, data)
+        kept.append((checkpoint.step, measure.name))
+        if len(kept) == 5:
+            raise Cancelled
+
+    monkeypatch.setattr(assess, "_keep", killed)
+    with pytest.raises(Cancelled):
+        use(workspace, folder)
+    outcome = use(workspace, folder)
+    assert len(kept) == len(set(kept)) == 2 * len(MEASURES), "each cell once"
+    first, second = outcome.facts["cells"].values()
+    assert {name for name, data in first.items() if "why" in data} == {"loss"}, "nothing was held out"
+    assert {name: data for name, data in first.items()}["drift"]["value"] == second["drift"]["value"] > 0
+    assert [row[0] for row in first["strength"]["rows"]] == [0.4, 0.6, 0.8, 1.0, 1.2]
+    drifts = [row[2] for row in first["strength"]["rows"]]
+    assert drifts == sorted(drifts) and first["drift"]["outside"] == pytest.approx(drifts[3], abs=1e-3)
+    assert first["rank"]["rank"] == 4 and first["trigger"]["word"] == "glyph style"
+    assert all((folder.path / name).is_file() for name in first["copies"]["files"])
+    assert "step 40" in "\n".join(outcome.lines) and read_results(folder.path).keys() == outcome.facts["cells"].keys()
+    use(workspace, folder)
+    assert len(kept) == 2 * len(MEASURES), "nothing is measured again"
+    use(workspace, folder, steps=[40], measures=["drift"], prompts=4)
+    assert kept[-1] == (40, "drift") and len(kept) == 2 * len(MEASURES) + 1, "by other settings it is"
+
+
+def test_what_prevents_an_assessment_is_said_before_anything_is_loaded(made):
+    workspace, folder = made()
+
+    def find(**settings):
+        return find_target(AssessSettings(**{"run": folder.name} | settings), workspace)
+
+    for settings, code in (
+        ({"run": None}, "runs.no-such-run"),
+        ({"run": "../gone"}, "runs.no-such-run"),
+        ({"steps": [30]}, "run.no-file"),
+        ({"measures": ["taste"]}, "assess.unknown-measure"),
+    ):
+        with refused(code):
+            find(**settings)
+    assert [each.step for each in find(steps=[40]).checkpoints] == [40]
+    assert str(folder.name) in str(find())
+    folder.lock()
+    with refused("assess.training"):
+        find()
+    folder.unlock()
+    for path in folder.checkpoints.iterdir():
+        path.unlink()
+    with refused("run.no-file"):
+        find()
+    _, other = made(model={"base_model": "gone.safetensors"})
+    with refused("model.not-found"):
+        find(run=other.name)
+
+
+def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(made, tmp_path):
+    workspace, folder = made(steps=(20,))
+    shutil.rmtree(tmp_path / "glyphs")
+    (cells,) = use(workspace, folder).facts["cells"].values()
+    assert {name for name, data in cells.items() if "why" not in data} == {"rank"}
+    assert str(tmp_path / "glyphs") in cells["drift"]["why"] or cells["drift"]["why"]
+    assert json.loads((folder.path / FILE).read_text())["cells"]
+    _, embedding = made(steps=(20,), method={"kind": "embedding"}, embedding={"token_string": "zkw"})
+    target = find_target(AssessSettings(run=embedding.name), workspace)
+    assert {name for name, each in MEASURES.items() if "not applicable" in target.reason(each)} == {
+        "drift", "trigger", "strength", "rank"
+    }  # fmt: skip
