@@ -1,11 +1,11 @@
 """Near-copies of training images: generated images whose latents are nearer to one than unrelated images of the set are.
 
 A perceptual hash picks candidates; the distance of latents over shifts and flips decides. The limit is a prediction bound of the
-distances that images of the set have to their nearest others, so that its rate of false alarms is known."""
+distances that images of the set have among themselves, so that its rate of false alarms is known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RATE = 0.01  # of false alarms, for all images of a checkpoint together
-LEAST = 4  # unrelated training images
+LEAST = 4  # training images
 CANDIDATES = 8  # by hash, whose latents are compared
-COMPARED = 32  # training images whose nearest others are found
+COMPARED = 32  # training images whose distances to others are measured
 SHIFTS = 4  # half latent pixels in each direction
 FOLDER = "assess"  # in the run folder, for images
 
@@ -39,8 +39,8 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     images.encode = subject.encoded
     if len(typical) < LEAST:
         raise NotMeasured(f"it needs {LEAST} training images that are not near duplicates")
-    limit = lower_bound(typical, RATE / len(subject.images))
-    found = [(*images.nearest(image), at) for at, (image, _) in enumerate(subject.images)]
+    limit = limit_of(typical, len(subject.images))
+    found = [(*images.near(image)[0], at) for at, (image, _) in enumerate(subject.images)]
     nearest, number, at = min(found)
     image, prompt = subject.images[at]
     files = [f"{FOLDER}/{subject.checkpoint.path.stem}{end}.png" for end in ("", "-training")]
@@ -53,6 +53,11 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     return values | counts | {"name": placed[number].image.relative, "prompt": prompt, "files": files}
 
 
+def limit_of(typical: Sequence[float], images: int) -> float:
+    """The distance below which none of so many unrelated images is, with probability 1 - RATE, to any of its candidates."""
+    return lower_bound(typical, RATE / (images * CANDIDATES))
+
+
 class Gallery:
     """The training images. load: number -> image; encode: image -> latents [C, h, w]"""
 
@@ -62,15 +67,15 @@ class Gallery:
         self._latents = cache(lambda number: self.encode(load(number)))
 
     def typical(self) -> list[float]:
-        """Distances of training images to their nearest others, each pair once, near duplicates left out."""
-        count = len(self._hashes)
-        numbers = sorted({number * count // COMPARED for number in range(COMPARED)})
-        found = [(number, *self.nearest(self.load(number), Limits().near_distance)) for number in numbers]
-        return list({frozenset((number, other)): distance for number, distance, other in found if other >= 0}.values())
+        """Distances of pairs of training images, those with the nearest hashes that are no near duplicates."""
+        count, pairs = len(self._hashes), dict[frozenset[int], float]()
+        for number in sorted({number * count // COMPARED for number in range(COMPARED)}):
+            near = self.near(self.load(number), Limits().near_distance)
+            pairs |= {frozenset((number, other)): found for found, other in near}
+        return list(pairs.values())
 
-    def nearest(self, image: Image, beyond: int = -1) -> tuple[float, int]:
-        """(distance, number) of the nearest training image; (inf, -1) for none. beyond: only of those whose hash differs in more
-        bits"""
+    def near(self, image: Image, beyond: int = -1) -> list[tuple[float, int]]:
+        """(distance, number) of the candidates, nearest first. beyond: only of those whose hash differs in more bits"""
         from PIL.Image import Transpose
 
         sides = [image, image.transpose(Transpose.FLIP_LEFT_RIGHT)]
@@ -78,8 +83,7 @@ class Gallery:
         bits = [min((own ^ each).bit_count() for each in hashes) for own in self._hashes]
         order = sorted((each, number) for number, each in enumerate(bits) if each > beyond)
         latents = [self.encode(side) for side in sides]
-        near = [(min(distance(side, self._latents(at)) for side in latents), at) for _, at in order[:CANDIDATES]]
-        return min(near, default=(float("inf"), -1))
+        return sorted((min(distance(side, self._latents(at)) for side in latents), at) for _, at in order[:CANDIDATES])
 
 
 def apart(one: Tensor, other: Tensor) -> float:

@@ -13,6 +13,7 @@ from core.assess.measures import MEASURES
 from core.assess.results import FILE, read_results
 from core.assess.target import find_target
 from core.families import family
+from core.generation.model.store import make_store
 from core.record.cancel import Cancelled
 from core.record.events import Saved
 from core.record.journal import Journal
@@ -29,6 +30,7 @@ from tests.tasks import surroundings
 
 STARTER = PROJECT / "models" / "starter"
 SMALL = {"prompts": 3, "sampling_steps": 1}
+STORE = make_store()
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,9 @@ def made(tmp_path, lora):
 def use(workspace, folder, **settings):
     task = tasks.named("assess")
     job = build(task.job, {"assess": {"run": folder.name} | SMALL | settings})
-    return task.start(job, surroundings(workspace))
+    context = surroundings(workspace)
+    context.store = STORE
+    return task.start(job, context)
 
 
 def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next_cell(made, monkeypatch):
@@ -92,8 +96,8 @@ def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next
     assert "step 40" in "\n".join(outcome.lines) and read_results(folder.path).keys() == outcome.facts["cells"].keys()
     use(workspace, folder)
     assert len(kept) == 2 * len(MEASURES), "nothing is measured again"
-    use(workspace, folder, steps=[40], measures=["drift"], prompts=4)
-    assert kept[-1] == (40, "drift") and len(kept) == 2 * len(MEASURES) + 1, "by other settings it is"
+    use(workspace, folder, steps=[40], measures=["rank"], prompts=4)
+    assert kept[-1] == (40, "rank") and len(kept) == 2 * len(MEASURES) + 1, "by other settings it is"
 
 
 def test_what_prevents_an_assessment_is_said_before_anything_is_loaded(made):
