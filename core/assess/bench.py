@@ -130,9 +130,9 @@ class Bench:
         generate: dict[str, Any] = {"width": width, "height": height, "seed": 0, "prompt_weights": False}
         generate |= {"steps": target.settings.sampling_steps, "guidance_scale": samples.guidance_scale}
         generate |= {"sampler": samples.sample_sampler}
-        if checkpoint is not None and target.changes == "network":
+        if checkpoint is not None and target.kind == "network":
             generate["loras"] = [{"file": str(checkpoint.path)}]
-        elif checkpoint is not None and target.changes == "embedding":
+        elif checkpoint is not None and target.kind == "embedding":
             generate["embeddings"] = list(checkpoint.embeddings)
         elif checkpoint is not None:
             model["base_model"] = str(checkpoint.path)

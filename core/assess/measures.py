@@ -17,7 +17,7 @@ class Measure:
 
     meaning   what a high or low value means
     reads     (set of predictions, strength of the LoRA), shared with other measures      images   it needs generated images
-    changes   what the methods train that it applies to: "network", "model", "embedding" (see Target.changes)
+    kinds     of what trained that it applies to (`Target.kind`): "network", "model", "embedding"
     """
 
     name: str
@@ -25,7 +25,7 @@ class Measure:
     meaning: str
     reads: Sequence[tuple[str, float]] = ()
     images: bool = False
-    changes: str = "network model embedding"
+    kinds: str = "network model embedding"
 
     def call(self, name: str, *args: Any) -> Any:
         """Call a function of its module; "" if it has none of this name."""
@@ -52,14 +52,14 @@ _ROWS = (
         "Drift of the base model",
         "Change of predictions for other prompts as a multiple of that for the dataset's; near 0 keeps the base model.",
         [("inside", 1.0), ("outside", 1.0)],
-        changes="network model",
+        kinds="network model",
     ),
     Measure(
         "trigger",
         "Trigger word",
         "Share of the effect that is there without the trigger word; low means that the word switches it on.",
         [("inside", 1.0), ("plain", 1.0)],
-        changes="network model",
+        kinds="network model",
     ),
     Measure(
         "diversity",
@@ -72,8 +72,8 @@ _ROWS = (
         "Best strength",
         "The lowest strength whose loss is within noise of the lowest; above it the base model drifts for nothing.",
         [(name, strength) for strength in STRENGTHS for name in ("fit", "outside")],
-        changes="network",
+        kinds="network",
     ),
-    Measure("rank", "Used rank", "Directions that hold 90% of the change, and what resizing loses.", changes="network"),
+    Measure("rank", "Used rank", "Directions that hold 90% of the change, and what resizing loses.", kinds="network"),
 )
 MEASURES = {row.name: row for row in _ROWS}

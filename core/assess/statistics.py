@@ -11,6 +11,7 @@ from typing import Any
 from core.record.best import CONFIDENCE, student_t
 
 LEAST = 3  # values that an interval needs
+SPREAD = 0.1  # of logarithms, at least: a few values can agree by chance, and tails are heavier than a normal's
 
 
 class NotMeasured(Exception):
@@ -54,10 +55,10 @@ def ratio_of(above: Sequence[float], below: Sequence[float]) -> Interval:
 
 
 def lower_bound(values: Sequence[float], rate: float) -> float:
-    """The bound that one more draw of the same log-normal distribution falls below with the probability `rate`: a one-sided
+    """The bound that one more draw of the same log-normal distribution falls below with at most the probability `rate`: a one-sided
     prediction interval."""
     logs = _logs(values)
-    spread = math.sqrt(variance(logs) * (1 + 1 / len(logs)))
+    spread = max(math.sqrt(variance(logs)), SPREAD) * math.sqrt(1 + 1 / len(logs))
     return math.exp(fmean(logs) - student_t(1 - rate, len(logs) - 1) * spread)
 
 

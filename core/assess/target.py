@@ -69,7 +69,7 @@ class Target:
         return f"assess {count(len(self.checkpoints), 'checkpoint')} of {self.run.name} ({names}): {predictions}"
 
     @property
-    def changes(self) -> str:
+    def kind(self) -> str:
         traits = self.job.method.traits
         kinds = {"control": traits.control_images, "embedding": traits.new_words, "model": traits.base_trains}
         return next((name for name, is_so in kinds.items() if is_so), "network")
@@ -107,7 +107,7 @@ class Target:
 
     def reason(self, measure: Measure) -> str:
         """Why a measure cannot be taken; "" if it can."""
-        if self.changes not in measure.changes and measure.name != "loss":
+        if self.kind not in measure.kinds and measure.name != "loss":
             return f"not applicable to the method {self.job.method.kind}"
         if self.why and (measure.reads or measure.images):
             return self.why

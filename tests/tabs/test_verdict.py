@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -171,10 +172,10 @@ def test_an_assessment_is_started_once_and_what_it_measured_is_shown_with_the_lo
     command(page, "verdict_assess")
     command(page, "verdict_assess")
     assert [job.assess.run for job in page.engine.jobs] == [RUN] and part(page)["assess"]["state"] == "waiting"
-    page.engine.entries[-1].state = "running"
+    page.engine.entries[-1] = replace(page.engine.entries[-1], state="running")
     monkeypatch.setattr(page.engine, "progress", lambda entry: {"done": 3, "total": 9}, raising=False)
     assert (part(page)["assess"]["done"], part(page)["assess"]["total"]) == (3, 9)
-    page.engine.entries[-1].state = "done"
+    page.engine.entries[-1] = replace(page.engine.entries[-1], state="done")
     files = ["assess/one.png", "assess/../../../x.png", "assess/gone.png"]
     image(run / files[0])
     copy = {"distance": 0.1, "limit": 0.5, "typical": 0.8, "near": 2, "images": 8, "name": "fox.png", "files": files}
@@ -186,7 +187,7 @@ def test_an_assessment_is_started_once_and_what_it_measured_is_shown_with_the_lo
     rows = shown["assess"]["rows"]["fox-step00000040.safetensors"]
     assert [row["title"] for row in rows] == [measure.title for measure in MEASURES.values()]
     assert [len(row["images"]) for row in rows] == [1 if row["warning"] else 0 for row in rows], "only files of the run"
-    page.engine.entries[-1].state = "failed"
+    page.engine.entries[-1] = replace(page.engine.entries[-1], state="failed")
     command(page, "verdict_assess")
     assert len(page.engine.jobs) == 2
 
