@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.assess.measures import Measure
-from core.assess.target import TIMESTEPS, Checkpoint, Target
+from core.assess.target import SEEDS, TIMESTEPS, Checkpoint, Target
 from core.assess.trigger import with_word, without_word
 from core.dataset.buckets.batches import Placed
 from core.dataset.images.pixels import load_bucketed
@@ -185,12 +185,11 @@ class Subject:
     @cached_property
     def images(self) -> list[tuple[Image, str]]:
         """(image, caption) of the captions of the dataset."""
-        return self.made(self.bench.prompts, self.bench.target.seeds)
+        return self.made(self.bench.prompts, SEEDS)
 
     def latents_by_prompt(self) -> list[list[Tensor]]:
         """The latents of its images, by caption."""
-        latents, seeds = self._latents, self.bench.target.seeds
-        return [latents[start : start + seeds] for start in range(0, len(latents), seeds)]
+        return [self._latents[start : start + SEEDS] for start in range(0, len(self._latents), SEEDS)]
 
     @cached_property
     def _latents(self) -> list[Tensor]:

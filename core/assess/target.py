@@ -32,6 +32,7 @@ from core.settings.tools.assess import AssessSettings
 from core.training.loop.validation import pick_evenly, unaugmented_caption
 
 TIMESTEPS, BAND = (125, 375, 625, 875), 250  # the middle of each band, and its width
+SEEDS = 2  # images of each prompt
 VERSION = 1  # raised when a measure gives other values
 
 
@@ -74,10 +75,6 @@ class Target:
         kinds = {"control": traits.control_images, "embedding": traits.new_words, "model": traits.base_trains}
         return next((name for name, is_so in kinds.items() if is_so), "network")
 
-    @property
-    def seeds(self) -> int:
-        return self.settings.seeds
-
     @cached_property
     def captions(self) -> list[str]:
         """Those of the training images."""
@@ -119,7 +116,7 @@ class Target:
         reads = {(self.set_named(name), strength) for measure in todo for name, strength in measure.reads}
         sets, prompts = {name for name, _ in reads}, self.settings.prompts
         image = prompts * self.settings.sampling_steps * 2  # with guidance
-        made, probes = image * self.seeds * any(measure.images for measure in todo), prompts * len(TIMESTEPS)
+        made, probes = image * SEEDS * any(measure.images for measure in todo), prompts * len(TIMESTEPS)
         base = probes * len(sets) + image * ("outside" in sets) + made
         return (base + len(checkpoints) * (made + probes * len(reads))) * bool(checkpoints)
 
@@ -130,7 +127,7 @@ class Target:
 
     @cached_property
     def _state(self) -> list[Any]:
-        numbers = self.settings.prompts, self.seeds, self.settings.sampling_steps
+        numbers = self.settings.prompts, self.settings.sampling_steps
         images = [[*each.key, each.image.bytes, each.image.mtime_ns] for each in (*self.training, *self.held_out)]
         return [numbers, fingerprint(self.base), images, len(self.held_out), self.captions, self.why]
 
@@ -172,7 +169,7 @@ def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
 
 
 def checkpoints_of(
-    facts: Mapping[str, Any], job: TrainJob, workspace: Workspace, steps: Sequence[int] = ()
+    facts: Mapping[str, Any], job: TrainJob, workspace: Workspace, steps: Sequence[str] = ()
 ) -> list[Checkpoint]:
     """The checkpoints of these steps; without steps all, of many evenly spaced ones, and averages. facts: the run's snapshot"""
     saved: dict[int, list[Path]] = {}
@@ -180,12 +177,13 @@ def checkpoints_of(
     for file in facts["files"]:
         if not is_average(file["name"]):
             saved.setdefault(file["step"], []).append(Path(file["path"]))
-    missing = [step for step in steps if step not in saved]
+    by_name = {str(step): step for step in saved}
+    missing = [step for step in steps if step not in by_name]
     if missing or not saved:
-        what = f"Step {missing[0]:,} has no checkpoint" if missing else "This run has no saved file"
+        what = f"Step {missing[0]} has no checkpoint" if missing else "This run has no saved file"
         fix = f"use {', '.join(map(str, sorted(saved)))}" if saved else "wait until it has saved one"
         raise ProblemsError.one(what, str(facts["run"]), fix, "run.no-file")
     words = job.method.traits.new_words
-    wanted = sorted(set(steps)) or spread_steps(sorted(saved), facts.get("best"))
+    wanted = sorted({by_name[step] for step in steps}) or spread_steps(sorted(saved), facts.get("best"))
     named = {step: tuple(words_of(job, saved[step], workspace)) if words else () for step in wanted}
     return [Checkpoint(step, saved[step][0], named[step]) for step in wanted] + ([] if steps else averages)

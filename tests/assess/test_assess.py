@@ -108,13 +108,15 @@ def test_what_prevents_an_assessment_is_said_before_anything_is_loaded(made):
     for settings, code in (
         ({"run": None}, "runs.no-such-run"),
         ({"run": "../gone"}, "runs.no-such-run"),
-        ({"steps": [30]}, "run.no-file"),
+        ({"steps": ["30"]}, "run.no-file"),
         ({"measures": ["taste"]}, "assess.unknown-measure"),
     ):
         with refused(code):
             find(**settings)
-    assert [each.step for each in find(steps=[40]).checkpoints] == [40]
+    assert [each.step for each in find(steps=["40"]).checkpoints] == [40]
     assert str(folder.name) in str(find())
+    few, many = (find(sampling_steps=steps, measures=["diversity"]) for steps in (1, 5))
+    assert few.predictions(few.checkpoints, few.measures) * 5 == many.predictions(many.checkpoints, many.measures)
     folder.lock()
     with refused("assess.training"):
         find()

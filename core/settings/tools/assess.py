@@ -14,12 +14,12 @@ class AssessSettings(Settings):
         title="Run",
         help="The run's folder name in outputs/runs. Results are kept in its assess.json.",
     )
-    steps: list[int] = setting(
+    steps: list[str] = setting(
         default_factory=list,
         title="Steps",
         hint="all",
         widget="lines",
-        help="Only the checkpoints of these steps. Empty is all; of more than 12, evenly spaced ones with the best and the last.",
+        help="Only the checkpoints of these steps, such as 200, 400. Empty is all; of more than 12, evenly spaced ones with the best and the last.",
     )
     measures: list[str] = setting(
         default_factory=list,
@@ -35,13 +35,10 @@ class AssessSettings(Settings):
         title="Prompts",
         help="Captions of the dataset, and as many images of it, that are compared. More make the intervals narrower.",
     )
-    seeds: int = setting(
-        2,
-        within=(2, 8),
-        unit="images",
-        title="Seeds per prompt",
-        help="Images generated of each prompt and checkpoint.",
-    )
     sampling_steps: int = setting(
-        12, within=(1, 100), unit="steps", title="Sampling steps", help="Sampling steps of each of these images."
+        12,
+        within=(1, 100),
+        unit="steps",
+        title="Sampling steps",
+        help="Sampling steps of each generated image. Two images are made of each prompt and checkpoint.",
     )
