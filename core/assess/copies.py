@@ -1,7 +1,8 @@
 """Near-copies of training images: generated images whose latents are nearer to one than unrelated images of the set are.
 
-A perceptual hash picks candidates; the distance of latents over shifts and flips decides. The limit is a prediction bound of the
-distances that images of the set have among themselves, so that its rate of false alarms is known."""
+A perceptual hash picks candidates; the distance of latents over shifts and flips decides. The limit is a prediction bound, whose rate
+of false alarms is known, of the distances that training images have among themselves and that the base model's images of the same
+captions, which cannot be copies, have to them."""
 
 from __future__ import annotations
 
@@ -35,11 +36,12 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     if "gallery" not in kept:
         kept["gallery"] = Gallery(len(placed), lambda number: load(placed[number], bench.target.size), subject.encoded)
         kept["typical"] = kept["gallery"].typical()
+        kept["base"] = [kept["gallery"].near(image)[0][0] for image, _ in bench.base.images]
     images, typical = kept["gallery"], kept["typical"]
     images.encode = subject.encoded
     if len(typical) < LEAST:
         raise NotMeasured(f"it needs {LEAST} training images that are not near duplicates")
-    limit = limit_of(typical, len(subject.images))
+    limit = limit_of(typical, kept["base"], len(subject.images))
     found = [(*images.near(image)[0], at) for at, (image, _) in enumerate(subject.images)]
     nearest, number, at = min(found)
     image, prompt = subject.images[at]
@@ -53,9 +55,10 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     return values | counts | {"name": placed[number].image.relative, "prompt": prompt, "files": files}
 
 
-def limit_of(typical: Sequence[float], images: int) -> float:
-    """The distance below which none of so many unrelated images is, with probability 1 - RATE, to any of its candidates."""
-    return lower_bound(typical, RATE / (images * CANDIDATES))
+def limit_of(pairs: Sequence[float], base: Sequence[float], images: int) -> float:
+    """The distance below which none of so many images that are no copies is, with the probability 1 - RATE. pairs: distances of
+    training images to their candidates; base: of the base model's images to the nearest"""
+    return min(lower_bound(pairs, RATE / (images * CANDIDATES)), lower_bound(base, RATE / images))
 
 
 class Gallery:

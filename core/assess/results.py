@@ -44,9 +44,7 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells) -> str
         for row in rows_of(cells.get(file, {})):
             if row["warning"]:
                 clauses.setdefault(row["warning"], []).append(label)
-    parts = (
-        f"{', '.join(names[:-1])}{' and ' * (len(names) > 1)}{names[-1]} {clause}" for clause, names in clauses.items()
-    )
+    parts = (f"{', '.join(names)}{':' * (len(names) > 1)} {clause}" for clause, names in clauses.items())
     return "; ".join([sentence.removesuffix("."), *parts]) + "."
 
 
