@@ -12,6 +12,7 @@ from core.assess import run as assess
 from core.assess.measures import MEASURES, STRENGTHS
 from core.assess.results import FILE, read_results
 from core.assess.target import find_target
+from core.engine.execute import execute
 from core.families import family
 from core.generation.model.store import make_store
 from core.record.cancel import Cancelled
@@ -142,3 +143,29 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(made, tmp_pat
     assert {name for name, each in MEASURES.items() if "not applicable" in target.reason(each)} == {
         "drift", "trigger", "strength", "rank"
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_of_many_steps_on_four_images_is_named_and_a_short_run_on_more_is_not(tmp_path):
+    workspace = Workspace(tmp_path / "outputs", PROJECT / "models", PROJECT / "presets")
+    found = {}
+    for name, images, steps in (("overfitted", ("fox", "bear", "sailboat", "house"), 300), ("short", ("",), 30)):
+        dataset = tmp_path / name
+        dataset.mkdir()
+        for path in (each for start in images for each in (STARTER / "images").glob(f"{start}*")):
+            shutil.copy(path, dataset)
+        values = {
+            "model": {"base_model": str(STARTER)},
+            "dataset": {"folder": str(dataset), "resolution": 128},
+            "optimizer": {"learning_rate": 2e-3},
+            "schedule": {"max_train_steps": steps, "seed": 7},
+            "saving": {"save_every_minutes": None},
+        }
+        folder = RunFolder.create(workspace.runs, name, dump(job := build(TrainJob, values), task="train"))
+        assert execute("train", job, folder, workspace, "cpu")[0] == "done"
+        outcome = use(workspace, folder, measures=["copies", "drift", "diversity"], prompts=4, sampling_steps=12)
+        (found[name],) = outcome.facts["cells"].values()
+        assert ("nearly copies" in outcome.lines[-1]) == (name == "overfitted"), outcome.lines
+    overfitted, short = found["overfitted"], found["short"]
+    assert overfitted["copies"]["distance"] < overfitted["copies"]["limit"] < overfitted["copies"]["typical"]
+    assert overfitted["diversity"]["high"] < 1 and overfitted["drift"]["outside"] > short["drift"]["outside"]
