@@ -133,7 +133,7 @@ class Bench:
         if checkpoint is not None and target.kind == "network":
             generate["loras"] = [{"file": str(checkpoint.path)}]
         elif checkpoint is not None and target.kind == "embedding":
-            generate["embeddings"] = list(checkpoint.embeddings)
+            generate |= {"embeddings": list(checkpoint.embeddings), "prompt": target.trigger}
         elif checkpoint is not None:
             model["base_model"] = str(checkpoint.path)
         values = {"model": model, "memory": to_values(target.job.memory), "generate": generate}

@@ -6,6 +6,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from core import tasks
 from core.assess import run as assess
@@ -25,7 +27,7 @@ from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 from core.settings.tools.assess import AssessSettings
-from tests.models import tiny_lora
+from tests.models import tiny_folder, tiny_lora
 from tests.refusals import refused
 from tests.tasks import surroundings
 
@@ -143,6 +145,36 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(made, tmp_pat
     assert {name for name, each in MEASURES.items() if "not applicable" in target.reason(each)} == {
         "drift", "trigger", "strength", "rank"
     }  # fmt: skip
+
+
+KINDS = {
+    "sdxl": ({}, set()),
+    "fine_tune": ({"method": {"kind": "fine_tune"}}, {"strength", "rank"}),
+    "embedding": (
+        {"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw"}},
+        set(MEASURES) - {"copies", "diversity"},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_checkpoint_gets_the_measures_that_apply(made, tmp_path, kind):
+    groups, missing = KINDS[kind]
+    family_name = "sdxl" if kind == "sdxl" else "sd1"
+    base = tiny_folder(family_name, tmp_path / "base")
+    workspace, folder = made(steps=(), model={"base_model": str(base)}, **groups)
+    path = folder.checkpoints / "t-step00000020.safetensors"
+    if kind == "sdxl":
+        tiny_lora(family("sdxl").load(base), path)
+    elif kind == "fine_tune":
+        path = tiny_folder("sd1", path.with_suffix(""), seed=1)
+    else:
+        save_file({"emb_params": torch.randn(2, 32, generator=torch.Generator().manual_seed(0))}, path)
+    with Journal(folder.path) as journal:
+        journal.put(Saved(20, f"checkpoints/{path.name}", 1))
+    (cells,) = use(workspace, folder).facts["cells"].values()
+    assert {name for name, data in cells.items() if "why" in data} == missing | {"loss"}
 
 
 @pytest.mark.slow
