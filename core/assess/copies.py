@@ -121,7 +121,7 @@ def brief(data: Mapping[str, Any]) -> str:
 
 def sentence(data: Mapping[str, Any]) -> str:
     nearest = f"{data['name']} at distance {data['distance']:.2f}"
-    scale = f"below {data['limit']:.2f} is a near-copy ({RATE:.0%} false alarms), unrelated images are at {data['typical']:.2f}"
+    scale = f"below {data['limit']:.2f} is a near-copy (at most {RATE:.0%} false alarms), unrelated images are at {data['typical']:.2f}"
     if data["near"]:
         return f"{data['near']} of {data['images']} images nearly copy a training image, {nearest}: {scale}."
     return f"None of {data['images']} images; the nearest to a training image is {nearest}: {scale}."
