@@ -39,41 +39,21 @@ class Measure:
         return str(self.call(name, data))
 
 
+_INSIDE, _OUTSIDE, _PLAIN = ("inside", 1.0), ("outside", 1.0), ("plain", 1.0)
+_EACH = [(name, strength) for strength in STRENGTHS for name in ("fit", "outside")]
 _ROWS = (
     Measure("loss", "Held-out loss", "How well it denoises images that it was not trained on; lower is better."),
-    Measure(
-        "copies",
-        "Near-copies",
-        "Distance of its images to the nearest training image, and below which it is one.",
-        images=True,
-    ),
+    Measure("copies", "Near-copies", "Distance of its images to the nearest training image.", images=True),
     Measure(
         "drift",
-        "Drift of the base model",
-        "Change of predictions for other prompts as a multiple of that for the dataset's; near 0 keeps the base model.",
-        [("inside", 1.0), ("outside", 1.0)],
+        "Drift of the base",
+        "Near 0 keeps other prompts, 1 changes all alike.",
+        [_INSIDE, _OUTSIDE],
         kinds="network model",
     ),
-    Measure(
-        "trigger",
-        "Trigger word",
-        "Share of the effect that is there without the trigger word; low means that the word switches it on.",
-        [("inside", 1.0), ("plain", 1.0)],
-        kinds="network model",
-    ),
-    Measure(
-        "diversity",
-        "Diversity over seeds",
-        "Difference of images of one prompt as a multiple of the base model's; low means that seeds change little.",
-        images=True,
-    ),
-    Measure(
-        "strength",
-        "Best strength",
-        "The lowest strength whose loss is within noise of the lowest; above it the base model drifts for nothing.",
-        [(name, strength) for strength in STRENGTHS for name in ("fit", "outside")],
-        kinds="network",
-    ),
-    Measure("rank", "Used rank", "Directions that hold 90% of the change, and what resizing loses.", kinds="network"),
+    Measure("trigger", "Trigger word", "1: the word does nothing.", [_INSIDE, _PLAIN], kinds="network model"),
+    Measure("diversity", "Diversity over seeds", "Near 0: every seed gives the same image.", images=True),
+    Measure("strength", "Best strength", "The lowest within noise of the lowest loss.", _EACH, kinds="network"),
+    Measure("rank", "Used rank", "Directions that hold the change, and what resizing loses.", kinds="network"),
 )
 MEASURES = {row.name: row for row in _ROWS}
