@@ -195,9 +195,9 @@ def test_a_run_of_many_steps_on_four_images_is_named_and_a_short_run_on_more_is_
         }
         folder = RunFolder.create(workspace.runs, name, dump(job := build(TrainJob, values), task="train"))
         assert execute("train", job, folder, workspace, "cpu")[0] == "done"
-        outcome = use(workspace, folder, measures=["copies", "drift", "diversity"], prompts=4, sampling_steps=12)
+        outcome = use(workspace, folder, measures=["copies", "drift"], prompts=4, sampling_steps=12)
         (found[name],) = outcome.facts["cells"].values()
         assert ("nearly copies" in outcome.lines[-1]) == (name == "overfitted"), outcome.lines
     overfitted, short = found["overfitted"], found["short"]
     assert overfitted["copies"]["distance"] < overfitted["copies"]["limit"] < overfitted["copies"]["typical"]
-    assert overfitted["diversity"]["high"] < 1 and overfitted["drift"]["outside"] > short["drift"]["outside"]
+    assert overfitted["drift"]["outside"] > short["drift"]["outside"] > 0
