@@ -100,7 +100,8 @@ def distance(one: Tensor, other: Tensor) -> float:
     from torch.nn.functional import interpolate
 
     fine, others = (interpolate(each[None], scale_factor=2, mode="bilinear")[0] for each in (one, other))
-    middle = fine[:, SHIFTS:-SHIFTS, SHIFTS:-SHIFTS]
+    by = min(SHIFTS, min(fine.shape[1:]) // 4)
+    middle = fine[:, by:-by, by:-by]
     shifted = others.unfold(1, middle.shape[1], 1).unfold(2, middle.shape[2], 1)  # [C, shift down, shift right, h, w]
     squares = (shifted - middle[:, None, None]).square().mean(dim=(0, 3, 4))
     return (float(squares.min()) / _contrast(one, other)) ** 0.5
