@@ -16,7 +16,6 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.tools.assess import AssessSettings
-from core.tools.charts import table
 
 KEY = "key"
 
@@ -40,16 +39,12 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
         _measure(target, cells, todo, context)
     labels = {checkpoint.path.name: checkpoint.label for checkpoint in target.checkpoints}
     measured = {file: {each.name: cells[file][each.name] for each in target.measures} for file in labels}
-    rows = {label: rows_of(measured[file]) for file, label in labels.items()}
     lines = table_lines(labels, measured)
-    for label, found in rows.items():
-        lines += ["", f"{label}:", *(f"  {row['title']}: {row['sentence']}" for row in found)]
+    for file, label in labels.items():
+        lines += ["", f"{label}:", *(f"  {row['title']}: {row['sentence']}" for row in rows_of(measured[file]))]
     best = RunView.read(target.run).snapshot(False).get("best")
-    shown = [
-        table(label, ["Measure", "Result"], [[row["title"], row["sentence"]] for row in rows[label]]) for label in rows
-    ]
     lines += ["", with_warnings(measured_sentence(best), labels, measured)]
-    return Outcome(lines=lines, facts={"cells": measured, "shown": shown})
+    return Outcome(lines=lines, facts={"cells": measured})
 
 
 def _measure(target: Target, cells: Cells, todo: Sequence[tuple[Checkpoint, Measure]], context: JobContext) -> None:
