@@ -22,12 +22,14 @@ from core.engine.verdict import label_of, trigger_word
 from core.engine.view import RunView
 from core.families.locate import model_path
 from core.generation.model.store import fingerprint
+from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, collected, errors, raise_if_errors
 from core.record.run_folder import RunFolder
 from core.record.units import count
-from core.record.workspace import Workspace
+from core.record.workspace import Workspace, resolve_path
 from core.settings.dataset.concepts import training_resolution
 from core.settings.job import TrainJob
+from core.settings.named import named_in
 from core.settings.tools.assess import AssessSettings
 from core.training.loop.validation import pick_evenly, unaugmented_caption
 
@@ -151,19 +153,19 @@ def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
         problems.append(
             Problem("The run is still training", run.name, "wait until it has ended", code="assess.training")
         )
-    if wrong := [name for name in settings.measures if name not in MEASURES]:
-        what, fix = f"There is no measure '{wrong[0]}'", f"use {', '.join(MEASURES)}"
+    if others := [name for name in settings.measures if name not in MEASURES]:
+        what, fix = f"There is no measure '{others[0]}'", f"use {', '.join(MEASURES)}"
         problems.append(Problem(what, "assess.measures", fix, code="assess.unknown-measure"))
     raise_if_errors(problems)
     assert base is not None and checkpoints is not None
     measures = [MEASURES[name] for name in settings.measures or MEASURES]
+    if not all(may_reach(resolve_path(each.value)) for each in named_in(job) if each.what == "path"):
+        why = "this page may not read the files of the run's dataset"
+        return Target(run, job, settings, workspace, base, checkpoints, measures, why=why)
     report = preflight(job, workspace)
     images = [placed for placed in report.placed if placed.concept.role == "train" and not placed.variant]
-    why = (
-        ""
-        if images
-        else (errors(report.problems)[0].what if errors(report.problems) else "there are no training images")
-    )
+    wrong = [problem.what for problem in errors(report.problems)]
+    why = "" if images else (wrong or ["there are no training images"])[0]
     held_out = report.validation if images else ()
     return Target(run, job, settings, workspace, base, checkpoints, measures, images, held_out, why)
 

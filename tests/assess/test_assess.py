@@ -102,7 +102,7 @@ def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next
     assert kept[-1] == (40, "rank") and len(kept) == len(MEASURES) + 1, "by other settings it is"
 
 
-def test_what_prevents_an_assessment_is_said_before_anything_is_loaded(made):
+def test_what_prevents_an_assessment_is_said_before_anything_is_loaded(made, monkeypatch):
     workspace, folder = made()
 
     def find(**settings):
@@ -120,6 +120,9 @@ def test_what_prevents_an_assessment_is_said_before_anything_is_loaded(made):
     assert str(folder.name) in str(find())
     few, many = (find(sampling_steps=steps, measures=["diversity"]) for steps in (1, 5))
     assert few.predictions(few.checkpoints, few.measures) * 5 == many.predictions(many.checkpoints, many.measures)
+    with monkeypatch.context() as shared:
+        shared.setattr("core.assess.target.may_reach", lambda path: False)
+        assert find().why and not find().training, "a guest of a shared page sees no image that it does not serve"
     folder.lock()
     with refused("assess.training"):
         find()
