@@ -96,19 +96,23 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The root of `apart` of the middle of one image at the best of shifts by up to SHIFTS half latent pixels."""
+    """The root of `apart` at the best of shifts by up to SHIFTS half latent pixels, over the overlap."""
     from torch.nn.functional import interpolate
 
-    fine, others = (interpolate(each[None], scale_factor=2, mode="bilinear")[0] for each in (one, other))
-    by = min(SHIFTS, min(fine.shape[1:]) // 4)
-    middle = fine[:, by:-by, by:-by]
-    shifted = others.unfold(1, middle.shape[1], 1).unfold(2, middle.shape[2], 1)  # [C, shift down, shift right, h, w]
-    squares = (shifted - middle[:, None, None]).square().mean(dim=(0, 3, 4))
-    return (float(squares.min()) / _contrast(one, other)) ** 0.5
+    fine = [interpolate(each[None], scale_factor=2, mode="bilinear")[0] for each in (one, other)]
+    steps = range(-SHIFTS, SHIFTS + 1)
+    shifts = ((_cut(fine[0], y, x), _cut(fine[1], -y, -x)) for y in steps for x in steps)
+    return (min(float((a - b).square().mean()) for a, b in shifts) / _contrast(one, other)) ** 0.5
 
 
 def _contrast(one: Tensor, other: Tensor) -> float:
     return max(sum(float(each.var(dim=(1, 2)).mean()) for each in (one, other)), 1e-6)
+
+
+def _cut(latents: Tensor, down: int, right: int) -> Tensor:
+    """The part of [C, h, w] that overlaps with another one shifted down and right."""
+    _, height, width = latents.shape
+    return latents[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
 
 
 def brief(data: Mapping[str, Any]) -> str:
