@@ -41,9 +41,8 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells) -> str
     250 nearly copies a training image (fox.png)." labels: by file"""
     clauses: dict[str, list[str]] = {}
     for file, label in labels.items():
-        for row in rows_of(cells.get(file, {})):
-            if row["warning"]:
-                clauses.setdefault(row["warning"], []).append(label)
+        if warnings := [row["warning"] for row in rows_of(cells.get(file, {})) if row["warning"]]:
+            clauses.setdefault(" and ".join(warnings), []).append(label)
     parts = (f"{', '.join(names)}{':' * (len(names) > 1)} {clause}" for clause, names in clauses.items())
     return "; ".join([sentence.removesuffix("."), *parts]) + "."
 

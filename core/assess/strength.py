@@ -37,7 +37,7 @@ def sentence(data: Mapping[str, Any]) -> str:
     if data["best"] is None:
         return f"No strength has a clearly lower loss on {on} images than the base model."
     _, gain, drift = next(row for row in data["rows"] if row[0] == data["best"])
-    text = f"{data['best']:g}: it lowers the loss on {on} images by {gain:.1%} and changes other prompts by {drift:.1%}"
+    text = f"Strength {data['best']:g} lowers the loss on {on} images by {gain:.1%} and changes other prompts by {drift:.1%}"
     return f"{text}." if last[0] == data["best"] else f"{text}; {last[0]:g} by {last[1]:.1%} and {last[2]:.1%}."
 
 
