@@ -99,7 +99,7 @@ def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next
     use(workspace, folder)
     assert len(kept) == len(MEASURES), "nothing is measured again"
     for settings in ({"prompts": 4}, {"sampling_steps": 2}):
-        target = find_target(AssessSettings(run=folder.name, **SMALL | settings), workspace)
+        target = find_target(AssessSettings.model_validate({"run": folder.name} | SMALL | settings), workspace)
         assert target.key(MEASURES["rank"], target.checkpoints[0]) != cells["rank"][assess.KEY], (
             "by other settings it is"
         )
