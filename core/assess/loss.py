@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.assess.statistics import Interval, NotMeasured, mean_of
+from core.engine.run_grid import is_average
 from core.record.journal import read_lines
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    if is_average(subject.checkpoint.path.name):
+        raise NotMeasured("the training did not measure averages")
     lines = (line for line in read_lines(bench.target.run.journal_file) if line["kind"] == "validated")
     return loss_of({line["step"]: line for line in lines}, subject.checkpoint.step)
 

@@ -161,6 +161,12 @@ def test_the_loss_is_compared_with_the_lowest_by_pairs():
             loss.loss_of(*missing)
 
 
+def test_an_average_has_no_loss_of_its_own(tmp_path):
+    average = SimpleNamespace(checkpoint=SimpleNamespace(path=tmp_path / "t-average-20-to-40.safetensors", step=40))
+    with pytest.raises(NotMeasured):
+        loss.measure(None, average)
+
+
 COPY = {"distance": 0.1, "limit": 0.5, "typical": 0.8, "near": 2, "images": 8, "name": "fox.png", "files": ["a", "b"]}
 
 
