@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +21,8 @@ from core.engine.run_grid import is_average, spread_steps, words_of
 from core.engine.verdict import label_of, trigger_word
 from core.engine.view import RunView
 from core.families.locate import model_path
+from core.formats.hashes import HashMemo
+from core.generation.model.sources import tensors_sha256
 from core.generation.model.store import fingerprint
 from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, collected, errors, raise_if_errors
@@ -124,8 +126,15 @@ class Target:
 
     def key(self, measure: Measure, checkpoint: Checkpoint) -> str:
         """Changes with whatever a measured value depends on."""
-        content = json.dumps([VERSION, measure.name, self._state, fingerprint(checkpoint.path)])
+        content = json.dumps([VERSION, measure.name, self._state, self._weights(checkpoint.path)])
         return sha256(content.encode()).hexdigest()[:16]
+
+    def _weights(self, path: Path) -> Any:
+        """Changes with the weights of a file, not with its metadata, which keeping a checkpoint writes."""
+        if path.is_dir():
+            return fingerprint(path)
+        memo = HashMemo(self.workspace.private / "hashes.json")
+        return memo.get("tensors sha256", [path], partial(tensors_sha256, path))
 
     @cached_property
     def _state(self) -> list[Any]:

@@ -305,10 +305,6 @@ def _keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
     Copies(page).keep(str(data.get("run", "")), name, "" if data.get("keep") else None)
 
 
-def _assess(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    assess.start(page, str(data.get("run", "")))
-
-
 def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run = str(data.get("run", ""))
     names = {"", *(file["name"] for file in page.engine.snapshot(run)["files"])}
@@ -338,6 +334,6 @@ COMMANDS = {
     "verdict_all": _show_all,
     "verdict_keep": _keep,
     "verdict_choose": _choose,
-    "verdict_assess": _assess,
     "verdict_average": _begin_average,
+    "verdict_assess": lambda page, data, browser: assess.start(page, str(data.get("run", ""))),
 }

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from core import tasks
 from core.assess import run as assess
@@ -98,6 +98,10 @@ def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next
     assert "step 40" in "\n".join(outcome.lines) and read_results(folder.path).keys() == outcome.facts["cells"].keys()
     use(workspace, folder)
     assert len(kept) == len(MEASURES), "nothing is measured again"
+    path = folder.checkpoints / "t-step00000040.safetensors"
+    save_file(load_file(path), path, {"ss_base_model_version": "sd_v1", "modelspec.title": "kept"})
+    use(workspace, folder)
+    assert len(kept) == len(MEASURES), "nor after its metadata changed"
     for settings in ({"prompts": 4}, {"sampling_steps": 2}):
         target = find_target(AssessSettings.model_validate({"run": folder.name} | SMALL | settings), workspace)
         assert target.key(MEASURES["rank"], target.checkpoints[0]) != cells["rank"][assess.KEY], (
