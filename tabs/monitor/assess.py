@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.assess.measures import MEASURES
-from core.assess.results import FILE, Cells, rows_of
+from core.assess.results import FILE, read_results, rows_of, with_warnings
 from core.assess.target import Target, checkpoints_of
 from core.engine.queue import QueueEntry
 from core.record.problems import ProblemsError
@@ -33,9 +33,10 @@ def stamp(page: Page, run: Path) -> tuple[Any, ...]:
     return stamp_or_none(run / FILE), entry and (entry.id, entry.state, entry.message), _progress(page, entry)
 
 
-def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, cells: Cells) -> dict[str, Any] | None:
+def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict[str, Any] | None:
     """{state, entry, done, total, message; missing: checkpoints that were not measured, about: time for them; rows: what was
     measured, by file}; None for a run whose checkpoints cannot be assessed."""
+    cells = read_results(run)
     try:
         settings = AssessSettings(run=run.name)
         checkpoints = checkpoints_of(facts, job, page.workspace)
@@ -58,6 +59,11 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, cells: 
         "about": clock(seconds) if seconds else "",
         "rows": {file: [_row(page, run, row) for row in rows_of(measured)] for file, measured in cells.items()},
     }
+
+
+def with_assessment(sentence: str, run: Path, columns: Sequence[Mapping[str, Any]]) -> str:
+    """The sentence on the losses of a run's checkpoints, with what was measured of them. columns: of the comparison"""
+    return with_warnings(sentence, {column["file"]: column["label"] for column in columns}, read_results(run))
 
 
 def _row(page: Page, run: Path, row: Mapping[str, Any]) -> dict[str, Any]:

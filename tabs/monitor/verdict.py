@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.assess.results import read_results, with_warnings
 from core.engine.average import save_average
 from core.engine.verdict import (
     FEW,
@@ -109,15 +108,14 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["kept"] = kept.get(f"checkpoints/{column['file']}")
         column["best"] = best["label"] if best and column["file"] == Path(best["file"]).name else ""
         column["gone"] = bool(column["file"]) and column["step"] is None
-    choices, cells = read_choices(run), read_results(run)
-    labels = {column["file"]: column["label"] for column in columns[1:]}
+    choices = read_choices(run)
     return {
         "run": run.name,
         "columns": columns,
         "prompts": [vars(prompt) for prompt in prompts],
         "images": [[_image(page, images, row, x) for x in range(len(files))] for row in range(len(prompts))],
-        "sentence": with_warnings(measured_sentence(best), labels, cells),
-        "assess": assess.part(page, run, facts, job, cells),
+        "sentence": assess.with_assessment(measured_sentence(best), run, columns[1:]),
+        "assess": assess.part(page, run, facts, job),
         "making": _making(page, verdict, opened, images, comparison, set(comparison.files) - set(files)),
         "blind": _blind(page, columns, [prompt.text for prompt in prompts], images, choices),
         "preferred": _preferred(columns, choices),
