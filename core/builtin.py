@@ -11,6 +11,7 @@ from core.settings.base import Settings
 from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, GridJob, PrepareJob, TrainJob
 from core.settings.tools import hints, images, metadata
+from core.settings.tools.assess import AssessSettings
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
 from core.settings.tools.loras import (
@@ -190,6 +191,20 @@ register(
         reads=lambda asked: not asked.undo,
         card=None,
         under="caption",
+    )
+)
+_run_assess, _check_assess = _planned(later("core.assess.run", "plan"), later("core.assess.run", "do"))
+register(
+    tool(
+        "assess",
+        AssessSettings,
+        _run_assess,
+        title="Assessment",
+        about="measure the checkpoints of a run: near-copies, drift, trigger, diversity, strength, rank",
+        check=_check_assess,
+        lane="device",
+        card=None,
+        takes="run",
     )
 )
 

@@ -25,7 +25,7 @@ ORDER = [
     ["generation"],
     ["training", "captioning", "tools", "imports"],
     ["engine"],
-    ["machine_check"],
+    ["machine_check", "assess"],
     ["cli"],
 ]
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}

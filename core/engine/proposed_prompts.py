@@ -52,14 +52,14 @@ def proposed_prompts(
     samples   the run's sample prompts        held_out, captions   of its held-out and its training images
     trigger   its trigger word, "" without one
     """
-    known = set(words_of([*held_out, *captions]))
-    contexts = (f"{trigger}, {context}" for context in _unknown(CONTEXTS, known) if trigger)
+    known = [*held_out, *captions]
+    contexts = (f"{trigger}, {context}" for context in unknown(CONTEXTS, known) if trigger)
     kinds = {
         "sample prompt": list(samples)[:SAMPLES],
         "held-out caption": _apart([_plain(each) for each in held_out], HELD_OUT),
         "trigger word alone": [trigger] if trigger else [],
         "new context": list(contexts)[:NEW],
-        "without the trigger word": list(_unknown(SCENES, known))[:PLAIN],
+        "without the trigger word": list(unknown(SCENES, known))[:PLAIN],
     }
     columns = [[ProposedPrompt(text, shows) for text in texts] for shows, texts in kinds.items()]
     rounds = [each for row in zip_longest(*columns) for each in row if each is not None and each.text.strip()]
@@ -84,8 +84,9 @@ def words_of(texts: Iterable[str]) -> Iterator[str]:
     return (word for text in texts for word in WORD.findall(text.casefold()))
 
 
-def _unknown(phrases: Iterable[str], known: set[str]) -> Iterator[str]:
-    """The phrases of whose words, other than little ones, none is known."""
+def unknown(phrases: Iterable[str], texts: Iterable[str]) -> Iterator[str]:
+    """The phrases of whose words, other than little ones, none is in the texts."""
+    known = set(words_of(texts))
     return (phrase for phrase in phrases if not set(words_of([phrase])) - LITTLE & known)
 
 

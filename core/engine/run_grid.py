@@ -66,7 +66,7 @@ def run_grid_of(
     """
     saved = [file for file in facts["files"] if not is_average(file["name"])]
     averages = [Path(file["path"]) for file in facts["files"] if is_average(file["name"])][:MOST_CHECKPOINTS]
-    steps = _spread(sorted({file["step"] for file in saved}), facts.get("best"))
+    steps = spread_steps(sorted({file["step"] for file in saved}), facts.get("best"))
     if not steps:
         fix = "wait until it has saved one"
         raise ProblemsError.one("This run has no saved file", str(facts["run"]), fix, "run.no-file")
@@ -79,7 +79,7 @@ def run_grid_of(
     letters = iter("yz")
     if job.method.traits.new_words:
         grid["x_axis"] = "generate.embeddings"
-        values = [NONE, *("; ".join(_words(job, paths, workspace)) for paths in by_step.values())]
+        values = [NONE, *("; ".join(words_of(job, paths, workspace)) for paths in by_step.values())]
     elif job.method.traits.base_trains:
         grid["x_axis"] = "model.base_model"
         values[0] = job.model.base_model
@@ -113,7 +113,7 @@ def is_average(name: str) -> bool:
     return AVERAGE.search(Path(name).stem) is not None
 
 
-def _spread(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[int]:
+def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[int]:
     """At most MOST_CHECKPOINTS steps, evenly spaced, including the last and the best one."""
     if len(steps) <= MOST_CHECKPOINTS:
         return list(steps)
@@ -166,7 +166,7 @@ def _escaped(prompt: str) -> str:
     return prompt.replace("{", "\\{").replace("}", "\\}")
 
 
-def _words(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
+def words_of(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
     """The embeddings of one step as "word=name". The file of the first word has no suffix, others end in "-WORD"."""
     words, found = job.embedding.words, []
     for number, word in enumerate(words):

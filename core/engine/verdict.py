@@ -68,14 +68,18 @@ def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[
     if job.method.traits.control_images:  # others have no control image
         return [(each, ProposedPrompt(each.prompt, "sample prompt")) for each in samples.values()]
     captions, held_out = _captions(run)
-    tokens = [source.class_tokens for source in job.dataset.sources]
-    trigger = trigger_of([job.captions.trigger_word, *job.embedding.words[:1], *tokens], captions)
     alone = build(
         TrainJob, {"samples": to_values(job.samples) | {"sample_prompts": ["x"], "sample_prompts_file": None}}
     )
     first = next(iter(samples.values()), None) or prompts_of(job.model_copy(update={"samples": alone.samples}), base)[0]
-    proposed = proposed_prompts(list(samples), held_out, captions, trigger)
+    proposed = proposed_prompts(list(samples), held_out, captions, trigger_word(job, captions))
     return [(samples.get(each.text) or replace(first, prompt=each.text), each) for each in proposed]
+
+
+def trigger_word(job: TrainJob, captions: Sequence[str]) -> str:
+    """The trigger word of a run: that of its settings, else the tag that most captions share; "" without one."""
+    tokens = [source.class_tokens for source in job.dataset.sources]
+    return trigger_of([job.captions.trigger_word, *job.embedding.words[:1], *tokens], captions)
 
 
 def _captions(run: RunFolder) -> tuple[list[str], list[str]]:

@@ -29,7 +29,7 @@
       slider: h("input", {type: "range", min: 1, step: 1, "aria-label": "Checkpoint", oninput: ({target}) => go(Number(target.value), row)}),
       sentence: h("p", {class: "verdict-sentence"}), keep: h("span", {class: "verdict-keep"}), keys: h("p", {class: "hint verdict-keys"}, KEYS),
       choices: h("div", {class: "verdict-choices"}), average: h("details", {class: "verdict-average"}), status: h("p", {class: "verdict-status", role: "status"}),
-      count: h("span", {class: "hint"}),
+      count: h("span", {class: "hint"}), assess: h("section", {class: "verdict-assess", "aria-label": "Assessment"}),
     };
     p.stage = h("div", {class: "verdict-stage", tabindex: 0, role: "group", "aria-label": "Images of the base model and of a checkpoint",
       "aria-keyshortcuts": "ArrowLeft ArrowRight ArrowUp ArrowDown Space K B"}, p.left.node, p.right.node);
@@ -44,7 +44,7 @@
     p.film = h("div", {class: "verdict-film"}, p.strip, p.slider);
     p.row = h("div", {class: "verdict-prompt"}, p.before, p.prompt, p.after, p.shows);
     holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all, p.strengths), p.problems, p.make,
-      h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.film, p.status);
+      h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.film, p.assess, p.status);
     for (const pane of [p.left, p.right]) pane.image.addEventListener("load", ({target}) => p.stage.style.setProperty("--shape", (target.naturalWidth / target.naturalHeight).toFixed(4)));
     holder.addEventListener("keydown", press);
     holder.addEventListener("keyup", (event) => { if (event.key === " ") showBase(false); });
@@ -106,7 +106,7 @@
     if (!build()) return;
     if (!data || data.run !== news.run) { blind = base = false; column = row = 0; answered = ""; }
     data = news;
-    for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.film, parts.blind, parts.all, parts.strengths]) show(node, Boolean(data.columns));
+    for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.film, parts.assess, parts.blind, parts.all, parts.strengths]) show(node, Boolean(data.columns));
     parts.problems.replaceChildren(...(data.problems ? [atelier.problems(data.problems)] : []));
     if (!data.columns) return;
     if (!column) column = first();
@@ -134,6 +134,7 @@
     drawKeep();
     drawAverage();
     drawChoices();
+    drawAssess();
     text(parts.sentence, data.sentence);
   };
   const put = (pane, image, label, words) => {
@@ -215,6 +216,20 @@
     if (left) what.push(once(`Move the other ${files(left)} to the trash`, "verdict_put_away", "The files that are not kept; they can be put back here"));
     if (away) what.push(once(`Put ${files(away)} back`, "verdict_put_back", "From the trash, to where they were"));
     holder.replaceChildren(...what);
+  };
+  const drawAssess = () => {
+    const {assess} = parts, one = data.columns[column], found = data.assess;
+    show(assess, !blind && Boolean(found));
+    if (assess.hidden || !atelier.differs(assess, [one, found])) return;
+    const {state, entry, done, total, missing, about, message, rows} = found, measured = rows[one.file] || [], checkpoints = `${missing} checkpoint${missing === 1 ? "" : "s"}`;
+    const begin = button(`Assess ${checkpoints}`, () => { atelier.once(begin); send("verdict_assess"); }, measured.length ? "small" : "");
+    const cancel = button("Cancel", () => send("cancel", {entry}), "small");
+    const doing = state === "waiting" ? [h("span", {class: "hint"}, "In the queue."), cancel]
+      : state === "running" ? [h("span", {class: "hint"}, total ? `${Math.round(100 * done / total)}% measured` : "Loading the model"), h("span", {class: "progress"}, h("i", {style: `width:${total ? (100 * done / total).toFixed(1) : 0}%`})), cancel]
+        : missing ? [message ? h("span", {class: "bad"}, message) : h("span", {class: "hint"}, `Measures near-copies, drift, trigger, diversity, strength and rank${about ? `, about ${about}` : ""}.`), begin] : [];
+    const pair = (images) => h("div", {class: "verdict-pair"}, ...images.map((image, n) => h("figure", {}, h("a", {href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: n ? "Training image" : "Generated image"})), h("figcaption", {}, n ? "training image" : "generated"))));
+    const item = (each) => [h("dt", {class: each.warning ? "bad" : "", title: each.meaning}, each.title), h("dd", {}, each.sentence, ...(each.images.length ? [pair(each.images)] : []))];
+    assess.replaceChildren(h("div", {class: "verdict-make"}, h("h4", {}, measured.length ? `Assessment of ${one.label}` : "Assessment"), ...doing), h("dl", {hidden: !measured.length}, ...measured.flatMap(item)));
   };
   const drawAverage = () => {
     const {average} = parts, columns = data.columns.slice(1).filter((one) => !one.gone && !one.average);

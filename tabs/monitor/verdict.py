@@ -31,6 +31,7 @@ from core.record.stamps import stamp_or_none
 from core.record.units import clock
 from core.settings.job import TrainJob
 from tabs.generate import form, grids
+from tabs.monitor import assess
 from tabs.server.browsers import Browser
 from tabs.tools.copies import Copies
 
@@ -86,6 +87,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
         [stamp_or_none(path) for path in paths],
         _row(entry),
         task,
+        assess.stamp(page, run),
     )
 
 
@@ -114,7 +116,8 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "columns": columns,
         "prompts": [vars(prompt) for prompt in prompts],
         "images": [[_image(page, images, row, x) for x in range(len(files))] for row in range(len(prompts))],
-        "sentence": measured_sentence(best),
+        "sentence": assess.with_assessment(measured_sentence(best), run, columns[1:]),
+        "assess": assess.part(page, run, facts, job),
         "making": _making(page, verdict, opened, images, comparison, set(comparison.files) - set(files)),
         "blind": _blind(page, columns, [prompt.text for prompt in prompts], images, choices),
         "preferred": _preferred(columns, choices),
@@ -354,4 +357,5 @@ COMMANDS = {
     "verdict_put_back": _put_back,
     "verdict_choose": _choose,
     "verdict_average": _begin_average,
+    "verdict_assess": lambda page, data, browser: assess.start(page, str(data.get("run", ""))),
 }

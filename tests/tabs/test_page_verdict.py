@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from fake_engine import Run
 from page_server import Served
 from playwright.sync_api import expect
+from work_parts import image
 
 from core.record.kept import read_kept
 from core.record.preference import read_choices
@@ -28,6 +30,16 @@ def trained(served: Served, title: str) -> Run:
             engine._save(run)
     engine._runs[name] = run
     return run
+
+
+def assessed(run: Run) -> None:
+    """Results of step 40: a near-copy, and a measure that was not taken."""
+    files = ["assess/one.png", "assess/one-training.png"]
+    for name in files:
+        image(run.folder / name)
+    copy = {"distance": 0.1, "limit": 0.3, "typical": 0.7, "near": 2, "images": 8, "name": "fox.png", "files": files}
+    cells = {f"{run.title}-step00000040.safetensors": {"copies": copy, "loss": {"why": "no images were held out"}}}
+    (run.folder / "assess.json").write_text(json.dumps({"cells": cells}))
 
 
 def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alone(window, served):
@@ -66,8 +78,13 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     assert len(read_choices(run.folder)) == 11
     tab.keyboard.press("Escape")
     expect(card.locator(".verdict-choices tbody tr")).to_have_count(3)
+    assessed(run)
     tab.reload()
     expect(card.locator(".verdict-choices tbody tr")).to_have_count(3)
+    expect(card.locator(".verdict-assess dt.bad")).to_have_text("Near-copies")
+    expect(card.locator(".verdict-assess .verdict-pair img")).to_have_count(2)
+    expect(card.locator(".verdict-sentence")).to_contain_text("step 40 nearly copies a training image (fox.png)")
+    expect(card.get_by_role("button", name="Assess 3 checkpoints")).to_be_visible()
     expect(label).to_contain_text("step 40")  # the kept one
 
 
@@ -75,6 +92,7 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
 @pytest.mark.parametrize("width", [390, 800, 1440, 1920])
 def test_the_comparison_fits_its_window_and_takes_no_key_outside_of_it(window, served, width):
     run = trained(served, "wide")
+    assessed(run)
     tab = window.tab
     tab.set_viewport_size({"width": width, "height": 900})
     window.open(f"Monitor/{run.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_grids import RUN, desk, trained  # noqa: F401
 from work_parts import image
 
+from core.assess.measures import MEASURES
 from core.engine.average import average_weights, save_average
 from core.engine.verdict import FILE, label_of, read_verdict
 from core.engine.view import RunView
@@ -166,6 +168,33 @@ def test_bad_input_is_said_or_leaves_nothing_to_show(page):
     gone = moved.model_copy(update={"samples": moved.samples.model_copy(update={"sample_prompts_file": "gone.txt"})})
     page.verdicts = {}
     assert verdict.part(page, RUN, facts, gone)["problems"]
+
+
+def test_an_assessment_is_started_once_and_what_it_measured_is_shown_with_the_losses(page, monkeypatch):
+    run = page.workspace.runs / RUN
+    before = part(page)["assess"]
+    assert (before["state"], before["missing"], before["rows"]) == ("", 2, {}) and before["about"]
+    command(page, "verdict_assess")
+    command(page, "verdict_assess")
+    assert [job.assess.run for job in page.engine.jobs] == [RUN] and part(page)["assess"]["state"] == "waiting"
+    page.engine.entries[-1] = replace(page.engine.entries[-1], state="running")
+    monkeypatch.setattr(page.engine, "progress", lambda entry: {"done": 3, "total": 9}, raising=False)
+    assert (part(page)["assess"]["done"], part(page)["assess"]["total"]) == (3, 9)
+    page.engine.entries[-1] = replace(page.engine.entries[-1], state="done")
+    files = ["assess/one.png", "assess/../../../x.png", "assess/gone.png"]
+    image(run / files[0])
+    copy = {"distance": 0.1, "limit": 0.5, "typical": 0.8, "near": 2, "images": 8, "name": "fox.png", "files": files}
+    every = {name: {"why": "x"} for name in MEASURES} | {"copies": copy}
+    cells = {"fox-step00000040.safetensors": every}
+    (run / "assess.json").write_text(json.dumps({"version": 1, "cells": cells}))
+    shown = part(page)
+    assert "step 40" in shown["sentence"] and "fox.png" in shown["sentence"] and shown["assess"]["missing"] == 1
+    rows = shown["assess"]["rows"]["fox-step00000040.safetensors"]
+    assert [row["title"] for row in rows] == [measure.title for measure in MEASURES.values()]
+    assert [len(row["images"]) for row in rows] == [1 if row["warning"] else 0 for row in rows], "only files of the run"
+    page.engine.entries[-1] = replace(page.engine.entries[-1], state="failed")
+    command(page, "verdict_assess")
+    assert len(page.engine.jobs) == 2
 
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -19,7 +19,7 @@ from core.tools.images.folders import Copies, _bad_output, natural_order
 from core.tools.images.number import numbered_stems
 from core.tools.loras.merge_lora_to_model import _cast, _Unfit
 from core.tools.loras.resize_lora import _cap, _method_problems, _rank, needed_rank
-from core.tools.loras.singular_values import _needed, _quantile, _usual, values_of
+from core.tools.loras.singular_values import _needed, _quantile, usual_rank, values_of
 from core.tools.loras.sums import Term, averaged, averaged_as_sd_scripts, concatenated, concatenated_as_sd_scripts
 from core.tools.loras.svd import Product, clamped, decompose
 from core.tools.merges import ratios_of
@@ -86,7 +86,7 @@ def test_the_parameter_of_each_method(method, parameter, codes):
 
 @pytest.mark.parametrize(("rank", "usual"), [(1, 1), (3, 4), (4, 4), (5, 8), (9, 12), (33, 48), (256, 256), (257, 257)])
 def test_the_next_usual_rank_is_recommended(rank, usual):
-    assert _usual(rank) == usual
+    assert usual_rank(rank) == usual
 
 
 def test_ranks_and_quantiles_at_their_edges():

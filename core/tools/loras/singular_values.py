@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.networks.adapter_file import load_finite
@@ -54,8 +55,8 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
     retained = {name: _retained(each) for name, each in values.items()}
     needed = {name: _needed(each, settings.keep) for name, each in retained.items()}
     longest = max(len(each) for each in values.values())
-    recommended = _usual(_quantile(sorted(needed.values()), 0.9))
-    whole = _retained_together(values, longest)
+    recommended = usual_rank(_quantile(sorted(needed.values()), 0.9))
+    whole = retained_together(values, longest)
     shown = [
         _retained_curves(retained, whole, longest),
         _value_curves(values, longest),
@@ -93,7 +94,7 @@ def _retained(values: Tensor) -> list[float]:
     return [float(each) for each in (squares.cumsum(0) / squares.sum()).sqrt()]
 
 
-def _retained_together(values: dict[str, Tensor], longest: int) -> list[float]:
+def retained_together(values: Mapping[str, Tensor], longest: int) -> list[float]:
     """The retained norm of the whole LoRA if every layer keeps its first k singular values, for each k."""
     import torch
 
@@ -107,7 +108,7 @@ def _needed(retained: list[float], keep: float) -> int:
     return next((rank for rank, share in enumerate(retained, 1) if share >= keep - 1e-9), len(retained))
 
 
-def _usual(rank: int) -> int:
+def usual_rank(rank: int) -> int:
     """The next common rank."""
     return next((each for each in USUAL_RANKS if each >= rank), rank)
 

@@ -1,0 +1,222 @@
+"""A run's base model with one of its checkpoints at a time: the predictions and images that the measures compare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.assess.measures import Measure
+from core.assess.target import SEEDS, TIMESTEPS, Checkpoint, Target
+from core.assess.trigger import with_word, without_word
+from core.dataset.buckets.batches import Placed
+from core.dataset.images.pixels import load_bucketed
+from core.diffusion.text_states import Conditioning, join_texts
+from core.generation.making import Maker
+from core.generation.model.store import make_store
+from core.generation.plan.plan import plan_of
+from core.generation.plan.requests import Request
+from core.generation.prompt.states import Reading
+from core.generation.run import ready
+from core.generation.sample.canvas import fitted, images_at_once, pixels_of
+from core.generation.sample.guidance import POSITIVE
+from core.generation.sample.loop import Stage
+from core.record import draws
+from core.record.context import JobContext
+from core.record.units import clock
+from core.settings.check import build
+from core.settings.job import GenerateJob
+from core.settings.presets.files import to_values
+from core.training.building.objective import objective_of
+from core.training.loop.validation import unaugmented_caption
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from core.diffusion.objective import Objective
+
+
+class Probe(NamedTuple):
+    """An input of the model: latents [C, h, w] in its scale, to be noised to a timestep, and a caption. item: number of its image"""
+
+    item: int
+    latents: Tensor
+    caption: str
+    timestep: int
+
+
+class Bench:
+    """The model's inputs, and what the base model makes of them.
+
+    sets   {name: probes}: "inside" and "held_out" are images of the dataset with their captions, "plain" the former without the
+           trigger word, "outside" images that the base model made of other prompts
+    base   the base model, whose predictions and images stay      kept   what measures compute once
+    """
+
+    base: Subject
+
+    def __init__(self, target: Target, context: JobContext, total: int):
+        self.target, self.context, self._store = target, context, context.store or make_store()
+        self.prompts = [unaugmented_caption(placed) for placed in target.some(target.training)]
+        self.sets: dict[str, list[Probe]] = {}
+        self.kept: dict[str, Any] = {}
+        self._done, self._total = 0, total
+
+    @contextmanager
+    def opened(self, checkpoint: Checkpoint | None) -> Iterator[Subject]:
+        """A context with the base model and a checkpoint; None: the base model alone."""
+        plan, device = plan_of(self._job(checkpoint), self.target.workspace), self.context.device
+        with ready(plan, self.target.workspace, store=self._store, device=device, reports=self.context) as (maker, _):
+            assert isinstance(maker, Maker)
+            with torch.no_grad():
+                yield Subject(self, maker, plan.requests[0].job, checkpoint)
+
+    def prepare(self, measures: Sequence[Measure]) -> None:
+        """Make the inputs, measure the base model, and say how long the rest takes."""
+        target = self.target
+        names = {target.set_named(name) for measure in measures for name, _ in measure.reads}
+        with self.opened(None) as self.base:
+            begun = time.perf_counter()
+            for name in sorted(names):
+                self.sets[name] = self._probes(name, "plain" in names)
+                self.base.predicted(name)
+            if any(measure.images for measure in measures):
+                self.base.latents_by_prompt()
+        left = self._total - self._done
+        seconds = left * (time.perf_counter() - begun) / max(self._done, 1)
+        self.context.say(f"{left:,} of {self._total:,} predictions left: about {clock(seconds)}")
+
+    def _probes(self, name: str, triggers: bool) -> list[Probe]:
+        target, word = self.target, self.target.trigger
+        if name == "outside":
+            captions, images = target.outside, [image for image, _ in self.base.made(target.outside, 1)]
+        else:
+            chosen = target.some(target.held_out if name == "held_out" else target.training)
+            captions = [unaugmented_caption(placed) for placed in chosen]
+            images = [load(placed, target.size) for placed in chosen]
+        if name == "plain":
+            captions = [without_word(caption, word) for caption in captions]
+        elif name == "inside" and triggers:
+            captions = [with_word(caption, word) for caption in captions]
+        rows = list(enumerate(zip(map(self.base.encoded, images), captions, strict=True)))
+        return [Probe(item, latents, caption, at) for item, (latents, caption) in rows for at in TIMESTEPS]
+
+    def changes(self, subject: Subject, name: str, strength: float = 1.0) -> list[float]:
+        """|prediction - base model's| / |base model's| of each probe of a set."""
+        base = self.base.predicted(name).flatten(1)
+        change = (subject.predicted(name, strength).flatten(1) - base).norm(dim=1)
+        return [float(each) for each in change / base.norm(dim=1)]
+
+    def losses(self, subject: Subject, name: str, strength: float = 1.0) -> list[float]:
+        """The mean squared error of each prediction of a set."""
+        x0, noise, at = inputs(self.sets[self.target.set_named(name)], self.context.device)
+        target = subject.objective.target(x0, noise, at).float().cpu()
+        return [float(each) for each in (subject.predicted(name, strength) - target).square().flatten(1).mean(dim=1)]
+
+    def count(self, predictions: int) -> None:
+        """Report progress, and stop here if asked to."""
+        self._done += predictions
+        self.context.check()
+        self.context.stage("assessing", min(self._done, self._total), self._total)
+
+    def _job(self, checkpoint: Checkpoint | None) -> GenerateJob:
+        target, (width, height) = self.target, self.target.size
+        model, samples = to_values(target.job.model), target.job.samples
+        generate: dict[str, Any] = {"width": width, "height": height, "seed": 0, "prompt_weights": False}
+        generate |= {"steps": target.settings.sampling_steps, "guidance_scale": samples.guidance_scale}
+        generate |= {"sampler": samples.sample_sampler}
+        if checkpoint is not None and target.kind == "network":
+            generate["loras"] = [{"file": str(checkpoint.path)}]
+        elif checkpoint is not None and target.kind == "embedding":
+            generate |= {"embeddings": list(checkpoint.embeddings), "prompt": target.trigger}
+        elif checkpoint is not None:
+            model["base_model"] = str(checkpoint.path)
+        values = {"model": model, "memory": to_values(target.job.memory), "generate": generate}
+        return build(GenerateJob, values | {"prompts": {"dynamic_prompts": False}})
+
+
+class Subject:
+    """The model with a checkpoint, None for the base model alone; what it computed stays when it is closed."""
+
+    def __init__(self, bench: Bench, maker: Maker, job: GenerateJob, checkpoint: Checkpoint | None):
+        self.bench, self.maker, self.job, self.checkpoint = bench, maker, job, checkpoint
+        self._known: dict[tuple[str, float], Tensor] = {}
+
+    def predicted(self, name: str, strength: float = 1.0) -> Tensor:
+        """The predictions of a set of probes, computed once: [N, C, h, w], float32 on the CPU, in the form of the target."""
+        key = self.bench.target.set_named(name), strength
+        if key not in self._known:
+            self._known[key] = torch.cat(list(self._predictions(self.bench.sets[key[0]], strength)))
+        return self._known[key]
+
+    def _predictions(self, probes: Sequence[Probe], strength: float) -> Iterator[Tensor]:
+        components, kind, size = self.maker.components, self.maker.kind, self.bench.target.size
+        self.maker.loras.use([use.model_copy(update={"strength": strength}) for use in self.job.generate.loras])
+        captions = list(dict.fromkeys(probe.caption for probe in probes))
+        reading = Reading(clip_skip=self.job.model.clip_skip, weighted=False, as_trained=True)
+        states = dict(zip(captions, self.maker.encoder.encode_each(captions, reading), strict=True))
+        at_once = images_at_once(components, *size)
+        for some in (probes[start : start + at_once] for start in range(0, len(probes), at_once)):
+            x0, noise, at = inputs(some, components.device)
+            noisy = self.objective.noised(x0, noise, at)
+            sizes = torch.tensor([Stage(size).sizes_of(POSITIVE)] * len(some), dtype=torch.float32, device=noisy.device)
+            guidance = torch.ones(len(some), device=noisy.device) if kind.reads_guidance else None
+            texts = join_texts([states[probe.caption] for probe in some])
+            output = kind.predict(components, noisy, at, Conditioning(texts, sizes, guidance)).float()
+            self.bench.count(len(some))
+            yield self.objective.form(output, noisy, at).cpu()
+
+    def made(self, prompts: Sequence[str], seeds: int) -> list[tuple[Image, str]]:
+        """(image, prompt) of each prompt with seeds 0, 1 ..."""
+        generate, made = self.job.generate, list[Any]()
+        asked = [(prompt, seed) for prompt in prompts for seed in range(seeds)]
+        changes = ({"prompt": prompt.replace(" AND ", " and "), "seed": seed} for prompt, seed in asked)
+        requests = [self.job.model_copy(update={"generate": generate.model_copy(update=each)}) for each in changes]
+        for batch in self.maker.batches([Request(job) for job in requests]):
+            made += self.maker.make(batch).images[-1]
+            self.bench.count(2 * len(batch) * generate.steps)
+        return [(image, prompt) for image, (prompt, _) in zip(made, asked, strict=True)]
+
+    @cached_property
+    def images(self) -> list[tuple[Image, str]]:
+        """(image, caption) of the captions of the dataset."""
+        return self.made(self.bench.prompts, SEEDS)
+
+    def latents_by_prompt(self) -> list[list[Tensor]]:
+        """The latents of its images, by caption."""
+        return [self._latents[start : start + SEEDS] for start in range(0, len(self._latents), SEEDS)]
+
+    @cached_property
+    def _latents(self) -> list[Tensor]:
+        return [self.encoded(image) for image, _ in self.images]
+
+    def encoded(self, image: Image) -> Tensor:
+        """The mean latents [C, h, w] of an image, in the model's scale, on the CPU."""
+        vae, kind = self.maker.components.vae, self.maker.kind
+        mean, _ = kind.encode_image_latents(vae, pixels_of(image))
+        return kind.model_latents(vae.config, mean)[0].float().cpu()
+
+    @cached_property
+    def objective(self) -> Objective:
+        return objective_of(self.bench.target.job, self.bench.context, self.maker.components)
+
+
+def load(placed: Placed, size: tuple[int, int]) -> Image:
+    """A training image in its bucket, at the size of the comparison."""
+    return fitted(load_bucketed(placed.image.path, placed.placement, images=placed.concept.images), size, "crop")
+
+
+def inputs(probes: Sequence[Probe], device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """(latents, noise, timesteps) of a batch, on the device."""
+    noises = [draws.normal(probe.latents.shape, 0, "assess", probe.item, probe.timestep) for probe in probes]
+    timesteps = torch.tensor([probe.timestep for probe in probes])
+    return (
+        torch.stack([probe.latents for probe in probes]).to(device),
+        torch.stack(noises).to(device),
+        timesteps.to(device),
+    )

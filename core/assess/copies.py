@@ -1,0 +1,131 @@
+"""Near-copies of training images: generated images whose latents are nearer to one than unrelated images of the set are.
+
+A perceptual hash picks candidates; the distance of latents over shifts and flips decides. The limit is a prediction bound, whose rate
+of false alarms is known, of the distances that training images have among themselves and that the base model's images of the same
+captions, which cannot be copies, have to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from core.assess.statistics import NotMeasured, lower_bound
+from core.dataset.doctor.images import Limits
+from core.dataset.images.look import difference_hash
+from core.record import atomic
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+RATE = 0.01  # of false alarms, for all images of a checkpoint together
+LEAST = 4  # training images
+CANDIDATES = 8  # by hash, whose latents are compared
+COMPARED = 32  # training images whose distances to others are measured
+SHIFTS = 4  # half latent pixels in each direction
+FOLDER = "assess"  # in the run folder, for images
+
+
+def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    from core.assess.bench import load
+
+    placed, run = bench.target.training, bench.target.run
+    kept = bench.kept
+    if "gallery" not in kept:
+        kept["gallery"] = Gallery(len(placed), lambda number: load(placed[number], bench.target.size), subject.encoded)
+        kept["typical"] = kept["gallery"].typical()
+        kept["base"] = [kept["gallery"].near(image)[0][0] for image, _ in bench.base.images]
+    images, typical = kept["gallery"], kept["typical"]
+    images.encode = subject.encoded
+    if len(typical) < LEAST:
+        raise NotMeasured(f"it needs {LEAST} training images that are not near duplicates")
+    limit = limit_of(typical, kept["base"], len(subject.images))
+    found = [(*images.near(image)[0], at) for at, (image, _) in enumerate(subject.images)]
+    nearest, number, at = min(found)
+    image, prompt = subject.images[at]
+    files = [f"{FOLDER}/{subject.checkpoint.path.stem}{end}.png" for end in ("", "-training")]
+    atomic.make_folders(run.path / FOLDER)
+    for name, shown in zip(files, (image, images.load(number)), strict=True):
+        with atomic.open_atomic(run.path / name) as path:
+            shown.save(path, format="PNG")
+    values = {"distance": round(nearest, 4), "limit": round(limit, 4), "typical": round(median(typical), 4)}
+    counts = {"near": sum(distance < limit for distance, _, _ in found), "images": len(found)}
+    return values | counts | {"name": placed[number].image.relative, "prompt": prompt, "files": files}
+
+
+def limit_of(pairs: Sequence[float], base: Sequence[float], images: int) -> float:
+    """The distance below which none of so many images that are no copies is, with the probability 1 - RATE. pairs: distances of
+    training images to their candidates; base: of the base model's images to the nearest"""
+    return min(lower_bound(pairs, RATE / (images * CANDIDATES)), lower_bound(base, RATE / images))
+
+
+class Gallery:
+    """The training images. load: number -> image; encode: image -> latents [C, h, w]"""
+
+    def __init__(self, count: int, load: Callable[[int], Image], encode: Callable[[Image], Tensor]):
+        self.load, self.encode = load, encode
+        self._hashes = [int(difference_hash(load(number)), 16) for number in range(count)]
+        self._latents = cache(lambda number: self.encode(load(number)))
+
+    def typical(self) -> list[float]:
+        """Distances of pairs of training images, those with the nearest hashes that are no near duplicates."""
+        count, pairs = len(self._hashes), dict[frozenset[int], float]()
+        for number in sorted({number * count // COMPARED for number in range(COMPARED)}):
+            near = self.near(self.load(number), Limits().near_distance)
+            pairs |= {frozenset((number, other)): found for found, other in near}
+        return list(pairs.values())
+
+    def near(self, image: Image, beyond: int = -1) -> list[tuple[float, int]]:
+        """(distance, number) of the candidates, nearest first. beyond: only of those whose hash differs in more bits"""
+        from PIL.Image import Transpose
+
+        sides = [image, image.transpose(Transpose.FLIP_LEFT_RIGHT)]
+        hashes = [int(difference_hash(side), 16) for side in sides]
+        bits = [min((own ^ each).bit_count() for each in hashes) for own in self._hashes]
+        order = sorted((each, number) for number, each in enumerate(bits) if each > beyond)
+        latents = [self.encode(side) for side in sides]
+        return sorted((min(distance(side, self._latents(at)) for side in latents), at) for _, at in order[:CANDIDATES])
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """The mean squared difference of two images' latents [C, h, w] over the sum of their spatial variances: 0 for equal images,
+    about 1 for unrelated ones."""
+    return float((one - other).square().mean()) / _contrast(one, other)
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """The root of `apart` at the best of shifts by up to SHIFTS half latent pixels, over the overlap."""
+    from torch.nn.functional import interpolate
+
+    fine = [interpolate(each[None], scale_factor=2, mode="bilinear")[0] for each in (one, other)]
+    steps = range(-SHIFTS, SHIFTS + 1)
+    shifts = ((_cut(fine[0], y, x), _cut(fine[1], -y, -x)) for y in steps for x in steps)
+    return (min(float((a - b).square().mean()) for a, b in shifts) / _contrast(one, other)) ** 0.5
+
+
+def _contrast(one: Tensor, other: Tensor) -> float:
+    return max(sum(float(each.var(dim=(1, 2)).mean()) for each in (one, other)), 1e-6)
+
+
+def _cut(latents: Tensor, down: int, right: int) -> Tensor:
+    """The part of [C, h, w] that overlaps with another one shifted down and right."""
+    _, height, width = latents.shape
+    return latents[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
+
+
+def brief(data: Mapping[str, Any]) -> str:
+    return f"{data['distance']:.2f}{' COPY' if data['near'] else ''}"
+
+
+def sentence(data: Mapping[str, Any]) -> str:
+    nearest = f"{data['name']} at distance {data['distance']:.2f}"
+    scale = f"below {data['limit']:.2f} is a near-copy (at most {RATE:.0%} false alarms), unrelated images are at {data['typical']:.2f}"
+    if data["near"]:
+        return f"{data['near']} of {data['images']} images nearly copy a training image, {nearest}: {scale}."
+    return f"None of {data['images']} images; the nearest to a training image is {nearest}: {scale}."
+
+
+def warning(data: Mapping[str, Any]) -> str:
+    return f"nearly copies a training image ({data['name']})" if data["near"] else ""

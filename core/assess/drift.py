@@ -1,0 +1,38 @@
+"""Drift of the base model: how much predictions change for prompts outside of the dataset, against those in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from core.assess.statistics import Interval, ratio_of
+from core.assess.target import BAND, TIMESTEPS, by_image
+
+MUCH = 0.8
+
+
+def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    return drift_of(bench.changes(subject, "inside"), bench.changes(subject, "outside"))
+
+
+def drift_of(inside: Sequence[float], outside: Sequence[float]) -> dict[str, Any]:
+    """The ratio of relative changes, whole and by band of timesteps. inside, outside: each image at each timestep"""
+    whole, number = ratio_of(by_image(outside), by_image(inside)), len(TIMESTEPS)
+    bands = [round(fmean(outside[at::number]) / fmean(inside[at::number]), 4) for at in range(number)]
+    return whole.data | {"inside": round(fmean(inside), 5), "outside": round(fmean(outside), 5), "bands": bands}
+
+
+def brief(data: Mapping[str, Any]) -> str:
+    return f"{data['value']:.2f}"
+
+
+def sentence(data: Mapping[str, Any]) -> str:
+    most = max(range(len(TIMESTEPS)), key=data["bands"].__getitem__)
+    part = f"{data['bands'][most]:.2f} times at timesteps {most * BAND} to {(most + 1) * BAND - 1}"
+    shares = f"{data['outside']:.1%} against {data['inside']:.1%}"
+    return f"Other prompts' predictions change {Interval.of(data)} times as much as the dataset's ({shares}), {part}."
+
+
+def warning(data: Mapping[str, Any]) -> str:
+    return "changes other prompts as much as the dataset's" if (data["low"] or 0) > MUCH else ""

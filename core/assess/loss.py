@@ -1,0 +1,51 @@
+"""Held-out loss: what the training measured at each checkpoint, with the paired difference to the lowest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.assess.statistics import Interval, NotMeasured, mean_of
+from core.engine.run_grid import is_average
+from core.record.journal import read_lines
+
+
+def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    if is_average(subject.checkpoint.path.name):
+        raise NotMeasured("the training did not measure averages")
+    lines = (line for line in read_lines(bench.target.run.journal_file) if line["kind"] == "validated")
+    return loss_of({line["step"]: line for line in lines}, subject.checkpoint.step)
+
+
+def loss_of(lines: Mapping[int, Mapping[str, Any]], step: int) -> dict[str, Any]:
+    """The loss at a step. lines: "validated" events by step"""
+    lines = {at: line for at, line in lines.items() if line.get("measured_on", "held_out") == "held_out"}
+    if step not in lines:
+        raise NotMeasured("the training did not measure this step" if lines else "no images were held out")
+    line, lowest = lines[step], min(lines.values(), key=lambda each: (each["loss"], each["step"]))
+    data = {"loss": line["loss"], "images": line["images"], "lowest": lowest["step"], "step": step}
+    each, others = line.get("each") or (), lowest.get("each") or ()
+    if line is not lowest and line.get("each_of") == lowest.get("each_of") and len(each) == len(others) > 0:
+        data["above"] = mean_of([one - other for one, other in zip(each, others, strict=True)]).data
+    return data
+
+
+def brief(data: Mapping[str, Any]) -> str:
+    return f"{data['loss']:.4f}"
+
+
+def sentence(data: Mapping[str, Any]) -> str:
+    text = f"{data['loss']:.4f} on {data['images']} held-out images"
+    if data["step"] == data["lowest"] or "above" not in data:
+        return (
+            f"{text}, the lowest."
+            if data["step"] == data["lowest"]
+            else f"{text}; step {data['lowest']:,} has the lowest."
+        )
+    above = Interval.of(data["above"])
+    noise = (
+        ""
+        if above.low is None
+        else f" ({above.low:.4f} to {above.high:.4f}){'' if above.low > 0 else ', within noise'}"
+    )
+    return f"{text}: {above.value:.4f} above step {data['lowest']:,}{noise}."

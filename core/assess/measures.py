@@ -1,0 +1,59 @@
+"""The measures, a row each: a new one is a file next to this one and a row here. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure. Its module, of its name, has `measure(bench, subject) -> data`, `brief(data)` for a table, `sentence(data)`, and if
+    it warns `warning(data)`: a clause on what to know before choosing the checkpoint, or "".
+
+    meaning   what a high or low value means
+    reads     (set of predictions, strength of the LoRA), shared with other measures      images   it needs generated images
+    kinds     of what trained that it applies to (`Target.kind`): "network", "model", "embedding"
+    """
+
+    name: str
+    title: str
+    meaning: str
+    reads: Sequence[tuple[str, float]] = ()
+    images: bool = False
+    kinds: str = "network model embedding"
+
+    def call(self, name: str, *args: Any) -> Any:
+        """Call a function of its module; "" if it has none of this name."""
+        function = getattr(import_module(f"core.assess.{self.name}"), name, None)
+        return function(*args) if function else ""
+
+    def words(self, name: str, data: Mapping[str, Any]) -> str:
+        """`brief`, `sentence` or `warning` of measured data, or of the reason why there is none."""
+        if "why" in data:
+            return {"brief": "-", "sentence": f"Not measured: {data['why']}."}.get(name, "")
+        return str(self.call(name, data))
+
+
+_INSIDE, _OUTSIDE, _PLAIN = ("inside", 1.0), ("outside", 1.0), ("plain", 1.0)
+_EACH = [(name, strength) for strength in STRENGTHS for name in ("fit", "outside")]
+_ROWS = (
+    Measure("loss", "Held-out loss", "How well it denoises images that it was not trained on; lower is better."),
+    Measure("copies", "Near-copies", "Distance of its images to the nearest training image.", images=True),
+    Measure(
+        "drift",
+        "Drift of the base",
+        "Near 0 keeps other prompts, 1 changes all alike.",
+        [_INSIDE, _OUTSIDE],
+        kinds="network model",
+    ),
+    Measure("trigger", "Trigger word", "1: the word does nothing.", [_INSIDE, _PLAIN], kinds="network model"),
+    Measure("diversity", "Diversity over seeds", "Near 0: every seed gives the same image.", images=True),
+    Measure("strength", "Best strength", "The lowest within noise of the lowest loss.", _EACH, kinds="network"),
+    Measure("rank", "Used rank", "Directions that hold the change, and what resizing loses.", kinds="network"),
+)
+MEASURES = {row.name: row for row in _ROWS}

@@ -1,0 +1,56 @@
+"""The part of the rank that is used, what resizing loses, and where the change is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from core.assess.statistics import NotMeasured
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEPT, SMALL = 0.9, 0.98  # of the norm: what counts as used, and what resizing should keep
+SHOWN = 3
+
+
+def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    from core.networks.adapter_file import load_finite
+    from core.tools.loras.layers import open_layers
+    from core.tools.loras.singular_values import values_of
+
+    lora = load_finite(subject.checkpoint.path)
+    layers, _ = open_layers(lora, subject.maker.components, bench.context.cancel)
+    values = {layer.name: found for layer in layers if len(found := values_of(layer)) and float(found[0]) > 0}
+    return rank_of(values) | {"rank": max(layer.rank for layer in layers)}
+
+
+def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Directions that hold KEPT of the norm, the rank to resize to and what it loses, the layers that change most. values: singular
+    values of each layer, descending"""
+    from core.tools.loras.singular_values import retained_together, usual_rank
+
+    if not values:
+        raise NotMeasured("the checkpoint changes nothing")
+    longest = max(map(len, values.values()))
+    kept = retained_together(values, longest)
+    used, small = (next(rank for rank, share in enumerate(kept, 1) if share >= least - 1e-9) for least in (KEPT, SMALL))
+    norms = {name: float(each.norm()) for name, each in values.items()}
+    layers = {name: round(norms[name], 4) for name in sorted(norms, key=lambda name: -norms[name])[:SHOWN]}
+    resize = usual_rank(small)
+    text = sum(norm**2 for name, norm in norms.items() if name.startswith("lora_te"))
+    whole = sum(norm**2 for norm in norms.values())
+    found = {"used": used, "resize": resize, "lost": round(1 - kept[min(resize, longest) - 1], 4), "layers": layers}
+    return found | {"norm": round(whole**0.5, 4), "text": round(text / whole, 4)}
+
+
+def brief(data: Mapping[str, Any]) -> str:
+    return f"{data['used']} of {data['rank']}"
+
+
+def sentence(data: Mapping[str, Any]) -> str:
+    smaller = f"resizing to rank {data['resize']} loses {data['lost']:.1%}"
+    rest = smaller if data["resize"] < data["rank"] else f"no lower rank keeps {SMALL:.0%}"
+    text = f", {data['text']:.0%} in the text encoder" if data["text"] >= 0.005 else ""
+    most = f"Norm {data['norm']:.3g}, most in {next(iter(data['layers']))}{text}."
+    return f"{KEPT:.0%} of the norm is in {data['used']} directions of {data['rank']}: {rest}. {most}"

@@ -1,0 +1,58 @@
+"""assess.json in a run's folder: what was measured, and what it says in words. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.assess.measures import MEASURES
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError
+
+FILE = "assess.json"
+Cells = dict[str, dict[str, dict[str, Any]]]  # name of a checkpoint's file -> measure -> data
+
+
+def read_results(run: Path) -> Cells:
+    """What was measured of a run; empty without a file, or for a damaged one."""
+    try:
+        cells = read_json_object(run / FILE)["cells"]
+        return {str(file): {name: dict(measured[name]) for name in measured} for file, measured in cells.items()}
+    except (ProblemsError, KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def rows_of(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """{title, meaning, sentence, warning, files} of each measure of a checkpoint, in their order."""
+    rows = []
+    for measure in (each for name, each in MEASURES.items() if name in measured):
+        data = measured[measure.name]
+        try:
+            words = {name: measure.words(name, data) for name in ("sentence", "warning")}
+        except (KeyError, TypeError, ValueError, IndexError, StopIteration):  # the file was changed by hand
+            words = {"sentence": "Not readable.", "warning": ""}
+        rows.append({"title": measure.title, "meaning": measure.meaning, "files": data.get("files", [])} | words)
+    return rows
+
+
+def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells) -> str:
+    """A sentence about a run's checkpoints, with what to know of some of them: "Steps 180 and 250 cannot be told apart by loss; step
+    250 nearly copies a training image (fox.png)." labels: by file"""
+    clauses: dict[str, list[str]] = {}
+    for file, label in labels.items():
+        if warnings := [row["warning"] for row in rows_of(cells.get(file, {})) if row["warning"]]:
+            clauses.setdefault(" and ".join(warnings), []).append(label)
+    parts = (f"{', '.join(names)}{':' * (len(names) > 1)} {clause}" for clause, names in clauses.items())
+    return "; ".join([sentence.removesuffix("."), *parts]) + "."
+
+
+def table_lines(labels: Mapping[str, str], cells: Cells) -> list[str]:
+    """The results as text: a line for each checkpoint, a column for each measure."""
+    names = [name for name in MEASURES if any(name in measured for measured in cells.values())]
+    rows = [["checkpoint", *names]]
+    for file, label in labels.items():
+        data = cells.get(file, {})
+        rows.append([label, *(MEASURES[name].words("brief", data.get(name, {"why": ""})) for name in names)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

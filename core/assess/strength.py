@@ -1,0 +1,46 @@
+"""Best strength: the lowest whose loss is within noise of the lowest loss, and how far the base model drifts at each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from core.assess.measures import STRENGTHS
+from core.record.best import clearly_lower
+
+
+def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    losses = {strength: bench.losses(subject, "fit", strength) for strength in STRENGTHS}
+    drift = [fmean(bench.changes(subject, "outside", strength)) for strength in STRENGTHS]
+    return strength_of(bench.losses(bench.base, "fit"), losses, drift) | {"on": bench.target.set_named("fit")}
+
+
+def strength_of(base: Sequence[float], each: Mapping[float, Sequence[float]], drift: Sequence[float]) -> dict[str, Any]:
+    """The strength to use, None if no loss is clearly lower than the base model's, and rows of (strength, share of the base model's
+    loss that it removes, drift). base, each: losses of the base model and at each strength, paired"""
+    lowest = min(each, key=lambda strength: (fmean(each[strength]), strength))
+    enough = (s for s in sorted(each) if s >= lowest or not clearly_lower(each[lowest], each[s], len(each) - 1))
+    best = next(enough)
+    rows = [
+        [s, round(1 - fmean(each[s]) / fmean(base), 4), round(moved, 4)] for s, moved in zip(each, drift, strict=True)
+    ]
+    return {"best": best if clearly_lower(each[best], base) else None, "lowest": lowest, "rows": rows}
+
+
+def brief(data: Mapping[str, Any]) -> str:
+    return "none" if data["best"] is None else f"{data['best']:g}"
+
+
+def sentence(data: Mapping[str, Any]) -> str:
+    on, last = "held-out" if data["on"] == "held_out" else "training", data["rows"][-1]
+    if data["best"] is None:
+        return f"No strength has a clearly lower loss on {on} images than the base model."
+    _, gain, drift = next(row for row in data["rows"] if row[0] == data["best"])
+    text = f"Strength {data['best']:g} lowers the loss on {on} images by {gain:.1%} and changes other prompts by {drift:.1%}"
+    return f"{text}." if last[0] == data["best"] else f"{text}; {last[0]:g} by {last[1]:.1%} and {last[2]:.1%}."
+
+
+def warning(data: Mapping[str, Any]) -> str:
+    held_out = data["on"] == "held_out"
+    return "is no better than the base model on held-out images" if data["best"] is None and held_out else ""

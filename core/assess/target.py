@@ -1,0 +1,200 @@
+"""What is assessed: a run, its checkpoints, images and prompts, found and checked before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from hashlib import sha256
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from core.assess.measures import MEASURES, Measure
+from core.dataset.buckets.batches import Placed
+from core.dataset.preflight import preflight
+from core.engine.extend import job_of
+from core.engine.proposed_prompts import SCENES, unknown
+from core.engine.run_grid import is_average, spread_steps, words_of
+from core.engine.verdict import label_of, trigger_word
+from core.engine.view import RunView
+from core.families.locate import model_path
+from core.formats.hashes import HashMemo
+from core.generation.model.sources import tensors_sha256
+from core.generation.model.store import fingerprint
+from core.record.allowed import may_reach
+from core.record.problems import Problem, ProblemsError, collected, errors, raise_if_errors
+from core.record.run_folder import RunFolder
+from core.record.units import count
+from core.record.workspace import Workspace, resolve_path
+from core.settings.dataset.concepts import training_resolution
+from core.settings.job import TrainJob
+from core.settings.named import named_in
+from core.settings.tools.assess import AssessSettings
+from core.training.loop.validation import pick_evenly, unaugmented_caption
+
+TIMESTEPS, BAND = (125, 375, 625, 875), 250  # the middle of each band, and its width
+SEEDS = 2  # images of each prompt
+VERSION = 1  # raised when a measure gives other values
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved checkpoint. embeddings: those of its step, as the settings of a generation name them"""
+
+    step: int
+    path: Path
+    embeddings: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return label_of(self.path.name, self.step)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is assessed. base: path of the base model; training, held_out: images; why: why there are none"""
+
+    run: RunFolder
+    job: TrainJob
+    settings: AssessSettings
+    workspace: Workspace
+    base: Path
+    checkpoints: Sequence[Checkpoint]
+    measures: Sequence[Measure]
+    training: Sequence[Placed] = ()
+    held_out: Sequence[Placed] = ()
+    why: str = ""
+
+    def __str__(self) -> str:
+        names = ", ".join(measure.name for measure in self.measures)
+        predictions = f"{self.predictions(self.checkpoints, self.measures):,} predictions of the model"
+        return f"assess {count(len(self.checkpoints), 'checkpoint')} of {self.run.name} ({names}): {predictions}"
+
+    @property
+    def kind(self) -> str:
+        traits = self.job.method.traits
+        kinds = {"control": traits.control_images, "embedding": traits.new_words, "model": traits.base_trains}
+        return next((name for name, is_so in kinds.items() if is_so), "network")
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """Those of the training images."""
+        return [unaugmented_caption(placed) for placed in self.training]
+
+    @cached_property
+    def trigger(self) -> str:
+        return trigger_word(self.job, self.captions)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(width, height) at which all images are compared: the most frequent bucket."""
+        sizes = Counter(placed.placement.bucket for placed in self.training)
+        return sizes.most_common(1)[0][0] if sizes else training_resolution(self.job)
+
+    @cached_property
+    def outside(self) -> list[str]:
+        """Prompts for things that no caption mentions."""
+        return (list(unknown(SCENES, self.captions)) or list(SCENES))[: self.settings.prompts]
+
+    def some(self, images: Sequence[Placed]) -> list[Placed]:
+        return pick_evenly(images, self.settings.prompts)
+
+    def set_named(self, name: str) -> str:
+        """The set of inputs by the name that measures use: "fit" are held-out images, else training images."""
+        return name if name != "fit" else "held_out" if self.held_out else "inside"
+
+    def reason(self, measure: Measure) -> str:
+        """Why a measure cannot be taken; "" if it can."""
+        if self.kind not in measure.kinds and measure.name != "loss":
+            return f"not applicable to the method {self.job.method.kind}"
+        if self.why and (measure.reads or measure.images):
+            return self.why
+        return "the run has no trigger word" if measure.name == "trigger" and not self.trigger else ""
+
+    def predictions(self, checkpoints: Sequence[Checkpoint], measures: Sequence[Measure]) -> int:
+        """How many predictions of the model these take, with those of the base model."""
+        todo = [measure for measure in measures if not self.reason(measure)]
+        reads = {(self.set_named(name), strength) for measure in todo for name, strength in measure.reads}
+        sets, prompts = {name for name, _ in reads}, self.settings.prompts
+        image = prompts * self.settings.sampling_steps * 2  # with guidance
+        made, probes = image * SEEDS * any(measure.images for measure in todo), prompts * len(TIMESTEPS)
+        base = probes * len(sets) + image * ("outside" in sets) + made
+        return (base + len(checkpoints) * (made + probes * len(reads))) * bool(checkpoints)
+
+    def key(self, measure: Measure, checkpoint: Checkpoint) -> str:
+        """Changes with whatever a measured value depends on."""
+        content = json.dumps([VERSION, measure.name, self._state, self._weights(checkpoint.path)])
+        return sha256(content.encode()).hexdigest()[:16]
+
+    def _weights(self, path: Path) -> Any:
+        """Changes with the weights of a file, not with its metadata, which keeping a checkpoint writes."""
+        if path.is_dir():
+            return fingerprint(path)
+        memo = HashMemo(self.workspace.private / "hashes.json")
+        return memo.get("tensors sha256", [path], partial(tensors_sha256, path))
+
+    @cached_property
+    def _state(self) -> list[Any]:
+        numbers = self.settings.prompts, self.settings.sampling_steps
+        images = [[*each.key, each.image.bytes, each.image.mtime_ns] for each in (*self.training, *self.held_out)]
+        return [numbers, fingerprint(self.base), images, len(self.held_out), self.captions, self.why]
+
+
+def by_image(values: Sequence[float]) -> list[float]:
+    """The means over the timesteps. values: each image at each timestep"""
+    return [fmean(values[start : start + len(TIMESTEPS)]) for start in range(0, len(values), len(TIMESTEPS))]
+
+
+def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
+    """The target of the settings. Raises ProblemsError with everything that prevents an assessment."""
+    problems: list[Problem] = []
+    run = RunFolder(workspace.runs / Path(settings.run or "").name)
+    if not settings.run or not run.job_file.is_file():
+        what = f"There is no run '{settings.run or ''}'"
+        raise ProblemsError.one(what, str(workspace.runs), "use the name of a folder in it", "runs.no-such-run")
+    job, facts = job_of(run), RunView.read(run).snapshot(False)
+    base = collected(problems, model_path, job.model.base_model, workspace)
+    checkpoints = collected(problems, checkpoints_of, facts, job, workspace, settings.steps)
+    if run.held:
+        problems.append(
+            Problem("The run is still training", run.name, "wait until it has ended", code="assess.training")
+        )
+    if others := [name for name in settings.measures if name not in MEASURES]:
+        what, fix = f"There is no measure '{others[0]}'", f"use {', '.join(MEASURES)}"
+        problems.append(Problem(what, "assess.measures", fix, code="assess.unknown-measure"))
+    raise_if_errors(problems)
+    assert base is not None and checkpoints is not None
+    measures = [MEASURES[name] for name in settings.measures or MEASURES]
+    if not all(may_reach(resolve_path(each.value)) for each in named_in(job) if each.what == "path"):
+        why = "this page may not read the files of the run's dataset"
+        return Target(run, job, settings, workspace, base, checkpoints, measures, why=why)
+    report = preflight(job, workspace)
+    images = [placed for placed in report.placed if placed.concept.role == "train" and not placed.variant]
+    wrong = [problem.what for problem in errors(report.problems)]
+    why = "" if images else (wrong or ["there are no training images"])[0]
+    held_out = report.validation if images else ()
+    return Target(run, job, settings, workspace, base, checkpoints, measures, images, held_out, why)
+
+
+def checkpoints_of(
+    facts: Mapping[str, Any], job: TrainJob, workspace: Workspace, steps: Sequence[str] = ()
+) -> list[Checkpoint]:
+    """The checkpoints of these steps; without steps all, of many evenly spaced ones, and averages. facts: the run's snapshot"""
+    saved: dict[int, list[Path]] = {}
+    averages = [Checkpoint(file["step"], Path(file["path"])) for file in facts["files"] if is_average(file["name"])]
+    for file in facts["files"]:
+        if not is_average(file["name"]):
+            saved.setdefault(file["step"], []).append(Path(file["path"]))
+    by_name = {str(step): step for step in saved}
+    missing = [step for step in steps if step not in by_name]
+    if missing or not saved:
+        what = f"Step {missing[0]} has no checkpoint" if missing else "This run has no saved file"
+        fix = f"use {', '.join(map(str, sorted(saved)))}" if saved else "wait until it has saved one"
+        raise ProblemsError.one(what, str(facts["run"]), fix, "run.no-file")
+    words = job.method.traits.new_words
+    wanted = sorted({by_name[step] for step in steps}) or spread_steps(sorted(saved), facts.get("best"))
+    named = {step: tuple(words_of(job, saved[step], workspace)) if words else () for step in wanted}
+    return [Checkpoint(step, saved[step][0], named[step]) for step in wanted] + ([] if steps else averages)

@@ -1,0 +1,33 @@
+"""Strength of the trigger word: the effect on captions without the word, against that with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.assess.statistics import Interval, paired_ratio
+from core.assess.target import by_image
+from core.dataset.captions.words import word_pattern
+
+
+def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    effects = (by_image(bench.changes(subject, name)) for name in ("plain", "inside"))
+    return paired_ratio(*effects).data | {"word": bench.target.trigger}
+
+
+def without_word(caption: str, word: str) -> str:
+    """A caption without the trigger word, and without the comma that it leaves."""
+    parts = (" ".join(word_pattern([word]).sub(" ", part).split()) for part in caption.split(","))
+    return ", ".join(part for part in parts if part)
+
+
+def with_word(caption: str, word: str) -> str:
+    return caption if not word or word_pattern([word]).search(caption) else f"{word}, {caption}"
+
+
+def brief(data: Mapping[str, Any]) -> str:
+    return f"{data['value']:.2f}"
+
+
+def sentence(data: Mapping[str, Any]) -> str:
+    return f"Without '{data['word']}' the effect on the dataset's captions is {Interval.of(data)} times that with it."

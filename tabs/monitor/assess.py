@@ -1,0 +1,101 @@
+"""The assessment of a run's checkpoints below their comparison: data for assets/verdict.js, and its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.assess.measures import MEASURES
+from core.assess.results import FILE, read_results, rows_of, with_warnings
+from core.assess.target import Target, checkpoints_of
+from core.engine.queue import QueueEntry
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.stamps import stamp_or_none
+from core.record.units import clock
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.tools.assess import AssessSettings
+from core.tasks import named
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+TASK = "assess"
+SMALL = 160  # pixels of an image
+PASSES = 3  # of a prediction, that the forward and the backward pass of a training take
+
+
+def stamp(page: Page, run: Path) -> tuple[Any, ...]:
+    """Changes with what `part` shows."""
+    entry = _entry(page, run.name)
+    return stamp_or_none(run / FILE), entry and (entry.id, entry.state, entry.message), _progress(page, entry)
+
+
+def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict[str, Any] | None:
+    """{state, entry, done, total, message; missing: checkpoints that were not measured, about: time for them; rows: what was
+    measured, by file}; None for a run whose checkpoints cannot be assessed."""
+    cells = read_results(run)
+    try:
+        settings = AssessSettings(run=run.name)
+        checkpoints = checkpoints_of(facts, job, page.workspace)
+    except ProblemsError:
+        return None
+    target = Target(RunFolder(run), job, settings, page.workspace, Path(), checkpoints, tuple(MEASURES.values()))
+    left = [checkpoint for checkpoint in checkpoints if MEASURES.keys() - cells.get(checkpoint.path.name, {}).keys()]
+    views = job.dataset.train_batch_size * job.schedule.gradient_accumulation_steps
+    seconds = (
+        target.predictions(left, target.measures) * (facts.get("seconds_per_step") or 0.0) / (PASSES * max(views, 1))
+    )
+    entry, (done, total) = _entry(page, run.name), _progress(page, _entry(page, run.name))
+    return {
+        "state": entry.state if entry else "",
+        "entry": entry.id if entry else "",
+        "message": entry.message if entry and entry.state == "failed" else "",
+        "done": done,
+        "total": total,
+        "missing": len(left),
+        "about": clock(seconds) if seconds else "",
+        "rows": {file: [_row(page, run, row) for row in rows_of(measured)] for file, measured in cells.items()},
+    }
+
+
+def with_assessment(sentence: str, run: Path, columns: Sequence[Mapping[str, Any]]) -> str:
+    """The sentence on the losses of a run's checkpoints, with what was measured of them. columns: of the comparison"""
+    return with_warnings(sentence, {column["file"]: column["label"] for column in columns}, read_results(run))
+
+
+def _row(page: Page, run: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    paths = [path for name in row["files"] if (path := run / TASK / Path(str(name)).name).is_file()]
+    images = [{"small": page.thumb_url(path, SMALL), "whole": page.file_url(path)} for path in paths]
+    return {**row, "files": [], "images": images}
+
+
+def _entry(page: Page, run: str) -> QueueEntry | None:
+    """The newest assessment of a run in the queue that waits, runs or has failed."""
+    entries = [
+        entry for entry in page.engine.queue() if entry.task == TASK and entry.job.get(TASK, {}).get("run") == run
+    ]
+    newest = entries[-1] if entries else None
+    return newest if newest is not None and newest.state in ("waiting", "running", "failed") else None
+
+
+def _progress(page: Page, entry: QueueEntry | None) -> tuple[int, int]:
+    """(predictions done, in all) of a running assessment."""
+    if entry is None or entry.state != "running":
+        return 0, 0
+    try:
+        progress = page.engine.progress(entry.id)
+        return progress["done"], progress["total"]
+    except ProblemsError:
+        return 0, 0
+
+
+def start(page: Page, run: str) -> None:
+    """Queue the assessment of what is missing, unless it waits or runs. Raises ProblemsError."""
+    facts = page.engine.snapshot(run)
+    entry = _entry(page, Path(run).name)
+    if entry is None or entry.state == "failed":
+        job = build(named(TASK).job, {TASK: {"run": Path(run).name}})
+        page.engine.submit(TASK, job, f"Assessment: {facts['title']}")

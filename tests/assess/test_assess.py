@@ -1,0 +1,213 @@
+"""A whole assessment on the starter: every measure of a run's checkpoints, resumed, with what is wrong said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from core import tasks
+from core.assess import run as assess
+from core.assess.measures import MEASURES, STRENGTHS
+from core.assess.results import FILE, read_results
+from core.assess.target import find_target
+from core.engine.execute import execute
+from core.families import family
+from core.generation.model.store import make_store
+from core.record.cancel import Cancelled
+from core.record.events import Saved
+from core.record.journal import Journal
+from core.record.run_folder import RunFolder
+from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.settings.presets.files import dump
+from core.settings.tools.assess import AssessSettings
+from tests.models import tiny_folder, tiny_lora
+from tests.refusals import refused
+from tests.tasks import surroundings
+
+STARTER = PROJECT / "models" / "starter"
+SMALL = {"prompts": 3, "sampling_steps": 1}
+STORE = make_store()
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory):
+    return tiny_lora(family("sd1").load(STARTER), tmp_path_factory.mktemp("lora") / "t.safetensors")
+
+
+@pytest.fixture
+def made(tmp_path, lora):
+    """made(steps, groups): (workspace, folder) of a run on five images with a checkpoint of random numbers at each step."""
+    workspace = Workspace(tmp_path / "outputs", PROJECT / "models", PROJECT / "presets")
+    images = tmp_path / "glyphs"
+    images.mkdir()
+    for path in sorted((STARTER / "images").glob("*.png"))[:5]:
+        shutil.copy(path, images)
+        shutil.copy(path.with_suffix(".txt"), images)
+
+    def make(steps=(20, 40), **groups):
+        dataset = {"folder": str(images), "resolution": 64, "bucket_reso_steps": 16}
+        values = {"model": {"base_model": str(STARTER)}, "dataset": dataset, "schedule": {"seed": 7}}
+        folder = RunFolder.create(workspace.runs, "t", dump(build(TrainJob, merge(values, groups))))
+        folder.checkpoints.mkdir()
+        with Journal(folder.path) as journal:
+            for step in steps:
+                shutil.copy(lora, folder.checkpoints / f"t-step{step:08d}.safetensors")
+                journal.put(Saved(step, f"checkpoints/t-step{step:08d}.safetensors", 1))
+        return workspace, folder
+
+    return make
+
+
+def use(workspace, folder, **settings):
+    task = tasks.named("assess")
+    job = build(task.job, {"assess": {"run": folder.name} | SMALL | settings})
+    context = surroundings(workspace)
+    context.store = STORE
+    return task.start(job, context)
+
+
+def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next_cell(made, monkeypatch):
+    workspace, folder = made(steps=(40,))
+    keep, kept = assess._keep, []
+
+    def killed(target, cells, checkpoint, measure, data):
+        keep(target, cells, checkpoint, measure, data)
+        kept.append((checkpoint.step, measure.name))
+        if len(kept) == 3:
+            raise Cancelled
+
+    monkeypatch.setattr(assess, "_keep", killed)
+    with pytest.raises(Cancelled):
+        use(workspace, folder)
+    outcome = use(workspace, folder)
+    assert len(kept) == len(set(kept)) == len(MEASURES), "each cell once"
+    (cells,) = outcome.facts["cells"].values()
+    assert {name for name, data in cells.items() if "why" in data} == {"loss"}, "nothing was held out"
+    assert [row[0] for row in cells["strength"]["rows"]] == list(STRENGTHS)
+    drifts = [row[2] for row in cells["strength"]["rows"]]
+    assert drifts == sorted(drifts) and cells["drift"]["outside"] == pytest.approx(drifts[3], abs=1e-3)
+    assert cells["rank"]["rank"] == 4 and cells["trigger"]["word"] == "glyph style"
+    assert all((folder.path / name).is_file() for name in cells["copies"]["files"])
+    assert "step 40" in "\n".join(outcome.lines) and read_results(folder.path).keys() == outcome.facts["cells"].keys()
+    use(workspace, folder)
+    assert len(kept) == len(MEASURES), "nothing is measured again"
+    path = folder.checkpoints / "t-step00000040.safetensors"
+    save_file(load_file(path), path, {"ss_base_model_version": "sd_v1", "modelspec.title": "kept"})
+    use(workspace, folder)
+    assert len(kept) == len(MEASURES), "nor after its metadata changed"
+    for settings in ({"prompts": 4}, {"sampling_steps": 2}):
+        target = find_target(AssessSettings.model_validate({"run": folder.name} | SMALL | settings), workspace)
+        assert target.key(MEASURES["rank"], target.checkpoints[0]) != cells["rank"][assess.KEY], (
+            "by other settings it is"
+        )
+
+
+def test_what_prevents_an_assessment_is_said_before_anything_is_loaded(made, monkeypatch):
+    workspace, folder = made()
+
+    def find(**settings):
+        return find_target(AssessSettings(**{"run": folder.name} | settings), workspace)
+
+    for settings, code in (
+        ({"run": None}, "runs.no-such-run"),
+        ({"run": "../gone"}, "runs.no-such-run"),
+        ({"steps": ["30"]}, "run.no-file"),
+        ({"measures": ["taste"]}, "assess.unknown-measure"),
+    ):
+        with refused(code):
+            find(**settings)
+    assert [each.step for each in find(steps=["40"]).checkpoints] == [40]
+    assert str(folder.name) in str(find())
+    few, many = (find(sampling_steps=steps, measures=["diversity"]) for steps in (1, 5))
+    assert few.predictions(few.checkpoints, few.measures) * 5 == many.predictions(many.checkpoints, many.measures)
+    with monkeypatch.context() as shared:
+        shared.setattr("core.assess.target.may_reach", lambda path: False)
+        assert find().why and not find().training, "a guest of a shared page sees no image that it does not serve"
+    folder.lock()
+    with refused("assess.training"):
+        find()
+    folder.unlock()
+    for path in folder.checkpoints.iterdir():
+        path.unlink()
+    with refused("run.no-file"):
+        find()
+    _, other = made(model={"base_model": "gone.safetensors"})
+    with refused("model.not-found"):
+        find(run=other.name)
+
+
+def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(made, tmp_path):
+    workspace, folder = made(steps=(20,))
+    shutil.rmtree(tmp_path / "glyphs")
+    (cells,) = use(workspace, folder).facts["cells"].values()
+    assert {name for name, data in cells.items() if "why" not in data} == {"rank"}
+    assert str(tmp_path / "glyphs") in cells["drift"]["why"] or cells["drift"]["why"]
+    assert json.loads((folder.path / FILE).read_text())["cells"]
+    _, embedding = made(steps=(20,), method={"kind": "embedding"}, embedding={"token_string": "zkw"})
+    target = find_target(AssessSettings(run=embedding.name), workspace)
+    assert {name for name, each in MEASURES.items() if "not applicable" in target.reason(each)} == {
+        "drift", "trigger", "strength", "rank"
+    }  # fmt: skip
+
+
+KINDS = {
+    "sdxl": ({}, set()),
+    "fine_tune": ({"method": {"kind": "fine_tune"}}, {"strength", "rank"}),
+    "embedding": (
+        {"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw"}},
+        set(MEASURES) - {"copies", "diversity"},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_checkpoint_gets_the_measures_that_apply(made, tmp_path, kind):
+    groups, missing = KINDS[kind]
+    family_name = "sdxl" if kind == "sdxl" else "sd1"
+    base = tiny_folder(family_name, tmp_path / "base")
+    workspace, folder = made(steps=(), model={"base_model": str(base)}, **groups)
+    path = folder.checkpoints / "t-step00000020.safetensors"
+    if kind == "sdxl":
+        tiny_lora(family("sdxl").load(base), path)
+    elif kind == "fine_tune":
+        path = tiny_folder("sd1", path.with_suffix(""), seed=1)
+    else:
+        save_file({"emb_params": torch.randn(2, 32, generator=torch.Generator().manual_seed(0))}, path)
+    with Journal(folder.path) as journal:
+        journal.put(Saved(20, f"checkpoints/{path.name}", 1))
+    (cells,) = use(workspace, folder).facts["cells"].values()
+    assert {name for name, data in cells.items() if "why" in data} == missing | {"loss"}
+
+
+@pytest.mark.slow
+def test_a_run_of_many_steps_on_four_images_is_named_and_a_short_run_on_more_is_not(tmp_path):
+    workspace = Workspace(tmp_path / "outputs", PROJECT / "models", PROJECT / "presets")
+    found = {}
+    for name, images, steps in (("overfitted", ("fox", "bear", "sailboat", "house"), 300), ("short", ("",), 30)):
+        dataset = tmp_path / name
+        dataset.mkdir()
+        for path in (each for start in images for each in (STARTER / "images").glob(f"{start}*")):
+            shutil.copy(path, dataset)
+        values = {
+            "model": {"base_model": str(STARTER)},
+            "dataset": {"folder": str(dataset), "resolution": 128},
+            "optimizer": {"learning_rate": 2e-3},
+            "schedule": {"max_train_steps": steps, "seed": 7},
+            "saving": {"save_every_minutes": None},
+        }
+        folder = RunFolder.create(workspace.runs, name, dump(job := build(TrainJob, values), task="train"))
+        assert execute("train", job, folder, workspace, "cpu")[0] == "done"
+        outcome = use(workspace, folder, measures=["copies", "drift"], prompts=4, sampling_steps=12)
+        (found[name],) = outcome.facts["cells"].values()
+        assert ("nearly copies" in outcome.lines[-1]) == (name == "overfitted"), outcome.lines
+    overfitted, short = found["overfitted"], found["short"]
+    assert overfitted["copies"]["distance"] < overfitted["copies"]["limit"] < overfitted["copies"]["typical"]
+    assert overfitted["drift"]["outside"] > short["drift"]["outside"] > 0
