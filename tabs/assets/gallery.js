@@ -385,20 +385,17 @@
     if (act === "upscale") byId("gen-status").scrollIntoView({block: "nearest"});
     else if (act !== "use") reveal(act, of.split("/").pop(), Date.now() + PATIENCE);
   };
-  /** Once the answer has put the image into its field, the group opens and has the keyboard, or the painter of masks opens. */
+  /** Once the answer has put the image into its field, its card has the keyboard, or the painter of masks opens. */
   const reveal = (act, file, until) => {
-    const taken = byId("gen-image_path"), group = document.querySelector("#gen-more details[data-group=image_to_image]");
-    if (!taken || !group || !taken.value.endsWith(file)) {
+    const taken = byId("gen-image_path"), card = document.querySelector("#gen-cards [data-card=image_to_image]");
+    if (!taken || !card || card.hidden || !taken.value.endsWith(file)) {
       if (Date.now() < until) setTimeout(reveal, SOON, act, file, until);
       return;
     }
-    const summary = group.querySelector("summary");
-    if (!group.open) summary.click();  // so it is known to be open when it is drawn again
-    setTimeout(() => {
-      taken.scrollIntoView({block: "nearest"});  // what stands below the prompts is still seen
-      summary.focus({preventScroll: true});
-      if (act === "inpaint") group.querySelector("[data-paint=mask]").click();
-    });
+    const mask = card.querySelector("[data-paint=mask]");
+    card.scrollIntoView({block: "nearest"});  // what stands below the prompts is still seen
+    mask.focus({preventScroll: true});
+    if (act === "inpaint") mask.click();
   };
   atelier.on("click", "#gen-newest button[data-act=begin]", ({dataset}) => sent("begin", dataset.arg));
   atelier.on("click", "[data-view]", ({dataset: {view}}) => openViewer(view, strip.includes(view) ? strip : names));

@@ -1,0 +1,91 @@
+"""A LoRA as a thing: the run it comes from, with its checkpoints and their samples, or a single file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from core.engine.verdict import candidates
+from core.generation.model.index import preview_of
+from core.record.kept import read_kept
+from core.record.problems import ProblemsError
+from core.record.run_about import title_of
+from core.record.run_folder import RunFolder
+from core.record.workspace import Workspace
+from tabs.context import Page
+from tabs.form.model_lists import Listed
+
+STEP = re.compile(r"-(?:step\d{8}|\d{6})$")  # end of the name of a checkpoint that is not the last one
+MARK = re.compile(r" (\([^()]*\))$")  # end of a label: best or kept
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a run. label: "step 250"; marks: "best", "kept"; sample: its own first one, or None"""
+
+    path: Path
+    label: str
+    marks: tuple[str, ...]
+    sample: Path | None
+    loss: float | None
+
+
+def run_of(path: Path | None, workspace: Workspace) -> Path | None:
+    """The folder of the run that a file is a checkpoint of; None for other files."""
+    inside = path is not None and path.parent.name == "checkpoints" and path.is_relative_to(workspace.runs)
+    return path.parent.parent if path is not None and inside else None
+
+
+def checkpoints(page: Page, run: Path) -> list[Checkpoint]:
+    """The checkpoints of a run in the order of their steps; [] without its journal."""
+    try:
+        facts: dict[str, Any] = page.engine.snapshot(run.name)
+        rows = candidates([file["name"] for file in facts["files"]], facts)
+    except (ProblemsError, OSError, KeyError):
+        return []
+    best, kept = facts.get("best"), read_kept(run)
+    found = []
+    for row in rows:
+        path = run / "checkpoints" / row["file"]
+        marks = (
+            *(["best"] if best and path.name == Path(best["file"]).name else []),
+            *(["kept"] if f"checkpoints/{path.name}" in kept else []),
+        )
+        sample = run / "samples" / f"{row['step']:08d}_00.png"
+        found.append(Checkpoint(path, row["label"], marks, sample if sample.is_file() else None, row["loss"]))
+    return found
+
+
+def name_of(path: Path, steps: Iterable[Checkpoint], workspace: Workspace) -> tuple[str, Checkpoint | None]:
+    """(title of the run, checkpoint) of one of its checkpoints, (file name, None) of another file."""
+    here = next((each for each in steps if each.path == path), None)
+    run = run_of(path, workspace)
+    stem = path.name.removesuffix(path.suffix)
+    return (title_of(RunFolder(run)), here) if here is not None and run is not None else (stem, None)
+
+
+def picture_of(path: Path, here: Checkpoint | None, workspace: Workspace) -> Path | None:
+    """The checkpoint's own sample, else the preview of the file."""
+    return (here.sample if here is not None else None) or preview_of(path, workspace)
+
+
+def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[Listed]:
+    """The first file of each run, the best one, under the run's title; other files as they are."""
+    seen: set[tuple[Path, str]] = set()
+    listed = []
+    for each in files:
+        run = run_of(each.path, workspace)
+        if run is None or each.facts.problem:
+            listed.append(each)
+            continue
+        stem = STEP.sub("", each.path.name.removesuffix(each.path.suffix))
+        if (run, stem) in seen:
+            continue
+        seen.add((run, stem))
+        title, mark = title_of(RunFolder(run)), MARK.search(each.label)
+        names = title if stem == title else f"{title} / {stem}"
+        listed.append(replace(each, label=names + (f" {mark[1]}" if mark else "")))
+    return listed
