@@ -10,6 +10,7 @@ from typing import Any
 
 from core.engine.verdict import candidates
 from core.generation.model.index import preview_of
+from core.record.best import read_best
 from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from core.record.run_about import title_of
@@ -73,19 +74,17 @@ def picture_of(path: Path, here: Checkpoint | None, workspace: Workspace) -> Pat
 
 
 def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[Listed]:
-    """The first file of each run, the best one, under the run's title; other files as they are."""
-    seen: set[tuple[Path, str]] = set()
-    listed = []
+    """The best file of each run, else its first one here, under the run's title; other files as they are."""
+    listed: dict[Any, Listed] = {}
     for each in files:
         run = run_of(each.path, workspace)
         if run is None or each.facts.problem:
-            listed.append(each)
+            listed[each.path] = each
             continue
         stem = STEP.sub("", each.path.name.removesuffix(each.path.suffix))
-        if (run, stem) in seen:
-            continue
-        seen.add((run, stem))
-        title, mark = title_of(RunFolder(run)), MARK.search(each.label)
-        names = title if stem == title else f"{title} / {stem}"
-        listed.append(replace(each, label=names + (f" {mark[1]}" if mark else "")))
-    return listed
+        best = read_best(run)
+        if (run, stem) not in listed or (best is not None and run / best[0] == each.path):
+            title, mark = title_of(RunFolder(run)), MARK.search(each.label)
+            names = title if stem == title else f"{title} / {stem}"
+            listed[run, stem] = replace(each, label=names + (f" {mark[1]}" if mark else ""))
+    return list(listed.values())

@@ -285,7 +285,7 @@ class Handlers:
         """The values that a button sets: sides, seed, or the scale of hires fix."""
         values = self._values()
         if act == "seed":
-            return {"seed": self._seed(arg, values["seed"])}
+            return {"seed": self._seed(values["seed"])}
         project, space = self.page.project.job, self.page.workspace
         width, height = form.sides(values, project, space)
         if act == "hires":
@@ -295,18 +295,17 @@ class Handlers:
             if arg not in panel.RATIOS:  # the empty choice
                 return {}
             native = form.sides({**values, "width": None, "height": None}, project, space)
-            height, width = reversed(form.ratio_size(arg, native))
+            width, height = form.ratio_size(arg, native)
+            return {"width": width, "height": height}
         return {"width": height, "height": width}
 
-    def _seed(self, button: str, now: int | None) -> int | None:
-        """Seed after a click on "random", "last" or "lock": None draws a random one for each generation. Lock sets the seed of the
-        newest image, or a new one; a locked seed becomes None."""
+    def _seed(self, now: int | None) -> int | None:
+        """Seed after a click on Lock: that of the newest image, or a new one; a locked seed becomes None, which draws a random one for
+        each generation."""
         newest = self.shelf.last_seed()
-        if button == "last":
-            return now if newest is None else newest
-        if button == "lock" and now is None:
-            return form.new_seed() if newest is None else newest
-        return None
+        if now is not None:
+            return None
+        return form.new_seed() if newest is None else newest
 
     def choose_words(self, chosen: Any) -> dict[str, Any]:
         """Set the embeddings. Those that do not fit the model are left out and reported."""
