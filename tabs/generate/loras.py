@@ -16,6 +16,7 @@ from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.loras import LoraTag
 from core.networks.block_weights import PRESETS
 from core.record.problems import Problem, ProblemsError
+from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.base import Declared
 from core.settings.generation.generate import LoraUse
@@ -36,7 +37,7 @@ from tabs.markup import arg_now, board_event, button, esc, middle, row_of, short
 
 MAX_OPTIONS = 300  # files in a datalist
 ROW_WIDTH, WORD_WIDTH, MAX_WORDS = (
-    52,
+    38,
     32,
     16,
 )  # characters of the trigger words in a row, characters of one; number of trigger words of a LoRA
@@ -51,7 +52,8 @@ DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
     """HTML of the closed list with a search: LoRAs that fit the model, then the others, dimmed, with the reason."""
     loras = lists.of(["lora"])
-    offered_loras = one_for_each_run(matching(loras, query), page.workspace)
+    things = one_for_each_run(loras, page.workspace)
+    offered_loras = one_for_each_run(matching(loras, query), page.workspace) if query else things
 
     def reason(each: Listed) -> str:
         return misfit(each.facts, each.path, ["lora"], family)
@@ -76,7 +78,7 @@ def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
         f'<div class="gen-adds" role="group" aria-label="Add"><details class="picker" data-group="lora-add">'
         f'<summary class="btn" title="Choose a LoRA">+ LoRA</summary><div class="gen-offers"><div class="line">'
         f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
-        f'placeholder="Search {len(loras):,} LoRAs" aria-label="Search LoRAs" autocomplete="off">'
+        f'placeholder="Search {count(len(things), "LoRA")}" aria-label="Search LoRAs" autocomplete="off">'
         f"{button('refresh', 'Refresh', kind='quiet')}</div><ul tabindex='0' class=\"model-offers\">{matches}{none}</ul></div></details>"
         f"{add_buttons()}</div>{offered}"
     )
@@ -109,7 +111,7 @@ def rows(
     return f'<ul class="loras">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
 
 
-def _card(number: int, use: dict[str, Any], count: int, family: str, prompt: str, page: Page) -> str:
+def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page) -> str:
     path = find_file(str(use["file"]), page.workspace)
     run = run_of(path, page.workspace)
     steps = checkpoints(page, run) if run is not None else []
@@ -133,7 +135,7 @@ def _card(number: int, use: dict[str, Any], count: int, family: str, prompt: str
         f'<div class="strip lora-words">{_words(number, facts.words[:fitting], prompt)}<span class="hint" title="{esc(about)}">'
         f"{esc(about)}</span></div></div>{f'<p class=field-error>{esc(why)}</p>' if why else ''}"
         f"{_steps(number, steps, here, page) if here else ''}"
-        f"{_details(number, use, others, facts.family or family, _tools(number, name, count, path))}</li>"
+        f"{_details(number, use, others, facts.family or family, _tools(number, name, total, path))}</li>"
     )
 
 
@@ -154,10 +156,10 @@ def _steps(number: int, steps: Sequence[Checkpoint], here: Checkpoint, page: Pag
     )
 
 
-def _tools(number: int, name: str, count: int, path: Path | None) -> str:
+def _tools(number: int, name: str, total: int, path: Path | None) -> str:
     """HTML of the buttons of a card's details: its place in the list, and its path."""
     moves = button("up", "\u2191", number, label=f"Move {name} up", disabled=number == 0, again=True)
-    moves += button("down", "\u2193", number, label=f"Move {name} down", disabled=number == count - 1, again=True)
+    moves += button("down", "\u2193", number, label=f"Move {name} down", disabled=number == total - 1, again=True)
     if path is not None:
         moves += f'<button type="button" class="btn" data-copy="{esc(display_path(path))}">Copy path</button>'
     return f'<div class="strip">{moves}</div>'

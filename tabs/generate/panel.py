@@ -22,6 +22,7 @@ from tabs.generate import cards, form
 from tabs.markup import button, esc, middle, short
 from tabs.pieces import piece
 
+SHORT = {"steps": "Steps", "guidance_scale": "Guidance"}  # titles in a narrow row
 RATIOS = ("1:1", "4:5", "2:3", "9:16", "3:2", "16:9")
 LARGE = 2.25  # times the pixels of the trained size, from which on images repeat their contents
 SHOWN_ABOVE = ("width", "height", "sampler", "schedule_type", "steps", "guidance_scale", "seed")
@@ -84,7 +85,7 @@ def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool, chip
         f'<b>{size[0]} \u00d7 {size[1]}</b></legend>{_ratios(model, size)}<div class="gen-own-size">'
         f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}</div>'
         f'<p class="hint gen-says">{esc(about_size(model, size, hires))} {fix}</p></div></fieldset>'
-        f'<div class="gen-row steps">{draw("steps", "guidance_scale", "seed")}{lock}</div>'
+        f'<div class="gen-row steps">{draw("steps", "guidance_scale", "seed", titles=SHORT)}{lock}</div>'
         f'<div class="gen-row ways">{draw("sampler", "schedule_type")}</div></div>'
     )
 
