@@ -31,13 +31,16 @@
     if (back && (document.activeElement === document.body || !document.activeElement.checkVisibility())) back.focus({preventScroll: true});
   }));
 
+  /* Width and height stay in sight once they were asked for, also while they are those of a ratio. */
+  atelier.on("change", "#gen-settings [name=gen-ratio]", ({value}) => { document.body.dataset.size = value ? "" : "custom"; });
+
   /* ---- the list of LoRAs lies over the rail ---- */
 
   const openList = () => document.querySelector("#gen-add .picker[open]");
   const closeList = () => { const list = openList(); if (list) list.querySelector("summary").click(); };
   document.addEventListener("click", ({target, isTrusted}) => { if (isTrusted && openList() && !target.closest("#gen-add .picker, dialog, #said")) closeList(); });
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !event.target.closest || !event.target.closest("#gen-add .picker[open]")) return;
+    if (event.key !== "Escape" || !openList() || document.querySelector("dialog[open]")) return;
     event.preventDefault();
     const opener = openList().querySelector("summary");
     closeList();
@@ -67,8 +70,7 @@
     if (inCard && inCard.hidden) document.querySelector(`#gen-add [data-act=card_add][data-arg="${inCard.dataset.card}"]`).click();
     once(() => { const node = field(), at = node && node.closest("[data-card]"); return node && !(at && at.hidden) && node; }, () => {
       for (let row = field().closest("details[data-group]"); row; row = row.parentElement.closest("details[data-group]")) if (!row.open) row.querySelector("summary").click();
-      const custom = byId("gen-ratio-custom");
-      if (field().closest(".gen-own-size")) custom.checked = true;
+      if (field().closest(".gen-own-size")) document.body.dataset.size = "custom";
       setTimeout(() => { field().scrollIntoView({block: "center"}); field().focus({preventScroll: true}); });
     });
   };

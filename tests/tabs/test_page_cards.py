@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 SHOWN = "nodes => nodes.filter(n => n.checkVisibility()).map(n => n.dataset.card || n.id)"
 
 
-def test_cards_are_added_and_removed_by_keyboard_found_by_search_and_stay_after_a_reload(visit):
+def test_cards_are_added_and_removed_by_keyboard_found_by_search_and_stay_after_a_reload(visit, served):
     tab = visit().open("Generate")
     adds = tab.locator("#gen-add")
     expect(tab.locator("#gen-steps")).to_be_visible()
@@ -62,3 +62,5 @@ def test_cards_are_added_and_removed_by_keyboard_found_by_search_and_stay_after_
     expect(tab.locator("#gen-base_model")).to_have_value(re.compile("starter"))
     tab.set_viewport_size({"width": 390, "height": 844})
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    served.page.project.keep("Generate", {})
+    served.page.project.keep("Grids", {})

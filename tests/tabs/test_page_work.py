@@ -227,6 +227,7 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
     save_file({"emb_params": np.zeros((1, 64), "f4")}, path)
     tab.locator("#gen-add summary").first.click()
     tab.locator("#gen-add").get_by_role("button", name="Refresh").click()
+    tab.keyboard.press("Escape")
     all_settings(tab)
     tab.locator("#gen-embeddings input").click()
     tab.get_by_role("option").filter(has_text="fox / zunkel").click()
