@@ -50,23 +50,26 @@
 
   /* ---- the search ---- */
 
-  const titleOf = (field) => (field.labels && field.labels[0] ? field.labels[0].textContent : field.ariaLabel || "").trim();
+  const titleOf = (field) => (field.labels && field.labels[0] ? field.labels[0] : field).textContent.trim();
+  const adds = (field) => !!field.closest("#gen-add");  // a button of a card
   const groupOf = (field) => {
+    if (adds(field)) return field.title;
     const row = field.closest("[data-card], .gen-groups > details"), title = row && row.querySelector("h3, summary b");
     return title ? title.textContent : "first screen";
   };
   const found = (typed) => {
     const query = atelier.shortSetting(typed);
     if (!query) return [];
-    return [...document.querySelectorAll("#gen-prompts [data-act=field], #gen-form [data-act=field]")].map((field) => {
-      const name = field.dataset.arg, facts = {title: titleOf(field), unit: "", kohya: "", help: field.getAttribute("aria-description") || "", groupTitle: groupOf(field)};
+    return [...document.querySelectorAll("#gen-add :is(summary, [data-act=card_add]), :is(#gen-prompts, #gen-form) [data-act=field]")].map((field) => {
+      const name = field.dataset.arg || "", facts = {title: titleOf(field), unit: "", kohya: "", help: field.getAttribute("aria-description") || "", groupTitle: groupOf(field)};
       return [atelier.matchSetting(query, `gen.${name}`, facts), field];
     }).filter(([rank]) => rank >= 0).sort((a, b) => a[0] - b[0]).map(([, field]) => field);
   };
   /** Open what a field is in, and go to it. */
-  const goToField = ({id}) => {
-    const field = () => byId(id), inCard = field().closest("[data-card]");
+  const goToField = (found) => {
+    const {id} = found, field = () => byId(id), inCard = found.closest("[data-card]");
     byId("gen-search").dispatchEvent(new Event("atelier-found"));
+    if (adds(found)) return found.click();
     if (inCard && inCard.hidden) document.querySelector(`#gen-add [data-act=card_add][data-arg="${inCard.dataset.card}"]`).click();
     once(() => { const node = field(), at = node && node.closest("[data-card]"); return node && !(at && at.hidden) && node; }, () => {
       for (let row = field().closest("details[data-group]"); row; row = row.parentElement.closest("details[data-group]")) if (!row.open) row.querySelector("summary").click();
@@ -81,6 +84,6 @@
   document.addEventListener("focusin", ({target}) => {
     if (target.id === "gen-search") atelier.searchBox(target, byId("gen-found"), {
       found, filter, choose: goToField, none: () => [h("li", {class: "none"}, "No setting found")],
-      row: (field) => [h("strong", {}, titleOf(field)), h("span", {}, groupOf(field)), h("code", {}, field.dataset.arg)]});
+      row: (field) => [h("strong", {}, titleOf(field)), h("span", {}, groupOf(field)), adds(field) ? null : h("code", {}, field.dataset.arg)]});
   });
 })();

@@ -108,7 +108,7 @@ def rows(
         return notes
     listed = "".join(_card(number, use, len(uses), family, prompt, page) for number, use in enumerate(uses))
     names = "".join(f'<option value="{name}">' for name in PRESETS)
-    return f'<ul class="loras">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
+    return f'<ul class="loras lora-cards">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
 
 
 def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page) -> str:

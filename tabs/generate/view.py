@@ -50,9 +50,14 @@ def does(each: Shown) -> str:
         for words, text in copies
         if text
     )
-    star = "\u2605" * each.stars or "\u2606"
-    buttons += _image_button("star", "0" if each.stars else "1", star, each.name, "Favorite", pressed=bool(each.stars))
-    return buttons + _image_button("trash", "", "Move to trash", each.name)
+    return buttons
+
+
+def marks(each: Shown) -> str:
+    """HTML of an image's star and the button that deletes it."""
+    star, next_stars = ("\u2605" * each.stars, "0") if each.stars else ("\u2606", "1")
+    favorite = _image_button("star", next_stars, star, each.name, "Favorite", pressed=bool(each.stars))
+    return favorite + _image_button("trash", "", "Move to trash", each.name)
 
 
 def _image_button(what: str, arg: str, words: str, name: str, title: str = "", pressed: bool | None = None) -> str:
