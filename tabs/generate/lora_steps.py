@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,16 @@ def picture_of(path: Path, here: Checkpoint | None, workspace: Workspace) -> Pat
 def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[Listed]:
     """The best file of each run, else its first one here, under the run's title; other files as they are."""
     listed: dict[Any, Listed] = {}
+    of_run = cache(lambda run: (title_of(RunFolder(run)), read_best(run)))
     for each in files:
         run = run_of(each.path, workspace)
         if run is None or each.facts.problem:
             listed[each.path] = each
             continue
         stem = STEP.sub("", each.path.name.removesuffix(each.path.suffix))
-        best = read_best(run)
+        title, best = of_run(run)
         if (run, stem) not in listed or (best is not None and run / best[0] == each.path):
-            title, mark = title_of(RunFolder(run)), MARK.search(each.label)
+            mark = MARK.search(each.label)
             names = title if stem == title else f"{title} / {stem}"
             listed[run, stem] = replace(each, label=names + (f" {mark[1]}" if mark else ""))
     return list(listed.values())
