@@ -95,6 +95,7 @@ watch('value', () => {
   if (turn < shown.turn) { props.value = shown.value; return; }
   if (turn < Infinity) shown = {turn, value: props.value};
   fields().forEach((field) => follow(field, turn));
+  element.dispatchEvent(new Event('atelier-drawn', {bubbles: true}));
   element.querySelectorAll('block-bars').forEach((bars) => { if (bars.shadowRoot) bars.draw(); });
   if (window.atelier) atelier.goOn(element);
 });

@@ -33,6 +33,10 @@
 
   /* Width and height stay in sight once they were asked for, also while they are those of a ratio. */
   atelier.on("change", "#gen-settings [name=gen-ratio]", ({value}) => { document.body.dataset.size = value ? "" : "custom"; });
+  document.addEventListener("atelier-drawn", () => {
+    const custom = byId("gen-ratio-custom");
+    if (custom && document.body.dataset.size === "custom") custom.checked = true;
+  });
 
   /* ---- the list of LoRAs lies over the rail ---- */
 
@@ -73,7 +77,7 @@
     if (inCard && inCard.hidden) document.querySelector(`#gen-add [data-act=card_add][data-arg="${inCard.dataset.card}"]`).click();
     once(() => { const node = field(), at = node && node.closest("[data-card]"); return node && !(at && at.hidden) && node; }, () => {
       for (let row = field().closest("details[data-group]"); row; row = row.parentElement.closest("details[data-group]")) if (!row.open) row.querySelector("summary").click();
-      if (field().closest(".gen-own-size")) document.body.dataset.size = "custom";
+      if (field().closest(".gen-own-size")) byId("gen-ratio-custom").click();
       setTimeout(() => { field().scrollIntoView({block: "center"}); field().focus({preventScroll: true}); });
     });
   };

@@ -84,7 +84,7 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     fitted = row.locator("img.net-hint").get_attribute("src")
     row.get_by_text("Mode and fit").click()
     tab.locator("#net-0-fit").select_option("fill")
-    tab.locator("#gen-ratio-custom").check(force=True)
+    tab.locator(".gen-ratios").get_by_text("Custom").click()
     for name, side in (("width", "256"), ("height", "128")):
         tab.locator(f"#gen-{name}").fill(side)
         tab.keyboard.press("Tab")
