@@ -15,7 +15,7 @@
     const {pick: field, form} = pressed.dataset;
     const find = h("input", {type: "search", class: "text", id: "pick-find", "aria-label": "Search", placeholder: "Search", autocomplete: "off"});
     const list = h("ul", {class: "model-offers", id: "pick-list", "aria-label": "Model files"}), says = h("p", {class: "hint", "aria-live": "polite"}), refused = h("div", {role: "alert"});
-    const own = atelier.modelsDialog(pressed.getAttribute("aria-label").replace(/^List: |: .*/g, ""), find, refused, list, says,
+    const own = atelier.modelsDialog(pressed.dataset.title || pressed.ariaLabel.replace(/^List: /, ""), find, refused, list, says,
       h("div", {class: "actions"}, h("button", {type: "button", class: "btn", onclick: () => pressed.dataset.looks === "model" ? atelier.browseModels(field.split(".")[1]) : atelier.browseInto(button(field, form), pressed.dataset.looks)}, "Browse files")));
     const fill = async () => {
       const number = ++asked, found = await ask({form, field, query: find.value});

@@ -116,7 +116,7 @@ def model_chip(name: str, model: Model, image: str) -> str:
     trained = f"{model.trained[0]} \u00d7 {model.trained[1]}" if model.trained else ""
     return (
         f'<div class="gen-model"><button type="button" class="btn gen-chip" data-pick="base_model" data-form="gen" '
-        f'data-looks="any" aria-label="Base model: {esc(name)}">{image}<b>{middle(name)}</b>'
+        f'data-looks="any" data-title="Base model">{image}<span class="unseen">Base model: </span><b>{middle(name)}</b>'
         f'<span class="hint">{trained}</span>{badge(model.family, model.problem)}</button></div>'
     )
 
