@@ -52,6 +52,10 @@
   });
   atelier.on("click", "#gen-add .picker > summary", (opener) => setTimeout(() => { if (opener.parentElement.open && document.activeElement === opener) byId("gen-find").focus(); }));
 
+  atelier.on("click", ".lora-steps > summary", ({parentElement: strip}) => setTimeout(() => {
+    if (strip.open) strip.querySelector("[aria-pressed=true]").scrollIntoView({block: "nearest", inline: "center"});
+  }));
+
   /* ---- the search ---- */
 
   const titleOf = (field) => (field.labels && field.labels[0] ? field.labels[0] : field).textContent.trim();

@@ -118,7 +118,8 @@ def html(
     draw   returns the HTML of fields      above   returns the HTML above the fields of a group      notes   {group: state}
     wrong  fields with invalid input
     """
-    shown = shown_cards(values, added)
+    to_fix = {form.OF_JOB[name].group for name in wrong if name in form.OF_JOB}
+    shown = shown_cards(values, {*added, *to_fix})
     return "".join(_card(card, values, shown, draw, above, notes, wrong) for card in CARDS)
 
 

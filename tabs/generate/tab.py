@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.generation.model.index import preview_of
+from core.generation.model.index import WEIGHTS, preview_of
 from core.generation.model.library import find, find_file
 from core.generation.plan.plan import plan_of
 from core.generation.plan.requests import in_styles
@@ -302,9 +302,9 @@ class Handlers:
     def _seed(self, now: int | None) -> int | None:
         """Seed after a click on Lock: that of the newest image, or a new one; a locked seed becomes None, which draws a random one for
         each generation."""
-        newest = self.shelf.last_seed()
         if now is not None:
             return None
+        newest = self.shelf.last_seed()
         return form.new_seed() if newest is None else newest
 
     def choose_words(self, chosen: Any) -> dict[str, Any]:
@@ -397,7 +397,9 @@ class Handlers:
         name = str(values["base_model"]).strip() or self.page.project.job.model.base_model
         path = find_file(name, self.page.workspace)
         preview = preview_of(path, self.page.workspace) if path is not None and self.page.roots.holds(path) else None
-        return panel.model_chip(Path(name).stem, model, thumb(preview, self.page.thumb_url))
+        file = Path(name)
+        shown = file.stem if file.suffix.lower() in WEIGHTS else file.name
+        return panel.model_chip(shown, model, thumb(preview, self.page.thumb_url))
 
     def _placeholders(self, values: dict[str, Any]) -> dict[str, str]:
         """{field: placeholder while it is empty}."""
