@@ -101,7 +101,7 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     tab.keyboard.press("Tab")
     expect(tab.locator("#net-0-weight")).to_have_value("0.5")
     row.get_by_label("Use edges").uncheck()
-    expect(group.locator("> summary")).to_contain_text("0 of 1 net on")
+    expect(group.locator("> .strip")).to_contain_text("0 of 1 net on")
     expect(row.locator("b")).to_be_visible()  # what is off stays in sight
     (kept,) = page.page.project.tab_state("Generate")["values"]["nets"]
     assert ControlUse.model_validate(kept).weight == 0.5 and not kept["enabled"]
