@@ -20,7 +20,7 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.base import Declared
 from core.settings.generation.generate import LoraUse
-from tabs.context import Page
+from tabs.context import CURRENT_SESSION, Page
 from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
 from tabs.form.model_lists import Listed, ModelLists, badges, model_lists
@@ -34,6 +34,7 @@ from tabs.generate.lora_steps import Checkpoint, checkpoints, name_of, one_for_e
 from tabs.generate.panel import model_of
 from tabs.generate.view import strengths
 from tabs.markup import arg_now, board_event, button, esc, middle, row_of, short
+from tabs.server.browsers import Browser
 
 MAX_OPTIONS = 300  # files in a datalist
 ROW_WIDTH, WORD_WIDTH, MAX_WORDS = (
@@ -286,8 +287,13 @@ class Loras:
         prompt = str(values["prompt"])
         return rows(values["loras"], form.tags_of(prompt), note, self.page, self._family(values), prompt)
 
-    def picker(self, query: str = "") -> str:
+    def picker(self) -> str:
+        """HTML of the list, with the query of the browser."""
+        query = self._browser().lora_query
         return picker(self.shelf, self._family(self.fields.load()), query, self.page)
+
+    def _browser(self) -> Browser:
+        return self.page.browsers.of(CURRENT_SESSION.get())
 
     def embeddings(self) -> Any:
         """Update of the dropdown with the embeddings, those that fit the model first."""
@@ -323,10 +329,11 @@ class Loras:
     def act(self, event: gr.EventData) -> str | None:
         """Handle an event of the list or a row. Returns the HTML of the list if only that changes. Raises ProblemsError."""
         act, arg, value = board_event(event)
-        if act == "find":
-            return self.picker(value[:100])
+        if act in ("find", "refresh", "add"):
+            self._browser().lora_query = value[:100] if act == "find" else ""
         if act == "refresh":
             self.shelf.read()
+        if act in ("find", "refresh"):
             return self.picker()
         with self.page.project.lock:
             values = self.fields.load()
