@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -75,18 +75,24 @@ def picture_of(path: Path, here: Checkpoint | None, workspace: Workspace) -> Pat
 
 
 def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[Listed]:
-    """The best file of each run, else its first one here, under the run's title; other files as they are."""
-    listed: dict[Any, Listed] = {}
+    """The best file of each run, else its first one here, under the run's title with the number of its steps; other files as they
+    are."""
     of_run = cache(lambda run: (title_of(RunFolder(run)), read_best(run)))
+    found: dict[Any, list[Listed]] = {}
     for each in files:
-        run = run_of(each.path, workspace)
-        if run is None or each.facts.problem:
-            listed[each.path] = each
-            continue
-        stem = STEP.sub("", each.path.name.removesuffix(each.path.suffix))
-        title, best = of_run(run)
-        if (run, stem) not in listed or (best is not None and run / best[0] == each.path):
-            mark = MARK.search(each.label)
-            names = title if stem == title else f"{title} / {stem}"
-            listed[run, stem] = replace(each, label=names + (f" {mark[1]}" if mark else ""))
-    return list(listed.values())
+        run, stem = run_of(each.path, workspace), STEP.sub("", each.path.name.removesuffix(each.path.suffix))
+        found.setdefault(each.path if run is None or each.facts.problem else (run, stem), []).append(each)
+    return [_thing(key, each, of_run) for key, each in found.items()]
+
+
+def _thing(key: Any, files: list[Listed], of_run: Callable[[Path], tuple[str, tuple[str, str] | None]]) -> Listed:
+    """One entry for the files of a run. key: (run folder, file name without the step), or the path of another file"""
+    if not isinstance(key, tuple):
+        return files[0]
+    run, stem = key
+    title, best = of_run(run)
+    file = next((each for each in files if best is not None and run / best[0] == each.path), files[0])
+    mark = MARK.search(file.label)
+    words = title if stem == title else f"{title} / {stem}"
+    words += f" {mark[1]}" if mark else ""
+    return replace(file, label=f"{words}, {len(files)} steps" if len(files) > 1 else words)
