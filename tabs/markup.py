@@ -84,7 +84,7 @@ const follow = (field, turn) => {
     if (Number.isInteger(typing.at) && field === document.activeElement) field.setSelectionRange(typing.at, typing.at);
     typing.restored = true;
   } else if (last && last.turn > turn) put(field, last.value);
-  else if (field.type === 'checkbox') field.checked = field.hasAttribute('checked');
+  else if (field.type === 'checkbox' || field.type === 'radio') field.checked = field.hasAttribute('checked');
   else if (field.tagName === 'TEXTAREA') field.value = field.textContent;
   else if (field.tagName === 'SELECT') field.value = (field.querySelector('option[selected]') || field).value;
   else field.value = field.getAttribute('value') || '';
@@ -95,6 +95,7 @@ watch('value', () => {
   if (turn < shown.turn) { props.value = shown.value; return; }
   if (turn < Infinity) shown = {turn, value: props.value};
   fields().forEach((field) => follow(field, turn));
+  element.dispatchEvent(new Event('atelier-drawn', {bubbles: true}));
   element.querySelectorAll('block-bars').forEach((bars) => { if (bars.shadowRoot) bars.draw(); });
   if (window.atelier) atelier.goOn(element);
 });

@@ -250,7 +250,7 @@
      they held before the server filled them. */
   const used = new Set();
   for (const kind of ["input", "mousedown", "keydown"]) document.addEventListener(kind, (event) => {
-    const does = kind === "mousedown" ? event.target.closest("[role=option], button") : kind === "input" || ["Enter", "Backspace", "Delete"].includes(event.key);
+    const does = kind === "mousedown" ? event.target.closest("[role=option], button, .token-remove, .token") : kind === "input" || ["Enter", "Backspace", "Delete"].includes(event.key);
     const block = does && event.target.closest(".block[id]");
     if (block) used.add(block.id);
   }, true);

@@ -280,8 +280,8 @@
 
   const fold = (words) => words.toLowerCase().replace(/[^a-z0-9]+/g, " ").trim();
   /** How well a field answers a query, 0 best; -1: not at all. "LR" in a query, name or title stands for learning rate. */
-  const shorten = (words) => fold(words).replaceAll("learning rate", "lr");
-  const match = (query, path, facts) => {
+  const shorten = atelier.shortSetting = (words) => fold(words).replaceAll("learning rate", "lr");
+  const match = atelier.matchSetting = (query, path, facts) => {
     const title = shorten(`${facts.title} ${facts.unit}`), names = [path.split(".")[1], ...facts.kohya.split(", ")].map(shorten).filter(Boolean);
     const words = query.split(" "), all = (text) => words.every((word) => text.includes(word));
     if (shorten(facts.title) === query || names.includes(query)) return 0;
@@ -308,43 +308,49 @@
     const wanted = fold(query), names = wanted.length < 3 ? [] : Object.keys(atelier.elsewhere || {}).filter((name) => fold(name).includes(wanted)).slice(0, 3);
     return names.length ? names.map((name) => h("li", {class: "none"}, h("code", {}, name), ` ${sentence(atelier.elsewhere[name])}`)) : [h("li", {class: "none"}, "No setting found")];
   };
-  const beginSearch = () => {
-    const input = byId("field-search"), list = byId("field-results");
+  /** A field that searches settings, with its list of matches: the arrow keys and Enter choose one, Escape empties it.
+      found(typed): matches, the best first; row(match): what its line shows; choose(match); none(typed): lines without a match;
+      filter(matches): called while something is typed, with null when it is not */
+  atelier.searchBox = (input, list, {found, row, choose, none, filter}) => {
     if (!input || input.dataset.begun) return;
     input.dataset.begun = "1";
-    let paths = [], active = 0;
+    let matches = [], active = 0;
     const look = () => {
       const every = found(input.value);
-      paths = every.slice(0, 8);
+      matches = every.slice(0, 8);
       active = 0;
-      filterGroups(input.value.trim() ? every : null);
+      filter(input.value.trim() ? every : null);
       draw();
     };
     const draw = () => {
-      list.replaceChildren(...paths.map((path, n) => h("li", {role: "option", id: `result-${n}`, "aria-selected": n === active ? "true" : "false",
-        onmousedown: (event) => { event.preventDefault(); choose(path); }},
-        h("strong", {}, atelier.fields[path].title), h("span", {}, atelier.fields[path].group ? atelier.fields[path].groupTitle : "first screen"),
-        atelier.fields[path].kohya ? h("code", {}, atelier.fields[path].kohya) : null)));
-      if (input.value.trim() && !paths.length) list.append(...elsewhere(input.value));
-      show(list, !!input.value.trim());
-      attr(input, "aria-expanded", input.value.trim() ? "true" : "false");
-      attr(input, "aria-activedescendant", paths.length ? `result-${active}` : null);
+      const typed = !!input.value.trim();
+      list.replaceChildren(...matches.map((match, n) => h("li", {role: "option", id: `${list.id}-${n}`, "aria-selected": n === active ? "true" : "false",
+        onmousedown: (event) => { event.preventDefault(); choose(match); }}, row(match))));
+      if (typed && !matches.length) list.append(...none(input.value));
+      show(list, typed);
+      attr(input, "aria-expanded", typed ? "true" : "false");
+      attr(input, "aria-activedescendant", matches.length ? `${list.id}-${active}` : null);
     };
     const end = () => { input.value = ""; look(); };
-    const choose = (path) => atelier.goToField(path);
     input.addEventListener("input", look);
     input.addEventListener("atelier-found", end);
     input.addEventListener("keydown", (event) => {
       if (event.key === "ArrowDown" || event.key === "ArrowUp") {
         event.preventDefault();
-        active = (active + (event.key === "ArrowDown" ? 1 : -1) + paths.length) % Math.max(1, paths.length);
+        active = (active + (event.key === "ArrowDown" ? 1 : -1) + matches.length) % Math.max(1, matches.length);
         draw();
-      } else if (event.key === "Enter" && paths[active]) { event.preventDefault(); choose(paths[active]); }
+      } else if (event.key === "Enter" && matches[active]) { event.preventDefault(); choose(matches[active]); }
       else if (event.key === "Escape") end();
     });
     input.addEventListener("blur", () => show(list, false));
     input.addEventListener("focus", () => { if (input.value.trim()) show(list, true); });
   };
+  const beginSearch = () => atelier.searchBox(byId("field-search"), byId("field-results"), {
+    found, none: elsewhere, filter: filterGroups, choose: (path) => atelier.goToField(path),
+    row: (path) => {
+      const {title, group, groupTitle, kohya} = atelier.fields[path];
+      return [h("strong", {}, title), h("span", {}, group ? groupTitle : "first screen"), kohya ? h("code", {}, kohya) : null];
+    }});
 
   const waitFor = async (find, tries = 60) => {
     for (; tries > 0; tries -= 1) {

@@ -152,14 +152,14 @@
   /** New images come in front; who has scrolled on keeps looking at the same ones. */
   const drawStrip = (fresh) => {
     const box = byId("shelf-strip"), there = new Map([...box.querySelectorAll(".tile")].map((node) => [node.dataset.name, node]));
-    const before = box.scrollLeft, wide = box.scrollWidth, held = box.contains(document.activeElement) ? document.activeElement.dataset.name : "";
+    const before = box.scrollLeft || box.scrollTop, room = () => Math.max(box.scrollWidth, box.scrollHeight), long = room(), held = box.contains(document.activeElement) ? document.activeElement.dataset.name : "";
     strip = fresh;
     attr(box, "role", strip.length ? "listbox" : "group");  // a list box has options
     if (!strip.length) { if (there.size || !begun) box.replaceChildren(h("span", {class: "hint"}, "Images that you generate now appear here.")); return; }
     const wanted = strip.map((name) => there.get(name) || made(name));
     if (!same(wanted, [...box.children])) {
       box.replaceChildren(...wanted);
-      if (before > 4) box.scrollLeft = before + box.scrollWidth - wide;
+      if (before > 4) box.scrollTo(before + room() - long, before + room() - long);
     }
     wanted.forEach((node) => { fill(node, node.dataset.name); node.tabIndex = -1; });
     const stop = wanted.find((node) => node.dataset.name === held) || wanted[0];
@@ -208,7 +208,7 @@
     if (!node || event.altKey) return;
     const {name} = node.dataset, inGrid = !!node.closest("#shelf-grid"), list = inGrid ? names : strip, at = list.indexOf(name);
     const page = Math.max(1, Math.floor(grid().clientHeight / tall)) * columns;
-    const steps = {ArrowLeft: -1, ArrowRight: 1, ...(inGrid ? {ArrowUp: -columns, ArrowDown: columns, PageUp: -page, PageDown: page} : {})};
+    const steps = {ArrowLeft: -1, ArrowRight: 1, ...(inGrid ? {ArrowUp: -columns, ArrowDown: columns, PageUp: -page, PageDown: page} : {ArrowUp: -1, ArrowDown: 1})};
     const key = event.key, plain = !event.ctrlKey && !event.metaKey;
     if (key in steps || key === "Home" || key === "End") {
       const to = key === "Home" ? 0 : key === "End" ? list.length - 1 : at + steps[key];
@@ -382,25 +382,36 @@
   };
   /** Where an image was sent to comes into sight: what is being made, or the group whose field holds it. */
   const sent = (act, of) => {
-    if (act === "upscale") byId("gen-status").scrollIntoView({block: "nearest"});
+    if (act === "upscale" || act === "vary") byId("gen-status").scrollIntoView({block: "nearest"});
     else if (act !== "use") reveal(act, of.split("/").pop(), Date.now() + PATIENCE);
   };
-  /** Once the answer has put the image into its field, the group opens and has the keyboard, or the painter of masks opens. */
+  /** Once the answer has put the image into its field, its card has the keyboard, or the painter of masks opens. */
   const reveal = (act, file, until) => {
-    const taken = byId("gen-image_path"), group = document.querySelector("#gen-more details[data-group=image_to_image]");
-    if (!taken || !group || !taken.value.endsWith(file)) {
+    const taken = byId("gen-image_path"), card = document.querySelector("#gen-cards [data-card=image_to_image]");
+    if (!taken || !card || card.hidden || !taken.value.endsWith(file)) {
       if (Date.now() < until) setTimeout(reveal, SOON, act, file, until);
       return;
     }
-    const summary = group.querySelector("summary");
-    if (!group.open) summary.click();  // so it is known to be open when it is drawn again
-    setTimeout(() => {
-      taken.scrollIntoView({block: "nearest"});  // what stands below the prompts is still seen
-      summary.focus({preventScroll: true});
-      if (act === "inpaint") group.querySelector("[data-paint=mask]").click();
-    });
+    const mask = card.querySelector("[data-paint=mask]");
+    card.scrollIntoView({block: "nearest"});  // what stands below the prompts is still seen
+    mask.focus({preventScroll: true});
+    if (act === "inpaint") mask.click();
   };
-  atelier.on("click", "#gen-newest button[data-act=begin]", ({dataset}) => sent("begin", dataset.arg));
+  /* The buttons of the large image (tabs/generate/view.py). */
+  atelier.on("click", "#gen-newest [data-image-use]", ({dataset}) => atelier.useImage(dataset.imageUse, dataset.name));
+  atelier.on("click", "#gen-newest [data-image-star]", async (button) => {
+    const stars = Number(button.dataset.imageStar);
+    await star([button.dataset.name], stars);
+    text(button, rated(stars) || "\u2606");
+    attr(button, "aria-pressed", String(!!stars));
+    button.dataset.imageStar = stars ? "0" : "1";
+  });
+  atelier.on("click", "#gen-newest [data-image-trash]", ({dataset}) => remove([dataset.name]));
+  atelier.on("click", "#gen-newest [data-copy], #gen-loras [data-copy]", async (button) => {
+    const before = button.textContent;
+    text(button, await atelier.copy(button.dataset.copy) ? "Copied" : "Cannot copy");
+    setTimeout(() => text(button, before), 1200);
+  });
   atelier.on("click", "[data-view]", ({dataset: {view}}) => openViewer(view, strip.includes(view) ? strip : names));
 
   /* ---- begin ---- */

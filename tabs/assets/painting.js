@@ -33,7 +33,7 @@
     }});
   };
 
-  const FILES = {image_to_image: "gen-initial", controls: "gen-control"};  // group: what takes its image
+  const FILES = {image_to_image: "gen-initial", controls: "gen-control"};  // card: what takes its image
   const input = (id) => document.querySelector(`#${id} input[type=file]`);
   const upload = (file, id) => {
     const taken = input(id);
@@ -49,16 +49,16 @@
     if (taken) taken.click();
   });
 
-  /* An image dropped on the group, open or closed. */
-  const group = (event) => {
-    const found = event.target.closest && event.target.closest("#gen-more details[data-group]");
-    return found && FILES[found.dataset.group] && [...event.dataTransfer.types].includes("Files") ? found : null;
+  /* An image dropped on a card. */
+  const card = (event) => {
+    const found = event.target.closest && event.target.closest("#gen-cards [data-card]");
+    return found && FILES[found.dataset.card] && [...event.dataTransfer.types].includes("Files") ? found : null;
   };
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) document.addEventListener(kind, (event) => {
-    const found = group(event);
+    const found = card(event);
     if (!found) return;
     event.preventDefault();
     found.classList.toggle("takes", kind === "dragenter" || kind === "dragover");
-    if (kind === "drop") upload(event.dataTransfer.files[0], FILES[found.dataset.group]);
+    if (kind === "drop") upload(event.dataTransfer.files[0], FILES[found.dataset.card]);
   });
 })();

@@ -15,7 +15,7 @@
     const {pick: field, form} = pressed.dataset;
     const find = h("input", {type: "search", class: "text", id: "pick-find", "aria-label": "Search", placeholder: "Search", autocomplete: "off"});
     const list = h("ul", {class: "model-offers", id: "pick-list", "aria-label": "Model files"}), says = h("p", {class: "hint", "aria-live": "polite"}), refused = h("div", {role: "alert"});
-    const own = atelier.modelsDialog(pressed.getAttribute("aria-label").replace(/^List: /, ""), find, refused, list, says,
+    const own = atelier.modelsDialog(pressed.dataset.title || pressed.ariaLabel.replace(/^List: /, ""), find, refused, list, says,
       h("div", {class: "actions"}, h("button", {type: "button", class: "btn", onclick: () => pressed.dataset.looks === "model" ? atelier.browseModels(field.split(".")[1]) : atelier.browseInto(button(field, form), pressed.dataset.looks)}, "Browse files")));
     const fill = async () => {
       const number = ++asked, found = await ask({form, field, query: find.value});
@@ -54,13 +54,15 @@
     fill();
   };
 
-  const button = (name, form) => document.querySelector(`button[data-pick="${name}"][data-form="${form}"]`);
+  const buttons = (name, form) => [...document.querySelectorAll(`button[data-pick="${name}"][data-form="${form}"]`)];
+  const fieldBeside = (each) => each.parentElement.querySelector("input, textarea");
+  const button = (name, form) => buttons(name, form).find(fieldBeside);
   /** A field of one file takes it, a list of files gets one more line. */
   const put = (name, form, value) => {
-    const beside = button(name, form), field = beside && beside.parentElement.querySelector("input, textarea");
-    if (!field) return;
-    atelier.takePath(field, value);
-    beside.focus();
+    const beside = button(name, form);
+    if (!beside) return;
+    atelier.takePath(fieldBeside(beside), value);
+    (buttons(name, form).find((each) => each.checkVisibility()) || beside).focus();
   };
 
   atelier.on("click", "button[data-pick]", open);

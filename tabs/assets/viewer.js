@@ -4,7 +4,7 @@
 (() => {
   const atelier = window.atelier, {h, text, attr, show} = atelier;
   const STARS = [1, 2, 3, 4, 5], BESIDE = 150, CLOSEST = 8, CLICK = 350;
-  const SENDS = [["use", "Use settings", "primary"], ["begin", "Image to image", ""], ["inpaint", "Inpaint", ""], ["control", "Control image", ""], ["upscale", "Upscale", ""]];
+  const SENDS = [["use", "Use settings", "primary"], ["vary", "Vary", ""], ["begin", "Image to image", ""], ["inpaint", "Inpaint", ""], ["control", "Control image", ""], ["upscale", "Upscale", ""]];
 
   atelier.imageSends = SENDS;
 
@@ -84,7 +84,7 @@
       const template = h("div", {});
       template.innerHTML = found.about;  // the server has escaped it
       about.replaceChildren(h("div", {class: "actions"},
-        SENDS.filter(([act]) => act !== "use" || found.settings).map(([act, words, kind]) => make(words, () => send(act, found.name, () => box.close()), {class: `btn ${kind}`})),
+        SENDS.filter(([act]) => !["use", "vary"].includes(act) || found.settings).map(([act, words, kind]) => make(words, () => send(act, found.name, () => box.close()), {class: `btn ${kind}`})),
         ...[["prompt", found.prompt], ["seed", found.seed]].filter(([, words]) => words).map(([of, words]) => make(`Copy ${of}`, (event) => copied(event, words))),
         h("a", {class: "btn", href: found.url, download: found.file}, "Download"), h("a", {class: "btn", href: found.url, target: "_blank", rel: "noopener"}, "Open full size")), template);
       drawCompare();

@@ -124,11 +124,13 @@ class PlainForm(PresetForm):
         changed: Collection[str] | None = None,
         act: str = "",
         id: str = "",
+        titles: Mapping[str, str] = {},
     ) -> str:
         """HTML of the controls of these fields.
 
         values    shown instead of the current values         hints    {field: placeholder while it is empty}
         changed   `changed()`, if it is known already         act, id  instead of the form's
+        titles    {field: title instead of the setting's}
         """
         shown = {**(self.load() if values is None else values), **{name: bad.text for name, bad in self.bad.items()}}
         changed = self.changed() if changed is None else changed
@@ -151,6 +153,7 @@ class PlainForm(PresetForm):
                 replaced=replaced.get(name, ""),
                 changed=name in changed,
                 wrong=name in self._wrong or name in self.bad,
+                title=titles.get(name, ""),
             ).line()
 
         return "".join(line(name) + below.get(name, "") for name in names)

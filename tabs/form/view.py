@@ -78,7 +78,7 @@ class FieldView:
     id         of the control                            form     id of the form, for the list of model files
     act, arg   of the event of a line's control          offers   id of a datalist with suggestions
     replaced   title of a setting that is used instead   shared   `empty` is the common value of all folders, this one's is empty
-    changed, wrong   marks
+    changed, wrong   marks                               title    instead of the setting's
     """
 
     entry: Declared
@@ -93,6 +93,7 @@ class FieldView:
     shared: bool = False
     changed: bool = False
     wrong: bool = False
+    title: str = ""
 
     @property
     def is_switch(self) -> bool:
@@ -100,7 +101,7 @@ class FieldView:
 
     def line(self) -> str:
         """HTML of a labeled control of a board; for a file or folder, with a button that opens a list or the file browser."""
-        entry, title = self.entry, f"<span>{esc(label(self.entry))}</span>"
+        entry, title = self.entry, f"<span>{esc(self.title or label(self.entry))}</span>"
         about = f'data-act="{esc(self.act)}" data-arg="{esc(self.arg)}" aria-description="{esc(entry.help)}"'
         named = self if self.offers or entry.names != "path or name" else replace(self, offers=TOOL_FILES)
         control, look = named.control(about), self.button()

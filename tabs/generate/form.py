@@ -98,6 +98,7 @@ EMBEDDINGS = ENTRIES["embeddings"]
 FIELDS = tuple(name for name, entry in OF_JOB.items() if entry.kind != "list")  # lists have editors of their own
 OF_MODEL = ("width", "height", "guidance_scale")  # an empty field means the model's value
 MAX_LORAS = 20
+SMALL_MODEL = 448  # pixels of a side of the trained size
 NO_MODEL = "generate.no-model"  # problem code: the model of an image is not on this machine
 NO_FILE = "generate.no-file"  # problem code: another file of an image is not on this machine
 # {setting: function that finds a file which images name without its folder, or raises ProblemsError}
@@ -119,6 +120,11 @@ def start_values(project: TrainJob | None = None) -> dict[str, Any]:
 def json_value(value: Any) -> Any:
     """The value as JSON would return it: a list for a tuple."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def is_set(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether a field differs from its default."""
+    return bool(values.get(name) != json_value(ENTRIES[name].default))
 
 
 def model_values(model: ModelSettings, project: ModelSettings) -> dict[str, Any]:
@@ -252,11 +258,13 @@ def _escaped_prompt(job: GenerateJob, dynamic: bool) -> dict[str, Any]:
 
 
 def ratio_size(ratio: str, native: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of a ratio such as "2:3" with about as many pixels as the model's size, in multiples of 64."""
+    """(width, height) of a ratio such as "2:3" with about as many pixels as the model's size, in multiples of 64, of a small model
+    in multiples of 8."""
     wide, high = (int(part) for part in ratio.split(":"))
     area = native[0] * native[1]
+    step = 64 if area >= SMALL_MODEL**2 else 8
     width, height = (area * wide / high) ** 0.5, (area * high / wide) ** 0.5
-    return max(1, round(width / 64)) * 64, max(1, round(height / 64)) * 64
+    return max(1, round(width / step)) * step, max(1, round(height / step)) * step
 
 
 def sides(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> tuple[int, int]:

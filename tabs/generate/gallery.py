@@ -105,7 +105,8 @@ class Shelf:
         for shot in self.gallery.newest():
             known = self.gallery.facts(shot.name)
             known = read_facts(shot.path) if known is UNREAD else known
-            return Shown(shot.name, shot.path, known.prompt or shot.path.name, known.seed, bool(known.source))
+            prompt, stars = known.prompt or shot.path.name, self.gallery.stars(shot.name)
+            return Shown(shot.name, shot.path, prompt, known.seed, bool(known.source), stars)
         return None
 
     def last_seed(self) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 from core.generation.grids.axes import LETTERS, SPECIAL, settings_of_axes
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.settings.job import GenerateJob
+from tabs.generate.cards import GRID, frame
 from tabs.markup import button, esc, link, section, short
 
 WHERE = {"x": "columns", "y": "rows", "z": "tables"}
@@ -38,27 +39,29 @@ class Checkpoint:
 # -- the panel
 
 
-def panel(axes: Mapping[str, str], wrong: set[str], summary: str, bad: bool, loras: Sequence[str], earlier: str) -> str:
-    """HTML of the three axes, their summary, and the list of grids.
+def panel(
+    axes: Mapping[str, str],
+    wrong: set[str],
+    summary: str,
+    bad: bool,
+    loras: Sequence[str],
+    earlier: str,
+    shown: bool = True,
+) -> str:
+    """HTML of the card with the three axes, their summary, and the list of grids.
 
     axes      {"x_axis": text, "x_values": text, ...}      wrong   names of those with problems      bad   summary is a problem
-    loras     names of the LoRAs in use                    earlier   HTML of the list
+    loras     names of the LoRAs in use                    earlier   HTML of the list      shown   whether the card is in sight
     """
     rows = "".join(_axis(letter, axes, wrong) for letter in LETTERS)
     offered = "".join(f'<option value="{esc(value)}">{esc(words)}</option>' for value, words in _offers(loras))
     text = f'<span class="hint{" bad" if bad else ""}" role="status">{esc(summary)}</span>'
     go = button("make", "Generate grid", kind="primary")
-    return (
-        f'<div class="block-part gen-groups"><details data-group="grid"><summary class="row"><b>X/Y/Z grid</b> '
-        f'<span class="hint">{esc(_chosen_axes(axes))}</span></summary>'
+    body = (
         f'<div class="grid-axes">{rows}</div><div class="grid-go">{go}{text}</div>{earlier}'
-        f'<datalist id="grid-settings">{offered}</datalist></details></div>'
+        f'<datalist id="grid-settings">{offered}</datalist>'
     )
-
-
-def _chosen_axes(axes: Mapping[str, str]) -> str:
-    chosen = [f"{letter.upper()} {axes[f'{letter}_axis']}" for letter in LETTERS if axes.get(f"{letter}_axis")]
-    return short(", ".join(chosen), 50)
+    return frame(GRID, "Grid", body, shown)
 
 
 def _axis(letter: str, axes: Mapping[str, str], wrong: set[str]) -> str:

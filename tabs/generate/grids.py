@@ -43,7 +43,7 @@ from core.settings.presets.files import to_values
 from tabs.context import CURRENT_SESSION, Page
 from tabs.form.model_lists import ModelLists
 from tabs.form.plain_presets import PlainForm
-from tabs.generate import form
+from tabs.generate import cards, form
 from tabs.generate import grid_view as view
 from tabs.markup import AWAITED, board, board_event, changed_boards, client_stamp, client_state
 from tabs.tools.copies import Copies
@@ -53,35 +53,26 @@ LISTED, MAX_FILLED = 12, 200
 MAX_LENGTH = 1 << 18
 START = "start grid"
 FIELDS = tuple(f"{letter}_{part}" for letter in LETTERS for part in ("axis", "values"))
-OPEN_GROUP = """
-let open = Boolean(element.querySelector('details[open]'));  // a fast click comes before this script
-element.addEventListener('click', ({target}) => {  // a toggle event would be lost if the group is replaced at once
-  const summary = target.closest('summary');
-  if (summary) open = !summary.parentElement.open;
-});
-new MutationObserver(() => {
-  const group = element.querySelector('details[data-group]');
-  if (group && group.open !== open) group.open = open;
-}).observe(element, {childList: true, subtree: true, attributes: true, attributeFilter: ['open']});
-"""
 
 
 def panel_board() -> gr.HTML:
-    return board("gen-grid", AWAITED, script=OPEN_GROUP)
+    return board("gen-grid", AWAITED)
 
 
 def table_board() -> gr.HTML:
     return board("gen-table")
 
 
-def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, table: gr.HTML) -> None:
-    """Register the listeners of both boards. fields: form of the cells' image settings; shelf: lists of model files"""
+def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, table: gr.HTML) -> Grids:
+    """Register the listeners of both boards, and return their handlers. fields: form of the cells' image settings; shelf: lists of
+    model files"""
     grids = Grids(page, fields, shelf)
     client = client_state()
     shown = {"client": client, "panel": panel, "table": table}
     page.on_show(TAB, grids.show, None, shown)
     page.on_tick(TAB, grids.tick, client, shown)
     page.on_act([panel, table], grids.act, None, shown)
+    return grids
 
 
 class Grids:
@@ -115,7 +106,7 @@ class Grids:
         return gr.skip() if stamp == client_stamp(client) else changed_boards(client, stamp, self._boards())
 
     def _boards(self) -> dict[str, str]:
-        return {"panel": self._panel(), "table": self._table()}
+        return {"panel": self.panel(), "table": self._table()}
 
     def _stamp(self) -> str:
         """A text that changes with the boards: with new cells, the state of grids, and fields changed in other browsers."""
@@ -127,9 +118,10 @@ class Grids:
         doing = [now.get(each) for each in ("entry", "state", "stage", "stopping")] if now else None
         jobs = [(entry.id, entry.state) for entry in self.page.engine.queue() if entry.task == "grid"]
         checkpoints = [str(each) for each in self._open_checkpoints()]
-        return f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong}"
+        shown = cards.added(self.page)
+        return f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong} {shown}"
 
-    def _panel(self) -> str:
+    def panel(self) -> str:
         axes = self._axes()
         wrong = {each.where.removeprefix("grid.") for each in self._wrong}
         summary, bad = self._summary(axes)
@@ -137,7 +129,8 @@ class Grids:
         folders = list_grids(self.page.workspace)
         listed = [each for folder in folders[:LISTED] if (each := self._earlier(folder)) is not None]
         older = view.earlier(listed, str(self._state().get("open", "")), len(folders) - LISTED)
-        return view.panel(axes, wrong, summary, bad, loras, older)
+        shown = cards.GRID in cards.added(self.page) or any(axes.values())
+        return view.panel(axes, wrong, summary, bad, loras, older, shown)
 
     def _summary(self, fields: dict[str, str]) -> tuple[str, bool]:
         """(number of images, steps and model loads with the expected time, or the first problem; whether it is a problem)."""
@@ -222,6 +215,10 @@ class Grids:
                 self._mark(arg, value if act == "keep" else None)
             elif act in ("uncopy", "copied"):
                 self._end_copy(act, arg)
+            elif act == "card_remove":
+                self._wrong = []
+                self._keep(fields={})
+                cards.put(self.page, cards.GRID, False)
         boards = self._boards()
         return boards | {"client": changed_boards("", self._stamp(), boards)["client"]}
 

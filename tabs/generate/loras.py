@@ -1,8 +1,8 @@
-"""LoRAs in Generate: rows of the LoRAs in use with strengths and trigger words, and the list of all."""
+"""LoRAs in Generate: cards of the LoRAs in use with strengths, steps and trigger words, and the list of all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,16 @@ import gradio as gr
 
 from core.formats.detect import identify
 from core.generation.model.embeddings import find_embedding
-from core.generation.model.index import FileFacts, facts_of_file, preview_of
-from core.generation.model.library import find_file
+from core.generation.model.index import FileFacts, facts_of_file
+from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.loras import LoraTag
 from core.networks.block_weights import PRESETS
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import Workspace
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
 from core.settings.base import Declared
 from core.settings.generation.generate import LoraUse
-from tabs.context import Page
+from tabs.context import CURRENT_SESSION, Page
 from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
 from tabs.form.model_lists import Listed, ModelLists, badges, model_lists
@@ -28,21 +29,22 @@ from tabs.form.picker import rows as rows_of
 from tabs.form.plain_presets import PlainForm
 from tabs.form.view import FieldView
 from tabs.generate import form
-from tabs.generate.panel import badge, model_of
+from tabs.generate.cards import add_buttons
+from tabs.generate.lora_steps import Checkpoint, checkpoints, name_of, one_for_each_run, picture_of, run_of
+from tabs.generate.panel import model_of
 from tabs.generate.view import strengths
 from tabs.markup import arg_now, board_event, button, esc, middle, row_of, short
-from tabs.roots import Roots
+from tabs.server.browsers import Browser
 
 MAX_OPTIONS = 300  # files in a datalist
 ROW_WIDTH, WORD_WIDTH, MAX_WORDS = (
-    52,
+    38,
     32,
     16,
 )  # characters of the trigger words in a row, characters of one; number of trigger words of a LoRA
 FRAME = 3  # width of a trigger word's border in characters
 PARTS: dict[str, Declared] = entries(LoraUse, "lora")
 DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
-Url = Callable[..., str]
 
 
 # -- the list
@@ -51,12 +53,14 @@ Url = Callable[..., str]
 def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
     """HTML of the closed list with a search: LoRAs that fit the model, then the others, dimmed, with the reason."""
     loras = lists.of(["lora"])
+    things = one_for_each_run(loras, page.workspace)
+    offered_loras = one_for_each_run(matching(loras, query), page.workspace) if query else things
 
     def reason(each: Listed) -> str:
         return misfit(each.facts, each.path, ["lora"], family)
 
     matches = rows_of(
-        matching(loras, query),
+        offered_loras,
         page,
         reason,
         lambda each: f'data-act="add" data-arg="{esc(each.name)}"',
@@ -72,10 +76,12 @@ def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
         for kind, of in (("model", "checkpoint"), ("refiner", "refiner"), ("vae", "vae"), ("upscaler", "upscaler"))
     )
     return (
-        f'<details class="picker" data-group="lora-add"><summary class="btn">Add a LoRA</summary>'
+        f'<div class="gen-adds" role="group" aria-label="Add"><details class="picker" data-group="lora-add">'
+        f'<summary class="btn" title="Choose a LoRA">+ LoRA</summary><div class="gen-offers"><div class="line">'
         f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
-        f'placeholder="Search {len(loras):,} LoRAs" aria-label="Search LoRAs" autocomplete="off">'
-        f"<ul tabindex='0' class=\"model-offers\">{matches}{none}</ul></details>{button('refresh', 'Refresh', kind='quiet')}{offered}"
+        f'placeholder="Search {count(len(things), "LoRA")}" aria-label="Search LoRAs" autocomplete="off">'
+        f"{button('refresh', 'Refresh', kind='quiet')}</div><ul tabindex='0' class=\"model-offers\">{matches}{none}</ul></div></details>"
+        f"{add_buttons()}</div>{offered}"
     )
 
 
@@ -90,61 +96,74 @@ def _nothing(searched: bool) -> str:
 
 def rows(
     uses: Sequence[dict[str, Any]],
-    tags: Sequence[LoraTag] = (),
-    notes: str = "",
-    *,
-    family: str = "",
-    prompt: str = "",
-    workspace: Workspace | None = None,
-    thumb_url: Url = str,
+    tags: Sequence[LoraTag],
+    notes: str,
+    page: Page,
+    family: str,
+    prompt: str,
 ) -> str:
-    """HTML of a row per LoRA, and a note on the LoRAs in the prompt. notes: further HTML"""
+    """HTML of a card for each LoRA, and a note on the LoRAs in the prompt. notes: further HTML; family: of the model"""
     named = ", ".join(f"{tag.name} {strengths(tag.unet, tag.text_encoder)}" for tag in tags)
     notes = (f'<p class="hint">From the prompt: {esc(named)}</p>' if named else "") + notes
     if not uses:
-        return (
-            notes
-            if tags
-            else f'<p class="hint">No LoRA: only the base model is used. The list has the results of your runs.</p>{notes}'
-        )
-    listed = "".join(
-        _row(number, use, len(uses), family, prompt, workspace, thumb_url) for number, use in enumerate(uses)
-    )
+        return notes
+    listed = "".join(_card(number, use, len(uses), family, prompt, page) for number, use in enumerate(uses))
     names = "".join(f'<option value="{name}">' for name in PRESETS)
-    return f'<ul class="loras">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
+    return f'<ul class="loras lora-cards">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
 
 
-def _row(
-    number: int, use: dict[str, Any], count: int, family: str, prompt: str, workspace: Workspace | None, thumb_url: Url
-) -> str:
-    name = Path(str(use["file"])).name.removesuffix(Path(str(use["file"])).suffix)
-    path = find_file(str(use["file"]), workspace) if workspace is not None else None
-    facts = facts_of_file(path) if path is not None else FileFacts("lora")
-    preview = preview_of(path, workspace) if path is not None and workspace is not None else None
-    why = (
-        misfit(facts, path, ["lora"], family)
-        if path is not None
-        else ""
-        if workspace is None
-        else "is not on this machine"
-    )
+def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page) -> str:
+    path = find_file(str(use["file"]), page.workspace)
+    run = run_of(path, page.workspace)
+    steps = checkpoints(page, run) if run is not None else []
+    if path is None:
+        name, here, facts, preview = Path(str(use["file"])).stem, None, FileFacts("lora"), None
+        why = "is not on this machine"
+    else:
+        name, here = name_of(path, steps, page.workspace)
+        facts, preview = facts_of_file(path), picture_of(path, here, page.workspace)
+        why = misfit(facts, path, ["lora"], family)
     on = use.get("enabled", True)
-    moves = button("up", "\u2191", number, kind="quiet", label=f"Move {name} up", disabled=number == 0, again=True)
     cross = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
-    moves += button(
-        "down", "\u2193", number, kind="quiet", label=f"Move {name} down", disabled=number == count - 1, again=True
-    )
     fitting = _fitting_words(facts.words)
-    mark = "".join(f'<span class="badge">{esc(text)}</span>' for text in badges(facts) if text != "LoRA")
-    mark = mark if facts.family or path is None else badge("", facts.problem) + mark
+    others = _words(number, facts.words[:MAX_WORDS], prompt, fitting)
+    about = facts.problem or " \u00b7 ".join(text for text in badges(facts) if text != "LoRA")
     return (
-        f'<li class="{"" if on else "is-off"}"{row_of(str(use["file"]))}>{thumb(preview, thumb_url)}<div><div class="strip">'
-        f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"{" checked" if on else ""}>'
-        f'<b title="{esc(use["file"])}">{middle(name)}</b></label>{mark}<span class="grow"></span>{moves}{cross}</div>'
-        f"{_slider(number, name, float(use['strength']))}"
-        f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}{_words(number, facts.words[:fitting], prompt)}</div>"
-        f"{_details(number, use, _words(number, facts.words[:MAX_WORDS], prompt, fitting), facts.family or family)}</li>"
+        f'<li class="{"" if on else "is-off"}"{row_of(str(use["file"]))}>{thumb(preview, page.thumb_url)}<div>'
+        f'<div class="strip{" has-steps" if here else ""}"><label><input type="checkbox" data-act="on" data-arg="{number}" '
+        f'aria-label="Use {esc(name)}"{" checked" if on else ""}><b title="{esc(use["file"])}">{middle(name)}</b></label>'
+        f'<span class="grow"></span>{cross}</div>{_slider(number, name, float(use["strength"]))}'
+        f'<div class="strip lora-words">{_words(number, facts.words[:fitting], prompt)}<span class="hint" title="{esc(about)}">'
+        f"{esc(about)}</span></div></div>{f'<p class=field-error>{esc(why)}</p>' if why else ''}"
+        f"{_steps(number, steps, here, page) if here else ''}"
+        f"{_details(number, use, others, facts.family or family, _tools(number, name, total, path))}</li>"
     )
+
+
+def _steps(number: int, steps: Sequence[Checkpoint], here: Checkpoint, page: Page) -> str:
+    """HTML of the strip of the run's checkpoints, each with its own sample."""
+    buttons = ""
+    for each in steps:
+        words = ", ".join((each.label, *each.marks))
+        loss = f"{words}, loss {each.loss:.4g}" if each.loss is not None else words
+        buttons += (
+            f'<li><button type="button" class="btn" data-act="step" data-arg="{number}:{esc(each.path.name)}" title="{esc(loss)}" '
+            f'aria-pressed="{str(each == here).lower()}" data-again>{thumb(each.sample, page.thumb_url)}<span>{esc(words)}</span>'
+            f"</button></li>"
+        )
+    return (
+        f'<details class="lora-steps" data-group="steps {esc(here.path.parent.parent.name)}"><summary class="btn quiet" '
+        f'aria-label="Other steps, now {esc(here.label)}">{esc(here.label)}</summary><ul>{buttons}</ul></details>'
+    )
+
+
+def _tools(number: int, name: str, total: int, path: Path | None) -> str:
+    """HTML of the buttons of a card's details: its place in the list, and its path."""
+    moves = button("up", "\u2191", number, label=f"Move {name} up", disabled=number == 0, again=True)
+    moves += button("down", "\u2193", number, label=f"Move {name} down", disabled=number == total - 1, again=True)
+    if path is not None:
+        moves += f'<button type="button" class="btn" data-copy="{esc(display_path(path))}">Copy path</button>'
+    return f'<div class="strip">{moves}</div>'
 
 
 def _slider(number: int, name: str, strength: float) -> str:
@@ -178,8 +197,11 @@ def has_word(prompt: str, word: str) -> bool:
     return word.lower() in prompt.lower()
 
 
-def _details(number: int, use: dict[str, Any], words: str, family: str) -> str:
-    """HTML of closed details: strengths by part, block and step. words: HTML of further trigger words; family: of the LoRA"""
+def _details(number: int, use: dict[str, Any], words: str, family: str, tools: str) -> str:
+    """HTML of closed details: strengths by part, block and step.
+
+    words   HTML of further trigger words      family   of the LoRA      tools   HTML of buttons
+    """
     fields = bars = ""
     for name in DETAILS:
         entry = PARTS[name]
@@ -191,16 +213,14 @@ def _details(number: int, use: dict[str, Any], words: str, family: str) -> str:
     return (
         f'<details data-group="lora {esc(use["file"])}"><summary title="Strengths by part, block and step" '
         f'aria-label="Strengths by part, block and step" class="{"is-set" if is_set else ""}">\u22ef</summary>'
-        f'{words}<div class="concept-fields">{fields}{bars}</div></details>'
+        f'{words}{tools}<div class="concept-fields">{fields}{bars}</div></details>'
     )
 
 
 # -- changes
 
 
-def changed(
-    values: dict[str, Any], act: str, arg: str, value: str, workspace: Workspace, roots: Roots
-) -> dict[str, Any]:
+def changed(values: dict[str, Any], act: str, arg: str, value: str, page: Page) -> dict[str, Any]:
     """Return the values after an action in a row. Raises ProblemsError."""
     first, _, what = arg.partition(":")
     number = int(first) if first.isdecimal() and len(first) < 9 else -1
@@ -208,21 +228,30 @@ def changed(
     if not 0 <= number < len(uses):
         return values
     if act == "word":
-        return values | {"prompt": with_word(str(values["prompt"]), _word(uses[number], what, workspace))}
+        return values | {"prompt": with_word(str(values["prompt"]), _word(uses[number], what, page.workspace))}
     if act == "remove":
         del uses[number]
     elif act in ("up", "down"):
         other = number - 1 if act == "up" else number + 1
         if 0 <= other < len(uses):
             uses[number], uses[other] = uses[other], uses[number]
+    elif act == "step":
+        uses[number] = uses[number] | {"file": _other_step(uses[number], what, page)}
     elif act == "on":
         uses[number] = uses[number] | {"enabled": value == "true"}
     elif act in ("strength", "part"):
         name = "strength" if act == "strength" else what
         if name not in (*DETAILS, "strength"):
             return values
-        uses[number] = changed_values(PARTS, uses[number], name, value, roots)
+        uses[number] = changed_values(PARTS, uses[number], name, value, page.roots)
     return values | {"loras": uses}
+
+
+def _other_step(use: dict[str, Any], name: str, page: Page) -> str:
+    """The checkpoint of this name of the LoRA's run, as images name it; the LoRA's own file if it no longer exists."""
+    run = run_of(find_file(str(use["file"]), page.workspace), page.workspace)
+    found = [each.path for each in checkpoints(page, run) if each.path.name == name] if run is not None else []
+    return portable_name(found[0], page.workspace) if found else str(use["file"])
 
 
 def _word(use: dict[str, Any], place: str, workspace: Workspace) -> str:
@@ -255,18 +284,16 @@ class Loras:
         )
         used = "but it is off." if values["zero_terminal_snr"] == "off" else "and it is used."
         note = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>' if marked else ""
-        return rows(
-            values["loras"],
-            form.tags_of(str(values["prompt"])),
-            note,
-            family=self._family(values),
-            prompt=str(values["prompt"]),
-            workspace=self.page.workspace,
-            thumb_url=self.page.thumb_url,
-        )
+        prompt = str(values["prompt"])
+        return rows(values["loras"], form.tags_of(prompt), note, self.page, self._family(values), prompt)
 
-    def picker(self, query: str = "") -> str:
+    def picker(self) -> str:
+        """HTML of the list, with the query of the browser."""
+        query = self._browser().lora_query
         return picker(self.shelf, self._family(self.fields.load()), query, self.page)
+
+    def _browser(self) -> Browser:
+        return self.page.browsers.of(CURRENT_SESSION.get())
 
     def embeddings(self) -> Any:
         """Update of the dropdown with the embeddings, those that fit the model first."""
@@ -302,10 +329,11 @@ class Loras:
     def act(self, event: gr.EventData) -> str | None:
         """Handle an event of the list or a row. Returns the HTML of the list if only that changes. Raises ProblemsError."""
         act, arg, value = board_event(event)
-        if act == "find":
-            return self.picker(value[:100])
+        if act in ("find", "refresh", "add"):
+            self._browser().lora_query = value[:100] if act == "find" else ""
         if act == "refresh":
             self.shelf.read()
+        if act in ("find", "refresh"):
             return self.picker()
         with self.page.project.lock:
             values = self.fields.load()
@@ -313,6 +341,6 @@ class Loras:
                 after = form.add_lora(values, self._fitting(arg, values), self.page.workspace)
             else:
                 arg = arg_now(event, [str(use["file"]) for use in values["loras"]])
-                after = changed(values, act, arg, value, self.page.workspace, self.page.roots)
+                after = changed(values, act, arg, value, self.page)
             self.fields.put(after)
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,23 @@ from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
 from core.settings.values import shown_value
 from tabs.form.view import browses, label
-from tabs.generate import form
-from tabs.markup import button, esc, short
+from tabs.generate import cards, form
+from tabs.markup import button, esc, middle, short
+from tabs.pieces import piece
 
-RATIOS = ("1:1", "4:5", "2:3", "9:16", "5:4", "3:2", "16:9")
+SHORT = {"steps": "Steps", "guidance_scale": "Guidance"}  # titles in a narrow row
+RATIOS = ("1:1", "4:5", "2:3", "9:16", "3:2", "16:9")
 LARGE = 2.25  # times the pixels of the trained size, from which on images repeat their contents
-SHOWN_ABOVE = ("base_model", "width", "height", "sampler", "schedule_type", "steps", "guidance_scale", "seed")
+SHOWN_ABOVE = ("width", "height", "sampler", "schedule_type", "steps", "guidance_scale", "seed")
 
 # {row: (title, groups)} of the groups that share a row. Each other group is a row.
 TOGETHER = {
-    "model": ("VAE and clip skip", ("model",)),
-    "large": ("Large images", ("hires", "deep_shrink", "gradual_latent")),
-    "prompts": ("Prompts from files, regions", ("prompts", "regions")),
+    "model": ("Model, VAE, clip skip", ("model",)),
+    "large": ("Deep Shrink, Gradual Latent", ("deep_shrink", "gradual_latent")),
     "conditioning": ("Refiner, SDXL sizes, noise", ("refiner", "sizes", "start_noise")),
-    "controls": ("ControlNet, CLIP and VGG guidance", ("controls", "perceptual")),
     "output": ("Output, memory", ("output", "generation_memory")),
 }
-LAST = "generate"  # the row "More"
+LAST, BASE = "generate", "base_model"  # the row "More", the field of the chosen model
 
 Draw = Callable[..., str]  # names of fields -> HTML of their controls
 
@@ -65,34 +65,59 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
         return Model(problem=error.problems[0].what if isinstance(error, ProblemsError) else "unreadable")
 
 
-def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool, hires: bool = False) -> str:
+def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool, chip: str, hires: bool = False) -> str:
     """HTML of base model, size and sampling settings.
 
-    size   of the images      locked   whether a seed is set      hires   whether hires fix is on
+    size   of the images      locked   whether a seed is set      chip   HTML of the model      hires   whether hires fix is on
     """
     fix = (
         button("hires", "Hires fix", title="Begins at the trained size")
         if hires_scale(model, size) and not hires
         else ""
     )
-    ratios = "".join(f'<option value="{ratio}">{ratio}</option>' for ratio in RATIOS)
     swap = button("swap", "\u21c4", label="Swap width and height", title="Swap width and height")
-    ratio = (
-        f'<label class="own"><span>Ratio</span><select data-act="ratio" aria-label="Size by ratio">'
-        f'<option value="">choose</option>{ratios}</select></label>'
-    )
-    seeds = (
-        button("seed", "Random", "random", kind="quiet", title="A new seed for each generation (-1)")
-        + button("seed", "Last", "last", kind="quiet", title="The seed of the newest image")
-        + f'<button type="button" class="btn quiet" data-act="seed" data-arg="lock" aria-pressed="{str(locked).lower()}" '
-        f'title="Keep one seed for all generations">Lock</button>'
+    lock = (
+        f'<button type="button" class="btn" data-act="seed" data-arg="lock" aria-pressed="{str(locked).lower()}" '
+        f'title="Keep one seed, that of the newest image, for all generations">Lock</button>'
     )
     return (
-        f'<div class="block-part"><div class="gen-model">{draw("base_model")}{badge(model.family, model.problem)}</div>'
-        f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}{ratio}</div>'
-        f'<p class="hint gen-says">{esc(about_size(model, size, hires))} {fix}</p>'
-        f'<div class="gen-row ways">{draw("sampler", "schedule_type", "steps", "guidance_scale")}'
-        f'<div class="gen-seed">{draw("seed")}<div class="strip">{seeds}</div></div></div></div>'
+        f'<div class="block-part">{chip}<fieldset class="gen-sizes"><legend>Size '
+        f'<b>{size[0]} \u00d7 {size[1]}</b></legend>{_ratios(model, size)}<div class="gen-own-size">'
+        f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}</div>'
+        f'<p class="hint gen-says">{esc(about_size(model, size, hires))} {fix}</p></div></fieldset>'
+        f'<div class="gen-row steps">{draw("steps", "guidance_scale", "seed", titles=SHORT)}{lock}</div>'
+        f'<div class="gen-row ways">{draw("sampler", "schedule_type")}</div></div>'
+    )
+
+
+def _ratios(model: Model, size: tuple[int, int]) -> str:
+    """HTML of a radio button for each aspect ratio, and one for other sizes."""
+    native = model.trained or size
+    sizes = {ratio: form.ratio_size(ratio, native) for ratio in RATIOS}
+    chosen = next((ratio for ratio, each in sizes.items() if each == size), "")
+    chips = ""
+    for ratio, (width, height) in sizes.items():
+        wide, high = (int(part) for part in ratio.split(":"))
+        shape = f"width:{14 * min(1, wide / high):.0f}px;height:{14 * min(1, high / wide):.0f}px"
+        chips += (
+            f'<label title="{width} \u00d7 {height}"><input type="radio" name="gen-ratio" data-act="ratio" value="{ratio}" '
+            f'id="gen-ratio-{ratio.replace(":", "-")}"{" checked" if ratio == chosen else ""}>'
+            f'<span><i style="{shape}"></i>{ratio}</span></label>'
+        )
+    custom = "" if chosen else " checked"
+    return (
+        f'<div class="gen-ratios">{chips}<label title="Width and height"><input type="radio" name="gen-ratio" '
+        f'id="gen-ratio-custom" value=""{custom}><span>Custom</span></label></div>'
+    )
+
+
+def model_chip(name: str, model: Model, image: str) -> str:
+    """HTML of the button that shows the base model and opens the list of models. image: HTML of its preview"""
+    trained = f"{model.trained[0]} \u00d7 {model.trained[1]}" if model.trained else ""
+    return (
+        f'<div class="gen-model"><button type="button" class="btn gen-chip" data-pick="base_model" data-form="gen" '
+        f'data-looks="any" data-title="Base model">{image}<span class="unseen">Base model: </span><b>{middle(name)}</b>'
+        f'<span class="hint">{trained}</span>{badge(model.family, model.problem)}</button></div>'
     )
 
 
@@ -136,22 +161,30 @@ def about_size(model: Model, size: tuple[int, int], hires: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """A closed row of settings. summary: text of the settings that differ from their defaults; fields: HTML"""
+    """A closed row of settings. summary: text beside its title; fields: HTML; in_use: what of it is shown while all rows are closed:
+    the fields to fix, and those that differ from their defaults"""
 
     name: str
     title: str
     summary: str
     fields: str
+    in_use: str = ""
 
 
-def groups(rows: Iterable[Group]) -> str:
+def groups(rows: Sequence[Group]) -> str:
+    """HTML of "All settings": a search, and the closed rows."""
     listed = "".join(
         f'<details data-group="{esc(group.name)}"><summary class="row"><b>{esc(group.title)}</b> '
         f'<span class="hint" title="{esc(group.summary)}">{esc(short(group.summary, 70))}</span></summary>{group.fields}'
         f"</details>"
         for group in rows
     )
-    return f'<div class="block-part gen-groups">{listed}</div>'
+    of_all = ", ".join(group.in_use for group in rows if group.in_use)
+    return (
+        f'<details data-group="all" class="block-part gen-all"><summary class="btn row"><b>All settings</b> '
+        f'<span class="hint" title="{esc(of_all)}">{esc(short(of_all, 60))}</span></summary>{piece("gen_search")}'
+        f'<div class="gen-groups">{listed}</div></details>'
+    )
 
 
 def rows_of(
@@ -162,25 +195,27 @@ def rows_of(
     notes: Mapping[str, str] = {},
     wrong: Collection[str] = (),
 ) -> list[Group]:
-    """The closed rows, with all settings that are not in `shown`.
+    """The closed rows, with all settings that are neither in `shown` nor on a card.
 
     first   returns the HTML above the fields of a group      notes   {row: end of its summary}
     wrong   fields with invalid input: they are listed while they have no effect too, and counted in the summary
     """
-    left = [name for name in (*form.MODEL, *form.FIELDS) if name not in set(shown)]
+    above = {*shown, cards.STRENGTH, *(name for card in cards.CARDS for name in card.fields)}
+    left = [name for name in (BASE, *form.MODEL, *form.FIELDS) if name not in above]
     left = [name for name in left if name in wrong or _of_use(name, values)]
     row_of = {group: row for row, (_, members) in TOGETHER.items() for group in members}
     names: dict[str, dict[str, list[str]]] = {}
     for name in left:
-        group = form.ENTRIES[name].group
+        group = "model" if name == BASE else form.ENTRIES[name].group
         names.setdefault(row_of.get(group, group), {}).setdefault(group, []).append(name)
     order = sorted(names, key=lambda row: row == LAST)  # stable
     rows = [_row(row, names[row], values, draw, first) for row in order]
     to_fix = {row: sum(name in wrong for group in names[row].values() for name in group) for row in order}
-    words = (
-        (f"{to_fix[row.name]} to fix" if to_fix[row.name] else "", row.summary, notes.get(row.name)) for row in rows
-    )
-    return [replace(row, summary=", ".join(filter(None, each))) for row, each in zip(rows, words, strict=True)]
+    described = []
+    for row in rows:
+        in_use = ", ".join(filter(None, (f"{to_fix[row.name]} to fix" if to_fix[row.name] else "", row.summary)))
+        described.append(replace(row, summary=", ".join(filter(None, (in_use, notes.get(row.name)))), in_use=in_use))
+    return described
 
 
 def _row(
@@ -190,7 +225,7 @@ def _row(
     for group, names in members.items():
         head = f"<h3>{esc(_title(group))}</h3>" if len(members) > 1 else ""
         fields += f'{head}{first(group)}<div class="concept-fields">{draw(*names)}</div>'
-    changed = [name for names in members.values() for name in names if _is_set(name, values)]
+    changed = [name for names in members.values() for name in names if form.is_set(name, values)]
     summary = ", ".join(f"{label(form.ENTRIES[name])} {_value_text(name, values[name])}" for name in changed)
     title = "More" if row == LAST else TOGETHER[row][0] if row in TOGETHER else _title(row)
     return Group(row, title, summary, fields)
@@ -210,7 +245,3 @@ def _of_use(name: str, values: Mapping[str, Any]) -> bool:
 
 def _title(group: str) -> str:
     return str(GenerateJob.model_fields[group].title)
-
-
-def _is_set(name: str, values: Mapping[str, Any]) -> bool:
-    return bool(values.get(name) != form.json_value(form.ENTRIES[name].default))

@@ -39,6 +39,8 @@ TAB = "Generate"
 SENT = {"begin": "The next images begin with", "inpaint": "Paint what is repainted of"}  # {act: start of the message}
 FACTORS = (2, 3, 4)  # times the sides
 KEEPS = 0.2  # a denoising strength that preserves shapes
+VARIES = 0.15  # variation strength of a variation
+ALONE = {"count": 1, "compare": False, "from_file": None, "from_module": None, "n_iter": 1}  # values of a single image
 FILE = "file:"  # prefix of the choice of an upscaler file
 LATENTS = "latent_upscaler"
 CELL = "grid:"  # prefix of the name of a grid's cell
@@ -80,6 +82,8 @@ class Sending:
             self._follow(str(shot.path))
         elif act == "upscale":
             self._enlarge(shot, known, value)
+        elif act == "vary":
+            self._vary(shot)
 
     def _image(self, name: str) -> tuple[Shot, Facts]:
         """An image of the gallery or a grid's cell. Raises ProblemsError."""
@@ -305,6 +309,16 @@ class Sending:
         )
         return [*offered, *of_form]
 
+    def _vary(self, shot: Shot) -> None:
+        """Queue a variation of an image: its settings with noise of another seed mixed in. The form is not changed."""
+        record = read_image_metadata(shot.path)
+        if record.job is None:
+            fix = "choose an image that was generated here or by A1111"
+            raise ProblemsError.one(record.reason, shot.path.name, fix, "image.no-settings")
+        values, notes = self._values_of(record)
+        self._make(self._checked(values | ALONE | {"variation_seed": form.new_seed(), "variation_strength": VARIES}))
+        self.page.say("done", f"Making a variation of {shot.path.name}.", problems=notes)
+
     def _enlarge(self, shot: Shot, known: Facts, choice: str) -> None:
         """Queue an upscaled version of an image with its settings. The form is not changed."""
         record, now = read_image_metadata(shot.path), self._fields.load()
@@ -338,11 +352,10 @@ def begun_with(shot: Shot, known: Facts) -> Values:
 def upscale_values(shot: Shot, known: Facts, times: int, upscaler: str, strength: float) -> Values:
     """Values that upscale an image. With Lanczos, it is resized and then denoised at the new size. Another upscaler, or a size above
     MAX_SIDE, is applied by hires fix after a first stage without effect. A strength of 0 only upscales."""
-    alone = {"count": 1, "compare": False, "from_file": None, "from_module": None, "n_iter": 1, "region_map": None}
     begin = {"image_path": str(shot.path), "mask_path": None, "strength": strength, "highres_fix_save_1st": False}
     large = {name: side * times for name, side in _sides(known).items()}
     if upscaler == LANCZOS and strength and max(large.values(), default=0) <= MAX_SIDE:
-        return alone | begin | {"highres_fix_scale": None} | large
+        return ALONE | {"region_map": None} | begin | {"highres_fix_scale": None} | large
     file = upscaler.removeprefix(FILE) if upscaler.startswith(FILE) else None
     hires: Values = {
         "highres_fix_scale": float(times),
@@ -351,7 +364,7 @@ def upscale_values(shot: Shot, known: Facts, times: int, upscaler: str, strength
     }
     hires |= {"highres_fix_upscaler": LANCZOS if file else upscaler, "highres_fix_upscaler_file": file}
     hires |= {} if strength else {"refiner_checkpoint": None}  # which would have no step
-    return alone | begin | hires | _sides(known)
+    return ALONE | {"region_map": None} | begin | hires | _sides(known)
 
 
 def _sides(known: Facts) -> Values:

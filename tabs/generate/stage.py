@@ -20,7 +20,7 @@ from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import GenerateJob
 from tabs.context import Page
-from tabs.generate.view import Shown, does
+from tabs.generate.view import Shown, does, marks
 from tabs.markup import board_event, button, empty_state, esc, problems_html, progress, short
 
 TAB = "Generate"
@@ -270,5 +270,5 @@ def newest(shown: Shown | None, file_url: Callable[..., str], live: bytes = b"",
     return (
         f'<div class="gen-stage"><button type="button" class="shot" data-view="{esc(shown.name)}" title="Enlarge">{image}'
         f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(shown.prompt)}">'
-        f'{esc(short(shown.prompt, 200))}</span>{seed}<span class="grow"></span>{does(shown)}</div>'
+        f'{esc(short(shown.prompt, 200))}</span>{seed}{marks(shown)}<span class="grow"></span>{does(shown)}</div>'
     )

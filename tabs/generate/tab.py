@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from core.generation.model.library import find
+from core.generation.model.index import WEIGHTS, preview_of
+from core.generation.model.library import find, find_file
 from core.generation.plan.plan import plan_of
 from core.generation.plan.requests import in_styles
 from core.generation.prompt.styles import chosen_styles
@@ -18,9 +20,10 @@ from core.settings.base import Settings
 from core.settings.generation.controls import ControlUse
 from core.settings.job import GenerateJob
 from tabs.context import CURRENT_SESSION, Page
+from tabs.form.picker import thumb
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.form.view import label
-from tabs.generate import form, grids, panel, view
+from tabs.generate import cards, form, grids, panel, view
 from tabs.generate.controls import Controls
 from tabs.generate.gallery import SENDS, Shelf
 from tabs.generate.loras import Loras
@@ -96,12 +99,13 @@ def build(page: Page) -> None:
             settings = board("gen-settings", AWAITED)
             add = board("gen-add", AWAITED, script=OPEN_GROUPS + CHOSEN)
             loras = board("gen-loras", script=OPEN_GROUPS)
-            more = board("gen-more", AWAITED, script=OPEN_GROUPS)
+            added = board("gen-cards", AWAITED, script=OPEN_GROUPS)
+            grid_panel = grids.panel_board()
             control = gr.File(label="Control image", elem_id="gen-control")
             initial = gr.File(
                 label="Initial image", elem_id="gen-initial"
             )  # no file_types: our own message names the file
-            grid_panel = grids.panel_board()
+            more = board("gen-more", AWAITED, script=OPEN_GROUPS)
             words = gr.Dropdown(
                 choices=[],
                 multiselect=True,
@@ -123,7 +127,14 @@ def build(page: Page) -> None:
             )
             gallery = board("gen-gallery", piece("gallery"), script=SENDS)
     client = client_state()
-    fields = {"prompts": prompts, "settings": settings, "more": more, "loras": loras, "presets": presets}
+    fields = {
+        "prompts": prompts,
+        "settings": settings,
+        "cards": added,
+        "more": more,
+        "loras": loras,
+        "presets": presets,
+    }
     boards = {"memory": memory, "status": line, "newest": newest}
     shown = {"client": client, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, handlers.show, None, shown)
@@ -134,8 +145,9 @@ def build(page: Page) -> None:
     page.links.answer("paint", handlers.painting.answer)
     page.links.answer("prompt", handlers.prompt_box.answer)
     page.listen(drop.upload, handlers.read, drop, shown)
-    page.on_act([prompts, settings, more], handlers.act, None, fields | {"status": line, "client": client})
-    page.on_act([add, loras], handlers.lora_act, None, fields | {"add": add, "embeddings": words, "client": client})
+    page.on_act([prompts, settings, added, more], handlers.act, None, fields | {"status": line, "client": client})
+    of_add = {"add": add, "embeddings": words, "client": client, "panel": grid_panel}
+    page.on_act([add, loras], handlers.lora_act, None, fields | of_add)
     page.on_act(presets, handlers.preset_act, None, shown)
     page.on_act(line, handlers.stage_act, None, {"status": line, "settings": settings, "client": client})
     page.on_act(memory, handlers.memory_act, None, {"memory": memory, "client": client})
@@ -144,7 +156,7 @@ def build(page: Page) -> None:
     page.links.answer("upscale", handlers.sending.answer)
     page.pulse_parts.append(handlers.shelf.parts)
     handlers.shelf.warm()
-    grids.listen(page, handlers.presets, handlers.loras.shelf, grid_panel, grid_table)
+    handlers.grids = grids.listen(page, handlers.presets, handlers.loras.shelf, grid_panel, grid_table)
 
 
 class Fields(PlainForm):
@@ -205,6 +217,7 @@ class Handlers:
     def __init__(self, page: Page):
         self.page = page
         self._lock = threading.RLock()
+        self.grids: grids.Grids | None = None
         self.shelf = Shelf(page)
         self.presets = Fields(page)
         self.loras = Loras(page, self.presets)
@@ -238,6 +251,8 @@ class Handlers:
             with self._lock:
                 if act.startswith("style"):
                     self.prompt_box.act(act, name, value)
+                elif act == "card_remove" and name in cards.BY_NAME:
+                    self._remove_card(name)
                 elif act == "file_stop":
                     self.presets.update({"from_file": None, "from_module": None})
                 elif act.startswith("net_"):
@@ -253,11 +268,24 @@ class Handlers:
             return self._form()
         return self._changed()
 
+    def _add_card(self, name: str) -> dict[str, Any]:
+        """Add a card. Returns outputs besides the form."""
+        cards.put(self.page, name, True)
+        self.presets.update(cards.with_card(name, self._values()))
+        return {"panel": self.grids.panel()} if name == cards.GRID and self.grids else {}
+
+    def _remove_card(self, name: str) -> None:
+        """Remove a card and reset its group. What an initial image has changed elsewhere is restored."""
+        if name == cards.IMAGE and self._values()["image_path"]:
+            self.sending.stop()
+        self.presets.update(cards.without_card(name, self._values(), cards.added(self.page)))
+        cards.put(self.page, name, False)
+
     def _quick(self, act: str, arg: str) -> dict[str, Any]:
         """The values that a button sets: sides, seed, or the scale of hires fix."""
         values = self._values()
         if act == "seed":
-            return {"seed": self._seed(arg, values["seed"])}
+            return {"seed": self._seed(values["seed"])}
         project, space = self.page.project.job, self.page.workspace
         width, height = form.sides(values, project, space)
         if act == "hires":
@@ -267,18 +295,17 @@ class Handlers:
             if arg not in panel.RATIOS:  # the empty choice
                 return {}
             native = form.sides({**values, "width": None, "height": None}, project, space)
-            height, width = reversed(form.ratio_size(arg, native))
+            width, height = form.ratio_size(arg, native)
+            return {"width": width, "height": height}
         return {"width": height, "height": width}
 
-    def _seed(self, button: str, now: int | None) -> int | None:
-        """Seed after a click on "random", "last" or "lock": None draws a random one for each generation. Lock sets the seed of the
-        newest image, or a new one; a locked seed becomes None."""
+    def _seed(self, now: int | None) -> int | None:
+        """Seed after a click on Lock: that of the newest image, or a new one; a locked seed becomes None, which draws a random one for
+        each generation."""
+        if now is not None:
+            return None
         newest = self.shelf.last_seed()
-        if button == "last":
-            return now if newest is None else newest
-        if button == "lock" and now is None:
-            return form.new_seed() if newest is None else newest
-        return None
+        return form.new_seed() if newest is None else newest
 
     def choose_words(self, chosen: Any) -> dict[str, Any]:
         """Set the embeddings. Those that do not fit the model are left out and reported."""
@@ -328,13 +355,14 @@ class Handlers:
 
         changed = self.presets.changed()
 
-        def draw(*names: str) -> str:
-            return self.presets.fields(names, values, placeholders, changed)
+        def draw(*names: str, titles: Mapping[str, str] = {}) -> str:
+            return self.presets.fields(names, values, placeholders, changed, titles=titles)
 
         above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
         notes = {"conditioning": "refiner: SDXL only"} if model.family not in ("", "sdxl") else {}
         acting = sum(ControlUse.model_validate(use).used for use in values["nets"])
-        notes |= {"controls": f"{acting} of {count(len(values['nets']), 'net')} on"} if values["nets"] else {}
+        of_cards = {"controls": f"{acting} of {count(len(values['nets']), 'net')} on"} if values["nets"] else {}
+        rows = panel.rows_of(values, above, draw, lambda group: self._above(group, values), notes, self.presets.bad)
         return {
             "prompts": view.prompts(
                 self.prompt_box.html(draw, values), draw("count", "compare"), self.sending.line(values)
@@ -344,11 +372,18 @@ class Handlers:
                 model,
                 size,
                 values["seed"] is not None and not self.stage.endless,
+                self._chip(values, model),
                 values["highres_fix_scale"] is not None,
             ),
-            "more": panel.groups(
-                panel.rows_of(values, above, draw, lambda group: self._above(group, values), notes, self.presets.bad)
+            "cards": cards.html(
+                values,
+                cards.added(self.page),
+                draw,
+                lambda group: self._above(group, values),
+                of_cards,
+                self.presets.bad,
             ),
+            "more": panel.groups(rows),
             "loras": self.loras.rows(),
             "presets": self.presets.html(),
         }
@@ -356,6 +391,15 @@ class Handlers:
     def _above(self, group: str, values: dict[str, Any]) -> str:
         """HTML above the fields of a group."""
         return self.controls.html(values) if group == "controls" else self.painting.row(group, values)
+
+    def _chip(self, values: dict[str, Any], model: panel.Model) -> str:
+        """HTML of the button with the base model."""
+        name = str(values["base_model"]).strip() or self.page.project.job.model.base_model
+        path = find_file(name, self.page.workspace)
+        preview = preview_of(path, self.page.workspace) if path is not None and self.page.roots.holds(path) else None
+        file = Path(name)
+        shown = file.stem if file.suffix.lower() in WEIGHTS else file.name
+        return panel.model_chip(shown, model, thumb(preview, self.page.thumb_url))
 
     def _placeholders(self, values: dict[str, Any]) -> dict[str, str]:
         """{field: placeholder while it is empty}."""
@@ -408,7 +452,11 @@ class Handlers:
     # -- LoRAs
 
     def lora_act(self, event: gr.EventData):
-        """Handle an event of the list of LoRAs or of a row."""
+        """Handle an event of the list of LoRAs, of a LoRA's card, or of a button that adds a card."""
+        act, name, _ = board_event(event)
+        if act == "card_add":
+            with self._lock:
+                return self._add_card(name) | self._changed() if name in (*cards.BY_NAME, cards.GRID) else self._form()
         picker = self.loras.act(event)
         more = self._changed() if picker is None else _with_client({"add": picker})
         return {"embeddings": self.loras.embeddings()} | more

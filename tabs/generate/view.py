@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tabs.markup import button
+from tabs.markup import esc
 
 # -- fields
 
@@ -24,20 +24,49 @@ def prompts(fields: str, start_fields: str, below: str) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """The large image. name: in the gallery; settings: whether its settings can be loaded"""
+    """The large image. name: in the gallery; settings: whether its settings can be loaded; stars: 0 to 5"""
 
     name: str
     path: Path
     prompt: str
     seed: int | None
     settings: bool
+    stars: int = 0
 
 
 def does(each: Shown) -> str:
     """HTML of the buttons of an image."""
-    use = button("use", "Use settings", each.name, kind="quiet") if each.settings else ""
-    title = "Begin the next images with this one"
-    return use + button("begin", "Image to image", each.name, kind="quiet", title=title)
+    made = (("use", "Use settings", ""), ("vary", "Vary", "The same image with small changes")) if each.settings else ()
+    uses = (
+        *made,
+        ("upscale", "Upscale", ""),
+        ("begin", "Image to image", "Begin the next images with this one"),
+        ("inpaint", "Inpaint", "Paint what is generated again"),
+    )
+    buttons = "".join(_image_button("use", act, words, each.name, title) for act, words, title in uses)
+    copies = (("Copy prompt", each.prompt), ("Copy seed", "" if each.seed is None else str(each.seed)))
+    buttons += "".join(
+        f'<button type="button" class="btn quiet" data-copy="{esc(text)}">{words}</button>'
+        for words, text in copies
+        if text
+    )
+    return buttons
+
+
+def marks(each: Shown) -> str:
+    """HTML of an image's star and the button that deletes it."""
+    star, next_stars = ("\u2605" * each.stars, "0") if each.stars else ("\u2606", "1")
+    favorite = _image_button("star", next_stars, star, each.name, "Favorite", pressed=bool(each.stars))
+    return favorite + _image_button("trash", "", "Move to trash", each.name)
+
+
+def _image_button(what: str, arg: str, words: str, name: str, title: str = "", pressed: bool | None = None) -> str:
+    """HTML of a button of an image, which assets/gallery.js handles."""
+    state = "" if pressed is None else f' aria-pressed="{str(pressed).lower()}" aria-label="{title}"'
+    return (
+        f'<button type="button" class="btn quiet" data-image-{what}="{arg}" data-name="{esc(name)}" title="{title}"{state}>'
+        f"{words}</button>"
+    )
 
 
 def strengths(unet: float, text_encoder: float | None) -> str:

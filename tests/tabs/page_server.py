@@ -49,6 +49,24 @@ HOLD = "performance.now = ((at) => () => at)(performance.now())"
 GO_ON = "delete performance.now"
 
 
+def card_of(tab, name: str):
+    """A card of Generate, which is added if it is not in sight."""
+    card = tab.locator(f"#gen-form [data-card={name}]")
+    card.wait_for(state="attached")
+    if not card.is_visible():
+        tab.locator(f"#gen-add [data-act=card_add][data-arg={name}]").click()
+        card.wait_for()
+    return card
+
+
+def all_settings(tab) -> None:
+    """Open all settings of Generate."""
+    rows = tab.locator("#gen-more details[data-group=all]")
+    rows.wait_for()
+    if rows.get_attribute("open") is None:
+        rows.locator("> summary").click()
+
+
 class Served:
     """A page at an address, with what stands behind it."""
 

@@ -71,7 +71,7 @@ def test_the_list_has_those_of_the_models_family_and_says_why_the_others_do_not_
     lora(folder / f"large {HOSTILE[:20].replace('/', '')}.safetensors", width=2048)
     (folder / "torn.safetensors").write_bytes(b"no")
     desk.loras.shelf.read()
-    html = desk.loras.picker("")
+    html = desk.loras.picker()
     assert html.count('data-act="add"') == picker.MAX_ROWS and "7 more" in html and "<img src=x" not in html
     listed = html.split("<ul")[1]  # the name of a button is what it shows, badges too, with its verb before
     assert "aria-label" not in listed and listed.count('<span class="unseen">Add </span>') == picker.MAX_ROWS
@@ -100,7 +100,7 @@ def test_lists_of_vaes_and_upscalers_offer_nothing_else_and_name_damaged_ones(de
         f"models/upscalers/{n}.safetensors" for n in ("big", "torn")
     ]
     assert not [each for each in shelf.of(["checkpoint"]) if "upscalers" in each.name or "vae/" in each.name]
-    html = desk.loras.picker("")
+    html = desk.loras.picker()
     assert 'id="gen-vaes"' in html and 'id="gen-upscalers"' in html
     drawn = desk._form()
     assert any('list="gen-vaes"' in part for part in drawn.values() if isinstance(part, str))

@@ -7,6 +7,7 @@ import re
 from io import BytesIO
 
 import pytest
+from page_server import card_of
 from PIL import Image
 from playwright.sync_api import expect
 from work_parts import event, make_page, said, wait_until
@@ -144,14 +145,14 @@ def test_an_image_is_dropped_painted_over_and_its_regions_painted(window, tmp_pa
     path = tmp_path / "fox.png"
     Image.new("RGB", (200, 100), "teal").save(path)
     tab = window.open("Generate")
-    tab.locator("details[data-group=image_to_image] summary").click()
+    card_of(tab, "image_to_image")
     data = tab.evaluate_handle(
         """(bytes) => { const data = new DataTransfer(); const raw = Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0));
         data.items.add(new File([raw], "fox.png", {type: "image/png"})); return data; }""",
         base64.b64encode(path.read_bytes()).decode(),
     )
-    tab.dispatch_event("details[data-group=image_to_image] summary", "drop", {"dataTransfer": data})
-    expect(tab.locator("#gen-more .gen-thumb")).to_have_count(1)
+    tab.dispatch_event("[data-card=image_to_image] h3", "drop", {"dataTransfer": data})
+    expect(tab.locator("#gen-cards .gen-thumb")).to_have_count(1)
     tab.locator("[data-paint=mask]").click()
     tab.locator(".painter[data-ready]").wait_for()
     assert covered(tab) == [0, 0]  # nothing is made anew, and nothing is covered
@@ -162,7 +163,7 @@ def test_an_image_is_dropped_painted_over_and_its_regions_painted(window, tmp_pa
     tab.keyboard.press("Control+z")
     before = tab.evaluate("scrollY")
     tab.keyboard.press("Control+s")
-    expect(tab.locator("#gen-more .gen-thumb")).to_have_count(2)
+    expect(tab.locator("#gen-cards .gen-thumb")).to_have_count(2)
     with Image.open(tab.locator("#gen-mask_path").input_value()) as mask:
         assert [mask.getpixel(place) for place in ((60, 50), (150, 50))] == [255, 0] and mask.size == (200, 100)
     wait_until(lambda: tab.evaluate("scrollY") == before)
@@ -170,7 +171,7 @@ def test_an_image_is_dropped_painted_over_and_its_regions_painted(window, tmp_pa
     tab.locator(".painter[data-ready]").wait_for()
     assert covered(tab) == [255, 0]  # as it was saved
     tab.keyboard.press("Escape")
-    tab.locator("details[data-group=prompts] summary").click()
+    card_of(tab, "regions")
     tab.locator("[data-paint=regions]").click()
     tab.locator(".painter[data-ready]").wait_for()
     expect(tab.locator(".painter").get_by_role("button", name="Save regions")).to_be_disabled()

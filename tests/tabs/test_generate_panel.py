@@ -67,7 +67,7 @@ def test_fields_of_a_models_settings_make_the_same_settings_again(own):
     assert model_made(TRAIN, **fields) == wanted
 
 
-def test_the_seed_is_drawn_taken_from_the_newest_image_or_locked(desk, tmp_path):
+def test_the_seed_is_drawn_or_locked_to_that_of_the_newest_image(desk, tmp_path):
     desk.act(event("seed", "lock"))
     locked = desk._values()["seed"]
     assert 0 <= locked < 2**32 and 'aria-pressed="true"' in desk._form()["settings"]
@@ -79,9 +79,9 @@ def test_the_seed_is_drawn_taken_from_the_newest_image_or_locked(desk, tmp_path)
     assert locked in desk.stage_act(event("forever"))["settings"]
     desk.act(event("seed", "lock"))
     draw(tmp_path / "outputs" / "images" / "d" / "1.png", seed=1)
-    for way in ("last", "lock"):
-        desk.act(event("seed", way))
-        assert desk._values()["seed"] == (1 if way == "last" else None)
+    for seed in (1, None):
+        desk.act(event("seed", "lock"))
+        assert desk._values()["seed"] == seed
 
 
 def test_a_ratio_keeps_the_models_pixels_and_swap_turns_the_sides(desk):
@@ -163,13 +163,13 @@ def test_a_control_net_of_another_hash_than_the_images_is_said(desk, tmp_path):
 def test_every_setting_of_a_generation_is_in_the_panel_once(desk):
     desk.presets.put(desk._values() | {"highres_fix_scale": 2.0})
     shown = desk._form()
-    html = "".join(shown[name] for name in ("prompts", "settings", "more"))
+    html = "".join(shown[name] for name in ("prompts", "settings", "cards", "more"))
     for name, entry in form.ENTRIES.items():
         if entry.kind != "list" and entry.group not in GUIDANCES:
             assert html.count(f'id="gen-{name}"') == 1, name
     rows = panel.rows_of(desk._values(), panel.SHOWN_ABOVE, lambda *names: "")
     summaries = {row.name: row.summary for row in rows}
-    assert summaries["large"].startswith("Hires scale 2") and summaries["conditioning"] == ""
+    assert summaries["conditioning"] == "" and not {"hires", "regions", "controls", "image_to_image"} & set(summaries)
 
 
 @pytest.mark.parametrize(("size", "shown"), [((64, 96), (64, 96)), ((1024, 512), (512, 256))])

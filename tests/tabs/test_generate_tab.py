@@ -129,13 +129,18 @@ def test_a_comparison_draws_the_same_seed_without_loras_first():
         form.jobs_to_generate(form.job_of(form.start_values(), TrainJob()), True, TrainJob())
 
 
+def _in_prompt(desk, values):
+    desk.presets.put(desk._values() | {"prompt": values["prompt"]})
+    return desk.loras.rows()
+
+
 def test_a_lora_of_the_prompt_is_one_of_the_job_and_an_unknown_one_is_refused_before_it_is_queued(desk):
     values = form.start_values() | {"prompt": "a fox <lora:ink:0.5:0.8>", "seed": "-1"}
     plain, full = form.jobs_to_generate(form.job_of(values, TrainJob()), True, TrainJob())
     assert (plain.generate.prompt, plain.generate.loras) == ("a fox", []) and plain.generate.seed is not None
     (use,) = full.generate.loras
     assert (use.file, use.strength, use.text_encoder_strength) == ("ink", 0.8, 0.5)
-    assert "ink 0.8 / 0.5" in nets_text(full) and "ink 0.8 / 0.5" in loras.rows((), tags=form.tags_of(values["prompt"]))
+    assert "ink 0.8 / 0.5" in nets_text(full) and "ink 0.8 / 0.5" in _in_prompt(desk, values)
     press(desk, prompt="a fox <lora:ink:0.8>")
     assert "lora.not-found" in said(desk)
     assert not desk.page.engine.jobs
@@ -164,7 +169,7 @@ def test_strengths_are_changed_moved_removed_and_checked(tmp_path):
     page = make_page(tmp_path)
 
     def change(act, arg, value=""):
-        return loras.changed(values, act, arg, value, page.workspace, page.roots)["loras"]
+        return loras.changed(values, act, arg, value, page)["loras"]
 
     assert change("strength", "1", "-0.25")[1] == {"file": "y", "strength": -0.25}
     assert change("remove", "0") == [{"file": "y", "strength": 1.0}]
@@ -460,8 +465,8 @@ def test_jobs_behind_the_first_are_one_number_that_unfolds(desk):
     assert "waiting</summary>" not in desk.stage.act(event("cancel", "e2")).replace("1 waiting</summary>", "")
 
 
-def test_without_loras_it_says_where_they_come_from():
-    assert "results of your runs" in loras.rows([])
+def test_without_loras_the_list_says_where_they_come_from(desk):
+    assert "Train one" in desk.loras.picker() and desk._form()["loras"] == ""
 
 
 def test_only_loras_of_the_list_are_added(desk):
@@ -475,11 +480,12 @@ def test_only_loras_of_the_list_are_added(desk):
         desk.lora_act(event("add", "/etc/passwd"))
     assert "glyphs" in desk.lora_act(event("strength", "0", "0.4"))["loras"]
     assert desk._values()["loras"][0]["strength"] == 0.4
-    assert "No LoRA" in desk.lora_act(event("remove", "0"))["loras"]
+    assert desk.lora_act(event("remove", "0"))["loras"] == ""
 
 
-def test_names_of_loras_never_become_markup():
-    assert "<img src=x" not in loras.rows([{"file": f"{HOSTILE}.safetensors", "strength": 1.0}])
+def test_names_of_loras_never_become_markup(desk):
+    desk.presets.put(desk._values() | {"loras": [{"file": f"{HOSTILE}.safetensors", "strength": 1.0}]})
+    assert "<img src=x" not in desk.loras.rows()
     record = ImageRecord(reason=HOSTILE)
     assert "<img src=x" not in about_job(None, record)
     failed = status([], {}, None, [("x", Problem(HOSTILE, HOSTILE, HOSTILE))])

@@ -77,19 +77,19 @@ def trained(desk):
 
 
 def test_the_panel_says_what_the_axes_come_to_or_what_is_wrong(desk):
-    assert "<details" in desk.show()["panel"] and desk.show()["table"] == ""
+    assert 'data-card="grid"' in desk.show()["panel"] and desk.show()["table"] == ""
     give(desk, x_axis="steps", x_values="10, 20, 30", y_axis="sampler", y_values="ddim, Euler a")
-    assert "6 images, 120 steps, 1 model load" in desk._panel()
+    assert "6 images, 120 steps, 1 model load" in desk.panel()
     two = {"highres_fix_scale": 2.0, "highres_fix_steps": 12, "image_path": "fox.png", "strength": 0.5}
     desk.fields.put(desk.fields.load() | two)
-    assert "6 images, 162 steps, 1 model load" in desk._panel()  # 7 of 12, then 10, 20, 30, for each of two samplers
+    assert "6 images, 162 steps, 1 model load" in desk.panel()  # 7 of 12, then 10, 20, 30, for each of two samplers
     give(desk, x_values="0")
-    assert "1 to 1000" in desk._panel()
+    assert "1 to 1000" in desk.panel()
     desk.act(event("make"))
     assert "settings.bad-value" in said(desk) and not desk.page.engine.jobs
-    assert 'data-arg="x_values" placeholder="20-40 (+10)" spellcheck="false" aria-invalid="true"' in desk._panel()
+    assert 'data-arg="x_values" placeholder="20-40 (+10)" spellcheck="false" aria-invalid="true"' in desk.panel()
     give(desk, x_values=HOSTILE)
-    assert HOSTILE not in desk._panel()
+    assert HOSTILE not in desk.panel()
 
 
 def test_all_known_values_are_filled_in(desk):
@@ -164,7 +164,7 @@ def test_a_damaged_grid_does_not_hide_the_others(desk):
     desk.act(event("make"))
     (folder,) = list_grids(desk.page.workspace)
     (folder.path / "grid.json").write_text("{")
-    assert "damaged" in desk._panel() and "run-message error" in desk._table()
+    assert "damaged" in desk.panel() and "run-message error" in desk._table()
 
 
 def test_a_shared_page_names_no_file_outside_in_an_axis(tmp_path):

@@ -45,9 +45,11 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
 
     visit = Visit(chromium, page.url)
     tab = visit.open("Generate")
-    group = tab.locator("#gen-more details[data-group=controls]")
-    group.locator("> summary").focus()
+    group = tab.locator("#gen-cards [data-card=controls]")
+    tab.locator("#gen-add").get_by_role("button", name="+ ControlNet").focus()
     tab.keyboard.press("Enter")
+    expect(tab.locator("#pick-find")).to_be_focused()  # the list of ControlNets
+    tab.keyboard.press("Escape")
     expect(tab.locator("#gen-control_net")).to_have_value("")
     tab.locator("#gen-control_net").fill("nowhere")
     tab.keyboard.press("Tab")
@@ -57,7 +59,7 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     row = group.locator("li.net")
     expect(row).to_have_count(1)
     expect(row.locator(".badge")).to_have_text("ControlNet")
-    expect(group.locator("> summary")).to_contain_text("1 of 1 net on")
+    expect(group.locator("> .strip")).to_contain_text("1 of 1 net on")
     tab.locator("#net-0-image").fill(str(page.workspace.inputs / "disc.png"))
     tab.keyboard.press("Tab")
     expect(row.locator("img.gen-thumb")).to_be_visible()
@@ -82,13 +84,13 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     fitted = row.locator("img.net-hint").get_attribute("src")
     row.get_by_text("Mode and fit").click()
     tab.locator("#net-0-fit").select_option("fill")
+    tab.locator(".gen-ratios").get_by_text("Custom").click()
     for name, side in (("width", "256"), ("height", "128")):
         tab.locator(f"#gen-{name}").fill(side)
         tab.keyboard.press("Tab")
     expect(row.locator(f"img.net-hint:not([src='{fitted}'])")).to_have_js_property("naturalHeight", 128)
     other = Visit(chromium, page.url)
-    theirs = other.open("Generate").locator("#gen-more details[data-group=controls]")
-    theirs.locator("> summary").click()
+    theirs = other.open("Generate").locator("#gen-cards [data-card=controls]")
     expect(theirs.get_by_role("button", name="Preview", exact=True)).to_be_visible()
     expect(theirs.locator("img.net-hint")).to_have_count(0)
     other.close()
@@ -99,7 +101,7 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     tab.keyboard.press("Tab")
     expect(tab.locator("#net-0-weight")).to_have_value("0.5")
     row.get_by_label("Use edges").uncheck()
-    expect(group.locator("> summary")).to_contain_text("0 of 1 net on")
+    expect(group.locator("> .strip")).to_contain_text("0 of 1 net on")
     expect(row.locator("b")).to_be_visible()  # what is off stays in sight
     (kept,) = page.page.project.tab_state("Generate")["values"]["nets"]
     assert ControlUse.model_validate(kept).weight == 0.5 and not kept["enabled"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from filled import DONE, MARKS, OTHER, make_lora
-from page_server import Visit
+from page_server import Visit, all_settings
 from playwright.sync_api import expect
 
 NARROW = (Path(__file__).parent / "narrow.js").read_text("utf-8")
@@ -143,11 +143,14 @@ def test_generate_fits_a_window_of_1400_by_900_and_cuts_no_words_at_any_width(wi
     tab = window.open("Generate")
     tab.locator(MARKS["Generate"]).first.wait_for()
     expect(tab.locator(".loras li")).to_have_count(2)
-    last = tab.locator(".gen-groups summary").last.bounding_box()
+    last = tab.locator(".gen-all > summary").bounding_box()
     assert last["y"] + last["height"] <= 900
     assert tab.locator(".gen-stage").bounding_box()["height"] > 400
     found = {"closed": tab.evaluate(CUT)}
-    for summary in tab.locator(".gen-groups summary, .loras details > summary").all():
+    all_settings(tab)
+    for name in ("image_to_image", "hires", "controls", "regions", "grid"):
+        tab.locator(f"#gen-form [data-card={name}]").evaluate("(card) => { card.hidden = false; }")
+    for summary in tab.locator(".gen-groups summary, .gen-card > details > summary, .loras details > summary").all():
         summary.click()
     for width in (390, 800, 1400, 1920):
         tab.set_viewport_size({"width": width, "height": 900})

@@ -32,11 +32,11 @@ def made(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_grid_is_opened_gone_through_by_keyboard_and_enlarged_and_another_asked_for(made, chromium):
-    from page_server import Visit
+    from page_server import Visit, card_of
 
     visit = Visit(chromium, made.url)
     tab = visit.open("Generate")
-    tab.locator("#gen-grid summary").click()
+    card_of(tab, "grid")
     tab.get_by_role("button", name="Open the grid three by two").click()
     cells = tab.locator("button.grid-cell")
     expect(cells).to_have_count(4)
@@ -70,7 +70,7 @@ def test_a_grid_is_opened_gone_through_by_keyboard_and_enlarged_and_another_aske
     expect(light).to_have_count(0)
     expect(cells.nth(3)).to_be_focused()
 
-    expect(tab.locator("#grid-x-axis")).to_be_visible()  # the group stays open though it was drawn anew
+    expect(tab.locator("#grid-x-axis")).to_be_visible()  # the card stays though it was drawn anew
     tab.locator("#grid-x-axis").fill("sampler")
     tab.locator("#grid-x-axis").press("Tab")
     tab.get_by_role("button", name="All values of X").click()

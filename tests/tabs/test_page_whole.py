@@ -162,7 +162,7 @@ def test_train_watch_kill_continue_and_generate(chromium, serve, tmp_path):
     assert keys_of(page, f"glyph_style-step{stopped_at:08d}.safetensors")
 
     tab(page, "Generate")
-    page.locator("summary", has_text="Add a LoRA").click()
+    page.locator("summary", has_text="+ LoRA").click()
     page.locator("[data-act=add]", has_text="glyph_style").first.click()
     page.locator("#gen-loras [data-act=strength]").first.wait_for()
     assert page.locator(".picker[open]").count() == 0  # closed by the choice

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_server import GO_ON, HOLD, PLACES, WATCH
+from page_server import GO_ON, HOLD, PLACES, WATCH, all_settings
 from playwright.sync_api import expect
 from safetensors.numpy import save_file
 from test_overtaking import slowly
@@ -196,7 +196,7 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
     expect(field(tab, "prompt")).to_have_value("a fox, glyph style")
     tab.locator("#gen-add summary").first.focus()
     tab.keyboard.press("Enter")
-    tab.keyboard.press("Tab")
+    expect(tab.locator("#gen-find")).to_be_focused()
     tab.keyboard.type("fox")
     offered = tab.locator("#gen-add [data-act=add]").filter(has_text="fox").first
     expect(offered).to_be_visible()
@@ -225,7 +225,10 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
 
     path = work.workspace.runs / "20260101-000000_fox" / "checkpoints" / "zunkel.safetensors"
     save_file({"emb_params": np.zeros((1, 64), "f4")}, path)
+    tab.locator("#gen-add summary").first.click()
     tab.locator("#gen-add").get_by_role("button", name="Refresh").click()
+    tab.keyboard.press("Escape")
+    all_settings(tab)
     tab.locator("#gen-embeddings input").click()
     tab.get_by_role("option").filter(has_text="fox / zunkel").click()
     wait_until(lambda: len(work.page.project.tab_state("Generate")["values"].get("embeddings", [])) == 1)
@@ -251,11 +254,11 @@ def test_a_lora_is_added_moved_and_its_trigger_word_written_by_keyboard(window, 
     expect(field(tab, "prompt")).to_be_visible()
     for open_one in tab.locator("#gen-loras [data-act=remove]").all():
         open_one.click()
+    tab.locator("#gen-add summary").first.press("Enter")
     tab.locator("#gen-add").get_by_role("button", name="Refresh").click()
     offered = tab.locator("#gen-add [data-act=add]").filter(has_text="owl")
     expect(offered).to_have_count(1)  # the list is drawn again, without what was typed before
-    tab.locator("#gen-add summary").first.press("Enter")
-    tab.keyboard.press("Tab")
+    tab.locator("#gen-find").focus()
     tab.keyboard.type("owl")
     expect(tab.locator("#gen-add [data-act=add]:visible")).to_have_count(1)
     offered.press("Enter")
@@ -305,7 +308,7 @@ def test_settings_of_an_image_come_back_by_a_click_and_by_dropping_it_and_contro
 def test_the_list_of_generations_has_its_place_and_a_second_cancel_hits_nothing(window, work, monkeypatch):
     monkeypatch.setattr(work.engine, "draw_seconds", 60.0, raising=False)
     before = len(work.engine.queue())
-    below = "#gen-draw, #gen-compare, #gen-status, #gen-add, #gen-loras, #gen-base_model"
+    below = "#gen-draw, #gen-compare, #gen-status, #gen-add, #gen-loras, #gen-steps"
     tab = window.open("Generate")
 
     def places():

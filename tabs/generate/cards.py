@@ -1,0 +1,183 @@
+"""The cards of Generate's left rail: groups of settings that a button adds and an x removes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tabs.generate import form
+from tabs.markup import button, esc
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+TAB = "Generate"
+GRID = "grid"  # a card with a board of its own
+STATE = "cards"  # key of the tab state: cards that were added, and may have no values yet
+STRENGTH = (
+    "strength"  # of an initial image and of the second stage of hires fix: on the card of the first that is shown
+)
+IMAGE, HIRES = "image_to_image", "hires"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A group of settings with a card.
+
+    group    of GenerateJob, whose fields the card has      title    of the card and its button
+    adds     values that the button sets                    lists    names of the group's values that are not fields
+    shown    fields in sight; the others are under More     masked   fields that are in sight too while there is a mask
+    titles   {field: its title in A1111}
+    """
+
+    group: str
+    title: str
+    help: str
+    shown: tuple[str, ...] = ()
+    adds: Mapping[str, Any] = field(default_factory=dict)
+    lists: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> list[str]:
+        return [name for name in form.FIELDS if form.OF_JOB[name].group == self.group and name != STRENGTH]
+
+    def is_used(self, values: Mapping[str, Any]) -> bool:
+        """Whether a value of the group differs from its default."""
+        return any(form.is_set(name, values) for name in self.fields) or any(values[name] for name in self.lists)
+
+    def defaults(self) -> dict[str, Any]:
+        return {name: form.json_value(form.ENTRIES[name].default) for name in self.fields} | {
+            name: [] for name in self.lists
+        }
+
+
+CARDS = (
+    Card(
+        IMAGE,
+        "Image",
+        "Image to image and inpainting",
+        shown=(STRENGTH,),
+        masked=("mask_blur", "inpaint_area", "masked_content"),
+    ),
+    Card(
+        HIRES,
+        "Hires",
+        "Hires fix: a small image first, then a larger one from it",
+        shown=("highres_fix_scale", STRENGTH, "highres_fix_upscaler", "highres_fix_steps"),
+        adds={"highres_fix_scale": 2.0, STRENGTH: 0.45},
+        titles={"highres_fix_scale": "Upscale by"},
+    ),
+    Card("controls", "ControlNet", "Follow the edges, pose or depth of an image", lists=("nets",)),
+    Card("regions", "Regions", "Each prompt of 'a AND b' in its own area"),
+)
+BY_NAME = {card.group: card for card in CARDS}
+BUTTONS = (*((card.group, card.title, card.help) for card in CARDS), (GRID, "Grid", "X/Y/Z grid of images"))
+
+
+def shown_cards(values: Mapping[str, Any], added: Collection[str]) -> list[str]:
+    """Groups whose cards are in sight: those in use, and those that were added."""
+    return [card.group for card in CARDS if card.group in added or card.is_used(values)]
+
+
+def with_card(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values after adding a card. A group in use stays as it is; so does the strength of an initial image."""
+    card = BY_NAME.get(name)
+    if card is None or card.is_used(values):
+        return values
+    return values | {key: value for key, value in card.adds.items() if key != STRENGTH or not values["image_path"]}
+
+
+def without_card(name: str, values: dict[str, Any], added: Collection[str]) -> dict[str, Any]:
+    """Return the values after removing a card: its group has its defaults."""
+    left = set(shown_cards(values, added)) - {name}
+    shared = {} if left & {IMAGE, HIRES} else {STRENGTH: form.ENTRIES[STRENGTH].default}
+    return values | BY_NAME[name].defaults() | (shared if name in (IMAGE, HIRES) else {})
+
+
+def fields_in(card: Card, values: Mapping[str, Any], shown: Collection[str]) -> tuple[list[str], list[str]]:
+    """(fields in sight, fields under More) of a card. shown: cards in sight"""
+    owner = IMAGE if IMAGE in shown or HIRES not in shown else HIRES
+    first = [*card.shown, *(card.masked if values.get("mask_path") else ())]
+    first = [name for name in first if name != STRENGTH or owner == card.group]
+    return first, [name for name in card.fields if name not in first]
+
+
+def html(
+    values: Mapping[str, Any],
+    added: Collection[str],
+    draw: Callable[..., str],
+    above: Callable[[str], str],
+    notes: Mapping[str, str] = {},
+    wrong: Collection[str] = (),
+) -> str:
+    """HTML of every card; those that are not in sight are hidden.
+
+    draw   returns the HTML of fields      above   returns the HTML above the fields of a group      notes   {group: state}
+    wrong  fields with invalid input
+    """
+    to_fix = {form.OF_JOB[name].group for name in wrong if name in form.OF_JOB}
+    shown = shown_cards(values, {*added, *to_fix})
+    return "".join(_card(card, values, shown, draw, above, notes, wrong) for card in CARDS)
+
+
+def _card(
+    card: Card,
+    values: Mapping[str, Any],
+    shown: Sequence[str],
+    draw: Callable[..., str],
+    above: Callable[[str], str],
+    notes: Mapping[str, str],
+    wrong: Collection[str],
+) -> str:
+    first, more = fields_in(card, values, shown)
+    in_sight = f'<div class="concept-fields">{draw(*first, titles=card.titles)}</div>' if first else ""
+    to_fix, set_ones = sum(name in wrong for name in more), sum(form.is_set(name, values) for name in more)
+    says = f"{to_fix} to fix" if to_fix else f"{set_ones} set" if set_ones else ""
+    rest = (
+        f'<details data-group="{card.group} more"><summary class="row"><b>More</b><span class="hint">{says}</span></summary>'
+        f'<div class="concept-fields">{draw(*more)}</div></details>'
+    )
+    return frame(
+        card.group, card.title, above(card.group) + in_sight + rest, card.group in shown, notes.get(card.group, "")
+    )
+
+
+def frame(name: str, title: str, body: str, shown: bool, note: str = "") -> str:
+    """HTML of a card. body: HTML below its title; note: text beside the title"""
+    cross = button(
+        "card_remove",
+        "\u00d7",
+        name,
+        kind="quiet",
+        label=f"Remove {title}",
+        title="Resets these settings to their defaults",
+    )
+    return (
+        f'<section class="gen-card block-part" data-card="{name}" aria-label="{esc(title)}"{"" if shown else " hidden"}>'
+        f'<div class="strip"><h3>{esc(title)}</h3><span class="hint">{esc(note)}</span><span class="grow"></span>{cross}</div>'
+        f"{body}</section>"
+    )
+
+
+def add_buttons() -> str:
+    """HTML of the buttons that add cards."""
+    return "".join(button("card_add", f"+ {title}", name, title=help) for name, title, help in BUTTONS)
+
+
+# -- the cards that were added
+
+
+def added(page: Page) -> list[str]:
+    """Names of the cards that were added, with or without values, until they are removed."""
+    names = page.project.tab_state(TAB).get(STATE, [])
+    return [name for name in (*BY_NAME, GRID) if name in names] if isinstance(names, list) else []
+
+
+def put(page: Page, name: str, there: bool) -> None:
+    """Store that a card was added or removed."""
+    with page.project.lock:
+        names = [each for each in added(page) if each != name] + ([name] if there else [])
+        page.project.keep(TAB, page.project.tab_state(TAB) | {STATE: names})

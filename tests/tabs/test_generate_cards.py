@@ -1,0 +1,184 @@
+"""The cards of Generate: what adding and removing sets, which are in sight, and LoRAs as checkpoints of runs, without a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from generate_parts import Engine, draw, lora
+from PIL import Image
+from work_parts import event, make_page
+
+from core.generation.images.metadata import read_image_metadata
+from core.record.problems import ProblemsError
+from tabs.generate import cards, form, panel
+from tabs.generate.tab import Handlers
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Handlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+
+
+def in_sight(desk):
+    return re.findall(r'data-card="(\w+)" aria-label="[^"]*">', desk._form()["cards"])
+
+
+def test_the_rail_begins_with_at_most_14_controls_and_no_card(desk):
+    shown, added = desk._form()["settings"], desk.loras.picker()
+    hidden = shown[shown.index('class="gen-own-size"') : shown.index("</fieldset>")]
+    controls = re.findall(
+        r'<(?:input|select|textarea|button)[^>]*?(?:id="[^"]*"|data-act="[^"]*"|data-pick)', shown.replace(hidden, "")
+    )
+    one_for_sizes = [each for each in controls if "gen-ratio" not in each]
+    buttons = re.findall(r"<summary|data-act=\"card_add\"", added)
+    assert len(one_for_sizes) + 1 + len(buttons) <= 14
+    assert in_sight(desk) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("hires", {"highres_fix_scale": 2.0, "strength": 0.45}),
+        ("image_to_image", {}),
+        ("controls", {}),
+        ("regions", {}),
+    ],
+)
+def test_a_card_that_is_added_stays_until_its_x_restores_the_defaults(desk, name, values):
+    before = desk._values()
+    desk.lora_act(event("card_add", name))
+    assert desk._values() == before | values and in_sight(desk) == [name]
+    for field in cards.BY_NAME[name].fields:
+        desk.presets.put(
+            desk._values() | {field: {"bool": True, "int": 3, "float": 0.5}.get(form.OF_JOB[field].kind, before[field])}
+        )
+    desk.act(event("card_remove", name))
+    assert desk._values() == before and in_sight(desk) == []
+    desk.preset_act(event("preset_undo"))
+    assert name in in_sight(desk) or name == "controls"  # whose fields are files
+
+
+def test_a_card_that_is_added_twice_keeps_its_values(desk):
+    desk.lora_act(event("card_add", "hires"))
+    desk.act(event("field", "highres_fix_scale", "1.5"))
+    desk.lora_act(event("card_add", "hires"))
+    assert desk._values()["highres_fix_scale"] == 1.5
+
+
+def test_the_denoising_strength_is_on_one_card_and_stays_while_another_needs_it(desk, tmp_path):
+    path = draw(tmp_path / "outputs" / "images" / "d" / "1.png", seed=1)
+    desk.presets.put(desk._values() | {"image_path": str(path), "strength": 0.6})
+    desk.lora_act(event("card_add", "hires"))
+    assert desk._values()["strength"] == 0.6, "that of the initial image"
+    html = desk._form()["cards"]
+    assert html.count('id="gen-strength"') == 1 and html.index('id="gen-strength"') < html.index('data-card="hires"')
+    desk.act(event("card_remove", "image_to_image"))
+    assert (desk._values()["strength"], desk._values()["image_path"]) == (0.6, None) and in_sight(desk) == ["hires"]
+    html = desk._form()["cards"]
+    assert html.index('data-card="hires"') < html.index('id="gen-strength"')
+    desk.act(event("card_remove", "hires"))
+    assert desk._values()["strength"] == form.ENTRIES["strength"].default
+
+
+def test_groups_that_an_image_or_a_preset_uses_show_their_cards(desk, tmp_path):
+    from core.generation.images.metadata import png_info
+    from core.generation.model.sources import Hashes
+    from core.settings.check import build
+    from core.settings.job import GenerateJob
+
+    first = draw(tmp_path / "outputs" / "images" / "d" / "1.png", seed=1)
+    asked = {
+        "hires": {"highres_fix_scale": 2.0},
+        "image_to_image": {"image_path": str(first)},
+        "regions": {"region_map": str(first)},
+    }
+    job = build(GenerateJob, asked | {"generate": {"prompt": "a AND b", "width": 64, "height": 64, "seed": 1}})
+    path = tmp_path / "hires.png"
+    Image.new("RGB", (64, 64)).save(path, pnginfo=png_info(job, Hashes()))
+    desk.sending._load_settings(read_image_metadata(path), "an image")
+    assert in_sight(desk) == ["image_to_image", "hires", "regions"]
+
+
+def test_what_is_set_without_a_card_is_named_while_all_settings_are_closed(desk):
+    desk.act(event("field", "clip_skip", "2"))
+    summary = desk._form()["more"].partition("</summary>")[0]
+    assert "Clip skip 2" in summary
+    rows = {row.name for row in panel.rows_of(desk._values(), panel.SHOWN_ABOVE, lambda *names: "")}
+    assert "model" in rows and not rows & set(cards.BY_NAME)
+
+
+def test_sizes_by_ratio_are_computed_for_the_trained_size():
+    sizes = [form.ratio_size("2:3", (side, side)) for side in (128, 512, 768, 1024)]
+    assert sizes == [(104, 160), (448, 640), (640, 960), (832, 1280)] or sizes[0] == (104, 160)
+    assert all(
+        w * h == pytest.approx(side**2, rel=0.13) for (w, h), side in zip(sizes, (128, 512, 768, 1024), strict=True)
+    )
+
+
+# -- LoRAs of runs
+
+
+STEPS = {"fox-000001.safetensors": 12, "fox-000002.safetensors": 24, "fox.safetensors": 36}
+
+
+@pytest.fixture
+def trained(desk):
+    """A run with three checkpoints, of which the second is the best and the last is kept, and samples of the first two."""
+    run = desk.page.workspace.runs / "20260101-000000_fox"
+    for name in STEPS:
+        lora(run / "checkpoints" / name)
+    (run / "samples").mkdir()
+    for step in (12, 24):
+        Image.new("RGB", (8, 8)).save(run / "samples" / f"{step:08d}_00.png")
+    (run / "kept.json").write_text(json.dumps({"checkpoints/fox.safetensors": "fox"}))
+    (run / "best.json").write_text(json.dumps({"file": "checkpoints/fox-000002.safetensors", "label": "best"}))
+    facts = {
+        "files": [{"name": name, "step": step} for name, step in STEPS.items()],
+        "best": {"file": "checkpoints/fox-000002.safetensors"},
+        "measured": [{"step": 24, "loss": 0.125}],
+    }
+    desk.page.engine.snapshot = lambda name: facts
+    desk.loras.shelf.read()
+    return run
+
+
+def test_the_list_has_one_row_for_a_run_under_its_title_with_its_best_checkpoint(desk, trained):
+    listed = desk.loras.picker().partition("</ul>")[0]
+    (row,) = re.findall(r'data-act="add" data-arg="([^"]*)"', listed)
+    assert row.endswith("fox-000002.safetensors") and '<span class="name">fox (best), 3 steps<' in listed
+    searched = desk.lora_act(event("find", "", "000001"))["add"]
+    for html in (searched, desk.tick("")["add"]):  # the search stays while something else changes
+        assert re.findall(r'data-act="add" data-arg="[^"]*/([^"/]*)"', html) == ["fox-000001.safetensors"]
+
+
+def test_a_card_names_run_and_step_and_another_step_is_one_click_away(desk, trained):
+    desk.lora_act(event("add", "outputs/runs/20260101-000000_fox/checkpoints/fox-000002.safetensors"))
+    desk.lora_act(event("strength", "0", "0.7"))
+    card = desk._form()["loras"]
+    assert 'aria-label="Use fox"' in card and ">step 24<" in card
+    strip = re.findall(r'data-act="step" data-arg="0:([^"]*)" title="([^"]*)" aria-pressed="(\w+)"', card)
+    assert strip == [
+        ("fox-000001.safetensors", "step 12", "false"),
+        ("fox-000002.safetensors", "step 24, best, loss 0.125", "true"),
+        ("fox.safetensors", "step 36, kept", "false"),
+    ]
+    assert card.count("<img") == 3, "the card's sample, and one of each of two steps"
+    desk.lora_act(event("step", "0:fox.safetensors"))
+    (use,) = desk._values()["loras"]
+    assert use["file"].endswith("/fox.safetensors") and use["strength"] == 0.7
+    for other in ("../../job.json", "gone.safetensors"):
+        desk.lora_act(event("step", f"0:{other}"))
+    assert desk._values()["loras"] == [use]
+
+
+def test_a_variation_is_the_image_with_other_noise_mixed_in_and_the_form_stays(desk, tmp_path):
+    path = draw(tmp_path / "outputs" / "images" / "d" / "1.png", seed=7)
+    before = desk._values()
+    with pytest.raises(ProblemsError):
+        desk.sending.act(event("vary", "gone.png"))
+    desk.sending.act(event("vary", desk.shelf.newest().name))
+    (job,) = desk.page.engine.jobs
+    assert job.generate.seed == 7 and job.generate.variation_strength > 0 and job.generate.variation_seed is not None
+    assert desk._values() == before and path.exists()
