@@ -113,7 +113,8 @@ def _optimizer(name: str) -> str:
 
 
 def same_optimizer(name: str, other: str) -> bool:
-    return _optimizer(name) == _optimizer(other)
+    """Whether two names mean the same optimizer; sd-scripts reads them without regard to case."""
+    return _optimizer(name).lower() == _optimizer(other).lower()
 
 
 def _length(job: TrainJob) -> dict[str, Any]:
@@ -139,6 +140,7 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
         "resolution": ",".join(map(str, size if isinstance(size, tuple) else (size, size))),
         "face_crop_aug_range": f"{faces[0]},{faces[1]}" if faces else None,
         "resize_interpolation": None if interpolation == "auto" else interpolation,
+        "caption_extention": None,  # the same, in its older spelling
         "caption_extension": ".txt" if extension == "auto" else extension,
         "use_object_template": template == "object",
         "use_style_template": template == "style",
@@ -182,7 +184,11 @@ def export_project(job: TrainJob) -> Exported:
     """The options with which sd-scripts trains as the job says. Raises ProblemsError for methods that it does not have."""
     script = _script(job)
     ruled = {name: value for part in PARTS for name, value in part(job).items()}
-    values = ruled | {name: value_of(job, path) for name, path in direct_paths().items() if name not in ruled}
+    plain = _imported(script, {})
+    direct = {name: path for name, path in direct_paths().items() if name not in ruled}
+    values = ruled | {
+        name: value_of(job, path) for name, path in direct.items() if value_of(job, path) != value_of(plain, path)
+    }
     options: dict[str, Any] = {}
     for name, option in script.options.items():
         value = values.get(name)
@@ -195,11 +201,15 @@ def export_project(job: TrainJob) -> Exported:
         known = not option.choices or value in option.choices
         if value is not None and value is not False and value not in ("", []) and value != option.default and known:
             options[name] = value
-    back = to_import(Reading(script, options, frozenset(options)), Source(""), "", "", {}, []).job
+    back = _imported(script, options)
     lost = {path: values for path, values in differences(job, back).items() if path not in OURS}
     if same_optimizer(back.optimizer.optimizer_type, job.optimizer.optimizer_type):
         lost.pop("optimizer.optimizer_type", None)
     return Exported(script.name, options, lost)
+
+
+def _imported(script: Script, options: Mapping[str, Any]) -> TrainJob:
+    return to_import(Reading(script, dict(options), frozenset(options)), Source(""), "", "", {}, []).job
 
 
 def _script(job: TrainJob) -> Script:

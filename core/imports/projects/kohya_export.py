@@ -10,12 +10,26 @@ from typing import Any
 
 from core.imports.projects.export import OURS, SPANS, export_project, same_optimizer
 from core.imports.projects.kohya_ss import (
-    DREAMBOOTH, EMBEDDING, FIELDS, FINE_TUNE, LORA, NETWORKS, PLUS, TABS, Form, Resolved, form_of, passes, read, resolve,
+    DREAMBOOTH,
+    EMBEDDING,
+    FIELDS,
+    FINE_TUNE,
+    LORA,
+    NETWORKS,
+    PLUS,
+    TABS,
+    Form,
+    Resolved,
+    form_of,
+    passes,
+    read,
+    resolve,
 )  # fmt: skip
 from core.imports.projects.options import SCRIPTS, Option, convert
 from core.imports.projects.report import Source
 from core.imports.projects.rules import SECRETS, Reading, part_of_run
 from core.imports.projects.to_job import settings_of
+from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.presets.files import differences
 from core.settings.presets.networks import arguments_of, is_on
@@ -25,8 +39,9 @@ SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # kohya_ss passes other words wi
 TOGETHER = frozenset(
     "LoRA_type lr_warmup lr_warmup_steps unet_lr text_encoder_lr learning_rate_te learning_rate_te1 learning_rate_te2 "
     "template xformers latent_metadata_filename max_train_steps max_train_epochs sample_prompts optimizer_args "
-    "lr_scheduler_args save_model_as".split()
+    "lr_scheduler_args save_model_as optimizer".split()
 )
+TITLES = {LORA: "LoRA", DREAMBOOTH: "Dreambooth", FINE_TUNE: "Finetuning", EMBEDDING: "Textual Inversion"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,11 @@ class KohyaPreset:
     tab: str
     fields: Form
     lost: dict[str, tuple[Any, Any]]
+
+    @property
+    def title(self) -> str:
+        """The tab's title."""
+        return TITLES[self.tab]
 
     @property
     def text(self) -> str:
@@ -104,12 +124,14 @@ def _within(name: str, value: Any) -> bool:
 
 def _special(tab: str, wanted: Reading, job: TrainJob) -> Form:
     """Fields that several options decide, or that have another form."""
+    names = FIELDS["optimizer"]["choices"]
     fields = {
         "xformers": "xformers" if wanted["xformers"] else "sdpa" if wanted["sdpa"] else "none",
         "sample_prompts": "\n".join(job.samples.sample_prompts),
         "num_processes": job.memory.num_processes,
         "sdxl_checkbox" if tab == FINE_TUNE else "sdxl": wanted.script.family == "sdxl",
         "noise_offset_type": "Multires" if wanted["multires_noise_iterations"] else "Original",
+        "optimizer": next((name for name in names if same_optimizer(name, wanted["optimizer_type"])), "AdamW8bit"),
         "optimizer_args": _words(wanted["optimizer_args"]),
         "lr_scheduler_args": _words(wanted["lr_scheduler_args"]),
         **_length(tab, wanted),
@@ -131,7 +153,11 @@ def _words(arguments: list[str] | None) -> str:
 
 
 def _length(tab: str, wanted: Reading) -> Form:
-    epochs, steps, warmup = wanted["max_train_epochs"], wanted["max_train_steps"], part_of_run(wanted["lr_warmup_steps"])
+    epochs, steps, warmup = (
+        wanted["max_train_epochs"],
+        wanted["max_train_steps"],
+        part_of_run(wanted["lr_warmup_steps"]),
+    )
     if tab == FINE_TUNE and wanted["flip_aug"]:
         steps *= 2  # which the tab halves
     percent = round(warmup * 100, 6) if isinstance(warmup, float) else 0
@@ -200,7 +226,7 @@ def _algo(row: Mapping[str, str]) -> str:
 
 def _argument(name: str, default: Any, text: str | None) -> Any:
     if text is None:
-        return default if name in ("factor", "unit", "LyCORIS_preset", "train_on_input") else type(default)()
+        return default if name in ("factor", "unit", "LyCORIS_preset") else type(default)()
     if isinstance(default, bool):
         return is_on(text)
     if isinstance(default, str):
@@ -219,15 +245,16 @@ def _argument(name: str, default: Any, text: str | None) -> Any:
 def _typed(wanted: Reading, resolved: Resolved) -> Iterator[str]:
     """Words for what the fields do not bring about."""
     there = Reading(wanted.script, resolved.options, frozenset(), prompts=resolved.prompts)
-    has, done = {path: value for _, values in settings_of(there) for path, value in values.items()}, set[str]()
+    plain, has = TrainJob(), {tuple(names): values for names, values in settings_of(there)}
     for names, values in settings_of(wanted):
-        off = {path for path, value in values.items() if not same_value(path, value, has.get(path))}
+        others = has.get(tuple(names), {})
+        usual = {path: value_of(plain, path) for path in values | others}
+        mine, theirs = usual | values, usual | others
+        off = {path for path in usual if not same_value(path, mine[path], theirs[path])}
         for name, settings in names.items():
-            if off.isdisjoint(settings) or wanted[name] == there[name] or name in done:
-                continue
-            words = _option(name, wanted[name])
-            if all(SAFE.fullmatch(word) for word in words):
-                done.add(name)
+            words = _option(name, wanted[name]) if wanted[name] != there[name] else []
+            decides = off.intersection(settings) or off - values.keys()
+            if decides and all(SAFE.fullmatch(word) for word in words):
                 yield from words
 
 
@@ -247,6 +274,8 @@ def same_value(path: str, mine: Any, there: Any) -> bool:
     """Whether two values of a setting mean the same."""
     if path.rpartition(".")[2] in SPANS:
         mine, there = part_of_run(mine), part_of_run(there)
+    if path == "optimizer.optimizer_type":
+        return same_optimizer(mine, there)
     return mine == there or (isinstance(mine, tuple) and list(mine) == there)
 
 
@@ -254,8 +283,6 @@ def _same(path: str, mine: Any, there: Any, job: TrainJob, back: TrainJob) -> bo
     """Whether the jobs train alike by a setting."""
     if path in OURS or same_value(path, mine, there):
         return True
-    if path == "optimizer.optimizer_type":
-        return same_optimizer(mine, there)
     if path == "optimizer.unet_lr":
         return job.optimizer.unet_rate == back.optimizer.unet_rate
     if path == "optimizer.text_encoder_lr":
@@ -263,4 +290,8 @@ def _same(path: str, mine: Any, there: Any, job: TrainJob, back: TrainJob) -> bo
         return frozen or job.optimizer.text_rates == back.optimizer.text_rates
     if path == "logging.wandb_run_name":  # kohya_ss gives it the output's name
         return mine is None and there == back.saving.output_name
-    return path == "saving.save_model_as" and job.method.kind in ("lora", "embedding") and (mine, there) == ("source", "safetensors")
+    return (
+        path == "saving.save_model_as"
+        and job.method.kind in ("lora", "embedding")
+        and (mine, there) == ("source", "safetensors")
+    )
