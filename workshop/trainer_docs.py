@@ -66,8 +66,8 @@ more of files, the report and the terminal.
 the right tab: LoRA, Dreambooth (also for fine-tuning on folders), Finetuning (with a metadata file) or Textual Inversion. Open it on
 that tab of kohya_ss, and choose the output folder there. The preset states every field. Options without a field, and values that a
 field does not take (a rank above 512), are in *Additional parameters*. Words with spaces or quotation marks do not pass through
-that field, so they are listed, as is all else that would not be the same. Several folders with settings of their own go into *Dataset config*, which
-kohya_ss reads in *Dataset config file*.
+that field, so they are listed, as is all else that would not be the same. Several folders with settings of their own go into
+*Dataset config*, which kohya_ss reads in *Dataset config file*.
 
 ## Its fields
 
@@ -147,11 +147,8 @@ def render_kohya_ss() -> str:
     rows = []
     for name, row in FIELDS.items():
         options = [each for each in (name, *row.get("options", ())) if each in options_of()]
-        if (
-            name.startswith(OTHER_FAMILIES)
-            or name in FAMILIES
-            or not (known or name in arguments or {"taken", "idle"} & set(row))
-        ):
+        known = options or name in arguments or name in OWN or {"taken", "idle"} & set(row)
+        if name.startswith(OTHER_FAMILIES) or name in FAMILIES or not known:
             continue
         cells = [_cells(option) for option in options if name not in OWN]
         here = ", ".join(dict.fromkeys(text for text, _ in cells if text != "-")) or "-"
