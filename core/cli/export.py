@@ -1,14 +1,20 @@
-"""webui.py export: a preset as a command line or config file of sd-scripts, and what that program cannot express."""
+"""webui.py export: a preset for sd-scripts or kohya_ss, and what that program cannot express."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from core.cli.main import DONE
 from core.cli.options import OWN, not_understood, preset_path, saved_path, split_options
 from core.imports.projects.export import export_project
+from core.imports.projects.kohya_export import export_preset
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.settings.check import shorten
+from core.settings.job import TrainJob
 from core.settings.presets.files import apply, of_task, read
+
+PROGRAMS = ("sd-scripts", "kohya_ss")
 
 
 def run(words: list[str]) -> int:
@@ -17,21 +23,35 @@ def run(words: list[str]) -> int:
     if options.preset is None and not problems:
         fix = "write the path or the name of a preset"
         problems.append(Problem("There is nothing to export", "command line", fix, code="cli.missing-value"))
+    program = str(options.values.get("to", PROGRAMS[0]))
+    if program not in PROGRAMS:
+        fix = f"use {' or '.join(PROGRAMS)}"
+        problems.append(Problem(f"There is no export for '{program}'", "--to", fix, code="cli.unknown-program"))
     if problems:
         raise ProblemsError(problems)
     source = preset_path(str(options.preset), options.workspace())
     preset = of_task(read(source), "train", fix="export a training")
-    found = export_project(apply(preset))  # type: ignore[arg-type]
-    print(found.command)
-    if found.lost:
-        print("\nNot the same in sd-scripts:")
-    for setting, (ours, there) in found.lost.items():
+    text, file, lost, use = _exported(apply(preset), program)  # type: ignore[arg-type]
+    if program != "kohya_ss" or "save" not in options.values:
+        print(text)
+    if lost:
+        print(f"\nNot the same in {program}:")
+    for setting, (ours, there) in lost.items():
         print(f"  {setting} {shorten(ours)}: {shorten(there)}")
     if "save" in options.values:
         path = saved_path(options, source)
         try:
-            atomic.write_text(path, found.toml)
+            atomic.write_text(path, file)
         except OSError as error:
             raise unwritten(error, "The file cannot be written", str(path)) from None
-        print(f"\nSaved as {path}, for --config_file")
+        print(f"\nSaved as {path}, {use}")
     return DONE
+
+
+def _exported(job: TrainJob, program: str) -> tuple[str, str, dict[str, tuple[Any, Any]], str]:
+    """(what is printed, the file, what is lost, what the file is for)."""
+    if program == "kohya_ss":
+        preset = export_preset(job)
+        return preset.text, preset.text, preset.lost, f"to open on the {preset.title} tab"
+    found = export_project(job)
+    return found.command, found.toml, found.lost, "for --config_file"

@@ -20,7 +20,7 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 OTHERS = {
     "presets": "list the presets, or describe what one of them sets and why",
     "import": "open the training settings of another program, and report what became of each",
-    "export": "write a preset as a command line of sd-scripts, and list what that program cannot express",
+    "export": "write a preset for sd-scripts or kohya_ss, and list what that program cannot express",
     "check": "report what works on this machine, how well, and how to fix the rest (at most 3 minutes)",
     "bench": "benchmark this machine",
 }

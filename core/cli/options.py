@@ -100,7 +100,8 @@ OWN = {
     },
     "export": {
         "presets": COMMON["presets"],
-        "save": ("FILE", "write a .toml file for --config_file of sd-scripts"),
+        "to": ("PROGRAM", "sd-scripts (default) or kohya_ss"),
+        "save": ("FILE", "write a .toml file for --config_file of sd-scripts, or a preset of kohya_ss (.json)"),
     },
     "check": {
         **COMMON,

@@ -1,6 +1,6 @@
 "use strict";
 /* Settings of other programs (tabs/train/imports.py): files and texts that are dropped, pasted or chosen on Train and Runs, the report
-   of what became of them, and the export for sd-scripts. */
+   of what became of them, and the exports for sd-scripts and kohya_ss. */
 (() => {
   const atelier = window.atelier, {h, text, byId} = atelier;
   const TABS = ["Train", "Runs"], MOST_HEADER = 4_000_000;  // bytes of the header of a LoRA
@@ -140,22 +140,22 @@
 
   /* ---- the export ---- */
 
-  const showExport = async () => {
+  const showExport = async (program) => {
     await atelier.settle();
-    const found = await atelier.question("export", {});
+    const found = await atelier.question("export", {to: program});
     if (found.problems) return atelier.say({id: `export-${Date.now()}`, kind: "error", title: "Not exported", problems: found.problems});
-    const {name, command, toml, dataset, lost, advice} = found;
-    const copy = button("Copy", async () => { text(copy, await atelier.copy(command) ? "Copied" : "Select it and copy it by hand"); });
-    const save = (words, file, content) => content ? button(words, () => atelier.download(file, content)) : null;
-    atelier.modelsDialog("Export for sd-scripts",
-      h("textarea", {class: "text", rows: 6, readonly: true, "aria-label": "Command line", value: command}),
-      h("div", {class: "buttons"}, copy, save("Command line", `${name}.sh`, `${command}\n`), save("Config file", `${name}.toml`, toml), save("Dataset config", `${name}_dataset.toml`, dataset)),
-      h("p", {class: "hint"}, "The command line, the same settings for --config_file, and the folders for --dataset_config."),
-      lost.length ? h("div", {}, h("h3", {}, `Not the same in sd-scripts (${lost.length})`), h("ul", {class: "report-rows"},
+    const {name, command, toml, preset, tab, dataset, lost, advice} = found, content = command || preset;
+    const copy = button("Copy", async () => { text(copy, await atelier.copy(content) ? "Copied" : "Select it and copy it by hand"); });
+    const save = (words, file, written) => written ? button(words, () => atelier.download(file, written)) : null;
+    atelier.modelsDialog(`Export for ${program}`,
+      h("textarea", {class: "text", rows: 6, readonly: true, "aria-label": preset ? "Preset" : "Command line", value: content}),
+      h("div", {class: "buttons"}, copy, save("Preset", `${name}.json`, preset), save("Command line", `${name}.sh`, command && `${command}\n`), save("Config file", `${name}.toml`, toml), save("Dataset config", `${name}_dataset.toml`, dataset)),
+      h("p", {class: "hint"}, preset ? `The preset of the ${tab} tab, and the folders for its field Dataset config file.` : "The command line, the same settings for --config_file, and the folders for --dataset_config."),
+      lost.length ? h("div", {}, h("h3", {}, `Not the same in ${program} (${lost.length})`), h("ul", {class: "report-rows"},
         lost.map(({field, here, there}) => h("li", {}, h("span", {}, titleOf(field), " ", h("code", {}, field)), h("span", {}, `${here}, there ${there}`))))) : null,
       advice.length ? atelier.problems(advice) : null);
     copy.focus();
   };
 
-  Object.assign(atelier.chores, {import: openDialog, report: showReport, export: showExport});
+  Object.assign(atelier.chores, {import: openDialog, report: showReport, export: () => showExport("sd-scripts"), export_kohya_ss: () => showExport("kohya_ss")});
 })();

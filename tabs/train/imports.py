@@ -1,5 +1,5 @@
 """Import and export on the page: other programs' settings opened into the form, with a report on each, and the export for
-sd-scripts."""
+sd-scripts and kohya_ss."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.imports.dataset_export import dataset_text
 from core.imports.projects.export import export_project
 from core.imports.projects.importers import import_project
+from core.imports.projects.kohya_export import export_preset
 from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded, Entry, Import
 from core.imports.projects.to_job import missing_files
 from core.record.bounded_json import json_or_none
@@ -150,21 +151,25 @@ def _described(description: str) -> dict[str, Any]:
 # -- the export
 
 
-def exported(page: Page) -> dict[str, Any]:
-    """The form as a command line, config file and dataset config of sd-scripts, and what these cannot express. Raises ProblemsError."""
+def exported(page: Page, program: str = "") -> dict[str, Any]:
+    """The form for sd-scripts (command line and config file) or "kohya_ss" (a preset), with a dataset config, and what these
+    cannot express. Raises ProblemsError."""
     page.project.check()
     job = page.project.job
-    found = export_project(job)
-    lost = [
-        {"field": path, "here": shorten(here), "there": shorten(there)} for path, (here, there) in found.lost.items()
-    ]
+    found: dict[str, Any]
+    if program == "kohya_ss":
+        preset = export_preset(job)
+        found, lost = {"preset": preset.text, "tab": preset.title}, preset.lost
+    else:
+        project = export_project(job)
+        found, lost = {"command": project.command, "toml": project.toml}, project.lost
     dataset, advice = _dataset(page, job)
-    return {
+    return found | {
         "name": job.saving.output_name,
-        "command": found.command,
-        "toml": found.toml,
         "dataset": dataset,
-        "lost": lost,
+        "lost": [
+            {"field": path, "here": shorten(here), "there": shorten(there)} for path, (here, there) in lost.items()
+        ],
         "advice": [problem.to_dict() for problem in advice],
     }
 

@@ -71,7 +71,7 @@ def build(page: Page) -> None:
             page.commands |= {"forecast": page.forecast.ask, "try": page.forecast.try_it}
             page.pulse_parts += [page.forecast.parts, page.layers.parts]
             page.links.answer("import", lambda body: imports.report(page.project))
-            page.links.answer("export", lambda body: imports.exported(page))
+            page.links.answer("export", lambda body: imports.exported(page, str(body.get("to"))))
             gr.HTML(piece("first_images").replace("{pair_view_buttons}", pair_view_buttons()), elem_id="images-holder")
     _listen_to_form(page)
     _listen_to_buttons(page, start, enqueue, check)

@@ -169,6 +169,8 @@ def test_the_form_is_exported_with_what_sd_scripts_cannot_express(page, tmp_path
     assert "--network_dim=12" in found["command"] and found["name"] == "fox"
     assert tomllib.loads(found["toml"])["network_dim"] == 12
     assert tomllib.loads(found["dataset"])["datasets"]
+    preset = imports.exported(page, "kohya_ss")
+    assert json.loads(preset["preset"])["network_dim"] == 12 and preset["tab"] == "LoRA"
     page.project.set_values({"network.rs_lora": True}, did="a test")
     assert "network.rs_lora" in [each["field"] for each in imports.exported(page)["lost"]]
     page.project.edit(RATE, "fast")

@@ -104,3 +104,6 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
         tab.get_by_role("button", name="Config file").click()
     assert download.value.suggested_filename == "bird.toml"
     assert "network_dim = 9" in download.value.path().read_text()
+    tab.keyboard.press("Escape")
+    menu(tab, "Export for kohya_ss ...")
+    assert '"network_dim": 9' in tab.get_by_label("Preset", exact=True).input_value()

@@ -10,7 +10,7 @@ from typing import Any
 from core.imports.dataset_export import toml_table
 from core.imports.projects.options import METHODS, SCRIPTS, XTI, Script
 from core.imports.projects.report import Source
-from core.imports.projects.rules import SCHEDULERS, Reading
+from core.imports.projects.rules import SCHEDULERS, Reading, part_of_run
 from core.imports.projects.to_job import direct_paths, to_import
 from core.networks.kinds import KINDS
 from core.record.problems import ProblemsError
@@ -52,9 +52,7 @@ class Exported:
     @property
     def toml(self) -> str:
         """The content of a file for --config_file, where a percentage is no number."""
-        spans = {name: str(self.options.get(name)) for name in SPANS}
-        percent = {name: float(text[:-1]) / 100 for name, text in spans.items() if text.endswith("%")}
-        values = self.options | percent
+        values = {name: part_of_run(value) if name in SPANS else value for name, value in self.options.items()}
         return "\n".join([f"# sd-scripts, {self.script}.py", *toml_table(values, "", "")]) + "\n"
 
 
@@ -116,6 +114,11 @@ def _optimizer(name: str) -> str | None:
     return entry.path if "." in name or entry.package == "pytorch_optimizer" else name
 
 
+def same_optimizer(name: str, other: str) -> bool:
+    """Whether two names mean the same optimizer; sd-scripts reads them without regard to case."""
+    return _optimizer(name).lower() == _optimizer(other).lower()
+
+
 def _length(job: TrainJob) -> dict[str, Any]:
     schedule, optimizer = job.schedule, _optimizer(job.optimizer.optimizer_type)
     return {
@@ -139,7 +142,8 @@ def _dataset(job: TrainJob) -> dict[str, Any]:
         "resolution": ",".join(map(str, size if isinstance(size, tuple) else (size, size))),
         "face_crop_aug_range": f"{faces[0]},{faces[1]}" if faces else None,
         "resize_interpolation": None if interpolation == "auto" else interpolation,
-        "caption_extension": None if extension == "auto" else extension,
+        "caption_extention": None,  # the same, in its older spelling
+        "caption_extension": ".txt" if extension == "auto" else extension,
         "use_object_template": template == "object",
         "use_style_template": template == "style",
         "validation_split": validation.validation_split,
@@ -182,7 +186,11 @@ def export_project(job: TrainJob) -> Exported:
     """The options with which sd-scripts trains as the job says. Raises ProblemsError for methods that it does not have."""
     script = _script(job)
     ruled = {name: value for part in PARTS for name, value in part(job).items()}
-    values = ruled | {name: value_of(job, path) for name, path in direct_paths().items() if name not in ruled}
+    plain = _imported(script, {})
+    direct = {name: path for name, path in direct_paths().items() if name not in ruled}
+    values = ruled | {
+        name: value_of(job, path) for name, path in direct.items() if value_of(job, path) != value_of(plain, path)
+    }
     options: dict[str, Any] = {}
     for name, option in script.options.items():
         value = values.get(name)
@@ -195,11 +203,15 @@ def export_project(job: TrainJob) -> Exported:
         known = not option.choices or value in option.choices
         if value is not None and value is not False and value not in ("", []) and value != option.default and known:
             options[name] = value
-    back = to_import(Reading(script, options, frozenset(options)), Source(""), "", "", {}, []).job
+    back = _imported(script, options)
     lost = {path: values for path, values in differences(job, back).items() if path not in OURS}
-    if _optimizer(back.optimizer.optimizer_type) == _optimizer(job.optimizer.optimizer_type):
+    if same_optimizer(back.optimizer.optimizer_type, job.optimizer.optimizer_type):
         lost.pop("optimizer.optimizer_type", None)
     return Exported(script.name, options, lost)
+
+
+def _imported(script: Script, options: Mapping[str, Any]) -> TrainJob:
+    return to_import(Reading(script, dict(options), frozenset(options)), Source(""), "", "", {}, []).job
 
 
 def _script(job: TrainJob) -> Script:

@@ -137,12 +137,14 @@ def resolve(preset: Mapping[str, Any], tab: str, where: str, counts: Counts) -> 
     options |= {"epoch": form["epoch"]} if tab != FINE_TUNE else {}
     options |= _computed(resolved, sdxl) | _network(resolved) | _rates(resolved, sdxl) | _length(resolved, counts)
     options["lr_warmup_steps"] = _warmup(resolved, options.get("max_train_steps"))
-    resolved.options = {name: value for name, value in options.items() if _passed(name, value, tab, sdxl)}
+    resolved.options = {name: value for name, value in options.items() if passes(name, value, tab, sdxl)}
     resolved.options["max_data_loader_n_workers"] = form["max_data_loader_n_workers"]
     # additional_parameters win. Words are read as they are meant; kohya_ss passes those with special signs in quotes.
     typed, resolved.entries = parse_words(resolved.script, _typed(str(form["additional_parameters"] or "")))
     resolved.options |= typed
     resolved.typed = frozenset(typed)
+    if "sample_prompts" in typed:
+        resolved.prompts = None
     resolved.keys |= {name: f"additional_parameters --{name}" for name in typed}
     return resolved
 
@@ -189,7 +191,7 @@ def _on(value: Any) -> bool:
     return value not in (None, False, "", 0, "False", "false", "0")
 
 
-def _passed(name: str, value: Any, tab: str, sdxl: bool) -> bool:
+def passes(name: str, value: Any, tab: str, sdxl: bool) -> bool:
     """Whether a value reaches sd-scripts."""
     row = FIELDS.get(name, {})
     if value is None or value is False or (isinstance(value, str) and value == "") or ("sdxl" in row and not sdxl):

@@ -128,6 +128,11 @@ VALUES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 }
 
 
+def part_of_run(value: Any) -> Any:
+    """A span as steps (int), or as a fraction of the run (float), which is also written "5%"; 0 for None."""
+    return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else value or 0
+
+
 def _chosen(path: str, read: Reading) -> Values:
     values, otherwise = CHOICES[path]
     return {path: next((value for option, value in values.items() if read[option]), otherwise)}

@@ -51,7 +51,7 @@ def to_import(
     """The job that the options give, and an entry for each of them. launcher: entries of accelerate's options."""
     become: dict[str, tuple[str, ...]] = {}  # option -> its settings
     settings: Values = {"method.kind": read.script.method, "embedding.extended": read.script.name == XTI}
-    for names, values in _pairs(read):
+    for names, values in settings_of(read):
         settings |= values
         become |= names
     for entry in launcher:
@@ -89,7 +89,7 @@ def direct_paths() -> dict[str, str]:
     return {name: own[0] for name, own in paths.items() if len(own) == 1 and name not in ELSEWHERE}
 
 
-def _pairs(read: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Values]]:
+def settings_of(read: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Values]]:
     """({option: its settings}, {setting: value}) of the options of one name, then of the rules."""
     paths = direct_paths()
     ruled = {name for names in RULES for name in names}

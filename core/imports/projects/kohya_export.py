@@ -1,0 +1,297 @@
+"""A job as a preset of kohya_ss: the importer's rules the other way. Options without a field go into additional_parameters."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.imports.projects.export import OURS, SPANS, export_project, same_optimizer
+from core.imports.projects.kohya_ss import (
+    DREAMBOOTH,
+    EMBEDDING,
+    FIELDS,
+    FINE_TUNE,
+    LORA,
+    NETWORKS,
+    PLUS,
+    TABS,
+    Form,
+    Resolved,
+    form_of,
+    passes,
+    read,
+    resolve,
+)  # fmt: skip
+from core.imports.projects.options import SCRIPTS, Option, convert
+from core.imports.projects.report import Source
+from core.imports.projects.rules import SECRETS, Reading, part_of_run
+from core.imports.projects.to_job import settings_of
+from core.settings.base import value_of
+from core.settings.job import TrainJob
+from core.settings.presets.files import differences
+from core.settings.presets.networks import arguments_of, is_on
+
+SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # kohya_ss passes other words with quotes around them
+# Fields whose value is decided with others
+TOGETHER = frozenset(
+    "LoRA_type lr_warmup lr_warmup_steps unet_lr text_encoder_lr learning_rate_te learning_rate_te1 learning_rate_te2 "
+    "template xformers latent_metadata_filename max_train_steps max_train_epochs sample_prompts optimizer_args "
+    "lr_scheduler_args save_model_as optimizer".split()
+)
+TITLES = {LORA: "LoRA", DREAMBOOTH: "Dreambooth", FINE_TUNE: "Finetuning", EMBEDDING: "Textual Inversion"}
+
+
+@dataclass(frozen=True)
+class KohyaPreset:
+    """All fields of a tab of kohya_ss but its keys and tokens, and what these cannot express: {setting: (its value, kohya_ss')}."""
+
+    tab: str
+    fields: Form
+    lost: dict[str, tuple[Any, Any]]
+
+    @property
+    def title(self) -> str:
+        """The tab's title."""
+        return TITLES[self.tab]
+
+    @property
+    def text(self) -> str:
+        """The content of the preset's file."""
+        return json.dumps(self.fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def export_preset(job: TrainJob) -> KohyaPreset:
+    """The preset with which kohya_ss trains as the job says. Raises ProblemsError for methods that it does not have."""
+    job_there = _for_tab(job)
+    tab = next((tab for tab, method in TABS.items() if method == job_there.method.kind), "")
+    exported = export_project(job_there)
+    wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
+    fields = _fields(tab, wanted) | _special(tab, wanted, job)
+    resolved = resolve(fields, tab, "", lambda folder: None)
+    fields["additional_parameters"] = " ".join(_typed(wanted, resolved))
+    back = read(Source(json.dumps(fields), choice=tab)).job
+    lost = {path: pair for path, pair in differences(job, back).items() if not _same(path, *pair, job, back)}
+    return KohyaPreset(tab, fields, lost)
+
+
+def _for_tab(job: TrainJob) -> TrainJob:
+    """The job as a tab has it: the fine-tuning tab trains metadata files, DreamBooth's folders; none has extended embeddings."""
+    files = [each.metadata_file for each in job.dataset.sources]
+    if job.method.kind == "fine_tune" and (job.dataset.folder or len(files) != 1 or not files[0]):
+        job = job.model_copy(update={"method": job.method.model_copy(update={"kind": "dreambooth"})})
+    return job.model_copy(update={"embedding": job.embedding.model_copy(update={"extended": False})})
+
+
+# ---- fields
+
+
+def _fields(tab: str, wanted: Reading) -> Form:
+    """The fields of a tab, of which each that is one option has its value."""
+    fields = {name: value for name, value in form_of(tab).items() if name not in SECRETS}
+    for name, default in fields.items():
+        (option,) = FIELDS[name].get("options", [name])[:1]
+        if option in wanted.script.options and name not in TOGETHER and tab not in FIELDS[name].get("withheld", ()):
+            fields[name] = _field(name, default, wanted.script.options[option], wanted[option], tab)
+    return fields
+
+
+def _field(name: str, default: Any, option: Option, value: Any, tab: str) -> Any:
+    """The value of a field that has `value` as its option: the form's own, if it does; the form's own too where none can."""
+    written = str(value) if isinstance(default, str) else value
+    off = "" if isinstance(default, str) else type(default)()
+    for each in (default, *([written] if value is not None else []), off):
+        reaches = passes(FIELDS[name].get("options", [name])[0], each, tab, sdxl=True)
+        try:
+            if _within(name, each) and (convert(option, each)[0] if reaches else option.default) == value:
+                return each
+        except ValueError:
+            continue
+    return default
+
+
+def _within(name: str, value: Any) -> bool:
+    """Whether the form takes a value; it refuses the whole preset otherwise."""
+    row = FIELDS[name]
+    if "choices" in row:
+        return str(value) in row["choices"]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return True
+    return row.get("least", value) <= value <= row.get("most", value)
+
+
+def _special(tab: str, wanted: Reading, job: TrainJob) -> Form:
+    """Fields that several options decide, or that have another form."""
+    names = FIELDS["optimizer"]["choices"]
+    fields = {
+        "xformers": "xformers" if wanted["xformers"] else "sdpa" if wanted["sdpa"] else "none",
+        "sample_prompts": "\n".join(job.samples.sample_prompts),
+        "num_processes": job.memory.num_processes,
+        "sdxl_checkbox" if tab == FINE_TUNE else "sdxl": wanted.script.family == "sdxl",
+        "noise_offset_type": "Multires" if wanted["multires_noise_iterations"] else "Original",
+        "optimizer": next((name for name in names if same_optimizer(name, wanted["optimizer_type"])), "AdamW8bit"),
+        "optimizer_args": _words(wanted["optimizer_args"]),
+        "lr_scheduler_args": _words(wanted["lr_scheduler_args"]),
+        **_length(tab, wanted),
+    }
+    form = wanted["save_model_as"]
+    if tab == LORA:
+        fields |= _network(wanted) | _rates(wanted)
+    if tab in (LORA, EMBEDDING):
+        return fields | _template(tab, wanted) | {"save_model_as": form if form == "ckpt" else "safetensors"}
+    if tab == FINE_TUNE:
+        fields |= _metadata(wanted)
+    return fields | _full_rates(tab, wanted) | {"save_model_as": form or "same as source model"}
+
+
+def _words(arguments: list[str] | None) -> str:
+    """Arguments as the field has them; kohya_ss refuses spaces in a value and drops double quotes."""
+    words = arguments or []
+    return " ".join(words) if all('"' not in word and len(word.split()) == 1 for word in words) else ""
+
+
+def _length(tab: str, wanted: Reading) -> Form:
+    epochs, steps, warmup = (
+        wanted["max_train_epochs"],
+        wanted["max_train_steps"],
+        part_of_run(wanted["lr_warmup_steps"]),
+    )
+    if tab == FINE_TUNE and wanted["flip_aug"]:
+        steps *= 2  # which the tab halves
+    percent = round(warmup * 100, 6) if isinstance(warmup, float) else 0
+    return {
+        "max_train_epochs": epochs or 0,
+        "epoch": epochs or 1,
+        "max_train_steps": 0 if epochs else steps,
+        "lr_warmup": int(percent) if percent == int(percent) else 0,
+        "lr_warmup_steps": warmup if isinstance(warmup, int) else 0,
+    }
+
+
+def _template(tab: str, wanted: Reading) -> Form:
+    if tab != EMBEDDING:
+        return {}
+    kind = next((each for each in ("object", "style") if wanted[f"use_{each}_template"]), "")
+    return {"template": f"{kind} template" if kind else "caption"}
+
+
+def _metadata(wanted: Reading) -> Form:
+    folder, _, name = str(wanted["in_json"]).replace("\\", "/").rpartition("/")
+    source = {"train_dir": folder or ".", "caption_metadata_filename": name, "use_latent_files": "No"}
+    return source | {"image_folder": wanted["train_data_dir"] or ""}
+
+
+def _rates(wanted: Reading) -> Form:
+    """Learning rates of the LoRA tab: a 0 leaves a part untrained, and two are the main rate for both."""
+    unet, text = wanted["unet_lr"], (wanted["text_encoder_lr"] or [None])[0]
+    without_text, without_unet = wanted["network_train_unet_only"], wanted["network_train_text_encoder_only"]
+    if unet is None and text is None and not (without_text or without_unet):
+        return {"unet_lr": 0, "text_encoder_lr": 0}
+    unet, text = (wanted["learning_rate"] if rate is None else rate for rate in (unet, text))
+    return {"unet_lr": 0 if without_unet else unet, "text_encoder_lr": 0 if without_text else text}
+
+
+def _full_rates(tab: str, wanted: Reading) -> Form:
+    """Learning rates of the text encoders. The DreamBooth tab trains those of SDXL if their rates are above 0."""
+    rates = {name: wanted[name] for name in ("learning_rate_te", "learning_rate_te1", "learning_rate_te2")}
+    rates = {name: wanted["learning_rate"] if rate is None else rate for name, rate in rates.items()}
+    frozen = tab == DREAMBOOTH and wanted.script.family == "sdxl" and not wanted["train_text_encoder"]
+    return dict.fromkeys(rates, 0) if frozen else rates
+
+
+def _network(wanted: Reading) -> Form:
+    """The network's type and the fields of its arguments; the tab's own type where none fits."""
+    written, plain = arguments_of(wanted["network_args"] or []), form_of(LORA)
+    convolutions = is_on(written.get("conv_dim"))
+    named = {"networks.lora": "Kohya LoCon" if convolutions else "Standard"}
+    algo = {"lora": "locon"}.get(written.get("algo", "lora"), written.get("algo"))
+    module = wanted["network_module"] or "networks.lora"
+    kind = named.get(module) or next(
+        (name for name, row in NETWORKS.items() if row["module"] == module and _algo(row) in ("", algo)), "Standard"
+    )
+    fields: Form = {"LoRA_type": kind}
+    for part in (*NETWORKS[kind]["arguments"].split(), *PLUS):
+        name, _, key = part.lstrip("?").partition("=")
+        if not part.startswith("algo:"):
+            own = key or name
+            fields[own] = _argument(own, plain[own], written.get(name))
+    return fields
+
+
+def _algo(row: Mapping[str, str]) -> str:
+    return next((part.removeprefix("algo:") for part in row["arguments"].split() if part.startswith("algo:")), "")
+
+
+def _argument(name: str, default: Any, text: str | None) -> Any:
+    if text is None:
+        return default if name in ("factor", "unit", "LyCORIS_preset") else type(default)()
+    if isinstance(default, bool):
+        return is_on(text)
+    if isinstance(default, str):
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        return default
+    number = int(number) if number.is_integer() else number
+    return number if _within(name, number) else default
+
+
+# ---- additional_parameters
+
+
+def _typed(wanted: Reading, resolved: Resolved) -> Iterator[str]:
+    """Words for what the fields do not bring about."""
+    there = Reading(wanted.script, resolved.options, frozenset(), prompts=resolved.prompts)
+    plain, has = TrainJob(), {tuple(names): values for names, values in settings_of(there)}
+    for names, values in settings_of(wanted):
+        others = has.get(tuple(names), {})
+        usual = {path: value_of(plain, path) for path in values | others}
+        mine, theirs = usual | values, usual | others
+        off = {path for path in usual if not same_value(path, mine[path], theirs[path])}
+        for name, settings in names.items():
+            words = _option(name, wanted[name]) if wanted[name] != there[name] else []
+            decides = off.intersection(settings) or off - values.keys()
+            if decides and all(SAFE.fullmatch(word) for word in words):
+                yield from words
+
+
+def _option(name: str, value: Any) -> list[str]:
+    """Words of an option; none for what is off, which no word says."""
+    if value is None or value is False or value == []:
+        return []
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}" if value is True else f"--{name}={value}"]
+
+
+# ---- what is the same
+
+
+def same_value(path: str, mine: Any, there: Any) -> bool:
+    """Whether two values of a setting mean the same."""
+    if path.rpartition(".")[2] in SPANS:
+        mine, there = part_of_run(mine), part_of_run(there)
+    if path == "optimizer.optimizer_type":
+        return same_optimizer(mine, there)
+    return mine == there or (isinstance(mine, tuple) and list(mine) == there)
+
+
+def _same(path: str, mine: Any, there: Any, job: TrainJob, back: TrainJob) -> bool:
+    """Whether the jobs train alike by a setting."""
+    if path in OURS or same_value(path, mine, there):
+        return True
+    if path == "optimizer.unet_lr":
+        return job.optimizer.unet_rate == back.optimizer.unet_rate
+    if path == "optimizer.text_encoder_lr":
+        frozen = job.method.train_text_encoder == back.method.train_text_encoder == "no"
+        return frozen or job.optimizer.text_rates == back.optimizer.text_rates
+    if path == "logging.wandb_run_name":  # kohya_ss gives it the output's name
+        return mine is None and there == back.saving.output_name
+    return (
+        path == "saving.save_model_as"
+        and job.method.kind in ("lora", "embedding")
+        and (mine, there) == ("source", "safetensors")
+    )
