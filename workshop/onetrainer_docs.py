@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from core.imports.projects.onetrainer_config import IDLE, SECRET, data
+from core.imports.projects.onetrainer_config import data
+from core.imports.projects.table import IDLE, SECRET
 from core.record.workspace import PROJECT
 
 TARGET = PROJECT / "docs" / "onetrainer.md"

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from core.imports.projects.importers import import_project
-from core.imports.projects.onetrainer_config import IDLE, PARTS, SECRET, flattened, resolve, rows
+from core.imports.projects.onetrainer_config import PARTS, resolve, rows
+from core.imports.projects.table import IDLE, SECRET, flattened
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
 from tests.imports.projects import cases, pasted

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 
 from core.imports.projects.kohya_ss import counted
-from core.imports.projects.onetrainer_config import Config, Values, flattened, rows
+from core.imports.projects.onetrainer_config import Config, rows
 from core.imports.projects.onetrainer_rules import SIZE, size_of, within
+from core.imports.projects.table import Values, flattened
 from core.record.bounded_json import json_or_none
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from core.imports.projects.onetrainer_config import Config, Values, data, rows
+from core.imports.projects.onetrainer_config import Config, data, rows
+from core.imports.projects.table import Values
 from core.record.units import number_text
 from core.settings.check import shorten
 from core.settings.optimization.optimizer import COMMON
