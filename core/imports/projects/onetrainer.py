@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from core.imports.projects.onetrainer_config import NAME, TITLE, data, resolve, rows
-from core.imports.projects.onetrainer_lists import concepts, first_other, items, samples
+from core.imports.projects.onetrainer_config import NAME, TITLE, data, resolve, rows, table
+from core.imports.projects.onetrainer_lists import concepts, items, samples
 from core.imports.projects.onetrainer_rules import FIXED, RULES
 from core.imports.projects.report import Import, Source
-from core.imports.projects.table import to_import
+from core.imports.projects.table import first_other, to_import
 from core.settings.presets.foreign import MARKS, ONETRAINER
 
 __all__ = ["NAME", "TITLE", "keys", "read", "recognizes"]
@@ -34,5 +34,5 @@ def read(source: Source) -> Import:
         for names in (("concepts", "concept_file_name"), ("samples", "sample_definition_file_name"))
     )
     found |= concepts(config, folders) | samples(config, prompts)
-    written = config.written | first_other(folders) | first_other(prompts)
+    written = config.written | first_other([*folders, *prompts], table())
     return to_import(config, found, written, FIXED, NAME, f"{config['training_method']} of {config['model_type']}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,8 @@ from core.record.problems import Problem
 from core.settings.base import Declared, declared, value_of
 from core.settings.check import shorten
 from core.settings.job import TrainJob
+from core.settings.optimization.optimizer import COMMON
+from core.settings.optimization.optimizers import find, literal
 
 T = TypeVar("T")
 Values = dict[str, Any]
@@ -27,6 +29,17 @@ KINDS: dict[str, Kind] = {"~": "changed", "!": "unavailable"}
 MOST_STRANGERS = 200  # unknown keys in a report
 TOKENS = re.compile(r"token|password|secret|api_?key|access_key|credential|webhook", re.IGNORECASE)
 NO_SECRETS = "is never imported; enter keys and tokens on Tools"
+# Bounds of a folder's settings
+BOUNDS = {
+    "loss_weight": (0, 100),
+    "keep_tokens": (0, 1000),
+    "num_repeats": (1, 10_000),
+    "samples_per_epoch": (1, 1_000_000),
+    "network_multiplier": (-10, 10),
+    "caption_dropout_rate": (0.0, 1.0),
+    "caption_tag_dropout_rate": (0.0, 1.0),
+    "skip_image_resolution": (0, 16_384),
+}
 # Groups of settings that one method alone has
 OF_METHODS = {"network": "lora", "embedding": "embedding"}
 
@@ -167,6 +180,50 @@ class Config:
                 value = self.among(key, row.choices) if row.choices else self[key]
                 found[path] = None if path in known and known[path].optional and value in ("", 0) else value
         return found
+
+
+def within(low: Any, high: Any, number: Any) -> Any:
+    return min(max(low, number), high)
+
+
+def bounded(source: Values) -> Values:
+    """A folder's settings with numbers that they can have."""
+    return {
+        name: within(*BOUNDS[name], value) if name in BOUNDS and value is not None else value
+        for name, value in source.items()
+    }
+
+
+def first_other(listed: Iterable[Values], table: Table) -> Values:
+    """Each key of the items of lists with the first value that is not its default."""
+    found: Values = {}
+    for key, value in (pair for each in listed for pair in each.items()):
+        if key not in found or (key in table.rows and found[key] == table.rows[key].default):
+            found[key] = value
+    return found
+
+
+def optimizer_settings(name: str, arguments: Values) -> Values:
+    """The optimizer with its arguments, those that are settings of their own there."""
+    pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
+    own = {f"optimizer.{key}": arguments[key] for key in COMMON if key in arguments and key not in pairs}
+    rest = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in own}
+    return {"optimizer.optimizer_type": name, "optimizer.optimizer_args": rest} | own
+
+
+def arguments_of(config: Config, name: str, given: Mapping[str, Any], key: str) -> Values:
+    """The arguments in a key's value that an optimizer takes, as it takes them; notes the others."""
+    entry, taken, left = find(name), Values(), list[str]()
+    for word, value in given.items():
+        argument = None if entry is None else entry.arguments.get(word)
+        value = literal(value) if isinstance(value, str) else value
+        if argument is not None and argument.takes(value):
+            taken[word] = value
+        else:
+            left.append(word[:60])
+    if left:
+        config.note(key, "unavailable", f"{name} has no such argument or value: {', '.join(left[:10])}")
+    return taken
 
 
 @cache
