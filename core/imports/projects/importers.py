@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from core.dataset.captions.encodings import decode_text
-from core.imports.projects import ai_toolkit, kohya_ss, lora_file, onetrainer, sd_scripts
+from core.imports.projects import ai_toolkit, kohya_ss, lora_file, onetrainer, sd_scripts, simpletuner
 from core.imports.projects.report import MAX_BYTES, Import, Source
 from core.record.bounded_json import parse_json
 from core.record.bounded_toml import parse_toml
@@ -90,5 +90,5 @@ def import_project(
     return importer.read(opened)
 
 
-for module in (sd_scripts, kohya_ss, onetrainer, ai_toolkit, lora_file):
+for module in (sd_scripts, kohya_ss, onetrainer, ai_toolkit, simpletuner, lora_file):
     register(ProjectImporter(module.NAME, module.TITLE, module.recognizes, module.read, module.keys))
