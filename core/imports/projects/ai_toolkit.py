@@ -15,16 +15,17 @@ from core.imports.projects.table import (
     Values,
     arguments_of,
     bounded,
+    chosen_optimizer,
     first_other,
     flattened,
     optimizer_settings,
+    other_family,
     read_table,
     to_import,
     within,
 )
 from core.record.bounded_yaml import parse_yaml
 from core.record.problems import ProblemsError
-from core.record.units import number_text
 from core.settings.check import shorten
 
 NAME, TITLE = "ai_toolkit", "AI Toolkit"
@@ -96,8 +97,11 @@ def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
     given = {key: value for key, value in content.items() if key not in ("config", "meta")}
     given |= {key: value for key, value in job.items() if key != "process"} | listed[at]
     given |= {f"meta.{key}": value for key, value in meta.items()} if isinstance(meta, dict) else {}
+    given = _filled(given, str(job.get("name") or ""))
     config = Config(table(), source, flattened(flattened(given, PARTS[:-1]), PARTS[-1:]))
-    config.written = _filled(config, str(job.get("name") or ""))
+    for each in dict.fromkeys(VARIABLE.findall(source.text)[:20]):
+        what = f"The text uses ${{{each}}}, a variable of the other machine"
+        config.warn(what, each, "enter the value in the project", "import.unset-variable")
     raw = {key: "" if (key, value) == ("sample.neg", False) else value for key, value in config.written.items()}
     config.values = config.take(raw)
     config.method = _method(config, source.where)
@@ -115,27 +119,13 @@ def _title(process: Mapping[str, Any]) -> str:
     return f"{str(process.get('type'))[:60]}, {str(name)[:100]}"
 
 
-def _filled(config: Config, name: str) -> Values:
-    """The values with the job's name for [name], and with those of variables that are known."""
-    unset: list[str] = []
-
-    def variable(match: re.Match[str]) -> str:
-        if match[1] not in config.source.variables:
-            unset.append(match[1])
-        return config.source.variables.get(match[1], match[0])
-
-    def filled(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: filled(each) for key, each in value.items()}
-        if isinstance(value, list):
-            return [filled(each) for each in value]
-        return VARIABLE.sub(variable, value.replace("[name]", name[:100])) if isinstance(value, str) else value
-
-    values = {key: filled(value) for key, value in config.written.items()}
-    for each in dict.fromkeys(unset[:20]):
-        what = f"The text uses ${{{each}}}, which it does not set"
-        config.warn(what, each, "enter the value in the project", "import.unset-variable")
-    return values
+def _filled(value: Any, name: str) -> Any:
+    """A value with the job's name for [name]."""
+    if isinstance(value, dict):
+        return {key: _filled(each, name) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_filled(each, name) for each in value]
+    return value.replace("[name]", name[:100]) if isinstance(value, str) else value
 
 
 def family(config: Config) -> str:
@@ -148,9 +138,7 @@ def _method(config: Config, where: str) -> str:
     """The method of the process. Raises ProblemsError for those and for models that are not trained here."""
     arch, data, process = family(config), table().data, config["type"]
     if arch not in data["families"]:
-        title = next((title for part, title in data["others"].items() if part in arch), shorten(arch))
-        fix = "open a config for SD 1.x, SD 2.x or SDXL"
-        raise ProblemsError.one(f"This config trains {title} models", where, fix, "import.other-family")
+        raise other_family(config, arch)
     adapter = config.written.get("adapter.train")
     if process not in data["processes"] or adapter:
         what = "Training of adapters" if adapter else f"The process {shorten(process)}"
@@ -223,22 +211,7 @@ def network(config: Config) -> Values:
         found |= {"network.conv_rank": rank, "network.conv_alpha": rank} if whole else {}
     if kind == "dora":
         found["dora.wd_on_output"] = True
-    return found | {"network.train_unet": unet, "network.train_text_encoder": text} | _layers(config)
-
-
-def _layers(config: Config) -> Values:
-    """network_kwargs: parts of names of layers."""
-    given, found = config["network.network_kwargs"], Values()
-    names = {"only_if_contains": "network.layers", "ignore_if_contains": "network.exclude_layers"}
-    for key, value in given.items() if isinstance(given, dict) else ():
-        if key in names and isinstance(value, list):
-            found[names[key]] = [re.escape(str(each)[:200]) for each in value[:100]]
-            config.note(
-                "network.network_kwargs", "changed", "parts of names are looked for in the layers' names in files too"
-            )
-        else:
-            config.note("network.network_kwargs", "unavailable", f"{shorten(key)} is not available")
-    return found
+    return found | {"network.train_unet": unet, "network.train_text_encoder": text}
 
 
 def _per_step(config: Config) -> int:
@@ -268,15 +241,8 @@ def length(config: Config) -> Values:
 
 
 def optimizer(config: Config) -> Values:
-    key, known, near = "train.optimizer", table().data["optimizers"], table().data["near"]
-    name = config[key].lower()
-    chosen = name if name in known else near.get(name, "adamw")
-    if name not in known:
-        config.note(key, "changed" if name in near else "unavailable", f"is not available; {known[chosen][0]} is set")
-    if name not in known and name not in near:
-        what = f"The optimizer {shorten(config[key])} is not available"
-        config.warn(what, key, "choose an optimizer before you train", "import.unknown-optimizer")
-    of_class, implied = known[chosen]
+    name = config["train.optimizer"].lower()
+    of_class, implied = chosen_optimizer(config, "train.optimizer", name)
     given = config["train.optimizer_params"]
     arguments = arguments_of(config, of_class, given, "train.optimizer_params") if isinstance(given, dict) else {}
     rate = config["train.embedding_lr"] if config.method == "embedding" else None
@@ -295,34 +261,20 @@ def optimizer(config: Config) -> Values:
 
 
 def schedule(config: Config) -> Values:
-    key, given = "train.lr_scheduler_params", config["train.lr_scheduler_params"]
-    left = dict(given) if isinstance(given, dict) else {}
-    name, steps = config["train.lr_scheduler"], max(1, config["train.steps"] // _per_step(config))
-    numbers = {word: _number(left.pop(word)) for word in list(left) if _number(left[word]) is not None}
-    found: Values = {"lr_scheduler": "constant", "lr_warmup_steps": 0}
+    key, name, given = "train.lr_scheduler_params", config["train.lr_scheduler"], config["train.lr_scheduler_params"]
+    numbers = {word: _number(each) for word, each in given.items()} if isinstance(given, dict) else {}
+    warmup = int(numbers.get("num_warmup_steps") or 0)
+    found: Values = {"lr_scheduler": "constant", "lr_warmup_steps": warmup}
     if name == "constant_with_warmup":
-        found |= {"lr_scheduler": name, "lr_warmup_steps": int(numbers.pop("num_warmup_steps", 1000) or 0)}
-    elif name in ("cosine", "cosine_with_restarts"):
-        low = within(0.0, 1.0, (numbers.pop("eta_min", 0) or 0) / max(config["train.lr"], 1e-12))
-        warmup = int(numbers.pop("num_warmup_steps", 0) or 0)
-        found |= {"lr_scheduler": "cosine", "lr_warmup_steps": warmup} | (
-            {"lr_scheduler_min_lr_ratio": low} if low else {}
-        )
-    elif name == "linear" or (name == "constant" and numbers.get("factor", 1) != 1):
-        torch = {"linear": ("LinearLR", {"start_factor": 1 / 3, "end_factor": 1.0})}.get(name, ("ConstantLR", {}))
-        arguments = torch[1] | {
-            word: numbers.pop(word) for word in ("start_factor", "end_factor", "factor") if word in numbers
-        }
-        found |= {"lr_scheduler_type": torch[0], "lr_scheduler_args": arguments | {"total_iters": steps}}
-        config.note("train.lr_scheduler", "changed", f"is torch's {torch[0]} over {number_text(steps)} steps")
-    elif name == "step":
-        arguments = {word: numbers.pop(word) for word in ("step_size", "gamma") if word in numbers}
-        found |= {"lr_scheduler_type": "StepLR", "lr_scheduler_args": arguments}
+        found |= {"lr_scheduler": name, "lr_warmup_steps": warmup if "num_warmup_steps" in numbers else 1000}
+    elif name in ("cosine", "cosine_with_restarts"):  # the first restart is after the last step
+        low = within(0.0, 1.0, (numbers.get("eta_min") or 0) / max(config["train.lr"], 1e-12))
+        found |= {"lr_scheduler": "cosine", "lr_scheduler_min_lr_ratio": low or None}
     elif name not in ("constant", "none"):
-        config.note("train.lr_scheduler", "unavailable", f"{shorten(name)} is not available; constant is set")
-    unused = [*left, *(word for word in numbers if word not in ("total_iters", "T_max", "T_0", "factor"))]
-    if unused:
-        config.note(key, "unavailable", f"is not read: {', '.join(str(word)[:60] for word in unused[:10])}")
+        sentence = "constant is set; classes of torch are chosen in schedule.lr_scheduler_type"
+        config.note("train.lr_scheduler", "unavailable", f"{shorten(name)} is not available; {sentence}")
+    if unread := set(numbers) - {"num_warmup_steps", "eta_min", "total_iters", "T_max", "T_0"}:
+        config.note(key, "unavailable", f"is not read: {', '.join(sorted(map(str, unread)))[:200]}")
     return {f"schedule.{word}": value for word, value in found.items()}
 
 

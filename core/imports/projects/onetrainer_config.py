@@ -11,7 +11,7 @@ from typing import Any
 
 from core.imports.projects.report import Source
 from core.imports.projects.table import Config as TableConfig
-from core.imports.projects.table import Row, Table, Values, flattened, read_table
+from core.imports.projects.table import Row, Table, Values, flattened, other_family, read_table
 from core.record.problems import ProblemsError
 from core.settings.check import shorten
 
@@ -63,9 +63,7 @@ def resolve(source: Source) -> Config:
     config.values = config.take(_updated(config, _version(given)))
     model, method, where = config["model_type"], config["training_method"], source.where
     if model not in data()["families"]:
-        family = next((title for part, title in data()["others"].items() if part in model), shorten(model))
-        fix = "open a preset for SD 1.x, SD 2.x or SDXL"
-        raise ProblemsError.one(f"This preset trains {family} models", where, fix, "import.other-family")
+        raise other_family(config, model)
     if method not in data()["methods"]:
         fix = "open a preset for a LoRA, fine-tuning or an embedding"
         raise ProblemsError.one(f"The method {shorten(method)} is not available", where, fix, "import.other-method")

@@ -17,8 +17,10 @@ from core.imports.projects.table import (
     Values,
     arguments_of,
     bounded,
+    chosen_optimizer,
     first_other,
     optimizer_settings,
+    other_family,
     read_table,
     to_import,
     within,
@@ -75,7 +77,8 @@ def read(source: Source) -> Import:
     found = config.direct() | {path: value for rule in RULES for path, value in rule(config).items()}
     listed = _backends(config)
     found |= folders(config, listed)
-    written = config.written | first_other(listed, table())
+    images = [each for each in listed if each.get("data.dataset_type", "image") in ("image", "eval")]
+    written = config.written | first_other(listed, table()) | first_other(images, table())
     return to_import(
         config, found, written, FIXED, NAME, f"{config['model_type']} of {config['model_family'] or 'a model'}"
     )
@@ -90,9 +93,7 @@ def resolve(source: Source) -> Config:
     config.values = config.take({key: value for key, value in raw.items() if key != BACKENDS})
     family, data, where = config["model_family"].lower(), table().data, source.where
     if family not in data["families"]:
-        title = next((title for part, title in data["others"].items() if part in family), shorten(family))
-        fix = "open a config for SD 1.x, SD 2.x or SDXL"
-        raise ProblemsError.one(f"This config trains {title} models", where, fix, "import.other-family")
+        raise other_family(config, family)
     if config.values["model_type"] not in ("lora", "full") or str(raw.get("controlnet")).lower() == "true":
         what = "Training of ControlNets" if raw.get("controlnet") else f"The type {shorten(config['model_type'])}"
         fix = "open a config of a LoRA or a full model; ControlNets train with the method controlnet"
@@ -144,9 +145,20 @@ def machine(config: Config) -> Values:
     trackers = ("tensorboard", "wandb", "all", "none")
     if report not in trackers:
         config.note("report_to", "unavailable", f"is none of {', '.join(trackers)}")
-    compiles = {"memory.torch_compile": True, "memory.dynamo_backend": backend} if backend not in ("no", "") else {}
+    found = {"memory.torch_compile": True, "memory.dynamo_backend": backend} if backend not in ("no", "") else {}
+    if report in ("wandb", "all"):
+        found |= {
+            "logging.log_tracker_name": config["tracker_project_name"],
+            "logging.wandb_run_name": config["tracker_run_name"],
+        }
+    if config["mixed_precision"] == "no":
+        found["memory.allow_tf32"] = not config["disable_tf32"]
+    if config["use_ema"]:
+        device = {"accelerator": "device"}.get(config["ema_device"], "cpu")
+        names = {"method.ema_decay": "ema_decay", "method.ema_update_every": "ema_update_interval"}
+        found |= {"method.ema": True, "method.ema_device": device} | {path: config[key] for path, key in names.items()}
     sliced = "sliced" if config["unet_attention_slice"] else "auto"
-    return compiles | {
+    return found | {
         "memory.attention": "xformers" if attention == "xformers" else sliced,
         "memory.fp8_base_unet": config["base_model_precision"].startswith("fp8") and config.method == "lora",
         "logging.log_with": report if report in trackers else "none",
@@ -165,8 +177,6 @@ def length(config: Config) -> Values:
         "schedule.max_train_steps": steps if steps > 0 else None,
         "schedule.max_train_epochs": None if steps > 0 else max(1, epochs),
         "saving.save_every_n_epochs": every["checkpoint_epoch_interval"],
-        "validation.validate_every_n_steps": config["eval_steps_interval"] and int(config["eval_steps_interval"]),
-        "validation.validate_every_n_epochs": None,
     }
 
 
@@ -217,14 +227,8 @@ def _lycoris(config: Config) -> Values:
 
 
 def optimizer(config: Config) -> Values:
-    key, name, data = "optimizer", config["optimizer"], table().data
-    of_class, implied = data["optimizers"].get(name) or data["near"].get(name) or data["near"]["adamw_bf16"]
-    if name in data["near"]:
-        config.note(key, "changed", f"is {of_class} here, over fp32 weights")
-    elif name not in data["optimizers"]:
-        config.note(key, "unavailable", f"is not available; {of_class} is set")
-        what = f"The optimizer {shorten(name)} is not available"
-        config.warn(what, key, "choose an optimizer before you train", "import.unknown-optimizer")
+    name = config["optimizer"]
+    of_class, implied = chosen_optimizer(config, "optimizer", name)
     pairs = [each.partition("=") for each in config["optimizer_config"].split(",") if each.strip()]
     given = {word.strip(): value.strip() for word, _, value in pairs}
     betas = [config["optimizer_beta1"], config["optimizer_beta2"]]
@@ -373,6 +377,9 @@ def folders(config: Config, listed: list[Values]) -> Values:
     area = config["resolution"]
     found: Values = {"dataset.folder": None, "dataset.sources": sources}
     found |= {"dataset.resolution": first or _resolution(config, area, config["resolution_type"], "resolution")}
+    every = config["eval_steps_interval"]
+    if every and any(source["role"] == "validation" for source in sources):
+        found |= {"validation.validate_every_n_steps": int(every), "validation.validate_every_n_epochs": None}
     if any(source.get("conditioning_data_dir") for source in sources):
         found["dataset.masked_loss"] = True
     if any(source["random_crop"] for source in sources):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from core.imports.projects.options import DecimalComma, Option, convert, unknown
 from core.imports.projects.report import Entry, Import, Kind, Source
 from core.imports.projects.to_job import built, by_group, missing_files
-from core.record.problems import Problem
+from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared, declared, value_of
 from core.settings.check import shorten
 from core.settings.job import TrainJob
@@ -211,6 +211,21 @@ def optimizer_settings(name: str, arguments: Values) -> Values:
     return {"optimizer.optimizer_type": name, "optimizer.optimizer_args": rest} | own
 
 
+def chosen_optimizer(config: Config, key: str, name: str) -> tuple[str, Values]:
+    """The class that a program's name stands for, and the arguments that it has there; the default's where it is unknown."""
+    data, row = config.table.data, config.table.rows[key]
+    of_class, implied = (
+        data["optimizers"].get(name) or data["near"].get(name) or (data["optimizers"] | data["near"])[row.default]
+    )
+    if name in data["near"]:
+        config.note(key, "changed", f"is {of_class} here")
+    elif name not in data["optimizers"]:
+        config.note(key, "unavailable", f"is not available; {of_class} is set")
+        what = f"The optimizer {shorten(name)} is not available"
+        config.warn(what, key, "choose an optimizer before you train", "import.unknown-optimizer")
+    return of_class, implied
+
+
 def arguments_of(config: Config, name: str, given: Mapping[str, Any], key: str) -> Values:
     """The arguments in a key's value that an optimizer takes, as it takes them; notes the others."""
     entry, taken, left = find(name), Values(), list[str]()
@@ -224,6 +239,14 @@ def arguments_of(config: Config, name: str, given: Mapping[str, Any], key: str) 
     if left:
         config.note(key, "unavailable", f"{name} has no such argument or value: {', '.join(left[:10])}")
     return taken
+
+
+def other_family(config: Config, family: str) -> ProblemsError:
+    """The refusal of a model that is not trained here, by its name."""
+    others = config.table.data["others"].items()
+    title = next((title for part, title in others if part in family), shorten(family))
+    fix = "open a config for SD 1.x, SD 2.x or SDXL"
+    return ProblemsError.one(f"This config trains {title} models", config.source.where, fix, "import.other-family")
 
 
 @cache
