@@ -6,8 +6,8 @@
   const TABS = ["Train", "Runs"], MOST = 1_000_000, MOST_HEADER = 4_000_000;  // bytes of a text, and of the header of a LoRA
   const LOOKS_FOR = "a preset, or the command line, script, config or preset of another trainer";
   const WIDE = {"255,254": "utf-16le", "254,255": "utf-16be"};  // how Windows writes texts too
-  /* A pasted text with options, a path of a script, TOML or JSON. */
-  const SETTINGS = /^[ \t]*\{|(^|\s)--[a-z]\w{2,}|^[ \t]*[\w.]+[ \t]*=|\.py\b/m;
+  /* A pasted text with options, a path of a script, TOML, YAML or JSON. */
+  const SETTINGS = /^[ \t]*[{[]|^(job|config)[ \t]*:|(^|\s)--[a-z]\w{2,}|^[ \t]*[\w.]+[ \t]*=|\.py\b/m;
   let sent = {}, count = 0, state = {values: {}}, card = null;
 
   /* ---- opening ---- */
@@ -54,7 +54,7 @@
     const own = atelier.modelsDialog("Import settings",
       h("p", {class: "hint"}, "Opens the training settings of kohya_ss, sd-scripts and other trainers in the form, and lists what differs here. Files can also be dropped on this page, and texts pasted."),
       h("label", {class: "import-source"}, h("span", {}, "File"), file),
-      h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML or JSON"), pasted),
+      h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML, YAML or JSON"), pasted),
       h("div", {class: "buttons"}, button("Import the text", () => { if (pasted.value.trim()) { own.close(); send("", pasted.value); } else pasted.focus(); }, "primary")));
     file.focus();
   };

@@ -83,7 +83,7 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
     assert project.revision == revision
 
     menu(tab, "Import ...")
-    tab.get_by_label("Or a command line, TOML or JSON").fill(COMMAND.format(5, "cat"))
+    tab.get_by_label("Or a command line, TOML, YAML or JSON").fill(COMMAND.format(5, "cat"))
     assert tab.evaluate(VIOLATIONS) == []
     tab.get_by_role("button", name="Import the text").click()
     expect(rank).to_have_value("5")
