@@ -42,21 +42,38 @@ AI_TOOLKIT = [
         {
             "method.kind": "lora", "model.family": "sd1", "model.prediction": "epsilon", "network.rank": 16, "network.alpha": 1.0,
             "network.train_text_encoder": False, "network.conv_rank": None, "optimizer.optimizer_type": "AdamW", "optimizer.eps": 1e-6,
-            "optimizer.learning_rate": 1e-6, "optimizer.max_grad_norm": 1.0, "schedule.max_train_steps": 1000, "memory.mixed_precision": "no",
+            "optimizer.learning_rate": 1e-6, "optimizer.max_grad_norm": 1.0, "schedule.max_train_steps": 1000,
+            "memory.mixed_precision": "no",
             "memory.cache_latents": "off", "memory.latent_draw": "sample", "memory.gradient_checkpointing": True,
             "saving.save_every_n_steps": 1000, "saving.save_last_n": 5, "samples.sample_every_n_steps": 100, "samples.guidance_scale": 7.0,
             "samples.sample_sampler": "ddpm", "samples.seed": 0, "saving.output_name": "fox", "dataset.bucket_no_upscale": True,
         },
         {"network.linear": "taken"},
     ),
-    ({"network": {"type": "lora", "rank": 8, "alpha": 4, "conv": 4}}, {"network.rank": 8, "network.alpha": 4, "network.conv_rank": 4, "network.conv_alpha": 4}, {}),
+    (
+        {"network": {"type": "lora", "rank": 8, "alpha": 4, "conv": 4}},
+        {"network.rank": 8, "network.alpha": 4, "network.conv_rank": 4, "network.conv_alpha": 4},
+        {},
+    ),
     ({"network": {"linear": 8, "linear_alpha": 2, "alpha": 4}}, {"network.alpha": 2}, {}),
     ({"network": {"type": "dora", "linear": 8}}, {"network.kind": "dora", "dora.wd_on_output": True}, {"network.type": "taken"}),
-    ({"network": {"type": "lokr", "lokr_full_rank": True, "lokr_factor": 8}}, {"network.kind": "lokr", "lokr.full_matrix": True, "lokr.factor": 8}, {}),
+    (
+        {"network": {"type": "lokr", "lokr_full_rank": True, "lokr_factor": 8}},
+        {"network.kind": "lokr", "lokr.full_matrix": True, "lokr.factor": 8},
+        {},
+    ),
     ({"network": {"type": "lorm", "linear": 4}}, {"network.kind": "lora"}, {"network.type": "unavailable"}),
-    ({"network": {"linear": 8, "network_kwargs": {"only_if_contains": ["x"]}}}, {"network.layers": []}, {"network.network_kwargs": "unavailable"}),
+    (
+        {"network": {"linear": 8, "network_kwargs": {"only_if_contains": ["x"]}}},
+        {"network.layers": []},
+        {"network.network_kwargs": "unavailable"},
+    ),
     # length
-    ({"train": {"steps": 900, "gradient_accumulation": 3}}, {"schedule.max_train_steps": 900, "schedule.gradient_accumulation_steps": 3}, {}),
+    (
+        {"train": {"steps": 900, "gradient_accumulation": 3}},
+        {"schedule.max_train_steps": 900, "schedule.gradient_accumulation_steps": 3},
+        {},
+    ),
     (
         {"train": {"steps": 900, "gradient_accumulation_steps": 3}, "save": {"save_every": 300}},
         {"schedule.max_train_steps": 300, "schedule.gradient_accumulation_steps": 3, "saving.save_every_n_steps": 100},
@@ -69,12 +86,19 @@ AI_TOOLKIT = [
     ({"train": {"optimizer": "prodigy", "lr": 1e-4}}, {"optimizer.learning_rate": 1.0}, {"train.lr": "changed"}),
     (
         {"train": {"optimizer": "Adafactor", "optimizer_params": {"weight_decay": "1e-2", "wrong": 1}}},
-        {"optimizer.weight_decay": 0.01, "optimizer.max_grad_norm": 0.0, "optimizer.optimizer_args": {"relative_step": False, "scale_parameter": False, "warmup_init": False}},
+        {
+            "optimizer.weight_decay": 0.01, "optimizer.max_grad_norm": 0.0,
+            "optimizer.optimizer_args": {"relative_step": False, "scale_parameter": False, "warmup_init": False},
+        },
         {"train.optimizer_params": "unavailable", "train.optimizer": "taken"},
     ),
     ({"train": {"optimizer": "automagic"}}, {"optimizer.optimizer_type": "AdamW"}, {"train.optimizer": "unavailable"}),
     ({"train": {"unet_lr": 1e-3, "text_encoder_lr": 1e-5}}, {"optimizer.unet_lr": None}, {"train.unet_lr": "idle"}),
-    ({"train": {"lr_scheduler": "constant_with_warmup"}}, {"schedule.lr_scheduler": "constant_with_warmup", "schedule.lr_warmup_steps": 1000}, {}),
+    (
+        {"train": {"lr_scheduler": "constant_with_warmup"}},
+        {"schedule.lr_scheduler": "constant_with_warmup", "schedule.lr_warmup_steps": 1000},
+        {},
+    ),
     (
         {"train": {"lr": 1e-3, "lr_scheduler": "cosine", "lr_scheduler_params": {"eta_min": "1e-4", "power": 2}}},
         {"schedule.lr_scheduler": "cosine", "schedule.lr_scheduler_min_lr_ratio": 0.1},
@@ -87,23 +111,41 @@ AI_TOOLKIT = [
     ({"train": {"min_denoising_steps": 100, "max_denoising_steps": 899}}, {"noise.max_timestep": 900, "noise.min_timestep": 100}, {}),
     ({"train": {"noise_scheduler": "flowmatch"}}, {}, {"train.noise_scheduler": "unavailable"}),
     ({"train": {"timestep_type": "sigmoid"}}, {"noise.timestep_sampling": "uniform"}, {"train.timestep_type": "idle"}),
-    ({"train": {"loss_type": "mae", "min_snr_gamma": 5, "noise_offset": 0.05}}, {"noise.loss_type": "l1", "noise.min_snr_gamma": 5.0, "noise.noise_offset": 0.05}, {}),
+    (
+        {"train": {"loss_type": "mae", "min_snr_gamma": 5, "noise_offset": 0.05}},
+        {"noise.loss_type": "l1", "noise.min_snr_gamma": 5.0, "noise.noise_offset": 0.05},
+        {},
+    ),
     ({"train": {"loss_type": "wavelet"}}, {"noise.loss_type": "l2"}, {"train.loss_type": "unavailable"}),
     (
         {"train": {"diff_output_preservation": True, "diff_output_preservation_class": "dog", "diff_output_preservation_multiplier": 0.5}},
         {"method.prior": "model", "method.class_caption": "dog", "dataset.prior_loss_weight": 0.5},
         {"train.diff_output_preservation": "changed"},
     ),
-    ({"train": {"ema_config": {"use_ema": True, "ema_decay": 0.99}}}, {"method.ema": True, "method.ema_decay": 0.99, "method.ema_warmup": False}, {}),
+    (
+        {"train": {"ema_config": {"use_ema": True, "ema_decay": 0.99}}},
+        {"method.ema": True, "method.ema_decay": 0.99, "method.ema_warmup": False},
+        {},
+    ),
     ({"train": {"dtype": "bf16", "xformers": True}}, {"memory.mixed_precision": "bf16", "memory.attention": "xformers"}, {}),
     # models and methods
     ({"model": SD1 | {"arch": "sdxl:fast", "is_v_pred": True}}, {"model.family": "sdxl", "model.prediction": "v"}, {"model.arch": "taken"}),
-    ({"model": SD1 | {"is_v2": True, "lora_path": "/a.safetensors"}}, {"model.family": "sd2", "network.base_weights": ["/a.safetensors"]}, {}),
+    (
+        {"model": SD1 | {"is_v2": True, "lora_path": "/a.safetensors"}},
+        {"model.family": "sd2", "network.base_weights": ["/a.safetensors"]},
+        {},
+    ),
     ({"network": {"linear": 4}, "embedding": {"trigger": "zkw"}}, {"method.kind": "lora"}, {"embedding.trigger": "unavailable"}),
     # folders and samples
     (
-        {"datasets": [{"folder_path": "/a", "cache_latents_to_disk": True, "mask_path": "/m", "mask_min_value": 0.1}], "trigger_word": "zkw"},
-        {"memory.cache_latents": "disk", "memory.latent_draw": "frozen", "dataset.masked_loss": True, "noise.unmasked_weight": 0.1, "captions.trigger_word": "zkw"},
+        {
+            "datasets": [{"folder_path": "/a", "cache_latents_to_disk": True, "mask_path": "/m", "mask_min_value": 0.1}],
+            "trigger_word": "zkw",
+        },
+        {
+            "memory.cache_latents": "disk", "memory.latent_draw": "frozen", "dataset.masked_loss": True, "noise.unmasked_weight": 0.1,
+            "captions.trigger_word": "zkw",
+        },
         {"datasets.mask_path": "taken"},
     ),
     (
@@ -113,7 +155,7 @@ AI_TOOLKIT = [
     ),
     (
         {"sample": {"samples": [{"prompt": "a", "width": 640, "neg": "b"}], "walk_seed": True, "seed": 3, "guidance_scale": 4}},
-        {"samples.sample_prompts": ["a --w 640 --n b"], "samples.seed": 3, "samples.guidance_scale": 4.0},
+        {"samples.sample_prompts": ["a --n b --w 640"], "samples.seed": 3, "samples.guidance_scale": 4.0},
         {"sample.samples.width": "taken"},
     ),
     ({"unheard": 1, "hf_token": "0123456789"}, {}, {"unheard": "unavailable", "hf_token": "secret"}),
@@ -123,8 +165,14 @@ DATASETS = [
     ({"resolution": [512, "768", 512]}, {"resolution": 512, "more_resolutions": [768]}),
     ({"caption_ext": "caption", "default_caption": "a fox"}, {"caption_extension": ".caption", "class_tokens": "a fox"}),
     ({"is_reg": True, "num_repeats": 3, "loss_multiplier": 0.5}, {"role": "regularization", "num_repeats": 3, "loss_weight": 0.5}),
-    ({"shuffle_tokens": True, "keep_tokens": 1, "token_dropout_rate": 0.1}, {"shuffle_caption": True, "keep_tokens": 1, "caption_tag_dropout_rate": 0.1}),
-    ({"caption_dropout_rate": 0.05, "flip_x": True, "square_crop": True}, {"caption_dropout_rate": 0.05, "flip_aug": True, "enable_bucket": False}),
+    (
+        {"shuffle_tokens": True, "keep_tokens": 1, "token_dropout_rate": 0.1},
+        {"shuffle_caption": True, "keep_tokens": 1, "caption_tag_dropout_rate": 0.1},
+    ),
+    (
+        {"caption_dropout_rate": 0.05, "flip_x": True, "square_crop": True},
+        {"caption_dropout_rate": 0.05, "flip_aug": True, "enable_bucket": False},
+    ),
 ]  # fmt: skip
 # What options of SimpleTuner become
 SIMPLETUNER = [
@@ -134,58 +182,110 @@ SIMPLETUNER = [
             "method.kind": "lora", "model.family": "sdxl", "model.prediction": "epsilon", "network.kind": "lora", "network.rank": 16,
             "network.alpha": 16.0, "network.network_dropout": 0.1, "network.layers": ["attn"], "optimizer.optimizer_type": "AdamW",
             "optimizer.eps": 1e-6, "optimizer.learning_rate": 4e-7, "optimizer.max_grad_norm": 0.0, "schedule.max_train_epochs": 1,
-            "schedule.lr_scheduler": "constant", "dataset.train_batch_size": 4, "dataset.resolution": 1024, "captions.caption_dropout_rate": 0.1,
+            "schedule.lr_scheduler": "constant", "dataset.train_batch_size": 4, "dataset.resolution": 1024,
+            "captions.caption_dropout_rate": 0.1,
             "model.base_model": "stabilityai/stable-diffusion-xl-base-1.0", "model.vae": "madebyollin/sdxl-vae-fp16-fix",
-            "memory.mixed_precision": "bf16", "memory.gradient_checkpointing": True, "memory.cache_latents": "disk", "noise.noise_offset": None,
-            "noise.stratified_timesteps": True, "saving.save_every_n_steps": 500, "saving.save_last_n": 5, "samples.sample_every_n_steps": 100,
-            "samples.width": 256, "samples.sample_steps": 30, "samples.negative_prompt": "blurry, cropped, ugly", "logging.log_with": "none",
+            "memory.mixed_precision": "bf16", "memory.gradient_checkpointing": True, "memory.cache_latents": "disk",
+            "noise.noise_offset": None,
+            "noise.stratified_timesteps": True, "saving.save_every_n_steps": 500, "saving.save_last_n": 5,
+            "samples.sample_every_n_steps": 100,
+            "samples.width": 256, "samples.sample_steps": 30, "samples.negative_prompt": "blurry, cropped, ugly",
+            "logging.log_with": "none",
         },
         {},
     ),
     ({"--lora_rank": "32", "--lora_alpha": 8}, {"network.rank": 32, "network.alpha": 8.0}, {"--lora_rank": "taken"}),
-    ({"use_dora": "true", "peft_lora_target_modules": ["to_q"]}, {"network.kind": "dora", "network.layers": ["to_q"]}, {"use_dora": "taken"}),
+    (
+        {"use_dora": "true", "peft_lora_target_modules": ["to_q"]},
+        {"network.kind": "dora", "network.layers": ["to_q"]},
+        {"use_dora": "taken"},
+    ),
     ({"lora_type": "lycoris"}, {"network.kind": "lokr", "network.layers": ["attn"]}, {"lycoris_config": "default"}),
-    ({"model_family": "sd2x"}, {"model.family": "sd2", "model.prediction": "v", "noise.zero_terminal_snr": True, "model.vae": None}, {"rescale_betas_zero_snr": "default"}),
-    ({"model_family": "sd1x", "prediction_type": "v_prediction"}, {"model.family": "sd1", "model.prediction": "v", "model.base_model": "Lykon/dreamshaper-8"}, {}),
-    ({"max_train_steps": 500, "num_train_epochs": 0}, {"schedule.max_train_steps": 500, "schedule.max_train_epochs": None}, {"max_train_steps": "taken"}),
+    (
+        {"model_family": "sd2x"},
+        {"model.family": "sd2", "model.prediction": "v", "noise.zero_terminal_snr": True, "model.vae": None},
+        {"rescale_betas_zero_snr": "default"},
+    ),
+    (
+        {"model_family": "sd1x", "prediction_type": "v_prediction"},
+        {"model.family": "sd1", "model.prediction": "v", "model.base_model": "Lykon/dreamshaper-8"},
+        {},
+    ),
+    (
+        {"max_train_steps": 500, "num_train_epochs": 0},
+        {"schedule.max_train_steps": 500, "schedule.max_train_epochs": None},
+        {"max_train_steps": "taken"},
+    ),
     ({"optimizer": "bnb-adamw8bit"}, {"optimizer.optimizer_type": "AdamW8bit"}, {"optimizer": "taken"}),
     (
         {"optimizer": "optimi-adamw", "optimizer_config": "weight_decay=0.1,wrong=1"},
         {"optimizer.optimizer_type": "AdamW", "optimizer.weight_decay": 0.1, "optimizer.betas": (0.9, 0.99)},
         {"optimizer": "changed", "optimizer_config": "unavailable"},
     ),
-    ({"optimizer": "adamw_schedulefree", "lr_warmup_steps": 50}, {"optimizer.optimizer_args": {"warmup_steps": 50}, "schedule.lr_warmup_steps": 0}, {}),
+    (
+        {"optimizer": "adamw_schedulefree", "lr_warmup_steps": 50},
+        {"optimizer.optimizer_args": {"warmup_steps": 50}, "schedule.lr_warmup_steps": 0},
+        {},
+    ),
     ({"optimizer_beta1": 0.8, "optimizer_beta2": 0.9}, {"optimizer.betas": (0.8, 0.9)}, {"optimizer_beta1": "taken"}),
     ({"optimizer": "none_such"}, {"optimizer.optimizer_type": "AdamW"}, {"optimizer": "unavailable"}),
     ({"grad_clip_method": "norm"}, {"optimizer.max_grad_norm": 2.0}, {"grad_clip_method": "taken"}),
-    ({"lr_scheduler": "polynomial", "lr_warmup_steps": 10}, {"schedule.lr_scheduler": "polynomial", "schedule.lr_scheduler_args": {"lr_end": 4e-7}, "schedule.lr_warmup_steps": 10}, {}),
-    ({"lr_scheduler": "sine", "learning_rate": 4e-6}, {"schedule.lr_scheduler": "cosine", "schedule.lr_scheduler_min_lr_ratio": 0.1}, {"lr_scheduler": "changed"}),
+    (
+        {"lr_scheduler": "polynomial", "lr_warmup_steps": 10},
+        {"schedule.lr_scheduler": "polynomial", "schedule.lr_scheduler_args": {"lr_end": 4e-7}, "schedule.lr_warmup_steps": 10},
+        {},
+    ),
+    (
+        {"lr_scheduler": "sine", "learning_rate": 4e-6},
+        {"schedule.lr_scheduler": "cosine", "schedule.lr_scheduler_min_lr_ratio": 0.1},
+        {"lr_scheduler": "changed"},
+    ),
     ({"lr_scheduler": "constant", "lr_warmup_steps": 9}, {"schedule.lr_scheduler": "constant_with_warmup"}, {}),
     ({"offset_noise": "true", "noise_offset_probability": 0.5}, {"noise.noise_offset": 0.1}, {"noise_offset_probability": "changed"}),
-    ({"snr_gamma": 5, "use_soft_min_snr": True, "loss_type": "smooth_l1"}, {"noise.min_snr_gamma": 5.0, "noise.loss_type": "smooth_l1"}, {"use_soft_min_snr": "unavailable"}),
+    (
+        {"snr_gamma": 5, "use_soft_min_snr": True, "loss_type": "smooth_l1"},
+        {"noise.min_snr_gamma": 5.0, "noise.loss_type": "smooth_l1"},
+        {"use_soft_min_snr": "unavailable"},
+    ),
     ({"use_ema": True}, {"method.ema": True, "method.ema_decay": 0.995, "method.ema_device": "cpu"}, {"ema_decay": "default"}),
     ({"base_model_precision": "int8-quanto"}, {"memory.fp8_base_unet": False}, {"base_model_precision": "unavailable"}),
     ({"base_model_precision": "fp8-torchao"}, {"memory.fp8_base_unet": True}, {"base_model_precision": "changed"}),
     ({"resolution": 1.0, "resolution_type": "area"}, {"dataset.resolution": 1024}, {"resolution": "taken"}),
     ({"resolution": 512, "resolution_type": "pixel"}, {"dataset.resolution": 512}, {"resolution": "changed"}),
     (
-        {"validation_prompt": "a fox", "validation_resolution": "1024x768,512", "validation_seed": 3, "validation_noise_scheduler": "euler-a"},
-        {"samples.sample_prompts": ["a fox --d 3", "a fox --w 512 --h 512 --d 3"], "samples.width": 1024, "samples.height": 768, "samples.sample_sampler": "euler_a"},
+        {
+            "validation_prompt": "a fox", "validation_resolution": "1024x768,512", "validation_seed": 3,
+            "validation_noise_scheduler": "euler-a",
+        },
+        {
+            "samples.sample_prompts": ["a fox --d 3", "a fox --w 512 --h 512 --d 3"], "samples.width": 1024, "samples.height": 768,
+            "samples.sample_sampler": "euler_a",
+        },
         {"validation_seed": "taken"},
     ),
     ({"validation_disable": True, "validation_prompt": "a"}, {"samples.sample_prompts": []}, {}),
     ({"learning_rate": "0,0001"}, {"optimizer.learning_rate": 4e-7}, {"learning_rate": "unavailable"}),
     ({"lora_rank": 100_000}, {"network.rank": 1024}, {"lora_rank": "changed"}),
-    ({"snr_gama": 1, "webhook_config": "https://0123456789", "flow_shift": 3}, {}, {"snr_gama": "unavailable", "webhook_config": "secret", "flow_shift": "idle"}),
+    (
+        {"snr_gama": 1, "webhook_config": "https://0123456789", "flow_shift": 3},
+        {},
+        {"snr_gama": "unavailable", "webhook_config": "secret", "flow_shift": "idle"},
+    ),
 ]  # fmt: skip
 BACKENDS = [
     ({}, {"folder": "/a", "num_repeats": 1, "resolution": 1024, "role": "train", "enable_bucket": True, "random_crop": False}),
     ({"repeats": 9, "resolution": 0.5, "resolution_type": "area"}, {"num_repeats": 10, "resolution": 704}),
     ({"crop": True}, {"enable_bucket": False, "random_crop": True}),
     ({"crop": True, "crop_aspect": "preserve", "crop_style": "center"}, {"enable_bucket": True, "random_crop": False}),
-    ({"caption_strategy": "textfile", "instance_prompt": "zkw", "prepend_instance_prompt": True}, {"caption_extension": ".txt", "caption_lines": "random", "caption_prefix": "zkw"}),
+    (
+        {"caption_strategy": "textfile", "instance_prompt": "zkw", "prepend_instance_prompt": True},
+        {"caption_extension": ".txt", "caption_lines": "random", "caption_prefix": "zkw"},
+    ),
     ({"caption_strategy": "instanceprompt", "instance_prompt": "zkw"}, {"caption_extension": simpletuner.UNREAD, "class_tokens": "zkw"}),
-    ({"dataset_type": "eval", "disabled": True, "minimum_image_size": 512}, {"role": "validation", "enabled": False, "skip_image_resolution": 511}),
+    (
+        {"dataset_type": "eval", "disabled": True, "minimum_image_size": 512},
+        {"role": "validation", "enabled": False, "skip_image_resolution": 511},
+    ),
     ({"is_regularisation_data": True}, {"diff_output_preservation": True}),
 ]  # fmt: skip
 
@@ -284,6 +384,7 @@ def test_each_key_ends_in_the_job_or_in_a_line(program):
         "datasets",
         "sample.samples",
         "data_backend_config",
+        "train.ema_config",
     }
     rows = {key.replace("*", "any"): row for key, row in module.table().rows.items()}
     given = {
@@ -335,7 +436,7 @@ def _process(given, listed):
         (config(model_family="sd3"), "import.other-family", "Diffusion 3"),
         (config(controlnet=True), "import.other-method", "ControlNet"),
         ("job: extension\nconfig:\n  process:\n", "import.no-process", "process"),
-        ("job: extension\nconfig:\n  process: [", "file.not-yaml", "line 3"),
+        ("job: extension\nconfig:\n  process: [", "file.not-yaml", "line 4"),
         ("job: a\nconfig: &a {process: [*a]}\nprocess: 1", "file.not-yaml", "alias"),
         ("config: {process: !!python/name:os.system }\nprocess: 1", "file.not-yaml", "tag"),
     ],

@@ -351,7 +351,7 @@ def _edge(value: float, kind: str) -> int:
 
 def _least(value: float | None) -> int:
     """Images with no more pixels than its square are left out; SimpleTuner keeps those of the size itself."""
-    return 0 if not value or value <= 0 else max(0, _edge(value, "area" if value <= 10 else "") - 1)
+    return _edge(value, "area" if value <= 10 else "") - 1 if value and 0 < value < 1e6 else 0
 
 
 def _backends(config: Config) -> list[Values]:
@@ -368,10 +368,7 @@ def _backends(config: Config) -> list[Values]:
 
 def folders(config: Config, listed: list[Values]) -> Values:
     taken = [config.take(each, "data.") for each in listed]
-    ids = {
-        own["data.id"] or each.get("data.id"): own["data.instance_data_dir"]
-        for own, each in zip(taken, listed, strict=True)
-    }
+    ids = {str(own["data.id"]): own["data.instance_data_dir"] for own in taken}
     sources = [source for own in taken for source in _source(config, own, ids)]
     first = next((source["resolution"] for source in sources), None)
     area = config["resolution"]
@@ -390,17 +387,19 @@ def folders(config: Config, listed: list[Values]) -> Values:
 def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
     try:
         number = float(value or 1024)
-    except ValueError:
-        config.note(key, "unavailable", "is not a number; 1024 is set")
-        number = 1024.0
+    except (ValueError, TypeError):
+        number = -1.0
+    if not 0 < number < 1e6:
+        config.note(key, "unavailable", "is not a size; 1024 is set")
+        return 1024
     if kind == "pixel":
         config.note(
             key, "changed", "is the side of a square with as many pixels; SimpleTuner takes it as the shorter side"
         )
-    return _edge(number if number < 1e6 else 1e6, "area" if number <= 10 else "")
+    return _edge(number, "area" if number <= 10 else "")
 
 
-def _source(config: Config, own: Values, ids: dict[Any, str]) -> Iterator[Values]:
+def _source(config: Config, own: Values, ids: dict[str, str]) -> Iterator[Values]:
     kind = own["data.dataset_type"]
     role = (table().rows["data.dataset_type"].choices or {}).get(kind, "")
     if not role:  # embeds, conditioning, videos
@@ -416,7 +415,7 @@ def _source(config: Config, own: Values, ids: dict[Any, str]) -> Iterator[Values
     random = config.among("data.crop_style", table().rows["data.crop_style"].choices or {}, own["data.crop_style"])
     resolution = config["resolution"] if own["data.resolution"] is None else own["data.resolution"]
     size = _resolution(config, resolution, own["data.resolution_type"] or config["resolution_type"], "data.resolution")
-    mask = ids.get(own["data.conditioning_data"]) if own["data.conditioning_data"] else None
+    mask = ids.get(str(own["data.conditioning_data"])) if own["data.conditioning_data"] else None
     yield bounded(
         {
             "folder": folder,

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,11 +80,16 @@ class Table:
     lists: tuple[str, ...] = ()
     nullable: tuple[str, ...] = ()
 
+    @cached_property
+    def open(self) -> list[str]:
+        """The keys that end with *."""
+        return [name for name in self.rows if name[-1] == "*"]
+
     def row(self, key: str) -> Row | None:
         """The row of a key; else the longest one that ends with * and fits."""
         if key in self.rows:
             return self.rows[key]
-        fitting = [name for name in self.rows if name[-1] == "*" and key.startswith(name[:-1])]
+        fitting = [name for name in self.open if key.startswith(name[:-1])]
         return self.rows[max(fitting, key=len)] if fitting else None
 
     def below(self, prefix: str) -> Iterator[tuple[str, Row]]:
