@@ -326,7 +326,8 @@ def test_datasets_are_folders():
         assert {name: getattr(source, name) for name in settings} == settings, dataset
     for backend, settings in BACKENDS:
         listed = [{"id": "a", "type": "local", "instance_data_dir": "/a"} | backend, {"dataset_type": "text_embeds"}]
-        for text in (json.dumps(listed), config(data_backend_config=listed)):
+        saved = json.dumps({"_metadata": {}, "config": json.loads(config(data_backend_config=listed))})  # by its page
+        for text in (json.dumps(listed), config(data_backend_config=listed), saved):
             (source,) = import_project(text).job.dataset.sources
             assert {name: getattr(source, name) for name in settings} == settings, backend
 
@@ -339,7 +340,11 @@ def test_files_that_a_config_names_are_read_there_or_next_to_it(tmp_path):
         "algo": "lokr",
         "linear_dim": 10_000,
         "factor": 12,
-        "apply_preset": {"target_module": ["Attention", "FeedForward"]},
+        "use_tucker": True,
+        "apply_preset": {
+            "target_module": ["Attention", "FeedForward"],
+            "module_algo_map": {"Attention": {"factor": 4}},
+        },
     }
     (tmp_path / "lycoris.json").write_text(json.dumps(lycoris))
     (tmp_path / "prompts.json").write_text(json.dumps({"one": "a fox", "two": {"prompt": "a cat"}}))
@@ -363,6 +368,8 @@ def test_files_that_a_config_names_are_read_there_or_next_to_it(tmp_path):
         "a fox",
         "a cat",
     ]
+    (entry,) = [each for each in found.report if each.key == "lycoris_config"]
+    assert entry.sentence.endswith("not taken: use_tucker, Attention")
     assert kinds(found)["data.aws_secret_access_key"] == "secret" and "0123456789" not in "\n".join(found.lines())
 
 

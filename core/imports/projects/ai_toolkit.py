@@ -58,7 +58,8 @@ def recognizes(source: Source) -> bool:
     if source.path is not None:
         return False
     if source.json is not None:
-        return "schema_version" not in source.json and isinstance(source.json.get("config"), dict)
+        job = source.json.get("config")
+        return "schema_version" not in source.json and isinstance(job, dict) and "process" in job
     return all(line.search(source.text) for line in LINES)
 
 

@@ -40,6 +40,15 @@ ALGORITHMS = {
     "diag-oft": "diag_oft", "boft": "boft",
 }  # fmt: skip
 LAYERS = {"Attention": "attn", "FeedForward": "ff"}  # LyCORIS' names of modules -> parts of names of layers
+LYCORIS = {
+    "algo",
+    "linear_dim",
+    "linear_alpha",
+    "factor",
+    "full_matrix",
+    "apply_preset",
+    "bypass_mode",
+}  # what of its file is read
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 FIXED: Fixed = {"validation.best_checkpoint": ("off", "SimpleTuner does not compare checkpoints")}
 
@@ -51,9 +60,15 @@ def table() -> Table:
 
 def recognizes(source: Source) -> bool:
     if source.json is not None:
-        bare = {key.lstrip("-") for key in source.json}
+        bare = {key.lstrip("-") for key in _content(source.json)}
         return "schema_version" not in bare and bool({"model_family", BACKENDS} & bare)
     return bool(_backends_alone(source))
+
+
+def _content(config: Values) -> Values:
+    """The options; its page saves them in "config", with "_metadata" next to it."""
+    inside = config.get("config")
+    return inside if isinstance(inside, dict) and "process" not in inside else config
 
 
 def _backends_alone(source: Source) -> list[Any]:
@@ -86,7 +101,7 @@ def read(source: Source) -> Import:
 
 def resolve(source: Source) -> Config:
     """The config. Raises ProblemsError for models and methods that are not trained here."""
-    config = Config(table(), source, source.json or {BACKENDS: _backends_alone(source)})
+    config = Config(table(), source, _content(source.json) if source.json else {BACKENDS: _backends_alone(source)})
     bare = {key: key.lstrip("-") for key in config.written}
     config.today = {key: ALIASES.get(name, name) for key, name in bare.items()}
     raw = {config.today[key]: value for key, value in config.written.items() if value not in (None, "")}
@@ -212,9 +227,9 @@ def _lycoris(config: Config) -> Values:
     whole = kind == "lokr" and (given.get("full_matrix") is True or rank > 1024)
     modules = preset.get("target_module") if isinstance(preset, dict) else None
     named = [str(each) for each in modules] if isinstance(modules, list) else ["Attention"]
-    left = [each for each in named if each not in LAYERS] + [
-        name for name in given if name in ("use_tucker", "use_scalar", "unet_lr")
-    ]
+    left = [each for each in named if each not in LAYERS]
+    left += [name for name, value in given.items() if name not in LYCORIS and (name, value) != ("multiplier", 1)]
+    left += _of_modules(preset, given)
     config.note(key, "changed", f"{kind}; not taken: {', '.join(left)[:200]}" if left else f"is read: {kind}")
     found = {"network.kind": kind, "network.rank": 16 if whole else int(rank), "network.network_dropout": 0.0}
     found |= {
@@ -224,6 +239,13 @@ def _lycoris(config: Config) -> Values:
     return found | (
         {"lokr.factor": int(numbers.get("factor", -1)), "lokr.full_matrix": whole} if kind == "lokr" else {}
     )
+
+
+def _of_modules(preset: Any, given: Values) -> list[str]:
+    """The kinds of modules for which LyCORIS' file has other values than for the rest."""
+    found = preset.get("module_algo_map") if isinstance(preset, dict) else None
+    modules = found.items() if isinstance(found, dict) else ()
+    return [name for name, own in modules if not isinstance(own, dict) or own != {key: given.get(key) for key in own}]
 
 
 def optimizer(config: Config) -> Values:
@@ -370,6 +392,10 @@ def folders(config: Config, listed: list[Values]) -> Values:
     taken = [config.take(each, "data.") for each in listed]
     ids = {str(own["data.id"]): own["data.instance_data_dir"] for own in taken}
     sources = [source for own in taken for source in _source(config, own, ids)]
+    if listed and not sources:
+        config.warn(
+            "No data backend is a folder with images", BACKENDS, "choose the image folders", "import.no-folders"
+        )
     first = next((source["resolution"] for source in sources), None)
     area = config["resolution"]
     found: Values = {"dataset.folder": None, "dataset.sources": sources}
