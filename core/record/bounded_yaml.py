@@ -16,7 +16,7 @@ LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fx_:]{{{MAX_DIGITS},}}", re.IGNORECA
 LEFT_OUT = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "merge", "value")}  # stay texts
 
 if TYPE_CHECKING:
-    Base = yaml.SafeLoader
+    from yaml import SafeLoader as Base
 else:
     Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
 

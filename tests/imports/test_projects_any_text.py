@@ -81,7 +81,7 @@ SIMPLETUNER = {
     "seed": 42, "snr_gamma": 5, "validation_resolution": "1024x768,1.0", "validation_seed": 3, "lr_scheduler": "polynomial",
     "lycoris_config": "lycoris.json", "data_backend_config": BACKENDS, "minimum_image_size": 0.5, "use_ema": "true",
 }  # fmt: skip
-HUGE = (
+HUGE: tuple[object, ...] = (
     10**30,
     -(10**30),
     1e30,

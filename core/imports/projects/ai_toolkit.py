@@ -190,10 +190,12 @@ def network(config: Config) -> Values:
     kind, row = config["network.type"].lower(), table().rows["network.type"]
     text, unet = config["train.train_text_encoder"], config["train.train_unet"]
     if config.method == "fine_tune":
-        found = {"method.train_text_encoder": "yes" if text else "no"}
-        return found | ({} if unet else {"optimizer.unet_lr": 0.0})
+        return {"method.train_text_encoder": "yes" if text else "no"} | ({} if unet else {"optimizer.unet_lr": 0.0})
     if config.method != "lora":
         return {}
+    kwargs = config["network.network_kwargs"]
+    if isinstance(kwargs, dict) and not any(kwargs.values()):
+        config.note("network.network_kwargs", "idle", "is empty")
     if kind == "lorm":
         kind = row.default
     kind = config.among("network.type", row.choices or {}, kind)
@@ -204,7 +206,7 @@ def network(config: Config) -> Values:
     stated = "network.linear_alpha" in config.written
     alpha = config["network.linear_alpha" if stated else "network.alpha"]
     conv = int(config["network.conv"] or 0) or None
-    found = {"network.kind": kind, "network.rank": rank, "network.alpha": alpha, "network.conv_rank": conv}
+    found: Values = {"network.kind": kind, "network.rank": rank, "network.alpha": alpha, "network.conv_rank": conv}
     found |= {"network.conv_alpha": (config["network.conv_alpha"] or conv) if conv else None}
     if kind == "lokr":
         whole = config["network.lokr_full_rank"]
