@@ -45,7 +45,6 @@ FIXED: Fixed = {
     "captions.caption_lines": ("all", "AI Toolkit takes a caption file as a whole"),
     "samples.prompt_weights": (False, "AI Toolkit reads brackets as text"),
     "validation.best_checkpoint": ("off", "AI Toolkit does not compare checkpoints"),
-    "method.ema_warmup": (False, ""),
 }
 
 
@@ -303,7 +302,7 @@ def noise(config: Config) -> Values:
         found["memory.full_precision"] = {"no": "fp32"}.get(precision, precision)
     if config["train.ema_config.use_ema"]:
         decay = within(0.0, 0.999999, config["train.ema_config.ema_decay"])
-        found |= {"method.ema": True, "method.ema_decay": decay}
+        found |= {"method.ema": True, "method.ema_decay": decay, "method.ema_warmup": False}
     if config["train.inverted_mask_prior"]:
         found["noise.masked_prior_preservation_weight"] = config["train.inverted_mask_prior_multiplier"]
     if config["train.diff_output_preservation"]:
