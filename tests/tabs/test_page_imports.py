@@ -17,6 +17,11 @@ DATA = """([text, name]) => {
 }"""
 PASTE = f"""([text, where]) => document.querySelector(where)
   .dispatchEvent(new ClipboardEvent("paste", {{bubbles: true, cancelable: true, clipboardData: ({DATA})([text, ""])}}))"""
+AI_TOOLKIT = """job: extension
+config:
+  process:
+    - {type: sd_trainer, network: {linear: 7}, model: {name_or_path: a}}
+"""
 
 
 def drop(tab, text, name):
@@ -74,6 +79,12 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
     tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
     expect(rank).to_have_value("32")
     expect(tab.locator("#import-report")).to_have_count(0)
+
+    paste(tab, AI_TOOLKIT)
+    expect(rank).to_have_value("7")
+    drop(tab, json.dumps({"model_family": "sdxl", "lora_rank": 12}), "config.json")
+    expect(rank).to_have_value("12")
+    expect(tab.get_by_role("region", name="Imported from SimpleTuner")).to_be_visible()
 
     revision = project.revision
     paste(tab, "python flux_train_network.py --network_dim 4")
