@@ -8,8 +8,8 @@
   const LOOKS_FOR = `a preset of at most ${Math.floor(MOST / 1e6)} MB, or the command line, script, config or preset of another trainer of at most ${MOST_FOREIGN.toLocaleString("en-US")} characters`;
   const LOOKS_FOR_LORA = `a LoRA whose header has at most ${MOST_HEADER / 1e6} MB`;
   const WIDE = {"255,254": "utf-16le", "254,255": "utf-16be"};  // how Windows writes texts too
-  /* A pasted text with options, a path of a script, TOML or JSON. */
-  const SETTINGS = /^[ \t]*\{|(^|\s)--[a-z]\w{2,}|^[ \t]*[\w.]+[ \t]*=|\.py\b/m;
+  /* A pasted text with options, a path of a script, TOML, YAML or JSON. */
+  const SETTINGS = /^[ \t]*[{[]|^(job|config)[ \t]*:|(^|\s)--[a-z]\w{2,}|^[ \t]*[\w.]+[ \t]*=|\.py\b/m;
   let sent = {}, count = 0, state = {values: {}}, card = null;
 
   /* ---- opening ---- */
@@ -56,7 +56,7 @@
     const own = atelier.modelsDialog("Import settings",
       h("p", {class: "hint"}, "Opens the training settings of kohya_ss, sd-scripts and other trainers in the form, and lists what differs here. Files can also be dropped on this page, and texts pasted."),
       h("label", {class: "import-source"}, h("span", {}, "File"), file),
-      h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML or JSON"), pasted),
+      h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML, YAML or JSON"), pasted),
       h("div", {class: "buttons"}, button("Import the text", () => { if (pasted.value.trim()) { own.close(); send("", pasted.value); } else pasted.focus(); }, "primary")));
     file.focus();
   };

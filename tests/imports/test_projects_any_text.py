@@ -6,7 +6,9 @@ import time
 from functools import cache
 
 import pytest
+import yaml
 
+from core.imports.projects import ai_toolkit, simpletuner
 from core.imports.projects.importers import MAX_BYTES, ProjectImporter, import_project, register
 from core.imports.projects.importers import PROJECT_IMPORTERS as IMPORTERS
 from core.imports.projects.report import Entry, Import
@@ -15,7 +17,7 @@ from core.record.problems import ProblemsError
 from core.settings.job import TrainJob
 from tests.imports.projects import cases
 
-PIECES = """ \0 " ' ` $( ${ (( { } [ 1e999 -1 0,1 null “ %X% = -- """.split(" ") + [
+PIECES = """ \0 " ' ` & * ! | > ~ : ? !!int $( ${ (( { } [ 1e999 -1 0,1 null “ %X% = -- """.split(" ") + [
     "\\\n",
     "^\n",
     "`\n",
@@ -23,14 +25,92 @@ PIECES = """ \0 " ' ` $( ${ (( { } [ 1e999 -1 0,1 null “ %X% = -- """.split(" 
     "é" * 40,
     "\ud83d",
 ]
-SECONDS, MUTATED = 1.0, 150
+SECONDS, MUTATED = 1.0, 300
+YAML = """job: extension
+config:
+  name: fox
+  process:
+    - type: sd_trainer
+      network: {linear: 16, conv: 4}
+      save: &save
+        save_every: 250
+      train: {steps: 100, lr: 1e-4, ema_config: {use_ema: true}}
+      datasets:
+        - folder_path: "/data/fox"
+          resolution: [512, 768]
+      model: {name_or_path: /models/a.safetensors, is_xl: true}
+      sample:
+        prompts: ["a fox --n 'b' --seed 3", "[trigger]"]
+"""
+AI_TOOLKIT = {
+    "job": "extension",
+    "config": {
+        "name": "fox",
+        "process": [
+            {
+                "type": "sd_trainer",
+                "trigger_word": "zkw",
+                "network": {"type": "lokr", "lokr_factor": 8, "linear": 4, "linear_alpha": 1.0},
+                "train": {
+                    "optimizer_params": {"weight_decay": 0.1},
+                    "lr_scheduler_params": {"eta_min": 1e-5},
+                    "lr_scheduler": "cosine",
+                },
+                "datasets": [{"folder_path": "/a", "caption_ext": "txt", "mask_path": "/b", "keep_tokens": 1}],
+                "model": {"name_or_path": "a", "arch": "sdxl"},
+                "sample": {"samples": [{"prompt": "a", "width": 640, "neg": "b"}], "seed": 3},
+            }
+        ],
+    },
+    "meta": {"name": "[name]"},
+}
+BACKENDS = [
+    {
+        "id": "a",
+        "type": "local",
+        "instance_data_dir": "/a",
+        "resolution": 1.0,
+        "resolution_type": "area",
+        "repeats": 3,
+        "crop": True,
+    },
+    {"id": "t", "dataset_type": "text_embeds", "conditioning_data": "a"},
+]
+SIMPLETUNER = {
+    "--model_family": "sdxl", "model_type": "lora", "--lora_rank": 8, "optimizer": "optimi-adamw", "optimizer_config": "eps=1e-6,betas=1",
+    "seed": 42, "snr_gamma": 5, "validation_resolution": "1024x768,1.0", "validation_seed": 3, "lr_scheduler": "polynomial",
+    "lycoris_config": "lycoris.json", "data_backend_config": BACKENDS, "minimum_image_size": 0.5, "use_ema": "true",
+}  # fmt: skip
+HUGE: tuple[object, ...] = (
+    10**30,
+    -(10**30),
+    1e30,
+    "9" * 90,
+    "nan",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    None,
+    True,
+    "",
+    "\0",
+    "x" * 900,
+)  # as any value
 
 
 @cache
 def texts():
     found = [json.dumps(case["preset"]) for case in cases("kohya_ss")]
     found += [case["text"] for case in cases("sd_scripts") if case["text"]]
-    return found + [json.dumps(case["config"]) for case in cases("onetrainer")["cases"]]
+    found += [json.dumps(case["config"]) for case in cases("onetrainer")["cases"]]
+    return found + 3 * [
+        YAML,
+        yaml.safe_dump(AI_TOOLKIT),
+        json.dumps(AI_TOOLKIT),
+        json.dumps(SIMPLETUNER),
+        json.dumps(BACKENDS),
+    ]
 
 
 def mutated(number):
@@ -59,6 +139,32 @@ def answer(text, **more):
 def test_mutated_texts_are_read_or_refused():
     for number in range(MUTATED):
         answer(mutated(number))
+
+
+@pytest.mark.parametrize("program", [ai_toolkit, simpletuner], ids=["ai_toolkit", "simpletuner"])
+def test_any_value_of_any_key_is_read_or_refused(program):
+    """Each key with each of the values; those of parts and of lists in their place."""
+    rows, at = [key.replace("*", "any") for key in program.keys()], 0
+    for value in HUGE:
+        for part in range(0, len(rows), 12):  # some keys at a time, since one can be refused
+            at += 1
+            config = json.loads(json.dumps(AI_TOOLKIT if program is ai_toolkit else SIMPLETUNER))
+            process = config["config"]["process"][0] if program is ai_toolkit else config
+            for key in rows[part : part + 12]:
+                _put(process, key, value)
+            answer(json.dumps(config))
+
+
+def _put(config, key, value):
+    """Set the key of a part ("train.lr") or of an item of a list ("data.crop")."""
+    *parts, name = key.split(".")
+    for word in parts:
+        place = config.setdefault({"data": "data_backend_config"}.get(word, word), {})
+        place = place[0] if isinstance(place, list) and place else place
+        if not isinstance(place, dict):
+            return
+        config = place
+    config[name] = json.loads(json.dumps(value))
 
 
 @pytest.mark.slow
@@ -109,6 +215,49 @@ def test_two_thousand_mutated_texts_are_read_or_refused_within_a_second_each():
                 "batch_size": -(10**38),
             }
         ),
+        json.dumps(
+            {
+                "job": "a",
+                "config": {
+                    "process": [{"type": [], "train": 5, "datasets": {"a": 1}, "model": [], "sample": {"prompts": "x"}}]
+                },
+            }
+        ),
+        json.dumps(
+            {
+                "job": "a",
+                "config": {"process": [{"datasets": [{}] * 50_000, "sample": {"prompts": ["a --n b"] * 20_000}}]},
+            }
+        ),
+        json.dumps(
+            {
+                "job": "a",
+                "config": {"process": [{"type": "sd_trainer", **{f"key{number}": 1 for number in range(20_000)}}]},
+            }
+        ),
+        json.dumps(
+            {"model_family": {}, "lora_rank": [1], "data_backend_config": [{}] * 1000, "optimizer_config": "=," * 1000}
+        ),
+        json.dumps(
+            {
+                "model_family": "sdxl",
+                "data_backend_config": [{"instance_data_dir": "/a"}] * 8000,
+                "validation_resolution": "x," * 1000,
+            }
+        ),
+        json.dumps([{"instance_data_dir": "/a", "id": []}] * 6000),
+        "config:\nprocess: " + "[" * 3000,
+        "config:\nprocess:\n" + "- " * 3000,
+        "config: {a: &a [1]}\nprocess: [" + "*a, " * 50_000 + "]",
+        "config: 1\nprocess:\n" + "".join(f"{'  ' * number}a:\n" for number in range(500)),
+        "config: 1\nprocess: [" + "1, " * 90_000 + "]",
+        "config: 1\nprocess: " + "9" * 200_000,
+        "config: 1\nprocess: |\n" + " x\n" * 90_000,
+        "config: 1\nprocess: " + "1:" * 100_000,
+        "config:\n process: {" + "a: 1, " * 40_000 + "}",
+        "config:\nprocess:\n" + "#" * 250_000,
+        "config:\nprocess: " + " " * 250_000 + ":",
+        "config :" * 30_000,
         "x" * (MAX_BYTES + 1),
         'pretrained_model_name_or_path = "a"\nnetwork_module = "' + "x" * 100_000 + '"',
     ],

@@ -5,11 +5,12 @@ import json
 import pytest
 
 from core.imports.projects.importers import import_project
-from core.imports.projects.onetrainer_config import IDLE, PARTS, SECRET, flattened, resolve, rows
+from core.imports.projects.onetrainer_config import PARTS, resolve, rows
+from core.imports.projects.table import IDLE, SECRET, flattened
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
 from tests.imports.projects import cases, pasted
-from workshop import onetrainer_docs
+from workshop import import_docs
 
 MODEL = {"__version": 11, "model_type": "STABLE_DIFFUSION_15", "training_method": "LORA"}
 SDXL = {"model_type": "STABLE_DIFFUSION_XL_10_BASE"}
@@ -393,5 +394,6 @@ def test_other_models_are_refused_by_name(model, word):
     assert refused.value.codes == ["import.other-family"] and word in refused.value.problems[0].what
 
 
-def test_the_guide_lists_the_keys_of_the_table():
-    assert onetrainer_docs.TARGET.read_text("utf-8") == onetrainer_docs.render(), "run ./launch.sh docs"
+def test_the_guides_list_the_keys_of_the_tables():
+    for page in import_docs.PAGES:
+        assert page.read_text("utf-8") == import_docs.render(page), "run ./launch.sh docs"

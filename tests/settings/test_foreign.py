@@ -71,6 +71,8 @@ def test_a_preset_of_another_program_is_named_with_the_command_that_imports_it(t
     problem = refused(tmp_path, json.dumps(KOHYA))
     assert "kohya_ss" in problem.what and f"import {tmp_path / 'theirs.json'}" in problem.fix
     assert "a secret" not in str(problem)
+    problem = refused(tmp_path, "job: extension\nconfig:\n  name: fox\n  process: []\n", "fox.yaml")
+    assert "AI Toolkit" in problem.what and f"import {tmp_path / 'fox.yaml'}" in problem.fix
     for name in ("config.toml", "renamed.json"):
         problem = refused(tmp_path, TOML, name)
         assert "sd-scripts" in problem.what and f"import {tmp_path / name}" in problem.fix
@@ -101,6 +103,7 @@ def test_the_command_line_says_it(tmp_path, capsys):
 FOUND_BY = {
     "kohya_ss": dict.fromkeys(("LoRA_type", "output_dir", "mixed_precision"), ""),
     "OneTrainer": dict.fromkeys(("__version", "workspace_dir", "concepts"), ""),
+    "SimpleTuner": dict.fromkeys(("--model_family", "data_backend_config", "--lora_type"), ""),
 }
 
 

@@ -20,6 +20,11 @@ DATA = """([text, name]) => {
 }"""
 PASTE = f"""([text, where]) => document.querySelector(where)
   .dispatchEvent(new ClipboardEvent("paste", {{bubbles: true, cancelable: true, clipboardData: ({DATA})([text, ""])}}))"""
+AI_TOOLKIT = """job: extension
+config:
+  process:
+    - {type: sd_trainer, network: {linear: 7}, model: {name_or_path: a}}
+"""
 
 
 def drop(tab, text, name):
@@ -78,6 +83,12 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
     expect(rank).to_have_value("32")
     expect(tab.locator("#import-report")).to_have_count(0)
 
+    paste(tab, AI_TOOLKIT)
+    expect(rank).to_have_value("7")
+    drop(tab, json.dumps({"model_family": "sdxl", "lora_rank": 12}), "config.json")
+    expect(rank).to_have_value("12")
+    expect(tab.get_by_role("region", name="Imported from SimpleTuner")).to_be_visible()
+
     revision = project.revision
     paste(tab, "python flux_train_network.py --network_dim 4")
     expect(tab.locator("#said.error")).to_contain_text("FLUX")
@@ -87,7 +98,7 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
     assert project.revision == revision
 
     menu(tab, "Import ...")
-    tab.get_by_label("Or a command line, TOML or JSON").fill(COMMAND.format(5, "cat"))
+    tab.get_by_label("Or a command line, TOML, YAML or JSON").fill(COMMAND.format(5, "cat"))
     assert tab.evaluate(VIOLATIONS) == []
     tab.get_by_role("button", name="Import the text").click()
     expect(rank).to_have_value("5")

@@ -8,17 +8,18 @@ from pathlib import Path
 from types import MappingProxyType
 
 from core.dataset.captions.encodings import decode_text
-from core.imports.projects import kohya_ss, lora_file, onetrainer, sd_scripts
+from core.imports.projects import ai_toolkit, kohya_ss, lora_file, onetrainer, sd_scripts, simpletuner
 from core.imports.projects.report import MAX_BYTES, Import, Source
 from core.record.bounded_json import parse_json
 from core.record.bounded_toml import parse_toml
+from core.record.bounded_yaml import parse_yaml
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.settings.presets.foreign import foreign_problem
 
 EXPECTED = (
-    "use a preset of kohya_ss or OneTrainer (.json), a LoRA (.safetensors), or a command line, script or config file of "
-    "sd-scripts"
+    "use a preset of kohya_ss or OneTrainer (.json), a config of AI Toolkit (.yaml) or SimpleTuner (.json), a LoRA "
+    "(.safetensors), or a command line, script or config file of sd-scripts"
 )
 
 
@@ -82,10 +83,12 @@ def import_project(
             parse_json(opened.text, opened.where, "correct it, or save it again")
         elif opened.suffix == ".toml":
             parse_toml(opened.text, opened.where, "correct that line")
+        elif opened.suffix in (".yaml", ".yml"):
+            parse_yaml(opened.text, opened.where, "correct that line")
         what = "The settings of no known program are in this text"
         raise ProblemsError.one(what, opened.where, EXPECTED, "import.unknown")
     return importer.read(opened)
 
 
-for module in (sd_scripts, kohya_ss, onetrainer, lora_file):
+for module in (sd_scripts, kohya_ss, onetrainer, ai_toolkit, simpletuner, lora_file):
     register(ProjectImporter(module.NAME, module.TITLE, module.recognizes, module.read, module.keys))

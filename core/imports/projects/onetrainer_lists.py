@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 
 from core.imports.projects.kohya_ss import counted
-from core.imports.projects.onetrainer_config import Config, Values, flattened, rows
-from core.imports.projects.onetrainer_rules import SIZE, size_of, within
+from core.imports.projects.onetrainer_config import Config, rows
+from core.imports.projects.onetrainer_rules import SIZE, size_of
+from core.imports.projects.table import Values, bounded, flattened, within
 from core.record.bounded_json import json_or_none
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
@@ -15,13 +16,6 @@ from core.record.regular import read_regular
 MOST, MOST_BYTES, LONGEST = 500, 1_000_000, 2_000  # concepts or samples, bytes of a file, characters of a prompt
 FORMER = {"repeats": "balancing", "validation_concept": "type"}
 ROLES = {"STANDARD": "train", "VALIDATION": "validation", "PRIOR_PREDICTION": "train"}
-# Bounds of a folder's settings
-BOUNDS = {
-    "loss_weight": (0, 100),
-    "keep_tokens": (0, 1000),
-    "num_repeats": (1, 10_000),
-    "samples_per_epoch": (1, 1_000_000),
-}
 
 
 def items(config: Config, name: str, file_key: str) -> list[Values]:
@@ -41,15 +35,6 @@ def items(config: Config, name: str, file_key: str) -> list[Values]:
     if len(found) < len(given):
         config.note(name, "changed", f"{len(found)} of {len(given)} are read")
     return [{f"{name}.{FORMER.get(key, key)}": value for key, value in each.items()} for each in found]
-
-
-def first_other(listed: list[Values]) -> Values:
-    """Each key of the concepts or samples with the first value that is not its default."""
-    found: Values = {}
-    for key, value in (pair for each in listed for pair in each.items()):
-        if key not in found or (key in rows() and found[key] == rows()[key].default):
-            found[key] = value
-    return found
 
 
 def concepts(config: Config, listed: list[Values]) -> Values:
@@ -83,9 +68,7 @@ def _sources(config: Config, given: Values) -> Iterator[Values]:
             source["resolution"] = size_of(text)
         else:
             config.note("concepts.image.resolution_override", "unavailable", "is neither a number nor width x height")
-    yield {
-        name: within(*BOUNDS[name], value) if name in BOUNDS else value for name, value in source.items()
-    } | _dropout(config, own)
+    yield bounded(source) | _dropout(config, own)
 
 
 def _dropout(config: Config, own: Values) -> Values:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from core.imports.projects.onetrainer_config import Config, Values, data, rows
+from core.imports.projects.onetrainer_config import Config, data, rows
+from core.imports.projects.table import Values, optimizer_settings, within
 from core.record.units import number_text
 from core.settings.check import shorten
-from core.settings.optimization.optimizer import COMMON
 from core.settings.optimization.optimizers import Entry, averages, find, literal
 
 BATCH, ACCUMULATION = "batch_size", "gradient_accumulation_steps"
@@ -61,10 +61,6 @@ FIXED: dict[str, tuple[Any, str]] = {
     "validation.best_checkpoint": ("off", "OneTrainer does not compare checkpoints"),
     "samples.prompt_weights": (False, "OneTrainer reads brackets as text"),
 }
-
-
-def within(low: Any, high: Any, number: Any) -> Any:
-    return min(max(low, number), high)
 
 
 # ---- model, precision, files
@@ -344,14 +340,11 @@ def optimizer(config: Config) -> Values:
         config.warn(what, "optimizer.optimizer", "choose an optimizer before you train", "import.unknown-optimizer")
     entry = find(name)
     arguments = {} if entry is None else _arguments(config, entry, nulls)
-    pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
-    own = {f"optimizer.{key}": arguments.pop(key) for key in COMMON if key in arguments and key not in pairs}
-    found = {"optimizer.optimizer_type": name, "optimizer.optimizer_args": arguments}
     scale = _scale(config, "loss_scaler")
     if scale > 1:
         sentence = f"optimizer.max_grad_norm is divided by {scale} instead, which has the same effect with Adam and similar optimizers"
         config.note("loss_scaler", "changed", sentence)
-    return found | own | {"optimizer.max_grad_norm": (config["clip_grad_norm"] or 0.0) / scale}
+    return optimizer_settings(name, arguments) | {"optimizer.max_grad_norm": (config["clip_grad_norm"] or 0.0) / scale}
 
 
 def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values:

@@ -164,6 +164,19 @@ class Source:
             return None
 
 
+def choose(titles: Sequence[str], source: Source, what: str) -> tuple[int, tuple[str, ...]]:
+    """The position of the one that `source.choice` names by its number or line, and the lines to choose from: none if there is
+    one alone. Raises ChoiceNeeded. what: they are, as in "2 training commands"."""
+    if len(titles) < 2:
+        return 0, ()
+    lines = tuple(f"{number}: {title}" for number, title in enumerate(titles, 1))
+    for at, line in enumerate(lines):
+        if source.choice in (line, line.partition(":")[0]):
+            return at, lines
+    what, fix = f"The text has {len(lines)} {what}", f"choose one: {'; '.join(lines)}"
+    raise ChoiceNeeded(Problem(what, source.where, fix, code="import.several-commands"), lines)
+
+
 def written_value(value: Any) -> Any:
     """A value for an entry: lists as sd-scripts' words."""
     return " ".join(map(str, value)) if isinstance(value, list) else value

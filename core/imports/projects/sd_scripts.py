@@ -9,7 +9,7 @@ from typing import Any
 
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects.options import NUMBER, SCRIPTS, Script, is_option, options_of, parse_words
-from core.imports.projects.report import MAX_BYTES, ChoiceNeeded, Entry, Import, Source
+from core.imports.projects.report import MAX_BYTES, ChoiceNeeded, Entry, Import, Source, choose
 from core.imports.projects.rules import Reading
 from core.imports.projects.shells import SUFFIXES, read_script
 from core.imports.projects.to_job import to_import
@@ -113,16 +113,10 @@ def _from_command(source: Source) -> Import:
         what = "The text has no training command of sd-scripts"
         fix = "paste the whole command, from accelerate or python on, or its options"
         raise ProblemsError.one(what, source.where, fix, "import.no-command")
-    choices = (
-        tuple(f"{number}: {_title(words)}" for number, words in enumerate(commands, 1)) if len(commands) > 1 else ()
-    )
-    chosen = next((each for each in choices if each == source.choice or each.partition(":")[0] == source.choice), "")
-    if choices and not chosen:
-        what, fix = f"The text has {len(choices)} training commands", f"choose one: {'; '.join(choices)}"
-        raise ChoiceNeeded(Problem(what, source.where, fix, code="import.several-commands"), choices)
-    words = commands[int(chosen.partition(":")[0]) - 1 if chosen else 0] if commands else loose
-    result = _command(words, source)
-    result.choices, result.choice = choices or result.choices, chosen or result.choice
+    at, choices = choose([_title(words) for words in commands], source, "training commands")
+    result = _command(commands[at] if commands else loose, source)
+    if choices:
+        result.choices, result.choice = choices, choices[at]
     result.problems += [Problem(note, source.where, level="advice", code="import.note") for note in script.notes]
     return result
 

@@ -24,7 +24,7 @@ from core.settings.base import Declared, Settings, declared, group_shown, value_
 from core.settings.check import build, shorten
 from core.settings.job import JOBS, SCHEMA_VERSION, TrainJob
 from core.settings.names import bad_name
-from core.settings.presets.foreign import foreign_problem, toml_values
+from core.settings.presets.foreign import foreign_problem, toml_values, yaml_values
 from core.settings.presets.migrations import switches_lost, to_version_2, to_version_3, with_present_tool
 
 HEADER = ("kind", "schema_version", "task", "title", "description", "preset", "family", "vram_gb", "reasons")
@@ -236,7 +236,8 @@ def checked(data: bytes, where: str) -> Preset:
     except ProblemsError as error:
         foreign = None
         if isinstance(error.__cause__, json.JSONDecodeError):
-            foreign = foreign_problem(toml_values(data.decode("utf-8-sig", "replace")), where, toml=True)
+            text = data.decode("utf-8-sig", "replace")
+            foreign = foreign_problem(toml_values(text), where, toml=True) or foreign_problem(yaml_values(text), where)
         if foreign is not None:
             raise ProblemsError([foreign]) from None
         raise

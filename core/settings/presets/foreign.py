@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.record.bounded_toml import bounded_loads
+from core.record.bounded_yaml import bounded_yaml
 from core.record.problems import Problem
 
 KOHYA_GUI, SD_SCRIPTS, ONETRAINER = "kohya_ss", "sd-scripts", "OneTrainer"
+AI_TOOLKIT, SIMPLETUNER = "AI Toolkit", "SimpleTuner"
 # Top-level names of each program's files that Atelier's presets do not have; three matches identify the program.
 MARKS = {
+    AI_TOOLKIT: {"job", "config.name", "config.process"},
+    SIMPLETUNER: {"model_family", "data_backend_config", "lora_type", "aspect_bucket_rounding", "resolution_type", "validation_prompt",
+                  "checkpointing_steps", "checkpoint_step_interval", "caption_dropout_probability", "validation_resolution"},
     ONETRAINER: {"training_method", "model_type", "base_model_name", "learning_rate_scheduler", "concept_file_name",
                  "concepts", "workspace_dir", "lora_rank", "output_model_destination", "batch_size", "__version"},
     KOHYA_GUI: {"pretrained_model_name_or_path", "LoRA_type", "train_data_dir", "output_dir", "output_name", "network_dim",
@@ -27,6 +32,14 @@ def toml_values(text: str) -> dict[str, Any] | None:
         return None
 
 
+def yaml_values(text: str) -> Any:
+    """The content of a YAML text; None for anything else."""
+    try:
+        return bounded_yaml(text)[0]
+    except (RecursionError, ValueError):
+        return None
+
+
 def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | None:
     """The problem with another program's file; None if the program is not known."""
     if not isinstance(raw, dict) or "schema_version" in raw:
@@ -35,7 +48,7 @@ def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | No
         what = "This is a dataset config of sd-scripts, not a preset"
         fix = "import it on the Dataset tab, or with --dataset-config FILE"
         return Problem(what, where, fix, code="preset.is-dataset-config")
-    values = _flat(raw)
+    values = {name.lstrip("-"): value for name, value in _flat(raw).items()}
     program = next((name for name, marks in MARKS.items() if len(marks & set(values)) >= 3), "")
     if not program:
         return None

@@ -1,0 +1,411 @@
+"""Reads the training settings of AI Toolkit (ostris/ai-toolkit): a job as YAML or JSON, of which one process is a training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from core.imports.projects.report import Import, Source, choose
+from core.imports.projects.table import (
+    Config,
+    Fixed,
+    Table,
+    Values,
+    arguments_of,
+    bounded,
+    chosen_optimizer,
+    first_other,
+    flattened,
+    optimizer_settings,
+    other_family,
+    read_table,
+    to_import,
+    within,
+)
+from core.record.bounded_yaml import parse_yaml
+from core.record.problems import ProblemsError
+from core.settings.check import shorten
+
+NAME, TITLE = "ai_toolkit", "AI Toolkit"
+LINES = [re.compile(rf"^\s*(?:- )?['\"]?{name}['\"]?[ \t]*:", re.MULTILINE) for name in ("config", "process")]
+VARIABLE, FLAG = re.compile(r"\$\{([^}]{1,100})\}"), re.compile(r"\s*--(\w+)")
+PARTS = (
+    "network", "save", "train", "model", "sample", "logging", "embedding", "adapter", "decorator", "guidance", "slider", "first_sample",
+    "train.ema_config",
+)  # fmt: skip
+MOST, LONGEST = 500, 2_000  # folders or prompts, characters of a prompt
+# Options of its prompts -> ours
+FLAGS = {"n": "n", "w": "w", "h": "h", "d": "d", "seed": "d", "l": "l", "cfg": "l", "s": "s", "steps": "s"}
+ITEM_FLAGS = {"neg": "n", "width": "w", "height": "h", "seed": "d", "guidance_scale": "l", "sample_steps": "s"}
+ROUNDED = ("adafactor", "adam8", "adamw8", "prodigy8bit", "automagic")  # its own classes, which round at random
+FIXED: Fixed = {
+    "dataset.bucket_no_upscale": (True, "AI Toolkit does not enlarge images"),
+    "captions.caption_lines": ("all", "AI Toolkit takes a caption file as a whole"),
+    "samples.prompt_weights": (False, "AI Toolkit reads brackets as text"),
+    "validation.best_checkpoint": ("off", "AI Toolkit does not compare checkpoints"),
+}
+
+
+@cache
+def table() -> Table:
+    return read_table(NAME, TITLE, ("datasets.", "sample.samples."))
+
+
+def recognizes(source: Source) -> bool:
+    if source.path is not None:
+        return False
+    if source.json is not None:
+        job = source.json.get("config")
+        return "schema_version" not in source.json and isinstance(job, dict) and "process" in job
+    return all(line.search(source.text) for line in LINES)
+
+
+def keys() -> Iterable[str]:
+    """Every key that it knows: those of the process and of its parts with dots."""
+    return table().rows
+
+
+def read(source: Source) -> Import:
+    config, choices, choice = resolve(source)
+    found = config.direct() | {path: value for rule in RULES for path, value in rule(config).items()}
+    folders = [_item(config, "datasets", each) for each in _items(config, "datasets")]
+    prompts = [_item(config, "sample.samples", each) for each in _items(config, "sample.samples")]
+    found |= datasets(config, folders) | samples(config, prompts)
+    written = config.written | first_other([*folders, *prompts], table())
+    result = to_import(config, found, written, FIXED, NAME, f"{config.method} of {found['model.family']}")
+    result.choices, result.choice = choices, choice
+    return result
+
+
+# ---- the text
+
+
+def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
+    """The config of the chosen process, and what can be chosen. Raises ProblemsError for models and methods that are not trained
+    here."""
+    content, repeated = (source.json, []) if source.json else parse_yaml(source.text, source.where, "correct that line")
+    job = content.get("config") if isinstance(content, dict) else None
+    processes = job.get("process") if isinstance(job, dict) else None
+    listed = [each for each in (processes if isinstance(processes, list) else [processes]) if isinstance(each, dict)]
+    if not listed or not isinstance(job, dict):
+        fix = "paste the whole job, with config and process"
+        raise ProblemsError.one("The job has no process", source.where, fix, "import.no-process")
+    at, choices = choose([_title(each) for each in listed], source, "processes")
+    meta = content.get("meta")
+    given = {key: value for key, value in content.items() if key not in ("config", "meta")}
+    given |= {key: value for key, value in job.items() if key != "process"} | listed[at]
+    given |= {f"meta.{key}": value for key, value in meta.items()} if isinstance(meta, dict) else {}
+    given = _filled(given, str(job.get("name") or ""))
+    config = Config(table(), source, flattened(flattened(given, PARTS[:-1]), PARTS[-1:]))
+    for each in dict.fromkeys(VARIABLE.findall(source.text)[:20]):
+        what = f"The text uses ${{{each}}}, a variable of the other machine"
+        config.warn(what, each, "enter the value in the project", "import.unset-variable")
+    raw = {key: "" if (key, value) == ("sample.neg", False) else value for key, value in config.written.items()}
+    config.values = config.take(raw)
+    config.method = _method(config, source.where)
+    for each in repeated[:20]:
+        config.warn(
+            f"The key {each[:100]} is written twice; the last one counts", each[:100], "delete one", "import.twice"
+        )
+    return config, choices, choices[at] if choices else ""
+
+
+def _title(process: Mapping[str, Any]) -> str:
+    """ "sd_trainer, runwayml/stable-diffusion-v1-5"."""
+    model = process.get("model")
+    name = model.get("name_or_path") if isinstance(model, dict) else ""
+    return f"{str(process.get('type'))[:60]}, {str(name)[:100]}"
+
+
+def _filled(value: Any, name: str) -> Any:
+    """A value with the job's name for [name]."""
+    if isinstance(value, dict):
+        return {key: _filled(each, name) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_filled(each, name) for each in value]
+    return value.replace("[name]", name[:100]) if isinstance(value, str) else value
+
+
+def family(config: Config) -> str:
+    """AI Toolkit's name of the model's architecture."""
+    arch = config["model.arch"].partition(":")[0].lower()
+    return arch or next((name for flag, name in table().data["flags"].items() if config[f"model.{flag}"]), "sd1")
+
+
+def _method(config: Config, where: str) -> str:
+    """The method of the process. Raises ProblemsError for those and for models that are not trained here."""
+    arch, data, process = family(config), table().data, config["type"]
+    if arch not in data["families"]:
+        raise other_family(config, arch)
+    adapter = config.written.get("adapter.train")
+    if process not in data["processes"] or adapter:
+        what = "Training of adapters" if adapter else f"The process {shorten(process)}"
+        fix = "open a config of a LoRA, a full model or an embedding (sd_trainer)"
+        raise ProblemsError.one(f"{what} is not available", where, fix, "import.other-method")
+    network, embedding = (
+        any(key.startswith(f"{part}.") for key in config.written) for part in ("network", "embedding")
+    )
+    for key in config.written if network and embedding else ():
+        if key.startswith("embedding."):
+            config.note(key, "unavailable", "embeddings train alone, without a network")
+    return "lora" if network else "embedding" if embedding else "fine_tune"
+
+
+def _items(config: Config, key: str) -> list[Values]:
+    """The items of a list, those that are no texts."""
+    given = config.written.get(key)
+    items = given if isinstance(given, list) else []
+    found = [each for each in items[:MOST] if isinstance(each, dict)]
+    if len(found) < len(items):
+        config.note(key, "changed", f"{len(found)} of {len(items)} are read")
+    return found
+
+
+def _item(config: Config, prefix: str, given: Values) -> Values:
+    return {f"{prefix}.{key}": value for key, value in given.items()}
+
+
+# ---- rules
+
+
+def model(config: Config) -> Values:
+    if not config["model.name_or_path"]:
+        config.warn("The text names no model", "model.name_or_path", "choose the base model", "import.no-model")
+    lora = config["model.lora_path"]
+    return {
+        "method.kind": config.method,
+        "model.family": table().data["families"][family(config)],
+        "model.prediction": "v" if config["model.is_v_pred"] else "epsilon",
+        "memory.attention": "xformers" if config["train.xformers"] else "auto",
+        "schedule.seed": config["training_seed"] and within(0, 2**63, int(config["training_seed"])),
+        "saving.output_name": config["name"].strip()[:100] or "my_model",
+        "logging.log_with": "wandb" if config["logging.use_wandb"] else "tensorboard",
+    } | ({"network.base_weights": [lora]} if lora and config.method == "lora" else {})
+
+
+def network(config: Config) -> Values:
+    kind, row = config["network.type"].lower(), table().rows["network.type"]
+    text, unet = config["train.train_text_encoder"], config["train.train_unet"]
+    if config.method == "fine_tune":
+        return {"method.train_text_encoder": "yes" if text else "no"} | ({} if unet else {"optimizer.unet_lr": 0.0})
+    if config.method != "lora":
+        return {}
+    kwargs = config["network.network_kwargs"]
+    if isinstance(kwargs, dict) and not any(kwargs.values()):
+        config.note("network.network_kwargs", "idle", "is empty")
+    if kind == "lorm":
+        kind = row.default
+    kind = config.among("network.type", row.choices or {}, kind)
+    rank = config["network.rank"] or config["network.linear"]
+    if rank is None and not config["network.lokr_full_rank"]:
+        config.note("network.linear", "changed", "AI Toolkit refuses a network without it; 16 is set")
+    rank = int(rank or 16)
+    stated = "network.linear_alpha" in config.written
+    alpha = config["network.linear_alpha" if stated else "network.alpha"]
+    conv = int(config["network.conv"] or 0) or None
+    found: Values = {"network.kind": kind, "network.rank": rank, "network.alpha": alpha, "network.conv_rank": conv}
+    found |= {"network.conv_alpha": (config["network.conv_alpha"] or conv) if conv else None}
+    if kind == "lokr":
+        whole = config["network.lokr_full_rank"]
+        found |= {"lokr.factor": config["network.lokr_factor"], "lokr.full_matrix": whole}
+        found |= {"network.conv_rank": rank, "network.conv_alpha": rank} if whole else {}
+    if kind == "dora":
+        found["dora.wd_on_output"] = True
+    return found | {"network.train_unet": unet, "network.train_text_encoder": text}
+
+
+def _per_step(config: Config) -> int:
+    """How many of AI Toolkit's steps are an optimizer step: gradient_accumulation_steps counts batches, the other does not."""
+    batches = config["train.gradient_accumulation_steps"]
+    return 1 if config["train.gradient_accumulation"] > 1 else max(1, batches)
+
+
+def length(config: Config) -> Values:
+    each, key = _per_step(config), "train.gradient_accumulation_steps"
+    if config[key] < 0:
+        config.note(key, "unavailable", "accumulates a whole epoch; 1 is set")
+    steps = {name: config[name] // each for name in ("train.steps", "save.save_every", "sample.sample_every")}
+    for name in steps if each > 1 else ():
+        config.note(name, "changed", f"counts batches: {max(1, steps[name])} steps of {each} ({key})")
+    off = config["train.disable_sampling"]
+    return {
+        "schedule.max_train_steps": max(1, steps["train.steps"]),
+        "schedule.gradient_accumulation_steps": max(each, config["train.gradient_accumulation"]),
+        "saving.save_every_n_steps": steps["save.save_every"] or None,
+        "samples.sample_every_n_steps": None if off else steps["sample.sample_every"] or None,
+        "samples.sample_at_first": not (config["train.skip_first_sample"] or off),
+        "saving.save_model_as": "diffusers_safetensors"
+        if config["save.save_format"] == "diffusers" and config.method == "fine_tune"
+        else "safetensors",
+    }
+
+
+def optimizer(config: Config) -> Values:
+    name = config["train.optimizer"].lower()
+    of_class, implied = chosen_optimizer(config, "train.optimizer", name)
+    given = config["train.optimizer_params"]
+    arguments = arguments_of(config, of_class, given, "train.optimizer_params") if isinstance(given, dict) else {}
+    rate = config["train.embedding_lr"] if config.method == "embedding" else None
+    rate = config["train.lr"] if rate is None else rate
+    if name.startswith(("dadaptation", "prodigy")) and rate < 0.1:
+        config.note("train.lr", "changed", "AI Toolkit takes 1 for rates below 0.1 with this optimizer")
+        rate = 1.0
+    if clips := name != "adafactor":
+        found = {"optimizer.max_grad_norm": config["train.max_grad_norm"]}
+    else:
+        found = {"optimizer.max_grad_norm": 0.0}
+        config.note("train.max_grad_norm", "changed", "AI Toolkit does not clip gradients with Adafactor")
+    if config.method == "fine_tune":
+        found["memory.stochastic_rounding"] = not clips or name.startswith(ROUNDED)
+    return optimizer_settings(of_class, implied | arguments) | found | {"optimizer.learning_rate": rate}
+
+
+def schedule(config: Config) -> Values:
+    key, name, given = "train.lr_scheduler_params", config["train.lr_scheduler"], config["train.lr_scheduler_params"]
+    numbers = {word: _number(each) for word, each in given.items()} if isinstance(given, dict) else {}
+    warmup = int(numbers.get("num_warmup_steps") or 0)
+    found: Values = {"lr_scheduler": "constant", "lr_warmup_steps": warmup}
+    if name == "constant_with_warmup":
+        found |= {"lr_scheduler": name, "lr_warmup_steps": warmup if "num_warmup_steps" in numbers else 1000}
+    elif name in ("cosine", "cosine_with_restarts"):  # the first restart is after the last step
+        low = within(0.0, 1.0, (numbers.get("eta_min") or 0) / max(config["train.lr"], 1e-12))
+        found |= {"lr_scheduler": "cosine", "lr_scheduler_min_lr_ratio": low or None}
+    elif name not in ("constant", "none"):
+        sentence = "constant is set; classes of torch are chosen in schedule.lr_scheduler_type"
+        config.note("train.lr_scheduler", "unavailable", f"{shorten(name)} is not available; {sentence}")
+    if unread := set(numbers) - {"num_warmup_steps", "eta_min", "total_iters", "T_max", "T_0"}:
+        config.note(key, "unavailable", f"is not read: {', '.join(sorted(map(str, unread)))[:200]}")
+    return {f"schedule.{word}": value for word, value in found.items()}
+
+
+def _number(value: Any) -> Any:
+    """A number, also one that is written as a text (1e-4 is one in YAML); None for anything else."""
+    try:
+        number = value if isinstance(value, int) else float(value)
+    except (ValueError, TypeError):
+        return None
+    return None if isinstance(value, bool) or not abs(number) < 1e30 else number
+
+
+def noise(config: Config) -> Values:
+    low, high = (within(0, 999, config[f"train.{end}_denoising_steps"]) for end in ("min", "max"))
+    precision = config.among("train.dtype", table().rows["train.dtype"].choices or {})
+    found = {
+        "noise.min_timestep": 999 - max(low, high),  # it counts from the noisiest
+        "noise.max_timestep": 1000 - min(low, high),
+        "memory.mixed_precision": precision,
+        "dataset.prior_loss_weight": config["train.reg_weight"],
+    }
+    if config.method == "fine_tune":
+        found["memory.full_precision"] = {"no": "fp32"}.get(precision, precision)
+    if config["train.ema_config.use_ema"]:
+        decay = within(0.0, 0.999999, config["train.ema_config.ema_decay"])
+        found |= {"method.ema": True, "method.ema_decay": decay, "method.ema_warmup": False}
+    if config["train.inverted_mask_prior"]:
+        found["noise.masked_prior_preservation_weight"] = config["train.inverted_mask_prior_multiplier"]
+    if config["train.diff_output_preservation"]:
+        word = config["train.diff_output_preservation_class"]
+        found |= {"method.prior": "model", "method.class_caption": word or None}
+        found["dataset.prior_loss_weight"] = config["train.diff_output_preservation_multiplier"]
+    return found
+
+
+RULES = (model, network, length, optimizer, schedule, noise)
+
+
+# ---- folders and prompts
+
+
+def datasets(config: Config, listed: list[Values]) -> Values:
+    taken = [config.take(each, "datasets.") for each in listed]
+    sources = [source for own in taken for source in _source(config, own)]
+    if not sources:
+        config.warn("The text names no image folders", "datasets", "choose the image folders", "import.no-folders")
+    disk, memory = (any(own[f"datasets.cache_latents{end}"] for own in taken) for end in ("_to_disk", ""))
+    cache = "disk" if disk else "memory" if memory else "off"
+    if cache != "off" and any(own["datasets.random_crop"] for own in taken):
+        config.note(
+            "datasets.random_crop", "changed", "is random in each epoch, without cached latents; AI Toolkit crops once"
+        )
+        cache = "off"
+    floor = [own["datasets.mask_min_value"] for own in taken if own["datasets.mask_path"]]
+    return {
+        "dataset.folder": None,
+        "dataset.sources": sources,
+        "dataset.resolution": sources[0]["resolution"] if sources else 512,
+        "dataset.masked_loss": bool(floor),
+        "noise.unmasked_weight": within(0.0, 1.0, max(floor, default=0.0)),
+        "memory.cache_latents": cache,
+        "memory.latent_draw": "sample" if cache == "off" else "frozen",
+    }
+
+
+def _source(config: Config, own: Values) -> Iterator[Values]:
+    folder = own["datasets.dataset_path"] or own["datasets.folder_path"]
+    if not folder.strip() or folder.lower().endswith(".json"):
+        config.note("datasets.folder_path", "unavailable", "a dataset without a folder is left out")
+        return
+    direct = {row.here: key for key, row in table().rows.items() if row.here.startswith("=sources.")}
+    source: Values = {here.partition(".")[2]: own[key] for here, key in direct.items()}
+    ending = (own["datasets.caption_type"] or own["datasets.caption_ext"] or "txt").lstrip(".")
+    sizes = _sizes(config, own["datasets.resolution"])
+    source |= {
+        "folder": folder,
+        "caption_extension": f".{ending[:20]}",
+        "resolution": sizes[0],
+        "more_resolutions": sizes[1:],
+    }
+    source |= {"role": "regularization" if own["datasets.is_reg"] else "train"}
+    source |= {"enable_bucket": source["enable_bucket"] and not own["datasets.square_crop"]}
+    optional = {"class_tokens", "trigger_word", "conditioning_data_dir"}
+    yield bounded({name: (value or None) if name in optional else value for name, value in source.items()})
+
+
+def _sizes(config: Config, value: Any) -> list[int]:
+    """The sides that a dataset is trained at: each of a list once."""
+    numbers = [_number(each) for each in (value if isinstance(value, list) else [value])]
+    sizes = [within(64, 8192, int(number)) for number in numbers[:20] if number is not None]
+    if not sizes or len(sizes) < len(numbers):
+        config.note("datasets.resolution", "unavailable", "is neither a number nor a list of numbers; 512 is set")
+    elif len(set(sizes)) < len(sizes):
+        config.note(
+            "datasets.resolution",
+            "changed",
+            "has a size twice, which is trained once; width and height are not given so",
+        )
+    return list(dict.fromkeys(sizes)) or [512]
+
+
+def samples(config: Config, listed: list[Values]) -> Values:
+    prompts = config.written.get("sample.prompts")
+    texts = [str(each) for each in (prompts if isinstance(prompts, list) else [])[:MOST]]
+    items = listed or [{"sample.samples.prompt": text} for text in texts]
+    walks, seed = config["sample.walk_seed"], within(0, 2**32 - 1, config["sample.seed"])
+    lines = [_line(config, each, None if walks else seed) for each in items]
+    return {
+        "samples.sample_prompts": [line for line in lines if line],
+        "samples.negative_prompt": " ".join(config["sample.neg"][:LONGEST].split()),
+        "samples.seed": seed,
+    }
+
+
+def _line(config: Config, given: Values, seed: int | None) -> str:
+    """A prompt with its options."""
+    own = {key.rpartition(".")[2]: value for key, value in given.items()}
+    text, *rest = FLAG.split(" ".join(str(own.get("prompt") or "")[:LONGEST].split()))
+    options: Values = {} if seed is None else {"d": seed}
+    options |= {flag: own[key] for key, flag in ITEM_FLAGS.items() if own.get(key) not in (None, "", False)}
+    flags = dict(zip(rest[::2], rest[1::2], strict=False))
+    options |= {FLAGS[flag]: value.strip() for flag, value in flags.items() if flag in FLAGS}
+    left = [flag for flag in flags if flag not in FLAGS]
+    left += [flag for flag, value in options.items() if flag != "n" and _number(value) is None]
+    if left:
+        config.note(
+            "sample.prompts", "changed", f"options that are not available are left out: --{' --'.join(left[:10])[:200]}"
+        )
+    trigger = config["trigger_word"]
+    text = text.replace("[trigger]", trigger) if trigger else text
+    words = [f"--{flag} {str(value)[:LONGEST]}" for flag, value in options.items() if flag not in left]
+    return " ".join([text.strip(), *words]) if text.strip() else ""

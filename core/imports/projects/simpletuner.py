@@ -1,0 +1,483 @@
+"""Reads the training settings of SimpleTuner: config.json with the data backends that it names, or these alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import PurePosixPath
+from typing import Any
+
+from core.imports.projects.report import Import, Source
+from core.imports.projects.table import (
+    Config,
+    Fixed,
+    Table,
+    Values,
+    arguments_of,
+    bounded,
+    chosen_optimizer,
+    first_other,
+    optimizer_settings,
+    other_family,
+    read_table,
+    to_import,
+    within,
+)
+from core.record.bounded_json import json_or_none
+from core.record.problems import ProblemsError
+from core.record.regular import read_regular
+from core.settings.check import shorten
+from core.settings.optimization.optimizers import averages
+
+NAME, TITLE = "simpletuner", "SimpleTuner"
+ALIASES = {"checkpointing_steps": "checkpoint_step_interval", "validation_steps": "validation_step_interval"}
+BACKENDS, MOST, MOST_BYTES, LONGEST = "data_backend_config", 500, 1_000_000, 2_000
+UNREAD = ".no_captions"  # an ending that no caption file has
+ALGORITHMS = {
+    "lora": "lora", "locon": "locon", "loha": "loha", "lokr": "lokr", "full": "full", "glora": "glora", "ia3": "ia3",
+    "diag-oft": "diag_oft", "boft": "boft",
+}  # fmt: skip
+LAYERS = {"Attention": "attn", "FeedForward": "ff"}  # LyCORIS' names of modules -> parts of names of layers
+LYCORIS = {
+    "algo",
+    "linear_dim",
+    "linear_alpha",
+    "factor",
+    "full_matrix",
+    "apply_preset",
+    "bypass_mode",
+}  # what of its file is read
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+FIXED: Fixed = {"validation.best_checkpoint": ("off", "SimpleTuner does not compare checkpoints")}
+
+
+@cache
+def table() -> Table:
+    return read_table(NAME, TITLE, ("data.",))
+
+
+def recognizes(source: Source) -> bool:
+    if source.json is not None:
+        bare = {key.lstrip("-") for key in _content(source.json)}
+        return "schema_version" not in bare and bool({"model_family", BACKENDS} & bare)
+    return bool(_backends_alone(source))
+
+
+def _content(config: Values) -> Values:
+    """The options; its page saves them in "config", with "_metadata" next to it."""
+    inside = config.get("config")
+    return inside if isinstance(inside, dict) and "process" not in inside else config
+
+
+def _backends_alone(source: Source) -> list[Any]:
+    """The data backends of a text that has nothing else."""
+    found = json_or_none(source.text) if source.text.lstrip("\ufeff \t\r\n").startswith("[") else None
+    marks = {"instance_data_dir", "dataset_type", "caption_strategy"}
+    return (
+        found
+        if isinstance(found, list) and any(isinstance(each, dict) and marks & each.keys() for each in found)
+        else []
+    )
+
+
+def keys() -> Iterable[str]:
+    """Every key that it knows; those of data backends begin with data., those that stand for several end with *."""
+    return [*table().rows, *ALIASES]
+
+
+def read(source: Source) -> Import:
+    config = resolve(source)
+    found = config.direct() | {path: value for rule in RULES for path, value in rule(config).items()}
+    listed = _backends(config)
+    found |= folders(config, listed)
+    images = [each for each in listed if each.get("data.dataset_type", "image") in ("image", "eval")]
+    written = config.written | first_other(listed, table()) | first_other(images, table())
+    return to_import(
+        config, found, written, FIXED, NAME, f"{config['model_type']} of {config['model_family'] or 'a model'}"
+    )
+
+
+def resolve(source: Source) -> Config:
+    """The config. Raises ProblemsError for models and methods that are not trained here."""
+    config = Config(table(), source, _content(source.json) if source.json else {BACKENDS: _backends_alone(source)})
+    bare = {key: key.lstrip("-") for key in config.written}
+    config.today = {key: ALIASES.get(name, name) for key, name in bare.items()}
+    raw = {config.today[key]: value for key, value in config.written.items() if value not in (None, "")}
+    config.values = config.take({key: value for key, value in raw.items() if key != BACKENDS})
+    family, data, where = config["model_family"].lower(), table().data, source.where
+    if family not in data["families"]:
+        raise other_family(config, family)
+    if config.values["model_type"] not in ("lora", "full") or str(raw.get("controlnet")).lower() == "true":
+        what = "Training of ControlNets" if raw.get("controlnet") else f"The type {shorten(config['model_type'])}"
+        fix = "open a config of a LoRA or a full model; ControlNets train with the method controlnet"
+        raise ProblemsError.one(f"{what} is not imported", where, fix, "import.other-method")
+    config.method = "lora" if config["model_type"] == "lora" else "fine_tune"
+    return config
+
+
+def _file(config: Config, name: str) -> Any:
+    """The content of a JSON file that the config names, there or next to it; None where it is not found."""
+    path = config.source.file(name) or config.source.file(PurePosixPath(name.replace("\\", "/")).name)
+    try:
+        return json_or_none(read_regular(path, MOST_BYTES)) if path else None
+    except ProblemsError:
+        return None
+
+
+# ---- rules
+
+
+def model(config: Config) -> Values:
+    family, flavour, key = config["model_family"].lower(), config["model_flavour"], "pretrained_model_name_or_path"
+    base = config[key] or table().data["models"].get(family, {}).get(flavour, "")
+    if not base:
+        config.warn("The text names no model", key, "choose the base model", "import.no-model")
+    kind, second = config["prediction_type"], table().data["families"][family] == "sd2"
+    if kind and kind not in PREDICTIONS:
+        config.note("prediction_type", "unavailable", f"is none of {', '.join(PREDICTIONS)}; the model's own is set")
+    if second and not config["rescale_betas_zero_snr"]:
+        config.note("rescale_betas_zero_snr", "changed", "SimpleTuner turns it on for SD 2.x")
+    usual = "v" if second else "epsilon" if family else "auto"
+    vae = config["pretrained_vae_model_name_or_path"]
+    return {
+        "method.kind": config.method,
+        "model.family": table().data["families"][family],
+        "model.prediction": PREDICTIONS.get(kind, usual),
+        "model.base_model": base,
+        "model.vae": vae if family == "sdxl" else None,
+        "noise.zero_terminal_snr": config["rescale_betas_zero_snr"] or second,
+        "schedule.seed": int(config["seed"]) if config["seed"] and config["seed"] > 0 else None,
+        "saving.output_name": PurePosixPath(config["output_dir"].replace("\\", "/")).name[:100] or "my_model",
+    }
+
+
+def machine(config: Config) -> Values:
+    attention, backend, report = config["attention_mechanism"], config["dynamo_backend"], config["report_to"]
+    if attention not in ("diffusers", "xformers") and not attention.startswith("native"):
+        config.note("attention_mechanism", "unavailable", "is not available; SDPA is used")
+    trackers = ("tensorboard", "wandb", "all", "none")
+    if report not in trackers:
+        config.note("report_to", "unavailable", f"is none of {', '.join(trackers)}")
+    found = {"memory.torch_compile": True, "memory.dynamo_backend": backend} if backend not in ("no", "") else {}
+    if report in ("wandb", "all"):
+        found |= {
+            "logging.log_tracker_name": config["tracker_project_name"],
+            "logging.wandb_run_name": config["tracker_run_name"],
+        }
+    if config["mixed_precision"] == "no":
+        found["memory.allow_tf32"] = not config["disable_tf32"]
+    if config["use_ema"]:
+        device = {"accelerator": "device"}.get(config["ema_device"], "cpu")
+        names = {"method.ema_decay": "ema_decay", "method.ema_update_every": "ema_update_interval"}
+        found |= {"method.ema": True, "method.ema_device": device} | {path: config[key] for path, key in names.items()}
+    sliced = "sliced" if config["unet_attention_slice"] else "auto"
+    return found | {
+        "memory.attention": "xformers" if attention == "xformers" else sliced,
+        "memory.fp8_base_unet": config["base_model_precision"].startswith("fp8") and config.method == "lora",
+        "logging.log_with": report if report in trackers else "none",
+    }
+
+
+def length(config: Config) -> Values:
+    steps, epochs = config["max_train_steps"], config["num_train_epochs"]
+    if steps > 0 and epochs > 0:
+        config.note("num_train_epochs", "idle", "max_train_steps counts")
+    every = {
+        name: config[name] and max(1, int(config[name]))
+        for name in ("checkpoint_epoch_interval", "validation_epoch_interval")
+    }
+    return {
+        "schedule.max_train_steps": steps if steps > 0 else None,
+        "schedule.max_train_epochs": None if steps > 0 else max(1, epochs),
+        "saving.save_every_n_epochs": every["checkpoint_epoch_interval"],
+    }
+
+
+def network(config: Config) -> Values:
+    text, rate = config["train_text_encoder"], config["text_encoder_lr"]
+    rates = {"optimizer.text_encoder_lr": rate} if rate else {}
+    if config.method != "lora":
+        return rates | {"method.train_text_encoder": "yes" if text else "no"}
+    rates |= {"network.train_text_encoder": text}
+    if config["lora_type"] == "lycoris":
+        return rates | _lycoris(config)
+    named = config["peft_lora_target_modules"]
+    layers = [re.escape(str(each)[:200]) for each in named[:100]] if isinstance(named, list) and named else ["attn"]
+    kind, rank = "dora" if config["use_dora"] else "lora", config["lora_rank"]
+    found = {"network.kind": kind, "network.rank": rank, "network.layers": layers}
+    found |= {"network.alpha": rank if config["lora_alpha"] is None else config["lora_alpha"]}
+    return rates | found | ({"dora.wd_on_output": True} if kind == "dora" else {})
+
+
+def _lycoris(config: Config) -> Values:
+    """What the file for LyCORIS says."""
+    key, given = "lycoris_config", _file(config, config["lycoris_config"])
+    if not isinstance(given, dict) or given.get("algo") not in ALGORITHMS:
+        config.note(
+            key, "unavailable", "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
+        )
+        return {"network.kind": "lokr", "network.layers": ["attn"], "network.network_dropout": 0.0}
+    kind = ALGORITHMS[given["algo"]]
+    numbers = {
+        name: given[name] for name in ("linear_dim", "linear_alpha", "factor") if type(given.get(name)) in (int, float)
+    }
+    rank, preset = numbers.get("linear_dim", 16), given.get("apply_preset")
+    whole = kind == "lokr" and (given.get("full_matrix") is True or rank > 1024)
+    modules = preset.get("target_module") if isinstance(preset, dict) else None
+    named = [str(each) for each in modules] if isinstance(modules, list) else ["Attention"]
+    left = [each for each in named if each not in LAYERS]
+    left += [name for name, value in given.items() if name not in LYCORIS and (name, value) != ("multiplier", 1)]
+    left += _of_modules(preset, given)
+    config.note(key, "changed", f"{kind}; not taken: {', '.join(left)[:200]}" if left else f"is read: {kind}")
+    found = {"network.kind": kind, "network.rank": 16 if whole else int(rank), "network.network_dropout": 0.0}
+    found |= {
+        "network.alpha": numbers.get("linear_alpha", 1),
+        "network.layers": [LAYERS[each] for each in named if each in LAYERS],
+    }
+    return found | (
+        {"lokr.factor": int(numbers.get("factor", -1)), "lokr.full_matrix": whole} if kind == "lokr" else {}
+    )
+
+
+def _of_modules(preset: Any, given: Values) -> list[str]:
+    """The kinds of modules for which LyCORIS' file has other values than for the rest."""
+    found = preset.get("module_algo_map") if isinstance(preset, dict) else None
+    modules = found.items() if isinstance(found, dict) else ()
+    return [name for name, own in modules if not isinstance(own, dict) or own != {key: given.get(key) for key in own}]
+
+
+def optimizer(config: Config) -> Values:
+    name = config["optimizer"]
+    of_class, implied = chosen_optimizer(config, "optimizer", name)
+    pairs = [each.partition("=") for each in config["optimizer_config"].split(",") if each.strip()]
+    given = {word.strip(): value.strip() for word, _, value in pairs}
+    betas = [config["optimizer_beta1"], config["optimizer_beta2"]]
+    arguments = implied | arguments_of(config, of_class, given, "optimizer_config")
+    if not given and None not in betas:
+        arguments |= arguments_of(config, of_class, {"betas": betas}, "optimizer_beta1")
+    if name == "prodigy" and config["prodigy_steps"]:
+        arguments["prodigy_steps"] = config["prodigy_steps"]
+    if name.startswith("adamw_schedulefree") and config["lr_warmup_steps"]:
+        arguments["warmup_steps"] = config["lr_warmup_steps"]
+    by_norm = config["grad_clip_method"] == "norm"
+    if not by_norm:
+        config.note(
+            "grad_clip_method", "changed", "gradients are clipped by their norm only; they are not clipped here"
+        )
+    return optimizer_settings(of_class, arguments) | {
+        "optimizer.max_grad_norm": config["max_grad_norm"] if by_norm else 0.0,
+        "optimizer.scale_lr": config["lr_scale"],
+    }
+
+
+def schedule(config: Config) -> Values:
+    key, name, rate, end = "lr_scheduler", config["lr_scheduler"], config["learning_rate"], config["lr_end"]
+    warmup = max(0, config["lr_warmup_steps"])
+    found: Values = {"lr_scheduler": name, "lr_warmup_steps": warmup}
+    if averages(optimizer(config)["optimizer.optimizer_type"]) and config["optimizer"] != "prodigy":
+        found = {"lr_scheduler": "constant", "lr_warmup_steps": 0}
+    elif name in ("constant", "constant_with_warmup"):
+        found["lr_scheduler"] = "constant_with_warmup" if warmup else "constant"
+    elif name == "polynomial":
+        found |= {"lr_scheduler_power": config["lr_power"], "lr_scheduler_args": {"lr_end": end}}
+    elif name in ("sine", "cosine", "cosine_with_restarts"):
+        found = {
+            "lr_scheduler": "cosine",
+            "lr_warmup_steps": 0,
+            "lr_scheduler_min_lr_ratio": within(0.0, 1.0, end / max(rate, 1e-12)),
+        }
+        config.note(
+            key, "changed", "falls once over the run; SimpleTuner repeats it with lr_warmup_steps as its period"
+        )
+    elif name != "linear":
+        config.note(key, "unavailable", f"{shorten(name)} is not available; constant is set")
+        found["lr_scheduler"] = "constant"
+    if config["lr_scale_sqrt"]:
+        config.note("lr_scale_sqrt", "unavailable", "rates are multiplied by the whole product")
+    return {f"schedule.{word}": value for word, value in found.items()}
+
+
+def loss(config: Config) -> Values:
+    on, part = (
+        str(config.written.get("offset_noise", config.written.get("--offset_noise"))).lower() == "true",
+        config["noise_offset_probability"],
+    )
+    if on and part < 1:
+        config.note("noise_offset_probability", "changed", "noise offset is added to all images")
+    strength = 0.1 if config["noise_offset"] is None else config["noise_offset"]
+    return {
+        "noise.noise_offset": strength if on else None,
+        "noise.unmasked_probability": 1 - within(0.0, 1.0, config["masked_loss_probability"]),
+        "dataset.skip_image_resolution": _least(config["minimum_image_size"]),
+    }
+
+
+def samples(config: Config) -> Values:
+    prompts, library = [config["validation_prompt"]], config["user_prompt_library"]
+    content = _file(config, library) if library else {}
+    if isinstance(content, dict):
+        prompts += [str(each.get("prompt", "") if isinstance(each, dict) else each) for each in content.values()]
+    else:
+        config.note("user_prompt_library", "unavailable", "is not found here; enter its prompts")
+    sizes = [size for text in config["validation_resolution"].split(",")[:10] if (size := _size(text))] or [(256, 256)]
+    seed = config["validation_seed"]
+    seed = None if seed is None else within(0, 2**32 - 1, int(seed))
+    lines = (
+        []
+        if config["validation_disable"]
+        else [" ".join(each[:LONGEST].split()) for each in prompts[:MOST] if each.strip()]
+    )
+    tail = "" if seed is None else f" --d {seed}"
+    return {
+        "samples.sample_prompts": [f"{line}{_flags(size, sizes[0])}{tail}" for line in lines for size in sizes],
+        "samples.negative_prompt": " ".join(config["validation_negative_prompt"][:LONGEST].split()),
+        "samples.width": sizes[0][0],
+        "samples.height": sizes[0][1],
+        "samples.sample_sampler": config.among(
+            "validation_noise_scheduler", table().rows["validation_noise_scheduler"].choices or {}
+        ),
+        "samples.sample_every_n_steps": config["validation_step_interval"],
+        "samples.sample_every_n_epochs": config["validation_epoch_interval"]
+        and int(config["validation_epoch_interval"]),
+        "samples.sample_at_first": config["validation_on_startup"] or not config["disable_benchmark"],
+    }
+
+
+def _flags(size: tuple[int, int], usual: tuple[int, int]) -> str:
+    return "" if size == usual else f" --w {size[0]} --h {size[1]}"
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """Width and height of "1024x768", "1024" or "1.0" (megapixels)."""
+    parts = text.lower().strip().split("x")
+    try:
+        sides = [_edge(float(part), "" if float(part) > 10 else "area") for part in parts]
+    except (ValueError, OverflowError):
+        return None
+    width, height = (within(64, 4096, side // 8 * 8) for side in (sides[0], sides[-1]))
+    return width, height
+
+
+RULES = (model, machine, length, network, optimizer, schedule, loss, samples)
+
+
+# ---- data backends
+
+
+def _edge(value: float, kind: str) -> int:
+    """The side in pixels that a resolution stands for; areas are megapixels."""
+    return within(64, 8192, round(math.sqrt(value * 1e6) / 64) * 64 if kind == "area" else int(value))
+
+
+def _least(value: float | None) -> int:
+    """Images with no more pixels than its square are left out; SimpleTuner keeps those of the size itself."""
+    return _edge(value, "area" if value <= 10 else "") - 1 if value and 0 < value < 1e6 else 0
+
+
+def _backends(config: Config) -> list[Values]:
+    """The data backends by key ("data.crop"), from the config or the file that it names."""
+    given = next((value for key, value in config.written.items() if config.today[key] == BACKENDS), None)
+    content = _file(config, given) if isinstance(given, str) and given else given
+    if not isinstance(content, list):
+        config.note(BACKENDS, "unavailable", "is not found here")
+        fix = "put the file of the data backends next to the config and import it again, or choose the image folders"
+        config.warn("The image folders are not found", BACKENDS, fix, "import.no-folders")
+        return []
+    return [{f"data.{key}": value for key, value in each.items()} for each in content[:MOST] if isinstance(each, dict)]
+
+
+def folders(config: Config, listed: list[Values]) -> Values:
+    taken = [config.take(each, "data.") for each in listed]
+    ids = {str(own["data.id"]): own["data.instance_data_dir"] for own in taken}
+    sources = [source for own in taken for source in _source(config, own, ids)]
+    if listed and not sources:
+        config.warn(
+            "No data backend is a folder with images", BACKENDS, "choose the image folders", "import.no-folders"
+        )
+    first = next((source["resolution"] for source in sources), None)
+    area = config["resolution"]
+    found: Values = {"dataset.folder": None, "dataset.sources": sources}
+    found |= {"dataset.resolution": first or _resolution(config, area, config["resolution_type"], "resolution")}
+    every = config["eval_steps_interval"]
+    if every and any(source["role"] == "validation" for source in sources):
+        found |= {"validation.validate_every_n_steps": int(every), "validation.validate_every_n_epochs": None}
+    if any(source.get("conditioning_data_dir") for source in sources):
+        found["dataset.masked_loss"] = True
+    if any(source["random_crop"] for source in sources):
+        return found | {"memory.cache_latents": "off"}
+    return found | ({} if config["vae_cache_disable"] else {"memory.latent_draw": "frozen"})
+
+
+def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
+    try:
+        number = float(value or 1024)
+    except (ValueError, TypeError):
+        number = -1.0
+    if not 0 < number < 1e6:
+        config.note(key, "unavailable", "is not a size; 1024 is set")
+        return 1024
+    if kind == "pixel":
+        config.note(
+            key, "changed", "is the side of a square with as many pixels; SimpleTuner takes it as the shorter side"
+        )
+    return _edge(number, "area" if number <= 10 else "")
+
+
+def _source(config: Config, own: Values, ids: dict[str, str]) -> Iterator[Values]:
+    kind = own["data.dataset_type"]
+    role = (table().rows["data.dataset_type"].choices or {}).get(kind, "")
+    if not role:  # embeds, conditioning, videos
+        if kind in ("video", "audio"):
+            config.note("data.dataset_type", "unavailable", "only images are trained")
+        return
+    folder = own["data.instance_data_dir"]
+    if own["data.type"] != "local" or not folder.strip():
+        config.note("data.type", "unavailable", "is no local folder: download its images; it is left out")
+        return
+    crops = own["data.crop"]
+    buckets = config.among("data.crop_aspect", table().rows["data.crop_aspect"].choices or {}, own["data.crop_aspect"])
+    random = config.among("data.crop_style", table().rows["data.crop_style"].choices or {}, own["data.crop_style"])
+    resolution = config["resolution"] if own["data.resolution"] is None else own["data.resolution"]
+    size = _resolution(config, resolution, own["data.resolution_type"] or config["resolution_type"], "data.resolution")
+    mask = ids.get(str(own["data.conditioning_data"])) if own["data.conditioning_data"] else None
+    yield bounded(
+        {
+            "folder": folder,
+            "role": role,
+            "enabled": not (own["data.disabled"] or own["data.disable"]),
+            "num_repeats": own["data.repeats"] + 1,
+            "resolution": size,
+            "skip_image_resolution": None
+            if own["data.minimum_image_size"] is None
+            else _least(own["data.minimum_image_size"]),
+            "enable_bucket": not crops or buckets,
+            "random_crop": crops and random,
+            "conditioning_data_dir": mask or None,
+            "diff_output_preservation": own["data.is_regularisation_data"] or own["data.is_regularization_data"],
+        }
+        | _captions(config, own)
+    )
+
+
+def _captions(config: Config, own: Values) -> Values:
+    """The captions of a folder by its strategy."""
+    strategy, prompt = (
+        own["data.caption_strategy"] or config["caption_strategy"] or "filename",
+        own["data.instance_prompt"],
+    )
+    prompt = prompt or config["instance_prompt"]
+    if strategy.replace("_", "") == "instanceprompt" or own["data.only_instance_prompt"]:
+        config.note(
+            "data.caption_strategy", "changed", "caption files are not read: their extension is one that no file has"
+        )
+        return {"caption_extension": UNREAD, "class_tokens": prompt or None}
+    if strategy != "textfile":
+        sentence = (
+            f"write captions on the Captions tab, which makes them from names too; {shorten(strategy)} is not read"
+        )
+        config.note("data.caption_strategy", "unavailable", sentence)
+    lines = "all" if own["data.disable_multiline_split"] or config["disable_multiline_split"] else "random"
+    prefix = prompt if own["data.prepend_instance_prompt"] else ""
+    return {"caption_extension": ".txt", "caption_lines": lines, "caption_prefix": prefix or None}

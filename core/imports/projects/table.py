@@ -1,0 +1,344 @@
+"""A program's config read by a table of its keys: what each key becomes, and an entry for each of them in the report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from core.imports.projects.options import DecimalComma, Option, convert, unknown
+from core.imports.projects.report import Entry, Import, Kind, Source
+from core.imports.projects.to_job import built, by_group, missing_files
+from core.record.problems import Problem, ProblemsError
+from core.settings.base import Declared, declared, value_of
+from core.settings.check import shorten
+from core.settings.job import TrainJob
+from core.settings.optimization.optimizer import COMMON
+from core.settings.optimization.optimizers import find, literal
+
+T = TypeVar("T")
+Values = dict[str, Any]
+Fixed = Mapping[str, tuple[Any, str]]  # setting -> what the program does without a key for it, and the sentence on it
+IDLE, SECRET = "-", "secret"
+TYPES = {bool: "bool", int: "int", float: "float", type(None): "float"}
+KINDS: dict[str, Kind] = {"~": "changed", "!": "unavailable"}
+MOST_STRANGERS = 200  # unknown keys in a report
+TOKENS = re.compile(r"token|password|secret|api_?key|access_key|credential|webhook", re.IGNORECASE)
+NO_SECRETS = "is never imported; enter keys and tokens on Tools"
+# Bounds of a folder's settings
+BOUNDS = {
+    "loss_weight": (0, 100),
+    "keep_tokens": (0, 1000),
+    "num_repeats": (1, 10_000),
+    "samples_per_epoch": (1, 1_000_000),
+    "network_multiplier": (-10, 10),
+    "caption_dropout_rate": (0.0, 1.0),
+    "caption_tag_dropout_rate": (0.0, 1.0),
+    "skip_image_resolution": (0, 16_384),
+}
+# Groups of settings that one method alone has
+OF_METHODS = {"network": "lora", "embedding": "embedding"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One key, as the table describes it."""
+
+    default: Any
+    here: str
+    sentence: str = ""
+    choices: Mapping[str, Any] | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings that it becomes."""
+        paths = [] if self.here in (IDLE, SECRET) else self.here.removeprefix("=").split()
+        return list(dict.fromkeys("dataset.sources" if path.startswith("sources.") else path for path in paths))
+
+    def note(self, value: Any) -> str:
+        """What the table says of a value."""
+        return self.notes.get(str(value)) or ("" if value == self.default else self.notes.get("*", ""))
+
+
+@dataclass(frozen=True)
+class Table:
+    """The keys of a program.
+
+    data      the content of its file         rows   by key; those of parts and lists with dots, "flow_*" for keys that begin so
+    lists     prefixes of the keys that the items of lists have
+    nullable  keys that may be null although their default is not
+    """
+
+    title: str
+    data: Mapping[str, Any]
+    rows: Mapping[str, Row]
+    lists: tuple[str, ...] = ()
+    nullable: tuple[str, ...] = ()
+
+    @cached_property
+    def open(self) -> list[str]:
+        """The keys that end with *."""
+        return [name for name in self.rows if name[-1] == "*"]
+
+    def row(self, key: str) -> Row | None:
+        """The row of a key; else the longest one that ends with * and fits."""
+        if key in self.rows:
+            return self.rows[key]
+        fitting = [name for name in self.open if key.startswith(name[:-1])]
+        return self.rows[max(fitting, key=len)] if fitting else None
+
+    def below(self, prefix: str) -> Iterator[tuple[str, Row]]:
+        """The keys with a value: of the items of a list, or of the config itself ("")."""
+        for key, row in self.rows.items():
+            inside = key.startswith(prefix) if prefix else not key.startswith(self.lists)
+            if row.here != SECRET and key[-1] != "*" and inside:
+                yield key, row
+
+
+def read_table(name: str, title: str, lists: tuple[str, ...], nullable: tuple[str, ...] = ()) -> Table:
+    """The table in a JSON file next to this one."""
+    data = json.loads(Path(__file__).with_name(f"{name}.json").read_text("utf-8"))
+    rows: dict[str, Row] = {}
+    for names, cells in data["keys"].items():
+        parts, colon, keys = names.rpartition(":")
+        starts = [f"{part}." for part in parts.split()] if colon else [""]
+        rows |= {start + key: Row(*cells) for start in starts for key in keys.split()}
+    return Table(title, data, rows, lists, nullable)
+
+
+@dataclass
+class Config:
+    """What a program makes of a file, by key: those of a part with a dot ("unet.train").
+
+    written   the file's own keys and values          today   key of the file -> its key in the table, where that is another
+    method    of the training, as settings name it
+    """
+
+    table: Table
+    source: Source
+    written: Values
+    values: Values = field(default_factory=dict)
+    today: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, tuple[Kind, str]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    method: str = ""
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def note(self, key: str, kind: Kind, sentence: str) -> None:
+        self.notes[key] = (kind, sentence)
+
+    def warn(self, what: str, key: str, fix: str, code: str) -> None:
+        self.problems.append(Problem(what, key, fix, "warning", code=code))
+
+    def among(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:
+        """What a key's value stands for; that of its default, with a note, where it is none of the choices."""
+        value, default = str(self[key] if value is None else value), str(self.table.rows[key].default)
+        if value not in choices:
+            self.note(key, "unavailable", f"{shorten(value)} is none of {', '.join(choices)}; {default} is set")
+        return choices[value if value in choices else default]
+
+    def take(self, raw: Mapping[str, Any], prefix: str = "") -> Values:
+        """The values of all keys below a prefix; what is wrong keeps its default. Notes what the table says of them."""
+        values = {}
+        for key, row in self.table.below(prefix):
+            values[key] = row.default
+            try:
+                values[key] = self._converted(key, row, raw[key]) if key in raw else row.default
+            except ValueError as error:
+                sentence = f"{error}; {self.table.title}'s default is set: {shorten(row.default)}"
+                self.note(key, "unavailable", sentence)
+                if isinstance(error, DecimalComma):
+                    self.warn(str(error), key, "write numbers with a point", "import.decimal-comma")
+            else:
+                if sentence := row.note(values[key]):
+                    self.note(key, KINDS[sentence[0]], sentence[1:])
+        return values
+
+    def _converted(self, key: str, row: Row, value: Any) -> Any:
+        """A value in the type of the key's default. Raises ValueError."""
+        kind = type(row.default)
+        if row.here == IDLE or kind in (list, dict):
+            return value
+        if value is None:
+            return None if row.default is None or key in self.table.nullable else row.default
+        if kind is not str:
+            found = convert(Option(key, TYPES[kind]), value)[0]
+            return row.default if found is None else found
+        if isinstance(value, (dict, list)):
+            raise ValueError(f"{shorten(value)} is not a text")
+        return str(value)
+
+    def direct(self) -> Values:
+        """Keys that are one setting each. Where it may be empty, empty texts and 0 are not set."""
+        known, found = known_settings(), Values()
+        for key, row in self.table.rows.items():
+            path = row.here[1:]
+            group = path.partition(".")[0]
+            if row.here.startswith("=") and group != "sources" and OF_METHODS.get(group, self.method) == self.method:
+                value = self.among(key, row.choices) if row.choices else self[key]
+                found[path] = None if path in known and known[path].optional and value in ("", 0) else value
+        return found
+
+
+def within(low: Any, high: Any, number: Any) -> Any:
+    return min(max(low, number), high)
+
+
+def bounded(source: Values) -> Values:
+    """A folder's settings with numbers that they can have."""
+    return {
+        name: within(*BOUNDS[name], value) if name in BOUNDS and value is not None else value
+        for name, value in source.items()
+    }
+
+
+def first_other(listed: Iterable[Values], table: Table) -> Values:
+    """Each key of the items of lists with the first value that is not its default."""
+    found: Values = {}
+    for key, value in (pair for each in listed for pair in each.items()):
+        if key not in found or (key in table.rows and found[key] == table.rows[key].default):
+            found[key] = value
+    return found
+
+
+def optimizer_settings(name: str, arguments: Values) -> Values:
+    """The optimizer with its arguments, those that are settings of their own there."""
+    pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
+    own = {f"optimizer.{key}": arguments[key] for key in COMMON if key in arguments and key not in pairs}
+    rest = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in own}
+    return {"optimizer.optimizer_type": name, "optimizer.optimizer_args": rest} | own
+
+
+def chosen_optimizer(config: Config, key: str, name: str) -> tuple[str, Values]:
+    """The class that a program's name stands for, and the arguments that it has there; the default's where it is unknown."""
+    data, row = config.table.data, config.table.rows[key]
+    of_class, implied = (
+        data["optimizers"].get(name) or data["near"].get(name) or (data["optimizers"] | data["near"])[row.default]
+    )
+    if name in data["near"]:
+        config.note(key, "changed", f"is {of_class} here")
+    elif name not in data["optimizers"]:
+        config.note(key, "unavailable", f"is not available; {of_class} is set")
+        what = f"The optimizer {shorten(name)} is not available"
+        config.warn(what, key, "choose an optimizer before you train", "import.unknown-optimizer")
+    return of_class, implied
+
+
+def arguments_of(config: Config, name: str, given: Mapping[str, Any], key: str) -> Values:
+    """The arguments in a key's value that an optimizer takes, as it takes them; notes the others."""
+    entry, taken, left = find(name), Values(), list[str]()
+    for word, value in given.items():
+        argument = None if entry is None else entry.arguments.get(word)
+        value = literal(value) if isinstance(value, str) else value
+        if argument is not None and argument.takes(value):
+            taken[word] = value
+        else:
+            left.append(word[:60])
+    if left:
+        config.note(key, "unavailable", f"{name} has no such argument or value: {', '.join(left[:10])}")
+    return taken
+
+
+def other_family(config: Config, family: str) -> ProblemsError:
+    """The refusal of a model that is not trained here, by its name."""
+    others = config.table.data["others"].items()
+    title = next((title for part, title in others if part in family), shorten(family))
+    fix = "open a config for SD 1.x, SD 2.x or SDXL"
+    return ProblemsError.one(f"This config trains {title} models", config.source.where, fix, "import.other-family")
+
+
+@cache
+def known_settings() -> dict[str, Declared]:
+    return {entry.path: entry for entry in declared(TrainJob)}
+
+
+def flattened(given: Mapping[str, Any], parts: tuple[str, ...]) -> Values:
+    """{"unet.train": True} of {"unet": {"train": True}} for these parts."""
+    flat: Values = {}
+    for key, value in given.items():
+        inside = key in parts and isinstance(value, dict)
+        flat |= {f"{key}.{name}": each for name, each in value.items()} if inside else {key: value}
+    return flat
+
+
+def to_import(config: Config, found: Values, written: Values, fixed: Fixed, name: str, about: str) -> Import:
+    """The job with these settings. written: every key of the file, those of the items of lists too; about: what it trains"""
+    found = {**found, **{path: value for path, (value, _) in fixed.items()}}
+    found = {path: value for path, value in found.items() if path in known_settings()}
+    job, corrected = built(by_group(found))
+    report = [*_written(config, written, found, corrected), *_absent(config, written, found, job, fixed)]
+    rows = config.table.rows
+    options = {key: value for key, value in config.values.items() if rows[key].here != IDLE}
+    missing = missing_files(job) if config.source.folder is not None else ()
+    return Import(name, f"{config.table.title}, {about}", job, report, options, [*config.problems, *missing])
+
+
+def _written(
+    config: Config, written: Values, found: Mapping[str, Any], corrected: Mapping[str, str]
+) -> Iterator[Entry]:
+    """An entry for each key of the file."""
+    strangers = 0
+    for key, value in written.items():
+        row = config.table.row(config.today.get(key, key))
+        if row is not None:
+            yield _entry(config, key, row, value, found, corrected)
+        elif key in config.notes:
+            kind, sentence = config.notes[key]
+            yield Entry(kind, key, value, sentence=sentence)
+        elif TOKENS.search(key):
+            yield Entry("secret", key, sentence=NO_SECRETS)
+        else:
+            strangers += 1
+            if strangers <= MOST_STRANGERS:
+                yield Entry("unavailable", key, value, sentence=unknown(key, config.table.rows, strangers))
+    if strangers > MOST_STRANGERS:
+        yield Entry("unavailable", f"{strangers - MOST_STRANGERS} more keys", sentence="are unknown")
+
+
+def _entry(
+    config: Config, key: str, row: Row, value: Any, found: Mapping[str, Any], corrected: Mapping[str, str]
+) -> Entry:
+    today = config.today.get(key, key)
+    settings = tuple(path for path in row.settings if path in found)
+    wrong = next((f"{path} {corrected[path]}" for path in settings if path in corrected), "")
+    if row.here == SECRET:
+        return Entry("secret", key, sentence=NO_SECRETS)
+    if today in config.notes:
+        kind, sentence = config.notes[today]
+        return Entry(kind, key, value, settings if kind in ("taken", "changed") else (), sentence)
+    if wrong:
+        return Entry("changed", key, value, settings, wrong)
+    if row.here == IDLE:
+        return Entry("idle", key, value, sentence=row.sentence)
+    if settings or config.values.get(today, value) == row.default:
+        return Entry("taken", key, value, settings, "" if settings else "not set")
+    if known_settings().keys() & set(row.settings):
+        return Entry("idle", key, value, sentence="has no effect with these choices")
+    return Entry("unavailable", key, value, sentence=row.sentence)
+
+
+def _absent(config: Config, written: Values, found: Mapping[str, Any], job: TrainJob, fixed: Fixed) -> Iterator[Entry]:
+    """An entry for each key that is not in the file and whose default makes the job another than ours."""
+    plain, rows = TrainJob(), config.table.rows
+    stated = {config.today.get(key, key) for key in written}
+    reported = {path for key in stated if key in rows for path in rows[key].settings}
+    for key, row in rows.items():
+        kind, sentence = config.notes.get(key, ("", ""))
+        paths = [path for path in row.settings if path in found and path not in reported]
+        differs = [path for path in paths if value_of(job, path) != value_of(plain, path)]
+        if key not in stated and differs:
+            reported.update(differs)
+            values = ", ".join(str(value_of(job, path)) for path in differs)
+            yield Entry("default", key, values, tuple(differs), sentence)
+        elif key not in stated and kind in ("changed", "unavailable"):
+            yield Entry("default", key, row.default, sentence=sentence)
+    for path, (value, sentence) in fixed.items():
+        if sentence:
+            yield Entry("default", path, value, (path,), sentence)
