@@ -19,7 +19,7 @@ from core.engine.extend import extend, may_change
 from core.engine.points import Points, spread
 from core.engine.proposed_prompts import CONTEXTS, SCENES, proposed_prompts, trigger_of
 from core.engine.run_facts import read_facts, stamps, write_facts
-from core.engine.run_grid import _spread, is_average, run_grid_of
+from core.engine.run_grid import is_average, run_grid_of, spread_steps
 from core.engine.run_summary import summary_of
 from core.engine.verdict import candidates, label_of, measured_sentence
 from core.engine.view import RunView, facts_of, read_watch, thin, true_state
@@ -334,7 +334,10 @@ def records() -> Facts:
     for steps in ([10], [10, 20], [10, 20, 40, 45], [1, 2, 3, 400]):
         yield f"average {steps}", [average.average_weights(steps, power) for power in (False, True)]
     yield "powers", [average.power_of(sigma) for sigma in (0.05, 0.1, 0.15, 0.25)]
-    yield "chosen", [_spread(list(range(1, count)), best) for count in (12, 13, 14, 40) for best in (None, {"step": 7})]
+    yield (
+        "chosen",
+        [spread_steps(list(range(1, count)), best) for count in (12, 13, 14, 40) for best in (None, {"step": 7})],
+    )
     names = (
         "a-average-1-to-9.safetensors",
         "a-average-1-to-9-power-2.pt",

@@ -116,7 +116,7 @@ def _optimizer(name: str) -> str | None:
 
 def same_optimizer(name: str, other: str) -> bool:
     """Whether two names mean the same optimizer; sd-scripts reads them without regard to case."""
-    return _optimizer(name).lower() == _optimizer(other).lower()
+    return (_optimizer(name) or name).lower() == (_optimizer(other) or other).lower()
 
 
 def _length(job: TrainJob) -> dict[str, Any]:
