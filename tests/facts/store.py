@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,8 +55,8 @@ def produced(module: str) -> dict[str, dict[str, Any]]:
 
 def recorded(module: str) -> dict[str, dict[str, Any]]:
     """{producer: {name: plain data}} as recorded; {} for a new module."""
-    file = RECORDED / f"{module}.json"
-    return json.loads(file.read_text("utf-8")) if file.exists() else {}
+    file = RECORDED / f"{module}.json.xz"
+    return json.loads(lzma.decompress(file.read_bytes())) if file.exists() else {}
 
 
 def record(module: str, found: Mapping[str, Mapping[str, Any]]) -> None:
@@ -66,7 +67,7 @@ def record(module: str, found: Mapping[str, Mapping[str, Any]]) -> None:
         blocks.append(f"{json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n}")
     RECORDED.mkdir(exist_ok=True)
     text = "{\n" + ",\n".join(blocks) + "\n}\n"
-    (RECORDED / f"{module}.json").write_text(text, encoding="utf-8", newline="\n")
+    (RECORDED / f"{module}.json.xz").write_bytes(lzma.compress(text.encode("utf-8"), preset=9))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -159,6 +160,8 @@ LORA_TOOLS: list[tuple[str, dict[str, Any]]] = [
 def filled(value: Any, root: Path, shared: Path) -> Any:
     if isinstance(value, list):
         return [filled(each, root, shared) for each in value]
+    if value in (A, B, C):  # tools write next to what they read
+        return shutil.copy(value, root)
     if isinstance(value, str) and value.startswith("{"):
         name = value[1:-1]
         return str((shared if name in OF_ALL else root) / (name if name == "folder" else f"{name}.safetensors"))
