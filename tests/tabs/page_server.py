@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from itertools import count
 from pathlib import Path
 
 from fake_engine import FakeEngine
 
 from core.record.workspace import PROJECT, Workspace
 
+# A port of its own for each page, in each of the two processes: a window that is still open on a closed page would ask the next one.
+PORTS = count(18000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
     " --no-first-run --process-per-site"
@@ -70,7 +74,7 @@ def all_settings(tab) -> None:
 class Served:
     """A page at an address, with what stands behind it."""
 
-    def __init__(self, folder: Path, *, engine=None, shared: bool = False, auth=None, port: int = 17860):
+    def __init__(self, folder: Path, *, engine=None, shared: bool = False, auth=None):
         from tabs.context import make_page
         from tabs.server.app import launch
 
@@ -78,7 +82,7 @@ class Served:
         self.engine = engine(self.workspace) if engine else FakeEngine(self.workspace, step_seconds=0.05, steps=100)
         self.engine.start()
         self.page = make_page(self.engine, self.workspace, shared=shared)
-        self.blocks = launch(self.page, host="127.0.0.1", port=port, share=False, auth=auth)
+        self.blocks = launch(self.page, host="127.0.0.1", port=next(PORTS), share=False, auth=auth)
         self.limits = self.blocks.app.middleware_stack.limits
         # tests send hundreds of requests without a browser, and click faster than a person
         most = {"session": 64, "address": 24, "all addresses": 24}

@@ -198,7 +198,7 @@ def test_a_config_is_exported_and_taken_in_again(window, served, folder, tmp_pat
 
 @pytest.mark.slow
 def test_a_guest_logs_in_on_a_shared_page_and_browses_only_open_folders(chromium, tmp_path):
-    page = Served(tmp_path / "page", shared=True, auth=("guest", "secret"), port=17862)
+    page = Served(tmp_path / "page", shared=True, auth=("guest", "secret"))
     window = None
     try:
         inside = page.workspace.outputs / "set"

@@ -35,7 +35,7 @@ def hostile_page(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page_server, "make_workspace", hostile_workspace)
-        page = page_server.Served(tmp_path_factory.mktemp("hostile"), port=17980)
+        page = page_server.Served(tmp_path_factory.mktemp("hostile"))
     yield page
     page.close()
 

@@ -114,7 +114,6 @@ def hostile(tmp_path_factory):
             engine=lambda workspace: Engine(workspace, "cpu"),
             shared=True,
             auth=("guest", "secret"),
-            port=17990,
         )
     page, own = served.page, served.workspace
     page.engine.pause_queue()
