@@ -34,6 +34,13 @@ def test_every_choice_has_a_name_to_show_or_speaks_for_itself():
         assert not unnamed and not unknown, f"{task} {entry.path}"
 
 
+def test_only_plain_words_are_choices_without_a_label_beside_labelled_ones():
+    plain = "drop keep constant linear cosine polynomial uniform beta disk off fill original auto replace prepend append fp32 fp16 bf16"
+    for task, entry in ALL:
+        labelled = set(entry.labels) & set(entry.choices)
+        assert not labelled or set(entry.choices) - labelled <= set(plain.split()), f"{task} {entry.path}"
+
+
 def test_the_groups_are_those_that_presets_lean_on():
     of_kinds = " ".join(name for name, kind in kinds().items() if kind.settings is not None)
     of_methods = " ".join(spec.group for spec in methods().values() if spec.settings is not None)
