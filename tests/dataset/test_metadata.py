@@ -232,7 +232,7 @@ def test_an_image_of_two_metadata_files_trains_as_the_later_one_says(tmp_path, a
 @pytest.mark.parametrize(
     ("data", "where", "what"),
     [
-        (b'{\n "a": {"caption": "x",}\n}', "line 2, column 23", "not valid JSON"),
+        (b'{\n "a": {"caption": "x",}\n}', "line 2, column 2", "not valid JSON"),
         (b'{"a": ', "line 1, column 7", "not valid JSON"),
         (b'"a"', "line 1", "not a list of images"),
         (b"", "line 1, column 1", "not valid JSON"),

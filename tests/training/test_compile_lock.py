@@ -72,7 +72,7 @@ def test_a_file_that_the_owner_closes_meanwhile_does_not_hide_the_lock(lock, mon
     """/proc lists a file that is gone by the time it is looked at."""
 
     def scandir(path, real=os.scandir):
-        return [SimpleNamespace(path=f"{path}/99999"), *real(path)]
+        return [SimpleNamespace(path=f"{path}/99999"), *real(path)] if str(path).endswith("/fd") else real(path)
 
     with holder(lock) as process:
         monkeypatch.setattr(compile_lock.os, "scandir", scandir)
