@@ -501,7 +501,7 @@
     atelier.attach();
     for (const work of ready) work();
     follow();
-    new MutationObserver(() => atelier.keepAddress()).observe(document.querySelector("#tabs > .tab-wrapper"), {subtree: true, attributeFilter: ["aria-selected"]});
+    new MutationObserver(() => { atelier.tabOpened(); atelier.keepAddress(); }).observe(document.querySelector("#tabs > .tab-wrapper"), {subtree: true, attributeFilter: ["aria-selected"]});
     setInterval(() => { atelier.attach(); atelier.keepAddress(); onTheirWay(); }, 500);
     opening();
     filling();

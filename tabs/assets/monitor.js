@@ -29,14 +29,19 @@
     atelier.chosenRun = stopped = name;
     atelier.keepAddress(true);
   };
+  /** Called when another tab opens: a visit elsewhere may be shorter than any interval. */
+  atelier.tabOpened = () => {
+    const open = atelier.openTab();
+    if (!stopped || !open || open === "Monitor") return;
+    if (stopped === atelier.chosenRun) atelier.chooseRun("", true);
+    stopped = "";
+  };
   /* Parts that a tab shows are asked for anew when it opens: it may have been built only then. */
   let openBefore = "";
   setInterval(() => {
     const open = atelier.openTab();
     if (open === openBefore) return;
-    if (openBefore === "Monitor" && stopped && stopped === atelier.chosenRun) atelier.chooseRun("", true);
     openBefore = open;
-    stopped = "";
     const own = {Monitor: ["run", "begins", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files", "best", "verdict"], Train: ["form", "checks", "forecast", "works", "catalog"], Runs: ["queue"], Tools: ["works", "catalog", "tool_files", "keys"]}[open] || [];
     for (const part of own) delete atelier.have[part];
   }, 100);

@@ -105,10 +105,10 @@ def test_the_length_of_a_list_does_not_multiply_with_the_tags_of_a_caption():
         CaptionEditSettings(edit="remove", tags=", ".join(tags)),
     )
     for each in settings:
-        change, began = editor(each, []), time.monotonic()
+        change, began = editor(each, []), time.thread_time()
         for _ in range(50):
             change(text)
-        assert time.monotonic() - began < 1, "5 s and more where each tag is compared with each of the list"
+        assert time.thread_time() - began < 1, "5 s and more where each tag is compared with each of the list"
 
 
 def test_circles_of_many_lengths_end_where_they_began():

@@ -401,7 +401,7 @@ def test_who_waits_for_the_device_has_it_as_soon_as_it_is_free_and_two_never_hol
     assert not seen and lock.holder == "first"
     lock.release()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(seen) == 40 and all(name == holder for name, holder in seen) and lock.holder == ""
 
 

@@ -123,7 +123,7 @@ from core.record.events import StateChanged
 from core.record.journal import Journal
 
 time.sleep(0.4)  # what it imports first takes longer
-commands, end = CommandReader(Path(sys.argv[1])), time.monotonic() + 20
+commands, end = CommandReader(Path(sys.argv[1])), time.monotonic() + 300
 with Journal(Path(sys.argv[1])) as journal:
     journal.put(StateChanged("running"))
     heard = []

@@ -215,7 +215,7 @@ def test_pausing_keeps_what_has_come_and_waiting_can_be_ended(tmp_path, server):
     began = time.monotonic()
     with pytest.raises(Cancelled):
         get(server, tmp_path, cancel=token)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_a_redirect_is_followed_and_what_the_hub_states_before_it_counts(tmp_path, server):

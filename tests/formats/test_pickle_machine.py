@@ -76,10 +76,10 @@ def test_objects_of_classes_are_stand_ins_and_ordered_dicts_are_dicts(protocol):
     ],
 )
 def test_what_goes_beyond_the_limits_is_refused(data):
-    before = time.process_time()
+    before = time.thread_time()
     with pytest.raises((Damaged, ValueError, IndexError)):
         read(data)
-    assert time.process_time() - before < 5
+    assert time.thread_time() - before < 5
 
 
 @pytest.mark.slow

@@ -335,9 +335,9 @@ def test_lines_are_found_through_long_texts_and_lists():
 
 def test_strings_that_are_never_closed_are_passed_over_once():
     """Looking for the end of each again took minutes for 100 kB."""
-    began = time.process_time()
+    began = time.thread_time()
     lines = toml_lines('[general]\na = """' + '\\"""\n' * 20_000 + "[[datasets]]\n" + '"\\' * 2_000)
-    assert lines == {"general": 1, "general.a": 2} and time.process_time() - began < 2
+    assert lines == {"general": 1, "general.a": 2} and time.thread_time() - began < 2
 
 
 def test_lines_of_json_are_found_by_path():

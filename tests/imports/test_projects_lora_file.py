@@ -140,13 +140,13 @@ def mutated(metadata, draws):
 
 
 def answered(path):
-    begun = time.perf_counter()
+    begun = time.thread_time()
     try:
         found = import_project(path)
         assert list(found.lines()) and found.description
     except ProblemsError as error:
         assert all(problem.fix and problem.code for problem in error.problems)
-    assert time.perf_counter() - begun < 1
+    assert time.thread_time() - begun < 1
 
 
 def test_mutated_metadata_are_read_or_refused(tmp_path):

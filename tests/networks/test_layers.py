@@ -164,10 +164,10 @@ def test_invalid_expressions_are_found_with_the_settings(given, code):
 
 
 def test_an_expression_that_would_match_for_hours_is_refused_within_two_seconds(targets):
-    began = time.process_time()
+    began = time.thread_time()
     with refused("network.slow-pattern"):
         hits_of(settings(layers=[r"^(\w|_|[a-z])+[^\w_]$"]), targets)
-    assert time.process_time() - began < 2
+    assert time.thread_time() - began < 2
 
 
 def job_with(network):

@@ -315,8 +315,8 @@ def test_the_engine_takes_no_such_job_whatever_made_it(space, tmp_path):
         engine._do(waited)
         assert engine._queue.get(waited.id).state == "failed" and not list(space.outputs.glob("runs/*"))
         with pytest.raises(ProblemsError):
-            engine.light(lambda job, task: "done", bad).wait(30)
-        assert engine.light(lambda job, task: "done", good).wait(30) == "done"
+            engine.light(lambda job, task: "done", bad).wait(60)
+        assert engine.light(lambda job, task: "done", good).wait(60) == "done"
     finally:
         engine.close()
 

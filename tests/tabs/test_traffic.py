@@ -203,7 +203,7 @@ def test_a_message_that_does_not_arrive_or_comes_letter_by_letter_is_given_up(tm
             sent.append(message)
 
         app = shared(reads, tmp_path)
-        await asyncio.wait_for(app(scope(path, cookie=TOKEN), receive, send), 10)
+        await asyncio.wait_for(app(scope(path, cookie=TOKEN), receive, send), 50)
         return sent[0]["status"]
 
     assert finished(slow()) == 408

@@ -399,7 +399,7 @@ def test_a_run_is_told_as_ended_only_when_its_processes_have_let_go(tmp_path):
     waiting.join(0.5)
     assert waiting.is_alive()
     holder.unlock()
-    waiting.join(10)
+    waiting.join(60)
     assert not waiting.is_alive()
 
 

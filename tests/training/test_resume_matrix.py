@@ -54,6 +54,9 @@ METHODS = {
     "new word by layer": {"method": {"kind": "embedding"}, "embedding": WORD | {"extended": True}},
 }
 OPTIONS = {
+    # Adam divides a gradient by its size: one that is only rounding, as many behind convolutions that begin at zero, moves a weight
+    # as far as any other, up or down by processor (a fourth step's norm by 6%). With this it moves none.
+    "no steps by rounding": {"optimizer": {"optimizer_args": {"eps": 1e-2}}},
     "accumulation": {"schedule": {"gradient_accumulation_steps": 2, "lr_scheduler": "cosine", "lr_warmup_steps": 2}},
     "schedule-free": {"optimizer": {"optimizer_type": "AdamWScheduleFree", "learning_rate": 1e-3}},
     "Prodigy": {"optimizer": {"optimizer_type": "Prodigy", "learning_rate": 1.0}},
@@ -113,10 +116,7 @@ RECORDED = {
     "fine-tune, average": (("fine-tune, average", "held to the model"), 1e-4),
     "fine-tune in the backward pass": (("fine-tune in the backward pass",), 1e-2),
     "new word": (("new word", "captions", "shown"), 1e-4),
-    "ControlNet": (
-        ("ControlNet", "kohya's draws", "images by chance"),
-        1e-3,
-    ),  # two processors: 5e-4 at the fourth step
+    "ControlNet": (("ControlNet", "no steps by rounding", "kohya's draws", "images by chance"), 1e-4),
     "LLLite": (("LLLite", "timesteps and noise"), 1e-4),
 }
 VECTORS = Path(__file__).parents[1] / "vectors" / "trainings.json"  # of this program, by `recorded_of`
@@ -150,8 +150,7 @@ def test_every_registered_method_is_recorded():
     assert kinds == set(methods())
 
 
-# ControlNet: on one machine its fourth step differs by 5e-4 from the record, its norm by 6%; the cause is not known.
-@pytest.mark.slow(only=("ControlNet", "LoRA in bf16", "fine-tune in the backward pass", "fine-tune, average"))
+@pytest.mark.slow(only=("LoRA in bf16", "fine-tune in the backward pass", "fine-tune, average"))
 @pytest.mark.parametrize("name", RECORDED)
 def test_each_method_trains_what_is_recorded_and_after_a_kill_ends_to_the_bit(train, model, folders, monkeypatch, name):
     names, tolerance = RECORDED[name]

@@ -14,13 +14,13 @@ NUMBERS = {"seconds_per_step": 0.45, "peak_bytes": 5 << 30, "reserved_bytes": 6 
 
 def test_a_part_that_fails_or_hangs_takes_nothing_from_the_next(tmp_path, monkeypatch):
     parts = (
-        Part("hangs", 1, ("-c", "import time; print('begun', flush=True); time.sleep(60)")),
+        Part("hangs", 2, ("-I", "-S", "-c", "import time; print('begun', flush=True); time.sleep(60)")),
         Part("fails", 30, ("-c", "raise SystemExit(3)")),
         Part("works", 30, ("-c", "raise SystemExit(4)"), ("-c", "print('small')")),
     )
     monkeypatch.setattr(gpu_day, "PARTS", parts)
     ended = run_day(tmp_path / "results", "cpu")
-    assert ended["hangs"] == "cut off after 1 s" and ended["fails"].startswith("exit code 3")
+    assert ended["hangs"] == "cut off after 2 s" and ended["fails"].startswith("exit code 3")
     assert ended["works"].startswith("exit code 0")
     assert (tmp_path / "results" / "hangs.txt").read_text() == "begun\n"
     assert json.loads((tmp_path / "results" / "day.json").read_text())["parts"] == ended

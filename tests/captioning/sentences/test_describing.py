@@ -485,7 +485,7 @@ def test_larger_images_are_scaled_down(tmp_path, side, size):
 
 
 def test_threads_open_images_at_once_in_order_and_are_not_far_ahead():
-    both, opened = threading.Barrier(3, timeout=20), []
+    both, opened = threading.Barrier(3, timeout=60), []
 
     def prepare(path):
         opened.append(path)

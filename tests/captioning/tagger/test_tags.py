@@ -174,9 +174,9 @@ def test_the_most_certain_tags_are_kept(found, most):
 @pytest.mark.parametrize("undesired", ["*" * 9 + "q", "*e*e*e*e*e*e*q", "q" + "*e" * 9])
 def test_many_stars_take_no_time(undesired):
     form = Formatter(TagSettings(undesired_tags=undesired), {"general": 0.35})
-    began = time.process_time()
+    began = time.thread_time()
     assert form([(Label("e" * 40, "general"), 0.9)]).tags == ("e" * 40,)
-    assert time.process_time() - began < 0.5, "backtracking took seconds"
+    assert time.thread_time() - began < 0.5, "backtracking took seconds"
 
 
 @given(st.text("ab*", min_size=1, max_size=8), st.text("ab", min_size=1, max_size=8))

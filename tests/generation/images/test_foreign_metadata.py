@@ -184,7 +184,7 @@ def test_webp_of_comfyui(tmp_path):
 
 
 def test_graphs_made_to_be_slow_or_large_are_answered_at_once(tmp_path):
-    begun = time.process_time()
+    begun = time.thread_time()
     join = "StringConcatenate"
     nodes = {
         str(n): {"class_type": join, "inputs": {"string_a": [str(n + 1), 0], "string_b": [str(n + 2), 0]}}
@@ -196,7 +196,7 @@ def test_graphs_made_to_be_slow_or_large_are_answered_at_once(tmp_path):
         f"s{n}": {"class_type": "KSampler", "inputs": links | {"latent_image": [f"s{n + 1}", 0]}} for n in range(5000)
     }
     read(tmp_path, prompt=nodes)
-    assert time.process_time() - begun < 2
+    assert time.thread_time() - begun < 2
 
 
 def test_graphs_that_go_in_circles_or_are_no_graphs_are_answered(tmp_path):
@@ -217,10 +217,10 @@ def test_graphs_that_go_in_circles_or_are_no_graphs_are_answered(tmp_path):
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000, "{" + '"x":1,' * 150_000 + '"y":1}'])
 def test_json_made_to_do_harm_is_answered_at_once(tmp_path, text):
-    begun = time.process_time()
+    begun = time.thread_time()
     for name in ("prompt", "parameters", "invokeai_metadata"):
         assert read(tmp_path, **{name: text}).job is None
-    assert time.process_time() - begun < 2
+    assert time.thread_time() - begun < 2
 
 
 def test_fooocus(tmp_path):

@@ -199,9 +199,9 @@ def test_texts_behind_the_pixels_are_found(tmp_path):
     "text", ["a" * 900_000, " " * 900_000 + "Steps: 1", "<lora:" * 100_000 + "\nSteps: 2, a: b, c: d"]
 )
 def test_texts_made_to_be_slow_are_answered_at_once(text):
-    began = time.process_time()
+    began = time.thread_time()
     from_a1111_text(text)
-    assert time.process_time() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def codes_of(record):

@@ -212,10 +212,10 @@ def test_the_command_line_of_invokeai(tmp_path):
     "text", ['"' + "a" * 1_900_000 + '" -s 3', "<rdf:li>{" * 200_000, ">{&quot;" * 200_000, "Steps: 1, a: [{" * 12_000]
 )
 def test_texts_made_to_be_slow_are_answered_at_once(tmp_path, text):
-    begun = time.process_time()
+    begun = time.thread_time()
     for name in ("Dream", "XML:com.adobe.xmp", "parameters"):
         read(tmp_path, **{name: text})
-    assert time.process_time() - begun < 3
+    assert time.thread_time() - begun < 3
 
 
 def test_layers_that_are_skipped_are_counted_as_a1111_does(tmp_path):

@@ -183,9 +183,9 @@ def test_two_stars_in_a_wildcard_are_every_file_below(tmp_path):
     assert read("**") == read("**/**/**") == ["x", "x/a", "x/deep/b", "x/deep/er/a", "y/a"]
     assert read("*") == ["x"] and read("x/*") == ["x/a"] and read("x/de**/b") == ["x/deep/b"]
     for prompt in ("__x/**__", "__" + "**/" * 5000 + "a__", "__" + "a*" * 5000 + "__", "__" + "a" * 5000 + "__"):
-        begin = time.process_time()
+        begin = time.thread_time()
         findings_of(prompt, Names(read))
-        assert time.process_time() - begin < 2
+        assert time.thread_time() - begin < 2
     with pytest.raises(WildcardError):
         read("a" * 5000)
 

@@ -174,9 +174,9 @@ HOSTILE = {
 def test_hostile_prompts_answer_soon(name):
     many = Names(lines, no_lora, {f"easynega{number}": 2 for number in range(500)})
     count_tokens("warm")
-    begun = time.process_time()
+    begun = time.thread_time()
     found = analyze(HOSTILE[name], many)
-    assert time.process_time() - begun < 5 and len(found.findings) <= 100
+    assert time.thread_time() - begun < 5 and len(found.findings) <= 100
     if name in ("megabyte", "combinations", "twos", "files"):
         assert {each.problem.level for each in found.findings} == {"error"}
 

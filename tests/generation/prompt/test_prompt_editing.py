@@ -82,10 +82,10 @@ def test_several_texts_change_together():
 @pytest.mark.slow(but=("[(]",))
 @pytest.mark.parametrize("part", ["[", "[a|", "[a:", "(", "[(]", "[a|b]", "[a:b:1]", "]"])
 def test_no_text_takes_long(part):
-    text, begin = part * (LONGEST // len(part)), time.process_time()
+    text, begin = part * (LONGEST // len(part)), time.thread_time()
     analyze(text)
     schedule(text, Pass(2))
-    assert time.process_time() - begin < 30
+    assert time.thread_time() - begin < 30
     schedule(part * 300 + "x" + ":1]" * 300, Pass(5))
 
 
