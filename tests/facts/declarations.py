@@ -54,7 +54,9 @@ def settings() -> Facts:
     for _, entry in every_setting():
         default = entry.default if entry.info.default_factory or not entry.info.is_required() else "required"
         row = [entry.kind, default, entry.bounds or "", entry.choices or "", "empty" if entry.optional else ""]
-        row += [{name: value for name in ABOUT if (value := getattr(entry, name))} or "", entry.level]
+        about = {name: value for name in ABOUT if (value := getattr(entry, name))}
+        about |= {"labelled": labelled} if (labelled := [*entry.labels]) else {}
+        row += [about or "", entry.level]
         while row[-1] in ("", "more"):
             row.pop()
         rows_of_group = groups.setdefault(entry.path.rpartition(".")[0], {})
