@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import MappingProxyType
 
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects import ai_toolkit, kohya_ss, lora_file, onetrainer, sd_scripts, simpletuner
+from core.imports.projects.options import options_of
 from core.imports.projects.report import MAX_BYTES, Import, Source
 from core.record.bounded_json import parse_json
 from core.record.bounded_toml import parse_toml
@@ -17,6 +19,8 @@ from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.settings.presets.foreign import foreign_problem
 
+TWICE, SINGLE = "; in a path each \\ is written twice", "; a path with \\ needs single quotes"
+TOML_KEY = re.compile(r"^[ \t]*(\w+) = ", re.MULTILINE)
 EXPECTED = (
     "use a preset of kohya_ss or OneTrainer (.json), a config of AI Toolkit (.yaml) or SimpleTuner (.json), a LoRA "
     "(.safetensors), or a command line, script or config file of sd-scripts"
@@ -80,9 +84,9 @@ def import_project(
         if (foreign := foreign_problem(opened.json or opened.toml, opened.where)) is not None:
             raise ProblemsError([foreign])
         if opened.text.lstrip("\ufeff \t\r\n").startswith("{"):
-            parse_json(opened.text, opened.where, "correct it, or save it again")
-        elif opened.suffix == ".toml":
-            parse_toml(opened.text, opened.where, "correct that line")
+            parse_json(opened.text, opened.where, "correct it, or save it again" + TWICE * ("\\" in opened.text))
+        elif opened.suffix == ".toml" or sum(name in options_of() for name in TOML_KEY.findall(opened.text)) > 1:
+            parse_toml(opened.text, opened.where, "correct that line" + SINGLE * ("\\" in opened.text))
         elif opened.suffix in (".yaml", ".yml"):
             parse_yaml(opened.text, opened.where, "correct that line")
         what = "The settings of no known program are in this text"

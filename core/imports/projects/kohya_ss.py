@@ -10,7 +10,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,10 @@ def read(source: Source) -> Import:
         reading.warn(*problem)
     title = f"{TITLE}, {resolved.script}.py"
     result = to_import(reading, source, NAME, title, resolved.options, _of_launcher(resolved.form, preset))
+    result.report = [
+        replace(entry, value=preset[entry.key]) if entry.key in preset and entry.kind != "secret" else entry
+        for entry in result.report
+    ]
     result.report += _rest(preset, resolved, {entry.key for entry in result.report if entry.kind != "default"})
     result.choices, result.choice = tuple(TABS), tab
     return result

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
+from core.imports.projects.missing import missing_files
 from core.record.bounded_json import json_or_none
 from core.record.bounded_toml import bounded_loads
 from core.record.problems import Problem, ProblemsError, one_line
+from core.record.workspace import PROJECT
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 
@@ -154,14 +156,20 @@ class Source:
             return None
 
     def file(self, name: str) -> Path | None:
-        """An existing file that the text names; None where files are not read, or there is none."""
+        """An existing file that the text names, also next to it; None where files are not read, or there is none."""
         if self.folder is None or "\0" in name or not name.strip():
             return None
+        places = [self.folder / name]
+        if self.suffix:  # of a file; programs also count from their own folder, in which that of the file is
+            places += [self.folder / PureWindowsPath(name).name, self.folder.parent / name]
         try:
-            path = self.folder / Path(name).expanduser()
-            return path if path.is_file() else None
+            return next((path for path in (each.expanduser() for each in places) if path.is_file()), None)
         except (OSError, RuntimeError, ValueError):
             return None
+
+    def missing(self, job: TrainJob) -> Iterable[Problem]:
+        """Warnings about files that are not here, searched for near the text and in the project; none where no file is read."""
+        return missing_files(job, [self.folder, PROJECT]) if self.folder is not None else ()
 
 
 def choose(titles: Sequence[str], source: Source, what: str) -> tuple[int, tuple[str, ...]]:

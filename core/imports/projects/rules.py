@@ -68,8 +68,11 @@ class Reading:
         missing = [each for word in words for each in unresolved(word)]
         if missing:
             text = ", ".join(missing)
-            self.note(option.name, "unavailable", f"needs {text}, which the text does not set; enter the value")
-            what, fix = f"--{option.name} uses {text}, which the text does not set", "enter the value in the project"
+            self.note(option.name, "unavailable", f"needs {text}, whose value the text does not give; enter it")
+            what, fix = (
+                f"--{option.name} uses {text}, whose value the text does not give",
+                "enter the value in the project",
+            )
             self.warn(what, option.name, fix, "import.unset-variable")
             return
         try:

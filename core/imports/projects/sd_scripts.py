@@ -8,10 +8,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from core.dataset.captions.encodings import decode_text
-from core.imports.projects.options import NUMBER, SCRIPTS, Script, is_option, options_of, parse_words
+from core.imports.projects.options import MORE_OPTIONS, NUMBER, SCRIPTS, Script, is_option, options_of, parse_words
 from core.imports.projects.report import MAX_BYTES, ChoiceNeeded, Entry, Import, Source, choose
 from core.imports.projects.rules import Reading
-from core.imports.projects.shells import SUFFIXES, read_script
+from core.imports.projects.shells import SUFFIXES, read_script, unresolved
 from core.imports.projects.to_job import to_import
 from core.record.bounded_toml import parse_toml
 from core.record.problems import Problem, ProblemsError
@@ -214,6 +214,11 @@ def _imported(
 ) -> Import:
     reading = Reading(script, values, frozenset(values))
     reading.extra += entries
+    for entry in entries:
+        if entry.sentence == MORE_OPTIONS:
+            text = ", ".join(unresolved(entry.key))
+            what, fix = f"{text} may hold more options", "set what it holds in the form"
+            reading.warn(what, text, fix, "import.unset-variable")
     result = to_import(reading, source, NAME, f"{TITLE}, {script.name}.py", values, launcher)
     result.choices, result.choice = choices, script.name
     return result

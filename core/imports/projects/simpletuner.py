@@ -119,7 +119,7 @@ def resolve(source: Source) -> Config:
 
 def _file(config: Config, name: str) -> Any:
     """The content of a JSON file that the config names, there or next to it; None where it is not found."""
-    path = config.source.file(name) or config.source.file(PurePosixPath(name.replace("\\", "/")).name)
+    path = config.source.file(name)
     try:
         return json_or_none(read_regular(path, MOST_BYTES)) if path else None
     except ProblemsError:

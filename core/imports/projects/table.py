@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from core.imports.projects.options import DecimalComma, Option, convert, unknown
 from core.imports.projects.report import Entry, Import, Kind, Source
-from core.imports.projects.to_job import built, by_group, missing_files
+from core.imports.projects.to_job import built, by_group
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared, declared, value_of
 from core.settings.check import shorten
@@ -276,8 +276,9 @@ def to_import(config: Config, found: Values, written: Values, fixed: Fixed, name
     report = [*_written(config, written, found, corrected), *_absent(config, written, found, job, fixed)]
     rows = config.table.rows
     options = {key: value for key, value in config.values.items() if rows[key].here != IDLE}
-    missing = missing_files(job) if config.source.folder is not None else ()
-    return Import(name, f"{config.table.title}, {about}", job, report, options, [*config.problems, *missing])
+    return Import(
+        name, f"{config.table.title}, {about}", job, report, options, [*config.problems, *config.source.missing(job)]
+    )
 
 
 def _written(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from core.imports.dataset_config import Imported, read_dataset_config
@@ -12,9 +11,8 @@ from core.imports.dataset_options import OPTIONS as DATASET_OPTIONS
 from core.imports.projects.options import XTI, options_of, unknown
 from core.imports.projects.report import Entry, Import, Kind, Source, written_value
 from core.imports.projects.rules import RULES, SECRETS, Reading, Values
-from core.record.problems import Problem, ProblemsError, errors
+from core.record.problems import ProblemsError, errors
 from core.record.units import number_text
-from core.record.workspace import resolve_path
 from core.settings.base import Declared, declared, value_of
 from core.settings.check import allowed, build
 from core.settings.elsewhere import ELSEWHERE
@@ -38,11 +36,6 @@ KEPT = frozenset(
     ("save_state", "save_state_on_train_end")
 )  # ours stay on where they are not given: they change no weight
 SCRIPTLESS = ("controlnet", "lllite")  # groups of methods whose scripts are not imported
-# Settings whose files are looked for on this machine.
-PATHS = (
-    "model.base_model", "model.vae", "dataset.folder", "dataset.reg_data_dir", "network.network_weights",
-    "embedding.embedding_weights", "samples.sample_prompts_file", "resume.resume", "logging.log_tracker_config",
-)  # fmt: skip
 
 
 def to_import(
@@ -58,7 +51,7 @@ def to_import(
         settings |= dict.fromkeys(entry.settings, entry.value)
     settings |= {path: value for path, (value, _) in FIXED.items()}
     config = _dataset(read, source, settings)
-    if not read["pretrained_model_name_or_path"]:
+    if not read["pretrained_model_name_or_path"] and "pretrained_model_name_or_path" not in read.notes:
         fix = "choose the base model"
         read.warn("The text names no model", "pretrained_model_name_or_path", fix, "import.no-model")
     nested = by_group(settings)
@@ -73,8 +66,7 @@ def to_import(
     job, corrected = built(nested)
     report = [*_entries(read, job, become, corrected), *read.extra, *launcher]
     kept = {name: value for name, value in options.items() if name not in SECRETS}
-    missing = missing_files(job) if source.folder is not None else ()
-    return Import(program, title, job, report, kept, [*read.problems, *missing])
+    return Import(program, title, job, report, kept, [*read.problems, *source.missing(job)])
 
 
 def direct_paths() -> dict[str, str]:
@@ -228,17 +220,3 @@ def _written(
         kind = "idle" if sentence.startswith("remove it") else "unavailable"
         return Entry(kind, key, value, sentence=sentence.removeprefix("remove it: "))
     return Entry("taken", key, value)  # not set, as without it
-
-
-def missing_files(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> Iterator[Problem]:
-    """Warnings about files and folders that are not on this machine."""
-    folders = [("dataset.sources", each.folder) for each in job.dataset.sources]
-    for path, text in (*((path, value_of(job, path)) for path in PATHS), *folders):
-        if isinstance(text, str) and text and ("\\" in text or text.startswith(("/", "~", "."))) and "\0" not in text:
-            try:
-                missing = not exists(resolve_path(text))
-            except OSError:
-                missing = True
-            if missing:
-                what, fix = f"{text} is not on this machine", "choose where it is here"
-                yield Problem(what, path, fix, "warning", code="import.missing-path")
