@@ -269,6 +269,22 @@ def test_what_a_script_sets_on_a_condition_is_asked_for(name):
     assert len(unset) >= 2 and "ore" in unset[-1].what + unset[-2].what
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bash -c 'cd x && accelerate launch train_network.py --network_dim 8 --seed 5'",
+        "```bash\naccelerate launch train_network.py --network_dim 8 --seed 5\n```",
+        '$a = "--network_dim=8 --seed 5"\nInvoke-Expression "python train_network.py $a"',
+        '$cmd = @"\npython train_network.py --network_dim=8 --seed=5\n"@\nInvoke-Expression $cmd',
+        '$a = @{}\n$a = "--network_dim=8",\n  "--seed=5"\npython train_network.py @a',
+    ],
+)
+def test_a_command_within_a_text_is_read(text):
+    found = imported(text)
+    assert (found.job.network.rank, found.job.schedule.seed) == (8, 5)
+    assert not [entry for entry in found.entries("unavailable") if entry.value]
+
+
 def test_a_path_that_swallows_the_rest_is_said():
     found = import_project('python train_network.py --train_data_dir "D:\\train\\" --network_dim 8')
     assert "import.note" in [problem.code for problem in found.problems]
@@ -305,6 +321,7 @@ def test_options_without_a_script_are_a_loras_or_ask():
         ("accelerate launch flux_train_network.py --seed 1", "import.other-family"),
         ("python train_dreambooth_lora.py --seed 1", "import.unknown-script"),
         ("hello", "import.unknown"),
+        ('subprocess.run(["python", "train_network.py", "--seed", "1"])', "import.no-command"),
         ("", "import.unknown"),
         ("[[datasets]]\nresolution = 512", "preset.is-dataset-config"),
         ("{}", "import.unknown"),

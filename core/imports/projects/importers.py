@@ -20,6 +20,7 @@ from core.record.regular import read_regular
 from core.settings.presets.foreign import foreign_problem
 
 TWICE, SINGLE = "; in a path each \\ is written twice", "; a path with \\ needs single quotes"
+FENCE = re.compile(r"^[ \t]*```\w*[ \t]*$", re.MULTILINE)  # around code in a chat
 TOML_KEY = re.compile(r"^[ \t]*(\w+) = ", re.MULTILINE)
 EXPECTED = (
     "use a preset of kohya_ss or OneTrainer (.json), a config of AI Toolkit (.yaml) or SimpleTuner (.json), a LoRA "
@@ -75,7 +76,7 @@ def import_project(
         folder = source.resolve().parent if reads else None
         opened = Source(text, name or str(source), suffix, folder, choice, variables, path)
     else:
-        opened = Source(source, name or "the text", Path(name).suffix.lower(), folder, choice, variables)
+        opened = Source(FENCE.sub("", source), name or "the text", Path(name).suffix.lower(), folder, choice, variables)
         if len(source) > MAX_BYTES:
             what, fix = f"The text has more than {MAX_BYTES:,} characters", "paste only the settings"
             raise ProblemsError.one(what, opened.where, fix, "import.too-long")

@@ -16,6 +16,7 @@ from core.imports.projects.to_job import to_import
 from core.record.bounded_toml import parse_toml
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
+from core.settings.check import shorten
 
 NAME, TITLE = "sd_scripts", "sd-scripts"
 TRAINS = re.compile(r"(train|fine_?tune)\w{0,60}\.py(?![\w.])", re.IGNORECASE)
@@ -108,6 +109,7 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
 def _from_command(source: Source) -> Import:
     script = read_script(source.text, source.suffix, source.variables)
     commands = [words for words in script.commands if words[0].lower() not in NAMING and _place(words) >= 0]
+    commands = [inner for words in commands for inner in _unwrapped(words)]
     loose = [word for words in script.commands if any(is_option(word) for word in words) for word in words]
     if not commands and not any(word.lstrip("-").partition("=")[0] in options_of() for word in loose):
         what = "The text has no training command of sd-scripts"
@@ -119,6 +121,13 @@ def _from_command(source: Source) -> Import:
         result.choices, result.choice = choices, choices[at]
     result.problems += [Problem(note, source.where, level="advice", code="import.note") for note in script.notes]
     return result
+
+
+def _unwrapped(words: list[str]) -> list[list[str]]:
+    """The commands in a word that is a text itself, as of `bash -c "python train_network.py ..."`; else the words."""
+    word = words[_place(words)]
+    inner = read_script(word).commands if word.split()[1:] else []
+    return [each for each in inner if len(each) > 1 and _place(each) >= 0] or [words]
 
 
 def _title(words: list[str]) -> str:
@@ -141,6 +150,12 @@ def _place(words: list[str]) -> int:
 def _command(words: list[str], source: Source) -> Import:
     place = _place(words)
     name = _file_name(words[place]).removesuffix(".py") if place >= 0 else ""
+    if name and not re.fullmatch(r"[\w.+-]+", name):
+        what, fix = (
+            "The training command is not written as in a terminal",
+            "paste it without brackets, commas and quotes",
+        )
+        raise ProblemsError.one(f"{what}: {shorten(name)}", source.where, fix, "import.no-command")
     if name and name not in SCRIPTS:
         family = next((title for begin, title in OTHERS.items() if begin in name.lower()), "")
         what = (

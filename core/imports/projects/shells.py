@@ -183,6 +183,7 @@ _TOKENS = (
     (BASH, OUTSIDE, r"(?P<single>'(?P<inner>[^']*+)(?P<closed>'?))"),
     (PS, OUTSIDE, r"(?P<single>'(?P<inner>(?:[^']|'')*+)(?P<closed>'?))"),
     (BASH, OUTSIDE, r"(?P<ansi>\$'(?P<coded>(?:[^'\\]++|\\.)*+)')"),
+    (PS, OUTSIDE, r"(?P<splat>@(?P<listed>\w+))"),
     (PS, OUTSIDE, r"(?P<list>[,@])"),
     (BOTH, OUTSIDE, r"(?P<blank>[ \t]+)"),
     (BOTH, OUTSIDE, r"(?P<comment>\#)"),
@@ -265,6 +266,8 @@ class _Shell(_Reader):
                 self._substitution(token.start())
             case "variable":
                 self._variable(token)
+            case "splat" if self.pieces is None:
+                self._insert(self.variables.get(token["listed"].lower()), token[0], whole=True)
             case "open":
                 self._open()
             case "close":
@@ -274,7 +277,7 @@ class _Shell(_Reader):
             case "list" if self.target:
                 self.several = True
                 self.end_word()
-            case "line" if self.target and (self.depth > 0 or not self.powershell):
+            case "line" if self.target and (self.depth > 0 or not self.powershell or self._after_comma(token.start())):
                 self.end_word()
             case "line":
                 self.end_command()
@@ -285,6 +288,9 @@ class _Shell(_Reader):
                 self._plain(token[0])
             case _:
                 super().take(kind, token)
+
+    def _after_comma(self, at: int) -> bool:
+        return self.text[max(0, at - 100) : at].rstrip(" \t").endswith(",")
 
     def _plain(self, text: str) -> None:
         self.computed = self.computed or (self.powershell and not _PS_NUMBER.fullmatch(text))
