@@ -88,7 +88,7 @@ def _of_header(header: str, name: str, folder: Path) -> Import:
 # -- the report
 
 
-def marks(project: Project) -> dict[str, str] | None:
+def marks(project: Project) -> dict[str, Any] | None:
     """{"token": of the request, "about": title, "folders": of the dataset now} of the import that the form began with; None
     without one."""
     if not project.imported:

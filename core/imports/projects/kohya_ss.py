@@ -40,8 +40,8 @@ Counts = Callable[[str], Mapping[str, int] | None]
 
 def form_of(tab: str) -> Form:
     """The fields of a fresh tab with their values."""
-    own = {name: row for name, row in FIELDS.items() if tab in row.get("tabs", TABS)}
-    return {name: row.get("defaults", {}).get(tab, row["default"]) for name, row in own.items()}
+    fields = {name: row for name, row in FIELDS.items() if tab in row.get("tabs", TABS)}
+    return {name: row.get("defaults", {}).get(tab, row["default"]) for name, row in fields.items()}
 
 
 def keys() -> Iterable[str]:

@@ -91,12 +91,12 @@ def _data() -> dict[str, dict[str, Any]]:
 def options_of(script: str = "") -> dict[str, Option]:
     """The options of a script by name; of all scripts together without a name."""
     script = "train_textual_inversion" if script == XTI else script
-    found = {}
+    options = {}
     for name, row in _data().items():
         if not script or script in row.get("scripts", (script,)):
             default = row.get("defaults", {}).get(script, row["default"])
-            found[name] = Option(name, row["type"], default, row.get("many", False), tuple(row.get("choices", ())))
-    return found
+            options[name] = Option(name, row["type"], default, row.get("many", False), tuple(row.get("choices", ())))
+    return options
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -117,9 +117,9 @@ class Import:
         """The report as text."""
         yield f"{self.title}: {self.summary}"
         for kind, title in TITLES.items():
-            found = self.entries(kind)
-            if found and kind not in without:
-                yield from ("", f"{title}:", *(f"  {entry.line}" for entry in found))
+            entries = self.entries(kind)
+            if entries and kind not in without:
+                yield from ("", f"{title}:", *(f"  {entry.line}" for entry in entries))
 
 
 @dataclass(frozen=True)

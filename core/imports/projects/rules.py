@@ -237,16 +237,16 @@ def _network(read: Reading) -> Values:
         read.warn(what, "network_module", "choose a network type before you train", "import.unknown-network")
         read.note("network_module", "unavailable", "is not known here; LoRA is set instead, with its rank and alpha")
         kind, module = "lora", "networks.lora"
-    found = _of_arguments(read, module, kind, written)
+    settings = _of_arguments(read, module, kind, written)
     rank, alpha = read["network_dim"] or 4, read["network_alpha"] or 0
-    found |= {"network.kind": kind, "network.rank": rank, "network.alpha": alpha}
+    settings |= {"network.kind": kind, "network.rank": rank, "network.alpha": alpha}
     if read["network_dropout"] is not None:
-        found["network.network_dropout"] = read["network_dropout"]
+        settings["network.network_dropout"] = read["network_dropout"]
     if kind.endswith("lokr") and rank >= FULL:
         read.note("network_dim", "changed", f"{rank} makes LoKr's large matrix whole: {kind}.full_matrix")
-        found |= {f"{kind}.full_matrix": True, "network.rank": 16, "network.alpha": 16.0}
-        found = {path: value for path, value in found.items() if not path.startswith("network.conv_")}
-    return found
+        settings |= {f"{kind}.full_matrix": True, "network.rank": 16, "network.alpha": 16.0}
+        settings = {path: value for path, value in settings.items() if not path.startswith("network.conv_")}
+    return settings
 
 
 def _of_arguments(read: Reading, module: str, kind: str, written: Mapping[str, str]) -> Values:
@@ -269,14 +269,14 @@ def _of_arguments(read: Reading, module: str, kind: str, written: Mapping[str, s
         arguments.setdefault("conv_alpha", "1")
     if "block_size" in arguments:
         arguments["unit"] = arguments.pop("block_size")
-    found, left = settings_of_arguments(kind, arguments, known)
-    for name in left:
+    settings, unknown = settings_of_arguments(kind, arguments, known)
+    for name in unknown:
         if name in written and name not in SAME_HERE:
             sentence = f"{name} is no argument of {module} that is known here"
             read.extra.append(
                 Entry("unavailable", read.key("network_args"), f"{name}={written[name]}", sentence=sentence)
             )
-    return {path: value_typed(known[path], str(value)) for path, value in found.items()}
+    return {path: value_typed(known[path], str(value)) for path, value in settings.items()}
 
 
 def _unquoted(word: str) -> str:
@@ -295,8 +295,8 @@ def _optimizer(read: Reading) -> Values:
 @rule("optimizer_args")
 def _optimizer_arguments(read: Reading) -> Values:
     arguments = _arguments(read, "optimizer_args")
-    own = {name: arguments.pop(name) for name in COMMON if _numbers(arguments.get(name), pair=name == "betas")}
-    return {"optimizer.optimizer_args": arguments} | {f"optimizer.{name}": value for name, value in own.items()}
+    common = {name: arguments.pop(name) for name in COMMON if _numbers(arguments.get(name), pair=name == "betas")}
+    return {"optimizer.optimizer_args": arguments} | {f"optimizer.{name}": value for name, value in common.items()}
 
 
 def _numbers(value: Any, pair: bool) -> bool:
@@ -311,15 +311,15 @@ def _scheduler_arguments(read: Reading) -> Values:
 
 
 def _arguments(read: Reading, name: str) -> Values:
-    found: Values = {}
+    arguments: Values = {}
     for word in read[name] or []:
         try:
             one = parse_arguments([_unquoted(word)])
             json.dumps(one, allow_nan=False)
-            found |= one
+            arguments |= one
         except (ValueError, TypeError) as error:
             read.extra.append(Entry("unavailable", read.key(name), word, sentence=str(error)))
-    return found
+    return arguments
 
 
 @rule("text_encoder_lr", "learning_rate_te", "learning_rate_te1", "learning_rate_te2")
@@ -430,12 +430,12 @@ def _validation(read: Reading) -> Values:
         read[name] for name in ("validate_every_n_epochs", "validate_every_n_steps", "validation_seed")
     )
     split = read["validation_split"] or 0.0
-    found: Values = {"validation.validation_split": split, "validation.validate_every_n_steps": steps}
+    settings: Values = {"validation.validation_split": split, "validation.validate_every_n_steps": steps}
     if epochs is not None or steps is not None:
-        found["validation.validate_every_n_epochs"] = epochs
+        settings["validation.validate_every_n_epochs"] = epochs
     if split or seed is not None:
-        found["validation.validation_seed"] = (read["seed"] if seed is None else seed) or 0
-    return found
+        settings["validation.validation_seed"] = (read["seed"] if seed is None else seed) or 0
+    return settings
 
 
 # ---- memory, saving, logging
@@ -452,8 +452,8 @@ def _full(read: Reading) -> Values:
 
 @rule("save_precision")
 def _save_precision(read: Reading) -> Values:
-    own = {"full_bf16": "bf16", "full_fp16": "fp16"} if read.script.method in ("dreambooth", "fine_tune") else {}
-    plain = next((name for option, name in own.items() if read[option]), "fp32")
+    full = {"full_bf16": "bf16", "full_fp16": "fp16"} if read.script.method in ("dreambooth", "fine_tune") else {}
+    plain = next((name for option, name in full.items() if read[option]), "fp32")
     named = {"float": "fp32"}.get(read["save_precision"], read["save_precision"])
     return {"saving.save_precision": named or plain}
 

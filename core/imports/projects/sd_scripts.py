@@ -97,10 +97,8 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
         what, where = "The text does not say which script of sd-scripts it is for", source.where
         fix = f"choose one of {', '.join(f'{name}.py' for name in SCRIPTS)}"
         raise ChoiceNeeded(Problem(what, where, fix, code="import.which-script"), list(SCRIPTS))
-    own = SCRIPTS[telling]
-    return Script(own.name, own.method, guessed=True), tuple(
-        each.name for each in SCRIPTS.values() if each.method == own.method
-    )
+    method = SCRIPTS[telling].method
+    return Script(telling, method, guessed=True), tuple(name for name, each in SCRIPTS.items() if each.method == method)
 
 
 # ---- command lines

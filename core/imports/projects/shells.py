@@ -92,11 +92,11 @@ def _with_python(text: str, values: Mapping[str, Value]) -> str:
     """Cells with values for {name}, in quotes too."""
     left = MOST_EXPANDED
 
-    def value(found: Token) -> str:
+    def value(match: Token) -> str:
         nonlocal left
-        known = values.get(found[1])
+        known = values.get(match[1])
         left -= len(known or "")
-        return known if isinstance(known, str) and left >= 0 else f"{UNSET}{{{found[1]}}}{END}"
+        return known if isinstance(known, str) and left >= 0 else f"{UNSET}{{{match[1]}}}{END}"
 
     return _IN_PYTHON.sub(value, text)
 
@@ -402,8 +402,8 @@ class _Shell(_Reader):
             self.words = self.words[1:]
         if self.words and self.words[0] in ("export", "declare", "local", "readonly"):
             self.words = self.words[1:]
-        while self.words and (found := _ASSIGNED.fullmatch(self.words[0])):
-            self._set(found[1], bool(found[2]), None if UNSET in found[3] else found[3])
+        while self.words and (match := _ASSIGNED.fullmatch(self.words[0])):
+            self._set(match[1], bool(match[2]), None if UNSET in match[3] else match[3])
             self.words = self.words[1:]
 
 
@@ -473,26 +473,26 @@ class _Cmd(_Reader):
                 continue
             branches += 1 if _CMD_BRANCH.match(line) else -1 if line.startswith(")") and not line.endswith("(") else 0
             line = _CMD_VARIABLE.sub(self._value, line)
-            found = _CMD_SET.fullmatch(line)
-            if found is None:
+            match = _CMD_SET.fullmatch(line)
+            if match is None:
                 self.quoted = self.literal = False
                 super().read(line)
                 continue
-            computed, name, value = found[1], (found[2] or found[4]).lower(), found[3] if found[2] else found[5]
+            computed, name, value = match[1], (match[2] or match[4]).lower(), match[3] if match[2] else match[5]
             self.variables.pop(name, None)
             if computed:
                 value = _arithmetic(value.lower(), self.variables) if computed[1] in "aA" else None
             if value is not None and UNSET not in value and branches <= 0:
                 self.variables[name] = value
 
-    def _value(self, found: Token) -> str:
-        if found[3] and not self.delayed:
-            return found[0]
-        value = "%" if found[1] else self.variables.get((found[2] or found[3] or "").lower())
+    def _value(self, match: Token) -> str:
+        if match[3] and not self.delayed:
+            return match[0]
+        value = "%" if match[1] else self.variables.get((match[2] or match[3] or "").lower())
         self.left -= len(value or "")
         if isinstance(value, str) and self.left >= 0:
             return value
-        return UNSET + found[0] + END if len(found[0]) > 1 else "%"
+        return UNSET + match[0] + END if len(match[0]) > 1 else "%"
 
     def take(self, kind: str, token: Token) -> None:
         match kind:

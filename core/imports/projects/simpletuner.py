@@ -73,11 +73,11 @@ def _content(config: Values) -> Values:
 
 def _backends_alone(source: Source) -> list[Any]:
     """The data backends of a text that has nothing else."""
-    found = json_or_none(source.text) if source.text.lstrip("\ufeff \t\r\n").startswith("[") else None
+    backends = json_or_none(source.text) if source.text.lstrip("\ufeff \t\r\n").startswith("[") else None
     marks = {"instance_data_dir", "dataset_type", "caption_strategy"}
     return (
-        found
-        if isinstance(found, list) and any(isinstance(each, dict) and marks & each.keys() for each in found)
+        backends
+        if isinstance(backends, list) and any(isinstance(each, dict) and marks & each.keys() for each in backends)
         else []
     )
 
@@ -89,13 +89,13 @@ def keys() -> Iterable[str]:
 
 def read(source: Source) -> Import:
     config = resolve(source)
-    found = config.direct() | {path: value for rule in RULES for path, value in rule(config).items()}
+    settings = config.direct() | {path: value for rule in RULES for path, value in rule(config).items()}
     listed = _backends(config)
-    found |= folders(config, listed)
+    settings |= folders(config, listed)
     images = [each for each in listed if each.get("data.dataset_type", "image") in ("image", "eval")]
     written = config.written | first_other(listed, table()) | first_other(images, table())
     return to_import(
-        config, found, written, FIXED, NAME, f"{config['model_type']} of {config['model_family'] or 'a model'}"
+        config, settings, written, FIXED, NAME, f"{config['model_type']} of {config['model_family'] or 'a model'}"
     )
 
 
@@ -160,20 +160,22 @@ def machine(config: Config) -> Values:
     trackers = ("tensorboard", "wandb", "all", "none")
     if report not in trackers:
         config.note("report_to", "unavailable", f"is none of {', '.join(trackers)}")
-    found = {"memory.torch_compile": True, "memory.dynamo_backend": backend} if backend not in ("no", "") else {}
+    settings = {"memory.torch_compile": True, "memory.dynamo_backend": backend} if backend not in ("no", "") else {}
     if report in ("wandb", "all"):
-        found |= {
+        settings |= {
             "logging.log_tracker_name": config["tracker_project_name"],
             "logging.wandb_run_name": config["tracker_run_name"],
         }
     if config["mixed_precision"] == "no":
-        found["memory.allow_tf32"] = not config["disable_tf32"]
+        settings["memory.allow_tf32"] = not config["disable_tf32"]
     if config["use_ema"]:
         device = {"accelerator": "device"}.get(config["ema_device"], "cpu")
         names = {"method.ema_decay": "ema_decay", "method.ema_update_every": "ema_update_interval"}
-        found |= {"method.ema": True, "method.ema_device": device} | {path: config[key] for path, key in names.items()}
+        settings |= {"method.ema": True, "method.ema_device": device} | {
+            path: config[key] for path, key in names.items()
+        }
     sliced = "sliced" if config["unet_attention_slice"] else "auto"
-    return found | {
+    return settings | {
         "memory.attention": "xformers" if attention == "xformers" else sliced,
         "memory.fp8_base_unet": config["base_model_precision"].startswith("fp8") and config.method == "lora",
         "logging.log_with": report if report in trackers else "none",
@@ -206,9 +208,9 @@ def network(config: Config) -> Values:
     named = config["peft_lora_target_modules"]
     layers = [re.escape(str(each)[:200]) for each in named[:100]] if isinstance(named, list) and named else ["attn"]
     kind, rank = "dora" if config["use_dora"] else "lora", config["lora_rank"]
-    found = {"network.kind": kind, "network.rank": rank, "network.layers": layers}
-    found |= {"network.alpha": rank if config["lora_alpha"] is None else config["lora_alpha"]}
-    return rates | found | ({"dora.wd_on_output": True} if kind == "dora" else {})
+    settings = {"network.kind": kind, "network.rank": rank, "network.layers": layers}
+    settings |= {"network.alpha": rank if config["lora_alpha"] is None else config["lora_alpha"]}
+    return rates | settings | ({"dora.wd_on_output": True} if kind == "dora" else {})
 
 
 def _lycoris(config: Config) -> Values:
@@ -231,21 +233,25 @@ def _lycoris(config: Config) -> Values:
     left += [name for name, value in given.items() if name not in LYCORIS and (name, value) != ("multiplier", 1)]
     left += _of_modules(preset, given)
     config.note(key, "changed", f"{kind}; not taken: {', '.join(left)[:200]}" if left else f"is read: {kind}")
-    found = {"network.kind": kind, "network.rank": 16 if whole else int(rank), "network.network_dropout": 0.0}
-    found |= {
+    settings = {"network.kind": kind, "network.rank": 16 if whole else int(rank), "network.network_dropout": 0.0}
+    settings |= {
         "network.alpha": numbers.get("linear_alpha", 1),
         "network.layers": [LAYERS[each] for each in named if each in LAYERS],
     }
-    return found | (
+    return settings | (
         {"lokr.factor": int(numbers.get("factor", -1)), "lokr.full_matrix": whole} if kind == "lokr" else {}
     )
 
 
 def _of_modules(preset: Any, given: Values) -> list[str]:
     """The kinds of modules for which LyCORIS' file has other values than for the rest."""
-    found = preset.get("module_algo_map") if isinstance(preset, dict) else None
-    modules = found.items() if isinstance(found, dict) else ()
-    return [name for name, own in modules if not isinstance(own, dict) or own != {key: given.get(key) for key in own}]
+    algorithms = preset.get("module_algo_map") if isinstance(preset, dict) else None
+    modules = algorithms.items() if isinstance(algorithms, dict) else ()
+    return [
+        name
+        for name, algorithm in modules
+        if not isinstance(algorithm, dict) or algorithm != {key: given.get(key) for key in algorithm}
+    ]
 
 
 def optimizer(config: Config) -> Values:
@@ -275,15 +281,15 @@ def optimizer(config: Config) -> Values:
 def schedule(config: Config) -> Values:
     key, name, rate, end = "lr_scheduler", config["lr_scheduler"], config["learning_rate"], config["lr_end"]
     warmup = max(0, config["lr_warmup_steps"])
-    found: Values = {"lr_scheduler": name, "lr_warmup_steps": warmup}
+    settings: Values = {"lr_scheduler": name, "lr_warmup_steps": warmup}
     if averages(optimizer(config)["optimizer.optimizer_type"]) and config["optimizer"] != "prodigy":
-        found = {"lr_scheduler": "constant", "lr_warmup_steps": 0}
+        settings = {"lr_scheduler": "constant", "lr_warmup_steps": 0}
     elif name in ("constant", "constant_with_warmup"):
-        found["lr_scheduler"] = "constant_with_warmup" if warmup else "constant"
+        settings["lr_scheduler"] = "constant_with_warmup" if warmup else "constant"
     elif name == "polynomial":
-        found |= {"lr_scheduler_power": config["lr_power"], "lr_scheduler_args": {"lr_end": end}}
+        settings |= {"lr_scheduler_power": config["lr_power"], "lr_scheduler_args": {"lr_end": end}}
     elif name in ("sine", "cosine", "cosine_with_restarts"):
-        found = {
+        settings = {
             "lr_scheduler": "cosine",
             "lr_warmup_steps": 0,
             "lr_scheduler_min_lr_ratio": within(0.0, 1.0, end / max(rate, 1e-12)),
@@ -293,10 +299,10 @@ def schedule(config: Config) -> Values:
         )
     elif name != "linear":
         config.note(key, "unavailable", f"{shorten(name)} is not available; constant is set")
-        found["lr_scheduler"] = "constant"
+        settings["lr_scheduler"] = "constant"
     if config["lr_scale_sqrt"]:
         config.note("lr_scale_sqrt", "unavailable", "rates are multiplied by the whole product")
-    return {f"schedule.{word}": value for word, value in found.items()}
+    return {f"schedule.{word}": value for word, value in settings.items()}
 
 
 def loss(config: Config) -> Values:
@@ -390,24 +396,24 @@ def _backends(config: Config) -> list[Values]:
 
 def folders(config: Config, listed: list[Values]) -> Values:
     taken = [config.take(each, "data.") for each in listed]
-    ids = {str(own["data.id"]): own["data.instance_data_dir"] for own in taken}
-    sources = [source for own in taken for source in _source(config, own, ids)]
+    ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in taken}
+    sources = [source for values in taken for source in _source(config, values, ids)]
     if listed and not sources:
         config.warn(
             "No data backend is a folder with images", BACKENDS, "choose the image folders", "import.no-folders"
         )
     first = next((source["resolution"] for source in sources), None)
     area = config["resolution"]
-    found: Values = {"dataset.folder": None, "dataset.sources": sources}
-    found |= {"dataset.resolution": first or _resolution(config, area, config["resolution_type"], "resolution")}
+    settings: Values = {"dataset.folder": None, "dataset.sources": sources}
+    settings |= {"dataset.resolution": first or _resolution(config, area, config["resolution_type"], "resolution")}
     every = config["eval_steps_interval"]
     if every and any(source["role"] == "validation" for source in sources):
-        found |= {"validation.validate_every_n_steps": int(every), "validation.validate_every_n_epochs": None}
+        settings |= {"validation.validate_every_n_steps": int(every), "validation.validate_every_n_epochs": None}
     if any(source.get("conditioning_data_dir") for source in sources):
-        found["dataset.masked_loss"] = True
+        settings["dataset.masked_loss"] = True
     if any(source["random_crop"] for source in sources):
-        return found | {"memory.cache_latents": "off"}
-    return found | ({} if config["vae_cache_disable"] else {"memory.latent_draw": "frozen"})
+        return settings | {"memory.cache_latents": "off"}
+    return settings | ({} if config["vae_cache_disable"] else {"memory.latent_draw": "frozen"})
 
 
 def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
@@ -425,50 +431,54 @@ def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
     return _edge(number, "area" if number <= 10 else "")
 
 
-def _source(config: Config, own: Values, ids: dict[str, str]) -> Iterator[Values]:
-    kind = own["data.dataset_type"]
+def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Values]:
+    kind = values["data.dataset_type"]
     role = (table().rows["data.dataset_type"].choices or {}).get(kind, "")
     if not role:  # embeds, conditioning, videos
         if kind in ("video", "audio"):
             config.note("data.dataset_type", "unavailable", "only images are trained")
         return
-    folder = own["data.instance_data_dir"]
-    if own["data.type"] != "local" or not folder.strip():
+    folder = values["data.instance_data_dir"]
+    if values["data.type"] != "local" or not folder.strip():
         config.note("data.type", "unavailable", "is no local folder: download its images; it is left out")
         return
-    crops = own["data.crop"]
-    buckets = config.among("data.crop_aspect", table().rows["data.crop_aspect"].choices or {}, own["data.crop_aspect"])
-    random = config.among("data.crop_style", table().rows["data.crop_style"].choices or {}, own["data.crop_style"])
-    resolution = config["resolution"] if own["data.resolution"] is None else own["data.resolution"]
-    size = _resolution(config, resolution, own["data.resolution_type"] or config["resolution_type"], "data.resolution")
-    mask = ids.get(str(own["data.conditioning_data"])) if own["data.conditioning_data"] else None
+    crops = values["data.crop"]
+    buckets = config.among(
+        "data.crop_aspect", table().rows["data.crop_aspect"].choices or {}, values["data.crop_aspect"]
+    )
+    random = config.among("data.crop_style", table().rows["data.crop_style"].choices or {}, values["data.crop_style"])
+    resolution = config["resolution"] if values["data.resolution"] is None else values["data.resolution"]
+    size = _resolution(
+        config, resolution, values["data.resolution_type"] or config["resolution_type"], "data.resolution"
+    )
+    mask = ids.get(str(values["data.conditioning_data"])) if values["data.conditioning_data"] else None
     yield bounded(
         {
             "folder": folder,
             "role": role,
-            "enabled": not (own["data.disabled"] or own["data.disable"]),
-            "num_repeats": own["data.repeats"] + 1,
+            "enabled": not (values["data.disabled"] or values["data.disable"]),
+            "num_repeats": values["data.repeats"] + 1,
             "resolution": size,
             "skip_image_resolution": None
-            if own["data.minimum_image_size"] is None
-            else _least(own["data.minimum_image_size"]),
+            if values["data.minimum_image_size"] is None
+            else _least(values["data.minimum_image_size"]),
             "enable_bucket": not crops or buckets,
             "random_crop": crops and random,
             "conditioning_data_dir": mask or None,
-            "diff_output_preservation": own["data.is_regularisation_data"] or own["data.is_regularization_data"],
+            "diff_output_preservation": values["data.is_regularisation_data"] or values["data.is_regularization_data"],
         }
-        | _captions(config, own)
+        | _captions(config, values)
     )
 
 
-def _captions(config: Config, own: Values) -> Values:
+def _captions(config: Config, values: Values) -> Values:
     """The captions of a folder by its strategy."""
     strategy, prompt = (
-        own["data.caption_strategy"] or config["caption_strategy"] or "filename",
-        own["data.instance_prompt"],
+        values["data.caption_strategy"] or config["caption_strategy"] or "filename",
+        values["data.instance_prompt"],
     )
     prompt = prompt or config["instance_prompt"]
-    if strategy.replace("_", "") == "instanceprompt" or own["data.only_instance_prompt"]:
+    if strategy.replace("_", "") == "instanceprompt" or values["data.only_instance_prompt"]:
         config.note(
             "data.caption_strategy", "changed", "caption files are not read: their extension is one that no file has"
         )
@@ -478,6 +488,6 @@ def _captions(config: Config, own: Values) -> Values:
             f"write captions on the Captions tab, which makes them from names too; {shorten(strategy)} is not read"
         )
         config.note("data.caption_strategy", "unavailable", sentence)
-    lines = "all" if own["data.disable_multiline_split"] or config["disable_multiline_split"] else "random"
-    prefix = prompt if own["data.prepend_instance_prompt"] else ""
+    lines = "all" if values["data.disable_multiline_split"] or config["disable_multiline_split"] else "random"
+    prefix = prompt if values["data.prepend_instance_prompt"] else ""
     return {"caption_extension": ".txt", "caption_lines": lines, "caption_prefix": prefix or None}

@@ -169,22 +169,22 @@ class Config:
         if value is None:
             return None if row.default is None or key in self.table.nullable else row.default
         if kind is not str:
-            found = convert(Option(key, TYPES[kind]), value)[0]
-            return row.default if found is None else found
+            converted = convert(Option(key, TYPES[kind]), value)[0]
+            return row.default if converted is None else converted
         if isinstance(value, (dict, list)):
             raise ValueError(f"{shorten(value)} is not a text")
         return str(value)
 
     def direct(self) -> Values:
         """Keys that are one setting each. Where it may be empty, empty texts and 0 are not set."""
-        known, found = known_settings(), Values()
+        known, settings = known_settings(), Values()
         for key, row in self.table.rows.items():
             path = row.here[1:]
             group = path.partition(".")[0]
             if row.here.startswith("=") and group != "sources" and OF_METHODS.get(group, self.method) == self.method:
                 value = self.among(key, row.choices) if row.choices else self[key]
-                found[path] = None if path in known and known[path].optional and value in ("", 0) else value
-        return found
+                settings[path] = None if path in known and known[path].optional and value in ("", 0) else value
+        return settings
 
 
 def within(low: Any, high: Any, number: Any) -> Any:
@@ -201,19 +201,19 @@ def bounded(source: Values) -> Values:
 
 def first_other(listed: Iterable[Values], table: Table) -> Values:
     """Each key of the items of lists with the first value that is not its default."""
-    found: Values = {}
+    values: Values = {}
     for key, value in (pair for each in listed for pair in each.items()):
-        if key not in found or (key in table.rows and found[key] == table.rows[key].default):
-            found[key] = value
-    return found
+        if key not in values or (key in table.rows and values[key] == table.rows[key].default):
+            values[key] = value
+    return values
 
 
 def optimizer_settings(name: str, arguments: Values) -> Values:
     """The optimizer with its arguments, those that are settings of their own there."""
     pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
-    own = {f"optimizer.{key}": arguments[key] for key in COMMON if key in arguments and key not in pairs}
-    rest = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in own}
-    return {"optimizer.optimizer_type": name, "optimizer.optimizer_args": rest} | own
+    settings = {f"optimizer.{key}": arguments[key] for key in COMMON if key in arguments and key not in pairs}
+    rest = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in settings}
+    return {"optimizer.optimizer_type": name, "optimizer.optimizer_args": rest} | settings
 
 
 def chosen_optimizer(config: Config, key: str, name: str) -> tuple[str, Values]:
@@ -268,12 +268,12 @@ def flattened(given: Mapping[str, Any], parts: tuple[str, ...]) -> Values:
     return flat
 
 
-def to_import(config: Config, found: Values, written: Values, fixed: Fixed, name: str, about: str) -> Import:
+def to_import(config: Config, job_settings: Values, written: Values, fixed: Fixed, name: str, about: str) -> Import:
     """The job with these settings. written: every key of the file, those of the items of lists too; about: what it trains"""
-    found = {**found, **{path: value for path, (value, _) in fixed.items()}}
-    found = {path: value for path, value in found.items() if path in known_settings()}
-    job, corrected = built(by_group(found))
-    report = [*_written(config, written, found, corrected), *_absent(config, written, found, job, fixed)]
+    job_settings = {**job_settings, **{path: value for path, (value, _) in fixed.items()}}
+    job_settings = {path: value for path, value in job_settings.items() if path in known_settings()}
+    job, corrected = built(by_group(job_settings))
+    report = [*_written(config, written, job_settings, corrected), *_absent(config, written, job_settings, job, fixed)]
     rows = config.table.rows
     options = {key: value for key, value in config.values.items() if rows[key].here != IDLE}
     return Import(
@@ -282,14 +282,14 @@ def to_import(config: Config, found: Values, written: Values, fixed: Fixed, name
 
 
 def _written(
-    config: Config, written: Values, found: Mapping[str, Any], corrected: Mapping[str, str]
+    config: Config, written: Values, job_settings: Mapping[str, Any], corrected: Mapping[str, str]
 ) -> Iterator[Entry]:
     """An entry for each key of the file."""
     strangers = 0
     for key, value in written.items():
         row = config.table.row(config.today.get(key, key))
         if row is not None:
-            yield _entry(config, key, row, value, found, corrected)
+            yield _entry(config, key, row, value, job_settings, corrected)
         elif key in config.notes:
             kind, sentence = config.notes[key]
             yield Entry(kind, key, value, sentence=sentence)
@@ -304,10 +304,10 @@ def _written(
 
 
 def _entry(
-    config: Config, key: str, row: Row, value: Any, found: Mapping[str, Any], corrected: Mapping[str, str]
+    config: Config, key: str, row: Row, value: Any, job_settings: Mapping[str, Any], corrected: Mapping[str, str]
 ) -> Entry:
     today = config.today.get(key, key)
-    settings = tuple(path for path in row.settings if path in found)
+    settings = tuple(path for path in row.settings if path in job_settings)
     wrong = next((f"{path} {corrected[path]}" for path in settings if path in corrected), "")
     if row.here == SECRET:
         return Entry("secret", key, sentence=NO_SECRETS)
@@ -325,14 +325,16 @@ def _entry(
     return Entry("unavailable", key, value, sentence=row.sentence)
 
 
-def _absent(config: Config, written: Values, found: Mapping[str, Any], job: TrainJob, fixed: Fixed) -> Iterator[Entry]:
+def _absent(
+    config: Config, written: Values, job_settings: Mapping[str, Any], job: TrainJob, fixed: Fixed
+) -> Iterator[Entry]:
     """An entry for each key that is not in the file and whose default makes the job another than ours."""
     plain, rows = TrainJob(), config.table.rows
     stated = {config.today.get(key, key) for key in written}
     reported = {path for key in stated if key in rows for path in rows[key].settings}
     for key, row in rows.items():
         kind, sentence = config.notes.get(key, ("", ""))
-        paths = [path for path in row.settings if path in found and path not in reported]
+        paths = [path for path in row.settings if path in job_settings and path not in reported]
         differs = [path for path in paths if value_of(job, path) != value_of(plain, path)]
         if key not in stated and differs:
             reported.update(differs)

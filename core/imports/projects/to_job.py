@@ -65,8 +65,8 @@ def to_import(
         )
     job, corrected = built(nested)
     report = [*_entries(read, job, become, corrected), *read.extra, *launcher]
-    kept = {name: value for name, value in options.items() if name not in SECRETS}
-    return Import(program, title, job, report, kept, [*read.problems, *source.missing(job)])
+    options = {name: value for name, value in options.items() if name not in SECRETS}
+    return Import(program, title, job, report, options, [*read.problems, *source.missing(job)])
 
 
 def direct_paths() -> dict[str, str]:
@@ -78,7 +78,7 @@ def direct_paths() -> dict[str, str]:
     for name, several in paths.items():  # ControlNet-LLLite has a rank too
         others = [path for path in several if path.partition(".")[0] not in SCRIPTLESS]
         paths[name] = others or several
-    return {name: own[0] for name, own in paths.items() if len(own) == 1 and name not in ELSEWHERE}
+    return {name: named[0] for name, named in paths.items() if len(named) == 1 and name not in ELSEWHERE}
 
 
 def settings_of(read: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Values]]:
@@ -90,10 +90,10 @@ def settings_of(read: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Val
             yield {name: (paths[name],)}, {paths[name]: value}
     for names, function in RULES.items():
         if any(name in read.values for name in names):
-            found = function(read)
-            own = {name: (paths[name],) for name in names if paths.get(name) in found}
-            rest = tuple(path for path in found if (path,) not in own.values())
-            yield {name: own.get(name, rest) for name in names}, found
+            values = function(read)
+            direct = {name: (paths[name],) for name in names if paths.get(name) in values}
+            rest = tuple(path for path in values if (path,) not in direct.values())
+            yield {name: direct.get(name, rest) for name in names}, values
 
 
 def _dataset(read: Reading, source: Source, settings: Mapping[str, Any]) -> Imported | None:
@@ -122,11 +122,11 @@ def _fallback(read: Reading, settings: Mapping[str, Any]) -> Values:
     """What a dataset config takes from the command line where it is silent."""
     names = {COMMAND_LINE_NAMES.get(name, name): name for name in read.raw}
     general = {name: option for name, option in DATASET_OPTIONS.items() if name in names and GENERAL in option.levels}
-    found = {name: read[names[name]] for name in general}
-    found |= {
+    options = {name: read[names[name]] for name in general}
+    options |= {
         name: settings.get(f"dataset.{name}") for name, option in general.items() if option.kind in ("size", "range")
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def by_group(settings: Mapping[str, Any]) -> dict[str, Values]:
