@@ -109,11 +109,9 @@ def test_folders_of_concepts_that_are_missing_are_chosen_one_by_one(page, tmp_pa
 
 
 def test_files_of_the_same_name_are_offered(page):
-    page.workspace.models.mkdir(parents=True, exist_ok=True)
-    (page.workspace.models / "zkw.safetensors").touch()
-    opened(page, json.dumps(KOHYA | {"pretrained_model_name_or_path": "C:\\gone\\zkw.safetensors"}), "fox.json")
+    opened(page, json.dumps(KOHYA | {"pretrained_model_name_or_path": "C:\\models\\starter"}), "fox.json")
     missing = {each["field"]: each["nearby"] for each in imports.report(page.project)["missing"]}
-    assert missing["model.base_model"] == [str(page.workspace.models / "zkw.safetensors")]
+    assert missing["model.base_model"][0] == str(page.workspace.models / "starter")
 
 
 def test_the_report_is_kept_with_the_preset_and_after_a_restart(page):

@@ -72,10 +72,7 @@ def read(source: Source) -> Import:
         reading.warn(*problem)
     title = f"{TITLE}, {resolved.script}.py"
     result = to_import(reading, source, NAME, title, resolved.options, _of_launcher(resolved.form, preset))
-    result.report = [
-        replace(entry, value=preset[entry.key]) if entry.key in preset and entry.kind != "secret" else entry
-        for entry in result.report
-    ]
+    result.report = [_as_in_file(entry, preset.get(entry.key), resolved.form) for entry in result.report]
     result.report += _rest(preset, resolved, {entry.key for entry in result.report if entry.kind != "default"})
     result.choices, result.choice = tuple(TABS), tab
     return result
@@ -365,6 +362,13 @@ def _typed(text: str) -> list[str]:
 
 
 # ---- the report of fields that are no options
+
+
+def _as_in_file(entry: Entry, value: Any, form: Form) -> Entry:
+    """An entry with the value that the file has for its key; what follows from a field is no default."""
+    if value is None or entry.kind == "secret" or (entry.kind == "default" and not _on(form.get(_field_of(entry.key)))):
+        return entry
+    return replace(entry, kind="taken" if entry.kind == "default" else entry.kind, value=value)
 
 
 def _of_launcher(form: Form, preset: Mapping[str, Any]) -> list[Entry]:
