@@ -11,8 +11,9 @@ from typing import NamedTuple
 from core.imports.projects import ai_toolkit, onetrainer_config, simpletuner
 from core.imports.projects.kohya_ss import FAMILIES, FIELDS, NETWORKS, PLUS
 from core.imports.projects.options import SCRIPTS, options_of
+from core.imports.projects.report import known_settings
 from core.imports.projects.rules import SECRETS, Reading
-from core.imports.projects.table import IDLE, SECRET, Table, known_settings
+from core.imports.projects.table import IDLE, SECRET, Table
 from core.imports.projects.to_job import IGNORED, settings_of
 from core.record.workspace import PROJECT
 from core.settings.elsewhere import ELSEWHERE

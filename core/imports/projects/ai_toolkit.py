@@ -85,7 +85,7 @@ def read(source: Source) -> Import:
 def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
     """The config of the chosen process, and what can be chosen. Raises ProblemsError for models and methods that are not trained
     here."""
-    content, repeated = (source.json, []) if source.json else parse_yaml(source.text, source.where, "correct that line")
+    content, repeated = (source.json, []) if source.json else parse_yaml(source.text, source.where, source.fix)
     job = content.get("config") if isinstance(content, dict) else None
     processes = job.get("process") if isinstance(job, dict) else None
     listed = [each for each in (processes if isinstance(processes, list) else [processes]) if isinstance(each, dict)]

@@ -19,7 +19,6 @@ from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.settings.presets.foreign import foreign_problem
 
-TWICE, SINGLE = "; in a path each \\ is written twice", "; a path with \\ needs single quotes"
 FENCE = re.compile(r"^[ \t]*```\w*[ \t]*$", re.MULTILINE)  # around code in a chat
 TOML_KEY = re.compile(r"^[ \t]*(\w+) = ", re.MULTILINE)
 EXPECTED = (
@@ -85,11 +84,11 @@ def import_project(
         if (foreign := foreign_problem(opened.json or opened.toml, opened.where)) is not None:
             raise ProblemsError([foreign])
         if opened.text.lstrip("\ufeff \t\r\n").startswith("{"):
-            parse_json(opened.text, opened.where, "correct it, or save it again" + TWICE * ("\\" in opened.text))
+            parse_json(opened.text, opened.where, opened.fix)
         elif opened.suffix == ".toml" or sum(name in options_of() for name in TOML_KEY.findall(opened.text)) > 1:
-            parse_toml(opened.text, opened.where, "correct that line" + SINGLE * ("\\" in opened.text))
+            parse_toml(opened.text, opened.where, opened.fix)
         elif opened.suffix in (".yaml", ".yml"):
-            parse_yaml(opened.text, opened.where, "correct that line")
+            parse_yaml(opened.text, opened.where, opened.fix)
         what = "The settings of no known program are in this text"
         raise ProblemsError.one(what, opened.where, EXPECTED, "import.unknown")
     return importer.read(opened)

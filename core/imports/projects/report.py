@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from core.record.bounded_json import json_or_none
 from core.record.bounded_toml import bounded_loads
 from core.record.problems import Problem, ProblemsError, one_line
 from core.record.workspace import PROJECT
+from core.settings.base import Declared, declared
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 
@@ -72,6 +73,29 @@ class Entry:
         """The value on one line, shortened."""
         text = self.value if isinstance(self.value, str) else shorten(self.value)
         return one_line(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
+
+
+@cache
+def known_settings() -> dict[str, Declared]:
+    return {entry.path: entry for entry in declared(TrainJob)}
+
+
+@dataclass
+class Remarks:
+    """What is said of keys while a file is read: notes by key for the report, and problems."""
+
+    notes: dict[str, tuple[Kind, str]] = field(init=False, default_factory=dict)
+    problems: list[Problem] = field(init=False, default_factory=list)
+
+    def key(self, name: str) -> str:
+        """The key of the file that a name stands for."""
+        return name
+
+    def note(self, name: str, kind: Kind, sentence: str) -> None:
+        self.notes[name] = (kind, sentence)
+
+    def warn(self, what: str, name: str, fix: str, code: str) -> None:
+        self.problems.append(Problem(what, self.key(name), fix, "warning", code=code))
 
 
 @dataclass
@@ -154,6 +178,11 @@ class Source:
             return bounded_loads(self.text.removeprefix("\ufeff"))
         except (ValueError, RecursionError):
             return None
+
+    @property
+    def fix(self) -> str:
+        """How to correct a text that cannot be parsed."""
+        return "correct that line" + ("; in a path write / for each \\" if "\\" in self.text else "")
 
     def file(self, name: str) -> Path | None:
         """An existing file that the text names, also next to it; None where files are not read, or there is none."""

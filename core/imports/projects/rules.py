@@ -14,12 +14,9 @@ from typing import Any
 
 from core.imports.dataset_options import INTERPOLATIONS
 from core.imports.projects.options import DecimalComma, Option, Script, convert
-from core.imports.projects.report import Entry, Kind
+from core.imports.projects.report import Entry, Remarks, known_settings
 from core.imports.projects.shells import unresolved
-from core.record.problems import Problem
 from core.record.units import number_text
-from core.settings.base import declared
-from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import COMMON
 from core.settings.optimization.optimizers import parse_arguments
 from core.settings.optimization.schedule import FLOORED
@@ -28,8 +25,7 @@ from core.settings.values import value_typed
 
 Values = dict[str, Any]  # by path
 SECRETS = frozenset(("wandb_api_key", "huggingface_token"))
-OFFERED = next(entry.choices for entry in declared(TrainJob) if entry.path == "schedule.lr_scheduler")
-SCHEDULERS = [name for name in OFFERED if name != "rex"]  # of sd-scripts
+SCHEDULERS = [name for name in known_settings()["schedule.lr_scheduler"].choices if name != "rex"]  # of sd-scripts
 WITHOUT_WARMUP = ("constant", "adafactor")
 # Networks of newer sd-scripts that are LyCORIS' in its own form
 ALSO_NETWORKS = {"networks.loha": "loha", "networks.lokr": "lokr"}
@@ -39,7 +35,7 @@ SAME_HERE = frozenset(("bypass_mode", *TUCKER))  # arguments that are computed s
 
 
 @dataclass
-class Reading:
+class Reading(Remarks):
     """The options of one training.
 
     raw      as written, by option, the program's own defaults of kohya_ss included
@@ -53,9 +49,7 @@ class Reading:
     keys: Mapping[str, str] = field(default_factory=dict)
     prompts: list[str] | None = None
     values: dict[str, Any] = field(init=False)
-    notes: dict[str, tuple[Kind, str]] = field(init=False, default_factory=dict)
     extra: list[Entry] = field(init=False, default_factory=list)
-    problems: list[Problem] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.values = {name: option.default for name, option in self.script.options.items()}
@@ -93,12 +87,6 @@ class Reading:
 
     def key(self, name: str) -> str:
         return self.keys.get(name, name)
-
-    def note(self, name: str, kind: Kind, sentence: str) -> None:
-        self.notes[name] = (kind, sentence)
-
-    def warn(self, what: str, name: str, fix: str, code: str) -> None:
-        self.problems.append(Problem(what, self.key(name), fix, "warning", code=code))
 
     @property
     def lora(self) -> bool:
@@ -251,7 +239,7 @@ def _network(read: Reading) -> Values:
 
 def _of_arguments(read: Reading, module: str, kind: str, written: Mapping[str, str]) -> Values:
     """The settings of network_args. What LyCORIS takes where they are silent is not what ours have as default."""
-    known = {entry.path: entry for entry in declared(TrainJob)}
+    known = known_settings()
     arguments = dict(written)
     if module == LYCORIS:
         tucker = str(any(is_on(written.get(name)) for name in TUCKER))

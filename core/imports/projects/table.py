@@ -6,15 +6,15 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from core.imports.projects.options import DecimalComma, Option, convert, unknown
-from core.imports.projects.report import Entry, Import, Kind, Source
+from core.imports.projects.report import Entry, Import, Kind, Remarks, Source, known_settings
 from core.imports.projects.to_job import built, by_group
-from core.record.problems import Problem, ProblemsError
-from core.settings.base import Declared, declared, value_of
+from core.record.problems import ProblemsError
+from core.settings.base import value_of
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import COMMON
@@ -112,7 +112,7 @@ def read_table(name: str, title: str, lists: tuple[str, ...], nullable: tuple[st
 
 
 @dataclass
-class Config:
+class Config(Remarks):
     """What a program makes of a file, by key: those of a part with a dot ("unet.train").
 
     written   the file's own keys and values          today   key of the file -> its key in the table, where that is another
@@ -124,18 +124,10 @@ class Config:
     written: Values
     values: Values = field(default_factory=dict)
     today: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, tuple[Kind, str]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
     method: str = ""
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
-
-    def note(self, key: str, kind: Kind, sentence: str) -> None:
-        self.notes[key] = (kind, sentence)
-
-    def warn(self, what: str, key: str, fix: str, code: str) -> None:
-        self.problems.append(Problem(what, key, fix, "warning", code=code))
 
     def among(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:
         """What a key's value stands for; that of its default, with a note, where it is none of the choices."""
@@ -254,11 +246,6 @@ def other_family(config: Config, family: str) -> ProblemsError:
     return ProblemsError.one(f"This config trains {title} models", config.source.where, fix, "import.other-family")
 
 
-@cache
-def known_settings() -> dict[str, Declared]:
-    return {entry.path: entry for entry in declared(TrainJob)}
-
-
 def flattened(given: Mapping[str, Any], parts: tuple[str, ...]) -> Values:
     """{"unet.train": True} of {"unet": {"train": True}} for these parts."""
     flat: Values = {}
@@ -293,6 +280,8 @@ def _written(
         elif key in config.notes:
             kind, sentence = config.notes[key]
             yield Entry(kind, key, value, sentence=sentence)
+        elif value is None:
+            yield Entry("taken", key, "", sentence="not set")
         elif TOKENS.search(key):
             yield Entry("secret", key, sentence=NO_SECRETS)
         else:

@@ -9,11 +9,11 @@ from core.imports.dataset_config import Imported, read_dataset_config
 from core.imports.dataset_options import COMMAND_LINE_NAMES, GENERAL
 from core.imports.dataset_options import OPTIONS as DATASET_OPTIONS
 from core.imports.projects.options import XTI, options_of, unknown
-from core.imports.projects.report import Entry, Import, Kind, Source, written_value
+from core.imports.projects.report import Entry, Import, Kind, Source, known_settings, written_value
 from core.imports.projects.rules import RULES, SECRETS, Reading, Values
 from core.record.problems import ProblemsError, errors
 from core.record.units import number_text
-from core.settings.base import Declared, declared, value_of
+from core.settings.base import Declared, value_of
 from core.settings.check import allowed, build
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.job import TrainJob
@@ -72,7 +72,7 @@ def to_import(
 def direct_paths() -> dict[str, str]:
     """{option: the setting that declares its name}, of options that one setting declares."""
     paths: dict[str, list[str]] = {}
-    for entry in declared(TrainJob):
+    for entry in known_settings().values():
         for name in entry.kohya_names:
             paths.setdefault(name, []).append(entry.path)
     for name, several in paths.items():  # ControlNet-LLLite has a rank too
@@ -140,7 +140,7 @@ def by_group(settings: Mapping[str, Any]) -> dict[str, Values]:
 
 def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
     """The job, and {path: sentence} of settings that cannot have their value: the nearest that they can, else the default."""
-    known = {entry.path: entry for entry in declared(TrainJob)}
+    known = known_settings()
     corrected: dict[str, str] = {}
     while True:
         try:
