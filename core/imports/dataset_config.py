@@ -80,14 +80,8 @@ _WHY_NOT = {  # option -> why this kind of dataset does not allow it, what to do
         "Either all folders of a dataset have a conditioning_data_dir or none",
         "put the others into a separate dataset",
     ),
-    "alpha_mask": (
-        "alpha_mask cannot be combined with a conditioning_data_dir, which provides the masks",
-        "remove it",
-    ),
-    "is_reg": (
-        "is_reg (regularization) only works in DreamBooth datasets, without metadata or masks",
-        "remove it",
-    ),
+    "alpha_mask": ("alpha_mask cannot be combined with a conditioning_data_dir, which provides the masks", "remove it"),
+    "is_reg": ("is_reg (regularization) only works in DreamBooth datasets, without metadata or masks", "remove it"),
     "class_tokens": ("class_tokens only works in DreamBooth datasets", "remove it, or move it to [general]"),
     "caption_extension": ("caption_extension is not allowed here: captions come from the metadata file", "remove it"),
     "cache_info": ("cache_info is not allowed here: sizes and captions come from the metadata file", "remove it"),

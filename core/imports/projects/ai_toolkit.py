@@ -69,9 +69,8 @@ def keys() -> Iterable[str]:
 
 def read(source: Source) -> Import:
     config, choices, choice = resolve(source)
-    settings = config.direct() | {path: value for rule in RULES for path, value in rule(config).items()}
-    folders = [_item(config, "datasets", each) for each in _items(config, "datasets")]
-    prompts = [_item(config, "sample.samples", each) for each in _items(config, "sample.samples")]
+    settings = config.ruled(RULES)
+    folders, prompts = (_items(config, key) for key in ("datasets", "sample.samples"))
     settings |= datasets(config, folders) | samples(config, prompts)
     written = config.written | first_other([*folders, *prompts], table())
     result = to_import(config, settings, written, FIXED, NAME, f"{config.method} of {settings['model.family']}")
@@ -154,17 +153,8 @@ def _method(config: Config, where: str) -> str:
 
 
 def _items(config: Config, key: str) -> list[Values]:
-    """The items of a list, those that are no texts."""
-    given = config.written.get(key)
-    items = given if isinstance(given, list) else []
-    mappings = [each for each in items[:MOST] if isinstance(each, dict)]
-    if len(mappings) < len(items):
-        config.note(key, "changed", f"{len(mappings)} of {len(items)} are read")
-    return mappings
-
-
-def _item(config: Config, prefix: str, given: Values) -> Values:
-    return {f"{prefix}.{key}": value for key, value in given.items()}
+    listed = config.written.get(key)
+    return config.items(key, listed if isinstance(listed, list) else [], f"{key}.")
 
 
 # ---- rules
@@ -347,18 +337,12 @@ def _source(config: Config, values: Values) -> Iterator[Values]:
     if not folder.strip() or folder.lower().endswith(".json"):
         config.note("datasets.folder_path", "unavailable", "a dataset without a folder is left out")
         return
-    direct = {row.here: key for key, row in table().rows.items() if row.here.startswith("=sources.")}
-    source: Values = {here.partition(".")[2]: values[key] for here, key in direct.items()}
     ending = (values["datasets.caption_type"] or values["datasets.caption_ext"] or "txt").lstrip(".")
     sizes = _sizes(config, values["datasets.resolution"])
-    source |= {
-        "folder": folder,
-        "caption_extension": f".{ending[:20]}",
-        "resolution": sizes[0],
-        "more_resolutions": sizes[1:],
-    }
-    source |= {"role": "regularization" if values["datasets.is_reg"] else "train"}
-    source |= {"enable_bucket": source["enable_bucket"] and not values["datasets.square_crop"]}
+    source = config.folder(values) | {"folder": folder, "caption_extension": f".{ending[:20]}"}
+    source |= {"resolution": sizes[0], "more_resolutions": sizes[1:]}
+    source["role"] = "regularization" if values["datasets.is_reg"] else "train"
+    source["enable_bucket"] = source["enable_bucket"] and not values["datasets.square_crop"]
     optional = {"class_tokens", "trigger_word", "conditioning_data_dir"}
     yield bounded({name: (value or None) if name in optional else value for name, value in source.items()})
 

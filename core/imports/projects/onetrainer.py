@@ -28,7 +28,7 @@ def keys() -> Iterable[str]:
 
 def read(source: Source) -> Import:
     config = resolve(source)
-    settings = config.direct() | {path: value for rule in RULES for path, value in rule(config).items()}
+    settings = config.ruled(RULES)
     folders, prompts = (
         items(config, *names)
         for names in (("concepts", "concept_file_name"), ("samples", "sample_definition_file_name"))

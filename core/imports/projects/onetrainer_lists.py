@@ -9,11 +9,8 @@ from core.imports.projects.kohya_ss import counted
 from core.imports.projects.onetrainer_config import Config, rows
 from core.imports.projects.onetrainer_rules import SIZE, size_of
 from core.imports.projects.table import Values, bounded, flattened, within
-from core.record.bounded_json import json_or_none
-from core.record.problems import ProblemsError
-from core.record.regular import read_regular
 
-MOST, MOST_BYTES, LONGEST = 500, 1_000_000, 2_000  # concepts or samples, bytes of a file, characters of a prompt
+LONGEST = 2_000  # characters of a prompt
 FORMER = {"repeats": "balancing", "validation_concept": "type"}
 ROLES = {"STANDARD": "train", "VALIDATION": "validation", "PRIOR_PREDICTION": "train"}
 
@@ -22,19 +19,17 @@ def items(config: Config, name: str, file_key: str) -> list[Values]:
     """The concepts or samples by key ("concepts.text.prompt_source"), with the keys that are written."""
     given = config.written.get(name)
     if not isinstance(given, list):
-        path = config.source.file(config[file_key])
-        try:
-            given = json_or_none(read_regular(path, MOST_BYTES)) if path else None
-        except ProblemsError:
-            given = None
+        given = config.source.json_of(config[file_key])
         if not isinstance(given, list):
             config.note(file_key, "unavailable", "is not found here")
             return []
         config.note(file_key, "taken", f"has {len(given)} {name}")
-    entries = [flattened(each, ("image", "text")) for each in given[:MOST] if isinstance(each, dict)]
-    if len(entries) < len(given):
-        config.note(name, "changed", f"{len(entries)} of {len(given)} are read")
-    return [{f"{name}.{FORMER.get(key, key)}": value for key, value in each.items()} for each in entries]
+    listed = [flattened(each, ("image", "text")) if isinstance(each, dict) else each for each in given]
+    listed = [
+        {FORMER.get(key, key): value for key, value in each.items()} if isinstance(each, dict) else each
+        for each in listed
+    ]
+    return config.items(name, listed, f"{name}.")
 
 
 def concepts(config: Config, listed: list[Values]) -> Values:
@@ -54,9 +49,7 @@ def _sources(config: Config, given: Values) -> Iterator[Values]:
     if not values["concepts.path"].strip():
         config.note("concepts.path", "unavailable", "a concept without a folder is left out")
         return
-    direct = {row.here: key for key, row in rows().items() if row.here.startswith("=sources.")}
-    source: Values = {here.partition(".")[2]: values[key] for here, key in direct.items()}
-    source |= {"role": role, "loss_weight": values["concepts.loss_weight"]}
+    source = config.folder(values) | {"role": role, "loss_weight": values["concepts.loss_weight"]}
     source |= {"diff_output_preservation": values["concepts.type"] == "PRIOR_PREDICTION"} | _repeats(config, values)
     source["caption_separator"] = source["caption_separator"] or ","
     if role == "validation" and not config["validation"]:

@@ -476,18 +476,4 @@ def periods(config: Config) -> Values:
     return settings
 
 
-RULES = (
-    model,
-    memory,
-    output,
-    network,
-    ema,
-    rates,
-    stops,
-    schedule,
-    optimizer,
-    loss,
-    timesteps,
-    sizes,
-    periods,
-)
+RULES = (model, memory, output, network, ema, rates, stops, schedule, optimizer, loss, timesteps, sizes, periods)

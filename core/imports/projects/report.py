@@ -12,6 +12,7 @@ from core.imports.projects.missing import missing_files
 from core.record.bounded_json import json_or_none
 from core.record.bounded_toml import bounded_loads
 from core.record.problems import Problem, ProblemsError, one_line
+from core.record.regular import read_regular
 from core.record.workspace import PROJECT
 from core.settings.base import Declared, declared
 from core.settings.check import shorten
@@ -194,6 +195,14 @@ class Source:
         try:
             return next((path for path in (each.expanduser() for each in places) if path.is_file()), None)
         except (OSError, RuntimeError, ValueError):
+            return None
+
+    def json_of(self, name: str) -> Any:
+        """The content of a JSON file that the text names; None where there is none."""
+        path = self.file(name)
+        try:
+            return json_or_none(read_regular(path, MAX_BYTES)) if path else None
+        except ProblemsError:
             return None
 
     def missing(self, job: TrainJob) -> Iterable[Problem]:

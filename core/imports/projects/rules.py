@@ -351,10 +351,7 @@ def _schedulers(read: Reading) -> Values:
     if ratio is not None and plain in FLOORED:
         read.note("lr_scheduler_min_lr_ratio", "changed", f"has no effect in sd-scripts with {plain}")
         ratio = None
-    return {
-        "schedule.lr_scheduler": plain,
-        "schedule.lr_scheduler_min_lr_ratio": ratio,
-    }
+    return {"schedule.lr_scheduler": plain, "schedule.lr_scheduler_min_lr_ratio": ratio}
 
 
 @rule("lr_warmup_steps")

@@ -27,28 +27,17 @@ from core.imports.projects.table import (
 )
 from core.record.bounded_json import json_or_none
 from core.record.problems import ProblemsError
-from core.record.regular import read_regular
 from core.settings.check import shorten
 from core.settings.optimization.optimizers import averages
 
 NAME, TITLE = "simpletuner", "SimpleTuner"
 ALIASES = {"checkpointing_steps": "checkpoint_step_interval", "validation_steps": "validation_step_interval"}
-BACKENDS, MOST, MOST_BYTES, LONGEST = "data_backend_config", 500, 1_000_000, 2_000
+BACKENDS, MOST, LONGEST = "data_backend_config", 500, 2_000
 UNREAD = ".no_captions"  # an ending that no caption file has
-ALGORITHMS = {
-    "lora": "lora", "locon": "locon", "loha": "loha", "lokr": "lokr", "full": "full", "glora": "glora", "ia3": "ia3",
-    "diag-oft": "diag_oft", "boft": "boft",
-}  # fmt: skip
+ALGORITHMS = {name: name for name in "lora locon loha lokr full glora ia3 boft".split()} | {"diag-oft": "diag_oft"}
 LAYERS = {"Attention": "attn", "FeedForward": "ff"}  # LyCORIS' names of modules -> parts of names of layers
-LYCORIS = {
-    "algo",
-    "linear_dim",
-    "linear_alpha",
-    "factor",
-    "full_matrix",
-    "apply_preset",
-    "bypass_mode",
-}  # what of its file is read
+# What of LyCORIS' file is read
+LYCORIS = frozenset("algo linear_dim linear_alpha factor full_matrix apply_preset bypass_mode".split())
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 FIXED: Fixed = {"validation.best_checkpoint": ("off", "SimpleTuner does not compare checkpoints")}
 
@@ -89,7 +78,7 @@ def keys() -> Iterable[str]:
 
 def read(source: Source) -> Import:
     config = resolve(source)
-    settings = config.direct() | {path: value for rule in RULES for path, value in rule(config).items()}
+    settings = config.ruled(RULES)
     listed = _backends(config)
     settings |= folders(config, listed)
     images = [each for each in listed if each.get("data.dataset_type", "image") in ("image", "eval")]
@@ -115,15 +104,6 @@ def resolve(source: Source) -> Config:
         raise ProblemsError.one(f"{what} is not imported", where, fix, "import.other-method")
     config.method = "lora" if config["model_type"] == "lora" else "fine_tune"
     return config
-
-
-def _file(config: Config, name: str) -> Any:
-    """The content of a JSON file that the config names, there or next to it; None where it is not found."""
-    path = config.source.file(name)
-    try:
-        return json_or_none(read_regular(path, MOST_BYTES)) if path else None
-    except ProblemsError:
-        return None
 
 
 # ---- rules
@@ -215,7 +195,7 @@ def network(config: Config) -> Values:
 
 def _lycoris(config: Config) -> Values:
     """What the file for LyCORIS says."""
-    key, given = "lycoris_config", _file(config, config["lycoris_config"])
+    key, given = "lycoris_config", config.source.json_of(config["lycoris_config"])
     if not isinstance(given, dict) or given.get("algo") not in ALGORITHMS:
         config.note(
             key, "unavailable", "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
@@ -322,7 +302,7 @@ def loss(config: Config) -> Values:
 
 def samples(config: Config) -> Values:
     prompts, library = [config["validation_prompt"]], config["user_prompt_library"]
-    content = _file(config, library) if library else {}
+    content = config.source.json_of(library) if library else {}
     if isinstance(content, dict):
         prompts += [str(each.get("prompt", "") if isinstance(each, dict) else each) for each in content.values()]
     else:
@@ -385,13 +365,13 @@ def _least(value: float | None) -> int:
 def _backends(config: Config) -> list[Values]:
     """The data backends by key ("data.crop"), from the config or the file that it names."""
     given = next((value for key, value in config.written.items() if config.today[key] == BACKENDS), None)
-    content = _file(config, given) if isinstance(given, str) and given else given
+    content = config.source.json_of(given) if isinstance(given, str) and given else given
     if not isinstance(content, list):
         config.note(BACKENDS, "unavailable", "is not found here")
         fix = "put the file of the data backends next to the config and import it again, or choose the image folders"
         config.warn("The image folders are not found", BACKENDS, fix, "import.no-folders")
         return []
-    return [{f"data.{key}": value for key, value in each.items()} for each in content[:MOST] if isinstance(each, dict)]
+    return config.items(BACKENDS, content, "data.")
 
 
 def folders(config: Config, listed: list[Values]) -> Values:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ Fixed = Mapping[str, tuple[Any, str]]  # setting -> what the program does withou
 IDLE, SECRET = "-", "secret"
 TYPES = {bool: "bool", int: "int", float: "float", type(None): "float"}
 KINDS: dict[str, Kind] = {"~": "changed", "!": "unavailable"}
-MOST_STRANGERS = 200  # unknown keys in a report
+MOST_STRANGERS, MOST_ITEMS = 200, 500  # unknown keys in a report, folders or prompts
 TOKENS = re.compile(r"token|password|secret|api_?key|access_key|credential|webhook", re.IGNORECASE)
 NO_SECRETS = "is never imported; enter keys and tokens on Tools"
 # Bounds of a folder's settings
@@ -166,6 +166,23 @@ class Config(Remarks):
         if isinstance(value, (dict, list)):
             raise ValueError(f"{shorten(value)} is not a text")
         return str(value)
+
+    def items(self, key: str, listed: Iterable[Any], prefix: str) -> list[Values]:
+        """The tables of a list by key ("concepts.path"); those that are none, or too many, are left out with a note at `key`."""
+        every = list(listed)
+        tables = [each for each in every[:MOST_ITEMS] if isinstance(each, dict)]
+        if len(tables) < len(every):
+            self.note(key, "changed", f"{len(tables)} of {len(every)} are read")
+        return [{f"{prefix}{name}": value for name, value in each.items()} for each in tables]
+
+    def folder(self, values: Values) -> Values:
+        """Settings of a folder that are one key of its item each."""
+        direct = ((row.here, key) for key, row in self.table.rows.items() if row.here.startswith("=sources."))
+        return {here.partition(".")[2]: values[key] for here, key in direct}
+
+    def ruled(self, rules: Iterable[Callable[[Any], Values]]) -> Values:
+        """The settings of keys that are one each, and what rules make of the others."""
+        return self.direct() | {path: value for rule in rules for path, value in rule(self).items()}
 
     def direct(self) -> Values:
         """Keys that are one setting each. Where it may be empty, empty texts and 0 are not set."""
