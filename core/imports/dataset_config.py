@@ -49,24 +49,11 @@ from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 
 # Set on each folder, never in the common groups.
-OWN = (
-    "folder",
-    "metadata_file",
-    "conditioning_data_dir",
-    "class_tokens",
-    "num_repeats",
-    "cache_info",
-    "custom_attributes",
-)
+OWN = "folder metadata_file conditioning_data_dir class_tokens num_repeats cache_info custom_attributes".split()
 # Unknown to sd-scripts and would change what a file means: an import resets them.
 PUT_BACK: dict[str, dict[str, Any]] = {
-    "dataset": {
-        "folder": None,
-        "reg_data_dir": None,
-        "dataset_class": None,
-        "more_resolutions": [],
-        "conditioning_data_dir": None,
-    },
+    "dataset": dict.fromkeys(("folder", "reg_data_dir", "dataset_class", "conditioning_data_dir"))
+    | {"more_resolutions": []},
     "captions": {"sidecars": "one", "caption_lines": "first", "trigger_word": None, "tag_dropout_mode": "each"},
     "validation": {"best_checkpoint": "training"},  # sd-scripts trains on all that the file does not hold out
 }
@@ -85,7 +72,7 @@ _WHY_NOT = {  # option -> why this kind of dataset does not allow it, what to do
     "class_tokens": ("class_tokens only works in DreamBooth datasets", "remove it, or move it to [general]"),
     "caption_extension": ("caption_extension is not allowed here: captions come from the metadata file", "remove it"),
     "cache_info": ("cache_info is not allowed here: sizes and captions come from the metadata file", "remove it"),
-}
+}  # fmt: skip
 
 Job = TypeVar("Job", bound=TrainJob)
 

@@ -105,9 +105,8 @@ def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
     config.values = config.take(raw)
     config.method = _method(config, source.where)
     for each in repeated[:20]:
-        config.warn(
-            f"The key {each[:100]} is written twice; the last one counts", each[:100], "delete one", "import.twice"
-        )
+        what = f"The key {each[:100]} is written twice; the last one counts"
+        config.warn(what, each[:100], "delete one", "import.twice")
     return config, choices, choices[at] if choices else ""
 
 
@@ -316,9 +315,8 @@ def datasets(config: Config, listed: list[Values]) -> Values:
     disk, memory = (any(values[f"datasets.cache_latents{end}"] for values in taken) for end in ("_to_disk", ""))
     cache = "disk" if disk else "memory" if memory else "off"
     if cache != "off" and any(values["datasets.random_crop"] for values in taken):
-        config.note(
-            "datasets.random_crop", "changed", "is random in each epoch, without cached latents; AI Toolkit crops once"
-        )
+        sentence = "is random in each epoch, without cached latents; AI Toolkit crops once"
+        config.note("datasets.random_crop", "changed", sentence)
         cache = "off"
     floor = [values["datasets.mask_min_value"] for values in taken if values["datasets.mask_path"]]
     return {
@@ -354,11 +352,8 @@ def _sizes(config: Config, value: Any) -> list[int]:
     if not sizes or len(sizes) < len(numbers):
         config.note("datasets.resolution", "unavailable", "is neither a number nor a list of numbers; 512 is set")
     elif len(set(sizes)) < len(sizes):
-        config.note(
-            "datasets.resolution",
-            "changed",
-            "has a size twice, which is trained once; width and height are not given so",
-        )
+        sentence = "has a size twice, which is trained once; width and height are not given so"
+        config.note("datasets.resolution", "changed", sentence)
     return list(dict.fromkeys(sizes)) or [512]
 
 
@@ -386,9 +381,8 @@ def _line(config: Config, given: Values, seed: int | None) -> str:
     left = [flag for flag in flags if flag not in FLAGS]
     left += [flag for flag, value in options.items() if flag != "n" and _number(value) is None]
     if left:
-        config.note(
-            "sample.prompts", "changed", f"options that are not available are left out: --{' --'.join(left[:10])[:200]}"
-        )
+        sentence = f"options that are not available are left out: --{' --'.join(left[:10])[:200]}"
+        config.note("sample.prompts", "changed", sentence)
     trigger = config["trigger_word"]
     text = text.replace("[trigger]", trigger) if trigger else text
     words = [f"--{flag} {str(value)[:LONGEST]}" for flag, value in options.items() if flag not in left]

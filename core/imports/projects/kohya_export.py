@@ -158,11 +158,8 @@ def _words(arguments: list[str] | None) -> str:
 
 
 def _length(tab: str, wanted: Reading) -> Form:
-    epochs, steps, warmup = (
-        wanted["max_train_epochs"],
-        wanted["max_train_steps"],
-        part_of_run(wanted["lr_warmup_steps"]),
-    )
+    epochs, steps = wanted["max_train_epochs"], wanted["max_train_steps"]
+    warmup = part_of_run(wanted["lr_warmup_steps"])
     if tab == FINE_TUNE and wanted["flip_aug"]:
         steps *= 2  # which the tab halves
     percent = round(warmup * 100, 6) if isinstance(warmup, float) else 0

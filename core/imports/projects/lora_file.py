@@ -83,14 +83,8 @@ def recognizes(source: Source) -> bool:
 
 
 def keys() -> Iterable[str]:
-    return [
-        *PROGRAMS,
-        *KEYS.values(),
-        *(f"ss_{name}" for name in MACHINE),
-        "ot_config",
-        "ss_network_args",
-        "ss_datasets",
-    ]
+    machine = (f"ss_{name}" for name in MACHINE)
+    return [*PROGRAMS, *KEYS.values(), *machine, "ot_config", "ss_network_args", "ss_datasets"]
 
 
 def read(source: Source) -> Import:
@@ -109,16 +103,8 @@ def read(source: Source) -> Import:
     known = sum(entry.kind == "taken" for entry in result.report)
     program = next((title for key, title in PROGRAMS.items() if key in header.metadata), "an unknown program")
     result.title = f"{TITLE} by {program}, {known} settings are in it"
-    fix = "choose the base model and the image folders"
-    result.problems.append(
-        Problem(
-            "A LoRA file has neither its base model nor its images",
-            source.where,
-            fix,
-            "warning",
-            code="import.no-dataset",
-        )
-    )
+    what, fix = "A LoRA file has neither its base model nor its images", "choose the base model and the image folders"
+    result.problems.append(Problem(what, source.where, fix, "warning", code="import.no-dataset"))
     return result
 
 

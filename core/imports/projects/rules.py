@@ -63,11 +63,8 @@ class Reading(Remarks):
         if missing:
             text = ", ".join(missing)
             self.note(option.name, "unavailable", f"needs {text}, whose value the text does not give; enter it")
-            what, fix = (
-                f"--{option.name} uses {text}, whose value the text does not give",
-                "enter the value in the project",
-            )
-            self.warn(what, option.name, fix, "import.unset-variable")
+            what = f"--{option.name} uses {text}, whose value the text does not give"
+            self.warn(what, option.name, "enter the value in the project", "import.unset-variable")
             return
         try:
             value, sentence = convert(option, raw)

@@ -149,20 +149,13 @@ def _command(words: list[str], source: Source) -> Import:
     place = _place(words)
     name = _file_name(words[place]).removesuffix(".py") if place >= 0 else ""
     if name and not re.fullmatch(r"[\w.+-]+", name):
-        what, fix = (
-            "The training command is not written as in a terminal",
-            "paste it without brackets, commas and quotes",
-        )
-        raise ProblemsError.one(f"{what}: {shorten(name)}", source.where, fix, "import.no-command")
+        what, fix = f"{shorten(name)} is no script of a command", "paste the command as in a terminal, without a list"
+        raise ProblemsError.one(what, source.where, fix, "import.no-command")
     if name and name not in SCRIPTS:
         family = next((title for begin, title in OTHERS.items() if begin in name.lower()), "")
-        what = (
-            f"{name}.py trains {family} models"
-            if family
-            else f"{name}.py is no training script of sd-scripts for SD and SDXL"
-        )
-        fix = f"paste a command of {', '.join(f'{each}.py' for each in SCRIPTS)}"
-        raise ProblemsError.one(what, source.where, fix, "import.other-family" if family else "import.unknown-script")
+        does = f"trains {family} models" if family else "is no training script of sd-scripts for SD and SDXL"
+        code, fix = "other-family" if family else "unknown-script", f"paste a command of {'.py, '.join(SCRIPTS)}.py"
+        raise ProblemsError.one(f"{name}.py {does}", source.where, fix, f"import.{code}")
     arguments = words[place + 1 :]
     script, choices = (SCRIPTS[name], ()) if name else _script_of(parse_words("", arguments)[0], source)
     values, entries = parse_words(script.name, arguments)

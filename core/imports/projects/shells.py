@@ -233,7 +233,7 @@ class _Shell(_Reader):
         self.blocks, self.condition = (
             list[bool](),
             False,
-        )  # the open blocks of PowerShell that run on a condition; the next one
+        )  # whether PowerShell's open blocks, and the next, depend on one
 
     def tokens(self) -> re.Pattern[str]:
         begins = not self.words and self.pieces is None and self.target is None

@@ -62,13 +62,12 @@ def _content(config: Values) -> Values:
 
 def _backends_alone(source: Source) -> list[Any]:
     """The data backends of a text that has nothing else."""
-    backends = json_or_none(source.text) if source.text.lstrip("\ufeff \t\r\n").startswith("[") else None
-    marks = {"instance_data_dir", "dataset_type", "caption_strategy"}
-    return (
-        backends
-        if isinstance(backends, list) and any(isinstance(each, dict) and marks & each.keys() for each in backends)
-        else []
+    content = json_or_none(source.text) if source.text.lstrip("\ufeff \t\r\n").startswith("[") else None
+    backends, marks = (
+        content if isinstance(content, list) else [],
+        {"instance_data_dir", "dataset_type", "caption_strategy"},
     )
+    return backends if any(isinstance(each, dict) and marks & each.keys() for each in backends) else []
 
 
 def keys() -> Iterable[str]:
@@ -166,14 +165,11 @@ def length(config: Config) -> Values:
     steps, epochs = config["max_train_steps"], config["num_train_epochs"]
     if steps > 0 and epochs > 0:
         config.note("num_train_epochs", "idle", "max_train_steps counts")
-    every = {
-        name: config[name] and max(1, int(config[name]))
-        for name in ("checkpoint_epoch_interval", "validation_epoch_interval")
-    }
+    every = config["checkpoint_epoch_interval"]
     return {
         "schedule.max_train_steps": steps if steps > 0 else None,
         "schedule.max_train_epochs": None if steps > 0 else max(1, epochs),
-        "saving.save_every_n_epochs": every["checkpoint_epoch_interval"],
+        "saving.save_every_n_epochs": every and max(1, int(every)),
     }
 
 
@@ -197,30 +193,25 @@ def _lycoris(config: Config) -> Values:
     """What the file for LyCORIS says."""
     key, given = "lycoris_config", config.source.json_of(config["lycoris_config"])
     if not isinstance(given, dict) or given.get("algo") not in ALGORITHMS:
-        config.note(
-            key, "unavailable", "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
-        )
+        sentence = "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
+        config.note(key, "unavailable", sentence)
         return {"network.kind": "lokr", "network.layers": ["attn"], "network.network_dropout": 0.0}
     kind = ALGORITHMS[given["algo"]]
-    numbers = {
-        name: given[name] for name in ("linear_dim", "linear_alpha", "factor") if type(given.get(name)) in (int, float)
-    }
+    named = ("linear_dim", "linear_alpha", "factor")
+    numbers = {name: given[name] for name in named if type(given.get(name)) in (int, float)}
     rank, preset = numbers.get("linear_dim", 16), given.get("apply_preset")
     whole = kind == "lokr" and (given.get("full_matrix") is True or rank > 1024)
     modules = preset.get("target_module") if isinstance(preset, dict) else None
-    named = [str(each) for each in modules] if isinstance(modules, list) else ["Attention"]
-    left = [each for each in named if each not in LAYERS]
+    layers = [str(each) for each in modules] if isinstance(modules, list) else ["Attention"]
+    left = [each for each in layers if each not in LAYERS]
     left += [name for name, value in given.items() if name not in LYCORIS and (name, value) != ("multiplier", 1)]
     left += _of_modules(preset, given)
     config.note(key, "changed", f"{kind}; not taken: {', '.join(left)[:200]}" if left else f"is read: {kind}")
     settings = {"network.kind": kind, "network.rank": 16 if whole else int(rank), "network.network_dropout": 0.0}
-    settings |= {
-        "network.alpha": numbers.get("linear_alpha", 1),
-        "network.layers": [LAYERS[each] for each in named if each in LAYERS],
-    }
-    return settings | (
-        {"lokr.factor": int(numbers.get("factor", -1)), "lokr.full_matrix": whole} if kind == "lokr" else {}
-    )
+    settings |= {"network.layers": [LAYERS[each] for each in layers if each in LAYERS]}
+    settings |= {"network.alpha": numbers.get("linear_alpha", 1)}
+    lokr = {"lokr.factor": int(numbers.get("factor", -1)), "lokr.full_matrix": whole}
+    return settings | (lokr if kind == "lokr" else {})
 
 
 def _of_modules(preset: Any, given: Values) -> list[str]:
@@ -249,9 +240,8 @@ def optimizer(config: Config) -> Values:
         arguments["warmup_steps"] = config["lr_warmup_steps"]
     by_norm = config["grad_clip_method"] == "norm"
     if not by_norm:
-        config.note(
-            "grad_clip_method", "changed", "gradients are clipped by their norm only; they are not clipped here"
-        )
+        sentence = "gradients are clipped by their norm only; they are not clipped here"
+        config.note("grad_clip_method", "changed", sentence)
     return optimizer_settings(of_class, arguments) | {
         "optimizer.max_grad_norm": config["max_grad_norm"] if by_norm else 0.0,
         "optimizer.scale_lr": config["lr_scale"],
@@ -269,11 +259,8 @@ def schedule(config: Config) -> Values:
     elif name == "polynomial":
         settings |= {"lr_scheduler_power": config["lr_power"], "lr_scheduler_args": {"lr_end": end}}
     elif name in ("sine", "cosine", "cosine_with_restarts"):
-        settings = {
-            "lr_scheduler": "cosine",
-            "lr_warmup_steps": 0,
-            "lr_scheduler_min_lr_ratio": within(0.0, 1.0, end / max(rate, 1e-12)),
-        }
+        low = within(0.0, 1.0, end / max(rate, 1e-12))
+        settings = {"lr_scheduler": "cosine", "lr_warmup_steps": 0, "lr_scheduler_min_lr_ratio": low}
         config.note(
             key, "changed", "falls once over the run; SimpleTuner repeats it with lr_warmup_steps as its period"
         )
@@ -286,11 +273,8 @@ def schedule(config: Config) -> Values:
 
 
 def loss(config: Config) -> Values:
-    on, part = (
-        str(config.written.get("offset_noise", config.written.get("--offset_noise"))).lower() == "true",
-        config["noise_offset_probability"],
-    )
-    if on and part < 1:
+    on = str(config.written.get("offset_noise", config.written.get("--offset_noise"))).lower() == "true"
+    if on and config["noise_offset_probability"] < 1:
         config.note("noise_offset_probability", "changed", "noise offset is added to all images")
     strength = 0.1 if config["noise_offset"] is None else config["noise_offset"]
     return {
@@ -310,11 +294,8 @@ def samples(config: Config) -> Values:
     sizes = [size for text in config["validation_resolution"].split(",")[:10] if (size := _size(text))] or [(256, 256)]
     seed = config["validation_seed"]
     seed = None if seed is None else within(0, 2**32 - 1, int(seed))
-    lines = (
-        []
-        if config["validation_disable"]
-        else [" ".join(each[:LONGEST].split()) for each in prompts[:MOST] if each.strip()]
-    )
+    prompts = [] if config["validation_disable"] else prompts[:MOST]
+    lines = [" ".join(each[:LONGEST].split()) for each in prompts if each.strip()]
     tail = "" if seed is None else f" --d {seed}"
     return {
         "samples.sample_prompts": [f"{line}{_flags(size, sizes[0])}{tail}" for line in lines for size in sizes],
@@ -379,9 +360,8 @@ def folders(config: Config, listed: list[Values]) -> Values:
     ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in taken}
     sources = [source for values in taken for source in _source(config, values, ids)]
     if listed and not sources:
-        config.warn(
-            "No data backend is a folder with images", BACKENDS, "choose the image folders", "import.no-folders"
-        )
+        what, fix = "No data backend is a folder with images", "choose the image folders"
+        config.warn(what, BACKENDS, fix, "import.no-folders")
     first = next((source["resolution"] for source in sources), None)
     area = config["resolution"]
     settings: Values = {"dataset.folder": None, "dataset.sources": sources}
@@ -405,9 +385,8 @@ def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
         config.note(key, "unavailable", "is not a size; 1024 is set")
         return 1024
     if kind == "pixel":
-        config.note(
-            key, "changed", "is the side of a square with as many pixels; SimpleTuner takes it as the shorter side"
-        )
+        sentence = "is the side of a square with as many pixels; SimpleTuner takes it as the shorter side"
+        config.note(key, "changed", sentence)
     return _edge(number, "area" if number <= 10 else "")
 
 
@@ -453,15 +432,11 @@ def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Val
 
 def _captions(config: Config, values: Values) -> Values:
     """The captions of a folder by its strategy."""
-    strategy, prompt = (
-        values["data.caption_strategy"] or config["caption_strategy"] or "filename",
-        values["data.instance_prompt"],
-    )
-    prompt = prompt or config["instance_prompt"]
+    strategy = values["data.caption_strategy"] or config["caption_strategy"] or "filename"
+    prompt = values["data.instance_prompt"] or config["instance_prompt"]
     if strategy.replace("_", "") == "instanceprompt" or values["data.only_instance_prompt"]:
-        config.note(
-            "data.caption_strategy", "changed", "caption files are not read: their extension is one that no file has"
-        )
+        sentence = "caption files are not read: their extension is one that no file has"
+        config.note("data.caption_strategy", "changed", sentence)
         return {"caption_extension": UNREAD, "class_tokens": prompt or None}
     if strategy != "textfile":
         sentence = (

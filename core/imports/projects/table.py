@@ -31,15 +31,10 @@ TOKENS = re.compile(r"token|password|secret|api_?key|access_key|credential|webho
 NO_SECRETS = "is never imported; enter keys and tokens on Tools"
 # Bounds of a folder's settings
 BOUNDS = {
-    "loss_weight": (0, 100),
-    "keep_tokens": (0, 1000),
-    "num_repeats": (1, 10_000),
-    "samples_per_epoch": (1, 1_000_000),
-    "network_multiplier": (-10, 10),
-    "caption_dropout_rate": (0.0, 1.0),
-    "caption_tag_dropout_rate": (0.0, 1.0),
+    "loss_weight": (0, 100), "keep_tokens": (0, 1000), "num_repeats": (1, 10_000), "samples_per_epoch": (1, 1_000_000),
+    "network_multiplier": (-10, 10), "caption_dropout_rate": (0.0, 1.0), "caption_tag_dropout_rate": (0.0, 1.0),
     "skip_image_resolution": (0, 16_384),
-}
+}  # fmt: skip
 # Groups of settings that one method alone has
 OF_METHODS = {"network": "lora", "embedding": "embedding"}
 
