@@ -66,15 +66,13 @@ def _tables(model: type[Settings], skip: tuple[str, ...]) -> list[str]:
 
 if __name__ == "__main__":
     from core.record.atomic import write_text
-    from workshop import import_docs, optimizer_docs, recipe_docs, trainer_docs
+    from workshop import optimizer_docs, recipe_docs, trainer_docs
 
     for target, text in (
         (TARGET, render()),
         (recipe_docs.TARGET, recipe_docs.render()),
         (optimizer_docs.TARGET, optimizer_docs.render()),
-        (trainer_docs.KOHYA_SS, trainer_docs.render_kohya_ss()),
-        (trainer_docs.SD_SCRIPTS, trainer_docs.render_sd_scripts()),
-        *((page, import_docs.render(page)) for page in import_docs.PAGES),
+        *((page, trainer_docs.render(page)) for page in trainer_docs.PAGES),
     ):
         write_text(target, text)
         print(f"wrote {target.name}")

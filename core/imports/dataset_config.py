@@ -49,24 +49,11 @@ from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 
 # Set on each folder, never in the common groups.
-OWN = (
-    "folder",
-    "metadata_file",
-    "conditioning_data_dir",
-    "class_tokens",
-    "num_repeats",
-    "cache_info",
-    "custom_attributes",
-)
+OWN = "folder metadata_file conditioning_data_dir class_tokens num_repeats cache_info custom_attributes".split()
 # Unknown to sd-scripts and would change what a file means: an import resets them.
 PUT_BACK: dict[str, dict[str, Any]] = {
-    "dataset": {
-        "folder": None,
-        "reg_data_dir": None,
-        "dataset_class": None,
-        "more_resolutions": [],
-        "conditioning_data_dir": None,
-    },
+    "dataset": dict.fromkeys(("folder", "reg_data_dir", "dataset_class", "conditioning_data_dir"))
+    | {"more_resolutions": []},
     "captions": {"sidecars": "one", "caption_lines": "first", "trigger_word": None, "tag_dropout_mode": "each"},
     "validation": {"best_checkpoint": "training"},  # sd-scripts trains on all that the file does not hold out
 }
@@ -80,18 +67,12 @@ _WHY_NOT = {  # option -> why this kind of dataset does not allow it, what to do
         "Either all folders of a dataset have a conditioning_data_dir or none",
         "put the others into a separate dataset",
     ),
-    "alpha_mask": (
-        "alpha_mask cannot be combined with a conditioning_data_dir, which provides the masks",
-        "remove it",
-    ),
-    "is_reg": (
-        "is_reg (regularization) only works in DreamBooth datasets, without metadata or masks",
-        "remove it",
-    ),
+    "alpha_mask": ("alpha_mask cannot be combined with a conditioning_data_dir, which provides the masks", "remove it"),
+    "is_reg": ("is_reg (regularization) only works in DreamBooth datasets, without metadata or masks", "remove it"),
     "class_tokens": ("class_tokens only works in DreamBooth datasets", "remove it, or move it to [general]"),
     "caption_extension": ("caption_extension is not allowed here: captions come from the metadata file", "remove it"),
     "cache_info": ("cache_info is not allowed here: sizes and captions come from the metadata file", "remove it"),
-}
+}  # fmt: skip
 
 Job = TypeVar("Job", bound=TrainJob)
 
@@ -203,8 +184,8 @@ def _dataset(
     path = f"datasets[{number}]"
     tables = _tables(document, table.get("subsets", []), f"{path}.subsets")
     method = method_of(subset for _, subset in tables)
-    own = {name: value for name, value in table.items() if name != "subsets"}
-    upper = {**general, **_check_table(document, own, path, DATASET, method)}
+    written = {name: value for name, value in table.items() if name != "subsets"}
+    upper = {**general, **_check_table(document, written, path, DATASET, method)}
     dataset = Dataset(path, method, given | frozenset(table))
     known = {name: option.default for name, option in OPTIONS.items() if method in option.methods}
     for index, subset in tables:
@@ -409,7 +390,7 @@ def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int
 
 def _without_twins(document: Document, dataset: Dataset) -> list[Subset]:
     """A folder listed twice in one dataset counts once; repeats below 1 exclude a folder."""
-    kept: dict[tuple, Subset] = {}
+    folders: dict[tuple, Subset] = {}
     for subset in dataset.subsets:
         options = subset.options
         if options["num_repeats"] < 1:
@@ -418,12 +399,12 @@ def _without_twins(document: Document, dataset: Dataset) -> list[Subset]:
             subset.enabled = False
         names = ("metadata_file",) if dataset.method == FINE_TUNING else ("image_dir", "conditioning_data_dir")
         key = tuple(options.get(name) for name in names)
-        if subset.enabled and key in kept:
-            what = f"This folder is already in {dataset.path}; it counts once, as in {kept[key].path}"
+        if subset.enabled and key in folders:
+            what = f"This folder is already in {dataset.path}; it counts once, as in {folders[key].path}"
             document.advise(what, subset.path, "remove one, or put it into a separate dataset", "duplicate-folder")
             continue
-        kept[key if subset.enabled else (subset.path,)] = subset
-    return list(kept.values())
+        folders[key if subset.enabled else (subset.path,)] = subset
+    return list(folders.values())
 
 
 # ---- folders -> the job's groups
@@ -439,15 +420,15 @@ def _values(document: Document, subsets: list[Subset]) -> dict[str, dict[str, An
     values = {group: dict(names) for group, names in PUT_BACK.items()}
     for group, model in GROUPS.items():
         for name in model.model_fields:
-            said = [source[name] for source in sources if name in source]
-            if not said or name in OWN or name == "validation_seed":
+            stated = [source[name] for source in sources if name in source]
+            if not stated or name in OWN or name == "validation_seed":
                 continue
-            if all(each == said[0] for each in said):
-                values[group][name] = said[0]
+            if all(each == stated[0] for each in stated):
+                values[group][name] = stated[0]
                 for source in sources:
                     source.pop(name, None)
             else:  # empty on a folder means the common value, so the common one is empty if any folder's is
-                values[group][name] = None if declaration(name).optional else said[0]
+                values[group][name] = None if declaration(name).optional else stated[0]
     values["validation"] |= _seed(document, subsets)
     values["dataset"]["sources"] = [
         Source.model_validate_json(json.dumps(source)).model_dump(mode="json") for source in sources

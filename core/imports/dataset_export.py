@@ -198,7 +198,7 @@ def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
     """The value of every option for one folder, its dataset's included."""
     images, captions, source = concept.images, concept.captions, concept.source
     lowest, highest = _sides(images)
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "image_dir": folder.path or None,
         "conditioning_data_dir": folder.masks,
         "metadata_file": written_path(source.metadata_file or ""),
@@ -217,11 +217,11 @@ def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
         "validation_seed": None,  # one for all, in [general]
     }
     for name, option in OPTIONS.items():
-        if name not in found:
+        if name not in values:
             group: Any = images if option.setting in ImageSettings.model_fields else captions
             value = getattr(group, option.setting or name)
-            found[name] = _number(value) if option.kind == "number" else value
-    return {name: value for name, value in found.items() if method_of(concept) in OPTIONS[name].methods}
+            values[name] = _number(value) if option.kind == "number" else value
+    return {name: value for name, value in values.items() if method_of(concept) in OPTIONS[name].methods}
 
 
 def _number(value: float) -> int | float:
@@ -234,8 +234,8 @@ def _extension(concept: Concept, folder: _Folder) -> str:
     given = concept.captions.caption_extension
     if given != "auto":
         return given
-    found = Counter(ending for _, ending in _captions_in(folder))
-    return ".caption" if found[".caption"] > found[".txt"] else ".txt"
+    endings = Counter(ending for _, ending in _captions_in(folder))
+    return ".caption" if endings[".caption"] > endings[".txt"] else ".txt"
 
 
 def _captions_in(folder: _Folder) -> list[tuple[str, str]]:
@@ -293,7 +293,7 @@ def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
 def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[Problem]) -> list[_Folder]:
     """Every folder of a source that directly contains images, with the repeats and class tokens of its path."""
     source = concept.source
-    found: list[_Folder] = []
+    folders: list[_Folder] = []
     others: Counter[str] = Counter()
     top, _ = folder_of(source)
     without = [Path(masks)] if masks else []
@@ -301,18 +301,18 @@ def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[
         walked = walk(root.path, None, root.left_out, without=without, recursive=source.recursive)
         for parent in dict.fromkeys(file.path.parent for file in walked.files):
             written = parent.as_posix()
-            found.append(_Folder(written, root.repeats, root.words, _masks_of(parent, top, masks)))
+            folders.append(_Folder(written, root.repeats, root.words, _masks_of(parent, top, masks)))
         others.update(ending for file in walked.files if (ending := extension(file.relative)) not in READ_THERE)
     if others:
         what = f"sd-scripts does not read {', '.join(f'{number} {ending}' for ending, number in others.items())} files"
         problems.append(_advice(what, path, "convert them to .png", "unread-images"))
-    if not found:
-        said = repeats_and_words(PurePosixPath(path).name) or (1, words_of(PurePosixPath(path).name))
+    if not folders:
+        named = repeats_and_words(PurePosixPath(path).name) or (1, words_of(PurePosixPath(path).name))
         what = "The folder contains no images; it is written without subfolders"
         fix = "check it on the machine that trains"
         problems.append(Problem(what, path, fix, "advice", code="dataset.no-images"))
-        found = [_Folder(path, source.num_repeats or max(said[0], 1), words_for(source, said[1]), masks)]
-    return found
+        folders = [_Folder(path, source.num_repeats or max(named[0], 1), words_for(source, named[1]), masks)]
+    return folders
 
 
 def _masks_of(folder: Path, top: Path | None, masks: str | None) -> str | None:
@@ -363,20 +363,20 @@ def _left_out(name: str, value: Any) -> bool:
 
 def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Problem]:
     """Advice for every setting of the job that the file cannot contain."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     with_regularization = any(concept.role == "regularization" for concept in concepts)
     for group, name, fix in OF_THE_JOB + (WITH_REGULARIZATION if with_regularization else ()):
         model = getattr(job, group)
         info = type(model).model_fields[name]
         if getattr(model, name) != info.default:
-            found.append(_lost(name, f"{group}.{name}", fix, info.title))
+            problems.append(_lost(name, f"{group}.{name}", fix, info.title))
     if with_regularization and job.dataset.reg_balance != "kohya":
         what = "sd-scripts uses only the first regularization images"
         fix = "set model.compatibility to compare with it"
-        found.append(_advice(what, "model.compatibility", fix, "regularization-balance"))
+        problems.append(_advice(what, "model.compatibility", fix, "regularization-balance"))
     for concept in concepts:
-        found += _of_a_folder(concept)
-    return list(dict.fromkeys(found))
+        problems += _of_a_folder(concept)
+    return list(dict.fromkeys(problems))
 
 
 def _lost(name: str, where: str, fix: str, title: str | None = None) -> Problem:
@@ -443,8 +443,8 @@ def dataset_toml(config: dict[str, Any]) -> str:
     if config.get("general"):
         lines += ["", "[general]", *toml_table(config["general"], "general", "")]
     for dataset in config["datasets"]:
-        own = {name: value for name, value in dataset.items() if name != "subsets"}
-        lines += ["", "[[datasets]]", *toml_table(own, "datasets", "")]
+        options = {name: value for name, value in dataset.items() if name != "subsets"}
+        lines += ["", "[[datasets]]", *toml_table(options, "datasets", "")]
         for subset in dataset["subsets"]:
             lines += ["", "  [[datasets.subsets]]", *toml_table(subset, "datasets.subsets", "  ")]
     return "\n".join(lines) + "\n"

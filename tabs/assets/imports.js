@@ -82,10 +82,15 @@
     const list = h("ul", {class: "report-rows"}, rows.map(rowOf(kind)), more ? h("li", {class: "hint"}, `${more} more`) : null);
     return folded ? h("details", {}, h("summary", {}, head), list) : h("div", {}, h("h4", {}, head), list);
   };
-  const missingOf = ({field, text: path, looks}) => h("li", {"data-missing": field, "data-path": path},
-    h("span", {}, leads([field]), " ", h("code", {}, path)),
-    h("span", {}, h("button", {type: "button", class: "btn small", "aria-label": `Browse: ${titleOf(field)}`,
-      onclick: () => atelier.browse(looks, path, (chosen) => atelier.edit({[field]: chosen}))}, "Browse"), h("span", {class: "hint", role: "status"})));
+  const FOLDERS = "dataset.sources";
+  const missingOf = ({field, text: path, looks, nearby}) => {
+    const take = (chosen) => field === FOLDERS ? atelier.act("found_folder", {before: path, now: chosen}) : atelier.edit({[field]: chosen});
+    return h("li", {"data-missing": field, "data-path": path},
+      h("span", {}, leads([field]), " ", h("code", {}, path)),
+      h("span", {}, (nearby || []).map((each) => h("button", {type: "button", class: "btn small", onclick: () => take(each)}, `Use ${each}`)),
+        h("button", {type: "button", class: "btn small", "aria-label": `Browse: ${titleOf(field)}`, onclick: () => atelier.browse(looks, path, take)}, "Browse"),
+        h("span", {class: "hint", role: "status"})));
+  };
   const choicesOf = ({choices, choice}) => choices.length > 1 && state.imported && state.imported.token === sent.token ? h("label", {class: "check"}, "Read as",
     h("select", {onchange: ({target}) => send(sent.file, sent.text, target.value)}, choices.map((each) => h("option", {value: each, selected: each === choice}, each)))) : null;
 
@@ -123,7 +128,8 @@
     if (!card) return;
     if (!atelier.isUnsaved("model.compatibility")) byId("import-compatible").checked = state.values["model.compatibility"] !== "none";
     for (const row of card.querySelectorAll("[data-missing]")) {
-      const now = state.values[row.dataset.missing], found = now !== row.dataset.path;
+      const {missing, path} = row.dataset, folders = missing === FOLDERS ? (state.imported || {}).folders || [] : [state.values[missing]];
+      const now = folders.join(", "), found = !folders.includes(path);
       row.classList.toggle("found", found);
       text(row.querySelector("[role=status]"), found ? `Now ${now || "empty"}` : "");
     }

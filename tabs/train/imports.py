@@ -13,14 +13,14 @@ from core.imports.dataset_export import dataset_text
 from core.imports.projects.export import export_project
 from core.imports.projects.importers import import_project
 from core.imports.projects.kohya_export import export_preset
+from core.imports.projects.missing import SOURCES, missing_paths, nearby
 from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded, Entry, Import
-from core.imports.projects.to_job import missing_files
 from core.record.bounded_json import json_or_none
 from core.record.problems import Problem, ProblemsError, limited, whole_text
 from core.record.workspace import PROJECT
-from core.settings.base import value_of
 from core.settings.check import shorten
 from core.settings.job import TrainJob
+from core.settings.presets.files import to_values
 from tabs.form.presets import MAX_BYTES, Done
 from tabs.form.project import FIELDS, Project
 from tabs.form.view import browses
@@ -88,11 +88,16 @@ def _of_header(header: str, name: str, folder: Path) -> Import:
 # -- the report
 
 
-def marks(project: Project) -> dict[str, str] | None:
-    """{"token": of the request, "about": title} of the import that the form began with; None without one."""
+def marks(project: Project) -> dict[str, Any] | None:
+    """{"token": of the request, "about": title, "folders": of the dataset now} of the import that the form began with; None
+    without one."""
     if not project.imported:
         return None
-    return {"token": str(project.imported.get("token", "")), "about": project.description.partition("\n")[0]}
+    return {
+        "token": str(project.imported.get("token", "")),
+        "about": project.description.partition("\n")[0],
+        "folders": [each.folder for each in project.job.dataset.sources],
+    }
 
 
 def report(project: Project) -> dict[str, Any]:
@@ -107,6 +112,8 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
     def exists(path: Path) -> bool:
         return page.roots.holds(path) and path.exists()
 
+    missing, folders = list(missing_paths(found.job, exists)), [page.workspace.models]
+    near = nearby([text for _, text in missing], [*folders, *([PROJECT, PROJECT.parent] if page.roots.local else ())])
     parts = []
     for kind, title in TITLES.items():
         rows = [_row(entry) for entry in found.entries(kind)]
@@ -116,7 +123,9 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
         "title": IMPORTED + found.title,
         "summary": found.summary,
         "parts": [part for part in parts if part["rows"]],
-        "missing": [_missing(problem.where, found.job) for problem in missing_files(found.job, exists)],
+        "missing": [
+            _missing(path, text, [str(each) for each in near[text] if page.roots.holds(each)]) for path, text in missing
+        ],
         "advice": [problem.to_dict() for problem in limited(found.problems) if problem.code != "import.missing-path"],
         "choices": found.choices[:MOST_ROWS],
         "choice": found.choice,
@@ -128,11 +137,19 @@ def _row(entry: Entry) -> dict[str, Any]:
     return {"key": key[:MOST_LETTERS], "value": entry.text, "settings": entry.settings, "why": entry.sentence}
 
 
-def _missing(path: str, job: TrainJob) -> dict[str, str]:
-    """A setting whose file is not here. looks: what the file browser shows"""
+def _missing(path: str, text: str, near: list[str]) -> dict[str, Any]:
+    """A setting whose file is not here. looks: what the file browser shows; nearby: where the file may be"""
     entry = FIELDS[path]
-    looks = "model" if entry.widget == "model" else browses(entry) or "any"
-    return {"field": path, "text": value_of(job, path), "looks": looks}
+    looks = "model" if entry.widget == "model" else "folder" if path == SOURCES else browses(entry) or "any"
+    return {"field": path, "text": text, "looks": looks, "nearby": near}
+
+
+def found_folder(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Set another path for a folder of the dataset that was not on this machine: {"before", "now"}. Raises ProblemsError."""
+    before, now = str(data.get("before")), str(page.roots.check(str(data.get("now")), SOURCES))
+    sources = map(to_values, page.project.job.dataset.sources)
+    changed = [each | ({"folder": now} if each.get("folder") == before else {}) for each in sources]
+    page.project.set_values({SOURCES: changed}, did="choosing a folder")
 
 
 def _described(description: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tests.docs.guide import DOCS, Guide, blocks_of, forget_modules
 from tests.test_architecture import ORDER, PLACE
 
 # they register something: tests/seams runs them in processes of their own
-APART = {"extending.md", "extending_images.md", "extending_networks.md"}
+APART = {"extending.md", "extending_images.md", "extending_imports.md", "extending_networks.md"}
 WITH_EXAMPLES = sorted(path.name for path in DOCS.glob("*.md") if blocks_of(path) and path.name not in APART)
 
 

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from core.imports.projects import ai_toolkit, simpletuner
-from core.imports.projects.importers import MAX_BYTES, ProjectImporter, import_project, register
+from core.imports.projects.importers import MAX_BYTES, import_project
 from core.imports.projects.importers import PROJECT_IMPORTERS as IMPORTERS
-from core.imports.projects.report import Entry, Import
+from core.imports.projects.report import Import
 from core.imports.projects.shells import read_script
 from core.record.problems import ProblemsError
-from core.settings.job import TrainJob
+from tests.docs.guide import DOCS, blocks_of
 from tests.imports.projects import cases
 
 PIECES = """ \0 " ' ` & * ! | > ~ : ? !!int $( ${ (( { } [ 1e999 -1 0,1 null “ %X% = -- """.split(" ") + [
@@ -272,16 +272,19 @@ def test_variables_do_not_grow_without_end():
     assert sum(len(word) for command in words for word in command) < 10_000_000
 
 
-def test_a_package_brings_an_importer_of_its_own():
-    def read(source):
-        job = TrainJob()
-        return Import("toy", "Toy trainer", job, [Entry("taken", "toy_rate", 1, ("optimizer.learning_rate",))])
-
-    register(
-        ProjectImporter("toy", "Toy trainer", lambda source: "toy_rate" in source.text, read, lambda: ["toy_rate"])
-    )
+def test_the_importer_of_the_guide_reads_its_texts_and_leaves_others_alone(tmp_path):
+    (block,) = (block for block in blocks_of(DOCS / "extending_imports.md") if block.kind == "python")
+    exec(compile("\n".join(block.lines), block.file, "exec"), {"__name__": "fox_trainer"})
     try:
-        assert import_project("toy_rate 1").program == "toy"
+        found = import_project('{"fox_version": 1, "steps": -5, "images": "/gone", "wing": 2}', folder=tmp_path)
+        assert (found.program, found.job.schedule.max_train_steps, found.job.dataset.folder) == (
+            "fox_trainer",
+            1,
+            "/gone",
+        )
+        kinds = {"fox_version": "idle", "steps": "changed", "images": "taken", "wing": "unavailable", "rate": "default"}
+        assert {entry.key: entry.kind for entry in found.report} == kinds
+        assert [problem.code for problem in found.problems] == ["import.missing-path"]
         assert import_project("python train_network.py --seed 1").program == "sd_scripts"
     finally:
-        del IMPORTERS["toy"]
+        del IMPORTERS["fox_trainer"]

@@ -155,6 +155,14 @@ def test_the_recorded_presets_import_with_every_key(tmp_path):
 NAMES = {f"{name}.py" for name in SCRIPTS}
 
 
+def test_entries_have_the_values_of_the_file_and_what_follows_from_them_is_no_default():
+    found = imported({**LORA, "lr_warmup": "5", "max_train_steps": 200, "text_encoder_lr": 5e-5, "unet_lr": 0})
+    assert (of_key(found, "lr_warmup").kind, of_key(found, "lr_warmup").value) == ("changed", "5")
+    taken = {path for entry in found.entries("taken") if entry.key == "text_encoder_lr" for path in entry.settings}
+    assert taken >= {"optimizer.text_encoder_lr", "network.train_text_encoder"}
+    assert not {"text_encoder_lr", "lr_warmup", "max_train_steps"} & {entry.key for entry in found.entries("default")}
+
+
 def test_texts_are_numbers_where_they_are_exact():
     assert plain("1e-4") == plain(0.0001)
     job = imported({**LORA, "network_dim": "32", "min_snr_gamma": "5", "train_batch_size": "2"}).job

@@ -17,7 +17,6 @@ from core.settings.network import NETWORK_KINDS
 from core.settings.presets.files import differences
 from tests.imports.projects import cases
 from tests.imports.test_projects_export import NOT_OPTIONS, job_of
-from workshop import trainer_docs
 
 IDLE = {
     "logging.wandb_run_name",
@@ -132,11 +131,3 @@ def test_the_command_writes_a_preset(tmp_path, capsys):
         and "Not the same in kohya_ss" in capsys.readouterr().out
     )
     assert main(["export", "starter_lora", "--to", "kohya"]) == BAD_INPUT
-
-
-def test_the_pages_have_the_tables_of_the_importers():
-    for target, text in (
-        (trainer_docs.KOHYA_SS, trainer_docs.render_kohya_ss()),
-        (trainer_docs.SD_SCRIPTS, trainer_docs.render_sd_scripts()),
-    ):
-        assert target.read_text("utf-8") == text, "run ./launch.sh docs"

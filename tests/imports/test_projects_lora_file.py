@@ -65,7 +65,7 @@ def test_settings_that_sd_scripts_recorded_are_recovered(tmp_path):
     assert {"ss_sd_model_name", "tensors"} <= {each.key for each in found.entries("changed")}
     assert {"base model", "images", "ss_dataset_dirs"} <= {each.key for each in found.entries("unavailable")}
     assert set(case["metadata"]) <= {each.key for each in found.report}, "each key has a line"
-    assert [problem.code for problem in found.problems] == ["import.no-dataset"]
+    assert [problem.code for problem in found.problems] == ["import.missing-path", "import.no-dataset"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from core.imports.projects.table import IDLE, SECRET, flattened
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
 from tests.imports.projects import cases, pasted
-from workshop import import_docs
 
 MODEL = {"__version": 11, "model_type": "STABLE_DIFFUSION_15", "training_method": "LORA"}
 SDXL = {"model_type": "STABLE_DIFFUSION_XL_10_BASE"}
@@ -392,8 +391,3 @@ def test_other_models_are_refused_by_name(model, word):
     with pytest.raises(ProblemsError) as refused:
         imported({"model_type": model})
     assert refused.value.codes == ["import.other-family"] and word in refused.value.problems[0].what
-
-
-def test_the_guides_list_the_keys_of_the_tables():
-    for page in import_docs.PAGES:
-        assert page.read_text("utf-8") == import_docs.render(page), "run ./launch.sh docs"

@@ -219,11 +219,70 @@ python train_network.py --network_dim=$dim $extra `
     found = imported(text)
     assert (found.job.network.rank, found.job.dataset.resolution, found.job.memory.attention) == (8, (512, 768), "sdpa")
     assert of_key(found, "seed").kind == "unavailable"
-    found = imported(
-        "%cd x\nlr = 1e-4\n!accelerate launch train_network.py --network_dim 8 \\\n  --learning_rate {lr} --sdpa\n"
-    )
+    text = "%cd x\nlr = 1e-4 #@param\nname = 'my fox'\nsteps = len(images)\n"
+    text += "!accelerate launch train_network.py --network_dim 8 --vae '{a.vae}' \\\n"
+    found = imported(text + " --learning_rate {lr} --output_name '{name} 2' --max_train_steps={steps} --sdpa\n")
     assert (found.job.network.rank, found.job.memory.attention) == (8, "sdpa")
-    assert of_key(found, "learning_rate").kind == "unavailable"
+    assert (found.job.optimizer.learning_rate, found.job.saving.output_name) == (1e-4, "my fox 2")
+    assert {of_key(found, name).kind for name in ("vae", "max_train_steps")} == {"unavailable"}
+
+
+CONDITIONS = {
+    "a.sh": """DIM=8
+more=(--sdpa)
+if [[ $v2 == 1 ]]; then
+  DIM=64; more+=("--v2")
+else more+=("--clip_skip 2"); fi
+case $1 in a) SEED=1;; esac
+ALPHA=4 ; both=("--full_bf16 --seed=7")
+python train_network.py --network_dim=$DIM --network_alpha=$ALPHA --seed=$SEED ${both[@]} "${more[@]}"
+""",
+    "a.ps1": """$dim = 8
+$more = [System.Collections.ArrayList]::new()
+if ($v2 -eq 1)
+{ $dim = 64; [void]$more.Add("--v2") } else { $seed = 1
+}
+$alpha = 4 ; $both = @("--full_bf16", "--seed=7")
+python train_network.py --network_dim=$dim --network_alpha=$alpha --seed=$seed $both $more
+""",
+    "a.bat": """setlocal EnableDelayedExpansion
+set DIM=8
+if "%1"=="a" (
+  set DIM=64
+  set MORE=--v2
+) else (
+  set SEED=1
+)
+set /a ALPHA=2*2
+set /p OTHER=Other options?
+python train_network.py --network_dim=%DIM% --network_alpha=!ALPHA! --seed=%SEED% --full_bf16 --seed=7 %MORE% %OTHER%
+""",
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_what_a_script_sets_on_a_condition_is_asked_for(name):
+    found = imported(CONDITIONS[name], name=name, choice="train_network")
+    assert (found.job.network.alpha, found.job.schedule.seed, found.job.model.family) == (4, 7, "sd1")
+    assert of_key(found, "network_dim").kind == "unavailable"
+    unset = [problem for problem in found.problems if problem.code == "import.unset-variable"]
+    assert len(unset) >= 2 and "ore" in unset[-1].what + unset[-2].what
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bash -c 'cd x && accelerate launch train_network.py --network_dim 8 --seed 5'",
+        "```bash\naccelerate launch train_network.py --network_dim 8 --seed 5\n```",
+        '$a = "--network_dim=8 --seed 5"\nInvoke-Expression "python train_network.py $a"',
+        '$cmd = @"\npython train_network.py --network_dim=8 --seed=5\n"@\nInvoke-Expression $cmd',
+        '$a = @{}\n$a = "--network_dim=8",\n  "--seed=5"\npython train_network.py @a',
+    ],
+)
+def test_a_command_within_a_text_is_read(text):
+    found = imported(text)
+    assert (found.job.network.rank, found.job.schedule.seed) == (8, 5)
+    assert not [entry for entry in found.entries("unavailable") if entry.value]
 
 
 def test_a_path_that_swallows_the_rest_is_said():
@@ -262,11 +321,13 @@ def test_options_without_a_script_are_a_loras_or_ask():
         ("accelerate launch flux_train_network.py --seed 1", "import.other-family"),
         ("python train_dreambooth_lora.py --seed 1", "import.unknown-script"),
         ("hello", "import.unknown"),
+        ('subprocess.run(["python", "train_network.py", "--seed", "1"])', "import.no-command"),
         ("", "import.unknown"),
         ("[[datasets]]\nresolution = 512", "preset.is-dataset-config"),
         ("{}", "import.unknown"),
         ('{"LoRA_type": "Standard",', "file.not-json"),
         ("#!/bin/bash\necho --seed", "import.which-script"),
+        ("output_dir = 'a'\nvae = \"C:\\models\\vae.pt\"\n", "file.not-toml"),
     ],
 )
 def test_texts_of_others_are_refused_by_what_they_are(text, code):

@@ -90,6 +90,30 @@ def test_the_report_has_every_key_with_what_became_of_it_and_no_secret(page):
     assert len(part["rows"]) == imports.MOST_ROWS and part["more"] >= 100
 
 
+def test_folders_of_concepts_that_are_missing_are_chosen_one_by_one(page, tmp_path):
+    """Also what the page and the project's file hold of them is JSON."""
+    concepts = [{"path": "E:\\gone\\fox"}, {"path": str(tmp_path)}]
+    opened(page, json.dumps({"training_method": "LORA", "__version": 10, "concepts": concepts}), "a.json")
+    assert [(each["field"], each["text"]) for each in imports.report(page.project)["missing"]] == [
+        ("dataset.sources", "E:\\gone\\fox")
+    ]
+    json.dumps([imports.report(page.project), imports.marks(page.project)])
+    (tmp_path / "fox").mkdir()
+    _do(
+        page,
+        "found_folder",
+        {"before": "E:\\gone\\fox", "now": str(tmp_path / "fox"), "stamp": page.project.stamp},
+        page.browsers.of("one"),
+    )
+    assert imports.marks(page.project)["folders"] == [str(tmp_path / "fox"), str(tmp_path)]
+
+
+def test_files_of_the_same_name_are_offered(page):
+    opened(page, json.dumps(KOHYA | {"pretrained_model_name_or_path": "C:\\models\\starter"}), "fox.json")
+    missing = {each["field"]: each["nearby"] for each in imports.report(page.project)["missing"]}
+    assert missing["model.base_model"][0] == str(page.workspace.models / "starter")
+
+
 def test_the_report_is_kept_with_the_preset_and_after_a_restart(page):
     opened(page, json.dumps(KOHYA), "fox.json")
     again = Project(page.project.file, page.presets)

@@ -1,20 +1,24 @@
-"""A recorded sd-scripts training, replayed: the same model, inputs and settings give the same losses and weights, with the packed
-convolutions, the attention, the guard and the clipping of every run."""
+"""A recorded sd-scripts training, replayed: its command, config file and kohya_ss preset are imported, and with the same model and
+inputs these jobs give the same losses and weights, with the packed convolutions, the attention, the guard and the clipping of every run."""
 
 import json
+import shlex
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from pytest import approx, fixture
+from pytest import approx, fixture, mark
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.diffusion.noise import Noises
 from core.diffusion.objective import Diffusion
 from core.families.attention import set_attention
 from core.families.sd1 import FAMILY as sd1
+from core.imports.projects.export import export_project
+from core.imports.projects.importers import import_project
+from core.imports.projects.kohya_export import export_preset
 from core.networks.frozen import install, works
 from core.networks.network import Network, attached
 from core.optimization.clipping import NonFiniteGuard
@@ -22,10 +26,6 @@ from core.optimization.groups import parameter_groups
 from core.optimization.optimizers import build_optimizer
 from core.optimization.schedules import Rates
 from core.record.processes import Processes
-from core.settings.job import TrainJob
-from core.settings.network import NetworkSettings
-from core.settings.noise import NoiseSettings
-from core.settings.optimization.optimizer import OptimizerSettings
 from core.training.loop.passes import training_loss
 from core.training.loop.stepper import Stepper
 from tests.recorded_tensors import recorded_tensors
@@ -77,18 +77,32 @@ def build_text_encoder():
     return fill(model, "" if has_prefix else "text_model.")  # transformers 5.6 and later drop the prefix
 
 
+def imported(as_what="command"):
+    """The recorded training's job, imported from its command or from another file with the same settings."""
+    job = import_project(shlex.join(["python", "train_network.py", *recorded()["arguments"]])).job
+    texts = {"command": "", "config file": export_project(job).toml, "preset": export_preset(job).text}
+    return import_project(texts[as_what]).job if texts[as_what] else job
+
+
+def recorded():
+    return json.loads((VECTORS / "trajectory_unet_only.json").read_text())["runs"]["unet_only"]
+
+
 @fixture(scope="module")
 def replay():
-    """The 20 steps as our own parts take them: (losses, rates, network, weights before, recorded)."""
-    record = json.loads((VECTORS / "trajectory_unet_only.json").read_text())["runs"]["unet_only"]
+    return replayed(imported(), 20)
+
+
+def replayed(job, steps):
+    """The first steps as our own parts take them: (losses, rates, network, weights before, recorded)."""
+    record = recorded()
     inputs = recorded_tensors(VECTORS / "trajectory_unet_only.safetensors")
     weights = recorded_tensors(VECTORS / "trajectory_unet_only_weights.safetensors")
     unet, text_encoder = build_unet().to(memory_format=torch.channels_last), build_text_encoder()
 
-    network = Network.create(sd1.lora_targets(unet), NetworkSettings(rank=4, alpha=2.0), seed=42)
+    network = Network.create(sd1.lora_targets(unet), job.network, seed=42)
     network.load_state({key.removeprefix("init."): value for key, value in weights.items() if key.startswith("init.")})
-    settings = OptimizerSettings(learning_rate=5e-3)
-    optimizer = build_optimizer(settings, parameter_groups(settings, network.parameters_by_part()))
+    optimizer = build_optimizer(job.optimizer, parameter_groups(job.optimizer, network.parameters_by_part()))
     stepper = Stepper(
         SimpleNamespace(steady_gradients=True),
         network.parameters(),
@@ -97,13 +111,13 @@ def replay():
         Processes(),
         scaler=None,
         fused=None,
-        max_grad_norm=settings.max_grad_norm,
+        max_grad_norm=job.optimizer.max_grad_norm,
     )
-    objective, losses, rates = Diffusion(NoiseSettings()), [], []
+    objective, losses, rates = Diffusion(job.noise), [], []
     with attached(network):
         set_attention(unet, "auto")
         assert install(unet) or not works(torch.float32)  # as every training on a CPU
-        for number in range(len(record["steps"])):
+        for number in range(steps):
             fed = {
                 name: inputs[f"{number:02d}.{name}"]
                 for name in ("latents", "noise", "timesteps", "input_ids", "loss_weights")
@@ -114,7 +128,7 @@ def replay():
             def predict(noisy_latents, timesteps, context=context):
                 return unet(noisy_latents, timesteps, context).sample
 
-            in_force = Rates(TrainJob(optimizer=settings), len(record["steps"])).set(optimizer, number)
+            in_force = Rates(job, len(record["steps"])).set(optimizer, number)
             rates.append(list(in_force.values()))
             noises, weights_B = Noises(fed["noise"]), fed["loss_weights"]
 
@@ -135,6 +149,13 @@ def test_every_loss_equals_the_recorded_one(replay):
     assert len(losses) == 20
     assert losses == approx([step["loss"] for step in record["steps"]], rel=1e-5)
     assert rates == [step["lr"] for step in record["steps"]]
+
+
+@mark.parametrize("as_what", ["config file", "preset"])
+def test_other_files_with_its_settings_train_the_same(as_what):
+    losses, rates, _, _, record = replayed(imported(as_what), 2)
+    assert losses == approx([step["loss"] for step in record["steps"][:2]], rel=1e-5)
+    assert rates == [step["lr"] for step in record["steps"][:2]]
 
 
 def test_the_network_is_named_and_shaped_as_recorded(replay):

@@ -69,12 +69,11 @@ def keys() -> Iterable[str]:
 
 def read(source: Source) -> Import:
     config, choices, choice = resolve(source)
-    found = config.direct() | {path: value for rule in RULES for path, value in rule(config).items()}
-    folders = [_item(config, "datasets", each) for each in _items(config, "datasets")]
-    prompts = [_item(config, "sample.samples", each) for each in _items(config, "sample.samples")]
-    found |= datasets(config, folders) | samples(config, prompts)
+    settings = config.ruled(RULES)
+    folders, prompts = (_items(config, key) for key in ("datasets", "sample.samples"))
+    settings |= datasets(config, folders) | samples(config, prompts)
     written = config.written | first_other([*folders, *prompts], table())
-    result = to_import(config, found, written, FIXED, NAME, f"{config.method} of {found['model.family']}")
+    result = to_import(config, settings, written, FIXED, NAME, f"{config.method} of {settings['model.family']}")
     result.choices, result.choice = choices, choice
     return result
 
@@ -85,7 +84,7 @@ def read(source: Source) -> Import:
 def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
     """The config of the chosen process, and what can be chosen. Raises ProblemsError for models and methods that are not trained
     here."""
-    content, repeated = (source.json, []) if source.json else parse_yaml(source.text, source.where, "correct that line")
+    content, repeated = (source.json, []) if source.json else parse_yaml(source.text, source.where, source.fix)
     job = content.get("config") if isinstance(content, dict) else None
     processes = job.get("process") if isinstance(job, dict) else None
     listed = [each for each in (processes if isinstance(processes, list) else [processes]) if isinstance(each, dict)]
@@ -106,9 +105,8 @@ def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
     config.values = config.take(raw)
     config.method = _method(config, source.where)
     for each in repeated[:20]:
-        config.warn(
-            f"The key {each[:100]} is written twice; the last one counts", each[:100], "delete one", "import.twice"
-        )
+        what = f"The key {each[:100]} is written twice; the last one counts"
+        config.warn(what, each[:100], "delete one", "import.twice")
     return config, choices, choices[at] if choices else ""
 
 
@@ -154,17 +152,8 @@ def _method(config: Config, where: str) -> str:
 
 
 def _items(config: Config, key: str) -> list[Values]:
-    """The items of a list, those that are no texts."""
-    given = config.written.get(key)
-    items = given if isinstance(given, list) else []
-    found = [each for each in items[:MOST] if isinstance(each, dict)]
-    if len(found) < len(items):
-        config.note(key, "changed", f"{len(found)} of {len(items)} are read")
-    return found
-
-
-def _item(config: Config, prefix: str, given: Values) -> Values:
-    return {f"{prefix}.{key}": value for key, value in given.items()}
+    listed = config.written.get(key)
+    return config.items(key, listed if isinstance(listed, list) else [], f"{key}.")
 
 
 # ---- rules
@@ -205,15 +194,15 @@ def network(config: Config) -> Values:
     stated = "network.linear_alpha" in config.written
     alpha = config["network.linear_alpha" if stated else "network.alpha"]
     conv = int(config["network.conv"] or 0) or None
-    found: Values = {"network.kind": kind, "network.rank": rank, "network.alpha": alpha, "network.conv_rank": conv}
-    found |= {"network.conv_alpha": (config["network.conv_alpha"] or conv) if conv else None}
+    settings: Values = {"network.kind": kind, "network.rank": rank, "network.alpha": alpha, "network.conv_rank": conv}
+    settings |= {"network.conv_alpha": (config["network.conv_alpha"] or conv) if conv else None}
     if kind == "lokr":
         whole = config["network.lokr_full_rank"]
-        found |= {"lokr.factor": config["network.lokr_factor"], "lokr.full_matrix": whole}
-        found |= {"network.conv_rank": rank, "network.conv_alpha": rank} if whole else {}
+        settings |= {"lokr.factor": config["network.lokr_factor"], "lokr.full_matrix": whole}
+        settings |= {"network.conv_rank": rank, "network.conv_alpha": rank} if whole else {}
     if kind == "dora":
-        found["dora.wd_on_output"] = True
-    return found | {"network.train_unet": unet, "network.train_text_encoder": text}
+        settings["dora.wd_on_output"] = True
+    return settings | {"network.train_unet": unet, "network.train_text_encoder": text}
 
 
 def _per_step(config: Config) -> int:
@@ -253,31 +242,31 @@ def optimizer(config: Config) -> Values:
         config.note("train.lr", "changed", "AI Toolkit takes 1 for rates below 0.1 with this optimizer")
         rate = 1.0
     if clips := name != "adafactor":
-        found = {"optimizer.max_grad_norm": config["train.max_grad_norm"]}
+        settings = {"optimizer.max_grad_norm": config["train.max_grad_norm"]}
     else:
-        found = {"optimizer.max_grad_norm": 0.0}
+        settings = {"optimizer.max_grad_norm": 0.0}
         config.note("train.max_grad_norm", "changed", "AI Toolkit does not clip gradients with Adafactor")
     if config.method == "fine_tune":
-        found["memory.stochastic_rounding"] = not clips or name.startswith(ROUNDED)
-    return optimizer_settings(of_class, implied | arguments) | found | {"optimizer.learning_rate": rate}
+        settings["memory.stochastic_rounding"] = not clips or name.startswith(ROUNDED)
+    return optimizer_settings(of_class, implied | arguments) | settings | {"optimizer.learning_rate": rate}
 
 
 def schedule(config: Config) -> Values:
     key, name, given = "train.lr_scheduler_params", config["train.lr_scheduler"], config["train.lr_scheduler_params"]
     numbers = {word: _number(each) for word, each in given.items()} if isinstance(given, dict) else {}
     warmup = int(numbers.get("num_warmup_steps") or 0)
-    found: Values = {"lr_scheduler": "constant", "lr_warmup_steps": warmup}
+    settings: Values = {"lr_scheduler": "constant", "lr_warmup_steps": warmup}
     if name == "constant_with_warmup":
-        found |= {"lr_scheduler": name, "lr_warmup_steps": warmup if "num_warmup_steps" in numbers else 1000}
+        settings |= {"lr_scheduler": name, "lr_warmup_steps": warmup if "num_warmup_steps" in numbers else 1000}
     elif name in ("cosine", "cosine_with_restarts"):  # the first restart is after the last step
         low = within(0.0, 1.0, (numbers.get("eta_min") or 0) / max(config["train.lr"], 1e-12))
-        found |= {"lr_scheduler": "cosine", "lr_scheduler_min_lr_ratio": low or None}
+        settings |= {"lr_scheduler": "cosine", "lr_scheduler_min_lr_ratio": low or None}
     elif name not in ("constant", "none"):
         sentence = "constant is set; classes of torch are chosen in schedule.lr_scheduler_type"
         config.note("train.lr_scheduler", "unavailable", f"{shorten(name)} is not available; {sentence}")
     if unread := set(numbers) - {"num_warmup_steps", "eta_min", "total_iters", "T_max", "T_0"}:
         config.note(key, "unavailable", f"is not read: {', '.join(sorted(map(str, unread)))[:200]}")
-    return {f"schedule.{word}": value for word, value in found.items()}
+    return {f"schedule.{word}": value for word, value in settings.items()}
 
 
 def _number(value: Any) -> Any:
@@ -292,24 +281,24 @@ def _number(value: Any) -> Any:
 def noise(config: Config) -> Values:
     low, high = (within(0, 999, config[f"train.{end}_denoising_steps"]) for end in ("min", "max"))
     precision = config.among("train.dtype", table().rows["train.dtype"].choices or {})
-    found = {
+    settings = {
         "noise.min_timestep": 999 - max(low, high),  # it counts from the noisiest
         "noise.max_timestep": 1000 - min(low, high),
         "memory.mixed_precision": precision,
         "dataset.prior_loss_weight": config["train.reg_weight"],
     }
     if config.method == "fine_tune":
-        found["memory.full_precision"] = {"no": "fp32"}.get(precision, precision)
+        settings["memory.full_precision"] = {"no": "fp32"}.get(precision, precision)
     if config["train.ema_config.use_ema"]:
         decay = within(0.0, 0.999999, config["train.ema_config.ema_decay"])
-        found |= {"method.ema": True, "method.ema_decay": decay, "method.ema_warmup": False}
+        settings |= {"method.ema": True, "method.ema_decay": decay, "method.ema_warmup": False}
     if config["train.inverted_mask_prior"]:
-        found["noise.masked_prior_preservation_weight"] = config["train.inverted_mask_prior_multiplier"]
+        settings["noise.masked_prior_preservation_weight"] = config["train.inverted_mask_prior_multiplier"]
     if config["train.diff_output_preservation"]:
         word = config["train.diff_output_preservation_class"]
-        found |= {"method.prior": "model", "method.class_caption": word or None}
-        found["dataset.prior_loss_weight"] = config["train.diff_output_preservation_multiplier"]
-    return found
+        settings |= {"method.prior": "model", "method.class_caption": word or None}
+        settings["dataset.prior_loss_weight"] = config["train.diff_output_preservation_multiplier"]
+    return settings
 
 
 RULES = (model, network, length, optimizer, schedule, noise)
@@ -320,17 +309,16 @@ RULES = (model, network, length, optimizer, schedule, noise)
 
 def datasets(config: Config, listed: list[Values]) -> Values:
     taken = [config.take(each, "datasets.") for each in listed]
-    sources = [source for own in taken for source in _source(config, own)]
+    sources = [source for values in taken for source in _source(config, values)]
     if not sources:
         config.warn("The text names no image folders", "datasets", "choose the image folders", "import.no-folders")
-    disk, memory = (any(own[f"datasets.cache_latents{end}"] for own in taken) for end in ("_to_disk", ""))
+    disk, memory = (any(values[f"datasets.cache_latents{end}"] for values in taken) for end in ("_to_disk", ""))
     cache = "disk" if disk else "memory" if memory else "off"
-    if cache != "off" and any(own["datasets.random_crop"] for own in taken):
-        config.note(
-            "datasets.random_crop", "changed", "is random in each epoch, without cached latents; AI Toolkit crops once"
-        )
+    if cache != "off" and any(values["datasets.random_crop"] for values in taken):
+        sentence = "is random in each epoch, without cached latents; AI Toolkit crops once"
+        config.note("datasets.random_crop", "changed", sentence)
         cache = "off"
-    floor = [own["datasets.mask_min_value"] for own in taken if own["datasets.mask_path"]]
+    floor = [values["datasets.mask_min_value"] for values in taken if values["datasets.mask_path"]]
     return {
         "dataset.folder": None,
         "dataset.sources": sources,
@@ -342,23 +330,17 @@ def datasets(config: Config, listed: list[Values]) -> Values:
     }
 
 
-def _source(config: Config, own: Values) -> Iterator[Values]:
-    folder = own["datasets.dataset_path"] or own["datasets.folder_path"]
+def _source(config: Config, values: Values) -> Iterator[Values]:
+    folder = values["datasets.dataset_path"] or values["datasets.folder_path"]
     if not folder.strip() or folder.lower().endswith(".json"):
         config.note("datasets.folder_path", "unavailable", "a dataset without a folder is left out")
         return
-    direct = {row.here: key for key, row in table().rows.items() if row.here.startswith("=sources.")}
-    source: Values = {here.partition(".")[2]: own[key] for here, key in direct.items()}
-    ending = (own["datasets.caption_type"] or own["datasets.caption_ext"] or "txt").lstrip(".")
-    sizes = _sizes(config, own["datasets.resolution"])
-    source |= {
-        "folder": folder,
-        "caption_extension": f".{ending[:20]}",
-        "resolution": sizes[0],
-        "more_resolutions": sizes[1:],
-    }
-    source |= {"role": "regularization" if own["datasets.is_reg"] else "train"}
-    source |= {"enable_bucket": source["enable_bucket"] and not own["datasets.square_crop"]}
+    ending = (values["datasets.caption_type"] or values["datasets.caption_ext"] or "txt").lstrip(".")
+    sizes = _sizes(config, values["datasets.resolution"])
+    source = config.folder(values) | {"folder": folder, "caption_extension": f".{ending[:20]}"}
+    source |= {"resolution": sizes[0], "more_resolutions": sizes[1:]}
+    source["role"] = "regularization" if values["datasets.is_reg"] else "train"
+    source["enable_bucket"] = source["enable_bucket"] and not values["datasets.square_crop"]
     optional = {"class_tokens", "trigger_word", "conditioning_data_dir"}
     yield bounded({name: (value or None) if name in optional else value for name, value in source.items()})
 
@@ -370,11 +352,8 @@ def _sizes(config: Config, value: Any) -> list[int]:
     if not sizes or len(sizes) < len(numbers):
         config.note("datasets.resolution", "unavailable", "is neither a number nor a list of numbers; 512 is set")
     elif len(set(sizes)) < len(sizes):
-        config.note(
-            "datasets.resolution",
-            "changed",
-            "has a size twice, which is trained once; width and height are not given so",
-        )
+        sentence = "has a size twice, which is trained once; width and height are not given so"
+        config.note("datasets.resolution", "changed", sentence)
     return list(dict.fromkeys(sizes)) or [512]
 
 
@@ -393,18 +372,17 @@ def samples(config: Config, listed: list[Values]) -> Values:
 
 def _line(config: Config, given: Values, seed: int | None) -> str:
     """A prompt with its options."""
-    own = {key.rpartition(".")[2]: value for key, value in given.items()}
-    text, *rest = FLAG.split(" ".join(str(own.get("prompt") or "")[:LONGEST].split()))
+    values = {key.rpartition(".")[2]: value for key, value in given.items()}
+    text, *rest = FLAG.split(" ".join(str(values.get("prompt") or "")[:LONGEST].split()))
     options: Values = {} if seed is None else {"d": seed}
-    options |= {flag: own[key] for key, flag in ITEM_FLAGS.items() if own.get(key) not in (None, "", False)}
+    options |= {flag: values[key] for key, flag in ITEM_FLAGS.items() if values.get(key) not in (None, "", False)}
     flags = dict(zip(rest[::2], rest[1::2], strict=False))
     options |= {FLAGS[flag]: value.strip() for flag, value in flags.items() if flag in FLAGS}
     left = [flag for flag in flags if flag not in FLAGS]
     left += [flag for flag, value in options.items() if flag != "n" and _number(value) is None]
     if left:
-        config.note(
-            "sample.prompts", "changed", f"options that are not available are left out: --{' --'.join(left[:10])[:200]}"
-        )
+        sentence = f"options that are not available are left out: --{' --'.join(left[:10])[:200]}"
+        config.note("sample.prompts", "changed", sentence)
     trigger = config["trigger_word"]
     text = text.replace("[trigger]", trigger) if trigger else text
     words = [f"--{flag} {str(value)[:LONGEST]}" for flag, value in options.items() if flag not in left]

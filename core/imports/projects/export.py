@@ -82,12 +82,12 @@ def _folders(job: TrainJob) -> dict[str, Any]:
 
 def _arguments(values: Mapping[str, Any]) -> list[str]:
     """name=value with Python literals, as sd-scripts reads them."""
-    found = []
+    words = []
     for name, value in values.items():
         items = value if isinstance(value, list) else []
         text = ",".join(map(repr, items)) + ("," if len(items) == 1 else "") if items else repr(value)
-        found.append(f"{name}={text}")
-    return found
+        words.append(f"{name}={text}")
+    return words
 
 
 def _network(job: TrainJob) -> dict[str, Any]:

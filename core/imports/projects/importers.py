@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import MappingProxyType
 
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects import ai_toolkit, kohya_ss, lora_file, onetrainer, sd_scripts, simpletuner
+from core.imports.projects.options import options_of
 from core.imports.projects.report import MAX_BYTES, Import, Source
 from core.record.bounded_json import parse_json
 from core.record.bounded_toml import parse_toml
@@ -17,6 +19,8 @@ from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.settings.presets.foreign import foreign_problem
 
+FENCE = re.compile(r"^[ \t]*```\w*[ \t]*$", re.MULTILINE)  # around code in a chat
+TOML_KEY = re.compile(r"^[ \t]*(\w+) = ", re.MULTILINE)
 EXPECTED = (
     "use a preset of kohya_ss or OneTrainer (.json), a config of AI Toolkit (.yaml) or SimpleTuner (.json), a LoRA "
     "(.safetensors), or a command line, script or config file of sd-scripts"
@@ -71,7 +75,7 @@ def import_project(
         folder = source.resolve().parent if reads else None
         opened = Source(text, name or str(source), suffix, folder, choice, variables, path)
     else:
-        opened = Source(source, name or "the text", Path(name).suffix.lower(), folder, choice, variables)
+        opened = Source(FENCE.sub("", source), name or "the text", Path(name).suffix.lower(), folder, choice, variables)
         if len(source) > MAX_BYTES:
             what, fix = f"The text has more than {MAX_BYTES:,} characters", "paste only the settings"
             raise ProblemsError.one(what, opened.where, fix, "import.too-long")
@@ -80,11 +84,11 @@ def import_project(
         if (foreign := foreign_problem(opened.json or opened.toml, opened.where)) is not None:
             raise ProblemsError([foreign])
         if opened.text.lstrip("\ufeff \t\r\n").startswith("{"):
-            parse_json(opened.text, opened.where, "correct it, or save it again")
-        elif opened.suffix == ".toml":
-            parse_toml(opened.text, opened.where, "correct that line")
+            parse_json(opened.text, opened.where, opened.fix)
+        elif opened.suffix == ".toml" or sum(name in options_of() for name in TOML_KEY.findall(opened.text)) > 1:
+            parse_toml(opened.text, opened.where, opened.fix)
         elif opened.suffix in (".yaml", ".yml"):
-            parse_yaml(opened.text, opened.where, "correct that line")
+            parse_yaml(opened.text, opened.where, opened.fix)
         what = "The settings of no known program are in this text"
         raise ProblemsError.one(what, opened.where, EXPECTED, "import.unknown")
     return importer.read(opened)

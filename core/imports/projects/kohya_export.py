@@ -158,11 +158,8 @@ def _words(arguments: list[str] | None) -> str:
 
 
 def _length(tab: str, wanted: Reading) -> Form:
-    epochs, steps, warmup = (
-        wanted["max_train_epochs"],
-        wanted["max_train_steps"],
-        part_of_run(wanted["lr_warmup_steps"]),
-    )
+    epochs, steps = wanted["max_train_epochs"], wanted["max_train_steps"]
+    warmup = part_of_run(wanted["lr_warmup_steps"])
     if tab == FINE_TUNE and wanted["flip_aug"]:
         steps *= 2  # which the tab halves
     percent = round(warmup * 100, 6) if isinstance(warmup, float) else 0
@@ -220,8 +217,8 @@ def _network(wanted: Reading) -> Form:
     for part in (*NETWORKS[kind]["arguments"].split(), *PLUS):
         name, _, key = part.lstrip("?").partition("=")
         if not part.startswith("algo:"):
-            own = key or name
-            fields[own] = _argument(own, plain[own], written.get(name))
+            field = key or name
+            fields[field] = _argument(field, plain[field], written.get(name))
     return fields
 
 
@@ -254,8 +251,8 @@ def _typed(wanted: Reading, resolved: Resolved) -> Iterator[str]:
     for names, values in settings_of(wanted):
         others = has.get(tuple(names), {})
         usual = {path: value_of(plain, path) for path in values | others}
-        mine, theirs = usual | values, usual | others
-        off = {path for path in usual if not same_value(path, mine[path], theirs[path])}
+        wanted_values, kohya_values = usual | values, usual | others
+        off = {path for path in usual if not same_value(path, wanted_values[path], kohya_values[path])}
         for name, settings in names.items():
             words = _option(name, wanted[name]) if wanted[name] != there[name] else []
             decides = off.intersection(settings) or off - values.keys()
@@ -275,18 +272,18 @@ def _option(name: str, value: Any) -> list[str]:
 # ---- what is the same
 
 
-def same_value(path: str, mine: Any, there: Any) -> bool:
+def same_value(path: str, here: Any, there: Any) -> bool:
     """Whether two values of a setting mean the same."""
     if path.rpartition(".")[2] in SPANS:
-        mine, there = part_of_run(mine), part_of_run(there)
+        here, there = part_of_run(here), part_of_run(there)
     if path == "optimizer.optimizer_type":
-        return same_optimizer(mine, there)
-    return mine == there or (isinstance(mine, tuple) and list(mine) == there)
+        return same_optimizer(here, there)
+    return here == there or (isinstance(here, tuple) and list(here) == there)
 
 
-def _same(path: str, mine: Any, there: Any, job: TrainJob, back: TrainJob) -> bool:
+def _same(path: str, here: Any, there: Any, job: TrainJob, back: TrainJob) -> bool:
     """Whether the jobs train alike by a setting."""
-    if path in OURS or same_value(path, mine, there):
+    if path in OURS or same_value(path, here, there):
         return True
     if path == "optimizer.unet_lr":
         return job.optimizer.unet_rate == back.optimizer.unet_rate
@@ -294,7 +291,7 @@ def _same(path: str, mine: Any, there: Any, job: TrainJob, back: TrainJob) -> bo
         frozen = job.method.train_text_encoder == back.method.train_text_encoder == "no"
         return frozen or job.optimizer.text_rates == back.optimizer.text_rates
     if path == "logging.wandb_run_name":  # kohya_ss gives it the output's name
-        return mine is None and there == back.saving.output_name
+        return here is None and there == back.saving.output_name
     return (
-        path == "saving.save_model_as" and _tab(job) in (LORA, EMBEDDING) and (mine, there) == ("source", "safetensors")
+        path == "saving.save_model_as" and _tab(job) in (LORA, EMBEDDING) and (here, there) == ("source", "safetensors")
     )

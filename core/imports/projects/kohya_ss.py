@@ -10,7 +10,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ Counts = Callable[[str], Mapping[str, int] | None]
 
 def form_of(tab: str) -> Form:
     """The fields of a fresh tab with their values."""
-    own = {name: row for name, row in FIELDS.items() if tab in row.get("tabs", TABS)}
-    return {name: row.get("defaults", {}).get(tab, row["default"]) for name, row in own.items()}
+    fields = {name: row for name, row in FIELDS.items() if tab in row.get("tabs", TABS)}
+    return {name: row.get("defaults", {}).get(tab, row["default"]) for name, row in fields.items()}
 
 
 def keys() -> Iterable[str]:
@@ -72,6 +72,7 @@ def read(source: Source) -> Import:
         reading.warn(*problem)
     title = f"{TITLE}, {resolved.script}.py"
     result = to_import(reading, source, NAME, title, resolved.options, _of_launcher(resolved.form, preset))
+    result.report = [_as_in_file(entry, preset.get(entry.key), resolved.form) for entry in result.report]
     result.report += _rest(preset, resolved, {entry.key for entry in result.report if entry.kind != "default"})
     result.choices, result.choice = tuple(TABS), tab
     return result
@@ -361,6 +362,13 @@ def _typed(text: str) -> list[str]:
 
 
 # ---- the report of fields that are no options
+
+
+def _as_in_file(entry: Entry, value: Any, form: Form) -> Entry:
+    """An entry with the value that the file has for its key; what follows from a field is no default."""
+    if value is None or entry.kind == "secret" or (entry.kind == "default" and not _on(form.get(_field_of(entry.key)))):
+        return entry
+    return replace(entry, kind="taken" if entry.kind == "default" else entry.kind, value=value)
 
 
 def _of_launcher(form: Form, preset: Mapping[str, Any]) -> list[Entry]:

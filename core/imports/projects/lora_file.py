@@ -83,43 +83,29 @@ def recognizes(source: Source) -> bool:
 
 
 def keys() -> Iterable[str]:
-    return [
-        *PROGRAMS,
-        *KEYS.values(),
-        *(f"ss_{name}" for name in MACHINE),
-        "ot_config",
-        "ss_network_args",
-        "ss_datasets",
-    ]
+    machine = (f"ss_{name}" for name in MACHINE)
+    return [*PROGRAMS, *KEYS.values(), *machine, "ot_config", "ss_network_args", "ss_datasets"]
 
 
 def read(source: Source) -> Import:
     header = _header(source)
     config = Source(header.metadata.get("ot_config", ""), source.where, folder=source.folder)
     if config.json:
-        found = onetrainer.read(config)
-        found.title += ", in a LoRA file"
-        return found
+        result = onetrainer.read(config)
+        result.title += ", in a LoRA file"
+        return result
     recorded = "ss_learning_rate" in header.metadata
-    found = _from_options(header) if recorded else _from_tensors(header)
+    result = _from_options(header) if recorded else _from_tensors(header)
     missing = list(ASKED.items())
     del missing[1 if recorded else 0]
-    found.report += [*header.entries, *_facts(header, {entry.key for entry in found.report})]
-    found.report += [Entry("unavailable", key, sentence=sentence) for key, sentence in missing]
-    known = sum(entry.kind == "taken" for entry in found.report)
+    result.report += [*header.entries, *_facts(header, {entry.key for entry in result.report})]
+    result.report += [Entry("unavailable", key, sentence=sentence) for key, sentence in missing]
+    known = sum(entry.kind == "taken" for entry in result.report)
     program = next((title for key, title in PROGRAMS.items() if key in header.metadata), "an unknown program")
-    found.title = f"{TITLE} by {program}, {known} settings are in it"
-    fix = "choose the base model and the image folders"
-    found.problems.append(
-        Problem(
-            "A LoRA file has neither its base model nor its images",
-            source.where,
-            fix,
-            "warning",
-            code="import.no-dataset",
-        )
-    )
-    return found
+    result.title = f"{TITLE} by {program}, {known} settings are in it"
+    what, fix = "A LoRA file has neither its base model nor its images", "choose the base model and the image folders"
+    result.problems.append(Problem(what, source.where, fix, "warning", code="import.no-dataset"))
+    return result
 
 
 def _header(source: Source) -> Header:
@@ -170,10 +156,10 @@ def _from_options(header: Header) -> Import:
 
 def _dataset(header: Header) -> Values:
     """The first dataset and its first folder, of a training with a dataset config."""
-    found = json_or_none(header.metadata.get("ss_datasets") or "[]")
+    datasets = json_or_none(header.metadata.get("ss_datasets") or "[]")
     first: Values = {}
     for key in ("", "subsets"):
-        listed = first.get(key) if key else found
+        listed = first.get(key) if key else datasets
         first |= listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], dict) else {}
     return first | {"train_batch_size": first.get("batch_size_per_device")}
 

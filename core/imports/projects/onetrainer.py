@@ -28,11 +28,9 @@ def keys() -> Iterable[str]:
 
 def read(source: Source) -> Import:
     config = resolve(source)
-    found = config.direct() | {path: value for rule in RULES for path, value in rule(config).items()}
-    folders, prompts = (
-        items(config, *names)
-        for names in (("concepts", "concept_file_name"), ("samples", "sample_definition_file_name"))
-    )
-    found |= concepts(config, folders) | samples(config, prompts)
+    settings = config.ruled(RULES)
+    folders = items(config, "concepts", "concept_file_name")
+    prompts = items(config, "samples", "sample_definition_file_name")
+    settings |= concepts(config, folders) | samples(config, prompts)
     written = config.written | first_other([*folders, *prompts], table())
-    return to_import(config, found, written, FIXED, NAME, f"{config['training_method']} of {config['model_type']}")
+    return to_import(config, settings, written, FIXED, NAME, f"{config['training_method']} of {config['model_type']}")

@@ -81,9 +81,8 @@ def _version(given: Mapping[str, Any]) -> int:
     stated = given.get("__version")
     if isinstance(stated, int) and not isinstance(stated, bool):
         return stated
-    return (
-        0 if isinstance(given.get("optimizer"), str) or {"train_unet", "unet_learning_rate"} & given.keys() else VERSION
-    )
+    first = isinstance(given.get("optimizer"), str) or {"train_unet", "unet_learning_rate"} & given.keys()
+    return 0 if first else VERSION
 
 
 def _updated(config: Config, version: int) -> Values:
@@ -109,12 +108,9 @@ def _updated(config: Config, version: int) -> Values:
         raw |= _timesteps(raw)
     if version < 7 and raw.get("layer_filter_preset", "") is None:
         raw["layer_filter_preset"] = "full"
-    if (
-        version < 11
-        and raw.get("output_model_format") == "SAFETENSORS"
-        and written.get("training_method") != "EMBEDDING"
-    ):
-        raw["output_model_format"] = "LEGACY_LORA" if written.get("training_method") == "LORA" else "LEGACY_SAFETENSORS"
+    method = written.get("training_method")
+    if version < 11 and raw.get("output_model_format") == "SAFETENSORS" and method != "EMBEDDING":
+        raw["output_model_format"] = "LEGACY_LORA" if method == "LORA" else "LEGACY_SAFETENSORS"
     if version < 11 and "gradient_checkpointing" in written:
         raw["unet.gradient_checkpointing"] = written["gradient_checkpointing"] not in (*OFF, "OFF")
         if version > 1 and not any(key.startswith("unet.") for key in written):  # it is set in parts that the file has

@@ -9,11 +9,8 @@ from core.imports.projects.kohya_ss import counted
 from core.imports.projects.onetrainer_config import Config, rows
 from core.imports.projects.onetrainer_rules import SIZE, size_of
 from core.imports.projects.table import Values, bounded, flattened, within
-from core.record.bounded_json import json_or_none
-from core.record.problems import ProblemsError
-from core.record.regular import read_regular
 
-MOST, MOST_BYTES, LONGEST = 500, 1_000_000, 2_000  # concepts or samples, bytes of a file, characters of a prompt
+LONGEST = 2_000  # characters of a prompt
 FORMER = {"repeats": "balancing", "validation_concept": "type"}
 ROLES = {"STANDARD": "train", "VALIDATION": "validation", "PRIOR_PREDICTION": "train"}
 
@@ -22,19 +19,17 @@ def items(config: Config, name: str, file_key: str) -> list[Values]:
     """The concepts or samples by key ("concepts.text.prompt_source"), with the keys that are written."""
     given = config.written.get(name)
     if not isinstance(given, list):
-        path = config.source.file(config[file_key])
-        try:
-            given = json_or_none(read_regular(path, MOST_BYTES)) if path else None
-        except ProblemsError:
-            given = None
+        given = config.source.json_of(config[file_key])
         if not isinstance(given, list):
             config.note(file_key, "unavailable", "is not found here")
             return []
         config.note(file_key, "taken", f"has {len(given)} {name}")
-    found = [flattened(each, ("image", "text")) for each in given[:MOST] if isinstance(each, dict)]
-    if len(found) < len(given):
-        config.note(name, "changed", f"{len(found)} of {len(given)} are read")
-    return [{f"{name}.{FORMER.get(key, key)}": value for key, value in each.items()} for each in found]
+    listed = [flattened(each, ("image", "text")) if isinstance(each, dict) else each for each in given]
+    listed = [
+        {FORMER.get(key, key): value for key, value in each.items()} if isinstance(each, dict) else each
+        for each in listed
+    ]
+    return config.items(name, listed, f"{name}.")
 
 
 def concepts(config: Config, listed: list[Values]) -> Values:
@@ -49,41 +44,39 @@ def _sources(config: Config, given: Values) -> Iterator[Values]:
     old = given.get("concepts.type")
     if isinstance(old, bool):  # validation_concept
         given = given | {"concepts.type": "VALIDATION" if old else "STANDARD"}
-    own = config.take(given, "concepts.")
-    role = config.among("concepts.type", ROLES, own["concepts.type"])
-    if not own["concepts.path"].strip():
+    values = config.take(given, "concepts.")
+    role = config.among("concepts.type", ROLES, values["concepts.type"])
+    if not values["concepts.path"].strip():
         config.note("concepts.path", "unavailable", "a concept without a folder is left out")
         return
-    direct = {row.here: key for key, row in rows().items() if row.here.startswith("=sources.")}
-    source: Values = {here.partition(".")[2]: own[key] for here, key in direct.items()}
-    source |= {"role": role, "loss_weight": own["concepts.loss_weight"]}
-    source |= {"diff_output_preservation": own["concepts.type"] == "PRIOR_PREDICTION"} | _repeats(config, own)
+    source = config.folder(values) | {"role": role, "loss_weight": values["concepts.loss_weight"]}
+    source |= {"diff_output_preservation": values["concepts.type"] == "PRIOR_PREDICTION"} | _repeats(config, values)
     source["caption_separator"] = source["caption_separator"] or ","
     if role == "validation" and not config["validation"]:
         config.note("concepts.type", "changed", "validation is off, and so are its folders")
         source["enabled"] = False
-    if own["concepts.image.enable_resolution_override"]:
-        text = own["concepts.image.resolution_override"].strip().lower()
+    if values["concepts.image.enable_resolution_override"]:
+        text = values["concepts.image.resolution_override"].strip().lower()
         if SIZE.fullmatch(text):
             source["resolution"] = size_of(text)
         else:
             config.note("concepts.image.resolution_override", "unavailable", "is neither a number nor width x height")
-    yield bounded(source) | _dropout(config, own)
+    yield bounded(source) | _dropout(config, values)
 
 
-def _dropout(config: Config, own: Values) -> Values:
-    if not own["concepts.text.tag_dropout_enable"]:
+def _dropout(config: Config, values: Values) -> Values:
+    if not values["concepts.text.tag_dropout_enable"]:
         return {}
     key = "concepts.text.tag_dropout_mode"
-    mode = config.among(key, rows()[key].choices or {}, own[key])
-    rate = within(0.0, 1.0, own["concepts.text.tag_dropout_probability"])
+    mode = config.among(key, rows()[key].choices or {}, values[key])
+    rate = within(0.0, 1.0, values["concepts.text.tag_dropout_probability"])
     return {"caption_tag_dropout_rate": rate, "tag_dropout_mode": mode}
 
 
-def _repeats(config: Config, own: Values) -> Values:
+def _repeats(config: Config, values: Values) -> Values:
     """How many images of a folder an epoch has: OneTrainer shows floor(images * balancing)."""
-    number, path = own["concepts.balancing"], own["concepts.path"]
-    if own["concepts.balancing_strategy"] == "SAMPLES":
+    number, path = values["concepts.balancing"], values["concepts.path"]
+    if values["concepts.balancing_strategy"] == "SAMPLES":
         return {"samples_per_epoch": int(number)}
     if number == int(number) and number >= 1:
         return {"num_repeats": int(number)}
@@ -92,7 +85,7 @@ def _repeats(config: Config, own: Values) -> Values:
         sentence = f"is {number:g} repeats: set samples_per_epoch to that part of the images"
         config.note("concepts.balancing", "unavailable", sentence)
         return {"num_repeats": round(number)}
-    images = sum(here.values()) if own["concepts.include_subdirectories"] else here.get("", 0)
+    images = sum(here.values()) if values["concepts.include_subdirectories"] else here.get("", 0)
     part = math.floor(images * number)
     config.note("concepts.balancing", "changed", f"{number:g} repeats of {images} images are {part} images per epoch")
     return {"samples_per_epoch": part}
@@ -104,15 +97,15 @@ def samples(config: Config, listed: list[Values]) -> Values:
 
 def _line(config: Config, given: Values) -> Iterator[str]:
     """A sample as a line of prompts with its options."""
-    own = {key.partition(".")[2]: value for key, value in config.take(given, "samples.").items()}
+    values = {key.partition(".")[2]: value for key, value in config.take(given, "samples.").items()}
     key = "samples.noise_scheduler"
-    sampler = config.among(key, rows()[key].choices or {}, own["noise_scheduler"])
-    if not own["enabled"]:
+    sampler = config.among(key, rows()[key].choices or {}, values["noise_scheduler"])
+    if not values["enabled"]:
         config.note("samples.enabled", "changed", "samples that are off are left out")
         return
-    prompt, negative = (" ".join(own[name][:LONGEST].split()) for name in ("prompt", "negative_prompt"))
-    width, height = (within(64, 4096, own[side] // 8 * 8) for side in ("width", "height"))
-    options = {"n": negative, "w": width, "h": height, "d": within(0, 2**32 - 1, own["seed"])}
-    options |= {"s": within(1, 1000, own["diffusion_steps"]), "l": f"{own['cfg_scale']:g}", "ss": sampler}
-    left = [name for name in ("n", "d") if (name == "n" and not negative) or (name == "d" and own["random_seed"])]
+    prompt, negative = (" ".join(values[name][:LONGEST].split()) for name in ("prompt", "negative_prompt"))
+    width, height = (within(64, 4096, values[side] // 8 * 8) for side in ("width", "height"))
+    options = {"n": negative, "w": width, "h": height, "d": within(0, 2**32 - 1, values["seed"])}
+    options |= {"s": within(1, 1000, values["diffusion_steps"]), "l": f"{values['cfg_scale']:g}", "ss": sampler}
+    left = [name for name in ("n", "d") if (name == "n" and not negative) or (name == "d" and values["random_seed"])]
     yield " ".join([prompt, *(f"--{name} {value}" for name, value in options.items() if name not in left)])

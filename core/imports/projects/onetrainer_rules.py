@@ -95,18 +95,18 @@ def devices(config: Config) -> int:
 
 def memory(config: Config) -> Values:
     eight_bit = [config[f"{part}.weight_dtype"] == "FLOAT_8" for part in ("unet", "text_encoder")]
-    found = {
+    settings = {
         "memory.allow_tf32": config["train_dtype"] == "TFLOAT_32",
         "memory.cache_latents": "auto" if config["latent_caching"] else "off",
     }
     if config.method != "fine_tune":
-        found |= {"memory.fp8_base": all(eight_bit), "memory.fp8_base_unet": eight_bit == [True, False]}
-        return found | _trained_dtype(config)
+        settings |= {"memory.fp8_base": all(eight_bit), "memory.fp8_base_unet": eight_bit == [True, False]}
+        return settings | _trained_dtype(config)
     fused, adafactor = config["optimizer.fused_back_pass"], config["optimizer.optimizer"] == "ADAFACTOR"
     if fused and not adafactor:
         sentence = "memory.fused_optimizer_groups is for this optimizer"
         config.note("optimizer.fused_back_pass", "unavailable", sentence)
-    return found | {
+    return settings | {
         "memory.full_precision": config.among("unet.weight_dtype", WEIGHTS),
         "memory.stochastic_rounding": config["optimizer.stochastic_rounding"],
         "memory.fused_backward_pass": fused and adafactor,
@@ -154,10 +154,10 @@ def network(config: Config) -> Values:
     switch, decomposed = DECOMPOSED.get(kind, ("lora_decompose", kind))
     kind = (decomposed if config[switch] else kind) or "lora"
     rank = config["lokr_dim" if kind.endswith("lokr") else "lora_rank"]
-    found = {f"{kind}.{name}": config[key] for name, key in OF_KINDS.get(kind, {}).items()}
+    settings = {f"{kind}.{name}": config[key] for name, key in OF_KINDS.get(kind, {}).items()}
     trains = any(map(config.trains, config.encoders))
-    found |= {"network.kind": kind, "network.rank": rank, "network.train_text_encoder": trains}
-    return found | {"network.train_unet": config.trains("unet"), **_layers(config, rank, trains)}
+    settings |= {"network.kind": kind, "network.rank": rank, "network.train_text_encoder": trains}
+    return settings | {"network.train_unet": config.trains("unet"), **_layers(config, rank, trains)}
 
 
 def _layers(config: Config, rank: int, text_trains: bool) -> Values:
@@ -179,8 +179,8 @@ def ema(config: Config) -> Values:
     if every > 1:
         config.note("ema_decay", "changed", f"is applied once in {every} steps: each step has its root")
     decay = within(0.0, 1.0, config["ema_decay"]) ** (1 / every)
-    found = {"method.ema": True, "method.ema_device": device, "method.ema_decay": decay}
-    return found | {"method.ema_update_every": every}
+    settings = {"method.ema": True, "method.ema_device": device, "method.ema_decay": decay}
+    return settings | {"method.ema_update_every": every}
 
 
 # ---- learning rates
@@ -194,13 +194,13 @@ def _scale(config: Config, key: str) -> int:
 
 def rates(config: Config) -> Values:
     scale = _scale(config, "learning_rate_scaler")
-    own = (
+    keys = (
         "learning_rate",
         "embedding_learning_rate",
         *(f"{part}.learning_rate" for part in ("unet", *config.encoders)),
     )
-    scaled = {key: None if config[key] is None else config[key] * math.sqrt(scale) for key in own}
-    for key in own if scale > 1 else ():
+    scaled = {key: None if config[key] is None else config[key] * math.sqrt(scale) for key in keys}
+    for key in keys if scale > 1 else ():
         if config[key] is not None:
             config.note(key, "changed", f"is multiplied by the square root of {scale} (learning_rate_scaler)")
     main = scaled["learning_rate"] or 0.0
@@ -225,11 +225,11 @@ def stops(config: Config) -> Values:
         return {}
     _stop(config, "unet")  # has no setting: a note
     trained = [part for part in config.encoders if config.trains(part)]
-    found = [_stop(config, part) for part in trained]
-    if len(found) == 2 and found[0] != found[1]:
+    ends = [_stop(config, part) for part in trained]
+    if len(ends) == 2 and ends[0] != ends[1]:
         sentence = "both text encoders stop where the first one does"
         config.note("text_encoder_2.stop_training_after", "unavailable", sentence)
-    return found[0] if found else {}
+    return ends[0] if ends else {}
 
 
 def _stop(config: Config, part: str) -> Values:
@@ -269,8 +269,8 @@ def schedule(config: Config) -> Values:
         config.note(key, "unavailable", f"there is no warmup with {name}")
         steps = 0
     curve = _custom(config) if name == "CUSTOM" else _curve(config, name, bool(steps))
-    found = {"lr_scheduler": "constant", "lr_warmup_steps": steps} | curve
-    return {"schedule.max_train_epochs": max(1, config["epochs"])} | {f"schedule.{k}": v for k, v in found.items()}
+    settings = {"lr_scheduler": "constant", "lr_warmup_steps": steps} | curve
+    return {"schedule.max_train_epochs": max(1, config["epochs"])} | {f"schedule.{k}": v for k, v in settings.items()}
 
 
 def _curve(config: Config, name: str, warmup: bool) -> Values:
@@ -278,18 +278,18 @@ def _curve(config: Config, name: str, warmup: bool) -> Values:
     if name not in CURVES:
         sentence = f"{shorten(name)} is not available; cosine is the nearest"
         config.note("learning_rate_scheduler", "unavailable", sentence)
-    found: Values = {"lr_scheduler": CURVES.get(name, "cosine")}
+    settings: Values = {"lr_scheduler": CURVES.get(name, "cosine")}
     if name == "CONSTANT" and warmup:
-        found["lr_scheduler"] = "constant_with_warmup"
+        settings["lr_scheduler"] = "constant_with_warmup"
     elif name == "REX":
-        found["rex_d"] = 0.9
+        settings["rex_d"] = 0.9
     elif name == "COSINE_WITH_RESTARTS":
-        found["lr_scheduler_args"] = {"num_cycles": cycles}
+        settings["lr_scheduler_args"] = {"num_cycles": cycles}
     elif name == "COSINE_WITH_HARD_RESTARTS":
-        found["lr_scheduler_num_cycles"] = float(max(1, round(cycles)))
+        settings["lr_scheduler_num_cycles"] = float(max(1, round(cycles)))
         if cycles != round(cycles):
             config.note("learning_rate_cycles", "changed", "restarts are whole")
-    return found | ({"lr_scheduler_min_lr_ratio": low} if low and name not in ("CONSTANT", "ADAFACTOR") else {})
+    return settings | ({"lr_scheduler_min_lr_ratio": low} if low and name not in ("CONSTANT", "ADAFACTOR") else {})
 
 
 def _custom(config: Config) -> Values:
@@ -354,15 +354,15 @@ def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values
     given = {
         name: nulls.get(name, value) if value is None or value is False else value for name, value in given.items()
     }
-    found: Values = {}
+    arguments: Values = {}
     for target, names in PAIRS.items():
         usual = entry.arguments[target].default if target in entry.arguments else None
         if isinstance(usual, list):
             whole = [each if given[name] is None else given[name] for name, each in zip(names, usual, strict=False)]
-            found |= {target: whole} if whole != usual else {}
+            arguments |= {target: whole} if whole != usual else {}
             given = {name: value for name, value in given.items() if name not in names[: len(usual)]}
     if "warmup_steps" in entry.arguments and config["learning_rate_warmup_steps"] > 1:
-        found["warmup_steps"] = int(config["learning_rate_warmup_steps"])
+        arguments["warmup_steps"] = int(config["learning_rate_warmup_steps"])
         config.note("learning_rate_warmup_steps", "changed", "is an argument of schedule-free optimizers: warmup_steps")
     for name, value in given.items():
         argument = entry.arguments.get(name) or entry.arguments.get(ALSO.get(name, ""))
@@ -372,10 +372,10 @@ def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values
         if isinstance(value, float) and value.is_integer() and isinstance(usual, int):
             value = int(value)
         if argument is not None and argument.takes(value):
-            found[argument.name] = value
+            arguments[argument.name] = value
         else:
             config.note(f"optimizer.{name}", "unavailable", f"{entry.name} has no such argument or value")
-    return found
+    return arguments
 
 
 # ---- loss, sizes, periods
@@ -387,19 +387,19 @@ def loss(config: Config) -> Values:
     if huber and (len(strengths) > 1 or huber != 1):
         config.note("huber_strength", "unavailable", "the Huber loss counts 1, alone")
     single = len(strengths) == 1 and (huber or set(strengths.values()) == {1.0})
-    found: Values = {"noise.loss_type": LOSSES[next(iter(strengths))] if single else "mixed"}
+    settings: Values = {"noise.loss_type": LOSSES[next(iter(strengths))] if single else "mixed"}
     if not single:
-        found |= {
+        settings |= {
             f"noise.{name.replace('strength', 'weight')}": config[name] for name in LOSSES if name != "huber_strength"
         }
     if huber and single:
-        found |= {"noise.huber_schedule": "constant", "noise.huber_c": config["huber_delta"]}
+        settings |= {"noise.huber_schedule": "constant", "noise.huber_c": config["huber_delta"]}
         config.note("huber_delta", "changed", "the Huber loss is smooth here, and about twice as large below the delta")
     if config["masked_training"]:
         mean = "area" if config["normalize_masked_area_loss"] else "image"
-        found |= {"dataset.masked_loss": True, "dataset.conditioning_suffix": "-masklabel", "noise.mask_mean": mean}
-        found |= {f"noise.{name}": config[name] for name in ("unmasked_weight", "masked_prior_preservation_weight")}
-    return found | {
+        settings |= {"dataset.masked_loss": True, "dataset.conditioning_suffix": "-masklabel", "noise.mask_mean": mean}
+        settings |= {f"noise.{name}": config[name] for name in ("unmasked_weight", "masked_prior_preservation_weight")}
+    return settings | {
         "noise.min_snr_gamma": config["loss_weight_strength"] if weight == "MIN_SNR_GAMMA" else None,
         "noise.p2_gamma": config["loss_weight_strength"] if weight == "P2" else None,
         "noise.debiased_estimation_loss": weight == "DEBIASED_ESTIMATION",
@@ -409,22 +409,22 @@ def loss(config: Config) -> Values:
 def timesteps(config: Config) -> Values:
     drawn, weight, bias = config["timestep_distribution"], config["noising_weight"], config["noising_bias"]
     least, most = (within(0.0, 1.0, config[f"{end}_noising_strength"]) for end in ("min", "max"))
-    found: Values = {"noise.min_timestep": int(1000 * least), "noise.max_timestep": int(1000 * most)}
+    settings: Values = {"noise.min_timestep": int(1000 * least), "noise.max_timestep": int(1000 * most)}
     if drawn == "LOGIT_NORMAL":
-        found |= {"noise.logit_mean": bias, "noise.logit_std": weight + 1.0}
+        settings |= {"noise.logit_mean": bias, "noise.logit_std": weight + 1.0}
     elif drawn == "HEAVY_TAIL":
-        found["noise.mode_scale"] = weight
+        settings["noise.mode_scale"] = weight
     elif drawn == "BETA":
-        found |= {"noise.timestep_alpha": weight, "noise.timestep_beta": bias}
+        settings |= {"noise.timestep_alpha": weight, "noise.timestep_beta": bias}
     elif drawn in ("SIGMOID", "INVERTED_PARABOLA"):
-        found |= {"noise.noising_weight": weight, "noise.noising_bias": bias}
+        settings |= {"noise.noising_weight": weight, "noise.noising_bias": bias}
     if config["timestep_shift"] == 1:
-        return found
+        return settings
     if drawn == "SIGMOID":
         config.note("timestep_shift", "changed", "moves the ramp once; OneTrainer moves its curve twice")
     elif drawn not in ("COS_MAP", "INVERTED_PARABOLA") and (least > 0 or most < 1):
         config.note("timestep_shift", "changed", "is of the trained timesteps, not of all")
-    return found
+    return settings
 
 
 def sizes(config: Config) -> Values:
@@ -435,12 +435,12 @@ def sizes(config: Config) -> Values:
     first, *more = [size_of(part) for part in parts]
     drawn = {"dataset.resolution_choice": "drawn"} if more else {}
     buckets = config["aspect_ratio_bucketing"] and not any("x" in part for part in parts)
-    found: Values = {"dataset.resolution": first, "dataset.more_resolutions": more, "dataset.enable_bucket": buckets}
-    found |= drawn
+    settings: Values = {"dataset.resolution": first, "dataset.more_resolutions": more, "dataset.enable_bucket": buckets}
+    settings |= drawn
     chances = {config[f"{part}.dropout_probability"] for part in config.encoders}
     if len(chances) > 1:
         config.note("text_encoder_2.dropout_probability", "unavailable", "captions are dropped for both text encoders")
-    return found
+    return settings
 
 
 def size_of(text: str) -> int | list[int]:
@@ -450,44 +450,30 @@ def size_of(text: str) -> int | list[int]:
 
 
 def periods(config: Config) -> Values:
-    found: Values = {}
+    settings: Values = {}
     for key, (epochs, steps, minutes) in PERIODS.items():
         number, unit = config[key], config[f"{key}_unit"]
-        found |= {epochs: None, steps: None}
+        settings |= {epochs: None, steps: None}
         if unit == "NEVER" or number <= 0 or (key == "validate_after" and not config["validation"]):
             continue
         if unit == "STEP":
-            found[steps] = max(1, number // config.accumulation)
+            settings[steps] = max(1, number // config.accumulation)
         elif unit in MINUTES and minutes:
-            found[minutes] = number * MINUTES[unit]
+            settings[minutes] = number * MINUTES[unit]
         else:
-            found[epochs] = number if unit == "EPOCH" else 1
+            settings[epochs] = number if unit == "EPOCH" else 1
             if unit != "EPOCH":
                 config.note(key, "unavailable", f"{unit.lower()}s cannot be counted; each epoch is set")
     number, unit = config["backup_after"], config["backup_after_unit"]
     epochs, steps, _ = PERIODS["save_every"]
     if unit in MINUTES and number > 0:
-        found["saving.save_every_minutes"] = number * MINUTES[unit]
-    elif unit in ("EPOCH", "STEP") and number > 0 and not found[epochs] and not found[steps]:
-        found |= {epochs: number} if unit == "EPOCH" else {steps: max(1, number // config.accumulation)}
+        settings["saving.save_every_minutes"] = number * MINUTES[unit]
+    elif unit in ("EPOCH", "STEP") and number > 0 and not settings[epochs] and not settings[steps]:
+        settings |= {epochs: number} if unit == "EPOCH" else {steps: max(1, number // config.accumulation)}
         config.note("backup_after", "changed", "a checkpoint is saved with each training state")
     if config["rolling_backup"]:
-        found["saving.save_last_n_states"] = max(1, config["rolling_backup_count"])
-    return found
+        settings["saving.save_last_n_states"] = max(1, config["rolling_backup_count"])
+    return settings
 
 
-RULES = (
-    model,
-    memory,
-    output,
-    network,
-    ema,
-    rates,
-    stops,
-    schedule,
-    optimizer,
-    loss,
-    timesteps,
-    sizes,
-    periods,
-)
+RULES = (model, memory, output, network, ema, rates, stops, schedule, optimizer, loss, timesteps, sizes, periods)

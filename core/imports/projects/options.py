@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.imports.projects.report import Entry
+from core.imports.projects.shells import unresolved
 from core.settings.check import shorten
 from core.settings.values import ONE_COMMA
 
@@ -21,6 +22,7 @@ FILE = Path(__file__).with_name("sd_scripts.json")
 XTI = "train_textual_inversion_XTI"
 NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")  # a negative number is a value, not an option
 MAX_DIGITS, LONG, MOST_SEARCHED = 40, 60, 30
+MORE_OPTIONS = "may hold more options, whose values the text does not give; set them in the form"
 # Values that a file may have although they are none of the option's choices -> what they mean.
 MEANT: dict[tuple[str, Any], Any] = {
     ("save_model_as", "same as source model"): None,
@@ -89,12 +91,12 @@ def _data() -> dict[str, dict[str, Any]]:
 def options_of(script: str = "") -> dict[str, Option]:
     """The options of a script by name; of all scripts together without a name."""
     script = "train_textual_inversion" if script == XTI else script
-    found = {}
+    options = {}
     for name, row in _data().items():
         if not script or script in row.get("scripts", (script,)):
             default = row.get("defaults", {}).get(script, row["default"])
-            found[name] = Option(name, row["type"], default, row.get("many", False), tuple(row.get("choices", ())))
-    return found
+            options[name] = Option(name, row["type"], default, row.get("many", False), tuple(row.get("choices", ())))
+    return options
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -118,7 +120,7 @@ def parse_words(script: str, words: Iterable[str]) -> tuple[dict[str, Any], list
     while rest:
         word = rest.popleft()
         if not is_option(word):
-            entries.append(Entry("unavailable", word, sentence="belongs to no option; sd-scripts refuses it"))
+            entries.append(_stray(word, "belongs to no option; sd-scripts refuses it"))
             continue
         name, equals, text = word.partition("=")
         following = [text] if equals else []
@@ -143,8 +145,13 @@ def parse_words(script: str, words: Iterable[str]) -> tuple[dict[str, Any], list
         else:
             values[option.name] = following if option.many else following[0]
         for extra in following[most:]:
-            entries.append(Entry("unavailable", extra, sentence=f"is one value too many after {name}"))
+            entries.append(_stray(extra, f"is one value too many after {name}"))
     return values, entries
+
+
+def _stray(word: str, sentence: str) -> Entry:
+    """An entry for a word that is no option and no value. sentence: unless it is a variable whose value is not known."""
+    return Entry("unavailable", word, sentence=MORE_OPTIONS if unresolved(word) else sentence)
 
 
 def _matching(name: str, known: Mapping[str, Option], script: str, before: int) -> tuple[Option | None, str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from functools import cache, cached_property
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
+from core.imports.projects.missing import missing_files
 from core.record.bounded_json import json_or_none
 from core.record.bounded_toml import bounded_loads
 from core.record.problems import Problem, ProblemsError, one_line
+from core.record.regular import read_regular
+from core.record.workspace import PROJECT
+from core.settings.base import Declared, declared
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 
@@ -72,6 +76,29 @@ class Entry:
         return one_line(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 
+@cache
+def known_settings() -> dict[str, Declared]:
+    return {entry.path: entry for entry in declared(TrainJob)}
+
+
+@dataclass
+class Remarks:
+    """What is said of keys while a file is read: notes by key for the report, and problems."""
+
+    notes: dict[str, tuple[Kind, str]] = field(init=False, default_factory=dict)
+    problems: list[Problem] = field(init=False, default_factory=list)
+
+    def key(self, name: str) -> str:
+        """The key of the file that a name stands for."""
+        return name
+
+    def note(self, name: str, kind: Kind, sentence: str) -> None:
+        self.notes[name] = (kind, sentence)
+
+    def warn(self, what: str, name: str, fix: str, code: str) -> None:
+        self.problems.append(Problem(what, self.key(name), fix, "warning", code=code))
+
+
 @dataclass
 class Import:
     """Another program's settings as a job.
@@ -115,9 +142,9 @@ class Import:
         """The report as text."""
         yield f"{self.title}: {self.summary}"
         for kind, title in TITLES.items():
-            found = self.entries(kind)
-            if found and kind not in without:
-                yield from ("", f"{title}:", *(f"  {entry.line}" for entry in found))
+            entries = self.entries(kind)
+            if entries and kind not in without:
+                yield from ("", f"{title}:", *(f"  {entry.line}" for entry in entries))
 
 
 @dataclass(frozen=True)
@@ -153,15 +180,34 @@ class Source:
         except (ValueError, RecursionError):
             return None
 
+    @property
+    def fix(self) -> str:
+        """How to correct a text that cannot be parsed."""
+        return "correct that line" + ("; in a path write / for each \\" if "\\" in self.text else "")
+
     def file(self, name: str) -> Path | None:
-        """An existing file that the text names; None where files are not read, or there is none."""
+        """An existing file that the text names, also next to it; None where files are not read, or there is none."""
         if self.folder is None or "\0" in name or not name.strip():
             return None
+        places = [self.folder / name]
+        if self.suffix:  # of a file; programs also count from their own folder, in which that of the file is
+            places += [self.folder / PureWindowsPath(name).name, self.folder.parent / name]
         try:
-            path = self.folder / Path(name).expanduser()
-            return path if path.is_file() else None
+            return next((path for path in (each.expanduser() for each in places) if path.is_file()), None)
         except (OSError, RuntimeError, ValueError):
             return None
+
+    def json_of(self, name: str) -> Any:
+        """The content of a JSON file that the text names; None where there is none."""
+        path = self.file(name)
+        try:
+            return json_or_none(read_regular(path, MAX_BYTES)) if path else None
+        except ProblemsError:
+            return None
+
+    def missing(self, job: TrainJob) -> Iterable[Problem]:
+        """Warnings about files that are not here, searched for near the text and in the project; none where no file is read."""
+        return missing_files(job, [self.folder, PROJECT]) if self.folder is not None else ()
 
 
 def choose(titles: Sequence[str], source: Source, what: str) -> tuple[int, tuple[str, ...]]:

@@ -14,12 +14,9 @@ from typing import Any
 
 from core.imports.dataset_options import INTERPOLATIONS
 from core.imports.projects.options import DecimalComma, Option, Script, convert
-from core.imports.projects.report import Entry, Kind
+from core.imports.projects.report import Entry, Remarks, known_settings
 from core.imports.projects.shells import unresolved
-from core.record.problems import Problem
 from core.record.units import number_text
-from core.settings.base import declared
-from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import COMMON
 from core.settings.optimization.optimizers import parse_arguments
 from core.settings.optimization.schedule import FLOORED
@@ -28,8 +25,7 @@ from core.settings.values import value_typed
 
 Values = dict[str, Any]  # by path
 SECRETS = frozenset(("wandb_api_key", "huggingface_token"))
-OFFERED = next(entry.choices for entry in declared(TrainJob) if entry.path == "schedule.lr_scheduler")
-SCHEDULERS = [name for name in OFFERED if name != "rex"]  # of sd-scripts
+SCHEDULERS = [name for name in known_settings()["schedule.lr_scheduler"].choices if name != "rex"]  # of sd-scripts
 WITHOUT_WARMUP = ("constant", "adafactor")
 # Networks of newer sd-scripts that are LyCORIS' in its own form
 ALSO_NETWORKS = {"networks.loha": "loha", "networks.lokr": "lokr"}
@@ -39,7 +35,7 @@ SAME_HERE = frozenset(("bypass_mode", *TUCKER))  # arguments that are computed s
 
 
 @dataclass
-class Reading:
+class Reading(Remarks):
     """The options of one training.
 
     raw      as written, by option, the program's own defaults of kohya_ss included
@@ -53,9 +49,7 @@ class Reading:
     keys: Mapping[str, str] = field(default_factory=dict)
     prompts: list[str] | None = None
     values: dict[str, Any] = field(init=False)
-    notes: dict[str, tuple[Kind, str]] = field(init=False, default_factory=dict)
     extra: list[Entry] = field(init=False, default_factory=list)
-    problems: list[Problem] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.values = {name: option.default for name, option in self.script.options.items()}
@@ -68,9 +62,9 @@ class Reading:
         missing = [each for word in words for each in unresolved(word)]
         if missing:
             text = ", ".join(missing)
-            self.note(option.name, "unavailable", f"needs {text}, which the text does not set; enter the value")
-            what, fix = f"--{option.name} uses {text}, which the text does not set", "enter the value in the project"
-            self.warn(what, option.name, fix, "import.unset-variable")
+            self.note(option.name, "unavailable", f"needs {text}, whose value the text does not give; enter it")
+            what = f"--{option.name} uses {text}, whose value the text does not give"
+            self.warn(what, option.name, "enter the value in the project", "import.unset-variable")
             return
         try:
             value, sentence = convert(option, raw)
@@ -90,12 +84,6 @@ class Reading:
 
     def key(self, name: str) -> str:
         return self.keys.get(name, name)
-
-    def note(self, name: str, kind: Kind, sentence: str) -> None:
-        self.notes[name] = (kind, sentence)
-
-    def warn(self, what: str, name: str, fix: str, code: str) -> None:
-        self.problems.append(Problem(what, self.key(name), fix, "warning", code=code))
 
     @property
     def lora(self) -> bool:
@@ -234,21 +222,21 @@ def _network(read: Reading) -> Values:
         read.warn(what, "network_module", "choose a network type before you train", "import.unknown-network")
         read.note("network_module", "unavailable", "is not known here; LoRA is set instead, with its rank and alpha")
         kind, module = "lora", "networks.lora"
-    found = _of_arguments(read, module, kind, written)
+    settings = _of_arguments(read, module, kind, written)
     rank, alpha = read["network_dim"] or 4, read["network_alpha"] or 0
-    found |= {"network.kind": kind, "network.rank": rank, "network.alpha": alpha}
+    settings |= {"network.kind": kind, "network.rank": rank, "network.alpha": alpha}
     if read["network_dropout"] is not None:
-        found["network.network_dropout"] = read["network_dropout"]
+        settings["network.network_dropout"] = read["network_dropout"]
     if kind.endswith("lokr") and rank >= FULL:
         read.note("network_dim", "changed", f"{rank} makes LoKr's large matrix whole: {kind}.full_matrix")
-        found |= {f"{kind}.full_matrix": True, "network.rank": 16, "network.alpha": 16.0}
-        found = {path: value for path, value in found.items() if not path.startswith("network.conv_")}
-    return found
+        settings |= {f"{kind}.full_matrix": True, "network.rank": 16, "network.alpha": 16.0}
+        settings = {path: value for path, value in settings.items() if not path.startswith("network.conv_")}
+    return settings
 
 
 def _of_arguments(read: Reading, module: str, kind: str, written: Mapping[str, str]) -> Values:
     """The settings of network_args. What LyCORIS takes where they are silent is not what ours have as default."""
-    known = {entry.path: entry for entry in declared(TrainJob)}
+    known = known_settings()
     arguments = dict(written)
     if module == LYCORIS:
         tucker = str(any(is_on(written.get(name)) for name in TUCKER))
@@ -266,14 +254,14 @@ def _of_arguments(read: Reading, module: str, kind: str, written: Mapping[str, s
         arguments.setdefault("conv_alpha", "1")
     if "block_size" in arguments:
         arguments["unit"] = arguments.pop("block_size")
-    found, left = settings_of_arguments(kind, arguments, known)
-    for name in left:
+    settings, unknown = settings_of_arguments(kind, arguments, known)
+    for name in unknown:
         if name in written and name not in SAME_HERE:
             sentence = f"{name} is no argument of {module} that is known here"
             read.extra.append(
                 Entry("unavailable", read.key("network_args"), f"{name}={written[name]}", sentence=sentence)
             )
-    return {path: value_typed(known[path], str(value)) for path, value in found.items()}
+    return {path: value_typed(known[path], str(value)) for path, value in settings.items()}
 
 
 def _unquoted(word: str) -> str:
@@ -292,8 +280,8 @@ def _optimizer(read: Reading) -> Values:
 @rule("optimizer_args")
 def _optimizer_arguments(read: Reading) -> Values:
     arguments = _arguments(read, "optimizer_args")
-    own = {name: arguments.pop(name) for name in COMMON if _numbers(arguments.get(name), pair=name == "betas")}
-    return {"optimizer.optimizer_args": arguments} | {f"optimizer.{name}": value for name, value in own.items()}
+    common = {name: arguments.pop(name) for name in COMMON if _numbers(arguments.get(name), pair=name == "betas")}
+    return {"optimizer.optimizer_args": arguments} | {f"optimizer.{name}": value for name, value in common.items()}
 
 
 def _numbers(value: Any, pair: bool) -> bool:
@@ -308,15 +296,15 @@ def _scheduler_arguments(read: Reading) -> Values:
 
 
 def _arguments(read: Reading, name: str) -> Values:
-    found: Values = {}
+    arguments: Values = {}
     for word in read[name] or []:
         try:
             one = parse_arguments([_unquoted(word)])
             json.dumps(one, allow_nan=False)
-            found |= one
+            arguments |= one
         except (ValueError, TypeError) as error:
             read.extra.append(Entry("unavailable", read.key(name), word, sentence=str(error)))
-    return found
+    return arguments
 
 
 @rule("text_encoder_lr", "learning_rate_te", "learning_rate_te1", "learning_rate_te2")
@@ -360,10 +348,7 @@ def _schedulers(read: Reading) -> Values:
     if ratio is not None and plain in FLOORED:
         read.note("lr_scheduler_min_lr_ratio", "changed", f"has no effect in sd-scripts with {plain}")
         ratio = None
-    return {
-        "schedule.lr_scheduler": plain,
-        "schedule.lr_scheduler_min_lr_ratio": ratio,
-    }
+    return {"schedule.lr_scheduler": plain, "schedule.lr_scheduler_min_lr_ratio": ratio}
 
 
 @rule("lr_warmup_steps")
@@ -427,12 +412,12 @@ def _validation(read: Reading) -> Values:
         read[name] for name in ("validate_every_n_epochs", "validate_every_n_steps", "validation_seed")
     )
     split = read["validation_split"] or 0.0
-    found: Values = {"validation.validation_split": split, "validation.validate_every_n_steps": steps}
+    settings: Values = {"validation.validation_split": split, "validation.validate_every_n_steps": steps}
     if epochs is not None or steps is not None:
-        found["validation.validate_every_n_epochs"] = epochs
+        settings["validation.validate_every_n_epochs"] = epochs
     if split or seed is not None:
-        found["validation.validation_seed"] = (read["seed"] if seed is None else seed) or 0
-    return found
+        settings["validation.validation_seed"] = (read["seed"] if seed is None else seed) or 0
+    return settings
 
 
 # ---- memory, saving, logging
@@ -449,8 +434,8 @@ def _full(read: Reading) -> Values:
 
 @rule("save_precision")
 def _save_precision(read: Reading) -> Values:
-    own = {"full_bf16": "bf16", "full_fp16": "fp16"} if read.script.method in ("dreambooth", "fine_tune") else {}
-    plain = next((name for option, name in own.items() if read[option]), "fp32")
+    full = {"full_bf16": "bf16", "full_fp16": "fp16"} if read.script.method in ("dreambooth", "fine_tune") else {}
+    plain = next((name for option, name in full.items() if read[option]), "fp32")
     named = {"float": "fp32"}.get(read["save_precision"], read["save_precision"])
     return {"saving.save_precision": named or plain}
 

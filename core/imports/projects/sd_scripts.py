@@ -8,14 +8,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from core.dataset.captions.encodings import decode_text
-from core.imports.projects.options import NUMBER, SCRIPTS, Script, is_option, options_of, parse_words
+from core.imports.projects.options import MORE_OPTIONS, NUMBER, SCRIPTS, Script, is_option, options_of, parse_words
 from core.imports.projects.report import MAX_BYTES, ChoiceNeeded, Entry, Import, Source, choose
 from core.imports.projects.rules import Reading
-from core.imports.projects.shells import SUFFIXES, read_script
+from core.imports.projects.shells import SUFFIXES, read_script, unresolved
 from core.imports.projects.to_job import to_import
 from core.record.bounded_toml import parse_toml
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
+from core.settings.check import shorten
 
 NAME, TITLE = "sd_scripts", "sd-scripts"
 TRAINS = re.compile(r"(train|fine_?tune)\w{0,60}\.py(?![\w.])", re.IGNORECASE)
@@ -96,10 +97,8 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
         what, where = "The text does not say which script of sd-scripts it is for", source.where
         fix = f"choose one of {', '.join(f'{name}.py' for name in SCRIPTS)}"
         raise ChoiceNeeded(Problem(what, where, fix, code="import.which-script"), list(SCRIPTS))
-    own = SCRIPTS[telling]
-    return Script(own.name, own.method, guessed=True), tuple(
-        each.name for each in SCRIPTS.values() if each.method == own.method
-    )
+    method = SCRIPTS[telling].method
+    return Script(telling, method, guessed=True), tuple(name for name, each in SCRIPTS.items() if each.method == method)
 
 
 # ---- command lines
@@ -108,6 +107,7 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
 def _from_command(source: Source) -> Import:
     script = read_script(source.text, source.suffix, source.variables)
     commands = [words for words in script.commands if words[0].lower() not in NAMING and _place(words) >= 0]
+    commands = [inner for words in commands for inner in _unwrapped(words)]
     loose = [word for words in script.commands if any(is_option(word) for word in words) for word in words]
     if not commands and not any(word.lstrip("-").partition("=")[0] in options_of() for word in loose):
         what = "The text has no training command of sd-scripts"
@@ -119,6 +119,13 @@ def _from_command(source: Source) -> Import:
         result.choices, result.choice = choices, choices[at]
     result.problems += [Problem(note, source.where, level="advice", code="import.note") for note in script.notes]
     return result
+
+
+def _unwrapped(words: list[str]) -> list[list[str]]:
+    """The commands in a word that is a text itself, as of `bash -c "python train_network.py ..."`; else the words."""
+    word = words[_place(words)]
+    inner = read_script(word).commands if word.split()[1:] else []
+    return [each for each in inner if len(each) > 1 and _place(each) >= 0] or [words]
 
 
 def _title(words: list[str]) -> str:
@@ -141,15 +148,14 @@ def _place(words: list[str]) -> int:
 def _command(words: list[str], source: Source) -> Import:
     place = _place(words)
     name = _file_name(words[place]).removesuffix(".py") if place >= 0 else ""
+    if name and not re.fullmatch(r"[\w.+-]+", name):
+        what, fix = f"{shorten(name)} is no script of a command", "paste the command as in a terminal, without a list"
+        raise ProblemsError.one(what, source.where, fix, "import.no-command")
     if name and name not in SCRIPTS:
         family = next((title for begin, title in OTHERS.items() if begin in name.lower()), "")
-        what = (
-            f"{name}.py trains {family} models"
-            if family
-            else f"{name}.py is no training script of sd-scripts for SD and SDXL"
-        )
-        fix = f"paste a command of {', '.join(f'{each}.py' for each in SCRIPTS)}"
-        raise ProblemsError.one(what, source.where, fix, "import.other-family" if family else "import.unknown-script")
+        does = f"trains {family} models" if family else "is no training script of sd-scripts for SD and SDXL"
+        code, fix = "other-family" if family else "unknown-script", f"paste a command of {'.py, '.join(SCRIPTS)}.py"
+        raise ProblemsError.one(f"{name}.py {does}", source.where, fix, f"import.{code}")
     arguments = words[place + 1 :]
     script, choices = (SCRIPTS[name], ()) if name else _script_of(parse_words("", arguments)[0], source)
     values, entries = parse_words(script.name, arguments)
@@ -214,6 +220,11 @@ def _imported(
 ) -> Import:
     reading = Reading(script, values, frozenset(values))
     reading.extra += entries
+    for entry in entries:
+        if entry.sentence == MORE_OPTIONS:
+            text = ", ".join(unresolved(entry.key))
+            what, fix = f"{text} may hold more options", "set what it holds in the form"
+            reading.warn(what, text, fix, "import.unset-variable")
     result = to_import(reading, source, NAME, f"{TITLE}, {script.name}.py", values, launcher)
     result.choices, result.choice = choices, script.name
     return result

@@ -8,6 +8,7 @@ import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
@@ -57,10 +58,13 @@ def read_script(text: str, suffix: str = "", variables: Mapping[str, str] | None
         notes.append(what)
     marked = (name for name, mark in _MARKS if re.search(mark, text))
     dialect: Shell = SUFFIXES.get(suffix) or next(marked, None) or "bash"
-    cells = _CELL.findall(text) if dialect == "bash" else []
-    text = "\n".join(cells) or (_PS_COMMENT.sub("", text) if dialect == "powershell" else text)
     known: dict[str, Value] = dict(variables or {})
-    reader = _Cmd(known) if dialect == "cmd" else _Shell(known, dialect == "powershell", bool(cells))
+    if dialect == "bash" and (cells := _CELL.findall(text)):
+        known = _python_values(text) | known
+        text = _with_python("\n".join(cells), known)
+    elif dialect == "powershell":
+        text = _PS_COMMENT.sub("", text)
+    reader = _Cmd(known) if dialect == "cmd" else _Shell(known, dialect == "powershell")
     reader.read(text)
     if reader.unclosed:
         what = 'A quotation mark is not closed, so that it holds all that follows; a path that ends with \\" does this in cmd.'
@@ -71,6 +75,30 @@ def read_script(text: str, suffix: str = "", variables: Mapping[str, str] | None
 def unresolved(text: str) -> list[str]:
     """What a shell would have to compute in a word: "$LR", "$(pwd)"."""
     return UNRESOLVED.findall(text)
+
+
+def _python_values(text: str) -> dict[str, Value]:
+    """The texts and numbers that lines of a notebook set."""
+    values: dict[str, Value] = {}
+    for name, written in _PYTHON_LINE.findall(text):
+        values.pop(name, None)
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = ast.literal_eval(written.strip())
+            values |= {name: str(value)} if isinstance(value, (str, int, float)) else {}
+    return values
+
+
+def _with_python(text: str, values: Mapping[str, Value]) -> str:
+    """Cells with values for {name}, in quotes too."""
+    left = MOST_EXPANDED
+
+    def value(match: Token) -> str:
+        nonlocal left
+        known = values.get(match[1])
+        left -= len(known or "")
+        return known if isinstance(known, str) and left >= 0 else f"{UNSET}{{{match[1]}}}{END}"
+
+    return _IN_PYTHON.sub(value, text)
 
 
 class _Reader(ABC):
@@ -155,6 +183,7 @@ _TOKENS = (
     (BASH, OUTSIDE, r"(?P<single>'(?P<inner>[^']*+)(?P<closed>'?))"),
     (PS, OUTSIDE, r"(?P<single>'(?P<inner>(?:[^']|'')*+)(?P<closed>'?))"),
     (BASH, OUTSIDE, r"(?P<ansi>\$'(?P<coded>(?:[^'\\]++|\\.)*+)')"),
+    (PS, OUTSIDE, r"(?P<splat>@(?P<listed>\w+))"),
     (PS, OUTSIDE, r"(?P<list>[,@])"),
     (BOTH, OUTSIDE, r"(?P<blank>[ \t]+)"),
     (BOTH, OUTSIDE, r"(?P<comment>\#)"),
@@ -174,7 +203,11 @@ _TOKENS = (
 )
 _PS_NUMBER = re.compile(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?")
 _ASSIGNED = re.compile(r"(\w+)(\+?)=(.*)", re.DOTALL)
-_IN_PYTHON = re.compile(r"\{(\w+)\}")
+_IN_PYTHON = re.compile(r"(?<!\$)\{([A-Za-z_]\w*)[^{}\n]{0,100}\}")
+_PYTHON_LINE = re.compile(r"^[ \t]*([A-Za-z_]\w*)[ \t]*=(?!=)([^\n]{1,500})", re.MULTILINE)
+# Words before a command -> the branches that they open or close
+_BRANCHES = {"if": 1, "case": 1, "fi": -1, "esac": -1} | dict.fromkeys(("then", "elif", "else", "do"), 0)
+_PS_BRANCHES = ("if", "elseif", "else", "switch", "catch")
 _ESCAPES = {  # in double quotes of PowerShell, and of bash
     True: {"\n": "", "n": "\n", "t": "\t"} | dict.fromkeys("0rabfv", ""),
     False: {"\n": ""} | {sign: sign for sign in '$`"\\'},
@@ -188,14 +221,19 @@ def _shell_tokens(shell: str, place: str) -> re.Pattern[str]:
 
 
 class _Shell(_Reader):
-    """bash and PowerShell, which differ in their escape character, quotes and assignments; notebook cells are bash with {names}."""
+    """bash and PowerShell, which differ in their escape character, quotes and assignments."""
 
-    def __init__(self, variables: dict[str, Value], powershell: bool, notebook: bool):
+    def __init__(self, variables: dict[str, Value], powershell: bool):
         super().__init__(variables)
-        self.powershell, self.notebook = powershell, notebook
+        self.powershell = powershell
         self.target: tuple[str, bool] | None = None  # the variable that is being set, and whether it is added to
         self.outer: list[str] = []  # the words before a bash array
         self.depth, self.several, self.computed = 0, False, False  # of a PowerShell assignment
+        self.branches = 0  # of bash that are open
+        self.blocks, self.condition = (
+            list[bool](),
+            False,
+        )  # whether PowerShell's open blocks, and the next, depend on one
 
     def tokens(self) -> re.Pattern[str]:
         begins = not self.words and self.pieces is None and self.target is None
@@ -228,6 +266,8 @@ class _Shell(_Reader):
                 self._substitution(token.start())
             case "variable":
                 self._variable(token)
+            case "splat" if self.pieces is None:
+                self._insert(self.variables.get(token["listed"].lower()), token[0], whole=True)
             case "open":
                 self._open()
             case "close":
@@ -237,7 +277,7 @@ class _Shell(_Reader):
             case "list" if self.target:
                 self.several = True
                 self.end_word()
-            case "line" if self.target and (self.depth > 0 or not self.powershell):
+            case "line" if self.target and (self.depth > 0 or not self.powershell or self._after_comma(token.start())):
                 self.end_word()
             case "line":
                 self.end_command()
@@ -248,6 +288,9 @@ class _Shell(_Reader):
                 self._plain(token[0])
             case _:
                 super().take(kind, token)
+
+    def _after_comma(self, at: int) -> bool:
+        return self.text[max(0, at - 100) : at].rstrip(" \t").endswith(",")
 
     def _plain(self, text: str) -> None:
         self.computed = self.computed or (self.powershell and not _PS_NUMBER.fullmatch(text))
@@ -278,10 +321,10 @@ class _Shell(_Reader):
             self.add(UNSET + written + END)
             return
         parts = [value] if isinstance(value, str) else value
-        if isinstance(value, str) and not whole:
-            parts = value.split()
-            if value[:1].isspace():
+        if not whole:
+            if isinstance(value, str) and value[:1].isspace():
                 self.end_word()
+            parts = [word for part in parts for word in part.split()]
         if not parts and self.pieces == [""]:  # "${none[@]}" is no word at all
             self.pieces = None
         for number, part in enumerate(parts):
@@ -311,17 +354,20 @@ class _Shell(_Reader):
             self.target, self.words = None, self.outer
 
     def _brace(self, token: Token) -> None:
-        named = _IN_PYTHON.match(self.text, token.start()) if self.notebook else None
-        if named:
-            self.at = named.end()
-            self._insert(self.variables.get(named[1]), named[0], whole=True)
-        elif self.powershell or self.pieces is None:
+        if self.powershell or self.pieces is None:
             self.computed = True
             self.end_command()
+            if token[0] == "{":
+                self.blocks.append(self.condition)
+                self.condition = False
+            elif self.blocks:
+                self.blocks.pop()
         else:
             self.add(token[0])
 
     def _set(self, name: str, more: bool, value: Value | None) -> None:
+        """Set a variable, or forget it: None is a value that is not known, as is one that is set on a condition."""
+        value = None if self.branches or any(self.blocks) else value
         before = self.variables.get(name) if more else None
         if value is None:
             self.variables.pop(name, None)
@@ -345,14 +391,19 @@ class _Shell(_Reader):
         self.target = None
         if not self.powershell:
             self._assign()
+        elif self.words:
+            self.condition = self.condition or self.words[0].lower() in _PS_BRANCHES
         super().end_command()
 
     def _assign(self) -> None:
-        """NAME=value at the start of a command."""
+        """NAME=value at the start of a command, after the words of a branch."""
+        while self.words and self.words[0] in _BRANCHES:
+            self.branches = max(0, self.branches + _BRANCHES[self.words[0]])
+            self.words = self.words[1:]
         if self.words and self.words[0] in ("export", "declare", "local", "readonly"):
             self.words = self.words[1:]
-        while self.words and (found := _ASSIGNED.fullmatch(self.words[0])):
-            self._set(found[1], bool(found[2]), None if UNSET in found[3] else found[3])
+        while self.words and (match := _ASSIGNED.fullmatch(self.words[0])):
+            self._set(match[1], bool(match[2]), None if UNSET in match[3] else match[3])
             self.words = self.words[1:]
 
 
@@ -390,8 +441,9 @@ def _computed(node: ast.AST) -> int:
     return value
 
 
-_CMD_SET = re.compile(r'set\s+(?:"(\w+)=(.*)"|(\w+)=(.*))\s*', re.IGNORECASE)
-_CMD_VARIABLE = re.compile(r"%(?:(%)|(\w+)%|~?[\w~]*)")
+_CMD_SET = re.compile(r'set\s+(/[ap]\s+)?(?:"(\w+)=(.*)"|(\w+)=([^&|]*))\s*', re.IGNORECASE)
+_CMD_VARIABLE = re.compile(r"%(?:(%)|(\w+)%|~?[\w~]*)|!(\w+)!")
+_CMD_BRANCH = re.compile(r"(?:if|for)\b.*\($", re.IGNORECASE)
 
 
 @cache
@@ -406,33 +458,41 @@ class _Cmd(_Reader):
     """cmd.exe, whose operators obey its own quotes, and the C runtime, which splits the rest into words by other rules."""
 
     literal = False  # whether the reader is in cmd's quotes; `quoted`: in those of the C runtime
+    delayed = False  # whether !name! is a variable
 
     def tokens(self) -> re.Pattern[str]:
         return _cmd_tokens(self.quoted, self.literal)
 
     def read(self, text: str) -> None:
         self.variables = {name.lower(): value for name, value in self.variables.items()}
+        self.delayed = "enabledelayedexpansion" in text.lower()
+        branches = 0
         for line in text.replace("^\n", "").split("\n"):
             line = line.strip().lstrip("@").lstrip()
             if re.match(r"(rem\b|::|echo\b)", line, re.IGNORECASE):
                 continue
+            branches += 1 if _CMD_BRANCH.match(line) else -1 if line.startswith(")") and not line.endswith("(") else 0
             line = _CMD_VARIABLE.sub(self._value, line)
-            found = _CMD_SET.fullmatch(line)
-            if found is None:
+            match = _CMD_SET.fullmatch(line)
+            if match is None:
                 self.quoted = self.literal = False
                 super().read(line)
                 continue
-            name, value = (found[1] or found[3]).lower(), found[2] if found[1] else found[4]
+            computed, name, value = match[1], (match[2] or match[4]).lower(), match[3] if match[2] else match[5]
             self.variables.pop(name, None)
-            if UNSET not in value:
+            if computed:
+                value = _arithmetic(value.lower(), self.variables) if computed[1] in "aA" else None
+            if value is not None and UNSET not in value and branches <= 0:
                 self.variables[name] = value
 
-    def _value(self, found: Token) -> str:
-        value = "%" if found[1] else self.variables.get((found[2] or "").lower())
+    def _value(self, match: Token) -> str:
+        if match[3] and not self.delayed:
+            return match[0]
+        value = "%" if match[1] else self.variables.get((match[2] or match[3] or "").lower())
         self.left -= len(value or "")
         if isinstance(value, str) and self.left >= 0:
             return value
-        return UNSET + found[0] + END if len(found[0]) > 1 else "%"
+        return UNSET + match[0] + END if len(match[0]) > 1 else "%"
 
     def take(self, kind: str, token: Token) -> None:
         match kind:

@@ -27,28 +27,17 @@ from core.imports.projects.table import (
 )
 from core.record.bounded_json import json_or_none
 from core.record.problems import ProblemsError
-from core.record.regular import read_regular
 from core.settings.check import shorten
 from core.settings.optimization.optimizers import averages
 
 NAME, TITLE = "simpletuner", "SimpleTuner"
 ALIASES = {"checkpointing_steps": "checkpoint_step_interval", "validation_steps": "validation_step_interval"}
-BACKENDS, MOST, MOST_BYTES, LONGEST = "data_backend_config", 500, 1_000_000, 2_000
+BACKENDS, MOST, LONGEST = "data_backend_config", 500, 2_000
 UNREAD = ".no_captions"  # an ending that no caption file has
-ALGORITHMS = {
-    "lora": "lora", "locon": "locon", "loha": "loha", "lokr": "lokr", "full": "full", "glora": "glora", "ia3": "ia3",
-    "diag-oft": "diag_oft", "boft": "boft",
-}  # fmt: skip
+ALGORITHMS = {name: name for name in "lora locon loha lokr full glora ia3 boft".split()} | {"diag-oft": "diag_oft"}
 LAYERS = {"Attention": "attn", "FeedForward": "ff"}  # LyCORIS' names of modules -> parts of names of layers
-LYCORIS = {
-    "algo",
-    "linear_dim",
-    "linear_alpha",
-    "factor",
-    "full_matrix",
-    "apply_preset",
-    "bypass_mode",
-}  # what of its file is read
+# What of LyCORIS' file is read
+LYCORIS = frozenset("algo linear_dim linear_alpha factor full_matrix apply_preset bypass_mode".split())
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 FIXED: Fixed = {"validation.best_checkpoint": ("off", "SimpleTuner does not compare checkpoints")}
 
@@ -73,13 +62,12 @@ def _content(config: Values) -> Values:
 
 def _backends_alone(source: Source) -> list[Any]:
     """The data backends of a text that has nothing else."""
-    found = json_or_none(source.text) if source.text.lstrip("\ufeff \t\r\n").startswith("[") else None
-    marks = {"instance_data_dir", "dataset_type", "caption_strategy"}
-    return (
-        found
-        if isinstance(found, list) and any(isinstance(each, dict) and marks & each.keys() for each in found)
-        else []
+    content = json_or_none(source.text) if source.text.lstrip("\ufeff \t\r\n").startswith("[") else None
+    backends, marks = (
+        content if isinstance(content, list) else [],
+        {"instance_data_dir", "dataset_type", "caption_strategy"},
     )
+    return backends if any(isinstance(each, dict) and marks & each.keys() for each in backends) else []
 
 
 def keys() -> Iterable[str]:
@@ -89,13 +77,13 @@ def keys() -> Iterable[str]:
 
 def read(source: Source) -> Import:
     config = resolve(source)
-    found = config.direct() | {path: value for rule in RULES for path, value in rule(config).items()}
+    settings = config.ruled(RULES)
     listed = _backends(config)
-    found |= folders(config, listed)
+    settings |= folders(config, listed)
     images = [each for each in listed if each.get("data.dataset_type", "image") in ("image", "eval")]
     written = config.written | first_other(listed, table()) | first_other(images, table())
     return to_import(
-        config, found, written, FIXED, NAME, f"{config['model_type']} of {config['model_family'] or 'a model'}"
+        config, settings, written, FIXED, NAME, f"{config['model_type']} of {config['model_family'] or 'a model'}"
     )
 
 
@@ -115,15 +103,6 @@ def resolve(source: Source) -> Config:
         raise ProblemsError.one(f"{what} is not imported", where, fix, "import.other-method")
     config.method = "lora" if config["model_type"] == "lora" else "fine_tune"
     return config
-
-
-def _file(config: Config, name: str) -> Any:
-    """The content of a JSON file that the config names, there or next to it; None where it is not found."""
-    path = config.source.file(name) or config.source.file(PurePosixPath(name.replace("\\", "/")).name)
-    try:
-        return json_or_none(read_regular(path, MOST_BYTES)) if path else None
-    except ProblemsError:
-        return None
 
 
 # ---- rules
@@ -160,20 +139,22 @@ def machine(config: Config) -> Values:
     trackers = ("tensorboard", "wandb", "all", "none")
     if report not in trackers:
         config.note("report_to", "unavailable", f"is none of {', '.join(trackers)}")
-    found = {"memory.torch_compile": True, "memory.dynamo_backend": backend} if backend not in ("no", "") else {}
+    settings = {"memory.torch_compile": True, "memory.dynamo_backend": backend} if backend not in ("no", "") else {}
     if report in ("wandb", "all"):
-        found |= {
+        settings |= {
             "logging.log_tracker_name": config["tracker_project_name"],
             "logging.wandb_run_name": config["tracker_run_name"],
         }
     if config["mixed_precision"] == "no":
-        found["memory.allow_tf32"] = not config["disable_tf32"]
+        settings["memory.allow_tf32"] = not config["disable_tf32"]
     if config["use_ema"]:
         device = {"accelerator": "device"}.get(config["ema_device"], "cpu")
         names = {"method.ema_decay": "ema_decay", "method.ema_update_every": "ema_update_interval"}
-        found |= {"method.ema": True, "method.ema_device": device} | {path: config[key] for path, key in names.items()}
+        settings |= {"method.ema": True, "method.ema_device": device} | {
+            path: config[key] for path, key in names.items()
+        }
     sliced = "sliced" if config["unet_attention_slice"] else "auto"
-    return found | {
+    return settings | {
         "memory.attention": "xformers" if attention == "xformers" else sliced,
         "memory.fp8_base_unet": config["base_model_precision"].startswith("fp8") and config.method == "lora",
         "logging.log_with": report if report in trackers else "none",
@@ -184,14 +165,11 @@ def length(config: Config) -> Values:
     steps, epochs = config["max_train_steps"], config["num_train_epochs"]
     if steps > 0 and epochs > 0:
         config.note("num_train_epochs", "idle", "max_train_steps counts")
-    every = {
-        name: config[name] and max(1, int(config[name]))
-        for name in ("checkpoint_epoch_interval", "validation_epoch_interval")
-    }
+    every = config["checkpoint_epoch_interval"]
     return {
         "schedule.max_train_steps": steps if steps > 0 else None,
         "schedule.max_train_epochs": None if steps > 0 else max(1, epochs),
-        "saving.save_every_n_epochs": every["checkpoint_epoch_interval"],
+        "saving.save_every_n_epochs": every and max(1, int(every)),
     }
 
 
@@ -206,46 +184,45 @@ def network(config: Config) -> Values:
     named = config["peft_lora_target_modules"]
     layers = [re.escape(str(each)[:200]) for each in named[:100]] if isinstance(named, list) and named else ["attn"]
     kind, rank = "dora" if config["use_dora"] else "lora", config["lora_rank"]
-    found = {"network.kind": kind, "network.rank": rank, "network.layers": layers}
-    found |= {"network.alpha": rank if config["lora_alpha"] is None else config["lora_alpha"]}
-    return rates | found | ({"dora.wd_on_output": True} if kind == "dora" else {})
+    settings = {"network.kind": kind, "network.rank": rank, "network.layers": layers}
+    settings |= {"network.alpha": rank if config["lora_alpha"] is None else config["lora_alpha"]}
+    return rates | settings | ({"dora.wd_on_output": True} if kind == "dora" else {})
 
 
 def _lycoris(config: Config) -> Values:
     """What the file for LyCORIS says."""
-    key, given = "lycoris_config", _file(config, config["lycoris_config"])
+    key, given = "lycoris_config", config.source.json_of(config["lycoris_config"])
     if not isinstance(given, dict) or given.get("algo") not in ALGORITHMS:
-        config.note(
-            key, "unavailable", "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
-        )
+        sentence = "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
+        config.note(key, "unavailable", sentence)
         return {"network.kind": "lokr", "network.layers": ["attn"], "network.network_dropout": 0.0}
     kind = ALGORITHMS[given["algo"]]
-    numbers = {
-        name: given[name] for name in ("linear_dim", "linear_alpha", "factor") if type(given.get(name)) in (int, float)
-    }
+    named = ("linear_dim", "linear_alpha", "factor")
+    numbers = {name: given[name] for name in named if type(given.get(name)) in (int, float)}
     rank, preset = numbers.get("linear_dim", 16), given.get("apply_preset")
     whole = kind == "lokr" and (given.get("full_matrix") is True or rank > 1024)
     modules = preset.get("target_module") if isinstance(preset, dict) else None
-    named = [str(each) for each in modules] if isinstance(modules, list) else ["Attention"]
-    left = [each for each in named if each not in LAYERS]
+    layers = [str(each) for each in modules] if isinstance(modules, list) else ["Attention"]
+    left = [each for each in layers if each not in LAYERS]
     left += [name for name, value in given.items() if name not in LYCORIS and (name, value) != ("multiplier", 1)]
     left += _of_modules(preset, given)
     config.note(key, "changed", f"{kind}; not taken: {', '.join(left)[:200]}" if left else f"is read: {kind}")
-    found = {"network.kind": kind, "network.rank": 16 if whole else int(rank), "network.network_dropout": 0.0}
-    found |= {
-        "network.alpha": numbers.get("linear_alpha", 1),
-        "network.layers": [LAYERS[each] for each in named if each in LAYERS],
-    }
-    return found | (
-        {"lokr.factor": int(numbers.get("factor", -1)), "lokr.full_matrix": whole} if kind == "lokr" else {}
-    )
+    settings = {"network.kind": kind, "network.rank": 16 if whole else int(rank), "network.network_dropout": 0.0}
+    settings |= {"network.layers": [LAYERS[each] for each in layers if each in LAYERS]}
+    settings |= {"network.alpha": numbers.get("linear_alpha", 1)}
+    lokr = {"lokr.factor": int(numbers.get("factor", -1)), "lokr.full_matrix": whole}
+    return settings | (lokr if kind == "lokr" else {})
 
 
 def _of_modules(preset: Any, given: Values) -> list[str]:
     """The kinds of modules for which LyCORIS' file has other values than for the rest."""
-    found = preset.get("module_algo_map") if isinstance(preset, dict) else None
-    modules = found.items() if isinstance(found, dict) else ()
-    return [name for name, own in modules if not isinstance(own, dict) or own != {key: given.get(key) for key in own}]
+    algorithms = preset.get("module_algo_map") if isinstance(preset, dict) else None
+    modules = algorithms.items() if isinstance(algorithms, dict) else ()
+    return [
+        name
+        for name, algorithm in modules
+        if not isinstance(algorithm, dict) or algorithm != {key: given.get(key) for key in algorithm}
+    ]
 
 
 def optimizer(config: Config) -> Values:
@@ -263,9 +240,8 @@ def optimizer(config: Config) -> Values:
         arguments["warmup_steps"] = config["lr_warmup_steps"]
     by_norm = config["grad_clip_method"] == "norm"
     if not by_norm:
-        config.note(
-            "grad_clip_method", "changed", "gradients are clipped by their norm only; they are not clipped here"
-        )
+        sentence = "gradients are clipped by their norm only; they are not clipped here"
+        config.note("grad_clip_method", "changed", sentence)
     return optimizer_settings(of_class, arguments) | {
         "optimizer.max_grad_norm": config["max_grad_norm"] if by_norm else 0.0,
         "optimizer.scale_lr": config["lr_scale"],
@@ -275,36 +251,30 @@ def optimizer(config: Config) -> Values:
 def schedule(config: Config) -> Values:
     key, name, rate, end = "lr_scheduler", config["lr_scheduler"], config["learning_rate"], config["lr_end"]
     warmup = max(0, config["lr_warmup_steps"])
-    found: Values = {"lr_scheduler": name, "lr_warmup_steps": warmup}
+    settings: Values = {"lr_scheduler": name, "lr_warmup_steps": warmup}
     if averages(optimizer(config)["optimizer.optimizer_type"]) and config["optimizer"] != "prodigy":
-        found = {"lr_scheduler": "constant", "lr_warmup_steps": 0}
+        settings = {"lr_scheduler": "constant", "lr_warmup_steps": 0}
     elif name in ("constant", "constant_with_warmup"):
-        found["lr_scheduler"] = "constant_with_warmup" if warmup else "constant"
+        settings["lr_scheduler"] = "constant_with_warmup" if warmup else "constant"
     elif name == "polynomial":
-        found |= {"lr_scheduler_power": config["lr_power"], "lr_scheduler_args": {"lr_end": end}}
+        settings |= {"lr_scheduler_power": config["lr_power"], "lr_scheduler_args": {"lr_end": end}}
     elif name in ("sine", "cosine", "cosine_with_restarts"):
-        found = {
-            "lr_scheduler": "cosine",
-            "lr_warmup_steps": 0,
-            "lr_scheduler_min_lr_ratio": within(0.0, 1.0, end / max(rate, 1e-12)),
-        }
+        low = within(0.0, 1.0, end / max(rate, 1e-12))
+        settings = {"lr_scheduler": "cosine", "lr_warmup_steps": 0, "lr_scheduler_min_lr_ratio": low}
         config.note(
             key, "changed", "falls once over the run; SimpleTuner repeats it with lr_warmup_steps as its period"
         )
     elif name != "linear":
         config.note(key, "unavailable", f"{shorten(name)} is not available; constant is set")
-        found["lr_scheduler"] = "constant"
+        settings["lr_scheduler"] = "constant"
     if config["lr_scale_sqrt"]:
         config.note("lr_scale_sqrt", "unavailable", "rates are multiplied by the whole product")
-    return {f"schedule.{word}": value for word, value in found.items()}
+    return {f"schedule.{word}": value for word, value in settings.items()}
 
 
 def loss(config: Config) -> Values:
-    on, part = (
-        str(config.written.get("offset_noise", config.written.get("--offset_noise"))).lower() == "true",
-        config["noise_offset_probability"],
-    )
-    if on and part < 1:
+    on = str(config.written.get("offset_noise", config.written.get("--offset_noise"))).lower() == "true"
+    if on and config["noise_offset_probability"] < 1:
         config.note("noise_offset_probability", "changed", "noise offset is added to all images")
     strength = 0.1 if config["noise_offset"] is None else config["noise_offset"]
     return {
@@ -316,7 +286,7 @@ def loss(config: Config) -> Values:
 
 def samples(config: Config) -> Values:
     prompts, library = [config["validation_prompt"]], config["user_prompt_library"]
-    content = _file(config, library) if library else {}
+    content = config.source.json_of(library) if library else {}
     if isinstance(content, dict):
         prompts += [str(each.get("prompt", "") if isinstance(each, dict) else each) for each in content.values()]
     else:
@@ -324,11 +294,8 @@ def samples(config: Config) -> Values:
     sizes = [size for text in config["validation_resolution"].split(",")[:10] if (size := _size(text))] or [(256, 256)]
     seed = config["validation_seed"]
     seed = None if seed is None else within(0, 2**32 - 1, int(seed))
-    lines = (
-        []
-        if config["validation_disable"]
-        else [" ".join(each[:LONGEST].split()) for each in prompts[:MOST] if each.strip()]
-    )
+    prompts = [] if config["validation_disable"] else prompts[:MOST]
+    lines = [" ".join(each[:LONGEST].split()) for each in prompts if each.strip()]
     tail = "" if seed is None else f" --d {seed}"
     return {
         "samples.sample_prompts": [f"{line}{_flags(size, sizes[0])}{tail}" for line in lines for size in sizes],
@@ -379,35 +346,34 @@ def _least(value: float | None) -> int:
 def _backends(config: Config) -> list[Values]:
     """The data backends by key ("data.crop"), from the config or the file that it names."""
     given = next((value for key, value in config.written.items() if config.today[key] == BACKENDS), None)
-    content = _file(config, given) if isinstance(given, str) and given else given
+    content = config.source.json_of(given) if isinstance(given, str) and given else given
     if not isinstance(content, list):
         config.note(BACKENDS, "unavailable", "is not found here")
         fix = "put the file of the data backends next to the config and import it again, or choose the image folders"
         config.warn("The image folders are not found", BACKENDS, fix, "import.no-folders")
         return []
-    return [{f"data.{key}": value for key, value in each.items()} for each in content[:MOST] if isinstance(each, dict)]
+    return config.items(BACKENDS, content, "data.")
 
 
 def folders(config: Config, listed: list[Values]) -> Values:
     taken = [config.take(each, "data.") for each in listed]
-    ids = {str(own["data.id"]): own["data.instance_data_dir"] for own in taken}
-    sources = [source for own in taken for source in _source(config, own, ids)]
+    ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in taken}
+    sources = [source for values in taken for source in _source(config, values, ids)]
     if listed and not sources:
-        config.warn(
-            "No data backend is a folder with images", BACKENDS, "choose the image folders", "import.no-folders"
-        )
+        what, fix = "No data backend is a folder with images", "choose the image folders"
+        config.warn(what, BACKENDS, fix, "import.no-folders")
     first = next((source["resolution"] for source in sources), None)
     area = config["resolution"]
-    found: Values = {"dataset.folder": None, "dataset.sources": sources}
-    found |= {"dataset.resolution": first or _resolution(config, area, config["resolution_type"], "resolution")}
+    settings: Values = {"dataset.folder": None, "dataset.sources": sources}
+    settings |= {"dataset.resolution": first or _resolution(config, area, config["resolution_type"], "resolution")}
     every = config["eval_steps_interval"]
     if every and any(source["role"] == "validation" for source in sources):
-        found |= {"validation.validate_every_n_steps": int(every), "validation.validate_every_n_epochs": None}
+        settings |= {"validation.validate_every_n_steps": int(every), "validation.validate_every_n_epochs": None}
     if any(source.get("conditioning_data_dir") for source in sources):
-        found["dataset.masked_loss"] = True
+        settings["dataset.masked_loss"] = True
     if any(source["random_crop"] for source in sources):
-        return found | {"memory.cache_latents": "off"}
-    return found | ({} if config["vae_cache_disable"] else {"memory.latent_draw": "frozen"})
+        return settings | {"memory.cache_latents": "off"}
+    return settings | ({} if config["vae_cache_disable"] else {"memory.latent_draw": "frozen"})
 
 
 def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
@@ -419,65 +385,64 @@ def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
         config.note(key, "unavailable", "is not a size; 1024 is set")
         return 1024
     if kind == "pixel":
-        config.note(
-            key, "changed", "is the side of a square with as many pixels; SimpleTuner takes it as the shorter side"
-        )
+        sentence = "is the side of a square with as many pixels; SimpleTuner takes it as the shorter side"
+        config.note(key, "changed", sentence)
     return _edge(number, "area" if number <= 10 else "")
 
 
-def _source(config: Config, own: Values, ids: dict[str, str]) -> Iterator[Values]:
-    kind = own["data.dataset_type"]
+def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Values]:
+    kind = values["data.dataset_type"]
     role = (table().rows["data.dataset_type"].choices or {}).get(kind, "")
     if not role:  # embeds, conditioning, videos
         if kind in ("video", "audio"):
             config.note("data.dataset_type", "unavailable", "only images are trained")
         return
-    folder = own["data.instance_data_dir"]
-    if own["data.type"] != "local" or not folder.strip():
+    folder = values["data.instance_data_dir"]
+    if values["data.type"] != "local" or not folder.strip():
         config.note("data.type", "unavailable", "is no local folder: download its images; it is left out")
         return
-    crops = own["data.crop"]
-    buckets = config.among("data.crop_aspect", table().rows["data.crop_aspect"].choices or {}, own["data.crop_aspect"])
-    random = config.among("data.crop_style", table().rows["data.crop_style"].choices or {}, own["data.crop_style"])
-    resolution = config["resolution"] if own["data.resolution"] is None else own["data.resolution"]
-    size = _resolution(config, resolution, own["data.resolution_type"] or config["resolution_type"], "data.resolution")
-    mask = ids.get(str(own["data.conditioning_data"])) if own["data.conditioning_data"] else None
+    crops = values["data.crop"]
+    buckets = config.among(
+        "data.crop_aspect", table().rows["data.crop_aspect"].choices or {}, values["data.crop_aspect"]
+    )
+    random = config.among("data.crop_style", table().rows["data.crop_style"].choices or {}, values["data.crop_style"])
+    resolution = config["resolution"] if values["data.resolution"] is None else values["data.resolution"]
+    size = _resolution(
+        config, resolution, values["data.resolution_type"] or config["resolution_type"], "data.resolution"
+    )
+    mask = ids.get(str(values["data.conditioning_data"])) if values["data.conditioning_data"] else None
     yield bounded(
         {
             "folder": folder,
             "role": role,
-            "enabled": not (own["data.disabled"] or own["data.disable"]),
-            "num_repeats": own["data.repeats"] + 1,
+            "enabled": not (values["data.disabled"] or values["data.disable"]),
+            "num_repeats": values["data.repeats"] + 1,
             "resolution": size,
             "skip_image_resolution": None
-            if own["data.minimum_image_size"] is None
-            else _least(own["data.minimum_image_size"]),
+            if values["data.minimum_image_size"] is None
+            else _least(values["data.minimum_image_size"]),
             "enable_bucket": not crops or buckets,
             "random_crop": crops and random,
             "conditioning_data_dir": mask or None,
-            "diff_output_preservation": own["data.is_regularisation_data"] or own["data.is_regularization_data"],
+            "diff_output_preservation": values["data.is_regularisation_data"] or values["data.is_regularization_data"],
         }
-        | _captions(config, own)
+        | _captions(config, values)
     )
 
 
-def _captions(config: Config, own: Values) -> Values:
+def _captions(config: Config, values: Values) -> Values:
     """The captions of a folder by its strategy."""
-    strategy, prompt = (
-        own["data.caption_strategy"] or config["caption_strategy"] or "filename",
-        own["data.instance_prompt"],
-    )
-    prompt = prompt or config["instance_prompt"]
-    if strategy.replace("_", "") == "instanceprompt" or own["data.only_instance_prompt"]:
-        config.note(
-            "data.caption_strategy", "changed", "caption files are not read: their extension is one that no file has"
-        )
+    strategy = values["data.caption_strategy"] or config["caption_strategy"] or "filename"
+    prompt = values["data.instance_prompt"] or config["instance_prompt"]
+    if strategy.replace("_", "") == "instanceprompt" or values["data.only_instance_prompt"]:
+        sentence = "caption files are not read: their extension is one that no file has"
+        config.note("data.caption_strategy", "changed", sentence)
         return {"caption_extension": UNREAD, "class_tokens": prompt or None}
     if strategy != "textfile":
         sentence = (
             f"write captions on the Captions tab, which makes them from names too; {shorten(strategy)} is not read"
         )
         config.note("data.caption_strategy", "unavailable", sentence)
-    lines = "all" if own["data.disable_multiline_split"] or config["disable_multiline_split"] else "random"
-    prefix = prompt if own["data.prepend_instance_prompt"] else ""
+    lines = "all" if values["data.disable_multiline_split"] or config["disable_multiline_split"] else "random"
+    prefix = prompt if values["data.prepend_instance_prompt"] else ""
     return {"caption_extension": ".txt", "caption_lines": lines, "caption_prefix": prefix or None}

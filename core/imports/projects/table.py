@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from core.imports.projects.options import DecimalComma, Option, convert, unknown
-from core.imports.projects.report import Entry, Import, Kind, Source
-from core.imports.projects.to_job import built, by_group, missing_files
-from core.record.problems import Problem, ProblemsError
-from core.settings.base import Declared, declared, value_of
+from core.imports.projects.report import Entry, Import, Kind, Remarks, Source, known_settings
+from core.imports.projects.to_job import built, by_group
+from core.record.problems import ProblemsError
+from core.settings.base import value_of
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import COMMON
@@ -26,20 +26,15 @@ Fixed = Mapping[str, tuple[Any, str]]  # setting -> what the program does withou
 IDLE, SECRET = "-", "secret"
 TYPES = {bool: "bool", int: "int", float: "float", type(None): "float"}
 KINDS: dict[str, Kind] = {"~": "changed", "!": "unavailable"}
-MOST_STRANGERS = 200  # unknown keys in a report
+MOST_STRANGERS, MOST_ITEMS = 200, 500  # unknown keys in a report, folders or prompts
 TOKENS = re.compile(r"token|password|secret|api_?key|access_key|credential|webhook", re.IGNORECASE)
 NO_SECRETS = "is never imported; enter keys and tokens on Tools"
 # Bounds of a folder's settings
 BOUNDS = {
-    "loss_weight": (0, 100),
-    "keep_tokens": (0, 1000),
-    "num_repeats": (1, 10_000),
-    "samples_per_epoch": (1, 1_000_000),
-    "network_multiplier": (-10, 10),
-    "caption_dropout_rate": (0.0, 1.0),
-    "caption_tag_dropout_rate": (0.0, 1.0),
+    "loss_weight": (0, 100), "keep_tokens": (0, 1000), "num_repeats": (1, 10_000), "samples_per_epoch": (1, 1_000_000),
+    "network_multiplier": (-10, 10), "caption_dropout_rate": (0.0, 1.0), "caption_tag_dropout_rate": (0.0, 1.0),
     "skip_image_resolution": (0, 16_384),
-}
+}  # fmt: skip
 # Groups of settings that one method alone has
 OF_METHODS = {"network": "lora", "embedding": "embedding"}
 
@@ -112,7 +107,7 @@ def read_table(name: str, title: str, lists: tuple[str, ...], nullable: tuple[st
 
 
 @dataclass
-class Config:
+class Config(Remarks):
     """What a program makes of a file, by key: those of a part with a dot ("unet.train").
 
     written   the file's own keys and values          today   key of the file -> its key in the table, where that is another
@@ -124,18 +119,10 @@ class Config:
     written: Values
     values: Values = field(default_factory=dict)
     today: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, tuple[Kind, str]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
     method: str = ""
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
-
-    def note(self, key: str, kind: Kind, sentence: str) -> None:
-        self.notes[key] = (kind, sentence)
-
-    def warn(self, what: str, key: str, fix: str, code: str) -> None:
-        self.problems.append(Problem(what, key, fix, "warning", code=code))
 
     def among(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:
         """What a key's value stands for; that of its default, with a note, where it is none of the choices."""
@@ -169,22 +156,39 @@ class Config:
         if value is None:
             return None if row.default is None or key in self.table.nullable else row.default
         if kind is not str:
-            found = convert(Option(key, TYPES[kind]), value)[0]
-            return row.default if found is None else found
+            converted = convert(Option(key, TYPES[kind]), value)[0]
+            return row.default if converted is None else converted
         if isinstance(value, (dict, list)):
             raise ValueError(f"{shorten(value)} is not a text")
         return str(value)
 
+    def items(self, key: str, listed: Iterable[Any], prefix: str) -> list[Values]:
+        """The tables of a list by key ("concepts.path"); those that are none, or too many, are left out with a note at `key`."""
+        every = list(listed)
+        tables = [each for each in every[:MOST_ITEMS] if isinstance(each, dict)]
+        if len(tables) < len(every):
+            self.note(key, "changed", f"{len(tables)} of {len(every)} are read")
+        return [{f"{prefix}{name}": value for name, value in each.items()} for each in tables]
+
+    def folder(self, values: Values) -> Values:
+        """Settings of a folder that are one key of its item each."""
+        direct = ((row.here, key) for key, row in self.table.rows.items() if row.here.startswith("=sources."))
+        return {here.partition(".")[2]: values[key] for here, key in direct}
+
+    def ruled(self, rules: Iterable[Callable[[Any], Values]]) -> Values:
+        """The settings of keys that are one each, and what rules make of the others."""
+        return self.direct() | {path: value for rule in rules for path, value in rule(self).items()}
+
     def direct(self) -> Values:
         """Keys that are one setting each. Where it may be empty, empty texts and 0 are not set."""
-        known, found = known_settings(), Values()
+        known, settings = known_settings(), Values()
         for key, row in self.table.rows.items():
             path = row.here[1:]
             group = path.partition(".")[0]
             if row.here.startswith("=") and group != "sources" and OF_METHODS.get(group, self.method) == self.method:
                 value = self.among(key, row.choices) if row.choices else self[key]
-                found[path] = None if path in known and known[path].optional and value in ("", 0) else value
-        return found
+                settings[path] = None if path in known and known[path].optional and value in ("", 0) else value
+        return settings
 
 
 def within(low: Any, high: Any, number: Any) -> Any:
@@ -201,19 +205,19 @@ def bounded(source: Values) -> Values:
 
 def first_other(listed: Iterable[Values], table: Table) -> Values:
     """Each key of the items of lists with the first value that is not its default."""
-    found: Values = {}
+    values: Values = {}
     for key, value in (pair for each in listed for pair in each.items()):
-        if key not in found or (key in table.rows and found[key] == table.rows[key].default):
-            found[key] = value
-    return found
+        if key not in values or (key in table.rows and values[key] == table.rows[key].default):
+            values[key] = value
+    return values
 
 
 def optimizer_settings(name: str, arguments: Values) -> Values:
     """The optimizer with its arguments, those that are settings of their own there."""
     pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
-    own = {f"optimizer.{key}": arguments[key] for key in COMMON if key in arguments and key not in pairs}
-    rest = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in own}
-    return {"optimizer.optimizer_type": name, "optimizer.optimizer_args": rest} | own
+    settings = {f"optimizer.{key}": arguments[key] for key in COMMON if key in arguments and key not in pairs}
+    rest = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in settings}
+    return {"optimizer.optimizer_type": name, "optimizer.optimizer_args": rest} | settings
 
 
 def chosen_optimizer(config: Config, key: str, name: str) -> tuple[str, Values]:
@@ -254,11 +258,6 @@ def other_family(config: Config, family: str) -> ProblemsError:
     return ProblemsError.one(f"This config trains {title} models", config.source.where, fix, "import.other-family")
 
 
-@cache
-def known_settings() -> dict[str, Declared]:
-    return {entry.path: entry for entry in declared(TrainJob)}
-
-
 def flattened(given: Mapping[str, Any], parts: tuple[str, ...]) -> Values:
     """{"unet.train": True} of {"unet": {"train": True}} for these parts."""
     flat: Values = {}
@@ -268,30 +267,33 @@ def flattened(given: Mapping[str, Any], parts: tuple[str, ...]) -> Values:
     return flat
 
 
-def to_import(config: Config, found: Values, written: Values, fixed: Fixed, name: str, about: str) -> Import:
+def to_import(config: Config, job_settings: Values, written: Values, fixed: Fixed, name: str, about: str) -> Import:
     """The job with these settings. written: every key of the file, those of the items of lists too; about: what it trains"""
-    found = {**found, **{path: value for path, (value, _) in fixed.items()}}
-    found = {path: value for path, value in found.items() if path in known_settings()}
-    job, corrected = built(by_group(found))
-    report = [*_written(config, written, found, corrected), *_absent(config, written, found, job, fixed)]
+    job_settings = {**job_settings, **{path: value for path, (value, _) in fixed.items()}}
+    job_settings = {path: value for path, value in job_settings.items() if path in known_settings()}
+    job, corrected = built(by_group(job_settings))
+    report = [*_written(config, written, job_settings, corrected), *_absent(config, written, job_settings, job, fixed)]
     rows = config.table.rows
     options = {key: value for key, value in config.values.items() if rows[key].here != IDLE}
-    missing = missing_files(job) if config.source.folder is not None else ()
-    return Import(name, f"{config.table.title}, {about}", job, report, options, [*config.problems, *missing])
+    return Import(
+        name, f"{config.table.title}, {about}", job, report, options, [*config.problems, *config.source.missing(job)]
+    )
 
 
 def _written(
-    config: Config, written: Values, found: Mapping[str, Any], corrected: Mapping[str, str]
+    config: Config, written: Values, job_settings: Mapping[str, Any], corrected: Mapping[str, str]
 ) -> Iterator[Entry]:
     """An entry for each key of the file."""
     strangers = 0
     for key, value in written.items():
         row = config.table.row(config.today.get(key, key))
         if row is not None:
-            yield _entry(config, key, row, value, found, corrected)
+            yield _entry(config, key, row, value, job_settings, corrected)
         elif key in config.notes:
             kind, sentence = config.notes[key]
             yield Entry(kind, key, value, sentence=sentence)
+        elif value is None:
+            yield Entry("taken", key, "", sentence="not set")
         elif TOKENS.search(key):
             yield Entry("secret", key, sentence=NO_SECRETS)
         else:
@@ -303,10 +305,10 @@ def _written(
 
 
 def _entry(
-    config: Config, key: str, row: Row, value: Any, found: Mapping[str, Any], corrected: Mapping[str, str]
+    config: Config, key: str, row: Row, value: Any, job_settings: Mapping[str, Any], corrected: Mapping[str, str]
 ) -> Entry:
     today = config.today.get(key, key)
-    settings = tuple(path for path in row.settings if path in found)
+    settings = tuple(path for path in row.settings if path in job_settings)
     wrong = next((f"{path} {corrected[path]}" for path in settings if path in corrected), "")
     if row.here == SECRET:
         return Entry("secret", key, sentence=NO_SECRETS)
@@ -324,14 +326,16 @@ def _entry(
     return Entry("unavailable", key, value, sentence=row.sentence)
 
 
-def _absent(config: Config, written: Values, found: Mapping[str, Any], job: TrainJob, fixed: Fixed) -> Iterator[Entry]:
+def _absent(
+    config: Config, written: Values, job_settings: Mapping[str, Any], job: TrainJob, fixed: Fixed
+) -> Iterator[Entry]:
     """An entry for each key that is not in the file and whose default makes the job another than ours."""
     plain, rows = TrainJob(), config.table.rows
     stated = {config.today.get(key, key) for key in written}
     reported = {path for key in stated if key in rows for path in rows[key].settings}
     for key, row in rows.items():
         kind, sentence = config.notes.get(key, ("", ""))
-        paths = [path for path in row.settings if path in found and path not in reported]
+        paths = [path for path in row.settings if path in job_settings and path not in reported]
         differs = [path for path in paths if value_of(job, path) != value_of(plain, path)]
         if key not in stated and differs:
             reported.update(differs)

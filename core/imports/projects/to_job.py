@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from core.imports.dataset_config import Imported, read_dataset_config
 from core.imports.dataset_options import COMMAND_LINE_NAMES, GENERAL
 from core.imports.dataset_options import OPTIONS as DATASET_OPTIONS
 from core.imports.projects.options import XTI, options_of, unknown
-from core.imports.projects.report import Entry, Import, Kind, Source, written_value
+from core.imports.projects.report import Entry, Import, Kind, Source, known_settings, written_value
 from core.imports.projects.rules import RULES, SECRETS, Reading, Values
-from core.record.problems import Problem, ProblemsError, errors
+from core.record.problems import ProblemsError, errors
 from core.record.units import number_text
-from core.record.workspace import resolve_path
-from core.settings.base import Declared, declared, value_of
+from core.settings.base import Declared, value_of
 from core.settings.check import allowed, build
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.job import TrainJob
@@ -38,11 +36,6 @@ KEPT = frozenset(
     ("save_state", "save_state_on_train_end")
 )  # ours stay on where they are not given: they change no weight
 SCRIPTLESS = ("controlnet", "lllite")  # groups of methods whose scripts are not imported
-# Settings whose files are looked for on this machine.
-PATHS = (
-    "model.base_model", "model.vae", "dataset.folder", "dataset.reg_data_dir", "network.network_weights",
-    "embedding.embedding_weights", "samples.sample_prompts_file", "resume.resume", "logging.log_tracker_config",
-)  # fmt: skip
 
 
 def to_import(
@@ -58,7 +51,7 @@ def to_import(
         settings |= dict.fromkeys(entry.settings, entry.value)
     settings |= {path: value for path, (value, _) in FIXED.items()}
     config = _dataset(read, source, settings)
-    if not read["pretrained_model_name_or_path"]:
+    if not read["pretrained_model_name_or_path"] and "pretrained_model_name_or_path" not in read.notes:
         fix = "choose the base model"
         read.warn("The text names no model", "pretrained_model_name_or_path", fix, "import.no-model")
     nested = by_group(settings)
@@ -72,21 +65,20 @@ def to_import(
         )
     job, corrected = built(nested)
     report = [*_entries(read, job, become, corrected), *read.extra, *launcher]
-    kept = {name: value for name, value in options.items() if name not in SECRETS}
-    missing = missing_files(job) if source.folder is not None else ()
-    return Import(program, title, job, report, kept, [*read.problems, *missing])
+    options = {name: value for name, value in options.items() if name not in SECRETS}
+    return Import(program, title, job, report, options, [*read.problems, *source.missing(job)])
 
 
 def direct_paths() -> dict[str, str]:
     """{option: the setting that declares its name}, of options that one setting declares."""
     paths: dict[str, list[str]] = {}
-    for entry in declared(TrainJob):
+    for entry in known_settings().values():
         for name in entry.kohya_names:
             paths.setdefault(name, []).append(entry.path)
     for name, several in paths.items():  # ControlNet-LLLite has a rank too
         others = [path for path in several if path.partition(".")[0] not in SCRIPTLESS]
         paths[name] = others or several
-    return {name: own[0] for name, own in paths.items() if len(own) == 1 and name not in ELSEWHERE}
+    return {name: named[0] for name, named in paths.items() if len(named) == 1 and name not in ELSEWHERE}
 
 
 def settings_of(read: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Values]]:
@@ -98,10 +90,10 @@ def settings_of(read: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Val
             yield {name: (paths[name],)}, {paths[name]: value}
     for names, function in RULES.items():
         if any(name in read.values for name in names):
-            found = function(read)
-            own = {name: (paths[name],) for name in names if paths.get(name) in found}
-            rest = tuple(path for path in found if (path,) not in own.values())
-            yield {name: own.get(name, rest) for name in names}, found
+            values = function(read)
+            direct = {name: (paths[name],) for name in names if paths.get(name) in values}
+            rest = tuple(path for path in values if (path,) not in direct.values())
+            yield {name: direct.get(name, rest) for name in names}, values
 
 
 def _dataset(read: Reading, source: Source, settings: Mapping[str, Any]) -> Imported | None:
@@ -130,11 +122,11 @@ def _fallback(read: Reading, settings: Mapping[str, Any]) -> Values:
     """What a dataset config takes from the command line where it is silent."""
     names = {COMMAND_LINE_NAMES.get(name, name): name for name in read.raw}
     general = {name: option for name, option in DATASET_OPTIONS.items() if name in names and GENERAL in option.levels}
-    found = {name: read[names[name]] for name in general}
-    found |= {
+    options = {name: read[names[name]] for name in general}
+    options |= {
         name: settings.get(f"dataset.{name}") for name, option in general.items() if option.kind in ("size", "range")
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def by_group(settings: Mapping[str, Any]) -> dict[str, Values]:
@@ -148,7 +140,7 @@ def by_group(settings: Mapping[str, Any]) -> dict[str, Values]:
 
 def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
     """The job, and {path: sentence} of settings that cannot have their value: the nearest that they can, else the default."""
-    known = {entry.path: entry for entry in declared(TrainJob)}
+    known = known_settings()
     corrected: dict[str, str] = {}
     while True:
         try:
@@ -228,17 +220,3 @@ def _written(
         kind = "idle" if sentence.startswith("remove it") else "unavailable"
         return Entry(kind, key, value, sentence=sentence.removeprefix("remove it: "))
     return Entry("taken", key, value)  # not set, as without it
-
-
-def missing_files(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> Iterator[Problem]:
-    """Warnings about files and folders that are not on this machine."""
-    folders = [("dataset.sources", each.folder) for each in job.dataset.sources]
-    for path, text in (*((path, value_of(job, path)) for path in PATHS), *folders):
-        if isinstance(text, str) and text and ("\\" in text or text.startswith(("/", "~", "."))) and "\0" not in text:
-            try:
-                missing = not exists(resolve_path(text))
-            except OSError:
-                missing = True
-            if missing:
-                what, fix = f"{text} is not on this machine", "choose where it is here"
-                yield Problem(what, path, fix, "warning", code="import.missing-path")

@@ -1,0 +1,85 @@
+"""Files and folders that an imported job names and this machine does not have, and where they may be instead."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path, PureWindowsPath
+
+from core.record.problems import Problem
+from core.record.workspace import resolve_path
+from core.settings.base import value_of
+from core.settings.job import TrainJob
+
+SOURCES = "dataset.sources"
+MODELS = ("model.base_model", "model.vae")  # also names on Hugging Face
+PATHS = (
+    *MODELS, "dataset.folder", "dataset.reg_data_dir", "network.network_weights", "embedding.embedding_weights",
+    "samples.sample_prompts_file", "resume.resume", "logging.log_tracker_config",
+)  # fmt: skip
+LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:|.*\\|.*\.(?:safetensors|ckpt|pt|bin)$", re.IGNORECASE | re.DOTALL)
+MOST_SEARCHED, DEEPEST, MOST_FOUND = 20_000, 4, 4  # entries of folders, folders in one another, answers
+
+
+def missing_paths(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> Iterator[tuple[str, str]]:
+    """(setting, path) of what is not on this machine."""
+    folders = [(SOURCES, each.folder) for each in job.dataset.sources]
+    for setting, text in (*((path, value_of(job, path)) for path in PATHS), *folders):
+        if isinstance(text, str) and text and "\0" not in text and (setting not in MODELS or LOCAL.match(text)):
+            try:
+                missing = not exists(resolve_path(text))
+            except OSError:
+                missing = True
+            if missing:
+                yield setting, text
+
+
+def missing_files(job: TrainJob, folders: Sequence[Path] = ()) -> Iterator[Problem]:
+    """Warnings about them. folders: where they are searched for"""
+    missing = list(missing_paths(job))
+    near = nearby([text for _, text in missing], folders)
+    for setting, text in missing:
+        fix = "choose where it is here" + "".join(f", such as {path}" for path in near[text][:1])
+        yield Problem(f"{text} is not on this machine", setting, fix, "warning", code="import.missing-path")
+
+
+def nearby(texts: Sequence[str], folders: Sequence[Path]) -> dict[str, list[Path]]:
+    """For each path, the files and folders below `folders` that have the name at its end, those with most of its parents first."""
+    parts = {text: [part.lower() for part in PureWindowsPath(text).parts] for text in texts}
+    names = {path[-1] for path in parts.values() if path}
+    named = defaultdict[str, list[Path]](list)
+    for path in _below(list(folders)) if names else ():
+        if path.name.lower() in names:
+            named[path.name.lower()].append(path)
+
+    def shared(path: Path, wanted: list[str]) -> int:
+        same = (here.lower() == there for here, there in zip(reversed(path.parts), reversed(wanted), strict=False))
+        return sum(1 for _ in takewhile(bool, same))
+
+    return {
+        text: sorted(dict.fromkeys(named[wanted[-1]]), key=lambda path: -shared(path, wanted))[:MOST_FOUND]
+        if wanted
+        else []
+        for text, wanted in parts.items()
+    }
+
+
+def _below(level: list[Path]) -> Iterator[Path]:
+    """What is in folders and in those in them, the nearest first."""
+    left = MOST_SEARCHED
+    for _ in range(DEEPEST):
+        inner = []
+        for folder in level:
+            try:
+                entries = [each for each in os.scandir(folder) if not each.name.startswith(".")]
+            except (OSError, ValueError):
+                continue
+            left -= len(entries)
+            if left < 0:
+                return
+            inner += [Path(each.path) for each in entries if each.is_dir(follow_symlinks=False)]
+            yield from (Path(each.path) for each in entries)
+        level = inner

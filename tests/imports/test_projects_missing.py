@@ -1,0 +1,44 @@
+"""Files of an imported job that this machine does not have: which they are, and where they are searched for."""
+
+from core.imports.projects.importers import import_project
+from core.imports.projects.missing import SOURCES, missing_paths, nearby
+from core.settings.check import build
+from core.settings.job import TrainJob
+
+COMMAND = (
+    "python train_network.py --network_module=networks.lora --train_data_dir={} --pretrained_model_name_or_path={}"
+)
+
+
+def test_paths_of_every_system_are_missing_and_names_of_hugging_face_are_not(tmp_path):
+    def missing(folder, model):
+        return dict(missing_paths(import_project(COMMAND.format(f"'{folder}'", f"'{model}'")).job))
+
+    assert missing(tmp_path, "runwayml/stable-diffusion-v1-5") == {}
+    models = ["C:\\a\\b.ckpt", "D:/a/b", "/gone/b", "./b", "~/b", "models/gone.safetensors", "\\\\nas\\b"]
+    for number, model in enumerate(models):
+        folder = ["img", "E:/img", "/gone/img"][number % 3]
+        assert missing(folder, model) == {"model.base_model": model, "dataset.folder": folder}
+    job = build(TrainJob, {"dataset": {"sources": [{"folder": "F:\\a"}, {"folder": str(tmp_path)}]}})
+    assert list(missing_paths(job)) == [(SOURCES, "F:\\a")]
+
+
+def test_the_same_name_is_searched_for_with_the_same_parents_first(tmp_path):
+    for folder in ("one/img", "fox/img", ".hidden/img", "a/b/c/d/img"):
+        (tmp_path / folder).mkdir(parents=True)
+    found = nearby(["C:\\train\\FOX\\img", "/gone/owl", ""], [tmp_path, tmp_path / "gone"])
+    assert found == {"C:\\train\\FOX\\img": [tmp_path / "fox/img", tmp_path / "one/img"], "/gone/owl": [], "": []}
+
+
+def test_a_file_that_a_text_names_is_read_next_to_it_and_from_the_folder_of_its_program(tmp_path):
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "concepts").mkdir()
+    (tmp_path / "concepts/c.json").write_text('[{"path": "/a"}, {"path": "/b"}]')
+    preset = tmp_path / "presets/p.json"
+    preset.write_text('{"training_method": "LORA", "concept_file_name": "concepts/c.json", "__version": 10}')
+    assert [each.folder for each in import_project(preset).job.dataset.sources] == ["/a", "/b"]
+    (tmp_path / "presets/options.toml").write_text("network_dim = 12")
+    script = tmp_path / "presets/run.bat"
+    script.write_text('python train_network.py --network_module networks.lora --config_file "C:\\a\\options.toml"')
+    assert import_project(script).job.network.rank == 12
+    assert import_project(script, reads=False).job.network.rank == 4
