@@ -118,6 +118,10 @@ def defaults_of(module: ModuleType) -> dict[str, Any]:
             if inspect.isfunction(each) and not (inner == "__init__" and is_dataclass(value)):
                 found |= _numbers(f"{name}.{inner}".rstrip("."), inspect.signature(each).parameters.items())
         if inspect.isclass(value) and is_dataclass(value):
+            found[name] = [
+                "frozen" if value.__dataclass_params__.frozen else "",
+                *(each.name for each in fields(value)),
+            ]
             rows = {each.name: each.default for each in fields(value) if each.default is not MISSING}
             found |= {f"{name}.{key}": short(default) for key, default in rows.items() if _is_number(default)}
         elif inspect.isclass(value) and not issubclass(value, BaseModel):
