@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from core.dataset.caches.files import prune
+from core.dataset.caches.store import CONTROLS, LATENTS, MASKS, TEXTS, prune
 from core.dataset.doctor import trash
 from core.dataset.sources.files import TRASH_FOLDER
 from core.record.problems import ProblemsError
@@ -23,10 +23,10 @@ WHERE = "Space on the disk"
 GB = 1_000_000_000  # as disks are sold
 # {name: (title, effect of emptying it)}
 CACHES = {
-    "latents": ("Cached latents", "Encoded again by the next training that uses the images."),
-    "text": ("Cached text encoder outputs", "Encoded again by the next training that uses the captions."),
-    "masks": ("Cached masks", "Created again when needed."),
-    "controls": ("Cached control images", "Resized again by the next training that uses them."),
+    LATENTS.folder: ("Cached latents", "Encoded again by the next training that uses the images."),
+    TEXTS.folder: ("Cached text encoder outputs", "Encoded again by the next training that uses the captions."),
+    MASKS.folder: ("Cached masks", "Created again when needed."),
+    CONTROLS.folder: ("Cached control images", "Resized again by the next training that uses them."),
 }
 RUNS, IMAGES, GENERATED = "runs", "images", "generated"
 

@@ -22,7 +22,7 @@ FILTERS = ("auto", "lanczos", "nearest", "bilinear", "bicubic", "area", "box")
 
 @pytest.fixture
 def cache(tmp_path):
-    return lambda **options: ControlCache(tmp_path / "controls", tmp_path / "index.sqlite", **options)
+    return lambda **options: ControlCache(tmp_path / "controls", memo_path=tmp_path / "index.sqlite", **options)
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_a_full_disk_is_told_once_and_costs_time_alone(code, tmp_path, add, plac
         raise OSError(28, "No space left on device")
 
     if code == "disk.full":
-        monkeypatch.setattr("core.dataset.caches.files.replace", full)
+        monkeypatch.setattr("core.record.atomic.replace", full)
     else:
         monkeypatch.setattr(machine, "free_disk", lambda folder: 100_000_000)
     items = [place(add(f"fox/{name}", 300, 220), control=hint(name, seed=5)) for name in ("a.png", "b.png")]

@@ -17,9 +17,9 @@ from safetensors.torch import load, save
 from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
 from core.dataset.caches.encoding import Side, pixels_of, sides
-from core.dataset.caches.files import prune
 from core.dataset.caches.late import LatePosteriors
 from core.dataset.caches.latents import LatentCache
+from core.dataset.caches.store import prune
 from core.dataset.captions.files import Caption
 from core.dataset.images.look import look_at_all
 from core.dataset.images.opening import read_header
@@ -78,7 +78,7 @@ def place(tmp_path):
 @pytest.fixture
 def cache(tmp_path):
     def make(vae="vae", dtype="fp32", **options):
-        return LatentCache(tmp_path / "cache", vae, dtype, tmp_path / "index.sqlite", **options)
+        return LatentCache(tmp_path / "cache", vae, dtype, memo_path=tmp_path / "index.sqlite", **options)
 
     return make
 
@@ -260,7 +260,7 @@ def test_a_disk_that_fills_up_while_caching_is_said(add, place, cache, monkeypat
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("core.dataset.caches.files.replace", full)
+    monkeypatch.setattr("core.record.atomic.replace", full)
     with pytest.raises(ProblemsError, match="The disk is full"):
         cache().fill(items, pooled)
 
@@ -573,7 +573,7 @@ def test_a_disk_that_fills_up_ends_no_training(tmp_path, add, place, cache, late
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("core.dataset.caches.files.replace", full)
+    monkeypatch.setattr("core.record.atomic.replace", full)
     found = {placed.key: later.get(Side(placed)) for placed in items for _ in range(2)}
     assert [(problem.code, problem.level) for problem in told] == [("disk.full", "advice")]
     assert encoder.images == 6 and not written(tmp_path)

@@ -15,7 +15,7 @@ from core.dataset.buckets.length import advised_epochs
 from core.dataset.buckets.placing import merged
 from core.dataset.buckets.rotation import Turn
 from core.dataset.buckets.validation_split import automatic_count, held_out
-from core.dataset.caches.files import prune
+from core.dataset.caches.store import prune
 from core.dataset.captions import history as history_module
 from core.dataset.captions.files import Caption, SidecarIndex
 from core.dataset.captions.history import Change, History

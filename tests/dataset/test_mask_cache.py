@@ -12,7 +12,7 @@ from tests.damage import zero_tensors
 
 @pytest.fixture
 def cache(tmp_path):
-    return lambda **options: MaskCache(tmp_path / "masks cache", tmp_path / "index.sqlite", **options)
+    return lambda **options: MaskCache(tmp_path / "masks cache", memo_path=tmp_path / "index.sqlite", **options)
 
 
 def half(path, side="left", size=(64, 64)):
@@ -78,7 +78,7 @@ def test_nothing_is_written_where_nothing_may_be_or_can_be(tmp_path, add, place,
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("core.dataset.caches.files.replace", full)
+    monkeypatch.setattr("core.record.atomic.replace", full)
     assert placed.key in cache().load([placed])
     assert not list((tmp_path / "masks cache").rglob("*.safetensors"))
 

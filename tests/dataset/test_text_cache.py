@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.dataset.caches import texts as texts_module
-from core.dataset.caches.files import read_tensors
+from core.dataset.caches import store
 from core.dataset.caches.texts import ENCODED_AT_ONCE, TextCache
 from core.diffusion.text_states import TextStates
 from core.training.loop import sources
@@ -186,7 +185,7 @@ def test_a_disk_that_fills_up_costs_time_and_never_the_training(cache, monkeypat
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("core.dataset.caches.files.replace", full)
+    monkeypatch.setattr("core.record.atomic.replace", full)
     variants = [f"variant {index}" for index in range(20)]
     texts.ensure(variants, encoder)
     for start in range(0, 20, 4):
@@ -209,8 +208,8 @@ def test_a_list_costs_only_what_is_new_in_it(cache, monkeypatch):
         def __eq__(self, other):
             raise AssertionError("compared as a whole")
 
-    looked, read = [], texts_module.read_tensors
-    monkeypatch.setattr(texts_module, "read_tensors", lambda path, *given: looked.append(path) or read(path, *given))
+    looked, read = [], store.read_tensors
+    monkeypatch.setattr(store, "read_tensors", lambda path, *given: looked.append(path) or read(path, *given))
     texts, captions = cache(room_bytes=2 * ENTRY_BYTES), Read(f"caption {index}" for index in range(10))
     assert texts.ensure(captions, Encoder()) == 10
     times = Read.times
@@ -283,11 +282,9 @@ def test_of_captions_that_wait_only_the_first_are_written(tmp_path, cache):
 
 
 def test_entries_are_looked_for_and_only_read_when_they_are_asked_for(tmp_path, cache, monkeypatch):
-    captions, read = [f"caption {index}" for index in range(9)], []
+    captions, read, read_tensors = [f"caption {index}" for index in range(9)], [], store.read_tensors
     cache().ensure(captions, Encoder())
-    monkeypatch.setattr(
-        "core.dataset.caches.texts.read_tensors", lambda path, *more: read.append(path) or read_tensors(path, *more)
-    )
+    monkeypatch.setattr(store, "read_tensors", lambda path, *more: read.append(path) or read_tensors(path, *more))
     texts = cache()
     texts.expect(captions)
     assert not texts.waiting and not read

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.caches import contents, files, npz, partners
+from core.dataset.caches import contents, npz, partners, store
 from core.dataset.caches.encoding import Side, batches_of, sides
 from core.dataset.caches.late import LatePosteriors
 from core.dataset.caches.latents import LatentCache, sd_latent_shape
@@ -161,33 +161,35 @@ def entries() -> Facts:
     """Cache files: their names, checks and which of them are deleted."""
     yield (
         "keys",
-        [files.key_of(), files.key_of("a"), files.key_of("a", 1), files.key_of("a", "1"), files.key_of("a\x1f1")],
+        [store.key_of(), store.key_of("a"), store.key_of("a", 1), store.key_of("a", "1"), store.key_of("a\x1f1")],
     )
     with folder() as root:
         for number in range(5):
-            path = files.file_of(root, files.key_of(number))
-            size = files.write_tensors(
+            path = store.file_of(root, store.key_of(number))
+            size = store.write_tensors(
                 path, {"mean": torch.full((number + 1, 2), float(number)), "other": torch.ones(3)}
             )
             os.utime(path, (number, number))
-        path, damaged = files.file_of(root, files.key_of(2)), list[Path]()
+        path, damaged = store.file_of(root, store.key_of(2)), list[Path]()
         shapes = ({}, {"mean": (3, 2)}, {"mean": (None, 2)}, {"mean": (2, 3)}, {"mean": (3,)}, {"gone": (1,)})
-        yield "read", [size, [files.read_tensors(path, each, damaged) is not None for each in shapes], len(damaged)]
+        yield "read", [size, [store.read_tensors(path, each, damaged) is not None for each in shapes], len(damaged)]
         yield (
             "dtypes",
             [
-                files.read_tensors(path, {"mean": (3, 2)}, dtypes=each) is not None
+                store.read_tensors(path, {"mean": (3, 2)}, dtypes=each) is not None
                 for each in (("F32",), ("F16",), ("U8", "F32"))
             ],
         )
         os.utime(path, (2, 2))
-        yield "entries", [[each.used, each.bytes] for each in sorted(files.entries(root))]
-        needed = {files.key_of(0)}
-        freed = [files.prune(root, keep, needed) for keep in (10**6, 900, 600, 0)]
-        yield "pruned", [freed, [each.bytes for each in sorted(files.entries(root))]]
+        yield "entries", [[each.used, each.bytes] for each in sorted(store.entries(root))]
+        needed = {store.key_of(0)}
+        freed = [store.prune(root, keep, needed) for keep in (10**6, 900, 600, 0)]
+        yield "pruned", [freed, [each.bytes for each in sorted(store.entries(root))]]
         heard: list[Any] = []
-        files.tell_damaged([path, path], heard.append)
-        files.tell_damaged([], heard.append)
+        cache = TextCache(root, "clip", warn=heard.append)
+        cache._damaged = [path, path]
+        cache.report_damaged()
+        cache.report_damaged()
         yield "told", heard
         memo = Memo(root / "memo.sqlite")
         facts = [contents.Path(root / name) for name in ("a", "b")]

@@ -19,8 +19,8 @@ def _text_entry() -> bytes:
 
 
 def readers() -> Readers:
-    from core.dataset.caches.files import BYTES, file_of, read_tensors
     from core.dataset.caches.partners import SHAPES, unpacked
+    from core.dataset.caches.store import CONTROLS, read_tensors
     from core.dataset.caches.texts import TextCache
     from core.diffusion.text_states import TextStates
 
@@ -30,7 +30,7 @@ def readers() -> Readers:
 
     def texts(path: Path) -> None:
         cache = TextCache(path.parent, "model")
-        place = file_of(path.parent, cache._key("a fox"))
+        place = cache._file("a fox")
         place.parent.mkdir()
         if path.is_symlink() or path.exists():
             path.rename(place)
@@ -39,7 +39,7 @@ def readers() -> Readers:
         cache.get(["a fox", "a wolf"], encode)
 
     def controls(path: Path) -> None:
-        found = read_tensors(path, SHAPES, dtypes=BYTES)
+        found = read_tensors(path, SHAPES, dtypes=CONTROLS.dtypes)
         pixels = unpacked(found["control"].numpy().tobytes(), (64, 64)) if found else None
         assert pixels is None or pixels.shape[1:] == (64, 64)
 

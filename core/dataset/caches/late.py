@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.dataset.caches.encoding import (
@@ -22,7 +20,6 @@ from core.dataset.caches.encoding import (
     pixels_of,
     posteriors_of,
 )
-from core.dataset.caches.files import tell_damaged
 from core.dataset.caches.latents import LatentCache, changed, is_changed
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.record.problems import Problem, ProblemsError, raise_if_errors
@@ -108,12 +105,10 @@ class LatePosteriors:
         batch = self._batches.get(self._cache.file(side))
         if batch is not None:
             self._encode_batch(batch)
-        damaged: list[Path] = []
-        posterior = self._cache.find(side, damaged)
+        posterior = self._cache.find(side)
         if posterior is not None:
             return posterior
-        if "cache.damaged" not in self._reported:
-            tell_damaged(damaged, self._warn)
+        self._cache.report_damaged(once=True)
         self._encode_batch([side])
         return self._cache.read(side)
 
@@ -154,10 +149,7 @@ class LatePosteriors:
         try:
             self._cache.keep(side, *posterior)
         except ProblemsError as error:
-            (problem,) = error.problems
-            what = f"{problem.what}: some latents are not cached"
-            fix = f"{problem.fix}; the next run encodes them again"
-            self._warn(replace(problem, what=what, fix=fix, level="advice"))
+            self._warn(self._cache.not_cached(error.problems[0]))
             self._cache.keep(side, *posterior, writes=False)
 
     def _warn(self, problem: Problem) -> None:

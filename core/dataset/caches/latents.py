@@ -1,8 +1,7 @@
 """The latent cache: VAE posteriors of images, encoded once, on disk by content and in memory during a run.
 
-An entry's key covers everything it depends on (image bytes, size, crop, flip, background color, VAE weights, dtype, this
-code), so a stale entry is never used, whatever the image or its folder is called. Mean and log variance are cached, not
-a sample: each epoch samples again.
+A stale entry is never used, whatever the image or its folder is called. Mean and log variance are cached, not a sample:
+each epoch samples again.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.caches.contents import content_hashes
 from core.dataset.caches.encoding import Encode, Posterior, Progress, Side, encode_sides, sides
-from core.dataset.caches.files import Shapes, Warn, file_of, key_of, read_tensors, tell_damaged, write_tensors
+from core.dataset.caches.store import LATENTS, Shapes, Store, write_tensors
 from core.dataset.images.look import looks
 from core.dataset.sources.files import printable
 from core.record.problems import Problem, ProblemsError
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 Check = Callable[[], None]
 
-CODE_VERSION = 2  # raised when resizing, cropping or colors change
 NO_COLOR = ImageSettings().alpha_color  # used in the key of opaque images, whatever the background color
 
 
@@ -42,27 +40,21 @@ def sd_latent_shape(size: Size) -> tuple[int, int, int]:
 
 
 @dataclass(eq=False)
-class LatentCache:
-    """Posteriors of images under one VAE.
+class LatentCache(Store):
+    """Posteriors of images under one VAE. What is not written stays in memory.
 
-    folder     the cache folder, shared by several VAEs and datasets
     vae_id     hash of the VAE's weights      dtype   the dtype it computes in ("fp32")
-    memo_path  where hashes and measurements of image files are cached, so that a warm start reads no image
-    writes     False: results stay in memory, nothing is written
     shape_of   (size of an image) -> (C, h, w) of its latents
-    others     reads a side from another program's cache, None where there is none; asked first
-    warn       told of damaged entries, which are encoded again
+    others     reads a side from another program's cache, None where there is none; tried first
     """
 
-    folder: Path
     vae_id: str
     dtype: str = "fp32"
-    memo_path: Path | str | None = None
     _: KW_ONLY
-    writes: bool = True
     others: Callable[[Side], Posterior | None] | None = None
     shape_of: Callable[[Size], tuple[int, int, int]] = sd_latent_shape
-    warn: Warn | None = None
+
+    row = LATENTS
 
     def __post_init__(self) -> None:
         self._contents: dict[tuple, str] = {}
@@ -78,10 +70,9 @@ class LatentCache:
 
         reads   read every entry, so that damaged ones are included and reported; False only looks whether files exist
         """
-        damaged: list[Path] = []
-        found = self._lacking(items, check, damaged, reads)
-        tell_damaged(damaged, self.warn)
-        return list(found.values())
+        missing = self._lacking(items, check, reads)
+        self.report_damaged()
+        return list(missing.values())
 
     def fill(
         self,
@@ -97,6 +88,7 @@ class LatentCache:
         """Encode and store what is missing; return how many. What was stored stays stored however the work ends, so the
         next call continues from there (see `encode_sides`)."""
         missing = self._lacking(items, check)
+        self._damaged.clear()  # `missing` reports them
         files = {side.key: path for path, side in missing.items()}
         others: list[Placed] = []  # images that are no longer those that were hashed
         todo = list(missing.values())
@@ -132,15 +124,14 @@ class LatentCache:
             raise ProblemsError.one(what, printable(side.placed.image.path), fix, "cache.missing-latents")
         return found
 
-    def find(self, side: Side, damaged: list[Path] | None = None) -> Posterior | None:
-        """Posterior of a side; None where it is not cached, or damaged, which adds its file to `damaged`."""
-        other = self.others(side) if self.others else None
-        if other is not None:
-            return other
+    def find(self, side: Side) -> Posterior | None:
+        """Posterior of a side; None where it is not cached or damaged."""
+        if self.others is not None and (posterior := self.others(side)) is not None:
+            return posterior
         path = self.file(side)
         if path in self._held:
             return self._held[path]
-        tensors = read_tensors(path, self._shapes(side.placed), damaged)
+        tensors = self.read_entry(path, self._shapes(side.placed))
         return None if tensors is None else (tensors["mean"], tensors["logvar"])
 
     def keep(self, side: Side, mean: Tensor, logvar: Tensor, *, writes: bool = True) -> None:
@@ -158,29 +149,19 @@ class LatentCache:
         else:
             self._held[path] = (mean, logvar)
 
-    def _lacking(
-        self, items: Sequence[Placed], check: Check | None, damaged: list[Path] | None = None, reads: bool = True
-    ) -> dict[Path, Side]:
-        found: dict[Path, Side] = {}
-        sound = set(self._held)
-        for side, path in self._files(items, check):
-            if path in found or path in sound or (self.others is not None and self.others(side) is not None):
+    def _lacking(self, items: Sequence[Placed], check: Check | None, reads: bool = True) -> dict[Path, Side]:
+        missing: dict[Path, Side] = {}
+        cached = set(self._held)
+        for side, path in self._files_of([side for placed in items for side in sides(placed)], check):
+            if path in missing or path in cached or (self.others is not None and self.others(side) is not None):
                 continue
             if check:
                 check()
-            if self._is_cached(path, side.placed, damaged, reads):
-                sound.add(path)
+            if path.is_file() if not reads else self.read_entry(path, self._shapes(side.placed)) is not None:
+                cached.add(path)
             else:
-                found[path] = side
-        return found
-
-    def _is_cached(self, path: Path, placed: Placed, damaged: list[Path] | None, reads: bool) -> bool:
-        if not reads:
-            return path.is_file()
-        return read_tensors(path, self._shapes(placed), damaged) is not None
-
-    def _files(self, items: Sequence[Placed], check: Check | None) -> list[tuple[Side, Path]]:
-        return self._files_of([side for placed in items for side in sides(placed)], check)
+                missing[path] = side
+        return missing
 
     def _files_of(self, wanted: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
         """Each side with its file. Images are hashed once per object, and only once ever with a memo."""
@@ -188,16 +169,14 @@ class LatentCache:
         unread = {state: image for state, image in unread.items() if state not in self._contents}
         hashes = content_hashes(list(unread.values()), self.memo_path, check) if unread else {}
         self._contents |= {state: hashes[image.key] for state, image in unread.items()}
-        seen = looks(list(unread.values()), self.memo_path) if unread else {}
-        solid = {key for key, look in seen.items() if not look.reason and not look.transparent}
+        measured = looks(list(unread.values()), self.memo_path) if unread else {}
+        solid = {key for key, look in measured.items() if not look.reason and not look.transparent}
         self._opaque |= {state for state, image in unread.items() if image.key in solid}
-        return [(side, file_of(self.folder, self._key(side))) for side in wanted]
+        return [(side, self._entry_path(side)) for side in wanted]
 
-    def _key(self, side: Side) -> str:
+    def _entry_path(self, side: Side) -> Path:
         where, images, state = side.placed.placement, side.placed.concept.images, _state(side.placed)
-        return key_of(
-            "latents",
-            CODE_VERSION,
+        return self.path_of(
             self._contents[state],
             where.resized,
             where.crop,

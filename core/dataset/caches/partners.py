@@ -6,26 +6,16 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.dataset.buckets.aspect_ratio import Placement, Size
 from core.dataset.caches.contents import file_hashes
-from core.dataset.caches.files import (
-    BYTES,
-    FLOATS,
-    Shapes,
-    Warn,
-    file_of,
-    key_of,
-    read_tensors,
-    tell_damaged,
-    write_tensors,
-)
+from core.dataset.caches.store import CONTROLS, MASKS, Shapes, Store, read_tensors
 from core.dataset.images.masks import (
     as_control,
     control_filter,
@@ -38,8 +28,7 @@ from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.views import View
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.walk import file_at, headers
-from core.record.problems import Problem, ProblemsError, raise_if_errors
-from core.record.space import require_space
+from core.record.problems import Problem, raise_if_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +37,6 @@ if TYPE_CHECKING:
 
 Check = Callable[[], None]
 
-CODE_VERSION = 1  # of both
 HELD_BYTES = 256 << 20  # compressed control images that lie on the disk too: up to here they are held in memory
 ALONE_BYTES = 2 << 30  # the same of those that lie nowhere else: others are decoded at each step
 LEVEL = 1  # of zlib: PNG and lossless WebP take down to half the space, and 1.3 to 2.7 times as long to read
@@ -56,33 +44,16 @@ SHAPES: Shapes = {"control": (None,)}
 
 
 @dataclass(eq=False)
-class PartnerCache(ABC):
-    """Cache entries of the masks or control images of training images.
-
-    folder   the cache folder                memo_path   cached hashes of files
-    writes   False: nothing is written       warn        called with a problem for damaged entries, which are computed again
-
-    After a failed write, or without enough space, nothing more is written; `unwritten` is then the problem.
-    """
-
-    folder: Path
-    memo_path: Path | str | None = None
-    _: KW_ONLY
-    writes: bool = True
-    warn: Warn | None = None
-    unwritten: Problem | None = field(default=None, init=False)
-    _damaged: list[Path] = field(default_factory=list, init=False)
-
-    dtypes: ClassVar[Sequence[str]] = FLOATS  # of an entry's tensors
-    fix: ClassVar[str] = "free some space, or start with --outputs on another disk"
+class PartnerCache(Store, ABC):
+    """Cache entries of the masks or control images of training images."""
 
     @abstractmethod
     def _source(self, placed: Placed) -> Path:
         """The mask or control image file of an entry."""
 
     @abstractmethod
-    def _key(self, placed: Placed, content: str) -> str:
-        """The key of an entry. content: hash of its file."""
+    def _parts(self, placed: Placed) -> tuple[object, ...]:
+        """What an entry depends on, besides the content of its file."""
 
     @abstractmethod
     def _shapes(self, placed: Placed) -> Shapes: ...
@@ -114,34 +85,26 @@ class PartnerCache(ABC):
                 done += len(part)
                 if progress:
                     progress(done, len(items))
-        tell_damaged(self._damaged, self.warn)
+        self.report_damaged()
         raise_if_errors(problems)
 
     def _entry(self, placed: Placed, path: Path) -> dict[str, Tensor] | BrokenImage:
-        tensors = read_tensors(path, self._shapes(placed), self._damaged, self.dtypes)
+        tensors = self.read_entry(path, self._shapes(placed))
         if tensors is not None:
             return tensors
         try:
             tensors = self._make(placed)
         except BrokenImage as error:
             return error
-        if self.writes:
-            self._write(path, tensors)
+        self.try_write(path, tensors)
         return tensors
-
-    def _write(self, path: Path, tensors: dict[str, Tensor]) -> None:
-        try:
-            require_space(self.folder, sum(each.nbytes for each in tensors.values()), "A cache entry", self.fix)
-            write_tensors(path, tensors)
-        except ProblemsError as error:
-            self.writes, self.unwritten = False, error.problems[0]
 
     def _files(self, items: Sequence[Placed], check: Check | None) -> list[Path]:
         sources = {path: file_at(path, path.name) for path in map(self._source, items)}
         gone = [problem_of(path, BrokenImage(file.gone)) for path, file in sources.items() if file.gone]
         raise_if_errors(gone)
         hashes = file_hashes(list(sources.values()), self.memo_path, check)
-        return [file_of(self.folder, self._key(placed, hashes[self._source(placed)])) for placed in items]
+        return [self.path_of(hashes[self._source(placed)], *self._parts(placed)) for placed in items]
 
 
 # ---- masks
@@ -161,6 +124,8 @@ class MaskCache(PartnerCache):
 
     latent_pixels: int = field(default=8, kw_only=True)
 
+    row = MASKS
+
     def load(
         self, items: Sequence[Placed], *, threads: int = 2, check: Check | None = None
     ) -> dict[tuple[str, ...], Tensor]:
@@ -179,13 +144,10 @@ class MaskCache(PartnerCache):
         assert source is not None
         return source
 
-    def _key(self, placed: Placed, content: str) -> str:
+    def _parts(self, placed: Placed) -> tuple[object, ...]:
         where, settings = placed.placement, placed.concept.images
         kind = "alpha" if mask_source(placed) == placed.image.path else "mask"
-        return key_of(
-            "mask",
-            CODE_VERSION,
-            content,
+        return (
             kind,
             where.resized,
             where.crop,
@@ -236,7 +198,7 @@ class ControlCache(PartnerCache):
     _places: dict[tuple[str, ...], tuple[Placement, Path]] = field(default_factory=dict, init=False)
     _held: dict[Path, bytes] = field(default_factory=dict, init=False)
 
-    dtypes = BYTES
+    row = CONTROLS
 
     def __post_init__(self) -> None:
         self._room = most_held(self.writes) if self.held_bytes is None else self.held_bytes
@@ -257,9 +219,7 @@ class ControlCache(PartnerCache):
             self._places[placed.key] = (placed.placement, path)
             self._hold(path, found["control"])
         if self.unwritten and self.warn:
-            what = f"{self.unwritten.what}: some control images are not cached"
-            fix = f"{self.unwritten.fix}; they are decoded at each step"
-            self.warn(replace(self.unwritten, what=what, fix=fix, level="advice"))
+            self.warn(self.not_cached(self.unwritten))
 
     def load(self, placed: Placed, view: View) -> np.ndarray | None:
         """The control image as `load_control` returns it, from the cache if it has an entry."""
@@ -274,7 +234,7 @@ class ControlCache(PartnerCache):
             return None
         data = self._held.get(path)
         if data is None:
-            found = read_tensors(path, SHAPES, dtypes=BYTES)
+            found = read_tensors(path, SHAPES, dtypes=self.row.dtypes)
             data = found["control"].numpy().tobytes() if found else b""  # gone or damaged since `fill`: not unpacked
         return unpacked(data, view.placement.bucket)
 
@@ -297,12 +257,9 @@ class ControlCache(PartnerCache):
         assert placed.image.control is not None
         return placed.image.control
 
-    def _key(self, placed: Placed, content: str) -> str:
+    def _parts(self, placed: Placed) -> tuple[object, ...]:
         where, concept = placed.placement, placed.concept
-        return key_of(
-            "control",
-            CODE_VERSION,
-            content,
+        return (
             where.resized,
             where.crop,
             where.bucket,

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
 
-from core.dataset.caches.files import Warn, entries, file_of, key_of, prune, read_tensors, tell_damaged, write_tensors
+from core.dataset.caches.store import TEXTS, Store, entries, prune
 from core.diffusion.text_states import TextStates, stack_texts
-from core.record.problems import Problem, ProblemsError
 
 EncodeText = Callable[[Sequence[str]], TextStates]
 
-CODE_VERSION = 2
 # Fixed batch size, the last batch padded: another shape changes the last bits of the result, and a resumed run encodes
 # other captions together than an uninterrupted one.
 ENCODED_AT_ONCE = 8
@@ -27,18 +25,15 @@ DISK_BYTES = 8 << 30
 
 
 @dataclass(eq=False)
-class TextCache:
+class TextCache(Store):
     """Hidden states by caption, for the text encoders of a model and their settings.
 
-    folder      the cache folder, shared by several encoders     room_bytes   limit in memory
-    encoder_id  hash of the encoders' weights                    disk_bytes   limit of the folder
-    at_once     captions encoded together
+    encoder_id  hash of the encoders' weights     room_bytes   limit in memory
+    at_once     captions encoded together         disk_bytes   limit of the folder
 
-    A failed write does not end the run: what is not cached is encoded again when needed. `unwritten` is then the
-    problem, and `warn` is called with it once. It is also called for damaged entries, which are encoded again.
+    A failed write does not end the run: what is not cached is encoded again when needed; `warn` is called once.
     """
 
-    folder: Path
     encoder_id: str
     _: KW_ONLY
     clip_skip: int | None = None
@@ -47,17 +42,15 @@ class TextCache:
     room_bytes: int = 1 << 30
     disk_bytes: int = DISK_BYTES
     at_once: int = ENCODED_AT_ONCE
-    warn: Warn | None = None
+
+    row = TEXTS
 
     def __post_init__(self) -> None:
-        self.unwritten: Problem | None = None
         self._waiting: dict[str, None] = {}  # for `get` to encode
         self._first: frozenset[str] | None = None  # of the first `expect`: written for later runs
         self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first
         self._held_bytes = 0
         self._on_disk: set[str] = set()
-        self._damaged: list[Path] = []
-        self._warned = False  # by `get`, which finds damaged entries one by one
         self._disk_used: int | None = None  # counted when first written to
         self._begun = False
         self._ensured: Sequence[str] | None = None
@@ -74,7 +67,7 @@ class TextCache:
         unique, ensured = dict.fromkeys(captions), set(self._ensured or ())
         self._needed, self._ensured = set(unique), None
         missing = [caption for caption in unique if caption not in ensured and not self._find(caption)]
-        tell_damaged(self._damaged, self.warn)
+        self.report_damaged()
         for caption, states in self._encoded(missing, encode):
             if not self._begun:
                 self._write(caption, states)
@@ -112,8 +105,7 @@ class TextCache:
                 self._waiting.pop(caption, None)
             else:
                 missing.append(caption)
-        warned, self._warned = self._warned, self._warned or bool(self._damaged)
-        tell_damaged(self._damaged, None if warned else self.warn)
+        self.report_damaged(once=True)
         if missing and encode is None:
             raise KeyError(f"not cached: {missing[0]!r}")
         for caption, states in self._encoded(self._filled(missing), encode):
@@ -145,11 +137,7 @@ class TextCache:
         return (states.each(lambda tensor, row=index: tensor[row].clone()) for index in range(len(captions)))  # type: ignore[misc]
 
     def _file(self, caption: str) -> Path:
-        return file_of(self.folder, self._key(caption))
-
-    def _key(self, caption: str) -> str:
-        encoders = (self.encoder_id, self.clip_skip or 1, self.max_token_length, self.dtype)
-        return key_of("text", CODE_VERSION, *encoders, caption)
+        return self.path_of(self.encoder_id, self.clip_skip or 1, self.max_token_length, self.dtype, caption)
 
     # -- memory
 
@@ -158,7 +146,7 @@ class TextCache:
         if caption in self._held:
             self._held.move_to_end(caption)
             return True
-        tensors = read_tensors(self._file(caption), {"context": (None, None)}, self._damaged)
+        tensors = self.read_entry(self._file(caption), {"context": (None, None)})
         if tensors is None:
             self._on_disk.discard(caption)
             return False
@@ -182,23 +170,16 @@ class TextCache:
             return
         if self._disk_used is None:
             self._disk_used = sum(entry.bytes for entry in entries(self.folder))
-        try:
-            self._disk_used += write_tensors(self._file(caption), states.tensors)
-        except ProblemsError as error:
-            self.unwritten = error.problems[0]
-            if self.warn:
-                what, fix = (
-                    f"{self.unwritten.what}: encoded captions are not cached",
-                    "captions are encoded again when needed",
-                )
-                self.warn(replace(self.unwritten, what=what, fix=fix))
-            return
-        self._on_disk.add(caption)
+        self._disk_used += self.try_write(self._file(caption), states.tensors)
+        if self.unwritten is None:
+            self._on_disk.add(caption)
+        elif self.warn:
+            self.warn(self.not_cached(self.unwritten))
 
     def _prune(self) -> None:
         """Delete the least recently used entries that are not needed now while the folder exceeds its limit."""
         if self._disk_used is not None and self._disk_used > self.disk_bytes:
-            self._disk_used -= prune(self.folder, self.disk_bytes, {self._key(each) for each in self._needed})
+            self._disk_used -= prune(self.folder, self.disk_bytes, {self._file(each).stem for each in self._needed})
 
 
 def _bytes(states: TextStates) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.batches import Placed
@@ -13,6 +12,7 @@ from core.dataset.caches.late import LatePosteriors
 from core.dataset.caches.latents import LatentCache
 from core.dataset.caches.npz import SHOWN, Exported, NpzCaches, export_npz
 from core.dataset.caches.partners import ControlCache, MaskCache, mask_source, plain_mask
+from core.dataset.caches.store import CONTROLS, LATENTS, MASKS, Row
 from core.dataset.images.masks import load_control, load_mask
 from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import View, crop_varies, draw_view, is_varied
@@ -82,9 +82,15 @@ def on_disk(inputs: Inputs) -> bool:
     return inputs.job.memory.cache_latents in ("auto", "disk")
 
 
-def _index(inputs: Inputs) -> Path:
-    """The database of hashes and measurements of image files."""
-    return inputs.context.workspace.private / "index.sqlite"
+def _store(inputs: Inputs, row: Row) -> dict[str, Any]:
+    """The arguments that all caches of a run share; see `Store`."""
+    workspace = inputs.context.workspace
+    return {
+        "folder": workspace.cache / row.folder,
+        "memo_path": workspace.private / "index.sqlite",
+        "writes": on_disk(inputs),
+        "warn": inputs.context.warn,
+    }
 
 
 def images_of(inputs: Inputs) -> list[Placed]:
@@ -109,14 +115,11 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = Tru
     wanted = inputs.job.memory.vae_precision
     precision = "fp32" if wanted == "auto" else wanted  # dtype that the VAE is loaded in
     return LatentCache(
-        inputs.context.workspace.cache / "latents",
-        identity,
-        precision,
-        _index(inputs),
-        writes=writes,
+        vae_id=identity,
+        dtype=precision,
         others=others,
         shape_of=inputs.family.latent_shape,
-        warn=inputs.context.warn,
+        **_store(inputs, LATENTS) | {"writes": writes},
     )
 
 
@@ -312,8 +315,8 @@ def control_source(inputs: Inputs) -> ControlSource:
     fixed = [each for each in images_of(inputs) if each.image.control and not crop_varies(each.concept.images)]
     if cache_latents == "off" or not fixed:
         return load_control
-    context, folder = inputs.context, inputs.context.workspace.cache / "controls"
-    cache = ControlCache(folder, _index(inputs), writes=on_disk(inputs), warn=context.warn)
+    context = inputs.context
+    cache = ControlCache(**_store(inputs, CONTROLS))
     cache.fill(
         fixed,
         threads=decode_threads(context.device),
@@ -330,13 +333,7 @@ def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ..
         return {}
     context = inputs.context
     context.stage("reading masks")
-    cache = MaskCache(
-        context.workspace.cache / "masks",
-        _index(inputs),
-        writes=on_disk(inputs),
-        warn=context.warn,
-        latent_pixels=inputs.family.latent_pixels,
-    )
+    cache = MaskCache(**_store(inputs, MASKS), latent_pixels=inputs.family.latent_pixels)
     return cache.load(masked, threads=decode_threads(context.device), check=context.check)
 
 

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
+from core.dataset.caches.store import TEXTS
 from core.dataset.caches.texts import ENCODED_AT_ONCE, EncodeText, TextCache
 from core.diffusion.text_states import TextStates
 from core.families.prompt_weights import runs_of
@@ -117,7 +118,7 @@ class Texts:
         prompts = f" prompts each alone {self.reading}"
         parsing = prompts if tokens else weighted if job.captions.weighted_captions else ""
         return TextCache(
-            inputs.context.workspace.cache / "text",
+            inputs.context.workspace.cache / TEXTS.folder,
             identity + parsing + (" fp8" if self._models.fp8_text else ""),
             clip_skip=self.reading.clip_skip,
             max_token_length=tokens or job.captions.max_token_length,

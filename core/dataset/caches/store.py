@@ -1,4 +1,8 @@
-"""Cached tensors in small safetensors files named by their key, each with a checksum of its tensors in the header."""
+"""The store of cached tensors: small safetensors files named by a hash of all that their content depends on.
+
+Each kind of content has a row (`LATENTS`, `TEXTS`, `MASKS`, `CONTROLS`) and a subclass of `Store` that computes it. An entry has a checksum
+of its tensors in the header; a damaged one is reported and computed again.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,15 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from zlib import crc32
 
-from core.record.atomic import remove, replace
+from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.regular import MissingFile, read_regular
+from core.record.space import require_space
 from core.record.units import count
 
 if TYPE_CHECKING:
@@ -22,11 +28,92 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1 << 28  # of an entry; the latents of 4096 x 4096 pixels have 8 MB
 FLOATS = ("F32", "F16", "BF16", "F64")
-BYTES = ("U8",)
 CHECKSUM = "crc32"  # in the metadata; entries of earlier versions have none and are used without a check
 Shapes = Mapping[str, tuple[int | None, ...]]  # by name; None: any length
-NO_SHAPES: Shapes = {}
 Warn = Callable[[Problem], None]
+
+
+class Row(NamedTuple):
+    """A kind of cached content.
+
+    folder       its folder in the cache of a workspace
+    name         first part of the keys     version   second part; raised when the code that computes the content changes
+    dtypes       of the tensors             titles    names it in a warning of entries that cannot be written
+    otherwise    what happens to content that is not cached     keeps_room   not written where the disk is nearly full
+    """
+
+    folder: str
+    name: str
+    version: int
+    titles: str
+    otherwise: str
+    keeps_room: bool = False
+    dtypes: Sequence[str] = FLOATS
+
+
+LATENTS = Row("latents", "latents", 2, "some latents", "the next run encodes them again")
+TEXTS = Row("text", "text", 2, "encoded captions", "captions are encoded again when needed")
+MASKS = Row("masks", "mask", 1, "some masks", "they are computed again at the next start", True)
+CONTROLS = Row("controls", "control", 1, "some control images", "they are decoded at each step", True, ("U8",))
+
+
+@dataclass(eq=False)
+class Store:
+    """Entries of one row.
+
+    folder      the cache folder, shared by all datasets and models
+    memo_path   where hashes and measurements of image files are cached, so that a warm start reads no image
+    writes      False: nothing is written
+    warn        called with problems: damaged entries, which are computed again, and a failed write that does not end the run
+
+    After a failed write by `try_write` nothing more is written; `unwritten` is then the problem.
+    """
+
+    folder: Path
+    _: KW_ONLY
+    memo_path: Path | str | None = None
+    writes: bool = True
+    warn: Warn | None = None
+    unwritten: Problem | None = field(default=None, init=False)
+    _damaged: list[Path] = field(default_factory=list, init=False)
+    _reported: bool = field(default=False, init=False)
+
+    row: ClassVar[Row]
+
+    def path_of(self, *parts: object) -> Path:
+        """Path of the entry whose content depends on `parts`."""
+        return file_of(self.folder, key_of(self.row.name, self.row.version, *parts))
+
+    def read_entry(self, path: Path, shapes: Shapes) -> dict[str, Tensor] | None:
+        """An entry's tensors; None without one, and for a damaged one, which `report_damaged` reports."""
+        return read_tensors(path, shapes, self._damaged, self.row.dtypes)
+
+    def report_damaged(self, *, once: bool = False) -> None:
+        """Warn of the damaged entries read since the last call. once: at most one warning by all such calls"""
+        reported, self._reported = self._reported, self._reported or (once and bool(self._damaged))
+        if self._damaged and self.warn is not None and not (once and reported):
+            what = f"{count(len(self._damaged), 'cached file')} failed the checksum; computing again"
+            fix = "if this happens again, check the disk or move the outputs folder to another one"
+            self.warn(Problem(what, str(self._damaged[0]), fix, "advice", code="cache.damaged"))
+        self._damaged.clear()
+
+    def try_write(self, path: Path, tensors: dict[str, Tensor]) -> int:
+        """Write an entry and return its size in bytes; 0 if nothing is or can be written."""
+        if not self.writes or self.unwritten is not None:
+            return 0
+        try:
+            if self.row.keeps_room:
+                fix = "free some space, or start with --outputs on another disk"
+                require_space(self.folder, sum(each.nbytes for each in tensors.values()), "A cache entry", fix)
+            return write_tensors(path, tensors)
+        except ProblemsError as error:
+            self.unwritten = error.problems[0]
+            return 0
+
+    def not_cached(self, problem: Problem) -> Problem:
+        """The advice that entries are not cached, because of a problem of writing them."""
+        what, fix = f"{problem.what}: {self.row.titles} are not cached", f"{problem.fix}; {self.row.otherwise}"
+        return replace(problem, what=what, fix=fix, level="advice")
 
 
 def key_of(*parts: object) -> str:
@@ -51,9 +138,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
         try:
             with os.fdopen(handle, "wb") as out:
                 out.write(data)
-            replace(temporary, path)
+            atomic.replace(temporary, path)
         finally:
-            remove(temporary)
+            atomic.remove(temporary)
     except OSError as error:
         rest = "entries cached so far are kept"
         raise unwritten(error, "The cache cannot be written", str(path.parent), rest) from error
@@ -73,7 +160,7 @@ def _checksum(data: bytes, start: int) -> str:
 
 
 def read_tensors(
-    path: Path, shapes: Shapes = NO_SHAPES, damaged: list[Path] | None = None, dtypes: Sequence[str] = FLOATS
+    path: Path, shapes: Shapes, damaged: list[Path] | None = None, dtypes: Sequence[str] = FLOATS
 ) -> dict[str, Tensor] | None:
     """Read the tensors, checked for shapes and dtypes. None for a missing file, and for a damaged one, which is added to `damaged`.
 
@@ -125,15 +212,6 @@ def _is(entry: dict[str, Any], shape: tuple[int | None, ...], dtypes: Sequence[s
     return fits and entry["dtype"] in dtypes
 
 
-def tell_damaged(damaged: list[Path], warn: Warn | None) -> None:
-    """Warn of the damaged entries in the list, and clear it."""
-    if damaged and warn is not None:
-        what = f"{count(len(damaged), 'cached file')} failed the checksum; computing again"
-        fix = "if this happens again, check the disk or move the outputs folder to another one"
-        warn(Problem(what, str(damaged[0]), fix, "advice", code="cache.damaged"))
-    damaged.clear()
-
-
 class Entry(NamedTuple):
     """A cache file. Sorts by `used`, the time of its last use. bytes: its size."""
 
@@ -164,6 +242,6 @@ def prune(folder: Path, keep_bytes: int, needed: frozenset[str] | set[str] = fro
         if entry.path.stem in needed:
             continue
         with suppress(OSError):  # in use by another program: it stays
-            remove(entry.path)
+            atomic.remove(entry.path)
             freed += entry.bytes
     return freed
