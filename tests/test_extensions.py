@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from core import extensions
-from core.record.problems import ProblemsError
 from core.record import allowed
+from core.record.problems import ProblemsError
 
 
 @pytest.fixture

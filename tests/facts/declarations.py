@@ -93,7 +93,7 @@ def followers() -> Facts:
 def odd_texts() -> Facts:
     """What one setting of each form makes of odd texts: of the form, of the command line, and back."""
     chosen: dict[tuple, Declared] = {}
-    for _, entry in every_setting():
+    for _, entry in sorted(every_setting(), key=lambda each: each[1].path):  # whatever was imported first
         widget = entry.widget if entry.widget in ("sizes", "sources", "file") else bool(entry.blocks_of)
         form = entry.kind, widget, entry.optional and entry.kind != "list", entry.unit in ("bytes", "pixels")
         chosen.setdefault(form, entry)
