@@ -50,7 +50,7 @@ def test_jobs_beside_the_device_wait_for_their_own_lane_only(task):
 
 
 def test_the_engine_tells_it_of_a_training_while_it_runs(engine, monkeypatch):  # noqa: F811
-    stand_in(monkeypatch, "train", stepper(total=2000, wait=0.01))
+    stand_in(monkeypatch, "train", stepper(total=100_000, wait=0.01))
     engine.start()
     first, second = engine.submit("train", job("fox")), engine.submit("train", job("owl"))
     until(lambda: engine.waits().get(second, Wait()).left > 0)

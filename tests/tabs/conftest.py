@@ -39,14 +39,34 @@ def starter_images_measured_once():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def work_ends_before_python():
+    """Work in C++ that is still going on when Python ends takes the process down: a busy machine has more time to end it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.engine.engine.CLOSE_SECONDS", 60.0)
+        yield
+
+
+WAITS = (
+    "captions.rewriting.WAIT_SECONDS form.model_lists.CHOICES_WAIT form.picker.WAIT_SECONDS"
+    " generate.controls.PREVIEW_SECONDS runs.view.PATIENCE tools.pairs.QUICK_SECONDS tools.works.WAIT_SECONDS train.starts.QUICK_SECONDS"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def answers_wait_for_what_they_ask(request, monkeypatch):
+    """A busy machine is slow: without a browser, which would ask again, an answer waits until its work is done."""
+    if "chromium" not in request.fixturenames:
+        for name in WAITS:
+            monkeypatch.setattr(f"tabs.{name}", 60.0)
+        monkeypatch.setattr("tabs.form.model_lists.ModelLists.refresh.__defaults__", (60.0, 0.0))
+
+
 @pytest.fixture
-def page(tmp_path, monkeypatch):
+def page(tmp_path):
     """A page over the real engine, which is never started: it reads the runs that lie there, and nothing trains."""
     from work_parts import make_page
 
-    from tabs.runs import view as runs_view
-
-    monkeypatch.setattr(runs_view, "PATIENCE", 60.0)  # a busy machine is slow
     page = make_page(tmp_path, real=True)
     yield page
     page.engine.close()

@@ -74,8 +74,8 @@ class FakeEngine:
 
     def close(self) -> None:
         self._closing.set()
-        self._thread.join(5)
-        self._light.close()
+        self._thread.join(60)
+        self._light.close(wait_seconds=60)
         if "beside" in vars(self):
             self.beside.close()
 

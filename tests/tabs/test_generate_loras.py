@@ -108,13 +108,13 @@ def test_lists_of_vaes_and_upscalers_offer_nothing_else_and_name_damaged_ones(de
 
 def test_the_folders_are_read_beside_the_page_and_then_sent_once(desk):
     seen = desk.tick("")["client"]
-    desk.loras.shelf.refresh(5)  # that of the tick has ended
+    desk.loras.shelf.refresh(60)  # that of the tick has ended
     path = lora(desk.page.workspace.models / "loras" / "new.safetensors")
-    desk.loras.shelf.refresh(5)
+    desk.loras.shelf.refresh(60)
     fresh = desk.tick(seen)
     assert "loras/new" in fresh["add"]
     version = desk.loras.shelf.version
-    desk.loras.shelf.refresh(5)
+    desk.loras.shelf.refresh(60)
     assert desk.loras.shelf.version == version and path.exists()
 
 
