@@ -92,9 +92,7 @@ def damaged_layers() -> Facts:
         for key, tensor in network.saved().items():
             name, _, end = key.partition(".")
             layers.setdefault(name, {})[end] = tensor.detach()
-        chosen = [
-            next((name for name in layers if part in name), "") for part in ("conv1", "to_k", "to_out", "norm")
-        ]
+        chosen = [next((name for name in layers if part in name), "") for part in ("conv1", "to_k", "to_out", "norm")]
         for name in dict.fromkeys(filter(None, chosen)):
             kind = kind_of_keys(layers[name], name)
             own = kind.name if kind else ""
@@ -341,13 +339,9 @@ def values_of(entry: Declared) -> Iterator[Any]:
         yield not default
     elif entry.kind in ("int", "float"):
         low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
-        yield from (
-            edge + more
-            for edge in (low, high)
-            if edge is not None
-            for more in (-step, 0, step)
-            if edge + more != default
-        )
+        edges = [edge for edge in (low, high) if edge is not None]
+        yield from (edge + more for edge in edges for more in (-step, step) if edge + more != default)
+        yield from [edge for edge in edges if edge != default][:1]
     elif entry.kind == "text":
         yield "x"
     elif entry.kind == "span":
