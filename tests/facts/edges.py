@@ -22,7 +22,7 @@ from core.captioning.tagger import tagging
 from core.cli import check as check_command
 from core.cli.options import commands, split_options
 from core.dataset.captions import encodings
-from core.dataset.images import masks
+from core.dataset.images import masks, painting
 from core.dataset.images.views import View
 from core.dataset.sources.metadata import Finder
 from core.dataset.sources.walk import walk
@@ -34,6 +34,9 @@ from core.record.problems import Problem, ProblemsError
 from core.record.worker import Gone
 from core.record.workspace import Workspace
 from core.settings.captioning.sentences import CaptionGenerationSettings
+from core.tools.images import latent_upscaler
+from core.training import probe, prove
+from core.training.sharding import shards
 from tests.facts.pixels import concept, placed
 from tests.facts.samples import beside, quarters, smooth, write
 from tests.facts.store import Facts, folder, producer, refused
@@ -371,3 +374,79 @@ def words() -> Facts:
             return [found.values, found.settings, found.preset, found.argument, found.taken, found.problems]
 
         yield f"{task} {text}", refused(split)
+
+
+@producer
+def small_parts() -> Facts:
+    """Where a painted mask starts, images that an upscaler leaves out, times of a probe, partitions that do not fit."""
+    with folder() as root:
+        write(root / "a.png", smooth(16, 12))
+        write(root / "clear.png", Image.merge("RGBA", (*smooth(16, 12).split(), Image.new("L", (16, 12), 90))))
+        for name, level in (("painted", 10), ("masks/a", 20), ("a-masklabel", 30), ("small", 40)):
+            write(root / f"{name}.png", Image.new("L", (16, 12) if name != "small" else (8, 6), level))
+        beside(root / "bad.png", "x")
+        label = root / "a-masklabel.png"
+        for image, painted, paired, closed in (
+            ("a", None, None, ""),
+            ("a", "painted", None, ""),
+            ("a", "painted", "masks/a", "painted"),
+            ("a", None, "masks/a", ""),
+            ("a", None, "a-masklabel", ""),
+            ("a", "gone", "small", ""),
+            ("a", "bad", "masks/a", ""),
+            ("clear", None, None, ""),
+            ("a", None, None, "a-masklabel"),
+            ("bad", None, None, ""),
+            ("a", None, "masks/a", "masks/a"),
+        ):
+            info = replace(placed(root / f"{image}.png", 16, 12).image, conditioning=paired and root / f"{paired}.png")
+            start = painting.start_of(
+                info, painted and root / f"{painted}.png", lambda path, closed=closed: path.stem != Path(closed).name
+            )
+            yield (
+                f"painting {image} {painted} {paired} {closed}",
+                [start.origin, start.mask and [start.mask.size, start.mask.getpixel((3, 3))], bool(start.unread)],
+            )
+        label.unlink()
+        plan: Any = SimpleNamespace(
+            images=[root / f"{name}.png" for name in ("a", "bad", "masks/a")], targets=["x", "y", "z"]
+        )
+        for width, height in ((7, 9), (9, 7), (8, 8), (17, 23)):
+            write(root / "a.png", smooth(width, height))
+            skipped: list[str] = []
+            found = [[image.size, target] for image, target in latent_upscaler._opened(plan, skipped)]
+            yield f"upscaled {width} {height}", [found, len(skipped)]
+        images = [
+            (Image.new("RGB", (8 * each, 8)), Path(str(number))) for number, each in enumerate((1, 1, 1, 2, 1, 1))
+        ]
+        yield (
+            "batches",
+            [[len(batch) for batch in latent_upscaler._batches(iter(images), size)] for size in (1, 2, 3, 9)],
+        )  # type: ignore[arg-type]
+    yield (
+        "between",
+        [
+            probe._between(measured, pixels)
+            for measured in ([(100, 2.0), (50, 1.0)], [(100, 2.0), (100, 1.0)], [(100, 1.0), (50, 3.0)])
+            for pixels in (0, 50, 75, 100, 200)
+        ],
+    )
+    parts = object.__new__(shards.Shards)
+    parts._zero = SimpleNamespace(single_partition_of_fp32_groups=[torch.arange(3.0), torch.arange(2.0)])
+    parts._optimizer = SimpleNamespace(
+        state={parts.masters[0]: {"step": torch.tensor(3.0), "mean": torch.ones(3)}}, defaults={}
+    )
+    state = parts.state_dict()
+    yield "state", [state, state[0]["master"] is parts.masters[0]]
+    for number, given in enumerate(
+        (
+            state,
+            state[:1],
+            [{"master": torch.ones(4), "memory": {}}, state[1]],
+            [{"master": torch.ones(3), "memory": {"x": 5, "step": torch.tensor(1.0)}}, state[1]],
+        )
+    ):
+        yield (
+            f"loaded {number}",
+            [refused(parts.load, given), parts.masters, [parts._optimizer.state.get(each) for each in parts.masters]],
+        )
