@@ -128,13 +128,16 @@ class Machine:
         return packed.unpack(self._read(packed.size))[0]
 
     def line(self) -> str:
+        return self.line_bytes().decode("utf-8", "replace")
+
+    def line_bytes(self) -> bytes:
         data = self._readline(MAX_LINE)
         if data[-1:] != b"\n":
             raise Damaged("a line is truncated or too long")
         self._bytes -= len(data)
         if self._bytes < 0:
             raise Damaged("its strings are too long")
-        return data[:-1].decode("utf-8", "replace")
+        return data[:-1]
 
     def spend(self, count: int) -> None:
         """Count the steps of an opcode that does several."""
@@ -426,7 +429,7 @@ _ACTIONS: dict[bytes, Callable[[Machine], None]] = {
     b"S": _string_line,
     b"T": _text("<i"),
     b"U": _text("<B"),
-    b"V": lambda machine: machine.push(machine.line().encode("utf-8").decode("raw-unicode-escape", "replace")),
+    b"V": lambda machine: machine.push(machine.line_bytes().decode("raw-unicode-escape", "replace")),
     b"X": _text("<I"),
     b"\x8c": _text("<B"),
     b"\x8d": _text("<Q"),
