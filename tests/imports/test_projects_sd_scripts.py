@@ -467,6 +467,12 @@ def test_nothing_and_false_are_not_set(type):
 
 
 def test_choices_and_lists_are_read_value_by_value():
+    assert [convert(Option("a", "str", many=True), value)[0] for value in (False, "False", [False, "b"])] == [
+        None,
+        None,
+        ["b"],
+    ]
+    assert imported("network_module = 'networks.lora'\nnetwork_args = false").job.network.kind == "lora"
     chosen = Option("max_token_length", "int", choices=(None, 150, 225))
     assert convert(chosen, "150")[0] == 150 and convert(chosen, "75")[0] is None
     with pytest.raises(ValueError):
