@@ -11,6 +11,8 @@ import yaml
 from core.imports.projects import ai_toolkit, simpletuner
 from core.imports.projects.importers import MAX_BYTES, import_project
 from core.imports.projects.importers import PROJECT_IMPORTERS as IMPORTERS
+from core.imports.projects.kohya_ss import FIELDS
+from core.imports.projects.options import options_of
 from core.imports.projects.report import Import
 from core.imports.projects.shells import read_script
 from core.record.problems import ProblemsError
@@ -153,6 +155,17 @@ def test_any_value_of_any_key_is_read_or_refused(program):
             for key in rows[part : part + 12]:
                 _put(process, key, value)
             answer(json.dumps(config))
+
+
+def test_any_value_of_any_key_of_sd_scripts_and_kohya_ss_has_an_entry():
+    preset, script = {"LoRA_type": "Standard", "network_dim": 4}, "network_module = 'networks.lora'\n"
+    values = {key: HUGE[number % len(HUGE)] for number, key in enumerate([*FIELDS, *options_of()])}
+    for part in range(0, len(values), 11):
+        some = {key: value for key, value in list(values.items())[part : part + 11] if value != {}}
+        toml = [f"{key} = {'false' if value is None else json.dumps(value)}" for key, value in some.items()]
+        for text in (json.dumps(preset | some), script + "\n".join(toml)):
+            result, _ = answer(text)
+            assert not isinstance(result, Import) or some.keys() <= {entry.key for entry in result.report}, text
 
 
 def _put(config, key, value):

@@ -265,6 +265,8 @@ def test_what_a_script_sets_on_a_condition_is_asked_for(name):
     found = imported(CONDITIONS[name], name=name, choice="train_network")
     assert (found.job.network.alpha, found.job.schedule.seed, found.job.model.family) == (4, 7, "sd1")
     assert of_key(found, "network_dim").kind == "unavailable"
+    answered = imported(CONDITIONS[name], name=name, variables={"DIM": "12", "dim": "12"})
+    assert answered.job.network.rank == 12
     unset = [problem for problem in found.problems if problem.code == "import.unset-variable"]
     assert len(unset) >= 2 and "ore" in unset[-1].what + unset[-2].what
 
@@ -467,6 +469,12 @@ def test_nothing_and_false_are_not_set(type):
 
 
 def test_choices_and_lists_are_read_value_by_value():
+    assert [convert(Option("a", "str", many=True), value)[0] for value in (False, "False", [False, "b"])] == [
+        None,
+        None,
+        ["b"],
+    ]
+    assert imported("network_module = 'networks.lora'\nnetwork_args = false").job.network.kind == "lora"
     chosen = Option("max_token_length", "int", choices=(None, 150, 225))
     assert convert(chosen, "150")[0] == 150 and convert(chosen, "75")[0] is None
     with pytest.raises(ValueError):

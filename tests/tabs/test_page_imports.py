@@ -117,4 +117,4 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
     assert "network_dim = 9" in download.value.path().read_text()
     tab.keyboard.press("Escape")
     menu(tab, "Export for kohya_ss ...")
-    assert '"network_dim": 9' in tab.get_by_label("Preset", exact=True).input_value()
+    assert '"network_dim": 9' in tab.get_by_role("dialog").get_by_label("Preset", exact=True).input_value()

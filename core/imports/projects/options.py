@@ -184,7 +184,8 @@ def convert(option: Option, value: Any) -> tuple[Any, str]:
         return None, ""
     if option.many:
         parts = [_one(option, each) for each in (value if isinstance(value, list) else [value])]
-        return [each for each, _ in parts], next((sentence for _, sentence in parts if sentence), "")
+        values = [each for each, _ in parts if each is not None]
+        return values or None, next((sentence for _, sentence in parts if sentence), "")
     if isinstance(value, list) and option.type == "str" and all(isinstance(each, (int, float)) for each in value):
         value = ",".join(f"{each:g}" for each in value)  # resolution = [512, 768]
     value, sentence = _one(option, value)

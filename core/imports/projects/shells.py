@@ -230,10 +230,9 @@ class _Shell(_Reader):
         self.outer: list[str] = []  # the words before a bash array
         self.depth, self.several, self.computed = 0, False, False  # of a PowerShell assignment
         self.branches = 0  # of bash that are open
-        self.blocks, self.condition = (
-            list[bool](),
-            False,
-        )  # whether PowerShell's open blocks, and the next, depend on one
+        # Whether PowerShell's open blocks depend on a condition, and the next one does
+        self.blocks, self.condition = list[bool](), False
+        self.answers = dict(variables)
 
     def tokens(self) -> re.Pattern[str]:
         begins = not self.words and self.pieces is None and self.target is None
@@ -369,7 +368,9 @@ class _Shell(_Reader):
         """Set a variable, or forget it: None is a value that is not known, as is one that is set on a condition."""
         value = None if self.branches or any(self.blocks) else value
         before = self.variables.get(name) if more else None
-        if value is None:
+        if value is None and name in self.answers:
+            self.variables[name] = self.answers[name]
+        elif value is None:
             self.variables.pop(name, None)
         elif before is None:
             self.variables[name] = value
@@ -466,7 +467,7 @@ class _Cmd(_Reader):
     def read(self, text: str) -> None:
         self.variables = {name.lower(): value for name, value in self.variables.items()}
         self.delayed = "enabledelayedexpansion" in text.lower()
-        branches = 0
+        branches, answers = 0, dict(self.variables)
         for line in text.replace("^\n", "").split("\n"):
             line = line.strip().lstrip("@").lstrip()
             if re.match(r"(rem\b|::|echo\b)", line, re.IGNORECASE):
@@ -480,6 +481,7 @@ class _Cmd(_Reader):
                 continue
             computed, name, value = match[1], (match[2] or match[4]).lower(), match[3] if match[2] else match[5]
             self.variables.pop(name, None)
+            self.variables |= {name: answers[name]} if name in answers else {}
             if computed:
                 value = _arithmetic(value.lower(), self.variables) if computed[1] in "aA" else None
             if value is not None and UNSET not in value and branches <= 0:
