@@ -88,14 +88,14 @@ def overlap(made: np.ndarray, asked: np.ndarray) -> float:
 
 
 def measure(pairs: Path, folders: list[str]) -> None:
-    asked = [np.asarray(Image.open(path).convert("L")) > 127 for path in sorted((pairs / "edges").glob("*.png"))]
+    wanted = [np.asarray(Image.open(path).convert("L")) > 127 for path in sorted((pairs / "edges").glob("*.png"))]
     print("| | own edges | edges of another subject | closer to its own |\n|---|---|---|---|")
     for name, _, folder in (each.partition("=") for each in folders):
         made = [edges_of(path) for path in sorted(Path(folder).glob("*.png"))]
-        own = np.array([overlap(*pair) for pair in zip(made, asked, strict=True)])
+        scores = np.array([overlap(*pair) for pair in zip(made, wanted, strict=True)])
         away = len(made) // 2  # other subjects: the images are in the order of theirs
-        other = np.array([overlap(lines, asked[at - away]) for at, lines in enumerate(made)])
-        print(f"| {name} | {mean(own)} | {mean(other)} | {np.mean(own > other):.0%} |")
+        other = np.array([overlap(lines, wanted[at - away]) for at, lines in enumerate(made)])
+        print(f"| {name} | {mean(scores)} | {mean(other)} | {np.mean(scores > other):.0%} |")
 
 
 def mean(values: np.ndarray) -> str:

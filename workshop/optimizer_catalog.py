@@ -89,15 +89,15 @@ def candidates() -> Iterator[tuple[str, str, type]]:
     """(distribution, path, class) of every optimizer in the packages."""
     from torch.optim import Optimizer
 
-    seen: set[type] = set()
+    listed: set[type] = set()
     for package, modules in PACKAGES.items():
         for name in modules:
             module = importlib.import_module(name)
-            for attribute, found in sorted(vars(module).items()):
-                is_one = inspect.isclass(found) and issubclass(found, Optimizer) and found is not Optimizer
-                if is_one and found not in seen and attribute not in NOT_OPTIMIZERS:
-                    seen.add(found)
-                    yield package, f"{name}.{attribute}", found
+            for attribute, member in sorted(vars(module).items()):
+                is_one = inspect.isclass(member) and issubclass(member, Optimizer) and member is not Optimizer
+                if is_one and member not in listed and attribute not in NOT_OPTIMIZERS:
+                    listed.add(member)
+                    yield package, f"{name}.{attribute}", member
 
 
 def describe(package: str, path: str, found: type) -> dict[str, Any]:
@@ -181,11 +181,11 @@ def schedules() -> list[dict[str, Any]]:
     """torch's learning rate schedulers that depend on the step only."""
     import torch
 
-    found = []
+    rows = []
     for name in SCHEDULES:
         arguments = arguments_of(getattr(torch.optim.lr_scheduler, name), ("optimizer", "last_epoch", "verbose"))
-        found.append({"path": f"torch.optim.lr_scheduler.{name}", "arguments": [as_data(each) for each in arguments]})
-    return found
+        rows.append({"path": f"torch.optim.lr_scheduler.{name}", "arguments": [as_data(each) for each in arguments]})
+    return rows
 
 
 def versions() -> dict[str, str]:
@@ -194,7 +194,7 @@ def versions() -> dict[str, str]:
 
 
 def described() -> list[dict[str, Any]]:
-    return sorted((describe(*found) for found in candidates()), key=lambda item: item["path"])
+    return sorted((describe(*candidate) for candidate in candidates()), key=lambda item: item["path"])
 
 
 def render() -> str:

@@ -109,15 +109,15 @@ report and the terminal.
 @cache
 def settings_by_option() -> dict[str, tuple[str, ...]]:
     """{option: the settings that it becomes}, found by importing each option alone."""
-    found: dict[str, tuple[str, ...]] = {}
+    by_option: dict[str, tuple[str, ...]] = {}
     for script in SCRIPTS.values():
         for name, option in script.options.items():
             plain = {"bool": True, "str": "a"}.get(option.type, 1)
             value = EXAMPLES.get(name) or next(iter(option.choices), None) or ([plain] if option.many else plain)
             read = Reading(script, {name: value}, frozenset([name]))
             own = next((names[name] for names, _ in settings_of(read) if name in names), ())
-            found[name] = tuple(dict.fromkeys((*found.get(name, ()), *own)))
-    return found
+            by_option[name] = tuple(dict.fromkeys((*by_option.get(name, ()), *own)))
+    return by_option
 
 
 def render_sd_scripts() -> str:
@@ -165,5 +165,5 @@ def render_kohya_ss() -> str:
 def _of_argument(name: str) -> str:
     known = {entry.path: entry for entry in declared(TrainJob)}
     argument = {"LyCORIS_preset": "preset", "constrain": "constraint"}.get(name, name)
-    found = [path for kind in NETWORK_KINDS for path in settings_of_arguments(kind, {argument: "1"}, known)[0]]
-    return ", ".join(f"`{path}`" for path in dict.fromkeys(found)) or "-"
+    paths = [path for kind in NETWORK_KINDS for path in settings_of_arguments(kind, {argument: "1"}, known)[0]]
+    return ", ".join(f"`{path}`" for path in dict.fromkeys(paths)) or "-"

@@ -161,13 +161,15 @@ class Bulk:
         """Tags that begin with a text, of the dataset and then of the lists in models/tag_lists, and problems of these lists."""
         wanted = comparable(text)
         counts = self._counts(list(self.items().values())) if wanted else []
-        found = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(wanted)][:OPTIONS]
-        known = {comparable(tag) for tag, _, _ in found}
+        matches = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(wanted)][:OPTIONS]
+        known = {comparable(tag) for tag, _, _ in matches}
         lists, problems = tag_lists(self._workspace)
-        listed = lists.complete(text, OPTIONS) if len(found) < OPTIONS else []
-        found += [(tag_words(each.tag), each.times, each.alias) for each in listed if comparable(each.tag) not in known]
+        listed = lists.complete(text, OPTIONS) if len(matches) < OPTIONS else []
+        matches += [
+            (tag_words(each.tag), each.times, each.alias) for each in listed if comparable(each.tag) not in known
+        ]
         names = ("tag", "count", "alias")
-        options = [dict(zip(names, each, strict=True)) for each in found[:OPTIONS]]
+        options = [dict(zip(names, each, strict=True)) for each in matches[:OPTIONS]]
         return {"options": options, "lists": [problem.to_dict() for problem in problems]}
 
     # -- changes

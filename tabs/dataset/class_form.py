@@ -25,9 +25,9 @@ class ClassForm:
 
     def __init__(self, page: Page, load: Callable[[], dict[str, Any]], keep: Callable[..., None]):
         self.page, self._load, self._keep = page, load, keep
-        kept = (lambda: load().get("class_values"), lambda values: keep(class_values=values))
+        storage = (lambda: load().get("class_values"), lambda values: keep(class_values=values))
         self.form = TaskForm(
-            page, named(TASK), "class", "class_field", kept, without=("folder",)
+            page, named(TASK), "class", "class_field", storage, without=("folder",)
         )  # the card says where
 
     @property
@@ -71,9 +71,9 @@ class ClassForm:
 
     def jobs(self) -> list[Any]:
         """Entries of the queue with this task: open ones, and the last ended one."""
-        mine = [entry for entry in self.page.engine.queue() if entry.task == TASK]
-        going = [entry for entry in mine if entry.state in ("waiting", "running")]
-        return going or mine[-1:]
+        entries = [entry for entry in self.page.engine.queue() if entry.task == TASK]
+        going = [entry for entry in entries if entry.state in ("waiting", "running")]
+        return going or entries[-1:]
 
     @property
     def stamp(self) -> str:

@@ -83,16 +83,16 @@ def _card(
 ) -> str:
     root = resolve_path(entry.folder)
     name = printable(root.name or entry.folder)
-    own = own_settings(entry)
+    settings = own_settings(entry)
     more = _more(number, entry, common) if opened else ""
-    made = class_form(number, entry) if entry.role == "regularization" else ""
+    form = class_form(number, entry) if entry.role == "regularization" else ""
     state = ("" if entry.enabled else " is-off") + f" {entry.role}"
     return (
         f'<article class="concept{state}" aria-label="{esc(name)}"{row_of(entry.folder)}>'
         f"{_head(number, entry, contents, name, thumb_url, busy)}"
         f'<div class="concept-fields">{_fields(number, entry, contents)}</div>'
-        f"{_words(number, entry, proposed)}{_inside(contents, root)}{made}"
-        f"{_more_line(number, entry, name, own, opened, bool(proposed))}{more}</article>"
+        f"{_words(number, entry, proposed)}{_inside(contents, root)}{form}"
+        f"{_more_line(number, entry, name, settings, opened, bool(proposed))}{more}</article>"
     )
 
 

@@ -226,8 +226,8 @@ class Handlers:
             self.page.roots.check(text, "dataset.folder")
         if self.page.project.edit("dataset.folder", text):
             self._keep(show="all", page=0, browse="")
-            kept = self.page.project.tab_state("Captions")
-            self.page.project.keep("Captions", {"edits": kept.get("edits", {})})  # another set, another list
+            state = self.page.project.tab_state("Captions")
+            self.page.project.keep("Captions", {"edits": state.get("edits", {})})  # another set, another list
         self.reading.want()
         self.reading.wait_for_first()
 
@@ -401,8 +401,8 @@ class Handlers:
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         if report is None or not 0 <= number < len(report.rows):
             return gr.skip()
-        kept = self.page.project.tab_state("Captions")
-        self.page.project.keep("Captions", kept | {"key": key_of(report.rows[number]), "show": "all", "find": ""})
+        state = self.page.project.tab_state("Captions")
+        self.page.project.keep("Captions", state | {"key": key_of(report.rows[number]), "show": "all", "find": ""})
         return gr.Tabs(selected="Captions")
 
     def _answer(self, act: str, arg: str, value: str) -> None:

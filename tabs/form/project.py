@@ -231,8 +231,8 @@ class Project(PresetForm):
 
     def _import_of(self, preset: str) -> dict[str, Any]:
         """The report of the import that a preset was saved from; {} for any other preset."""
-        found = read_preset(self.presets, preset)
-        return {"description": found.description} if found and found.description.startswith(IMPORTED) else {}
+        loaded = read_preset(self.presets, preset)
+        return {"description": loaded.description} if loaded and loaded.description.startswith(IMPORTED) else {}
 
     def take_import(self, job: TrainJob, title: str, done: str, imported: dict[str, Any]) -> Done:
         """Fill in the form from another program's settings.

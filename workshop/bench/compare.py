@@ -98,17 +98,20 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """All cases, or the named one. quick: the starter, few steps, one round."""
     chosen = QUICK if quick and case is None else CASES
-    found = {}
+    measured = {}
     for name, each in ({**CASES, **QUICK} if case else chosen).items():
         if case not in (None, name):
             continue
         free = psutil.virtual_memory().available / 1e9
         if device == "cpu" and free < each.needs_gb:
             say(f"skipped: {each.what} needs about {each.needs_gb:.0f} GB, {free:.0f} are free")
-            found[name] = {"what": each.what, "left_out": f"needs about {each.needs_gb:.0f} GB, {free:.0f} were free"}
+            measured[name] = {
+                "what": each.what,
+                "left_out": f"needs about {each.needs_gb:.0f} GB, {free:.0f} were free",
+            }
             continue
-        found[name] = measure_case(each, folder, device, 8 if quick else 20, 1 if quick else 2, say)
-    return found
+        measured[name] = measure_case(each, folder, device, 8 if quick else 20, 1 if quick else 2, say)
+    return measured
 
 
 def measure_case(
@@ -149,19 +152,19 @@ def summary(
             "peak_bytes": min(peak for _, peak in measured) if device == "cpu" else None,
         }
 
-    mine = best(ours)
+    atelier = best(ours)
     against = {}
     for name, measured in plain.items():
         other = best(measured)
         against[name] = other | {
-            "time_ratio": mine["seconds_per_step"] / other["seconds_per_step"],
-            "memory_ratio": mine["peak_bytes"] / other["peak_bytes"] if device == "cpu" else None,
+            "time_ratio": atelier["seconds_per_step"] / other["seconds_per_step"],
+            "memory_ratio": atelier["peak_bytes"] / other["peak_bytes"] if device == "cpu" else None,
         }
     return {
         "what": f"{case.what}, {case.size} px, batch 1",
         "goal_time": case.goal_time,
         "goal_memory": case.goal_memory,
-        "ours": mine,
+        "ours": atelier,
         "plain": against,
     }
 

@@ -26,20 +26,20 @@ def measure_formats(folder: Path, quick: bool, say: Callable[[str], None]) -> di
     with tempfile.TemporaryDirectory(prefix="formats-", dir=folder) as name:
         root = Path(name)
         say(f"creating a model of random weights with {'SD 1.5' if quick else 'SDXL'}'s architecture")
-        made = write_real_size(root / "made", "sd1" if quick else "sdxl")
-        first = _conversion(made, root / FORMS["safetensors"], "safetensors", root / "outputs")  # its copy follows
-        atomic.remove_folder(made)
+        model = write_real_size(root / "made", "sd1" if quick else "sdxl")
+        first = _conversion(model, root / FORMS["safetensors"], "safetensors", root / "outputs")  # its copy follows
+        atomic.remove_folder(model)
         source = root / FORMS["safetensors"]
-        found: dict[str, Any] = {"bytes": source.stat().st_size, "family": "SD 1.5" if quick else "SDXL"}
+        result: dict[str, Any] = {"bytes": source.stat().st_size, "family": "SD 1.5" if quick else "SDXL"}
         first["copy_seconds"] = copy_seconds(source, root / "copy")
-        found["folder to safetensors"] = first
+        result["folder to safetensors"] = first
         for form in ("diffusers_safetensors", "ckpt", "safetensors"):
             say(f"converting the file: {form}")
             copied, target = copy_seconds(source, root / "copy"), root / f"new-{FORMS[form]}"
             measured = _conversion(source, target, form, root / "outputs") | {"copy_seconds": copied}
-            found[f"safetensors to {form}"] = measured
+            result[f"safetensors to {form}"] = measured
             (atomic.remove_folder if target.is_dir() else atomic.remove)(target)
-    return found
+    return result
 
 
 def _conversion(source: Path, target: Path, form: str, outputs: Path) -> dict[str, float]:

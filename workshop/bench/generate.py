@@ -78,8 +78,8 @@ def _pipeline(model: Path, device: str) -> Any:
 def _ours(
     model: Path, size: int, prompt: str, preview: int | None, store: ModelStore, space: Workspace, device: str
 ) -> None:
-    asked = {"prompt": prompt, "steps": STEPS, "guidance_scale": GUIDANCE, "width": size, "height": size, "seed": 1}
-    groups = {"generate": asked, "model": {"base_model": str(model)}, "memory": {"mixed_precision": "no"}}
+    values = {"prompt": prompt, "steps": STEPS, "guidance_scale": GUIDANCE, "width": size, "height": size, "seed": 1}
+    groups = {"generate": values, "model": {"base_model": str(model)}, "memory": {"mixed_precision": "no"}}
     job = GenerateJob.model_validate(groups | {"output": {"preview_every_n_steps": preview}})
     run_generate(job, space, store=store, device=device, reports=Shown(space.outputs / "preview.jpg"))
 

@@ -37,8 +37,8 @@ def measure_lists(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
         say(f"creating {images} images with captions")
         make_many(folder, images)
         say("opening Dataset and searching Captions")
-        found = _in_a_process("images", str(outputs), str(folder))
-    return {"runs": runs, "steps": STEPS, "images": images, "first": first, "again": again, **found}
+        of_images = _in_a_process("images", str(outputs), str(folder))
+    return {"runs": runs, "steps": STEPS, "images": images, "first": first, "again": again, **of_images}
 
 
 def make_run(runs: Path, number: int, steps: int) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ class Part(NamedTuple):
     """A part of the benchmark. rows: of the table; usual: without `--only`, others take hours or 21 GB of the disk"""
 
     measure: Callable[[Bench], Any]
-    rows: Callable[[Any], Rows]
+    rows: Callable[[Any], Sequence[tuple[str, str]]]
     usual: bool = False
     with_rates: bool = False
 

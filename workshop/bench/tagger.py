@@ -123,10 +123,10 @@ def _write_tagger(folder: Path, layers: int) -> None:
             torch.nn.init.constant_(self.head.bias, -3.0)  # most tags are not in most images
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            found = self.patches(images.permute(0, 3, 1, 2) / 255).flatten(2).transpose(1, 2)
+            patches = self.patches(images.permute(0, 3, 1, 2) / 255).flatten(2).transpose(1, 2)
             for _ in range(layers):
-                found = self.layer(found)
-            return torch.sigmoid(self.head(found.mean(1)))
+                patches = self.layer(patches)
+            return torch.sigmoid(self.head(patches.mean(1)))
 
     folder.mkdir(parents=True)
     torch.manual_seed(0)

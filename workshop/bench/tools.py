@@ -52,7 +52,7 @@ def measure_svd(every: int, say: Callable[[str], None]) -> dict[str, float]:
         products[name] = Product(up, down)
     say(f"decomposing {len(products)} layers of rank {RANK} by their factors")
     begin = time.perf_counter()
-    found = {name: decompose(each) for name, each in products.items()}
+    by_name = {name: decompose(each) for name, each in products.items()}
     by_factors = time.perf_counter() - begin
     say("decomposing them whole")
     begin = time.perf_counter()
@@ -64,7 +64,7 @@ def measure_svd(every: int, say: Callable[[str], None]) -> dict[str, float]:
         "factors_seconds": by_factors,
         "whole_seconds": time.perf_counter() - begin,
         "largest_difference": max(
-            float(((found[n].s[:RANK] - s[: len(found[n].s)]) / s[0]).abs().max()) for n, s in whole.items()
+            float(((by_name[n].s[:RANK] - s[: len(by_name[n].s)]) / s[0]).abs().max()) for n, s in whole.items()
         ),
     }
 
@@ -82,23 +82,23 @@ def measure_extract(quick: bool, say: Callable[[str], None]) -> dict[str, float]
         {shape: times for shape, times in shapes.items() if not quick or shape[0] * shape[1] <= MOST_QUICK}
     )
     found: dict[str, float] = dict.fromkeys(("seconds", "whole_seconds", "sd_scripts_seconds"), 0.0)
-    kept = list[float]()
+    shares = list[float]()
     for shape, times in shapes.items():
         say(f"decomposing {times} differences of {shape[0]} x {shape[1]}")
         matrix = normal(shape, 0, "bench", *shape) * 1e-3
         parts, seconds = _timed(partial(decompose, matrix, rank=EXTRACTED_RANK))
         whole, whole_seconds = _timed(partial(decompose, matrix))
-        _, theirs = _timed(partial(torch.linalg.svd, matrix))
-        for name, each in zip(found, (seconds, whole_seconds, theirs), strict=True):
+        _, sd_scripts = _timed(partial(torch.linalg.svd, matrix))
+        for name, each in zip(found, (seconds, whole_seconds, sd_scripts), strict=True):
             found[name] += each * times
-        kept.append(parts.retained(EXTRACTED_RANK) / whole.retained(EXTRACTED_RANK))
-    return found | {"layers": shapes.total(), "kept": min(kept)}
+        shares.append(parts.retained(EXTRACTED_RANK) / whole.retained(EXTRACTED_RANK))
+    return found | {"layers": shapes.total(), "kept": min(shares)}
 
 
 def _timed(do: Callable[[], Any]) -> tuple[Any, float]:
     begin = time.perf_counter()
-    found = do()
-    return found, time.perf_counter() - begin
+    result = do()
+    return result, time.perf_counter() - begin
 
 
 def measure_resize(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, float]:

@@ -129,8 +129,8 @@ def _inputs(
         arguments |= {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
     if any(texts):
         arguments |= {"text": texts, "padding": True, "padding_side": "left"}
-    found = loaded.processor(images=images, **arguments)
-    placed = {name: value.to(loaded.device) for name, value in found.items() if hasattr(value, "to")}
+    inputs = loaded.processor(images=images, **arguments)
+    placed = {name: value.to(loaded.device) for name, value in inputs.items() if hasattr(value, "to")}
     return {name: _typed(value, loaded.dtype) for name, value in placed.items()}, texts
 
 

@@ -74,13 +74,13 @@ def copies_by_content(
 
 def _by_roles(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
     """A finding for each kind of duplicates, by the images' roles."""
-    found: dict[str, list[list[ExaminedImage]]] = defaultdict(list)
+    by_kind: dict[str, list[list[ExaminedImage]]] = defaultdict(list)
     for groups, alike in alike_groups:
         for group in groups:
             roles = {item.role for item in group}
             kind = "leak" if "validation" in roles and len(roles) > 1 else "class" if len(roles) > 1 else "copy"
-            found[alike + kind].append(sorted(group, key=_worth))
-    return [_copies(kind, found[kind]) for kind in _COPIES if found[kind]]
+            by_kind[alike + kind].append(sorted(group, key=_worth))
+    return [_copies(kind, by_kind[kind]) for kind in _COPIES if by_kind[kind]]
 
 
 # kind -> (level, what, fix); {groups} and {n} are filled in
