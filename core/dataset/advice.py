@@ -32,7 +32,7 @@ def caption_advice(placed: Sequence[Placed], counted: Mapping[Key, int], limit: 
         *_without_captions(placed),
         *_other_caption_files(placed),
         *_encodings(placed),
-        *_unreadable_captions(placed),
+        *(each.caption.problem for each in placed if each.caption.problem and each.caption.missing),
         *_too_long(placed, counted, limit),
     ]
 
@@ -112,10 +112,6 @@ def _encodings(placed: Sequence[Placed]) -> list[Problem]:
             problem = replace(problem, what=what, where=printable(group[0].image.path.parent))
         problems.append(problem)
     return problems
-
-
-def _unreadable_captions(placed: Sequence[Placed]) -> list[Problem]:
-    return [each.caption.problem for each in placed if each.caption.problem and each.caption.missing]
 
 
 def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:

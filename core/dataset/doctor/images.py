@@ -120,16 +120,11 @@ _COPIES = {
 
 def _copies(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Finding:
     level, what, fix = _COPIES[kind]
-    advised = [item.key for group in groups for item in _too_many(group)]
+    advised = [item.key for group in groups for item in group[1:] if item.image.path != group[0].image.path]
     groups_text = "1 image" if len(groups) == 1 else f"{len(groups)} images"
     shown = tuple(tuple(item.in_finding(f"{size_of(item)}, {item.role}") for item in group) for group in groups)
     what = what.replace("{groups}", groups_text).replace("{n}", str(len(advised)))
     return Finding(kind, level, what, fix, shown, tuple(advised), "put away" if advised else "open")
-
-
-def _too_many(group: Sequence[ExaminedImage]) -> list[ExaminedImage]:
-    """All but the first image, without entries with the first's file."""
-    return [item for item in group[1:] if item.image.path != group[0].image.path]
 
 
 _ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}

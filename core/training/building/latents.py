@@ -221,9 +221,6 @@ def _posteriors(
     todo = _late_sides(inputs, models, cache, images, at_once=at_once, keep_vae=keep_vae)
     encode = encoder(inputs, models)
 
-    def encode_again(pixels: torch.Tensor) -> Posterior:
-        return (fp32_retry(inputs.family, models.vae()) or encode)(pixels)
-
     def finished() -> None:
         if not keep_vae:
             models.offload_vae()
@@ -237,7 +234,7 @@ def _posteriors(
         batch_size=memory.vae_batch_size,
         threads=decode_threads(context.device),
         ahead=ahead,
-        retry=encode_again,
+        retry=lambda pixels: (fp32_retry(inputs.family, models.vae()) or encode)(pixels),
         synchronize=partial(synchronize, context.device),
         progress=lambda done, total: context.stage("training; encoding images", done, total),
         finished=finished,
