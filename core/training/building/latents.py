@@ -123,14 +123,12 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = Tru
     )
 
 
-def fill(
-    inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, keep_vae: bool = False
-) -> None:
-    """Encode the images that are not cached for this VAE, size and crop. keep_vae: leave the VAE on the device"""
+def fill(inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed]) -> None:
+    """Encode the images that are not cached for this VAE, size and crop."""
     missing = cache.missing(images, inputs.context.check)
     _report_npz(inputs, cache)
     if missing:
-        _encode_all(inputs, models, cache, missing, keep_vae)
+        _encode_all(inputs, models, cache, missing, keep_vae=False)
 
 
 def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Sequence[Placed], keep_vae: bool) -> None:
