@@ -85,22 +85,22 @@ def _run(part: Part, words: tuple[str, ...], device: str, results: Path, work: P
 def section(results: Path) -> list[str]:
     """Lines of docs/hardware.md: what was measured, on which GPU, and which part has no numbers."""
     day = json.loads((results / "day.json").read_text(encoding="utf-8"))
-    found = {name: _numbers(results / f"{name}.json") for name in day["parts"]}
+    results_of = {name: _numbers(results / f"{name}.json") for name in day["parts"]}
     facts = next(
-        (each["machine"] for each in found.values() if "machine" in each), {"device": day["device"], "torch": "?"}
+        (each["machine"] for each in results_of.values() if "machine" in each), {"device": day["device"], "torch": "?"}
     )
     lines = [f"### {facts['device']}, torch {facts['torch']}", "", "| what | measured |", "|---|---|"]
-    if "counts" in found["check"]:
-        counts = ", ".join(f"{number} {state}" for state, number in found["check"]["counts"].items() if number)
+    if "counts" in results_of["check"]:
+        counts = ", ".join(f"{number} {state}" for state, number in results_of["check"]["counts"].items() if number)
         lines.append(f"| [check](check.md) | {counts} |")
-    for numbers in found.values():
+    for numbers in results_of.values():
         for key, rows_of in ROWS.items():
             if key in numbers:
                 lines += [f"| {name} | {value} |" for name, value in rows_of(numbers[key])]
     lines += [
         f"| {name} | no numbers: {ended} |"
         for name, ended in day["parts"].items()
-        if not found[name] and name != "tests"
+        if not results_of[name] and name != "tests"
     ]
     return [*lines, f"| tests on the GPU | {day['parts']['tests']} |"]
 

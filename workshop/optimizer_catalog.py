@@ -119,14 +119,14 @@ def tried(item: dict[str, Any]) -> dict[str, Any]:
     entry = entry_from(item)
     result, rates_differ = trial(entry)
     traits = [*item["traits"], *([] if rates_differ else ["one_rate"]), *result.traits]
-    found = {**item, "traits": traits}
+    item_with_traits = {**item, "traits": traits}
     if entry.package == "bitsandbytes":
         # What fails on a CPU is made for CUDA, its main target, 8-bit steps need kernels of their own.
         devices = ["cuda"] if result.reason else ["cpu", "cuda"] if "eight_bit" in traits and not _on_apple() else []
-        found |= {"only_on": devices} if devices else {}
+        item_with_traits |= {"only_on": devices} if devices else {}
     elif result.reason:
-        found["reason"] = in_words(result.reason)
-    return found
+        item_with_traits["reason"] = in_words(result.reason)
+    return item_with_traits
 
 
 def _on_apple() -> bool:

@@ -115,8 +115,8 @@ def settings_by_option() -> dict[str, tuple[str, ...]]:
             plain = {"bool": True, "str": "a"}.get(option.type, 1)
             value = EXAMPLES.get(name) or next(iter(option.choices), None) or ([plain] if option.many else plain)
             read = Reading(script, {name: value}, frozenset([name]))
-            own = next((names[name] for names, _ in settings_of(read) if name in names), ())
-            by_option[name] = tuple(dict.fromkeys((*by_option.get(name, ()), *own)))
+            of_name = next((names[name] for names, _ in settings_of(read) if name in names), ())
+            by_option[name] = tuple(dict.fromkeys((*by_option.get(name, ()), *of_name)))
     return by_option
 
 

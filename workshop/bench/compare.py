@@ -222,10 +222,10 @@ def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
     return statistics.median(seconds[WARM_UP_STEPS:]), peak
 
 
-def compare_rows(found: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+def compare_rows(result: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     """Rows of the benchmark's table."""
     rows = []
-    for case in found.values():
+    for case in result.values():
         if "left_out" in case:
             rows.append((case["what"], f"skipped: {case['left_out']}"))
             continue

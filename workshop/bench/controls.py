@@ -101,13 +101,13 @@ def _ms(work: Callable[[], object], rounds: int) -> float:
     return median(times)
 
 
-def control_rows(found: dict[str, Any]) -> Sequence[tuple[str, str]]:
+def control_rows(result: dict[str, Any]) -> Sequence[tuple[str, str]]:
     """Rows of the benchmark's table."""
     return [
         (
-            f"{each['kind']} of {found['side']} px at {each['size']} px",
+            f"{each['kind']} of {result['side']} px at {each['size']} px",
             f"decoded {each['decoded_ms']:.1f} ms, cached {each['cached_ms']:.1f} ms ({each['cached_bytes'] / 1000:.0f} kB); "
             f"saved at {each['size']} px: decoded {each['small_decoded_ms']:.1f} ms, as a cache entry {each['small_from_entry_ms']:.1f} ms",
         )
-        for each in found["images"]
+        for each in result["images"]
     ]

@@ -70,10 +70,10 @@ def forget(path: Path) -> None:
                 os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def format_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    size = found["bytes"]
-    rows = [("model converted", f"{found['family']} architecture, fp16, {size / 1e9:.2f} GB")]
-    for name, each in found.items():
+def format_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    size = result["bytes"]
+    rows = [("model converted", f"{result['family']} architecture, fp16, {size / 1e9:.2f} GB")]
+    for name, each in result.items():
         if isinstance(each, dict):
             copied, peak = each["copy_seconds"], each["peak_bytes"]
             time_taken = f"{each['seconds']:.1f} s, {each['seconds'] / copied:.2f} times the {copied:.1f} s of a copy"

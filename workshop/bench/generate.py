@@ -107,10 +107,10 @@ def _time_inside() -> Iterator[list[float]]:
             hook.remove()
 
 
-def generate_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+def generate_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [
-        ("generation", found["what"]),
-        ("time per image", f"{found['seconds']:.2f} s, {found['of_diffusers']:.2f} of diffusers' pipeline"),
-        ("of it outside U-Net and VAE", f"{found['outside']:.1%}"),
-        ("time with a preview every 2 steps", f"{found['with_preview']:.2f} of that without"),
+        ("generation", result["what"]),
+        ("time per image", f"{result['seconds']:.2f} s, {result['of_diffusers']:.2f} of diffusers' pipeline"),
+        ("of it outside U-Net and VAE", f"{result['outside']:.1%}"),
+        ("time with a preview every 2 steps", f"{result['with_preview']:.2f} of that without"),
     ]

@@ -81,7 +81,7 @@ def measure_extract(quick: bool, say: Callable[[str], None]) -> dict[str, float]
     shapes = Counter(
         {shape: times for shape, times in shapes.items() if not quick or shape[0] * shape[1] <= MOST_QUICK}
     )
-    found: dict[str, float] = dict.fromkeys(("seconds", "whole_seconds", "sd_scripts_seconds"), 0.0)
+    result: dict[str, float] = dict.fromkeys(("seconds", "whole_seconds", "sd_scripts_seconds"), 0.0)
     shares = list[float]()
     for shape, times in shapes.items():
         say(f"decomposing {times} differences of {shape[0]} x {shape[1]}")
@@ -89,10 +89,10 @@ def measure_extract(quick: bool, say: Callable[[str], None]) -> dict[str, float]
         parts, seconds = _timed(partial(decompose, matrix, rank=EXTRACTED_RANK))
         whole, whole_seconds = _timed(partial(decompose, matrix))
         _, sd_scripts = _timed(partial(torch.linalg.svd, matrix))
-        for name, each in zip(found, (seconds, whole_seconds, sd_scripts), strict=True):
-            found[name] += each * times
+        for name, each in zip(result, (seconds, whole_seconds, sd_scripts), strict=True):
+            result[name] += each * times
         shares.append(parts.retained(EXTRACTED_RANK) / whole.retained(EXTRACTED_RANK))
-    return found | {"layers": shapes.total(), "kept": min(shares)}
+    return result | {"layers": shapes.total(), "kept": min(shares)}
 
 
 def _timed(do: Callable[[], Any]) -> tuple[Any, float]:
@@ -190,8 +190,8 @@ def _checkpoint(path: Path, family_name: str) -> Path:
     return path
 
 
-def tool_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    svd, extract, resize, merge = (found[name] for name in ("svd", "extract", "resize", "merge"))
+def tool_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    svd, extract, resize, merge = (result[name] for name in ("svd", "extract", "resize", "merge"))
     share = svd["factors_seconds"] / svd["whole_seconds"]
     resized = (
         f"{svd['factors_seconds']:.1f} s by the factors, {share:.3f} of the {svd['whole_seconds']:.1f} s of whole SVDs"

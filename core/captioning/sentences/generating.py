@@ -81,10 +81,10 @@ def answers(
     )
     new = sequences[:, prompt.tokens :]
     ends = _ends(loaded)
-    found = loaded.processor.batch_decode(new, skip_special_tokens=True)
+    decoded = loaded.processor.batch_decode(new, skip_special_tokens=True)
     cuts = [row[-1] not in ends if row else False for row in new.tolist()]
     opened = [text.rstrip().endswith(OPENED) for text in texts]
-    return [Answer(*each) for each in zip(found, cuts, opened, strict=True)]
+    return [Answer(*each) for each in zip(decoded, cuts, opened, strict=True)]
 
 
 def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:

@@ -208,8 +208,8 @@ def _decoded(
         return None if cancel and cancel.wanted else (image, *_look_at(image))
 
     for future in as_completed([pool.submit(decode, image) for image in images]):
-        if found := future.result():
-            yield found
+        if result := future.result():
+            yield result
 
 
 def _look_at(image: ImageInfo) -> tuple[Look, bool]:

@@ -74,8 +74,8 @@ def _take(gathered: Gathered, rows: Sequence[dict[str, Any]], name: str, concept
     files = _files(rows)
     id = gathered.new_id(name)
     by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}
-    found = gathered.read(files, id, Root(Path(name), 1, ""), concept)
-    images = [_with(image, by_relative[image.relative]) for image in found]
+    listed = gathered.read(files, id, Root(Path(name), 1, ""), concept)
+    images = [_with(image, by_relative[image.relative]) for image in listed]
     gathered.finish(images, concept, {})
 
 
