@@ -24,10 +24,8 @@ from workshop.bench.options import option_rows
 
 BEGIN, END = "<!-- measured GPUs: python -m workshop.gpu_day -->", "<!-- end of measured GPUs -->"
 HARDWARE = PROJECT / "docs" / "hardware.md"
-GPU_TESTS = (
-    "tests/generation/sample/test_noise.py",
-    "tests/tools/loras/test_extract_lora.py",
-)  # compute on it if there is one
+# Tests that compute on a GPU if there is one.
+GPU_TESTS = ("tests/generation/sample/test_noise.py", "tests/tools/loras/test_extract_lora.py")
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _wrong(why: str) -> ProblemsError:
 # The last one is a word, saber_(fate) too.
 _TOKEN = re.compile(
     r'\s*(?:([&|!()])|((?:[a-z]+:)?"[^"]*")|([^\s&|!()"]+(?:\([^\s()]*\)[^\s&|!()"]*)*))', re.IGNORECASE
-)  # saber_(fate) is a word
+)
 _MEANT = re.compile(r'[&|"*]|(?:^|[\s(])!+\s*[^\s!]|\b(?:AND|OR|NOT)\b')
 _WORDS = {"and": "&", "or": "|", "not": "!"}
 

@@ -33,10 +33,8 @@ from tabs.markup import esc, problems_html
 
 KNOWN = entries(CaptionEditSettings, "edit_captions")
 PREVIEWED = 20  # differences in a preview
-MAX_SAME, MAX_DIFFERENT = (
-    400,
-    1200,
-)  # compared characters before and after the first difference, since comparing is quadratic
+# Compared characters before and after the first difference, since comparing is quadratic.
+MAX_SAME, MAX_DIFFERENT = 400, 1200
 _WORD = re.compile(r"\s+|,|[^\s,]+")
 MAX_TAGS, QUICK, TOGETHER, OPTIONS = 400, 9, 12, 12
 MAX_QUICK_LENGTH = 40  # characters

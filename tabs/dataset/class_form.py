@@ -26,9 +26,8 @@ class ClassForm:
     def __init__(self, page: Page, load: Callable[[], dict[str, Any]], keep: Callable[..., None]):
         self.page, self._load, self._keep = page, load, keep
         storage = (lambda: load().get("class_values"), lambda values: keep(class_values=values))
-        self.form = TaskForm(
-            page, named(TASK), "class", "class_field", storage, without=("folder",)
-        )  # the card says where
+        # The card says where.
+        self.form = TaskForm(page, named(TASK), "class", "class_field", storage, without=("folder",))
 
     @property
     def open_on(self) -> int | None:

@@ -271,9 +271,8 @@ class Project(PresetForm):
             self.replace(job, did="change in the JSON pane")
             return None
         recipe = preset if preset and preset.kind == "recipe" else None
-        stated = (
-            recipe.stated() if recipe else FIELDS
-        )  # a recipe leaves the other fields as they are, with their mistakes
+        # A recipe leaves the other fields as they are, with their mistakes.
+        stated = recipe.stated() if recipe else FIELDS
         bad = {path: each for path, each in self.bad.items() if preset_files.kept(FIELDS[path]) and path not in stated}
         self.replace(job, preset=name, did=f"loading {name}" if name else "reset to default", bad=bad)
         left = "; your model, images, prompts and name stay" if recipe else ""

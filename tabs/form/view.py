@@ -10,10 +10,7 @@ from core.settings.values import shown_value, text_of
 from tabs.markup import esc, options
 
 NOTHING = '""'  # typed for an empty text, in a field where empty means the common value
-TRAIN, TOOL_FILES = (
-    "train",
-    "tool-files",
-)  # ids of Train's form, and of the datalist for fields that name a file
+TRAIN, TOOL_FILES = "train", "tool-files"  # ids of Train's form, and of the datalist for fields that name a file
 WIDE = {"lines", "layers", "sizes", "arguments", "prompt", "blocks"}
 LONG_HELP = 220  # characters; longer help needs a wide field
 LONG_CHOICE = 20  # characters; longer choices do not fit a narrow column

@@ -131,9 +131,8 @@ def measure_case(
         measured = measure_training(values, outputs, device)
         shutil.rmtree(outputs / "runs")  # whole models are large
         ours.append((measured.seconds_per_step, measured.peak_bytes))
-        say(
-            f"  {_words(_named(ours[-1]))}"
-        )  # at once: large cases take long, and a stopped benchmark has said what it knew
+        # At once: large cases take long, and a stopped benchmark has said what it knew.
+        say(f"  {_words(_named(ours[-1]))}")
         for name, spec in specs.items():
             say(f"{case.what}: the plain trainer ({name}), round {number + 1} of {rounds}")
             plain[name].append(measure_plain(spec, folder))

@@ -26,9 +26,8 @@ from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
 from core.record.regular import read_regular
 
-MAX_HISTORY_BYTES = (
-    256 << 20
-)  # of the changes of caption files, and again of those of whole metadata files: the oldest go
+# Of the changes of caption files, and again of those of whole metadata files: the oldest go.
+MAX_HISTORY_BYTES = 256 << 20
 LARGE_CHANGE = 16 << 20
 MAX_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
