@@ -59,8 +59,8 @@ def run_day(results: Path, device: str) -> dict[str, str]:
     ended = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
         for part in PARTS:
-            words = part.small or part.words if device == "cpu" else part.words
-            ended[part.name] = _run(part, words, device, results, Path(work))
+            command = part.small or part.words if device == "cpu" else part.words
+            ended[part.name] = _run(part, command, device, results, Path(work))
             print(f"{part.name}: {ended[part.name]}", flush=True)
     (results / "day.json").write_text(json.dumps({"device": device, "parts": ended}, indent=1), encoding="utf-8")
     return ended

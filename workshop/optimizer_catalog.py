@@ -165,7 +165,7 @@ def construct(entry: Entry, groups: list[dict[str, Any]], rate: float, arguments
 
 
 def in_words(reason: str) -> str:
-    return next((words for signs, words in REASONS if any(sign in reason for sign in signs)), reason)
+    return next((reason_text for signs, reason_text in REASONS if any(sign in reason for sign in signs)), reason)
 
 
 def as_data(argument: Argument) -> dict[str, Any]:

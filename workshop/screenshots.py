@@ -33,11 +33,11 @@ TOUR_WIDTH, TOUR_MS = 1000, 2200  # pixels, and how long each of its images stan
 @contextmanager
 def served(outputs: Path) -> Iterator[str]:
     """The page's address."""
-    words = [sys.executable, "webui.py", "--no-browser", "--outputs", str(outputs), "--device", "cpu", "--port", "7990"]
+    argv = [sys.executable, "webui.py", "--no-browser", "--outputs", str(outputs), "--device", "cpu", "--port", "7990"]
     log = outputs.with_suffix(".log")
     with log.open("w", encoding="utf-8") as said:
         process = subprocess.Popen(
-            words, cwd=PROJECT, stdout=said, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+            argv, cwd=PROJECT, stdout=said, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
         )
     try:
         while not (address := re.search(r"http://\S+\d", log.read_text("utf-8"))):

@@ -81,9 +81,9 @@ class ClassForm:
     def html(self, number: int, entry: Source | None) -> str:
         """HTML on a card: the button or the open form, and the job that fills its folder."""
         is_open = self.open_on == number
-        words = "Close" if is_open else "Generate regularization images"
+        label = "Close" if is_open else "Generate regularization images"
         tooltip = "Generates images of the class with the base model for prior preservation"
-        head = button("class", words, number, kind="quiet", title=tooltip) + self._going(entry)
+        head = button("class", label, number, kind="quiet", title=tooltip) + self._going(entry)
         if not is_open:
             return f'<div class="class-line">{head}</div>'
         word = (entry.class_word if entry else None) or first_class_word(self.page.project.job.dataset)

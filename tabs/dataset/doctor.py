@@ -154,9 +154,9 @@ def back(away: Sequence[PutAway]) -> str:
     rows = ""
     for each in away[:BACK_SHOWN]:
         when = time.strftime("%d %B, %H:%M", time.localtime(each.when))
-        words = f"{count(len(each.images), 'image')} removed on {when}: {each.reason}"
-        undo = button("back", "Restore", each.token, label=f"Restore: {words}")
-        rows += f'<div class="told"><span>{esc(words)}</span>{undo}</div>'
+        message = f"{count(len(each.images), 'image')} removed on {when}: {each.reason}"
+        undo = button("back", "Restore", each.token, label=f"Restore: {message}")
+        rows += f'<div class="told"><span>{esc(message)}</span>{undo}</div>'
     if len(away) > BACK_SHOWN:
         rows += f'<p class="hint">and {count(len(away) - BACK_SHOWN, "earlier action")} in the trash folder</p>'
     return f'<div class="away">{rows}</div>' if rows else ""

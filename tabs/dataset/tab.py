@@ -157,7 +157,7 @@ class Handlers:
             state.get("open", []),
             self.page.thumb_url,
             busy=waits,
-            proposed={number: words for number, (_, words) in self._proposed.items()},
+            proposed={number: text for number, (_, text) in self._proposed.items()},
             class_form=self.class_form.html,
             undo=self._undo(),
         )
@@ -183,8 +183,8 @@ class Handlers:
         """HTML of Train's undo and redo: the folders are part of its form."""
         steps = {"undo": ("Undo", self.page.project.can_undo), "redo": ("Redo", self.page.project.can_redo)}
         return "".join(
-            button(act, words, kind="quiet", title=f"{words}: {did}" if did else "", disabled=not did, again=True)
-            for act, (words, did) in steps.items()
+            button(act, message, kind="quiet", title=f"{message}: {did}" if did else "", disabled=not did, again=True)
+            for act, (message, did) in steps.items()
         )
 
     def _all(self) -> dict[str, Any]:

@@ -209,9 +209,9 @@ def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
     """Median seconds per step after the warm-up, and the process's peak memory in bytes."""
     file = folder / "plain.json"
     file.write_text(json.dumps(asdict(spec)), encoding="utf-8")
-    words = [sys.executable, "-m", "workshop.bench.plain_trainer", str(file)]
+    argv = [sys.executable, "-m", "workshop.bench.plain_trainer", str(file)]
     usual = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}  # ours, not torch's
-    process = subprocess.Popen(words, cwd=PROJECT, env=usual, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(argv, cwd=PROJECT, env=usual, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     watch = PeakWatch(process.pid)
     printed, errors = process.communicate()
     peak = watch.finish()

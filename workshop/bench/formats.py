@@ -43,9 +43,9 @@ def measure_formats(folder: Path, quick: bool, say: Callable[[str], None]) -> di
 
 
 def _conversion(source: Path, target: Path, form: str, outputs: Path) -> dict[str, float]:
-    words = webui(outputs, "cpu", "convert_model", str(source), "--convert_model.save_model_as", form)
+    command = webui(outputs, "cpu", "convert_model", str(source), "--convert_model.save_model_as", form)
     forget(source)
-    measured = measure_tool([*words, "--convert_model.output", str(target)])
+    measured = measure_tool([*command, "--convert_model.output", str(target)])
     written = folder_bytes(target) if target.is_dir() else target.stat().st_size
     return measured | {"bytes": float(written)}
 

@@ -107,8 +107,8 @@ def measure_resize(folder: Path, quick: bool, say: Callable[[str], None]) -> dic
     say(f"creating a LoRA of rank {RESIZED_RANK}")
     lora = _lora(folder / "high.safetensors", family_name, RESIZED_RANK)
     say(f"resizing it to rank {NEW_RANK}")
-    words = webui(folder / "outputs", "cpu", "resize_lora", str(lora), "--resize_lora.new_rank", str(NEW_RANK))
-    return measure_tool(words) | {"bytes": lora.stat().st_size}
+    command = webui(folder / "outputs", "cpu", "resize_lora", str(lora), "--resize_lora.new_rank", str(NEW_RANK))
+    return measure_tool(command) | {"bytes": lora.stat().st_size}
 
 
 def measure_merge(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, float]:
@@ -121,7 +121,7 @@ def measure_merge(folder: Path, quick: bool, say: Callable[[str], None]) -> dict
     copied = copy_seconds(source, folder / "copy.safetensors")
     say("merging the LoRA into it")
     forget(source)
-    words = webui(
+    command = webui(
         folder / "outputs",
         "cpu",
         "merge_lora_to_model",
@@ -129,7 +129,7 @@ def measure_merge(folder: Path, quick: bool, say: Callable[[str], None]) -> dict
         "--merge_lora_to_model.models",
         str([str(lora)]).replace("'", '"'),
     )
-    return measure_tool(words) | {
+    return measure_tool(command) | {
         "bytes": source.stat().st_size,
         "layers": sum(1 for _ in _lora_layers(family_name)),
         "copy_seconds": copied,

@@ -118,8 +118,8 @@ class Store:
 
 def key_of(*parts: object) -> str:
     """Hash of everything that a cached value depends on: 40 hex digits of SHA-256."""
-    words = "\x1f".join(str(part) for part in parts)
-    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+    text = "\x1f".join(str(part) for part in parts)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 def file_of(folder: Path, key: str) -> Path:

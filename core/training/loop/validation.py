@@ -192,10 +192,10 @@ class Validation:
         """Measure the loss of the present weights. step: optimizer steps done"""
         import torch
 
-        words = "held-out" if self.measured_on == "held_out" else "training"
+        name = "held-out" if self.measured_on == "held_out" else "training"
         with torch.no_grad(), passes.without_dropout():
             passes.text.need(self.captions())
-            context.stage(f"measuring the loss on {words} images")
+            context.stage(f"measuring the loss on {name} images")
             result = _measure(passes, context, self.batches)
             train_loss = None
             if self.training_batches:
