@@ -79,23 +79,23 @@ def near(lines: np.ndarray) -> np.ndarray:
     return np.any([wide[y : y + height, x : x + width] for y in shifts for x in shifts], axis=0)
 
 
-def overlap(made: np.ndarray, asked: np.ndarray) -> float:
+def overlap(lines: np.ndarray, wanted: np.ndarray) -> float:
     """F1 of the lines of an image and those that were asked for."""
-    if not made.any() or not asked.any():
+    if not lines.any() or not wanted.any():
         return 0.0
-    precision, recall = near(asked)[made].mean(), near(made)[asked].mean()
+    precision, recall = near(wanted)[lines].mean(), near(lines)[wanted].mean()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 def measure(pairs: Path, folders: list[str]) -> None:
-    asked = [np.asarray(Image.open(path).convert("L")) > 127 for path in sorted((pairs / "edges").glob("*.png"))]
+    wanted = [np.asarray(Image.open(path).convert("L")) > 127 for path in sorted((pairs / "edges").glob("*.png"))]
     print("| | own edges | edges of another subject | closer to its own |\n|---|---|---|---|")
     for name, _, folder in (each.partition("=") for each in folders):
-        made = [edges_of(path) for path in sorted(Path(folder).glob("*.png"))]
-        own = np.array([overlap(*pair) for pair in zip(made, asked, strict=True)])
-        away = len(made) // 2  # other subjects: the images are in the order of theirs
-        other = np.array([overlap(lines, asked[at - away]) for at, lines in enumerate(made)])
-        print(f"| {name} | {mean(own)} | {mean(other)} | {np.mean(own > other):.0%} |")
+        generated = [edges_of(path) for path in sorted(Path(folder).glob("*.png"))]
+        scores = np.array([overlap(*pair) for pair in zip(generated, wanted, strict=True)])
+        away = len(generated) // 2  # other subjects: the images are in the order of theirs
+        other = np.array([overlap(lines, wanted[at - away]) for at, lines in enumerate(generated)])
+        print(f"| {name} | {mean(scores)} | {mean(other)} | {np.mean(scores > other):.0%} |")
 
 
 def mean(values: np.ndarray) -> str:

@@ -24,10 +24,8 @@ from workshop.bench.options import option_rows
 
 BEGIN, END = "<!-- measured GPUs: python -m workshop.gpu_day -->", "<!-- end of measured GPUs -->"
 HARDWARE = PROJECT / "docs" / "hardware.md"
-GPU_TESTS = (
-    "tests/generation/sample/test_noise.py",
-    "tests/tools/loras/test_extract_lora.py",
-)  # compute on it if there is one
+# Tests that compute on a GPU if there is one.
+GPU_TESTS = ("tests/generation/sample/test_noise.py", "tests/tools/loras/test_extract_lora.py")
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,8 @@ def run_day(results: Path, device: str) -> dict[str, str]:
     ended = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
         for part in PARTS:
-            words = part.small or part.words if device == "cpu" else part.words
-            ended[part.name] = _run(part, words, device, results, Path(work))
+            command = part.small or part.words if device == "cpu" else part.words
+            ended[part.name] = _run(part, command, device, results, Path(work))
             print(f"{part.name}: {ended[part.name]}", flush=True)
     (results / "day.json").write_text(json.dumps({"device": device, "parts": ended}, indent=1), encoding="utf-8")
     return ended
@@ -85,22 +83,22 @@ def _run(part: Part, words: tuple[str, ...], device: str, results: Path, work: P
 def section(results: Path) -> list[str]:
     """Lines of docs/hardware.md: what was measured, on which GPU, and which part has no numbers."""
     day = json.loads((results / "day.json").read_text(encoding="utf-8"))
-    found = {name: _numbers(results / f"{name}.json") for name in day["parts"]}
+    results_of = {name: _numbers(results / f"{name}.json") for name in day["parts"]}
     facts = next(
-        (each["machine"] for each in found.values() if "machine" in each), {"device": day["device"], "torch": "?"}
+        (each["machine"] for each in results_of.values() if "machine" in each), {"device": day["device"], "torch": "?"}
     )
     lines = [f"### {facts['device']}, torch {facts['torch']}", "", "| what | measured |", "|---|---|"]
-    if "counts" in found["check"]:
-        counts = ", ".join(f"{number} {state}" for state, number in found["check"]["counts"].items() if number)
+    if "counts" in results_of["check"]:
+        counts = ", ".join(f"{number} {state}" for state, number in results_of["check"]["counts"].items() if number)
         lines.append(f"| [check](check.md) | {counts} |")
-    for numbers in found.values():
+    for numbers in results_of.values():
         for key, rows_of in ROWS.items():
             if key in numbers:
                 lines += [f"| {name} | {value} |" for name, value in rows_of(numbers[key])]
     lines += [
         f"| {name} | no numbers: {ended} |"
         for name, ended in day["parts"].items()
-        if not found[name] and name != "tests"
+        if not results_of[name] and name != "tests"
     ]
     return [*lines, f"| tests on the GPU | {day['parts']['tests']} |"]
 

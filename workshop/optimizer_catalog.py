@@ -89,15 +89,15 @@ def candidates() -> Iterator[tuple[str, str, type]]:
     """(distribution, path, class) of every optimizer in the packages."""
     from torch.optim import Optimizer
 
-    seen: set[type] = set()
+    listed: set[type] = set()
     for package, modules in PACKAGES.items():
         for name in modules:
             module = importlib.import_module(name)
-            for attribute, found in sorted(vars(module).items()):
-                is_one = inspect.isclass(found) and issubclass(found, Optimizer) and found is not Optimizer
-                if is_one and found not in seen and attribute not in NOT_OPTIMIZERS:
-                    seen.add(found)
-                    yield package, f"{name}.{attribute}", found
+            for attribute, member in sorted(vars(module).items()):
+                is_one = inspect.isclass(member) and issubclass(member, Optimizer) and member is not Optimizer
+                if is_one and member not in listed and attribute not in NOT_OPTIMIZERS:
+                    listed.add(member)
+                    yield package, f"{name}.{attribute}", member
 
 
 def describe(package: str, path: str, found: type) -> dict[str, Any]:
@@ -119,14 +119,14 @@ def tried(item: dict[str, Any]) -> dict[str, Any]:
     entry = entry_from(item)
     result, rates_differ = trial(entry)
     traits = [*item["traits"], *([] if rates_differ else ["one_rate"]), *result.traits]
-    found = {**item, "traits": traits}
+    item_with_traits = {**item, "traits": traits}
     if entry.package == "bitsandbytes":
         # What fails on a CPU is made for CUDA, its main target, 8-bit steps need kernels of their own.
         devices = ["cuda"] if result.reason else ["cpu", "cuda"] if "eight_bit" in traits and not _on_apple() else []
-        found |= {"only_on": devices} if devices else {}
+        item_with_traits |= {"only_on": devices} if devices else {}
     elif result.reason:
-        found["reason"] = in_words(result.reason)
-    return found
+        item_with_traits["reason"] = in_words(result.reason)
+    return item_with_traits
 
 
 def _on_apple() -> bool:
@@ -165,7 +165,7 @@ def construct(entry: Entry, groups: list[dict[str, Any]], rate: float, arguments
 
 
 def in_words(reason: str) -> str:
-    return next((words for signs, words in REASONS if any(sign in reason for sign in signs)), reason)
+    return next((reason_text for signs, reason_text in REASONS if any(sign in reason for sign in signs)), reason)
 
 
 def as_data(argument: Argument) -> dict[str, Any]:
@@ -181,11 +181,11 @@ def schedules() -> list[dict[str, Any]]:
     """torch's learning rate schedulers that depend on the step only."""
     import torch
 
-    found = []
+    rows = []
     for name in SCHEDULES:
         arguments = arguments_of(getattr(torch.optim.lr_scheduler, name), ("optimizer", "last_epoch", "verbose"))
-        found.append({"path": f"torch.optim.lr_scheduler.{name}", "arguments": [as_data(each) for each in arguments]})
-    return found
+        rows.append({"path": f"torch.optim.lr_scheduler.{name}", "arguments": [as_data(each) for each in arguments]})
+    return rows
 
 
 def versions() -> dict[str, str]:
@@ -194,7 +194,7 @@ def versions() -> dict[str, str]:
 
 
 def described() -> list[dict[str, Any]]:
-    return sorted((describe(*found) for found in candidates()), key=lambda item: item["path"])
+    return sorted((describe(*candidate) for candidate in candidates()), key=lambda item: item["path"])
 
 
 def render() -> str:

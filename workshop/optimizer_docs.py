@@ -22,8 +22,8 @@ def refused() -> list[tuple[str, str]]:
 
 def about(entry: Entry) -> str:
     """Its special properties in a few words; "" for most."""
-    words = [text for trait, text in TRAITS.items() if trait in entry.traits]
-    return "; ".join([*words, *([f"on {', '.join(entry.only_on)} only"] if entry.only_on else [])])
+    texts = [text for trait, text in TRAITS.items() if trait in entry.traits]
+    return "; ".join([*texts, *([f"on {', '.join(entry.only_on)} only"] if entry.only_on else [])])
 
 
 def render() -> str:

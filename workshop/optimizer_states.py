@@ -73,19 +73,21 @@ def fitted(settings: OptimizerSettings, shapes: Sequence[Shape]) -> list[float]:
     import numpy
 
     # one weight more: what all weights share is not counted
-    found = numpy.array([measured(settings, [shape] * 2) - measured(settings, [shape]) for shape in shapes], float)
+    measurements = numpy.array(
+        [measured(settings, [shape] * 2) - measured(settings, [shape]) for shape in shapes], float
+    )
     rows = numpy.array([[*terms(shape), 1.0] for shape in shapes])
-    weight = 1 / numpy.maximum(found, 64)[:, None]
+    weight = 1 / numpy.maximum(measurements, 64)[:, None]
     last = rows.shape[1] - 1
     for columns in ([0], [0, *range(1, last // 2 + 1)], [0, *range(last // 2 + 1, last)]):  # numbers, sides or squares
         few = rows[:, [*columns, last]]
-        solved, *_ = numpy.linalg.lstsq(few * weight, found * weight[:, 0], rcond=None)
+        solved, *_ = numpy.linalg.lstsq(few * weight, measurements * weight[:, 0], rcond=None)
         of_terms = numpy.zeros(last)
         of_terms[columns] = solved[:-1].round(2)
-        off = abs(rows[:, :-1] @ of_terms + solved[-1] - found) * weight[:, 0]
+        off = abs(rows[:, :-1] @ of_terms + solved[-1] - measurements) * weight[:, 0]
         if off.max() <= MOST_OFF and of_terms.min() >= 0:
             return [float(each) + 0.0 for each in numpy.trim_zeros(of_terms, "b")] or [0.0]
-    return [round(float((found / rows[:, 0]).max()), 2)]
+    return [round(float((measurements / rows[:, 0]).max()), 2)]
 
 
 def described(entry: Entry) -> dict[str, list[float]]:
@@ -98,11 +100,11 @@ def described(entry: Entry) -> dict[str, list[float]]:
         [(*sides, 3, 3) for sides in CONV_SIDES],
         [(*sides, 1, 1) for sides in SIDES],
     )
-    found = {shape_class(shapes[0]): fitted(settings, shapes) for shapes in sets}
-    found = {name: each for name, each in found.items() if name == "matrix" or each != found["matrix"]}
+    states = {shape_class(shapes[0]): fitted(settings, shapes) for shapes in sets}
+    states = {name: each for name, each in states.items() if name == "matrix" or each != states["matrix"]}
     if eight_bit:
-        found["small"] = [round((measured(settings, [SMALL] * 2) - measured(settings, [SMALL])) / 1024, 2)]
-    return found
+        states["small"] = [round((measured(settings, [SMALL] * 2) - measured(settings, [SMALL])) / 1024, 2)]
+    return states
 
 
 def render() -> str:

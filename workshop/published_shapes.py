@@ -17,14 +17,14 @@ FAMILIES = ("sd1", "sd2", "sdxl", "sdxl_refiner")
 
 def shapes() -> dict[str, dict[str, dict[str, list[int]]]]:
     """{family, or "starter": {part: {name: shape}}}, of modules built without memory."""
-    found: dict[str, dict[str, dict[str, list[int]]]] = {}
+    by_family: dict[str, dict[str, dict[str, list[int]]]] = {}
     for name in (*FAMILIES, "starter"):
         layout = family(name if name in FAMILIES else "sd1").layout
         for part in layout.published.parts:
             config = layout.config(part) if name in FAMILIES else read_json(STARTER / part / "config.json") or {}
             state = make_empty(part, config, layout.kind(part)).state_dict()
-            found.setdefault(name, {})[part] = {bare_name(key): list(tensor.shape) for key, tensor in state.items()}
-    return found
+            by_family.setdefault(name, {})[part] = {bare_name(key): list(tensor.shape) for key, tensor in state.items()}
+    return by_family
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ TARGET = PROJECT / "docs" / "recipes.md"
 
 def render() -> str:
     store = PresetStore(PROJECT / "presets")
-    found = [(name, store.load(name)) for name in store.names() if not name.startswith("user/")]
+    recipes = [(name, store.load(name)) for name in store.names() if not name.startswith("user/")]
     lines = [HEAD, "| recipe | for | VRAM | main values |", "|---|---|---|---|"]
-    for name, preset in found:
+    for name, preset in recipes:
         if preset.kind == "recipe":
             about = f"**{preset.title}.** {preset.description}"
             lines.append(f"| `{name}` | {about} | {preset.vram_gb} GB | {', '.join(_main_values(preset))} |")

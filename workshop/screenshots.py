@@ -33,17 +33,17 @@ TOUR_WIDTH, TOUR_MS = 1000, 2200  # pixels, and how long each of its images stan
 @contextmanager
 def served(outputs: Path) -> Iterator[str]:
     """The page's address."""
-    words = [sys.executable, "webui.py", "--no-browser", "--outputs", str(outputs), "--device", "cpu", "--port", "7990"]
+    argv = [sys.executable, "webui.py", "--no-browser", "--outputs", str(outputs), "--device", "cpu", "--port", "7990"]
     log = outputs.with_suffix(".log")
     with log.open("w", encoding="utf-8") as said:
         process = subprocess.Popen(
-            words, cwd=PROJECT, stdout=said, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+            argv, cwd=PROJECT, stdout=said, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
         )
     try:
-        while not (found := re.search(r"http://\S+\d", log.read_text("utf-8"))):
+        while not (address := re.search(r"http://\S+\d", log.read_text("utf-8"))):
             if process.poll() is not None:
                 raise RuntimeError(log.read_text("utf-8"))
-        yield found.group()
+        yield address.group()
     finally:
         process.terminate()
         process.wait()
@@ -110,18 +110,20 @@ def main(words: list[str] | None = None) -> int:
     reader.add_argument("--widths", nargs="+", type=int, default=[1400])
     reader.add_argument("--height", type=int, default=860)
     reader.add_argument("--scheme", choices=["light", "dark"], default="light")
-    asked = reader.parse_args(words)
+    arguments = reader.parse_args(words)
     browser = find_browser()
     if browser is None:
         print(MISSING)
         return 1
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place, served(Path(place) / "outputs") as url, sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=browser, args=FLAGS)
-        page = chromium.new_page(viewport={"width": asked.widths[0], "height": asked.height}, color_scheme=asked.scheme)
+        page = chromium.new_page(
+            viewport={"width": arguments.widths[0], "height": arguments.height}, color_scheme=arguments.scheme
+        )
         page.set_default_timeout(PATIENCE)
         page.goto(url)
-        all_tabs(page, asked.folder, asked.widths, asked.height)
+        all_tabs(page, arguments.folder, arguments.widths, arguments.height)
         chromium.close()
     return 0
 

@@ -118,8 +118,8 @@ def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:
     for each in items:
         for tag, spelling in each.spellings.items():
             spelled.setdefault(tag, Counter())[spelling] += 1
-    found = [(max(counts, key=lambda each: counts[each]), counts.total()) for counts in spelled.values()]
-    return sorted(found, key=lambda each: -each[1])[:most]
+    counted = [(max(counts, key=lambda each: counts[each]), counts.total()) for counts in spelled.values()]
+    return sorted(counted, key=lambda each: -each[1])[:most]
 
 
 def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str, int]]:

@@ -24,8 +24,8 @@ def combined(existing: str, new: str, settings: CaptioningSettings, separator: s
         return existing if new in (line.strip() for line in lines) else f"{existing}\n{new}"
     there = parts_of(existing, separator)
     known = {comparable(part) for part in there}
-    found = {comparable(part): part for part in reversed(parts_of(new, separator))}
-    added = [part for form, part in reversed(found.items()) if form not in known]
+    parts = {comparable(part): part for part in reversed(parts_of(new, separator))}
+    added = [part for form, part in reversed(parts.items()) if form not in known]
     if not added:
         return existing
     return separator.join([*there, *added] if how == "append" else [*added, *there])

@@ -191,8 +191,8 @@ def _implied(tags: Tags, rules: Iterable[Rule]) -> Tags:
 
 def _rule(line: str) -> Rule | None:
     """Parse a rule. `a -> b`: add b where a is; `a = b`: replace a by b. None for other text."""
-    found = re.fullmatch(r"\s*(.+?)\s*(->|=)\s*(.+?)\s*", line)
-    return (found[1], found[3], found[2] == "=") if found else None
+    match = re.fullmatch(r"\s*(.+?)\s*(->|=)\s*(.+?)\s*", line)
+    return (match[1], match[3], match[2] == "=") if match else None
 
 
 def _each(change: Callable[[str], str]) -> Callable[[CaptionEditSettings, Iterable[str]], Change]:

@@ -84,8 +84,8 @@ def fields_in(expression: str) -> set[str]:
 
 def no_field_in(text: str) -> str:
     """The first word that looks like an unknown field ("foo:bar", searched as a tag or text); "" without one."""
-    found = re.findall(r"(?:^|[\s(&|!])([a-z]{2,}):(?=[^\s:])", text, re.IGNORECASE)
-    return next((f"{name}:" for name in found if name.casefold() not in _FIELDS), "")
+    names = re.findall(r"(?:^|[\s(&|!])([a-z]{2,}):(?=[^\s:])", text, re.IGNORECASE)
+    return next((f"{name}:" for name in names if name.casefold() not in _FIELDS), "")
 
 
 def field_names() -> list[str]:
@@ -100,7 +100,7 @@ def _wrong(why: str) -> ProblemsError:
 # The last one is a word, saber_(fate) too.
 _TOKEN = re.compile(
     r'\s*(?:([&|!()])|((?:[a-z]+:)?"[^"]*")|([^\s&|!()"]+(?:\([^\s()]*\)[^\s&|!()"]*)*))', re.IGNORECASE
-)  # saber_(fate) is a word
+)
 _MEANT = re.compile(r'[&|"*]|(?:^|[\s(])!+\s*[^\s!]|\b(?:AND|OR|NOT)\b')
 _WORDS = {"and": "&", "or": "|", "not": "!"}
 
@@ -113,11 +113,11 @@ class _Reader:
         at = 0
         text = expression.rstrip()
         while at < len(text):
-            found = _TOKEN.match(text, at)
-            if found is None:
+            match = _TOKEN.match(text, at)
+            if match is None:
                 raise _wrong("a quote is not closed")
-            at = found.end()
-            self._add(*found.groups())
+            at = match.end()
+            self._add(*match.groups())
         self._at, self._depth = 0, 0
 
     def _add(self, sign: str | None, quoted: str | None, word: str | None) -> None:
@@ -223,10 +223,10 @@ def _number(read: Callable[[Facts], float]) -> Callable[[str], Test]:
 
 
 def _sign_and_number(value: str) -> tuple[str, float]:
-    found = re.fullmatch(r"(>=|<=|>|<|=)?\s*(\d+(?:\.\d+)?)", value)
-    if found is None:
+    match = re.fullmatch(r"(>=|<=|>|<|=)?\s*(\d+(?:\.\d+)?)", value)
+    if match is None:
         raise _wrong(f"'{value}' is not a number, such as >75")
-    return found[1] or "=", float(found[2])
+    return match[1] or "=", float(match[2])
 
 
 def _compared(read: Callable[[Facts], float], sign: str, number: float) -> Test:

@@ -68,13 +68,13 @@ def caption_report(job: CaptionJob, of_files: bool = False) -> CaptionReport:
     of_files   where a training joins two files, only the caption of the file that would be written
     """
     folders = concepts(job.dataset, job.captions, ValidationSettings())
-    found = scan_dataset(job.dataset, folders)
+    dataset = scan_dataset(job.dataset, folders)
     rows = []
-    for image in found.images:
+    for image in dataset.images:
         settings = folders[image.concept].captions
         rows.append(Row(image, (editable_caption if of_files else read_caption)(image, settings), settings))
     problems = [row.caption.problem for row in rows if row.caption.problem is not None]
-    return CaptionReport(rows, [*found.problems, *problems])
+    return CaptionReport(rows, [*dataset.problems, *problems])
 
 
 def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems: Sequence[Problem] = ()) -> list[Row]:

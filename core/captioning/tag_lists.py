@@ -52,10 +52,10 @@ class TagList:
         if not begin:
             return []
         first, last = bisect_left(self._keys, begin), bisect_left(self._keys, begin + "\U0010ffff")
-        found: dict[str, Known] = {}
+        matches: dict[str, Known] = {}
         for each in heapq.nlargest(2 * most, self._known[first:last], key=lambda known: (known.times, not known.alias)):
-            found.setdefault(each.tag, each)
-        return list(found.values())[:most]
+            matches.setdefault(each.tag, each)
+        return list(matches.values())[:most]
 
 
 def tag_lists(workspace: Workspace) -> tuple[TagList, list[Problem]]:
@@ -77,18 +77,18 @@ def _read_all(files: tuple[tuple[Path, Stamp], ...]) -> tuple[TagList, list[Prob
 def read_tag_list(path: Path) -> list[Known]:
     """The tags and aliases of a file. Raises ProblemsError."""
     text = decode_text(read_regular(path, MAX_BYTES)).text
-    found: list[Known] = []
+    tags: list[Known] = []
     try:
         for number, row in enumerate(csv.reader(io.StringIO(text, newline=None)), 1):
             if row and 0 < len(row[0]) <= LONGEST:
-                found += _row(row)
-            if max(number, len(found)) > MAX_ENTRIES:
+                tags += _row(row)
+            if max(number, len(tags)) > MAX_ENTRIES:
                 raise _bad(path, f"it has more than {MAX_ENTRIES:,} tags and aliases", "remove rare tags")
     except csv.Error as error:
         raise _bad(path, str(error), "use rows such as 1girl,0,6008644") from error
-    if not found:
+    if not tags:
         raise _bad(path, "it contains no tags", "use rows such as 1girl,0,6008644")
-    return found
+    return tags
 
 
 def _row(row: list[str]) -> list[Known]:

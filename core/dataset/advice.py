@@ -32,7 +32,7 @@ def caption_advice(placed: Sequence[Placed], counted: Mapping[Key, int], limit: 
         *_without_captions(placed),
         *_other_caption_files(placed),
         *_encodings(placed),
-        *_unreadable_captions(placed),
+        *(each.caption.problem for each in placed if each.caption.problem and each.caption.missing),
         *_too_long(placed, counted, limit),
     ]
 
@@ -42,7 +42,7 @@ def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
     for each in placed:
         if each.caption.source != "file" and not (each.caption.source == "metadata" and each.caption.text):
             groups[each.caption.source, each.caption.text].append(each.image)
-    found = []
+    problems = []
     for (source, text), images in groups.items():
         number, names = f"{len(images)} of {len(placed)} images", names_of(images)
         have, they, train = ("has", "it", "trains") if len(images) == 1 else ("have", "they", "train")
@@ -62,8 +62,8 @@ def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
             code = "dataset.no-captions"
             what = f"{number} {have} no caption: {names}"
             fix = "write captions, or set a default caption for this folder"
-        found.append(Problem(what, printable(images[0].path.parent), fix, "advice", code=code))
-    return found
+        problems.append(Problem(what, printable(images[0].path.parent), fix, "advice", code=code))
+    return problems
 
 
 def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
@@ -101,7 +101,7 @@ def _encodings(placed: Sequence[Placed]) -> list[Problem]:
     for each in placed:
         if each.caption.problem and each.caption.source == "file":
             groups[each.caption.encoding].append(each)
-    found = []
+    problems = []
     for encoding, group in groups.items():
         problem = group[0].caption.problem
         if problem is None:
@@ -110,12 +110,8 @@ def _encodings(placed: Sequence[Placed]) -> list[Problem]:
             names = names_of([each.image for each in group])
             what = f"{len(group)} captions were read as {encoding}, not UTF-8: {names}"
             problem = replace(problem, what=what, where=printable(group[0].image.path.parent))
-        found.append(problem)
-    return found
-
-
-def _unreadable_captions(placed: Sequence[Placed]) -> list[Problem]:
-    return [each.caption.problem for each in placed if each.caption.problem and each.caption.missing]
+        problems.append(problem)
+    return problems
 
 
 def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
@@ -146,13 +142,13 @@ def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[P
 def size_advice(placed: Sequence[Placed]) -> list[Problem]:
     turned = [each.image for each in placed if each.image.rotated]
     what = "{n} {is} rotated upright according to the EXIF orientation: {names}"
-    found = about(turned, what, "no action needed; describe them upright in captions", "image.exif-rotation")
+    problems = about(turned, what, "no action needed; describe them upright in captions", "image.exif-rotation")
     other = [each.image for each in placed if each.image.really]
     if other:
         names = [f"{image.relative} ({image.really})" for image in other]
         what = "{n} {has} an extension that does not match the image format: {names}"
         fix, where = "rename them if other programs refuse them; training reads them correctly", other[0].path.parent
-        found += about(names, what, fix, "image.wrong-extension", where=printable(where), noun="file")
+        problems += about(names, what, fix, "image.wrong-extension", where=printable(where), noun="file")
     small = sorted(
         (each for each in placed if each.placement.scale > ENLARGED_FROM), key=lambda each: -each.placement.scale
     )
@@ -162,7 +158,7 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
         fix = "use larger images or a lower resolution"
         if any(each.concept.images.enable_bucket for each in small):
             fix += f", or turn on '{ImageSettings.title_of('bucket_no_upscale')}'"
-        found += about([each.image for each in small], what + "{names}", fix, "image.upscaled")
+        problems += about([each.image for each in small], what + "{names}", fix, "image.upscaled")
     cropped = sorted(
         (each for each in placed if each.placement.area_after_crop < AREA_BELOW),
         key=lambda each: each.placement.area_after_crop,
@@ -171,27 +167,27 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
         least = cropped[0].placement.area_after_crop
         what = f"{len(cropped)} of {len(placed)} images cropped by more than half ({least:.0%} left at worst): "
         fix = f"crop them manually, or raise '{ImageSettings.title_of('max_bucket_reso')}'"
-        found += about([each.image for each in cropped], what + "{names}", fix, "image.cropped")
-    return found
+        problems += about([each.image for each in cropped], what + "{names}", fix, "image.cropped")
+    return problems
 
 
 def balance_advice(epochs: Epochs) -> list[Problem]:
     """Regularization images without training images, and images that no epoch uses."""
-    found = []
+    problems = []
     for part in epochs.parts:
         if isinstance(part, Turn | Drawn) and part.pool and not len(part):
             what = f"{part.pool} regularization images are not used: their batch group has no training images"
             fix = "add training images, or put both into the same batch group"
-            found.append(Problem(what, "dataset.sources", fix, "advice", code="dataset.regularization-alone"))
-    unused = [each.image for each in epochs.not_needed()] if not found else []
+            problems.append(Problem(what, "dataset.sources", fix, "advice", code="dataset.regularization-alone"))
+    unused = [each.image for each in epochs.not_needed()] if not problems else []
     what = f"{len(unused)} regularization images are never used: as in sd-scripts, they are taken in"
     what += " order until there are as many as training images: {names}"
     fix, code = "set compatibility to none to use all in turn, or add training images", "dataset.regularization-unused"
-    found += about(unused, what, fix, code, where="model.compatibility")
+    problems += about(unused, what, fix, code, where="model.compatibility")
     never = [each.image for each in epochs.never_shown()]
     what = (
         f"{len(never)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "
     )
     fix = f"choose another option for '{DatasetSettings.title_of('short_batches')}', or lower the batch size"
-    found += about(never, what + "{names}", fix, "dataset.never-used", where="dataset.short_batches")
-    return found
+    problems += about(never, what + "{names}", fix, "dataset.never-used", where="dataset.short_batches")
+    return problems

@@ -29,8 +29,8 @@ def first_rows(job: TrainJob, most: int, cancel: CancelToken | None = None) -> l
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         for root in roots_of(source, path)[0] if path else ():
             endings, without = caption_endings(concept), [masks] if masks else []
-            found = first_files(root.path, most - len(rows), root.left_out, endings, without, source.recursive)
-            rows += _rows([file for file in found if not is_label(file.path.name)], root, concept, cancel)
+            files = first_files(root.path, most - len(rows), root.left_out, endings, without, source.recursive)
+            rows += _rows([file for file in files if not is_label(file.path.name)], root, concept, cancel)
             if len(rows) >= most:
                 return rows
     return rows

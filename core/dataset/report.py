@@ -144,14 +144,14 @@ def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]
     transparent = [each for each in placed if looks.get(each.image.key, nothing).transparent]
     endings = {each.key: {extension(name) for name in each.image.sidecars} for each in placed}
     several = [each for each in placed if {SENTENCES, TAGS} <= endings[each.key]]
-    caption_files = Counter(ending for found in endings.values() for ending in found)
+    caption_files = Counter(ending for questions in endings.values() for ending in questions)
     lines = [each for each in placed if len(lines_of(each.caption.text)) > 1]
-    found = [
+    questions = [
         _question("transparency", transparent, {}),
         _question("sidecars", several, dict(sorted(caption_files.items()))),
         _question("lines", lines, {}),
     ]
-    return tuple(question for question in found if question.images)
+    return tuple(question for question in questions if question.images)
 
 
 def _question(kind: str, about: Sequence[Placed], counts: dict[str, int]) -> Question:

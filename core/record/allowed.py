@@ -33,9 +33,9 @@ def allow(name: str) -> None:
     _by_flag.add(name)
 
 
-def allowed_modules(extra: Iterable[str] = ()) -> frozenset[str]:
+def allowed_modules() -> frozenset[str]:
     """Names of top-level modules: the command line's and the lines of allowed_modules.txt. # starts a comment."""
-    return frozenset({*_by_flag, *extra, *_lines(FILE)})
+    return frozenset({*_by_flag, *_lines(FILE)})
 
 
 def _lines(file: Path) -> set[str]:

@@ -84,11 +84,11 @@ def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping
     for step, file in saved:
         files.setdefault(step, file)
     by_step = {line["step"]: line for line in measured}
-    found = [line for step, line in by_step.items() if step in files and math.isfinite(line["loss"])]
-    if not found:
+    candidates = [line for step, line in by_step.items() if step in files and math.isfinite(line["loss"])]
+    if not candidates:
         return None
-    newest = max(found, key=lambda line: line["step"])
-    same = [line for line in found if line.get("each_of", "") == newest.get("each_of", "")]
+    newest = max(candidates, key=lambda line: line["step"])
+    same = [line for line in candidates if line.get("each_of", "") == newest.get("each_of", "")]
     best = min(same, key=lambda line: (line["loss"], line["step"]))
     others = [line for line in same if line is not best]
     pairs = len(same) * len(others) // 2  # the lowest was picked among all: correct for every pair
@@ -175,8 +175,8 @@ def write_best(folder: Path, best: Best | None) -> None:
 def read_best(folder: Path) -> tuple[str, str] | None:
     """(file relative to the run folder, its label) as last stored by the run; None if that file is gone."""
     try:
-        found = read_json_object(folder / FILE)
-        file, label = str(found["file"]), str(found["label"])
+        content = read_json_object(folder / FILE)
+        file, label = str(content["file"]), str(content["label"])
         return (file, label) if (folder / file).exists() else None
     except (ProblemsError, OSError, ValueError, KeyError):
         return None

@@ -41,9 +41,9 @@ def bounded_loads(text: str) -> dict[str, Any]:
     """What tomllib reads, within limits. Raises ValueError or RecursionError."""
     if LONG_KEY.search(text):
         raise ValueError(f"a key has more than {MOST_PARTS} parts")
-    found = tomllib.loads(text)
-    _check_depth(found)
-    return found
+    content = tomllib.loads(text)
+    _check_depth(content)
+    return content
 
 
 def _check_depth(value: Any) -> None:

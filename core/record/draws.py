@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def address(seed: int, purpose: str, *key: object) -> int:
     """A 63-bit number that identifies (seed, purpose, key): the first bytes of SHA-256 of the joined words."""
-    words = "\x1f".join(str(part) for part in (seed, purpose, *key))
-    return int.from_bytes(hashlib.sha256(words.encode("utf-8", "surrogatepass")).digest()[:8], "little") >> 1
+    text = "\x1f".join(str(part) for part in (seed, purpose, *key))
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little") >> 1
 
 
 def generator(seed: int, purpose: str, *key: object) -> torch.Generator:

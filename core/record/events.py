@@ -142,10 +142,10 @@ COMPARED = CONTROL_IMAGE, WITHOUT_CONTROL = -2, -1
 def sampled_words(steps: Iterable[int]) -> dict[int, str]:
     """Return {step: title of its samples} in order. A ControlNet's samples of step 0 need not be the base model's."""
     named = {CONTROL_IMAGE: "control image", WITHOUT_CONTROL: "without control"}
-    found = sorted(set(steps))
-    if found and found[0] >= 0:
+    sampled_steps = sorted(set(steps))
+    if sampled_steps and sampled_steps[0] >= 0:
         named[0] = "base model"
-    return {step: named.get(step, f"step {step:,}") for step in found}
+    return {step: named.get(step, f"step {step:,}") for step in sampled_steps}
 
 
 @dataclass(frozen=True)

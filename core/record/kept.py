@@ -34,11 +34,11 @@ def _read(path: Path, stamp: Stamp) -> tuple[tuple[str, str], ...]:
 def keep(run: Path, file: Path, name: str | None) -> None:
     """Mark a checkpoint of the run as kept under a name; None removes the mark. Raises ProblemsError."""
     place = file.relative_to(run).as_posix()
-    kept = {each: name_of for each, name_of in read_kept(run).items() if each != place}
+    names = {each: name_of for each, name_of in read_kept(run).items() if each != place}
     if name is not None:
-        kept[place] = _checked(name) or file.stem
+        names[place] = _checked(name) or file.stem
     try:
-        atomic.write_json(run / FILE, kept)
+        atomic.write_json(run / FILE, names)
     except OSError as error:
         raise unwritten(error, "The mark cannot be saved", str(run)) from None
 

@@ -152,9 +152,9 @@ def _with_file(what: str, file: str) -> str:
 
 
 def raise_if_errors(problems: Iterable[Problem]) -> None:
-    found = errors(problems)
-    if found:
-        raise ProblemsError(found)
+    blocking = errors(problems)
+    if blocking:
+        raise ProblemsError(blocking)
 
 
 def unwritten(error: OSError, what: str, where: str, rest: str = "", then: str = "start again") -> ProblemsError:

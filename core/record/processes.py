@@ -211,13 +211,13 @@ def end_with_launcher() -> None:
 
 def _processes_of(pids: Sequence[int]) -> list[psutil.Process | None]:
     """Return a psutil.Process for each pid; None for one that no longer exists."""
-    found: list[psutil.Process | None] = []
+    processes: list[psutil.Process | None] = []
     for pid in pids:
         try:
-            found.append(psutil.Process(pid))
+            processes.append(psutil.Process(pid))
         except psutil.NoSuchProcess:
-            found.append(None)
-    return found
+            processes.append(None)
+    return processes
 
 
 def _watch(processes: Sequence[psutil.Process | None]) -> None:

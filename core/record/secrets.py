@@ -78,8 +78,8 @@ def mask(text: str) -> str:
 
 
 def _values(name: str) -> list[str]:
-    found = [os.environ.get(variable, "").strip() for variable in NAMES[name]]
-    return [value for value in [*found, _stored().get(name, "")] if value]
+    values = [os.environ.get(variable, "").strip() for variable in NAMES[name]]
+    return [value for value in [*values, _stored().get(name, "")] if value]
 
 
 def _stored() -> dict[str, str]:
@@ -87,9 +87,9 @@ def _stored() -> dict[str, str]:
     try:
         key = (str(path), *stamp(path))
         if key not in _read:
-            found = read_json_object(path)
+            content = read_json_object(path)
             _read.clear()
-            _read[key] = {name: text for name, text in found.items() if name in NAMES and isinstance(text, str)}
+            _read[key] = {name: text for name, text in content.items() if name in NAMES and isinstance(text, str)}
         return dict(_read[key])
     except (OSError, ProblemsError):
         return {}

@@ -27,5 +27,5 @@ def stamp_or_none(path: Path | str) -> Stamp | None:
 
 def version(path: Path | str) -> str:
     """The stamp as text, for a browser; "" where there is no such file."""
-    found = stamp_or_none(path)
-    return f"{found[1]:x}-{found[0]:x}" if found else ""
+    stamp = stamp_or_none(path)
+    return f"{stamp[1]:x}-{stamp[0]:x}" if stamp else ""

@@ -33,10 +33,8 @@ from tabs.markup import esc, problems_html
 
 KNOWN = entries(CaptionEditSettings, "edit_captions")
 PREVIEWED = 20  # differences in a preview
-MAX_SAME, MAX_DIFFERENT = (
-    400,
-    1200,
-)  # compared characters before and after the first difference, since comparing is quadratic
+# Compared characters before and after the first difference, since comparing is quadratic.
+MAX_SAME, MAX_DIFFERENT = 400, 1200
 _WORD = re.compile(r"\s+|,|[^\s,]+")
 MAX_TAGS, QUICK, TOGETHER, OPTIONS = 400, 9, 12, 12
 MAX_QUICK_LENGTH = 40  # characters
@@ -161,13 +159,15 @@ class Bulk:
         """Tags that begin with a text, of the dataset and then of the lists in models/tag_lists, and problems of these lists."""
         wanted = comparable(text)
         counts = self._counts(list(self.items().values())) if wanted else []
-        found = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(wanted)][:OPTIONS]
-        known = {comparable(tag) for tag, _, _ in found}
+        matches = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(wanted)][:OPTIONS]
+        known = {comparable(tag) for tag, _, _ in matches}
         lists, problems = tag_lists(self._workspace)
-        listed = lists.complete(text, OPTIONS) if len(found) < OPTIONS else []
-        found += [(tag_words(each.tag), each.times, each.alias) for each in listed if comparable(each.tag) not in known]
+        listed = lists.complete(text, OPTIONS) if len(matches) < OPTIONS else []
+        matches += [
+            (tag_words(each.tag), each.times, each.alias) for each in listed if comparable(each.tag) not in known
+        ]
         names = ("tag", "count", "alias")
-        options = [dict(zip(names, each, strict=True)) for each in found[:OPTIONS]]
+        options = [dict(zip(names, each, strict=True)) for each in matches[:OPTIONS]]
         return {"options": options, "lists": [problem.to_dict() for problem in problems]}
 
     # -- changes

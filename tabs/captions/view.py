@@ -63,7 +63,7 @@ def choices(report: Report | None) -> list[tuple[str, str]]:
     """[(label with the number of images, value)] of SHOWS; empty without images."""
     trained = [row for row in report.rows if row.bucket is not None] if report else []
     return [
-        (f"{words} ({sum(test(row) for row in trained):,})", name) for name, (words, test) in SHOWS.items() if trained
+        (f"{title} ({sum(test(row) for row in trained):,})", name) for name, (title, test) in SHOWS.items() if trained
     ]
 
 
@@ -148,10 +148,10 @@ def meter(tokens: int, longest: int) -> str:
         f"</i>{at}</span>"
         for at in shown
     )
-    words = words_on_length(tokens, longest)
+    message = words_on_length(tokens, longest)
     return (
-        f'<div class="meter{" too-long" if over else ""}"><div class="counted" role="status">{esc(words)}</div>'
-        f'<div class="track" role="img" aria-label="{esc(words)}"><span class="kept" '
+        f'<div class="meter{" too-long" if over else ""}"><div class="counted" role="status">{esc(message)}</div>'
+        f'<div class="track" role="img" aria-label="{esc(message)}"><span class="kept" '
         f'style="width:{100 * trained / scale:.2f}%"></span>'
         f'<span class="over" style="width:{100 * over / scale:.2f}%"></span>{marks}</div></div>'
     )

@@ -25,10 +25,9 @@ class ClassForm:
 
     def __init__(self, page: Page, load: Callable[[], dict[str, Any]], keep: Callable[..., None]):
         self.page, self._load, self._keep = page, load, keep
-        kept = (lambda: load().get("class_values"), lambda values: keep(class_values=values))
-        self.form = TaskForm(
-            page, named(TASK), "class", "class_field", kept, without=("folder",)
-        )  # the card says where
+        storage = (lambda: load().get("class_values"), lambda values: keep(class_values=values))
+        # The card says where.
+        self.form = TaskForm(page, named(TASK), "class", "class_field", storage, without=("folder",))
 
     @property
     def open_on(self) -> int | None:
@@ -71,9 +70,9 @@ class ClassForm:
 
     def jobs(self) -> list[Any]:
         """Entries of the queue with this task: open ones, and the last ended one."""
-        mine = [entry for entry in self.page.engine.queue() if entry.task == TASK]
-        going = [entry for entry in mine if entry.state in ("waiting", "running")]
-        return going or mine[-1:]
+        entries = [entry for entry in self.page.engine.queue() if entry.task == TASK]
+        going = [entry for entry in entries if entry.state in ("waiting", "running")]
+        return going or entries[-1:]
 
     @property
     def stamp(self) -> str:
@@ -82,9 +81,9 @@ class ClassForm:
     def html(self, number: int, entry: Source | None) -> str:
         """HTML on a card: the button or the open form, and the job that fills its folder."""
         is_open = self.open_on == number
-        words = "Close" if is_open else "Generate regularization images"
+        label = "Close" if is_open else "Generate regularization images"
         tooltip = "Generates images of the class with the base model for prior preservation"
-        head = button("class", words, number, kind="quiet", title=tooltip) + self._going(entry)
+        head = button("class", label, number, kind="quiet", title=tooltip) + self._going(entry)
         if not is_open:
             return f'<div class="class-line">{head}</div>'
         word = (entry.class_word if entry else None) or first_class_word(self.page.project.job.dataset)

@@ -83,16 +83,16 @@ def _card(
 ) -> str:
     root = resolve_path(entry.folder)
     name = printable(root.name or entry.folder)
-    own = own_settings(entry)
+    settings = own_settings(entry)
     more = _more(number, entry, common) if opened else ""
-    made = class_form(number, entry) if entry.role == "regularization" else ""
+    form = class_form(number, entry) if entry.role == "regularization" else ""
     state = ("" if entry.enabled else " is-off") + f" {entry.role}"
     return (
         f'<article class="concept{state}" aria-label="{esc(name)}"{row_of(entry.folder)}>'
         f"{_head(number, entry, contents, name, thumb_url, busy)}"
         f'<div class="concept-fields">{_fields(number, entry, contents)}</div>'
-        f"{_words(number, entry, proposed)}{_inside(contents, root)}{made}"
-        f"{_more_line(number, entry, name, own, opened, bool(proposed))}{more}</article>"
+        f"{_words(number, entry, proposed)}{_inside(contents, root)}{form}"
+        f"{_more_line(number, entry, name, settings, opened, bool(proposed))}{more}</article>"
     )
 
 
@@ -153,8 +153,8 @@ def _words(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
     """HTML of a note on the identifier's tokens, and of the proposed rare tokens."""
     note = _note_on(entry.identifier) if entry.identifier and entry.role != "validation" else ""
     hint = f'<span class="hint">{esc(note)}</span>' if note else ""
-    words = "".join(button("word", word, f"{number}:{word}", label=f"Use {word}") for word in proposed or ())
-    offers = f'<span class="offers">{words}</span>' if words else ""
+    buttons = "".join(button("word", word, f"{number}:{word}", label=f"Use {word}") for word in proposed or ())
+    offers = f'<span class="offers">{buttons}</span>' if buttons else ""
     return f'<div class="word-note">{hint}{offers}</div>' if hint or offers else ""
 
 
@@ -176,9 +176,9 @@ def _inside(contents: FolderContents, root: Any) -> str:
 
 
 def _inner(folder: Folder) -> str:
-    words = esc(folder.words) or "<span class='hint'>none</span>"
+    class_tokens = esc(folder.words) or "<span class='hint'>none</span>"
     name, number = esc(printable(folder.path.name)), f"{folder.images:,}"
-    return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{words}</td></tr>"
+    return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{class_tokens}</td></tr>"
 
 
 def _more_line(number: int, entry: Source, name: str, overrides: dict[str, Any], opened: bool, proposed: bool) -> str:
@@ -188,14 +188,14 @@ def _more_line(number: int, entry: Source, name: str, overrides: dict[str, Any],
     if names:
         summary = f"{count(len(names), 'setting')} set here: {in_words(names[:SHORT_LIST], entry)}"
         summary += " ..." if len(names) > SHORT_LIST else ""
-    words = "Less" if opened else "More"
+    label = "Less" if opened else "More"
     note = "Removes it from this list; its files are kept"
     remove = button("remove", "Remove", number, kind="quiet", title=note, label=f"Remove {name}")
     ask = "Other identifiers" if proposed else "Suggest rare words"
     propose = button("propose", ask, number, kind="quiet") if entry.role == "train" else ""
     unfold = (
         f'<button type="button" class="btn quiet" data-act="more" data-arg="{number}" '
-        f'aria-expanded="{"true" if opened else "false"}">{words}</button>'
+        f'aria-expanded="{"true" if opened else "false"}">{label}</button>'
     )
     return f'<div class="more-line">{unfold}<span class="hint" title="{esc(summary)}">{esc(summary)}</span>{propose}{remove}</div>'
 

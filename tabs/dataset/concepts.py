@@ -82,13 +82,13 @@ def folder_contents(entries: Sequence[Source], report: Report | None) -> list[Fo
             first.setdefault(row.concept, row.path)
             images[row.concept] += row.trains or row.role == "validation"
         ids[row.concept].add(row.key[0])
-    found, number = [], 0
+    contents, number = [], 0
     for entry in entries:
         if not entry.enabled:
-            found.append(FolderContents())
+            contents.append(FolderContents())
             continue
         folders = tuple(folder for folder in report.folders if folder.id in ids[number])
         views = report.views.get(number, 0)
-        found.append(FolderContents(folders, images[number], views, first.get(number)))
+        contents.append(FolderContents(folders, images[number], views, first.get(number)))
         number += 1
-    return found
+    return contents

@@ -76,8 +76,8 @@ class DoctorHandlers:
             folders = dict.fromkeys(
                 resolve_path(entry.folder) for entry in entries if self.page.roots.holds(resolve_path(entry.folder))
             )
-            found = [each for folder in folders for each in put_away_lately(folder)]
-            self._away = (key, sorted(found, key=lambda each: -each.when))
+            actions = [each for folder in folders for each in put_away_lately(folder)]
+            self._away = (key, sorted(actions, key=lambda each: -each.when))
         return self._away[1]
 
     def html(self, entries: Sequence[Source]) -> str:
@@ -117,17 +117,17 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
         if shown >= IMAGES_SHOWN:
             break
         items = ""
-        for seen in group[: IMAGES_SHOWN - shown]:
+        for image in group[: IMAGES_SHOWN - shown]:
             shown += 1
-            name, goes = printable(seen.key[-1]), seen.key in advised
-            tooltip = ", ".join(part for part in (name, seen.note, "would be removed" if goes else "") if part)
+            name, goes = printable(image.key[-1]), image.key in advised
+            tooltip = ", ".join(part for part in (name, image.note, "would be removed" if goes else "") if part)
             shows = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
-            place = places.get(seen.key)
+            place = places.get(image.key)
             where = f' data-act="open" data-arg="{place[0]}"{row_of(key_of(place[1]))}' if place else " disabled"
             items += (
                 f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(tooltip)}">'
-                f'<img src="{esc(thumb_url(seen.path, 96))}" alt="" loading="lazy" decoding="async">'
-                f"<b{shows}>{esc(name)}</b> <span>{esc(seen.note)}</span>"
+                f'<img src="{esc(thumb_url(image.path, 96))}" alt="" loading="lazy" decoding="async">'
+                f"<b{shows}>{esc(name)}</b> <span>{esc(image.note)}</span>"
                 f"{GOES if goes else ''}</button>"
             )
         images += f'<div class="seen-group">{items}</div>'
@@ -154,9 +154,9 @@ def back(away: Sequence[PutAway]) -> str:
     rows = ""
     for each in away[:BACK_SHOWN]:
         when = time.strftime("%d %B, %H:%M", time.localtime(each.when))
-        words = f"{count(len(each.images), 'image')} removed on {when}: {each.reason}"
-        undo = button("back", "Restore", each.token, label=f"Restore: {words}")
-        rows += f'<div class="told"><span>{esc(words)}</span>{undo}</div>'
+        message = f"{count(len(each.images), 'image')} removed on {when}: {each.reason}"
+        undo = button("back", "Restore", each.token, label=f"Restore: {message}")
+        rows += f'<div class="told"><span>{esc(message)}</span>{undo}</div>'
     if len(away) > BACK_SHOWN:
         rows += f'<p class="hint">and {count(len(away) - BACK_SHOWN, "earlier action")} in the trash folder</p>'
     return f'<div class="away">{rows}</div>' if rows else ""

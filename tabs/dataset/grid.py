@@ -112,10 +112,10 @@ def grid(
         nothing = empty_state(f"{blocks[0].what}.", f"{blocks[0].fix[:1].upper()}{blocks[0].fix[1:]}")
     body = f'<ul class="tiles">{tiles}</ul>' if tiles else nothing
     choices = []
-    for name, (words, test) in SHOWS.items():
+    for name, (title, test) in SHOWS.items():
         number = sum(map(test, report.rows))
         if number or name not in RARE or name == show:
-            choices.append((f"{words} ({number:,})", name))
+            choices.append((f"{title} ({number:,})", name))
     if show not in SHOWS:
         choices.append((f"bucket {show.replace('x', ' × ')} ({len(rows):,})", show))
     above, below = (pager("page", page, pages, len(rows), "images", label) for label in PAGERS)
@@ -131,15 +131,15 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -
     image = _image(row, name, thumb_url)
     opens = row.bucket is not None
     if opens:
-        words = f'<div class="says{"" if row.source in IMAGE_SOURCES else " folder"}" title="{esc(row.caption)}">{_caption(row)}</div>'
+        caption = f'<div class="says{"" if row.source in IMAGE_SOURCES else " folder"}" title="{esc(row.caption)}">{_caption(row)}</div>'
         about = f"Edit the caption of {name}"
         opener = f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="{esc(about)}">'
         body = opener + image + "</button>"
     else:
-        words = f'<div class="says">{esc("It " + row.why if row.why else "It is not trained.")}</div>'
+        caption = f'<div class="says">{esc("It " + row.why if row.why else "It is not trained.")}</div>'
         body = f'<div class="shot">{image}</div>'
     return (
-        f'<li class="tile"{row_of(key_of(row))}>{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{words}'
+        f'<li class="tile"{row_of(key_of(row))}>{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{caption}'
         f'<div class="sizes">{_facts(row)}</div>{_hold(number, name, hold)}</li>'
     )
 

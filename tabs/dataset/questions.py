@@ -164,7 +164,7 @@ def cards(job: TrainJob, questions: Sequence[Question], done: Collection[str], l
 
 
 def _open_question(job: TrainJob, question: Question, done: bool) -> str:
-    words, choices = QUESTIONS[question.kind]
+    text, choices = QUESTIONS[question.kind]
     now = in_force(job, question.kind)
     buttons = "".join(
         _choice(
@@ -180,8 +180,8 @@ def _open_question(job: TrainJob, question: Question, done: bool) -> str:
             "<span>They are placed on this color. Right when the subject itself is white.</span></label>"
         )
     if question.images == 1:
-        words = words.replace("have", "has", 1)
-    return f'<div class="ask"><p>{_concerns(question)} {esc(words)}</p><div class="choices">{buttons}</div></div>'
+        text = text.replace("have", "has", 1)
+    return f'<div class="ask"><p>{_concerns(question)} {esc(text)}</p><div class="choices">{buttons}</div></div>'
 
 
 def _loses(question: Question, choice: Choice) -> str:
@@ -194,7 +194,7 @@ def _loses(question: Question, choice: Choice) -> str:
 
 def _concerns(question: Question) -> str:
     """HTML of the number of images that a question is about, counts, and some names."""
-    counted = ", ".join(f"{number:,} {words}" for words, number in question.counts.items())
+    counted = ", ".join(f"{number:,} {noun}" for noun, number in question.counts.items())
     names = ", ".join(question.examples)
     about = "; ".join(part for part in (counted, names) if part)
     return f'<strong>{esc(count(question.images, "image"))}</strong> <span class="hint">({esc(about)})</span>'
@@ -217,8 +217,8 @@ def _answered_line(job: TrainJob, question: Question) -> str:
         "lines": "Of several lines",
     }
     now = in_force(job, question.kind)
-    words = next((each.words.lower() for each in QUESTIONS[question.kind][1] if each.name == now), "")
+    answer = next((each.words.lower() for each in QUESTIONS[question.kind][1] if each.name == now), "")
     if now == COLOR:
-        words = f"the color {job.dataset.alpha_color}"
+        answer = f"the color {job.dataset.alpha_color}"
     ask = button("ask", "Change", question.kind, kind="quiet", label=f"Change: {titles[question.kind]}")
-    return f'<div class="told"><span>{esc(titles[question.kind])}: <b>{esc(words or "as set in Train")}</b></span>{ask}</div>'
+    return f'<div class="told"><span>{esc(titles[question.kind])}: <b>{esc(answer or "as set in Train")}</b></span>{ask}</div>'

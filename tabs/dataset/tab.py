@@ -157,7 +157,7 @@ class Handlers:
             state.get("open", []),
             self.page.thumb_url,
             busy=waits,
-            proposed={number: words for number, (_, words) in self._proposed.items()},
+            proposed={number: text for number, (_, text) in self._proposed.items()},
             class_form=self.class_form.html,
             undo=self._undo(),
         )
@@ -183,8 +183,8 @@ class Handlers:
         """HTML of Train's undo and redo: the folders are part of its form."""
         steps = {"undo": ("Undo", self.page.project.can_undo), "redo": ("Redo", self.page.project.can_redo)}
         return "".join(
-            button(act, words, kind="quiet", title=f"{words}: {did}" if did else "", disabled=not did, again=True)
-            for act, (words, did) in steps.items()
+            button(act, message, kind="quiet", title=f"{message}: {did}" if did else "", disabled=not did, again=True)
+            for act, (message, did) in steps.items()
         )
 
     def _all(self) -> dict[str, Any]:
@@ -226,8 +226,8 @@ class Handlers:
             self.page.roots.check(text, "dataset.folder")
         if self.page.project.edit("dataset.folder", text):
             self._keep(show="all", page=0, browse="")
-            kept = self.page.project.tab_state("Captions")
-            self.page.project.keep("Captions", {"edits": kept.get("edits", {})})  # another set, another list
+            state = self.page.project.tab_state("Captions")
+            self.page.project.keep("Captions", {"edits": state.get("edits", {})})  # another set, another list
         self.reading.want()
         self.reading.wait_for_first()
 
@@ -401,8 +401,8 @@ class Handlers:
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         if report is None or not 0 <= number < len(report.rows):
             return gr.skip()
-        kept = self.page.project.tab_state("Captions")
-        self.page.project.keep("Captions", kept | {"key": key_of(report.rows[number]), "show": "all", "find": ""})
+        state = self.page.project.tab_state("Captions")
+        self.page.project.keep("Captions", state | {"key": key_of(report.rows[number]), "show": "all", "find": ""})
         return gr.Tabs(selected="Captions")
 
     def _answer(self, act: str, arg: str, value: str) -> None:

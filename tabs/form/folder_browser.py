@@ -36,22 +36,22 @@ class Listing:
 def starts(roots: Roots) -> list[tuple[str, Path]]:
     """[(name, folder)] at which browsing can begin."""
     space = roots.workspace
-    found = [
+    folders = [
         ("Starter images", PROJECT / "models" / "starter" / "images"),
         ("Uploaded sets", space.datasets),
         ("Outputs", space.outputs),
     ]
     if roots.local:
-        found += [("Home", Path.home()), ("Project", PROJECT)]
-        found += [(drive, Path(drive)) for drive in _drives()]
-    return [(name, path) for name, path in found if roots.holds(path) and path.is_dir()]
+        folders += [("Home", Path.home()), ("Project", PROJECT)]
+        folders += [(drive, Path(drive)) for drive in _drives()]
+    return [(name, path) for name, path in folders if roots.holds(path) and path.is_dir()]
 
 
 def nearest(roots: Roots, wanted: Path) -> Path:
     """Return `wanted` or its nearest parent that exists and is allowed, else the first start."""
     above = Path(os.path.abspath(wanted)) if "\0" not in str(wanted) else PROJECT
-    found = (each for each in (above, *above.parents) if roots.holds(each) and os.path.isdir(each))
-    return next(found, None) or starts(roots)[0][1]
+    existing = (each for each in (above, *above.parents) if roots.holds(each) and os.path.isdir(each))
+    return next(existing, None) or starts(roots)[0][1]
 
 
 def _drives() -> list[str]:
@@ -130,16 +130,16 @@ def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
 
 def image_folders(workspace: Workspace) -> list[tuple[str, str]]:
     """[(label, value)]: the starter's images, then the folders in outputs/datasets, newest first."""
-    found: list[tuple[str, str]] = []
+    folders: list[tuple[str, str]] = []
     starter = STARTER / "images"
     if starter.is_dir():
-        found.append((f"starter images ({_count(starter)})", display_path(starter)))
+        folders.append((f"starter images ({_count(starter)})", display_path(starter)))
     if workspace.datasets.is_dir():
         newest = sorted(
             (path for path in workspace.datasets.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime
         )
-        found += [(path.name, display_path(path)) for path in newest[:MAX_SETS] if not path.name.startswith(".")]
-    return found
+        folders += [(path.name, display_path(path)) for path in newest[:MAX_SETS] if not path.name.startswith(".")]
+    return folders
 
 
 def _count(folder: Path) -> int:

@@ -129,13 +129,13 @@ class PresetForm(ABC):
     def save(self, name: str, replace: bool = False) -> Done:
         """Save the form as an own preset and make it the loaded one, which keeps its kind, title and reasons where it is replaced."""
         with self.lock:
-            job, own = self.checked_job(), "user/" + name.strip().removeprefix("user/")
-            before = read_preset(self.presets, own) if replace and own == self.name else None
+            job, user_name = self.checked_job(), "user/" + name.strip().removeprefix("user/")
+            before = read_preset(self.presets, user_name) if replace and user_name == self.name else None
             if before is None:
                 about = self.description
                 saved = self.presets.save(name, job, task=self.task_name, replace=replace, description=about)
             else:
-                saved = self.presets.keep(own, preset_files.with_job(before, job), replace=True)
+                saved = self.presets.keep(user_name, preset_files.with_job(before, job), replace=True)
             self.set_preset(saved)
         return Done(f"Saved as {saved.removeprefix('user/')}.")
 
@@ -165,8 +165,8 @@ class PresetForm(ABC):
         taken = {name.casefold() for name in self.presets.names()}  # one file each on Windows and macOS
         name = next(name for name in names if f"user/{name}".casefold() not in taken)
         job, whole = preset_files.apply(preset), preset.kind != "recipe"
-        kept = self.presets.keep(name, preset_files.with_job(preset, job) if whole else preset)
-        return self.choose(kept, f"Opened {file_name} and kept it as {name}.")
+        stored = self.presets.keep(name, preset_files.with_job(preset, job) if whole else preset)
+        return self.choose(stored, f"Opened {file_name} and kept it as {name}.")
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:

@@ -231,8 +231,8 @@ class Project(PresetForm):
 
     def _import_of(self, preset: str) -> dict[str, Any]:
         """The report of the import that a preset was saved from; {} for any other preset."""
-        found = read_preset(self.presets, preset)
-        return {"description": found.description} if found and found.description.startswith(IMPORTED) else {}
+        loaded = read_preset(self.presets, preset)
+        return {"description": loaded.description} if loaded and loaded.description.startswith(IMPORTED) else {}
 
     def take_import(self, job: TrainJob, title: str, done: str, imported: dict[str, Any]) -> Done:
         """Fill in the form from another program's settings.
@@ -271,9 +271,8 @@ class Project(PresetForm):
             self.replace(job, did="change in the JSON pane")
             return None
         recipe = preset if preset and preset.kind == "recipe" else None
-        stated = (
-            recipe.stated() if recipe else FIELDS
-        )  # a recipe leaves the other fields as they are, with their mistakes
+        # A recipe leaves the other fields as they are, with their mistakes.
+        stated = recipe.stated() if recipe else FIELDS
         bad = {path: each for path, each in self.bad.items() if preset_files.kept(FIELDS[path]) and path not in stated}
         self.replace(job, preset=name, did=f"loading {name}" if name else "reset to default", bad=bad)
         left = "; your model, images, prompts and name stay" if recipe else ""

@@ -10,10 +10,7 @@ from core.settings.values import shown_value, text_of
 from tabs.markup import esc, options
 
 NOTHING = '""'  # typed for an empty text, in a field where empty means the common value
-TRAIN, TOOL_FILES = (
-    "train",
-    "tool-files",
-)  # ids of Train's form, and of the datalist for fields that name a file
+TRAIN, TOOL_FILES = "train", "tool-files"  # ids of Train's form, and of the datalist for fields that name a file
 WIDE = {"lines", "layers", "sizes", "arguments", "prompt", "blocks"}
 LONG_HELP = 220  # characters; longer help needs a wide field
 LONG_CHOICE = 20  # characters; longer choices do not fit a narrow column
@@ -147,8 +144,8 @@ class FieldView:
 
     def _radios(self, elem: str, data: str) -> str:
         each = "".join(
-            f'<label><input type="radio" name="{elem}" value="{esc(value)}" {data}><span>{esc(words)}</span></label>'
-            for words, value in choices(self.entry)
+            f'<label><input type="radio" name="{elem}" value="{esc(value)}" {data}><span>{esc(title)}</span></label>'
+            for title, value in choices(self.entry)
         )
         return f'<div class="few" role="radiogroup" aria-labelledby="{elem}-title">{each}</div>'
 
@@ -175,13 +172,13 @@ class FieldView:
 
     def button(self) -> str:
         """HTML of a button that opens the list of model files or the file browser; "" if the setting's value is not a path."""
-        entry, looks, words = self.entry, browses(self.entry), esc(label(self.entry))
+        entry, looks, title = self.entry, browses(self.entry), esc(label(self.entry))
         if entry.holds and self.form:
             name = entry.path if self.form == TRAIN else entry.name
             looks = entry.widget if self.form == TRAIN and entry.widget == "model" else looks
             about = f'data-pick="{esc(name)}" data-form="{esc(self.form)}" data-looks="{looks}"'
-            return f'<button type="button" class="btn" {about} aria-label="List: {words}">List</button>'
-        about = f'data-browse="{looks}" aria-label="Browse: {words}"'
+            return f'<button type="button" class="btn" {about} aria-label="List: {title}">List</button>'
+        about = f'data-browse="{looks}" aria-label="Browse: {title}"'
         return f'<button type="button" class="btn" {about}>Browse</button>' if looks else ""
 
     def _text(self) -> str:
@@ -196,7 +193,7 @@ class FieldView:
         none = [(f"as for all: {self.empty}" if self.shared else self.empty, None)] if entry.optional else []
         switch = entry.kind == "bool"
         offered = [("on", True), ("off", False)] if switch else [(entry.label(each), each) for each in entry.choices]
-        return options(((words, plain(each)) for words, each in (*none, *offered)), plain(self.value))
+        return options(((title, plain(each)) for title, each in (*none, *offered)), plain(self.value))
 
     def _note(self) -> str:
         """Help of the field, and how to enter an empty value if empty means the common one."""

@@ -7,7 +7,7 @@ import pytest
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.training.checks.objective import objective_problems
+from core.training.checks.before_start import objective_problems
 
 FOR_V = {"scale_v_pred_loss_like_noise_pred": True}
 

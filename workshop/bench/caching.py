@@ -87,9 +87,9 @@ def _placed(folder: Path, count: int) -> list[Placed]:
         noise = python_random(0, "bench image", number).randbytes(width // 4 * (height // 4) * 3)
         drawing = Image.frombytes("RGB", (width // 4, height // 4), noise)
         drawing.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
-        found, where = path.stat(), plan.assign(width, height)
+        status, where = path.stat(), plan.assign(width, height)
         assert where is not None
-        image = ImageInfo("bench", path.name, path, width, height, found.st_size, found.st_mtime_ns)
+        image = ImageInfo("bench", path.name, path, width, height, status.st_size, status.st_mtime_ns)
         result.append(Placed(image, where, Caption("", "none", path.with_suffix(".txt")), concept))
     return result
 

@@ -50,16 +50,16 @@ def measure_captions(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def caption_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    many = f"{found['images']} captions"
+def caption_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    many = f"{result['images']} captions"
     return [
         (
             f"filtering {many}",
-            f"{found['filter_seconds'] * 1000:.0f} ms, the first time {found['first_filter_seconds'] * 1000:.0f} ms",
+            f"{result['filter_seconds'] * 1000:.0f} ms, the first time {result['first_filter_seconds'] * 1000:.0f} ms",
         ),
-        (f"tags of {many}", f"{found['count_seconds'] * 1000:.0f} ms"),
-        (f"preview of a change to {many}", f"{found['preview_seconds'] * 1000:.0f} ms"),
-        (f"changing {many}", f"{found['change_seconds']:.1f} s; undo {found['undo_seconds']:.1f} s"),
+        (f"tags of {many}", f"{result['count_seconds'] * 1000:.0f} ms"),
+        (f"preview of a change to {many}", f"{result['preview_seconds'] * 1000:.0f} ms"),
+        (f"changing {many}", f"{result['change_seconds']:.1f} s; undo {result['undo_seconds']:.1f} s"),
     ]
 
 

@@ -98,17 +98,20 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """All cases, or the named one. quick: the starter, few steps, one round."""
     chosen = QUICK if quick and case is None else CASES
-    found = {}
+    measured = {}
     for name, each in ({**CASES, **QUICK} if case else chosen).items():
         if case not in (None, name):
             continue
         free = psutil.virtual_memory().available / 1e9
         if device == "cpu" and free < each.needs_gb:
             say(f"skipped: {each.what} needs about {each.needs_gb:.0f} GB, {free:.0f} are free")
-            found[name] = {"what": each.what, "left_out": f"needs about {each.needs_gb:.0f} GB, {free:.0f} were free"}
+            measured[name] = {
+                "what": each.what,
+                "left_out": f"needs about {each.needs_gb:.0f} GB, {free:.0f} were free",
+            }
             continue
-        found[name] = measure_case(each, folder, device, 8 if quick else 20, 1 if quick else 2, say)
-    return found
+        measured[name] = measure_case(each, folder, device, 8 if quick else 20, 1 if quick else 2, say)
+    return measured
 
 
 def measure_case(
@@ -128,9 +131,8 @@ def measure_case(
         measured = measure_training(values, outputs, device)
         shutil.rmtree(outputs / "runs")  # whole models are large
         ours.append((measured.seconds_per_step, measured.peak_bytes))
-        say(
-            f"  {_words(_named(ours[-1]))}"
-        )  # at once: large cases take long, and a stopped benchmark has said what it knew
+        # At once: large cases take long, and a stopped benchmark has said what it knew.
+        say(f"  {_words(_named(ours[-1]))}")
         for name, spec in specs.items():
             say(f"{case.what}: the plain trainer ({name}), round {number + 1} of {rounds}")
             plain[name].append(measure_plain(spec, folder))
@@ -149,19 +151,19 @@ def summary(
             "peak_bytes": min(peak for _, peak in measured) if device == "cpu" else None,
         }
 
-    mine = best(ours)
+    atelier = best(ours)
     against = {}
     for name, measured in plain.items():
         other = best(measured)
         against[name] = other | {
-            "time_ratio": mine["seconds_per_step"] / other["seconds_per_step"],
-            "memory_ratio": mine["peak_bytes"] / other["peak_bytes"] if device == "cpu" else None,
+            "time_ratio": atelier["seconds_per_step"] / other["seconds_per_step"],
+            "memory_ratio": atelier["peak_bytes"] / other["peak_bytes"] if device == "cpu" else None,
         }
     return {
         "what": f"{case.what}, {case.size} px, batch 1",
         "goal_time": case.goal_time,
         "goal_memory": case.goal_memory,
-        "ours": mine,
+        "ours": atelier,
         "plain": against,
     }
 
@@ -207,9 +209,9 @@ def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
     """Median seconds per step after the warm-up, and the process's peak memory in bytes."""
     file = folder / "plain.json"
     file.write_text(json.dumps(asdict(spec)), encoding="utf-8")
-    words = [sys.executable, "-m", "workshop.bench.plain_trainer", str(file)]
+    argv = [sys.executable, "-m", "workshop.bench.plain_trainer", str(file)]
     usual = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}  # ours, not torch's
-    process = subprocess.Popen(words, cwd=PROJECT, env=usual, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(argv, cwd=PROJECT, env=usual, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     watch = PeakWatch(process.pid)
     printed, errors = process.communicate()
     peak = watch.finish()
@@ -219,10 +221,10 @@ def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
     return statistics.median(seconds[WARM_UP_STEPS:]), peak
 
 
-def compare_rows(found: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+def compare_rows(result: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     """Rows of the benchmark's table."""
     rows = []
-    for case in found.values():
+    for case in result.values():
         if "left_out" in case:
             rows.append((case["what"], f"skipped: {case['left_out']}"))
             continue

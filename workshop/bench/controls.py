@@ -26,13 +26,13 @@ LINES = 400
 
 def measure_controls(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Milliseconds of one thread's CPU time, so that other programs do not count: the median of several times."""
-    found, rounds = [], 3 if quick else ROUNDS
+    rows, rounds = [], 3 if quick else ROUNDS
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:
         for kind, image, ending in _images():
             for size in SIZES[:1] if quick else SIZES:
                 say(f"reading {kind} at {size} px")
-                found.append({"kind": kind, "size": size} | _measured(Path(name), image, ending, size, rounds))
-    return {"side": SIDE, "images": found}
+                rows.append({"kind": kind, "size": size} | _measured(Path(name), image, ending, size, rounds))
+    return {"side": SIDE, "images": rows}
 
 
 def _images() -> list[tuple[str, Image, str]]:
@@ -87,8 +87,8 @@ def _placed(folder: Path, image: Image, ending: str, size: int) -> Placed:
 
     path = folder / f"{image.width}{ending}"
     image.save(path, quality=90)  # of a JPEG
-    found = path.stat()
-    info = ImageInfo("bench", path.name, path, *image.size, found.st_size, found.st_mtime_ns, control=path)
+    status = path.stat()
+    info = ImageInfo("bench", path.name, path, *image.size, status.st_size, status.st_mtime_ns, control=path)
     return Placed(info, fit_to_bucket(image.size, (size, size)), Caption("", "none", path))
 
 
@@ -101,13 +101,13 @@ def _ms(work: Callable[[], object], rounds: int) -> float:
     return median(times)
 
 
-def control_rows(found: dict[str, Any]) -> Sequence[tuple[str, str]]:
+def control_rows(result: dict[str, Any]) -> Sequence[tuple[str, str]]:
     """Rows of the benchmark's table."""
     return [
         (
-            f"{each['kind']} of {found['side']} px at {each['size']} px",
+            f"{each['kind']} of {result['side']} px at {each['size']} px",
             f"decoded {each['decoded_ms']:.1f} ms, cached {each['cached_ms']:.1f} ms ({each['cached_bytes'] / 1000:.0f} kB); "
             f"saved at {each['size']} px: decoded {each['small_decoded_ms']:.1f} ms, as a cache entry {each['small_from_entry_ms']:.1f} ms",
         )
-        for each in found["images"]
+        for each in result["images"]
     ]

@@ -90,10 +90,10 @@ def _scan(folder: str, memo_path: str) -> dict[str, Any]:
     from core.settings.dataset.dataset import DatasetSettings
     from core.settings.dataset.validation import ValidationSettings
 
-    found = concepts(DatasetSettings(folder=folder), CaptionSettings(), ValidationSettings())
+    folders = concepts(DatasetSettings(folder=folder), CaptionSettings(), ValidationSettings())
     before, start = psutil.Process().memory_info().rss, time.perf_counter()
-    scanned = scan(found, memo_path=memo_path)
-    captions = captions_of(scanned.images, [each.captions for each in found], Memo(memo_path))
+    scanned = scan(folders, memo_path=memo_path)
+    captions = captions_of(scanned.images, [each.captions for each in folders], Memo(memo_path))
     seconds = time.perf_counter() - start
     assert len(captions) == len(scanned.images)
     return {"seconds": seconds, "bytes": psutil.Process().memory_info().rss - before}

@@ -26,26 +26,26 @@ def measure_formats(folder: Path, quick: bool, say: Callable[[str], None]) -> di
     with tempfile.TemporaryDirectory(prefix="formats-", dir=folder) as name:
         root = Path(name)
         say(f"creating a model of random weights with {'SD 1.5' if quick else 'SDXL'}'s architecture")
-        made = write_real_size(root / "made", "sd1" if quick else "sdxl")
-        first = _conversion(made, root / FORMS["safetensors"], "safetensors", root / "outputs")  # its copy follows
-        atomic.remove_folder(made)
+        model = write_real_size(root / "made", "sd1" if quick else "sdxl")
+        first = _conversion(model, root / FORMS["safetensors"], "safetensors", root / "outputs")  # its copy follows
+        atomic.remove_folder(model)
         source = root / FORMS["safetensors"]
-        found: dict[str, Any] = {"bytes": source.stat().st_size, "family": "SD 1.5" if quick else "SDXL"}
+        result: dict[str, Any] = {"bytes": source.stat().st_size, "family": "SD 1.5" if quick else "SDXL"}
         first["copy_seconds"] = copy_seconds(source, root / "copy")
-        found["folder to safetensors"] = first
+        result["folder to safetensors"] = first
         for form in ("diffusers_safetensors", "ckpt", "safetensors"):
             say(f"converting the file: {form}")
             copied, target = copy_seconds(source, root / "copy"), root / f"new-{FORMS[form]}"
             measured = _conversion(source, target, form, root / "outputs") | {"copy_seconds": copied}
-            found[f"safetensors to {form}"] = measured
+            result[f"safetensors to {form}"] = measured
             (atomic.remove_folder if target.is_dir() else atomic.remove)(target)
-    return found
+    return result
 
 
 def _conversion(source: Path, target: Path, form: str, outputs: Path) -> dict[str, float]:
-    words = webui(outputs, "cpu", "convert_model", str(source), "--convert_model.save_model_as", form)
+    command = webui(outputs, "cpu", "convert_model", str(source), "--convert_model.save_model_as", form)
     forget(source)
-    measured = measure_tool([*words, "--convert_model.output", str(target)])
+    measured = measure_tool([*command, "--convert_model.output", str(target)])
     written = folder_bytes(target) if target.is_dir() else target.stat().st_size
     return measured | {"bytes": float(written)}
 
@@ -70,10 +70,10 @@ def forget(path: Path) -> None:
                 os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def format_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    size = found["bytes"]
-    rows = [("model converted", f"{found['family']} architecture, fp16, {size / 1e9:.2f} GB")]
-    for name, each in found.items():
+def format_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    size = result["bytes"]
+    rows = [("model converted", f"{result['family']} architecture, fp16, {size / 1e9:.2f} GB")]
+    for name, each in result.items():
         if isinstance(each, dict):
             copied, peak = each["copy_seconds"], each["peak_bytes"]
             time_taken = f"{each['seconds']:.1f} s, {each['seconds'] / copied:.2f} times the {copied:.1f} s of a copy"

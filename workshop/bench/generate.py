@@ -78,8 +78,8 @@ def _pipeline(model: Path, device: str) -> Any:
 def _ours(
     model: Path, size: int, prompt: str, preview: int | None, store: ModelStore, space: Workspace, device: str
 ) -> None:
-    asked = {"prompt": prompt, "steps": STEPS, "guidance_scale": GUIDANCE, "width": size, "height": size, "seed": 1}
-    groups = {"generate": asked, "model": {"base_model": str(model)}, "memory": {"mixed_precision": "no"}}
+    values = {"prompt": prompt, "steps": STEPS, "guidance_scale": GUIDANCE, "width": size, "height": size, "seed": 1}
+    groups = {"generate": values, "model": {"base_model": str(model)}, "memory": {"mixed_precision": "no"}}
     job = GenerateJob.model_validate(groups | {"output": {"preview_every_n_steps": preview}})
     run_generate(job, space, store=store, device=device, reports=Shown(space.outputs / "preview.jpg"))
 
@@ -107,10 +107,10 @@ def _time_inside() -> Iterator[list[float]]:
             hook.remove()
 
 
-def generate_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+def generate_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [
-        ("generation", found["what"]),
-        ("time per image", f"{found['seconds']:.2f} s, {found['of_diffusers']:.2f} of diffusers' pipeline"),
-        ("of it outside U-Net and VAE", f"{found['outside']:.1%}"),
-        ("time with a preview every 2 steps", f"{found['with_preview']:.2f} of that without"),
+        ("generation", result["what"]),
+        ("time per image", f"{result['seconds']:.2f} s, {result['of_diffusers']:.2f} of diffusers' pipeline"),
+        ("of it outside U-Net and VAE", f"{result['outside']:.1%}"),
+        ("time with a preview every 2 steps", f"{result['with_preview']:.2f} of that without"),
     ]

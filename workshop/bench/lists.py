@@ -37,8 +37,8 @@ def measure_lists(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
         say(f"creating {images} images with captions")
         make_many(folder, images)
         say("opening Dataset and searching Captions")
-        found = _in_a_process("images", str(outputs), str(folder))
-    return {"runs": runs, "steps": STEPS, "images": images, "first": first, "again": again, **found}
+        of_images = _in_a_process("images", str(outputs), str(folder))
+    return {"runs": runs, "steps": STEPS, "images": images, "first": first, "again": again, **of_images}
 
 
 def make_run(runs: Path, number: int, steps: int) -> Path:
@@ -72,19 +72,19 @@ def make_run(runs: Path, number: int, steps: int) -> Path:
     return folder
 
 
-def list_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    runs, images = f"{found['runs']} runs of {found['steps']} steps", f"{found['images']} images"
+def list_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    runs, images = f"{result['runs']} runs of {result['steps']} steps", f"{result['images']} images"
 
     def opened(of: dict[str, float]) -> str:
         first, whole, again = of["first_seconds"], of["seconds"], 1000 * of["again_seconds"]
         return f"first rows {first:.2f} s, all {whole:.2f} s, again {again:.0f} ms; {of['bytes'] / 1e6:.0f} MB"
 
     return [
-        (f"opening Runs with {runs}, without summaries", opened(found["first"])),
-        ("the same, later", opened(found["again"])),
-        (f"first images of {images} on Dataset", f"{found['first_seconds']:.2f} s; all {found['seconds']:.1f} s"),
-        (f"searching {images} on Captions", f"{1000 * found['find_seconds']:.0f} ms, at most {1000 * found['longest_find_seconds']:.0f}"),
-        ("the same while the images are still checked", f"{1000 * found['busy_find_seconds']:.0f} ms"),
+        (f"opening Runs with {runs}, without summaries", opened(result["first"])),
+        ("the same, later", opened(result["again"])),
+        (f"first images of {images} on Dataset", f"{result['first_seconds']:.2f} s; all {result['seconds']:.1f} s"),
+        (f"searching {images} on Captions", f"{1000 * result['find_seconds']:.0f} ms, at most {1000 * result['longest_find_seconds']:.0f}"),
+        ("the same while the images are still checked", f"{1000 * result['busy_find_seconds']:.0f} ms"),
     ]  # fmt: skip
 
 

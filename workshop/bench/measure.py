@@ -56,10 +56,10 @@ def measure_training(
         json.dumps(dump(build(TrainJob, {"validation": {"best_checkpoint": "off"}} | values))), encoding="utf-8"
     )
     known = {folder.name for folder in list_runs(outputs / "runs")}
-    words = webui(outputs, device, "train", str(preset))
-    words[1:2] = program or words[1:2]
+    command = webui(outputs, device, "train", str(preset))
+    command[1:2] = program or command[1:2]
     started = time.time()
-    process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     watch = PeakWatch(process.pid)
     _, errors = process.communicate()
     peak = watch.finish()
@@ -134,8 +134,8 @@ def measure_page(values: dict[str, Any], outputs: Path, device: str, requests: i
     from core.engine.owner import hand_in
 
     outputs.mkdir(parents=True, exist_ok=True)
-    words = webui(outputs, device, "--no-browser", "--port", "7900")
-    process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    command = webui(outputs, device, "--no-browser", "--port", "7900")
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         address = _address(process)
         from core.record.workspace import Workspace

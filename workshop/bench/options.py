@@ -83,7 +83,7 @@ def measure_options(folder: Path, device: str, case: str, say: Callable[[str], N
     model = workload.make_model(folder, family) if family else workload.STARTER
     base = workload.job_values(model, workload.make_images(folder, size, 2), size, STEPS, "bf16")
     base = merge(merge(base, BASE), {"network": {"train_text_encoder": text}})
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, change in OPTIONS.items():
         say(f"{what}: {name}")
         values = merge(base, change)
@@ -91,12 +91,12 @@ def measure_options(folder: Path, device: str, case: str, say: Callable[[str], N
             with CONTEXTS.get(name, nullcontext)():
                 trained = train(values, place, warm_up=WARM_UP)
             numbers = {key: value for key, value in asdict(trained).items() if key != "losses"}
-            found[name] = numbers | {"forecast_bytes": planned(place, values)}
+            result[name] = numbers | {"forecast_bytes": planned(place, values)}
         except Exception as error:
             kind = "out of memory" if is_out_of_memory(error) else type(error).__name__
-            found[name] = {"error": f"{kind}: {str(error)[:300]}"}
-        say(f"  {_words(found[name])}")
-    return {"what": what, "options": found}
+            result[name] = {"error": f"{kind}: {str(error)[:300]}"}
+        say(f"  {_words(result[name])}")
+    return {"what": what, "options": result}
 
 
 def option_rows(measured: dict[str, Any]) -> list[tuple[str, str]]:

@@ -104,22 +104,22 @@ class PlainTrainer:
             trains = spec.method == "embedding" or (whole and spec.text)
             text.to(spec.device, DTYPES[spec.trainable] if trains else frozen)
         if spec.method == "lora":
-            found = wrap(self.unet, spec.rank, in_transformer(self.unet))
+            wrapped = wrap(self.unet, spec.rank, in_transformer(self.unet))
             if spec.text:
                 for text in self.texts:
-                    found += wrap(text, spec.rank, lambda name, _: name.rpartition(".")[2] in TEXT_LINEARS)
+                    wrapped += wrap(text, spec.rank, lambda name, _: name.rpartition(".")[2] in TEXT_LINEARS)
             self.unet.to(spec.device)
             for text in self.texts:
                 text.to(spec.device)
         elif spec.method == "embedding":
-            found = [parameter for text in self.texts for parameter in text.get_input_embeddings().parameters()]
-            self.before = [parameter.detach().clone() for parameter in found]
+            wrapped = [parameter for text in self.texts for parameter in text.get_input_embeddings().parameters()]
+            self.before = [parameter.detach().clone() for parameter in wrapped]
         else:
-            found = [*self.unet.parameters(), *(p for text in self.texts if spec.text for p in text.parameters())]
-        for parameter in found:
+            wrapped = [*self.unet.parameters(), *(p for text in self.texts if spec.text for p in text.parameters())]
+        for parameter in wrapped:
             parameter.requires_grad_(True)
         self.unet.train()
-        return found
+        return wrapped
 
     def _optimizer(self) -> Any:
         if self.spec.optimizer == "Adafactor":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.machine_check import workload
 from core.machine_check.computing import gemm_rate
@@ -29,24 +29,32 @@ from workshop.bench.start import measure_start, start_rows
 from workshop.bench.tagger import measure_tagger, tagger_rows
 from workshop.bench.tools import measure_tools, tool_rows
 
-PARTS = (
-    "train",
-    "start",
-    "page",
-    "caching",
-    "controls",
-    "datasets",
-    "captions",
-    "lists",
-    "baseline",
-    "generate",
-    "tools",
-    "formats",
-    "operations",
-)
 CASE = "baseline:"  # before the name of a single case
 OPTIONS = "options:"  # before the name of a job that trains with each option
 SIZE = 256
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+Rows = list[tuple[str, str]]
+
+
+@dataclass
+class Bench:
+    """What the parts of a benchmark share. case: of the baseline or of the options; rates: {dtype: FLOP/s of its GEMM}"""
+
+    folder: Path
+    device: str
+    quick: bool
+    say: Callable[[str], None]
+    case: str
+    rates: dict[str, float] = field(default_factory=dict)
+
+
+class Part(NamedTuple):
+    """A part of the benchmark. rows: of the table; usual: without `--only`, others take hours or 21 GB of the disk"""
+
+    measure: Callable[[Bench], Any]
+    rows: Callable[[Any], Sequence[tuple[str, str]]]
+    usual: bool = False
+    with_rates: bool = False
 
 
 def known_part(name: str) -> bool:
@@ -63,48 +71,23 @@ def run_bench(
     import torch
 
     torch.set_num_threads(machine.threads())
-    folder = outputs / ".atelier" / "bench"
+    name, _, case = (only or "").partition(":")
+    bench = Bench(outputs / ".atelier" / "bench", device, quick, say, case)
+    chosen = {each: part for each, part in ALL_PARTS.items() if (part.usual if only is None else each == name)}
     result: dict[str, Any] = {"machine": machine_facts(device)}
-    if only == "datasets":  # computes no tensors
-        return result | {"datasets": measure_datasets(quick, say)}
-    if only == "controls":
-        return result | {"controls": measure_controls(quick, say)}
-    if only == "captions":
-        return result | {"captions": _captions(quick, say)}
-    if only == "lists":
-        return result | {"lists": measure_lists(quick, say)}
-    if only == "formats":  # 21 GB on the disk for a while: only on request
-        return result | {"formats": measure_formats(folder, quick, say)}
-    if only == "operations":
-        return result | {"operations": measure_operations(folder, quick, say)}
-    if only == "generate":
-        return result | {"generate": measure_generate(folder, device, quick, say)}
-    if only == "tools":  # 21 GB on the disk for a while: only on request
-        return result | {"tools": measure_tools(folder, quick, say)}
-    if only == "start":
-        return result | {"start": measure_start(folder, device, quick, say)}
-    if only is not None and only.startswith("baseline"):  # hours for the large ones: only on request
-        case = only.removeprefix(CASE) if only != "baseline" else None
-        return result | {"baseline": compare(folder, device, quick=quick, case=case, say=say)}
-    if only is not None and only.startswith(OPTIONS):
-        return result | {"options": measure_options(folder, device, only.removeprefix(OPTIONS), say)}
-    say("measuring the GEMM rate")
-    rates = {name: gemm_rate(name, device, 3 if quick else 8) for name in ("float32", "bfloat16")}
-    result["gemm_flops_per_second"] = rates
-    if only in (None, "train"):
-        result["train"] = train_part(folder, device, rates, quick, say)
-    if only in (None, "page"):
-        result["page"] = page_part(folder, device, quick, say)
-    if only in (None, "caching"):
-        result["caching"] = measure_caching(device, quick, say)
-    if only is None:
-        result["datasets"] = measure_datasets(quick, say)
-        result["captions"] = _captions(quick, say)
-    return result
+    if any(part.with_rates for part in chosen.values()):
+        say("measuring the GEMM rate")
+        bench.rates = {dtype: gemm_rate(dtype, device, 3 if quick else 8) for dtype in ("float32", "bfloat16")}
+        result["gemm_flops_per_second"] = bench.rates
+    return result | {each: part.measure(bench) for each, part in chosen.items()}
 
 
-def _captions(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def measure_all_captions(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     return measure_captions(quick, say) | {"tagging": measure_tagger(quick, say)}
+
+
+def all_caption_rows(captions: dict[str, Any]) -> Rows:
+    return [*caption_rows(captions), *(tagger_rows(captions["tagging"]) if "tagging" in captions else [])]
 
 
 def machine_facts(device: str) -> dict[str, Any]:
@@ -120,15 +103,14 @@ def machine_facts(device: str) -> dict[str, Any]:
     }
 
 
-def train_part(
-    folder: Path, device: str, rates: dict[str, float], quick: bool, say: Callable[[str], None]
-) -> dict[str, Any]:
+def train_part(bench: Bench) -> dict[str, Any]:
     """SD 1.5, LoRA rank 16 on U-Net and text encoder, 256 px, batch 1, bf16: with empty caches, then with full ones."""
+    folder, device, say = bench.folder, bench.device, bench.say
     say("creating a model of random weights with SD 1.5's architecture")
     model, images = workload.make_model(folder), workload.make_images(folder, SIZE)
     say("counting the FLOPs of a step")
     flops = step_flops(SIZE, SIZE, 1, NetworkSettings(rank=16, alpha=16.0, train_text_encoder=True))
-    values = workload.job_values(model, images, SIZE, 6 if quick else 20, "bf16")
+    values = workload.job_values(model, images, SIZE, 6 if bench.quick else 20, "bf16")
     outputs = folder / "outputs"
     shutil.rmtree(Workspace.of(outputs).cache, ignore_errors=True)  # filled by an earlier benchmark
     say("training with empty caches")
@@ -140,7 +122,7 @@ def train_part(
         "what": "SD 1.5 architecture, LoRA rank 16 on U-Net and text encoder, 256 px, batch 1, bf16",
         "flops_per_step": flops,
         "seconds_per_step": warm.seconds_per_step,
-        "share_of_bf16_gemm": reached / rates["bfloat16"],
+        "share_of_bf16_gemm": reached / bench.rates["bfloat16"],
         "start_to_first_step_seconds": warm.start_to_first_step,
         "start_to_first_step_done_seconds": warm.start_to_first_step_done,
         "start_to_first_step_done_with_empty_caches_seconds": cold.start_to_first_step_done,
@@ -150,76 +132,45 @@ def train_part(
     }
 
 
-def page_part(folder: Path, device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def page_part(bench: Bench) -> dict[str, Any]:
     """HTTP response times for the whole page while SD 1.5 trains in it."""
-    say("measuring the page while it trains")
-    model, images = workload.make_model(folder), workload.make_images(folder, SIZE)
+    bench.say("measuring the page while it trains")
+    model, images = workload.make_model(bench.folder), workload.make_images(bench.folder, SIZE)
     values = workload.job_values(model, images, SIZE, 100000, "bf16")
-    return measure_page(values, folder / "page_outputs", device, 15 if quick else 60)
+    return measure_page(values, bench.folder / "page_outputs", bench.device, 15 if bench.quick else 60)
 
 
 def table(result: dict[str, Any]) -> str:
     """The numbers as a Markdown table."""
     facts, rates = result["machine"], result.get("gemm_flops_per_second")
-    rows = [
-        (
-            "machine",
-            f"{facts['device']}, {facts['threads']} threads, bf16 in hardware: {facts['bf16_in_hardware']}, torch {facts['torch']}",
-        ),
-    ]
+    about = f"{facts['device']}, {facts['threads']} threads, bf16 in hardware: {facts['bf16_in_hardware']}"
+    rows = [("machine", f"{about}, torch {facts['torch']}")]
     if rates:
-        rows += [
-            ("GEMM fp32", f"{rates['float32'] / 1e12:.3f} TFLOP/s"),
-            ("GEMM bf16", f"{rates['bfloat16'] / 1e12:.3f} TFLOP/s"),
-        ]
-    if train := result.get("train"):
-        rows += [
-            ("job", train["what"]),
-            ("FLOPs of a step", f"{train['flops_per_step'] / 1e12:.3f} TFLOP"),
-            ("seconds per step", f"{train['seconds_per_step']:.3f}"),
-            ("fraction of the bf16 GEMM rate", f"{train['share_of_bf16_gemm']:.0%}"),
-            ("time to the start of the first step, full caches", f"{train['start_to_first_step_seconds']:.1f} s"),
-            ("time to the end of the first step, full caches", f"{train['start_to_first_step_done_seconds']:.1f} s"),
-            (
-                "time to the end of the first step, empty caches",
-                f"{train['start_to_first_step_done_with_empty_caches_seconds']:.1f} s",
-            ),
-            ("peak memory, full caches", f"{train['peak_bytes'] / 1e9:.2f} GB"),
-            ("peak memory, empty caches", f"{train['peak_bytes_with_empty_caches'] / 1e9:.2f} GB"),
-        ]
-    if start := result.get("start"):
-        rows += start_rows(start)
-    if page := result.get("page"):
-        rows.append(
-            (
-                "page while training",
-                f"{page['median'] * 1000:.0f} ms median, {page['p95'] * 1000:.0f} ms at the 95th percentile",
-            )
-        )
-    if caching := result.get("caching"):
-        rows += caching_rows(caching)
-    if controls := result.get("controls"):
-        rows += control_rows(controls)
-    if baseline := result.get("baseline"):
-        rows += compare_rows(baseline)
-    if options := result.get("options"):
-        rows += option_rows(options)
-    if generated := result.get("generate"):
-        rows += generate_rows(generated)
-    if formats := result.get("formats"):
-        rows += format_rows(formats)
-    if tools := result.get("tools"):
-        rows += tool_rows(tools)
-    if datasets := result.get("datasets"):
-        rows += dataset_rows(datasets)
-    if operations := result.get("operations"):
-        rows += operation_rows(operations)
-    if lists := result.get("lists"):
-        rows += list_rows(lists)
-    if captions := result.get("captions"):
-        rows += caption_rows(captions)
-        rows += tagger_rows(captions["tagging"]) if "tagging" in captions else []
+        rows += [(f"GEMM {name}", f"{rates[dtype] / 1e12:.3f} TFLOP/s") for name, dtype in DTYPES.items()]
+    for name, part in ALL_PARTS.items():
+        if measured := result.get(name):
+            rows += part.rows(measured)
     return "\n".join(["| what | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def train_rows(train: dict[str, Any]) -> Rows:
+    to_end = "time to the end of the first step"
+    return [
+        ("job", train["what"]),
+        ("FLOPs of a step", f"{train['flops_per_step'] / 1e12:.3f} TFLOP"),
+        ("seconds per step", f"{train['seconds_per_step']:.3f}"),
+        ("fraction of the bf16 GEMM rate", f"{train['share_of_bf16_gemm']:.0%}"),
+        ("time to the start of the first step, full caches", f"{train['start_to_first_step_seconds']:.1f} s"),
+        (f"{to_end}, full caches", f"{train['start_to_first_step_done_seconds']:.1f} s"),
+        (f"{to_end}, empty caches", f"{train['start_to_first_step_done_with_empty_caches_seconds']:.1f} s"),
+        ("peak memory, full caches", f"{train['peak_bytes'] / 1e9:.2f} GB"),
+        ("peak memory, empty caches", f"{train['peak_bytes_with_empty_caches'] / 1e9:.2f} GB"),
+    ]
+
+
+def page_rows(page: dict[str, Any]) -> Rows:
+    median, p95 = page["median"] * 1000, page["p95"] * 1000
+    return [("page while training", f"{median:.0f} ms median, {p95:.0f} ms at the 95th percentile")]
 
 
 def dataset_rows(datasets: dict[str, Any]) -> list[tuple[str, str]]:
@@ -256,3 +207,38 @@ def step_flops(width: int, height: int, batch: int, network: NetworkSettings) ->
         out = unet(latents, torch.zeros(batch, device="meta"), encoder_hidden_states=text, return_dict=False)[0]
         out.sum().backward()
     return int(counter.get_total_flops())
+
+
+def _without_device(measure: Callable[[Path, bool, Callable[[str], None]], Any]) -> Callable[[Bench], Any]:
+    return lambda bench: measure(bench.folder, bench.quick, bench.say)
+
+
+def _in_memory(measure: Callable[[bool, Callable[[str], None]], Any]) -> Callable[[Bench], Any]:
+    return lambda bench: measure(bench.quick, bench.say)
+
+
+def _on_device(measure: Callable[[Path, str, bool, Callable[[str], None]], Any]) -> Callable[[Bench], Any]:
+    return lambda bench: measure(bench.folder, bench.device, bench.quick, bench.say)
+
+
+def _baseline(bench: Bench) -> dict[str, Any]:
+    return compare(bench.folder, bench.device, quick=bench.quick, case=bench.case or None, say=bench.say)
+
+
+ALL_PARTS = {
+    "train": Part(train_part, train_rows, usual=True, with_rates=True),
+    "start": Part(_on_device(measure_start), start_rows),
+    "page": Part(page_part, page_rows, usual=True, with_rates=True),
+    "caching": Part(lambda bench: measure_caching(bench.device, bench.quick, bench.say), caching_rows, True, True),
+    "controls": Part(_in_memory(measure_controls), control_rows),
+    "baseline": Part(_baseline, compare_rows),
+    "options": Part(lambda bench: measure_options(bench.folder, bench.device, bench.case, bench.say), option_rows),
+    "generate": Part(_on_device(measure_generate), generate_rows),
+    "formats": Part(_without_device(measure_formats), format_rows),
+    "tools": Part(_without_device(measure_tools), tool_rows),
+    "datasets": Part(_in_memory(measure_datasets), dataset_rows, usual=True),
+    "operations": Part(_without_device(measure_operations), operation_rows),
+    "lists": Part(_in_memory(measure_lists), list_rows),
+    "captions": Part(_in_memory(measure_all_captions), all_caption_rows, usual=True),
+}
+PARTS = tuple(name for name in ALL_PARTS if name != "options")  # which is run with the name of a job

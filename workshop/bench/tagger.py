@@ -45,13 +45,13 @@ def measure_tagger(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def tagger_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    if not found:
+def tagger_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    if not result:
         return [("tagging", "not measured: pip install onnx")]
-    model, tagging = found["model_seconds_per_image"], found["tagging_seconds_per_image"]
-    share = f"{found['share_of_model_speed']:.0%} of its model's own speed"
+    model, tagging = result["model_seconds_per_image"], result["tagging_seconds_per_image"]
+    share = f"{result['share_of_model_speed']:.0%} of its model's own speed"
     return [
-        (f"tagging {found['images']} photos", f"{share} ({tagging:.2f} s per image, the model alone {model:.2f} s)")
+        (f"tagging {result['images']} photos", f"{share} ({tagging:.2f} s per image, the model alone {model:.2f} s)")
     ]
 
 
@@ -123,10 +123,10 @@ def _write_tagger(folder: Path, layers: int) -> None:
             torch.nn.init.constant_(self.head.bias, -3.0)  # most tags are not in most images
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            found = self.patches(images.permute(0, 3, 1, 2) / 255).flatten(2).transpose(1, 2)
+            patches = self.patches(images.permute(0, 3, 1, 2) / 255).flatten(2).transpose(1, 2)
             for _ in range(layers):
-                found = self.layer(found)
-            return torch.sigmoid(self.head(found.mean(1)))
+                patches = self.layer(patches)
+            return torch.sigmoid(self.head(patches.mean(1)))
 
     folder.mkdir(parents=True)
     torch.manual_seed(0)

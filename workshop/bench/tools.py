@@ -52,7 +52,7 @@ def measure_svd(every: int, say: Callable[[str], None]) -> dict[str, float]:
         products[name] = Product(up, down)
     say(f"decomposing {len(products)} layers of rank {RANK} by their factors")
     begin = time.perf_counter()
-    found = {name: decompose(each) for name, each in products.items()}
+    by_name = {name: decompose(each) for name, each in products.items()}
     by_factors = time.perf_counter() - begin
     say("decomposing them whole")
     begin = time.perf_counter()
@@ -64,7 +64,7 @@ def measure_svd(every: int, say: Callable[[str], None]) -> dict[str, float]:
         "factors_seconds": by_factors,
         "whole_seconds": time.perf_counter() - begin,
         "largest_difference": max(
-            float(((found[n].s[:RANK] - s[: len(found[n].s)]) / s[0]).abs().max()) for n, s in whole.items()
+            float(((by_name[n].s[:RANK] - s[: len(by_name[n].s)]) / s[0]).abs().max()) for n, s in whole.items()
         ),
     }
 
@@ -81,24 +81,24 @@ def measure_extract(quick: bool, say: Callable[[str], None]) -> dict[str, float]
     shapes = Counter(
         {shape: times for shape, times in shapes.items() if not quick or shape[0] * shape[1] <= MOST_QUICK}
     )
-    found: dict[str, float] = dict.fromkeys(("seconds", "whole_seconds", "sd_scripts_seconds"), 0.0)
-    kept = list[float]()
+    result: dict[str, float] = dict.fromkeys(("seconds", "whole_seconds", "sd_scripts_seconds"), 0.0)
+    shares = list[float]()
     for shape, times in shapes.items():
         say(f"decomposing {times} differences of {shape[0]} x {shape[1]}")
         matrix = normal(shape, 0, "bench", *shape) * 1e-3
         parts, seconds = _timed(partial(decompose, matrix, rank=EXTRACTED_RANK))
         whole, whole_seconds = _timed(partial(decompose, matrix))
-        _, theirs = _timed(partial(torch.linalg.svd, matrix))
-        for name, each in zip(found, (seconds, whole_seconds, theirs), strict=True):
-            found[name] += each * times
-        kept.append(parts.retained(EXTRACTED_RANK) / whole.retained(EXTRACTED_RANK))
-    return found | {"layers": shapes.total(), "kept": min(kept)}
+        _, sd_scripts = _timed(partial(torch.linalg.svd, matrix))
+        for name, each in zip(result, (seconds, whole_seconds, sd_scripts), strict=True):
+            result[name] += each * times
+        shares.append(parts.retained(EXTRACTED_RANK) / whole.retained(EXTRACTED_RANK))
+    return result | {"layers": shapes.total(), "kept": min(shares)}
 
 
 def _timed(do: Callable[[], Any]) -> tuple[Any, float]:
     begin = time.perf_counter()
-    found = do()
-    return found, time.perf_counter() - begin
+    result = do()
+    return result, time.perf_counter() - begin
 
 
 def measure_resize(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, float]:
@@ -107,8 +107,8 @@ def measure_resize(folder: Path, quick: bool, say: Callable[[str], None]) -> dic
     say(f"creating a LoRA of rank {RESIZED_RANK}")
     lora = _lora(folder / "high.safetensors", family_name, RESIZED_RANK)
     say(f"resizing it to rank {NEW_RANK}")
-    words = webui(folder / "outputs", "cpu", "resize_lora", str(lora), "--resize_lora.new_rank", str(NEW_RANK))
-    return measure_tool(words) | {"bytes": lora.stat().st_size}
+    command = webui(folder / "outputs", "cpu", "resize_lora", str(lora), "--resize_lora.new_rank", str(NEW_RANK))
+    return measure_tool(command) | {"bytes": lora.stat().st_size}
 
 
 def measure_merge(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, float]:
@@ -121,7 +121,7 @@ def measure_merge(folder: Path, quick: bool, say: Callable[[str], None]) -> dict
     copied = copy_seconds(source, folder / "copy.safetensors")
     say("merging the LoRA into it")
     forget(source)
-    words = webui(
+    command = webui(
         folder / "outputs",
         "cpu",
         "merge_lora_to_model",
@@ -129,7 +129,7 @@ def measure_merge(folder: Path, quick: bool, say: Callable[[str], None]) -> dict
         "--merge_lora_to_model.models",
         str([str(lora)]).replace("'", '"'),
     )
-    return measure_tool(words) | {
+    return measure_tool(command) | {
         "bytes": source.stat().st_size,
         "layers": sum(1 for _ in _lora_layers(family_name)),
         "copy_seconds": copied,
@@ -190,8 +190,8 @@ def _checkpoint(path: Path, family_name: str) -> Path:
     return path
 
 
-def tool_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    svd, extract, resize, merge = (found[name] for name in ("svd", "extract", "resize", "merge"))
+def tool_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    svd, extract, resize, merge = (result[name] for name in ("svd", "extract", "resize", "merge"))
     share = svd["factors_seconds"] / svd["whole_seconds"]
     resized = (
         f"{svd['factors_seconds']:.1f} s by the factors, {share:.3f} of the {svd['whole_seconds']:.1f} s of whole SVDs"

@@ -71,7 +71,7 @@ def without_openers(text: str, openers: Sequence[str]) -> str:
 
 def to_sentence_end(text: str) -> str:
     """The text without an unfinished last sentence; unchanged without any sentence end."""
-    ends = [found.end() for found in _SENTENCE_END.finditer(text)]
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     return text[: ends[-1]] if ends else text
 
 
@@ -80,7 +80,7 @@ def within(text: str, tokens: int, count: Callable[[str], int]) -> str:
     if count(text) <= tokens:
         return text
     for ends in (_SENTENCE_END.finditer(text), re.finditer(r"(?=[,;])", text), re.finditer(r"(?<=\S)(?=\s)", text)):
-        fitting = [text[: found.end()] for found in ends if count(text[: found.end()]) <= tokens]
+        fitting = [text[: match.end()] for match in ends if count(text[: match.end()]) <= tokens]
         if fitting and fitting[-1].strip():
             return fitting[-1]
     return ""
@@ -88,7 +88,7 @@ def within(text: str, tokens: int, count: Callable[[str], int]) -> str:
 
 def repetition(text: str) -> int | None:
     """The position after the first occurrence of a phrase that is repeated REPEATS times in a row; None without one."""
-    words = [(found.group().casefold(), found.end()) for found in re.finditer(r"\S+", text)]
+    words = [(match.group().casefold(), match.end()) for match in re.finditer(r"\S+", text)]
     plain_words = [word.strip(".,;:!?") for word, _ in words]
     for start in range(len(words)):
         for size in range(1, min(PHRASE_WORDS, (len(words) - start) // REPEATS) + 1):

@@ -81,10 +81,10 @@ def answers(
     )
     new = sequences[:, prompt.tokens :]
     ends = _ends(loaded)
-    found = loaded.processor.batch_decode(new, skip_special_tokens=True)
+    decoded = loaded.processor.batch_decode(new, skip_special_tokens=True)
     cuts = [row[-1] not in ends if row else False for row in new.tolist()]
     opened = [text.rstrip().endswith(OPENED) for text in texts]
-    return [Answer(*each) for each in zip(found, cuts, opened, strict=True)]
+    return [Answer(*each) for each in zip(decoded, cuts, opened, strict=True)]
 
 
 def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def _inputs(
         arguments |= {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
     if any(texts):
         arguments |= {"text": texts, "padding": True, "padding_side": "left"}
-    found = loaded.processor(images=images, **arguments)
-    placed = {name: value.to(loaded.device) for name, value in found.items() if hasattr(value, "to")}
+    inputs = loaded.processor(images=images, **arguments)
+    placed = {name: value.to(loaded.device) for name, value in inputs.items() if hasattr(value, "to")}
     return {name: _typed(value, loaded.dtype) for name, value in placed.items()}, texts
 
 

@@ -161,8 +161,8 @@ def _comment(texts: ImageTexts) -> str:
 def _comfyui(texts: ImageTexts) -> list[str]:
     """The prompts of the graph that ran, else of the workflow; WebP files have both as camera maker and model."""
     exif = dict(text.partition(":")[::2] for text in (texts.exif_text(_MODEL), texts.exif_text(_MAKE)))
-    found = positive_prompts(first_object(texts.json("prompt", exif.get("prompt", ""))))
-    return found or positive_prompts(graph_of(texts.json("workflow", exif.get("workflow", ""))))
+    prompts = positive_prompts(first_object(texts.json("prompt", exif.get("prompt", ""))))
+    return prompts or positive_prompts(graph_of(texts.json("workflow", exif.get("workflow", ""))))
 
 
 def _novelai(texts: ImageTexts) -> str:
@@ -235,19 +235,19 @@ def _described(path: Path, settings: ImageTextSettings, separator: str) -> Descr
     name = printable(path.name)
     nothing = skipped(path, f"The image {name} contains no text", "write its caption by hand", "metadata.no-text")
     try:
-        found, problems = _texts_in(path, settings, separator)
+        texts, problems = _texts_in(path, settings, separator)
     except (BrokenImage, ProblemsError) as error:
         why = error.problems[0].what if isinstance(error, ProblemsError) else error
         return skipped(path, f"The image {name} {why}", "replace or remove it", "image.unreadable")
-    if problems and not found:
+    if problems and not texts:
         first = problems[0]
         return skipped(path, f"{name}: {first.what}", first.fix or "write its caption by hand", first.code)
-    return from_text(path, separator.join(dict.fromkeys(found)), nothing)
+    return from_text(path, separator.join(dict.fromkeys(texts)), nothing)
 
 
 def _texts_in(path: Path, settings: ImageTextSettings, separator: str) -> tuple[list[str], list[Problem]]:
     """(the text of the first field that has one, or of all; the problems of fields that could not be read)."""
-    found: list[str] = []
+    lines: list[str] = []
     problems: list[Problem] = []
     with open_image(path) as image:
         if image.format == "PNG" and image.width * image.height <= LARGE_PIXELS and _has_late_text(path):
@@ -255,10 +255,10 @@ def _texts_in(path: Path, settings: ImageTextSettings, separator: str) -> tuple[
         texts = ImageTexts(image)
         for field in fields_of(settings):
             text = collected(problems, _text_of, texts, field, settings, separator) or ""
-            found += [text] if text.strip(" ,\n") else []
-            if found and settings.combine == "first":
+            lines += [text] if text.strip(" ,\n") else []
+            if lines and settings.combine == "first":
                 break
-    return found, problems
+    return lines, problems
 
 
 def _text_of(texts: ImageTexts, field: str, settings: ImageTextSettings, separator: str) -> str:

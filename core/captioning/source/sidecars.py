@@ -91,10 +91,10 @@ def _by_category(post: Mapping[str, Any], key: str, settings: SidecarSettings) -
     known = CATEGORIES.union(_lines(settings.category_order), _lines(settings.excluded_categories))
     groups = {category: post.get(f"{key}_{category}") for category in sorted(known) if _holds_tags(key)}
     groups |= value if isinstance(value, dict) else {}
-    found = {category: _divided(each, key, settings.input_separator) for category, each in groups.items()}
-    grouped = {tag for tags in found.values() for tag in tags}
+    by_category = {category: _divided(each, key, settings.input_separator) for category, each in groups.items()}
+    grouped = {tag for tags in by_category.values() for tag in tags}
     rest = [tag for tag in _divided(value, key, settings.input_separator) if tag not in grouped]
-    return found | {"": rest}
+    return by_category | {"": rest}
 
 
 def _in_order(by_category: Mapping[str, list[str]], settings: SidecarSettings) -> list[str]:

@@ -79,8 +79,8 @@ def read_mapping(path: Path) -> list[Label]:
         if not re.fullmatch(r"[0-9]{1,6}", number) or not isinstance(tag, str) or not isinstance(kind, str):
             raise _bad(path, f"has an entry '{number[:40]}' that is not a number with a tag and a category")
         labels[int(number)] = Label(_name(tag, f"entry {number}", path), kind.strip().lower())
-    found = [labels.get(number, NOTHING) for number in range(max(labels, default=-1) + 1)]
-    return _bounded(found, path)
+    ordered = [labels.get(number, NOTHING) for number in range(max(labels, default=-1) + 1)]
+    return _bounded(ordered, path)
 
 
 NOTHING = Label("", "")  # an output without a tag

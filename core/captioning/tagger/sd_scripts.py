@@ -65,10 +65,10 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
     """(old, new) pairs, not stripped. An empty pair, as after a trailing semicolon, is an error."""
     pairs = []
     for part in re.split(r"(?<!\\);", text) if text else []:
-        words = re.split(r"(?<!\\),", part)
-        if len(words) != 2:
+        tags = re.split(r"(?<!\\),", part)
+        if len(tags) != 2:
             raise not_a_pair(part)
-        old, new = (word.replace("\\,", ",").replace("\\;", ";") for word in words)
+        old, new = (word.replace("\\,", ",").replace("\\;", ";") for word in tags)
         pairs.append((old, new))
     return pairs
 

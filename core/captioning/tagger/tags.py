@@ -68,12 +68,12 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
     """The (old, new) pairs of the replacement setting. Raises ProblemsError for an invalid pair."""
     pairs = []
     for part in re.split(r"(?<!\\)[;\n]", text):
-        words = [_plain(word) for word in re.split(r"(?<!\\),", part)]
-        if words == [""]:
+        tags = [_plain(word) for word in re.split(r"(?<!\\),", part)]
+        if tags == [""]:
             continue
-        if len(words) != 2 or not all(words):
+        if len(tags) != 2 or not all(tags):
             raise not_a_pair(part)
-        pairs.append((words[0], words[1]))
+        pairs.append((tags[0], tags[1]))
     return pairs
 
 
@@ -184,14 +184,14 @@ class Formatter:
 
     def without_overlap(self, tags: Sequence[Tag]) -> list[Tag]:
         """The tags without those whose words are part of another tag of the same category: hair in long hair."""
-        words = {tag.name: f" {self.key(tag.name)} " for tag in tags}
+        spaced = {tag.name: f" {self.key(tag.name)} " for tag in tags}
         others = {
-            category: [words[tag.name] for tag in tags if tag.category == category]
+            category: [spaced[tag.name] for tag in tags if tag.category == category]
             for category in {tag.category for tag in tags}
         }
 
         def inside_another(tag: Tag) -> bool:
-            text = words[tag.name]
+            text = spaced[tag.name]
             return any(text in other and text != other for other in others[tag.category])
 
         return [tag for tag in tags if not inside_another(tag)]

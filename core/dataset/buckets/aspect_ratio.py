@@ -160,15 +160,15 @@ def plan_buckets(settings: ImageSettings) -> BucketPlan:
 
 def _rounding_advice(settings: ImageSettings, limits: Size, rounded: Size) -> list[Problem]:
     """Advice on limits that were set and are no multiples of the step."""
-    found = []
+    problems = []
     for name, limit, used in zip(("min", "max"), limits, rounded, strict=True):
         setting = f"{name}_bucket_reso"
         if getattr(settings, setting) == limit != used and limit != ImageSettings.model_fields[setting].default:
             what = f"The {name} bucket resolution {limit} is no multiple of the bucket step {settings.bucket_reso_steps}; {used} is used"
             fix = f"use {used}, or another step"
             code = f"dataset.{name}-bucket-resolution-rounded"
-            found.append(Problem(what, f"dataset.{setting}", fix, "advice", code=code))
-    return found
+            problems.append(Problem(what, f"dataset.{setting}", fix, "advice", code=code))
+    return problems
 
 
 def _without_bucketing(width: int, height: int) -> BucketPlan:

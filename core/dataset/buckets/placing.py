@@ -101,16 +101,16 @@ class _Plans:
         size = (image.width, image.height)
         if image.concept in self._with_buckets and image.metadata_bucket is not None:
             return [(fit_to_bucket(size, image.metadata_bucket), "")]
-        found: list[tuple[Placement | None, str]] = []
+        placements: list[tuple[Placement | None, str]] = []
         for number, settings in enumerate(_sizes_of(concept.images)):
             plan = self._plan(settings)
             if plan is None:
                 return None
             placement = plan.assign(*size)
-            if any(placement == other for other, _ in found):  # never upscaled: the same at every resolution
+            if any(placement == other for other, _ in placements):  # never upscaled: the same at every resolution
                 continue
-            found.append((placement, "" if number == 0 else _name(settings.resolution)))
-        return found
+            placements.append((placement, "" if number == 0 else _name(settings.resolution)))
+        return placements
 
     def _plan(self, settings: ImageSettings) -> BucketPlan | None:
         key = tuple(getattr(settings, name) for name in SIZE_SETTINGS)
@@ -143,14 +143,14 @@ def _folders_with_buckets(
     """Numbers of the folders whose metadata has every image's bucket, as prepare_buckets_latents writes it."""
     with_size = Counter(each.concept for each in images if each.metadata_bucket is not None)
     whole = Counter(each.concept for each in images)
-    found = {number for number, count in with_size.items() if count == whole[number]}
+    complete = {number for number, count in with_size.items() if count == whole[number]}
     for number, count in with_size.items():
-        if number not in found:
+        if number not in complete:
             where = printable(concepts[number].source.metadata_file or "")
             what = f"Only {count} of {whole[number]} images have a bucket in the metadata, so all are assigned by size"
             fix = "add train_resolution to all entries, or to none"
             problems.append(Problem(what, where, fix, "advice", code="metadata.partial-resolutions"))
-    return found
+    return complete
 
 
 def _too_narrow(image: ImageInfo, level: str) -> Problem:

@@ -207,15 +207,15 @@ class Plan:
     def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
         """{image key: captions of its first use in each of the first `epochs` epochs}. Images that rotation has not reached have
         fewer, or none."""
-        found: dict[tuple[str, ...], list[str]] = {each.key: [] for each in self.placed}
+        captions: dict[tuple[str, ...], list[str]] = {each.key: [] for each in self.placed}
         for epoch in range(epochs):
             used: set[tuple[str, ...]] = set()
             for step, group in enumerate(self._groups_of(epoch), self.epochs.first_step(epoch)):
                 for placed, repeat in (item for batch in group for item in batch.items):
                     if placed.key not in used:
                         used.add(placed.key)
-                        found[placed.key].append(self.caption(placed, epoch, repeat, step))
-        return found
+                        captions[placed.key].append(self.caption(placed, epoch, repeat, step))
+        return captions
 
     def captions(self, epoch: int) -> list[str]:
         """Every caption that an epoch uses, each once."""

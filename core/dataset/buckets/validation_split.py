@@ -27,7 +27,7 @@ def held_out(
     The split goes by content, not by name or path: a renamed or moved folder gives the same split, and two copies of an
     image are never on both sides. A file in several entries (a folder at two resolutions) is held out of all of them.
     """
-    found: set[Key] = set()
+    keys: set[Key] = set()
     by_share: set[Key] = set()
     roles = {image.key: concepts[image.concept].role for image in images}
     folders: defaultdict[int, list[ImageInfo]] = defaultdict(list)
@@ -36,21 +36,21 @@ def held_out(
     for number, members in folders.items():
         source, share = concepts[number].source, concepts[number].validation.validation_split
         if source.role == "validation":
-            found |= {image.key for image in members}
+            keys |= {image.key for image in members}
         if source.role != "train":
             continue
         named = set(source.validation_images)
         chosen = {each.key for each in members if each.relative in named or each.path.name in named}
-        found |= chosen
+        keys |= chosen
         if share > 0:
             by_share |= _share(members, share, contents(members), seed)
     if not any(concept.holds_out for concept in concepts):
-        found |= _automatic(images, concepts, contents, seed)
+        keys |= _automatic(images, concepts, contents, seed)
     by_share |= _copies(by_share, images, contents)
-    found |= by_share
-    files = {image.path for image in images if image.key in found}
-    found |= {image.key for image in images if image.path in files}
-    return frozenset(key for key in found if roles[key] != "regularization")
+    keys |= by_share
+    files = {image.path for image in images if image.key in keys}
+    keys |= {image.key for image in images if image.path in files}
+    return frozenset(key for key in keys if roles[key] != "regularization")
 
 
 def _copies(out: set[Key], images: Sequence[ImageInfo], contents: Callable) -> set[Key]:
@@ -103,15 +103,15 @@ def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], content
             folders[each.source].append(each)
     quotas = _quotas({name: len(members) for name, members in folders.items()}, wanted)
     alike = _Alike(images, contents)
-    found: set[Key] = set()
+    keys: set[Key] = set()
     for name, left in quotas.items():
         members = {each.key for each in folders[name]}
         for each in sorted(folders[name], key=lambda each: sha256(f"{seed} {each.key}".encode()).hexdigest()):
-            group = alike.of(each) if left and each.key not in found else set()
+            group = alike.of(each) if left and each.key not in keys else set()
             if 0 < len(group) <= left and group <= members:
-                found |= group
+                keys |= group
                 left -= len(group)
-    return found
+    return keys
 
 
 def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:

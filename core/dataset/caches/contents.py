@@ -21,8 +21,8 @@ def content_hashes(
     check: Callable[[], None] | None = None,
 ) -> dict[tuple[str, str], str]:
     """{image key: SHA-256 of the file's bytes, hex}; see `file_hashes`."""
-    found = file_hashes(images, memo_path, check)
-    return {image.key: found[image.path] for image in images}
+    hashes = file_hashes(images, memo_path, check)
+    return {image.key: hashes[image.path] for image in images}
 
 
 def file_hashes(
@@ -36,15 +36,15 @@ def file_hashes(
 
     Raises ProblemsError with the files that cannot be read.
     """
-    found = Memo(memo_path).facts("sha256", files, _sha256, check)
+    hashes = Memo(memo_path).facts("sha256", files, _sha256, check)
     fix = "restore it, or scan the dataset again"
     problems = [
         Problem(f"The image cannot be read ({result.strerror})", printable(path), fix, code="image.unreadable")
-        for path, result in found.items()
+        for path, result in hashes.items()
         if isinstance(result, OSError)
     ]
     raise_if_errors(problems)
-    return found
+    return hashes
 
 
 def _sha256(file: FileFacts) -> str | OSError:
@@ -67,7 +67,7 @@ def dataset_fingerprint(
     hashes   also the SHA-256 of each file's bytes, read once and then cached in `memo_path`
     """
     check = cancel.check if cancel else None
-    found = content_hashes([each.image for each in placed], memo_path, check) if hashes else {}
+    by_key = content_hashes([each.image for each in placed], memo_path, check) if hashes else {}
     images = [
         {
             "source": each.image.source,
@@ -75,7 +75,7 @@ def dataset_fingerprint(
             "width": each.image.width,
             "height": each.image.height,
             "bytes": each.image.bytes,
-            "sha256": found.get(each.image.key),
+            "sha256": by_key.get(each.image.key),
             "repeats": each.repeats,
             "caption": each.caption.whole,
             "caption_source": each.caption.source,

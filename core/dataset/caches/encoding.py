@@ -90,10 +90,10 @@ def encode_sides(
 
 def _images(todo: Sequence[Side]) -> list[list[Side]]:
     """Sides by image, so that each is decoded once; images of one size together."""
-    found: dict[tuple, list[Side]] = {}
+    groups: dict[tuple, list[Side]] = {}
     for side in todo:
-        found.setdefault(side.placed.key, []).append(side)
-    return sorted(found.values(), key=lambda group: group[0].placed.placement.bucket)
+        groups.setdefault(side.placed.key, []).append(side)
+    return sorted(groups.values(), key=lambda group: group[0].placed.placement.bucket)
 
 
 def _decoded_ahead(

@@ -117,12 +117,12 @@ class LatentCache(Store):
 
     def read(self, side: Side) -> Posterior:
         """One cached side."""
-        found = self.find(side)
-        if found is None:
+        posterior = self.find(side)
+        if posterior is None:
             what = "The latents of an image are missing from the cache or damaged"
             fix = "start again; it will be encoded again"
             raise ProblemsError.one(what, printable(side.placed.image.path), fix, "cache.missing-latents")
-        return found
+        return posterior
 
     def find(self, side: Side) -> Posterior | None:
         """Posterior of a side; None where it is not cached or damaged."""

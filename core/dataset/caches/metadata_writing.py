@@ -120,15 +120,15 @@ def _folder_of_all(placed: Sequence[Placed]) -> str | None:
 
 
 def _texts(each: Placed, caption_extension: str | None, tags_extension: str | None) -> dict[str, str]:
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     if each.image.metadata_texts is not None:
         return dict(zip(("caption", "tags"), each.image.metadata_texts, strict=True))
     if each.image.metadata_caption is None:
         for name, ending in (("caption", caption_extension), ("tags", tags_extension)):
             read = read_caption_file(each.image, ending) if ending else None
             if read is not None and read.source == "file":
-                found[name] = read.text
-    return found or {"caption": each.caption.text}
+                texts[name] = read.text
+    return texts or {"caption": each.caption.text}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -77,11 +77,11 @@ class PartnerCache(Store, ABC):
             while part := list(islice(remaining, 8 * threads)):
                 if check:
                     check()
-                for (placed, path), found in zip(part, pool.map(lambda pair: self._entry(*pair), part), strict=True):
-                    if isinstance(found, BrokenImage):
-                        problems.append(problem_of(placed.image.path, found))
+                for (placed, path), entry in zip(part, pool.map(lambda pair: self._entry(*pair), part), strict=True):
+                    if isinstance(entry, BrokenImage):
+                        problems.append(problem_of(placed.image.path, entry))
                     else:
-                        yield placed, path, found
+                        yield placed, path, entry
                 done += len(part)
                 if progress:
                     progress(done, len(items))
@@ -134,9 +134,9 @@ class MaskCache(PartnerCache):
         A failed write is ignored: the masks are computed again next time.
         """
         return {
-            placed.key: found["mask"]
-            for placed, _, found in self._entries(items, threads, check)
-            if bool((found["mask"] < 1).any())
+            placed.key: entry["mask"]
+            for placed, _, entry in self._entries(items, threads, check)
+            if bool((entry["mask"] < 1).any())
         }
 
     def _source(self, placed: Placed) -> Path:
@@ -215,9 +215,9 @@ class ControlCache(PartnerCache):
 
         Entries that cannot be written are decoded at each step; `warn` is called.
         """
-        for placed, path, found in self._entries(self._resized(items), threads, check, progress):
+        for placed, path, entry in self._entries(self._resized(items), threads, check, progress):
             self._places[placed.key] = (placed.placement, path)
-            self._hold(path, found["control"])
+            self._hold(path, entry["control"])
         if self.unwritten and self.warn:
             self.warn(self.not_cached(self.unwritten))
 
@@ -234,14 +234,14 @@ class ControlCache(PartnerCache):
             return None
         data = self._held.get(path)
         if data is None:
-            found = read_tensors(path, SHAPES, dtypes=self.row.dtypes)
-            data = found["control"].numpy().tobytes() if found else b""  # gone or damaged since `fill`: not unpacked
+            entry = read_tensors(path, SHAPES, dtypes=self.row.dtypes)
+            data = entry["control"].numpy().tobytes() if entry else b""  # gone or damaged since `fill`: not unpacked
         return unpacked(data, view.placement.bucket)
 
     def _resized(self, items: Sequence[Placed]) -> list[Placed]:
         files = {path: file_at(path, path.name) for placed in items if (path := placed.image.control)}
         read = headers(list(files.values()), Memo(self.memo_path))
-        sizes = {file.path: (found.width, found.height) for file, found in read if not isinstance(found, str)}
+        sizes = {file.path: (header.width, header.height) for file, header in read if not isinstance(header, str)}
         return [
             placed
             for placed in items

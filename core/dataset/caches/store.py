@@ -118,8 +118,8 @@ class Store:
 
 def key_of(*parts: object) -> str:
     """Hash of everything that a cached value depends on: 40 hex digits of SHA-256."""
-    words = "\x1f".join(str(part) for part in parts)
-    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+    text = "\x1f".join(str(part) for part in parts)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 def file_of(folder: Path, key: str) -> Path:
@@ -224,8 +224,8 @@ def entries(folder: Path) -> Iterator[Entry]:
     """Every entry of a cache folder, unsorted."""
     for path in folder.glob("??/*.safetensors"):
         with suppress(OSError):
-            found = os.stat(path)
-            yield Entry(found.st_mtime, found.st_size, path)
+            status = os.stat(path)
+            yield Entry(status.st_mtime, status.st_size, path)
 
 
 def prune(folder: Path, keep_bytes: int, needed: frozenset[str] | set[str] = frozenset()) -> int:
@@ -233,10 +233,10 @@ def prune(folder: Path, keep_bytes: int, needed: frozenset[str] | set[str] = fro
 
     needed   keys that are never deleted
     """
-    found = sorted(entries(folder))
-    over = sum(entry.bytes for entry in found) - keep_bytes
+    oldest_first = sorted(entries(folder))
+    over = sum(entry.bytes for entry in oldest_first) - keep_bytes
     freed = 0
-    for entry in found:
+    for entry in oldest_first:
         if freed >= over:
             break
         if entry.path.stem in needed:

@@ -97,11 +97,11 @@ class TextCache(Store):
 
     def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
         """The captions' states on the CPU, in order. What is neither in memory nor on disk goes through `encode`."""
-        found: dict[str, TextStates] = {}
+        states_of: dict[str, TextStates] = {}
         missing: list[str] = []
         for caption in dict.fromkeys(captions):
             if self._find(caption):
-                found[caption] = self._held[caption]
+                states_of[caption] = self._held[caption]
                 self._waiting.pop(caption, None)
             else:
                 missing.append(caption)
@@ -109,14 +109,14 @@ class TextCache(Store):
         if missing and encode is None:
             raise KeyError(f"not cached: {missing[0]!r}")
         for caption, states in self._encoded(self._filled(missing), encode):
-            found[caption] = states
+            states_of[caption] = states
             self._waiting.pop(caption, None)
             if self._first and caption in self._first:
                 self._write(caption, states)
             self._hold(caption, states)
         if missing and not self._waiting:
             self._prune()
-        return stack_texts([found[caption] for caption in captions])
+        return stack_texts([states_of[caption] for caption in captions])
 
     def _filled(self, missing: Sequence[str]) -> Sequence[str]:
         """The captions, filled up to whole batches with others that wait."""

@@ -19,14 +19,14 @@ def interruption_message(folder: Path) -> str:
     except (HeldElsewhere, OSError):
         return ""
     try:
-        found = _cut_off(History(folder))
+        interrupted = _cut_off(History(folder))
     except (OSError, ProblemsError):
         return ""
     finally:
         lock.release()
-    if found is None:
+    if interrupted is None:
         return ""
-    entry, written, of = found
+    entry, written, of = interrupted
     return (
         f"The last change of captions, '{entry.title}', was cut off: {written:,} of {of:,} files have it. "
         "Undo it among the changes in Captions, or start it again."

@@ -190,8 +190,8 @@ def _one_line_end(text: str) -> str:
 
 
 def _from_words(image: ImageInfo, path: Path, problem: Problem | None) -> Caption:
-    words = image.words.strip()
-    return Caption(words, "words" if words else "none", path, problem=problem)
+    text = image.words.strip()
+    return Caption(text, "words" if text else "none", path, problem=problem)
 
 
 def _unreadable(path: Path, reason: str) -> Problem:

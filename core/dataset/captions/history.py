@@ -26,9 +26,8 @@ from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
 from core.record.regular import read_regular
 
-MAX_HISTORY_BYTES = (
-    256 << 20
-)  # of the changes of caption files, and again of those of whole metadata files: the oldest go
+# Of the changes of caption files, and again of those of whole metadata files: the oldest go.
+MAX_HISTORY_BYTES = 256 << 20
 LARGE_CHANGE = 16 << 20
 MAX_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
@@ -226,13 +225,13 @@ class History:
 
     def changes(self, id: str) -> list[Change]:
         """The files of a change, each from its first text to its last."""
-        found: dict[Path, Change] = {}
+        changes: dict[Path, Change] = {}
         for line in _lines(self._file(id)):
             if "path" in line:
                 path = Path(line["path"])
-                first = found.get(path) or Change(path, _bytes(line.get("old")), None)
-                found[path] = Change(path, first.old, _bytes(line.get("new")), first.link or line.get("link"))
-        return list(found.values())
+                first = changes.get(path) or Change(path, _bytes(line.get("old")), None)
+                changes[path] = Change(path, first.old, _bytes(line.get("new")), first.link or line.get("link"))
+        return list(changes.values())
 
     def unfinished(self, about: Mapping[str, Any]) -> str:
         """The id of the newest change with these facts that is unfinished and not undone; "" for none."""
@@ -249,12 +248,12 @@ class History:
         with self._lock:
             self._read_new()
             places = sorted(self._lines.get(str(path), {}).items(), reverse=True)[:most]
-        found = []
+        newest = []
         for id, begins in places:
             with suppress(ProblemsError, OSError, ValueError, KeyError):
                 first, last = (self._line(id, begin) for begin in (begins[0], begins[-1]))
-                found.append((self.entry(id), Change(path, _bytes(first["old"]), _bytes(last["new"]))))
-        return found
+                newest.append((self.entry(id), Change(path, _bytes(first["old"]), _bytes(last["new"]))))
+        return newest
 
     def _read_new(self) -> None:
         """Index the lines of each caption file. A change's file is read once, and again after it has grown."""
@@ -434,19 +433,19 @@ def _line(change: Change) -> dict[str, Any]:
 def _aside(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
     """Context with {path: temporary file with its new text}, all synced to disk, so that a power cut between the renames leaves no
     empty caption."""
-    found: dict[Path, Path] = {}
+    temporary: dict[Path, Path] = {}
     try:
         for each in changes:
             if each.new is not None and each.link is None:
                 try:
-                    found[each.path] = atomic.write_aside(each.path, each.new)
+                    temporary[each.path] = atomic.write_aside(each.path, each.new)
                 except OSError as error:
                     raise unwritten(error, WHAT, printable(each.path), KEPT) from error
-        if found:
-            atomic.sync_all(found.values())
-        yield found
+        if temporary:
+            atomic.sync_all(temporary.values())
+        yield temporary
     finally:
-        for path in found.values():
+        for path in temporary.values():
             atomic.remove(path)
 
 

@@ -54,20 +54,20 @@ def captions_of(
     groups: dict[int, list[ImageInfo]] = {}
     for image in images:
         groups.setdefault(image.concept, []).append(image)
-    found: dict[tuple[str, str], Caption] = {}
+    captions: dict[tuple[str, str], Caption] = {}
     for number, group in groups.items():
         for start in range(0, len(group), _CHUNK):
             if check:
                 check()
-            found.update(_some(group[start : start + _CHUNK], settings_by_concept[number], memo))
-    return found
+            captions.update(_some(group[start : start + _CHUNK], settings_by_concept[number], memo))
+    return captions
 
 
 def _some(group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo) -> dict[tuple[str, str], Caption]:
     """Captions of one concept's images. Images without caption files are not cached: there is nothing to read again."""
     states = {image.key: _state(image, settings) for image in group if _rememberable(image)}
     known = memo.known(_KIND, list(states.values()))
-    found: dict[tuple[str, str], Caption] = {}
+    captions: dict[tuple[str, str], Caption] = {}
     new: dict[Path, str] = {}
     for image in group:
         text = known.get(image.path) if image.key in states else None
@@ -76,9 +76,9 @@ def _some(group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo) -> 
             caption = read_caption(image, settings)
             if image.key in states:
                 new[image.path] = _written(caption)
-        found[image.key] = caption
+        captions[image.key] = caption
     memo.remember(_KIND, new, [state for state in states.values() if state.path in new])
-    return found
+    return captions
 
 
 def _rememberable(image: ImageInfo) -> bool:

@@ -119,13 +119,13 @@ def caption_preview(
               finished without it
     """
     over = max(total_steps, math.ceil(settings.token_warmup_step))
-    found = []
+    previews = []
     for epoch in range(epochs):
         for repeat in range(repeats):
             step = step_of(epoch, repeat) if step_of else over
             use = ImageUse(image_key, repeat, caption, settings, words, step)
-            found.append(PreviewCaption(epoch + 1, repeat + 1, training_caption(use, seed, epoch, total_steps)))
-    return found
+            previews.append(PreviewCaption(epoch + 1, repeat + 1, training_caption(use, seed, epoch, total_steps)))
+    return previews
 
 
 def is_random(settings: CaptionSettings) -> bool:

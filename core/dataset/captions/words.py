@@ -24,8 +24,8 @@ def name_words(name: str, *, leading: bool = True, trailing: bool = True, replac
 
 def number_of(name: str) -> str:
     """The digits at the end of a name: "fox_012" -> "012"; "" for none."""
-    found = _TRAILING.search(name)
-    return (found[1] or found[2]) if found else ""
+    match = _TRAILING.search(name)
+    return (match[1] or match[2]) if match else ""
 
 
 def tag_words(tag: str) -> str:

@@ -44,8 +44,8 @@ def _none(items: Sequence[ExaminedImage]) -> list[Finding]:
     lacking = [item for item in items if not _has_caption(item)]
 
     def note(item: ExaminedImage) -> str:
-        words = item.placed.caption.text.strip()
-        return f"default caption: {words}" if words else "empty caption"
+        text = item.placed.caption.text.strip()
+        return f"default caption: {text}" if text else "empty caption"
 
     return one_by_one(
         "no caption",

@@ -46,14 +46,14 @@ def examine(
     images = [item.image for item in items]
     looks = {key: look for key, look in look_at_all(images, cancel, progress, memo_path).items() if not look.reason}
     whole = [item for item in items if item.key in looks]
-    found = [
+    findings = [
         *copies(whole, looks, limits, memo_path, cancel, progress),
         *looks_wrong(whole, looks, limits, memo_path, cancel, progress),
         *wrong_size(whole, limits),
         *caption_findings(whole),
     ]
     order = {kind: place for place, kind in enumerate(KINDS)}
-    return tuple(sorted(found, key=lambda finding: (finding.level != "error", order[finding.kind])))
+    return tuple(sorted(findings, key=lambda finding: (finding.level != "error", order[finding.kind])))
 
 
 def held_out_copies(report: Report, memo_path: Path | str | None, cancel: CancelToken | None = None) -> list[Problem]:
@@ -61,8 +61,8 @@ def held_out_copies(report: Report, memo_path: Path | str | None, cancel: Cancel
     nothing, and does nothing without validation images."""
     if not report.validation:
         return []
-    found = copies_by_content(_images_of(report), memo_path, cancel)
-    return [finding.problem() for finding in found if finding.level == "error"]
+    findings = copies_by_content(_images_of(report), memo_path, cancel)
+    return [finding.problem() for finding in findings if finding.level == "error"]
 
 
 def treat(finding: Finding, dataset_folder: Path | str) -> str:
@@ -78,7 +78,7 @@ def treat(finding: Finding, dataset_folder: Path | str) -> str:
 
 def _images_of(dataset: Report | Sequence[Placed]) -> list[ExaminedImage]:
     """The images to examine, each once, at the first of its resolutions."""
-    found: dict[tuple[str, str], ExaminedImage] = {}
+    examined: dict[tuple[str, str], ExaminedImage] = {}
     if isinstance(dataset, Report):
         both = [(dataset.placed, ""), (dataset.validation, "validation")]
     else:
@@ -90,8 +90,8 @@ def _images_of(dataset: Report | Sequence[Placed]) -> list[ExaminedImage]:
     for members, role in both:
         for placed in members:
             alone = tuple(partner for partner in _partners(placed.image) if len(users[partner]) == 1)
-            found.setdefault(placed.image.key, ExaminedImage(placed, role or placed.concept.role, alone))
-    return list(found.values())
+            examined.setdefault(placed.image.key, ExaminedImage(placed, role or placed.concept.role, alone))
+    return list(examined.values())
 
 
 def _partners(image: ImageInfo) -> list[Path]:

@@ -74,13 +74,13 @@ def copies_by_content(
 
 def _by_roles(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
     """A finding for each kind of duplicates, by the images' roles."""
-    found: dict[str, list[list[ExaminedImage]]] = defaultdict(list)
+    by_kind: dict[str, list[list[ExaminedImage]]] = defaultdict(list)
     for groups, alike in alike_groups:
         for group in groups:
             roles = {item.role for item in group}
             kind = "leak" if "validation" in roles and len(roles) > 1 else "class" if len(roles) > 1 else "copy"
-            found[alike + kind].append(sorted(group, key=_worth))
-    return [_copies(kind, found[kind]) for kind in _COPIES if found[kind]]
+            by_kind[alike + kind].append(sorted(group, key=_worth))
+    return [_copies(kind, by_kind[kind]) for kind in _COPIES if by_kind[kind]]
 
 
 # kind -> (level, what, fix); {groups} and {n} are filled in
@@ -120,16 +120,11 @@ _COPIES = {
 
 def _copies(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Finding:
     level, what, fix = _COPIES[kind]
-    advised = [item.key for group in groups for item in _too_many(group)]
+    advised = [item.key for group in groups for item in group[1:] if item.image.path != group[0].image.path]
     groups_text = "1 image" if len(groups) == 1 else f"{len(groups)} images"
     shown = tuple(tuple(item.in_finding(f"{size_of(item)}, {item.role}") for item in group) for group in groups)
     what = what.replace("{groups}", groups_text).replace("{n}", str(len(advised)))
     return Finding(kind, level, what, fix, shown, tuple(advised), "put away" if advised else "open")
-
-
-def _too_many(group: Sequence[ExaminedImage]) -> list[ExaminedImage]:
-    """All but the first image, without entries with the first's file."""
-    return [item for item in group[1:] if item.image.path != group[0].image.path]
 
 
 _ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}

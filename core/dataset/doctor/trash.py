@@ -123,7 +123,7 @@ def put_back(token: str) -> tuple[Path, ...]:
 
 def put_away_lately(dataset_folder: Path | str, most: int | None = None) -> list[PutAway]:
     """Actions that can be undone, newest first; at most the `most` newest ones, None for all."""
-    found = []
+    actions = []
     for record in _records(Path(dataset_folder))[-most if most else None :]:
         try:
             folder, content = _read(record)
@@ -132,8 +132,8 @@ def put_away_lately(dataset_folder: Path | str, most: int | None = None) -> list
         left = sum(os.path.lexists(source) for source, _ in _moves(record, folder, content))
         if left:
             names = tuple(str(name) for name in content["images"])
-            found.append(PutAway(str(record), float(content["when"]), str(content["reason"]), names, left))
-    return sorted(found, key=lambda each: -each.when)
+            actions.append(PutAway(str(record), float(content["when"]), str(content["reason"]), names, left))
+    return sorted(actions, key=lambda each: -each.when)
 
 
 def empty(dataset_folder: Path | str) -> tuple[int, int]:
@@ -154,7 +154,7 @@ def companions(images: Sequence[Path]) -> list[Path]:
     leaving: dict[Path, set[str]] = defaultdict(set)
     for path in images:
         leaving[path.parent].add(path.name)
-    found: list[Path] = []
+    files: list[Path] = []
     for folder, names in leaving.items():
         entries = sorted(os.listdir(folder))
         staying = {
@@ -166,8 +166,8 @@ def companions(images: Sequence[Path]) -> list[Path]:
         leaving_stems = stems - staying | {name.casefold() for name in names}  # a.png.txt is a.png's caption
         for name in entries:
             if name not in names and _belongs(name, leaving_stems, staying | stems):
-                found.append(folder / name)
-    return found
+                files.append(folder / name)
+    return files
 
 
 def _belongs(name: str, stems: set[str], all_stems: set[str]) -> bool:

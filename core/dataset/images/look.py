@@ -65,8 +65,8 @@ def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[t
 
 def known_looks(memo: Memo, files: Sequence[FileFacts]) -> dict[Path, Look]:
     """{path: measurements} of files decoded before. A damaged row counts as none."""
-    found = {path: from_text(text) for path, text in memo.known(FACT, files).items()}
-    return {path: look for path, look in found.items() if look is not None}
+    looks = {path: from_text(text) for path, text in memo.known(FACT, files).items()}
+    return {path: look for path, look in looks.items() if look is not None}
 
 
 def to_text(look: Look) -> str:
@@ -208,8 +208,8 @@ def _decoded(
         return None if cancel and cancel.wanted else (image, *_look_at(image))
 
     for future in as_completed([pool.submit(decode, image) for image in images]):
-        if found := future.result():
-            yield found
+        if result := future.result():
+            yield result
 
 
 def _look_at(image: ImageInfo) -> tuple[Look, bool]:
@@ -220,10 +220,10 @@ def _look_at(image: ImageInfo) -> tuple[Look, bool]:
         if opened.size != (image.width, image.height):
             return Look("has a different size than its header states"), True
         red = opened.on(BLACK).getchannel("R")
-        found = measure(opened.on(WHITE), transparent=opened.alpha is not None)
+        look = measure(opened.on(WHITE), transparent=opened.alpha is not None)
         opaque = 255 if opened.alpha is None else int(opened.alpha.getextrema()[1])  # type: ignore[arg-type]
         remark = warnings[0].strip()[:MOST_REMARK] if warnings else ""
-        return replace(found, brightest=int(red.getextrema()[1]), opaque=opaque, remark=remark), True  # type: ignore[arg-type]
+        return replace(look, brightest=int(red.getextrema()[1]), opaque=opaque, remark=remark), True  # type: ignore[arg-type]
     except BrokenImage as error:
         return Look(str(error)), not isinstance(error, UnreachableImage)
 

@@ -69,10 +69,10 @@ for _reader in (JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
 @contextmanager
 def remarks() -> Iterator[list[str]]:
     """Context that collects the warnings of Pillow's decoders in this thread."""
-    found: list[str] = []
-    _heard.messages = found
+    warnings_of_image: list[str] = []
+    _heard.messages = warnings_of_image
     try:
-        yield found
+        yield warnings_of_image
     finally:
         _heard.messages = None
 
@@ -178,12 +178,12 @@ def open_decoded(
         if image.width * image.height <= LARGE_PIXELS:
             return _decoded(image, draft, managed, None)
         with _one_large:
-            found: Opened | None = None
+            opened: Opened | None = None
             try:
-                found = _decoded(image, draft, managed, draft or enough)
-                return found
+                opened = _decoded(image, draft, managed, draft or enough)
+                return opened
             finally:
-                if found is None or found.colors is not image:  # RGB in its own size is the decoder's image itself
+                if opened is None or opened.colors is not image:  # RGB in its own size is the decoder's image itself
                     image.close()
                 trim_heap()  # else each thread keeps the memory of its largest image
 

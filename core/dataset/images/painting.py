@@ -81,15 +81,15 @@ def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
         raise ProblemsError.one(what, where, fix, "mask.too-many-bytes")
     try:
         with Image.open(BytesIO(data), formats=("PNG",)) as opened:
-            found = opened.size
-            if found == size:  # else nothing of it is decoded, however large it claims to be
+            mask_size = opened.size
+            if mask_size == size:  # else nothing of it is decoded, however large it claims to be
                 opened.load()  # the file is closed at the end
                 opened.info.pop("icc_profile", None)
                 colors, alpha = to_srgb(opened)
                 return composite(colors, alpha, BLACK)
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, DecompressionBombError ...
         raise ProblemsError.one("The mask is not a PNG image", where, "paint it again", "mask.not-png") from error
-    what = f"The mask is {found[0]} x {found[1]}, but the image is {size[0]} x {size[1]}"
+    what = f"The mask is {mask_size[0]} x {mask_size[1]}, but the image is {size[0]} x {size[1]}"
     raise ProblemsError.one(what, where, "reload the page and paint it again", "mask.other-size")
 
 

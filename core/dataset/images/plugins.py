@@ -44,7 +44,7 @@ PLUGINS = (
 
 def load_plugins() -> frozenset[str]:
     """Import the installed plugins and return their formats. One that fails to load counts as missing."""
-    found = set()
+    loaded = set()
     for plugin in PLUGINS:
         try:
             module = importlib.import_module(plugin.module)
@@ -52,8 +52,8 @@ def load_plugins() -> frozenset[str]:
                 module.register_heif_opener()
         except Exception:  # ImportError, OSError of a shared library, an AttributeError of a version that does not fit
             continue
-        found.add(plugin.format)
-    return frozenset(found)
+        loaded.add(plugin.format)
+    return frozenset(loaded)
 
 
 LOADED = load_plugins()

@@ -95,10 +95,10 @@ def in_folder(
         what = f"The {kind.word} folder {'does not exist' if missing else 'is a file'}"
         code = "dataset.missing-folder" if missing else "dataset.not-a-folder"
         return Problem(what, shown, "check the path, or leave the setting empty", code=code)
-    found = walk(folder, cancel)
+    walked = walk(folder, cancel)
     painted = is_painted(folder)
-    by_stem = _by_stem(found.files, suffix, kind)
-    return Partners(shown, found.files, lambda image: _named(image, inside, by_stem, painted), found.problems)
+    by_stem = _by_stem(walked.files, suffix, kind)
+    return Partners(shown, walked.files, lambda image: _named(image, inside, by_stem, painted), walked.problems)
 
 
 def sidecar_partners(files: Mapping[str, Sequence[File]], shown: str) -> Partners:
@@ -126,7 +126,7 @@ def without_suffix(files: Sequence[File], suffix: str) -> tuple[list[File], list
 
 def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list[Problem]:
     """Advice on OneTrainer's masks and control images in image folders that are not used."""
-    found = []
+    problems = []
     for kind in (MASK, CONTROL):
         names = [file.path.name for file in files if split_label(file.path.stem)[1].casefold() == kind.label]
         fix, field = "ignore this; they are not trained", ""
@@ -137,8 +137,8 @@ def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list
             fix, field = f"turn on '{ImageSettings.title_of('masked_loss')}' to use them", "dataset.masked_loss"
         if names:
             what = f"{count(len(names), kind.word)} next to the images ({kind.label}) not used: {listed(names)}"
-            found.append(Problem(what, printable(folder), fix, "advice", field, code=f"{kind.code}.not-used"))
-    return found
+            problems.append(Problem(what, printable(folder), fix, "advice", field, code=f"{kind.code}.not-used"))
+    return problems
 
 
 def listed_in(paths: Mapping[Path, Path], shown: str) -> Partners:
@@ -192,14 +192,14 @@ def pair(
 
 def _by_stem(files: Sequence[File], suffix: str | None, kind: Kind | None = None) -> dict[str, list[File]]:
     """{image's stem in lower case: its partner files}, by the suffix, else by OneTrainer's label (with `kind`) or the plain name."""
-    found: dict[str, list[File]] = defaultdict(list)
+    by_stem: dict[str, list[File]] = defaultdict(list)
     if kind and not suffix:
         plain, labelled = without_suffix(files, kind.label)
         named = {os.path.splitext(file.relative)[0].casefold() for file in labelled}
         files = [*labelled, *(file for file in plain if os.path.splitext(file.relative)[0].casefold() not in named)]
     for file in without_suffix(files, suffix)[1] if suffix else files:
-        found[os.path.splitext(file.relative)[0].casefold()].append(file)
-    return found
+        by_stem[os.path.splitext(file.relative)[0].casefold()].append(file)
+    return by_stem
 
 
 def mask_paths(images: Sequence[ImageInfo]) -> list[Path]:

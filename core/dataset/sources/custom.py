@@ -74,8 +74,8 @@ def _take(gathered: Gathered, rows: Sequence[dict[str, Any]], name: str, concept
     files = _files(rows)
     id = gathered.new_id(name)
     by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}
-    found = gathered.read(files, id, Root(Path(name), 1, ""), concept)
-    images = [_with(image, by_relative[image.relative]) for image in found]
+    listed = gathered.read(files, id, Root(Path(name), 1, ""), concept)
+    images = [_with(image, by_relative[image.relative]) for image in listed]
     gathered.finish(images, concept, {})
 
 
@@ -160,25 +160,25 @@ def _place(error: BaseException) -> str:
 
 
 def _wrong(name: str, rows: Sequence[Any]) -> list[Problem]:
-    found = [f"number {number} {why}" for number, row in enumerate(rows, 1) for why in _complaints(row)]
+    complaints = [f"number {number} {why}" for number, row in enumerate(rows, 1) for why in _complaints(row)]
     what = f"The dataset class {name} returns invalid images: {{names}}"
     fix = "return dicts with path and, optionally, caption, repeats, words, is_reg"
-    return about(found, what, fix, "dataset-class.invalid-row", "error", where=_WHERE)
+    return about(complaints, what, fix, "dataset-class.invalid-row", "error", where=_WHERE)
 
 
 def _complaints(row: Any) -> list[str]:
     """What is wrong with one row."""
     if not isinstance(row, dict):
         return [f"is {type(row).__name__}, not a dict"]
-    found = [f"has the unknown key {key!r}" for key in row if key not in _KEYS]
+    complaints = [f"has the unknown key {key!r}" for key in row if key not in _KEYS]
     if not isinstance(row.get("path"), str | os.PathLike) or not os.fspath(row["path"]).strip():
-        found.append("has no path")
-    found += [
+        complaints.append("has no path")
+    complaints += [
         f"has a {key} that is not a string" for key in ("caption", "words") if not isinstance(row.get(key), str | None)
     ]
     repeats = row.get("repeats")
     if repeats is not None and (type(repeats) is not int or not 1 <= repeats <= MAX_REPEATS):
-        found.append(f"has repeats of {repeats!r}, not 1 to {MAX_REPEATS}")
+        complaints.append(f"has repeats of {repeats!r}, not 1 to {MAX_REPEATS}")
     if not isinstance(row.get("is_reg", False), bool):
-        found.append("has an is_reg that is not a bool")
-    return found
+        complaints.append("has an is_reg that is not a bool")
+    return complaints

@@ -123,8 +123,8 @@ def _first_bytes(path: str | os.PathLike) -> bytes:
 
 def identity_of(folder: Path) -> object:
     """An identity that is equal for all links to a folder. OSError if it does not exist or cannot be read."""
-    found = os.stat(folder)
-    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)
+    status = os.stat(folder)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 
 
 def walk_folders(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:

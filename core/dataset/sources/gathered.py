@@ -103,8 +103,8 @@ class Gathered:
         return same
 
     def _add_folders(self, concept: Concept, path: Path) -> None:
-        roots, found = roots_of(concept.source, path)
-        self.problems += found
+        roots, problems = roots_of(concept.source, path)
+        self.problems += problems
         without = self._without(concept, path)
         walks: list[tuple[str, Walk]] = []
         labels: list[File] = []
@@ -183,9 +183,9 @@ class Gathered:
         if not metadata.entries:
             return [], {}
         finder = Finder(files, folder, metadata.path.parent)
-        found = finder.match(metadata.entries)
-        self.problems += match_problems(found, finder, metadata)
-        return [file for _, file in found.pairs], {file.path: entry for entry, file in found.pairs}
+        matched = finder.match(metadata.entries)
+        self.problems += match_problems(matched, finder, metadata)
+        return [file for _, file in matched.pairs], {file.path: entry for entry, file in matched.pairs}
 
     def _replace_earlier(self, images: Sequence[ImageInfo], concept: Concept) -> None:
         """Images in two metadata files use the later one, if both train at the same sizes."""
@@ -286,9 +286,9 @@ class Gathered:
         if partners and images:
             paired = pair(images, partners, kind, memo=self.memo, cancel=self.cancel, level=self.level)
             self.problems += paired.problems
-            files, found = self._partners_of.setdefault((kind, partners.shown), ([], []))
+            files, matches = self._partners_of.setdefault((kind, partners.shown), ([], []))
             files += partners.files
-            found += paired.matches
+            matches += paired.matches
             self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
             images = paired.images
         limit = concept.images.skip_image_resolution
@@ -311,11 +311,11 @@ class Gathered:
             masked = kind is MASK and images.masked_loss and not images.alpha_mask
             wanted = masked or images.conditioning_suffix
             return others if wanted or (others and others.files) else None
-        found = in_folder(folder, inside, kind, concept.images.conditioning_suffix, self.cancel)
-        if isinstance(found, Problem):
-            self.problems.append(found)
+        partners = in_folder(folder, inside, kind, concept.images.conditioning_suffix, self.cancel)
+        if isinstance(partners, Problem):
+            self.problems.append(partners)
             return None
-        return found
+        return partners
 
 
 def caption_endings(concept: Concept) -> tuple[str, ...]:
@@ -329,8 +329,8 @@ def caption_endings(concept: Concept) -> tuple[str, ...]:
 
 def _empty_folder(path: Path, walks: Iterable[Walk]) -> Problem:
     others: Counter[str] = Counter()
-    for found in walks:
-        others.update(found.others)
+    for each in walks:
+        others.update(each.others)
     kinds = ", ".join(f"{number} {kind}" for kind, number in others.most_common(4))
     what = f"The folder contains no images, only other files: {kinds}" if kinds else "The folder is empty"
     fix = "choose a folder with .png, .jpg, .webp or other images"
@@ -354,7 +354,7 @@ def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
     stems: dict[tuple[str, str], list[ImageInfo]] = defaultdict(list)
     for image in images:
         stems[image.source, os.path.splitext(image.relative)[0].casefold()].append(image)
-    found = []
+    problems = []
     for group in stems.values():
         if len(group) < 2:
             continue
@@ -368,8 +368,8 @@ def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
             code = "image.same-name-ignoring-case"
             what = f"{names_of(group)} differ only in case, so they conflict on Windows and macOS"
         fix = "rename or remove one of them"
-        found.append(Problem(what, printable(group[0].path.parent), fix, "advice", code=code))
-    return found
+        problems.append(Problem(what, printable(group[0].path.parent), fix, "advice", code=code))
+    return problems
 
 
 def _animated(images: Sequence[ImageInfo]) -> list[Problem]:

@@ -53,7 +53,7 @@ class Memo:
         if self.path is None or not self.path.exists():
             return {}
         wanted = {os.fsencode(file.path): file for file in files}
-        found: dict[Path, str] = {}
+        facts: dict[Path, str] = {}
         names = list(wanted)
         try:
             with closing(self._connect()) as connection:
@@ -64,10 +64,10 @@ class Memo:
                     for name, size, mtime_ns, value in connection.execute(question, (kind, *part)):
                         file = wanted[name]
                         if (size, mtime_ns) == (file.bytes, file.mtime_ns):
-                            found[file.path] = value
+                            facts[file.path] = value
         except sqlite3.Error as error:
             self._moved_after(error)
-        return found
+        return facts
 
     def remember(self, kind: str, facts: Mapping[Path, str], files: Iterable[FileFacts]) -> None:
         """Store the facts of those files that `facts` contains."""
@@ -105,9 +105,9 @@ class Memo:
             while part := list(islice(remaining, 16 * THREADS)):
                 if check:
                     check()
-                found = dict(zip((file.path for file in part), pool.map(measure, part), strict=True))
-                self.remember(kind, {path: fact for path, fact in found.items() if isinstance(fact, str)}, part)
-                known |= found
+                measured = dict(zip((file.path for file in part), pool.map(measure, part), strict=True))
+                self.remember(kind, {path: fact for path, fact in measured.items() if isinstance(fact, str)}, part)
+                known |= measured
                 done += len(part)
                 if progress:
                     progress(done, len(files))

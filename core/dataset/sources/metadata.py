@@ -339,9 +339,9 @@ class Finder:
             if form in self._exact:
                 return [self._exact[form]]
             for folded in dict.fromkeys((form.casefold(), _plain(form).casefold())):
-                found = self._folded.get(folded) or self._stems.get(folded)
-                if found:
-                    return found
+                files = self._folded.get(folded) or self._stems.get(folded)
+                if files:
+                    return files
         return []
 
     def _inside(self, key: str) -> str | None:
@@ -374,9 +374,9 @@ class Finder:
         """The image of this name, if there is only one: for an absolute path of another computer, or a stem in a subfolder."""
         name = _plain(key).rpartition("/")[2].casefold()
         bare = os.path.splitext(name)[0] if extension(name) in IMAGE_EXTENSIONS else name
-        found = self._names.get(name) or self._names.get(bare) or []
-        stems = {os.path.splitext(file.relative)[0].casefold() for file in found}
-        return found if len(stems) == 1 else []
+        files = self._names.get(name) or self._names.get(bare) or []
+        stems = {os.path.splitext(file.relative)[0].casefold() for file in files}
+        return files if len(stems) == 1 else []
 
     def _has_latents(self, key: str) -> bool:
         plain = _plain(key)

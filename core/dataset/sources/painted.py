@@ -55,8 +55,8 @@ def sidecar_mask(image: ImageInfo) -> Path | None:
 
 def existing_masks(images: Iterable[ImageInfo], folder: Path) -> dict[str, Path]:
     """{name in the folder of painted masks: file} of the images' existing masks, which are copied into a new folder."""
-    found = ((image, image.conditioning or sidecar_mask(image)) for image in images)
-    return {stem_below(image, folder) + extension(path.name): path for image, path in found if path is not None}
+    masks = ((image, image.conditioning or sidecar_mask(image)) for image in images)
+    return {stem_below(image, folder) + extension(path.name): path for image, path in masks if path is not None}
 
 
 def refusal(image: ImageInfo, others: Iterable[Path], folder: Path, datasets: Path) -> Problem | None:

@@ -74,14 +74,14 @@ def recognize(folder: str | os.PathLike) -> str:
     if not roots:
         return problems[0].what if problems else "no images found"
     walks = [(root, walk(root.path, left_out=root.left_out)) for root in roots]
-    counted = [(root, found, sum(not is_label(file.path.name) for file in found.files)) for root, found in walks]
+    counted = [(root, walked, sum(not is_label(file.path.name) for file in walked.files)) for root, walked in walks]
     named = [each for each in counted if each[0].named and each[2]]
     plain = [each for each in counted if not each[0].named and each[2]]
     if not named and not plain:
         return "no images found"
     loose = sum(number for _, _, number in plain)
     if not named:
-        inside = sum(found.folders for _, found, _ in plain)
+        inside = sum(walked.folders for _, walked, _ in plain)
         return f"{count(loose, 'image')} in " + ("one folder" if inside <= 1 else f"{inside} folders")
     names = first_of([printable(root.path.name) for root, _, _ in named], 6)
     total = sum(number for _, _, number in named)

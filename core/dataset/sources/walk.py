@@ -182,11 +182,11 @@ def walk(
 
 def _identities(folders: Iterable[Path]) -> set[object]:
     """The identities of the folders that exist."""
-    found: set[object] = set()
+    identities: set[object] = set()
     for folder in folders:
         with suppress(OSError):
-            found.add(identity_of(folder))
-    return found
+            identities.add(identity_of(folder))
+    return identities
 
 
 def _sort_out(
@@ -254,13 +254,13 @@ def first_files(
     recursive: bool = True,
 ) -> list[File]:
     """The first files of a `walk`, without looking at the others. Of a.png.txt and a.txt the latter is taken."""
-    found: list[File] = []
+    files: list[File] = []
     visited = _identities(without)
     waiting: list[tuple[Path, str] | Callable[[], File | None]] = [(root, "")]
-    while waiting and len(found) < most:
+    while waiting and len(files) < most:
         each = waiting.pop()
         if not isinstance(each, tuple):
-            found += [file] if (file := each()) else []
+            files += [file] if (file := each()) else []
             continue
         folder, prefix = each
         try:
@@ -276,7 +276,7 @@ def first_files(
         inside: dict[str, Any] = {path: (below, path) for below, path in subfolders if recursive}
         inside |= {prefix + each.name: partial(_image_file, each, folder, prefix, sidecars) for each in others}
         waiting += [inside[path] for path in sorted(inside, reverse=True)]
-    return found
+    return files
 
 
 def _image_file(entry: os.DirEntry, folder: Path, prefix: str, sidecars: dict[str, list[os.DirEntry]]) -> File | None:
@@ -329,16 +329,16 @@ def _file(
     shared = sidecars.get(of_face.casefold(), []) if of_face else []
     used.update(each.name for each in (*captions, *shared))
     names, states = tuple(each.name for each in captions), tuple(_state(each) for each in (*captions, *shared))
-    found = _stat(entry)
-    if found is None or not stat.S_ISREG(found.st_mode):
+    status = _stat(entry)
+    if status is None or not stat.S_ISREG(status.st_mode):
         return File(relative, path, 0, 0, names, states, _refusal_of(path))
-    return File(relative, path, *stamp_of(found), names, states)
+    return File(relative, path, *stamp_of(status), names, states)
 
 
 def _state(entry: os.DirEntry) -> tuple[int, int]:
     """(bytes, mtime_ns); (-1, -1) for an unreadable file, which is never cached."""
-    found = _stat(entry)
-    return stamp_of(found) if found is not None and stat.S_ISREG(found.st_mode) else (-1, -1)
+    status = _stat(entry)
+    return stamp_of(status) if status is not None and stat.S_ISREG(status.st_mode) else (-1, -1)
 
 
 def _stat(entry: os.DirEntry) -> os.stat_result | None:

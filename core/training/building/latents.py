@@ -123,14 +123,12 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = Tru
     )
 
 
-def fill(
-    inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, keep_vae: bool = False
-) -> None:
-    """Encode the images that are not cached for this VAE, size and crop. keep_vae: leave the VAE on the device"""
+def fill(inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed]) -> None:
+    """Encode the images that are not cached for this VAE, size and crop."""
     missing = cache.missing(images, inputs.context.check)
     _report_npz(inputs, cache)
     if missing:
-        _encode_all(inputs, models, cache, missing, keep_vae)
+        _encode_all(inputs, models, cache, missing, keep_vae=False)
 
 
 def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Sequence[Placed], keep_vae: bool) -> None:
@@ -221,9 +219,6 @@ def _posteriors(
     todo = _late_sides(inputs, models, cache, images, at_once=at_once, keep_vae=keep_vae)
     encode = encoder(inputs, models)
 
-    def encode_again(pixels: torch.Tensor) -> Posterior:
-        return (fp32_retry(inputs.family, models.vae()) or encode)(pixels)
-
     def finished() -> None:
         if not keep_vae:
             models.offload_vae()
@@ -237,7 +232,7 @@ def _posteriors(
         batch_size=memory.vae_batch_size,
         threads=decode_threads(context.device),
         ahead=ahead,
-        retry=encode_again,
+        retry=lambda pixels: (fp32_retry(inputs.family, models.vae()) or encode)(pixels),
         synchronize=partial(synchronize, context.device),
         progress=lambda done, total: context.stage("training; encoding images", done, total),
         finished=finished,

@@ -157,8 +157,8 @@ def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> Networ
 
 def merged_identity(files: NetworkFiles) -> str:
     """Identity of the merged LoRAs in cache keys of captions; "" without any."""
-    words = [f"{file.sha256} {file.strength!r}" for file in files.merged]
-    return hashlib.sha256("\n".join(words).encode()).hexdigest() if words else ""
+    merges = [f"{file.sha256} {file.strength!r}" for file in files.merged]
+    return hashlib.sha256("\n".join(merges).encode()).hexdigest() if merges else ""
 
 
 def _names(network: NetworkSettings) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.pipeline import longest_captions, plain_caption
+from core.dataset.captions.words import word_pattern
 from core.dataset.doctor.examine import held_out_copies
 from core.dataset.report import Report
 from core.dataset.sources.files import printable
@@ -18,6 +19,7 @@ from core.families.attention import memory_problems
 from core.families.locate import family_of, model_path, model_problems
 from core.families.prompt_weights import FIX, wrong_weight
 from core.families.trained_size import trained_size
+from core.formats.detect import identify
 from core.formats.hub.upload import upload_problem
 from core.generation.prompt.sample_prompts import read_prompts
 from core.record.cancel import CancelToken
@@ -29,9 +31,9 @@ from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.model import FAMILIES
 from core.settings.rules import set_without_effect, training_problems
+from core.settings.rules.noise import prediction_problems
 from core.training.checks.demo_setup import demo_problems
 from core.training.checks.named_files import named_file_problems
-from core.training.checks.objective import objective_problems
 from core.training.loop.prior import prior_problems
 from core.training.saving.resume import start_step_problems
 from core.training.sharding.fast_disk import space_problems
@@ -76,25 +78,21 @@ def problems_without_model(
     problems += demo_problems(job, workspace)
     problems += weight_problems(job, [*report.placed, *report.validation])
     if job.method.traits.new_words:
-        from core.training.checks.tokens import token_problems  # loads torch, for which the page does not wait
-
         problems += token_problems(job, report.placed)
     problems += named_file_problems(job, workspace, begins=begins)
     if begins and not errors(problems):
         problems += start_step_problems(job, workspace, report)
-    return problems if device is None else problems + _device_problems(job, device)
+    if device is not None:
+        from core.optimization.optimizers import device_problems
+
+        problems += [*device_problems(job.optimizer, device), *memory_problems(job.memory, device)]
+    return problems
 
 
 def problem_of_uploads(job: TrainJob) -> list[Problem]:
     """Problems of uploads to the hub. Needs the network, so it is called once before a start, not at each change of the form."""
     problem = upload_problem(job.hub, secret("huggingface_token"))
     return [problem] if problem else []
-
-
-def _device_problems(job: TrainJob, device: str) -> list[Problem]:
-    from core.optimization.optimizers import device_problems
-
-    return [*device_problems(job.optimizer, device), *memory_problems(job.memory, device)]
 
 
 def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
@@ -209,3 +207,50 @@ _MARKS = re.compile(r"[:(\[]")  # a text without them has no weights
 def _wrong(texts: Iterable[str]) -> str:
     """The first error of a weight in these texts; "" for none."""
     return next((wrong for text in texts if _MARKS.search(text) and (wrong := wrong_weight(text))), "")
+
+
+def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
+    """One error for each token of textual inversion that no caption contains, so that it would not be trained."""
+    texts = {text for each in placed for text in _texts(each)}
+    return [
+        Problem(
+            f"No caption contains the token '{word}', so it would not be trained",
+            *_where_and_fix(job, word),
+            code="embedding.token-not-in-captions",
+        )
+        for word in job.embedding.words
+        if not any(word_pattern([word]).search(text) for text in texts)
+    ]
+
+
+def _texts(placed: Placed) -> list[str]:
+    """An image's caption as it is trained; and before random choices, since a token may be one of several."""
+    settings = placed.concept.captions
+    plain = plain_caption(placed.caption.text, settings, placed.image.words)
+    return [plain] if settings.caption_template != "none" else [plain, placed.caption.whole]
+
+
+def _where_and_fix(job: TrainJob, word: str) -> tuple[str, str]:
+    trigger = job.captions.trigger_word
+    if trigger and len(job.embedding.words) == 1:
+        return "captions.trigger_word", f"empty it, so that the token is used instead of '{trigger}'"
+    return "embedding.token_string", f"write '{word}' into the captions of the images that show it"
+
+
+def objective_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Problems of the loss settings with the prediction type and noise schedule that the model's file states.
+
+    Empty without a model, where the file does not state them, and where the setting does (the rules check that).
+    """
+    try:
+        kind = identify(model_path(job.model.base_model, workspace))
+    except (ProblemsError, OSError):
+        return []
+    problems = []
+    if kind.zero_terminal_snr and not job.noise.zero_terminal_snr:
+        what = "The base model was trained with zero terminal SNR, which is off"
+        fix = "turn it on, or very dark and very bright images will look gray"
+        problems.append(Problem(what, "noise.zero_terminal_snr", fix, "advice", code="noise.model-has-zero-snr"))
+    if job.model.prediction == "auto" and kind.prediction is not None:
+        problems += prediction_problems(job.noise, kind.prediction)
+    return problems

@@ -115,12 +115,12 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
         what = "The base model is the starter, a demo for simple icons at 128 px, which cannot train photographs"
         fix = "choose or download another base model, such as SD 1.5 or SDXL"
         yield Problem(what, MODEL, fix, "warning", code="demo.base-model")
-    words = _demo_words(job)
-    if words:
-        left = " and ".join({NAME: "output name", PROMPTS: "sample prompts"}[path] for path in words)
+    settings = _demo_words(job)
+    if settings:
+        left = " and ".join({NAME: "output name", PROMPTS: "sample prompts"}[path] for path in settings)
         what = f"Still set for the demo: {left}"
         fix = "apply the recommended settings on the page, or set your own"
-        yield Problem(what, ", ".join(words), fix, "advice", code="demo.name-or-prompts")
+        yield Problem(what, ", ".join(settings), fix, "advice", code="demo.name-or-prompts")
 
 
 def holds_demo(job: TrainJob, workspace: Workspace) -> bool:
@@ -340,12 +340,12 @@ def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str
     trained = [row for row in report.rows if row.trains]
     written = [row for row in trained if row.source in IMAGE_SOURCES]
     captions = [" ".join(row.caption.split("\n")[0].split()) for row in written or trained]
-    words = [caption for caption in dict.fromkeys(captions) if caption and _is_prompt(caption)]
-    if words:
-        apart = max(1, len(words) // PROMPTS_SET)  # from the whole set, not four of its beginning
+    usable = [caption for caption in dict.fromkeys(captions) if caption and _is_prompt(caption)]
+    if usable:
+        apart = max(1, len(usable) // PROMPTS_SET)  # from the whole set, not four of its beginning
         source = "captions of these images" if written else "the class tokens"
-        prompts = words[::apart][:PROMPTS_SET]
-        if tagged := _prompts_of_tags(words, apart):
+        prompts = usable[::apart][:PROMPTS_SET]
+        if tagged := _prompts_of_tags(usable, apart):
             prompts, source = tagged, "tags that the images share, plus a few of single images"
     else:
         prompts, source = [job.captions.trigger_word or name.replace("_", " ")], "no captions yet"

@@ -68,11 +68,6 @@ def unaugmented_caption(placed: Placed) -> str:
     return training_caption(ImageUse(placed.key, 0, placed.caption, settings, placed.image.words), 0, 0)
 
 
-def compared_images(training: Sequence[Placed], held_out: Sequence[Placed]) -> list[Placed]:
-    """As many training images as are held out."""
-    return pick_evenly(training, len(held_out))
-
-
 @dataclass(frozen=True)
 class ValidationBatch:
     """Images of one size that are measured in one pass. timestep_indices: [B], of each image's timestep"""
@@ -139,7 +134,7 @@ class Validation:
             most = every(job.validation.max_validation_steps)
             batches = batches_of([unaugmented(placed) for placed in report.validation])
             self.batches = at_every_timestep(batches[: int(most)] if most else batches)
-            self.training_batches = at_every_timestep(batches_of(compared_images(report.placed, self.images)))
+            self.training_batches = at_every_timestep(batches_of(pick_evenly(report.placed, len(self.images))))
         elif self.ranks:
             held_out = [unaugmented(placed) for placed in report.validation]
             images = held_out or pick_evenly(report.placed, min(self.pairs, AUTOMATIC_MOST))
@@ -197,10 +192,10 @@ class Validation:
         """Measure the loss of the present weights. step: optimizer steps done"""
         import torch
 
-        words = "held-out" if self.measured_on == "held_out" else "training"
+        name = "held-out" if self.measured_on == "held_out" else "training"
         with torch.no_grad(), passes.without_dropout():
             passes.text.need(self.captions())
-            context.stage(f"measuring the loss on {words} images")
+            context.stage(f"measuring the loss on {name} images")
             result = _measure(passes, context, self.batches)
             train_loss = None
             if self.training_batches:
@@ -296,18 +291,13 @@ def _measure(passes: Passes, context: JobContext, batches: Sequence[ValidationBa
     losses: list[Tensor] = []
     for batch in batches:
         context.check()
-        losses.append(_losses_of(passes, batch, timesteps))
+        losses.append(passes.losses(*_inputs(passes, batch, timesteps)).float())
     each = torch.cat(losses).double().tolist()
     numbers = [number for batch in batches for number in batch.timestep_indices]
     by_number: defaultdict[int, list[float]] = defaultdict(list)
     for number, loss in zip(numbers, each, strict=True):
         by_number[number].append(loss)
     return Measured(each, {timesteps[number]: fmean(by_number[number]) for number in sorted(by_number)})
-
-
-def _losses_of(passes: Passes, batch: ValidationBatch, timesteps: Sequence[int]) -> Tensor:
-    """Losses [B] with noise that depends on the image, the timestep and the validation seed."""
-    return passes.losses(*_inputs(passes, batch, timesteps)).float()
 
 
 def _effect(passes: Passes, batches: Sequence[ValidationBatch]) -> float:

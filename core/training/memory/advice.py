@@ -58,14 +58,14 @@ def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list
     whole = memory_plan(job, facts).total
     wrong = {problem.what for problem in training_problems(job)}
     savings: list[Saving] = []
-    for words, change in candidates(job, facts):
+    for title, change in candidates(job, facts):
         other = changed(job, change)
         if any(each.level == "error" and each.what not in wrong for each in training_problems(other)):
             continue
         saved = whole - memory_plan(other, moved(facts, job, other)).total
         if saved >= WORTH * whole:
             (path, value), *also = change.items()
-            savings.append(Saving(path, value, saved, words, tuple(also)))
+            savings.append(Saving(path, value, saved, title, tuple(also)))
         if count is not None and len(savings) == count:
             break
     return savings
@@ -96,8 +96,8 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
     batch, steps = job.dataset.train_batch_size, job.schedule.gradient_accumulation_steps
     if batch > 1 and facts.batch > 1 and not memory.fused_backward_pass:
         half = -(-batch // 2)
-        words = f"a batch of {half} with twice the gradient accumulation"
-        yield words, {"dataset.train_batch_size": half, "schedule.gradient_accumulation_steps": 2 * steps}
+        title = f"a batch of {half} with twice the gradient accumulation"
+        yield title, {"dataset.train_batch_size": half, "schedule.gradient_accumulation_steps": 2 * steps}
     if cuda and job.sharding.active:
         if job.sharding.offload_optimizer_device is None:
             yield "offloading the optimizer state to RAM", {"sharding.offload_optimizer_device": "cpu"}

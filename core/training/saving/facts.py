@@ -135,14 +135,14 @@ def user_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
 
 def trigger_words(placed: Sequence[Placed]) -> str:
     """Comma-separated trigger phrases: the trigger word, and identifier and class of each folder."""
-    words = []
+    triggers = []
     for concept in {id(each.concept): each.concept for each in placed}.values():
         if concept.role != "train":
             continue
         source = concept.source
         both = " ".join(word for word in (source.identifier, source.class_word if source.identifier else None) if word)
-        words += [word.strip() for word in (concept.captions.trigger_word or "", both) if word.strip()]
-    return ", ".join(dict.fromkeys(words))
+        triggers += [word.strip() for word in (concept.captions.trigger_word or "", both) if word.strip()]
+    return ", ".join(dict.fromkeys(triggers))
 
 
 def _validation(job: TrainJob, held_out: int) -> dict[str, str]:

@@ -88,8 +88,8 @@ def begin(run: Run, states: States) -> None:
     start = first_step(run.job, run.plan)
     if start is not None:
         if settings.resume and start != run.state.step:
-            words = f"The training state is from step {run.state.step}; training starts at step {start}, as set"
-            context.say(words, "warning")
+            message = f"The training state is from step {run.state.step}; training starts at step {start}, as set"
+            context.say(message, "warning")
         run.state.step = start
     raise_if_errors(_after_end(run.job, run.state.step, run.total))
     run.state.begun = run.state.step
@@ -165,8 +165,8 @@ def fetch_state(text: str, target: Path, endpoint: str | None = None) -> Path:
         names = [name for name in api.list_repo_files(**about) if name.startswith(address.path + "/")]
         fetched = [Path(api.hf_hub_download(filename=name, local_dir=str(target / "hub"), **about)) for name in names]
     except Exception as error:
-        words = str(error).strip().splitlines()
-        what = f"The training state '{text}' could not be downloaded: {words[0] if words else error!r}"
+        lines = str(error).strip().splitlines()
+        what = f"The training state '{text}' could not be downloaded: {lines[0] if lines else error!r}"
         fix = "check the address and the token, or download it by hand"
         raise ProblemsError.one(what, WHERE, fix, code="resume.not-downloaded") from None
     if not fetched:

@@ -197,7 +197,9 @@ class ShardedStepper(Stepper):
         failed: OSError | None = None
         path = folder / self._file()
         try:
-            save_pickle({"parts": self._shards.state_dict(), "own": self._scale_and_average()}, path)
+            scale = vars(self._scale) if self._scale is not None else None
+            average = self.average.state_dict() if self.average is not None else {}
+            save_pickle({"parts": self._shards.state_dict(), "own": {"scale": scale, "average": average}}, path)
             atomic.sync_file(path)
         except OSError as error:
             failed = error
@@ -209,10 +211,6 @@ class ShardedStepper(Stepper):
 
     def _file(self) -> str:
         return f"part-{self._processes.rank + 1:05d}-of-{self._processes.count:05d}.pt"
-
-    def _scale_and_average(self) -> dict[str, Any]:
-        scale = vars(self._scale) if self._scale is not None else None
-        return {"scale": scale, "average": self.average.state_dict() if self.average is not None else {}}
 
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
         saved, present = content.get("sharded"), self._partitioning()
