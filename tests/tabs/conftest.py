@@ -54,16 +54,18 @@ WAITS = (
 
 
 @pytest.fixture(autouse=True)
-def answers_wait_for_what_they_ask(request, monkeypatch):
+def answers_wait_for_what_they_ask(request):
     """A busy machine is slow: without a browser, which would ask again, an answer waits until its work is done."""
-    if "chromium" not in request.fixturenames:
-        for name in WAITS:
-            monkeypatch.setattr(f"tabs.{name}", 60.0)
-        monkeypatch.setattr("tabs.form.model_lists.ModelLists.refresh.__defaults__", (60.0, 0.0))
+    with pytest.MonkeyPatch.context() as patch:
+        if "chromium" not in request.fixturenames:
+            for name in WAITS:
+                patch.setattr(f"tabs.{name}", 60.0)
+            patch.setattr("tabs.form.model_lists.ModelLists.refresh.__defaults__", (60.0, 0.0))
+        yield
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(tmp_path, monkeypatch):  # what a test patches holds until its page is closed
     """A page over the real engine, which is never started: it reads the runs that lie there, and nothing trains."""
     from work_parts import make_page
 

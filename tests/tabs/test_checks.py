@@ -18,15 +18,16 @@ IMAGES = 20
 @pytest.fixture
 def slow(monkeypatch):
     """Images are decoded one by one as the test lets them."""
-    gate, opened, real = threading.Semaphore(0), [], look.open_decoded
+    gate, begun, opened, real = threading.Semaphore(0), [], [], look.open_decoded
 
     def open_decoded(path, **more):
+        begun.append(path.name)
         gate.acquire()
         opened.append(path.name)
         return real(path, **more)
 
     monkeypatch.setattr(look, "open_decoded", open_decoded)
-    yield SimpleNamespace(let=lambda number: gate.release(number), opened=opened)
+    yield SimpleNamespace(let=lambda number: gate.release(number), begun=begun, opened=opened)
     gate.release(10_000)
 
 
@@ -73,6 +74,7 @@ def test_another_dataset_ends_the_reading_and_what_was_read_is_kept(page, tmp_pa
     looked(page, lambda found: found.get("undecoded"))
     slow.let(5)
     looked(page, lambda found: found["read"] == (5, IMAGES))
+    wait_until(lambda: len(slow.begun) == 5 + 4)  # each of its threads holds one
     page.project.edit("dataset.folder", str(second))
     page.checks.look(page.project.job)  # the first reading is cancelled here
     slow.let(4 + 3)  # those that its threads hold, and the new ones
