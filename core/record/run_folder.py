@@ -141,6 +141,12 @@ def newest_runs(runs: Path) -> Iterator[RunFolder]:
             yield folder
 
 
+def run_of(path: Path | None, runs: Path) -> Path | None:
+    """The folder of the run that a file is a checkpoint of; None for other files."""
+    inside = path is not None and path.parent.name == "checkpoints" and path.is_relative_to(runs)
+    return path.parent.parent if path is not None and inside else None
+
+
 def sha256_of(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
