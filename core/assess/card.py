@@ -20,7 +20,7 @@ from core.assess.results import read_results
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.images.thumbnails import jpeg_url
 from core.engine.extend import job_of
-from core.engine.verdict import measured_sentence
+from core.engine.verdict import captions_of, measured_sentence, trigger_word
 from core.engine.view import RunView
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo, model_hashes
@@ -61,7 +61,7 @@ TRAINED = {
     "learning_rate": ("Learning rate", "ss_learning_rate"),
     "scheduler": ("Learning rate scheduler", "ss_lr_scheduler"),
     "batch_size": ("Batch size", "ss_total_batch_size"),
-    "precision": ("Precision", "ss_mixed_precision"),
+    "mixed_precision": ("Mixed precision", "ss_mixed_precision"),
 }
 
 
@@ -237,9 +237,9 @@ class Source:
 
     def _use(self) -> Iterator[Fact]:
         triggers = list(stated_triggers(self.path, self.metadata))
-        if self.job is not None:
-            classes = [source.class_tokens or "" for source in self.job.dataset.sources]
-            triggers += [*self.job.embedding.words, *classes] if self.job.method.kind == "embedding" else classes
+        if self.job is not None and self.run is not None:
+            words = self.job.embedding.words if self.job.method.kind == "embedding" else ()
+            triggers += [*words, trigger_word(self.job, captions_of(self.run)[0])]
         elif self.about["kind"] == "embedding":
             triggers.append(self.path.stem)
         yield Fact("use", "triggers", "Trigger words", list(dict.fromkeys(each for each in triggers if each)))
@@ -262,7 +262,9 @@ class Source:
 
     def _stated(self, *names: str) -> str:
         """The first of these metadata values that says something."""
-        return next((text for name in names if (text := self.metadata.get(name, "")[:200]) not in ("", "None")), "")
+        return next(
+            (text for name in names if (text := self.metadata.get(name, "")[:200]) not in ("", "None", "no")), ""
+        )
 
     def _base(self) -> Iterator[Fact]:
         digest, entry = self._base_digest()

@@ -51,6 +51,7 @@
     const form = button.closest("[id^=tools-]");
     if (form) started = {card: form.id.slice("tools-".length), when: performance.now()};
   });
+  atelier.on("click", "#runs-main [data-act=card]", () => { started = {card: "models", when: performance.now()}; });
   const bringIntoView = (holder) => {
     if (holder.dataset.tasks === started.card && performance.now() - started.when < 5000 && holder.firstElementChild) holder.firstElementChild.scrollIntoView({block: "nearest"});
   };

@@ -167,6 +167,9 @@ class Handlers:
         elif act == copies.CONVERTS:
             self.copies.convert(str(place.get("open", "")), arg)
             tabs = gr.Tabs(selected="Tools")
+        elif act == "card":
+            self.copies.card(str(place.get("open", "")), arg)
+            tabs = gr.Tabs(selected="Tools")
         elif act in ("rename", "note"):
             self.page.engine.describe_run(arg, **{"title" if act == "rename" else "note": value})
             self.page.run_list = (None, self.page.run_list[1])  # the lists read it again

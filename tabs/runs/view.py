@@ -366,8 +366,16 @@ def _file(
     return (
         f'<li><div class="file-head"><b>{breakable(name)}</b><span class="hint">step {file["step"]:,} · '
         f'{size_words(file["bytes"])}</span>{_keep_button(name, kept_name)}</div><code class="path">{breakable(path)}</code>'
-        f'<div class="does">{_take(file, file_url)}{copy}{copy_path}</div>{copied}</li>'
+        f'<div class="does">{_take(file, file_url)}{_card_button(file)}{copy}{copy_path}</div>{copied}</li>'
     )
+
+
+def _card_button(file: dict[str, Any]) -> str:
+    """HTML of the button that lists what a report card would contain, in Tools; "" for a model in a folder."""
+    if Path(file["path"]).is_dir():
+        return ""
+    about = "A page to share: samples, trigger words, strength, what was measured, license"
+    return button("card", "Report card", file["name"], label=f"Report card of {file['name']}", title=about)
 
 
 def _keep_button(name: str, kept_name: str | None) -> str:
