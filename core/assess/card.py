@@ -330,7 +330,9 @@ class Source:
         yield Fact("training", "folders", "Folders of the dataset", [str(each) for each in folders][:20], "names")
         for name, (title, key) in TRAINED.items():
             yield Fact("training", name, title, self._stated(key))
-        yield Fact("training", "optimizer", "Optimizer", self._stated("ss_optimizer").partition("(")[0])
+        yield Fact(
+            "training", "optimizer", "Optimizer", self._stated("ss_optimizer").partition("(")[0].rpartition(".")[2]
+        )
         yield Fact("training", "date", "Date", self._stated("modelspec.date")[:10])
 
     def _file(self) -> Iterator[Fact]:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 SECTIONS = {
     "use": "How to use it",
     "base": "Base model and license",
-    "measures": "What was measured",
     "training": "Training",
     "file": "The file",
     "about": "From its author",
+    "measures": "What was measured",
 }
 # Nothing may be loaded or run, whatever a text in the page contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -40,6 +40,7 @@ h2 { margin: 0 0 8px; font-size: 16px; } dl { margin: 0; }
 dl > div { padding: 6px 0; border-top: 1px solid var(--line); } dl > div:first-child { border: 0; padding-top: 0; }
 dl > div.short { display: flex; justify-content: space-between; gap: 16px; } .short dd { text-align: end; }
 dt { color: var(--soft); font-size: 13px; flex: none; max-width: 60%; } dd { margin: 0; white-space: pre-line; }
+.measures dl { columns: 2 340px; column-gap: 32px; } .measures dl > div { break-inside: avoid; }
 dd small { display: block; color: var(--soft); font-size: 13px; } a { color: var(--link); }
 .chip { display: inline-block; margin: 2px 4px 2px 0; padding: 1px 8px; border-radius: 6px;
   background: var(--chip); font-family: ui-monospace, monospace; font-size: 14px; }
@@ -50,9 +51,11 @@ SHORT = 28  # characters of a value that stands next to its title
 
 
 def page(card: Card) -> str:
-    sections = "".join(
-        _section(title, [fact for fact in card.facts if fact.section == name]) for name, title in SECTIONS.items()
-    )
+    sections = {
+        name: _section(title, name, [fact for fact in card.facts if fact.section == name])
+        for name, title in SECTIONS.items()
+    }
+    measures = sections.pop("measures")
     kind = next((fact.text for fact in card.facts if (fact.section, fact.name) == ("file", "what")), "")
     samples = "".join(_sample(each, card.title) for each in card.samples)
     samples = f'<div class="samples">{samples}</div>' if samples else ""
@@ -60,13 +63,13 @@ def page(card: Card) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<meta name="viewport" content="width=device-width"><meta name="referrer" content="no-referrer">'
         f"<title>{escape(card.title)}</title><style>{STYLE}</style></head><body><main><h1>{escape(card.title)}</h1>"
-        f'<p class="kind">{escape(kind)}</p>{samples}<div class="sections">{sections}</div>'
+        f'<p class="kind">{escape(kind)}</p>{samples}<div class="sections">{"".join(sections.values())}</div>{measures}'
         f"<footer>Report card by Atelier {__version__}.</footer></main></body></html>\n"
     )
 
 
-def _section(title: str, facts: list[Fact]) -> str:
-    return f"<section><h2>{title}</h2><dl>{''.join(map(_fact, facts))}</dl></section>" if facts else ""
+def _section(title: str, name: str, facts: list[Fact]) -> str:
+    return f"<section class={name}><h2>{title}</h2><dl>{''.join(map(_fact, facts))}</dl></section>" if facts else ""
 
 
 def _fact(fact: Fact) -> str:

@@ -37,6 +37,7 @@ from tabs.monitor.charts import loss_series
 from tabs.monitor.next_step import next_step
 
 PAGE_SIZE = 25
+MOST_COMPARED = 4
 PATIENCE = 0.3  # seconds that an answer waits for journals which have to be read
 LOG_SHOWN = 60
 Copying = Callable[[dict[str, Any]], tuple[str, str]]
@@ -137,13 +138,15 @@ def table(
 
 
 def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> str:
-    """HTML of the selection with its actions: compare two, delete all."""
+    """HTML of the selection with its actions: compare up to four, delete all."""
     if len(runs) < 2:
         return ""
     known = {run.name: run.title for run in runs}
     chosen = [name for name in picked if name in known]
     if not chosen:
-        return '<p class="hint picks-line" role="status">Select two runs to compare, or any number to delete.</p>'
+        return (
+            '<p class="hint picks-line" role="status">Select two to four runs to compare, or any number to delete.</p>'
+        )
     words = " and ".join(f"<b>{esc(known[name])}</b> <span class='hint'>{esc(moment(name))}</span>" for name in chosen)
     if len(chosen) > 2:
         words = f"<b>{count(len(chosen), 'selected run')}</b>"
@@ -155,15 +158,15 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> s
         label = f'role="alertdialog" aria-label="Delete {count(len(chosen), "run")}?"'
         return f'<div class="picks-line question" {label}><span>{words}</span> {does}</div>'
     go = '<span class="hint">Select another run to compare with.</span>' if len(chosen) == 1 else ""
-    if len(chosen) == 2:
+    if 2 <= len(chosen) <= MOST_COMPARED:
         go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare</a>'
     go += button("ask", "Delete", kind="danger") + button("unpick", "Clear", kind="quiet")
     return f'<div class="picks-line" role="status"><span>{words}</span> {go}</div>'
 
 
-def compare_address(a: str, b: str) -> str:
-    """URL of the comparison of two runs."""
-    return f"#Runs/{quote(a, safe='')}/{quote(b, safe='')}"
+def compare_address(*names: str) -> str:
+    """URL of the comparison of runs."""
+    return f"#Runs/{'/'.join(quote(name, safe='') for name in names)}"
 
 
 def moment(name: str) -> str:

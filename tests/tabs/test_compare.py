@@ -203,10 +203,10 @@ def test_the_facts_of_both(sides):
         },
         b={"about": dataset(images=IMAGES[:3]), "saved": (40,)},
     )
-    rows = {row.title: (row.a, row.b) for row in fact_rows(a, b)}
+    rows = {row.title: row.values for row in fact_rows(a, b)}
     assert rows["Preset"] == ("starter_lora", "–") and rows["Dataset"] == ("glyphs", "–")
     assert rows["Training images"] == ("2 images", "3 images")
-    assert rows["In both"] == ("2 images, 2 with the same caption", None)
+    assert rows["In both"] == ("2 images, 2 with the same caption",)
     assert rows["Steps"] == ("60 of 60", "60 of 60")
     assert rows["Best validation loss"] == ("0.1210 at step 20", "0.1344 at step 60")
     assert rows["Checkpoint at that step"] == (
@@ -244,10 +244,10 @@ def test_settings_that_differ_are_shown_in_the_words_of_the_form(sides):
             }
         }
     )
-    shown = compare_view.comparison_parts(a, b, str, str)["settings"]
+    shown = compare_view.comparison_parts((a, b), str, str)["settings"]
     assert "3 settings" in shown and "noise.loss_type" in shown and "Huber" in shown
     assert "<td>off</td><td>on</td>" in shown and "<td>60 steps</td><td>9 steps</td>" in shown
-    assert "same settings" in compare_view.comparison_parts(a, a, str, str)["settings"]
+    assert "same settings" in compare_view.comparison_parts((a, a), str, str)["settings"]
 
 
 def test_samples_of_one_prompt_stand_beside_the_nearest_step(sides):
@@ -257,9 +257,9 @@ def test_samples_of_one_prompt_stand_beside_the_nearest_step(sides):
     )
     (row,) = sample_rows(a, b)
     assert row.prompt == "a fox"
-    assert [(x["step"], y["step"]) for x, y in row.pairs] == [(0, 0), (20, 24), (40, 60)]
+    assert [(x["step"], y["step"]) for x, y in row.moments] == [(0, 0), (20, 24), (40, 60)]
     assert other_prompts(a, b) == ["1 prompt only in A", "1 prompt only in B"]
-    shown = compare_view.comparison_parts(a, b, lambda *_: "small", lambda *_: "whole")["samples"]
+    shown = compare_view.comparison_parts((a, b), lambda *_: "small", lambda *_: "whole")["samples"]
     assert shown.count("base model</span>") == 2 and "step 24" in shown and "Seed" not in shown
 
 
@@ -270,16 +270,18 @@ def test_control_images_and_images_without_the_control_net_come_first(sides):
     a.facts["samples"] += [first | {"step": step} for step in (CONTROL_IMAGE, WITHOUT_CONTROL)]
     (row,) = sample_rows(a, b)
     assert [(own["step"], other) for own, other in row.compared] == [(CONTROL_IMAGE, None), (WITHOUT_CONTROL, None)]
-    assert [(x["step"], y["step"]) for x, y in row.pairs] == [(0, 0), (40, 40)]
-    lines = compare_view.comparison_parts(a, b, lambda *_: "small", lambda *_: "whole")["samples"].split("<tr>")[1:]
+    assert [(x["step"], y["step"]) for x, y in row.moments] == [(0, 0), (40, 40)]
+    lines = compare_view.comparison_parts((a, b), lambda *_: "small", lambda *_: "whole")["samples"].split("<tr>")[1:]
     assert [line.count("<td>") for line in lines] == [4, 4] and [line.count("<img") for line in lines] == [4, 2]
 
 
 def test_many_samples_are_thinned_and_the_last_of_both_are_kept(sides):
     a, b = sides(a={"drawn": range(0, 61, 2)}, b={"drawn": range(0, 61, 3)})
     (row,) = sample_rows(a, b)
-    assert len(row.pairs) == 5
-    assert [pair[0]["step"] for pair in (row.pairs[0], row.pairs[-1])] == [0, 60] and row.pairs[-1][1]["step"] == 60
+    assert len(row.moments) == 5
+    assert [pair[0]["step"] for pair in (row.moments[0], row.moments[-1])] == [0, 60] and row.moments[-1][1][
+        "step"
+    ] == 60
 
 
 def test_the_curves_are_those_of_monitor(sides):
@@ -369,7 +371,7 @@ def test_the_table_tells_the_best_validation_and_ticks_two_runs(page, sides):
     desk = Handlers(page)
     shown = desk._main({})
     assert '<td class="num lowest">0.1210 @ 20</td>' in shown and '<td class="num lowest"></td>' in shown
-    assert "Select two runs to compare" in shown and 'href="#Runs/' not in shown
+    assert "Select two to four runs" in shown and 'href="#Runs/' not in shown
     place, shown = itemgetter("place", "main")(desk.act({}, event("pick", A, "true")))
     assert "Select another run" in shown and shown.count(" checked ") == 1
     place, shown = itemgetter("place", "main")(desk.act(place, event("pick", B, "true")))
@@ -411,4 +413,4 @@ def test_one_run_alone_is_not_offered_for_comparison(page):
 
 
 def test_facts_that_stand_for_both_fill_one_row(sides):
-    assert Row("In both", "the same images and captions", None) in fact_rows(*sides())
+    assert Row("In both", ("the same images and captions",)) in fact_rows(*sides())
