@@ -35,6 +35,7 @@ class RunFolder:
     checkpoints = property(lambda self: self.path / "checkpoints")
     preview = property(lambda self: self.path / "preview.jpg")  # of the image that is being generated
     states = property(lambda self: self.path / "state")
+    star_file = property(lambda self: self.path / "starred")  # there if the user starred the run
 
     @classmethod
     def create(cls, runs: Path, name: str, job: dict[str, Any], now: float | None = None) -> RunFolder:

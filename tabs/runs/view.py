@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,11 +47,22 @@ CONTINUABLE = ("interrupted", "stopped", "failed")
 # Opens the dialog of assets/imports.js.
 IMPORT = '<button type="button" class="btn" data-do="import" title="Settings of another trainer, opened in Train">Import ...</button>'
 
+STARRED = "starred"
 SHOWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "all": ("all runs", ()),
     "done": ("finished", ("done",)),
     "open": ("resumable", CONTINUABLE),
     "live": ("running or waiting", ("running", "paused", "waiting")),
+    STARRED: ("starred", ()),
+}
+SORTS: dict[str, tuple[str, Callable[[RunSummary], Any]]] = {  # (title, key); the list comes newest first
+    "": ("newest first", lambda run: 0),
+    "oldest": ("oldest first", lambda run: run.started),
+    "best": ("best validation first", lambda run: run.best or (math.inf, 0)),
+    "title": ("by title", lambda run: run.title.casefold()),
+    "steps": ("most steps first", lambda run: -run.step),
+    "time": ("longest first", lambda run: -run.seconds),
+    STARRED: ("starred first", lambda run: not run.starred),
 }
 
 
@@ -58,7 +70,8 @@ def listed(runs: Sequence[RunSummary], show: str, find: str = "") -> list[RunSum
     """The runs in a state of this view that have all words of the search in name, title, note, dataset, model or method."""
     states = SHOWS.get(show, SHOWS["all"])[1]
     wanted = find.casefold().split()
-    return [run for run in runs if (not states or run.state in states) and _holds(run, wanted)]
+    found = [run for run in runs if (not states or run.state in states) and _holds(run, wanted)]
+    return [run for run in found if run.starred] if show == STARRED else found
 
 
 def _holds(run: RunSummary, wanted: Sequence[str]) -> bool:
@@ -101,8 +114,9 @@ def table(
     picked: Sequence[str] = (),
     asking: bool = False,
     left: int = 0,
+    sort: str = "",
 ) -> str:
-    """HTML of one page of runs, newest first.
+    """HTML of one page of runs. sort: a key of SORTS
 
     picked   names of the selected runs     asking   the user is asked whether to delete them
     left     number of runs that are still being read
@@ -111,7 +125,7 @@ def table(
         return '<p class="hint" role="status">Loading runs ...</p>'
     if not runs:
         return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."), IMPORT)
-    rows = listed(runs, show, find)
+    rows = sorted(listed(runs, show, find), key=SORTS.get(sort, SORTS[""])[1])
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
@@ -126,7 +140,8 @@ def table(
     aside = (
         f'<input type="text" data-act="find" data-live value="{esc(find)}" placeholder="name, dataset, model, note" '
         f'aria-label="Find runs by name, dataset, base model, method, preset or note">'
-        f"{choice_list('show', choices, show, 'Which runs are shown')}{IMPORT}"
+        f"{choice_list('show', choices, show, 'Which runs are shown')}"
+        f"{choice_list('sort', [(words, name) for name, (words, _) in SORTS.items()], sort, 'Order of the runs')}{IMPORT}"
     )
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
     if not part:
@@ -195,12 +210,19 @@ def _row(run: RunSummary, thumb_url: Callable[..., str], picked: bool) -> str:
     return (
         f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{thumb}</td><td>'
         f'<button type="button" class="open" data-act="open" '
-        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{_under(run)}</td>'
+        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run)}{_under(run)}</td>'
         f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
         f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
         f'<td class="date">{when(run.started)}</td><td class="num">{more}</td>'
         f"</tr>"
     )
+
+
+def star(run: RunSummary) -> str:
+    """HTML of the button that stars a run, or takes the star away."""
+    sign, label = "\u2605" if run.starred else "\u2606", f"Star {run.title}, {moment(run.name)}"
+    about = "Starred runs can be listed alone or first"
+    return button("star", sign, run.name, kind="quiet star", label=label, title=about, pressed=run.starred)
 
 
 def _continue(run: RunSummary) -> str:
@@ -283,7 +305,8 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
             f"{button('keep', 'Keep', run.name, lands='ask')}</div>"
         )
     return (
-        f'<div class="run-top"><div class="run-head">{back}<h2 tabindex="-1" data-land="{esc(run.name)}">{breakable(run.title)}</h2>'
+        f'<div class="run-top"><div class="run-head">{back}'
+        f'<h2 tabindex="-1" data-land="{esc(run.name)}">{breakable(run.title)}</h2>{star(run)}'
         f'{badge(run)}<span class="grow">'
         f"</span><span class='does'>{''.join(does)}</span></div>{question}</div>"
     )
