@@ -6,7 +6,7 @@
     smooth: "Training loss by step, smoothed over 20 steps, and validation loss. Compare runs by the latter: training loss depends on each run's images, noise and timesteps.",
     corrected: "Loss by step, divided by the run's own mean at the same timesteps; 1 is average. It shows whether each run still improves, not which is lower.",
   };
-  const KINDS = ["smooth", "second", "third", "fourth"];
+  const KINDS = ["smooth", "second", "fourth", "fifth"];
   let runs = null, chart = null, curves = null, begins = false;
 
   atelier.compared = () => runs;

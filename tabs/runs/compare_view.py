@@ -37,10 +37,10 @@ def head(chosen: Sequence[str], folders: Sequence[RunFolder]) -> str:
     lists = ""
     for letter, name in zip(LETTERS, chosen, strict=False):
         options = {each: words for each, words in names.items() if each == name or each in free}
-        lists += f"<label>{_letter(letter)} {_choice(options, name, letter, f'Run {letter}')}</label>"
-        if len(chosen) > 2:
-            rest = compare_address(*(each for each in chosen if each != name))
-            lists += f'<a class="btn quiet small" href="{esc(rest)}" aria-label="Leave out run {letter}">\u00d7</a>'
+        rest = compare_address(*(each for each in chosen if each != name))
+        out = f'<a class="btn quiet" href="{esc(rest)}" aria-label="Leave out run {letter}">\u00d7</a>'
+        side = f"<label>{_letter(letter)} {_choice(options, name, letter, f'Run {letter}')}</label>"
+        lists += f'<span class="run-side">{side}{out if len(chosen) > 2 else ""}</span>'
     if len(chosen) < len(LETTERS) and free:
         lists += _choice({"": "Add a run ..."} | free, "", LETTERS[len(chosen)], "Add a run")
     if len(chosen) == 2:
