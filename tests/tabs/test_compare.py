@@ -24,7 +24,9 @@ from tabs.runs.compared import (
     _by_timestep,
     _nearest,
     checkpoint,
+    differing_settings,
     fact_rows,
+    image_changes,
     other_prompts,
     sample_rows,
     shared_images,
@@ -292,6 +294,47 @@ def test_the_curves_are_those_of_monitor(sides):
 
 def test_a_loss_is_told_with_four_decimals_or_three_figures():
     assert [loss_words(value) for value in (0.1344, 1.5, 0.001234)] == ["0.1344", "1.5000", "0.00123"]
+
+
+def test_settings_without_effect_are_no_difference(sides):
+    """The Huber scale has an effect in none of the first two runs, in one of the others."""
+    plain, other, huber = (
+        {"settings": {"noise": noise}}
+        for noise in ({}, {"huber_scale": 2.0}, {"loss_type": "huber", "huber_scale": 2.0})
+    )
+    assert "noise.huber_scale" not in differing_settings(sides(a=plain, b=other))
+
+
+def test_where_a_setting_has_an_effect_in_one_run_the_other_says_that_it_has_none(sides):
+    both = sides(a={}, b={"settings": {"noise": {"loss_type": "huber", "huber_scale": 2.0}}})
+    assert differing_settings(both)["noise.huber_scale"] == [(1.0, False), (2.0, True)]
+    shown = compare_view.comparison_parts(both, str, str)["settings"]
+    assert "no effect" in shown and "<td>2</td>" in shown
+
+
+def test_training_images_are_compared_one_by_one_by_name_and_by_content():
+    fox, owl, bee, ant = IMAGES
+    told = owl | {"caption": "an old owl"}
+    edited, renamed = bee | {"sha256": "other"}, ant | {"path": "b/ant.png"}
+    found = image_changes(dataset(IMAGES), dataset([told, edited, renamed, fox | {"path": "new.png", "sha256": "new"}]))
+    assert found.added == ["glyphs/new.png"] and found.removed == ["glyphs/fox.png"]
+    assert found.changed == [
+        ("glyphs/owl.png", "caption"),
+        ("glyphs/bee.png", "image"),
+        ("glyphs/b/ant.png", "was glyphs/ant.png"),
+    ]
+    assert not image_changes(dataset(IMAGES), dataset(IMAGES[::-1])) and image_changes({}, dataset()) is None
+
+
+def test_four_runs_are_compared_at_once(page, sides):
+    sides(a={"drawn": (0, 20)}, b={"drawn": (0, 24)})
+    more = ["20260103-120000_three", "20260104-120000_four"]
+    for name in more:
+        make_run(page.workspace.runs, name, about=dataset(images=IMAGES), drawn=(0, 10, 30), validated=[(20, 0.1)])
+    found = Comparisons(page).parts("Runs", {"wants": {"compare": [A, B, *more]}})["compare"]
+    assert len(found["curves"]) == 4 and found["html"]["words"].count("<p") == 3
+    assert found["html"]["facts"].count('scope="col"') == 4 and found["html"]["samples"].count("<img") == 4 * 3
+    assert not Comparisons(page).parts("Runs", {"wants": {"compare": [A, B, *more, A]}})
 
 
 # -- the page's part
