@@ -189,7 +189,7 @@ class Handlers:
         elif act == copies.CONVERTS:
             self.copies.convert(str(place.get("open", "")), arg)
             tabs = gr.Tabs(selected="Tools")
-        elif act == "card":
+        elif act == "report-card":
             self.copies.card(str(place.get("open", "")), arg)
             tabs = gr.Tabs(selected="Tools")
         elif act in ("rename", "note"):

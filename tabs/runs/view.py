@@ -401,7 +401,7 @@ def _card_button(file: dict[str, Any]) -> str:
     if Path(file["path"]).is_dir():
         return ""
     about = "A page to share: samples, trigger words, strength, what was measured, license"
-    return button("card", "Report card", file["name"], label=f"Report card of {file['name']}", title=about)
+    return button("report-card", "Report card", file["name"], label=f"Report card of {file['name']}", title=about)
 
 
 def _keep_button(name: str, kept_name: str | None) -> str:
