@@ -208,23 +208,6 @@ register(
         takes="run",
     )
 )
-_run_card, _check_card = _planned(later("core.assess.card", "plan"), later("core.assess.card", "do"))
-register(
-    tool(
-        "card",
-        CardSettings,
-        _run_card,
-        title="Report card",
-        button="Write the card",
-        about="write a report card of a model file, to share: an HTML page and JSON",
-        check=_check_card,
-        lane="process",
-        reads=lambda settings: settings.preview,
-        card=MODELS,
-        takes="file",
-    )
-)
-
 # fmt: off
 _tools(
     MODELS,
@@ -316,3 +299,19 @@ _tools(
     reads=_previews,
 )
 # fmt: on
+_run_card, _check_card = _planned(later("core.assess.card", "plan"), later("core.assess.card", "do"))
+register(
+    tool(
+        "card",
+        CardSettings,
+        _run_card,
+        title="Report card",
+        button="Write the card",
+        about="write a report card of a model file, to share: an HTML page and JSON",
+        check=_check_card,
+        lane="process",
+        reads=lambda settings: settings.preview,
+        card=MODELS,
+        takes="file",
+    )
+)
