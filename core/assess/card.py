@@ -7,7 +7,8 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from core.settings.job import TrainJob
 from core.settings.tools.card import CardSettings
 from core.tools.files import file_of
 from core.tools.models.inspect import inspect
-from core.tools.models.strip_metadata import without_paths
+from core.tools.models.strip_metadata import private_paths, without_paths
 from core.tools.output import output_file, output_problems
 from core.tools.plans import FilePlan
 
@@ -144,13 +145,8 @@ def plan(settings: CardSettings, workspace: Workspace) -> FilePlan:
             break
         target = output_file(None, path, f"_card_{number}", (".html",))
     size = path.stat().st_size // 1000 + 10_000_000
-    raise_if_errors(
-        [
-            problem
-            for each in (target, target.with_suffix(".json"))
-            for problem in output_problems(each, [path], size, "card.output")
-        ][:1]
-    )
+    for each in (target, target.with_suffix(".json")):
+        raise_if_errors(output_problems(each, [path], size, "card.output"))
     return FilePlan(f"write {display_path(target)} and the same as .json", path, target)
 
 
@@ -172,7 +168,9 @@ def card_of(path: Path, settings: CardSettings, workspace: Workspace, cancel: Ca
     facts: list[Fact] = []
     for fact in source.facts():
         if (value := source.clean(fact.value)) not in ("", []):
-            facts.append(Fact(fact.section, fact.name, fact.title, value, fact.personal, fact.note))
+            facts.append(replace(fact, value=value))
+            if not settings.names and (paths := private_paths(UNSEEN.sub("", fact.text[:LONGEST]))):
+                facts.append(Fact(fact.section, f"{fact.name}_paths", f"Paths in {fact.title}", paths, "names"))
     included = [each for each in facts if not each.personal or getattr(settings, each.personal)]
     left_out = [each for each in facts if each not in included]
     title = str(
@@ -236,29 +234,28 @@ class Source:
             yield Fact("about", name, title, self.metadata.get(f"modelspec.{name}", ""), personal)
 
     def _use(self) -> Iterator[Fact]:
+        fact = partial(Fact, "use")
         triggers = list(stated_triggers(self.path, self.metadata))
         if self.job is not None and self.run is not None:
             words = self.job.embedding.words if self.job.method.kind == "embedding" else ()
             triggers += [*words, trigger_word(self.job, captions_of(self.run)[0])]
         elif self.about["kind"] == "embedding":
             triggers.append(self.path.stem)
-        yield Fact("use", "triggers", "Trigger words", list(dict.fromkeys(each for each in triggers if each)))
-        yield Fact("use", "frequent_tags", "Frequent tags", frequent_tags(self.metadata), "captions")
+        yield fact("triggers", "Trigger words", list(dict.fromkeys(each for each in triggers if each)))
+        yield fact("frequent_tags", "Frequent tags", frequent_tags(self.metadata), "captions")
         if self.about["kind"] == "lora":
             measured = self._measured.get("strength", {}).get("best")
             note = "as measured on its run" if measured else "not measured; 1 is usual"
             strength = self.settings.strength if self.settings.strength is not None else measured or 1
             note = "" if self.settings.strength is not None else note
-            yield Fact("use", "strength", "Strength", strength, note=note)
-        yield Fact("use", "resolution", "Image size", self._stated("modelspec.resolution", "ss_resolution"))
-        yield Fact("use", "prediction", "Prediction type", self.about["prediction"] or "")
-        yield Fact("use", "clip_skip", "Clip skip", self._stated("modelspec.encoder_layer", "ss_clip_skip"))
+            yield fact("strength", "Strength", strength, note=note)
+        yield fact("resolution", "Image size", self._stated("modelspec.resolution", "ss_resolution"))
+        yield fact("prediction", "Prediction type", self.about["prediction"] or "")
+        yield fact("clip_skip", "Clip skip", self._stated("modelspec.encoder_layer", "ss_clip_skip"))
         if self.job is not None and self.snapshot.get("samples"):
             samples = self.job.samples
-            yield Fact(
-                "use", "sampler", "Sampler of the samples", f"{samples.sample_sampler}, {samples.sample_steps} steps"
-            )
-            yield Fact("use", "guidance", "Guidance scale", samples.guidance_scale or "")
+            yield fact("sampler", "Sampler of the samples", f"{samples.sample_sampler}, {samples.sample_steps} steps")
+            yield fact("guidance", "Guidance scale", samples.guidance_scale or "")
 
     def _stated(self, *names: str) -> str:
         """The first of these metadata values that says something."""
@@ -267,21 +264,22 @@ class Source:
         )
 
     def _base(self) -> Iterator[Fact]:
+        fact = partial(Fact, "base")
         digest, entry = self._base_digest()
         name = self._stated("ss_sd_model_name") or (self.job.model.base_model if self.job else "")
         last = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
-        yield Fact("base", "name", "Trained on", entry.title if entry else last)
-        yield Fact("base", "path", "Path of the base model", self.job.model.base_model if self.job else "", "names")
-        yield Fact("base", "family", "Family", FAMILY_NAMES.get(self.about["family"], ""))
-        yield Fact("base", "sha256", "SHA-256 of the base model", digest)
+        yield fact("name", "Trained on", entry.title if entry else last)
+        yield fact("path", "Path of the base model", self.job.model.base_model if self.job else "", "names")
+        yield fact("family", "Family", FAMILY_NAMES.get(self.about["family"], ""))
+        yield fact("sha256", "SHA-256 of the base model", digest)
         if entry is None:
             words = "Not known. It applies to this file too: look where the base model comes from."
-            yield Fact("base", "license", "License", words)
+            yield fact("license", "License", words)
             return
         note = "not confirmed on its author's page" if "license" in entry.unverified else ""
-        yield Fact("base", "license", "License", entry.license, note=note)
-        yield Fact("base", "allows", "What it allows", ALLOWS.get(entry.license, "See the license."))
-        yield Fact("base", "license_url", "Its text", entry.license_url)
+        yield fact("license", "License", entry.license, note=note)
+        yield fact("allows", "What it allows", ALLOWS.get(entry.license, "See the license."))
+        yield fact("license_url", "Its text", entry.license_url)
 
     def _base_digest(self) -> tuple[str, Entry | None]:
         """(SHA-256 of the base model, "" if it is unknown, and its entry in the catalog), of a model in the catalog its own."""
@@ -302,59 +300,50 @@ class Source:
         return {name: data for name, data in cells.items() if name in MEASURES and "why" not in data}
 
     def _measures(self) -> Iterator[Fact]:
+        fact = partial(Fact, "measures")
         best = self.snapshot.get("best")
         if self.step is not None and best is not None:
-            yield Fact(
-                "measures",
-                "among",
-                "Among the checkpoints of its run",
-                f"This is step {self.step:,}. {measured_sentence(best)}",
-            )
-        yield Fact("measures", "choice", "Why it was kept", self.metadata.get("atelier_choice", ""))
+            words = f"This is step {self.step:,}. {measured_sentence(best)}"
+            yield fact("among", "Among the checkpoints of its run", words)
+        yield fact("choice", "Why it was kept", self.metadata.get("atelier_choice", ""))
         for name, data in self._measured.items():
             shown = data if self.settings.names or "name" not in data else data | {"name": "one"}
             try:
                 words = MEASURES[name].words("sentence", shown)
             except (KeyError, TypeError, ValueError, IndexError, StopIteration):  # the file was changed by hand
                 continue
-            yield Fact("measures", name, MEASURES[name].title, words, note=MEASURES[name].meaning)
+            yield fact(name, MEASURES[name].title, words, note=MEASURES[name].meaning)
 
     def _training(self) -> Iterator[Fact]:
+        fact = partial(Fact, "training")
         folders = parsed(self.metadata.get("ss_dataset_dirs", ""))
         images = self.snapshot.get("images") or sum(
             each["img_count"]
             for each in folders.values()
             if isinstance(each, dict) and isinstance(each.get("img_count"), int)
         )
-        yield Fact("training", "images", "Training images", int(images) or self._stated("ss_num_train_images"))
-        yield Fact("training", "folders", "Folders of the dataset", [str(each) for each in folders][:20], "names")
+        yield fact("images", "Training images", int(images) or self._stated("ss_num_train_images"))
+        yield fact("folders", "Folders of the dataset", [str(each) for each in folders][:20], "names")
         for name, (title, key) in TRAINED.items():
-            yield Fact("training", name, title, self._stated(key))
-        yield Fact(
-            "training", "optimizer", "Optimizer", self._stated("ss_optimizer").partition("(")[0].rpartition(".")[2]
-        )
-        yield Fact("training", "date", "Date", self._stated("modelspec.date")[:10])
+            yield fact(name, title, self._stated(key))
+        yield fact("optimizer", "Optimizer", self._stated("ss_optimizer").partition("(")[0].rpartition(".")[2])
+        yield fact("date", "Date", self._stated("modelspec.date")[:10])
 
     def _file(self) -> Iterator[Fact]:
+        fact = partial(Fact, "file")
         lora = self.about.get("lora") or {}
-        yield Fact("file", "what", "What it is", self.about["what"])
+        yield fact("what", "What it is", self.about["what"])
         for name, title in (("ranks", "Rank"), ("alphas", "Alpha")):
             values = [f"{value:g}" for value in sorted(lora.get(name, {}))]
-            yield Fact("file", name, title, values[0] if len(values) == 1 else " to ".join([*values[:1], *values[-1:]]))
+            yield fact(name, title, values[0] if len(values) == 1 else " to ".join([*values[:1], *values[-1:]]))
         damaged = len(lora.get("not_finite", ())) + len(lora.get("too_large", ()))
-        yield Fact(
-            "file", "damage", "Damage", f"{count(damaged, 'tensor')} with NaN or too large values" if damaged else ""
-        )
-        yield Fact("file", "types", "Precision", ", ".join(self.about.get("types", {})))
-        yield Fact("file", "size", "Size", size_words(self.about["bytes"]))
-        yield Fact("file", "sha256", "SHA-256", self.about.get("sha256", ""))
-        yield Fact(
-            "file",
-            "made_with",
-            "Trained with",
-            f"Atelier {version}" if (version := self._stated("atelier_version")) else "",
-        )
-        yield Fact("file", "file_name", "File name", self.path.name, "names")
+        yield fact("damage", "Damage", f"{count(damaged, 'tensor')} with NaN or too large values" if damaged else "")
+        yield fact("types", "Precision", ", ".join(self.about.get("types", {})))
+        yield fact("size", "Size", size_words(self.about["bytes"]))
+        yield fact("sha256", "SHA-256", self.about.get("sha256", ""))
+        version = self._stated("atelier_version")
+        yield fact("made_with", "Trained with", f"Atelier {version}" if version else "")
+        yield fact("file_name", "File name", self.path.name, "names")
 
     # -- samples
 
