@@ -90,7 +90,7 @@ def _facts(sides: Sequence[Side]) -> str:
         span = f' colspan="{len(sides)}"' if len(row.values) == 1 else ""
         cells = "".join(f"<td{span}>{breakable(value)}</td>" for value in row.values)
         rows += f'<tr><th scope="row">{esc(row.title)}</th>{cells}</tr>'
-    return section("Facts", f'<table class="versus"><tr><td></td>{_titles(sides)}</tr>{rows}</table>')
+    return section("Facts", f'<table class="versus runs-{len(sides)}"><tr><td></td>{_titles(sides)}</tr>{rows}</table>')
 
 
 def _settings(sides: Sequence[Side]) -> str:
@@ -109,7 +109,7 @@ def _settings(sides: Sequence[Side]) -> str:
         for path, values in differ.items()
     )
     top = f"<thead><tr><th>Setting</th>{_titles(sides)}</tr></thead>"
-    return section(title, f'<table class="settings">{top}<tbody>{rows}</tbody></table>', count(len(differ), "setting"))
+    return section(title, f'<table class="settings runs-{len(sides)}">{top}<tbody>{rows}</tbody></table>', count(len(differ), "setting"))
 
 
 def _images(sides: Sequence[Side]) -> str:
