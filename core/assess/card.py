@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from core.assess.card_page import page
+from core.assess.card_page import Card, Fact, Sample, page
 from core.assess.measures import MEASURES
 from core.assess.results import read_results
 from core.dataset.images.opening import BrokenImage, open_rgb
@@ -48,7 +48,7 @@ from core.tools.output import output_file, output_problems
 from core.tools.plans import FilePlan
 
 SAMPLE_SIDE = 640  # pixels
-LONGEST, LONGEST_LINE = 2000, 100  # characters of a text, and of it in the list of contents
+LONGEST = 2000  # characters of a text
 MOST_NAMES = 1000
 MOST_THUMBNAIL = 8_000_000  # characters of modelspec.thumbnail
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -64,69 +64,6 @@ TRAINED = {
     "batch_size": ("Batch size", "ss_total_batch_size"),
     "mixed_precision": ("Mixed precision", "ss_mixed_precision"),
 }
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A row of the card. section: a key of `card_page.SECTIONS`; name: in the JSON
-
-    personal   the setting that includes it, "" for what is always in      note   what the value means
-    """
-
-    section: str
-    name: str
-    title: str
-    value: str | int | float | list[str]
-    personal: str = ""
-    note: str = ""
-
-    @property
-    def text(self) -> str:
-        return ", ".join(self.value) if isinstance(self.value, list) else str(self.value)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image as data URL. prompt: "" if it is unknown"""
-
-    url: str
-    prompt: str = ""
-    seed: int | None = None
-    step: int | None = None
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a card contains. left_out: facts whose setting is off"""
-
-    title: str
-    facts: Sequence[Fact]
-    left_out: Sequence[Fact]
-    samples: Sequence[Sample]
-
-    def data(self) -> dict[str, Any]:
-        """The content of the JSON file."""
-        sections: dict[str, dict[str, Any]] = {}
-        for fact in self.facts:
-            sections.setdefault(fact.section, {})[fact.name] = fact.value
-        samples = [{name: value for name, value in vars(each).items() if name != "url"} for each in self.samples]
-        return {"format": "atelier card", "version": 1, "title": self.title, **sections, "samples": samples}
-
-    def lines(self) -> list[str]:
-        images = count(len(self.samples), "sample image")
-        lines = [f"The card contains: {self.title}, {images}"]
-        lines += [f"  {each.title}: {_short(each.text)}" for each in self.facts]
-        if self.left_out:
-            lines += [
-                "Left out:",
-                *(f"  {each.title}: {_short(each.text)} ({each.personal})" for each in self.left_out),
-            ]
-        return lines
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..."
 
 
 # -- the tool
@@ -237,7 +174,7 @@ class Source:
         fact = partial(Fact, "use")
         triggers = list(stated_triggers(self.path, self.metadata))
         if self.job is not None and self.run is not None:
-            words = self.job.embedding.words if self.job.method.kind == "embedding" else ()
+            words = self.job.embedding.words if self.job.method.traits.new_words else ()
             triggers += [*words, trigger_word(self.job, captions_of(self.run)[0])]
         elif self.about["kind"] == "embedding":
             triggers.append(self.path.stem)

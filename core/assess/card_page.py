@@ -1,14 +1,14 @@
-"""The HTML page of a report card: one file without script that loads nothing. All text is escaped."""
+"""What a report card contains, and its HTML page: one file without script that loads nothing. All text is escaped."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any
 
 from core import __version__
-
-if TYPE_CHECKING:
-    from core.assess.card import Card, Fact, Sample
+from core.record.units import count
 
 SECTIONS = {
     "use": "How to use it",
@@ -48,6 +48,70 @@ dd small { display: block; color: var(--soft); font-size: 13px; } a { color: var
 footer { color: var(--soft); font-size: 13px; }
 """
 SHORT = 28  # characters of a value that stands next to its title
+LONGEST_LINE = 100  # characters of a value in the list of contents
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A row of the card. section: a key of SECTIONS; name: in the JSON
+
+    personal   the setting that includes it, "" for what is always in      note   what the value means
+    """
+
+    section: str
+    name: str
+    title: str
+    value: str | int | float | list[str]
+    personal: str = ""
+    note: str = ""
+
+    @property
+    def text(self) -> str:
+        return ", ".join(self.value) if isinstance(self.value, list) else str(self.value)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image as data URL. prompt: "" if it is unknown"""
+
+    url: str
+    prompt: str = ""
+    seed: int | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card contains. left_out: facts whose setting is off"""
+
+    title: str
+    facts: Sequence[Fact]
+    left_out: Sequence[Fact]
+    samples: Sequence[Sample]
+
+    def data(self) -> dict[str, Any]:
+        """The content of the JSON file."""
+        sections: dict[str, dict[str, Any]] = {}
+        for fact in self.facts:
+            sections.setdefault(fact.section, {})[fact.name] = fact.value
+        samples = [{name: value for name, value in vars(each).items() if name != "url"} for each in self.samples]
+        return {"format": "atelier card", "version": 1, "title": self.title, **sections, "samples": samples}
+
+    def lines(self) -> list[str]:
+        images = count(len(self.samples), "sample image")
+        lines = [f"The card contains: {self.title}, {images}"]
+        lines += [f"  {each.title}: {_short(each.text)}" for each in self.facts]
+        if self.left_out:
+            lines += [
+                "Left out:",
+                *(f"  {each.title}: {_short(each.text)} ({each.personal})" for each in self.left_out),
+            ]
+        return lines
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..."
 
 
 def page(card: Card) -> str:

@@ -109,7 +109,11 @@ def _settings(sides: Sequence[Side]) -> str:
         for path, values in differ.items()
     )
     top = f"<thead><tr><th>Setting</th>{_titles(sides)}</tr></thead>"
-    return section(title, f'<table class="settings runs-{len(sides)}">{top}<tbody>{rows}</tbody></table>', count(len(differ), "setting"))
+    return section(
+        title,
+        f'<table class="settings runs-{len(sides)}">{top}<tbody>{rows}</tbody></table>',
+        count(len(differ), "setting"),
+    )
 
 
 def _images(sides: Sequence[Side]) -> str:

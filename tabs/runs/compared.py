@@ -410,7 +410,7 @@ def other_prompts(*sides: Side) -> list[str]:
     prompts = [{*_by_prompt(side)} for side in sides]
     letters = [
         ", ".join(side.letter for side, own in zip(sides, prompts, strict=True) if prompt in own)
-        for prompt in sorted(set.union(*prompts) - set.intersection(*prompts))
+        for prompt in sorted(set[str]().union(*prompts) - prompts[0].intersection(*prompts[1:]))
     ]
     return [f"{count(number, 'prompt')} only in {letter}" for letter, number in sorted(Counter(letters).items())]
 
