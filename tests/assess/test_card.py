@@ -74,6 +74,15 @@ def test_of_a_foreign_lora_it_says_what_the_file_tells(tmp_path, workspace):
     assert found["file"]["ranks"] == "4" and len(found["file"]["sha256"]) == 64 and found["training"]["images"] == 7
 
 
+def test_the_recommended_strength_is_the_users_else_the_measured_one(workspace):
+    run = workspace.runs / "20260101-120000_fox"
+    file = lora(run / "checkpoints" / "fox.safetensors")
+    measured = {"strength": {"best": 0.6, "on": "held_out", "rows": [[0.6, 0.1, 0.2], [1.2, 0.1, 0.4]]}}
+    (run / "assess.json").write_text(json.dumps({"version": 1, "cells": {file.name: measured}}))
+    assert [card(file, workspace, strength=given).data()["use"]["strength"] for given in (None, 0.7)] == [0.6, 0.7]
+    assert "0.6" in card(file, workspace).data()["measures"]["strength"]
+
+
 def test_a_license_is_only_named_for_a_base_model_known_by_its_hash(tmp_path, workspace):
     found = card(lora(tmp_path / "fox.safetensors", ss_sd_model_name="sd_xl_base_1.0.safetensors"), workspace).data()
     assert found["base"]["name"] == "sd_xl_base_1.0.safetensors" and "license_url" not in found["base"]
