@@ -12,6 +12,7 @@ from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, GridJob, PrepareJob, TrainJob
 from core.settings.tools import hints, images, metadata
 from core.settings.tools.assess import AssessSettings
+from core.settings.tools.card import CardSettings
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
 from core.settings.tools.loras import (
@@ -207,7 +208,6 @@ register(
         takes="run",
     )
 )
-
 # fmt: off
 _tools(
     MODELS,
@@ -299,3 +299,19 @@ _tools(
     reads=_previews,
 )
 # fmt: on
+_run_card, _check_card = _planned(later("core.assess.card", "plan"), later("core.assess.card", "do"))
+register(
+    tool(
+        "card",
+        CardSettings,
+        _run_card,
+        title="Report card",
+        button="Write the card",
+        about="write a report card of a model file, to share: an HTML page and JSON",
+        check=_check_card,
+        lane="process",
+        reads=lambda settings: settings.preview,
+        card=MODELS,
+        takes="file",
+    )
+)

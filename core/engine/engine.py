@@ -27,7 +27,7 @@ from core.engine.waiting import Wait, waits
 from core.generation.model.store import ModelStore
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, unwritten
 from core.record.run_about import write_about
 from core.record.run_folder import RunFolder, list_runs, newest_runs
 from core.record.temporary import remove_left
@@ -488,6 +488,14 @@ class Engine:
     def describe_run(self, run_name: str, *, title: str | None = None, note: str | None = None) -> None:
         """Change the title of a run ("" for its initial title) or its note; its folder keeps its name."""
         write_about(self._folder(run_name), title=title, note=note)
+
+    def star_run(self, run_name: str, starred: bool) -> None:
+        """Star a run, or take its star away."""
+        path = self._folder(run_name).star_file
+        try:
+            atomic.write_bytes(path, b"") if starred else path.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritten(error, "The star cannot be saved", str(path.parent)) from None
 
     def delete_run(self, run_name: str) -> None:
         """Move a run to the trash of this project."""

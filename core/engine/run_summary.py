@@ -47,6 +47,10 @@ class RunSummary:
     note: str = ""
     spoilt: str = ""  # why title and note cannot be read
 
+    @property
+    def starred(self) -> bool:
+        return bool(RunFolder(self.folder).star_file.exists())
+
 
 def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSummary:
     """Return the row of a run. held: whether a process runs it"""

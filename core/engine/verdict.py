@@ -67,7 +67,7 @@ def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[
     samples = {each.prompt: each for each in prompts_of(job, base) if each.prompt}
     if job.method.traits.control_images:  # others have no control image
         return [(each, ProposedPrompt(each.prompt, "sample prompt")) for each in samples.values()]
-    captions, held_out = _captions(run)
+    captions, held_out = captions_of(run)
     alone = build(
         TrainJob, {"samples": to_values(job.samples) | {"sample_prompts": ["x"], "sample_prompts_file": None}}
     )
@@ -82,14 +82,14 @@ def trigger_word(job: TrainJob, captions: Sequence[str]) -> str:
     return trigger_of([job.captions.trigger_word, *job.embedding.words[:1], *tokens], captions)
 
 
-def _captions(run: RunFolder) -> tuple[list[str], list[str]]:
+def captions_of(run: RunFolder) -> tuple[list[str], list[str]]:
     """The captions of a run's training images and of its held-out images, as it recorded them; none where it did not."""
     return _read_captions(run.dataset_file, stamp_or_none(run.dataset_file))
 
 
 @lru_cache(maxsize=4)
 def _read_captions(path: Path, stamp: Stamp | None) -> tuple[list[str], list[str]]:
-    """`_captions` of dataset.json, cached until the file changes: Monitor asks again with each image of the comparison."""
+    """`captions_of`, from dataset.json, cached until the file changes: Monitor asks again with each image of the comparison."""
     try:
         content = read_json_object(path, max_bytes=MOST_BYTES, max_values=1_000_000)
         trained, measured = content["images"], content.get("validation", {}).get("images", [])

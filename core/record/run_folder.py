@@ -35,6 +35,7 @@ class RunFolder:
     checkpoints = property(lambda self: self.path / "checkpoints")
     preview = property(lambda self: self.path / "preview.jpg")  # of the image that is being generated
     states = property(lambda self: self.path / "state")
+    star_file = property(lambda self: self.path / "starred")  # there if the user starred the run
 
     @classmethod
     def create(cls, runs: Path, name: str, job: dict[str, Any], now: float | None = None) -> RunFolder:
@@ -139,6 +140,12 @@ def newest_runs(runs: Path) -> Iterator[RunFolder]:
     for name in sorted(os.listdir(runs), reverse=True) if runs.is_dir() else ():
         if (folder := RunFolder(runs / name)).there:
             yield folder
+
+
+def run_of(path: Path | None, runs: Path) -> Path | None:
+    """The folder of the run that a file is a checkpoint of; None for other files."""
+    inside = path is not None and path.parent.name == "checkpoints" and path.is_relative_to(runs)
+    return path.parent.parent if path is not None and inside else None
 
 
 def sha256_of(path: Path) -> str:

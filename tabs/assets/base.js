@@ -350,7 +350,7 @@
     return !!wanted;
   };
   atelier.hasTab = (tab) => tabButtons().some((button) => button.textContent.trim() === tab);
-  /* The address keeps the open tab, the chosen run (#Monitor/<run>) and the two that are compared (#Runs/<A>/<B>), so that a refresh
+  /* The address keeps the open tab, the chosen run (#Monitor/<run>) and those that are compared (#Runs/<A>/<B>), so that a refresh
      shows the same, and each of these is a page of the browser's history: Back goes to the one before. `followed` is the address that
      was last acted on: another one is not written over. `bound` is the tab that it leads to, until that is open. */
   const BOUND = 3000;
@@ -358,9 +358,9 @@
   const inWords = (text) => { try { return decodeURIComponent(text); } catch { return text; } };  // a % may be just that
   const follow = () => {
     followed = location.hash;
-    const [tab, run, other] = inWords(location.hash.slice(1)).split("/");
-    if (tab === "Monitor" && atelier.chooseRun && (run || "") !== atelier.chosenRun) atelier.chooseRun(run, true);
-    if (tab === "Runs" && atelier.compareRuns) atelier.compareRuns(run, other);
+    const [tab, ...runs] = inWords(location.hash.slice(1)).split("/");
+    if (tab === "Monitor" && atelier.chooseRun && (runs[0] || "") !== atelier.chosenRun) atelier.chooseRun(runs[0], true);
+    if (tab === "Runs" && atelier.compareRuns) atelier.compareRuns(runs);
     bound = {tab: atelier.hasTab(tab) ? tab : atelier.openTab(), until: Date.now() + BOUND};
     atelier.goTo(bound.tab);
     atelier.keepAddress();

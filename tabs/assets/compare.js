@@ -1,36 +1,37 @@
 "use strict";
-/* Two runs compared. Which two stands in the address (#Runs/<A>/<B>); the server sends the texts, the curves are drawn here. */
+/* Two to four runs compared. Which ones stands in the address (#Runs/<A>/<B>); the server sends the texts, the curves are drawn here. */
 (() => {
   const atelier = window.atelier, {h, text, show, byId} = atelier;
   const UNITS = {
     smooth: "Training loss by step, smoothed over 20 steps, and validation loss. Compare runs by the latter: training loss depends on each run's images, noise and timesteps.",
     corrected: "Loss by step, divided by the run's own mean at the same timesteps; 1 is average. It shows whether each run still improves, not which is lower.",
   };
-  let pair = null, chart = null, curves = null, begins = false;
+  const KINDS = ["smooth", "second", "fourth", "fifth"];
+  let runs = null, chart = null, curves = null, begins = false;
 
-  atelier.compared = () => pair;
-  atelier.want(() => pair ? {compare: pair} : {});
-  /** Compare these two, or none; the address follows. */
-  atelier.compareRuns = (a, b) => {
-    const wanted = a && b ? [a, b] : null;
+  atelier.compared = () => runs;
+  atelier.want(() => runs ? {compare: runs} : {});
+  /** Compare these, or none; the address follows. */
+  atelier.compareRuns = (names) => {
+    const wanted = names.length >= 2 && names.every(Boolean) ? names.slice(0, 4) : null;
     const inside = document.activeElement && document.activeElement.closest("#compare, #runs-main");
     document.body.classList.toggle("comparing", !!wanted);
-    if (JSON.stringify(wanted) === JSON.stringify(pair)) return;
-    begins = !pair && !!inside;
+    if (JSON.stringify(wanted) === JSON.stringify(runs)) return;
+    begins = !runs && !!inside;
     const back = !wanted && inside && (document.querySelector("#runs-main a.primary") || document.querySelector("#runs-main input"));
     if (back) back.focus();
-    pair = wanted;
+    runs = wanted;
     delete atelier.have.compare;
     show(byId("compare-found"), false);
     show(byId("compare-reading"), true);
-    if (pair) { atelier.command("look", {ask: atelier.ask()}); scrollTo(0, 0); }
+    if (runs) { atelier.command("look", {ask: atelier.ask()}); scrollTo(0, 0); }
   };
 
   const put = (name, html) => atelier.put(document.querySelector(`#compare [data-part="${name}"]`), html);
 
   atelier.parts.compare = (data) => {
     if (!byId("compare")) { delete atelier.have.compare; return; }  // the tab is being built
-    if (!pair || data.pair.join("/") !== pair.join("/")) return;
+    if (!runs || data.runs.join("/") !== runs.join("/")) return;
     put("head", data.head);
     if (begins) document.querySelector("#compare h2").focus();  // what led here is hidden now
     begins = false;
@@ -46,8 +47,8 @@
   const draw = () => {
     if (!chart || !chart.holder.isConnected) begin();
     const kind = byId("compare-kind").value, held = kind === "smooth";
-    const lines = curves.map((run, n) => ({name: `${"AB"[n]} ${held ? "smoothed" : "by timesteps"}`, ...run[kind], kind: ["smooth", "second"][n]}));
-    const points = held ? curves.map((run, n) => ({name: `${"AB"[n]} held-out`, ...run.validation, kind: ["smooth held", "second held"][n]})).filter((line) => line.steps.length) : [];
+    const lines = curves.map((run, n) => ({name: `${"ABCD"[n]} ${held ? "smoothed" : "by timesteps"}`, ...run[kind], kind: KINDS[n]}));
+    const points = held ? curves.map((run, n) => ({name: `${"ABCD"[n]} held-out`, ...run.validation, kind: `${KINDS[n]} held`})).filter((line) => line.steps.length) : [];
     const drawn = lines.filter((line) => line.steps.length);
     const steps = [...new Set(drawn.flatMap((line) => line.steps))].sort((a, b) => a - b);
     chart.set({steps, lines: drawn, points, total: Math.max(...curves.map((run) => run.total))});
@@ -55,14 +56,15 @@
     text(byId("compare-units"), UNITS[kind]);
   };
   const begin = () => {
-    chart = new atelier.Chart(byId("compare-chart"), {label: "Loss of both runs"});
+    chart = new atelier.Chart(byId("compare-chart"), {label: "Loss of the runs"});
     chart.follow(byId("compare-log"));
     byId("compare-kind").addEventListener("change", draw);
   };
 
   atelier.on("change", "#compare select[data-side]", (side) => {
-    if (!pair) return;
-    const wanted = side.dataset.side === "a" ? [side.value, pair[1]] : [pair[0], side.value];
+    if (!runs) return;
+    const wanted = [...runs];
+    wanted[+side.dataset.side] = side.value;
     location.hash = `Runs/${wanted.map(encodeURIComponent).join("/")}`;
   });
 })();

@@ -51,6 +51,7 @@
     const form = button.closest("[id^=tools-]");
     if (form) started = {card: form.id.slice("tools-".length), when: performance.now()};
   });
+  atelier.on("click", "[data-act=report-card]", () => { started = {card: "models", when: performance.now()}; });
   const bringIntoView = (holder) => {
     if (holder.dataset.tasks === started.card && performance.now() - started.when < 5000 && holder.firstElementChild) holder.firstElementChild.scrollIntoView({block: "nearest"});
   };
@@ -111,7 +112,7 @@
   /** Lead to a card of Tools. */
   atelier.openTools = (at) => visit({dataset: {at, tab: "Tools"}});
   atelier.does.make_pairs = () => atelier.openTools("tools-hints");
-  const LEADS = {get_model: ["tools"], convert_lora: ["tools-loras", "convert_lora"]};  // act -> card, tool
+  const LEADS = {get_model: ["tools"], convert_lora: ["tools-loras", "convert_lora"], "report-card": ["tools-models", "card"]};  // act -> card, tool
   atelier.on("click", "[data-act]", ({dataset}) => { if (LEADS[dataset.act]) choose(...LEADS[dataset.act]); });
   const search = (text) => {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);

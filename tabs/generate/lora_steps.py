@@ -15,7 +15,7 @@ from core.record.best import read_best
 from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from core.record.run_about import title_of
-from core.record.run_folder import RunFolder
+from core.record.run_folder import RunFolder, run_of
 from core.record.workspace import Workspace
 from tabs.context import Page
 from tabs.form.model_lists import Listed
@@ -33,12 +33,6 @@ class Checkpoint:
     marks: tuple[str, ...]
     sample: Path | None
     loss: float | None
-
-
-def run_of(path: Path | None, workspace: Workspace) -> Path | None:
-    """The folder of the run that a file is a checkpoint of; None for other files."""
-    inside = path is not None and path.parent.name == "checkpoints" and path.is_relative_to(workspace.runs)
-    return path.parent.parent if path is not None and inside else None
 
 
 def checkpoints(page: Page, run: Path) -> list[Checkpoint]:
@@ -64,7 +58,7 @@ def checkpoints(page: Page, run: Path) -> list[Checkpoint]:
 def name_of(path: Path, steps: Iterable[Checkpoint], workspace: Workspace) -> tuple[str, Checkpoint | None]:
     """(title of the run, checkpoint) of one of its checkpoints, (file name, None) of another file."""
     here = next((each for each in steps if each.path == path), None)
-    run = run_of(path, workspace)
+    run = run_of(path, workspace.runs)
     stem = path.name.removesuffix(path.suffix)
     return (title_of(RunFolder(run)), here) if here is not None and run is not None else (stem, None)
 
@@ -80,7 +74,7 @@ def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[List
     of_run = cache(lambda run: (title_of(RunFolder(run)), read_best(run)))
     found: dict[Any, list[Listed]] = {}
     for each in files:
-        run, stem = run_of(each.path, workspace), STEP.sub("", each.path.name.removesuffix(each.path.suffix))
+        run, stem = run_of(each.path, workspace.runs), STEP.sub("", each.path.name.removesuffix(each.path.suffix))
         found.setdefault(each.path if run is None or each.facts.problem else (run, stem), []).append(each)
     return [_thing(key, each, of_run) for key, each in found.items()]
 

@@ -16,6 +16,7 @@ from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.loras import LoraTag
 from core.networks.block_weights import PRESETS
 from core.record.problems import Problem, ProblemsError
+from core.record.run_folder import run_of
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.base import Declared
@@ -30,7 +31,7 @@ from tabs.form.plain_presets import PlainForm
 from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.cards import add_buttons
-from tabs.generate.lora_steps import Checkpoint, checkpoints, name_of, one_for_each_run, picture_of, run_of
+from tabs.generate.lora_steps import Checkpoint, checkpoints, name_of, one_for_each_run, picture_of
 from tabs.generate.panel import model_of
 from tabs.generate.view import strengths
 from tabs.markup import arg_now, board_event, button, esc, middle, row_of, short
@@ -114,7 +115,7 @@ def rows(
 
 def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page) -> str:
     path = find_file(str(use["file"]), page.workspace)
-    run = run_of(path, page.workspace)
+    run = run_of(path, page.workspace.runs)
     steps = checkpoints(page, run) if run is not None else []
     if path is None:
         name, here, facts, preview = Path(str(use["file"])).stem, None, FileFacts("lora"), None
@@ -249,7 +250,7 @@ def changed(values: dict[str, Any], act: str, arg: str, value: str, page: Page) 
 
 def _other_step(use: dict[str, Any], name: str, page: Page) -> str:
     """The checkpoint of this name of the LoRA's run, as images name it; the LoRA's own file if it no longer exists."""
-    run = run_of(find_file(str(use["file"]), page.workspace), page.workspace)
+    run = run_of(find_file(str(use["file"]), page.workspace), page.workspace.runs)
     found = [each.path for each in checkpoints(page, run) if each.path.name == name] if run is not None else []
     return portable_name(found[0], page.workspace) if found else str(use["file"])
 

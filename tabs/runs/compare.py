@@ -1,4 +1,4 @@
-"""The comparison of two runs on the Runs tab. The page's URL has their names; the server stores no state."""
+"""The comparison of two to four runs on the Runs tab. The page's URL has their names; the server stores no state."""
 
 from __future__ import annotations
 
@@ -18,63 +18,63 @@ if TYPE_CHECKING:
 
 LISTED = 300  # runs to choose from
 MAX_CACHED = 20
+Names = tuple[str, ...]
 
 
 class Comparisons:
-    """The part "compare" of the tick, for two runs that the browser names."""
+    """The part "compare" of the tick, for the runs that the browser names."""
 
     def __init__(self, page: Page):
         self._page = page
-        self._first: dict[tuple[str, str], Any] = {}  # what reads the journals of two runs for the first time
-        self._comparisons: dict[tuple[str, str], tuple[list[Any], dict[str, Any]]] = {}
+        self._first: dict[Names, Any] = {}  # what reads the journals for the first time
+        self._comparisons: dict[Names, tuple[list[Any], dict[str, Any]]] = {}
         self._datasets: dict[Path, tuple[int, dict[str, Any]]] = {}
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
         wants = body.get("wants")
         names = wants.get("compare") if isinstance(wants, dict) else None
-        if tab != "Runs" or not isinstance(names, list) or len(names) != 2:
+        if tab != "Runs" or not isinstance(names, list) or not 2 <= len(names) <= len(compare_view.LETTERS):
             return {}
-        a, b = (str(name)[:200] for name in names)
-        return {"compare": self.answer(a, b)}
+        return {"compare": self.answer(*(str(name)[:200] for name in names))}
 
-    def answer(self, a: str, b: str) -> dict[str, Any]:
+    def answer(self, *names: str) -> dict[str, Any]:
         """HTML of the head and the parts below it, and the curves; the head alone while journals are read."""
-        data: dict[str, Any] = {"pair": [a, b], "reading": False}
-        data["head"] = compare_view.head((a, b), list_runs(self._page.workspace.runs)[:LISTED])
+        data: dict[str, Any] = {"runs": list(names), "reading": False}
+        data["head"] = compare_view.head(names, list_runs(self._page.workspace.runs)[:LISTED])
         try:
-            return data | (self._compared(a, b) if self._ready(a, b) else {"reading": True})
+            return data | (self._compared(names) if self._ready(names) else {"reading": True})
         except ProblemsError as error:
             return data | {"gone": [problem.to_dict() for problem in error.problems]}
 
-    def _compared(self, a: str, b: str) -> dict[str, Any]:
+    def _compared(self, names: Names) -> dict[str, Any]:
         """HTML of the parts, and the curves, cached until a run has new data."""
-        facts = [self._page.engine.snapshot(name) for name in (a, b)]
+        facts = [self._page.engine.snapshot(name) for name in names]
         state = [(each["seq"], each["state"], len(each["files"])) for each in facts]
-        known = self._comparisons.get((a, b))
+        known = self._comparisons.get(names)
         if known is None or known[0] != state:
-            sides = self._side("A", a), self._side("B", b)
-            html = compare_view.comparison_parts(*sides, self._page.thumb_url, self._page.file_url)
+            sides = [self._side(letter, name) for letter, name in zip(compare_view.LETTERS, names, strict=False)]
+            html = compare_view.comparison_parts(sides, self._page.thumb_url, self._page.file_url)
             known = (state, {"html": html, "curves": [curves(side) for side in sides]})
-            self._comparisons = newest(self._comparisons) | {(a, b): known}
+            self._comparisons = newest(self._comparisons) | {names: known}
         return known[1]
 
-    def _ready(self, a: str, b: str) -> bool:
-        """Whether both journals have been read once, in a thread, since 100,000 lines take seconds."""
-        task = self._first.get((a, b))
+    def _ready(self, names: Names) -> bool:
+        """Whether the journals have been read once, in a thread, since 100,000 lines take seconds."""
+        task = self._first.get(names)
         if task is None or (task.done and task.error is not None):
-            task = self._page.engine.light(self._read, a, b, title="Loading two runs")
-            self._first = newest(self._first) | {(a, b): task}
+            task = self._page.engine.light(self._read, names, title="Loading runs")
+            self._first = newest(self._first) | {names: task}
         try:
             task.wait(runs_view.PATIENCE)
         except TimeoutError:
             return False
         return True
 
-    def _read(self, a: str, b: str, task: Any) -> None:
-        for letter, name in (("A", a), ("B", b)):
+    def _read(self, names: Names, task: Any) -> None:
+        for letter, name in zip(compare_view.LETTERS, names, strict=False):
             task.token.check()
             self._side(letter, name)
-        self._compared(a, b)
+        self._compared(names)
 
     def _side(self, letter: str, name: str) -> Side:
         facts = self._page.engine.snapshot(name)

@@ -1,4 +1,4 @@
-"""HTML of the comparison of two runs: their names, a verdict on the losses, facts, settings, samples."""
+"""HTML of the comparison of runs: their names, a verdict on the losses, facts, settings, images, samples."""
 
 from __future__ import annotations
 
@@ -9,89 +9,142 @@ from core.record.events import sampled_words
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder
 from core.record.units import count
-from core.settings.presets.files import differences
 from tabs.form.project import FIELDS
 from tabs.markup import breakable, esc, section, short
-from tabs.runs.compared import Side, fact_rows, other_prompts, sample_rows, verdict
-from tabs.runs.view import compare_address, moment, value_words
+from tabs.runs.compared import (
+    Side,
+    differing_settings,
+    fact_rows,
+    image_changes,
+    other_prompts,
+    sample_rows,
+    verdicts,
+)
+from tabs.runs.view import compare_address, value_words
+from tabs.runs.view import moment as moment_of
 
 Url = Callable[..., str]
+LETTERS = "ABCD"  # of the runs; as many can be compared
+MOST_IMAGES = 60  # names in a list
+NO_EFFECT = "<span class='hint'>no effect</span>"
 
 
-def head(chosen: tuple[str, str], folders: Sequence[RunFolder]) -> str:
-    """HTML of the back button, and for each run a list to choose another one."""
-    names = {folder.name: f"{title_of(folder)}, {moment(folder.name)}" for folder in folders}
+def head(chosen: Sequence[str], folders: Sequence[RunFolder]) -> str:
+    """HTML of the back button, for each run a list to choose another one, and a list to add one."""
+    names = {folder.name: f"{title_of(folder)}, {moment_of(folder.name)}" for folder in folders}
     names |= {name: title_words(name) for name in chosen if name not in names}
-    lists = "".join(
-        f'<label><b class="letter {letter.lower()}">{letter}</b> {_choice(names, name, other, letter)}</label>'
-        for letter, name, other in (("A", *chosen), ("B", *chosen[::-1]))
-    )
+    free = {name: words for name, words in names.items() if name not in chosen}
+    lists = ""
+    for letter, name in zip(LETTERS, chosen, strict=False):
+        options = {each: words for each, words in names.items() if each == name or each in free}
+        rest = compare_address(*(each for each in chosen if each != name))
+        out = f'<a class="btn quiet" href="{esc(rest)}" aria-label="Leave out run {letter}">\u00d7</a>'
+        side = f"<label>{_letter(letter)} {_choice(options, name, letter, f'Run {letter}')}</label>"
+        lists += f'<span class="run-side">{side}{out if len(chosen) > 2 else ""}</span>'
+    if len(chosen) < len(LETTERS) and free:
+        lists += _choice({"": "Add a run ..."} | free, "", LETTERS[len(chosen)], "Add a run")
+    if len(chosen) == 2:
+        lists += f'<a class="btn quiet" href="{esc(compare_address(*chosen[::-1]))}">Swap</a>'
     back = '<a class="btn quiet" href="#Runs">All runs</a>'
-    swap = f'<a class="btn quiet" href="{esc(compare_address(*chosen[::-1]))}">Swap</a>'
-    return f'<div class="run-head">{back}<h2 tabindex="-1">Two runs compared</h2></div><div class="versus-head">{lists}{swap}</div>'
+    number = ("Two", "Three", "Four")[len(chosen) - 2]
+    return f'<div class="run-head">{back}<h2 tabindex="-1">{number} runs compared</h2></div><div class="versus-head">{lists}</div>'
 
 
-def _choice(names: Mapping[str, str], chosen: str, other: str, letter: str) -> str:
+def _choice(names: Mapping[str, str], chosen: str, letter: str, label: str) -> str:
     options = "".join(
         f'<option value="{esc(name)}"{" selected" if name == chosen else ""}>{esc(words)}</option>'
         for name, words in names.items()
-        if name != other or name == chosen
     )
-    return f'<select data-side="{letter.lower()}" aria-label="Run {letter}">{options}</select>'
+    return f'<select data-side="{LETTERS.index(letter)}" aria-label="{label}">{options}</select>'
+
+
+def _letter(letter: str) -> str:
+    return f'<b class="letter {letter.lower()}">{letter}</b>'
 
 
 def title_words(name: str) -> str:
     """Name and start of a run: "glyphs, 2026-01-31 12:05"."""
-    return f"{name.split('_', 1)[-1]}, {moment(name)}"
+    return f"{name.split('_', 1)[-1]}, {moment_of(name)}"
 
 
-def comparison_parts(a: Side, b: Side, thumb_url: Url, file_url: Url) -> dict[str, str]:
+def comparison_parts(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> dict[str, str]:
     """{name: HTML} of the parts below the head. The script replaces those that change."""
     return {
-        "words": f'<p class="run-message verdict">{esc(verdict(a, b))}</p>',
-        "facts": _facts(a, b),
-        "settings": _settings(a, b),
-        "samples": _samples(a, b, thumb_url, file_url),
+        "words": "".join(f'<p class="run-message verdict">{esc(words)}</p>' for words in verdicts(sides)),
+        "facts": _facts(sides),
+        "settings": _settings(sides),
+        "images": _images(sides),
+        "samples": _samples(sides, thumb_url, file_url),
     }
 
 
-def _titles(a: Side, b: Side) -> list[str]:
-    return [
-        f'<b class="letter {side.letter.lower()}">{side.letter}</b> {breakable(side.facts.get("title", ""))}'
-        for side in (a, b)
-    ]
+def _titles(sides: Sequence[Side]) -> str:
+    """HTML of the head cells of a table with a column for each run."""
+    titles = (f"{_letter(side.letter)} {breakable(side.facts.get('title', ''))}" for side in sides)
+    return "".join(f'<th scope="col">{title}</th>' for title in titles)
 
 
-def _facts(a: Side, b: Side) -> str:
-    one, other = _titles(a, b)
-    rows = []
-    for row in fact_rows(a, b):
-        if row.b is None:
-            cells = f'<td colspan="2">{breakable(row.a)}</td>'
-        else:
-            cells = f"<td>{breakable(row.a)}</td><td>{breakable(row.b)}</td>"
-        rows.append(f'<tr><th scope="row">{esc(row.title)}</th>{cells}</tr>')
-    top = f'<tr><td></td><th scope="col">{one}</th><th scope="col">{other}</th></tr>'
-    return section("Facts", f'<table class="versus">{top}{"".join(rows)}</table>')
+def _facts(sides: Sequence[Side]) -> str:
+    rows = ""
+    for row in fact_rows(*sides):
+        span = f' colspan="{len(sides)}"' if len(row.values) == 1 else ""
+        cells = "".join(f"<td{span}>{breakable(value)}</td>" for value in row.values)
+        rows += f'<tr><th scope="row">{esc(row.title)}</th>{cells}</tr>'
+    return section("Facts", f'<table class="versus runs-{len(sides)}"><tr><td></td>{_titles(sides)}</tr>{rows}</table>')
 
 
-def _settings(a: Side, b: Side) -> str:
+def _settings(sides: Sequence[Side]) -> str:
     title = "Settings that differ"
-    unread = [side.letter for side in (a, b) if side.job is None]
-    if a.job is None or b.job is None:
+    unread = [side.letter for side in sides if side.job is None]
+    if unread:
         words = f"The settings of {' and '.join(unread)} cannot be read by this version."
         return section(title, f'<p class="hint">{words}</p>')
-    differ = differences(a.job, b.job)
+    differ = differing_settings(sides)
     if not differ:
-        return section(title, '<p class="hint">None: both runs have the same settings.</p>')
-    one, other = _titles(a, b)
+        return section(title, '<p class="hint">None that have an effect: the runs have the same settings.</p>')
     rows = "".join(
         f"<tr><td>{esc(FIELDS[path].title)}<span class='hint'>{esc(path)}</span></td>"
-        f"<td>{_value(path, of_a)}</td><td>{_value(path, of_b)}</td></tr>"
-        for path, (of_a, of_b) in differ.items()
+        + "".join(f"<td>{_value(path, value) if used else NO_EFFECT}</td>" for value, used in values)
+        + "</tr>"
+        for path, values in differ.items()
     )
-    top = f'<thead><tr><th>Setting</th><th scope="col">{one}</th><th scope="col">{other}</th></tr></thead>'
-    return section(title, f'<table class="settings">{top}<tbody>{rows}</tbody></table>', count(len(differ), "setting"))
+    top = f"<thead><tr><th>Setting</th>{_titles(sides)}</tr></thead>"
+    return section(
+        title,
+        f'<table class="settings runs-{len(sides)}">{top}<tbody>{rows}</tbody></table>',
+        count(len(differ), "setting"),
+    )
+
+
+def _images(sides: Sequence[Side]) -> str:
+    """HTML of how the training images of the others differ from the first run's, image by image."""
+    first, parts, total = sides[0], "", 0
+    for side in sides[1:]:
+        changes = image_changes(first.dataset, side.dataset)
+        head = f"<h4>{_letter(first.letter)} to {_letter(side.letter)}</h4>"
+        if not changes:
+            words = "Not recorded." if changes is None else "The same images, captions and sizes."
+            parts += f'{head}<p class="hint">{words}</p>'
+            continue
+        total += len(changes.added) + len(changes.removed) + len(changes.changed)
+        lists = (("Added", changes.added), ("Removed", changes.removed))
+        rows = "".join(
+            f"<dt>{title} ({len(names):,})</dt>{_names([(name, '') for name in names])}"
+            for title, names in lists
+            if names
+        )
+        rows += f"<dt>Changed ({len(changes.changed):,})</dt>{_names(changes.changed)}" if changes.changed else ""
+        parts += f'{head}<dl class="image-changes">{rows}</dl>'
+    return section("Training images", parts, count(total, "difference") if total else "")
+
+
+def _names(images: Sequence[tuple[str, str]]) -> str:
+    names = (
+        f"<li>{breakable(name)}{f' <span class=hint>{esc(words)}</span>' if words else ''}</li>"
+        for name, words in images[:MOST_IMAGES]
+    )
+    more = f'<li class="hint">and {len(images) - MOST_IMAGES:,} more</li>' if len(images) > MOST_IMAGES else ""
+    return f"<dd><ul>{''.join(names)}{more}</ul></dd>"
 
 
 def _value(path: str, value: Any) -> str:
@@ -101,19 +154,20 @@ def _value(path: str, value: Any) -> str:
     return value_words(path, value) + (f" {esc(unit)}" if number else "")
 
 
-def _samples(a: Side, b: Side, thumb_url: Url, file_url: Url) -> str:
-    rows = sample_rows(a, b)
-    alone = ", ".join(other_prompts(a, b))
+def _samples(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> str:
+    rows = sample_rows(*sides)
+    alone = ", ".join(other_prompts(*sides))
     if not rows:
-        words = f"The runs have no sample prompt in common ({alone})." if alone else "Neither run has samples."
+        words = f"The runs have no sample prompt in common ({alone})." if alone else "No run has samples."
         return section("Samples", f'<p class="hint">{esc(words)}</p>')
-    names = [sampled_words(each["step"] for each in side.facts["samples"]) for side in (a, b)]
+    names = [sampled_words(each["step"] for each in side.facts["samples"]) for side in sides]
     parts = []
     for row in rows:
-        of_a, of_b = (sample["seed"] for sample in row.pairs[-1])
-        other_seed = f" Seed {of_a} in A, {of_b} in B." if of_a != of_b else ""
+        seeds = [sample["seed"] for sample in row.moments[-1]]
+        of_each = ", ".join(f"{seed} in {letter}" for seed, letter in zip(seeds, LETTERS, strict=False))
+        other_seed = f" Seed {of_each}." if len({*seeds}) > 1 else ""
         lines = "".join(
-            f'<tr><th scope="row"><b class="letter {letter.lower()}">{letter}</b></th>'
+            f'<tr><th scope="row">{_letter(letter)}</th>'
             + "".join(
                 _cell(
                     sample,
@@ -122,12 +176,12 @@ def _samples(a: Side, b: Side, thumb_url: Url, file_url: Url) -> str:
                     thumb_url,
                     file_url,
                 )
-                if (sample := pair[place])
+                if (sample := moment[place])
                 else "<td></td>"
-                for pair in [*row.compared, *row.pairs]
+                for moment in [*row.compared, *row.moments]
             )
             + "</tr>"
-            for place, letter in enumerate("AB")
+            for place, letter in enumerate(LETTERS[: len(sides)])
         )
         parts.append(
             f'<figure class="versus-samples"><figcaption title="{esc(row.prompt)}">{esc(short(row.prompt, 120))}'

@@ -1,8 +1,9 @@
-"""Comparison of two runs: facts, different settings, and which has the lower validation loss."""
+"""Comparison of two to four runs: facts, different settings and images, and which has the lower validation loss."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,11 @@ from core.record.former import renewed
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.units import clock, count, memory_words, size_words
+from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.noise import TIMESTEP_SETTINGS
 from core.settings.presets.files import differences
+from core.settings.rules import ineffective
 from tabs.form.project import FIELDS
 from tabs.runs.view import loss_words, when
 
@@ -30,7 +33,7 @@ CHANCE = 0.01  # earlier versions measured the same weights up to 0.6 % apart wi
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two runs. facts: the engine's snapshot; job: None if this version cannot read it; dataset: dataset.json, or {}"""
+    """One of the runs. facts: the engine's snapshot; job: None if this version cannot read it; dataset: dataset.json, or {}"""
 
     letter: str
     facts: dict[str, Any]
@@ -53,11 +56,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the facts. b: None if both runs have the value `a`"""
+    """A row of the facts. values: of each run, or one value of all together"""
 
     title: str
-    a: str
-    b: str | None
+    values: tuple[str, ...]
 
 
 def read_dataset(folder: RunFolder) -> dict[str, Any]:
@@ -73,8 +75,13 @@ def read_dataset(folder: RunFolder) -> dict[str, Any]:
 # -- which is better
 
 
-def verdict(a: Side, b: Side) -> str:
-    """Sentences on which run has the lower validation loss, and how reliable that is."""
+def verdicts(sides: Sequence[Side]) -> list[str]:
+    """The verdict on two runs; of more, on the first one and each of the others."""
+    return [verdict(sides[0], other, notes=len(sides) == 2) for other in sides[1:]]
+
+
+def verdict(a: Side, b: Side, notes: bool = True) -> str:
+    """Sentences on which run has the lower validation loss, and how reliable that is. notes: on runs that are best at an end too"""
     best_a, best_b = a.best, b.best
     if best_a is None and best_b is None:
         return (
@@ -91,7 +98,7 @@ def verdict(a: Side, b: Side) -> str:
     reasons = unlike(a, b)
     words = _lower(a.letter, best_a, b.letter, best_b) + f"; {_measure(a, reasons)}."
     more = [] if reasons else [*_by_timestep(a, b), *_by_chance(a, b)]
-    return " ".join([words, *more, *_notes(a), *_notes(b)])
+    return " ".join([words, *more, *(note for side in (a, b) if notes for note in _notes(side))])
 
 
 def _at(best: dict[str, Any]) -> str:
@@ -197,29 +204,90 @@ def _notes(side: Side) -> list[str]:
 # -- facts
 
 
-def fact_rows(a: Side, b: Side) -> list[Row]:
+def fact_rows(*sides: Side) -> list[Row]:
     """The rows of facts that at least one run has."""
-    rows = [Row(title, words(a), words(b)) for title, words in FACTS]
-    rows = [row for row in rows if {row.a, row.b} != {UNKNOWN}]
+    rows = [Row(title, tuple(map(words, sides))) for title, words in FACTS]
+    rows = [row for row in rows if {*row.values} != {UNKNOWN}]
     place = next((number for number, row in enumerate(rows) if row.title == "Training images"), None)
-    if place is not None and (shared := shared_images(a.dataset, b.dataset)):
-        rows.insert(place + 1, Row("In both", shared, None))
+    if place is not None and (shared := shared_images(*(side.dataset for side in sides))):
+        rows.insert(place + 1, Row("In both" if len(sides) == 2 else "In all", (shared,)))
     return rows
 
 
-def shared_images(a: dict[str, Any], b: dict[str, Any]) -> str:
+def shared_images(*datasets: dict[str, Any]) -> str:
     """Text on the number of shared training images, and of those with the same caption."""
-    known_a = {each["sha256"]: each.get("caption") for each in a.get("images", []) if each.get("sha256")}
-    known_b = {each["sha256"]: each.get("caption") for each in b.get("images", []) if each.get("sha256")}
-    if not known_a or not known_b:
+    known = [
+        {each["sha256"]: each.get("caption") for each in one.get("images", []) if each.get("sha256")}
+        for one in datasets
+    ]
+    if not all(known):
         return ""
-    same = known_a.keys() & known_b.keys()
-    captions = sum(known_a[key] == known_b[key] for key in same)
-    if len(same) == len(known_a) == len(known_b):
+    same = set.intersection(*map(set, known))
+    captions = sum(len({one[key] for one in known}) == 1 for key in same)
+    if all(len(one) == len(same) for one in known):
         return "the same images" + (
             " and captions" if captions == len(same) else f", {captions:,} with the same caption"
         )
     return f"{count(len(same), 'image')}, {captions:,} with the same caption" if same else "no image"
+
+
+@dataclass(frozen=True)
+class ImageChanges:
+    """How the training images of a run differ from another's: names of images, and what changed of those in both."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[tuple[str, str]]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+def image_changes(before: dict[str, Any], after: dict[str, Any]) -> ImageChanges | None:
+    """Differences of two dataset.json, image by image; None where one of them does not list its images. An image keeps its identity
+    when it is renamed, and when the file of a name gets another content."""
+    old, new = (each.get("images", []) for each in (before, after))
+    if not old or not new:
+        return None
+    pairs: dict[int, int] = {}  # index in `new` -> index in `old`
+    for key in (("source", "path"), ("sha256",)):
+        paired, known = set(pairs.values()), dict[tuple[Any, ...], list[int]]()
+        for index, row in enumerate(old):
+            if index not in paired and row.get(key[-1]):
+                known.setdefault(tuple(row.get(name) for name in key), []).append(index)
+        for index, row in enumerate(new):
+            if index not in pairs and (same := known.get(tuple(row.get(name) for name in key))):
+                pairs[index] = same.pop(0)
+    paired = set(pairs.values())
+    changes = ((_image(new[index]), _changes(old[other], new[index])) for index, other in sorted(pairs.items()))
+    return ImageChanges(
+        [_image(row) for index, row in enumerate(new) if index not in pairs],
+        [_image(row) for index, row in enumerate(old) if index not in paired],
+        [(name, words) for name, words in changes if words],
+    )
+
+
+IMAGE_FACTS = {"sha256": "image", "caption": "caption", "repeats": "repeats", "bucket": "size"}
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+    renamed = [f"was {_image(old)}"] if _image(old) != _image(new) else []
+    return ", ".join([*renamed, *(words for name, words in IMAGE_FACTS.items() if old.get(name) != new.get(name))])
+
+
+def _image(row: dict[str, Any]) -> str:
+    return "/".join(str(row[name]) for name in ("source", "path") if row.get(name))
+
+
+def differing_settings(sides: Sequence[Side]) -> dict[str, list[tuple[Any, bool]]]:
+    """{dotted path: (value, whether it has an effect) of each run} of the settings that differ and have an effect in one of the runs."""
+    jobs = [side.job for side in sides if side.job is not None]
+    paths = dict.fromkeys(path for job in jobs[1:] for path in differences(jobs[0], job))
+    unused = [ineffective(job) for job in jobs]
+    rows = {
+        path: [(value_of(job, path), path not in off) for job, off in zip(jobs, unused, strict=True)] for path in paths
+    }
+    return {path: row for path, row in rows.items() if any(effect for _, effect in row)}
 
 
 def checkpoint(side: Side) -> str:
@@ -302,46 +370,49 @@ FACTS = (  # (title, its words for one run)
 # -- samples
 
 
-Pair = tuple[dict[str, Any], dict[str, Any]]
+Moment = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class SampleRow:
-    """Samples of one prompt. pairs: (sample of A, sample of B) at each moment
+    """Samples of one prompt. moments: a sample of each run at about the same step
 
-    compared   of a ControlNet: the same pairs of its control images, and of samples without it
+    compared   of a ControlNet: the same of its control images, and of samples without it
     """
 
     prompt: str
-    pairs: list[Pair]
-    compared: list[tuple[dict[str, Any] | None, dict[str, Any] | None]]
+    moments: list[Moment]
+    compared: list[tuple[dict[str, Any] | None, ...]]
 
 
-def sample_rows(a: Side, b: Side, most: int = 5) -> list[SampleRow]:
-    """Rows of the prompts that both runs sampled, in A's order: each step of the run with fewer samples, with the nearest step of
-    the other, each sample once; and the last samples if the runs end at different steps."""
-    of_a, of_b = _by_prompt(a), _by_prompt(b)
+def sample_rows(*sides: Side, most: int = 5) -> list[SampleRow]:
+    """Rows of the prompts that all runs sampled, in the first one's order: each step of the run with fewest samples, with the nearest
+    steps of the others, each sample once; and the last samples if the runs end at different steps."""
+    by_prompt = [_by_prompt(side) for side in sides]
     return [
-        SampleRow(prompt, _pairs(of_a[prompt], of_b[prompt], most), _compared(prompt, a, b))
-        for prompt in of_a
-        if prompt in of_b
+        SampleRow(prompt, _moments([each[prompt] for each in by_prompt], most), _compared(prompt, sides))
+        for prompt in by_prompt[0]
+        if all(prompt in each for each in by_prompt)
     ]
 
 
-def _compared(prompt: str, a: Side, b: Side) -> list[tuple[dict[str, Any] | None, dict[str, Any] | None]]:
+def _compared(prompt: str, sides: Sequence[Side]) -> list[tuple[dict[str, Any] | None, ...]]:
     def of(side: Side, step: int) -> dict[str, Any] | None:
         own = (each for each in side.facts.get("samples", []) if each["step"] == step and each["prompt"] == prompt)
         return next(own, None)
 
-    both = [(of(a, step), of(b, step)) for step in COMPARED]
-    return [pair for pair in both if any(pair)]
+    each = [tuple(of(side, step) for side in sides) for step in COMPARED]
+    return [samples for samples in each if any(samples)]
 
 
-def other_prompts(a: Side, b: Side) -> list[str]:
-    """Texts on prompts that only one run sampled: "2 prompts only in A"."""
-    of_a, of_b = _by_prompt(a), _by_prompt(b)
-    alone = [(a.letter, len(of_a.keys() - of_b.keys())), (b.letter, len(of_b.keys() - of_a.keys()))]
-    return [f"{count(number, 'prompt')} only in {letter}" for letter, number in alone if number]
+def other_prompts(*sides: Side) -> list[str]:
+    """Texts on prompts that not all runs sampled: "2 prompts only in A"."""
+    prompts = [{*_by_prompt(side)} for side in sides]
+    letters = [
+        ", ".join(side.letter for side, own in zip(sides, prompts, strict=True) if prompt in own)
+        for prompt in sorted(set[str]().union(*prompts) - prompts[0].intersection(*prompts[1:]))
+    ]
+    return [f"{count(number, 'prompt')} only in {letter}" for letter, number in sorted(Counter(letters).items())]
 
 
 def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
@@ -352,17 +423,19 @@ def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
     return samples
 
 
-def _pairs(a: list[dict[str, Any]], b: list[dict[str, Any]], most: int) -> list[Pair]:
-    fewer = a if len(a) <= len(b) else b
-    picked = fewer
-    if len(fewer) > most:
-        picked = [fewer[round(number * (len(fewer) - 1) / (most - 1))] for number in range(most)]
-    near = [(_nearest(a, each["step"]), _nearest(b, each["step"])) for each in picked]
-    near.sort(key=lambda pair: -abs(pair[0]["step"] - pair[1]["step"]))
-    more = 1 if fewer is a else 0
-    pairs = sorted({pair[more]["step"]: pair for pair in near}.values(), key=lambda pair: pair[more]["step"])
-    ends = (a[-1], b[-1])
-    return pairs if pairs[-1] == ends else [*pairs, ends]
+def _moments(samples: list[list[dict[str, Any]]], most: int) -> list[Moment]:
+    fewest = min(samples, key=len)
+    picked = fewest
+    if len(fewest) > most:
+        picked = [fewest[round(number * (len(fewest) - 1) / (most - 1))] for number in range(most)]
+    near = [tuple(_nearest(each, sample["step"]) for each in samples) for sample in picked]
+    for place, own in enumerate(samples):  # of moments with the same sample of a run, the one whose steps are nearest
+        if own is not fewest:
+            near.sort(key=lambda moment: -max(abs(moment[0]["step"] - each["step"]) for each in moment))
+            near = [*{moment[place]["step"]: moment for moment in near}.values()]
+    near.sort(key=lambda moment: [each["step"] for each in moment])
+    ends = tuple(each[-1] for each in samples)
+    return near if near[-1] == ends else [*near, ends]
 
 
 def _nearest(samples: list[dict[str, Any]], step: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from tabs.markup import (
 )
 from tabs.pieces import piece
 from tabs.runs import view as runs_view
+from tabs.runs.again import LONGEST, Agains
 from tabs.runs.compare import Comparisons
 from tabs.tools import copies
 
@@ -74,6 +75,7 @@ class Handlers:
         self.page = page
         self._lock = threading.Lock()
         self.proofs = Proofs(page)
+        self.agains = Agains(page)
         self.copies = copies.Copies(page)
         self._sizes: dict[str, tuple[float, int]] = {}
 
@@ -95,22 +97,33 @@ class Handlers:
         name = str(place.get("open", ""))
         run = self.page.engine.run(name) if name else None
         if run is not None:
-            return self._details(run, bool(place.get("asking")))
+            return self._details(run, place)
         runs, left = self.page.engine.runs_so_far(runs_view.PATIENCE)
         show, find = str(place.get("show", "all")), str(place.get("find", ""))
         picked = place.get("picked", ())
         asking, page = bool(place.get("asking")), int(place.get("page", 0))
-        return runs_view.table(runs, show, find, page, self.page.thumb_url, picked, asking, left)
+        sort = str(place.get("sort", ""))
+        return runs_view.table(runs, show, find, page, self.page.thumb_url, picked, asking, left, sort)
 
-    def _details(self, run: RunSummary, asking: bool) -> str:
+    def _details(self, run: RunSummary, place: dict[str, Any]) -> str:
         now = self.page.engine.snapshot(run.name)
         size = self._size(run)
         job = self._job(run.name)
         ended = run.state not in ("running", "paused", "waiting")
         more = runs_view.longer(run, now, job) if ended and job is not None else ""
+        if job is not None:
+            more += self.agains.html(run, job, now, str(place.get("setting", "")), str(place.get("values", "")))
         more += self.proofs.html(run.name, ended and job is not None)
         return runs_view.details(
-            run, now, job, size, asking, self.page.thumb_url, self.page.file_url, self.copies.row, more
+            run,
+            now,
+            job,
+            size,
+            bool(place.get("asking")),
+            self.page.thumb_url,
+            self.page.file_url,
+            self.copies.row,
+            more,
         )
 
     def _job(self, name: str) -> TrainJob | None:
@@ -136,11 +149,20 @@ class Handlers:
         act, arg, value = board_event(event)
         place, tabs = dict(place), gr.skip()
         if act in ("open", "back"):
-            place |= {"open": arg if act == "open" else "", "asking": False, "copy": ""}
+            place |= {"open": arg if act == "open" else "", "asking": False, "copy": "", "setting": "", "values": ""}
         elif act in ("ask", "keep"):
             place["asking"] = act == "ask"
         elif act == "show":
             place |= {"show": value, "page": 0}
+        elif act == "sort":
+            place |= {"sort": value, "page": 0}
+        elif act == "star" and (run := self.page.engine.run(arg)) is not None:
+            self.page.engine.star_run(arg, not run.starred)
+        elif act in ("again-setting", "again-values"):
+            place[act.removeprefix("again-")] = value.strip()[:LONGEST]
+        elif act == "again":
+            self.agains.start(arg, str(place.get("setting", "")), str(place.get("values", "")))
+            place["values"] = ""
         elif act == "find":
             place |= {"find": value[:100], "page": 0}
         elif act == "pick":
@@ -166,6 +188,9 @@ class Handlers:
             place |= self._copy(str(place.get("open", "")), act, arg)
         elif act == copies.CONVERTS:
             self.copies.convert(str(place.get("open", "")), arg)
+            tabs = gr.Tabs(selected="Tools")
+        elif act == "report-card":
+            self.copies.card(str(place.get("open", "")), arg)
             tabs = gr.Tabs(selected="Tools")
         elif act in ("rename", "note"):
             self.page.engine.describe_run(arg, **{"title" if act == "rename" else "note": value})

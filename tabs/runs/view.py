@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ from tabs.monitor.charts import loss_series
 from tabs.monitor.next_step import next_step
 
 PAGE_SIZE = 25
+MOST_COMPARED = 4
 PATIENCE = 0.3  # seconds that an answer waits for journals which have to be read
 LOG_SHOWN = 60
 Copying = Callable[[dict[str, Any]], tuple[str, str]]
@@ -45,11 +47,22 @@ CONTINUABLE = ("interrupted", "stopped", "failed")
 # Opens the dialog of assets/imports.js.
 IMPORT = '<button type="button" class="btn" data-do="import" title="Settings of another trainer, opened in Train">Import ...</button>'
 
+STARRED = "starred"
 SHOWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "all": ("all runs", ()),
     "done": ("finished", ("done",)),
     "open": ("resumable", CONTINUABLE),
     "live": ("running or waiting", ("running", "paused", "waiting")),
+    STARRED: ("starred", ()),
+}
+SORTS: dict[str, tuple[str, Callable[[RunSummary], Any]]] = {  # (title, key); the list comes newest first
+    "": ("newest first", lambda run: 0),
+    "oldest": ("oldest first", lambda run: run.started),
+    "best": ("best validation first", lambda run: run.best or (math.inf, 0)),
+    "title": ("by title", lambda run: run.title.casefold()),
+    "steps": ("most steps first", lambda run: -run.step),
+    "time": ("longest first", lambda run: -run.seconds),
+    STARRED: ("starred first", lambda run: not run.starred),
 }
 
 
@@ -57,7 +70,8 @@ def listed(runs: Sequence[RunSummary], show: str, find: str = "") -> list[RunSum
     """The runs in a state of this view that have all words of the search in name, title, note, dataset, model or method."""
     states = SHOWS.get(show, SHOWS["all"])[1]
     wanted = find.casefold().split()
-    return [run for run in runs if (not states or run.state in states) and _holds(run, wanted)]
+    found = [run for run in runs if (not states or run.state in states) and _holds(run, wanted)]
+    return [run for run in found if run.starred] if show == STARRED else found
 
 
 def _holds(run: RunSummary, wanted: Sequence[str]) -> bool:
@@ -100,8 +114,9 @@ def table(
     picked: Sequence[str] = (),
     asking: bool = False,
     left: int = 0,
+    sort: str = "",
 ) -> str:
-    """HTML of one page of runs, newest first.
+    """HTML of one page of runs. sort: a key of SORTS
 
     picked   names of the selected runs     asking   the user is asked whether to delete them
     left     number of runs that are still being read
@@ -110,7 +125,7 @@ def table(
         return '<p class="hint" role="status">Loading runs ...</p>'
     if not runs:
         return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."), IMPORT)
-    rows = listed(runs, show, find)
+    rows = sorted(listed(runs, show, find), key=SORTS.get(sort, SORTS[""])[1])
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
@@ -125,7 +140,8 @@ def table(
     aside = (
         f'<input type="text" data-act="find" data-live value="{esc(find)}" placeholder="name, dataset, model, note" '
         f'aria-label="Find runs by name, dataset, base model, method, preset or note">'
-        f"{choice_list('show', choices, show, 'Which runs are shown')}{IMPORT}"
+        f"{choice_list('show', choices, show, 'Which runs are shown')}"
+        f"{choice_list('sort', [(words, name) for name, (words, _) in SORTS.items()], sort, 'Order of the runs')}{IMPORT}"
     )
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
     if not part:
@@ -137,13 +153,15 @@ def table(
 
 
 def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> str:
-    """HTML of the selection with its actions: compare two, delete all."""
+    """HTML of the selection with its actions: compare up to four, delete all."""
     if len(runs) < 2:
         return ""
     known = {run.name: run.title for run in runs}
     chosen = [name for name in picked if name in known]
     if not chosen:
-        return '<p class="hint picks-line" role="status">Select two runs to compare, or any number to delete.</p>'
+        return (
+            '<p class="hint picks-line" role="status">Select two to four runs to compare, or any number to delete.</p>'
+        )
     words = " and ".join(f"<b>{esc(known[name])}</b> <span class='hint'>{esc(moment(name))}</span>" for name in chosen)
     if len(chosen) > 2:
         words = f"<b>{count(len(chosen), 'selected run')}</b>"
@@ -155,15 +173,15 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> s
         label = f'role="alertdialog" aria-label="Delete {count(len(chosen), "run")}?"'
         return f'<div class="picks-line question" {label}><span>{words}</span> {does}</div>'
     go = '<span class="hint">Select another run to compare with.</span>' if len(chosen) == 1 else ""
-    if len(chosen) == 2:
+    if 2 <= len(chosen) <= MOST_COMPARED:
         go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare</a>'
     go += button("ask", "Delete", kind="danger") + button("unpick", "Clear", kind="quiet")
     return f'<div class="picks-line" role="status"><span>{words}</span> {go}</div>'
 
 
-def compare_address(a: str, b: str) -> str:
-    """URL of the comparison of two runs."""
-    return f"#Runs/{quote(a, safe='')}/{quote(b, safe='')}"
+def compare_address(*names: str) -> str:
+    """URL of the comparison of runs."""
+    return f"#Runs/{'/'.join(quote(name, safe='') for name in names)}"
 
 
 def moment(name: str) -> str:
@@ -192,12 +210,19 @@ def _row(run: RunSummary, thumb_url: Callable[..., str], picked: bool) -> str:
     return (
         f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{thumb}</td><td>'
         f'<button type="button" class="open" data-act="open" '
-        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{_under(run)}</td>'
+        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run)}{_under(run)}</td>'
         f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
         f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
         f'<td class="date">{when(run.started)}</td><td class="num">{more}</td>'
         f"</tr>"
     )
+
+
+def star(run: RunSummary) -> str:
+    """HTML of the button that stars a run, or takes the star away."""
+    sign, label = "\u2605" if run.starred else "\u2606", f"Star {run.title}, {moment(run.name)}"
+    about = "Starred runs can be listed alone or first"
+    return button("star", sign, run.name, kind="quiet star", label=label, title=about, pressed=run.starred)
 
 
 def _continue(run: RunSummary) -> str:
@@ -280,7 +305,8 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
             f"{button('keep', 'Keep', run.name, lands='ask')}</div>"
         )
     return (
-        f'<div class="run-top"><div class="run-head">{back}<h2 tabindex="-1" data-land="{esc(run.name)}">{breakable(run.title)}</h2>'
+        f'<div class="run-top"><div class="run-head">{back}'
+        f'<h2 tabindex="-1" data-land="{esc(run.name)}">{breakable(run.title)}</h2>{star(run)}'
         f'{badge(run)}<span class="grow">'
         f"</span><span class='does'>{''.join(does)}</span></div>{question}</div>"
     )
@@ -366,8 +392,16 @@ def _file(
     return (
         f'<li><div class="file-head"><b>{breakable(name)}</b><span class="hint">step {file["step"]:,} · '
         f'{size_words(file["bytes"])}</span>{_keep_button(name, kept_name)}</div><code class="path">{breakable(path)}</code>'
-        f'<div class="does">{_take(file, file_url)}{copy}{copy_path}</div>{copied}</li>'
+        f'<div class="does">{_take(file, file_url)}{_card_button(file)}{copy}{copy_path}</div>{copied}</li>'
     )
+
+
+def _card_button(file: dict[str, Any]) -> str:
+    """HTML of the button that lists what a report card would contain, in Tools; "" for a model in a folder."""
+    if Path(file["path"]).is_dir():
+        return ""
+    about = "A page to share: samples, trigger words, strength, what was measured, license"
+    return button("report-card", "Report card", file["name"], label=f"Report card of {file['name']}", title=about)
 
 
 def _keep_button(name: str, kept_name: str | None) -> str:

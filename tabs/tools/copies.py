@@ -17,8 +17,10 @@ from core.record.preference import read_choices
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.workspace import resolve_path
 from core.settings.readers import program_of
+from core.tasks import tasks
 from tabs.context import CURRENT_SESSION
 from tabs.form import folder_browser
+from tabs.form.task_settings import job_of
 from tabs.markup import button, esc, problems_html, progress, short
 from tabs.server.browsers import Browser
 from tabs.tools.forms import fill_in
@@ -145,6 +147,13 @@ class Copies:
         """Fill in *Convert LoRAs* to convert a file of the run to a plain LoRA."""
         file, base = printable(self._file(run, name)), self._page.engine.run_job(run).model.base_model
         fill_in(self._page, CONVERTS, {"file": file, "network_type": "lora", "base_model": base})
+
+    def card(self, run: str, name: str) -> None:
+        """Fill in *Report card* with a file of the run, and list what its card would contain."""
+        values = {"file": printable(self._file(run, name))}
+        fill_in(self._page, "card", values)
+        task = tasks()["card"]
+        self._page.works.start(task, job_of(task, values | {"preview": True}, self._page.project.job))
 
     def _file(self, run: str, name: str) -> Path:
         files = self._page.engine.snapshot(run)["files"]

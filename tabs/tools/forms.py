@@ -157,7 +157,9 @@ class ToolForm:
         previewed = form_settings(task).get(PREVIEW)
         main = f"{form.id}-{main_setting(task)}" if main_setting(task) else ""
         go = _start("go", task.button, main, "primary")
-        go += _start(PREVIEW, f"Preview {PREVIEWED} {previewed.unit}", main) if previewed else ""
+        if previewed:
+            words = previewed.title if previewed.kind == "bool" else f"Preview {PREVIEWED} {previewed.unit}"
+            go += _start(PREVIEW, words, main)
         about = "" if len(self.tasks) == 1 else f'<span class="hint">{esc((task.job.__doc__ or "").strip())}</span>'
         return (
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
@@ -217,12 +219,19 @@ class ToolForm:
             if value and main_setting(self.task):  # the field's current text, whose change may not have arrived
                 self.form().change(main_setting(self.task), value)
             self.form().check()
-            values = self._filled() | {PREVIEW: PREVIEWED if act == PREVIEW else None}
+            values = self._filled() | self._preview(act == PREVIEW)
             used = {name: value for name, value in values.items() if name not in self.task.unused(values)}
             self.page.works.start(self.task, job_of(self.task, used, self.page.project.job))
             if values.get(UNDO):
                 self.form().change(UNDO, "false")  # applies once
         return self.html()
+
+    def _preview(self, wanted: bool) -> dict[str, Any]:
+        """The value of the setting that makes a start a preview, of tools that have it."""
+        entry = form_settings(self.task).get(PREVIEW)
+        if entry is None:
+            return {}
+        return {PREVIEW: wanted if entry.kind == "bool" else PREVIEWED if wanted else None}
 
     def acted(self, event: gr.EventData) -> Any:
         """`act` with problems: those of a start are shown below its button until the next start, others in the panel."""

@@ -24,7 +24,9 @@ from tabs.runs.compared import (
     _by_timestep,
     _nearest,
     checkpoint,
+    differing_settings,
     fact_rows,
+    image_changes,
     other_prompts,
     sample_rows,
     shared_images,
@@ -203,10 +205,10 @@ def test_the_facts_of_both(sides):
         },
         b={"about": dataset(images=IMAGES[:3]), "saved": (40,)},
     )
-    rows = {row.title: (row.a, row.b) for row in fact_rows(a, b)}
+    rows = {row.title: row.values for row in fact_rows(a, b)}
     assert rows["Preset"] == ("starter_lora", "–") and rows["Dataset"] == ("glyphs", "–")
     assert rows["Training images"] == ("2 images", "3 images")
-    assert rows["In both"] == ("2 images, 2 with the same caption", None)
+    assert rows["In both"] == ("2 images, 2 with the same caption",)
     assert rows["Steps"] == ("60 of 60", "60 of 60")
     assert rows["Best validation loss"] == ("0.1210 at step 20", "0.1344 at step 60")
     assert rows["Checkpoint at that step"] == (
@@ -244,10 +246,10 @@ def test_settings_that_differ_are_shown_in_the_words_of_the_form(sides):
             }
         }
     )
-    shown = compare_view.comparison_parts(a, b, str, str)["settings"]
+    shown = compare_view.comparison_parts((a, b), str, str)["settings"]
     assert "3 settings" in shown and "noise.loss_type" in shown and "Huber" in shown
     assert "<td>off</td><td>on</td>" in shown and "<td>60 steps</td><td>9 steps</td>" in shown
-    assert "same settings" in compare_view.comparison_parts(a, a, str, str)["settings"]
+    assert "same settings" in compare_view.comparison_parts((a, a), str, str)["settings"]
 
 
 def test_samples_of_one_prompt_stand_beside_the_nearest_step(sides):
@@ -257,9 +259,9 @@ def test_samples_of_one_prompt_stand_beside_the_nearest_step(sides):
     )
     (row,) = sample_rows(a, b)
     assert row.prompt == "a fox"
-    assert [(x["step"], y["step"]) for x, y in row.pairs] == [(0, 0), (20, 24), (40, 60)]
+    assert [(x["step"], y["step"]) for x, y in row.moments] == [(0, 0), (20, 24), (40, 60)]
     assert other_prompts(a, b) == ["1 prompt only in A", "1 prompt only in B"]
-    shown = compare_view.comparison_parts(a, b, lambda *_: "small", lambda *_: "whole")["samples"]
+    shown = compare_view.comparison_parts((a, b), lambda *_: "small", lambda *_: "whole")["samples"]
     assert shown.count("base model</span>") == 2 and "step 24" in shown and "Seed" not in shown
 
 
@@ -270,16 +272,18 @@ def test_control_images_and_images_without_the_control_net_come_first(sides):
     a.facts["samples"] += [first | {"step": step} for step in (CONTROL_IMAGE, WITHOUT_CONTROL)]
     (row,) = sample_rows(a, b)
     assert [(own["step"], other) for own, other in row.compared] == [(CONTROL_IMAGE, None), (WITHOUT_CONTROL, None)]
-    assert [(x["step"], y["step"]) for x, y in row.pairs] == [(0, 0), (40, 40)]
-    lines = compare_view.comparison_parts(a, b, lambda *_: "small", lambda *_: "whole")["samples"].split("<tr>")[1:]
+    assert [(x["step"], y["step"]) for x, y in row.moments] == [(0, 0), (40, 40)]
+    lines = compare_view.comparison_parts((a, b), lambda *_: "small", lambda *_: "whole")["samples"].split("<tr>")[1:]
     assert [line.count("<td>") for line in lines] == [4, 4] and [line.count("<img") for line in lines] == [4, 2]
 
 
 def test_many_samples_are_thinned_and_the_last_of_both_are_kept(sides):
     a, b = sides(a={"drawn": range(0, 61, 2)}, b={"drawn": range(0, 61, 3)})
     (row,) = sample_rows(a, b)
-    assert len(row.pairs) == 5
-    assert [pair[0]["step"] for pair in (row.pairs[0], row.pairs[-1])] == [0, 60] and row.pairs[-1][1]["step"] == 60
+    assert len(row.moments) == 5
+    assert [pair[0]["step"] for pair in (row.moments[0], row.moments[-1])] == [0, 60] and row.moments[-1][1][
+        "step"
+    ] == 60
 
 
 def test_the_curves_are_those_of_monitor(sides):
@@ -290,6 +294,44 @@ def test_the_curves_are_those_of_monitor(sides):
 
 def test_a_loss_is_told_with_four_decimals_or_three_figures():
     assert [loss_words(value) for value in (0.1344, 1.5, 0.001234)] == ["0.1344", "1.5000", "0.00123"]
+
+
+def test_settings_without_effect_are_no_difference(sides):
+    """The Huber scale has none with either run's loss."""
+    plain, other = ({"settings": {"noise": noise}} for noise in ({}, {"huber_scale": 2.0}))
+    assert "noise.huber_scale" not in differing_settings(sides(a=plain, b=other))
+
+
+def test_where_a_setting_has_an_effect_in_one_run_the_other_says_that_it_has_none(sides):
+    both = sides(a={}, b={"settings": {"noise": {"loss_type": "huber", "huber_scale": 2.0}}})
+    assert differing_settings(both)["noise.huber_scale"] == [(1.0, False), (2.0, True)]
+    shown = compare_view.comparison_parts(both, str, str)["settings"]
+    assert "no effect" in shown and "<td>2</td>" in shown
+
+
+def test_training_images_are_compared_one_by_one_by_name_and_by_content():
+    fox, owl, bee, ant = IMAGES
+    told = owl | {"caption": "an old owl"}
+    edited, renamed = bee | {"sha256": "other"}, ant | {"path": "b/ant.png"}
+    found = image_changes(dataset(IMAGES), dataset([told, edited, renamed, fox | {"path": "new.png", "sha256": "new"}]))
+    assert found.added == ["glyphs/new.png"] and found.removed == ["glyphs/fox.png"]
+    assert found.changed == [
+        ("glyphs/owl.png", "caption"),
+        ("glyphs/bee.png", "image"),
+        ("glyphs/b/ant.png", "was glyphs/ant.png"),
+    ]
+    assert not image_changes(dataset(IMAGES), dataset(IMAGES[::-1])) and image_changes({}, dataset()) is None
+
+
+def test_four_runs_are_compared_at_once(page, sides):
+    sides(a={"drawn": (0, 20)}, b={"drawn": (0, 24)})
+    more = ["20260103-120000_three", "20260104-120000_four"]
+    for name in more:
+        make_run(page.workspace.runs, name, about=dataset(images=IMAGES), drawn=(0, 10, 30), validated=[(20, 0.1)])
+    found = Comparisons(page).parts("Runs", {"wants": {"compare": [A, B, *more]}})["compare"]
+    assert len(found["curves"]) == 4 and found["html"]["words"].count("<p") == 3
+    assert found["html"]["facts"].count('scope="col"') == 4 and found["html"]["samples"].count("<img") == 4 * 3
+    assert not Comparisons(page).parts("Runs", {"wants": {"compare": [A, B, *more, A]}})
 
 
 # -- the page's part
@@ -369,13 +411,13 @@ def test_the_table_tells_the_best_validation_and_ticks_two_runs(page, sides):
     desk = Handlers(page)
     shown = desk._main({})
     assert '<td class="num lowest">0.1210 @ 20</td>' in shown and '<td class="num lowest"></td>' in shown
-    assert "Select two runs to compare" in shown and 'href="#Runs/' not in shown
+    assert "Select two to four runs" in shown and 'href="#Runs/' not in shown
     place, shown = itemgetter("place", "main")(desk.act({}, event("pick", A, "true")))
     assert "Select another run" in shown and shown.count(" checked ") == 1
     place, shown = itemgetter("place", "main")(desk.act(place, event("pick", B, "true")))
     assert f'href="#Runs/{A}/{B}"' in shown and shown.count(" checked ") == 2
     place, shown = itemgetter("place", "main")(desk.act(place, event("pick", "20260103-130000_three", "true")))
-    assert shown.count(" checked ") == 3 and 'href="#Runs/' not in shown
+    assert shown.count(" checked ") == 3 and f'href="#Runs/{A}/{B}/20260103-130000_three"' in shown
     place, shown = itemgetter("place", "main")(desk.act(place, event("pick", A, "false")))
     assert f'href="#Runs/{B}/20260103-130000_three"' in shown
     place, shown = itemgetter("place", "main")(desk.act(place, event("unpick")))
@@ -411,4 +453,4 @@ def test_one_run_alone_is_not_offered_for_comparison(page):
 
 
 def test_facts_that_stand_for_both_fill_one_row(sides):
-    assert Row("In both", "the same images and captions", None) in fact_rows(*sides())
+    assert Row("In both", ("the same images and captions",)) in fact_rows(*sides())

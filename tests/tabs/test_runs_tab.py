@@ -524,7 +524,7 @@ def test_samples_of_a_control_net_stand_next_to_their_control_image_and_the_one_
     assert heads[:2] == ["control image", "without control"] and "base model" not in heads
     assert monitor.parts(page, folder.name)["samples"]["steps"][:2] == [-2, -1]
     side = Side("A", page.engine.snapshot(folder.name))
-    assert all(each["step"] >= 0 for row in sample_rows(side, side) for pair in row.pairs for each in pair)
+    assert all(each["step"] >= 0 for row in sample_rows(side, side) for moment in row.moments for each in moment)
 
 
 def test_the_loss_on_training_images_is_not_called_the_best(desk, page):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 from io import BytesIO
@@ -38,3 +39,11 @@ def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path | byt
     except OSError:
         return jpeg.getvalue()
     return target
+
+
+def jpeg_url(image: Image.Image, size: int) -> str:
+    """An RGB image as a data URL: a JPEG of at most `size` pixels a side, without metadata. The image is scaled in place."""
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
+    jpeg = BytesIO()
+    image.save(jpeg, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode("ascii")

@@ -16,6 +16,17 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 
+OPEN_RAIL = (
+    "Use, sharing and changes are allowed, also commercially; the use restrictions of the license apply to every model trained from "
+    "it and must be passed on with it."
+)
+ALLOWS = {  # by `Entry.license`, in short; the license itself decides
+    "CreativeML Open RAIL-M": OPEN_RAIL,
+    "CreativeML Open RAIL++-M": OPEN_RAIL,
+    "Fair AI Public License 1.0-SD": "Use, sharing and changes are allowed, also commercially; a model trained from it must be shared "
+    "under the same license with its sources, also when it only runs as a service, and its use restrictions are passed on.",
+    "MIT": "Nearly everything is allowed, as long as the license text goes with it.",
+}
 RECORD = ".downloads.json"  # under models/: each downloaded file's source and hash
 
 
@@ -76,6 +87,11 @@ def of_hub(repository: str, file: str | None) -> Entry | None:
         (each for each in ENTRIES if repository in each.gone or (each.repository, each.file) == (repository, file)),
         None,
     )
+
+
+def of_sha256(digest: str) -> Entry | None:
+    """The entry of a file with this SHA-256."""
+    return next((each for each in ENTRIES if each.sha256 == digest), None)
 
 
 def known_names() -> str:

@@ -137,14 +137,15 @@ def _strings(values: Mapping[str, Any]) -> dict[str, str]:
 
 def trigger_words(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
     """Trigger words and frequent tags of a LoRA file, most relevant first."""
-    words = dict.fromkeys([*_stated(metadata), *_of_run(path), *_frequent(metadata)])
+    words = dict.fromkeys([*stated_triggers(path, metadata), *frequent_tags(metadata)])
     return tuple(trigger for trigger in words if 0 < len(trigger) <= LONGEST)[:MOST_WORDS]
 
 
-def _stated(metadata: Mapping[str, str]) -> Iterator[str]:
-    """Trigger phrases and usage hint in the modelspec metadata."""
+def stated_triggers(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
+    """Trigger phrases and usage hint in the modelspec metadata, and the trigger word of the run that saved the file."""
     for name in ("modelspec.trigger_phrase", "modelspec.usage_hint"):
         yield from (trigger.strip() for trigger in metadata.get(name, "")[:2000].split(","))
+    yield from _of_run(path)
 
 
 def _of_run(path: Path) -> Iterator[str]:
@@ -156,7 +157,7 @@ def _of_run(path: Path) -> Iterator[str]:
                 yield captions["trigger_word"].strip()
 
 
-def _frequent(metadata: Mapping[str, str]) -> list[str]:
+def frequent_tags(metadata: Mapping[str, str]) -> list[str]:
     """The most frequent tags of the training captions (ss_tag_frequency), over all folders."""
     counts: Counter[str] = Counter()
     with suppress(ProblemsError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from core.dataset.images.opening import open_rgb
+from core.dataset.images.thumbnails import jpeg_url
 from core.generation.grids.folder import GridContent, GridFolder, Index
 from core.record import atomic
 
@@ -263,16 +264,6 @@ def _cell(cell: CellImage, title: str, embedded: dict[Path, str]) -> str:
     if cell.path is None:
         return f'<td class="none">{html.escape(cell.why)}</td>'
     if cell.path not in embedded:
-        embedded[cell.path] = _embedded(cell.path)
+        embedded[cell.path] = jpeg_url(open_rgb(cell.path), LARGEST_IN_HTML)
     title = html.escape(title.replace("\n", ", "))
     return f'<td><button type="button" title="{title}"><img src="{embedded[cell.path]}" alt="{title}"></button></td>'
-
-
-def _embedded(path: Path) -> str:
-    """An image as data URL, JPEG."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    image.thumbnail((LARGEST_IN_HTML, LARGEST_IN_HTML), Image.Resampling.LANCZOS)
-    into = BytesIO()
-    image.save(into, format="JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(into.getvalue()).decode("ascii")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from core.dataset.images.opening import BrokenImage, open_rgb
+from core.dataset.images.thumbnails import jpeg_url
 from core.formats.tensors.header import read_header
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, raise_if_errors
@@ -131,7 +130,4 @@ def thumbnail_url(path: Path) -> str:
     except (BrokenImage, OSError) as error:
         what, fix = f"The image {display_path(path)} cannot be read: {error}", "choose another image file"
         raise ProblemsError.one(what, "thumbnail", fix, "tools.no-thumbnail") from None
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    held = io.BytesIO()
-    image.save(held, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")
+    return jpeg_url(image, THUMBNAIL_SIDE)

@@ -68,7 +68,7 @@ def stripped(metadata: Mapping[str, str], remove: str) -> tuple[dict[str, str], 
     else:
         remaining = {name: value for name, value in metadata.items() if not _of_training(name)}
     shortened = sorted(name for name, value in remaining.items() if private_paths(value))
-    return remaining | {name: PRIVATE.sub(_last_name, remaining[name]) for name in shortened}, shortened
+    return remaining | {name: without_paths(remaining[name]) for name in shortened}, shortened
 
 
 def _of_training(name: str) -> bool:
@@ -79,6 +79,11 @@ def _of_training(name: str) -> bool:
 def private_paths(text: str) -> list[str]:
     """The local paths in a value."""
     return list(dict.fromkeys(found[0] for found in PRIVATE.finditer(text)))
+
+
+def without_paths(text: str) -> str:
+    """A value with its local paths shortened to their last component."""
+    return PRIVATE.sub(_last_name, text)
 
 
 def _last_name(match: re.Match[str]) -> str:

@@ -1,0 +1,329 @@
+"""The tool `card`: a report card of a model file, one HTML page without script or links to other files, and the same as JSON.
+
+What tells of a person (captions, prompts, names, paths, author) is left out unless its setting is on; both are listed first."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from core.assess.card_page import Card, Fact, Sample, page
+from core.assess.measures import MEASURES
+from core.assess.results import read_results
+from core.dataset.images.opening import BrokenImage, open_rgb
+from core.dataset.images.thumbnails import jpeg_url
+from core.engine.extend import job_of
+from core.engine.verdict import captions_of, measured_sentence, trigger_word
+from core.engine.view import RunView
+from core.formats.detect import FAMILY_NAMES
+from core.formats.hashes import HashMemo, model_hashes
+from core.formats.hub.catalog import ALLOWS, ENTRIES, Entry, of_sha256
+from core.formats.lora.metadata import frequent_tags, stated_triggers
+from core.formats.tensors.header import read_header
+from core.generation.model.index import preview_of
+from core.generation.model.library import find_file
+from core.record import atomic
+from core.record.bounded_json import parse_json
+from core.record.cancel import CancelToken
+from core.record.context import JobContext, Outcome
+from core.record.events import COMPARED
+from core.record.problems import ProblemsError, raise_if_errors
+from core.record.run_folder import RunFolder, run_of
+from core.record.units import count, size_words
+from core.record.workspace import Workspace, display_path
+from core.settings.job import TrainJob
+from core.settings.tools.card import CardSettings
+from core.tools.files import file_of
+from core.tools.models.inspect import inspect
+from core.tools.models.strip_metadata import private_paths, without_paths
+from core.tools.output import output_file, output_problems
+from core.tools.plans import FilePlan
+
+SAMPLE_SIDE = 640  # pixels
+LONGEST = 2000  # characters of a text
+MOST_NAMES = 1000
+MOST_THUMBNAIL = 8_000_000  # characters of modelspec.thumbnail
+SHA256 = re.compile(r"[0-9a-f]{64}")
+UNSEEN = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)  # control characters, half pairs
+TRAINED = {
+    "steps": ("Steps", "ss_steps"),
+    "epochs": ("Epochs", "ss_epoch"),
+    "unet_lr": ("U-Net learning rate", "ss_unet_lr"),
+    "learning_rate": ("Learning rate", "ss_learning_rate"),
+    "scheduler": ("Learning rate scheduler", "ss_lr_scheduler"),
+    "batch_size": ("Batch size", "ss_total_batch_size"),
+    "mixed_precision": ("Mixed precision", "ss_mixed_precision"),
+}
+
+
+# -- the tool
+
+
+def plan(settings: CardSettings, workspace: Workspace) -> FilePlan:
+    path = file_of(settings.file, workspace, "card.file")
+    if path.is_dir():
+        what = f"{display_path(path)} is a folder; a card is of one file"
+        raise ProblemsError.one(what, "card.file", "choose a file in it", "card.folder")
+    if settings.preview:
+        return FilePlan(f"list what a card of {display_path(path)} would contain", path)
+    target = output_file(settings.output, path, "_card", (".html",))
+    for number in range(2, MOST_NAMES):
+        if settings.output or not (target.exists() or target.with_suffix(".json").exists()):
+            break
+        target = output_file(None, path, f"_card_{number}", (".html",))
+    size = path.stat().st_size // 1000 + 10_000_000
+    for each in (target, target.with_suffix(".json")):
+        raise_if_errors(output_problems(each, [path], size, "card.output"))
+    return FilePlan(f"write {display_path(target)} and the same as .json", path, target)
+
+
+def do(settings: CardSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    context.stage(f"reading {plan.path.name}")
+    card = card_of(plan.path, settings, context.workspace, context.cancel)
+    if settings.preview:
+        return Outcome(lines=card.lines(), facts={"card": card.data()})
+    target = plan.target
+    atomic.write_json(target.with_suffix(".json"), card.data())
+    atomic.write_text(target, page(card))
+    lines = [*card.lines(), f"Saved: {display_path(target)} and {target.with_suffix('.json').name}"]
+    return Outcome(lines=lines, facts={"card": card.data(), "file": str(target)})
+
+
+def card_of(path: Path, settings: CardSettings, workspace: Workspace, cancel: CancelToken | None = None) -> Card:
+    """The card of a model file. Raises ProblemsError for a file that cannot be read."""
+    source = Source.of(path, settings, workspace, cancel)
+    facts: list[Fact] = []
+    for fact in source.facts():
+        if (value := source.clean(fact.value)) not in ("", []):
+            facts.append(replace(fact, value=value))
+            if not settings.names and (paths := private_paths(UNSEEN.sub("", fact.text[:LONGEST]))):
+                facts.append(Fact(fact.section, f"{fact.name}_paths", f"Paths in {fact.title}", paths, "names"))
+    included = [each for each in facts if not each.personal or getattr(settings, each.personal)]
+    left_out = [each for each in facts if each not in included]
+    title = str(
+        source.clean(source.metadata.get("atelier_kept") or source.metadata.get("modelspec.title") or path.stem)
+    )
+    return Card(title[:200] or path.stem, included, left_out, source.samples())
+
+
+# -- what the file and its run tell
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file and what is known of it. about: of `inspect`; run, job, snapshot: of the run that saved it, else None and {}"""
+
+    path: Path
+    settings: CardSettings
+    workspace: Workspace
+    about: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    run: RunFolder | None
+    job: TrainJob | None
+    snapshot: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, path: Path, settings: CardSettings, workspace: Workspace, cancel: CancelToken | None) -> Source:
+        folder = run_of(path, workspace.runs)
+        run, job, snapshot = RunFolder(folder) if folder else None, None, {}
+        if run is not None:
+            try:
+                job, snapshot = job_of(run), RunView.read(run).snapshot(False)
+            except (ProblemsError, OSError, ValueError):  # of another version, or damaged
+                job = None
+        metadata = read_header(path)[1]
+        return cls(path, settings, workspace, inspect(path, cancel), metadata, run, job, snapshot)
+
+    def clean(self, value: Any) -> Any:
+        """A value without control characters, too long texts and, unless they are included, paths."""
+        if isinstance(value, list):
+            return [text for each in value if (text := self.clean(each))]
+        if not isinstance(value, str):
+            return value
+        text = UNSEEN.sub("", value[:LONGEST]).strip()
+        return text if self.settings.names else without_paths(text)
+
+    @property
+    def step(self) -> int | None:
+        """The step at which the run saved the file."""
+        files = self.snapshot.get("files", [])
+        return next((file["step"] for file in files if file["name"] == self.path.name), None)
+
+    def facts(self) -> Iterator[Fact]:
+        yield from self._use()
+        yield from self._base()
+        yield from self._measures()
+        yield from self._training()
+        yield from self._file()
+        for name in ("description", "tags", "license", "author"):
+            title = {"license": "License of this file"}.get(name, name.capitalize())
+            personal = "author" if name == "author" else ""
+            yield Fact("about", name, title, self.metadata.get(f"modelspec.{name}", ""), personal)
+
+    def _use(self) -> Iterator[Fact]:
+        fact = partial(Fact, "use")
+        triggers = list(stated_triggers(self.path, self.metadata))
+        if self.job is not None and self.run is not None:
+            words = self.job.embedding.words if self.job.method.traits.new_words else ()
+            triggers += [*words, trigger_word(self.job, captions_of(self.run)[0])]
+        elif self.about["kind"] == "embedding":
+            triggers.append(self.path.stem)
+        yield fact("triggers", "Trigger words", list(dict.fromkeys(each for each in triggers if each)))
+        yield fact("frequent_tags", "Frequent tags", frequent_tags(self.metadata), "captions")
+        if self.about["kind"] == "lora":
+            measured = self._measured.get("strength", {}).get("best")
+            note = "as measured on its run" if measured else "not measured; 1 is usual"
+            strength = self.settings.strength if self.settings.strength is not None else measured or 1
+            note = "" if self.settings.strength is not None else note
+            yield fact("strength", "Strength", strength, note=note)
+        yield fact("resolution", "Image size", self._stated("modelspec.resolution", "ss_resolution"))
+        yield fact("prediction", "Prediction type", self.about["prediction"] or "")
+        yield fact("clip_skip", "Clip skip", self._stated("modelspec.encoder_layer", "ss_clip_skip"))
+        if self.job is not None and self.snapshot.get("samples"):
+            samples = self.job.samples
+            yield fact("sampler", "Sampler of the samples", f"{samples.sample_sampler}, {samples.sample_steps} steps")
+            yield fact("guidance", "Guidance scale", samples.guidance_scale or "")
+
+    def _stated(self, *names: str) -> str:
+        """The first of these metadata values that says something."""
+        return next(
+            (text for name in names if (text := self.metadata.get(name, "")[:200]) not in ("", "None", "no")), ""
+        )
+
+    def _base(self) -> Iterator[Fact]:
+        fact = partial(Fact, "base")
+        digest, entry = self._base_digest()
+        name = self._stated("ss_sd_model_name") or (self.job.model.base_model if self.job else "")
+        last = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+        yield fact("name", "Trained on", entry.title if entry else last)
+        yield fact("path", "Path of the base model", self.job.model.base_model if self.job else "", "names")
+        yield fact("family", "Family", FAMILY_NAMES.get(self.about["family"], ""))
+        yield fact("sha256", "SHA-256 of the base model", digest)
+        if entry is None:
+            words = "Not known. It applies to this file too: look where the base model comes from."
+            yield fact("license", "License", words)
+            return
+        note = "not confirmed on its author's page" if "license" in entry.unverified else ""
+        yield fact("license", "License", entry.license, note=note)
+        yield fact("allows", "What it allows", ALLOWS.get(entry.license, "See the license."))
+        yield fact("license_url", "Its text", entry.license_url)
+
+    def _base_digest(self) -> tuple[str, Entry | None]:
+        """(SHA-256 of the base model, "" if it is unknown, and its entry in the catalog), of a model in the catalog its own."""
+        if entry := of_sha256(str(self.about.get("sha256"))):
+            return entry.sha256, entry
+        if SHA256.fullmatch(digest := self.metadata.get("ss_new_sd_model_hash", "").lower()):
+            return digest, of_sha256(digest)
+        path = find_file(self.job.model.base_model, self.workspace) if self.job else None
+        if path is None or not path.is_file() or path.stat().st_size not in {each.size for each in ENTRIES}:
+            return "", None
+        digest = model_hashes(path, HashMemo(self.workspace.private / "hashes.json"))[1]
+        return digest, of_sha256(digest)
+
+    @property
+    def _measured(self) -> dict[str, dict[str, Any]]:
+        """{measure: data} of what was measured of this file."""
+        cells = read_results(self.run.path).get(self.path.name, {}) if self.run else {}
+        return {name: data for name, data in cells.items() if name in MEASURES and "why" not in data}
+
+    def _measures(self) -> Iterator[Fact]:
+        fact = partial(Fact, "measures")
+        best = self.snapshot.get("best")
+        if self.step is not None and best is not None:
+            words = f"This is step {self.step:,}. {measured_sentence(best)}"
+            yield fact("among", "Among the checkpoints of its run", words)
+        yield fact("choice", "Why it was kept", self.metadata.get("atelier_choice", ""))
+        for name, data in self._measured.items():
+            shown = data if self.settings.names or "name" not in data else data | {"name": "one"}
+            try:
+                words = MEASURES[name].words("sentence", shown)
+            except (KeyError, TypeError, ValueError, IndexError, StopIteration):  # the file was changed by hand
+                continue
+            yield fact(name, MEASURES[name].title, words, note=MEASURES[name].meaning)
+
+    def _training(self) -> Iterator[Fact]:
+        fact = partial(Fact, "training")
+        folders = parsed(self.metadata.get("ss_dataset_dirs", ""))
+        images = self.snapshot.get("images") or sum(
+            each["img_count"]
+            for each in folders.values()
+            if isinstance(each, dict) and isinstance(each.get("img_count"), int)
+        )
+        yield fact("images", "Training images", int(images) or self._stated("ss_num_train_images"))
+        yield fact("folders", "Folders of the dataset", [str(each) for each in folders][:20], "names")
+        for name, (title, key) in TRAINED.items():
+            yield fact(name, title, self._stated(key))
+        yield fact("optimizer", "Optimizer", self._stated("ss_optimizer").partition("(")[0].rpartition(".")[2])
+        yield fact("date", "Date", self._stated("modelspec.date")[:10])
+
+    def _file(self) -> Iterator[Fact]:
+        fact = partial(Fact, "file")
+        lora = self.about.get("lora") or {}
+        yield fact("what", "What it is", self.about["what"])
+        for name, title in (("ranks", "Rank"), ("alphas", "Alpha")):
+            values = [f"{value:g}" for value in sorted(lora.get(name, {}))]
+            yield fact(name, title, values[0] if len(values) == 1 else " to ".join([*values[:1], *values[-1:]]))
+        damaged = len(lora.get("not_finite", ())) + len(lora.get("too_large", ()))
+        yield fact("damage", "Damage", f"{count(damaged, 'tensor')} with NaN or too large values" if damaged else "")
+        yield fact("types", "Precision", ", ".join(self.about.get("types", {})))
+        yield fact("size", "Size", size_words(self.about["bytes"]))
+        yield fact("sha256", "SHA-256", self.about.get("sha256", ""))
+        version = self._stated("atelier_version")
+        yield fact("made_with", "Trained with", f"Atelier {version}" if version else "")
+        yield fact("file_name", "File name", self.path.name, "names")
+
+    # -- samples
+
+    def samples(self) -> list[Sample]:
+        """The samples of the file's step, else of the nearest one; without a run its preview image."""
+        drawn = [each for each in self.snapshot.get("samples", []) if each["step"] not in COMPARED]
+        at = self.step if self.step is not None else self.snapshot.get("step", 0)
+        nearest = min((each["step"] for each in drawn), key=lambda step: abs(step - at), default=None)
+        found = []
+        for each in [each for each in drawn if each["step"] == nearest][: self.settings.samples]:
+            prompt = self.clean(each["prompt"]) if self.settings.captions else ""
+            if url := _url(Path(each["file"])):
+                found.append(Sample(url, prompt, each["seed"], each["step"]))
+        if found or not self.settings.samples:
+            return found
+        preview = preview_of(self.path, self.workspace)
+        url = (_url(preview) if preview else "") or thumbnail_of(self.metadata)
+        return [Sample(url)] if url else []
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """A JSON object of the metadata; {} for anything else."""
+    try:
+        value = parse_json(text or "{}", "")
+    except ProblemsError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _url(path: Path) -> str:
+    try:
+        return jpeg_url(open_rgb(path), SAMPLE_SIDE)
+    except (BrokenImage, OSError):
+        return ""
+
+
+def thumbnail_of(metadata: Mapping[str, str]) -> str:
+    """The image in modelspec.thumbnail, encoded again; "" without a readable one."""
+    head, _, data = metadata.get("modelspec.thumbnail", "")[:MOST_THUMBNAIL].partition(";base64,")
+    if not head.startswith("data:image/"):
+        return ""
+    try:
+        with Image.open(BytesIO(base64.b64decode(data, validate=True)), formats=["JPEG", "PNG", "WEBP"]) as image:
+            return jpeg_url(image.convert("RGB"), SAMPLE_SIDE)
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError):
+        return ""

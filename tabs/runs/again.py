@@ -1,0 +1,149 @@
+"""*Run again with* of a run: one to eight values of a setting, each a run of its own in the queue, and the time they take."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from core.engine.extend import GROUPS
+from core.engine.run_summary import RunSummary
+from core.record.problems import Problem, ProblemsError, errors, raise_if_errors
+from core.record.run_folder import safe_name
+from core.record.units import clock, count
+from core.settings.base import Declared, value_of
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.presets.files import to_values
+from core.settings.rules import ineffective
+from core.settings.values import text_of, value_from
+from tabs.form.project import FIELDS
+from tabs.markup import button, esc, problems_html, section
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+MOST = 8
+KINDS = ("int", "float", "bool", "choice")  # of settings whose values are one word
+LONGEST = 500  # characters of the field
+SWITCH = {"on": True, "true": True, "off": False, "false": False}
+
+
+@dataclass(frozen=True)
+class Again:
+    """The runs to queue. values: as the form writes them; seconds: of all, None if the run's pace is unknown"""
+
+    entry: Declared
+    values: list[str]
+    jobs: list[TrainJob]
+    seconds: float | None
+
+
+def again(job: TrainJob, path: str, text: str, run: RunSummary, now: dict[str, Any]) -> Again:
+    """The runs with each value of a setting. Raises ProblemsError with the problems of all values. now: the run's snapshot"""
+    if path not in offered(job):
+        what, fix = f"'{path[:60]}' cannot be varied", "choose a setting of the list that has an effect in this run"
+        raise ProblemsError.one(what, "Setting", fix, "again.setting")
+    entry, texts = FIELDS[path], list(dict.fromkeys(re.split(r"[;\s]+|,\s+", text.strip().strip(",;"))))
+    if not 1 <= len(texts) <= MOST or not texts[0]:
+        what = f"{len(texts)} values are given" if texts[0] else "No value is given"
+        raise ProblemsError.one(what, entry.title, f"write 1 to {MOST} values, separated by spaces", "again.values")
+    problems: list[Problem] = []
+    jobs: list[TrainJob] = []
+    for each in texts:
+        try:
+            value = SWITCH.get(each.lower(), each) if entry.kind == "bool" else value_from(entry, each)
+            changed = to_values(job)
+            changed.setdefault(entry.group, {})[entry.name] = value
+            name = f"{job.saving.output_name}-{entry.name}-{safe_name(each)}"
+            changed["saving"] = changed.get("saving", {}) | {"output_name": name}
+            jobs.append(build(TrainJob, changed))
+        except ProblemsError as error:
+            problems += error.problems
+    raise_if_errors(problems)
+    pace = run.seconds / run.step if run.step else None
+    seconds = sum(_steps(each, job, int(now.get("total") or 0)) for each in jobs) * pace if pace else None
+    return Again(entry, [str(text_of(entry, value_of(each, path))) for each in jobs], jobs, seconds)
+
+
+def _steps(job: TrainJob, before: TrainJob, total: int) -> float:
+    """About how many steps a job has, from those of the run. total: of the run"""
+    if job.schedule.steps_in_force is not None:
+        return job.schedule.steps_in_force
+    epochs = [each.schedule.max_train_epochs or 1 for each in (job, before)]
+    images = [each.dataset.train_batch_size * each.schedule.gradient_accumulation_steps for each in (before, job)]
+    return total * epochs[0] / epochs[1] * images[0] / images[1]
+
+
+def offered(job: TrainJob) -> dict[str, Declared]:
+    """The settings that can be varied: of one value, with an effect in this run."""
+    unused = ineffective(job)
+    fields = ((path, entry) for path, entry in FIELDS.items() if entry.kind in KINDS and entry.group not in GROUPS)
+    return {path: entry for path, entry in fields if path not in unused}
+
+
+class Agains:
+    """The newest attempt of each run, until the server ends."""
+
+    def __init__(self, page: Page):
+        self._page = page
+        self._tasks: dict[str, Any] = {}
+
+    def start(self, name: str, path: str, text: str) -> None:
+        """Check the runs in a thread, and queue all of them or none. Raises ProblemsError."""
+        engine = self._page.engine
+        run = engine.run(name)
+        assert run is not None
+        known = self._tasks.get(name)
+        if known is not None and not known.done:
+            raise ProblemsError.one("These runs are being checked", name, "wait a moment", "again.busy")
+        planned = again(engine.run_job(name), path, text, run, engine.snapshot(name))
+        self._tasks[name] = engine.light(self._queue, planned, engine.run_preset(name), title="Run again")
+
+    def _queue(self, planned: Again, preset: str, task: Any) -> int:
+        checks, engine = self._page.checks, self._page.engine
+        problems: list[Problem] = []
+        for job in planned.jobs:
+            report = checks.report(job, task.token, decode=True)
+            problems += errors(checks.problems(job, report, engine.find_device(), look=True))
+        raise_if_errors(list(dict.fromkeys(problems)))
+        for job in planned.jobs:
+            engine.submit("train", job, preset=preset)
+        return len(planned.jobs)
+
+    def html(self, run: RunSummary, job: TrainJob, now: dict[str, Any], path: str, text: str) -> str:
+        """HTML of the fields, of what they would queue, and of the last attempt."""
+        known, name = offered(job), esc(run.name)
+        options = "".join(f'<option value="{esc(each)}">{esc(entry.title)}</option>' for each, entry in known.items())
+        present = str(text_of(FIELDS[path], value_of(job, path))) if path in known else ""
+        hint = f"now {present}" if present else "such as 4 8 16"
+        fields = (
+            f'<label>Setting <input type="text" list="again-settings" data-act="again-setting" data-arg="{name}" value="{esc(path)}" '
+            f'placeholder="such as network.rank" maxlength="100" autocomplete="off" spellcheck="false"></label>'
+            f'<label>Values <input type="text" data-act="again-values" data-arg="{name}" value="{esc(text)}" '
+            f'placeholder="{esc(hint)}" maxlength="{LONGEST}" autocomplete="off" spellcheck="false"></label>'
+            f'<datalist id="again-settings">{options}</datalist>'
+        )
+        about = f'<p class="hint">One value, or 2 to {MOST} for a sweep. Everything else, the seed too, stays as it was.</p>'
+        return section(
+            "Run again with", f'{about}<div class="again">{fields}</div>{self._plan(run, job, now, path, text)}'
+        )
+
+    def _plan(self, run: RunSummary, job: TrainJob, now: dict[str, Any], path: str, text: str) -> str:
+        task = self._tasks.get(run.name)
+        if task is not None and not task.done:
+            return '<p class="hint" role="status">Checking the images ...</p>'
+        last = ""
+        if task is not None:
+            done = f'<p class="run-message fine" role="status">{count(task.result or 0, "run")} added to the queue.</p>'
+            last = problems_html(task.error.problems) if task.error else done
+        if not path or not text:
+            return last
+        try:
+            planned = again(job, path, text, run, now)
+        except ProblemsError as error:
+            return problems_html(error.problems)
+        number = count(len(planned.jobs), "run")
+        time = f"about {clock(planned.seconds)} in all at this run's pace" if planned.seconds else "time unknown"
+        words = f"{number}: {planned.entry.title} {', '.join(planned.values)}; {time}."
+        return f'<p class="hint">{esc(words)}</p>{button("again", f"Add {number} to the queue", run.name, kind="primary")}{last}'
