@@ -6,11 +6,15 @@
   const OUTCOMES = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "equal", s: "skip", Backspace: "undo"};
   const KEYS = "Keys: left and right step, up and down prompt, space base model, K keep, B blind choice.";
   const BLIND_KEYS = "Keys: left, right, down equal, S skip, Backspace undo, Esc end.";
-  let data = null, column = 0, row = 0, base = false, blind = false, answered = 0, parts = null;
+  let data = null, column = 0, row = 0, strength = 1, base = false, blind = false, answered = 0, parts = null;
 
   const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
   const send = (name, more) => atelier.command(name, {run: data.run, ask: atelier.ask(), ...more});
   const percent = (share) => `${Math.round(100 * share)}%`;
+  const minutes = (count) => `${count} minute${count === 1 ? "" : "s"}`;
+  const isMade = () => Boolean(data.images[strength]);
+  /** The images of a prompt at the strength that is shown; the base model has the same one at each. */
+  const lineOf = (at) => { const usual = data.images[1][at] || []; return isMade() ? [usual[0], ...(data.images[strength][at] || []).slice(1)] : usual.slice(0, 1); };
   const images = (count) => `${count} image${count === 1 ? "" : "s"}`;
 
   /* ---- what never changes is made once ---- */
@@ -27,6 +31,8 @@
       prompt: h("select", {"aria-label": "Prompt", onchange: ({target}) => go(column, Number(target.value))}), shows: h("span", {class: "hint"}),
       strip: h("div", {class: "verdict-strip", role: "group", "aria-label": "Checkpoints"}),
       slider: h("input", {type: "range", min: 1, step: 1, "aria-label": "Checkpoint", oninput: ({target}) => go(Number(target.value), row)}),
+      force: h("input", {type: "range", min: 0, step: 1, "aria-label": "Strength", oninput: ({target}) => { strength = data.strengths[Number(target.value)]; draw(); text(parts.status, `strength ${strength}`); }}),
+      forced: h("output", {class: "figures"}), limit: h("input", {type: "number", class: "text", min: 1, max: 1440, step: 1, "aria-label": "Minutes at most"}),
       sentence: h("p", {class: "verdict-sentence"}), keep: h("span", {class: "verdict-keep"}), keys: h("p", {class: "hint verdict-keys"}, KEYS),
       choices: h("div", {class: "verdict-choices"}), average: h("details", {class: "verdict-average"}), status: h("p", {class: "verdict-status", role: "status"}),
       count: h("span", {class: "hint"}), assess: h("section", {class: "verdict-assess", "aria-label": "Assessment"}),
@@ -41,7 +47,8 @@
     p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
       ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
     p.count, h("span", {class: "grow"}), button("End", () => setBlind(false)));
-    p.film = h("div", {class: "verdict-film"}, p.strip, p.slider);
+    p.strength = h("label", {class: "verdict-strength"}, h("span", {}, "Strength"), p.force, p.forced);
+    p.film = h("div", {class: "verdict-film"}, p.strip, h("div", {class: "verdict-sliders"}, h("label", {class: "verdict-steps"}, h("span", {}, "Step"), p.slider), p.strength));
     p.row = h("div", {class: "verdict-prompt"}, p.before, p.prompt, p.after, p.shows);
     holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all, p.strengths), p.problems, p.make,
       h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.film, p.assess, p.status);
@@ -80,6 +87,7 @@
   const press = (event) => {
     const {target, key} = event, on = (kinds) => target.matches(kinds);
     if (!data || !data.columns || event.ctrlKey || event.metaKey || event.altKey || on("select, textarea, input:not([type=range])")) return;
+    if (target === parts.force && /^Arrow|^Page|^Home$|^End$/.test(key)) return;
     const letter = key.length === 1 ? key.toLowerCase() : key;
     if (letter === " " && on("button, summary")) return;
     if (blind) {
@@ -104,7 +112,7 @@
     show(holder, Boolean(news));
     if (!news) { data = null; return; }
     if (!build()) return;
-    if (!data || data.run !== news.run) { blind = base = false; column = row = 0; answered = ""; }
+    if (!data || data.run !== news.run) { blind = base = false; column = row = 0; strength = 1; answered = ""; }
     data = news;
     for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.film, parts.assess, parts.blind, parts.all, parts.strengths]) show(node, Boolean(data.columns));
     parts.problems.replaceChildren(...(data.problems ? [atelier.problems(data.problems)] : []));
@@ -155,14 +163,19 @@
       put(right, {whole: other}, "Right", "Right image");
       return;
     }
-    const line = data.images[row], one = data.columns[base ? 0 : column], words = (label) => `${data.prompts[row].text}, ${label}`;
+    const line = lineOf(row), one = data.columns[base ? 0 : column], words = (label) => `${data.prompts[row].text}, ${label}`;
     const marks = [one.best, one.kept !== null ? `kept as ${one.kept}` : "", one.loss !== null && !base ? `loss ${atelier.loss(one.loss)}` : ""].filter(Boolean);
     put(left, line[0], data.columns[0].label, words(data.columns[0].label));
-    put(right, line[base ? 0 : column], [one.label, ...(base ? [] : marks)].join(" · "), words(one.label));
-    for (const near of [line[column - 1], line[column + 1], ...[row - 1, row + 1].map((at) => (data.images[at] || [])[column])]) load(near);
+    put(right, line[base ? 0 : column], [one.label, ...(base ? [] : [...(strength === 1 ? [] : [`strength ${strength}`]), ...marks])].join(" · "), words(one.label));
+    for (const near of [line[column - 1], line[column + 1], ...[row - 1, row + 1].map((at) => lineOf(at)[column])]) load(near);
   };
   const drawStrip = () => {
-    const {strip, slider, prompt} = parts, line = data.images[row];
+    const {strip, slider, prompt, force} = parts, line = lineOf(row), strengths = data.strengths;
+    force.max = strengths.length - 1;
+    force.value = strengths.indexOf(strength);
+    attr(force, "aria-valuetext", String(strength));
+    text(parts.forced, `${strength}${isMade() ? "" : ", not made"}`);
+    show(parts.strength, strengths.length > 1);
     if (atelier.differs(prompt, data.prompts)) prompt.replaceChildren(...data.prompts.map((one, n) => h("option", {value: n}, `${n + 1}. ${one.text}`)));
     prompt.value = String(row);
     text(parts.shows, data.prompts[row].shows);
@@ -184,18 +197,21 @@
     });
   };
   const drawMake = () => {
-    const {make} = parts, {state, total, missing, about, more, message, entry} = data.making, fresh = data.making.new;
-    if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length])) return;
-    const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", extra); }, kind); return made; };
-    const done = total - missing;
+    const {make, limit} = parts, {state, total, missing, about, more, message, entry, late} = data.making, fresh = data.making.new;
+    if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length, strength, isMade()])) return;
+    const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); }, kind); return made; };
+    const done = total - missing, column = data.making.column, over = late ? `The ${minutes(data.making.minutes)} are over` : message;
+    const atMost = () => h("label", {class: "verdict-limit"}, "at most", limit, "minutes");
+    if (document.activeElement !== limit) limit.value = data.making.minutes;
+    const further = () => isMade() || !["stopped", "done", "running", "waiting"].includes(state) ? [] : [begin(`Make strength ${strength}: ${images(column)}${data.making.column_about ? `, about ${data.making.column_about}` : ""}`, "primary", {strength})];
     const kinds = {
-      "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`)],
+      "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`), atMost()],
       running: () => [h("span", {}, `${done} of ${images(total)}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")],
-      stopped: () => [h("span", {class: message ? "bad" : ""}, `${message ? `${message}. ` : ""}${done} of ${images(total)} made.`), begin("Make the rest")],
-      done: () => [fresh ? begin(`Add ${fresh} new checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts`, "small", {more: true}) : null].filter(Boolean),
+      stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost()],
+      done: () => [fresh ? begin(`Add ${fresh} new checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
     };
     kinds.waiting = () => [h("span", {}, `${images(missing)} in the queue.`), button("Cancel", () => send("cancel", {entry}), "small")];
-    make.replaceChildren(...kinds[state]());
+    make.replaceChildren(...further(), ...kinds[state]());
   };
   const drawAnswers = () => {
     if (!blind) return;
