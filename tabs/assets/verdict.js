@@ -33,7 +33,7 @@
       slider: h("input", {type: "range", min: 1, step: 1, "aria-label": "Checkpoint", oninput: ({target}) => go(Number(target.value), row)}),
       force: h("input", {type: "range", min: 0, step: 1, "aria-label": "Strength", oninput: ({target}) => { strength = data.strengths[Number(target.value)]; draw(); text(parts.status, `strength ${strength}`); }}),
       forced: h("output", {class: "figures"}), limit: h("input", {type: "number", class: "text", min: 1, max: 1440, step: 1, "aria-label": "Minutes at most"}),
-      sentence: h("p", {class: "verdict-sentence"}), keep: h("span", {class: "verdict-keep"}), keys: h("p", {class: "hint verdict-keys"}, KEYS),
+      sentence: h("p", {class: "verdict-sentence"}), keep: h("div", {class: "verdict-keep", role: "group", "aria-label": "Keep"}), keys: h("p", {class: "hint verdict-keys"}, KEYS),
       choices: h("div", {class: "verdict-choices"}), average: h("details", {class: "verdict-average"}), status: h("p", {class: "verdict-status", role: "status"}),
       count: h("span", {class: "hint"}), assess: h("section", {class: "verdict-assess", "aria-label": "Assessment"}),
     };
@@ -225,13 +225,23 @@
     const one = data.columns[column], {keep: holder} = parts;
     show(holder, !blind);
     const {left, away} = data.others, files = (count) => `${count} checkpoint${count === 1 ? "" : "s"}`;
-    if (!atelier.differs(holder, [one.file, one.kept, one.gone, left, away])) return;
+    if (!atelier.differs(holder, [one.file, one.kept, one.copied, one.gone, left, away, data.copy_to])) return;
     const what = one.kept === null ? [button("Keep this one", () => keep(true), "primary", {title: "Marks it in Runs and Generate (K)", disabled: one.gone})]
-      : [h("span", {class: "good"}, `Kept as ${one.kept}`), button("Undo", () => keep(false), "small quiet", {"aria-label": `Undo keeping ${one.label}`})];
+      : [h("label", {class: "good"}, "Kept as", h("input", {type: "text", class: "text", id: "verdict-name", value: one.kept, maxlength: 80, spellcheck: false, autocomplete: "off", title: "Its name in Runs, Generate and the file's metadata",
+        onchange: ({target}) => send("verdict_keep", {file: one.file, keep: true, name: target.value})})), button("Undo", () => keep(false), "small quiet", {"aria-label": `Undo keeping ${one.label}`})];
     const once = (label, name, title) => { const made = button(label, () => { atelier.once(made); send(name); }, "small", {title}); return made; };
     if (left) what.push(once(`Move the other ${files(left)} to the trash`, "verdict_put_away", "The files that are not kept; they can be put back here"));
     if (away) what.push(once(`Put ${files(away)} back`, "verdict_put_back", "From the trash, to where they were"));
+    if (one.kept !== null) what.push(copyRow(one));
     holder.replaceChildren(...what);
+  };
+  /** Copying a kept checkpoint to the folder of another program, and how that went. */
+  const copyRow = (one) => {
+    const folder = h("input", {type: "text", class: "text", id: "verdict-folder", value: data.copy_to, maxlength: 4000, spellcheck: false, autocomplete: "off", placeholder: "ComfyUI/models/loras, with its full path"});
+    const copy = () => send("verdict_copy", {file: one.file, folder: folder.value}), {percent = null, path = "", problems = []} = one.copied || {};
+    folder.addEventListener("keydown", (event) => { if (event.key === "Enter") copy(); });
+    return h("div", {class: "verdict-copy"}, h("label", {}, "Copy to", folder), button("Copy", copy, "small", {disabled: percent !== null}), percent !== null ? h("span", {class: "hint", role: "status"}, `${percent}% copied`) : null,
+      path ? h("span", {class: "hint", role: "status"}, "Copied: ", h("code", {}, path)) : null, problems.length ? atelier.problems(problems) : null);
   };
   const drawAssess = () => {
     const {assess} = parts, one = data.columns[column], found = data.assess;

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.doctor.trash import put_away_lately, put_back
+from core.dataset.sources.files import printable
 from core.engine.average import save_average
 from core.engine.keeping import put_away_others
 from core.engine.verdict import (
@@ -86,7 +87,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
         folder = GridFolder(page.workspace.outputs / "grids" / verdict.grid)
         paths += [folder.path / "grid.json", folder.cells]
     entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed")) if verdict else None
-    averages = page.averages.get(run.name)
+    averages, copies = page.averages.get(run.name), Copies(page)
     task = averages and (id(averages), averages.done)
     return (
         files,
@@ -98,6 +99,8 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
         task,
         assess.stamp(page, run),
         _minutes(page),
+        copies.folder,
+        [copies.outcome(run / "checkpoints" / file) for file in files],
     )
 
 
@@ -117,10 +120,11 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     files, prompts, strengths = shown.files, shown.prompts, shown.strengths
     images = _images(facts, job, shown, opened)
     columns = candidates(files, facts)
-    kept, best = read_kept(run), facts.get("best")
+    kept, best, copies = read_kept(run), facts.get("best"), Copies(page)
     for column in columns:
         column["kept"] = kept.get(f"checkpoints/{column['file']}")
         column["best"] = best["label"] if best and column["file"] == Path(best["file"]).name else ""
+        column["copied"] = copies.outcome(run / "checkpoints" / column["file"]) if column["file"] else None
         column["gone"] = bool(column["file"]) and column["step"] is None
     choices = read_choices(run)
     return {
@@ -139,6 +143,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "preferred": _preferred(columns, choices),
         "average": _average(page, run.name, job),
         "others": _others(run, facts, kept),
+        "copy_to": printable(copies.folder) if copies.folder else "",
     }
 
 
@@ -374,8 +379,12 @@ def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    name = str(data.get("file", ""))[:LONGEST]
-    Copies(page).keep(str(data.get("run", "")), name, "" if data.get("keep") else None)
+    file, name = str(data.get("file", ""))[:LONGEST], str(data.get("name", ""))[:LONGEST]
+    Copies(page).keep(str(data.get("run", "")), file, name if data.get("keep") else None)
+
+
+def _copy(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    Copies(page).start(*(str(data.get(each, ""))[:LONGEST] for each in ("run", "file", "folder")))
 
 
 def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -419,6 +428,7 @@ COMMANDS = {
     "grid": _start,
     "verdict_all": _show_all,
     "verdict_keep": _keep,
+    "verdict_copy": _copy,
     "verdict_put_away": _put_away,
     "verdict_put_back": _put_back,
     "verdict_choose": _choose,
