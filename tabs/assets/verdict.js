@@ -113,6 +113,8 @@
     if (!news) { data = null; return; }
     if (!build()) return;
     if (!data || data.run !== news.run) { blind = base = false; column = row = 0; strength = 1; answered = ""; }
+    const before = data && data.columns && data.columns[column], there = before && news.columns ? news.columns.findIndex((one) => one.file === before.file) : -1;
+    if (column && there > 0) column = there;
     data = news;
     for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.film, parts.assess, parts.blind, parts.all, parts.strengths]) show(node, Boolean(data.columns));
     parts.problems.replaceChildren(...(data.problems ? [atelier.problems(data.problems)] : []));
@@ -228,7 +230,7 @@
     if (!atelier.differs(holder, [one.file, one.kept, one.copied, one.gone, left, away, data.copy_to])) return;
     const what = one.kept === null ? [button("Keep this one", () => keep(true), "primary", {title: "Marks it in Runs and Generate (K)", disabled: one.gone})]
       : [h("label", {class: "good"}, "Kept as", h("input", {type: "text", class: "text", id: "verdict-name", value: one.kept, maxlength: 80, spellcheck: false, autocomplete: "off", title: "Its name in Runs, Generate and the file's metadata",
-        onchange: ({target}) => send("verdict_keep", {file: one.file, keep: true, name: target.value})})), button("Undo", () => keep(false), "small quiet", {"aria-label": `Undo keeping ${one.label}`})];
+        onchange: ({target}) => send("verdict_keep", {file: one.file, keep: true, title: target.value})})), button("Undo", () => keep(false), "small quiet", {"aria-label": `Undo keeping ${one.label}`})];
     const once = (label, name, title) => { const made = button(label, () => { atelier.once(made); send(name); }, "small", {title}); return made; };
     if (left) what.push(once(`Move the other ${files(left)} to the trash`, "verdict_put_away", "The files that are not kept; they can be put back here"));
     if (away) what.push(once(`Put ${files(away)} back`, "verdict_put_back", "From the trash, to where they were"));

@@ -379,7 +379,7 @@ def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    file, name = str(data.get("file", ""))[:LONGEST], str(data.get("name", ""))[:LONGEST]
+    file, name = str(data.get("file", ""))[:LONGEST], str(data.get("title", ""))[:LONGEST]
     Copies(page).keep(str(data.get("run", "")), file, name if data.get("keep") else None)
 
 
