@@ -43,14 +43,13 @@
     p.after = button("Next", () => go(column, row + 1), "small", {"aria-label": "Next prompt"});
     p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B)"});
     p.all = button("All", () => send("verdict_all"), "small", {title: "The table of all images, in Generate"});
-    p.strengths = button("Strengths", () => send("verdict_all", {strengths: true}), "small", {title: "A grid of the checkpoints at strengths 0.6, 0.8 and 1, in Generate"});
     p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
       ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
     p.count, h("span", {class: "grow"}), button("End", () => setBlind(false)));
     p.strength = h("label", {class: "verdict-strength"}, h("span", {}, "Strength"), p.force, p.forced);
     p.film = h("div", {class: "verdict-film"}, p.strip, h("div", {class: "verdict-sliders"}, h("label", {class: "verdict-steps"}, h("span", {}, "Step"), p.slider), p.strength));
     p.row = h("div", {class: "verdict-prompt"}, p.before, p.prompt, p.after, p.shows);
-    holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all, p.strengths), p.problems, p.make,
+    holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all), p.problems, p.make,
       h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.film, p.assess, p.status);
     for (const pane of [p.left, p.right]) pane.image.addEventListener("load", ({target}) => p.stage.style.setProperty("--shape", (target.naturalWidth / target.naturalHeight).toFixed(4)));
     holder.addEventListener("keydown", press);
@@ -116,7 +115,7 @@
     const before = data && data.columns && data.columns[column], there = before && news.columns ? news.columns.findIndex((one) => one.file === before.file) : -1;
     if (column && there > 0) column = there;
     data = news;
-    for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.film, parts.assess, parts.blind, parts.all, parts.strengths]) show(node, Boolean(data.columns));
+    for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.film, parts.assess, parts.blind, parts.all]) show(node, Boolean(data.columns));
     parts.problems.replaceChildren(...(data.problems ? [atelier.problems(data.problems)] : []));
     if (!data.columns) return;
     if (!column) column = first();

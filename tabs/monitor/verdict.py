@@ -367,11 +367,11 @@ def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Open the grid of the comparison in Generate, or one over strengths."""
+    """Open the grid of the comparison in Generate, or one over strengths before there is one."""
     run = str(data.get("run", ""))
     page.engine.snapshot(run)
     verdict = read_verdict(page.workspace.runs / Path(run).name)
-    if data.get("strengths") or verdict is None:
+    if verdict is None:
         grids.of_run(page, run)
     else:
         grids.show(page, verdict.grid)

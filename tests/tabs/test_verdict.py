@@ -24,9 +24,12 @@ from core.generation.grids.reuse import reuse
 from core.record.cancel import CancelToken
 from core.record.kept import read_kept
 from core.record.preference import read_choices
+from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
 from core.settings.job import TrainJob
+from core.tasks import tasks
+from tabs.form.task_form import TaskForm
 from tabs.monitor import verdict
 from tests.refusals import refused
 
@@ -277,3 +280,45 @@ def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(t
     for too_few in ([], names[:1], [names[0], "gone.safetensors"]):
         with refused("average.too-few"):
             save_average(run, facts(), too_few, False, workspace, CancelToken())
+
+
+def test_a_lora_of_a_merge_has_the_name_of_its_run_and_the_other_steps_keep_the_form_of_its_path(page):
+    folder = page.workspace.runs / RUN / "checkpoints"
+    files = [folder / f"fox-step{step:08d}.safetensors" for step in (20, 40)]
+    image(folder.parent / "samples" / "00000040_00.png")
+    merge = TaskForm(page, tasks()["merge_loras"], "tool-merge_loras", "field", (dict, print))
+    card = merge._card(str(files[0]))
+    assert card["step"] == "step 20" and card["name"] != files[0].stem and not card["image"].startswith(str(folder))
+    assert [each["file"] for each in card["steps"]] == [str(file) for file in files]
+    assert [bool(each["image"]) for each in card["steps"]] == [False, True]
+    gone = merge._card("/gone/owl.safetensors")
+    assert (gone["name"], gone["image"], gone["steps"]) == ("owl", "", [])
+
+
+@pytest.mark.parametrize("bad", ["no base model", "one checkpoint", "a long name", "a long prompt", "no samples"])
+def test_the_comparison_of_a_poor_run_says_what_is_wrong_or_works(page, bad):
+    run, job, facts = page.workspace.runs / RUN, page.engine.run_job(RUN), page.engine.snapshot(RUN)
+    if bad == "no base model":
+        job = job.model_copy(update={"model": job.model.model_copy(update={"base_model": "models/gone"})})
+    elif bad == "one checkpoint":
+        (run / "checkpoints" / "fox-step00000020.safetensors").unlink()
+        facts = page.engine.snapshot(RUN)
+    elif bad == "a long name":
+        facts = facts | {"title": "x" * 200}
+    elif bad == "a long prompt":
+        samples = job.samples.model_copy(update={"sample_prompts": ["a fox " * 700]})
+        job = job.model_copy(update={"samples": samples})
+    else:
+        (run / "samples" / "20.png").unlink()
+        (run / "dataset.json").unlink()
+        facts = facts | {"samples": []}
+    page.engine.snapshot, page.engine.run_job = lambda name: facts, lambda name: job
+    shown = verdict.part(page, RUN, facts, job)
+    assert "problems" in shown or len(shown["columns"]) == len(facts["files"]) + 1
+    if bad == "no base model":
+        with pytest.raises(ProblemsError):
+            command(page, "grid")
+        assert not page.engine.jobs and read_verdict(run) is None and not list_grids(page.workspace)
+    else:
+        command(page, "grid")
+        assert verdict.part(page, RUN, facts, job)["making"]["state"] == "waiting"
