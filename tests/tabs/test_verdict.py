@@ -116,6 +116,10 @@ def test_a_further_strength_takes_over_every_image_and_comes_within_the_minutes_
     page.engine.entries = []
     shown = part(page)
     assert list(shown["images"]) == ["1"] and shown["making"]["column"] == 10, "the base model has no strength"
+    first.cell((2, 4, 0)).rename(first.path / "away.png")
+    first.change(state="late")
+    assert part(page)["making"]["late"] and part(page)["making"]["missing"] == 1
+    (first.path / "away.png").rename(first.cell((2, 4, 0)))
     command(page, "grid", strength=0.6)
     assert read_verdict(page.workspace.runs / RUN).strengths == (0.6, 1.0) and part(page)["making"]["minutes"] == 7
     second = (
