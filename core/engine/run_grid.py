@@ -43,11 +43,13 @@ class RunGrid:
     job    the grid: the base model first, the same noise along each row
     notes  text next to each value of the X axis: the validation loss
     files  the checkpoint of each value, None for the base model
+    rows   the number of prompts: those that the largest grid has room for
     """
 
     job: GridJob
     notes: Mapping[str, Sequence[str]]
     files: Sequence[Path | None]
+    rows: int
 
 
 def run_grid_of(
@@ -105,7 +107,7 @@ def run_grid_of(
         },
     )
     notes = [BASE_MODEL, *(_note(facts, step) for step in steps), *("average" for _ in averages)]
-    return RunGrid(grid_job, {"x": notes}, files)
+    return RunGrid(grid_job, {"x": notes}, files, len(prompts))
 
 
 def is_average(name: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
 from core.engine.run_grid import AVERAGE, BASE_MODEL, RunGrid, is_average, run_grid_of
+from core.generation.grids.folder import Index
 from core.generation.model.library import find_file
 from core.generation.prompt.sample_prompts import SamplePrompt
 from core.record import atomic
@@ -30,33 +31,59 @@ FILE = "verdict.json"
 FEW = 5  # prompts at first: one of each kind
 MOST_BYTES = 64_000_000  # of dataset.json: the captions of larger ones are not read
 SHOWN_STEPS = 4  # in a sentence
+STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)  # that the comparison offers
+USUAL = (1.0,)  # what it begins with
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The grid to make. prompts: its rows; files: names of its columns' checkpoints, "" for the base model"""
+    """The grid to make. prompts: its rows; files: names of its columns' checkpoints, "" for the base model;
+    strengths: of the checkpoints, ascending"""
 
     grid: RunGrid
     prompts: tuple[ProposedPrompt, ...]
     proposed: int  # how many prompts there are in all
+    strengths: tuple[float, ...] = USUAL
 
     @property
     def files(self) -> tuple[str, ...]:
         return tuple(path.name if path is not None else "" for path in self.grid.files)
 
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """What its images are of, to compare with a verdict's."""
+        return self.files, self.prompts, self.strengths
+
 
 def comparison_of(
-    facts: Mapping[str, Any], job: TrainJob, workspace: Workspace, most: int | None = FEW, instead: str = ""
+    facts: Mapping[str, Any],
+    job: TrainJob,
+    workspace: Workspace,
+    most: int | None = FEW,
+    instead: str = "",
+    strengths: Sequence[float] = USUAL,
 ) -> Comparison:
     """The comparison of a run's checkpoints. Raises ProblemsError as `run_grid_of`.
 
     facts   the run's snapshot        most   prompts, None for all        instead   prompt for a run without any
+    strengths   of the checkpoints; a method whose files have none is compared at its usual one
     """
+    strengths = tuple(sorted(strengths)) if has_strengths(job) else USUAL
     proposed = _prompts(job, RunFolder(workspace.runs / str(facts["run"])), workspace)
     samples = [sample for sample, _ in proposed[:most]]
-    grid = run_grid_of(facts, job, workspace, (), instead, samples)
+    grid = run_grid_of(facts, job, workspace, () if strengths == USUAL else strengths, instead, samples)
     rows = tuple(prompt for _, prompt in proposed[:most]) or (ProposedPrompt(grid.job.generate.prompt, "prompt"),)
-    return Comparison(grid, rows, max(len(proposed), 1))
+    return Comparison(grid, rows[: grid.rows], max(len(proposed), 1), strengths)
+
+
+def has_strengths(job: TrainJob) -> bool:
+    """Whether the checkpoints of a method have a strength: LoRAs and ControlNets do."""
+    return not (job.method.traits.new_words or job.method.traits.base_trains)
+
+
+def position_of(verdict: Verdict, row: int, column: int, strength: int = 0) -> Index:
+    """Where the grid of a comparison has an image. strength: the index of one"""
+    return (column, row, 0) if len(verdict.strengths) == 1 else (column, strength, row)
 
 
 def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[SamplePrompt, ProposedPrompt]]:
@@ -110,6 +137,11 @@ class Verdict:
     grid: str
     files: tuple[str, ...]
     prompts: tuple[ProposedPrompt, ...]
+    strengths: tuple[float, ...] = USUAL
+
+    @property
+    def content(self) -> tuple[Any, ...]:
+        return self.files, self.prompts, self.strengths
 
 
 def read_verdict(run: Path) -> Verdict | None:
@@ -117,14 +149,18 @@ def read_verdict(run: Path) -> Verdict | None:
     try:
         raw = read_json_object(run / FILE)
         prompts = tuple(ProposedPrompt(str(each["text"]), str(each["shows"])) for each in raw["prompts"])
-        return Verdict(str(raw["grid"]), tuple(map(str, raw["files"])), prompts)
-    except (ProblemsError, KeyError, TypeError):
+        strengths = tuple(float(each) for each in raw.get("strengths", ())) or USUAL
+        if not {*USUAL} <= {*strengths} <= {*STRENGTHS}:
+            return None
+        return Verdict(str(raw["grid"]), tuple(map(str, raw["files"])), prompts, strengths)
+    except (ProblemsError, KeyError, TypeError, ValueError):
         return None
 
 
 def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
     prompts = [vars(prompt) for prompt in comparison.prompts]
-    atomic.write_json(run / FILE, {"grid": grid, "files": list(comparison.files), "prompts": prompts})
+    content = {"files": list(comparison.files), "prompts": prompts, "strengths": list(comparison.strengths)}
+    atomic.write_json(run / FILE, {"grid": grid} | content)
 
 
 # -- in words

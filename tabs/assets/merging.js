@@ -40,21 +40,26 @@
     }
 
     draw() {
-      const families = JSON.parse(this.dataset.families), {lines, strengths} = this;
+      const cards = JSON.parse(this.dataset.cards), {lines, strengths} = this;
       if (given(this.ratios.value).length && given(this.ratios.value).length !== lines.length) this.weigh(strengths);
-      this.replaceChildren(lines.length ? h("ul", {class: "loras"}, lines.map((path, n) => this.row(path, n, strengths[n], families[n])))
+      this.replaceChildren(lines.length ? h("ul", {class: "loras lora-cards"}, lines.map((path, n) => this.row(path, n, strengths[n], cards[path] || {})))
         : h("p", {class: "hint"}, "No LoRA yet. Choose two or more from the list."));
     }
-    row(path, n, strength, family) {
-      const name = path.split(/[\\/]/).pop().replace(/\.\w+$/, ""), id = `${this.dataset.files}-${n}`, words = `Strength of ${name}`;
+    /** Another checkpoint of the same run instead. */
+    swap(n, file) { this.put(this.files, this.lines.map((line, at) => at === n ? file : line).join("\n")); }
+    row(path, n, strength, {name = path.split(/[\\/]/).pop().replace(/\.\w+$/, ""), family = "", words: triggers = [], image = "", step = "", steps = []}) {
+      const id = `${this.dataset.files}-${n}`, named = step ? `${name}, ${step}` : name, words = `Strength of ${named}`;
       const slide = h("input", {type: "range", id: `${id}-slide`, min: LEAST, max: MOST, step: 0.05, value: strength, "aria-label": words});
       const number = h("input", {type: "number", id: `${id}-number`, min: -10, max: 10, step: 0.05, value: strength, "aria-label": `${words}, as a number`});
       slide.addEventListener("input", () => { number.value = slide.value; });
       number.addEventListener("input", () => { slide.value = number.value; });
       for (const one of [slide, number]) one.addEventListener("change", () => this.weigh(this.strengths.map((each, at) => at === n && one.value !== "" ? one.value : each)));
-      return h("li", {}, h("div", {class: "strip"}, h("b", {title: path}, name), family ? h("span", {class: "badge"}, family) : null, h("span", {class: "grow"}),
-        h("button", {type: "button", class: "btn quiet", id: `${id}-remove`, "aria-label": `Remove ${name}`, onclick: () => this.remove(n)}, "×")),
-        h("div", {class: "strip"}, slide, number));
+      const thumb = (src) => h("span", {class: "lora-thumb"}, src ? h("img", {src, alt: "", loading: "lazy"}) : null);
+      const other = (each) => h("li", {}, h("button", {type: "button", class: "btn", "aria-pressed": String(each.file === path), onclick: () => this.swap(n, each.file)}, thumb(each.image), h("span", {}, each.label)));
+      return h("li", {}, thumb(image), h("div", {}, h("div", {class: `strip${step ? " has-steps" : ""}`}, h("b", {title: path}, name), h("span", {class: "grow"}),
+        h("button", {type: "button", class: "btn quiet", id: `${id}-remove`, "aria-label": `Remove ${named}`, onclick: () => this.remove(n)}, "×")),
+        h("div", {class: "strip"}, slide, number), h("div", {class: "strip lora-words"}, triggers.map((word) => h("span", {class: "badge"}, word)), h("span", {class: "hint"}, family))),
+        steps.length ? h("details", {class: "lora-steps"}, h("summary", {class: "btn quiet", "aria-label": `Other steps, now ${step}`}, step), h("ul", {}, steps.map(other))) : null);
     }
   }
   customElements.define("lora-rows", LoraRows);

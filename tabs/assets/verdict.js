@@ -6,11 +6,15 @@
   const OUTCOMES = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "equal", s: "skip", Backspace: "undo"};
   const KEYS = "Keys: left and right step, up and down prompt, space base model, K keep, B blind choice.";
   const BLIND_KEYS = "Keys: left, right, down equal, S skip, Backspace undo, Esc end.";
-  let data = null, column = 0, row = 0, base = false, blind = false, answered = 0, parts = null;
+  let data = null, column = 0, row = 0, strength = 1, base = false, blind = false, answered = 0, parts = null;
 
   const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
   const send = (name, more) => atelier.command(name, {run: data.run, ask: atelier.ask(), ...more});
   const percent = (share) => `${Math.round(100 * share)}%`;
+  const minutes = (count) => `${count} minute${count === 1 ? "" : "s"}`;
+  const isMade = () => Boolean(data.images[strength]);
+  /** The images of a prompt at the strength that is shown; the base model has the same one at each. */
+  const lineOf = (at) => { const usual = data.images[1][at] || []; return isMade() ? [usual[0], ...(data.images[strength][at] || []).slice(1)] : usual.slice(0, 1); };
   const images = (count) => `${count} image${count === 1 ? "" : "s"}`;
 
   /* ---- what never changes is made once ---- */
@@ -27,7 +31,9 @@
       prompt: h("select", {"aria-label": "Prompt", onchange: ({target}) => go(column, Number(target.value))}), shows: h("span", {class: "hint"}),
       strip: h("div", {class: "verdict-strip", role: "group", "aria-label": "Checkpoints"}),
       slider: h("input", {type: "range", min: 1, step: 1, "aria-label": "Checkpoint", oninput: ({target}) => go(Number(target.value), row)}),
-      sentence: h("p", {class: "verdict-sentence"}), keep: h("span", {class: "verdict-keep"}), keys: h("p", {class: "hint verdict-keys"}, KEYS),
+      force: h("input", {type: "range", min: 0, step: 1, "aria-label": "Strength", oninput: ({target}) => { strength = data.strengths[Number(target.value)]; draw(); text(parts.status, `strength ${strength}`); }}),
+      forced: h("output", {class: "figures"}), limit: h("input", {type: "number", class: "text", min: 1, max: 1440, step: 1, "aria-label": "Minutes at most"}),
+      sentence: h("p", {class: "verdict-sentence"}), keep: h("div", {class: "verdict-keep", role: "group", "aria-label": "Keep"}), keys: h("p", {class: "hint verdict-keys"}, KEYS),
       choices: h("div", {class: "verdict-choices"}), average: h("details", {class: "verdict-average"}), status: h("p", {class: "verdict-status", role: "status"}),
       count: h("span", {class: "hint"}), assess: h("section", {class: "verdict-assess", "aria-label": "Assessment"}),
     };
@@ -37,13 +43,13 @@
     p.after = button("Next", () => go(column, row + 1), "small", {"aria-label": "Next prompt"});
     p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B)"});
     p.all = button("All", () => send("verdict_all"), "small", {title: "The table of all images, in Generate"});
-    p.strengths = button("Strengths", () => send("verdict_all", {strengths: true}), "small", {title: "A grid of the checkpoints at strengths 0.6, 0.8 and 1, in Generate"});
     p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
       ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
     p.count, h("span", {class: "grow"}), button("End", () => setBlind(false)));
-    p.film = h("div", {class: "verdict-film"}, p.strip, p.slider);
+    p.strength = h("label", {class: "verdict-strength"}, h("span", {}, "Strength"), p.force, p.forced);
+    p.film = h("div", {class: "verdict-film"}, p.strip, h("div", {class: "verdict-sliders"}, h("label", {class: "verdict-steps"}, h("span", {}, "Step"), p.slider), p.strength));
     p.row = h("div", {class: "verdict-prompt"}, p.before, p.prompt, p.after, p.shows);
-    holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all, p.strengths), p.problems, p.make,
+    holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all), p.problems, p.make,
       h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.film, p.assess, p.status);
     for (const pane of [p.left, p.right]) pane.image.addEventListener("load", ({target}) => p.stage.style.setProperty("--shape", (target.naturalWidth / target.naturalHeight).toFixed(4)));
     holder.addEventListener("keydown", press);
@@ -80,6 +86,7 @@
   const press = (event) => {
     const {target, key} = event, on = (kinds) => target.matches(kinds);
     if (!data || !data.columns || event.ctrlKey || event.metaKey || event.altKey || on("select, textarea, input:not([type=range])")) return;
+    if (target === parts.force && /^Arrow|^Page|^Home$|^End$/.test(key)) return;
     const letter = key.length === 1 ? key.toLowerCase() : key;
     if (letter === " " && on("button, summary")) return;
     if (blind) {
@@ -104,9 +111,11 @@
     show(holder, Boolean(news));
     if (!news) { data = null; return; }
     if (!build()) return;
-    if (!data || data.run !== news.run) { blind = base = false; column = row = 0; answered = ""; }
+    if (!data || data.run !== news.run) { blind = base = false; column = row = 0; strength = 1; answered = ""; }
+    const before = data && data.columns && data.columns[column], there = before && news.columns ? news.columns.findIndex((one) => one.file === before.file) : -1;
+    if (column && there > 0) column = there;
     data = news;
-    for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.film, parts.assess, parts.blind, parts.all, parts.strengths]) show(node, Boolean(data.columns));
+    for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.film, parts.assess, parts.blind, parts.all]) show(node, Boolean(data.columns));
     parts.problems.replaceChildren(...(data.problems ? [atelier.problems(data.problems)] : []));
     if (!data.columns) return;
     if (!column) column = first();
@@ -155,14 +164,19 @@
       put(right, {whole: other}, "Right", "Right image");
       return;
     }
-    const line = data.images[row], one = data.columns[base ? 0 : column], words = (label) => `${data.prompts[row].text}, ${label}`;
+    const line = lineOf(row), one = data.columns[base ? 0 : column], words = (label) => `${data.prompts[row].text}, ${label}`;
     const marks = [one.best, one.kept !== null ? `kept as ${one.kept}` : "", one.loss !== null && !base ? `loss ${atelier.loss(one.loss)}` : ""].filter(Boolean);
     put(left, line[0], data.columns[0].label, words(data.columns[0].label));
-    put(right, line[base ? 0 : column], [one.label, ...(base ? [] : marks)].join(" · "), words(one.label));
-    for (const near of [line[column - 1], line[column + 1], ...[row - 1, row + 1].map((at) => (data.images[at] || [])[column])]) load(near);
+    put(right, line[base ? 0 : column], [one.label, ...(base ? [] : [...(strength === 1 ? [] : [`strength ${strength}`]), ...marks])].join(" · "), words(one.label));
+    for (const near of [line[column - 1], line[column + 1], ...[row - 1, row + 1].map((at) => lineOf(at)[column])]) load(near);
   };
   const drawStrip = () => {
-    const {strip, slider, prompt} = parts, line = data.images[row];
+    const {strip, slider, prompt, force} = parts, line = lineOf(row), strengths = data.strengths;
+    force.max = strengths.length - 1;
+    force.value = strengths.indexOf(strength);
+    attr(force, "aria-valuetext", String(strength));
+    text(parts.forced, `${strength}${isMade() ? "" : ", not made"}`);
+    show(parts.strength, strengths.length > 1);
     if (atelier.differs(prompt, data.prompts)) prompt.replaceChildren(...data.prompts.map((one, n) => h("option", {value: n}, `${n + 1}. ${one.text}`)));
     prompt.value = String(row);
     text(parts.shows, data.prompts[row].shows);
@@ -184,18 +198,21 @@
     });
   };
   const drawMake = () => {
-    const {make} = parts, {state, total, missing, about, more, message, entry} = data.making, fresh = data.making.new;
-    if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length])) return;
-    const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", extra); }, kind); return made; };
-    const done = total - missing;
+    const {make, limit} = parts, {state, total, missing, about, more, message, entry, late} = data.making, fresh = data.making.new;
+    if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length, strength, isMade()])) return;
+    const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); }, kind); return made; };
+    const done = total - missing, column = data.making.column, over = late ? `The ${minutes(data.making.minutes)} are over` : message;
+    const atMost = () => h("label", {class: "verdict-limit"}, "at most", limit, "minutes");
+    if (document.activeElement !== limit) limit.value = data.making.minutes;
+    const further = () => isMade() || !["stopped", "done", "running", "waiting"].includes(state) ? [] : [begin(`Make strength ${strength}: ${images(column)}${data.making.column_about ? `, about ${data.making.column_about}` : ""}`, "primary", {strength})];
     const kinds = {
-      "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`)],
+      "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`), atMost()],
       running: () => [h("span", {}, `${done} of ${images(total)}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")],
-      stopped: () => [h("span", {class: message ? "bad" : ""}, `${message ? `${message}. ` : ""}${done} of ${images(total)} made.`), begin("Make the rest")],
-      done: () => [fresh ? begin(`Add ${fresh} new checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts`, "small", {more: true}) : null].filter(Boolean),
+      stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost()],
+      done: () => [fresh ? begin(`Add ${fresh} new checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
     };
     kinds.waiting = () => [h("span", {}, `${images(missing)} in the queue.`), button("Cancel", () => send("cancel", {entry}), "small")];
-    make.replaceChildren(...kinds[state]());
+    make.replaceChildren(...further(), ...kinds[state]());
   };
   const drawAnswers = () => {
     if (!blind) return;
@@ -209,13 +226,23 @@
     const one = data.columns[column], {keep: holder} = parts;
     show(holder, !blind);
     const {left, away} = data.others, files = (count) => `${count} checkpoint${count === 1 ? "" : "s"}`;
-    if (!atelier.differs(holder, [one.file, one.kept, one.gone, left, away])) return;
+    if (!atelier.differs(holder, [one.file, one.kept, one.copied, one.gone, left, away, data.copy_to])) return;
     const what = one.kept === null ? [button("Keep this one", () => keep(true), "primary", {title: "Marks it in Runs and Generate (K)", disabled: one.gone})]
-      : [h("span", {class: "good"}, `Kept as ${one.kept}`), button("Undo", () => keep(false), "small quiet", {"aria-label": `Undo keeping ${one.label}`})];
+      : [h("label", {class: "good"}, "Kept as", h("input", {type: "text", class: "text", id: "verdict-name", value: one.kept, maxlength: 80, spellcheck: false, autocomplete: "off", title: "Its name in Runs, Generate and the file's metadata",
+        onchange: ({target}) => send("verdict_keep", {file: one.file, keep: true, title: target.value})})), button("Undo", () => keep(false), "small quiet", {"aria-label": `Undo keeping ${one.label}`})];
     const once = (label, name, title) => { const made = button(label, () => { atelier.once(made); send(name); }, "small", {title}); return made; };
     if (left) what.push(once(`Move the other ${files(left)} to the trash`, "verdict_put_away", "The files that are not kept; they can be put back here"));
     if (away) what.push(once(`Put ${files(away)} back`, "verdict_put_back", "From the trash, to where they were"));
+    if (one.kept !== null) what.push(copyRow(one));
     holder.replaceChildren(...what);
+  };
+  /** Copying a kept checkpoint to the folder of another program, and how that went. */
+  const copyRow = (one) => {
+    const folder = h("input", {type: "text", class: "text", id: "verdict-folder", value: data.copy_to, maxlength: 4000, spellcheck: false, autocomplete: "off", placeholder: "ComfyUI/models/loras, with its full path"});
+    const copy = () => send("verdict_copy", {file: one.file, folder: folder.value}), {percent = null, path = "", problems = []} = one.copied || {};
+    folder.addEventListener("keydown", (event) => { if (event.key === "Enter") copy(); });
+    return h("div", {class: "verdict-copy"}, h("label", {}, "Copy to", folder), button("Copy", copy, "small", {disabled: percent !== null}), percent !== null ? h("span", {class: "hint", role: "status"}, `${percent}% copied`) : null,
+      path ? h("span", {class: "hint", role: "status"}, "Copied: ", h("code", {}, path)) : null, problems.length ? atelier.problems(problems) : null);
   };
   const drawAssess = () => {
     const {assess} = parts, one = data.columns[column], found = data.assess;

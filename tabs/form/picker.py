@@ -49,6 +49,7 @@ class FormPage(Protocol):
     presets: PresetStore
     roots: Roots
     picker: Picker
+    engine: Any
 
     def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str: ...
 

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from core.formats.detect import FAMILY_NAMES
+from core.generation.model.index import facts_of_file
+from core.generation.model.library import find_file
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
 from tabs.form.bars import line_bars, weight_bars
 from tabs.form.form_values import usable
+from tabs.form.lora_steps import Checkpoint, checkpoints, name_of, picture_of
 from tabs.form.picker import FormPage, family_of_file
 from tabs.form.plain_presets import PlainForm, Values, plain
 from tabs.form.task_settings import form_settings, job_of, main_setting
 from tabs.markup import esc
 
 FILES, STRENGTHS = "models", "ratios"  # settings of a LoRA merge: paths, one per line, and their strengths
+THUMB, WORDS = 96, 4  # pixels of a card's image; trigger words of a card
 
 
 class TaskForm(PlainForm):
@@ -78,9 +82,37 @@ class TaskForm(PlainForm):
         if files is None or strengths is None or files.holds != ("lora",):
             return {}
         listed = values.get(FILES) or []
-        families = [FAMILY_NAMES.get(family_of_file(str(file), self.page), "") for file in listed]
-        about = f'data-files="{self.id}-{FILES}" data-ratios="{self.id}-{STRENGTHS}" data-families="{esc(json.dumps(families))}"'
+        things = {str(file): self._card(str(file)) for file in listed}
+        about = (
+            f'data-files="{self.id}-{FILES}" data-ratios="{self.id}-{STRENGTHS}" data-cards="{esc(json.dumps(things))}"'
+        )
         return {FILES: f"<lora-rows {about}></lora-rows>"}
+
+    def _card(self, file: str) -> dict[str, Any]:
+        """{name, family, words, image, step, steps} of the card of a LoRA; step: what the run calls this checkpoint, steps: all of its
+        run, {file, label, image}."""
+        page, path = self.page, find_file(file, self.page.workspace)
+        if path is None or not page.roots.holds(path):
+            return {"name": Path(file).stem, "family": "", "words": [], "image": "", "step": "", "steps": []}
+        run = run_of(path, page.workspace.runs)
+        steps = checkpoints(page, run) if run is not None else []
+        name, here = name_of(path, steps, page.workspace)
+
+        def image(sample: Path | None) -> str:
+            return page.thumb_url(sample, THUMB) if sample is not None else ""
+
+        def step(each: Checkpoint) -> dict[str, str]:
+            label = ", ".join((each.label, *each.marks))
+            return {"file": str(Path(file).with_name(each.path.name)), "label": label, "image": image(each.sample)}
+
+        return {
+            "name": name,
+            "family": FAMILY_NAMES.get(family_of_file(file, page), ""),
+            "words": list(facts_of_file(path).words[:WORDS]),
+            "image": image(picture_of(path, here, page.workspace)),
+            "step": here.label if here is not None else "",
+            "steps": [step(each) for each in steps] if here is not None else [],
+        }
 
     def _bars(self, name: str, values: Values) -> str:
         """HTML of the bars of a text field, or of each of its lines with the name of its file."""

@@ -241,6 +241,16 @@ def _cell(
     return f'<td><div class="grid-cell waits" title="{words}"></div></td>'
 
 
+def removed(state: Mapping[str, Any]) -> str:
+    """HTML of the undo of what was removed last: the axes, or a grid; "" without either. state: of the tab"""
+    what = "The axes were removed." if state.get("axes") else "The grid was moved to the trash."
+    if not (state.get("axes") or state.get("trashed")):
+        return ""
+    return (
+        f'<p class="strip grid-removed" role="status"><span class="hint">{what}</span>{button("put_back", "Undo")}</p>'
+    )
+
+
 def unreadable(name: str, what: str) -> str:
     """HTML of an open grid whose file is damaged."""
     close: Any = button("close", "Close", kind="quiet")

@@ -175,6 +175,9 @@ class Grids:
             return None
 
     def _table(self) -> str:
+        return view.removed(self._state()) + self._opened_table()
+
+    def _opened_table(self) -> str:
         name = str(self._state().get("open", ""))
         if not name:
             return ""
@@ -206,7 +209,7 @@ class Grids:
             elif act == "make":
                 self._make()
             elif act in ("open", "close"):
-                self._keep(open=arg if act == "open" else "")
+                self._keep(open=arg if act == "open" else "", axes={}, trashed="")
             elif act == "resume":
                 self._resume(arg)
             elif act == "delete":
@@ -217,8 +220,10 @@ class Grids:
                 self._end_copy(act, arg)
             elif act == "card_remove":
                 self._wrong = []
-                self._keep(fields={})
+                self._keep(fields={}, axes={name: text for name, text in self._axes().items() if text}, trashed="")
                 cards.put(self.page, cards.GRID, False)
+            elif act == "put_back":
+                self._put_back()
         boards = self._boards()
         return boards | {"client": changed_boards("", self._stamp(), boards)["client"]}
 
@@ -294,7 +299,24 @@ class Grids:
         target = self.page.workspace.trash / f"{name}-{int(time.time())}"
         target.parent.mkdir(parents=True, exist_ok=True)
         atomic.replace(folder.path, target)
-        self._keep(open="")
+        self._keep(open="", axes={}, trashed=target.name)
+
+    def _put_back(self) -> None:
+        """Undo the last removal: of the axes, or of a grid, which comes out of the trash. Raises ProblemsError."""
+        state = self._state()
+        if axes := state.get("axes"):
+            cards.put(self.page, cards.GRID, True)
+            self._keep(fields=axes, axes={})
+            return
+        away = self.page.workspace.trash / Path(str(state.get("trashed", ""))).name
+        folder = self.page.workspace.outputs / "grids" / away.name.rpartition("-")[0]
+        if not state.get("trashed") or not away.is_dir() or folder.exists():
+            self._keep(trashed="")
+            raise ProblemsError.one(
+                "The grid is no longer in the trash", away.name, "make it again", "grid.not-in-trash"
+            )
+        atomic.replace(away, folder)
+        self._keep(open=folder.name, trashed="")
 
     # -- checkpoints
 
@@ -376,7 +398,7 @@ def queue(page: Page, folder: GridFolder) -> None:
 
 def show(page: Page, name: str) -> None:
     """Open a grid in Generate."""
-    page.project.keep(STATE, page.project.tab_state(STATE) | {"open": name})
+    page.project.keep(STATE, page.project.tab_state(STATE) | {"open": name, "axes": {}, "trashed": ""})
 
 
 def entry_of(page: Page, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:

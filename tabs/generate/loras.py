@@ -24,6 +24,7 @@ from core.settings.generation.generate import LoraUse
 from tabs.context import CURRENT_SESSION, Page
 from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
+from tabs.form.lora_steps import Checkpoint, checkpoints, name_of, one_for_each_run, picture_of
 from tabs.form.model_lists import Listed, ModelLists, badges, model_lists
 from tabs.form.picker import check_choice, matching, misfit, thumb
 from tabs.form.picker import rows as rows_of
@@ -31,7 +32,6 @@ from tabs.form.plain_presets import PlainForm
 from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.cards import add_buttons
-from tabs.generate.lora_steps import Checkpoint, checkpoints, name_of, one_for_each_run, picture_of
 from tabs.generate.panel import model_of
 from tabs.generate.view import strengths
 from tabs.markup import arg_now, board_event, button, esc, middle, row_of, short

@@ -5,24 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.doctor.trash import put_away_lately, put_back
+from core.dataset.sources.files import printable
 from core.engine.average import save_average
 from core.engine.keeping import put_away_others
 from core.engine.verdict import (
     FEW,
+    STRENGTHS,
+    USUAL,
     Comparison,
     Verdict,
     candidates,
     comparison_of,
+    has_strengths,
     measured_sentence,
+    position_of,
     read_verdict,
     write_verdict,
 )
-from core.generation.grids.folder import GridContent, GridFolder
-from core.generation.grids.plan import expected_steps
+from core.generation.grids.folder import GridContent, GridFolder, Index
+from core.generation.grids.plan import expected_steps, grid_of
+from core.generation.grids.reuse import reuse
 from core.record.kept import read_kept
 from core.record.preference import LEAST_CHOICES, Choice, Pair, add_choice, next_pair, preference, read_choices
 from core.record.problems import ProblemsError
@@ -41,15 +48,18 @@ if TYPE_CHECKING:
 ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
 REMEMBERED = 20  # runs
+TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a comparison: (row, column) -> path; failed: (row, column) -> reason; missing: how many will be made."""
+    """The images of a comparison: (row, column, index of a strength) -> path; failed: the same -> reason; missing: how many will be
+    made, total: of how many."""
 
-    paths: Mapping[tuple[int, int], str]
-    failed: Mapping[tuple[int, int], str]
+    paths: Mapping[Index, str]
+    failed: Mapping[Index, str]
     missing: int
+    total: int
 
 
 # -- display
@@ -77,7 +87,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
         folder = GridFolder(page.workspace.outputs / "grids" / verdict.grid)
         paths += [folder.path / "grid.json", folder.cells]
     entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed")) if verdict else None
-    averages = page.averages.get(run.name)
+    averages, copies = page.averages.get(run.name), Copies(page)
     task = averages and (id(averages), averages.done)
     return (
         files,
@@ -88,6 +98,9 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
         _row(entry),
         task,
         assess.stamp(page, run),
+        _minutes(page),
+        copies.folder,
+        [copies.outcome(run / "checkpoints" / file) for file in files],
     )
 
 
@@ -97,38 +110,69 @@ def _row(entry: Any) -> tuple[str, str, str] | None:
 
 def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdict: Verdict | None) -> dict[str, Any]:
     """The part for the browser. Columns: the base model, then checkpoints; rows: prompts."""
+    opened = _open(page, verdict)
+    verdict = verdict if opened else None
     try:
-        comparison = comparison_of(facts, job, page.workspace, _prompts_of(verdict), _prompt(page))
+        comparison = _comparison(page, facts, job, verdict)
     except ProblemsError as error:
         return {"run": run.name, "problems": [problem.to_dict() for problem in error.problems]}
-    opened = _open(page, verdict)
-    files, prompts = (verdict.files, verdict.prompts) if verdict and opened else (comparison.files, comparison.prompts)
-    images = _images(facts, job, files, [prompt.text for prompt in prompts], opened)
+    shown = verdict or Verdict("", comparison.files, comparison.prompts)
+    files, prompts, strengths = shown.files, shown.prompts, shown.strengths
+    images = _images(facts, job, shown, opened)
     columns = candidates(files, facts)
-    kept, best = read_kept(run), facts.get("best")
+    kept, best, copies = read_kept(run), facts.get("best"), Copies(page)
     for column in columns:
         column["kept"] = kept.get(f"checkpoints/{column['file']}")
         column["best"] = best["label"] if best and column["file"] == Path(best["file"]).name else ""
+        column["copied"] = copies.outcome(run / "checkpoints" / column["file"]) if column["file"] else None
         column["gone"] = bool(column["file"]) and column["step"] is None
     choices = read_choices(run)
     return {
         "run": run.name,
         "columns": columns,
         "prompts": [vars(prompt) for prompt in prompts],
-        "images": [[_image(page, images, row, x) for x in range(len(files))] for row in range(len(prompts))],
+        "strengths": list(STRENGTHS) if has_strengths(job) else list(USUAL),
+        "images": {
+            f"{strength:g}": [[_image(page, images, (y, x, z)) for x in range(len(files))] for y in range(len(prompts))]
+            for z, strength in enumerate(strengths)
+        },
         "sentence": assess.with_assessment(measured_sentence(best), run, columns[1:]),
         "assess": assess.part(page, run, facts, job),
         "making": _making(page, verdict, opened, images, comparison, set(comparison.files) - set(files)),
-        "blind": _blind(page, columns, [prompt.text for prompt in prompts], images, choices),
+        "blind": _blind(page, columns, shown, images, choices),
         "preferred": _preferred(columns, choices),
         "average": _average(page, run.name, job),
         "others": _others(run, facts, kept),
+        "copy_to": printable(copies.folder) if copies.folder else "",
     }
 
 
-def _prompts_of(verdict: Verdict | None) -> int:
-    """How many prompts the comparison has."""
-    return max(FEW, len(verdict.prompts)) if verdict is not None else FEW
+def _comparison(
+    page: Page,
+    facts: Mapping[str, Any],
+    job: TrainJob,
+    verdict: Verdict | None,
+    more: bool = False,
+    strength: float = 1.0,
+) -> Comparison:
+    """The comparison to make: that of the verdict with what is new in the run, or the first one, of as many prompts as the
+    minutes allow. more: of all prompts; strength: one more strength"""
+    strengths = sorted({*(verdict.strengths if verdict is not None else USUAL), strength} & {*STRENGTHS})
+    most = None if more else len(verdict.prompts) if verdict is not None else FEW
+    comparison = comparison_of(facts, job, page.workspace, most, _prompt(page), strengths)
+    each = (
+        grids.pace(page.workspace) * expected_steps(comparison.grid.job, ()) * len(comparison.files)
+    )  # seconds of a prompt
+    fits = max(1, int(60 * _minutes(page) / each)) if each else FEW
+    if verdict is not None or more or fits >= len(comparison.prompts):
+        return comparison
+    return comparison_of(facts, job, page.workspace, fits, _prompt(page), strengths)
+
+
+def _minutes(page: Page) -> float:
+    """The minutes that the images of a comparison may take."""
+    minutes = page.project.tab_state(TAB).get("minutes")
+    return float(minutes) if isinstance(minutes, (int, float)) and 0 < minutes <= MOST_MINUTES else BUDGET
 
 
 def _prompt(page: Page) -> str:
@@ -148,35 +192,38 @@ def _open(page: Page, verdict: Verdict | None) -> tuple[GridFolder, GridContent]
 def _images(
     facts: Mapping[str, Any],
     job: TrainJob,
-    files: Sequence[str],
-    prompts: Sequence[str],
+    verdict: Verdict,
     opened: tuple[GridFolder, GridContent] | None,
 ) -> Images:
-    """The images of the grid; where it has none yet, the run's samples of the same step and prompt."""
+    """The images of the grid; where it has none yet at the usual strength, the run's samples of the same step and prompt."""
     steps = {file["name"]: file["step"] for file in facts["files"]}
     if not job.method.traits.new_words:
         steps[""] = 0  # before the first step a model gives the images of its base
     samples = {(each["step"], each["prompt"]): each["file"] for each in facts["samples"]}
-    rows = [(y, x, prompt, file) for y, prompt in enumerate(prompts) for x, file in enumerate(files)]
-    paths = {(y, x): samples.get((steps.get(file, -1), prompt), "") for y, x, prompt, file in rows}
-    failed: dict[tuple[int, int], str] = {}
-    done = 0
+    paths: dict[Index, str] = {}
+    failed: dict[Index, str] = {}
+    size = (len(verdict.prompts), len(verdict.files), len(verdict.strengths))
+    done, total = 0, math.prod(size)
+    for y, x, z in product(*map(range, size)):
+        if not verdict.files[x] or (verdict.strengths[z],) == USUAL:
+            paths[y, x, z] = samples.get((steps.get(verdict.files[x], -1), verdict.prompts[y].text), "")
     if opened is not None:
         folder, content = opened
         generated = folder.generated()
-        for y, x, _, _ in rows:
-            position = content.source((x, y, 0))
-            if position in generated:
-                paths[y, x], done = str(folder.cell(position)), done + 1
-            elif position in content.failed:
-                failed[y, x] = content.failed[position]
-    return Images({at: path for at, path in paths.items() if path}, failed, len(rows) - done)
+        cells = {(y, x, z): content.source(position_of(verdict, y, x, z)) for y, x, z in product(*map(range, size))}
+        paths |= {at: str(folder.cell(cell)) for at, cell in cells.items() if cell in generated}
+        failed = {
+            at: content.failed[cell] for at, cell in cells.items() if cell in content.failed and cell not in generated
+        }
+        done = len(generated.intersection(cells.values()))
+        total = len(set(cells.values()))
+    return Images({at: path for at, path in paths.items() if path}, failed, total - done, total)
 
 
-def _image(page: Page, images: Images, row: int, column: int) -> dict[str, str] | None:
-    path = images.paths.get((row, column))
+def _image(page: Page, images: Images, at: Index) -> dict[str, str] | None:
+    path = images.paths.get(at)
     if path is None:
-        return {"failed": images.failed[row, column]} if (row, column) in images.failed else None
+        return {"failed": images.failed[at]} if at in images.failed else None
     return {"small": page.thumb_url(path, SMALL), "whole": page.file_url(path)}
 
 
@@ -189,17 +236,21 @@ def _making(
     new: set[str],
 ) -> dict[str, Any]:
     """How far the images are, and what can be done. state: "", "waiting", "running", "stopped" or "done"; more: further prompts."""
-    total = len(comparison.files) * len(comparison.prompts)
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
     failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
-    seconds = grids.pace(page.workspace) * expected_steps(comparison.grid.job, ()) * total if opened is None else 0.0
+    each = grids.pace(page.workspace) * expected_steps(comparison.grid.job, ())  # seconds of an image
+    column = (len(comparison.files) - 1) * len(comparison.prompts)  # images of one more strength
     return {
         "state": state,
         "entry": entry.id if entry else "",
-        "total": total,
-        "missing": images.missing if opened else total,
-        "about": clock(seconds) if seconds else "",
+        "total": images.total,
+        "missing": images.missing,
+        "about": clock(each * images.missing) if each else "",
+        "minutes": _minutes(page),
+        "late": state == "stopped" and opened is not None and opened[1].state == "late",
+        "column": column,
+        "column_about": clock(each * column) if each else "",
         "new": len(new) if opened else 0,
         "more": comparison.proposed - len(comparison.prompts),
         "message": failed.message if failed is not None and state == "stopped" else "",
@@ -207,11 +258,16 @@ def _making(
 
 
 def _blind(
-    page: Page, columns: Sequence[Mapping[str, Any]], prompts: Sequence[str], images: Images, choices: Sequence[Choice]
+    page: Page, columns: Sequence[Mapping[str, Any]], verdict: Verdict, images: Images, choices: Sequence[Choice]
 ) -> dict[str, Any] | None:
-    """The next two images to choose between, without names; None without two of one prompt."""
+    """The next two images of the usual strength to choose between, without names; None without two of one prompt."""
+    prompts, usual = [prompt.text for prompt in verdict.prompts], verdict.strengths.index(*USUAL)
     names = [column["file"] for column in columns[1:] if not column["gone"]]
-    at = {(prompts[row], columns[column]["file"]): path for (row, column), path in images.paths.items() if column}
+    at = {
+        (prompts[row], columns[column]["file"]): path
+        for (row, column, strength), path in images.paths.items()
+        if column and strength == usual
+    }
     pairs: list[Pair] = [
         (one, other, prompt)
         for prompt in prompts
@@ -272,35 +328,50 @@ def _others(run: Path, facts: Mapping[str, Any], kept: Mapping[str, str]) -> dic
 # -- commands
 
 
-def start(page: Page, run: str, more: bool = False) -> None:
-    """Make the images of a run's comparison: begin its grid, resume it, or begin one with what is new. more: with all prompts. Raises
-    ProblemsError."""
+def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> None:
+    """Make the images of a run's comparison: begin its grid, resume it, or begin one with what is new, which takes over the images
+    that exist. more: with all prompts; strength: with one more strength. Raises ProblemsError."""
     facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.workspace.runs / Path(run).name
     verdict = read_verdict(folder)
     opened = _open(page, verdict)
-    most = None if more else _prompts_of(verdict if opened else None)
-    comparison = comparison_of(facts, job, page.workspace, most, _prompt(page))
-    if verdict and opened and (comparison.files, comparison.prompts) == (verdict.files, verdict.prompts):
+    comparison = _comparison(page, facts, job, verdict if opened else None, more, strength)
+    if verdict and opened and comparison.content == verdict.content:
         if grids.entry_of(page, verdict.grid) is None:
+            opened[0].change(minutes=_minutes(page))
             grids.queue(page, opened[0])
         return
     if verdict and (entry := grids.entry_of(page, verdict.grid)):
         page.engine.cancel(entry.id)
     grid = grids.begun(page, comparison.grid.job, run, comparison.grid.notes)
+    grid.change(minutes=_minutes(page))
+    if opened:
+        reuse(grid, grid_of(grid.job(), page.workspace), page.workspace)
     write_verdict(folder, grid.name, comparison)
     grids.queue(page, grid)
 
 
 def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    start(page, str(data.get("run", "")), bool(data.get("more")))
+    """The command of the button: {more, strength, minutes}."""
+    strength, minutes = data.get("strength", 1.0), data.get("minutes")
+    if strength not in STRENGTHS:
+        listed = ", ".join(f"{each:g}" for each in STRENGTHS)
+        raise ProblemsError.one(
+            "This strength is not offered", "strength", f"choose one of {listed}", "verdict.strength"
+        )
+    if minutes is not None:
+        if not isinstance(minutes, (int, float)) or not 0 < minutes <= MOST_MINUTES:
+            what, fix = "The minutes are not a usable number", f"write a number above 0, at most {MOST_MINUTES:,.0f}"
+            raise ProblemsError.one(what, "minutes", fix, "verdict.minutes")
+        page.project.keep(TAB, page.project.tab_state(TAB) | {"minutes": float(minutes)})
+    start(page, str(data.get("run", "")), bool(data.get("more")), float(strength))
 
 
 def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Open the grid of the comparison in Generate, or one over strengths."""
+    """Open the grid of the comparison in Generate, or one over strengths before there is one."""
     run = str(data.get("run", ""))
     page.engine.snapshot(run)
     verdict = read_verdict(page.workspace.runs / Path(run).name)
-    if data.get("strengths") or verdict is None:
+    if verdict is None:
         grids.of_run(page, run)
     else:
         grids.show(page, verdict.grid)
@@ -308,8 +379,12 @@ def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    name = str(data.get("file", ""))[:LONGEST]
-    Copies(page).keep(str(data.get("run", "")), name, "" if data.get("keep") else None)
+    file, name = str(data.get("file", ""))[:LONGEST], str(data.get("title", ""))[:LONGEST]
+    Copies(page).keep(str(data.get("run", "")), file, name if data.get("keep") else None)
+
+
+def _copy(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    Copies(page).start(*(str(data.get(each, ""))[:LONGEST] for each in ("run", "file", "folder")))
 
 
 def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -353,6 +428,7 @@ COMMANDS = {
     "grid": _start,
     "verdict_all": _show_all,
     "verdict_keep": _keep,
+    "verdict_copy": _copy,
     "verdict_put_away": _put_away,
     "verdict_put_back": _put_back,
     "verdict_choose": _choose,

@@ -56,7 +56,7 @@ class Copies:
 
     def __init__(self, page: Page):
         self._page = page
-        self._copies: dict[str, Copying] = {}
+        self._copies: dict[str, Copying] = page.copies
 
     @property
     def folder(self) -> Path | None:
@@ -213,6 +213,20 @@ class Copies:
         """HTML of the state of a file's newest copy; "" without one."""
         going = self._copies.get(str(file["path"]))
         return _state(file["name"], going) if going else ""
+
+    def outcome(self, path: Path) -> dict[str, Any] | None:
+        """{percent of a running copy, or None; path of the finished one; problems} of a file's newest copy; None without one."""
+        going = self._copies.get(str(path))
+        if going is None:
+            return None
+        task = going.task
+        ended = task.done and task.error is None
+        problems = [*task.error.problems] if task.done and task.error else going.misread if ended else []
+        return {
+            "percent": None if task.done else round(100 * task.progress),
+            "path": printable(task.result.path) if ended else "",
+            "problems": [problem.to_dict() for problem in problems],
+        }
 
 
 def _with_field(act: str, text: str, kind: str) -> str:

@@ -15,6 +15,7 @@ from work_parts import HOSTILE, event, make_page, said
 from core.engine.queue import QueueEntry
 from core.engine.view import RunView
 from core.generation.grids.folder import list_grids
+from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.kept import read_kept
 from core.record.run_folder import RunFolder
@@ -25,6 +26,7 @@ from tabs.form.model_lists import ModelLists
 from tabs.generate import form, grids
 from tabs.generate.tab import Fields
 from tests.generation.test_run import small_lora
+from tests.refusals import refused
 
 
 class Queue(Engine):
@@ -126,8 +128,24 @@ def test_a_grid_is_queued_with_its_folder_shown_cancelled_and_resumed(desk):
         desk.act(event("delete", folder.name))
     desk.page.engine.entries = []
     desk.act(event("delete", folder.name))
-    assert not list_grids(desk.page.workspace) and desk._table() == ""
+    assert not list_grids(desk.page.workspace) and "<table" not in desk._table()
     assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
+    desk.act(event("put_back"))
+    assert "<table" in desk._table() and "put_back" not in desk._table() and not [*desk.page.workspace.trash.iterdir()]
+    desk.act(event("delete", folder.name))
+    atomic.remove_folder(next(desk.page.workspace.trash.iterdir()))
+    with refused("grid.not-in-trash"):
+        desk.act(event("put_back"))
+    assert desk._table() == ""
+
+
+def test_a_removed_grid_card_comes_back_with_its_axes(desk):
+    give(desk, x_axis="steps", x_values="1, 2")
+    axes = desk._axes()
+    desk.act(event("card_remove", "grid"))
+    assert not any(desk._axes().values()) and "put_back" in desk._table()
+    desk.act(event("put_back"))
+    assert desk._axes() == axes and desk._table() == ""
 
 
 def test_a_run_gives_a_grid_with_its_losses_and_a_checkpoint_is_kept_copied_and_let_go(desk, tmp_path):

@@ -11,8 +11,11 @@ from page_server import Served
 from playwright.sync_api import expect
 from work_parts import image
 
+from core.engine.verdict import read_verdict
+from core.generation.grids.folder import GridFolder
 from core.record.kept import read_kept
 from core.record.preference import read_choices
+from tests.generation.test_run import small_lora
 
 STEPS = (20, 40, 60)
 
@@ -64,7 +67,7 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     tab.keyboard.up(" ")
     expect(label).to_contain_text("step 40")
     tab.keyboard.press("k")
-    expect(card.locator(".verdict-keep")).to_contain_text("Kept as")
+    expect(card.get_by_label("Kept as")).to_have_value("verdict-step00000040")
     assert [*read_kept(run.folder)] == ["checkpoints/verdict-step00000040.safetensors"]
 
     tab.keyboard.press("b")
@@ -86,6 +89,62 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     expect(card.locator(".verdict-sentence")).to_contain_text("step 40 nearly copies a training image (fox.png)")
     expect(card.get_by_role("button", name="Assess 3 checkpoints")).to_be_visible()
     expect(label).to_contain_text("step 40")  # the kept one
+
+
+def test_a_kept_checkpoint_is_named_and_copied_the_others_go_to_the_trash_and_all_comes_back(window, served, tmp_path):
+    run = trained(served, "keeping")
+    checkpoints, other = run.folder / "checkpoints", tmp_path / "other program"
+    other.mkdir()
+    tab = window.open(f"Monitor/{run.name}")
+    keep, left = (
+        tab.locator("#verdict .verdict-keep"),
+        tab.get_by_role("button", name="Move the other 2 checkpoints to the trash"),
+    )
+    keep.get_by_role("button", name="Keep this one").click()
+    name = keep.get_by_label("Kept as")
+    name.fill("fox for icons")
+    name.press("Enter")
+    expect(tab.locator(".verdict-one figcaption")).to_contain_text("kept as fox for icons")
+    file = "checkpoints/keeping-step00000060.safetensors"
+    assert read_kept(run.folder) == {file: "fox for icons"}
+    keep.get_by_label("Copy to").fill(str(tmp_path / "gone"))
+    keep.get_by_role("button", name="Copy", exact=True).click()
+    expect(tab.locator("#said")).to_contain_text("folder")
+    keep.get_by_label("Copy to").fill(str(other))
+    keep.get_by_role("button", name="Copy", exact=True).click()
+    expect(keep).to_contain_text("Copied: ")
+    assert [path.name for path in other.iterdir()] == ["keeping-step00000060.safetensors"]
+    left.click()
+    back = keep.get_by_role("button", name="Put 2 checkpoints back")
+    expect(back).to_be_visible()
+    assert [path.name for path in checkpoints.glob("*.safetensors")] == ["keeping-step00000060.safetensors"]
+    back.click()
+    expect(left).to_be_visible()
+    assert len([*checkpoints.glob("*.safetensors")]) == 3
+    keep.get_by_role("button", name="Undo keeping step 60").click()
+    expect(keep.get_by_role("button", name="Keep this one")).to_be_visible()
+    assert read_kept(run.folder) == {} and len([*other.iterdir()]) == 1, "the copy stays"
+
+
+def test_strengths_are_asked_for_by_the_slider_and_come_within_the_minutes(window, served):
+    run = trained(served, "strengths")
+    for file in (run.folder / "checkpoints").iterdir():
+        small_lora(file)
+    tab = window.open(f"Monitor/{run.name}")
+    card, label = tab.locator("#verdict"), tab.locator("#verdict .verdict-one figcaption")
+    card.get_by_label("Minutes at most").fill("7")
+    card.get_by_role("button", name=re.compile("Make .* images")).click()
+    expect(card.locator("> .verdict-make")).not_to_contain_text("Make 20 images")
+    slider = card.get_by_label("Strength", exact=True)
+    slider.press("ArrowLeft")
+    expect(label).to_have_text("step 60 \u00b7 strength 0.8")
+    expect(card.locator(".verdict-one .verdict-none")).to_be_visible()
+    expect(card.locator(".verdict-base img")).to_be_visible()
+    card.get_by_role("button", name=re.compile("Make strength 0.8: .* images")).click()
+    expect(card.get_by_role("button", name=re.compile("Make strength"))).to_have_count(0)
+    verdict = read_verdict(run.folder)
+    grid = GridFolder.named(verdict.grid, served.workspace)
+    assert verdict.strengths == (0.8, 1.0) and grid.content().minutes == 7
 
 
 @pytest.mark.slow

@@ -24,9 +24,12 @@ from core.generation.grids.reuse import reuse
 from core.record.cancel import CancelToken
 from core.record.kept import read_kept
 from core.record.preference import read_choices
+from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
 from core.settings.job import TrainJob
+from core.tasks import tasks
+from tabs.form.task_form import TaskForm
 from tabs.monitor import verdict
 from tests.refusals import refused
 
@@ -64,7 +67,7 @@ def test_a_run_that_ended_shows_its_samples_at_once_and_the_images_of_its_grid_a
     assert before["columns"][1]["loss"] == 0.2 and "40" in before["sentence"]
     shows = [prompt["shows"] for prompt in before["prompts"]]
     assert len(shows) == 5 and shows[:2] == ["sample prompt", "held-out caption"]
-    assert [[bool(cell) for cell in line] for line in before["images"][:2]] == [[False, True, False], [False] * 3]
+    assert [[bool(cell) for cell in line] for line in before["images"]["1"][:2]] == [[False, True, False], [False] * 3]
     assert (before["making"]["state"], before["making"]["missing"]) == ("", 15) and before["blind"] is None
     assert part(page) is before, "nothing is computed again while nothing changed"
 
@@ -77,11 +80,11 @@ def test_a_run_that_ended_shows_its_samples_at_once_and_the_images_of_its_grid_a
     assert len(page.engine.jobs) == 1, "twice is once"
     make(folder, (0, 0, 0), (1, 0, 0), (2, 0, 0), (1, 1, 0))
     shown = part(page)
-    assert [[bool(cell) for cell in line] for line in shown["images"][:2]] == [[True] * 3, [False, True, False]]
+    assert [[bool(cell) for cell in line] for line in shown["images"]["1"][:2]] == [[True] * 3, [False, True, False]]
     assert shown["making"]["missing"] == 11
     page.engine.entries = []
     folder.change(failed={(2, 1, 0): "The device ran out of memory"})
-    assert part(page)["making"]["state"] == "stopped" and "memory" in part(page)["images"][1][2]["failed"]
+    assert part(page)["making"]["state"] == "stopped" and "memory" in part(page)["images"]["1"][1][2]["failed"]
     command(page, "grid")
     assert len(page.engine.jobs) == 2 and len(list_grids(page.workspace)) == 1, "it is resumed"
     command(page, "verdict_all")
@@ -98,12 +101,57 @@ def test_more_prompts_are_a_grid_that_takes_over_equal_cells_which_no_file_has_c
     os.utime(run / "checkpoints" / "fox-step00000040.safetensors", (2e9, 2e9))  # trained again since
     command(page, "grid", more=True)
     second = next(folder for folder in list_grids(page.workspace) if folder.name != first.name)
-    assert len(part(page)["prompts"]) > 5 and part(page)["making"]["missing"] > 15
-    assert reuse(second, grid_of(second.job(), page.workspace), page.workspace) == 10
-    assert {x for x, _, _ in second.generated()} == {0, 1} and reuse(
-        second, grid_of(second.job(), page.workspace), page.workspace
-    ) == 0
+    made, total = len(second.generated()), part(page)["making"]["total"]
+    assert len(part(page)["prompts"]) > 5 and part(page)["making"]["missing"] == total - made and made == 10
+    assert {x for x, _, _ in second.generated()} == {0, 1}
+    assert reuse(second, grid_of(second.job(), page.workspace), page.workspace) == 0
     assert second.cell((0, 0, 0)).stat().st_mtime_ns == first.cell((0, 0, 0)).stat().st_mtime_ns
+
+
+def test_a_further_strength_takes_over_every_image_and_comes_within_the_minutes_that_are_kept(page):
+    command(page, "grid", minutes=7)
+    (first,) = list_grids(page.workspace)
+    assert first.content().minutes == 7 and part(page)["strengths"] == [0.4, 0.6, 0.8, 1.0, 1.2]
+    make(first, *((x, y, 0) for x in range(3) for y in range(5)))
+    page.engine.entries = []
+    shown = part(page)
+    assert list(shown["images"]) == ["1"] and shown["making"]["column"] == 10, "the base model has no strength"
+    first.cell((2, 4, 0)).rename(first.path / "away.png")
+    first.change(state="late")
+    assert part(page)["making"]["late"] and part(page)["making"]["missing"] == 1
+    (first.path / "away.png").rename(first.cell((2, 4, 0)))
+    command(page, "grid", strength=0.6)
+    assert read_verdict(page.workspace.runs / RUN).strengths == (0.6, 1.0) and part(page)["making"]["minutes"] == 7
+    second = (
+        list_grids(page.workspace)[0]
+        if list_grids(page.workspace)[0].name != first.name
+        else list_grids(page.workspace)[1]
+    )
+    for y, x in ((0, 0), (4, 2)):
+        linked = second.cell((x, 1, y) if x else (0, 0, y))  # [0.6, 1.0]; equal cells share the first one
+        assert linked.stat().st_mtime_ns == first.cell((x, y, 0)).stat().st_mtime_ns
+    after = part(page)
+    assert (after["making"]["total"], after["making"]["missing"], after["making"]["state"]) == (25, 10, "waiting")
+    images = after["images"]
+    assert [bool(cell) for cell in images["0.6"][3]] == [True, False, False] and all(map(all, images["1"]))
+    assert images["0.6"][3][0] == images["1"][3][0] and after["blind"] is not None
+    assert len(page.engine.jobs) == 2
+    command(page, "grid", strength=0.6)
+    assert len(page.engine.jobs) == 2 and len(list_grids(page.workspace)) == 2, "twice is once"
+    for wrong, code in (({"strength": 0.7}, "verdict.strength"), ({"minutes": "x"}, "verdict.minutes")):
+        with refused(code):
+            command(page, "grid", **wrong)
+
+
+def test_the_first_prompts_are_as_many_as_the_minutes_allow(page, monkeypatch):
+    monkeypatch.setattr(verdict.grids, "pace", lambda workspace: 1.0)  # second per step
+    steps = verdict.expected_steps(
+        verdict._comparison(page, page.engine.snapshot(RUN), page.engine.run_job(RUN), None).grid.job, ()
+    )
+    command(page, "grid", minutes=3 * steps * 2.5 / 60)
+    assert len(part(page)["prompts"]) == 2 and part(page)["making"]["more"] > 0
+    command(page, "grid", more=True)
+    assert len(part(page)["prompts"]) > 5
 
 
 def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
@@ -236,3 +284,45 @@ def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(t
     for too_few in ([], names[:1], [names[0], "gone.safetensors"]):
         with refused("average.too-few"):
             save_average(run, facts(), too_few, False, workspace, CancelToken())
+
+
+def test_a_lora_of_a_merge_has_the_name_of_its_run_and_the_other_steps_keep_the_form_of_its_path(page):
+    folder = page.workspace.runs / RUN / "checkpoints"
+    files = [folder / f"fox-step{step:08d}.safetensors" for step in (20, 40)]
+    image(folder.parent / "samples" / "00000040_00.png")
+    merge = TaskForm(page, tasks()["merge_loras"], "tool-merge_loras", "field", (dict, print))
+    card = merge._card(str(files[0]))
+    assert card["step"] == "step 20" and card["name"] != files[0].stem and not card["image"].startswith(str(folder))
+    assert [each["file"] for each in card["steps"]] == [str(file) for file in files]
+    assert [bool(each["image"]) for each in card["steps"]] == [False, True]
+    gone = merge._card("/gone/owl.safetensors")
+    assert (gone["name"], gone["image"], gone["steps"]) == ("owl", "", [])
+
+
+@pytest.mark.parametrize("bad", ["no base model", "one checkpoint", "a long name", "a long prompt", "no samples"])
+def test_the_comparison_of_a_poor_run_says_what_is_wrong_or_works(page, bad):
+    run, job, facts = page.workspace.runs / RUN, page.engine.run_job(RUN), page.engine.snapshot(RUN)
+    if bad == "no base model":
+        job = job.model_copy(update={"model": job.model.model_copy(update={"base_model": "models/gone"})})
+    elif bad == "one checkpoint":
+        (run / "checkpoints" / "fox-step00000020.safetensors").unlink()
+        facts = page.engine.snapshot(RUN)
+    elif bad == "a long name":
+        facts = facts | {"title": "x" * 200}
+    elif bad == "a long prompt":
+        samples = job.samples.model_copy(update={"sample_prompts": ["a fox " * 700]})
+        job = job.model_copy(update={"samples": samples})
+    else:
+        (run / "samples" / "20.png").unlink()
+        (run / "dataset.json").unlink()
+        facts = facts | {"samples": []}
+    page.engine.snapshot, page.engine.run_job = lambda name: facts, lambda name: job
+    shown = verdict.part(page, RUN, facts, job)
+    assert "problems" in shown or len(shown["columns"]) == len(facts["files"]) + 1
+    if bad == "no base model":
+        with pytest.raises(ProblemsError):
+            command(page, "grid")
+        assert not page.engine.jobs and read_verdict(run) is None and not list_grids(page.workspace)
+    else:
+        command(page, "grid")
+        assert verdict.part(page, RUN, facts, job)["making"]["state"] == "waiting"

@@ -44,7 +44,8 @@ class AxisTexts:
 
 @dataclass(frozen=True)
 class GridContent:
-    """The content of grid.json. state: "new", "running", "done", "stopped" or "failed"."""
+    """The content of grid.json. state: "new", "running", "done", "stopped", "late" or "failed". minutes: after
+    which it ends, 0 for no limit; it is "late" if cells were missing then."""
 
     title: str
     axes: tuple[AxisTexts, ...]
@@ -55,6 +56,7 @@ class GridContent:
     seconds: float
     prompt: str
     run: str = ""
+    minutes: float = 0.0
 
     def axis(self, letter: str) -> AxisTexts | None:
         return next((axis for axis in self.axes if axis.letter == letter), None)
@@ -197,6 +199,7 @@ class GridFolder:
                 seconds=float(raw["seconds"]),
                 prompt=str(raw["job"]["generate"].get("prompt", "")),
                 run=str(raw.get("run", "")),
+                minutes=float(raw.get("minutes", 0.0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ProblemsError([damaged(self.path / FILE)]) from None

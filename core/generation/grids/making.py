@@ -36,6 +36,8 @@ def run_task(job: GridJob, context: JobContext) -> Outcome:
     store = context.store or make_store()
     folder, failed = run_grid(job, context.workspace, store=store, device=context.device, reports=context)
     lines = [f"{count(failed, 'image')} failed"] if failed else []
+    if (content := folder.content()).state == "late":
+        lines.append(f"The {content.minutes:g} minutes are over: resume the grid for the rest")
     paths = [display_path(path) for path in (folder.png, folder.html)]
     return Outcome(lines=[*lines, *paths], facts={"grid": folder.name, "failed": failed})
 
@@ -72,8 +74,7 @@ def run_grid(
     folder.change(state="running", failed={})
     state = "failed"
     try:
-        work.run()
-        state = "done"
+        state = "done" if work.run() else "late"
     except Cancelled:
         state = "stopped"
         raise
@@ -97,18 +98,22 @@ class Work:
 
     def __post_init__(self) -> None:
         self.done = self.folder.generated()
+        self._seconds = 60 * self.folder.content().minutes
         steps = {cell.position: sampling_steps(cell.request.job) for cell in self.grid.cells}
         self._before = sum(steps[position] for position in steps if position in self.done)
         self.progress = Progress(self.reports, "image", len(steps), sum(steps.values()), len(self.done), self._before)
 
-    def run(self) -> None:
-        """Generate all missing cells."""
+    def run(self) -> bool:
+        """Generate the missing cells; False if the minutes of the grid were over before the last one."""
         self._began = time.monotonic()
         self.folder.cells.mkdir(exist_ok=True)
         for part in self.grid.parts:
             alone = False
             while any(not self._is_over(cell) for cell in part.cells):
+                if self._is_late:
+                    return False
                 alone = self._try(part, alone)
+        return True
 
     def end(self, state: str) -> None:
         """Write the result to grid.json, and grid.png and grid.html."""
@@ -122,6 +127,10 @@ class Work:
         if self.done:
             self.reports.stage("writing the grid")
             export(self.folder)
+
+    @property
+    def _is_late(self) -> bool:
+        return 0 < self._seconds <= time.monotonic() - self._began
 
     def _is_over(self, cell: Cell) -> bool:
         return cell.position in self.done or cell.position in self.failed
@@ -157,6 +166,8 @@ class Work:
                 self._save(images[-1], self.folder.cell(position), metadata.job_of(request.job), metadata)
                 self.done.add(position)
                 self.reports.generated(self.folder.cell(position), request.seed)
+                if self._is_late and all(self._is_over(part.cells[number]) for number in self.progress.batch):
+                    return
 
     def _save(self, image: Image, path: Path, job: GenerateJob, metadata: ImageMetadata) -> None:
         try:

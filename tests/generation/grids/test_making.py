@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from io import BytesIO
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from PIL import Image
 
 from core.cli.main import main
 from core.generation import making
+from core.generation.grids import making as grids_making
 from core.generation.grids.folder import GridFolder, list_grids
 from core.generation.grids.making import begin, run_grid
 from core.generation.grids.plan import check_task, decided, grid_of
@@ -181,6 +184,20 @@ def test_a_stopped_grid_makes_only_what_is_missing_and_equals_an_unbroken_one(wo
     assert kept.stat().st_mtime_ns == before[kept], "what was there is not made again"
     for path in whole.cells.iterdir():
         assert np.array_equal(pixels(path), pixels(folder.cells / path.name))
+
+
+def test_a_grid_ends_when_its_minutes_are_over_and_is_resumed(workspace, store, monkeypatch):
+    folder = begin(job_of(**TWO), workspace)
+    folder.change(minutes=1)
+    resumed = job_of().model_copy(update={"grid": GridSettings(folder=folder.name)})
+    monkeypatch.setattr(
+        grids_making, "time", SimpleNamespace(monotonic=count(0, 40).__next__)
+    )  # 40 seconds at each look
+    run_grid(resumed, workspace, store=store)
+    assert folder.content().state == "late" and folder.generated() == {(0, 0, 0), (0, 1, 0)}, "the batch is finished"
+    folder.change(minutes=0)
+    run_grid(resumed, workspace, store=store)
+    assert folder.content().state == "done" and len(folder.generated()) == 6
 
 
 @pytest.mark.slow

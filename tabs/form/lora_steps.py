@@ -17,8 +17,8 @@ from core.record.problems import ProblemsError
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder, run_of
 from core.record.workspace import Workspace
-from tabs.context import Page
 from tabs.form.model_lists import Listed
+from tabs.form.picker import FormPage
 
 STEP = re.compile(r"-(?:step\d{8}|\d{6})$")  # end of the name of a checkpoint that is not the last one
 MARK = re.compile(r" (\([^()]*\))$")  # end of a label: best or kept
@@ -35,7 +35,7 @@ class Checkpoint:
     loss: float | None
 
 
-def checkpoints(page: Page, run: Path) -> list[Checkpoint]:
+def checkpoints(page: FormPage, run: Path) -> list[Checkpoint]:
     """The checkpoints of a run in the order of their steps; [] without its journal."""
     try:
         facts: dict[str, Any] = page.engine.snapshot(run.name)
