@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Find = Callable[["Image", float], Sequence[Box]]  # (RGB image, lowest confidence) -> boxes, the surest first
 
+OF_FILES = 0.3  # usual confidence, ADetailer's
+
 
 @dataclass(frozen=True)
 class Detector:
@@ -30,7 +32,7 @@ class Detector:
     title: str
     open: Callable[[], AbstractContextManager[Find]]
     check: Callable[[], object] = lambda: None
-    confidence: float = 0.3
+    confidence: float = OF_FILES
 
 
 DETECTORS: dict[str, Detector] = {}
@@ -40,6 +42,12 @@ def register(detector: Detector) -> None:
     """Register a detector as a choice of the detailer."""
     DETECTORS[detector.name] = detector
     add_choice(DetailerSettings, "ad_model", detector.name, detector.title)
+
+
+def lowest_confidence(settings: DetailerSettings) -> float:
+    """The confidence that is set, else the detector's usual one."""
+    usual = OF_FILES if settings.ad_model_file else DETECTORS[settings.ad_model].confidence
+    return usual if settings.ad_confidence is None else settings.ad_confidence
 
 
 @contextmanager

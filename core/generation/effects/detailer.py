@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.control.detectors import DETECTORS, Box, Find
+from core.control.detectors import DETECTORS, Box, Find, lowest_confidence
 from core.formats.onnx.file import check_onnx
 from core.generation.effects.inpaint import blurred, only_masked
 from core.generation.model.sources import HookFile
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 FILE, DETECTOR = "detailer.ad_model_file", "detailer.ad_model"
 FOLDER = "detectors"  # in models/
-OF_FILES = 0.3  # confidence, ADetailer's default
 SEPARATOR, WHOLE, SKIP = re.compile(r"\s*\[SEP\]\s*"), "[PROMPT]", "[SKIP]"
 # Groups that act on the whole image only
 OF_WHOLE = (
@@ -168,8 +167,7 @@ class Detailer:
         key = settings.ad_model_file or settings.ad_model, settings.ad_model_classes
         if key not in self._finders:
             self._finders[key] = self._opened_finder(settings)
-        usual = OF_FILES if settings.ad_model_file else DETECTORS[settings.ad_model].confidence
-        return self._finders[key](image, usual if settings.ad_confidence is None else settings.ad_confidence)
+        return self._finders[key](image, lowest_confidence(settings))
 
     def _opened_finder(self, settings: DetailerSettings) -> Find:
         if not settings.ad_model_file:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from core import __version__
 from core.diffusion.samplers import schedule_problem
 from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, unread_in, uses_in
+from core.generation.images.a1111_detailer import detailer_words, read_detailer
 from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, read_other, written_rows
 from core.generation.images.record import names_of
 from core.generation.model.sources import Hashes
@@ -362,6 +363,7 @@ TOPICS = (
     Topic(_hires, _read_hires),
     Topic(_model, _read_model),
     Topic(units_of, _read_nets),
+    Topic(detailer_words, read_detailer),
 )
 # The first names, in A1111's order.
 FIRST = ("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,7 +11,9 @@ from PIL import Image
 
 from core.control.detectors import DETECTORS, Detector
 from core.generation.effects.detailer import chosen, job_of
+from core.generation.images.a1111 import a1111_parts, a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
+from core.generation.model.sources import Hashes
 from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
 from core.record.context import Reports
@@ -20,7 +23,7 @@ from core.settings.check import build
 from core.settings.generation.detailer import DetailerSettings
 from core.settings.job import GenerateJob
 
-LEFT, RIGHT, SIDE = (10, 20, 40, 50), (80, 70, 110, 100), 128
+LEFT, RIGHT, SIDE = (4, 8, 20, 24), (44, 40, 60, 56), 64
 
 
 class Heard(Reports):
@@ -53,14 +56,19 @@ def detected(monkeypatch):
 
 @pytest.fixture
 def make(workspace, store):
-    def images(reports=None, generate={}, **groups):
-        base = {"prompt": "a fox, flat icon", "seed": 7, "steps": 2, "width": SIDE, "height": SIDE, "sampler": "euler"}
-        groups["detailer"] = {"ad_steps": 3, "ad_denoising_strength": 0.7} | groups.get("detailer", {})
+    def images(reports=None, generate=None, **groups):
+        base = {"prompt": "a fox, flat icon", "seed": 7, "steps": 1, "width": SIDE, "height": SIDE, "sampler": "euler"}
+        groups["detailer"] = {
+            "ad_steps": 2,
+            "ad_denoising_strength": 0.7,
+            "ad_mask_blur": 1,
+            "ad_inpaint_only_masked_padding": 8,
+        } | groups.get("detailer", {})
         job = build(
             GenerateJob,
             {
                 "model": {"base_model": str(PROJECT / "models" / "starter")},
-                "generate": base | generate,
+                "generate": base | (generate or {}),
                 "memory": {"mixed_precision": "no"},
                 **groups,
             },
@@ -71,7 +79,7 @@ def make(workspace, store):
     return images
 
 
-def reach(box, blur=4, dilation=2):
+def reach(box, blur=1, dilation=2):
     """A mask of what may change: the box, dilated, and the reach of the blur's three box filters."""
     more, mask = dilation + 3 * blur, np.zeros((SIDE, SIDE), bool)
     mask[max(box[1] - more, 0) : box[3] + more, max(box[0] - more, 0) : box[2] + more] = True
@@ -106,7 +114,7 @@ def test_each_image_of_a_batch_gets_its_own_details(make, detected):
     plain = make(generate={"count": 2, "batch_size": 2})
     for (before, _), (after, _) in zip(plain, both, strict=True):
         difference = changed(before, after)
-        assert difference[20:50, 10:40].mean() > 0.9 and not difference[~(reach(LEFT) | reach(RIGHT))].any()
+        assert difference[8:24, 4:20].mean() > 0.9 and not difference[~(reach(LEFT) | reach(RIGHT))].any()
 
 
 def test_a_detail_follows_hires_fix_and_an_initial_image_and_its_own_seed_and_prompt(make, detected, tmp_path):
@@ -119,8 +127,8 @@ def test_a_detail_follows_hires_fix_and_an_initial_image_and_its_own_seed_and_pr
         "generate": {"sampler": "ddim"},
     }
     ((plain, _),), ((first, _),) = make(**begin), make(detailer=FACE, **begin)
-    assert changed(plain, first)[20:50, 10:40].mean() > 0.9 and not changed(plain, first)[~reach(LEFT)].any()
-    for other in ({"ad_seed": 8}, {"ad_prompt": "a blue square"}, {"ad_cfg_scale": 1.0}, {"ad_negative_prompt": "red"}):
+    assert changed(plain, first)[8:24, 4:20].mean() > 0.9 and not changed(plain, first)[~reach(LEFT)].any()
+    for other in ({"ad_seed": 8}, {"ad_prompt": "a blue square"}):
         ((again, _),) = make(detailer=FACE | other, **begin)
         assert changed(first, again).any() and not changed(first, again)[~reach(LEFT)].any()
 
@@ -163,6 +171,27 @@ def test_prompts_of_detections_are_separated_inserted_and_skipped():
     ]  # fmt: skip
 
 
+def test_a_detection_has_its_own_size_steps_guidance_and_negative_prompt_and_no_settings_of_the_whole():
+    own = {
+        "ad_inpaint_width": 96,
+        "ad_inpaint_height": 128,
+        "ad_steps": 5,
+        "ad_cfg_scale": 3,
+        "ad_negative_prompt": "b",
+    }
+    groups = {
+        "hires": {"highres_fix_scale": 2},
+        "regions": {"region_map": "map.png"},
+        "controls": {"control_image": "a"},
+    }
+    image = {"prompt": "a", "negative_prompt": "c", "seed": 1, "width": 64, "height": 64}
+    job = build(GenerateJob, {"generate": image, "detailer": FACE | own, **groups})
+    part = job_of(job, 0)
+    of = part.generate
+    assert (of.width, of.height, of.steps, of.guidance_scale, of.negative_prompt) == (96, 128, 5, 3, "b")
+    assert not (part.hires.highres_fix_scale or part.regions.region_map or part.controls.control_image)
+
+
 def test_bad_settings_are_refused_together_before_anything_is_loaded(workspace, detected):
     detailer = {
         "ad_model": "face",
@@ -171,7 +200,7 @@ def test_bad_settings_are_refused_together_before_anything_is_loaded(workspace, 
         "ad_mask_max_ratio": 0.4,
         "ad_denoising_strength": 0,
         "ad_prompt": "a face <lora:ink:1>",
-        "ad_negative_prompt": "(red:high)",
+        "ad_negative_prompt": "(red:1.2.3)",
     }
     job = build(GenerateJob, {"model": {"base_model": str(PROJECT / "models" / "starter")}, "detailer": detailer})
     with pytest.raises(ProblemsError) as refused:
@@ -181,7 +210,42 @@ def test_bad_settings_are_refused_together_before_anything_is_loaded(workspace, 
     } <= {*refused.value.codes}  # fmt: skip
 
 
-def test_an_images_file_makes_it_again(make, detected, workspace):
+def test_an_images_file_makes_it_again(make, detected, workspace, store):
     ((first, file),) = make(detailer=FACE | {"ad_mask_k_largest": 1, "ad_prompt": "a face, red"})
-    record = read_image_metadata(file)
-    assert record.job.detailer.ad_mask_k_largest == 1 and record.job.detailer.ad_prompt == "a face, red"
+    job = read_image_metadata(file).job
+    assert job.detailer.ad_mask_k_largest == 1
+    (again,) = run_generate(job, workspace, store=store, reports=Heard())
+    assert not changed(first, np.asarray(Image.open(again).convert("RGB")).astype(int)).any()
+
+
+WORDS = (
+    'ADetailer model: face_yolov8n.pt, ADetailer prompt: "a face, [PROMPT]", ADetailer confidence: 0.3, '
+    "ADetailer mask only top k largest: 2, ADetailer dilate erode: 4, ADetailer mask blur: 8, "
+    "ADetailer denoising strength: 0.35, ADetailer inpaint only masked: True, ADetailer inpaint padding: 40, "
+    "ADetailer use inpaint width height: True, ADetailer inpaint width: 768, ADetailer inpaint height: 640, "
+    "ADetailer use separate steps: True, ADetailer steps: 12, ADetailer version: 24.9.0"
+)
+
+
+def test_adetailers_words_are_read_and_written():
+    record = from_a1111_text(f"a fox\nSteps: 20, Sampler: Euler, Seed: 1, Size: 512x512, {WORDS}, Version: v1.10.1")
+    assert record.job.detailer == DetailerSettings(
+        ad_model="face", ad_prompt="a face, [PROMPT]", ad_mask_k_largest=2, ad_mask_blur=8, ad_denoising_strength=0.35,
+        ad_inpaint_only_masked_padding=40, ad_inpaint_width=768, ad_inpaint_height=640, ad_steps=12,
+    )  # fmt: skip
+    assert [note.code for note in record.notes] == ["image-settings.detector"]
+    again = from_a1111_text(a1111_text(record.job, Hashes("")))
+    assert again.job.detailer == record.job.detailer.model_copy(update={"ad_confidence": 0.9})
+    written = a1111_parts(a1111_text(record.job, Hashes("")))[2]
+    read = dict(pair.split(": ", 1) for pair in re.split(r", (?=ADetailer)", WORDS.replace('"', "")))
+    assert {name: text for name, text in written.items() if "Detailer" in name} == {
+        name: text for name, text in read.items() if name != "ADetailer version"
+    } | {"ADetailer model": "face", "ADetailer confidence": "0.9"}
+
+
+def test_other_detectors_of_adetailer_are_looked_for_as_onnx_files():
+    record = from_a1111_text(
+        "a\nSteps: 20, Sampler: Euler, ADetailer model: hand_yolov8n.pt, ADetailer confidence: 0.4"
+    )
+    assert (record.job.detailer.ad_model_file, record.job.detailer.ad_confidence) == ("hand_yolov8n.onnx", 0.4)
+    assert [note.code for note in record.notes] == ["image-settings.detector"]
