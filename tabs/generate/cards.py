@@ -76,7 +76,12 @@ CARDS = (
         "Detects faces, hands or persons, and inpaints each at full size",
         shown=("ad_model", "ad_denoising_strength", "ad_prompt"),
         adds={"ad_model": "face"},
-        titles={"ad_denoising_strength": "Denoising strength", "ad_prompt": "Prompt"},
+        titles={
+            name: title
+            for name, entry in form.OF_JOB.items()
+            if entry.group == DETAILER
+            for title in [entry.title.removeprefix("Detailer ").removeprefix("Detector ").capitalize()]
+        },
     ),
     Card("controls", "ControlNet", "Follow the edges, pose or depth of an image", lists=("nets",)),
     Card("regions", "Regions", "Each prompt of 'a AND b' in its own area"),
@@ -146,7 +151,7 @@ def _card(
     says = f"{to_fix} to fix" if to_fix else f"{set_ones} set" if set_ones else ""
     rest = (
         f'<details data-group="{card.group} more"><summary class="row"><b>More</b><span class="hint">{says}</span></summary>'
-        f'<div class="concept-fields">{draw(*more)}</div></details>'
+        f'<div class="concept-fields">{draw(*more, titles=card.titles)}</div></details>'
     )
     return frame(
         card.group, card.title, above(card.group) + in_sight + rest, card.group in shown, notes.get(card.group, "")

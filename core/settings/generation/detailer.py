@@ -49,8 +49,8 @@ class DetailerSettings(Settings):
         None,
         within=(0, 1),
         title="Detector confidence",
-        hint="0.9 for Faces, 0.3 for files",
-        help="Lowest confidence of a detection. Lower finds more, also wrong ones.",
+        hint="detector's own",
+        help="Lowest confidence of a detection. Lower finds more, also wrong ones. Empty is 0.9 for Faces, 0.3 for detector files.",
     )
     ad_mask_k_largest: int = setting(
         0, within=(0, 100), title="Only top k largest", hint="all", help="Only the k largest detections. 0 is all."
@@ -101,6 +101,13 @@ class DetailerSettings(Settings):
         title="Detailer padding",
         help="How much around a detection is generated with it, so that the model sees what it belongs to.",
     )
+    ad_seed: Seed = setting(
+        None,
+        within=SEED_RANGE,
+        title="Detailer seed",
+        hint="the image's",
+        help="Seed of the first detection; each further one counts up.",
+    )
     ad_inpaint_width: Side | None = setting(
         None,
         unit="pixels",
@@ -124,13 +131,6 @@ class DetailerSettings(Settings):
         title="Detailer guidance scale",
         hint="as the image",
         help="Guidance scale of detections.",
-    )
-    ad_seed: Seed = setting(
-        None,
-        within=SEED_RANGE,
-        title="Detailer seed",
-        hint="the image's",
-        help="Seed of the first detection; each further one counts up.",
     )
 
     @property
