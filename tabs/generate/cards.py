@@ -80,7 +80,7 @@ CARDS = (
             name: title
             for name, entry in form.OF_JOB.items()
             if entry.group == DETAILER
-            for title in [entry.title.removeprefix("Detailer ").removeprefix("Detector ").capitalize()]
+            for title in [entry.title.removeprefix("Detailer ").capitalize()]
         },
     ),
     Card("controls", "ControlNet", "Follow the edges, pose or depth of an image", lists=("nets",)),

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.control.detectors import DETECTORS, lowest_confidence
+from core.generation.images.a1111_reading import Reading
 from core.generation.images.a1111_rows import plain
 from core.generation.model.sources import Hashes
 from core.settings.generation.detailer import DetailerSettings
 from core.settings.job import GenerateJob
-
-if TYPE_CHECKING:
-    from core.generation.images.a1111_topics import Reading
 
 MODEL, ONLY_MASKED, CONFIDENCE = "ADetailer model", "ADetailer inpaint only masked", "ADetailer confidence"
 # ADetailer's name -> ours, in its order; settings at our default are left out, except those that it always writes.

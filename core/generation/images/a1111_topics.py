@@ -7,24 +7,21 @@ several.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ValidationError
-
 from core import __version__
 from core.diffusion.samplers import schedule_problem
 from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, unread_in, uses_in
 from core.generation.images.a1111_detailer import detailer_words, read_detailer
+from core.generation.images.a1111_reading import PROGRAM, Reading
 from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, read_other, written_rows
 from core.generation.images.record import names_of
 from core.generation.model.sources import Hashes
 from core.generation.plan.stages import hires_sizes, stages_of
 from core.generation.plan.upscalers import UPSCALERS, upscaler_of
-from core.record.problems import Problem
 from core.record.units import first_of
 from core.settings.base import Settings, about_of
 from core.settings.generation.controls import ControlUse
@@ -32,7 +29,6 @@ from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS, sampler_name
 
-PROGRAM = "Atelier"  # the first word of the block's version
 MOST_NAMED = 100  # settings in one note
 SIZE = re.compile(r"(\d{1,5})\s*[x\u00d7]\s*(\d{1,5})")
 LABELS = SAMPLER_LABELS | {"pndm": "PLMS"}  # A1111's
@@ -69,57 +65,6 @@ OTHER_NAMES = {
     "Hires strength": "Denoising strength",
 }
 HIRES = ("Hires upscale", "Hires resize")  # either turns hires fix on
-
-
-class Reading:
-    """The settings of one image by A1111's names, being converted into ours.
-
-    unread   those not read yet; more: names of others that cannot be read
-    """
-
-    def __init__(self, pairs: dict[str, str], source: str, more: Sequence[str] = ()):
-        self.pairs, self.unread, self.source, self.more = pairs, dict(pairs), source, more
-        self.notes: list[Problem] = []
-        self.groups: dict[str, dict[str, Any]] = defaultdict(dict)
-        # A1111 and Forge; others write its text too, but generate differently
-        by_a1111 = "App" not in pairs and re.match(
-            r"[vf]?\d|neo|$", pairs.get("Version", "")
-        )  # SD.Next has a hash there
-        self.of_a1111 = source == "a1111" and bool(by_a1111)
-
-    def note(self, what: str, slug: str, fix: str = "") -> None:
-        self.notes.append(Problem(what, "the image's settings", fix, level="advice", code=f"image-settings.{slug}"))
-
-    def take(self, name: str, usual: str = "") -> str:
-        return self.unread.pop(name, usual)
-
-    def put(self, path: str, value: Any) -> None:
-        group, _, name = path.partition(".")
-        self.groups[group][name] = value
-
-    def read(self, name: str, path: str, convert: Any) -> None:
-        text = self.take(name)
-        try:
-            self.put(path, convert(text))
-        except ValueError:
-            slug = "no-guidance" if name == "Guidance" else "unreadable-value"
-            self.note(f"{name} '{text[:60]}' is not available and was ignored", slug)
-
-    def valid(self, values: dict[str, Any], group: type[Settings]) -> dict[str, Any]:
-        """The settings within their range; others get a note and keep their defaults."""
-        try:
-            group.model_validate(values)
-        except ValidationError as error:
-            for name in dict.fromkeys(str(item["loc"][0]) for item in error.errors()):
-                what = f"{group.title_of(name)} '{str(values[name])[:60]}' is out of range and is ignored"
-                self.note(what, "out-of-range")
-                del values[name]
-        return values
-
-    @property
-    def by_atelier(self) -> bool:
-        """Whether this program wrote it."""
-        return self.pairs.get("Version", "").partition(" ")[0] == PROGRAM
 
 
 @dataclass(frozen=True)
