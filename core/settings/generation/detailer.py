@@ -56,16 +56,10 @@ class DetailerSettings(Settings):
         0, within=(0, 100), title="Only top k largest", hint="all", help="Only the k largest detections. 0 is all."
     )
     ad_mask_min_ratio: float = setting(
-        0.0,
-        within=(0, 1),
-        title="Min area ratio",
-        help="Smaller detections are left out, as a share of the image's area.",
+        0.0, within=(0, 1), title="Min area ratio", help="Leaves out smaller ones, as a share of the image."
     )
     ad_mask_max_ratio: float = setting(
-        1.0,
-        within=(0, 1),
-        title="Max area ratio",
-        help="Larger detections are left out, as a share of the image's area.",
+        1.0, within=(0, 1), title="Max area ratio", help="Leaves out larger ones, as a share of the image."
     )
     ad_bbox_sortby: Literal["none", "left", "center", "area"] = setting(
         "none",
@@ -83,7 +77,7 @@ class DetailerSettings(Settings):
         within=(-128, 128),
         unit="pixels",
         title="Mask dilation",
-        help="Enlarges the box of a detection by half of this at each side; negative shrinks it.",
+        help="Enlarges the box by half of this at each side.",
     )
     ad_mask_blur: int = setting(
         4, within=(0, 256), unit="pixels", title="Detailer mask blur", help="Softens the edge of what is pasted back."
@@ -106,7 +100,7 @@ class DetailerSettings(Settings):
         within=SEED_RANGE,
         title="Detailer seed",
         hint="the image's",
-        help="Seed of the first detection; each further one counts up.",
+        help="Of the first detection; further ones count up.",
     )
     ad_inpaint_width: Side | None = setting(
         None,
@@ -116,11 +110,7 @@ class DetailerSettings(Settings):
         help="Width at which a detection is generated. Empty is the image's before hires fix.",
     )
     ad_inpaint_height: Side | None = setting(
-        None,
-        unit="pixels",
-        title="Detailer height",
-        hint="as the image",
-        help="Height at which a detection is generated.",
+        None, unit="pixels", title="Detailer height", hint="as the image", help="As the width."
     )
     ad_steps: int | None = setting(
         None, within=(1, 1000), unit="steps", title="Detailer steps", hint="as the image", help="Sampling steps."
