@@ -10,9 +10,8 @@ from functools import partial
 from math import isnan
 from typing import Any
 
-from core.generation.images.a1111_reading import Reading
 from core.generation.images.a1111_rows import ROWS
-from core.generation.images.a1111_topics import read_hashes, read_pairs, written_pairs
+from core.generation.images.a1111_topics import Reading, read_hashes, read_pairs, written_pairs
 from core.generation.images.record import ForeignSettings, ImageRecord
 from core.generation.model.sources import Hashes
 from core.generation.prompt.loras import LARGEST, LoraTag, tag_of, use_of, without_tags
