@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from core.generation.model.sources import HookFile
 from core.generation.plan.hooks import Finish, Inpaint
 from core.generation.plan.stages import as_generator
 from core.generation.prompt.loras import has_tags
+from core.generation.sample.canvas import Box as Pixels
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.workspace import resolve_path
 from core.settings.base import SEEDS
@@ -37,17 +37,7 @@ FILE, DETECTOR = "detailer.ad_model_file", "detailer.ad_model"
 FOLDER = "detectors"  # in models/
 SEPARATOR, WHOLE, SKIP = re.compile(r"\s*\[SEP\]\s*"), "[PROMPT]", "[SKIP]"
 # Groups that act on the whole image only
-OF_WHOLE = (
-    "hires",
-    "detailer",
-    "deep_shrink",
-    "gradual_latent",
-    "refiner",
-    "controls",
-    "perceptual",
-    "regions",
-    "sizes",
-)
+OF_WHOLE = "hires detailer deep_shrink gradual_latent refiner controls perceptual regions sizes".split()
 
 
 # -- checks
@@ -77,10 +67,9 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
             for each in weight_problems(job.model_copy(update={"generate": alone})):
                 yield Problem(each.what, f"detailer.{name}", each.fix, code=each.code)
     if not settings.ad_model_file:
-        found: list[Problem] = []
-        with_where = problems_at(DETECTOR)(DETECTORS[settings.ad_model].check)
-        collected(found, with_where)
-        yield from found
+        missing: list[Problem] = []
+        collected(missing, problems_at(DETECTOR)(DETECTORS[settings.ad_model].check))
+        yield from missing
 
 
 def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
@@ -179,16 +168,20 @@ class Detailer:
         return self._opened.enter_context(YoloDetector(path, FILE, self._reports.cancel, classes)).find
 
 
-def chosen(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettings) -> list[tuple[int, int, int, int]]:
+def chosen(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettings) -> list[Pixels]:
     """The boxes that are detailed, in order, dilated, in whole pixels within an image of (width, height)."""
     low, high = (ratio * size[0] * size[1] for ratio in (settings.ad_mask_min_ratio, settings.ad_mask_max_ratio))
     fitting = [box for box in boxes if low <= area(box) <= high]
     if settings.ad_mask_k_largest:
         largest = sorted(fitting, key=area, reverse=True)[: settings.ad_mask_k_largest]
         fitting = [box for box in fitting if box in largest]
-    keys = {"left": lambda box: box[0], "center": partial(_from_center, size), "area": lambda box: -area(box)}
-    if key := keys.get(settings.ad_bbox_sortby):
-        fitting.sort(key=key)
+    match settings.ad_bbox_sortby:
+        case "left":
+            fitting.sort(key=lambda box: box[0])
+        case "center":
+            fitting.sort(key=lambda box: math.hypot(box[0] + box[2] - size[0], box[1] + box[3] - size[1]))
+        case "area":
+            fitting.sort(key=area, reverse=True)
     whole = [_whole(box, size, settings.ad_dilate_erode / 2) for box in fitting]
     return [box for box in whole if box[0] < box[2] and box[1] < box[3]]
 
@@ -197,16 +190,12 @@ def area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _from_center(size: tuple[int, int], box: Box) -> float:
-    return math.hypot(box[0] + box[2] - size[0], box[1] + box[3] - size[1])
-
-
-def _whole(box: Box, size: tuple[int, int], more: float) -> tuple[int, int, int, int]:
+def _whole(box: Box, size: tuple[int, int], more: float) -> Pixels:
     left, top = max(math.floor(box[0] - more), 0), max(math.floor(box[1] - more), 0)
     return left, top, min(math.ceil(box[2] + more), size[0]), min(math.ceil(box[3] + more), size[1])
 
 
-def mask_of(box: tuple[int, int, int, int], size: tuple[int, int]) -> Image:
+def mask_of(box: Pixels, size: tuple[int, int]) -> Image:
     """ "L", white in the box."""
     from PIL import Image as pillow
 

@@ -218,14 +218,8 @@ _built_in(
 )
 _built_in("regions", "Regions", "regions")
 _built_in("repaint", "Mask", "inpaint", of_refiner=True)
-register(
-    HookKind(
-        "detailer",
-        "Detailer",
-        lambda making: None,
-        **{
-            name: extensions.later("core.generation.effects.detailer", name)
-            for name in ("problems", "file_problems", "files", "texts", "finisher")
-        },
-    )
-)
+_of_detailer: dict[str, Any] = {
+    name: extensions.later("core.generation.effects.detailer", name)
+    for name in ("problems", "file_problems", "files", "texts", "finisher")
+}
+register(HookKind("detailer", "Detailer", lambda making: None, **_of_detailer))
