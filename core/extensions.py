@@ -20,6 +20,7 @@ from core.record.problems import ProblemsError
 EXTENSIONS: tuple[str, ...] = (
     "core.builtin",
     "core.captioning.registered",
+    "core.control.detectors",
     "core.control.hints.registered",
     "core.diffusion.objectives",
     "core.generation.sample.guidances.registered",

@@ -18,7 +18,7 @@ from core.generation.model.leases import Refiner
 from core.generation.model.loras import LorasInUse
 from core.generation.model.other_files import Leased
 from core.generation.model.store import empty_device_cache
-from core.generation.plan.hooks import Lend, Making, differentiates, hooks_of
+from core.generation.plan.hooks import Finish, Lend, Making, differentiates, hooks_of
 from core.generation.plan.initial import IMAGE, opened
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import (
@@ -67,12 +67,14 @@ class BatchResult:
 
     canvas, initial, noises   of the current stage: its initial image, its latents without noise, and each image's
                               random numbers, which a refiner continues with
+    inpainted                 initial image of all stages, in place of the settings' file
     """
 
     latents: list[Tensor] = field(default_factory=list)
     images: list[list[Image]] = field(default_factory=list)
     canvas: Canvas | None = None
     initial: Tensor | None = None
+    inpainted: Canvas | None = None
     noises: Sequence[ImageNoise] = ()
 
 
@@ -175,14 +177,15 @@ class Maker:
         refiner: Refiner | None = None,
         nets: Nets | None = None,
         lend: Lend | None = None,
+        finish: Sequence[Finish] = (),
     ):
         """upscaler, refiner, nets, lend: lease the networks of upscaler files, refiners, ControlNets, models of hooks;
-        None: the job has none"""
+        None: the job has none; finish: what changes finished images, in order"""
         self.components, self.kind = components, family(components.family)
         self.model = Denoiser.of(components)
         self.encoder, self.loras, self.reports = encoder, loras, reports
         self.upscaler = upscaler or (lambda file: nullcontext())
-        self.refiner, self.nets, self.lend = refiner, nets, lend
+        self.refiner, self.nets, self.lend, self.finish = refiner, nets, lend, finish
 
     # -- batches
 
@@ -209,17 +212,21 @@ class Maker:
     # -- one batch
 
     def make(
-        self, batch: Sequence[Request], on_step: Callable[[int], None] = lambda done: None, decoded: bool = True
+        self,
+        batch: Sequence[Request],
+        on_step: Callable[[int], None] = lambda done: None,
+        decoded: bool = True,
+        inpainted: Canvas | None = None,
     ) -> BatchResult:
         """Generate the images of requests that differ only in prompt and seed. on_step: called with the steps done, of
-        all stages"""
+        all stages; inpainted: the initial image, in place of the settings' file"""
         job = batch[0].job
         self.loras.use(job.generate.loras)
         stages = stages_of(job)
         changes = any(has_edits(side) for each in batch for side in self._texts(each.job).sides)
         passes = passes_of(job) if changes else [None] * len(stages)
         states = {during: self._states_of(self.encoder, batch, during) for during in dict.fromkeys(passes)}
-        result, before = BatchResult(), 0
+        result, before = BatchResult(inpainted=inpainted), 0
         for stage, during in zip(stages, passes, strict=True):
             progress = _from(before, on_step)
             latents = (
@@ -233,7 +240,14 @@ class Maker:
             self._decode(result, job)
             if result.canvas is not None:
                 result.images[-1] = [result.canvas.pasted(image) for image in result.images[-1]]
+            for finish in self.finish if inpainted is None else ():
+                finished = zip(batch, result.images[-1], strict=True)
+                result.images[-1] = [finish(self._inpaint, each.job, image) for each, image in finished]
         return result
+
+    def _inpaint(self, job: GenerateJob, canvas: Canvas) -> Image:
+        """The canvas' image with its masked area generated."""
+        return self.make([Request(job)], inpainted=canvas).images[-1][0]
 
     def make_if_fits(self, batch: Sequence[Request], on_step: Callable[[int], None]) -> BatchResult | None:
         """`make`; None if several images together ran out of memory. A single one raises as usual."""
@@ -264,7 +278,9 @@ class Maker:
         sampling = self.sampling(job)
         seeds, variations = [each.seed for each in batch], [each.variation for each in batch]
         noises = noises_of(self.model, stage, seeds, sampling, self._device(), variations)
-        result.noises, result.canvas = noises, canvas_of(job, stage.size) if job.image_to_image.image_path else None
+        result.noises, result.canvas = noises, result.inpainted
+        if result.canvas is None and job.image_to_image.image_path:
+            result.canvas = canvas_of(job, stage.size)
         result.initial = self._initial_latents(stage, batch, noises, result)
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
         making = Making(

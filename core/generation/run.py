@@ -21,7 +21,7 @@ from core.generation.model.sources import Hashes, Sources, file_hashes
 from core.generation.model.store import ModelStore, fingerprint, make_store
 from core.generation.plan.files import marked_files
 from core.generation.plan.forecast import offload_for
-from core.generation.plan.hooks import Lend
+from core.generation.plan.hooks import Lend, finishers, prompts_of
 from core.generation.plan.plan import Plan, plan_of
 from core.generation.plan.requests import merged_of
 from core.generation.plan.stages import only_enlarges
@@ -88,15 +88,14 @@ def ready(
                 components, sources.embeddings, text_cache(job, sources, store, device, workspace, loras)
             ) as encoder,
         ):
-            texts = [
-                text for each in plan.requests for text in (each.job.generate.prompt, each.job.generate.negative_prompt)
-            ]
+            texts = [text for each in plan.requests for text in prompts_of(each.job)]
             for problem in [*plan.notes, *loras.problems, *unused(encoder, *texts)]:
                 reports.warn(problem)
             refiners = refiners_of(job, sources, store, device, workspace, components, offload)
             lend = _lender(store, components, sources)
-            with _nets_of(store, components, sources, workspace, reports) as nets:
-                maker = Maker(components, encoder, loras, reports, upscalers, refiners, nets, lend)
+            nets_in_use = _nets_of(store, components, sources, workspace, reports)
+            with nets_in_use as nets, finishers(workspace, reports) as finish:
+                maker = Maker(components, encoder, loras, reports, upscalers, refiners, nets, lend, finish)
                 yield maker, ImageMetadata(workspace, sources, hashes)
 
 

@@ -14,6 +14,7 @@ from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.validation import ValidationSettings
 from core.settings.generation.conditioning import SizeSettings, StartNoiseSettings
 from core.settings.generation.controls import ControlSettings
+from core.settings.generation.detailer import DetailerSettings
 from core.settings.generation.generate import GenerateSettings
 from core.settings.generation.grid import GridSettings
 from core.settings.generation.high_resolution import DeepShrinkSettings, GradualLatentSettings, HiresSettings
@@ -177,6 +178,7 @@ class GenerateJob(Job):
     prompts: PromptSettings = Field(default_factory=PromptSettings, title="Prompts from files")
     image_to_image: ImageToImageSettings = Field(default_factory=ImageToImageSettings, title="Image to image")
     hires: HiresSettings = Field(default_factory=HiresSettings, title="Hires fix")
+    detailer: DetailerSettings = Field(default_factory=DetailerSettings, title="Detailer")
     deep_shrink: DeepShrinkSettings = Field(default_factory=DeepShrinkSettings, title="Deep Shrink")
     gradual_latent: GradualLatentSettings = Field(default_factory=GradualLatentSettings, title="Gradual Latent")
     refiner: RefinerSettings = Field(default_factory=RefinerSettings, title="Refiner")

@@ -18,7 +18,7 @@ STATE = "cards"  # key of the tab state: cards that were added, and may have no 
 STRENGTH = (
     "strength"  # of an initial image and of the second stage of hires fix: on the card of the first that is shown
 )
-IMAGE, HIRES = "image_to_image", "hires"
+IMAGE, HIRES, DETAILER = "image_to_image", "hires", "detailer"
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,19 @@ CARDS = (
         shown=("highres_fix_scale", STRENGTH, "highres_fix_upscaler", "highres_fix_steps"),
         adds={"highres_fix_scale": 2.0, STRENGTH: 0.45},
         titles={"highres_fix_scale": "Upscale by"},
+    ),
+    Card(
+        DETAILER,
+        "Detailer",
+        "Detects faces, hands or persons, and inpaints each at full size",
+        shown=("ad_model", "ad_denoising_strength", "ad_prompt"),
+        adds={"ad_model": "face"},
+        titles={
+            name: title
+            for name, entry in form.OF_JOB.items()
+            if entry.group == DETAILER
+            for title in [entry.title.removeprefix("Detailer ").capitalize()]
+        },
     ),
     Card("controls", "ControlNet", "Follow the edges, pose or depth of an image", lists=("nets",)),
     Card("regions", "Regions", "Each prompt of 'a AND b' in its own area"),
@@ -138,7 +151,7 @@ def _card(
     says = f"{to_fix} to fix" if to_fix else f"{set_ones} set" if set_ones else ""
     rest = (
         f'<details data-group="{card.group} more"><summary class="row"><b>More</b><span class="hint">{says}</span></summary>'
-        f'<div class="concept-fields">{draw(*more)}</div></details>'
+        f'<div class="concept-fields">{draw(*more, titles=card.titles)}</div></details>'
     )
     return frame(
         card.group, card.title, above(card.group) + in_sight + rest, card.group in shown, notes.get(card.group, "")

@@ -41,7 +41,7 @@ from tabs.server.browsers import Browser
 PARTS: dict[str, Declared] = entries(ControlUse, "net")
 BASIC, DETAILS = ("image", "weight", "start_at", "end_at", "preprocessor"), ("mode", "fit")
 PREVIEW = 512  # longest side of a previewed control image
-PREVIEW_SECONDS = 5.0  # for which a response waits for it
+PREVIEW_SECONDS, MAP_SECONDS = 5.0, 1.0  # for which a response waits for a previewed one, for a thumbnail
 OF_MODEL = f"{BY_MODEL}:"  # prefix of a model's name in the list of preprocessors
 MAX_NETS = 20
 
@@ -122,7 +122,9 @@ class Controls:
         return " ".join(badges(facts)) or "unknown", misfit(facts, path, form.ENTRIES["control_net"].holds, family)
 
     def _preview(self, number: int, use: dict[str, Any], image: Any, values: Values) -> str:
-        if _preview_key(number, use) not in self._browser().previewed or not image:
+        """HTML of the control image: large if it is previewed, else small, which no model is run for."""
+        large = _preview_key(number, use) in self._browser().previewed
+        if not image or (not large and use.get("preprocessor", "none") in ("none", BY_MODEL)):
             return ""
         path = resolve_path(str(image))
         if not self.page.roots.holds(path) or not path.is_file():
@@ -135,12 +137,15 @@ class Controls:
                 model = checked_model(control.hint_model, self.page.workspace, NETS).file
                 self.page.roots.check(model, "Model")
                 changed.append(model.stat().st_mtime_ns)
-            url = _hint(path, tuple(changed), control, sides, self.page.workspace).result(PREVIEW_SECONDS)
+            url = _hint(path, tuple(changed), control, sides, self.page.workspace).result(
+                PREVIEW_SECONDS if large else MAP_SECONDS
+            )
         except ProblemsError as error:
             return f'<p class="field-error">{esc(error.problems[0].what)}</p>'
         except TimeoutError:
-            return '<p class="note">The preprocessor is still working: hide the preview, and show it again later</p>'
-        return f'<img class="net-hint" src="{url}" alt="What the ControlNet sees">'
+            note = '<p class="note">The preprocessor is still working: hide the preview, and show it again later</p>'
+            return note if large else ""
+        return f'<img class="net-{"hint" if large else "map"}" src="{url}" alt="What the ControlNet sees">'
 
     def _browser(self) -> Browser:
         return self.page.browsers.of(CURRENT_SESSION.get())

@@ -25,7 +25,7 @@ def in_sight(desk):
     return re.findall(r'data-card="(\w+)" aria-label="[^"]*">', desk._form()["cards"])
 
 
-def test_the_rail_begins_with_at_most_14_controls_and_no_card(desk):
+def test_the_rail_begins_with_at_most_15_controls_and_no_card(desk):
     shown, added = desk._form()["settings"], desk.loras.picker()
     hidden = shown[shown.index('class="gen-own-size"') : shown.index("</fieldset>")]
     controls = re.findall(
@@ -33,7 +33,7 @@ def test_the_rail_begins_with_at_most_14_controls_and_no_card(desk):
     )
     one_for_sizes = [each for each in controls if "gen-ratio" not in each]
     buttons = re.findall(r"<summary|data-act=\"card_add\"", added)
-    assert len(one_for_sizes) + 1 + len(buttons) <= 14
+    assert len(one_for_sizes) + 1 + len(buttons) <= 15
     assert in_sight(desk) == []
 
 
@@ -42,6 +42,7 @@ def test_the_rail_begins_with_at_most_14_controls_and_no_card(desk):
     [
         ("hires", {"highres_fix_scale": 2.0, "strength": 0.45}),
         ("image_to_image", {}),
+        ("detailer", {"ad_model": "face"}),
         ("controls", {}),
         ("regions", {}),
     ],

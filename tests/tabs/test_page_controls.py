@@ -34,7 +34,8 @@ def page(tmp_path_factory):
     image.save(served.workspace.inputs / "disc.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workspace, "preprocessors", property(lambda workspace: models))
-        patch.setattr("tabs.generate.controls.PREVIEW_SECONDS", 60.0)  # a busy machine is slow
+        for name in ("PREVIEW_SECONDS", "MAP_SECONDS"):
+            patch.setattr(f"tabs.generate.controls.{name}", 60.0)  # a busy machine is slow
         yield served
     served.close()
 
@@ -66,8 +67,10 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     expect(tab.locator("#net-0-edge_low")).to_have_count(0)
     tab.locator("#net-0-preprocessor").select_option("canny")
     expect(tab.locator("#net-0-edge_low")).to_be_visible()
+    expect(row.locator("img.net-map")).to_be_visible()  # of a plain preprocessor, without a click
     row.get_by_role("button", name="Preview").click()
     expect(row.locator("img.net-hint")).to_be_visible()
+    expect(row.locator("img.net-map")).to_have_count(0)
     edges = row.locator("img.net-hint").get_attribute("src")
     preprocessor = tab.locator("#net-0-preprocessor")
     preprocessor.select_option("half")  # a model

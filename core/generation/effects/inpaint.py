@@ -15,7 +15,6 @@ from core.generation.sample.guidance import Moment
 from core.generation.sample.loop import Denoiser, Hook, Stage
 from core.generation.sample.noise import ImageNoise
 from core.record.workspace import resolve_path
-from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
@@ -37,13 +36,19 @@ def canvas_of(job: GenerateJob, size: tuple[int, int]) -> Canvas:
         return Canvas(fitted(image, size, settings.fit))
     mask = blurred(read_mask(settings, image.size), blur_of(job))
     if settings.inpaint_area == "masked":
-        box = around(mask.getbbox() or (0, 0, *mask.size), mask.size, settings.mask_padding, size)
-        visible, small = fitted(image.crop(box), size, "resize"), fitted(mask.crop(box), size, "resize")
-        return Canvas(_with_contents(visible, small, settings), small, image, box, mask)
+        return only_masked(image, mask, settings.mask_padding, size, settings.masked_content == "fill")
     image, mask = fitted(image, size, settings.fit), fitted(mask, size, settings.fit)
     # Doubled: half of the blur is already blended in the latents.
     overlay = None if as_generator(job) else mask.point(lambda level: min(2 * level, 255))
-    return Canvas(_with_contents(image, mask, settings), mask, image, None, overlay)
+    visible = filled(image, mask) if settings.masked_content == "fill" else image
+    return Canvas(visible, mask, image, None, overlay)
+
+
+def only_masked(image: Image, mask: Image, padding: int, size: tuple[int, int], fill: bool = False) -> Canvas:
+    """The masked area of an image plus padding, for a stage of (width, height). fill: the mask's content is `filled`"""
+    box = around(mask.getbbox() or (0, 0, *mask.size), mask.size, padding, size)
+    visible, small = fitted(image.crop(box), size, "resize"), fitted(mask.crop(box), size, "resize")
+    return Canvas(filled(visible, small) if fill else visible, small, image, box, mask)
 
 
 def blurred(mask: Image, radius: int) -> Image:
@@ -70,10 +75,6 @@ def _stretched(start: int, end: int, length: int, most: int) -> tuple[int, int]:
     length = min(max(length, end - start), most)
     start = min(max(start - (length - (end - start)) // 2, 0), most - length)
     return start, start + length
-
-
-def _with_contents(image: Image, mask: Image, settings: ImageToImageSettings) -> Image:
-    return filled(image, mask) if settings.masked_content == "fill" else image
 
 
 def filled(image: Image, mask: Image) -> Image:

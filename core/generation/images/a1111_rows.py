@@ -20,7 +20,7 @@ from core.settings.job import GenerateJob
 ZERO_SNR = "Zero Terminal SNR"
 HASH = re.compile(r"\s*\[[0-9a-fA-F]+\]$")
 # Groups and settings of a generation that do not affect a single image, or that the text has in another form.
-SILENT_GROUPS = ("prompts", "controls", "output", "memory", "generation_memory")
+SILENT_GROUPS = ("prompts", "controls", "detailer", "output", "memory", "generation_memory")
 SILENT = {"model.base_model", "model.family"} | set(
     f"generate.{name}"
     for name in (

@@ -10,15 +10,16 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, cast
 
 from pydantic import ValidationError
 
 from core import __version__
+from core.control.detectors import DETECTORS, lowest_confidence
 from core.diffusion.samplers import schedule_problem
 from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, unread_in, uses_in
-from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, read_other, written_rows
+from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, plain, read_other, written_rows
 from core.generation.images.record import names_of
 from core.generation.model.sources import Hashes
 from core.generation.plan.stages import hires_sizes, stages_of
@@ -27,6 +28,7 @@ from core.record.problems import Problem
 from core.record.units import first_of
 from core.settings.base import Settings, about_of
 from core.settings.generation.controls import ControlUse
+from core.settings.generation.detailer import DetailerSettings
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS, sampler_name
@@ -67,6 +69,23 @@ OTHER_NAMES = {
     "Hires scale": "Hires upscale",
     "Hires strength": "Denoising strength",
 }
+DETAILER, ONLY_MASKED = "ADetailer model", "ADetailer inpaint only masked"
+# ADetailer's names that are not ours; it has no seed and no order in its text.
+DETAILER_NAMES = {
+    "ad_mask_k_largest": "ADetailer mask only top k largest",
+    "ad_inpaint_only_masked_padding": "ADetailer inpaint padding",
+    "ad_cfg_scale": "ADetailer CFG scale",
+    "ad_seed": "ad_seed",
+    "ad_bbox_sortby": "ad_bbox_sortby",
+}
+ALWAYS = ("ad_confidence", "ad_dilate_erode", "ad_mask_blur", "ad_denoising_strength", "ad_inpaint_only_masked_padding")
+SWITCHES = {  # name -> ours that it turns on
+    "ADetailer use inpaint width height": ("ad_inpaint_width", "ad_inpaint_height"),
+    "ADetailer use separate steps": ("ad_steps",),
+    "ADetailer use separate CFG scale": ("ad_cfg_scale",),
+}
+DETAILER_IDLE = ("ADetailer version", "ADetailer tap enable", *SWITCHES)
+OF_FACES = ("face", "mediapipe_face")  # how names of ADetailer's face detectors begin
 HIRES = ("Hires upscale", "Hires resize")  # either turns hires fix on
 
 
@@ -350,6 +369,59 @@ def _read_nets(reading: Reading) -> None:
     reading.more = [*reading.more, *unread_in(reading.pairs)]
 
 
+# -- detailer
+
+
+def _detailer_names() -> dict[str, str]:
+    """{ADetailer's name: our setting}, besides its model."""
+    names = [name for name in DetailerSettings.model_fields if name not in ("ad_model", "ad_model_file")]
+    usual = {name: f"ADetailer {name.removeprefix('ad_').replace('_', ' ')}" for name in names}
+    return {word: name for name, word in (usual | DETAILER_NAMES).items()}
+
+
+def _detailer(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    """{ADetailer's name: text} of a used detailer."""
+    settings, image = job.detailer, job.generate
+    if not settings.used:
+        return {}
+    file = settings.ad_model_file
+    values = settings.model_dump() | {"ad_confidence": lowest_confidence(settings)}
+    if settings.ad_inpaint_width or settings.ad_inpaint_height:
+        sides = settings.ad_inpaint_width or image.width, settings.ad_inpaint_height or image.height
+        values["ad_inpaint_width"], values["ad_inpaint_height"] = sides
+    usual = DetailerSettings().model_dump()
+    written = {word for word, name in _detailer_names().items() if name in ALWAYS or values[name] != usual[name]}
+    words = {word: plain(values[name]) for word, name in _detailer_names().items() if word in written}
+    on = {word: "True" for word, names in SWITCHES.items() if any(values[name] != usual[name] for name in names)}
+    return {DETAILER: PurePath(file).name if file else settings.ad_model, ONLY_MASKED: "True"} | words | on
+
+
+def _read_detailer(reading: Reading) -> None:
+    """Read ADetailer's words. Its .pt files are not opened here: a face detector becomes ours, another an .onnx file."""
+    model = reading.take(DETAILER)
+    if model in ("", "None"):
+        return
+    if model in DETECTORS:
+        reading.put("detailer.ad_model", model)
+    elif not model.lower().endswith(".onnx") and model.lower().startswith(OF_FACES):
+        reading.put("detailer.ad_model", "face")
+        reading.take("ADetailer confidence")  # of another detector
+        reading.note(f"Faces were found by {model[:60]}; here by MTCNN, so the image will differ", "detector")
+    else:
+        file = PurePath(model).name
+        reading.put("detailer.ad_model_file", f"{PurePath(file).stem}.onnx")
+        if not file.lower().endswith(".onnx"):
+            fix = f"export it, and put it into models/detectors: yolo export model={file[:60]} format=onnx"
+            reading.note(f"The detailer needs {file[:60]} as an ONNX file", "detector", fix)
+    if reading.take(ONLY_MASKED, "True") != "True":
+        reading.more = [*reading.more, ONLY_MASKED]
+    for word in DETAILER_IDLE:
+        reading.take(word)
+    for word, name in _detailer_names().items():
+        if word in reading.unread:
+            reading.read(word, f"detailer.{name}", str)
+
+
 # -- all
 
 
@@ -362,6 +434,7 @@ TOPICS = (
     Topic(_hires, _read_hires),
     Topic(_model, _read_model),
     Topic(units_of, _read_nets),
+    Topic(_detailer, _read_detailer),
 )
 # The first names, in A1111's order.
 FIRST = ("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model")

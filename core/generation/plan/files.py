@@ -19,6 +19,7 @@ from core.generation.model.library import ambiguity_advice, find_all, named_embe
 from core.generation.model.other_files import REFINER_FILE as REFINER_FILE
 from core.generation.model.other_files import ControlFile, control_file, find_refiner
 from core.generation.model.sources import Sources
+from core.generation.plan.hooks import prompts_of
 from core.generation.plan.stages import passes_of, stages_of
 from core.generation.prompt.editing import texts_of
 from core.generation.prompt.loras import LORAS, with_prompt_loras
@@ -150,7 +151,7 @@ def _prompt_embeddings(
 ) -> list[Embedding]:
     """The embeddings under models/ and in LoRA files that prompts name and that are not chosen. Of several with one
     name the first that fits; `notes` gets advice on the others that fit, and on names of which none does."""
-    texts = [text for each in jobs for text in (each.generate.prompt, each.generate.negative_prompt)]
+    texts = [text for each in jobs for text in prompts_of(each)]
     names = {embedding.name.casefold() for embedding in chosen}
     tokens = {(embedding.path, embedding.token) for embedding in chosen}
     fitting: dict[str, list[Embedding]] = {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from core.settings.generation.generate import GenerateSettings
 from core.settings.growth import add_group
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from core.families.base import Family
@@ -26,12 +27,18 @@ if TYPE_CHECKING:
     from core.generation.sample.loop import Hook, Stage
     from core.generation.sample.noise import ImageNoise
     from core.networks.network import Network
+    from core.record.context import Reports
     from core.record.workspace import Workspace
     from core.settings.job import GenerateJob
 
 
 # (name in the settings, load: its path -> model) -> a context with the model
 Lend = Callable[[str, Callable[[Path], Any]], AbstractContextManager[Any]]
+
+# (job, canvas) -> the canvas' image with its masked area generated
+Inpaint = Callable[["GenerateJob", "Canvas"], "Image"]
+# (inpaint, job of one image, the finished image) -> the image, perhaps changed
+Finish = Callable[[Inpaint, "GenerateJob", "Image"], "Image"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class HookKind:
     differentiates  (job of one image) -> whether it takes gradients through denoiser and VAE
     inline          {option in prompts, such as "control": the setting of its group}
     of_refiner      whether it also acts at a refiner's steps
+    texts           (job of one image) -> further prompts, which may name embeddings
+    finisher        (workspace, reports) -> a context with what changes finished images
     """
 
     name: str
@@ -97,6 +106,8 @@ class HookKind:
     differentiates: Callable[[GenerateJob], bool] = lambda job: False
     inline: Mapping[str, str] = field(default_factory=dict)
     of_refiner: bool = False
+    texts: Callable[[GenerateJob], Iterable[str]] = lambda job: ()
+    finisher: Callable[[Workspace, Reports], AbstractContextManager[Finish]] | None = None
 
 
 HOOKS: dict[str, HookKind] = {}
@@ -151,6 +162,20 @@ def hook_files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, H
     return files
 
 
+def prompts_of(job: GenerateJob) -> list[str]:
+    """The prompt and negative prompt of one image, and those of its hooks."""
+    further = [text for kind in HOOKS.values() for text in kind.texts(job)]
+    return [job.generate.prompt, job.generate.negative_prompt, *further]
+
+
+@contextmanager
+def finishers(workspace: Workspace, reports: Reports) -> Iterator[list[Finish]]:
+    """A context with what changes finished images, in order."""
+    with ExitStack() as stack:
+        kinds = (kind.finisher for kind in HOOKS.values())
+        yield [stack.enter_context(each(workspace, reports)) for each in kinds if each is not None]
+
+
 def differentiates(job: GenerateJob) -> bool:
     """Whether a hook takes gradients through denoiser and VAE."""
     return any(kind.differentiates(job) for kind in HOOKS.values())
@@ -193,3 +218,8 @@ _built_in(
 )
 _built_in("regions", "Regions", "regions")
 _built_in("repaint", "Mask", "inpaint", of_refiner=True)
+_of_detailer: dict[str, Any] = {
+    name: extensions.later("core.generation.effects.detailer", name)
+    for name in ("problems", "file_problems", "files", "texts", "finisher")
+}
+register(HookKind("detailer", "Detailer", lambda making: None, **_of_detailer))

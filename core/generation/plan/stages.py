@@ -125,7 +125,7 @@ def only_enlarges(job: GenerateJob) -> bool:
     """Whether an initial image is upscaled without generating, which needs no model."""
     hires, image = job.hires, job.image_to_image
     first = image.strength if hires.highres_fix_strength is None else hires.highres_fix_strength
-    alone = not image.mask_path and not job.refiner.refiner_checkpoint and not through_latents(job)
+    alone = not (image.mask_path or job.refiner.refiner_checkpoint or through_latents(job) or job.detailer.used)
     return bool(image.image_path and alone and (hires.highres_fix_scale or 0) > 1 and first == image.strength == 0)
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from core.control.detectors.mtcnn import Face, FaceDetector
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import Opened, open_decoded
 from core.dataset.images.resize import resize
@@ -21,7 +22,6 @@ from core.dataset.sources.files import split_label
 from core.record.context import JobContext, Outcome
 from core.settings.tools.images import FaceSettings
 from core.tools.images.copies import Box
-from core.tools.images.face_detector import Face, FaceDetector
 from core.tools.images.folders import Copy, FolderPlan, Skip, make_copies
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from core.control.detectors.mtcnn import weights_folder
 from core.dataset.captions.files import SidecarIndex
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import BrokenImage, Opened
@@ -33,7 +34,6 @@ from core.settings.tools.images import (
     ResizeSettings,
 )
 from core.tools.files import image_folders
-from core.tools.images.face_detector import weights_folder
 
 _LOSSLESS = 100
 

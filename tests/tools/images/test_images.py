@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from core import tasks
 from core.cli.main import main
+from core.control.detectors.mtcnn import Face, FaceDetector, weights_folder
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
@@ -19,7 +20,6 @@ from core.settings.check import build
 from core.settings.presets.files import dump
 from core.settings.tools.images import FaceSettings
 from core.tools.images import faces
-from core.tools.images.face_detector import Face, FaceDetector, weights_folder
 from core.tools.images.faces import around, rotated, upright
 from core.tools.images.folders import images_of, plan
 from tests.refusals import refused
@@ -425,7 +425,7 @@ def test_the_detector_finds_no_face_in_noise_and_takes_any_size():
 
 
 def test_a_missing_detector_is_refused_with_the_line_that_installs_it(tmp_path, monkeypatch):
-    from core.tools.images import face_detector
+    from core.control.detectors import mtcnn as face_detector
 
     monkeypatch.setattr(face_detector, "find_spec", lambda name: None)
     with pytest.raises(ProblemsError, match=r"not installed[^\0]*pip install mtcnn==1\.0\.0"):

@@ -1,0 +1,103 @@
+"""Boxes by an ONNX detector: YOLOX (arXiv:2107.08430), and Ultralytics' YOLOv8 to YOLO26, exported as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.control.detectors import Box
+from core.control.hints.models import Profile
+from core.control.hints.one_image import OneImageModel, letterboxed, normalized
+from core.control.hints.pose.detector import (
+    AROUND,
+    MAX_BOXES,
+    MAX_NUMBERS,
+    USUAL_SIZE,
+    YOLOX_PROFILE,
+    corners_of,
+    grid,
+    non_max_suppression,
+)
+from core.formats.onnx.providers import CPU
+from core.record.cancel import CancelToken
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ULTRALYTICS = Profile()  # RGB from 0 to 1
+NAME = re.compile(r"(\d+): *['\"]([^'\"]*)")  # of a class, in the file's metadata
+MASK_NUMBERS = 32  # of each box of a segmentation model, whose second output has as many masks
+
+
+class YoloDetector(OneImageModel):
+    """Detects objects, on the CPU.
+
+    The first output is [N, 4 + classes, M] with centers, sizes and class scores (YOLOv8, YOLO11; masks and their numbers
+    are left out), [N, M, 6] with corners, score and class (YOLOv10, YOLO26), or YOLOX's raw head, of which persons are read.
+    """
+
+    def __init__(self, file: Path, where: str, cancel: CancelToken, classes: str = ""):
+        """classes: names or numbers, separated by commas; "" are all"""
+        super().__init__(file, file.name, where, [CPU], "cpu", cancel, USUAL_SIZE)
+        names = {name.casefold(): int(number) for number, name in NAME.findall(self._model.facts["names"])}
+        wanted = [each.strip().casefold() for each in classes.split(",") if each.strip()]
+        unknown = [each for each in wanted if each not in names and not each.isdecimal()]
+        if unknown:
+            self.close()
+            raise self.refused(
+                f"has no class '{unknown[0]}'; it has {', '.join(names)[:200] or 'numbers alone'}", "class"
+            )
+        self._classes = [names[each] if each in names else int(each) for each in wanted]
+        self._profile = ULTRALYTICS
+
+    def find(self, image: Image, lowest: float) -> list[Box]:
+        """Boxes in an RGB image with at least this confidence, the surest first. Raises ProblemsError."""
+        size = self.fixed or USUAL_SIZE
+        pixels, scale = letterboxed(np.asarray(image.convert("RGB")), size, AROUND)
+        values = self._values(pixels)
+        if is_yolox(values, size) and self._profile != YOLOX_PROFILE:  # known by its output alone
+            self._profile = YOLOX_PROFILE
+            values = self._values(pixels)
+        corners, scores = corners_of(values, size) if is_yolox(values, size) else self._decoded(values)
+        corners = (corners / scale).clip(0, [image.width, image.height] * 2)
+        valid = (scores >= lowest) & (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
+        boxes = non_max_suppression(corners[valid], scores[valid])
+        return [(float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in boxes]
+
+    def _values(self, pixels: np.ndarray) -> np.ndarray:
+        return self.run(normalized(pixels, self._profile), self.outputs, self._boxes)[0]
+
+    def _boxes(self, shapes: Sequence[Sequence[int]]) -> list[int]:
+        shape = shapes[0]
+        if (
+            len(shape) != 3
+            or shape[0] != self.batch
+            or max(shape[1:]) > MAX_BOXES
+            or not 5 <= min(shape[1:]) <= MAX_NUMBERS
+        ):
+            raise self.refused(f"returns {[*shape]}, no boxes of YOLO")
+        return [0]
+
+    def _decoded(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Corners [M, 4] in the pixels of the input, and scores [M] of the wanted classes."""
+        if values.shape[1] == 6:
+            return values[:, :4], np.where(_wanted(values[:, 5], self._classes), values[:, 4], 0)
+        by_class = values[4 : len(values) - (MASK_NUMBERS if len(self.outputs) > 1 else 0)].T
+        if values.shape[0] >= values.shape[1] or not by_class.size:
+            raise self.refused(f"returns {[*values.shape]}, no boxes of YOLO")
+        scores = np.where(_wanted(np.arange(by_class.shape[1]), self._classes), by_class, 0).max(axis=1)
+        centers, halves = values[:2].T, values[2:4].T / 2
+        return np.concatenate([centers - halves, centers + halves], axis=1), scores
+
+
+def is_yolox(values: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether an output is YOLOX's raw head for an input of (width, height)."""
+    return values.shape[1] > 5 and len(values) == len(grid(size)[0])
+
+
+def _wanted(classes: np.ndarray, chosen: Collection[int]) -> np.ndarray:
+    return np.isin(classes.round(), list(chosen)) if chosen else np.ones(classes.shape, bool)

@@ -1,0 +1,242 @@
+"""The detailer: faces, hands or persons of a finished image, each inpainted at full size and pasted back."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.control.detectors import DETECTORS, Box, Find, lowest_confidence
+from core.formats.onnx.file import check_onnx
+from core.generation.effects.inpaint import blurred, only_masked
+from core.generation.model.sources import HookFile
+from core.generation.plan.hooks import Finish, Inpaint
+from core.generation.plan.stages import as_generator
+from core.generation.prompt.loras import has_tags
+from core.generation.sample.canvas import Box as Pixels
+from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
+from core.record.workspace import resolve_path
+from core.settings.base import SEEDS
+from core.settings.generation.detailer import DetailerSettings
+from core.settings.job import GenerateJob
+from core.settings.model import FAMILIES
+from core.settings.named import leads_out
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from core.generation.model.sources import Sources
+    from core.record.context import Reports
+    from core.record.workspace import Workspace
+
+FILE, DETECTOR = "detailer.ad_model_file", "detailer.ad_model"
+FOLDER = "detectors"  # in models/
+SEPARATOR, WHOLE, SKIP = re.compile(r"\s*\[SEP\]\s*"), "[PROMPT]", "[SKIP]"
+# Groups that act on the whole image only
+OF_WHOLE = "hires detailer deep_shrink gradual_latent refiner controls perceptual regions sizes".split()
+
+
+# -- checks
+
+
+def problems(job: GenerateJob) -> Iterator[Problem]:
+    """Problems of one image's settings, before files are searched."""
+    from core.generation.plan.files import weight_problems
+
+    settings = job.detailer
+    if not settings.used:
+        return
+    if settings.ad_mask_min_ratio >= settings.ad_mask_max_ratio:
+        what, fix = "No area is between the min and the max area ratio", "make the min smaller than the max"
+        yield Problem(what, "detailer.ad_mask_min_ratio", fix, code="detailer.area")
+    steps, strength = settings.ad_steps or job.generate.steps, settings.ad_denoising_strength
+    if not strength or (as_generator(job) and not int(steps * strength)):
+        what = f"With {steps} steps, a detailer denoising strength of {strength:g} runs no steps"
+        fix = f"use at least {1 / steps:.3g}, or more steps"
+        yield Problem(what, "detailer.ad_denoising_strength", fix, code="detailer.no-steps")
+    for name, text in (("ad_prompt", settings.ad_prompt), ("ad_negative_prompt", settings.ad_negative_prompt)):
+        if has_tags(text or ""):
+            what, fix = f"{settings.title_of(name)}: LoRAs are the image's", "write the LoRA into the image's prompt"
+            yield Problem(what, f"detailer.{name}", fix, code="detailer.lora")
+        if text:
+            alone = job.generate.model_copy(update={"prompt": text, "negative_prompt": ""})
+            for each in weight_problems(job.model_copy(update={"generate": alone})):
+                yield Problem(each.what, f"detailer.{name}", each.fix, code=each.code)
+    if not settings.ad_model_file:
+        missing: list[Problem] = []
+        collected(missing, problems_at(DETECTOR)(DETECTORS[settings.ad_model].check))
+        yield from missing
+
+
+def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
+    """Sizes of detections that the model cannot generate."""
+    step = FAMILIES[sources.family].size_step
+    for name in ("ad_inpaint_width", "ad_inpaint_height"):
+        side = getattr(job.detailer, name) if job.detailer.used else None
+        if side and side % step:
+            what = f"Images of this model's family have sides that are multiples of {step}"
+            yield Problem(what, f"detailer.{name}", f"use {side // step * step}", code="generate.size-step")
+
+
+def files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
+    """{name in the settings: detector file}, on the CPU. Raises ProblemsError."""
+    names = dict.fromkeys(job.detailer.ad_model_file for job in jobs if job.detailer.ad_model_file)
+    missing: list[Problem] = []
+    paths = {name: collected(missing, detector_file, name, workspace) for name in names}
+    raise_if_errors(missing)
+    return {name: HookFile(path, 0) for name, path in paths.items() if path is not None}
+
+
+def detector_file(name: str, workspace: Workspace) -> Path:
+    """The ONNX file of a detector: a path, or a name below models/ or models/detectors. Raises ProblemsError."""
+    inside = (
+        [] if leads_out(name) else [workspace.models / FOLDER / name, workspace.models / name.removeprefix("models/")]
+    )
+    path = next((path for path in [*inside, resolve_path(name)] if os.path.isfile(path)), None)
+    if path is None:
+        what, fix = f"There is no detector '{name}'", f"choose an .onnx file, or put it into models/{FOLDER}"
+        raise ProblemsError.one(what, FILE, fix, "detailer.no-file")
+    if path.suffix.lower() != ".onnx":
+        what = f"The detector {path.name} is not an ONNX file"
+        raise ProblemsError.one(
+            what, FILE, f"export it: yolo export model={path.name} format=onnx", "detailer.not-onnx"
+        )
+    with problems_at(FILE):
+        check_onnx(path, "hint-model")
+    return path
+
+
+def texts(job: GenerateJob) -> Iterable[str]:
+    """The detailer's prompts."""
+    settings = job.detailer
+    return [text for text in (settings.ad_prompt, settings.ad_negative_prompt) if text and settings.used]
+
+
+# -- on finished images
+
+
+@contextmanager
+def finisher(workspace: Workspace, reports: Reports) -> Iterator[Finish]:
+    """A context with the function that details finished images; detectors are opened once in it."""
+    with ExitStack() as opened:
+        yield Detailer(workspace, reports, opened)
+
+
+class Detailer:
+    """Details finished images."""
+
+    def __init__(self, workspace: Workspace, reports: Reports, opened: ExitStack):
+        """opened: closes detectors"""
+        self._workspace, self._reports, self._opened = workspace, reports, opened
+        self._finders: dict[tuple[str, str | None], Find] = {}
+
+    def __call__(self, inpaint: Inpaint, job: GenerateJob, image: Image) -> Image:
+        settings = job.detailer
+        if not settings.used:
+            return image
+        boxes = chosen(self._find(settings, image), image.size, settings)
+        if not boxes:
+            what = f"The detailer found nothing in the image with seed {job.generate.seed}, which is unchanged"
+            fix = "lower the detector confidence, or choose another detector"
+            self._reports.warn(Problem(what, DETECTOR, fix, "advice", code="detailer.none-found"))
+        for number, box in enumerate(boxes):
+            if (part := job_of(job, number)) is None:
+                continue
+            self._reports.stage(f"detailing {number + 1} of {len(boxes)}", number, len(boxes))
+            mask = blurred(mask_of(box, image.size), settings.ad_mask_blur)
+            size = part.generate.width or 0, part.generate.height or 0
+            image = inpaint(part, only_masked(image, mask, settings.ad_inpaint_only_masked_padding, size))
+        return image
+
+    def _find(self, settings: DetailerSettings, image: Image) -> Sequence[Box]:
+        key = settings.ad_model_file or settings.ad_model, settings.ad_model_classes
+        if key not in self._finders:
+            self._finders[key] = self._opened_finder(settings)
+        return self._finders[key](image, lowest_confidence(settings))
+
+    def _opened_finder(self, settings: DetailerSettings) -> Find:
+        if not settings.ad_model_file:
+            return self._opened.enter_context(DETECTORS[settings.ad_model].open())
+        from core.control.detectors.yolo import YoloDetector
+
+        path = detector_file(settings.ad_model_file, self._workspace)
+        classes = settings.ad_model_classes or ""
+        return self._opened.enter_context(YoloDetector(path, FILE, self._reports.cancel, classes)).find
+
+
+def chosen(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettings) -> list[Pixels]:
+    """The boxes that are detailed, in order, dilated, in whole pixels within an image of (width, height)."""
+    low, high = (ratio * size[0] * size[1] for ratio in (settings.ad_mask_min_ratio, settings.ad_mask_max_ratio))
+    fitting = [box for box in boxes if low <= area(box) <= high]
+    if settings.ad_mask_k_largest:
+        largest = sorted(fitting, key=area, reverse=True)[: settings.ad_mask_k_largest]
+        fitting = [box for box in fitting if box in largest]
+    match settings.ad_bbox_sortby:
+        case "left":
+            fitting.sort(key=lambda box: box[0])
+        case "center":
+            fitting.sort(key=lambda box: math.hypot(box[0] + box[2] - size[0], box[1] + box[3] - size[1]))
+        case "area":
+            fitting.sort(key=area, reverse=True)
+    whole = [_whole(box, size, settings.ad_dilate_erode / 2) for box in fitting]
+    return [box for box in whole if box[0] < box[2] and box[1] < box[3]]
+
+
+def area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _whole(box: Box, size: tuple[int, int], more: float) -> Pixels:
+    left, top = max(math.floor(box[0] - more), 0), max(math.floor(box[1] - more), 0)
+    return left, top, min(math.ceil(box[2] + more), size[0]), min(math.ceil(box[3] + more), size[1])
+
+
+def mask_of(box: Pixels, size: tuple[int, int]) -> Image:
+    """ "L", white in the box."""
+    from PIL import Image as pillow
+
+    mask = pillow.new("L", size)
+    mask.paste(255, box)
+    return mask
+
+
+def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
+    """The job that inpaints detection `number` of an image, whose canvas is given; None if its prompt skips it."""
+    settings, image = job.detailer, job.generate
+    prompt = _prompt(settings.ad_prompt, image.prompt, number)
+    if SKIP in prompt:
+        return None
+    first = (image.seed or 0) if settings.ad_seed is None else settings.ad_seed
+    generate = {
+        "prompt": prompt,
+        "negative_prompt": _prompt(settings.ad_negative_prompt, image.negative_prompt, number),
+        "width": settings.ad_inpaint_width or image.width,
+        "height": settings.ad_inpaint_height or image.height,
+        "steps": settings.ad_steps or image.steps,
+        "guidance_scale": image.guidance_scale if settings.ad_cfg_scale is None else settings.ad_cfg_scale,
+        "seed": (first + number) % SEEDS,
+        "variation_strength": 0.0,
+    }
+    initial = {
+        "image_path": "detection",  # names nothing: the canvas is given
+        "mask_path": "detection",
+        "strength": settings.ad_denoising_strength,
+        "inpaint_area": "masked",
+        "masked_content": "original",
+    }
+    groups = {name: type(getattr(job, name))() for name in OF_WHOLE}
+    groups |= {
+        "generate": image.model_copy(update=generate),
+        "image_to_image": job.image_to_image.model_copy(update=initial),
+    }
+    return job.model_copy(update=groups)
+
+
+def _prompt(text: str | None, whole: str, number: int) -> str:
+    """The prompt of detection `number`; the last one is that of all further ones."""
+    parts = SEPARATOR.split(text or "")
+    return parts[min(number, len(parts) - 1)].replace(WHOLE, whole) or whole
