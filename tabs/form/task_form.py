@@ -11,6 +11,7 @@ from core.formats.detect import FAMILY_NAMES
 from core.generation.model.index import facts_of_file
 from core.generation.model.library import find_file
 from core.record.problems import Problem, ProblemsError
+from core.record.run_folder import run_of
 from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
 from tabs.form.bars import line_bars, weight_bars

@@ -78,8 +78,8 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
     roots = [Root(path, source.num_repeats or 1, words, left_out=frozenset(named))]
     problems: list[Problem] = []
     for child, parsed in named.items():
-        named, wrong = _named_root(path / child, parsed, source, child)
-        roots += named
+        below, wrong = _named_root(path / child, parsed, source, child)
+        roots += below
         problems += wrong
     return roots, problems
 

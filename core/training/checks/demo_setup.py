@@ -115,12 +115,12 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
         what = "The base model is the starter, a demo for simple icons at 128 px, which cannot train photographs"
         fix = "choose or download another base model, such as SD 1.5 or SDXL"
         yield Problem(what, MODEL, fix, "warning", code="demo.base-model")
-    settings = _demo_words(job)
-    if settings:
-        left = " and ".join({NAME: "output name", PROMPTS: "sample prompts"}[path] for path in settings)
+    paths = _demo_words(job)
+    if paths:
+        left = " and ".join({NAME: "output name", PROMPTS: "sample prompts"}[path] for path in paths)
         what = f"Still set for the demo: {left}"
         fix = "apply the recommended settings on the page, or set your own"
-        yield Problem(what, ", ".join(settings), fix, "advice", code="demo.name-or-prompts")
+        yield Problem(what, ", ".join(paths), fix, "advice", code="demo.name-or-prompts")
 
 
 def holds_demo(job: TrainJob, workspace: Workspace) -> bool:

@@ -25,7 +25,7 @@ def test_caches_are_empty_for_the_first_training_of_each_benchmark(tmp_path, mon
     monkeypatch.setattr(run.workload, "make_model", lambda folder: folder)
     monkeypatch.setattr(run.workload, "make_images", lambda folder, size: folder)
     for _ in range(2):
-        run.train_part(tmp_path, "cpu", {"bfloat16": 1e12}, True, lambda line: None)
+        run.train_part(run.Bench(tmp_path, "cpu", True, lambda line: None, "", {"bfloat16": 1e12}))
     assert found == [False, True, False, True]
 
 
