@@ -17,7 +17,7 @@ def job(schedule="linear", rate=1e-4, **more):
 @pytest.mark.parametrize(
     ("step", "total", "jumps"),
     # Linear from 1 to 0: the last rate of 100 steps is 1 - (step - 1) / 100, the next one 1 - step / total.
-    [(40, 97, False), (50, 196, False), (50, 200, True), (99, 100, False), (99, 101, False), (99, 103, True)],
+    [(40, 97, False), (51, 203, False), (51, 206, True), (99, 100, False), (99, 101, False), (99, 103, True)],
 )
 def test_a_rate_jumps_that_rises_by_more_than_half(step, total, jumps):
     last, now = 1 - (step - 1) / 100, 1 - step / total
@@ -41,17 +41,18 @@ def test_the_steps_of_a_job_are_those_set_else_its_epochs_else_unknown():
 def test_advice_needs_a_plan_a_state_and_a_rest_of_the_run(tmp_path):
     folder = RunFolder.create(tmp_path, "x", {})
     longer = job(max_train_steps=200)
-    assert planned(folder) is None and jump_advice(folder, job(), longer, 50, 200) == []
+    assert planned(folder) is None and jump_advice(folder, job(), longer, 60, 200) == []
     with Journal(folder.path) as journal:
         journal.put(Planned(90, 1, 9, 4, ""))
         journal.put(Planned(100, 2, 25, 4, ""))
     assert planned(folder) == (100, 25), "the last plan"
     assert jump_advice(folder, job(), longer) == [], "no state"
-    codes = [each.code for each in jump_advice(folder, job(), longer, 50)]
-    assert codes == [each.code for each in jump_advice(folder, job(), job(), 50, 200)] == ["resume.rate-jumps"]
-    assert jump_advice(folder, job(), longer, 50, 50) == jump_advice(folder, job(), longer, 50, 49) == []
-    (folder.states / "step00000050").mkdir(parents=True)
+    codes = [each.code for each in jump_advice(folder, job(), longer, 60)]
+    assert codes == [each.code for each in jump_advice(folder, job(), job(), 60, 200)] == ["resume.rate-jumps"]
+    assert jump_advice(folder, job(), longer, 60, 60) == jump_advice(folder, job(), longer, 60, 59) == []
+    (folder.states / "step00000060").mkdir(parents=True)
     (folder.states / "step00000040").mkdir()
+    assert jump_advice(folder, job(), longer) != [], "at the newest state"
     kept = {"lr_scheduler_steps": 100}
-    assert jump_advice(folder, job(), job(max_train_steps=200, lr_scheduler_after="restart", **kept), 50) == []
-    assert jump_advice(folder, job(), job(max_train_steps=200, **kept), 50) == []
+    assert jump_advice(folder, job(), job(max_train_steps=200, lr_scheduler_after="restart", **kept), 60) == []
+    assert jump_advice(folder, job(), job(max_train_steps=200, **kept), 60) == []
