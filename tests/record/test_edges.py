@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from core.engine import owner
-from core.record import atomic, heap
+from core.record import atomic, context, heap, run_about
+from core.record.cancel import Cancelled, CancelToken
 from core.record.former import renewed
 from core.record.regular import LONGEST_NAME, LONGEST_PATH, impossible_path
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from tests.refusals import refused
+from tests.tasks import Heard
 
 
 @pytest.mark.parametrize("more", [0, 1])
@@ -115,3 +117,49 @@ def test_what_is_handed_in_is_taken_once_in_order_and_what_is_damaged_is_set_asi
     monkeypatch.setattr(owner, "read_json_object", unread)
     owner.collect(workspace, taken.append)
     assert (inbox / "1.json").exists() and len(taken) == 3, "tried again next time"
+
+
+def test_title_and_note_of_another_type_are_none_and_signs_that_are_not_shown_go(tmp_path):
+    folder = RunFolder.create(tmp_path, "x", {})
+    about = folder.path / run_about.FILE
+    for number, (content, title, note) in enumerate(
+        [
+            ('{"title": 7, "note": ["a"]}', "", ""),
+            ('{"title": " a\\u202e\\n b ", "note": " a\\r\\n\\tb\\u0007 "}', "a b", "a\n b"),
+            ("{}", "", ""),
+        ]
+    ):
+        about.write_text(content + " " * number)
+        assert run_about._read.__wrapped__(about, None) == run_about.RunAbout(title, note)
+    about.unlink()
+    assert run_about.write_about(folder, title="t", note="n") == run_about.RunAbout("t", "n")
+    assert run_about.write_about(folder, title="x") == run_about.RunAbout("", "n"), "its initial title"
+
+
+@pytest.mark.parametrize(
+    ("heard", "waits", "stopped", "left"),
+    [
+        ([["pause"], [], ["resume"]], 2, False, []),
+        ([["pause", "resume"]], 0, False, ["pause", "resume"]),
+        ([["pause"], ["save"], ["stop"]], 2, True, ["save", "stop"]),
+        ([["save"]], 0, False, ["save"]),
+        ([["stop"]], 0, True, ["stop"]),
+    ],
+)
+def test_work_outside_the_loop_waits_while_paused_and_leaves_other_commands(
+    tmp_path, monkeypatch, heard, waits, stopped, left
+):
+    workspace = Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets")
+    commands, slept, journal = iter(heard), [], Heard()
+    reader = SimpleNamespace(new=lambda: next(commands, []))
+    working = context.JobContext(workspace, RunFolder(tmp_path), journal, reader, token=CancelToken())
+    working.pauses = True
+    monkeypatch.setattr(context.time, "sleep", slept.append)
+    try:
+        working.check()
+        assert not stopped
+    except Cancelled:
+        assert stopped
+    assert slept == [context.PAUSE_SECONDS] * waits and working.pending == left
+    states = [event.state for event in journal.events]
+    assert states == (["paused"] if stopped else ["paused", "running"]) * bool(waits)
