@@ -104,7 +104,7 @@ def damaged_layers() -> Facts:
 def low_rank_shapes() -> Facts:
     """Which matrices fit which layer."""
     layers = {"linear": torch.nn.Linear(6, 4), "1x1": torch.nn.Conv2d(6, 4, 1), "3x3": torch.nn.Conv2d(6, 4, 3)}
-    downs = [(2, 6), (2, 6, 1, 1), (2, 6, 3, 3), (2, 54), (2, 3, 6, 3), (3, 6), (2, 5)]
+    downs = [(2, 6), (2, 6, 1, 1), (2, 6, 3, 3), (2, 54), (2, 3, 6, 3), (2, 18, 3), (3, 6), (2, 5)]
     ups = [(4, 2), (4, 2, 1, 1), (2, 4), (4, 3), (8, 1)]
     for name, module in layers.items():
         found = {}

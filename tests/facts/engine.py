@@ -317,7 +317,10 @@ def _grid(snapshot: dict[str, Any], place: Path) -> Any:
     values = {"samples": {"sample_prompts": ["a {fox} --n bad --s 5", "an owl --d 7 --w 64 --h 128"]}}
     workspace = Workspace(place / "outputs", place / "models", place / "presets")
     grid = run_grid_of(snapshot, build(TrainJob, values), workspace)
-    return [grid.job.grid, grid.job.generate.prompt, grid.notes, len(grid.files)]
+    values["samples"]["sample_prompts"].pop()
+    alone = run_grid_of(snapshot, build(TrainJob, values), workspace)
+    negatives = [each.job.generate.negative_prompt for each in (grid, alone)]
+    return [grid.job.grid, grid.job.generate.prompt, grid.notes, len(grid.files), negatives, alone.job.grid]
 
 
 @producer
