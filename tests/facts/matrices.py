@@ -238,7 +238,7 @@ def crops() -> Facts:
                         return "skipped"
                     return [
                         [
-                            each.name,
+                            each.stem,
                             each.image.colors.size,
                             [q // 200 for q in quarters(each.image.colors.convert("RGB"))],
                         ]
