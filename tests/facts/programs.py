@@ -241,7 +241,8 @@ def single() -> Facts:
         config = {"model_family": "sdxl", "model_type": "lora", "validation_prompt": "a fox", "validation_seed": seed}
         yield f"seed {seed}", imported(json.dumps(config), True)
     texts: tuple[dict[str, str], ...] = (
-        {"prompt": "p"}, {"prompt": "p", "seed": "3"}, {"seed": "3"}, {"prompt": "p", "scale": "7", "steps": "9"}, {"prompt": "p", "x": "1"},
+        {"prompt": "p"}, {"prompt": "p", "seed": "3"}, {"seed": "3"}, {"prompt": "p", "scale": "7", "steps": "9"},
+        {"prompt": "p", "x": "1"},
         {"prompt": "p", "guidance_scale": "5"}, {"prompt": "", "seed": "3"}, {"negative_prompt": "n", "prompt": "p"},
     )  # fmt: skip
     for each in texts:
