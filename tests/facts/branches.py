@@ -242,7 +242,7 @@ def found_by_keys(root: Path) -> Facts:
             f"key {Path(key).name} {outside.index(key) if key in outside else key}",
             [
                 [each.relative for each in within],
-                other and other.relative,
+                other and [other.relative.rpartition("/")[2], other.relative.count("/")],
                 [each.relative for each in finder._by_end(key)],
                 finder._has_latents(key),
                 finder.nearest(key),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -21,7 +22,8 @@ from core.control.hints.pose import bottom_up, top_down
 from core.control.hints.pose.drawing import LIMBS
 from core.control.hints.pose.person import person_of
 from core.formats.onnx import file as onnx
-from core.formats.tensors import pickle_machine, reading
+from core.formats.onnx import runner as onnx_runner
+from core.formats.tensors import chunks, pickle_machine, reading
 from core.formats.tensors.entry import TensorEntry
 from core.record.regular import check_regular
 from tests.facts.samples import beside, smooth
@@ -471,3 +473,99 @@ def sizes() -> Facts:
     for kind, shape in inputs:
         process = type("Process", (), {"inputs": [["x", kind, shape]]})()
         yield f"takes {kind} {shape}", refused(model(top_down.DWPose, _model=process)._input, (192, 256))
+
+
+class Session:
+    """An ONNX session of a formula."""
+
+    def __init__(self, model: str, sess_options: Any, providers: list[Any]):
+        self.options, self.providers = sess_options, providers
+        if model == "bad":
+            raise ValueError("first line\nsecond")
+        if model == "empty":
+            raise ValueError
+
+    def get_providers(self) -> list[str]:
+        return [each if isinstance(each, str) else each[0] for each in self.providers]
+
+    def get_session_options(self) -> Any:
+        return self.options
+
+    def get_modelmeta(self) -> Any:
+        return SimpleNamespace(custom_metadata_map={"tags": "a,b"})
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="x", type="tensor(float)", shape=[1, 3])]
+
+    get_outputs = get_inputs
+
+    def run(self, outputs: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [feeds["x"] + 1, feeds["x"].astype(int), np.repeat(feeds["x"], 50, axis=0), feeds["x"] * 2]
+
+
+@producer
+def runners() -> Facts:
+    """What the process of an ONNX model answers, and which outputs it writes."""
+    library = SimpleNamespace(SessionOptions=lambda: SimpleNamespace(), InferenceSession=Session)
+    with (
+        folder() as root,
+        patch.object(onnx_runner, "onnxruntime", lambda providers: library),
+        patch.object(onnx_runner, "MAX_INPUT", 8 * 24 + 24),
+    ):
+        runner = onnx_runner.Runner(root)
+        np.arange(6, dtype=np.float32).tofile(root / onnx_runner.IMAGES)
+        for model in ("m", "bad", "empty"):
+            answer = runner.answer(
+                {"open": {"model": model, "providers": ["CPUExecutionProvider"], "device": "cpu", "threads": 2}}
+            )
+            yield f"open {model}", {key: each if key != "error" else len(each) for key, each in answer.items()}
+        yield "level", runner._session.options.log_severity_level
+        ran = runner.answer(
+            {"run": {"name": "x", "outputs": ["a", "b", "c", "d"], "dtype": "float32", "shape": [2, 3]}}
+        )
+        yield "ran", [ran, {each.name: np.load(each) for each in sorted(root.glob("*.npy"))}]
+        yield "shape", list(runner.answer({"run": {"name": "x", "outputs": [], "dtype": "float32", "shape": [9, 9]}}))
+
+
+@producer
+def chunked() -> Facts:
+    """Files written in chunks by parts in any order, past the cache until a drive refuses, and how they end."""
+    with (
+        folder() as root,
+        patch.object(chunks, "CHUNK_BYTES", 2 * chunks.BLOCK_BYTES),
+        patch.object(chunks, "bypass_cache", lambda handle: False),
+    ):
+        for size, failing in (
+            (10, ()),
+            (chunks.BLOCK_BYTES * 5 + 7, ()),
+            (chunks.BLOCK_BYTES * 5 + 7, (0,)),
+            (chunks.BLOCK_BYTES * 5 + 7, (0, 1)),
+        ):
+            data = torch.arange(size).remainder(251).to(torch.uint8)
+            calls: list[int] = []
+            real = chunks.ChunkedFile._write_at
+
+            def refusing(
+                self: Any,
+                content: memoryview,
+                offset: int,
+                calls: list[int] = calls,
+                failing: tuple[int, ...] = failing,
+                real: Any = real,
+            ) -> int:
+                calls.append(len(content))
+                if len(calls) - 1 in failing:
+                    raise OSError(22, "no")
+                return real(self, content, offset)
+
+            def written(data: torch.Tensor = data, size: int = size) -> Any:
+                with chunks.ChunkedFile(root / "f", size) as writer:
+                    writer._direct = True  # as on a drive with larger blocks
+                    cut = size * 2 // 3
+                    writer.put(cut, data[cut:])
+                    writer.put(0, data[:cut])
+                return [(root / "f").read_bytes() == bytes(data.tolist()), writer._direct]
+
+            with patch.object(chunks.ChunkedFile, "_write_at", refusing):
+                yield f"written {size} {failing}", [refused(written), calls]
+        yield "blocks", [chunks._blocks(size) for size in (0, 1, chunks.BLOCK_BYTES, chunks.BLOCK_BYTES + 1)]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from core.generation import class_plan
 from core.generation.grids import export
+from core.generation.grids.axes import LONGEST, axes_of, read_values, texts_of
 from core.generation.grids.folder import GridFolder, list_grids, name_of, position_of
 from core.generation.grids.making import Unsaved, begin, reason
 from core.generation.grids.plan import decided, grid_of
@@ -508,4 +509,59 @@ def previews() -> Facts:
         yield (
             "next",
             [preview_of(space.models / name, space) for name in ("a.safetensors", "b.ckpt", "c.v1", "d.safetensors")],
+        )
+
+
+AXES: tuple[dict[str, str], ...] = (
+    {},
+    {"x_values": "1"},
+    {"x_axis": "steps"},
+    {"x_axis": "stepz", "x_values": "1"},
+    {"x_axis": "steps", "x_values": "1", "y_axis": "Sampling steps", "y_values": "2"},
+    {"x_axis": "size", "x_values": "64x64", "z_axis": "width", "z_values": "64"},
+    {"x_axis": "size", "x_values": "64x64", "z_axis": "steps", "z_values": "1"},
+    {"x_axis": "seed", "x_values": "1-40", "y_axis": "steps", "y_values": "1-25"},
+    {"x_axis": "seed", "x_values": "1-77", "y_axis": "steps", "y_values": "1-13"},
+    {"x_axis": "seed", "x_values": "1-77", "y_axis": "steps", "y_values": "1-13", "z_axis": "nope", "z_values": "1"},
+    {"x_axis": "prompt_sr", "x_values": "fox, dog"},
+    {"x_axis": "prompt_sr", "x_values": "ugly, dog"},
+    {"x_axis": "prompt_sr", "x_values": "cat, dog"},
+    {"x_axis": "prompt_sr", "x_values": "cat, dog", "y_axis": "prompt", "y_values": "a cat, b"},
+    {"x_axis": "prompt_sr", "x_values": "cat, dog", "y_axis": "negative_prompt", "y_values": "a cat, b"},
+    {"x_axis": " steps ", "x_values": "1", "y_axis": " ", "y_values": " "},
+)
+
+
+@producer
+def axes() -> Facts:
+    """The axes of grids and everything that is wrong with them."""
+    for given in AXES:
+        job = build(GridJob, {"generate": {"prompt": "a fox", "negative_prompt": "ugly"}, "grid": given})
+
+        def found(job: GridJob = job) -> Any:
+            return [
+                [each.letter, each.setting, each.field, [value.text for value in each.values[:3]]]
+                for each in axes_of(job)
+            ]
+
+        yield str(given), refused(found)
+    for length in (LONGEST, LONGEST + 1):
+        yield f"text {length}", refused(lambda length=length: len(texts_of(("a," * length)[:length])))
+    for values in (
+        "1-1001",
+        "1-2 [1000]",
+        "1-2 [1001]",
+        "5-1 (-2)",
+        "1-1",
+        "1-3 [1]",
+        "1-3 [0]",
+        "0.5-1 (+0.25)",
+        "3-1",
+        "1--1 (-1)",
+    ):
+        yield (
+            f"range {values}",
+            refused(
+                lambda values=values: [value.text for value in read_values("generate.guidance_scale", values)][-3:]
+            ),
         )

@@ -9,7 +9,9 @@ from unittest.mock import patch
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from core.networks.adapter_file import save_lora
 from core.record.problems import Problem
 from core.record.workspace import Workspace
 from core.settings.tools.hints import MakePairsSettings
@@ -17,8 +19,10 @@ from core.settings.tools.images import FaceSettings
 from core.tools import merges
 from core.tools.images import faces, make_pairs
 from core.tools.loras import layers, plots, singular_values, sums, svd
+from tests.facts.running import run
 from tests.facts.samples import beside, quarters, smooth
 from tests.facts.store import Facts, folder, producer, refused
+from tests.facts.tools import LAYER, METADATA, lora
 
 
 def matrix(rows: int, columns: int, rank: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -238,7 +242,7 @@ def crops() -> Facts:
                         return "skipped"
                     return [
                         [
-                            each.name,
+                            each.stem,
                             each.image.colors.size,
                             [q // 200 for q in quarters(each.image.colors.convert("RGB"))],
                         ]
@@ -284,3 +288,34 @@ def pairs() -> Facts:
         )
         wheres = ("generate.width", "generate.nope", str(root / "x"), "model.base_model", "")
         yield "where", [make_pairs._at_tool_setting(Problem("w", each)).where for each in wheres]
+
+
+@producer
+def untrained() -> Facts:
+    """Tools on a LoRA that changes nothing, and on one of a single trained layer."""
+    for name, trained in (("zero", ()), ("one", (LAYER,))):
+        with folder() as root:
+            path = lora(root / "a.safetensors")
+            tensors = load_file(path)
+            changed = {
+                key: each if key.endswith("alpha") or key.startswith(trained or ("x",)) else each * 0
+                for key, each in tensors.items()
+            }
+            save_lora(root / "b.safetensors", changed, METADATA)
+            b = str(root / "b.safetensors")
+            for task, given in (
+                ("singular_values", {"file": b, "keep": 0.9}),
+                ("check_weights", {"file": b}),
+                ("compare_loras", {"file": b, "other": str(path)}),
+                (
+                    "resize_lora",
+                    {
+                        "file": b,
+                        "new_rank": 2,
+                        "dynamic_method": "sv_fro",
+                        "dynamic_param": 0.9,
+                        "output": str(root / "c.safetensors"),
+                    },
+                ),
+            ):
+                yield f"{name} {task}", run(task, root, {task: given})

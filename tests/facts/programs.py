@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from core.generation.images.foreign import read_foreign
 from core.imports import dataset_text
 from core.imports.projects import ai_toolkit, kohya_export, simpletuner
 from core.imports.projects.table import Table
@@ -231,3 +232,18 @@ def texts() -> Facts:
                 ]
 
             yield name, refused(read)
+
+
+@producer
+def single() -> Facts:
+    """Seeds of SimpleTuner's prompts, and images that sd-scripts or Easy Diffusion made by their texts."""
+    for seed in (None, 0, 5, -1, 2**33):
+        config = {"model_family": "sdxl", "model_type": "lora", "validation_prompt": "a fox", "validation_seed": seed}
+        yield f"seed {seed}", imported(json.dumps(config), True)
+    texts: tuple[dict[str, str], ...] = (
+        {"prompt": "p"}, {"prompt": "p", "seed": "3"}, {"seed": "3"}, {"prompt": "p", "scale": "7", "steps": "9"},
+        {"prompt": "p", "x": "1"},
+        {"prompt": "p", "guidance_scale": "5"}, {"prompt": "", "seed": "3"}, {"negative_prompt": "n", "prompt": "p"},
+    )  # fmt: skip
+    for each in texts:
+        yield f"image {sorted(each.items())}", refused(read_foreign, each, "", (64, 96))
