@@ -20,7 +20,6 @@ from core.generation.model.sources import HookFile, Sources, tensors_sha256
 from core.generation.plan.forecast import images_together, needs_of
 from core.generation.prompt import analysis, files
 from core.generation.sample.canvas import images_at_once
-from core.record import allowed
 from core.record.problems import Problem
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -142,7 +141,6 @@ def modules() -> Facts:
             }
             job = build(GenerateJob, {"generate": generate, "prompts": {"from_module": name or None}})
             yield f"module {name}", refused(files.module_entries, job)
-    yield "allowed", sorted(allowed.allowed_modules(("x",)) & {"x", "y"})
 
 
 WORDS: dict[str, dict[str, torch.Tensor]] = {
