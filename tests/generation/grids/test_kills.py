@@ -46,8 +46,10 @@ def child(number, moment):
         saves(self, image, path, *more)
     def hook(event, args):
         global seen
-        seen += event in ("open", "os.rename", "os.mkdir", "os.link", "os.listdir", "os.remove")
-        if moment and seen == moment:
+        if event not in ("open", "os.rename", "os.mkdir", "os.link", "os.listdir", "os.remove"):
+            return  # such as os.kill itself
+        seen += 1
+        if seen == moment:
             os.kill(os.getpid(), signal.SIGKILL)
     making.Work._save = save
     sys.addaudithook(hook)
