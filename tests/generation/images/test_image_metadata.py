@@ -374,7 +374,7 @@ def test_an_initial_image_that_is_not_in_the_file_is_noted_and_its_mask_settings
 
 
 def test_one_note_names_everything_that_was_not_read_and_nothing_else():
-    named = ["ENSD", "Eta", "Tiling", "Seed resize from", "ADetailer model", "ADetailer prompt 2nd", "FreeU Stages"]
+    named = ["ENSD", "Eta", "Tiling", "Seed resize from", "ADetailer sampler", "ADetailer prompt 2nd", "FreeU Stages"]
     named += ["pag_enabled", "NGMS", "Hires prompt", "Dynamic thresholding enabled", "Face restoration", "Foo (bar)"]
     idle = ['Model hash: ab, Lora hashes: "a: bc", Version: v1.9.4, Batch pos: 2, Hires Module 1: Use same choices']
     idle += ["Hires CFG Scale: 7, Civitai metadata: {}, Template: x, SAG enabled: False"]
@@ -562,4 +562,4 @@ def test_every_setting_of_an_image_has_a_row_or_our_own_name():
     speed = {"model.family", "generate.count", "generate.batch_size", "generate.network_merge"}
     speed |= {"generate.network_merge_n_models", "generate.network_pre_calc"}
     rest = [path for path in others if path not in lists | told | speed]
-    assert {path.partition(".")[0] for path in rest} <= {"prompts", "output", "memory", "generation_memory"}
+    assert {path.partition(".")[0] for path in rest} <= {"prompts", "output", "memory", "generation_memory", "detailer"}
