@@ -66,7 +66,9 @@ def yolox():
 
 
 @pytest.mark.parametrize(
-    ("values", "found"), [(yolov8, [FIRST, SECOND]), (yolo26, [FIRST, SECOND]), (yolox, [FIRST])], ids=str
+    ("values", "found"),
+    [(yolov8, [FIRST, SECOND]), (yolo26, [FIRST, SECOND]), (yolox, [FIRST])],
+    ids=["yolov8", "yolo26", "yolox"],
 )
 def test_boxes_are_in_pixels_of_the_image_without_duplicates(tmp_path, values, found):
     assert boxes_of(file_of(tmp_path, values())) == found
