@@ -155,6 +155,7 @@ def test_every_setting_that_names_a_model_file_says_of_which_kind(page):
         "retag.model_dir",
         "hints_by_model.hint_model",
         "make_pairs.hint_model",
+        "detailer.ad_model_file",
     }  # ONNX files and folders
     apart |= {"lllite.weights", "controlnet.controlnet_model_name_or_path"}  # of kinds that no list has
     apart |= {"perceptual.clip_model", "perceptual.vgg16_model"}
