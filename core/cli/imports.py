@@ -9,7 +9,7 @@ from pathlib import Path
 from core.cli.main import DONE
 from core.cli.options import OWN, Options, job_from, not_understood, saved_path, split_options
 from core.dataset.captions.encodings import decode_text
-from core.imports.projects.importers import import_project
+from core.imports.projects.importers import fitted, import_project
 from core.imports.projects.report import MAX_BYTES, Import
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
@@ -30,7 +30,7 @@ def run(words: list[str]) -> int:
         problems.append(Problem("There is nothing to import", "command line", fix, code="cli.missing-value"))
     if problems:
         raise ProblemsError(problems)
-    found = _read(str(options.preset), str(options.values.get("choose", "")))
+    found = fitted(_read(str(options.preset), str(options.values.get("choose", ""))))
     print("\n".join(found.lines()), flush=True)
     for problem in found.problems:
         print(f"{problem.level}: {problem}", file=sys.stderr)

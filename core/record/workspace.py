@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 PROJECT = Path(__file__).resolve().parents[2]
 CAPTIONERS = "captioners"  # in the models folder: what writes captions
@@ -91,6 +91,12 @@ def resolve_path(text: str | os.PathLike) -> Path:
     """The path of a setting: `~` expanded, relative ones below the project folder."""
     path = open_home(text)
     return path if path.is_absolute() else PROJECT / path
+
+
+def is_foreign(text: str | os.PathLike) -> bool:
+    """Whether this is an absolute path of Windows on another system, where it would be a name below the project folder."""
+    path = os.fspath(text)
+    return os.name != "nt" and not path.startswith("/") and PureWindowsPath(path).is_absolute()
 
 
 def typed_path(text: str | None) -> Path | None:

@@ -10,7 +10,7 @@ _TEXT_CACHE = (
 ELSEWHERE: dict[str, str] = {
     "config_file": "give the preset's path as the first argument: webui.py train PRESET.json",
     "output_config": "save presets on the page; each run saves its settings as job.json",
-    "output_dir": "use --outputs; each run has its own folder there. saving.copy_to copies the final file elsewhere",
+    "output_dir": "use --outputs for the folder of all runs, and saving.copy_to for a copy of the final file",
     "in_json": "use dataset.sources with metadata_file",
     "dataset_repeats": "use num_repeats of a folder in dataset.sources",
     "dataset_config": "use --dataset-config FILE",

@@ -54,10 +54,10 @@
     const pasted = h("textarea", {class: "text", id: "import-text", rows: 8, spellcheck: "false", autocomplete: "off"});
     const file = h("input", {type: "file", id: "import-file", onchange: () => { own.close(); atelier.takeFile(file.files[0]); }});
     const own = atelier.modelsDialog("Import settings",
-      h("p", {class: "hint"}, "Opens the training settings of kohya_ss, sd-scripts and other trainers in the form, and lists what differs here. Files can also be dropped on this page, and texts pasted."),
+      h("p", {class: "hint"}, "Opens the settings of kohya_ss, sd-scripts, OneTrainer, ai-toolkit, SimpleTuner or a LoRA file in the form, and lists what differs here. You can also drop a file on this page, or paste text."),
       h("label", {class: "import-source"}, h("span", {}, "File"), file),
       h("label", {class: "import-source"}, h("span", {}, "Or a command line, TOML, YAML or JSON"), pasted),
-      h("div", {class: "buttons"}, button("Import the text", () => { if (pasted.value.trim()) { own.close(); send("", pasted.value); } else pasted.focus(); }, "primary")));
+      h("div", {class: "buttons"}, button("Import text", () => { if (pasted.value.trim()) { own.close(); send("", pasted.value); } else pasted.focus(); }, "primary")));
     file.focus();
   };
   const choose = (choices) => {
@@ -71,28 +71,32 @@
 
   const titleOf = (path) => atelier.fields[path] ? atelier.fields[path].title : path;
   const leads = (settings) => settings.flatMap((path, n) => [n ? ", " : "", h("button", {type: "button", class: "link", "data-field": path}, titleOf(path))]);
+  /** A sentence in which paths of settings are links with their titles. */
+  const linked = (why) => why.split(/([a-z_]+\.[a-z_]+)/).map((part) => atelier.fields[part] ? leads([part]) : part).flat();
   const rowOf = (kind) => ({key, value, settings = [], why}) => {
     const isDefault = kind === "default", fate = isDefault && settings.length ? ` = ${value}` : "";
     return h("li", {},
       key ? h("span", {}, h("code", {}, key), isDefault ? " not given" : ` ${value}`) : null,
-      h("span", {}, leads(settings), fate, settings.length && why ? `: ${why}` : why));
+      h("span", {}, leads(settings), fate, settings.length && why ? ": " : "", linked(why)));
   };
   const partOf = ({kind, title, folded, rows, more}) => {
     const head = `${title} (${rows.length + more})`;
     const list = h("ul", {class: "report-rows"}, rows.map(rowOf(kind)), more ? h("li", {class: "hint"}, `${more} more`) : null);
     return folded ? h("details", {}, h("summary", {}, head), list) : h("div", {}, h("h4", {}, head), list);
   };
-  const FOLDERS = "dataset.sources";
+  const FOLDERS = "dataset.sources", WRITTEN = ["logging.logging_dir", "logging.console_log_file", "saving.copy_to"];
   const missingOf = ({field, text: path, looks, nearby}) => {
     const take = (chosen) => field === FOLDERS ? atelier.act("found_folder", {before: path, now: chosen}) : atelier.edit({[field]: chosen});
     return h("li", {"data-missing": field, "data-path": path},
       h("span", {}, leads([field]), " ", h("code", {}, path)),
       h("span", {}, (nearby || []).map((each) => h("button", {type: "button", class: "btn small", onclick: () => take(each)}, `Use ${each}`)),
         h("button", {type: "button", class: "btn small", "aria-label": `Browse: ${titleOf(field)}`, onclick: () => atelier.browse(looks, path, take)}, "Browse"),
+        WRITTEN.includes(field) ? h("button", {type: "button", class: "btn small", "aria-label": `Leave empty: ${titleOf(field)}`, onclick: () => take("")}, "Leave empty") : null,
         h("span", {class: "hint", role: "status"})));
   };
+  const TITLES = {lora: "LoRA", dreambooth: "Dreambooth", finetune: "Finetuning", ti: "Textual Inversion"};  // of kohya_ss' tabs
   const choicesOf = ({choices, choice}) => choices.length > 1 && state.imported && state.imported.token === sent.token ? h("label", {class: "check"}, "Read as",
-    h("select", {onchange: ({target}) => send(sent.file, sent.text, target.value)}, choices.map((each) => h("option", {value: each, selected: each === choice}, each)))) : null;
+    h("select", {onchange: ({target}) => send(sent.file, sent.text, target.value)}, choices.map((each) => h("option", {value: each, selected: each === choice}, TITLES[each] || each)))) : null;
 
   const close = () => { if (card) card.remove(); card = null; };
   /** Show the report above the form. */

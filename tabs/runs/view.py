@@ -45,7 +45,7 @@ Copying = Callable[[dict[str, Any]], tuple[str, str]]
 SAMPLE_STEPS = 6
 CONTINUABLE = ("interrupted", "stopped", "failed")
 # Opens the dialog of assets/imports.js.
-IMPORT = '<button type="button" class="btn" data-do="import" title="Settings of another trainer, opened in Train">Import ...</button>'
+IMPORT = '<button type="button" class="btn" data-do="import">Import from another trainer ...</button>'
 
 STARRED = "starred"
 SHOWS: dict[str, tuple[str, tuple[str, ...]]] = {

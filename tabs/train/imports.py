@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from core.imports.dataset_export import dataset_text
 from core.imports.projects.export import export_project
-from core.imports.projects.importers import import_project
+from core.imports.projects.importers import fitted, import_project
 from core.imports.projects.kohya_export import export_preset
 from core.imports.projects.missing import SOURCES, missing_paths, nearby
 from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded, Entry, Import
 from core.record.bounded_json import json_or_none
 from core.record.problems import Problem, ProblemsError, limited, whole_text
-from core.record.workspace import PROJECT
+from core.record.workspace import PROJECT, resolve_path
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
@@ -64,6 +64,7 @@ def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
         found = _of_header(text, name, page.workspace.private)
     else:
         found = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
+    found = fitted(found)
     kept = {"token": token, "description": found.description, "report": report_of(found, page)}
     return page.project.take_import(
         found.job, name or found.title, f"{name or found.title} imported: {found.summary}.", kept
@@ -112,7 +113,9 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
     def exists(path: Path) -> bool:
         return page.roots.holds(path) and path.exists()
 
-    missing, folders = list(missing_paths(found.job, exists)), [page.workspace.models]
+    before = page.project.job  # of the form that is replaced: its folders were found here
+    used = [resolve_path(each).parent for each in (before.dataset.folder, before.model.base_model) if each]
+    missing, folders = list(missing_paths(found.job, exists)), [page.workspace.models, *used]
     near = nearby([text for _, text in missing], [*folders, *([PROJECT, PROJECT.parent] if page.roots.local else ())])
     parts = []
     for kind, title in TITLES.items():

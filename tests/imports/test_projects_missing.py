@@ -1,9 +1,16 @@
 """Files of an imported job that this machine does not have: which they are, and where they are searched for."""
 
-from core.imports.projects.importers import import_project
+import os
+
+import pytest
+
+from core.imports.projects import importers
+from core.imports.projects.importers import fitted, import_project
 from core.imports.projects.missing import SOURCES, missing_paths, nearby
+from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.training.checks.named_files import named_file_problems
 
 COMMAND = (
     "python train_network.py --network_module=networks.lora --train_data_dir={} --pretrained_model_name_or_path={}"
@@ -21,6 +28,33 @@ def test_paths_of_every_system_are_missing_and_names_of_hugging_face_are_not(tmp
         assert missing(folder, model) == {"model.base_model": model, "dataset.folder": folder}
     job = build(TrainJob, {"dataset": {"sources": [{"folder": "F:\\a"}, {"folder": str(tmp_path)}]}})
     assert list(missing_paths(job)) == [(SOURCES, "F:\\a")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the path is one of this machine")
+def test_a_windows_folder_to_write_to_is_missing_and_refused_on_other_systems():
+    settings = ("logging.logging_dir", "logging.console_log_file", "saving.copy_to")
+    job = build(
+        TrainJob,
+        {
+            "logging": {"logging_dir": "D:\\train\\log", "console_log_file": "\\\\nas\\log.txt"},
+            "saving": {"copy_to": "D:/loras"},
+        },
+    )
+    assert [setting for setting, _ in missing_paths(job) if setting != "dataset.folder"] == list(settings)
+    refused_at = {each.where for each in named_file_problems(job, Workspace()) if each.code == "folder.windows-path"}
+    assert refused_at == set(settings)
+    here = build(TrainJob, {"logging": {"logging_dir": "log"}, "saving": {"copy_to": "//nas/loras"}})
+    assert [setting for setting, _ in missing_paths(here) if setting != "dataset.folder"] == []
+
+
+def test_xformers_becomes_auto_only_where_it_is_not_installed(monkeypatch):
+    found = import_project(COMMAND.format("/a", "b") + " --xformers")
+    monkeypatch.setattr(importers, "find_spec", lambda name: name)
+    assert fitted(found) is found and found.job.memory.attention == "xformers"
+    monkeypatch.setattr(importers, "find_spec", lambda name: None)
+    changed = fitted(found)
+    assert changed.job.memory.attention == "auto"
+    assert [each.key for each in changed.entries("changed")] == ["xformers"]
 
 
 def test_the_same_name_is_searched_for_with_the_same_parents_first(tmp_path):

@@ -114,6 +114,20 @@ def test_files_of_the_same_name_are_offered(page):
     assert missing["model.base_model"][0] == str(page.workspace.models / "starter")
 
 
+def test_a_folder_is_offered_next_to_the_one_that_the_form_had(page, tmp_path):
+    for name in ("img", "other"):
+        (tmp_path / "sets" / name).mkdir(parents=True)
+    page.project.set_values({"dataset.folder": str(tmp_path / "sets/other")}, did="choosing")
+    opened(page, json.dumps(KOHYA | {"train_data_dir": "D:\\train\\img"}), "fox.json")
+    missing = {each["field"]: each["nearby"] for each in imports.report(page.project)["missing"]}
+    assert str(tmp_path / "sets/img") in missing["dataset.folder"]
+
+
+def test_what_the_preset_turns_off_is_not_said_to_be_missing_from_it(page):
+    opened(page, json.dumps(KOHYA | {"v2": False, "save_state": False}), "fox.json")
+    assert {"v2": "taken", "save_state": "changed"}.items() <= rows(page).items()
+
+
 def test_the_report_is_kept_with_the_preset_and_after_a_restart(page):
     opened(page, json.dumps(KOHYA), "fox.json")
     again = Project(page.project.file, page.presets)

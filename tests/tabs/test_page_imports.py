@@ -97,14 +97,14 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
     expect(tab.locator("#said.error")).to_contain_text(f"{MAX_BYTES:,} characters")
     assert project.revision == revision
 
-    menu(tab, "Import ...")
+    menu(tab, "Import from another trainer ...")
     tab.get_by_label("Or a command line, TOML, YAML or JSON").fill(COMMAND.format(5, "cat"))
     assert tab.evaluate(VIOLATIONS) == []
-    tab.get_by_role("button", name="Import the text").click()
+    tab.get_by_role("button", name="Import text").click()
     expect(rank).to_have_value("5")
     file = tmp_path / "bird.ps1"
     file.write_text(COMMAND.format(9, "bird"), "utf-16")
-    menu(tab, "Import ...")
+    menu(tab, "Import from another trainer ...")
     tab.get_by_label("File", exact=True).set_input_files(str(file))
     expect(rank).to_have_value("9")
 

@@ -16,7 +16,7 @@ from core.dataset.sources.files import (
     words_of,
 )
 from core.record.problems import Problem
-from core.record.workspace import resolve_path
+from core.record.workspace import is_foreign, resolve_path
 from core.settings.dataset.source import Source
 
 
@@ -54,7 +54,7 @@ def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
         fix = "choose a folder, or remove the entry"
         return None, Problem("A dataset folder is empty", "dataset", fix, code="dataset.empty-folder-setting")
     path = reachable(resolve_path(source.folder))
-    problem = _not_a_folder(path, printable(path))
+    problem = _not_a_folder(path, printable(source.folder if is_foreign(source.folder) else path))
     return (None, problem) if problem else (path, None)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -92,6 +93,20 @@ def import_project(
         what = "The settings of no known program are in this text"
         raise ProblemsError.one(what, opened.where, EXPECTED, "import.unknown")
     return importer.read(opened)
+
+
+def fitted(found: Import) -> Import:
+    """The import for this machine: attention by xFormers, kohya_ss' default, becomes auto where xFormers is not installed."""
+    memory = found.job.memory
+    if memory.attention != "xformers" or find_spec("xformers") is not None:
+        return found
+    job = found.job.model_copy(update={"memory": memory.model_copy(update={"attention": "auto"})})
+    sentence = "xFormers is not installed; auto gives the same result up to rounding"
+    report = [
+        replace(entry, kind="changed", sentence=sentence) if "memory.attention" in entry.settings else entry
+        for entry in found.report
+    ]
+    return replace(found, job=job, report=report)
 
 
 for module in (sd_scripts, kohya_ss, onetrainer, ai_toolkit, simpletuner, lora_file):

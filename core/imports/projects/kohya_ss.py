@@ -366,9 +366,13 @@ def _typed(text: str) -> list[str]:
 
 def _as_in_file(entry: Entry, value: Any, form: Form) -> Entry:
     """An entry with the value that the file has for its key; what follows from a field is no default."""
-    if value is None or entry.kind == "secret" or (entry.kind == "default" and not _on(form.get(_field_of(entry.key)))):
+    if value is None or entry.kind == "secret":
         return entry
-    return replace(entry, kind="taken" if entry.kind == "default" else entry.kind, value=value)
+    if entry.kind != "default":
+        return replace(entry, value=value)
+    if value is False:  # not passed, and off in sd-scripts too
+        return replace(entry, kind="taken" if entry.settings else "changed", value=value)
+    return replace(entry, kind="taken", value=value) if _on(form.get(_field_of(entry.key))) else entry
 
 
 def _of_launcher(form: Form, preset: Mapping[str, Any]) -> list[Entry]:
@@ -406,11 +410,11 @@ def _rest(preset: Mapping[str, Any], resolved: Resolved, reported: set[str]) -> 
 def _not_passed(key: str, value: Any, name: str, resolved: Resolved, sentence: str) -> Entry:
     """A field that this tab, these choices or its value keep from sd-scripts. sentence: the reason of its own, if it has one."""
     if not sentence and name not in resolved.form:
-        sentence = "is not on the tab of this preset"
+        sentence = "belongs to another tab of kohya_ss"
     if not sentence and name not in options_of():
         sentence = "is read only with other network types, tabs or model families"
     if sentence or _on(value):
-        return Entry("idle", key, value, sentence=sentence or "is not passed on with these choices")
+        return Entry("idle", key, value, sentence=sentence or "is not passed to sd-scripts with these choices")
     options = SCRIPTS[resolved.script].options
     default = options[name].default if name in options else None
     if default in (None, False, "", 0):

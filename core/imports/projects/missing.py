@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path, PureWindowsPath
 
 from core.record.problems import Problem
-from core.record.workspace import resolve_path
+from core.record.workspace import is_foreign, resolve_path
 from core.settings.base import value_of
 from core.settings.job import TrainJob
 
@@ -20,6 +20,7 @@ PATHS = (
     *MODELS, "dataset.folder", "dataset.reg_data_dir", "network.network_weights", "embedding.embedding_weights",
     "samples.sample_prompts_file", "resume.resume", "logging.log_tracker_config",
 )  # fmt: skip
+WRITTEN = ("logging.logging_dir", "logging.console_log_file", "saving.copy_to")  # created when missing
 LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:|.*\\|.*\.(?:safetensors|ckpt|pt|bin)$", re.IGNORECASE | re.DOTALL)
 MOST_SEARCHED, DEEPEST, MOST_FOUND = 20_000, 4, 4  # entries of folders, folders in one another, answers
 
@@ -35,6 +36,9 @@ def missing_paths(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -
                 missing = True
             if missing:
                 yield setting, text
+    for setting in WRITTEN:
+        if (text := value_of(job, setting)) and is_foreign(text):
+            yield setting, text
 
 
 def missing_files(job: TrainJob, folders: Sequence[Path] = ()) -> Iterator[Problem]:

@@ -72,7 +72,7 @@ def resolve(source: Source) -> Config:
         if key.rpartition(".")[2] == "__version":
             config.note(key, "idle", "is the version of the file")
         elif key in data()["former"]:
-            config.note(key, "unavailable", "is read by OneTrainer in older files at most")
+            config.note(key, "unavailable", "is read by OneTrainer only in older files")
     return config
 
 

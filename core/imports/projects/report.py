@@ -60,7 +60,7 @@ class Entry:
 
     @property
     def line(self) -> str:
-        """ "network_dim 32 -> network.rank", "lr_warmup 10: 10% of 1600 steps = 160 steps", "dataset.enable_bucket = False
+        """ "network_dim 32 -> network.rank", "lr_warmup 10: 10% of 1600 steps = 160 steps", "dataset.enable_bucket = off
         (enable_bucket is not given)"."""
         text, settings = self.text, ", ".join(self.settings)
         if settings and self.kind == "default":  # the value is the setting's: an option may be its opposite
@@ -221,6 +221,15 @@ def choose(titles: Sequence[str], source: Source, what: str) -> tuple[int, tuple
             return at, lines
     what, fix = f"The text has {len(lines)} {what}", f"choose one: {'; '.join(lines)}"
     raise ChoiceNeeded(Problem(what, source.where, fix, code="import.several-commands"), lines)
+
+
+def setting_text(value: Any) -> str:
+    """A setting's value for the report: "on", "off", "empty", "full, conv"."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting_text, value)) or "empty"
+    return "empty" if value is None else str(value)
 
 
 def written_value(value: Any) -> Any:

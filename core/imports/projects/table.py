@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from core.imports.projects.options import DecimalComma, Option, convert, unknown
-from core.imports.projects.report import Entry, Import, Kind, Remarks, Source, known_settings
+from core.imports.projects.report import Entry, Import, Kind, Remarks, Source, known_settings, setting_text
 from core.imports.projects.to_job import built, by_group
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
@@ -339,10 +339,10 @@ def _absent(
         differs = [path for path in paths if value_of(job, path) != value_of(plain, path)]
         if key not in stated and differs:
             reported.update(differs)
-            values = ", ".join(str(value_of(job, path)) for path in differs)
+            values = ", ".join(setting_text(value_of(job, path)) for path in differs)
             yield Entry("default", key, values, tuple(differs), sentence)
         elif key not in stated and kind in ("changed", "unavailable"):
             yield Entry("default", key, row.default, sentence=sentence)
     for path, (value, sentence) in fixed.items():
         if sentence:
-            yield Entry("default", path, value, (path,), sentence)
+            yield Entry("default", path, setting_text(value), (path,), sentence)

@@ -9,7 +9,7 @@ from core.imports.dataset_config import Imported, read_dataset_config
 from core.imports.dataset_options import COMMAND_LINE_NAMES, GENERAL
 from core.imports.dataset_options import OPTIONS as DATASET_OPTIONS
 from core.imports.projects.options import XTI, options_of, unknown
-from core.imports.projects.report import Entry, Import, Kind, Source, known_settings, written_value
+from core.imports.projects.report import Entry, Import, Kind, Source, known_settings, setting_text, written_value
 from core.imports.projects.rules import RULES, SECRETS, Reading, Values
 from core.record.problems import ProblemsError, errors
 from core.record.units import number_text
@@ -185,14 +185,14 @@ def _entries(
             strangers += name not in options_of()
             yield _written(read, name, written_value(value), settings, corrected, strangers)
         elif name in KEPT:
-            sentence = "sd-scripts would save no training state; kept on here, since it changes no weight"
+            sentence = "sd-scripts would save no training state; here it is saved, which does not change the training"
             yield Entry("default", read.key(name), False, sentence=sentence)
         elif differs:
-            values = ", ".join(str(value_of(job, path)) for path in differs)
+            values = ", ".join(setting_text(value_of(job, path)) for path in differs)
             yield Entry("default", read.key(name), values, tuple(differs), read.notes.get(name, ("", ""))[1])
     for path, (value, sentence) in FIXED.items():
         if sentence:
-            yield Entry("default", path, value, (path,), sentence)
+            yield Entry("default", path, setting_text(value), (path,), sentence)
 
 
 def _written(

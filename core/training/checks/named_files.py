@@ -12,7 +12,7 @@ from core.formats.hub.upload import missing_key
 from core.generation.prompt.sample_prompts import control_image, read_prompts
 from core.record.problems import Problem, ProblemsError
 from core.record.secrets import secret
-from core.record.workspace import Workspace, resolve_path
+from core.record.workspace import Workspace, is_foreign, resolve_path
 from core.settings.job import TrainJob
 from core.settings.resume import ResumeSettings
 from core.training.loop.samples import prompts_of
@@ -61,6 +61,9 @@ def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object
 
 
 def _at(check: Callable[[Path, str], object], folder: str, setting: str) -> object:
+    if is_foreign(folder):
+        what, fix = f"{folder} is a path of Windows", "choose a folder on this machine, or leave it empty"
+        raise ProblemsError.one(what, setting, fix, code="folder.windows-path")
     return check(resolve_path(folder), setting)
 
 
@@ -70,7 +73,8 @@ def written_folders(job: TrainJob) -> dict[str, str]:
     if logging.log_with != "none":
         folders["logging.logging_dir"] = logging.logging_dir
     if logging.console_log_file:
-        folders["logging.console_log_file"] = str(resolve_path(logging.console_log_file).parent)
+        file = logging.console_log_file
+        folders["logging.console_log_file"] = file if is_foreign(file) else str(resolve_path(file).parent)
     return {setting: folder for setting, folder in folders.items() if folder}
 
 
