@@ -128,9 +128,7 @@ def output(config: Config) -> Values:
     windows = "\\" in text or text[1:2] == ":"
     path: PurePath = PureWindowsPath(text) if windows else PurePosixPath(text)
     if not path.is_absolute():
-        config.note(
-            "output_model_destination", "changed", "it is saved in the run's folder; saving.copy_to copies it elsewhere"
-        )
+        config.note("output_model_destination", "changed", "saved in the run's folder, and not copied elsewhere")
     return {
         "saving.output_name": (path.stem if path.suffix in FILES else path.name).strip()[:100] or "my_model",
         "saving.copy_to": str(path.parent) if path.is_absolute() else None,
