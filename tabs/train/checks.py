@@ -17,7 +17,7 @@ from core.families.token_count import count_tokens
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hub.references import HubId
 from core.record.problems import Problem, ProblemsError, errors, errors_first
-from core.record.workspace import Workspace
+from core.record.workspace import Workspace, resolve_path
 from core.settings.job import TrainJob
 from core.settings.presets.files import Preset
 from core.settings.rules.validation import holds_out
@@ -257,11 +257,19 @@ class Checks:
         problems = errors_first([*problems, *recipe_problems(self._recipe(), family)])
         alone = errors(model_problems(job.model.model_copy(update={"vae": None}), self._workspace))
         problems = [replace(each, where="model.base_model") if each in alone else each for each in problems]
+        problems = [_at_its_field(each, job.dataset.folder) for each in problems]
         return problems if look or not report.validation else errors_first([*problems, *self._copies(job)])
 
     def _copies(self, job: TrainJob) -> list[Problem]:
         known = self._reading.findings if _same_images(self._reading.job, job) else None
         return [finding.problem() for finding in known or () if finding.level == "error"]
+
+
+def _at_its_field(problem: Problem, folder: str | None) -> Problem:
+    """The problem that the image folder of the form is missing, with a link to its field in place of the path."""
+    if problem.code != "dataset.missing-folder" or problem.where not in (folder, str(resolve_path(folder or ""))):
+        return problem
+    return replace(problem, what=f"The image folder '{problem.where}' does not exist", where="dataset.folder")
 
 
 def _folders(job: TrainJob) -> list[str]:

@@ -86,6 +86,12 @@ def test_another_dataset_ends_the_reading_and_what_was_read_is_kept(page, tmp_pa
     assert len(slow.opened) == IMAGES + 3
 
 
+def test_a_missing_image_folder_leads_to_its_field(page, tmp_path):
+    page.project.edit("dataset.folder", str(tmp_path / "gone"))
+    found = looked(page, lambda found: not found["checking"])
+    assert ("dataset.missing-folder", "dataset.folder") in [(each["code"], each["where"]) for each in found["problems"]]
+
+
 def test_a_look_that_fails_says_why(page, tmp_path, monkeypatch):
     page.project.edit("dataset.folder", str(images(tmp_path / "set", 2)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from axe_look import VIOLATIONS, on_every_screen, open_page
@@ -45,7 +46,7 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
     tab, project = open_page(window, screen, "Runs"), served.page.project
     report, rank = tab.get_by_role("region", name="Imported from kohya_ss"), box(tab, "network.rank")
     gone = str(tmp_path / "gone")
-    drop(tab, json.dumps(KOHYA | {"train_data_dir": gone}), "fox.json")
+    drop(tab, json.dumps(KOHYA | {"train_data_dir": gone, "logging_dir": "D:\\log"}), "fox.json")
     expect(report).to_contain_text("max_grad_norm")
     expect(report).to_be_focused()
     assert tab.evaluate("atelier.openTab()") == "Train" and project.job.network.rank == 32
@@ -55,6 +56,10 @@ def test_another_trainers_settings_are_opened_looked_at_saved_and_given_back(win
     tab.wait_for_function("!atelier.isUnsaved('model.compatibility')")
     assert compatibility(served) == "sd-scripts-0.10"
 
+    if os.name != "nt":
+        report.get_by_role("button", name="Leave empty: Logging folder").click()
+        expect(report.locator("[data-missing='logging.logging_dir']")).to_contain_text("Now empty")
+        assert not project.job.logging.logging_dir
     missing = report.locator("[data-missing='dataset.folder']")
     missing.get_by_role("button", name="Browse").click()
     tab.get_by_role("button", name="Use this folder").click()
