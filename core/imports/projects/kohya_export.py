@@ -255,7 +255,8 @@ def _typed(wanted: Reading, resolved: Resolved) -> Iterator[str]:
         off = {path for path in usual if not same_value(path, wanted_values[path], kohya_values[path])}
         for name, settings in names.items():
             words = _option(name, wanted[name]) if wanted[name] != there[name] else []
-            decides = off.intersection(settings) or off - values.keys()
+            # validation: the epochs have no default beside steps
+            decides = off.intersection(settings) or off - values.keys() or (off and name == "validate_every_n_epochs")
             if decides and all(SAFE.fullmatch(word) for word in words):
                 yield from words
 
