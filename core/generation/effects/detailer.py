@@ -15,7 +15,7 @@ from core.formats.onnx.file import check_onnx
 from core.generation.effects.inpaint import blurred, only_masked
 from core.generation.model.sources import HookFile
 from core.generation.plan.hooks import Finish, Inpaint
-from core.generation.plan.stages import as_generator
+from core.generation.plan.stages import as_generator, detail_size, least_strength
 from core.generation.prompt.loras import has_tags
 from core.generation.sample.canvas import Box as Pixels
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
@@ -56,7 +56,7 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
     steps, strength = settings.ad_steps or job.generate.steps, settings.ad_denoising_strength
     if not strength or (as_generator(job) and not int(steps * strength)):
         what = f"With {steps} steps, a detailer denoising strength of {strength:g} runs no steps"
-        fix = f"use at least {1 / steps:.3g}, or more steps"
+        fix = f"use at least {least_strength(steps):g}, or more steps"
         yield Problem(what, "detailer.ad_denoising_strength", fix, code="detailer.no-steps")
     for name, text in (("ad_prompt", settings.ad_prompt), ("ad_negative_prompt", settings.ad_negative_prompt)):
         if has_tags(text or ""):
@@ -148,8 +148,7 @@ class Detailer:
                 continue
             self._reports.stage(f"detailing {number + 1} of {len(boxes)}", number, len(boxes))
             mask = blurred(mask_of(box, image.size), settings.ad_mask_blur)
-            size = part.generate.width or 0, part.generate.height or 0
-            image = inpaint(part, only_masked(image, mask, settings.ad_inpaint_only_masked_padding, size))
+            image = inpaint(part, only_masked(image, mask, settings.ad_inpaint_only_masked_padding, detail_size(job)))
         return image
 
     def _find(self, settings: DetailerSettings, image: Image) -> Sequence[Box]:
@@ -211,11 +210,12 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
     if SKIP in prompt:
         return None
     first = (image.seed or 0) if settings.ad_seed is None else settings.ad_seed
+    width, height = detail_size(job)
     generate = {
         "prompt": prompt,
         "negative_prompt": _prompt(settings.ad_negative_prompt, image.negative_prompt, number),
-        "width": settings.ad_inpaint_width or image.width,
-        "height": settings.ad_inpaint_height or image.height,
+        "width": width,
+        "height": height,
         "steps": settings.ad_steps or image.steps,
         "guidance_scale": image.guidance_scale if settings.ad_cfg_scale is None else settings.ad_cfg_scale,
         "seed": (first + number) % SEEDS,
