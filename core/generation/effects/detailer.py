@@ -84,15 +84,17 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 
 def files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
     """{name in the settings: detector file}, on the CPU. Raises ProblemsError."""
-    names = dict.fromkeys(job.detailer.ad_model_file for job in jobs if job.detailer.ad_model_file)
-    missing: list[Problem] = []
-    paths = {name: collected(missing, detector_file, name, workspace) for name in names}
-    raise_if_errors(missing)
+    chosen_files = dict.fromkeys((job.detailer.ad_model_file, job.detailer.ad_model_classes or "") for job in jobs)
+    problems: list[Problem] = []
+    paths = {name: collected(problems, detector_file, name, of, workspace) for name, of in chosen_files if name}
+    raise_if_errors(problems)
     return {name: HookFile(path, 0) for name, path in paths.items() if path is not None}
 
 
-def detector_file(name: str, workspace: Workspace) -> Path:
-    """The ONNX file of a detector: a path, or a name below models/ or models/detectors. Raises ProblemsError."""
+def detector_file(name: str, classes: str, workspace: Workspace) -> Path:
+    """The ONNX file of a detector that has these classes: a path, or a name below models/ or models/detectors. Raises ProblemsError."""
+    from core.control.detectors.yolo import class_numbers
+
     inside = (
         [] if leads_out(name) else [workspace.models / FOLDER / name, workspace.models / name.removeprefix("models/")]
     )
@@ -101,12 +103,14 @@ def detector_file(name: str, workspace: Workspace) -> Path:
         what, fix = f"There is no detector '{name}'", f"choose an .onnx file, or put it into models/{FOLDER}"
         raise ProblemsError.one(what, FILE, fix, "detailer.no-file")
     if path.suffix.lower() != ".onnx":
-        what = f"The detector {path.name} is not an ONNX file"
-        raise ProblemsError.one(
-            what, FILE, f"export it: yolo export model={path.name} format=onnx", "detailer.not-onnx"
+        what, fix = (
+            f"The detector {path.name} is not an ONNX file",
+            f"export it: yolo export model={path.name} format=onnx",
         )
+        raise ProblemsError.one(what, FILE, fix, "detailer.not-onnx")
     with problems_at(FILE):
         check_onnx(path, "hint-model")
+    class_numbers(path, classes)
     return path
 
 
@@ -162,8 +166,8 @@ class Detailer:
             return self._opened.enter_context(DETECTORS[settings.ad_model].open())
         from core.control.detectors.yolo import YoloDetector
 
-        path = detector_file(settings.ad_model_file, self._workspace)
         classes = settings.ad_model_classes or ""
+        path = detector_file(settings.ad_model_file, classes, self._workspace)
         return self._opened.enter_context(YoloDetector(path, FILE, self._reports.cancel, classes)).find
 
 
