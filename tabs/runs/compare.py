@@ -33,7 +33,7 @@ class Comparisons:
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
         wants = body.get("wants")
         names = wants.get("compare") if isinstance(wants, dict) else None
-        if tab != "Runs" or not isinstance(names, list) or not 2 <= len(names) <= len(compare_view.LETTERS):
+        if tab != "Runs" or not isinstance(names, list) or not 2 <= len(names) <= len(runs_view.LETTERS):
             return {}
         return {"compare": self.answer(*(str(name)[:200] for name in names))}
 
@@ -52,7 +52,7 @@ class Comparisons:
         state = [(each["seq"], each["state"], len(each["files"])) for each in facts]
         known = self._comparisons.get(names)
         if known is None or known[0] != state:
-            sides = [self._side(letter, name) for letter, name in zip(compare_view.LETTERS, names, strict=False)]
+            sides = [self._side(letter, name) for letter, name in zip(runs_view.LETTERS, names, strict=False)]
             html = compare_view.comparison_parts(sides, self._page.thumb_url, self._page.file_url)
             known = (state, {"html": html, "curves": [curves(side) for side in sides]})
             self._comparisons = newest(self._comparisons) | {names: known}
@@ -71,7 +71,7 @@ class Comparisons:
         return True
 
     def _read(self, names: Names, task: Any) -> None:
-        for letter, name in zip(compare_view.LETTERS, names, strict=False):
+        for letter, name in zip(runs_view.LETTERS, names, strict=False):
             task.token.check()
             self._side(letter, name)
         self._compared(names)
