@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder, list_runs
-from core.settings.job import TrainJob
 from tabs.monitor.charts import loss_series, validation_points, value_series
 from tabs.runs import compare_view
 from tabs.runs import view as runs_view
@@ -79,13 +78,7 @@ class Comparisons:
     def _side(self, letter: str, name: str) -> Side:
         facts = self._page.engine.snapshot(name)
         folder = RunFolder(self._page.workspace.runs / Path(name).name)
-        return Side(letter, facts, self._job(name), folder.preset, self._dataset(folder))
-
-    def _job(self, name: str) -> TrainJob | None:
-        try:
-            return self._page.engine.run_job(name)
-        except (ProblemsError, OSError, ValueError):  # of another version, or damaged
-            return None
+        return Side(letter, facts, self._page.readable_job(name), folder.preset, self._dataset(folder))
 
     def _dataset(self, folder: RunFolder) -> dict[str, Any]:
         """Contents of dataset.json, cached until it changes, since it has megabytes for 10,000 images."""

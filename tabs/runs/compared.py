@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.engine.points import spread
 from core.engine.view import best_validation
 from core.record.bounded_json import read_json_object
 from core.record.events import COMPARED
@@ -22,7 +23,7 @@ from core.settings.noise import TIMESTEP_SETTINGS
 from core.settings.presets.files import differences
 from core.settings.rules import ineffective
 from tabs.form.project import FIELDS
-from tabs.runs.view import epoch_words, loss_words, of_total, pace_words, spread, when
+from tabs.runs.view import epoch_words, loss_words, of_total, pace_words, when
 
 UNKNOWN = "–"
 MEASURED_BY_MODEL = ("model.base_model", "model.vae", "model.family", "model.prediction")
@@ -407,7 +408,8 @@ def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
 
 def _moments(samples: list[list[dict[str, Any]]], most: int) -> list[Moment]:
     fewest = min(samples, key=len)
-    near = [tuple(_nearest(each, sample["step"]) for each in samples) for sample in spread(fewest, most)]
+    steps = [fewest[index]["step"] for index in spread(len(fewest), most)]
+    near = [tuple(_nearest(each, step) for each in samples) for step in steps]
     for place, own in enumerate(samples):  # of moments with the same sample of a run, the one whose steps are nearest
         if own is not fewest:
             near.sort(key=lambda moment: -max(abs(moment[0]["step"] - each["step"]) for each in moment))

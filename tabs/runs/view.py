@@ -7,9 +7,10 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
+from core.engine.points import spread
 from core.engine.run_summary import RunSummary
 from core.optimization.jumps import rate_jump
 from core.record.events import COMPARED, sampled_words
@@ -43,7 +44,6 @@ PATIENCE = 0.3  # seconds that an answer waits for journals which have to be rea
 LOG_SHOWN = 60
 Copying = Callable[[dict[str, Any]], tuple[str, str]]
 SAMPLE_STEPS = 6
-T = TypeVar("T")
 CONTINUABLE = ("interrupted", "stopped", "failed")
 # Opens the dialog of assets/imports.js.
 IMPORT = '<button type="button" class="btn" data-do="import" title="Settings of another trainer, opened in Train">Import ...</button>'
@@ -485,7 +485,7 @@ def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], f
         )
     steps = sampled_words(sample["step"] for sample in samples)
     made = [step for step in steps if step not in COMPARED]
-    shown = [step for step in steps if step in COMPARED] + spread(made, SAMPLE_STEPS)
+    shown = [step for step in steps if step in COMPARED] + [made[each] for each in spread(len(made), SAMPLE_STEPS)]
     by_place = {(sample["index"], sample["step"]): sample for sample in samples}
     prompts = {sample["index"]: sample["prompt"] for sample in samples}
     names = {step: steps[step] for step in shown}
@@ -504,13 +504,6 @@ def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], f
         f"</table></div>"
     )
     return section("Samples", grid, more)
-
-
-def spread(items: Sequence[T], most: int) -> list[T]:
-    """All items, of more than `most` the first, the last and some evenly between them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(number * (len(items) - 1) / (most - 1))] for number in range(most)]
 
 
 def sample_cell(
