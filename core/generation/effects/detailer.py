@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from core.control.detectors import DETECTORS, Box, Find, lowest_confidence
 from core.formats.onnx.file import check_onnx
 from core.generation.effects.inpaint import blurred, only_masked
 from core.generation.model.sources import HookFile
-from core.generation.plan.hooks import Finish, Inpaint
+from core.generation.plan.hooks import Inpaint
 from core.generation.plan.stages import as_generator, detail_size, least_strength
 from core.generation.prompt.loras import has_tags
 from core.generation.sample.canvas import Box as Pixels
@@ -123,20 +123,13 @@ def texts(job: GenerateJob) -> Iterable[str]:
 # -- on finished images
 
 
-@contextmanager
-def finisher(workspace: Workspace, reports: Reports) -> Iterator[Finish]:
-    """A context with the function that details finished images; detectors are opened once in it."""
-    with ExitStack() as opened:
-        yield Detailer(workspace, reports, opened)
+class Detailer(ExitStack):
+    """Details finished images; as a context, it closes the detectors that it has opened."""
 
-
-class Detailer:
-    """Details finished images."""
-
-    def __init__(self, workspace: Workspace, reports: Reports, opened: ExitStack):
-        """opened: closes detectors"""
-        self._workspace, self._reports, self._opened = workspace, reports, opened
-        self._finders: dict[tuple[str, str | None], Find] = {}
+    def __init__(self, workspace: Workspace, reports: Reports):
+        super().__init__()
+        self._workspace, self._reports = workspace, reports
+        self._finders: dict[tuple[str, str], Find] = {}  # by detector and classes
 
     def __call__(self, inpaint: Inpaint, job: GenerateJob, image: Image) -> Image:
         settings = job.detailer
@@ -156,19 +149,19 @@ class Detailer:
         return image
 
     def _find(self, settings: DetailerSettings, image: Image) -> Sequence[Box]:
-        key = settings.ad_model_file or settings.ad_model, settings.ad_model_classes
+        key = settings.ad_model_file or settings.ad_model, settings.ad_model_classes or ""
         if key not in self._finders:
-            self._finders[key] = self._opened_finder(settings)
+            self._finders[key] = self._opened(settings)
         return self._finders[key](image, lowest_confidence(settings))
 
-    def _opened_finder(self, settings: DetailerSettings) -> Find:
+    def _opened(self, settings: DetailerSettings) -> Find:
         if not settings.ad_model_file:
-            return self._opened.enter_context(DETECTORS[settings.ad_model].open())
+            return self.enter_context(DETECTORS[settings.ad_model].open())
         from core.control.detectors.yolo import YoloDetector
 
         classes = settings.ad_model_classes or ""
         path = detector_file(settings.ad_model_file, classes, self._workspace)
-        return self._opened.enter_context(YoloDetector(path, FILE, self._reports.cancel, classes)).find
+        return self.enter_context(YoloDetector(path, FILE, self._reports.cancel, classes)).find
 
 
 def chosen(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettings) -> list[Pixels]:
