@@ -92,5 +92,6 @@ def _entry(key: Any, files: list[Listed], of_run: Callable[[Path], tuple[str, tu
     title, best = of_run(run)
     file = next((each for each in files if best is not None and run / best[0] == each.path), files[0])
     mark = MARK.search(file.label)
-    label = (title if stem == title else f"{title} / {stem}") + (mark[0] if mark else "")
-    return replace(file, label=f"{label}, {len(files)} steps" if len(files) > 1 else label)
+    words = title if stem == title else f"{title} / {stem}"
+    words += f" {mark[1]}" if mark else ""
+    return replace(file, label=f"{words}, {len(files)} steps" if len(files) > 1 else words)

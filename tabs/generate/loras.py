@@ -33,15 +33,12 @@ from tabs.generate import form
 from tabs.generate.cards import add_buttons
 from tabs.generate.panel import model_of
 from tabs.generate.view import strengths
-from tabs.markup import arg_now, board_event, button, esc, middle, row_of, short
+from tabs.markup import arg_now, board_event, button, esc, middle, options, row_of, short
 from tabs.server.browsers import Browser
 
 MAX_OPTIONS = 300  # files in a datalist
-ROW_WIDTH, WORD_WIDTH, MAX_WORDS = (
-    38,
-    32,
-    16,
-)  # characters of the trigger words in a row, characters of one; number of trigger words of a LoRA
+ROW_WIDTH, WORD_WIDTH = 38, 32  # characters of the trigger words in a row, and of one
+MAX_WORDS = 16  # trigger words of a LoRA
 FRAME = 3  # width of a trigger word's border in characters
 PARTS: dict[str, Declared] = entries(LoraUse, "lora")
 DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
@@ -53,34 +50,27 @@ DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
     """HTML of the closed list with a search: LoRAs that fit the model, then the others, dimmed, with the reason."""
     loras = lists.of(["lora"])
-    things = one_for_each_run(loras, page.workspace)
-    offered_loras = one_for_each_run(matching(loras, query), page.workspace) if query else things
+    listed = one_for_each_run(loras, page.workspace)
+    matches = one_for_each_run(matching(loras, query), page.workspace) if query else listed
 
     def reason(each: Listed) -> str:
         return misfit(each.facts, each.path, ["lora"], family)
 
-    matches = rows_of(
-        offered_loras,
-        page,
-        reason,
-        lambda each: f'data-act="add" data-arg="{esc(each.name)}"',
-        "Add",
-    )
-    none = "" if matches else f'<li class="hint">{_nothing(bool(query and loras))}</li>'
+    def act(each: Listed) -> str:
+        return f'data-act="add" data-arg="{esc(each.name)}"'
+
+    rows = rows_of(matches, page, reason, act, "Add")
+    none = "" if rows else f'<li class="hint">{_nothing(bool(query and loras))}</li>'
     offered = "".join(
-        f'<datalist id="gen-{kind}s">'
-        + "".join(
-            f'<option value="{esc(each.name)}">{esc(each.text)}</option>' for each in lists.of([of])[:MAX_OPTIONS]
-        )
-        + "</datalist>"
+        f'<datalist id="gen-{kind}s">{options((each.text, each.name) for each in lists.of([of])[:MAX_OPTIONS])}</datalist>'
         for kind, of in (("model", "checkpoint"), ("refiner", "refiner"), ("vae", "vae"), ("upscaler", "upscaler"))
     )
     return (
         f'<div class="gen-adds" role="group" aria-label="Add"><details class="picker" data-group="lora-add">'
         f'<summary class="btn" title="Choose a LoRA">+ LoRA</summary><div class="gen-offers"><div class="line">'
         f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
-        f'placeholder="Search {count(len(things), "LoRA")}" aria-label="Search LoRAs" autocomplete="off">'
-        f"{button('refresh', 'Refresh', kind='quiet')}</div><ul tabindex='0' class=\"model-offers\">{matches}{none}</ul></div></details>"
+        f'placeholder="Search {count(len(listed), "LoRA")}" aria-label="Search LoRAs" autocomplete="off">'
+        f"{button('refresh', 'Refresh', kind='quiet')}</div><ul tabindex='0' class=\"model-offers\">{rows}{none}</ul></div></details>"
         f"{add_buttons()}</div>{offered}"
     )
 
