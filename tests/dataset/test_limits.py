@@ -33,6 +33,7 @@ from core.dataset.sources.files import (
     without_face,
 )
 from core.dataset.sources.folders import roots_of
+from core.dataset.sources.image_info import about
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.walk import walk
 from core.record import draws
@@ -406,3 +407,16 @@ def test_the_most_enlarged_and_the_most_cropped_are_named_first():
 def test_of_captions_that_differ_in_case_the_same_is_taken_on_every_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "listdir", lambda folder: ["a.txt", "A.TXT", "A.png.txt", "A.png", "a.Txt"])
     assert SidecarIndex().of(tmp_path / "A.png") == ["A.TXT", "A.png", "a.Txt", "a.txt", "A.png.txt"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a.png"], "1 image is bad, has one and does it: a.png"),
+        (["a.png", "b.png"], "2 images are bad, have one and do it: a.png, b.png"),
+    ],
+)
+def test_a_sentence_on_images_agrees_with_their_number(names, said):
+    (problem,) = about(names, "{n} {is} bad, {has} one and {do} it: {names}", "fix", "code")
+    assert problem.what == said
+    assert about([], "{n}", "fix", "code") == []

@@ -6,6 +6,7 @@ from dataclasses import is_dataclass
 from itertools import product
 from typing import Any
 
+from core.machine_check.items import all_items
 from core.setup import choose
 from tests.facts.store import Facts, digest, producer
 from tests.facts.tables import modules
@@ -92,3 +93,10 @@ def classes() -> Facts:
         if found:
             text = {name: " ".join(marks) for name, marks in found.items()}
             yield module.__name__.removeprefix("core."), text if len(str(text)) < 400 else digest(text)
+
+
+@producer
+def checked() -> Facts:
+    """Each item of the machine check: its group, longest seconds, what it needs and whether it is for a GPU alone."""
+    for each in all_items():
+        yield each.name, [each.group, each.seconds, each.needs, each.gpu]
