@@ -219,8 +219,8 @@ class Source:
         yield fact("family", "Family", FAMILY_NAMES.get(self.about["family"], ""))
         yield fact("sha256", "SHA-256 of the base model", digest)
         if entry is None:
-            unknown = "Not known. It applies to this file too: look where the base model comes from."
-            yield fact("license", "License", unknown)
+            words = "Not known. It applies to this file too: look where the base model comes from."
+            yield fact("license", "License", words)
             return
         note = "not confirmed on its author's page" if "license" in entry.unverified else ""
         yield fact("license", "License", entry.license, note=note)
