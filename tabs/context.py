@@ -17,6 +17,7 @@ from core.imports.projects.report import MAX_BYTES as IMPORT_LETTERS
 from core.record.machine import gpu_memory
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
+from core.settings.job import TrainJob
 from core.settings.presets.files import PresetStore
 from tabs.dataset.reading import Reading
 from tabs.dataset.setup_offer import SetupOffer
@@ -115,6 +116,13 @@ class Page:
         """Memory of the training GPU in bytes, 0 without a GPU, None until the device is known."""
         device = self.engine.known_device
         return None if device is None else gpu_memory(device)
+
+    def readable_job(self, run_name: str) -> TrainJob | None:
+        """The settings of a run; None if they are damaged or of another version."""
+        try:
+            return self.engine.run_job(run_name)
+        except (ProblemsError, OSError, ValueError):
+            return None
 
     def file_url(self, path: str | os.PathLike) -> str:
         """URL of a file, relative to the page, for <img src> or <a href download>."""

@@ -5,8 +5,10 @@ What tells of a person (captions, prompts, names, paths, author) is left out unl
 from __future__ import annotations
 
 import base64
+import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -17,7 +19,7 @@ from PIL import Image
 
 from core.assess.card_page import Card, Fact, Sample, page
 from core.assess.measures import MEASURES
-from core.assess.results import read_results
+from core.assess.results import read_results, rows_of
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.images.thumbnails import jpeg_url
 from core.engine.extend import job_of
@@ -31,7 +33,6 @@ from core.formats.tensors.header import read_header
 from core.generation.model.index import preview_of
 from core.generation.model.library import find_file
 from core.record import atomic
-from core.record.bounded_json import parse_json
 from core.record.cancel import CancelToken
 from core.record.context import JobContext, Outcome
 from core.record.events import COMPARED
@@ -50,6 +51,7 @@ from core.tools.plans import FilePlan
 SAMPLE_SIDE = 640  # pixels
 LONGEST = 2000  # characters of a text
 MOST_NAMES = 1000
+MOST_BYTES = 10_000_000  # of a page
 MOST_THUMBNAIL = 8_000_000  # characters of modelspec.thumbnail
 SHA256 = re.compile(r"[0-9a-f]{64}")
 UNSEEN = re.compile(
@@ -76,15 +78,18 @@ def plan(settings: CardSettings, workspace: Workspace) -> FilePlan:
         raise ProblemsError.one(what, "card.file", "choose a file in it", "card.folder")
     if settings.preview:
         return FilePlan(f"list what a card of {display_path(path)} would contain", path)
-    target = output_file(settings.output, path, "_card", (".html",))
-    for number in range(2, MOST_NAMES):
-        if settings.output or not (target.exists() or target.with_suffix(".json").exists()):
-            break
-        target = output_file(None, path, f"_card_{number}", (".html",))
-    size = path.stat().st_size // 1000 + 10_000_000
-    for each in (target, target.with_suffix(".json")):
-        raise_if_errors(output_problems(each, [path], size, "card.output"))
+    endings = ("_card", *(f"_card_{number}" for number in range(2, MOST_NAMES)))
+    targets = (output_file(settings.output, path, ending, (".html",)) for ending in endings)
+    free = (each for each in targets if not any(map(os.path.lexists, files_of(each))))
+    target = next(free, None) or output_file(settings.output, path, endings[0], (".html",))
+    for file in files_of(target):
+        raise_if_errors(output_problems(file, [path], MOST_BYTES, "card.output"))
     return FilePlan(f"write {display_path(target)} and the same as .json", path, target)
+
+
+def files_of(target: Path) -> tuple[Path, Path]:
+    """(page, JSON) of a card."""
+    return target, target.with_suffix(".json")
 
 
 def do(settings: CardSettings, plan: FilePlan, context: JobContext) -> Outcome:
@@ -92,11 +97,11 @@ def do(settings: CardSettings, plan: FilePlan, context: JobContext) -> Outcome:
     card = card_of(plan.path, settings, context.workspace, context.cancel)
     if settings.preview:
         return Outcome(lines=card.lines(), facts={"card": card.data()})
-    target = plan.target
-    atomic.write_json(target.with_suffix(".json"), card.data())
-    atomic.write_text(target, page(card))
-    lines = [*card.lines(), f"Saved: {display_path(target)} and {target.with_suffix('.json').name}"]
-    return Outcome(lines=lines, facts={"card": card.data(), "file": str(target)})
+    html, json = files_of(plan.target)
+    atomic.write_json(json, card.data())
+    atomic.write_text(html, page(card))
+    lines = [*card.lines(), f"Saved: {display_path(html)} and {json.name}"]
+    return Outcome(lines=lines, facts={"card": card.data(), "file": str(html)})
 
 
 def card_of(path: Path, settings: CardSettings, workspace: Workspace, cancel: CancelToken | None = None) -> Card:
@@ -131,18 +136,17 @@ class Source:
     run: RunFolder | None
     job: TrainJob | None
     snapshot: Mapping[str, Any]
+    cancel: CancelToken | None
 
     @classmethod
     def of(cls, path: Path, settings: CardSettings, workspace: Workspace, cancel: CancelToken | None) -> Source:
         folder = run_of(path, workspace.runs)
         run, job, snapshot = RunFolder(folder) if folder else None, None, {}
         if run is not None:
-            try:
+            with suppress(ProblemsError, OSError, ValueError):  # of another version, or damaged
                 job, snapshot = job_of(run), RunView.read(run).snapshot(False)
-            except (ProblemsError, OSError, ValueError):  # of another version, or damaged
-                job = None
-        metadata = read_header(path)[1]
-        return cls(path, settings, workspace, inspect(path, cancel), metadata, run, job, snapshot)
+        about, metadata = inspect(path, cancel), read_header(path)[1]
+        return cls(path, settings, workspace, about, metadata, run, job, snapshot, cancel)
 
     def clean(self, value: Any) -> Any:
         """A value without control characters, too long texts and, unless they are included, paths."""
@@ -181,10 +185,7 @@ class Source:
         yield fact("triggers", "Trigger words", list(dict.fromkeys(each for each in triggers if each)))
         yield fact("frequent_tags", "Frequent tags", frequent_tags(self.metadata), "captions")
         if self.about["kind"] == "lora":
-            measured = self._measured.get("strength", {}).get("best")
-            note = "as measured on its run" if measured else "not measured; 1 is usual"
-            strength = self.settings.strength if self.settings.strength is not None else measured or 1
-            note = "" if self.settings.strength is not None else note
+            strength, note = self._strength()
             yield fact("strength", "Strength", strength, note=note)
         yield fact("resolution", "Image size", self._stated("modelspec.resolution", "ss_resolution"))
         yield fact("prediction", "Prediction type", self.about["prediction"] or "")
@@ -194,18 +195,26 @@ class Source:
             yield fact("sampler", "Sampler of the samples", f"{samples.sample_sampler}, {samples.sample_steps} steps")
             yield fact("guidance", "Guidance scale", samples.guidance_scale or "")
 
+    def _strength(self) -> tuple[float, str]:
+        """(strength to use, what it comes from)."""
+        measured = self._measured.get("strength", {}).get("best")
+        if self.settings.strength is not None:
+            return self.settings.strength, ""
+        if isinstance(measured, (int, float)):
+            return measured, "as measured on its run"
+        return 1, "not measured; 1 is usual"
+
     def _stated(self, *names: str) -> str:
-        """The first of these metadata values that says something."""
-        return next(
-            (text for name in names if (text := self.metadata.get(name, "")[:200]) not in ("", "None", "no")), ""
-        )
+        """The first of these metadata values that is not empty; "" without one."""
+        values = (self.metadata.get(name, "")[:200] for name in names)
+        return next((value for value in values if value not in ("", "None", "no")), "")
 
     def _base(self) -> Iterator[Fact]:
         fact = partial(Fact, "base")
         digest, entry = self._base_digest()
         name = self._stated("ss_sd_model_name") or (self.job.model.base_model if self.job else "")
-        last = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
-        yield fact("name", "Trained on", entry.title if entry else last)
+        file_name = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        yield fact("name", "Trained on", entry.title if entry else file_name)
         yield fact("path", "Path of the base model", self.job.model.base_model if self.job else "", "names")
         yield fact("family", "Family", FAMILY_NAMES.get(self.about["family"], ""))
         yield fact("sha256", "SHA-256 of the base model", digest)
@@ -227,7 +236,7 @@ class Source:
         path = find_file(self.job.model.base_model, self.workspace) if self.job else None
         if path is None or not path.is_file() or path.stat().st_size not in {each.size for each in ENTRIES}:
             return "", None
-        digest = model_hashes(path, HashMemo(self.workspace.private / "hashes.json"))[1]
+        digest = model_hashes(path, HashMemo(self.workspace.private / "hashes.json"), self.cancel)[1]
         return digest, of_sha256(digest)
 
     @property
@@ -240,26 +249,21 @@ class Source:
         fact = partial(Fact, "measures")
         best = self.snapshot.get("best")
         if self.step is not None and best is not None:
-            words = f"This is step {self.step:,}. {measured_sentence(best)}"
-            yield fact("among", "Among the checkpoints of its run", words)
+            sentence = f"This is step {self.step:,}. {measured_sentence(best)}"
+            yield fact("among", "Among the checkpoints of its run", sentence)
         yield fact("choice", "Why it was kept", self.metadata.get("atelier_choice", ""))
         for name, data in self._measured.items():
-            shown = data if self.settings.names or "name" not in data else data | {"name": "one"}
-            try:
-                words = MEASURES[name].words("sentence", shown)
-            except (KeyError, TypeError, ValueError, IndexError, StopIteration):  # the file was changed by hand
-                continue
-            yield fact(name, MEASURES[name].title, words, note=MEASURES[name].meaning)
+            anonymous = {} if self.settings.names or "name" not in data else {"name": "one"}
+            for row in rows_of({name: data | anonymous}):
+                yield fact(name, row["title"], row["sentence"], note=row["meaning"])
 
     def _training(self) -> Iterator[Fact]:
         fact = partial(Fact, "training")
-        folders = parsed(self.metadata.get("ss_dataset_dirs", ""))
-        images = self.snapshot.get("images") or sum(
-            each["img_count"]
-            for each in folders.values()
-            if isinstance(each, dict) and isinstance(each.get("img_count"), int)
-        )
-        yield fact("images", "Training images", int(images) or self._stated("ss_num_train_images"))
+        folders = self.about["metadata"].get("ss_dataset_dirs")
+        folders = folders if isinstance(folders, dict) else {}
+        counts = (each.get("img_count") for each in folders.values() if isinstance(each, dict))
+        images = self.snapshot.get("images") or sum(each for each in counts if isinstance(each, int))
+        yield fact("images", "Training images", images or self._stated("ss_num_train_images"))
         yield fact("folders", "Folders of the dataset", [str(each) for each in folders][:20], "names")
         for name, (title, key) in TRAINED.items():
             yield fact(name, title, self._stated(key))
@@ -286,11 +290,12 @@ class Source:
 
     def samples(self) -> list[Sample]:
         """The samples of the file's step, else of the nearest one; without a run its preview image."""
-        drawn = [each for each in self.snapshot.get("samples", []) if each["step"] not in COMPARED]
-        at = self.step if self.step is not None else self.snapshot.get("step", 0)
-        nearest = min((each["step"] for each in drawn), key=lambda step: abs(step - at), default=None)
+        samples = [each for each in self.snapshot.get("samples", []) if each["step"] not in COMPARED]
+        step = self.step if self.step is not None else self.snapshot.get("step", 0)
+        nearest = min((each["step"] for each in samples), key=lambda other: abs(other - step), default=None)
+        included = [each for each in samples if each["step"] == nearest][: self.settings.samples]
         found = []
-        for each in [each for each in drawn if each["step"] == nearest][: self.settings.samples]:
+        for each in included:
             prompt = self.clean(each["prompt"]) if self.settings.captions else ""
             if url := _url(Path(each["file"])):
                 found.append(Sample(url, prompt, each["seed"], each["step"]))
@@ -299,15 +304,6 @@ class Source:
         preview = preview_of(self.path, self.workspace)
         url = (_url(preview) if preview else "") or thumbnail_of(self.metadata)
         return [Sample(url)] if url else []
-
-
-def parsed(text: str) -> dict[str, Any]:
-    """A JSON object of the metadata; {} for anything else."""
-    try:
-        value = parse_json(text or "{}", "")
-    except ProblemsError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _url(path: Path) -> str:

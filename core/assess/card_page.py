@@ -98,15 +98,11 @@ class Card:
         return {"format": "atelier card", "version": 1, "title": self.title, **sections, "samples": samples}
 
     def lines(self) -> list[str]:
-        images = count(len(self.samples), "sample image")
-        lines = [f"The card contains: {self.title}, {images}"]
-        lines += [f"  {each.title}: {_short(each.text)}" for each in self.facts]
-        if self.left_out:
-            lines += [
-                "Left out:",
-                *(f"  {each.title}: {_short(each.text)} ({each.personal})" for each in self.left_out),
-            ]
-        return lines
+        """What the card contains, and what is left out with the setting that includes it."""
+        contents = [f"  {each.title}: {_short(each.text)}" for each in self.facts]
+        left_out = [f"  {each.title}: {_short(each.text)} ({each.personal})" for each in self.left_out]
+        head = f"The card contains: {self.title}, {count(len(self.samples), 'sample image')}"
+        return [head, *contents, *(["Left out:", *left_out] if left_out else [])]
 
 
 def _short(text: str) -> str:
@@ -153,12 +149,9 @@ def _value(fact: Fact) -> str:
 
 
 def _sample(sample: Sample, title: str) -> str:
-    about = ", ".join(
-        f"{name} {value:,}" if name == "step" else f"{name} {value}"
-        for name, value in (("step", sample.step), ("seed", sample.seed))
-        if value is not None
-    )
-    words = "<br>".join(escape(text) for text in (sample.prompt, about) if text)
-    caption = f"<figcaption>{words}</figcaption>" if words else ""
+    step = [f"step {sample.step:,}"] if sample.step is not None else []
+    seed = [f"seed {sample.seed}"] if sample.seed is not None else []
+    texts = "<br>".join(escape(text) for text in (sample.prompt, ", ".join(step + seed)) if text)
+    caption = f"<figcaption>{texts}</figcaption>" if texts else ""
     alt = escape(sample.prompt or f"Sample of {title}")
     return f'<figure><img src="{sample.url}" alt="{alt}">{caption}</figure>'

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.engine.points import spread
 from core.generation.grids.axes import CONTROL, LORA, MOST_CELLS, NONE, STRENGTH, WEIGHT, joined
 from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.sample_prompts import SamplePrompt
@@ -119,9 +120,7 @@ def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[i
     """At most MOST_CHECKPOINTS steps, evenly spaced, including the last and the best one."""
     if len(steps) <= MOST_CHECKPOINTS:
         return list(steps)
-    chosen = {
-        steps[round(number * (len(steps) - 1) / (MOST_CHECKPOINTS - 2))] for number in range(MOST_CHECKPOINTS - 1)
-    }
+    chosen = {steps[index] for index in spread(len(steps), MOST_CHECKPOINTS - 1)}
     return sorted(chosen | ({best["step"]} & set(steps) if best else set()))
 
 

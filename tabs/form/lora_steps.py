@@ -1,4 +1,4 @@
-"""A LoRA as a thing: the run it comes from, with its checkpoints and their samples, or a single file."""
+"""A LoRA in lists and on cards: the run it comes from, with its checkpoints and their samples, or a single file."""
 
 from __future__ import annotations
 
@@ -35,37 +35,42 @@ class Checkpoint:
     loss: float | None
 
 
-def checkpoints(page: FormPage, run: Path) -> list[Checkpoint]:
-    """The checkpoints of a run in the order of their steps; [] without its journal."""
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file. name: title of its run, else of the file; image: sample or preview; here: its checkpoint; steps: all of its run"""
+
+    name: str
+    image: Path | None
+    here: Checkpoint | None
+    steps: list[Checkpoint]
+
+
+def lora_of(page: FormPage, path: Path) -> Lora:
+    steps, run = checkpoints(page, path), run_of(path, page.workspace.runs)
+    here = next((each for each in steps if each.path == path), None)
+    if here is None or run is None:
+        return Lora(path.name.removesuffix(path.suffix), preview_of(path, page.workspace), None, [])
+    return Lora(title_of(RunFolder(run)), here.sample or preview_of(path, page.workspace), here, steps)
+
+
+def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
+    """The checkpoints of the run that saved a file, in the order of their steps; [] of no run, or one without its journal."""
+    run = run_of(path, page.workspace.runs)
+    if run is None:
+        return []
     try:
         facts: dict[str, Any] = page.engine.snapshot(run.name)
         rows = candidates([file["name"] for file in facts["files"]], facts)
     except (ProblemsError, OSError, KeyError):
         return []
-    best, kept = facts.get("best"), read_kept(run)
+    best, kept = Path((facts.get("best") or {}).get("file", "")).name, {Path(file).name for file in read_kept(run)}
     found = []
     for row in rows:
-        path = run / "checkpoints" / row["file"]
-        marks = (
-            *(["best"] if best and path.name == Path(best["file"]).name else []),
-            *(["kept"] if f"checkpoints/{path.name}" in kept else []),
-        )
+        marks = tuple(mark for mark, marked in (("best", row["file"] == best), ("kept", row["file"] in kept)) if marked)
         sample = run / "samples" / f"{row['step']:08d}_00.png"
-        found.append(Checkpoint(path, row["label"], marks, sample if sample.is_file() else None, row["loss"]))
+        existing = sample if sample.is_file() else None
+        found.append(Checkpoint(run / "checkpoints" / row["file"], row["label"], marks, existing, row["loss"]))
     return found
-
-
-def name_of(path: Path, steps: Iterable[Checkpoint], workspace: Workspace) -> tuple[str, Checkpoint | None]:
-    """(title of the run, checkpoint) of one of its checkpoints, (file name, None) of another file."""
-    here = next((each for each in steps if each.path == path), None)
-    run = run_of(path, workspace.runs)
-    stem = path.name.removesuffix(path.suffix)
-    return (title_of(RunFolder(run)), here) if here is not None and run is not None else (stem, None)
-
-
-def picture_of(path: Path, here: Checkpoint | None, workspace: Workspace) -> Path | None:
-    """The checkpoint's own sample, else the preview of the file."""
-    return (here.sample if here is not None else None) or preview_of(path, workspace)
 
 
 def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[Listed]:
@@ -76,10 +81,10 @@ def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[List
     for each in files:
         run, stem = run_of(each.path, workspace.runs), STEP.sub("", each.path.name.removesuffix(each.path.suffix))
         found.setdefault(each.path if run is None or each.facts.problem else (run, stem), []).append(each)
-    return [_thing(key, each, of_run) for key, each in found.items()]
+    return [_entry(key, each, of_run) for key, each in found.items()]
 
 
-def _thing(key: Any, files: list[Listed], of_run: Callable[[Path], tuple[str, tuple[str, str] | None]]) -> Listed:
+def _entry(key: Any, files: list[Listed], of_run: Callable[[Path], tuple[str, tuple[str, str] | None]]) -> Listed:
     """One entry for the files of a run. key: (run folder, file name without the step), or the path of another file"""
     if not isinstance(key, tuple):
         return files[0]

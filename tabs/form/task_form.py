@@ -11,12 +11,11 @@ from core.formats.detect import FAMILY_NAMES
 from core.generation.model.index import facts_of_file
 from core.generation.model.library import find_file
 from core.record.problems import Problem, ProblemsError
-from core.record.run_folder import run_of
 from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
 from tabs.form.bars import line_bars, weight_bars
 from tabs.form.form_values import usable
-from tabs.form.lora_steps import Checkpoint, checkpoints, name_of, picture_of
+from tabs.form.lora_steps import lora_of
 from tabs.form.picker import FormPage, family_of_file
 from tabs.form.plain_presets import PlainForm, Values, plain
 from tabs.form.task_settings import form_settings, job_of, main_setting
@@ -82,37 +81,35 @@ class TaskForm(PlainForm):
         files, strengths = self.known.get(FILES), self.known.get(STRENGTHS)
         if files is None or strengths is None or files.holds != ("lora",):
             return {}
-        listed = values.get(FILES) or []
-        things = {str(file): self._card(str(file)) for file in listed}
-        about = (
-            f'data-files="{self.id}-{FILES}" data-ratios="{self.id}-{STRENGTHS}" data-cards="{esc(json.dumps(things))}"'
-        )
+        cards = json.dumps({str(file): self._card(str(file)) for file in values.get(FILES) or []})
+        about = f'data-files="{self.id}-{FILES}" data-ratios="{self.id}-{STRENGTHS}" data-cards="{esc(cards)}"'
         return {FILES: f"<lora-rows {about}></lora-rows>"}
 
     def _card(self, file: str) -> dict[str, Any]:
-        """{name, family, words, image, step, steps} of the card of a LoRA; step: what the run calls this checkpoint, steps: all of its
-        run, {file, label, image}."""
+        """The card of a LoRA, for assets/merging.js. step: label of this checkpoint of its run, else ""; steps: all of its run"""
         page, path = self.page, find_file(file, self.page.workspace)
         if path is None or not page.roots.holds(path):
             return {"name": Path(file).stem, "family": "", "words": [], "image": "", "step": "", "steps": []}
-        run = run_of(path, page.workspace.runs)
-        steps = checkpoints(page, run) if run is not None else []
-        name, here = name_of(path, steps, page.workspace)
+        lora = lora_of(page, path)
 
-        def image(sample: Path | None) -> str:
-            return page.thumb_url(sample, THUMB) if sample is not None else ""
+        def image(file: Path | None) -> str:
+            return page.thumb_url(file, THUMB) if file is not None else ""
 
-        def step(each: Checkpoint) -> dict[str, str]:
-            label = ", ".join((each.label, *each.marks))
-            return {"file": str(Path(file).with_name(each.path.name)), "label": label, "image": image(each.sample)}
-
+        steps = [
+            {
+                "file": str(Path(file).with_name(each.path.name)),
+                "label": ", ".join((each.label, *each.marks)),
+                "image": image(each.sample),
+            }
+            for each in lora.steps
+        ]
         return {
-            "name": name,
+            "name": lora.name,
             "family": FAMILY_NAMES.get(family_of_file(file, page), ""),
             "words": list(facts_of_file(path).words[:WORDS]),
-            "image": image(picture_of(path, here, page.workspace)),
-            "step": here.label if here is not None else "",
-            "steps": [step(each) for each in steps] if here is not None else [],
+            "image": image(lora.image),
+            "step": lora.here.label if lora.here is not None else "",
+            "steps": steps,
         }
 
     def _bars(self, name: str, values: Values) -> str:

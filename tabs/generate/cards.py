@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 TAB = "Generate"
 GRID = "grid"  # a card with a board of its own
 STATE = "cards"  # key of the tab state: cards that were added, and may have no values yet
-STRENGTH = (
-    "strength"  # of an initial image and of the second stage of hires fix: on the card of the first that is shown
-)
+# Of an initial image and of the second stage of hires fix: on the card of the first that is shown.
+STRENGTH = "strength"
 IMAGE, HIRES, DETAILER = "image_to_image", "hires", "detailer"
 
 

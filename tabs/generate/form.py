@@ -370,10 +370,7 @@ def generate_with(page: Page, name: str) -> dict[str, Any]:
     state, now = page.project.tab_state("Generate"), page.project.job
     before = stored_values(state, now) | {"embeddings": []}
     file = portable_name(newest, page.workspace)
-    try:
-        job = page.engine.run_job(name)
-    except (ProblemsError, OSError, ValueError):  # of another version, or damaged; its LoRA can still be used
-        job = None
+    job = page.readable_job(name)  # without it, its LoRA can still be used
     if job is not None:
         base = find_file(job.model.base_model, page.workspace)
         guidance = job.samples.guidance_scale

@@ -10,7 +10,7 @@ from core.generation.grids.axes import LETTERS, SPECIAL, settings_of_axes
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.settings.job import GenerateJob
 from tabs.generate.cards import GRID, frame
-from tabs.markup import button, esc, link, section, short
+from tabs.markup import button, esc, link, options, section, short
 
 WHERE = {"x": "columns", "y": "rows", "z": "tables"}
 EXAMPLES = {"x": "20-40 (+10)", "y": "ddim, Euler a", "z": 'fox, dog, "red hat"'}
@@ -54,7 +54,7 @@ def panel(
     loras     names of the LoRAs in use                    earlier   HTML of the list      shown   whether the card is in sight
     """
     rows = "".join(_axis(letter, axes, wrong) for letter in LETTERS)
-    offered = "".join(f'<option value="{esc(value)}">{esc(words)}</option>' for value, words in _offers(loras))
+    offered = options((title, value) for value, title in _offers(loras))
     text = f'<span class="hint{" bad" if bad else ""}" role="status">{esc(summary)}</span>'
     go = button("make", "Generate grid", kind="primary")
     body = (

@@ -16,7 +16,6 @@ from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.loras import LoraTag
 from core.networks.block_weights import PRESETS
 from core.record.problems import Problem, ProblemsError
-from core.record.run_folder import run_of
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.base import Declared
@@ -24,7 +23,7 @@ from core.settings.generation.generate import LoraUse
 from tabs.context import CURRENT_SESSION, Page
 from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
-from tabs.form.lora_steps import Checkpoint, checkpoints, name_of, one_for_each_run, picture_of
+from tabs.form.lora_steps import Checkpoint, Lora, checkpoints, lora_of, one_for_each_run
 from tabs.form.model_lists import Listed, ModelLists, badges, model_lists
 from tabs.form.picker import check_choice, matching, misfit, thumb
 from tabs.form.picker import rows as rows_of
@@ -34,15 +33,12 @@ from tabs.generate import form
 from tabs.generate.cards import add_buttons
 from tabs.generate.panel import model_of
 from tabs.generate.view import strengths
-from tabs.markup import arg_now, board_event, button, esc, middle, row_of, short
+from tabs.markup import arg_now, board_event, button, esc, middle, options, row_of, short
 from tabs.server.browsers import Browser
 
 MAX_OPTIONS = 300  # files in a datalist
-ROW_WIDTH, WORD_WIDTH, MAX_WORDS = (
-    38,
-    32,
-    16,
-)  # characters of the trigger words in a row, characters of one; number of trigger words of a LoRA
+ROW_WIDTH, WORD_WIDTH = 38, 32  # characters of the trigger words in a row, and of one
+MAX_WORDS = 16  # trigger words of a LoRA
 FRAME = 3  # width of a trigger word's border in characters
 PARTS: dict[str, Declared] = entries(LoraUse, "lora")
 DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
@@ -54,34 +50,27 @@ DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
     """HTML of the closed list with a search: LoRAs that fit the model, then the others, dimmed, with the reason."""
     loras = lists.of(["lora"])
-    things = one_for_each_run(loras, page.workspace)
-    offered_loras = one_for_each_run(matching(loras, query), page.workspace) if query else things
+    listed = one_for_each_run(loras, page.workspace)
+    matches = one_for_each_run(matching(loras, query), page.workspace) if query else listed
 
     def reason(each: Listed) -> str:
         return misfit(each.facts, each.path, ["lora"], family)
 
-    matches = rows_of(
-        offered_loras,
-        page,
-        reason,
-        lambda each: f'data-act="add" data-arg="{esc(each.name)}"',
-        "Add",
-    )
-    none = "" if matches else f'<li class="hint">{_nothing(bool(query and loras))}</li>'
+    def act(each: Listed) -> str:
+        return f'data-act="add" data-arg="{esc(each.name)}"'
+
+    rows = rows_of(matches, page, reason, act, "Add")
+    none = "" if rows else f'<li class="hint">{_nothing(bool(query and loras))}</li>'
     offered = "".join(
-        f'<datalist id="gen-{kind}s">'
-        + "".join(
-            f'<option value="{esc(each.name)}">{esc(each.text)}</option>' for each in lists.of([of])[:MAX_OPTIONS]
-        )
-        + "</datalist>"
+        f'<datalist id="gen-{kind}s">{options((each.text, each.name) for each in lists.of([of])[:MAX_OPTIONS])}</datalist>'
         for kind, of in (("model", "checkpoint"), ("refiner", "refiner"), ("vae", "vae"), ("upscaler", "upscaler"))
     )
     return (
         f'<div class="gen-adds" role="group" aria-label="Add"><details class="picker" data-group="lora-add">'
         f'<summary class="btn" title="Choose a LoRA">+ LoRA</summary><div class="gen-offers"><div class="line">'
         f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
-        f'placeholder="Search {count(len(things), "LoRA")}" aria-label="Search LoRAs" autocomplete="off">'
-        f"{button('refresh', 'Refresh', kind='quiet')}</div><ul tabindex='0' class=\"model-offers\">{matches}{none}</ul></div></details>"
+        f'placeholder="Search {count(len(listed), "LoRA")}" aria-label="Search LoRAs" autocomplete="off">'
+        f"{button('refresh', 'Refresh', kind='quiet')}</div><ul tabindex='0' class=\"model-offers\">{rows}{none}</ul></div></details>"
         f"{add_buttons()}</div>{offered}"
     )
 
@@ -115,28 +104,29 @@ def rows(
 
 def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page) -> str:
     path = find_file(str(use["file"]), page.workspace)
-    run = run_of(path, page.workspace.runs)
-    steps = checkpoints(page, run) if run is not None else []
     if path is None:
-        name, here, facts, preview = Path(str(use["file"])).stem, None, FileFacts("lora"), None
-        why = "is not on this machine"
+        lora, facts, why = (
+            Lora(Path(str(use["file"])).stem, None, None, []),
+            FileFacts("lora"),
+            "is not on this machine",
+        )
     else:
-        name, here = name_of(path, steps, page.workspace)
-        facts, preview = facts_of_file(path), picture_of(path, here, page.workspace)
+        lora, facts = lora_of(page, path), facts_of_file(path)
         why = misfit(facts, path, ["lora"], family)
+    name, here = lora.name, lora.here
     on = use.get("enabled", True)
     cross = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
     fitting = _fitting_words(facts.words)
     others = _words(number, facts.words[:MAX_WORDS], prompt, fitting)
     about = facts.problem or " \u00b7 ".join(text for text in badges(facts) if text != "LoRA")
     return (
-        f'<li class="{"" if on else "is-off"}"{row_of(str(use["file"]))}>{thumb(preview, page.thumb_url)}<div>'
+        f'<li class="{"" if on else "is-off"}"{row_of(str(use["file"]))}>{thumb(lora.image, page.thumb_url)}<div>'
         f'<div class="strip{" has-steps" if here else ""}"><label><input type="checkbox" data-act="on" data-arg="{number}" '
         f'aria-label="Use {esc(name)}"{" checked" if on else ""}><b title="{esc(use["file"])}">{middle(name)}</b></label>'
         f'<span class="grow"></span>{cross}</div>{_slider(number, name, float(use["strength"]))}'
         f'<div class="strip lora-words">{_words(number, facts.words[:fitting], prompt)}<span class="hint" title="{esc(about)}">'
         f"{esc(about)}</span></div></div>{f'<p class=field-error>{esc(why)}</p>' if why else ''}"
-        f"{_steps(number, steps, here, page) if here else ''}"
+        f"{_steps(number, lora.steps, here, page) if here else ''}"
         f"{_details(number, use, others, facts.family or family, _tools(number, name, total, path))}</li>"
     )
 
@@ -250,9 +240,9 @@ def changed(values: dict[str, Any], act: str, arg: str, value: str, page: Page) 
 
 def _other_step(use: dict[str, Any], name: str, page: Page) -> str:
     """The checkpoint of this name of the LoRA's run, as images name it; the LoRA's own file if it no longer exists."""
-    run = run_of(find_file(str(use["file"]), page.workspace), page.workspace.runs)
-    found = [each.path for each in checkpoints(page, run) if each.path.name == name] if run is not None else []
-    return portable_name(found[0], page.workspace) if found else str(use["file"])
+    steps = checkpoints(page, find_file(str(use["file"]), page.workspace))
+    path = next((each.path for each in steps if each.path.name == name), None)
+    return portable_name(path, page.workspace) if path is not None else str(use["file"])
 
 
 def _word(use: dict[str, Any], place: str, workspace: Workspace) -> str:

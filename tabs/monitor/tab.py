@@ -155,11 +155,7 @@ def _image(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path])
 def _job_of(page: Page, name: str) -> TrainJob | None:
     """The cached settings of a run; None if this version cannot read them."""
     if name not in page.run_jobs:
-        try:
-            job = page.engine.run_job(name)
-        except (ProblemsError, OSError, ValueError):
-            job = None
-        page.run_jobs = dict(list(page.run_jobs.items())[-20:]) | {name: job}
+        page.run_jobs = dict(list(page.run_jobs.items())[-20:]) | {name: page.readable_job(name)}
     return page.run_jobs[name]
 
 

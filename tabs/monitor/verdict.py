@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,30 +82,25 @@ def part(page: Page, name: str, facts: Mapping[str, Any], job: TrainJob | None) 
 
 def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | None) -> tuple[Any, ...]:
     files = [file["name"] for file in facts["files"]]
-    paths = [run / name for name in ("choices.jsonl", "kept.json")]
+    paths, entry = [run / name for name in ("choices.jsonl", "kept.json")], None
     if verdict is not None:
         folder = GridFolder(page.workspace.outputs / "grids" / verdict.grid)
         paths += [folder.path / "grid.json", folder.cells]
-    entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed")) if verdict else None
-    averages, copies = page.averages.get(run.name), Copies(page)
-    task = averages and (id(averages), averages.done)
+        entry = grids.entry_of(page, verdict.grid, ("waiting", "running", "failed"))
+    average, copies = page.averages.get(run.name), Copies(page)
     return (
         files,
         facts.get("best"),
         len(facts["samples"]),
         verdict,
         [stamp_or_none(path) for path in paths],
-        _row(entry),
-        task,
+        entry and (entry.id, entry.state, entry.message),
+        average and (id(average), average.done),
         assess.stamp(page, run),
         _minutes(page),
         copies.folder,
         [copies.outcome(run / "checkpoints" / file) for file in files],
     )
-
-
-def _row(entry: Any) -> tuple[str, str, str] | None:
-    return (entry.id, entry.state, entry.message) if entry is not None else None
 
 
 def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdict: Verdict | None) -> dict[str, Any]:
@@ -160,13 +155,16 @@ def _comparison(
     strengths = sorted({*(verdict.strengths if verdict is not None else USUAL), strength} & {*STRENGTHS})
     most = None if more else len(verdict.prompts) if verdict is not None else FEW
     comparison = comparison_of(facts, job, page.workspace, most, _prompt(page), strengths)
-    each = (
-        grids.pace(page.workspace) * expected_steps(comparison.grid.job, ()) * len(comparison.files)
-    )  # seconds of a prompt
-    fits = max(1, int(60 * _minutes(page) / each)) if each else FEW
+    seconds = _seconds(page, comparison) * len(comparison.files)  # of a prompt
+    fits = max(1, int(60 * _minutes(page) / seconds)) if seconds else FEW
     if verdict is not None or more or fits >= len(comparison.prompts):
         return comparison
     return comparison_of(facts, job, page.workspace, fits, _prompt(page), strengths)
+
+
+def _seconds(page: Page, comparison: Comparison) -> float:
+    """Expected seconds of an image of a comparison; 0 before any was timed."""
+    return grids.pace(page.workspace) * expected_steps(comparison.grid.job, ())
 
 
 def _minutes(page: Page) -> float:
@@ -239,18 +237,18 @@ def _making(
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
     failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
-    each = grids.pace(page.workspace) * expected_steps(comparison.grid.job, ())  # seconds of an image
+    seconds = _seconds(page, comparison)
     column = (len(comparison.files) - 1) * len(comparison.prompts)  # images of one more strength
     return {
         "state": state,
         "entry": entry.id if entry else "",
         "total": images.total,
         "missing": images.missing,
-        "about": clock(each * images.missing) if each else "",
+        "about": clock(seconds * images.missing) if seconds else "",
         "minutes": _minutes(page),
         "late": state == "stopped" and opened is not None and opened[1].state == "late",
         "column": column,
-        "column_about": clock(each * column) if each else "",
+        "column_about": clock(seconds * column) if seconds else "",
         "new": len(new) if opened else 0,
         "more": comparison.proposed - len(comparison.prompts),
         "message": failed.message if failed is not None and state == "stopped" else "",
@@ -271,8 +269,7 @@ def _blind(
     pairs: list[Pair] = [
         (one, other, prompt)
         for prompt in prompts
-        for number, one in enumerate(names)
-        for other in names[number + 1 :]
+        for one, other in combinations(names, 2)
         if (prompt, one) in at and (prompt, other) in at
     ]
     pair = next_pair(names, pairs, choices)
@@ -294,18 +291,14 @@ def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) 
     if not names or not choices:
         return None
     fit = preference(names, choices)
-    shown = {"choices": fit.choices, "least": LEAST_CHOICES, "rows": [], "settled": fit.settled}
+    shown: dict[str, Any] = {"choices": fit.choices, "least": LEAST_CHOICES, "rows": [], "settled": fit.settled}
     if fit.choices < LEAST_CHOICES:
         return shown
-    rows = zip(columns[1:], fit.strengths, fit.low, fit.high, fit.first, strict=True)
-    shown["rows"] = [
-        {"file": column["file"], "label": column["label"], "first": round(first, 3)}
-        | {
-            name: round(1 / (1 + math.exp(-value)), 3)
-            for name, value in (("share", share), ("low", low), ("high", high))
-        }
-        for column, share, low, high, first in sorted(rows, key=lambda row: -row[1])
-    ]
+    rows = zip(columns[1:], fit.first, fit.strengths, fit.low, fit.high, strict=True)
+    for column, first, *log_odds in sorted(rows, key=lambda row: -row[2]):
+        share, low, high = (round(1 / (1 + math.exp(-value)), 3) for value in log_odds)
+        about = {"file": column["file"], "label": column["label"], "first": round(first, 3)}
+        shown["rows"].append(about | {"share": share, "low": low, "high": high})
     return shown
 
 
@@ -326,6 +319,16 @@ def _others(run: Path, facts: Mapping[str, Any], kept: Mapping[str, str]) -> dic
 
 
 # -- commands
+
+
+def _run(page: Page, data: Mapping[str, Any]) -> tuple[RunFolder, dict[str, Any]]:
+    """(folder, snapshot) of the run that a command names. Raises ProblemsError for one that does not exist."""
+    name = _text(data, "run")
+    return RunFolder(page.workspace.runs / Path(name).name), page.engine.snapshot(name)
+
+
+def _text(data: Mapping[str, Any], name: str) -> str:
+    return str(data.get(name, ""))[:LONGEST]
 
 
 def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> None:
@@ -363,65 +366,59 @@ def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
             what, fix = "The minutes are not a usable number", f"write a number above 0, at most {MOST_MINUTES:,.0f}"
             raise ProblemsError.one(what, "minutes", fix, "verdict.minutes")
         page.project.keep(TAB, page.project.tab_state(TAB) | {"minutes": float(minutes)})
-    start(page, str(data.get("run", "")), bool(data.get("more")), float(strength))
+    start(page, _text(data, "run"), bool(data.get("more")), float(strength))
 
 
 def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Open the grid of the comparison in Generate, or one over strengths before there is one."""
-    run = str(data.get("run", ""))
-    page.engine.snapshot(run)
-    verdict = read_verdict(page.workspace.runs / Path(run).name)
+    run, _ = _run(page, data)
+    verdict = read_verdict(run.path)
     if verdict is None:
-        grids.of_run(page, run)
+        grids.of_run(page, run.name)
     else:
         grids.show(page, verdict.grid)
     page.browsers.say(browser, "done", "The grid of its checkpoints is in Generate.", go="Generate")
 
 
 def _keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    file, name = str(data.get("file", ""))[:LONGEST], str(data.get("title", ""))[:LONGEST]
-    Copies(page).keep(str(data.get("run", "")), file, name if data.get("keep") else None)
+    name = _text(data, "title") if data.get("keep") else None
+    Copies(page).keep(_text(data, "run"), _text(data, "file"), name)
 
 
 def _copy(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    Copies(page).start(*(str(data.get(each, ""))[:LONGEST] for each in ("run", "file", "folder")))
+    Copies(page).start(*(_text(data, each) for each in ("run", "file", "folder")))
 
 
 def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    folder = RunFolder(page.workspace.runs / Path(str(data.get("run", ""))).name)
-    files = page.engine.snapshot(folder.name)["files"]
-    put_away_others(folder, [page.roots.check(file["path"], file["name"]) for file in files])
+    run, facts = _run(page, data)
+    put_away_others(run, [page.roots.check(file["path"], file["name"]) for file in facts["files"]])
 
 
 def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    run = str(data.get("run", ""))
-    page.engine.snapshot(run)
-    for away in put_away_lately(RunFolder(page.workspace.runs / Path(run).name).checkpoints, 1):
+    run, _ = _run(page, data)
+    for away in put_away_lately(run.checkpoints, 1):
         put_back(away.token)
 
 
 def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    run = str(data.get("run", ""))
-    names = {"", *(file["name"] for file in page.engine.snapshot(run)["files"])}
-    left, right = str(data.get("left", "")), str(data.get("right", ""))
-    if not {left, right} <= names:
+    run, facts = _run(page, data)
+    choice = Choice(*(_text(data, each) for each in ("left", "right", "prompt", "outcome")))
+    if not {choice.left, choice.right} <= {"", *(file["name"] for file in facts["files"])}:
         raise ProblemsError.one("The checkpoint no longer exists", "choice", "choose between the next two", "file.gone")
-    prompt, outcome = str(data.get("prompt", ""))[:LONGEST], str(data.get("outcome", ""))
-    add_choice(page.workspace.runs / Path(run).name, Choice(left, right, prompt, outcome))
+    add_choice(run.path, choice)
 
 
 def _begin_average(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    run, files = str(data.get("run", "")), data.get("files")
+    (run, facts), files = _run(page, data), data.get("files")
     names = [str(each) for each in files[:100]] if isinstance(files, list) else []
-    before = page.averages.get(run)
+    before = page.averages.get(run.name)
     if before is not None and not before.done:
-        raise ProblemsError.one("An average is being computed", run, "wait for it", "average.running")
-    facts, folder = page.engine.snapshot(run), RunFolder(page.workspace.runs / Path(run).name)
+        raise ProblemsError.one("An average is being computed", run.name, "wait for it", "average.running")
 
     def work(task: Any) -> Path:
-        return save_average(folder, facts, names, bool(data.get("power")), page.workspace, task.token)
+        return save_average(run, facts, names, bool(data.get("power")), page.workspace, task.token)
 
-    page.averages[run] = page.engine.light(work, title=f"average of {run}", kind="copies")
+    page.averages[run.name] = page.engine.light(work, title=f"average of {run.name}", kind="copies")
 
 
 COMMANDS = {
@@ -433,5 +430,5 @@ COMMANDS = {
     "verdict_put_back": _put_back,
     "verdict_choose": _choose,
     "verdict_average": _begin_average,
-    "verdict_assess": lambda page, data, browser: assess.start(page, str(data.get("run", ""))),
+    "verdict_assess": lambda page, data, browser: assess.start(page, _text(data, "run")),
 }

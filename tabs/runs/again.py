@@ -18,7 +18,7 @@ from core.settings.presets.files import to_values
 from core.settings.rules import ineffective
 from core.settings.values import text_of, value_from
 from tabs.form.project import FIELDS
-from tabs.markup import button, esc, problems_html, section
+from tabs.markup import button, esc, options, problems_html, section
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -114,7 +114,7 @@ class Agains:
     def html(self, run: RunSummary, job: TrainJob, now: dict[str, Any], path: str, text: str) -> str:
         """HTML of the fields, of what they would queue, and of the last attempt."""
         known, name = offered(job), esc(run.name)
-        options = "".join(f'<option value="{esc(each)}">{esc(entry.title)}</option>' for each, entry in known.items())
+        offers = options((entry.title, each) for each, entry in known.items())
         present = str(text_of(FIELDS[path], value_of(job, path))) if path in known else ""
         hint = f"now {present}" if present else "such as 4 8 16"
         fields = (
@@ -122,7 +122,7 @@ class Agains:
             f'placeholder="such as network.rank" maxlength="100" autocomplete="off" spellcheck="false"></label>'
             f'<label>Values <input type="text" data-act="again-values" data-arg="{name}" value="{esc(text)}" '
             f'placeholder="{esc(hint)}" maxlength="{LONGEST}" autocomplete="off" spellcheck="false"></label>'
-            f'<datalist id="again-settings">{options}</datalist>'
+            f'<datalist id="again-settings">{offers}</datalist>'
         )
         about = f'<p class="hint">One value, or 2 to {MOST} for a sweep. Everything else, the seed too, stays as it was.</p>'
         return section(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder, list_runs
-from core.settings.job import TrainJob
 from tabs.monitor.charts import loss_series, validation_points, value_series
 from tabs.runs import compare_view
 from tabs.runs import view as runs_view
@@ -33,7 +32,7 @@ class Comparisons:
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
         wants = body.get("wants")
         names = wants.get("compare") if isinstance(wants, dict) else None
-        if tab != "Runs" or not isinstance(names, list) or not 2 <= len(names) <= len(compare_view.LETTERS):
+        if tab != "Runs" or not isinstance(names, list) or not 2 <= len(names) <= len(runs_view.LETTERS):
             return {}
         return {"compare": self.answer(*(str(name)[:200] for name in names))}
 
@@ -52,7 +51,7 @@ class Comparisons:
         state = [(each["seq"], each["state"], len(each["files"])) for each in facts]
         known = self._comparisons.get(names)
         if known is None or known[0] != state:
-            sides = [self._side(letter, name) for letter, name in zip(compare_view.LETTERS, names, strict=False)]
+            sides = [self._side(letter, name) for letter, name in zip(runs_view.LETTERS, names, strict=False)]
             html = compare_view.comparison_parts(sides, self._page.thumb_url, self._page.file_url)
             known = (state, {"html": html, "curves": [curves(side) for side in sides]})
             self._comparisons = newest(self._comparisons) | {names: known}
@@ -71,7 +70,7 @@ class Comparisons:
         return True
 
     def _read(self, names: Names, task: Any) -> None:
-        for letter, name in zip(compare_view.LETTERS, names, strict=False):
+        for letter, name in zip(runs_view.LETTERS, names, strict=False):
             task.token.check()
             self._side(letter, name)
         self._compared(names)
@@ -79,13 +78,7 @@ class Comparisons:
     def _side(self, letter: str, name: str) -> Side:
         facts = self._page.engine.snapshot(name)
         folder = RunFolder(self._page.workspace.runs / Path(name).name)
-        return Side(letter, facts, self._job(name), folder.preset, self._dataset(folder))
-
-    def _job(self, name: str) -> TrainJob | None:
-        try:
-            return self._page.engine.run_job(name)
-        except (ProblemsError, OSError, ValueError):  # of another version, or damaged
-            return None
+        return Side(letter, facts, self._page.readable_job(name), folder.preset, self._dataset(folder))
 
     def _dataset(self, folder: RunFolder) -> dict[str, Any]:
         """Contents of dataset.json, cached until it changes, since it has megabytes for 10,000 images."""

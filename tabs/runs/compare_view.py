@@ -10,8 +10,9 @@ from core.record.run_about import title_of
 from core.record.run_folder import RunFolder
 from core.record.units import count
 from tabs.form.project import FIELDS
-from tabs.markup import breakable, esc, section, short
+from tabs.markup import breakable, esc, options, section, short
 from tabs.runs.compared import (
+    SampleRow,
     Side,
     differing_settings,
     fact_rows,
@@ -20,11 +21,10 @@ from tabs.runs.compared import (
     sample_rows,
     verdicts,
 )
-from tabs.runs.view import compare_address, value_words
+from tabs.runs.view import LETTERS, compare_address, sample_cell, value_words
 from tabs.runs.view import moment as moment_of
 
 Url = Callable[..., str]
-LETTERS = "ABCD"  # of the runs; as many can be compared
 MOST_IMAGES = 60  # names in a list
 NO_EFFECT = "<span class='hint'>no effect</span>"
 
@@ -36,10 +36,10 @@ def head(chosen: Sequence[str], folders: Sequence[RunFolder]) -> str:
     free = {name: words for name, words in names.items() if name not in chosen}
     lists = ""
     for letter, name in zip(LETTERS, chosen, strict=False):
-        options = {each: words for each, words in names.items() if each == name or each in free}
+        offered = {each: title for each, title in names.items() if each == name or each in free}
         rest = compare_address(*(each for each in chosen if each != name))
         out = f'<a class="btn quiet" href="{esc(rest)}" aria-label="Leave out run {letter}">\u00d7</a>'
-        side = f"<label>{_letter(letter)} {_choice(options, name, letter, f'Run {letter}')}</label>"
+        side = f"<label>{_letter(letter)} {_choice(offered, name, letter, f'Run {letter}')}</label>"
         lists += f'<span class="run-side">{side}{out if len(chosen) > 2 else ""}</span>'
     if len(chosen) < len(LETTERS) and free:
         lists += _choice({"": "Add a run ..."} | free, "", LETTERS[len(chosen)], "Add a run")
@@ -51,11 +51,8 @@ def head(chosen: Sequence[str], folders: Sequence[RunFolder]) -> str:
 
 
 def _choice(names: Mapping[str, str], chosen: str, letter: str, label: str) -> str:
-    options = "".join(
-        f'<option value="{esc(name)}"{" selected" if name == chosen else ""}>{esc(words)}</option>'
-        for name, words in names.items()
-    )
-    return f'<select data-side="{LETTERS.index(letter)}" aria-label="{label}">{options}</select>'
+    content = options(((title, name) for name, title in names.items()), chosen)
+    return f'<select data-side="{LETTERS.index(letter)}" aria-label="{label}">{content}</select>'
 
 
 def _letter(letter: str) -> str:
@@ -126,22 +123,20 @@ def _images(sides: Sequence[Side]) -> str:
             words = "Not recorded." if changes is None else "The same images, captions and sizes."
             parts += f'{head}<p class="hint">{words}</p>'
             continue
-        total += len(changes.added) + len(changes.removed) + len(changes.changed)
-        lists = (("Added", changes.added), ("Removed", changes.removed))
+        added, removed = ([(name, "") for name in names] for names in (changes.added, changes.removed))
+        lists = {"Added": added, "Removed": removed, "Changed": changes.changed}
+        total += sum(map(len, lists.values()))
         rows = "".join(
-            f"<dt>{title} ({len(names):,})</dt>{_names([(name, '') for name in names])}"
-            for title, names in lists
-            if names
+            f"<dt>{title} ({len(images):,})</dt>{_names(images)}" for title, images in lists.items() if images
         )
-        rows += f"<dt>Changed ({len(changes.changed):,})</dt>{_names(changes.changed)}" if changes.changed else ""
         parts += f'{head}<dl class="image-changes">{rows}</dl>'
     return section("Training images", parts, count(total, "difference") if total else "")
 
 
 def _names(images: Sequence[tuple[str, str]]) -> str:
     names = (
-        f"<li>{breakable(name)}{f' <span class=hint>{esc(words)}</span>' if words else ''}</li>"
-        for name, words in images[:MOST_IMAGES]
+        f"<li>{breakable(name)}{f' <span class=hint>{esc(change)}</span>' if change else ''}</li>"
+        for name, change in images[:MOST_IMAGES]
     )
     more = f'<li class="hint">and {len(images) - MOST_IMAGES:,} more</li>' if len(images) > MOST_IMAGES else ""
     return f"<dd><ul>{''.join(names)}{more}</ul></dd>"
@@ -161,39 +156,25 @@ def _samples(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> str:
         words = f"The runs have no sample prompt in common ({alone})." if alone else "No run has samples."
         return section("Samples", f'<p class="hint">{esc(words)}</p>')
     names = [sampled_words(each["step"] for each in side.facts["samples"]) for side in sides]
-    parts = []
-    for row in rows:
-        seeds = [sample["seed"] for sample in row.moments[-1]]
-        of_each = ", ".join(f"{seed} in {letter}" for seed, letter in zip(seeds, LETTERS, strict=False))
-        other_seed = f" Seed {of_each}." if len({*seeds}) > 1 else ""
-        lines = "".join(
-            f'<tr><th scope="row">{_letter(letter)}</th>'
-            + "".join(
-                _cell(
-                    sample,
-                    names[place][sample["step"]],
-                    f"{letter}: {short(row.prompt, 60)}",
-                    thumb_url,
-                    file_url,
-                )
-                if (sample := moment[place])
-                else "<td></td>"
-                for moment in [*row.compared, *row.moments]
-            )
-            + "</tr>"
-            for place, letter in enumerate(LETTERS[: len(sides)])
-        )
-        parts.append(
-            f'<figure class="versus-samples"><figcaption title="{esc(row.prompt)}">{esc(short(row.prompt, 120))}'
-            f'<span class="hint">{other_seed}</span></figcaption><div class="run-samples" tabindex="0" role="group" '
-            f'aria-label="{esc(short(row.prompt, 60))}"><table>{lines}</table></div></figure>'
-        )
+    parts = "".join(_sample_row(row, names, thumb_url, file_url) for row in rows)
     hint = f'<p class="hint">{esc(alone[:1].upper() + alone[1:])}.</p>' if alone else ""
-    return section("Samples", "".join(parts) + hint, "same prompt, nearest step; click one to enlarge")
+    return section("Samples", parts + hint, "same prompt, nearest step; click one to enlarge")
 
 
-def _cell(sample: dict[str, Any], at: str, whose: str, thumb_url: Url, file_url: Url) -> str:
-    alt = esc(f"{whose}, {at}")
-    url, small = esc(file_url(sample["file"])), esc(thumb_url(sample["file"], 256))
-    image = f'<img src="{small}" alt="{alt}" loading="lazy">'
-    return f'<td><a href="{url}" target="_blank" rel="noopener">{image}</a><span>{at}</span></td>'
+def _sample_row(row: SampleRow, names: Sequence[Mapping[int, str]], thumb_url: Url, file_url: Url) -> str:
+    """HTML of the samples of one prompt, a line for each run. names: of the steps of each run"""
+    seeds = [sample["seed"] for sample in row.moments[-1]]
+    of_each = ", ".join(f"{seed} in {letter}" for seed, letter in zip(seeds, LETTERS, strict=False))
+    other_seed = f" Seed {of_each}." if len({*seeds}) > 1 else ""
+    prompt, lines = esc(short(row.prompt, 60)), ""
+    for index, letter in enumerate(LETTERS[: len(names)]):
+        cells = ""
+        for sample in (moment[index] for moment in [*row.compared, *row.moments]):
+            step = names[index][sample["step"]] if sample else ""
+            cells += sample_cell(sample, f"{letter}: {short(row.prompt, 60)}, {step}", thumb_url, file_url, 256, step)
+        lines += f'<tr><th scope="row">{_letter(letter)}</th>{cells}</tr>'
+    return (
+        f'<figure class="versus-samples"><figcaption title="{esc(row.prompt)}">{esc(short(row.prompt, 120))}'
+        f'<span class="hint">{other_seed}</span></figcaption><div class="run-samples" tabindex="0" role="group" '
+        f'aria-label="{prompt}"><table>{lines}</table></div></figure>'
+    )

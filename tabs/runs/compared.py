@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.engine.points import spread
 from core.engine.view import best_validation
 from core.record.bounded_json import read_json_object
 from core.record.events import COMPARED
@@ -22,7 +23,7 @@ from core.settings.noise import TIMESTEP_SETTINGS
 from core.settings.presets.files import differences
 from core.settings.rules import ineffective
 from tabs.form.project import FIELDS
-from tabs.runs.view import loss_words, when
+from tabs.runs.view import epoch_words, loss_words, of_total, pace_words, when
 
 UNKNOWN = "–"
 MEASURED_BY_MODEL = ("model.base_model", "model.vae", "model.family", "model.prediction")
@@ -42,9 +43,9 @@ class Side:
     dataset: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def best(self) -> dict[str, Any] | None:
-        """The validation with the lowest loss."""
-        return best_validation(self.facts.get("validation", []))
+    def best(self) -> dict[str, Any]:
+        """The validation with the lowest loss; {} without one."""
+        return best_validation(self.facts.get("validation", [])) or {}
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -82,35 +83,42 @@ def verdicts(sides: Sequence[Side]) -> list[str]:
 
 def verdict(a: Side, b: Side, notes: bool = True) -> str:
     """Sentences on which run has the lower validation loss, and how reliable that is. notes: on runs that are best at an end too"""
-    best_a, best_b = a.best, b.best
-    if best_a is None and best_b is None:
+    if not a.best and not b.best:
         return (
             "Neither run measured validation loss, so the numbers do not show which is better: training losses are of "
             "different steps, images and noise. Compare the samples."
         )
-    if best_a is None or best_b is None:
-        one, other, best = (a, b, best_a) if best_a else (b, a, best_b)
-        assert best is not None
+    if not a.best or not b.best:
+        one, other = (a, b) if a.best else (b, a)
         return (
-            f"Only {one.letter} measured validation loss: {_at(best)} at best. {other.letter} measured none, so "
+            f"Only {one.letter} measured validation loss: {_at(one.best)} at best. {other.letter} measured none, so "
             f"the numbers do not show which is better."
         )
     reasons = unlike(a, b)
-    words = _lower(a.letter, best_a, b.letter, best_b) + f"; {_measure(a, reasons)}."
+    message = f"{_lower(a, b)}; {_measure(a, reasons)}."
     more = [] if reasons else [*_by_timestep(a, b), *_by_chance(a, b)]
-    return " ".join([words, *more, *(note for side in (a, b) if notes for note in _notes(side))])
+    return " ".join([message, *more, *(note for side in (a, b) if notes for note in _notes(side))])
 
 
-def _at(best: dict[str, Any]) -> str:
-    return f"{loss_words(best['loss'])} at step {best['step']:,}"
+def _at(point: dict[str, Any]) -> str:
+    return f"{loss_words(point['loss'])} at step {point['step']:,}"
 
 
-def _lower(letter_a: str, a: dict[str, Any], letter_b: str, b: dict[str, Any]) -> str:
-    if loss_words(a["loss"]) == loss_words(b["loss"]):
-        steps = f"{letter_a} at step {a['step']:,}, {letter_b} at step {b['step']:,}"
-        return f"The best validation losses are equal: {loss_words(a['loss'])}, {steps}"
-    letter, low, high = (letter_a, a, b) if a["loss"] < b["loss"] else (letter_b, b, a)
-    return f"{letter}'s best validation loss is lower: {_at(low)} against {_at(high)}"
+def _lower(a: Side, b: Side) -> str:
+    low, high = _lower_first(a, b)
+    if equal(a, b):
+        steps = ", ".join(f"{side.letter} at step {side.best['step']:,}" for side in (a, b))
+        return f"The best validation losses are equal: {loss_words(a.best['loss'])}, {steps}"
+    return f"{low.letter}'s best validation loss is lower: {_at(low.best)} against {_at(high.best)}"
+
+
+def _lower_first(a: Side, b: Side) -> tuple[Side, Side]:
+    return (a, b) if a.best["loss"] <= b.best["loss"] else (b, a)
+
+
+def equal(a: Side, b: Side) -> bool:
+    """Whether the best losses are displayed as the same number."""
+    return loss_words(a.best["loss"]) == loss_words(b.best["loss"])
 
 
 def _measure(a: Side, reasons: Sequence[str]) -> str:
@@ -125,7 +133,7 @@ def unlike(a: Side, b: Side) -> list[str]:
     unknown = [side.letter for side in (a, b) if not side.measured or side.job is None]
     if unknown:
         return [f"what {' and '.join(unknown)} measured is not recorded"]
-    reasons = list(_unlike_images(a.measured["images"], b.measured["images"]))
+    reasons = _unlike_images(a.measured["images"], b.measured["images"])
     if a.measured.get("seed") != b.measured.get("seed"):
         reasons.append("with other noise (another validation seed)")
     if a.measured.get("timesteps") != b.measured.get("timesteps"):
@@ -134,21 +142,20 @@ def unlike(a: Side, b: Side) -> list[str]:
     return [f"measured {reasons[0]}", *reasons[1:]] if reasons else []
 
 
-def _unlike_images(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Iterator[str]:
-    def those(images: list[dict[str, Any]], *names: str) -> list[str]:
-        return sorted(json.dumps([each.get(name) for name in names]) for each in images)
+UNLIKE = {  # what images of dataset.json differ in: the reason
+    ("bucket",): "at different sizes",
+    ("caption",): "with different captions",
+    ("masked",): "with and without masks",
+    ("source", "path"): "with other noise (it follows the names of images and folders)",
+}
 
-    if those(a, "sha256") != those(b, "sha256"):
-        yield "on different images"
-        return
-    if those(a, "sha256", "bucket") != those(b, "sha256", "bucket"):
-        yield "at different sizes"
-    if those(a, "sha256", "caption") != those(b, "sha256", "caption"):
-        yield "with different captions"
-    if those(a, "sha256", "masked") != those(b, "sha256", "masked"):
-        yield "with and without masks"
-    if those(a, "sha256", "source", "path") != those(b, "sha256", "source", "path"):
-        yield "with other noise (it follows the names of images and folders)"
+
+def _unlike_images(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> list[str]:
+    def same(*names: str) -> bool:
+        rows = (sorted(json.dumps([each.get(name) for name in ("sha256", *names)]) for each in side) for side in (a, b))
+        return next(rows) == next(rows)
+
+    return [reason for names, reason in UNLIKE.items() if not same(*names)] if same() else ["on different images"]
 
 
 def _unlike_settings(a: Side, b: Side) -> list[str]:
@@ -163,12 +170,10 @@ def _unlike_settings(a: Side, b: Side) -> list[str]:
 
 def _by_timestep(a: Side, b: Side) -> list[str]:
     """Sentence on the number of timesteps at which the lower loss is lower, since one timestep can dominate the mean."""
-    assert a.best is not None and b.best is not None
-    low, high = (a, b) if a.best["loss"] <= b.best["loss"] else (b, a)
-    assert low.best is not None and high.best is not None
-    of_low, of_high = low.best.get("by_timestep") or {}, high.best.get("by_timestep") or {}
+    low, high = _lower_first(a, b)
+    of_low, of_high = (side.best.get("by_timestep") or {} for side in (low, high))
     both = [name for name in of_low if name in of_high]
-    if len(both) < 2 or loss_words(a.best["loss"]) == loss_words(b.best["loss"]):
+    if len(both) < 2 or equal(a, b):
         return []
     lower = sum(of_low[name] < of_high[name] for name in both)
     return [f"{low.letter} is lower at {lower} of {len(both)} timesteps."]
@@ -177,12 +182,11 @@ def _by_timestep(a: Side, b: Side) -> list[str]:
 def _by_chance(a: Side, b: Side) -> list[str]:
     """Sentence on a difference within chance: in earlier versions, the VAE sampled latents of validation images by the training
     seed."""
-    assert a.best is not None and b.best is not None and a.job is not None and b.job is not None
-    low, high = sorted((a.best["loss"], b.best["loss"]))
-    ways = [side.dataset.get("measured_with") for side in (a, b)]
-    alike = ways[0] == ways[1] and (ways[0] is not None or a.job.schedule.seed == b.job.schedule.seed)
-    drawn = a.job.memory.latent_draw != "mean" and not alike
-    if not drawn or high - low >= CHANCE * high or loss_words(low) == loss_words(high):
+    assert a.job is not None and b.job is not None
+    low, high = (side.best["loss"] for side in _lower_first(a, b))
+    methods = [side.dataset.get("measured_with") for side in (a, b)]
+    alike = methods[0] == methods[1] and (methods[0] is not None or a.job.schedule.seed == b.job.schedule.seed)
+    if a.job.memory.latent_draw == "mean" or alike or high - low >= CHANCE * high or equal(a, b):
         return []
     return [
         "A difference below 1% can be random here: in an earlier version the VAE's noise followed the training seed."
@@ -192,7 +196,7 @@ def _by_chance(a: Side, b: Side) -> list[str]:
 def _notes(side: Side) -> list[str]:
     """Sentences on a run whose lowest loss is early or at its end."""
     points, best = side.facts.get("validation", []), side.best
-    if best is None or len(points) < 2:
+    if not best or len(points) < 2:
         return []
     if best["step"] == 0:
         return [f"{side.letter} was best before the first step: training did not lower this loss."]
@@ -206,7 +210,7 @@ def _notes(side: Side) -> list[str]:
 
 def fact_rows(*sides: Side) -> list[Row]:
     """The rows of facts that at least one run has."""
-    rows = [Row(title, tuple(map(words, sides))) for title, words in FACTS]
+    rows = [Row(title, tuple(text(side) or UNKNOWN for side in sides)) for title, text in FACTS]
     rows = [row for row in rows if {*row.values} != {UNKNOWN}]
     place = next((number for number, row in enumerate(rows) if row.title == "Training images"), None)
     if place is not None and (shared := shared_images(*(side.dataset for side in sides))):
@@ -293,8 +297,8 @@ def differing_settings(sides: Sequence[Side]) -> dict[str, list[tuple[Any, bool]
 def checkpoint(side: Side) -> str:
     """Name of the checkpoint at the best validation, or nearest to it."""
     best, files = side.best, side.facts.get("files", [])
-    if best is None:
-        return UNKNOWN
+    if not best:
+        return ""
     if best["step"] == 0:
         return "the base model"
     if not files:
@@ -306,60 +310,41 @@ def checkpoint(side: Side) -> str:
 
 
 def _dataset(side: Side) -> str:
-    if side.job is None:
-        return UNKNOWN
-    folders = [source.folder for source in side.job.dataset.all_sources() if source.folder]
-    return ", ".join(Path(folder).name or folder for folder in folders) or UNKNOWN
+    folders = [source.folder for source in side.job.dataset.all_sources() if source.folder] if side.job else []
+    return ", ".join(Path(folder).name or folder for folder in folders)
 
 
 def _images(side: Side) -> str:
     number = side.dataset.get("count") or side.facts.get("images")
-    return count(number, "image") if number else UNKNOWN
-
-
-def _steps(side: Side) -> str:
-    step, total = side.facts["step"], side.facts.get("total")
-    return f"{step:,} of {total:,}" if total else f"{step:,}"
-
-
-def _epochs(side: Side) -> str:
-    epoch, epochs = side.facts.get("epoch"), side.facts.get("epochs")
-    return f"{epoch:,} of {epochs:,}" if epochs else UNKNOWN
-
-
-def _pace(side: Side) -> str:
-    seconds = side.facts.get("seconds_per_step")
-    return f"{seconds:.2f} s" if seconds else UNKNOWN
+    return count(number, "image") if number else ""
 
 
 def _last(side: Side) -> str:
     points = side.facts.get("validation", [])
-    return _at(points[-1]) if points else UNKNOWN
+    return _at(points[-1]) if points else ""
 
 
 def _memory(side: Side) -> str:
     peak, device = side.facts.get("peak_bytes"), str(side.facts.get("peak_device") or "")
-    if not peak:
-        return UNKNOWN
-    return f"{memory_words(peak)} of {'the GPU' if device.startswith('cuda') else 'RAM'}"
+    return f"{memory_words(peak)} of {'the GPU' if device.startswith('cuda') else 'RAM'}" if peak else ""
 
 
 def _newest_file(side: Side) -> str:
     newest = max(side.facts.get("files", []), key=lambda file: (file["step"], -len(file["name"])), default=None)
-    return f"{size_words(newest['bytes'])}, step {newest['step']:,}" if newest else UNKNOWN
+    return f"{size_words(newest['bytes'])}, step {newest['step']:,}" if newest else ""
 
 
-FACTS = (  # (title, its words for one run)
+FACTS: tuple[tuple[str, Callable[[Side], str]], ...] = (  # (title, its text for one run, "" if unknown)
     ("State", lambda side: side.facts["state"]),
     ("Started", lambda side: when(side.facts.get("started") or 0.0)),
-    ("Preset", lambda side: side.preset or UNKNOWN),
+    ("Preset", lambda side: side.preset),
     ("Dataset", _dataset),
     ("Training images", _images),
-    ("Steps", _steps),
-    ("Epochs", _epochs),
+    ("Steps", lambda side: of_total(side.facts["step"], side.facts.get("total"))),
+    ("Epochs", lambda side: epoch_words(side.facts)),
     ("Time", lambda side: clock(side.facts.get("seconds"))),
-    ("A step", _pace),
-    ("Best validation loss", lambda side: _at(side.best) if side.best else UNKNOWN),
+    ("A step", lambda side: pace_words(side.facts)),
+    ("Best validation loss", lambda side: _at(side.best) if side.best else ""),
     ("Checkpoint at that step", checkpoint),
     ("Last validation loss", _last),
     ("Peak memory", _memory),
@@ -397,12 +382,10 @@ def sample_rows(*sides: Side, most: int = 5) -> list[SampleRow]:
 
 
 def _compared(prompt: str, sides: Sequence[Side]) -> list[tuple[dict[str, Any] | None, ...]]:
-    def of(side: Side, step: int) -> dict[str, Any] | None:
-        own = (each for each in side.facts.get("samples", []) if each["step"] == step and each["prompt"] == prompt)
-        return next(own, None)
-
-    each = [tuple(of(side, step) for side in sides) for step in COMPARED]
-    return [samples for samples in each if any(samples)]
+    samples = [[each for each in side.facts.get("samples", []) if each["prompt"] == prompt] for side in sides]
+    by_step = [{each["step"]: each for each in reversed(of_side)} for of_side in samples]
+    rows = [tuple(each.get(step) for each in by_step) for step in COMPARED]
+    return [row for row in rows if any(row)]
 
 
 def other_prompts(*sides: Side) -> list[str]:
@@ -425,10 +408,8 @@ def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
 
 def _moments(samples: list[list[dict[str, Any]]], most: int) -> list[Moment]:
     fewest = min(samples, key=len)
-    picked = fewest
-    if len(fewest) > most:
-        picked = [fewest[round(number * (len(fewest) - 1) / (most - 1))] for number in range(most)]
-    near = [tuple(_nearest(each, sample["step"]) for each in samples) for sample in picked]
+    steps = [fewest[index]["step"] for index in spread(len(fewest), most)]
+    near = [tuple(_nearest(each, step) for each in samples) for step in steps]
     for place, own in enumerate(samples):  # of moments with the same sample of a run, the one whose steps are nearest
         if own is not fewest:
             near.sort(key=lambda moment: -max(abs(moment[0]["step"] - each["step"]) for each in moment))

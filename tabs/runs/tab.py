@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 
 TAB = "Runs"
 SECONDS = 2.0
+LEADS_TO = {  # the tab that an act opens
+    **dict.fromkeys(("watch", "continue", "longer", "longer-constant", "longer-restart"), "Monitor"),
+    **dict.fromkeys((copies.CONVERTS, "report-card"), "Tools"),
+    "use": "Train",
+    "draw": "Generate",
+}
 COPY = """
 element.addEventListener('click', async (event) => {
   const button = event.target.closest('button[data-copy]');
@@ -108,7 +114,7 @@ class Handlers:
     def _details(self, run: RunSummary, place: dict[str, Any]) -> str:
         now = self.page.engine.snapshot(run.name)
         size = self._size(run)
-        job = self._job(run.name)
+        job = self.page.readable_job(run.name)
         ended = run.state not in ("running", "paused", "waiting")
         more = runs_view.longer(run, now, job) if ended and job is not None else ""
         if job is not None:
@@ -126,12 +132,6 @@ class Handlers:
             more,
         )
 
-    def _job(self, name: str) -> TrainJob | None:
-        try:
-            return self.page.engine.run_job(name)
-        except (ProblemsError, OSError, ValueError):  # of another version, or damaged
-            return None
-
     def _size(self, run: RunSummary) -> int:
         """Bytes of the run's folder, cached for some seconds."""
         with self._lock:
@@ -147,15 +147,13 @@ class Handlers:
 
     def act(self, place: dict[str, Any], event: gr.EventData):
         act, arg, value = board_event(event)
-        place, tabs = dict(place), gr.skip()
+        place, opened = dict(place), str(place.get("open", ""))
         if act in ("open", "back"):
             place |= {"open": arg if act == "open" else "", "asking": False, "copy": "", "setting": "", "values": ""}
         elif act in ("ask", "keep"):
             place["asking"] = act == "ask"
-        elif act == "show":
-            place |= {"show": value, "page": 0}
-        elif act == "sort":
-            place |= {"sort": value, "page": 0}
+        elif act in ("show", "sort", "find"):
+            place |= {act: value[:100], "page": 0}
         elif act == "star" and (run := self.page.engine.run(arg)) is not None:
             self.page.engine.star_run(arg, not run.starred)
         elif act in ("again-setting", "again-values"):
@@ -163,8 +161,6 @@ class Handlers:
         elif act == "again":
             self.agains.start(arg, str(place.get("setting", "")), str(place.get("values", "")))
             place["values"] = ""
-        elif act == "find":
-            place |= {"find": value[:100], "page": 0}
         elif act == "pick":
             others = [name for name in place.get("picked", ()) if name != arg]
             place |= {"picked": [*others, arg] if value == "true" else others, "asking": False}
@@ -172,44 +168,36 @@ class Handlers:
             place["picked"] = []
         elif act == "page":
             place["page"] = page_of(value or arg, 10**6)
-        elif act == "watch":
-            tabs = gr.Tabs(selected="Monitor")
         elif act == "continue":
             self.page.engine.continue_run(arg)
-            tabs = gr.Tabs(selected="Monitor")
         elif act in ("longer", "longer-constant", "longer-restart"):
             self._longer(arg, value, act.removeprefix("longer").removeprefix("-"))
-            tabs = gr.Tabs(selected="Monitor")
         elif act == "prove":
             self.proofs.start(arg)
         elif act == "unprove":
             self.proofs.cancel(arg)
         elif act in ("copy", "copy-to", "uncopy", "copied"):
-            place |= self._copy(str(place.get("open", "")), act, arg)
+            place |= self._copy(opened, act, arg)
         elif act == copies.CONVERTS:
-            self.copies.convert(str(place.get("open", "")), arg)
-            tabs = gr.Tabs(selected="Tools")
+            self.copies.convert(opened, arg)
         elif act == "report-card":
-            self.copies.card(str(place.get("open", "")), arg)
-            tabs = gr.Tabs(selected="Tools")
+            self.copies.card(opened, arg)
         elif act in ("rename", "note"):
             self.page.engine.describe_run(arg, **{"title" if act == "rename" else "note": value})
             self.page.run_list = (None, self.page.run_list[1])  # the lists read it again
         elif act == "use":
             self._use(arg)
-            tabs = gr.Tabs(selected="Train")
         elif act == "draw":
             generate_form.generate_with(self.page, arg)
-            tabs = gr.Tabs(selected="Generate")
         elif act in ("mark", "unmark"):
-            self.copies.keep(str(place.get("open", "")), arg, "" if act == "mark" else None)
-        elif act == "delete" and place.get("asking") and place.get("open") == arg:
+            self.copies.keep(opened, arg, "" if act == "mark" else None)
+        elif act == "delete" and place.get("asking") and opened == arg:
             self.page.engine.delete_run(arg)
             place |= {"open": "", "asking": False, "copy": ""}
             self.page.say("done", f"{arg} was moved to the trash of the outputs folder.")
         elif act == "delete-picked" and place.get("asking"):
             place |= {"picked": self._delete(place.get("picked", ())), "asking": False}
-        return self._at(place) | {"tabs": tabs}
+        return self._at(place) | {"tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip()}
 
     def _delete(self, names: Sequence[str]) -> list[str]:
         """Move these runs to the trash. Returns those that could not be moved, and shows the problems."""

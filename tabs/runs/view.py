@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from core.engine.points import spread
 from core.engine.run_summary import RunSummary
 from core.optimization.jumps import rate_jump
 from core.record.events import COMPARED, sampled_words
@@ -38,7 +39,7 @@ from tabs.monitor.charts import loss_series
 from tabs.monitor.next_step import next_step
 
 PAGE_SIZE = 25
-MOST_COMPARED = 4
+LETTERS = "ABCD"  # of compared runs; as many can be compared
 PATIENCE = 0.3  # seconds that an answer waits for journals which have to be read
 LOG_SHOWN = 60
 Copying = Callable[[dict[str, Any]], tuple[str, str]]
@@ -173,7 +174,7 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> s
         label = f'role="alertdialog" aria-label="Delete {count(len(chosen), "run")}?"'
         return f'<div class="picks-line question" {label}><span>{words}</span> {does}</div>'
     go = '<span class="hint">Select another run to compare with.</span>' if len(chosen) == 1 else ""
-    if 2 <= len(chosen) <= MOST_COMPARED:
+    if 2 <= len(chosen) <= len(LETTERS):
         go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare</a>'
     go += button("ask", "Delete", kind="danger") + button("unpick", "Clear", kind="quiet")
     return f'<div class="picks-line" role="status"><span>{words}</span> {go}</div>'
@@ -331,10 +332,10 @@ def _naming(run: RunSummary) -> str:
 def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
     losses = now.get("loss", [])
     rows = [
-        ("Steps", f"{run.step:,} of {run.total:,}" if run.total else f"{run.step:,}"),
-        ("Epochs", f"{now.get('epoch', 0):,} of {now['epochs']:,}" if now.get("epochs") else ""),
+        ("Steps", of_total(run.step, run.total)),
+        ("Epochs", epoch_words(now)),
         ("Time", clock(run.seconds)),
-        ("A step", f"{now['seconds_per_step']:.2f} s" if now.get("seconds_per_step") else ""),
+        ("A step", pace_words(now)),
         ("Started", when(run.started)),
         ("Loss", f"{loss_words(losses[-1][2])} (smoothed)" if losses else ""),
         ("Dataset", breakable(run.words.dataset)),
@@ -345,6 +346,21 @@ def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
     ]
     plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""
     return section("About", facts([(name, value) for name, value in rows if value]) + loss_chart(losses) + plan)
+
+
+def of_total(done: int, total: int | None) -> str:
+    """Text such as "20 of 1,000", without a total the number alone."""
+    return f"{done:,} of {total:,}" if total else f"{done:,}"
+
+
+def epoch_words(now: Mapping[str, Any]) -> str:
+    """Text of the epochs in a run's snapshot; "" before they are known."""
+    return of_total(now.get("epoch", 0), now["epochs"]) if now.get("epochs") else ""
+
+
+def pace_words(now: Mapping[str, Any]) -> str:
+    """Text of the seconds of a step in a run's snapshot; "" before they are known."""
+    return f"{now['seconds_per_step']:.2f} s" if now.get("seconds_per_step") else ""
 
 
 def loss_chart(losses: Sequence[Sequence[float]]) -> str:
@@ -469,16 +485,19 @@ def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], f
         )
     steps = sampled_words(sample["step"] for sample in samples)
     made = [step for step in steps if step not in COMPARED]
-    shown = [step for step in steps if step in COMPARED] + (made if len(made) <= SAMPLE_STEPS else _spread(made))
+    shown = [step for step in steps if step in COMPARED] + [made[each] for each in spread(len(made), SAMPLE_STEPS)]
     by_place = {(sample["index"], sample["step"]): sample for sample in samples}
     prompts = {sample["index"]: sample["prompt"] for sample in samples}
     names = {step: steps[step] for step in shown}
     head = "".join(f"<th>{name}</th>" for name in names.values())
     rows = []
     for index in sorted(prompts):
-        cells = "".join(_sample(by_place.get((index, step)), name, thumb_url, file_url) for step, name in names.items())
-        prompt = esc(prompts[index])
-        rows.append(f"<tr><th scope='row' title='{prompt}'>{esc(short(prompts[index], 60))}</th>{cells}</tr>")
+        prompt = short(prompts[index], 60)
+        cells = "".join(
+            sample_cell(by_place.get((index, step)), f"{prompt}, {name}", thumb_url, file_url)
+            for step, name in names.items()
+        )
+        rows.append(f"<tr><th scope='row' title='{esc(prompts[index])}'>{esc(prompt)}</th>{cells}</tr>")
     more = f"{len(shown)} of {len(steps)} times" if len(shown) < len(steps) else ""
     grid = (
         f'<div class="run-samples"><table><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
@@ -487,20 +506,21 @@ def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], f
     return section("Samples", grid, more)
 
 
-def _spread(steps: Sequence[int]) -> list[int]:
-    """The first and last step, and some evenly between them."""
-    picked = [steps[round(number * (len(steps) - 1) / (SAMPLE_STEPS - 1))] for number in range(SAMPLE_STEPS)]
-    return list(dict.fromkeys(picked))
-
-
-def _sample(
-    sample: dict[str, Any] | None, moment: str, thumb_url: Callable[..., str], file_url: Callable[..., str]
+def sample_cell(
+    sample: Mapping[str, Any] | None,
+    alt: str,
+    thumb_url: Callable[..., str],
+    file_url: Callable[..., str],
+    size: int = 192,
+    below: str = "",
 ) -> str:
+    """HTML of a table cell with a sample that opens in a new tab; empty without one. size: pixels of the preview"""
     if sample is None:
         return "<td></td>"
-    alt = esc(f"{short(sample['prompt'], 60)}, {moment}")
-    url, small = esc(file_url(sample["file"])), esc(thumb_url(sample["file"], 192))
-    return f'<td><a href="{url}" target="_blank" rel="noopener"><img src="{small}" alt="{alt}" loading="lazy"></a></td>'
+    url, small = esc(file_url(sample["file"])), esc(thumb_url(sample["file"], size))
+    image = f'<img src="{small}" alt="{esc(alt)}" loading="lazy">'
+    note = f"<span>{esc(below)}</span>" if below else ""
+    return f'<td><a href="{url}" target="_blank" rel="noopener">{image}</a>{note}</td>'
 
 
 def _settings(job: TrainJob | None) -> str:

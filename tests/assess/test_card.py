@@ -132,6 +132,10 @@ def test_a_second_card_gets_a_name_of_its_own_and_a_named_one_is_never_overwritt
     with pytest.raises(ProblemsError) as refused:
         plan(settings.model_copy(update={"output": str(tmp_path / "fox_card.html")}), workspace)
     assert refused.value.problems[0].code == "tools.output-exists"
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "fox_card.json").touch()
+    inside = plan(settings.model_copy(update={"output": str(tmp_path / "cards")}), workspace)
+    assert inside.target == tmp_path / "cards" / "fox_card_2.html"
     preview = settings.model_copy(update={"preview": True})
     assert do(preview, plan(preview, workspace), surroundings(workspace)).facts["card"]["title"] == "fox"
     assert len(list(tmp_path.glob("*.html"))) == 2

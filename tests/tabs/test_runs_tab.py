@@ -378,8 +378,9 @@ def test_nothing_is_sent_when_nothing_is_new(desk):
 
 
 def test_a_samples_table_of_many_steps_is_thinned_with_base_and_last_kept():
-    assert view._spread(list(range(0, 1000, 10)))[0] == 0 and view._spread(list(range(0, 1000, 10)))[-1] == 990
-    assert len(view._spread(list(range(0, 1000, 10)))) == view.SAMPLE_STEPS
+    samples = [{"step": step, "index": 0, "prompt": "a fox", "file": f"{step}.png"} for step in range(0, 1000, 10)]
+    shown = re.findall(r"<td><a href=\"(\d+)\.png", view._samples(samples, str.format, str))
+    assert (shown[0], shown[-1], len(shown)) == ("0", "990", view.SAMPLE_STEPS)
 
 
 def test_the_size_of_a_folder_is_the_sum_of_its_files(tmp_path):

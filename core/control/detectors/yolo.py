@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.control.detectors import Box
-from core.control.hints.models import Profile
+from core.control.hints.models import ABOUT, Profile
 from core.control.hints.one_image import OneImageModel, letterboxed, normalized
 from core.control.hints.pose.detector import (
     AROUND,
@@ -22,14 +22,17 @@ from core.control.hints.pose.detector import (
     grid,
     non_max_suppression,
 )
+from core.formats.onnx.file import onnx_property
 from core.formats.onnx.providers import CPU
 from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ULTRALYTICS = Profile()  # RGB from 0 to 1
-NAME = re.compile(r"(\d+): *['\"]([^'\"]*)")  # of a class, in the file's metadata
+NAME = re.compile(r"(\d{1,5}): *['\"]([^'\"]*)")  # of a class, in the file's metadata
+NUMBER = re.compile(r"\d{1,5}")
 MASK_NUMBERS = 32  # of each box of a segmentation model, whose second output has as many masks
 
 
@@ -42,16 +45,8 @@ class YoloDetector(OneImageModel):
 
     def __init__(self, file: Path, where: str, cancel: CancelToken, classes: str = ""):
         """classes: names or numbers, separated by commas; "" are all"""
+        self._classes = class_numbers(file, classes)
         super().__init__(file, file.name, where, [CPU], "cpu", cancel, USUAL_SIZE)
-        names = {name.casefold(): int(number) for number, name in NAME.findall(self._model.facts["names"])}
-        wanted = [each.strip().casefold() for each in classes.split(",") if each.strip()]
-        unknown = [each for each in wanted if each not in names and not each.isdecimal()]
-        if unknown:
-            self.close()
-            raise self.refused(
-                f"has no class '{unknown[0]}'; it has {', '.join(names)[:200] or 'numbers alone'}", "class"
-            )
-        self._classes = [names[each] if each in names else int(each) for each in wanted]
         self._profile = ULTRALYTICS
 
     def find(self, image: Image, lowest: float) -> list[Box]:
@@ -92,6 +87,19 @@ class YoloDetector(OneImageModel):
         scores = np.where(_wanted(np.arange(by_class.shape[1]), self._classes), by_class, 0).max(axis=1)
         centers, halves = values[:2].T, values[2:4].T / 2
         return np.concatenate([centers - halves, centers + halves], axis=1), scores
+
+
+def class_numbers(file: Path, classes: str) -> list[int]:
+    """The numbers of classes that are named or numbered, separated by commas; [] for "", all. Raises ProblemsError."""
+    numbers = {name.casefold(): number for number, name in NAME.findall(onnx_property(file, "names"))}
+    wanted = [each.strip().casefold() for each in classes.split(",") if each.strip()]
+    found = [numbers.get(each, each) for each in wanted]
+    for each in found:
+        if each not in numbers.values() if numbers else not NUMBER.fullmatch(each):
+            what, known = f"The model {file.name} has no class '{each}'", ", ".join(numbers)[:200]
+            fix = f"choose from {known}" if known else "write numbers: it names no classes"
+            raise ProblemsError.one(what, "detailer.ad_model_classes", fix, f"{ABOUT}.class")
+    return [int(each) for each in found]
 
 
 def is_yolox(values: np.ndarray, size: tuple[int, int]) -> bool:

@@ -21,7 +21,7 @@ MAX_BYTES = 8 << 30  # of a model with its weights
 MAX_DEPTH = 40
 MAX_FIELDS = 5_000_000
 MAX_NODES = 20_000  # the time to open a file may grow with their square; taggers have at most a few thousand
-MAX_TEXT = 10_000
+MAX_TEXT, MAX_PROPERTY = 10_000, 1_000_000  # bytes
 MAX_BATCH = 256  # images of a fixed batch
 MAX_INPUT = 1 << 30  # bytes of a batch in float32
 MAX_OUTPUTS = 1_000_000  # numbers for an image; Camie has 70,500
@@ -72,6 +72,14 @@ def check_onnx(path: Path, about: str = "tagger") -> dict[str, list[int]]:
     return {name.decode("utf-8", "replace"): shape for inward, name, shape in shapes if not inward}
 
 
+def onnx_property(path: Path, name: str) -> str:
+    """A text of a checked file's metadata; "" without it."""
+    with open_regular(path) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        walk = _Walk(data)
+        pairs = dict(walk.entry(a, b, MAX_PROPERTY) for a, b in walk.at(0, len(data), (14,)))
+        return pairs.get(name.encode(), "")
+
+
 def batch_too_large(shape: Sequence[int]) -> str:
     """Why an input shape cannot be a batch of images; "" if it can. 0 is an open dimension."""
     size = 4 * prod(max(1, number) for number in shape)
@@ -113,9 +121,9 @@ class _Walk:
         for field, begin, stop in self.messages(start, end):
             inside = fields.get(field)
             if inside == "entry":
-                entry = {name: self.data[a : min(b, a + MAX_TEXT)] for name, a, b in self.messages(begin, stop)}
-                if entry.get(1) == b"location":
-                    yield entry.get(2, b"").decode("utf-8", "replace")
+                name, value = self.entry(begin, stop)
+                if name == b"location":
+                    yield value
             elif inside:
                 self.nodes += inside == "node"
                 yield from self.external(begin, stop, inside, depth + 1)
@@ -127,6 +135,11 @@ class _Walk:
             inputs.pop(self.data[a : min(b, a + MAX_TEXT)], None)
         yield from ((True, name, shape) for name, shape in inputs.items())
         yield from ((False, self.name(a, b), self.shape(a, b)) for a, b in self.at(0, size, (7, 12)))
+
+    def entry(self, start: int, end: int, most: int = MAX_TEXT) -> tuple[bytes, str]:
+        """Key and value of a pair of texts, each of `most` bytes."""
+        texts = {field: self.data[a : min(b, a + most)] for field, a, b in self.messages(start, end)}
+        return texts.get(1, b""), texts.get(2, b"").decode("utf-8", "replace")
 
     def name(self, start: int, end: int) -> bytes:
         return b"".join(self.data[a : min(b, a + MAX_TEXT)] for a, b in self.at(start, end, (1,)))

@@ -43,7 +43,7 @@ class Runner:
         return {
             "providers": session.get_providers(),
             "threads": session.get_session_options().intra_op_num_threads,
-            **{name: session.get_modelmeta().custom_metadata_map.get(name, "") for name in ("tags", "names")},
+            "tags": session.get_modelmeta().custom_metadata_map.get("tags", ""),
             "inputs": [[each.name, each.type, each.shape] for each in session.get_inputs()],
             "outputs": [each.name for each in session.get_outputs()],
         }

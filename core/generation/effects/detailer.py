@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,8 @@ from core.control.detectors import DETECTORS, Box, Find, lowest_confidence
 from core.formats.onnx.file import check_onnx
 from core.generation.effects.inpaint import blurred, only_masked
 from core.generation.model.sources import HookFile
-from core.generation.plan.hooks import Finish, Inpaint
-from core.generation.plan.stages import as_generator
+from core.generation.plan.hooks import Inpaint
+from core.generation.plan.stages import as_generator, detail_size, least_strength
 from core.generation.prompt.loras import has_tags
 from core.generation.sample.canvas import Box as Pixels
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
@@ -56,7 +56,7 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
     steps, strength = settings.ad_steps or job.generate.steps, settings.ad_denoising_strength
     if not strength or (as_generator(job) and not int(steps * strength)):
         what = f"With {steps} steps, a detailer denoising strength of {strength:g} runs no steps"
-        fix = f"use at least {1 / steps:.3g}, or more steps"
+        fix = f"use at least {least_strength(steps):g}, or more steps"
         yield Problem(what, "detailer.ad_denoising_strength", fix, code="detailer.no-steps")
     for name, text in (("ad_prompt", settings.ad_prompt), ("ad_negative_prompt", settings.ad_negative_prompt)):
         if has_tags(text or ""):
@@ -84,15 +84,17 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 
 def files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
     """{name in the settings: detector file}, on the CPU. Raises ProblemsError."""
-    names = dict.fromkeys(job.detailer.ad_model_file for job in jobs if job.detailer.ad_model_file)
-    missing: list[Problem] = []
-    paths = {name: collected(missing, detector_file, name, workspace) for name in names}
-    raise_if_errors(missing)
+    chosen_files = dict.fromkeys((job.detailer.ad_model_file, job.detailer.ad_model_classes or "") for job in jobs)
+    problems: list[Problem] = []
+    paths = {name: collected(problems, detector_file, name, of, workspace) for name, of in chosen_files if name}
+    raise_if_errors(problems)
     return {name: HookFile(path, 0) for name, path in paths.items() if path is not None}
 
 
-def detector_file(name: str, workspace: Workspace) -> Path:
-    """The ONNX file of a detector: a path, or a name below models/ or models/detectors. Raises ProblemsError."""
+def detector_file(name: str, classes: str, workspace: Workspace) -> Path:
+    """The ONNX file of a detector that has these classes: a path, or a name below models/ or models/detectors. Raises ProblemsError."""
+    from core.control.detectors.yolo import class_numbers
+
     inside = (
         [] if leads_out(name) else [workspace.models / FOLDER / name, workspace.models / name.removeprefix("models/")]
     )
@@ -101,12 +103,14 @@ def detector_file(name: str, workspace: Workspace) -> Path:
         what, fix = f"There is no detector '{name}'", f"choose an .onnx file, or put it into models/{FOLDER}"
         raise ProblemsError.one(what, FILE, fix, "detailer.no-file")
     if path.suffix.lower() != ".onnx":
-        what = f"The detector {path.name} is not an ONNX file"
-        raise ProblemsError.one(
-            what, FILE, f"export it: yolo export model={path.name} format=onnx", "detailer.not-onnx"
+        what, fix = (
+            f"The detector {path.name} is not an ONNX file",
+            f"export it: yolo export model={path.name} format=onnx",
         )
+        raise ProblemsError.one(what, FILE, fix, "detailer.not-onnx")
     with problems_at(FILE):
         check_onnx(path, "hint-model")
+    class_numbers(path, classes)
     return path
 
 
@@ -119,20 +123,13 @@ def texts(job: GenerateJob) -> Iterable[str]:
 # -- on finished images
 
 
-@contextmanager
-def finisher(workspace: Workspace, reports: Reports) -> Iterator[Finish]:
-    """A context with the function that details finished images; detectors are opened once in it."""
-    with ExitStack() as opened:
-        yield Detailer(workspace, reports, opened)
+class Detailer(ExitStack):
+    """Details finished images; as a context, it closes the detectors that it has opened."""
 
-
-class Detailer:
-    """Details finished images."""
-
-    def __init__(self, workspace: Workspace, reports: Reports, opened: ExitStack):
-        """opened: closes detectors"""
-        self._workspace, self._reports, self._opened = workspace, reports, opened
-        self._finders: dict[tuple[str, str | None], Find] = {}
+    def __init__(self, workspace: Workspace, reports: Reports):
+        super().__init__()
+        self._workspace, self._reports = workspace, reports
+        self._finders: dict[tuple[str, str], Find] = {}  # by detector and classes
 
     def __call__(self, inpaint: Inpaint, job: GenerateJob, image: Image) -> Image:
         settings = job.detailer
@@ -148,24 +145,23 @@ class Detailer:
                 continue
             self._reports.stage(f"detailing {number + 1} of {len(boxes)}", number, len(boxes))
             mask = blurred(mask_of(box, image.size), settings.ad_mask_blur)
-            size = part.generate.width or 0, part.generate.height or 0
-            image = inpaint(part, only_masked(image, mask, settings.ad_inpaint_only_masked_padding, size))
+            image = inpaint(part, only_masked(image, mask, settings.ad_inpaint_only_masked_padding, detail_size(job)))
         return image
 
     def _find(self, settings: DetailerSettings, image: Image) -> Sequence[Box]:
-        key = settings.ad_model_file or settings.ad_model, settings.ad_model_classes
+        key = settings.ad_model_file or settings.ad_model, settings.ad_model_classes or ""
         if key not in self._finders:
-            self._finders[key] = self._opened_finder(settings)
+            self._finders[key] = self._opened(settings)
         return self._finders[key](image, lowest_confidence(settings))
 
-    def _opened_finder(self, settings: DetailerSettings) -> Find:
+    def _opened(self, settings: DetailerSettings) -> Find:
         if not settings.ad_model_file:
-            return self._opened.enter_context(DETECTORS[settings.ad_model].open())
+            return self.enter_context(DETECTORS[settings.ad_model].open())
         from core.control.detectors.yolo import YoloDetector
 
-        path = detector_file(settings.ad_model_file, self._workspace)
         classes = settings.ad_model_classes or ""
-        return self._opened.enter_context(YoloDetector(path, FILE, self._reports.cancel, classes)).find
+        path = detector_file(settings.ad_model_file, classes, self._workspace)
+        return self.enter_context(YoloDetector(path, FILE, self._reports.cancel, classes)).find
 
 
 def chosen(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettings) -> list[Pixels]:
@@ -211,11 +207,12 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
     if SKIP in prompt:
         return None
     first = (image.seed or 0) if settings.ad_seed is None else settings.ad_seed
+    width, height = detail_size(job)
     generate = {
         "prompt": prompt,
         "negative_prompt": _prompt(settings.ad_negative_prompt, image.negative_prompt, number),
-        "width": settings.ad_inpaint_width or image.width,
-        "height": settings.ad_inpaint_height or image.height,
+        "width": width,
+        "height": height,
         "steps": settings.ad_steps or image.steps,
         "guidance_scale": image.guidance_scale if settings.ad_cfg_scale is None else settings.ad_cfg_scale,
         "seed": (first + number) % SEEDS,

@@ -22,7 +22,7 @@ from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, unr
 from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, plain, read_other, written_rows
 from core.generation.images.record import names_of
 from core.generation.model.sources import Hashes
-from core.generation.plan.stages import hires_sizes, stages_of
+from core.generation.plan.stages import detail_size, hires_sizes, stages_of
 from core.generation.plan.upscalers import UPSCALERS, upscaler_of
 from core.record.problems import Problem
 from core.record.units import first_of
@@ -381,14 +381,13 @@ def _detailer_names() -> dict[str, str]:
 
 def _detailer(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     """{ADetailer's name: text} of a used detailer."""
-    settings, image = job.detailer, job.generate
+    settings = job.detailer
     if not settings.used:
         return {}
     file = settings.ad_model_file
     values = settings.model_dump() | {"ad_confidence": lowest_confidence(settings)}
     if settings.ad_inpaint_width or settings.ad_inpaint_height:
-        sides = settings.ad_inpaint_width or image.width, settings.ad_inpaint_height or image.height
-        values["ad_inpaint_width"], values["ad_inpaint_height"] = sides
+        values["ad_inpaint_width"], values["ad_inpaint_height"] = detail_size(job)
     usual = DetailerSettings().model_dump()
     written = {word for word, name in _detailer_names().items() if name in ALWAYS or values[name] != usual[name]}
     words = {word: plain(values[name]) for word, name in _detailer_names().items() if word in written}

@@ -15,7 +15,14 @@ from core.formats.detect import FAMILY_NAMES
 from core.generation.model.other_files import upscaler_problems
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import hook_file_problems, hook_problems
-from core.generation.plan.stages import guidance_group, has_regions, only_enlarges, sampling_of, stages_of
+from core.generation.plan.stages import (
+    guidance_group,
+    has_regions,
+    least_strength,
+    only_enlarges,
+    sampling_of,
+    stages_of,
+)
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.guidances import GUIDANCES, kind_of
 from core.generation.sample.loop import evaluation_count
@@ -42,7 +49,9 @@ def _of_steps(job: GenerateJob) -> Iterator[Problem]:
     settings, steps = job.image_to_image, job.generate.steps
     if stages_of(job)[-1].run == 0 and not only_enlarges(job):
         what = f"With {steps} steps, a denoising strength of {settings.strength:g} runs no steps"
-        yield Problem(what, STRENGTH, f"use at least {1 / steps:.3g}, or more steps", code="generate.no-steps")
+        yield Problem(
+            what, STRENGTH, f"use at least {least_strength(steps):g}, or more steps", code="generate.no-steps"
+        )
 
 
 def _of_large_images(job: GenerateJob) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from core.generation.model.parts import Offload, Parts
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import differentiates
 from core.generation.plan.plan import plan_of, with_size
-from core.generation.plan.stages import sampling_of, stages_of
+from core.generation.plan.stages import detail_size, sampling_of, stages_of
 from core.generation.sample.canvas import CPU_LATENT_PIXELS, MAX_AT_ONCE
 from core.record import machine
 from core.record.workspace import Workspace
@@ -93,32 +93,29 @@ def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bo
 
 
 def needs_of(job: GenerateJob, parts: Parts) -> Needs:
-    """The needs of the largest stage of a job's images."""
-    from core.families.counting import decoding_bytes, evaluation_bytes, frozen, gradient_bytes
+    """The needs of the largest stage of a job's images, or of the detailer's."""
+    from core.families.counting import decoding_bytes, frozen, gradient_bytes
     from core.generation.model.upscaling_networks import enlarging_bytes
 
     kind = parts.kind
     job = with_size(job, trained_size(parts.path, kind.name), FAMILIES[kind.name].size_step)
     stages = stages_of(job)
-    sides = max((stage.size for stage in stages), key=prod)
-    images = images_together(job, parts.device, sides, kind.latent_pixels)
-    rows = images * (1 if kind.reads_guidance else len(sampling_of(job, "epsilon").guidance().sides))
-    pixels, config = prod(sides), parts.config(kind.denoiser)
-    evaluation = kind.activation_bytes(pixels, rows)
-    if evaluation is None:
-        evaluation = evaluation_bytes(
-            kind.name, frozen(config), sides, rows, parts.dtype, parts.memory.attention, TEXT_TOKENS
-        )
+    size = sides = max((stage.size for stage in stages), key=prod)
+    images = images_together(job, parts.device, size, kind.latent_pixels)
+    config, evaluation = parts.config(kind.denoiser), _evaluation_bytes(job, parts, size, images)
+    if job.detailer.used:  # one detection at a time, without gradients
+        detail = detail_size(job)
+        evaluation, sides = max(evaluation, _evaluation_bytes(job, parts, detail, 1)), max(size, detail, key=prod)
     decoding = 0
     if _of_diffusers(parts):
-        decoding = decoding_bytes(kind.name, frozen(parts.config("vae")), pixels, parts.vae_dtype)
+        decoding = decoding_bytes(kind.name, frozen(parts.config("vae")), prod(sides), parts.vae_dtype)
     if parts.device.startswith("cpu"):
         decoding = int(CPU_TIMES * decoding)
     gradient = 0
     if differentiates(job) and decoding:
-        vae = frozen(parts.config("vae")), sides, images, parts.dtype, parts.vae_dtype, parts.memory.attention
+        vae = frozen(parts.config("vae")), size, images, parts.dtype, parts.vae_dtype, parts.memory.attention
         times = CPU_TIMES if parts.device.startswith("cpu") else GRADIENT_TIMES
-        gradient = int(times * gradient_bytes(kind.name, frozen(config), *vae, TEXT_TOKENS)) + MEASURING * pixels
+        gradient = int(times * gradient_bytes(kind.name, frozen(config), *vae, TEXT_TOKENS)) + MEASURING * prod(size)
     entries = parts.opened[kind.denoiser].places.values()
     item = 1 if parts.memory.narrow_unet else parts.dtype.itemsize
     return Needs(
@@ -134,6 +131,18 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         gradient=gradient,
         upscaling=enlarging_bytes(stages[0].size) if job.hires.highres_fix_upscaler_file and len(stages) > 1 else 0,
     )
+
+
+def _evaluation_bytes(job: GenerateJob, parts: Parts, sides: tuple[int, int], images: int) -> int:
+    """Bytes of evaluating the denoiser for images of (width, height), with the sides of the guidance."""
+    from core.families.counting import evaluation_bytes, frozen
+
+    kind, config = parts.kind, frozen(parts.config(parts.kind.denoiser))
+    rows = images * (1 if kind.reads_guidance else len(sampling_of(job, "epsilon").guidance().sides))
+    estimate = kind.activation_bytes(prod(sides), rows)
+    if estimate is not None:
+        return estimate
+    return evaluation_bytes(kind.name, config, sides, rows, parts.dtype, parts.memory.attention, TEXT_TOKENS)
 
 
 def images_together(job: GenerateJob, device: str, sides: tuple[int, int], latent_pixels: int) -> int:

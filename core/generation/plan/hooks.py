@@ -219,7 +219,7 @@ _built_in(
 _built_in("regions", "Regions", "regions")
 _built_in("repaint", "Mask", "inpaint", of_refiner=True)
 _of_detailer: dict[str, Any] = {
-    name: extensions.later("core.generation.effects.detailer", name)
-    for name in ("problems", "file_problems", "files", "texts", "finisher")
+    role: extensions.later("core.generation.effects.detailer", "Detailer" if role == "finisher" else role)
+    for role in ("problems", "file_problems", "files", "texts", "finisher")
 }
 register(HookKind("detailer", "Detailer", lambda making: None, **_of_detailer))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from random import Random
 
@@ -97,6 +98,19 @@ def _steps_run(job: GenerateJob, steps: int, strength: float | None) -> int | No
     if not strength:
         return None if strength is None else 0
     return int(steps * strength) if as_generator(job) else int(steps * min(strength, FULL)) + 1
+
+
+def detail_size(job: GenerateJob) -> tuple[int, int]:
+    """(width, height) at which the detailer generates a detection of an image of known size."""
+    return (
+        job.detailer.ad_inpaint_width or job.generate.width or 0,
+        job.detailer.ad_inpaint_height or job.generate.height or 0,
+    )
+
+
+def least_strength(steps: int) -> float:
+    """The lowest strength, in thousandths, with which at least one of at most 1000 steps runs."""
+    return ceil(1000 / steps) / 1000
 
 
 def _second_steps(job: GenerateJob) -> tuple[int, int | None]:

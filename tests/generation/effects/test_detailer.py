@@ -210,6 +210,22 @@ def test_bad_settings_are_refused_together_before_anything_is_loaded(workspace, 
     } <= {*refused.value.codes}  # fmt: skip
 
 
+def test_a_class_that_the_detectors_file_lacks_is_refused_before_anything_is_loaded(workspace, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "detector", [], []))
+    onnx.helper.set_model_props(model, {"stride": "32", "names": "{0: 'face', 1: 'hand'}"})
+    onnx.save(model, file := tmp_path / "detector.onnx")
+    codes = {}
+    for classes in ("Hand, 0", "foot", "2", "hand, 9"):
+        detailer = {"ad_model_file": str(file), "ad_model_classes": classes}
+        job = build(GenerateJob, {"model": {"base_model": str(PROJECT / "models" / "starter")}, "detailer": detailer})
+        try:
+            plan_of(job, workspace)
+        except ProblemsError as error:
+            codes[classes] = error.codes
+    assert codes == {each: ["hint-model.class"] for each in ("foot", "2", "hand, 9")}
+
+
 def test_an_images_file_makes_it_again(make, detected, workspace, store):
     ((first, file),) = make(detailer=FACE | {"ad_mask_k_largest": 1, "ad_prompt": "a face, red"})
     job = read_image_metadata(file).job

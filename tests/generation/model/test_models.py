@@ -202,6 +202,15 @@ def test_an_upscaler_counts_with_what_it_computes(workspace):
     assert needs_of(plain, parts).upscaling == 0 and needs.peak("layers", sliced=True) >= needs.upscaling
 
 
+@pytest.mark.slow
+def test_a_larger_detection_counts_as_one_image_of_its_size(workspace):
+    plain, large = job_of(width=64, height=64), job_of(width=256, height=128)
+    parts = Parts(plain.memory, plan_of(plain, workspace).sources, "cuda")
+    detailer = plain.detailer.model_copy(update={"ad_model": "face", "ad_inpaint_width": 256, "ad_inpaint_height": 128})
+    detailed, whole = needs_of(plain.model_copy(update={"detailer": detailer}), parts), needs_of(large, parts)
+    assert detailed == whole and detailed.evaluation > needs_of(plain, parts).evaluation
+
+
 def test_text_encoders_in_fp8_are_converted_in_ram(workspace, store, monkeypatch):
     seen, load = [], Parts._load
     monkeypatch.setattr(

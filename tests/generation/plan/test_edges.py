@@ -19,6 +19,7 @@ from core.generation.plan.checks import problems_of
 from core.generation.plan.forecast import Needs, images_together, peak_of
 from core.generation.plan.initial import blur_of, image_files, mask_size_advice, size_from, with_initial_images
 from core.generation.plan.requests import Request, merged_first, merged_of, requests_of
+from core.generation.plan.stages import least_strength
 from core.generation.prompt.wildcards import no_files
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -398,6 +399,10 @@ def test_a_refiner_is_on_the_device_with_the_model_or_alone():
 )  # fmt: skip
 def test_the_smallest_batch_of_a_generation(groups, device, sides, images):
     assert images_together(job_of(**groups), device, sides, 8) == images
+
+
+def test_the_strength_that_is_proposed_runs_a_step():
+    assert all(int(steps * float(f"{least_strength(steps):g}")) >= 1 for steps in range(1, 1001))
 
 
 @pytest.mark.parametrize(
