@@ -88,12 +88,15 @@
     if (!data || !data.columns || event.ctrlKey || event.metaKey || event.altKey || on("select, textarea, input:not([type=range])")) return;
     if (target === parts.force && /^Arrow|^Page|^Home$|^End$/.test(key)) return;
     const letter = key.length === 1 ? key.toLowerCase() : key;
-    if (letter === " " && on("button, summary")) return;
+    if (letter === " " && on("button:not(.verdict-step), summary")) return;
     if (blind) {
       if (key === "Escape") setBlind(false); else if (OUTCOMES[letter]) answer(OUTCOMES[letter]); else return;
     } else {
       const moves = {ArrowLeft: [column - 1, row], ArrowRight: [column + 1, row], ArrowUp: [column, row - 1], ArrowDown: [column, row + 1]};
-      if (moves[key]) go(...moves[key]);
+      if (moves[key]) {
+        go(...moves[key]);
+        if (on(".verdict-step")) parts.strip.children[column - 1].focus({preventScroll: true});
+      }
       else if (letter === " ") showBase(true);
       else if (letter === "k") keep(true);
       else if (letter === "b" && data.blind) setBlind(true);
