@@ -219,7 +219,7 @@ class Source:
         yield fact("family", "Family", FAMILY_NAMES.get(self.about["family"], ""))
         yield fact("sha256", "SHA-256 of the base model", digest)
         if entry is None:
-            words = "Not known. It applies to this file too: look where the base model comes from."
+            words = "Not known: look where the base model comes from. It applies to this file too."
             yield fact("license", "License", words)
             return
         note = "not confirmed on its author's page" if "license" in entry.unverified else ""

@@ -33,7 +33,7 @@ h1 { margin: 0; font-size: 28px; line-height: 1.2; } .kind { margin: 4px 0 20px;
 .samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 0 0 20px; }
 figure { margin: 0; max-width: 420px; } figure img { display: block; width: 100%; border-radius: 8px; border: 1px solid var(--line); }
 figcaption { margin-top: 4px; color: var(--soft); font-size: 13px; }
-.sections { columns: 2 340px; column-gap: 16px; }
+.sections { columns: 2 340px; column-gap: 16px; margin-bottom: 16px; }
 section { break-inside: avoid; margin: 0 0 16px; padding: 16px 18px;
   background: var(--paper); border: 1px solid var(--line); border-radius: 10px; }
 h2 { margin: 0 0 8px; font-size: 16px; } dl { margin: 0; }

@@ -4,6 +4,7 @@ verdict.json in the run folder names the grid with the images, and what its colu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -173,6 +174,8 @@ def label_of(file: str, step: int | None) -> str:
     if average := AVERAGE.search(Path(file).stem):
         power = " (power)" if average[3] else ""
         return f"average {int(average[1]):,} to {int(average[2]):,}{power}"
+    saved_after = re.search(r"-step(\d+)$", Path(file).stem)  # of a file that is gone
+    step = int(saved_after[1]) if step is None and saved_after else step
     return Path(file).stem if step is None else f"step {step:,}"
 
 

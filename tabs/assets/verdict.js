@@ -88,12 +88,15 @@
     if (!data || !data.columns || event.ctrlKey || event.metaKey || event.altKey || on("select, textarea, input:not([type=range])")) return;
     if (target === parts.force && /^Arrow|^Page|^Home$|^End$/.test(key)) return;
     const letter = key.length === 1 ? key.toLowerCase() : key;
-    if (letter === " " && on("button, summary")) return;
+    if (letter === " " && on("button:not(.verdict-step), summary")) return;
     if (blind) {
       if (key === "Escape") setBlind(false); else if (OUTCOMES[letter]) answer(OUTCOMES[letter]); else return;
     } else {
       const moves = {ArrowLeft: [column - 1, row], ArrowRight: [column + 1, row], ArrowUp: [column, row - 1], ArrowDown: [column, row + 1]};
-      if (moves[key]) go(...moves[key]);
+      if (moves[key]) {
+        go(...moves[key]);
+        if (on(".verdict-step")) parts.strip.children[column - 1].focus({preventScroll: true});
+      }
       else if (letter === " ") showBase(true);
       else if (letter === "k") keep(true);
       else if (letter === "b" && data.blind) setBlind(true);
@@ -186,6 +189,7 @@
     slider.value = column;
     slider.disabled = data.columns.length < 3;
     attr(slider, "aria-valuetext", data.columns[column].label);
+    const held = strip.contains(document.activeElement);
     if (atelier.differs(strip, data.columns)) strip.replaceChildren(...data.columns.slice(1).map((one, n) =>
       h("button", {type: "button", class: "verdict-step", onclick: () => go(n + 1, row)}, h("span", {class: "verdict-thumb"}, h("img", {alt: "", loading: "lazy"})),
         h("b", {}, one.label), h("small", {}, [one.best && "best", one.kept !== null && "kept", one.gone && "deleted"].filter(Boolean).join(", ") || " "))));
@@ -196,6 +200,7 @@
       attr(node, "aria-current", n + 1 === column ? "true" : null);
       if (n + 1 === column) strip.scrollLeft = Math.max(node.offsetLeft - strip.offsetLeft + node.offsetWidth + 8 - strip.clientWidth, Math.min(strip.scrollLeft, node.offsetLeft - strip.offsetLeft - 8));
     });
+    if (held && !strip.contains(document.activeElement)) strip.children[column - 1].focus({preventScroll: true});
   };
   const drawMake = () => {
     const {make, limit} = parts, {state, total, missing, about, more, message, entry, late} = data.making, fresh = data.making.new;
@@ -267,7 +272,7 @@
     const how = h("select", {"aria-label": "Weights of the average"}, h("option", {value: ""}, "equal weights"), h("option", {value: "power"}, "power function: later steps count more"));
     const go = button(data.average.running ? "Averaging ..." : "Save the average", () => { atelier.once(go); send("verdict_average", {files: boxes.map((box) => box.firstChild).filter((box) => box.checked).map((box) => box.value), power: how.value}); }, "small", {disabled: data.average.running});
     average.replaceChildren(h("summary", {}, "Average checkpoints"), h("p", {class: "hint"}, "The mean of several checkpoints of one run is often steadier than each. It becomes one more checkpoint to compare."),
-      h("div", {class: "verdict-boxes"}, ...boxes), h("div", {class: "verdict-boxes"}, how, go), ...(data.average.problems.length ? [atelier.problems(data.average.problems)] : []));
+      h("div", {class: "verdict-boxes"}, ...boxes), h("div", {class: "verdict-boxes"}, how, go), h("p", {class: "hint", hidden: !data.average.saved}, `Saved: ${data.average.saved}. It can be added to the comparison above.`), ...(data.average.problems.length ? [atelier.problems(data.average.problems)] : []));
   };
   /** What the blind choices say: for each checkpoint how often it is chosen, with its interval, and how likely it is first. */
   const drawChoices = () => {

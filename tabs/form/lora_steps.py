@@ -94,4 +94,4 @@ def _entry(key: Any, files: list[Listed], of_run: Callable[[Path], tuple[str, tu
     mark = MARK.search(file.label)
     words = title if stem == title else f"{title} / {stem}"
     words += f" {mark[1]}" if mark else ""
-    return replace(file, label=f"{words}, {len(files)} steps" if len(files) > 1 else words)
+    return replace(file, label=f"{words}, {len(files)} checkpoints" if len(files) > 1 else words)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from core.engine.queue import GUEST, MAX_ENDED, lane_of
+from core.engine.run_grid import is_average
 from core.record.events import sampled_words
 from core.record.problems import Problem, ProblemsError
 from core.record.units import clock
@@ -89,7 +90,7 @@ def saved_files(page: Page, files: Sequence[dict[str, Any]]) -> list[dict[str, A
             "url": _download(page, file["path"]),
             "bytes": file["bytes"],
             "step": file["step"],
-            "final": re.search(r"-step\d{8}$", Path(file["name"]).stem) is None,
+            "final": not is_average(file["name"]) and re.search(r"-step\d{8}$", Path(file["name"]).stem) is None,
         }
         for file in reversed(files)
     ]

@@ -22,6 +22,7 @@ from core.engine.verdict import (
     candidates,
     comparison_of,
     has_strengths,
+    label_of,
     measured_sentence,
     position_of,
     read_verdict,
@@ -309,7 +310,8 @@ def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:
         return None
     task = page.averages.get(run)
     problems = [problem.to_dict() for problem in task.error.problems] if task and task.done and task.error else []
-    return {"running": bool(task and not task.done), "problems": problems}
+    saved = label_of(task.result.name, None) if task and task.done and task.result else ""
+    return {"running": bool(task and not task.done), "problems": problems, "saved": saved}
 
 
 def _others(run: Path, facts: Mapping[str, Any], kept: Mapping[str, str]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ class Again:
 
 def again(job: TrainJob, path: str, text: str, run: RunSummary, now: dict[str, Any]) -> Again:
     """The runs with each value of a setting. Raises ProblemsError with the problems of all values. now: the run's snapshot"""
-    if path not in offered(job):
+    path = _path_of(path, known := offered(job))
+    if path not in known:
         what, fix = f"'{path[:60]}' cannot be varied", "choose a setting of the list that has an effect in this run"
         raise ProblemsError.one(what, "Setting", fix, "again.setting")
     entry, texts = FIELDS[path], list(dict.fromkeys(re.split(r"[;\s]+|,\s+", text.strip().strip(",;"))))
@@ -64,6 +66,13 @@ def again(job: TrainJob, path: str, text: str, run: RunSummary, now: dict[str, A
     pace = run.seconds / run.step if run.step else None
     seconds = sum(_steps(each, job, int(now.get("total") or 0)) for each in jobs) * pace if pace else None
     return Again(entry, [str(text_of(entry, value_of(each, path))) for each in jobs], jobs, seconds)
+
+
+def _path_of(text: str, known: Mapping[str, Declared]) -> str:
+    """The path of the one setting with this name or title, else the text."""
+    named = text.strip().lower()
+    paths = [path for path, entry in known.items() if named in (path, entry.name, entry.title.lower())]
+    return paths[0] if len(paths) == 1 else text
 
 
 def _steps(job: TrainJob, before: TrainJob, total: int) -> float:

@@ -29,6 +29,8 @@ def test_a_sweep_changes_one_setting_and_names_each_run(planned):
     assert [each.network.rank for each in found.jobs] == [4, 8, 32] and found.values == ["4", "8", "32"]
     assert [each.saving.output_name.rpartition("-rank-")[2] for each in found.jobs] == ["4", "8", "32"]
     assert {each.schedule.seed for each in found.jobs} == {found.jobs[0].schedule.seed}
+    for named in ("rank", " Network rank (dim)"):
+        assert planned(named, "4").entry is found.entry
 
 
 def test_the_time_follows_the_number_of_steps_at_the_pace_of_the_run(page, planned):

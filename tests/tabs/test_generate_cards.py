@@ -149,7 +149,7 @@ def trained(desk):
 def test_the_list_has_one_row_for_a_run_under_its_title_with_its_best_checkpoint(desk, trained):
     listed = desk.loras.picker().partition("</ul>")[0]
     (row,) = re.findall(r'data-act="add" data-arg="([^"]*)"', listed)
-    assert row.endswith("fox-000002.safetensors") and '<span class="name">fox (best), 3 steps<' in listed
+    assert row.endswith("fox-000002.safetensors") and '<span class="name">fox (best), 3 checkpoints<' in listed
     searched = desk.lora_act(event("find", "", "000001"))["add"]
     for html in (searched, desk.tick("")["add"]):  # the search stays while something else changes
         assert re.findall(r'data-act="add" data-arg="[^"]*/([^"/]*)"', html) == ["fox-000001.safetensors"]

@@ -403,7 +403,7 @@ def test_tensorboard_answers_under_this_machines_names_alone(page, tmp_path):
 
 
 def test_monitor_lists_the_newest_file_first_and_marks_the_final_one(page, tmp_path):
-    names = ["fox-step00000010.safetensors", "fox-step00000020.safetensors", "fox.safetensors"]
+    names = ["fox-step00000010.safetensors", "fox-average-10-to-20.safetensors", "fox.safetensors"]
     files = [
         {"name": name, "path": str(tmp_path / name), "bytes": 9, "step": 10 * n} for n, name in enumerate(names, 1)
     ]

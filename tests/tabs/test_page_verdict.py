@@ -66,6 +66,14 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     expect(label).to_contain_text("base model")
     tab.keyboard.up(" ")
     expect(label).to_contain_text("step 40")
+    card.locator(".verdict-step", has_text="step 60").click()
+    tab.keyboard.press(
+        "ArrowLeft"
+    )  # the focus moves with the checkpoint, or Space would press the one that was clicked
+    tab.keyboard.down(" ")
+    expect(label).to_contain_text("base model")
+    tab.keyboard.up(" ")
+    expect(label).to_contain_text("step 40")
     tab.keyboard.press("k")
     expect(card.get_by_label("Kept as")).to_have_value("verdict-step00000040")
     assert [*read_kept(run.folder)] == ["checkpoints/verdict-step00000040.safetensors"]

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from work_parts import HOSTILE, make_page
 
 from core import tasks
-from core.record.workspace import PROJECT
+from core.generation.model.index import preview_of
+from core.record.workspace import PROJECT, Workspace
 from core.settings.base import declared
 from core.settings.job import GenerateJob, TrainJob
 from tabs.form.project import with_value
@@ -189,3 +190,14 @@ def test_every_list_of_every_tool_opens(page):
                 }
                 opened += 1
     assert opened >= 18
+
+
+def test_a_checkpoint_shows_the_sample_of_its_own_step_else_the_newest(tmp_path):
+    workspace = Workspace(tmp_path / "outputs", tmp_path / "models")
+    run = workspace.runs / "fox"
+    for name in ("00000010_00.png", "00000010_01.png", "00000020_00.png"):
+        (run / "samples").mkdir(parents=True, exist_ok=True)
+        (run / "samples" / name).touch()
+    ends = ("-step00000010", "-step00000015", "")
+    shown = [preview_of(run / "checkpoints" / f"fox{end}.safetensors", workspace) for end in ends]
+    assert [each and each.name for each in shown] == ["00000010_00.png", "00000020_00.png", "00000020_00.png"]

@@ -190,7 +190,8 @@ def test_an_average_becomes_a_new_checkpoint_of_the_comparison(page):
     command(page, "grid")
     names = [column["file"] for column in part(page)["columns"][1:]]
     command(page, "verdict_average", files=names, power="")
-    assert part(page)["making"]["new"] == 1
+    shown = part(page)
+    assert shown["making"]["new"] == 1 and shown["average"]["saved"] == "average 20 to 40"
     page.engine.entries = []
     command(page, "grid")
     assert [column["label"] for column in part(page)["columns"]][-1] == "average 20 to 40"
@@ -274,6 +275,7 @@ def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(t
     (added,) = [file for file in facts()["files"] if file["name"] not in names]
     assert (added["path"], added["step"]) == (str(path), 40)
     assert label_of(path.name, 40) == "average 20 to 40"
+    assert label_of("fox-step00000020.safetensors", None) == "step 20"
     power = save_average(run, facts(), names, True, workspace, CancelToken())
     weights = average_weights([20, 40], True)
     for name, value in load_file(power).items():

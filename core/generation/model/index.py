@@ -115,7 +115,7 @@ def _facts(kind: detect.ModelKind) -> FileFacts:
 
 def preview_of(path: Path, workspace: Workspace) -> Path | None:
     """The preview image next to a file, as in A1111 and ComfyUI (name.png, name.preview.png ...), else the first
-    prompt's newest sample of its run. Not cached: images come and go without a change of the file."""
+    prompt's sample of its step, else the newest of its run. Not cached: images come and go without a change of the file."""
     stem = path.name.removesuffix(path.suffix) if path.suffix.lower() in WEIGHTS else path.name
     preview = next((file for end in PREVIEWS if (file := path.with_name(stem + end)).is_file()), None)
     if preview is not None or path.parent.name != "checkpoints" or not path.is_relative_to(workspace.runs):
@@ -127,7 +127,8 @@ def preview_of(path: Path, workspace: Workspace) -> Path | None:
     except OSError:
         return None
     newest = samples[-1].rpartition("_")[0] if samples else ""
-    first = next((name for name in samples if name.startswith(f"{newest}_")), None)
+    own = stem.rpartition("-step")[2]
+    first = next((name for step in (own, newest) for name in samples if name.startswith(f"{step}_")), None)
     return path.parent.parent / "samples" / first if first else None
 
 
