@@ -33,7 +33,7 @@
       byId("preflight-facts").replaceChildren(...[
         fact("Images", data.trained === all ? `${all}` : `${data.trained} of ${all}`),
         fact("Captions", `${data.captions_found}`),
-        data.trained ? [fact("Sizes", buckets(data.buckets)), fact("Steps", `${data.total_steps} in ${data.epochs} ${data.epochs === 1 ? "epoch" : "epochs"}`)] : [],
+        data.trained ? [...fact("Sizes", buckets(data.buckets)), ...fact("Steps", `${data.total_steps} in ${data.epochs} ${data.epochs === 1 ? "epoch" : "epochs"}`)] : [],
         data.longest_tokens === null ? [] : fact("Longest caption", `${data.longest_tokens} of ${data.token_limit} tokens`),
       ].flat());
     } else { text(line, ""); byId("preflight-facts").replaceChildren(); }

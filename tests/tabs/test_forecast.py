@@ -132,7 +132,7 @@ def test_little_main_memory_is_what_a_plan_may_depend_on(page):
 def with_another(job, entry):
     """The job with another value of a setting, where its kind has one that needs no file."""
     value, bounds = value_of(job, entry.path), entry.bounds
-    numbers = [bounds.get("le", bounds.get("lt", 100) / 2), bounds.get("ge", 0), 1]
+    numbers = [bounds.get("le", bounds.get("lt", 100) / 2), bounds.get("ge", 0), min(1, bounds.get("lt", 4) / 4)]
     if entry.kind == "bool":
         return with_value(job, entry.path, not value)
     if entry.kind == "choice":

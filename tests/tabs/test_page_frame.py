@@ -148,7 +148,7 @@ def test_generate_fits_a_window_of_1400_by_900_and_cuts_no_words_at_any_width(wi
     assert tab.locator(".gen-stage").bounding_box()["height"] > 400
     found = {"closed": tab.evaluate(CUT)}
     all_settings(tab)
-    for name in ("image_to_image", "hires", "controls", "regions", "grid"):
+    for name in ("image_to_image", "hires", "detailer", "controls", "regions", "grid"):
         tab.locator(f"#gen-form [data-card={name}]").evaluate("(card) => { card.hidden = false; }")
     for summary in tab.locator(".gen-groups summary, .gen-card > details > summary, .loras details > summary").all():
         summary.click()

@@ -31,6 +31,9 @@ def test_the_method_decides_what_the_form_shows(window, served):
     box(tab, "embedding.token_string").fill("zkw")
     tab.keyboard.press("Tab")
     expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
+    names = ["Images", "Captions", "Sizes", "Steps", "Longest caption"]
+    expect(tab.locator("#preflight-facts dt")).to_have_text(names)
+    assert "[object" not in tab.locator("#preflight-facts").inner_text()
     folder = field(tab, "dataset.conditioning_data_dir")
     expect(tab.locator("#method-fields .field")).to_have_count(0)
     choose(tab, "method.kind", "ControlNet:")
