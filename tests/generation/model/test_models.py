@@ -68,6 +68,16 @@ def test_attention_is_computed_as_set_also_after_another(workspace, store, atten
         assert {type(each) for each in model.denoiser.attn_processors.values()} == {kind}
 
 
+@pytest.mark.parametrize(("gigabytes", "bytes_"), [(None, None), (0.0, 0), (1.5, 3 * 2**29)])
+def test_the_store_gets_the_gigabytes_of_the_job(workspace, store, gigabytes, bytes_):
+    before = store.budget
+    try:
+        with in_use(job_of(generation_memory={"keep_models_gb": gigabytes}), workspace, store):
+            assert store.budget == bytes_
+    finally:
+        store.budget = before
+
+
 def test_fp8_weights_are_stored_in_fp8_and_the_image_is_nearly_the_same(workspace, store):
     with in_use(job_of({"fp8_base": True}), workspace, store) as model:
         assert model.denoiser.mid_block.resnets[0].conv1.weight.dtype == FP8
