@@ -39,7 +39,7 @@ from core.record.events import COMPARED
 from core.record.problems import UNSEEN, ProblemsError, raise_if_errors
 from core.record.run_folder import RunFolder, run_of
 from core.record.units import count, size_words
-from core.record.workspace import Workspace, display_path
+from core.record.workspace import Workspace, display_path, last_part
 from core.settings.job import TrainJob
 from core.settings.tools.card import CardSettings
 from core.tools.files import file_of
@@ -209,8 +209,7 @@ class Source:
         fact = partial(Fact, "base")
         digest, entry = self._base_digest()
         name = self._stated("ss_sd_model_name") or (self.job.model.base_model if self.job else "")
-        file_name = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-        yield fact("name", "Trained on", entry.title if entry else file_name)
+        yield fact("name", "Trained on", entry.title if entry else last_part(name))
         yield fact("path", "Path of the base model", self.job.model.base_model if self.job else "", "names")
         yield fact("family", "Family", FAMILY_NAMES.get(self.about["family"], ""))
         yield fact("sha256", "SHA-256 of the base model", digest)
