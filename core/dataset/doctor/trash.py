@@ -238,7 +238,7 @@ def _read(record: Path) -> tuple[dict[str, Any], list[tuple[Path, Path]]]:
 def path_in(folder: Path, name: str) -> Path:
     """The path that a record names relative to a folder. Raises ValueError for one that leads elsewhere."""
     path = Path(name)
-    if path.anchor or ".." in path.parts or not may_reach(folder / path):
+    if path.anchor or ".." in path.parts or not may_reach((folder / path).parent):
         raise ValueError(name)
     return folder / path
 
