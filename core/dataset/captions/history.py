@@ -185,11 +185,12 @@ class History:
             return 0
         listed, repaired = self._file(newest.id).stat().st_mtime, 0
         for each in self.changes(newest.id):
-            content = content_of(each.path)
-            empty = content is not None and not content.strip(b"\0") and content != each.old
-            if empty and each.new and each.path.stat().st_mtime <= listed + LATER:
-                _put(each.path, each.new)
-                repaired += 1
+            with suppress(ProblemsError):  # something other than a caption file is there now
+                content = content_of(each.path)
+                empty = content is not None and not content.strip(b"\0") and content != each.old
+                if empty and each.new and each.path.stat().st_mtime <= listed + LATER:
+                    _put(each.path, each.new)
+                    repaired += 1
         return repaired
 
     def ended(self, id: str) -> bool:
