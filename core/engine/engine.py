@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core import tasks
-from core.dataset.captions.cut_off import interruption_message
+from core.dataset.captions.history import interruption_message
 from core.engine.child import run_in_child
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain

@@ -416,6 +416,15 @@ def test_files_that_are_gone_or_were_empty_before_are_not_repaired(tmp_path, his
     assert history.repair() == 0 and texts(paths) == [None, ""]
 
 
+def test_a_folder_in_the_place_of_a_caption_stops_no_repair_of_the_others(tmp_path, history):
+    paths = files(tmp_path, 2)
+    cut_off(history, changed(paths))
+    paths[0].unlink()
+    paths[0].mkdir()
+    paths[1].write_bytes(b"")
+    assert history.repair() == 1 and paths[1].read_text() == "new 1\n" and paths[0].is_dir()
+
+
 def test_progress_counts_files_that_are_left_alone(tmp_path, history, monkeypatch):
     monkeypatch.setattr(module, "AT_ONCE", 2)
     paths, progress = files(tmp_path, 5), []

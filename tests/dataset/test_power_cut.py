@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from core.dataset.captions.cut_off import interruption_message
-from core.dataset.captions.history import Change, History
+from core.dataset.captions.history import Change, History, interruption_message
 from core.record import atomic
 from core.record.lock import Lock
 from core.record.run_folder import RunFolder

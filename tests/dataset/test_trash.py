@@ -11,6 +11,7 @@ from core.dataset.sources.files import TRASH_FOLDER
 from core.dataset.sources.scan import scan_dataset
 from core.record.problems import ProblemsError
 from core.settings.dataset.dataset import DatasetSettings
+from tests.refusals import refused
 
 
 def tree(folder):
@@ -36,7 +37,6 @@ def test_an_image_leaves_with_its_captions_mask_and_caches_and_comes_back(add, t
     assert [p.relative for p in scan_dataset(DatasetSettings(folder=str(tmp_path))).images] == ["sub/a_b.png"]
     (lately,) = trash.put_away_lately(tmp_path)
     assert (lately.token, lately.reason, lately.images, lately.files) == (token, "blurred", ("sub/a.png",), 8)
-    json.dumps(lately.to_dict())
     restored = trash.put_back(token)
     assert len(restored) == 8 and tree(tmp_path) == before and not (tmp_path / TRASH_FOLDER).exists()
 
@@ -165,3 +165,26 @@ def test_a_missing_image_is_named_before_anything_moves(add, tmp_path):
     with pytest.raises(ProblemsError, match=r"no longer exists[^\0]*b\.png"):
         trash.put_away([image, tmp_path / "b.png"], tmp_path, "")
     assert set(tree(tmp_path)) == {"a.png"}
+
+
+@pytest.mark.parametrize(
+    ("name", "restored"),
+    [("sub/a.png", True), ("../a.png", False), ("sub/../../a.png", False), ("{out}/a.png", True), ("{out}/a.txt", True)]
+    + [("{out}/.cache/a.npz", True), ("{out}/a", True), ("{out}/a.sh", False), ("{out}/.bashrc", False)]
+    + [("{out}/.ssh/keys", False), ("{out}/../a.png", False), (5, False)],
+)
+def test_a_record_of_a_downloaded_dataset_restores_only_into_it_or_an_images_files(tmp_path, name, restored):
+    """Each file begins like an image if it has no extension, as one that is also a shell script may."""
+    record, out = tmp_path / "set" / TRASH_FOLDER / "now" / trash.RECORD, tmp_path / "out"
+    (record.parent / "files").mkdir(parents=True)
+    name = name.format(out=out) if isinstance(name, str) else name
+    (record.parent / "files" / "a").write_bytes(b"" if str(name).endswith(".sh") else b"\x89PNG\r\n\x1a\n")
+    files = [{"from": name, "to": "a"}]
+    record.write_text(json.dumps({"v": 1, "when": 1.0, "reason": "", "images": ["a"], "files": files}))
+    assert bool(trash.put_away_lately(tmp_path / "set")) == restored
+    if restored:
+        assert trash.put_back(str(record)) == (tmp_path / "set" / name,)
+    else:
+        with refused("trash.missing-record"):
+            trash.put_back(str(record))
+        assert list(tree(tmp_path)) == [] and (record.parent / "files" / "a").is_file()

@@ -79,6 +79,15 @@ class Entry:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class _Read:
+    """What was read of a change's file. lines: where those of each caption file begin, by its path"""
+
+    size: int
+    damaged: int = 0
+    lines: dict[str, list[int]] = field(default_factory=dict)
+
+
 class History:
     """The changes of one outputs folder. Safe for several threads and processes."""
 
@@ -86,11 +95,8 @@ class History:
         self._folder = folder
         self._opened = 0
         self._lock = threading.Lock()
-        self._sizes: dict[str, int] = {}  # of the changes' files whose paths are known
-        self._counts: dict[str, int] = {}
-        self._damaged: dict[str, int] = {}
+        self._read: dict[str, _Read] = {}
         self._changed, self._listed = 0, list[Path]()  # the folder's time when its files were listed
-        self._lines: dict[str, dict[str, list[int]]] = {}  # path of a caption file -> change -> where its lines begin
 
     # -- changing
 
@@ -175,25 +181,44 @@ class History:
         A kill does not cause this: the system still writes what the process passed to it.
         """
         newest = next(self.entries(), None)
-        if newest is None or any("finished" in line for line in _lines(self._file(newest.id))):
+        if newest is None or self._has(newest.id, "finished"):
             return 0
-        torn = [
-            each for each in self.changes(newest.id) if each.new and not (content_of(each.path) or b"\0").strip(b"\0")
-        ]
-        listed = self._file(newest.id).stat().st_mtime
-        torn = [each for each in torn if each.path.exists() and each.path.stat().st_mtime <= listed + LATER]
-        torn = [each for each in torn if content_of(each.path) != each.old]
-        for each in torn:
-            _put(each.path, each.new)
-        return len(torn)
+        listed, repaired = self._file(newest.id).stat().st_mtime, 0
+        for each in self.changes(newest.id):
+            with suppress(ProblemsError):  # something other than a caption file is there now
+                content = content_of(each.path)
+                empty = content is not None and not content.strip(b"\0") and content != each.old
+                if empty and each.new and each.path.stat().st_mtime <= listed + LATER:
+                    _put(each.path, each.new)
+                    repaired += 1
+        return repaired
 
     def ended(self, id: str) -> bool:
         """Whether a change was completed, or its interruption was reported."""
-        return any("finished" in line or "told" in line for line in _lines(self._file(id)))
+        return self._has(id, "finished", "told")
 
     def end(self, id: str) -> None:
         """Record that the interruption of a change was reported."""
         Opened(self._file(id), id).note({"told": True})
+
+    def _has(self, id: str, *names: str) -> bool:
+        return any(name in each.line for each in _placed_lines(self._file(id)) for name in names)
+
+    def interruption(self) -> str:
+        """The message on the newest change if it was interrupted after it wrote files, which is reported once; else ""."""
+        self.repair()
+        newest = next(self.entries(), None)
+        if newest is None or self.ended(newest.id):
+            return ""
+        changes = self.changes(newest.id)
+        written = sum(_has_new_text(each) for each in changes)
+        self.end(newest.id)
+        if not written:
+            return ""
+        return (
+            f"The last change of captions, '{newest.title}', was cut off: {written:,} of {len(changes):,} files have it. "
+            "Undo it among the changes in Captions, or start it again."
+        )
 
     def undo(self, id: str, progress: Callable[[int, int], None] = lambda done, total: None) -> Done:
         """Restore the old texts of a change in files that still have its new text. The undo can be undone.
@@ -211,8 +236,8 @@ class History:
 
     def entry(self, id: str) -> Entry:
         """The change with this id. Raises ProblemsError if it is no longer stored."""
-        first = next(_lines(self._file(id)), None)
-        if first is None or "title" not in first:
+        first = next((each.line for each in _placed_lines(self._file(id))), {})
+        if "title" not in first:
             what = "The earlier captions are no longer available; nothing was changed"
             raise ProblemsError.one(what, "caption history", "write the captions again", "caption.no-history")
         return Entry(id, str(first["title"]), float(first.get("at", 0)), first.get("about") or {})
@@ -226,7 +251,7 @@ class History:
     def changes(self, id: str) -> list[Change]:
         """The files of a change, each from its first text to its last."""
         changes: dict[Path, Change] = {}
-        for line in _lines(self._file(id)):
+        for line, _, _ in _placed_lines(self._file(id)):
             if "path" in line:
                 path = Path(line["path"])
                 first = changes.get(path) or Change(path, _bytes(line.get("old")), None)
@@ -239,40 +264,33 @@ class History:
         for entry in self.entries():
             undone.add(entry.about.get("undoes"))
             if entry.about == about:
-                ended = entry.id in undone or any("finished" in line for line in _lines(self._file(entry.id)))
-                return "" if ended else entry.id
+                return "" if entry.id in undone or self._has(entry.id, "finished") else entry.id
         return ""
 
     def of(self, path: Path, most: int) -> list[tuple[Entry, Change]]:
         """The newest changes of one caption file, newest first."""
         with self._lock:
             self._read_new()
-            places = sorted(self._lines.get(str(path), {}).items(), reverse=True)[:most]
+            places = [(id, read.lines[str(path)]) for id, read in self._read.items() if str(path) in read.lines]
         newest = []
-        for id, begins in places:
-            with suppress(ProblemsError, OSError, ValueError, KeyError):
-                first, last = (self._line(id, begin) for begin in (begins[0], begins[-1]))
+        for id, begins in sorted(places, reverse=True)[:most]:
+            with suppress(ProblemsError, StopIteration, KeyError):  # pruned since, or damaged
+                first, last = [next(_placed_lines(self._file(id), each)).line for each in (begins[0], begins[-1])]
                 newest.append((self.entry(id), Change(path, _bytes(first["old"]), _bytes(last["new"]))))
         return newest
 
     def _read_new(self) -> None:
         """Index the lines of each caption file. A change's file is read once, and again after it has grown."""
         files = self._files()
-        for file in [*(each for each in files[:-FOLLOWED] if each.stem not in self._sizes), *files[-FOLLOWED:]]:
+        for file in [*(each for each in files[:-FOLLOWED] if each.stem not in self._read), *files[-FOLLOWED:]]:
             with suppress(OSError):
                 size = file.stat().st_size
-                if self._sizes.get(file.stem) == size:
-                    continue
-                self._sizes[file.stem] = size
-                lines: dict[str, list[int]] = {}
-                self._damaged[file.stem] = 0
-                for each in _placed_lines(file):
-                    self._damaged[file.stem] += not each.line
-                    if "path" in each.line:
-                        lines.setdefault(str(each.line["path"]), []).append(each.begin)
-                self._counts[file.stem] = len(lines)
-                for path, begins in lines.items():
-                    self._lines.setdefault(path, {})[file.stem] = begins
+                if file.stem not in self._read or self._read[file.stem].size != size:
+                    read = self._read[file.stem] = _Read(size)
+                    for each in _placed_lines(file):
+                        read.damaged += not each.line
+                        if "path" in each.line:
+                            read.lines.setdefault(str(each.line["path"]), []).append(each.begin)
 
     def news(self, offsets: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Yield (id, new lines) of the changes that have grown, oldest first. offsets: {id: bytes read so far}, which is updated."""
@@ -286,20 +304,16 @@ class History:
 
     def count(self, id: str) -> int:
         """The number of files of a change."""
-        with self._lock:
-            self._read_new()
-            return self._counts.get(id, 0)
+        return len(self._read_of(id).lines)
 
     def damaged(self, id: str) -> int:
         """The number of damaged lines of a change, whose files undo leaves alone."""
+        return self._read_of(id).damaged
+
+    def _read_of(self, id: str) -> _Read:
         with self._lock:
             self._read_new()
-            return self._damaged.get(id, 0)
-
-    def _line(self, id: str, begin: int) -> dict[str, Any]:
-        with open(self._file(id), "rb") as handle:
-            handle.seek(begin)
-            return dict(json.loads(handle.readline()))
+            return self._read.get(id) or _Read(0)
 
     # -- files
 
@@ -359,13 +373,27 @@ def only_one_writes(context: JobContext) -> Iterator[None]:
         lock.release()
 
 
+def interruption_message(folder: Path) -> str:
+    """The message on a last change of captions that a power cut or kill interrupted, once; "" if it was completed, if nothing was
+    written, or while another task writes."""
+    with suppress(HeldElsewhere, OSError, ProblemsError):
+        if folder.is_dir():
+            lock = Lock(folder / "writing.lock")
+            lock.acquire()
+            try:
+                return History(folder).interruption()
+            finally:
+                lock.release()
+    return ""
+
+
 class Opened:
     """A change in progress. id: for undo."""
 
     def __init__(self, file: Path, resumed: str):
         self.id, self._file, self.wrote = file.stem, file, bool(resumed)
-        if resumed:
-            _cut_torn_line(file)
+        if resumed:  # a kill may have left an incomplete last line
+            os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
 
     def note(self, *lines: Mapping[str, Any]) -> None:
         """Append lines and wait until they are on disk."""
@@ -409,10 +437,9 @@ class Opened:
         """Restore the old texts. Returns a problem for each file where that fails."""
         problems = []
         for each in self._listed():
-            if content_of(each.path) != each.new:
-                continue
             try:
-                _put(each.path, each.old, each.link)
+                if content_of(each.path) == each.new:
+                    _put(each.path, each.old, each.link)
             except OSError:
                 what = "A caption that was changed before the error could not be restored"
                 fix = f"its earlier text is in {printable(self._file)}"
@@ -421,6 +448,13 @@ class Opened:
 
     def _listed(self) -> list[Change]:
         return History(self._file.parent).changes(self.id)
+
+
+def _has_new_text(change: Change) -> bool:
+    try:
+        return content_of(change.path) == change.new
+    except ProblemsError:
+        return False
 
 
 def _line(change: Change) -> dict[str, Any]:
@@ -453,21 +487,17 @@ def _put_over(change: Change, aside: Path | None) -> bool:
     """Write a change if the file has its old text; returns whether it did. Threads are excluded, other processes only outside the
     moment between check and write. aside: a synced temporary file with the new text."""
     with _WRITING:
-        if content_of(change.path) != change.old or not _leads_to(change.new, change):
+        if content_of(change.path) != change.old:
             return False
+        if change.new is not None and change.link is not None:  # a link to restore: it must lead to this content
+            target = change.path.parent / change.link
+            if not may_reach(target) or content_of(target) != change.new:
+                return False
         try:
             _put(change.path, change.new, change.link, aside=aside)
         except OSError as error:
             raise unwritten(error, WHAT, printable(change.path), KEPT) from error
     return True
-
-
-def _leads_to(content: bytes | None, change: Change) -> bool:
-    """Whether a link to restore leads to this content."""
-    if content is None or change.link is None:
-        return True
-    target = change.path.parent / change.link
-    return may_reach(target) and content_of(target) == content
 
 
 def _put(path: Path, content: bytes | None, link: str | None = None, *, aside: Path | None = None) -> None:
@@ -496,43 +526,23 @@ def _text(data: bytes | None) -> Any:
 
 
 def _bytes(value: Any) -> bytes | None:
+    """The content that `_text` made into JSON. Raises ValueError, KeyError or TypeError for anything else."""
     if isinstance(value, dict):
         return base64.b64decode(value["base64"])
-    return value.encode("utf-8") if isinstance(value, str) else None
+    return None if value is None else str.encode(value)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a change's file: {} for a damaged line; an incomplete last line is skipped. Nothing for a missing file."""
-    return (each.line for each in _placed_lines(path))
-
-
-def _sound(line: Any) -> bool:
+def _is_sound(line: Any) -> bool:
     """Whether a line has the format that this program writes."""
-    if not isinstance(line, dict):
-        return False
-    title, at, about = line.get("title", ""), line.get("at", 0), line.get("about") or {}
-    if not isinstance(title, str) or not isinstance(at, int | float) or not 0 <= at < LATEST:
-        return False
-    if not isinstance(about, dict) or not all(isinstance(each, str | int | float | None) for each in about.values()):
-        return False
-    if not _is_path(line.get("link", "")):
-        return False
-    return "path" not in line or (_is_path(line["path"]) and all(_is_text(line.get(name)) for name in ("old", "new")))
-
-
-def _is_path(value: Any) -> bool:
     try:
-        return isinstance(value, str) and b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
+        title, at, about = line.get("title", ""), line.get("at", 0), line.get("about") or {}
+        names = [os.fsencode(line[name]) for name in ("path", "link") if name in line]
+        for name in ("old", "new"):
+            _bytes(line.get(name))
+        simple = all(isinstance(each, str | int | float | None) for each in about.values())
+        return isinstance(title, str) and 0 <= at < LATEST and simple and not any(b"\0" in name for name in names)
+    except (AttributeError, KeyError, TypeError, ValueError):
         return False
-
-
-def _is_text(value: Any) -> bool:
-    try:
-        _bytes(value)
-    except (KeyError, ValueError, TypeError):
-        return False
-    return value is None or isinstance(value, str | dict)
 
 
 class Placed(NamedTuple):
@@ -544,7 +554,8 @@ class Placed(NamedTuple):
 
 
 def _placed_lines(path: Path, begin: int = 0) -> Iterator[Placed]:
-    """`_lines` from a byte on, with byte ranges."""
+    """Yield the lines of a change's file from a byte on: {} for a damaged line; an incomplete last line is skipped. Nothing for a
+    missing file."""
     with suppress(OSError, ValueError), open(path, "rb") as handle:  # ValueError: a name that no file can have
         handle.seek(begin)
         for text in handle:
@@ -553,30 +564,16 @@ def _placed_lines(path: Path, begin: int = 0) -> Iterator[Placed]:
                     line = json.loads(text)
                 except (ValueError, RecursionError):
                     line = None
-                yield Placed(line if _sound(line) else {}, begin, begin + len(text))
+                yield Placed(line if _is_sound(line) else {}, begin, begin + len(text))
             begin += len(text)
-
-
-def _cut_torn_line(file: Path) -> None:
-    """Remove an incomplete last line, left by a kill, before appending."""
-    with open(file, "rb+") as handle:
-        content = handle.read()
-        handle.truncate(content.rfind(b"\n") + 1)
 
 
 def check_links(paths: Iterable[Path]) -> None:
     """Raise ProblemsError with one problem for each link to a place where this process may not write."""
-    problems = [
-        Problem(
-            "This caption is a link to a file outside the open folders, so it is not changed",
-            printable(path),
-            "edit the target file, or replace the link with a copy",
-            code="caption.link-outside",
-        )
-        for path in paths
-        if os.path.islink(path) and not may_reach(path)
-    ]
-    raise_if_errors(problems)
+    what = "This caption is a link to a file outside the open folders, so it is not changed"
+    fix = "edit the target file, or replace the link with a copy"
+    outside = [path for path in paths if os.path.islink(path) and not may_reach(path)]
+    raise_if_errors(Problem(what, printable(path), fix, code="caption.link-outside") for path in outside)
 
 
 def check_folders(folders: Iterable[Path]) -> None:
@@ -585,14 +582,7 @@ def check_folders(folders: Iterable[Path]) -> None:
     folders = sorted(set(folders))
     for folder in folders:
         atomic.remove_leftovers(folder, files_only=True)
-    problems = [
-        Problem(
-            "Nothing can be saved: this folder is read-only",
-            printable(folder),
-            "make it writable, or copy the images to another folder",
-            code="caption.read-only-folder",
-        )
-        for folder in folders
-        if not os.access(folder, os.W_OK)
-    ]
-    raise_if_errors(problems)
+    what = "Nothing can be saved: this folder is read-only"
+    fix = "make it writable, or copy the images to another folder"
+    locked = [folder for folder in folders if not os.access(folder, os.W_OK)]
+    raise_if_errors(Problem(what, printable(folder), fix, code="caption.read-only-folder") for folder in locked)

@@ -13,15 +13,25 @@ import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from core.dataset.sources.files import CAPTION_EXTENSIONS, TRASH_FOLDER, is_image_name, is_label, printable, split_label
+from core.dataset.sources.files import (
+    CAPTION_EXTENSIONS,
+    TRASH_FOLDER,
+    extension,
+    is_image,
+    is_image_name,
+    is_label,
+    printable,
+    split_label,
+)
 from core.record import atomic
+from core.record.allowed import may_reach
 from core.record.bounded_json import read_json_object
 from core.record.former import renewed
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
@@ -41,11 +51,6 @@ class PutAway:
     reason: str
     images: tuple[str, ...]
     files: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        shown = [printable(name) for name in self.images]
-        return {"token": self.token, "when": self.when, "reason": self.reason, "images": shown, "files": self.files}
 
 
 def put_away(
@@ -79,17 +84,12 @@ def put_away(
         what = f"The trash folder cannot be created ({error.strerror}); nothing was moved"
         fix = "check that the folder is writable"
         raise ProblemsError.one(what, printable(folder / TRASH_FOLDER), fix, code="trash.not-created") from error
-    pairs = _pairs(moved, folder)
-    content = {
-        "v": 1,
-        "when": time.time(),
-        "reason": reason,
-        "images": [_named(path, folder) for path in images],
-        "files": [{"from": _named(path, folder), "to": name} for path, name in pairs],
-    }
+    files = [{"from": origin, "to": name} for origin, name in _names(moved, folder)]
+    shown = [each["from"] for each in files[: len(images)]]
+    content = {"v": 1, "when": time.time(), "reason": reason, "images": shown, "files": files}
     try:
         atomic.write_json(place / RECORD, content)
-        move_all([(path, place / _FILES / name) for path, name in pairs])
+        move_all([(path, place / _FILES / each["to"]) for path, each in zip(moved, files, strict=True)])
     except OSError as error:
         tidy(place)
         fix = "close programs that use it, check that the folder is writable, and try again"
@@ -104,8 +104,7 @@ def put_back(token: str) -> tuple[Path, ...]:
     Files deleted from the trash are skipped. Raises ProblemsError, with nothing moved, when a path is taken.
     """
     record = Path(token)
-    folder, content = _read(record)
-    waiting = [(source, target) for source, target in _moves(record, folder, content) if os.path.lexists(source)]
+    _, waiting = _read(record)
     what, fix = "Nothing was restored: another file has this name now", "rename or move that file, then undo again"
     refuse_taken(waiting, what, fix, "trash.name-taken")
     if not waiting:
@@ -116,7 +115,7 @@ def put_back(token: str) -> tuple[Path, ...]:
     except OSError as error:
         what = f"A file could not be restored ({error.strerror or error}); nothing was moved"
         fix = "close programs that use it, and try again"
-        raise ProblemsError.one(what, printable(error.filename or folder), fix, code="trash.not-restored") from error
+        raise ProblemsError.one(what, printable(error.filename), fix, code="trash.not-restored") from error
     tidy(record.parent)
     return tuple(target for _, target in waiting)
 
@@ -124,22 +123,19 @@ def put_back(token: str) -> tuple[Path, ...]:
 def put_away_lately(dataset_folder: Path | str, most: int | None = None) -> list[PutAway]:
     """Actions that can be undone, newest first; at most the `most` newest ones, None for all."""
     actions = []
-    for record in _records(Path(dataset_folder))[-most if most else None :]:
-        try:
-            folder, content = _read(record)
-        except ProblemsError:
-            continue
-        left = sum(os.path.lexists(source) for source, _ in _moves(record, folder, content))
-        if left:
-            names = tuple(str(name) for name in content["images"])
-            actions.append(PutAway(str(record), float(content["when"]), str(content["reason"]), names, left))
+    for record in records(Path(dataset_folder), RECORD)[-most if most else None :]:
+        with suppress(ProblemsError):
+            content, left = _read(record)
+            if left:
+                names = tuple(str(name) for name in content["images"])
+                actions.append(PutAway(str(record), float(content["when"]), str(content["reason"]), names, len(left)))
     return sorted(actions, key=lambda each: -each.when)
 
 
 def empty(dataset_folder: Path | str) -> tuple[int, int]:
     """Permanently delete this folder's trashed images; return (files, bytes). Previous captions are kept."""
     files = size = 0
-    for record in _records(Path(dataset_folder)):
+    for record in records(Path(dataset_folder), RECORD):
         for place, _, names in os.walk(record.parent / _FILES):
             files += len(names)
             for name in names:
@@ -200,60 +196,64 @@ def new_place(folder: Path, ending: str = "") -> Path:
     return place
 
 
-def _named(path: Path, folder: Path) -> str:
-    """The path relative to the dataset's folder, so that the folder may be moved as a whole; else absolute."""
-    try:
-        return path.relative_to(folder).as_posix()
-    except ValueError:
-        return str(path)
-
-
-def _pairs(paths: Sequence[Path], folder: Path) -> list[tuple[Path, str]]:
-    """Each file with its path in the trash: its relative path, or `outside-<n>/<name>` for files elsewhere."""
+def _names(paths: Sequence[Path], folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield (where a file is, its path in the trash): relative to the dataset's folder, so that the folder may be moved as a whole;
+    for files elsewhere the absolute path and `outside-<n>/<name>`."""
     places: dict[Path, int] = {}
-    pairs = []
     for path in paths:
-        try:
+        if path.is_relative_to(folder):
             name = path.relative_to(folder).as_posix()
-        except ValueError:
-            number = places.setdefault(path.parent, len(places) + 1)
-            name = f"outside-{number}/{path.name}"
-        pairs.append((path, name))
-    return pairs
+            yield name, name
+        else:
+            yield str(path), f"outside-{places.setdefault(path.parent, len(places) + 1)}/{path.name}"
 
 
-def _records(folder: Path) -> list[Path]:
-    try:
-        names = sorted(os.listdir(folder / TRASH_FOLDER))
-    except OSError:
-        return []
-    return [path for name in names if (path := folder / TRASH_FOLDER / name / RECORD).is_file()]
+def records(folder: Path, name: str) -> list[Path]:
+    """The records of this name in a dataset's trash folder, oldest first."""
+    found = (path for path in (folder / TRASH_FOLDER).glob(f"*/{name}") if path.is_file())
+    return sorted(found, key=lambda path: path.parent.name)
 
 
-def _read(record: Path) -> tuple[Path, dict[str, Any]]:
-    """The dataset's folder and the record. Only records in a trash folder are read: tokens come from a page."""
+def _read(record: Path) -> tuple[dict[str, Any], list[tuple[Path, Path]]]:
+    """(a record, (path in the trash, original path) of its files that are still there). Only records in a trash folder are read, as
+    tokens come from a page; those that name files which `put_away` does not move are refused, as datasets are downloaded too."""
     try:
         if record.name != RECORD or record.parent.parent.name != TRASH_FOLDER or ".." in record.parts:
             raise ValueError
         content = renewed(read_json_object(record))
-        for each in content["files"]:
-            if not isinstance(each["from"], str) or ".." in Path(each["to"]).parts or Path(each["to"]).is_absolute():
-                raise ValueError
+        moves = [(path_in(record.parent / _FILES, each["to"]), each["from"]) for each in content["files"]]
+        moves = [
+            (source, _origin(source, record.parents[2], name)) for source, name in moves if os.path.lexists(source)
+        ]
         if not isinstance(content["images"], list):
             raise ValueError
         float(content["when"]), str(content["reason"])
     except (ProblemsError, ValueError, KeyError, TypeError) as error:
-        what, fix = (
-            "The trash folder no longer has a record of this; nothing was changed",
-            "move the files back manually",
-        )
+        what = "The trash folder no longer has a record of this; nothing was changed"
+        fix = "move the files back manually"
         raise ProblemsError.one(what, printable(record), fix, code="trash.missing-record") from error
-    return record.parent.parent.parent, content
+    return content, moves
 
 
-def _moves(record: Path, folder: Path, content: Mapping[str, Any]) -> list[tuple[Path, Path]]:
-    """(path in the trash, original path) of every file."""
-    return [(record.parent / _FILES / each["to"], folder / each["from"]) for each in content["files"]]
+def path_in(folder: Path, name: str) -> Path:
+    """The path that a record names relative to a folder. Raises ValueError for one that leads elsewhere."""
+    path = Path(name)
+    if path.anchor or ".." in path.parts or not may_reach((folder / path).parent):
+        raise ValueError(name)
+    return folder / path
+
+
+def _origin(source: Path, folder: Path, name: str) -> Path:
+    """The original path of a file in the trash. An absolute one must be of an image, caption or cache, and of no hidden file unless
+    its extension says what it is. Raises ValueError."""
+    path = Path(name)
+    if not path.is_absolute():
+        return path_in(folder, name)
+    known = is_image_name(path.name) or extension(path.name) in (*CAPTION_EXTENSIONS, ".npz")
+    hidden = any(part.startswith(".") for part in path.parts)
+    if not known and (hidden or not is_image(source, path.name)):
+        raise ValueError(name)
+    return path_in(Path(path.anchor), str(path.relative_to(path.anchor)))
 
 
 def tidy(place: Path) -> None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from core.dataset.doctor.trash import companions, move_all, new_place, refuse_taken, tidy
+from core.dataset.doctor.trash import companions, move_all, new_place, path_in, records, refuse_taken, tidy
 from core.dataset.sources.files import TRASH_FOLDER, printable, split_label
 from core.record import atomic
 from core.record.bounded_json import read_json_object
@@ -90,14 +90,13 @@ def belonging(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
 
 def rename_back(folder: Path) -> int:
     """Undo the last numbering of a folder. Returns the number of renamed files."""
-    records = sorted((folder / TRASH_FOLDER).glob(f"*/{RECORD}"), key=lambda path: path.parent.name)
-    for record in reversed(records):
+    for record in reversed(records(folder, RECORD)):
         try:
             content = read_json_object(record)
-            pairs = [(folder / new, folder / old) for old, new in content["files"]]
+            pairs = [(path_in(folder, new), path_in(folder, old)) for old, new in content["files"]]
             found = enumerate(_where_now(pairs, content["first"]))
             there = [(number, now, old) for number, (now, old) in found if os.path.lexists(now) and now != old]
-        except (ProblemsError, OSError, ValueError, KeyError, TypeError):
+        except (ProblemsError, OSError, ValueError, LookupError, TypeError):
             continue
         fix = "rename or move that file, then try again; nothing was renamed"
         pairs = [(now, old) for _, now, old in there]
@@ -109,28 +108,21 @@ def rename_back(folder: Path) -> int:
     raise ProblemsError.one("There is no numbering to undo", printable(folder), fix, "tools.no-numbering")
 
 
-def _where_now(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> list[tuple[Path, Path]]:
-    """[(current path, earlier name)] for (new name, earlier name) pairs, also after an interrupted numbering.
+def _where_now(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> Iterator[tuple[Path, Path]]:
+    """Yield (current path, earlier name) for (new name, earlier name) pairs, also after an interrupted numbering.
 
     All files are first renamed to intermediate names, in order, then all to their new names. So while the first has its
     intermediate name, the others have theirs or their old names; once it has its new name, the others have theirs or their
     intermediate names. The undo works in the same way.
     """
-    going = _where_after_going(pairs, first)
-    backs = [_stage(old, number, _COMING) for number, (_, old) in enumerate(pairs)]
-    begun = [os.path.lexists(back) for back in backs]
-    if not any(begun):
-        return going
-    rest = [now for now, _ in going] if begun[0] else [old for _, old in pairs]
-    return [(back if on else now, old) for back, on, now, (_, old) in zip(backs, begun, rest, pairs, strict=True)]
-
-
-def _where_after_going(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> list[tuple[Path, Path]]:
-    stages = [_stage(new, number, _GOING) for number, (new, _) in enumerate(pairs)]
+    going = [_stage(new, number, _GOING) for number, (new, _) in enumerate(pairs)]
+    coming = [_stage(old, number, _COMING) for number, (_, old) in enumerate(pairs)]
     # The first one keeps or has its old name: it was cut off before it, or reverted after an error.
-    if os.path.lexists(stages[0]) or _state(pairs[0][1]) == list(first):
-        return [(stage if os.path.lexists(stage) else old, old) for stage, (_, old) in zip(stages, pairs, strict=True)]
-    return [(stage if os.path.lexists(stage) else new, old) for stage, (new, old) in zip(stages, pairs, strict=True)]
+    begun = os.path.lexists(going[0]) or _state(pairs[0][1]) == list(first)
+    restored = not os.path.lexists(coming[0]) and any(map(os.path.lexists, coming))
+    for stage, back, (new, old) in zip(going, coming, pairs, strict=True):
+        rest = [] if restored else [stage, *([] if begun else [new])]
+        yield next(filter(os.path.lexists, [back, *rest]), old), old
 
 
 def _state(path: Path) -> list[int]:

@@ -22,19 +22,14 @@ CHUNK_BYTES = 1 << 22
 HEADERS = "headers"  # in the engine's private folder: replaced ones
 
 
-def check_is_safetensors(path: Path, where: str) -> None:
-    """Raise ProblemsError for a file without a valid safetensors header."""
+def safetensors_file(name: str | None, workspace: Workspace, where: str) -> Path:
+    """The file that a setting names. where: the setting. Raises ProblemsError for a file without a valid safetensors header."""
+    path = file_of(name, workspace, where)
     if path.is_dir() or sniff(path) != "safetensors":
         what = f"{display_path(path)} is not a safetensors file: other formats hold no metadata"
         raise ProblemsError.one(what, where, "convert it to safetensors first", "tools.not-safetensors")
     with problems_at(where):
         read_header(path)
-
-
-def safetensors_file(name: str | None, workspace: Workspace, where: str) -> Path:
-    """The file that a setting names. where: the setting. Raises ProblemsError for a file without a valid safetensors header."""
-    path = file_of(name, workspace, where)
-    check_is_safetensors(path, where)
     return path
 
 
@@ -60,9 +55,7 @@ def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> 
 
 def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: CancelToken) -> None:
     """Replace the header in the file. The old one is stored for `restore_header`."""
-    saved = _saved_headers(path, workspace)
-    number = len(saved) + 1
-    before = _folder(path, workspace) / f"{number:04}.header"
+    before = _folder(path, workspace) / f"{len(_saved_headers(path, workspace)) + 1:04}.header"
     atomic.write_bytes(before, _header(path))
     try:
         write_copy(path, header, path, cancel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -337,6 +338,20 @@ def test_a_file_in_the_place_of_an_earlier_name_stops_the_way_back(tmp_path):
     with refused("tools.earlier-name-taken", "fox2.txt"):
         use(root, action="undo_number")
     assert tree(root) == before
+
+
+@pytest.mark.parametrize("files", [[["../outside.png", "0000.png"]], [["fox2.png", "../outside.png"]], [["/x", 5]], []])
+def test_a_record_of_a_downloaded_dataset_that_names_files_elsewhere_is_no_numbering(tmp_path, files):
+    root = tmp_path / "set"
+    numbered(root)
+    (tmp_path / "outside.png").write_bytes(b"mine")
+    record = root / "_atelier_trash" / "now-numbers" / "renamed.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"v": 1, "files": files, "first": [0, 0]}))
+    before = tree(tmp_path)
+    with refused("tools.no-numbering"):
+        use(root, action="undo_number")
+    assert tree(tmp_path) == before
 
 
 # ---- faces
