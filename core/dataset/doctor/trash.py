@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from core.dataset.sources.files import CAPTION_EXTENSIONS, TRASH_FOLDER, is_image_name, is_label, printable, split_label
@@ -237,7 +237,7 @@ def _read(record: Path) -> tuple[Path, dict[str, Any]]:
             raise ValueError
         content = renewed(read_json_object(record))
         for each in content["files"]:
-            if not isinstance(each["from"], str) or ".." in Path(each["to"]).parts or Path(each["to"]).is_absolute():
+            if not stays_below(each["to"]) or not (stays_below(each["from"]) or _is_elsewhere(each["from"])):
                 raise ValueError
         if not isinstance(content["images"], list):
             raise ValueError
@@ -249,6 +249,19 @@ def _read(record: Path) -> tuple[Path, dict[str, Any]]:
         )
         raise ProblemsError.one(what, printable(record), fix, code="trash.missing-record") from error
     return record.parent.parent.parent, content
+
+
+def stays_below(name: str) -> bool:
+    """Whether a name of a record is below its folder: the record may have come with a dataset from anywhere."""
+    path = PurePath(name)
+    return not path.anchor and ".." not in path.parts
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether an absolute path can be that of a dataset's file in another folder, by its extension."""
+    path = PurePath(name)
+    known = is_image_name(path.name) or path.suffix.lower() in (*CAPTION_EXTENSIONS, ".npz")
+    return path.is_absolute() and ".." not in path.parts and known
 
 
 def _moves(record: Path, folder: Path, content: Mapping[str, Any]) -> list[tuple[Path, Path]]:

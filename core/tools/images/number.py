@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from core.dataset.doctor.trash import companions, move_all, new_place, refuse_taken, tidy
+from core.dataset.doctor.trash import companions, move_all, new_place, refuse_taken, stays_below, tidy
 from core.dataset.sources.files import TRASH_FOLDER, printable, split_label
 from core.record import atomic
 from core.record.bounded_json import read_json_object
@@ -94,6 +94,8 @@ def rename_back(folder: Path) -> int:
     for record in reversed(records):
         try:
             content = read_json_object(record)
+            if not all(stays_below(name) for names in content["files"] for name in names):
+                continue
             pairs = [(folder / new, folder / old) for old, new in content["files"]]
             found = enumerate(_where_now(pairs, content["first"]))
             there = [(number, now, old) for number, (now, old) in found if os.path.lexists(now) and now != old]
