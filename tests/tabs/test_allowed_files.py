@@ -71,7 +71,8 @@ def test_a_page_is_shown_and_nothing_in_it_runs(shared):
     path = image(shared.workspace.images).with_name("fox_card.html")
     path.write_text("<script>alert(1)</script>")
     with guest(shared).open(shared.url + shared.page.file_url(path), timeout=60) as answer:
-        policy = answer.headers["Content-Security-Policy"]
+        policy, content = answer.headers["Content-Security-Policy"], answer.read()
+    assert content == path.read_bytes(), "no nonce of the page"
     assert answer.headers["Content-Type"].startswith("text/html") and "Content-Disposition" not in answer.headers
     assert policy.startswith("sandbox ") and "allow-scripts" not in policy and "default-src 'none'" in policy
 
