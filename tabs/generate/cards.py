@@ -12,6 +12,7 @@ from tabs.markup import button, esc
 
 if TYPE_CHECKING:
     from tabs.context import Page
+    from tabs.form.picker import FormPage
 
 TAB = "Generate"
 GRID = "grid"  # a card with a board of its own
@@ -208,7 +209,7 @@ def add_buttons() -> str:
 # -- the cards that were added
 
 
-def added(page: Page) -> list[str]:
+def added(page: Page | FormPage) -> list[str]:
     """Names of the cards that were added, with or without values, until they are removed."""
     names = page.project.tab_state(TAB).get(STATE, [])
     return [name for name in (*BY_NAME, GRID) if name in names] if isinstance(names, list) else []
