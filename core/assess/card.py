@@ -36,7 +36,7 @@ from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.context import JobContext, Outcome
 from core.record.events import COMPARED
-from core.record.problems import UNSEEN, ProblemsError, raise_if_errors
+from core.record.problems import UNSEEN, ProblemsError, raise_if_errors, unwritten
 from core.record.run_folder import RunFolder, run_of
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, last_part
@@ -94,8 +94,13 @@ def do(settings: CardSettings, plan: FilePlan, context: JobContext) -> Outcome:
     if settings.preview:
         return Outcome(lines=card.lines(), facts={"card": card.data()})
     html, json = files_of(plan.target)
-    atomic.write_json(json, card.data())
-    atomic.write_text(html, page(card))
+    try:
+        atomic.write_json(json, card.data())
+        atomic.write_text(html, page(card))
+    except OSError as error:
+        for file in (json, html):
+            file.unlink(missing_ok=True)  # neither was there before
+        raise unwritten(error, "The card cannot be written", str(html)) from None
     lines = [*card.lines(), f"Saved: {display_path(html)} and {json.name}"]
     return Outcome(lines=lines, facts={"card": card.data(), "file": str(html)})
 

@@ -144,7 +144,7 @@ def _value(fact: Fact) -> str:
     if fact.name == "sha256":
         return f'<span class="hash">{escape(fact.text)}</span>'
     if fact.name == "license_url":  # of our catalog, never of a file
-        return f'<a href="{escape(fact.text)}" rel="noreferrer">{escape(fact.text.partition("://")[2])}</a>'
+        return f'<a href="{escape(fact.text)}" target="_blank" rel="noopener noreferrer">{escape(fact.text.partition("://")[2])}</a>'
     return escape(fact.text)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from core.assess.measures import Measure
@@ -13,7 +16,7 @@ from core.engine.verdict import measured_sentence
 from core.engine.view import RunView
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.tools.assess import AssessSettings
 
@@ -25,20 +28,14 @@ def plan(settings: AssessSettings, workspace: Workspace) -> Target:
 
 
 def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome:
-    cells = read_results(target.run.path)
-    todo = [
-        (checkpoint, measure)
-        for checkpoint in target.checkpoints
-        for measure in target.measures
-        if cells.get(checkpoint.path.name, {}).get(measure.name, {}).get(KEY) != target.key(measure, checkpoint)
-    ]
-    for each in todo:
-        if why := target.reason(each[1]):
-            _keep(target, cells, *each, {"why": why})
-    if todo := [each for each in todo if not target.reason(each[1])]:
-        _measure(target, cells, todo, context)
-    labels = {checkpoint.path.name: checkpoint.label for checkpoint in target.checkpoints}
-    measured = {file: {each.name: cells[file][each.name] for each in target.measures} for file in labels}
+    work = Work(target, context)
+    work.run()
+    cells, checkpoints = work.cells, target.checkpoints
+    labels = {each.path.name: each.label for each in checkpoints if each.path.name in cells}
+    measured = {
+        file: {each.name: cells[file][each.name] for each in target.measures if each.name in cells[file]}
+        for file in labels
+    }
     lines = table_lines(labels, measured)
     for file, label in labels.items():
         lines += ["", f"{label}:", *(f"  {row['title']}: {row['sentence']}" for row in rows_of(measured[file]))]
@@ -47,26 +44,80 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
     return Outcome(lines=lines, facts={"cells": measured})
 
 
-def _measure(target: Target, cells: Cells, todo: Sequence[tuple[Checkpoint, Measure]], context: JobContext) -> None:
-    from core.assess.bench import Bench
+class Work:
+    """Measures what assess.json lacks. lost: why checkpoints could not be read, by path"""
 
-    measures = list({measure.name: measure for _, measure in todo}.values())
-    checkpoints = list(dict.fromkeys(checkpoint for checkpoint, _ in todo))
-    bench = Bench(target, context, target.predictions(checkpoints, measures))
-    bench.prepare(measures)
-    for checkpoint in checkpoints:
-        with bench.opened(checkpoint) as subject:
-            for measure in [measure for each, measure in todo if each == checkpoint]:
-                try:
-                    data = measure.call("measure", bench, subject)
-                except NotMeasured as reason:
-                    data = {"why": str(reason)}
-                except ProblemsError as error:
-                    data = {"why": error.problems[0].what}
-                _keep(target, cells, checkpoint, measure, data)
+    def __init__(self, target: Target, context: JobContext):
+        self.target, self.context = target, context
+        self.cells = read_results(target.run.path)
+        self.lost: dict[Path, Problem] = {}
+
+    def run(self) -> None:
+        """Measure all that is missing. Raises ProblemsError if no checkpoint can be read."""
+        todo: dict[Checkpoint, list[Measure]] = {}
+        for checkpoint in self.target.checkpoints:
+            with self._others_go_on(checkpoint, self.target.measures):
+                todo[checkpoint] = self._missing(checkpoint)
+        if todo := {checkpoint: measures for checkpoint, measures in todo.items() if measures}:
+            self._measure(todo)
+        if len(self.lost) == len(self.target.checkpoints):
+            raise ProblemsError(list(self.lost.values()))
+
+    def _missing(self, checkpoint: Checkpoint) -> list[Measure]:
+        """The measures to take of a checkpoint. The reason of those that cannot be taken is written."""
+        cells = self.cells.get(checkpoint.path.name, {})
+        target, missing = self.target, list[Measure]()
+        for measure in target.measures:
+            if cells.get(measure.name, {}).get(KEY) != target.key(measure, checkpoint):
+                if why := target.reason(measure):
+                    _keep(target, self.cells, checkpoint, measure, {"why": why})
+                else:
+                    missing.append(measure)
+        return missing
+
+    def _measure(self, todo: Mapping[Checkpoint, Sequence[Measure]]) -> None:
+        from core.assess.bench import Bench
+
+        measures = list({measure.name: measure for each in todo.values() for measure in each}.values())
+        bench = Bench(self.target, self.context, self.target.predictions(list(todo), measures))
+        bench.prepare(measures)
+        for checkpoint, missing in todo.items():
+            with self._others_go_on(checkpoint, missing), bench.opened(checkpoint) as subject:
+                for measure in missing:
+                    try:
+                        data = measure.call("measure", bench, subject)
+                    except NotMeasured as reason:
+                        data = {"why": str(reason)}
+                    except ProblemsError as error:
+                        data = {"why": error.problems[0].what}
+                    _keep(self.target, self.cells, checkpoint, measure, data)
+
+    @contextmanager
+    def _others_go_on(self, checkpoint: Checkpoint, measures: Sequence[Measure]) -> Iterator[None]:
+        """A checkpoint that cannot be read is said, also in its cells of these measures, and ends nothing; of one that is gone the
+        cells stay."""
+        path = checkpoint.path
+        try:
+            yield
+        except (ProblemsError, FileNotFoundError) as error:
+            if not path.exists():
+                problem = Problem("The file no longer exists", "", "restore it", code="file.gone")
+            elif not isinstance(error, ProblemsError):
+                raise
+            else:
+                problem = error.problems[0]
+                unread = {each.name: {KEY: "", "why": problem.what} for each in measures}
+                self.cells[path.name] = self.cells.get(path.name, {}) | unread
+                _write(self.target, self.cells)
+            self.lost[path] = replace(problem, where=str(path))
+            self.context.warn(replace(problem, what=f"{checkpoint.label} is not measured: {problem.what}"))
 
 
 def _keep(target: Target, cells: Cells, checkpoint: Checkpoint, measure: Measure, data: Mapping[str, Any]) -> None:
     """Add a cell to assess.json."""
     cells.setdefault(checkpoint.path.name, {})[measure.name] = {KEY: target.key(measure, checkpoint), **data}
+    _write(target, cells)
+
+
+def _write(target: Target, cells: Cells) -> None:
     atomic.write_json(target.run.path / FILE, {"version": 1, "cells": cells})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,9 @@ def save_average(
         raise ProblemsError.one(what, run.name, fix, "average.of-average")
     if len(chosen) < 2:
         raise ProblemsError.one("An average needs two checkpoints", run.name, "choose more", "average.too-few")
+    if missing := sorted(set(names) - {file["name"] for file in chosen}):
+        what, fix = f"{missing[0]} no longer exists", "choose from those that are left"
+        raise ProblemsError.one(what, run.name, fix, "file.gone")
     if run.held:
         raise ProblemsError.one("The run is still training", run.name, "wait until it has ended", "average.running")
     steps = [int(file["step"]) for file in chosen]
@@ -73,9 +77,19 @@ def save_average(
     models = [str(file["path"]) for file in chosen]
     settings = MergeLorasSettings(models=models, ratios=ratios, method="plain", output=str(target))
     context = JobContext(workspace, run, SilentJournal(), NoCommands(), token=cancel)
-    merge_loras.do(settings, merge_loras.plan(settings, workspace), context)
+    try:
+        merge_loras.do(settings, merge_loras.plan(settings, workspace), context)
+    except ProblemsError as error:
+        fix = "merge them in Tools with the method svd"
+        raise ProblemsError(
+            [replace(each, fix=fix) if each.code == "merge.needs-svd" else each for each in error.problems]
+        ) from None
     with Journal(run.path) as journal:
         journal.put(Saved(steps[-1], f"checkpoints/{target.name}", target.stat().st_size))
+    if journal.unwritten:
+        target.unlink()
+        what, fix = "The average cannot be recorded, and was removed", "free some space and average again"
+        raise ProblemsError.one(what, str(journal.path), fix, "average.not-recorded")
     return target
 
 

@@ -16,6 +16,7 @@ from core.engine.child import run_in_child
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
 from core.engine.extend import extend, job_of, job_to_resume
+from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
 from core.engine.owner import Ownership, collect
@@ -503,6 +504,7 @@ class Engine:
         if folder.held:
             what = f"'{run_name}' is running and cannot be deleted"
             raise ProblemsError.one(what, run_name, "stop it first", "runs.delete-running")
+        require_unused(run_name, self.queue(), self.workspace)
         target = self.workspace.trash / f"{run_name}-{int(time.time())}"
         target.parent.mkdir(parents=True, exist_ok=True)
         self._runs.move_away(folder, target)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from core.dataset.doctor import trash
+from core.engine.in_use import require_unused
+from core.engine.queue import QueueEntry
 from core.formats.tensors.header import read_header, sniff
 from core.record.cancel import CancelToken
 from core.record.kept import read_kept
@@ -51,14 +53,18 @@ def unmark_file(file: Path, workspace: Workspace, cancel: CancelToken) -> None:
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def put_away_others(run: RunFolder, files: Sequence[Path]) -> str:
+def put_away_others(run: RunFolder, files: Sequence[Path], workspace: Workspace, jobs: Iterable[QueueEntry]) -> str:
     """Move the run's checkpoints that are not kept to the trash next to them; return the token for `core.dataset.doctor.trash.put_back`.
-    files: all checkpoints. Raises ProblemsError without a kept one, with nothing left to move, or while the run trains."""
+
+    files   all checkpoints        jobs   of the queue
+    Raises ProblemsError without a kept one, with nothing left to move, or while the run trains or a job reads its files.
+    """
     kept = {run.path / file for file in read_kept(run.path)}
     if not kept:
         raise ProblemsError.one("No checkpoint is kept", run.name, "keep one first", "kept.none")
     if run.held:
         raise ProblemsError.one("The run is still training", run.name, "wait until it has ended", "kept.running")
+    require_unused(run.name, jobs, workspace)
     others = [file for file in files if file not in kept and run.checkpoints in file.parents]
     if not others:
         raise ProblemsError.one("Every checkpoint is kept", run.name, "undo one of them", "kept.all")

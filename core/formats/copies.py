@@ -37,19 +37,23 @@ class Copied:
 
 
 def copy_into(
-    source: Path, folder: Path, cancel: CancelToken | None = None, report: Report = lambda share, text: None
+    source: Path,
+    folder: Path,
+    cancel: CancelToken | None = None,
+    report: Report = lambda share, text: None,
+    name: str = "",
 ) -> Copied:
     """Copy a file or a folder (a diffusers model) into an existing folder.
 
-    report   (fraction done, what is being done)
-    returns  the copy, under the source's name, or name-2, name-3 if another file has it
+    report   (fraction done, what is being done)        name   of the copy, with its suffix; "" for the source's
+    returns  the copy, under that name, or name-2, name-3 if another file has it
     Raises ProblemsError or Cancelled; either way no part of the copy is left behind.
     """
     cancel = cancel or CancelToken()
     require_folder(folder, source)
     parts = _parts(source)
     total = sum(size for size, _ in parts.values())
-    for target in _names(source, folder):
+    for target in _names(source, folder, name):
         if not os.path.lexists(target):
             break
         if _same(source, parts, target, cancel, report):
@@ -59,14 +63,16 @@ def copy_into(
     try:
         with _temporary(folder, source.is_dir()) as temporary:
             _write(source, parts, temporary, cancel, _counter(total, report))
-            for target in _names(source, folder):
+            for target in _names(source, folder, name):
                 with suppress(FileExistsError):
                     atomic.put_new(temporary, target)
                     atomic.sync_folder(folder)
                     return Copied(target, new=True)
     except OSError as error:
         raise _failed(error, source, folder) from error
-    raise ProblemsError.one(f"All names such as '{source.name}' are taken", str(folder), CHOOSE, "copy.no-free-name")
+    raise ProblemsError.one(
+        f"All names such as '{name or source.name}' are taken", str(folder), CHOOSE, "copy.no-free-name"
+    )
 
 
 def require_folder(folder: Path, source: Path) -> None:
@@ -104,11 +110,11 @@ def _parts(source: Path) -> dict[Path, Stamp]:
     return parts
 
 
-def _names(source: Path, folder: Path) -> Iterator[Path]:
-    """Candidate paths: the source's name, then name-2.safetensors and so on."""
-    suffix = "" if source.is_dir() else source.suffix
-    stem = source.name.removesuffix(suffix)
-    yield folder / source.name
+def _names(source: Path, folder: Path, name: str) -> Iterator[Path]:
+    """Candidate paths: the name, "" for the source's, then name-2.safetensors and so on."""
+    suffix, name = "" if source.is_dir() else source.suffix, name or source.name
+    stem = name.removesuffix(suffix)
+    yield folder / name
     yield from (folder / f"{stem}-{number}{suffix}" for number in range(2, MOST_NAMES))
 
 

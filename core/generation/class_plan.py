@@ -45,6 +45,7 @@ TITLES = {
     "prediction": "prediction type",
     "model": "base model",
     "vae": "VAE",
+    "caption": "caption",
     "prompt_weights": "prompt weights",
     "zero_terminal_snr": "zero terminal SNR",
 }
@@ -159,19 +160,22 @@ def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
     if is_file:
         what = "The regularization folder is a file"
         return [Problem(what, printable(folder), "choose another folder", code="file.not-a-folder")]
-    inside = [
-        source.folder
-        for source in dataset.all_sources()
-        if source.role == "train" and source.folder.strip() and folder.resolve().is_relative_to(_real(source.folder))
-    ]
-    if not inside:
-        return []
-    what = (
-        f"The regularization images would be inside a training folder ({printable(inside[0])}) and would "
-        "be trained as the subject"
-    )
-    fix = "choose a folder outside of it"
-    return [Problem(what, printable(folder), fix, code="class-images.inside-training-folder")]
+    named = [source.folder for source in dataset.all_sources() if source.role == "train" and source.folder.strip()]
+    if inside := [each for each in named if folder.resolve().is_relative_to(_real(each))]:
+        what = (
+            f"The regularization images would be inside a training folder ({printable(inside[0])}) and would "
+            "be trained as the subject"
+        )
+        fix, code = "choose a folder outside of it", "class-images.inside-training-folder"
+        return [Problem(what, printable(folder), fix, code=code)]
+    if around := [each for each in named if _real(each).is_relative_to(folder.resolve())]:
+        what = (
+            f"The regularization folder contains a training folder ({printable(around[0])}), whose images would "
+            "count as regularization images"
+        )
+        fix, code = "choose a folder next to it", "class-images.contains-training-folder"
+        return [Problem(what, printable(folder), fix, code=code)]
+    return []
 
 
 def _real(folder: str) -> Path:
@@ -239,10 +243,12 @@ def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, l
     Images planned before keep their sizes, new ones follow the current dataset. Raises ProblemsError if the folder's
     images were generated with other settings: they are never mixed.
     """
+    settings = settings | {"caption": plan.caption}
     manifest = read_manifest(plan.folder)
     if manifest is None:
         _refuse_unlisted(plan.folder)
         manifest = Manifest(settings, plan.class_word)
+    manifest.settings.setdefault("caption", plan.caption)  # manifests of earlier versions lack it
     different = [name for name in TITLES if manifest.settings.get(name) != settings.get(name)]
     if different:
         changes = "; ".join(

@@ -77,6 +77,11 @@ class Journal:
                 return
             self._waiting.clear()
 
+    @property
+    def unwritten(self) -> bool:
+        """Whether the disk did not take the last lines, such as a full one."""
+        return bool(self._waiting)
+
     def _beat(self) -> None:
         while not self._closed.wait(FLUSH_SECONDS):
             self.flush()

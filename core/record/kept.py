@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,33 +14,43 @@ from core.record.stamps import Stamp, stamp_or_none
 
 FILE = "kept.json"
 MOST_NAME, MAX_BYTES = 80, 100_000
+_WRITING = threading.Lock()
 
 
 def read_kept(run: Path) -> dict[str, str]:
     """Return {file relative to the run folder: its name} of the marked checkpoints that still exist; {} for a damaged kept.json."""
-    path = run / FILE
-    stamp = stamp_or_none(path)
-    return {file: name for file, name in (_read(path, stamp) if stamp else ()) if (run / file).exists()}
+    return {file: name for file, name in _marks(run) or () if (run / file).exists()}
+
+
+def _marks(run: Path) -> tuple[tuple[str, str], ...] | None:
+    """The marks, also of files that are gone; None for a damaged kept.json."""
+    stamp = stamp_or_none(run / FILE)
+    return _read(run / FILE, stamp) if stamp else ()
 
 
 @lru_cache(maxsize=2000)
-def _read(path: Path, stamp: Stamp) -> tuple[tuple[str, str], ...]:
-    """Read kept.json, cached until the file changes: lists of runs ask for hundreds every few seconds."""
+def _read(path: Path, stamp: Stamp) -> tuple[tuple[str, str], ...] | None:
+    """`_marks`, cached until the file changes: lists of runs ask for hundreds every few seconds."""
     try:
         held = read_json_object(path, "delete the file", max_bytes=MAX_BYTES)
     except (ProblemsError, OSError):
-        return ()
+        return None
     return tuple((file, name) for file, name in held.items() if isinstance(name, str))
 
 
 def keep(run: Path, file: Path, name: str | None) -> None:
-    """Mark a checkpoint of the run as kept under a name; None removes the mark. Raises ProblemsError."""
+    """Mark a checkpoint of the run as kept under a name; None removes the mark. A damaged kept.json is set aside. Raises
+    ProblemsError."""
     place = file.relative_to(run).as_posix()
-    names = {each: name_of for each, name_of in read_kept(run).items() if each != place}
-    if name is not None:
-        names[place] = _checked(name) or file.stem
+    mark = {} if name is None else {place: _checked(name) or file.stem}
     try:
-        atomic.write_json(run / FILE, names)
+        with _WRITING:
+            if (marks := _marks(run)) is None:
+                atomic.replace(run / FILE, run / f"kept-damaged-{time.time_ns()}.json")
+            others = {
+                each: name_of for each, name_of in marks or () if each != place
+            }  # also of files that may come back
+            atomic.write_json(run / FILE, others | mark)
     except OSError as error:
         raise unwritten(error, "The mark cannot be saved", str(run)) from None
 

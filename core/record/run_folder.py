@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -51,14 +52,14 @@ class RunFolder:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise _unwritable(runs, error) from None
+                raise outputs_unwritable(runs, error) from None
             folder = cls(path)
             try:
                 atomic.write_json(folder.job_file, job)
             except OSError as error:
                 with suppress(OSError):
                     path.rmdir()
-                raise _unwritable(runs, error) from None
+                raise outputs_unwritable(runs, error) from None
             return folder
         what = "A thousand runs were started in this second"
         raise ProblemsError.one(what, str(runs), "wait a moment", "run.no-free-name")
@@ -118,7 +119,10 @@ class RunFolder:
         return self._lock is not None or is_held(self.path / "lock")
 
 
-def _unwritable(runs: Path, error: OSError) -> ProblemsError:
+def outputs_unwritable(runs: Path, error: OSError) -> ProblemsError:
+    """The ProblemsError of a folder of the outputs that cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return unwritten(error, "", str(runs))
     what = f"The output folder is not writable: {error.strerror}"
     return ProblemsError.one(what, str(runs), "choose another folder with --outputs", code="outputs.not-writable")
 

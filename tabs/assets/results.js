@@ -120,6 +120,8 @@
   const DRAWN = {table, heat, curves};
   /** Everything that a finished work shows besides its lines. */
   atelier.results = (work) => [
-    work.file ? h("p", {class: "result-file"}, h("a", {class: "btn small", href: work.file.url, download: work.file.name}, `Download ${work.file.name}`)) : null,
+    work.file && work.file.page ? h("iframe", {class: "result-page", src: work.file.url, title: work.file.name, sandbox: "allow-popups allow-popups-to-escape-sandbox"}) : null,
+    work.file ? h("p", {class: "result-file"}, work.file.page ? h("a", {class: "btn small", href: work.file.url, target: "_blank", rel: "noopener"}, "Open in a tab") : null,
+      h("a", {class: "btn small", href: work.file.url, download: work.file.name}, `Download ${work.file.name}`)) : null,
     ...(work.shown || []).map((each) => DRAWN[each.kind] ? DRAWN[each.kind](each) : null)];
 })();

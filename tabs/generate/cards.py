@@ -6,11 +6,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from core.record.problems import Problem
 from tabs.generate import form
 from tabs.markup import button, esc
 
 if TYPE_CHECKING:
     from tabs.context import Page
+    from tabs.form.picker import FormPage
 
 TAB = "Generate"
 GRID = "grid"  # a card with a board of its own
@@ -25,6 +27,7 @@ class Card:
     """A group of settings with a card.
 
     group    of GenerateJob, whose fields the card has      title    of the card and its button
+    needs    (value without which it has no effect, what to do about it)
     adds     values that the button sets                    lists    names of the group's values that are not fields
     shown    fields in sight; the others are under More     masked   fields that are in sight too while there is a mask
     titles   {field: its title in A1111}
@@ -33,6 +36,7 @@ class Card:
     group: str
     title: str
     help: str
+    needs: tuple[str, str]
     shown: tuple[str, ...] = ()
     adds: Mapping[str, Any] = field(default_factory=dict)
     lists: tuple[str, ...] = ()
@@ -58,6 +62,7 @@ CARDS = (
         IMAGE,
         "Image",
         "Image to image and inpainting",
+        ("image_path", "choose an image"),
         shown=(STRENGTH,),
         masked=("mask_blur", "inpaint_area", "masked_content"),
     ),
@@ -65,6 +70,7 @@ CARDS = (
         HIRES,
         "Hires",
         "Hires fix: a small image first, then a larger one from it",
+        ("highres_fix_scale", "set Upscale by"),
         shown=("highres_fix_scale", STRENGTH, "highres_fix_upscaler", "highres_fix_steps"),
         adds={"highres_fix_scale": 2.0, STRENGTH: 0.45},
         titles={"highres_fix_scale": "Upscale by"},
@@ -73,6 +79,7 @@ CARDS = (
         DETAILER,
         "Detailer",
         "Detects faces, hands or persons, and inpaints each at full size",
+        ("ad_model", "choose a detector"),
         shown=("ad_model", "ad_denoising_strength", "ad_prompt"),
         adds={"ad_model": "face"},
         titles={
@@ -82,8 +89,14 @@ CARDS = (
             for title in [entry.title.removeprefix("Detailer ").capitalize()]
         },
     ),
-    Card("controls", "ControlNet", "Follow the edges, pose or depth of an image", lists=("nets",)),
-    Card("regions", "Regions", "Each prompt of 'a AND b' in its own area"),
+    Card(
+        "controls",
+        "ControlNet",
+        "Follow the edges, pose or depth of an image",
+        ("nets", "choose a ControlNet"),
+        lists=("nets",),
+    ),
+    Card("regions", "Regions", "Each prompt of 'a AND b' in its own area", ("region_map", "choose a region map")),
 )
 BY_NAME = {card.group: card for card in CARDS}
 BUTTONS = (*((card.group, card.title, card.help) for card in CARDS), (GRID, "Grid", "X/Y/Z grid of images"))
@@ -107,6 +120,20 @@ def without_card(name: str, values: dict[str, Any], added: Collection[str]) -> d
     left = set(shown_cards(values, added)) - {name}
     shared = {} if left & {IMAGE, HIRES} else {STRENGTH: form.ENTRIES[STRENGTH].default}
     return values | BY_NAME[name].defaults() | (shared if name in (IMAGE, HIRES) else {})
+
+
+def empty_problems(values: Mapping[str, Any], added: Collection[str]) -> list[Problem]:
+    """Problems of cards that were added and have no values: they would be ignored."""
+    empty = [card for card in CARDS if card.group in added and not card.is_used(values)]
+    return [
+        Problem(
+            f"The {card.title} card is empty: it would have no effect",
+            f"{card.group}.{card.needs[0]}",
+            f"{card.needs[1]}, or remove the card",
+            code="generate.empty-card",
+        )
+        for card in empty
+    ]
 
 
 def fields_in(card: Card, values: Mapping[str, Any], shown: Collection[str]) -> tuple[list[str], list[str]]:
@@ -182,7 +209,7 @@ def add_buttons() -> str:
 # -- the cards that were added
 
 
-def added(page: Page) -> list[str]:
+def added(page: Page | FormPage) -> list[str]:
     """Names of the cards that were added, with or without values, until they are removed."""
     names = page.project.tab_state(TAB).get(STATE, [])
     return [name for name in (*BY_NAME, GRID) if name in names] if isinstance(names, list) else []

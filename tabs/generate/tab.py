@@ -182,6 +182,13 @@ class Fields(PlainForm):
     def initial(self) -> dict[str, Any]:
         return form.start_values(self.page.project.job)
 
+    def start_problems(self) -> list[Problem]:
+        """Those of fields, and cards that would be ignored."""
+        return [*self.problems(), *cards.empty_problems(self.load(), cards.added(self.page))]
+
+    def check(self) -> None:
+        raise_if_errors(self.start_problems())
+
     def family_for(self, name: str) -> str:
         if name in ("base_model", "refiner_checkpoint"):
             return ""
@@ -491,7 +498,7 @@ class Handlers:
 
     def _jobs(self, new_seed: bool = False) -> list[GenerateJob]:
         """The jobs of the form, with its seed or a random one. Raises ProblemsError."""
-        return self._checked(self._values() | ({"seed": None} if new_seed else {}), self.presets.problems())
+        return self._checked(self._values() | ({"seed": None} if new_seed else {}), self.presets.start_problems())
 
     def _checked(self, values: dict[str, Any], wrong: Sequence[Problem] = ()) -> list[GenerateJob]:
         """The checked jobs of these values. wrong: known problems. Raises ProblemsError with all problems."""

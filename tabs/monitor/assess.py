@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 TASK = "assess"
 SMALL = 160  # pixels of an image
+_STARTING = threading.Lock()
 PASSES = 3  # of a prediction, that the forward and the backward pass of a training take
 
 
@@ -95,7 +97,8 @@ def _progress(page: Page, entry: QueueEntry | None) -> tuple[int, int]:
 def start(page: Page, run: str) -> None:
     """Queue the assessment of what is missing, unless it waits or runs. Raises ProblemsError."""
     facts = page.engine.snapshot(run)
-    entry = _entry(page, Path(run).name)
-    if entry is None or entry.state == "failed":
-        job = build(named(TASK).job, {TASK: {"run": Path(run).name}})
-        page.engine.submit(TASK, job, f"Assessment: {facts['title']}")
+    with _STARTING:
+        entry = _entry(page, Path(run).name)
+        if entry is None or entry.state == "failed":
+            job = build(named(TASK).job, {TASK: {"run": Path(run).name}})
+            page.engine.submit(TASK, job, f"Assessment: {facts['title']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
 REMEMBERED = 20  # runs
+_STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
 TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
 
 
@@ -336,23 +338,24 @@ def _text(data: Mapping[str, Any], name: str) -> str:
 def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> None:
     """Make the images of a run's comparison: begin its grid, resume it, or begin one with what is new, which takes over the images
     that exist. more: with all prompts; strength: with one more strength. Raises ProblemsError."""
-    facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.workspace.runs / Path(run).name
-    verdict = read_verdict(folder)
-    opened = _open(page, verdict)
-    comparison = _comparison(page, facts, job, verdict if opened else None, more, strength)
-    if verdict and opened and comparison.content == verdict.content:
-        if grids.entry_of(page, verdict.grid) is None:
-            opened[0].change(minutes=_minutes(page))
-            grids.queue(page, opened[0])
-        return
-    if verdict and (entry := grids.entry_of(page, verdict.grid)):
-        page.engine.cancel(entry.id)
-    grid = grids.begun(page, comparison.grid.job, run, comparison.grid.notes)
-    grid.change(minutes=_minutes(page))
-    if opened:
-        reuse(grid, grid_of(grid.job(), page.workspace), page.workspace)
-    write_verdict(folder, grid.name, comparison)
-    grids.queue(page, grid)
+    with _STARTING:
+        facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.workspace.runs / Path(run).name
+        verdict = read_verdict(folder)
+        opened = _open(page, verdict)
+        comparison = _comparison(page, facts, job, verdict if opened else None, more, strength)
+        if verdict and opened and comparison.content == verdict.content:
+            if grids.entry_of(page, verdict.grid) is None:
+                opened[0].change(minutes=_minutes(page))
+                grids.queue(page, opened[0])
+            return
+        if verdict and (entry := grids.entry_of(page, verdict.grid)):
+            page.engine.cancel(entry.id)
+        grid = grids.begun(page, comparison.grid.job, run, comparison.grid.notes)
+        grid.change(minutes=_minutes(page))
+        if opened:
+            reuse(grid, grid_of(grid.job(), page.workspace), page.workspace)
+        write_verdict(folder, grid.name, comparison)
+        grids.queue(page, grid)
 
 
 def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -393,13 +396,18 @@ def _copy(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run, facts = _run(page, data)
-    put_away_others(run, [page.roots.check(file["path"], file["name"]) for file in facts["files"]])
+    _require_no_average(page, run.name)
+    files = [page.roots.check(file["path"], file["name"]) for file in facts["files"]]
+    put_away_others(run, files, page.workspace, page.engine.queue())
 
 
 def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run, _ = _run(page, data)
-    for away in put_away_lately(run.checkpoints, 1):
-        put_back(away.token)
+    away = put_away_lately(run.checkpoints, 1)
+    if not away:
+        what, fix = "The files were already restored", "check the list of the run's files"
+        raise ProblemsError.one(what, run.name, fix, "trash.already-restored")
+    put_back(away[0].token)
 
 
 def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -413,14 +421,19 @@ def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
 def _begin_average(page: Page, data: dict[str, Any], browser: Browser) -> None:
     (run, facts), files = _run(page, data), data.get("files")
     names = [str(each) for each in files[:100]] if isinstance(files, list) else []
-    before = page.averages.get(run.name)
-    if before is not None and not before.done:
-        raise ProblemsError.one("An average is being computed", run.name, "wait for it", "average.running")
+    _require_no_average(page, run.name)
 
     def work(task: Any) -> Path:
         return save_average(run, facts, names, bool(data.get("power")), page.workspace, task.token)
 
     page.averages[run.name] = page.engine.light(work, title=f"average of {run.name}", kind="copies")
+
+
+def _require_no_average(page: Page, run: str) -> None:
+    """Raise ProblemsError while an average of the run's checkpoints is computed."""
+    task = page.averages.get(run)
+    if task is not None and not task.done:
+        raise ProblemsError.one("An average is being computed", run, "wait for it", "average.running")
 
 
 COMMANDS = {

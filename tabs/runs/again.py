@@ -17,6 +17,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from core.settings.rules import ineffective
+from core.settings.saving import SavingSettings
 from core.settings.values import text_of, value_from
 from tabs.form.project import FIELDS
 from tabs.markup import button, esc, options, problems_html, section
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 MOST = 8
+_NAME = SavingSettings.model_fields["output_name"]
+MOST_NAME = next(each.max_length for each in _NAME.metadata if hasattr(each, "max_length"))
 KINDS = ("int", "float", "bool", "choice")  # of settings whose values are one word
 LONGEST = 500  # characters of the field
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
@@ -57,8 +60,9 @@ def again(job: TrainJob, path: str, text: str, run: RunSummary, now: dict[str, A
             value = SWITCH.get(each.lower(), each) if entry.kind == "bool" else value_from(entry, each)
             changed = to_values(job)
             changed.setdefault(entry.group, {})[entry.name] = value
-            name = f"{job.saving.output_name}-{entry.name}-{safe_name(each)}"
-            changed["saving"] = changed.get("saving", {}) | {"output_name": name}
+            ending = f"-{entry.name}-{safe_name(each)}"
+            name = job.saving.output_name[: MOST_NAME - len(ending)]
+            changed["saving"] = changed.get("saving", {}) | {"output_name": f"{name}{ending}"}
             jobs.append(build(TrainJob, changed))
         except ProblemsError as error:
             problems += error.problems
@@ -102,7 +106,9 @@ class Agains:
         """Check the runs in a thread, and queue all of them or none. Raises ProblemsError."""
         engine = self._page.engine
         run = engine.run(name)
-        assert run is not None
+        if run is None:
+            what, fix = "The run no longer exists", "choose one from the list"
+            raise ProblemsError.one(what, name, fix, "runs.no-such-run")
         known = self._tasks.get(name)
         if known is not None and not known.done:
             raise ProblemsError.one("These runs are being checked", name, "wait a moment", "again.busy")
@@ -116,8 +122,14 @@ class Agains:
             report = checks.report(job, task.token, decode=True)
             problems += errors(checks.problems(job, report, engine.find_device(), look=True))
         raise_if_errors(list(dict.fromkeys(problems)))
-        for job in planned.jobs:
-            engine.submit("train", job, preset=preset)
+        queued: list[str] = []
+        try:
+            for job in planned.jobs:
+                queued.append(engine.submit("train", job, preset=preset))
+        except ProblemsError:  # the queue of a shared page is full
+            for entry in queued:
+                engine.cancel(entry)
+            raise
         return len(planned.jobs)
 
     def html(self, run: RunSummary, job: TrainJob, now: dict[str, Any], path: str, text: str) -> str:

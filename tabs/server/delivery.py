@@ -165,8 +165,10 @@ def _page_of(scope: Any) -> tuple[str | None, ...]:
 
 
 def _is_page(scope: Any, start: Any) -> bool:
-    kind = Headers(raw=start["headers"]).get("content-type", "")
-    return scope["method"] == "GET" and start["status"] == 200 and kind.startswith("text/html")
+    """Whether this is HTML of the page itself: that of a file has a policy of its own, and must get no nonce."""
+    headers = Headers(raw=start["headers"])
+    is_html = headers.get("content-type", "").startswith("text/html") and "content-security-policy" not in headers
+    return scope["method"] == "GET" and start["status"] == 200 and is_html
 
 
 def _is_text(start: Any) -> bool:

@@ -31,6 +31,11 @@ from tabs.roots import Roots
 from tabs.server.error_answers import errors_as_problems
 
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}
+PAGES = {".html"}  # of people's folders: nothing in them runs or loads, whatever they contain
+PAGES_POLICY = (
+    "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
+)
 SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 DAY = 24 * 3600
 NO_STORE = {"Cache-Control": "no-store"}
@@ -107,6 +112,10 @@ class Links:
             return path
         if path.suffix.lower() in SHOWN_BY_BROWSERS:
             return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], headers=_headers(request))
+        if path.suffix.lower() in PAGES:
+            return FileResponse(
+                path, media_type="text/html", headers=NO_STORE | {"Content-Security-Policy": PAGES_POLICY}
+            )
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
     def _thumb(self, request: Request) -> Response:

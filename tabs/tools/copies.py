@@ -15,7 +15,9 @@ from core.networks.misread import misread_by
 from core.record.kept import keep, read_kept
 from core.record.preference import read_choices
 from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.run_folder import safe_name
 from core.record.workspace import resolve_path
+from core.settings.names import bad_name
 from core.settings.readers import program_of
 from core.tasks import tasks
 from tabs.context import CURRENT_SESSION
@@ -44,9 +46,11 @@ element.addEventListener('keydown', (event) => {
 
 @dataclass(frozen=True)
 class Copying:
-    """One copy, pending or finished. task: of the light lane; misread: problems that the folder's program has with the file"""
+    """One copy, pending or finished. name: of the copy; task: of the light lane; misread: problems that the folder's program has with
+    the file"""
 
     folder: Path
+    name: str
     task: Any
     misread: list[Problem] = field(default_factory=list)
 
@@ -81,19 +85,27 @@ class Copies:
         if going is not None and not going.task.done:
             what = f"'{name}' is being copied"
             raise ProblemsError.one(what, str(going.folder), "wait for it, or cancel it", "copy.running")
-        task = self._page.engine.light(self._copy, source, folder, title=f"copy of {name}", kind="copies")
+        wanted = self._name(run, source)
+        task = self._page.engine.light(self._copy, source, folder, wanted, title=f"copy of {name}", kind="copies")
         program = program_of(folder)
         misread = misread_by(source, (program,)) if program else []
-        self._copies[str(source)] = Copying(folder, task, misread)
+        self._copies[str(source)] = Copying(folder, wanted, task, misread)
         self._page.project.keep(TAB, self._page.project.tab_state(TAB) | {"copy_to": str(folder)})
 
-    def _copy(self, source: Path, folder: Path, task: Any) -> Copied:
+    def _name(self, run: str, source: Path) -> str:
+        """The name of a file's copy: that with which it is kept, else its own."""
+        folder = self._page.workspace.runs / run
+        kept = read_kept(folder).get(source.relative_to(folder).as_posix(), source.stem)
+        name = f"{safe_name(kept)}{'' if source.is_dir() else source.suffix}"
+        return source.name if kept == source.stem or bad_name(name) else name
+
+    def _copy(self, source: Path, folder: Path, name: str, task: Any) -> Copied:
         self._page.roots.check_written(folder, WHERE)  # a link may have replaced it
 
         def report(share: float, text: str) -> None:
             task.stage(text, round(share * 1000), 1000)
 
-        return copy_into(source, folder, task.token, report)
+        return copy_into(source, folder, task.token, report, name)
 
     def keep(self, run: str, name: str, wanted: str | None) -> None:
         """Mark a file of a run to keep, with a name ("" for the file's name), and copy it to the remembered folder. A marked file
@@ -109,10 +121,15 @@ class Copies:
             return
         steps = {each["name"]: each["step"] for each in self._page.engine.snapshot(run)["files"]}
         step = f", step {steps[name]:,}" if name in steps else ""
-        also = "" if into is None else f" Copied to {printable(into)}."
-        if into is not None:
-            self.start(run, name, str(into))
-        self._page.say("done", f"Kept: {re.sub(STEP, '', read_kept(folder)[file])}{step}.{also}")
+        kept = f"Kept: {re.sub(STEP, '', read_kept(folder)[file])}{step}."
+        try:
+            if into is not None:
+                self.start(run, name, str(into))
+                kept += f" Copied to {printable(into)}."
+        except ProblemsError as error:
+            self._page.say("error", f"{kept} It is not copied.", problems=error.problems)
+            return
+        self._page.say("done", kept)
 
     def _write_metadata(self, run: str, source: Path, browser: Browser, task: Any) -> None:
         """Make the metadata of a file say whether it is kept, and why it was chosen."""
@@ -246,7 +263,7 @@ def _state(name: str, going: Copying) -> str:
         if going.misread:
             label = f"Convert to a plain LoRA: {name}"
             warning = problems_html(going.misread) + button(CONVERTS, "Convert to a plain LoRA", name, label=label)
-        done = f'<span class="good">{_done(name, task.result)}</span>'
+        done = f'<span class="good">{_done(going.name, task.result)}</span>'
         return f'<div class="copying" role="status">{done}{warning}{close}</div>'
     if task.token.wanted:
         return f'<div class="copying" role="status"><span>Cancelled. The copy was removed.</span>{close}</div>'

@@ -39,11 +39,12 @@ Start = Callable[[Task, Settings], None]
 
 @dataclass
 class Work:
-    """One job of a tool. id: in the queue; about: text of its input"""
+    """One job of a tool. id: in the queue; about: text of its input; reads: whether it only reads"""
 
     id: str
     task: Task
     about: str
+    reads: bool = False
     reference: str = ""  # of a download: the whole link, which may have a key and is not shown
     ended: dict[str, Any] = field(default_factory=dict)  # the final facts
     failed: float | None = None  # when a page first showed the failure
@@ -166,10 +167,11 @@ class Works:
 
     def _work(self, identity: str, task: Task, entry: QueueEntry) -> Work:
         try:
-            reference, about = self._about(task, build_job(task.job, entry.job))
+            job = build_job(task.job, entry.job)
+            reference, about = self._about(task, job)
         except ProblemsError:  # settings that this version cannot read
-            reference, about = "", entry.title
-        return Work(identity, task, about, reference)
+            return Work(identity, task, entry.title)
+        return Work(identity, task, about, task.only_reads(job), reference)
 
     def use(self, data: dict[str, Any], browser: Browser) -> None:
         """Start a tool: {"tool", "about": its input, a file or what to download}."""
@@ -182,13 +184,14 @@ class Works:
         self.start(task, job_of(task, {main_setting(task): known or about}, self._project.job))
 
     def start(self, task: Task, job: Settings) -> None:
-        """Check a job and queue it. Raises ProblemsError, also if a job with the same input is active."""
+        """Check a job and queue it. Raises ProblemsError, also if a job with the same input is active, other than its preview."""
         self._roots.admit(job)
         task.look(job, self._workspace)
         _, about = self._about(task, job)
         with self._lock:
             for each in self.works():
-                if (each.task.name, each.about) == (task.name, about) and self._runs(each):
+                same = (each.task.name, each.about, each.reads) == (task.name, about, task.only_reads(job))
+                if same and self._runs(each):
                     raise _already(each.facts(self._engine))
             self._engine.submit(
                 task.name, job, title=about if about.startswith(task.title) else f"{task.title}: {about}"
@@ -279,11 +282,11 @@ class Works:
         size = 256 if "hint" in preview else 128
         return {name: self._thumb_url(preview[name], size) for name in ("image", "hint") if name in preview}
 
-    def _file(self, path: Any) -> dict[str, str] | None:
-        """Name and URL of the file that a tool wrote; None if it is a folder or not allowed."""
+    def _file(self, path: Any) -> dict[str, Any] | None:
+        """Name and URL of the file that a tool wrote, and whether it is a page to show; None if it is a folder or not allowed."""
         if not isinstance(path, str) or not self._roots.holds(path) or not Path(path).is_file():
             return None
-        return {"name": Path(path).name, "url": self._file_url(path)}
+        return {"name": Path(path).name, "url": self._file_url(path), "page": Path(path).suffix == ".html"}
 
     def _captioners(self) -> list[str]:
         """Names of the captioner models on this machine."""

@@ -20,6 +20,7 @@ from core.generation.model.store import make_store
 from core.record.cancel import Cancelled
 from core.record.events import Saved
 from core.record.journal import Journal
+from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
@@ -155,6 +156,29 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(made, tmp_pat
     assert {name for name, each in MEASURES.items() if "not applicable" in target.reason(each)} == {
         "drift", "trigger", "strength", "rank"
     }  # fmt: skip
+
+
+def test_a_checkpoint_that_is_damaged_or_goes_ends_nothing_and_loses_no_cell(made, monkeypatch):
+    workspace, folder = made(steps=(10, 20, 30))
+    damaged, good, going = sorted(folder.checkpoints.iterdir())
+    keep = assess._keep
+
+    def kept(*given):
+        keep(*given)
+        going.unlink(missing_ok=True)
+
+    use(workspace, folder, measures=["rank"], steps=["30"])
+    before = read_results(folder.path)[going.name]
+    damaged.write_bytes(damaged.read_bytes()[:900])
+    monkeypatch.setattr(assess, "_keep", kept)
+    use(workspace, folder, measures=["rank", "loss"])
+    cells = read_results(folder.path)
+    assert "why" in cells[damaged.name]["rank"] and cells[going.name]["rank"] == before["rank"]
+    assert "why" not in cells[good.name]["rank"]
+    good.write_bytes(b"")
+    with pytest.raises(ProblemsError) as caught:
+        use(workspace, folder, measures=["rank"])
+    assert {problem.where for problem in caught.value.problems} == {str(damaged), str(good)}
 
 
 KINDS = {

@@ -84,6 +84,8 @@ def test_regularization_images_below_the_training_folder_are_pointed_out(tmp_pat
     found = look(tmp_path / "set", {"folder": str(tmp_path / "set/reg"), "role": "regularization"})
     (problem,) = found.problems
     assert problem.code == "dataset.overlapping-folders" and "b.png" in problem.what and problem.level == "advice"
+    both = look(tmp_path / "set/reg", {"folder": str(tmp_path / "set/reg"), "role": "regularization"})
+    assert [each.code for each in both.problems] == ["dataset.overlapping-folders"], "one folder in both roles"
 
 
 def test_sub_folders_can_be_left_alone(tmp_path, add):

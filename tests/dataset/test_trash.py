@@ -160,6 +160,23 @@ def test_only_records_of_a_trash_folder_are_read(token):
     assert caught.value.codes == ["trash.missing-record"]
 
 
+@pytest.mark.parametrize(
+    "name", ["../out.png", "/out.png/../../x.png", "{}/.bashrc", "{}/script.py", "a/../../out.png"]
+)
+def test_a_record_of_elsewhere_puts_nothing_outside_of_its_folder(add, tmp_path, name):
+    add("data/a.png")
+    token = trash.put_away([tmp_path / "data/a.png"], tmp_path / "data", "")
+    record = json.loads(open(token).read())
+    record["files"][0]["from"] = name.format(tmp_path)
+    with open(token, "w") as file:
+        json.dump(record, file)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ProblemsError) as caught:
+        trash.put_back(token)
+    assert caught.value.codes == ["trash.missing-record"] and not trash.put_away_lately(tmp_path / "data")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_missing_image_is_named_before_anything_moves(add, tmp_path):
     image = add("a.png")
     with pytest.raises(ProblemsError, match=r"no longer exists[^\0]*b\.png"):

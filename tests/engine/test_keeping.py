@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +12,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from core.dataset.doctor.trash import put_back
+from core.engine.in_use import require_unused
 from core.engine.keeping import CHOICE, NAME, THUMBNAIL, mark_file, put_away_others, unmark_file
+from core.engine.queue import QueueEntry
 from core.engine.verdict import chosen_because
+from core.generation.grids.folder import GridFolder
+from core.generation.model.library import portable_name
 from core.record.cancel import CancelToken
-from core.record.kept import keep
+from core.record.kept import keep, read_kept
 from core.record.preference import Choice
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
+from core.settings.check import build
+from core.settings.job import GridJob
 from core.tools.models import header_edit
 from tests.refusals import refused
 
@@ -81,16 +88,49 @@ def test_a_thumbnail_that_the_file_has_stays_and_other_formats_are_left_alone(ru
         assert not mark_file(other, "a", "b", None, workspace, CancelToken())
 
 
-def test_checkpoints_that_are_not_kept_go_to_the_trash_and_come_back(run):
+def test_checkpoints_that_are_not_kept_go_to_the_trash_and_come_back(run, workspace):
     files = checkpoints(run)
     with refused("kept.none"):
-        put_away_others(run, files)
+        put_away_others(run, files, workspace, [])
     keep(run.path, files[1], "")
-    token = put_away_others(run, files)
+    token = put_away_others(run, files, workspace, [])
     assert checkpoints(run) == [files[1]]
     with refused("kept.all"):
-        put_away_others(run, checkpoints(run))
+        put_away_others(run, checkpoints(run), workspace, [])
     assert sorted(put_back(token)) == [files[0], files[2]] and checkpoints(run) == files
+
+
+def test_no_file_moves_while_a_job_reads_the_files_of_its_run(run, workspace):
+    files = checkpoints(run)
+    keep(run.path, files[1], "")
+    grid = build(GridJob, {"grid": {"name": "fox", "x_axis": "lora", "x_values": portable_name(files[0], workspace)}})
+    begun = GridFolder.create(workspace, grid, [], {})
+    uses = {"loras": [{"file": portable_name(files[2], workspace)}]}
+    for task, job in (
+        ("assess", {"assess": {"run": run.name}}),
+        ("grid", {"grid": {"folder": begun.name}}),
+        ("generate", {"generate": uses}),
+    ):
+        entry = QueueEntry("1", task, task, job, "running")
+        with refused("run.in-use", task):
+            put_away_others(run, files, workspace, [entry])
+        for other in (replace(entry, state="waiting"), replace(entry, task="train")):
+            require_unused(run.name, [other], workspace)
+        require_unused("20260101-120000_bear", [entry], workspace)
+    assert checkpoints(run) == files
+
+
+def test_marks_outlive_a_missing_file_and_a_damaged_list_is_set_aside(run):
+    files = checkpoints(run)
+    keep(run.path, files[0], "one")
+    away = files[0].rename(run.path / "away")
+    keep(run.path, files[1], "two")
+    away.rename(files[0])
+    assert sorted(read_kept(run.path).values()) == ["one", "two"]
+    (run.path / "kept.json").write_text("{")
+    keep(run.path, files[2], "three")
+    (aside,) = run.path.glob("kept-damaged-*.json")
+    assert aside.read_text() == "{" and list(read_kept(run.path).values()) == ["three"]
 
 
 def test_why_a_checkpoint_was_chosen_tells_blind_choices_from_what_was_measured():

@@ -192,6 +192,23 @@ def test_what_is_missing_is_said_together(workspace, dataset, tmp_path):
     with pytest.raises(ProblemsError) as error:
         plan_class_images(job_of(dataset.model_copy(update={"sources": [source]}), folder=inside), workspace)
     assert error.value.codes == ["class-images.no-class", "class-images.inside-training-folder"]
+    with refused("class-images.contains-training-folder"):
+        plan_class_images(job_of(dataset, folder=str(tmp_path)), workspace)
+
+
+def test_captions_of_one_folder_are_not_mixed(workspace, dataset, tmp_path):
+    folder = tmp_path / "class"
+    folder.mkdir()
+
+    def manifest(**settings):
+        return manifest_for(plan_class_images(job_of(dataset, folder=str(folder), **settings), workspace), {"seed": 1})
+
+    manifest(caption="a {class}")[0].write(folder)
+    manifest(caption="a fox")
+    with refused("class-images.other-settings", "'a fox'", "'an animal'"):
+        manifest(caption="an animal")
+    Manifest({"seed": 1}, "fox").write(folder)
+    assert manifest(caption="an animal")[0].settings["caption"] == "an animal", "earlier versions did not record it"
 
 
 def test_images_of_the_person_count_and_are_left_alone(workspace, dataset, store, tmp_path):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from operator import itemgetter
+from types import SimpleNamespace
 
 import pytest
 from made_runs import make_run
 from work_parts import event, wait_until
 
 from core.record.problems import ProblemsError
-from tabs.runs.again import again
+from tabs.runs.again import MOST_NAME, Agains, again
 from tabs.runs.tab import Handlers
+from tests.refusals import refused
 
 A, B, C = "20260101-120000_one", "20260102-130000_two", "20260103-130000_three"
 
@@ -31,6 +33,34 @@ def test_a_sweep_changes_one_setting_and_names_each_run(planned):
     assert {each.schedule.seed for each in found.jobs} == {found.jobs[0].schedule.seed}
     for named in ("rank", " Network rank (dim)"):
         assert planned(named, "4").entry is found.entry
+
+
+def test_a_long_name_is_cut_so_that_the_value_stays_in_it(page):
+    make_run(page.workspace.runs, A)
+    job, run, now = page.engine.run_job(A), page.engine.run(A), page.engine.snapshot(A)
+    long = job.model_copy(update={"saving": job.saving.model_copy(update={"output_name": "x" * MOST_NAME})})
+    (found,) = again(long, "network.rank", "32", run, now).jobs
+    assert len(found.saving.output_name) == MOST_NAME and found.saving.output_name.endswith("-rank-32")
+
+
+def test_runs_are_queued_all_or_none_and_a_run_that_is_gone_is_said(page, planned, monkeypatch):
+    agains, queued = Agains(page), []
+
+    def submit(task, job, preset):
+        if queued:
+            raise ProblemsError.one("full", "queue", "wait", "queue.full")
+        queued.append("1")
+        return "1"
+
+    monkeypatch.setattr(page.engine, "submit", submit)
+    monkeypatch.setattr(page.engine, "cancel", queued.remove)
+    monkeypatch.setattr(page.checks, "report", lambda *given, **more: None)
+    monkeypatch.setattr(page.checks, "problems", lambda *given, **more: [])
+    with refused("queue.full"):
+        agains._queue(planned("network.rank", "4 8"), "", SimpleNamespace(token=None))
+    assert not queued
+    with refused("runs.no-such-run"):
+        agains.start("20260101-120000_gone", "network.rank", "4")
 
 
 def test_the_time_follows_the_number_of_steps_at_the_pace_of_the_run(page, planned):

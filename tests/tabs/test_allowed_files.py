@@ -67,6 +67,16 @@ def test_a_broken_image_is_answered_with_one_that_says_so(shared):
     assert status == 200 and b"cannot be read" in content and content.startswith(b"<svg")
 
 
+def test_a_page_is_shown_and_nothing_in_it_runs(shared):
+    path = image(shared.workspace.images).with_name("fox_card.html")
+    path.write_text("<script>alert(1)</script>")
+    with guest(shared).open(shared.url + shared.page.file_url(path), timeout=60) as answer:
+        policy, content = answer.headers["Content-Security-Policy"], answer.read()
+    assert content == path.read_bytes(), "no nonce of the page"
+    assert answer.headers["Content-Type"].startswith("text/html") and "Content-Disposition" not in answer.headers
+    assert policy.startswith("sandbox ") and "allow-scripts" not in policy and "default-src 'none'" in policy
+
+
 def test_an_address_that_was_changed_is_refused(shared, tmp_path):
     opener = guest(shared)
     inside = shared.page.file_url(image(shared.workspace.images))

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from generate_parts import Engine, draw, lora
+from generate_parts import Engine, draw, lora, said_codes
 from PIL import Image
 from work_parts import event, make_page
 
@@ -60,6 +60,27 @@ def test_a_card_that_is_added_stays_until_its_x_restores_the_defaults(desk, name
     assert desk._values() == before and in_sight(desk) == []
     desk.preset_act(event("preset_undo"))
     assert name in in_sight(desk) or name == "controls"  # whose fields are files
+
+
+@pytest.mark.parametrize(
+    ("name", "fill"),
+    [
+        ("image_to_image", {"image_path": "a.png"}),
+        ("controls", {"nets": [{"file": "a.safetensors"}]}),
+        ("regions", {"region_map": "a.png"}),
+    ],
+)
+def test_a_card_without_content_is_said_before_a_start_and_forgotten_once_it_is_filled_or_removed(desk, name, fill):
+    desk.lora_act(event("card_add", name))
+    desk.draw()
+    assert said_codes(desk) == ["generate.empty-card"]
+    (problem,) = [each for each in desk._start_problems() if each.code == "generate.empty-card"]
+    assert not desk.page.engine.jobs and problem.where == f"{name}.{next(iter(fill))}"
+    desk.presets.put(desk._values() | fill)
+    assert "generate.empty-card" not in [each.code for each in desk._start_problems()]
+    desk.presets.put(desk._values() | dict.fromkeys(fill, [] if name == "controls" else None))
+    desk.act(event("card_remove", name))
+    assert not desk._start_problems()
 
 
 def test_a_card_that_is_added_twice_keeps_its_values(desk):

@@ -17,7 +17,7 @@ CARDS = """() => [...document.querySelectorAll('.column:has(> #tools-holder) > .
     (node) => node.id !== 'tool-index-holder' && node.offsetHeight > 1).map((node) => node.id)"""
 
 
-def test_a_tool_is_found_by_its_index_and_opens_in_its_card(window):
+def test_a_tool_is_found_by_its_index_and_opens_in_its_card_which_shows_the_page_that_it_wrote(window, served):
     tab = window.open("Tools")
     tab.locator("#tool-index").get_by_role("button", name="Merge checkpoints").click()
     choice = tab.locator("#tools-models").get_by_label("Tool", exact=True)
@@ -40,6 +40,13 @@ def test_a_tool_is_found_by_its_index_and_opens_in_its_card(window):
     expect(tab.locator("#tools-loras").get_by_label("Tool", exact=True)).to_have_value("check_weights")
     search.fill("")
     assert tab.evaluate(CARDS) == ["tools-loras"]
+    card = served.workspace.outputs / "fox_card.html"
+    card.write_text("<h1>Fox</h1>")
+    file = {"name": card.name, "url": served.page.file_url(card), "page": True}
+    tab.evaluate("works => atelier.parts.works(works)", [WORK | {"file": file}])
+    results = tab.locator("#tools-loras-tasks")
+    expect(results.frame_locator("iframe").get_by_role("heading", name="Fox")).to_be_visible()
+    expect(results.get_by_role("link", name="Open in a tab")).to_have_attribute("target", "_blank")
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from work_parts import event, make_page, wait_until
 
 from core import tasks
+from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from tabs.runs.tab import TAB, Handlers
 from tabs.tools import copies as runs_copy
@@ -78,6 +79,19 @@ def test_what_became_of_a_copy_stands_at_its_file_until_it_is_closed(desk, loras
     assert "under another name" not in desk._main({"open": RUN})
 
 
+def test_a_kept_file_is_copied_under_the_name_it_is_kept_with(desk, loras):
+    desk.page.project.keep(TAB, {"copy_to": str(loras)})
+    for file, name in ((FILE, "my fox: 1/2"), (OTHER, "con")):  # a name of a device on Windows
+        desk.copies.keep(RUN, file, name)
+        ended(desk)
+    assert sorted(path.name for path in loras.iterdir()) == sorted(["my fox_ 1_2.safetensors", OTHER])
+    desk.copies._file(RUN, OTHER).write_bytes(b"another step")
+    desk.copies.keep(RUN, OTHER, "my fox: 1/2")
+    copy(desk, str(loras), name=OTHER)
+    ended(desk)
+    assert (loras / "my fox_ 1_2-2.safetensors").is_file() and "under another name" in desk._main({"open": RUN})
+
+
 def test_what_the_folders_program_does_not_read_of_the_file_is_said(desk, loras, tmp_path):
     path = desk.copies._file(RUN, FILE)
     layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -113,7 +127,10 @@ def test_a_remembered_folder_that_is_gone_is_told(desk, loras):
     loras.rmdir()
     with refused("copy.missing-folder"):
         desk.act({"open": RUN}, event("copy", OTHER))
-    assert not loras.exists()
+    desk.copies.keep(RUN, OTHER, "")
+    message = desk.page.browsers.of(None).message
+    assert [each["code"] for each in message["problems"]] == ["copy.missing-folder"]
+    assert not loras.exists() and len(read_kept(desk.page.workspace.runs / RUN)) == 1
 
 
 @pytest.mark.parametrize("name", ["", "..", "../job.json", "job.json", "/etc/passwd", "one-step00000060.safetensors"])
@@ -127,11 +144,11 @@ def test_copies_wait_for_each_other_and_a_cancelled_one_leaves_nothing(desk, lor
     go, begun = threading.Event(), threading.Event()
     real = runs_copy.copy_into
 
-    def slow(source, folder, cancel, report):
+    def slow(source, folder, cancel, report, name):
         report(0.5, "copying")
         begun.set()
         go.wait(60)
-        return real(source, folder, cancel, report)
+        return real(source, folder, cancel, report, name)
 
     monkeypatch.setattr(runs_copy, "copy_into", slow)
     copy(desk, str(loras))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,12 +17,14 @@ from work_parts import image
 
 from core.assess.measures import MEASURES
 from core.engine.average import average_weights, save_average
+from core.engine.queue import QueueEntry
 from core.engine.verdict import FILE, label_of, read_verdict
 from core.engine.view import RunView
 from core.generation.grids.folder import list_grids
 from core.generation.grids.plan import grid_of
 from core.generation.grids.reuse import reuse
 from core.record.cancel import CancelToken
+from core.record.journal import Journal
 from core.record.kept import read_kept
 from core.record.preference import read_choices
 from core.record.problems import ProblemsError
@@ -186,6 +189,25 @@ def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
     assert [column["gone"] for column in part(page)["columns"]] == [False, False, True]
 
 
+def test_files_do_not_move_under_a_job_that_reads_them_and_come_back_once(page):
+    names = [column["file"] for column in part(page)["columns"][1:]]
+    command(page, "verdict_keep", file=names[0], keep=True)
+    going = QueueEntry("1", "assess", "Assessment: fox", {"assess": {"run": RUN}}, "running")
+    page.engine.entries = [going]
+    with refused("run.in-use", "Assessment: fox"):
+        command(page, "verdict_put_away")
+    page.engine.entries, page.averages[RUN] = [], SimpleNamespace(done=False)
+    with refused("average.running"):
+        command(page, "verdict_put_away")
+    del page.averages[RUN]
+    command(page, "verdict_put_away")
+    assert len(page.engine.snapshot(RUN)["files"]) == 1
+    command(page, "verdict_put_back")
+    assert len(page.engine.snapshot(RUN)["files"]) == 2
+    with refused("trash.already-restored"):
+        command(page, "verdict_put_back")
+
+
 def test_an_average_becomes_a_new_checkpoint_of_the_comparison(page):
     command(page, "grid")
     names = [column["file"] for column in part(page)["columns"][1:]]
@@ -260,7 +282,7 @@ def lora(path, number):
     return tensors
 
 
-def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(tmp_path):
+def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(tmp_path, monkeypatch):
     workspace = Workspace(outputs=tmp_path / "outputs", models=PROJECT / "models")
     run = RunFolder(make_run(workspace.runs, "20260102-030405_fox", steps=40, saved=(20, 40)))
     names = [f"fox-step{step:08d}.safetensors" for step in (20, 40)]
@@ -286,6 +308,13 @@ def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(t
     for too_few in ([], names[:1], [names[0], "gone.safetensors"]):
         with refused("average.too-few"):
             save_average(run, facts(), too_few, False, workspace, CancelToken())
+    with refused("file.gone", "gone.safetensors"):
+        save_average(run, facts(), [*names, "gone.safetensors"], False, workspace, CancelToken())
+    before, files = facts()["files"], sorted(run.checkpoints.iterdir())
+    monkeypatch.setattr(Journal, "flush", lambda journal: None)  # a disk that is full by then
+    with refused("average.not-recorded"):
+        save_average(run, facts(), names, False, workspace, CancelToken())
+    assert facts()["files"] == before and sorted(run.checkpoints.iterdir()) == files
 
 
 def test_a_lora_of_a_merge_has_the_name_of_its_run_and_the_other_steps_keep_the_form_of_its_path(page):

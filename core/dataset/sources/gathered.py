@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from core.dataset.images.opening import BrokenImage, problem_of
@@ -52,13 +52,14 @@ class Gathered:
         self._ids: set[str] = set()
         self._entries_at: dict[tuple[object, ...], list[Concept]] = defaultdict(list)
         self._settings: dict[int, ImageSettings] = {}
+        self._roles: dict[int, str] = {}
         self._from_lists: set[tuple[str, str]] = set()  # keys of images from metadata files
         # by kind and place, since several image folders may share one: all files there, and those of each image's name
         self._partners_of: dict[tuple[Kind, str], tuple[list[File], list[Sequence[File]]]] = {}
 
     def add(self, concept: Concept) -> None:
         """Scan one folder of the settings."""
-        self._settings[concept.number] = concept.images
+        self._settings[concept.number], self._roles[concept.number] = concept.images, concept.role
         path, problem = folder_of(concept.source)
         if path is None:
             self.problems += [problem] if problem else []
@@ -80,7 +81,7 @@ class Gathered:
         self.problems += [
             *_shared_stems(self.images),
             *_animated(self.images),
-            *_in_two(self.images, self.folders),
+            *_in_two(self.images, {each.id: (each.path, self._roles[each.concept]) for each in self.folders}),
         ]
         return Scan(
             tuple(self.images),
@@ -378,15 +379,14 @@ def _animated(images: Sequence[ImageInfo]) -> list[Problem]:
     return about(moving, what, fix, "image.animated", noun="animated image")
 
 
-def _in_two(images: Sequence[ImageInfo], folders: Sequence[Folder]) -> list[Problem]:
-    """Warn of images in two different entries, such as regularization images below the training folder."""
-    paths = {folder.id: folder.path for folder in folders}
+def _in_two(images: Sequence[ImageInfo], entries: Mapping[str, tuple[Path, str]]) -> list[Problem]:
+    """Warn of images in two different entries, such as regularization images below the training folder. entries: {id: (path, role)}"""
     first: dict[Path, ImageInfo] = {}
     twice: dict[tuple[Path, Path], list[ImageInfo]] = defaultdict(list)
     for image in images:
         earlier = first.setdefault(image.path, image)
-        if earlier is not image and paths[earlier.source] != paths[image.source]:
-            twice[paths[earlier.source], paths[image.source]].append(image)
+        if earlier is not image and entries[earlier.source] != entries[image.source]:
+            twice[entries[earlier.source][0], entries[image.source][0]].append(image)
     what = "{n} {is} in two dataset entries and used by both (or by neither, if held out for validation): {names}"
     fix, code = "move one folder out of the other, or remove an entry", "dataset.overlapping-folders"
     return [

@@ -203,11 +203,12 @@ def texts_of(text: str) -> list[str]:
     if len(text) > LONGEST:
         what = f"The values have {len(text):,} characters; the limit is {LONGEST:,}"
         raise ProblemsError.one(what, "", "use fewer", "grid.text-too-long")
-    rows = csv.reader(StringIO(text), skipinitialspace=True)
+    rows = csv.reader(StringIO(text, newline=None), skipinitialspace=True)
     try:
         return [each.strip() for row in rows for each in row if each.strip()]
-    except csv.Error as error:
-        raise ProblemsError.one(f"The values cannot be read: {error}", "", "close all quotes", "grid.quotes") from None
+    except csv.Error:  # of a reader that is not strict, the only one
+        what = f"A value has more than {csv.field_size_limit():,} characters"
+        raise ProblemsError.one(what, "", "shorten it, or close its quotes", "grid.value-too-long") from None
 
 
 def joined(texts: Sequence[str]) -> str:

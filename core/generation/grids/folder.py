@@ -14,7 +14,7 @@ from typing import Any
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
-from core.record.run_folder import safe_name
+from core.record.run_folder import outputs_unwritable, safe_name
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GridJob
@@ -97,12 +97,7 @@ def require_writable(workspace: Workspace) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise _unwritable(root, error) from None
-
-
-def _unwritable(root: Path, error: OSError) -> ProblemsError:
-    what = f"The output folder is not writable: {error.strerror}"
-    return ProblemsError.one(what, str(root), "choose another folder with --outputs", code="outputs.not-writable")
+        raise outputs_unwritable(root, error) from None
 
 
 class GridFolder:
@@ -149,7 +144,7 @@ class GridFolder:
             except FileExistsError:
                 number += 1
             except OSError as error:
-                raise _unwritable(root, error) from None
+                raise outputs_unwritable(root, error) from None
         folder = cls(path)
         stored = job.model_copy(update={"grid": job.grid.model_copy(update={"folder": None})})
         content = {
@@ -178,7 +173,7 @@ class GridFolder:
         try:
             atomic.write_json(self.path / FILE, content)
         except OSError as error:
-            raise _unwritable(self.path, error) from None
+            raise outputs_unwritable(self.path, error) from None
 
     def job(self) -> GridJob:
         """The settings that it was started with. Raises ProblemsError for a damaged file."""

@@ -247,5 +247,6 @@ def _part_of_steps(job: GenerateJob, stage: Stage) -> str:
     sampling = sampling_of(job, "epsilon")
     before = replace(stage, begins="noise")
     run = total_steps(stage)
-    base = round(run * evaluation_count(sampling, before) / evaluation_count(sampling, replace(before, switch_at=None)))
+    whole = evaluation_count(sampling, replace(before, switch_at=None))
+    base = round(run * evaluation_count(sampling, before) / whole) if whole else 0
     return f"{run - base if stage.refines else base} of "

@@ -118,6 +118,7 @@ def test_everything_wrong_with_the_axes_is_told_at_once_and_where():
         ("settings.bad-value", {"x_axis": "generate.prompt_weights", "x_values": "maybe"}),
         ("grid.too-many-values", {"x_axis": "seed", "x_values": "1-1000000000"}),
         ("grid.text-too-long", {"x_axis": "prompt", "x_values": "a" * 300_000}),
+        ("grid.value-too-long", {"x_axis": "prompt", "x_values": "a" * 140_000}),
         (
             "grid.too-many-cells",
             {"x_axis": "seed", "x_values": "1-100", "y_axis": "steps", "y_values": "1-100"}

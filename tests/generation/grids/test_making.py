@@ -333,7 +333,7 @@ def test_a_full_disk_leaves_no_folder_of_a_grid(workspace, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("core.generation.grids.folder.atomic.write_json", full)
-    with refused("outputs.not-writable"):
+    with refused("disk.full"):
         begin(job_of(**TWO), workspace)
     assert not list((workspace.outputs / "grids").iterdir())
 

@@ -22,7 +22,7 @@ from core.generation.model.loras import _NETWORKS, MOST_CACHED, Strength, _forge
 from core.generation.model.store import TextStateCache
 from core.generation.plan import files as sources
 from core.generation.plan.requests import requests_of
-from core.generation.plan.stages import sampling_of, stages_of
+from core.generation.plan.stages import described, sampling_of, stages_of
 from core.generation.prompt.wildcards import no_files
 from core.generation.sample.canvas import images_at_once
 from core.generation.sample.guidance import EMPTY, NEGATIVE, UNGUIDED, classic, composed
@@ -258,6 +258,11 @@ def test_the_refiner_runs_the_rest_of_the_steps():
     base = Stage((64, 64), 20, 10, switch_at=0.8)
     refiner = Stage((64, 64), 20, 10, switch_at=0.8, begins="unfinished latents")
     assert (steps_of(base), steps_of(refiner)) == (6, 4)
+    asked = {"refiner": {"refiner_checkpoint": "r"}, "generate": {"steps": 4, "width": 64, "height": 64}}
+    for strength in (0.0, 0.01):
+        image = {"image_to_image": {"image_path": "x.png", "strength": strength}}
+        job = build(GenerateJob, asked | image | {"model": {"compatibility": "sd-scripts-0.10"}})
+        assert all(": 0 of 4" in line for line in described(job)), "a strength that leaves no step"
 
 
 def test_after_the_last_seed_comes_the_first():

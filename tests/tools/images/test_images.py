@@ -225,6 +225,13 @@ def test_numbering_in_place_takes_everything_along_and_goes_back(tmp_path):
     assert tree(root) == before
     with pytest.raises(ProblemsError, match="no numbering"):
         use(root, action="undo_number")
+    (tmp_path / "secret.png").write_bytes(b"x")
+    (root / "_atelier_trash" / "1-numbers").mkdir(parents=True)
+    for names in (["a.png", "../secret.png"], [str(tmp_path / "out.png"), "0001.png"]):  # of a dataset from anywhere
+        record = {"v": 1, "files": [names], "first": []}
+        (root / "_atelier_trash" / "1-numbers" / "renamed.json").write_text(json.dumps(record))
+        with pytest.raises(ProblemsError, match="no numbering"):
+            use(root, action="undo_number")
 
 
 def test_numbering_that_fails_half_way_leaves_all_names(tmp_path, monkeypatch):

@@ -1,0 +1,47 @@
+"""Which jobs read the checkpoints of a run now: those files must not move meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from core.engine.queue import QueueEntry
+from core.generation.grids.folder import GridFolder
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.presets.files import to_values
+
+
+def require_unused(run: str, entries: Iterable[QueueEntry], workspace: Workspace) -> None:
+    """Raise ProblemsError while a running job reads the run's checkpoints: an assessment, a grid, a generation, a tool. Trainings
+    read them only as they begin."""
+    for entry in entries:
+        if (
+            entry.state == "running"
+            and entry.task != "train"
+            and any(_names(run, each) for each in _texts(entry, workspace))
+        ):
+            what, fix = f"'{entry.title}' is using the files of this run", "wait until it has ended, or cancel it"
+            raise ProblemsError.one(what, run, fix, "run.in-use")
+
+
+def _names(run: str, text: str) -> bool:
+    """Whether a text of a job's settings names a run or its checkpoints."""
+    return text == run or f"{run}/checkpoints" in text.replace("\\", "/")
+
+
+def _texts(entry: QueueEntry, workspace: Workspace) -> Iterator[str]:
+    """All texts in a job's settings, of a grid that is resumed those it was begun with."""
+    yield from _texts_in(entry.job)
+    if folder := entry.job.get("grid", {}).get("folder"):
+        with suppress(ProblemsError):
+            yield from _texts_in(to_values(GridFolder.named(str(folder), workspace).job()))
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(each)
