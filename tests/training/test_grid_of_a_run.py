@@ -51,7 +51,7 @@ def test_checkpoints_by_strengths_by_prompts_with_the_same_noise_along_each_row(
     begun = begin(asked.job, workspace, run=folder.name, notes=asked.notes)
     content = begun.content()
     assert content.size == (3, 3, 2) and content.run == folder.name
-    assert content.axis("x").texts == ("none", "fox, step 2", "fox, step 4")
+    assert content.axis("x").texts == ("none", "t, step 2", "t, step 4")
     assert content.axis("z").texts == ("a fox, flat icon", "a \\{bee\\}")
     assert content.axis("x").notes[0] == "base model"
     losses = {point["step"]: point["loss"] for point in facts["measured"]}
