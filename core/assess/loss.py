@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.assess.statistics import Interval, NotMeasured, mean_of
-from core.engine.run_grid import is_average
+from core.record.file_titles import is_average
 from core.record.journal import read_lines
 
 

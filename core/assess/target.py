@@ -17,14 +17,15 @@ from core.dataset.buckets.batches import Placed
 from core.dataset.preflight import preflight
 from core.engine.extend import job_of
 from core.engine.proposed_prompts import SCENES, unknown
-from core.engine.run_grid import is_average, spread_steps, words_of
-from core.engine.verdict import label_of, trigger_word
+from core.engine.run_grid import spread_steps, words_of
+from core.engine.verdict import trigger_word
 from core.engine.view import RunView
 from core.families.locate import model_path
 from core.formats.hashes import HashMemo
 from core.generation.model.sources import tensors_sha256
 from core.generation.model.store import fingerprint
 from core.record.allowed import may_reach
+from core.record.file_titles import is_average, label_of
 from core.record.problems import Problem, ProblemsError, collected, errors, raise_if_errors
 from core.record.run_folder import RunFolder
 from core.record.units import count

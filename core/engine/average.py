@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from core.engine.run_grid import is_average
 from core.record.cancel import CancelToken
 from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.events import Saved
+from core.record.file_titles import is_average
 from core.record.journal import Journal, SilentJournal
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from core.engine.points import spread
 from core.generation.grids.axes import CONTROL, LORA, MOST_CELLS, NONE, STRENGTH, WEIGHT, joined
 from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.sample_prompts import SamplePrompt
+from core.record.file_titles import BASE_MODEL, is_average
 from core.record.problems import ProblemsError
 from core.record.run_folder import safe_name
 from core.record.workspace import Workspace
@@ -21,8 +21,6 @@ from core.settings.names import without_signs
 from core.settings.presets.files import to_values
 
 STRENGTHS = (0.6, 0.8, 1.0)
-BASE_MODEL = "base model"
-AVERAGE = re.compile(r"-average-(\d+)-to-(\d+)(-power)?(-\d+)?$")  # ends the name of an average of checkpoints
 MOST_CHECKPOINTS, MOST_PROMPTS = 12, 12
 # Options that make a sample again, written behind its prompt: the field of SamplePrompt, its switch.
 SWITCHES = (
@@ -107,13 +105,8 @@ def run_grid_of(
             "controls": {"control_image": prompts[0].control},
         },
     )
-    notes = [BASE_MODEL, *(_note(facts, step) for step in steps), *("average" for _ in averages)]
+    notes = [BASE_MODEL, *(_note(facts, step) for step in steps), *("" for _ in averages)]
     return RunGrid(grid_job, {"x": notes}, files, len(prompts))
-
-
-def is_average(name: str) -> bool:
-    """Whether a checkpoint of this name is an average of others."""
-    return AVERAGE.search(Path(name).stem) is not None
 
 
 def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[int]:
@@ -179,9 +172,9 @@ def words_of(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list
 
 
 def _note(facts: Mapping[str, Any], step: int) -> str:
-    """ "step 1,200, validation loss 0.1234, best"."""
+    """ "validation loss 0.1234, best"."""
     point = next((each for each in facts.get("measured", []) if each["step"] == step), None)
-    parts = [f"step {step:,}"]
+    parts = []
     if point is not None:
         name = "validation loss" if point["measured_on"] == "held_out" else "loss on training images"
         parts.append(f"{name} {point['loss']:.4f}")

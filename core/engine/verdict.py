@@ -4,7 +4,6 @@ verdict.json in the run folder names the grid with the images, and what its colu
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
-from core.engine.run_grid import AVERAGE, BASE_MODEL, RunGrid, is_average, run_grid_of
+from core.engine.run_grid import RunGrid, run_grid_of
 from core.generation.grids.folder import Index
 from core.generation.model.library import find_file
 from core.generation.prompt.sample_prompts import SamplePrompt
 from core.record import atomic
 from core.record.bounded_json import read_json_object
+from core.record.file_titles import is_average, label_of
 from core.record.preference import LEAST_CHOICES, Choice, preference
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
@@ -165,18 +165,6 @@ def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
 
 
 # -- in words
-
-
-def label_of(file: str, step: int | None) -> str:
-    """ "base model", "step 1,200", "average 40 to 120"."""
-    if not file:
-        return BASE_MODEL
-    if average := AVERAGE.search(Path(file).stem):
-        power = " (power)" if average[3] else ""
-        return f"average {int(average[1]):,} to {int(average[2]):,}{power}"
-    saved_after = re.search(r"-step(\d+)$", Path(file).stem)  # of a file that is gone
-    step = int(saved_after[1]) if step is None and saved_after else step
-    return Path(file).stem if step is None else f"step {step:,}"
 
 
 def measured_sentence(best: Mapping[str, Any] | None) -> str:

@@ -344,7 +344,7 @@
   atelier.parts.files = (files) => {
     if (!begun()) return;
     byId("run-files").replaceChildren(...(files.length ? files.map((file) =>
-      h("li", {}, file.url ? h("a", {href: file.url, download: file.name}, atelier.parted(file.name)) : h("span", {class: "grow"}, `${file.name} (a folder)`), file.final ? h("span", {class: "chip"}, "final") : null, h("span", {class: "figures"}, `step ${file.step}`), h("span", {class: "figures"}, atelier.bytes(file.bytes))))
+      h("li", {}, file.url ? h("a", {href: file.url, download: file.name, title: file.name}, file.label) : h("span", {class: "grow"}, `${file.label} (a folder)`), file.final ? h("span", {class: "chip"}, "final") : null, h("span", {class: "figures"}, atelier.bytes(file.bytes))))
       : [h("li", {class: "none"}, "No files saved yet.")]));
   };
 

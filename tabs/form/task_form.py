@@ -9,7 +9,7 @@ from typing import Any
 
 from core.formats.detect import FAMILY_NAMES
 from core.generation.model.index import facts_of_file
-from core.generation.model.library import find_file
+from core.generation.model.library import find_file, title_of_name
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
@@ -118,7 +118,9 @@ class TaskForm(PlainForm):
         of = self.known[entry.blocks_of]
         files = values.get(of.name) or []
         files = files.splitlines() if isinstance(files, str) else files
-        named = [(Path(str(file)).stem, family_of_file(str(file), self.page)) for file in files]
+        named = [
+            (title_of_name(str(file), self.page.workspace), family_of_file(str(file), self.page)) for file in files
+        ]
         family = next((family for _, family in named if family), "")
         if entry.kind == "list":
             return line_bars([(file, each or family) for file, each in named], control)

@@ -15,7 +15,7 @@ from core.control.hints import settings_of
 from core.control.hints.by_model import HintMaker
 from core.control.hints.models import checked_model, known_models
 from core.generation.model.index import facts_of_file
-from core.generation.model.library import find, portable_name
+from core.generation.model.library import find, portable_name, title_of_name
 from core.generation.model.other_files import NETS
 from core.generation.plan.initial import CONTROL, opened
 from core.generation.sample.canvas import placed
@@ -68,7 +68,7 @@ class Controls:
         )
 
     def _row(self, number: int, use: dict[str, Any], family: str, values: Values) -> str:
-        name, on = Path(str(use["file"])).stem, use.get("enabled", True)
+        name, on = title_of_name(str(use["file"]), self.page.workspace), use.get("enabled", True)
         words, why = self._about(str(use["file"]), family)
         cross = button("net_remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
         image = use.get("image") or values["control_image"]

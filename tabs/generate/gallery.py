@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from core.dataset.doctor import trash
 from core.generation.images.gallery import UNREAD, Filter, Gallery, Shot, copy_as_dataset, read_facts
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
-from core.generation.model.library import find_file
+from core.generation.model.library import find_file, title_of_name
 from core.generation.plan.initial import blur_of
+from core.record.file_titles import file_stem
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import display_path, resolve_path
@@ -208,7 +211,7 @@ class Shelf:
             "other": [self.gallery.facts(other).model, self.page.file_url(self.gallery.shot(other).path)]
             if other
             else [],
-            "about": about_job(record.job, record),
+            "about": about_job(record.job, record, partial(title_of_name, workspace=self.page.workspace)),
             "prompt": self.gallery.facts(shot.name).prompt,
             "settings": record.job is not None,
             **{name: value for name, value in self._tile(shot.name).items() if name not in ("thumb", "base")},
@@ -297,8 +300,12 @@ def _strengths(use: LoraUse) -> str:
     return strengths(use.strength, use.text_encoder_strength)
 
 
-def about_job(job: GenerateJob | None, record: ImageRecord) -> str:
-    """HTML of an image's settings, or of the reason why they are unknown."""
+def _file(name: str, called: Callable[[str], str]) -> str:
+    return f'<span title="{esc(name)}">{esc(called(name))}</span>'
+
+
+def about_job(job: GenerateJob | None, record: ImageRecord, called: Callable[[str], str] = file_stem) -> str:
+    """HTML of an image's settings, or of the reason why they are unknown. called: returns what a model file is called"""
     if job is None:
         return f'<p class="hint">{esc(record.reason)}</p>'
     settings = job.generate
@@ -310,10 +317,10 @@ def about_job(job: GenerateJob | None, record: ImageRecord) -> str:
         ("Sampler", esc(SAMPLER_LABELS.get(settings.sampler, settings.sampler))),
         ("Guidance", "" if settings.guidance_scale is None else f"{settings.guidance_scale:g}"),
         ("Seed", "" if settings.seed is None else str(settings.seed)),
-        ("Model", esc(job.model.base_model) if record.source == "atelier" else ""),
+        ("Model", _file(job.model.base_model, called) if record.source == "atelier" else ""),
         ("VAE", esc(job.model.vae or "")),
         ("Clip skip", str(job.model.clip_skip or "")),
-        ("LoRAs", "<br>".join(f"{esc(use.file)} <b>{_strengths(use)}</b>" for use in settings.loras)),
+        ("LoRAs", "<br>".join(f"{_file(use.file, called)} <b>{_strengths(use)}</b>" for use in settings.loras)),
         ("Embeddings", "<br>".join(esc(text) for text in settings.embeddings)),
         ("Zero terminal SNR", "on" if settings.zero_terminal_snr == "on" else ""),
         ("Prompt weights", "" if settings.prompt_weights else "off"),

@@ -10,6 +10,7 @@ from core.generation.grids.axes import LETTERS, SPECIAL, settings_of_axes
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.settings.job import GenerateJob
 from tabs.generate.cards import GRID, frame
+from tabs.generate.grid_axis import add_buttons
 from tabs.markup import button, esc, link, options, section, short
 
 WHERE = {"x": "columns", "y": "rows", "z": "tables"}
@@ -30,7 +31,7 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of a column, row or table. name: with which it is marked to keep, or None; copied: HTML of its copy's state"""
+    """A checkpoint of a column, row or table. name: with which it is marked to keep, "" for its own, or None; copied: HTML of its copy"""
 
     name: str | None
     copied: str
@@ -44,16 +45,18 @@ def panel(
     wrong: set[str],
     summary: str,
     bad: bool,
-    loras: Sequence[str],
+    loras: Mapping[str, str],
     earlier: str,
+    cards: Mapping[str, str] = {},
     shown: bool = True,
 ) -> str:
     """HTML of the card with the three axes, their summary, and the list of grids.
 
     axes      {"x_axis": text, "x_values": text, ...}      wrong   names of those with problems      bad   summary is a problem
-    loras     names of the LoRAs in use                    earlier   HTML of the list      shown   whether the card is in sight
+    loras     {name: title} of the LoRAs in use            earlier   HTML of the list      shown   whether the card is in sight
+    cards     {letter: HTML of the LoRAs} of LoRA axes
     """
-    rows = "".join(_axis(letter, axes, wrong) for letter in LETTERS)
+    rows = "".join(_axis(letter, axes, wrong, cards.get(letter)) for letter in LETTERS)
     offered = options((title, value) for value, title in _offers(loras))
     text = f'<span class="hint{" bad" if bad else ""}" role="status">{esc(summary)}</span>'
     go = button("make", "Generate grid", kind="primary")
@@ -64,26 +67,31 @@ def panel(
     return frame(GRID, "Grid", body, shown)
 
 
-def _axis(letter: str, axes: Mapping[str, str], wrong: set[str]) -> str:
+def _axis(letter: str, axes: Mapping[str, str], wrong: set[str], cards: str | None) -> str:
+    """HTML of an axis. cards: of a LoRA axis, which are shown instead of its text"""
     name, values = f"{letter}_axis", f"{letter}_values"
     mark = {each: ' aria-invalid="true"' if each in wrong else "" for each in (name, values)}
     up = letter.upper()
+    own = (
+        f'<label class="own"><span>Values</span><textarea rows="1" id="grid-{letter}-values" data-act="field" '
+        f'data-arg="{values}" placeholder="{esc(EXAMPLES[letter])}" spellcheck="false"{mark[values]}>'
+        f"{esc(axes.get(values, ''))}</textarea></label>"
+    )
     return (
         f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}></label>'
-        f'<label class="own"><span>Values</span><textarea rows="1" id="grid-{letter}-values" data-act="field" '
-        f'data-arg="{values}" placeholder="{esc(EXAMPLES[letter])}" spellcheck="false"{mark[values]}>'
-        f"{esc(axes.get(values, ''))}</textarea></label>"
-        f"{button('fill', 'All', letter, kind='quiet', label=f'All values of {up}', title='Fill in all known values')}</div>"
+        f"{own if cards is None else add_buttons(letter)}"
+        f"{button('fill', 'All', letter, kind='quiet', label=f'All values of {up}', title='Fill in all known values')}"
+        f"{cards or ''}</div>"
     )
 
 
-def _offers(loras: Sequence[str]) -> list[tuple[str, str]]:
+def _offers(loras: Mapping[str, str]) -> list[tuple[str, str]]:
     """[(name, label)] of the settings that an axis can change, the special ones first."""
     titles = {name: str(info.title) for name, info in GenerateJob.model_fields.items()}
     entries = settings_of_axes().values()
-    special = [*SPECIAL.items(), *((f"lora_strength:{name}", f"Strength of {name}") for name in loras)]
+    special = [*SPECIAL.items(), *((f"lora_strength:{name}", f"Strength of {title}") for name, title in loras.items())]
     return special + [(entry.path, f"{entry.title} ({titles[entry.group]})") for entry in entries]
 
 
@@ -207,7 +215,7 @@ def _keep_button(axis: AxisTexts, number: int, checkpoints: Mapping[tuple[str, i
         return f'<span class="grid-keep">{keep}</span>{checkpoint.copied}'
     field = (
         f'<input type="text" class="text" data-act="keep" data-arg="{place}" value="{esc(checkpoint.name)}" maxlength="80" '
-        f'aria-label="Name of {esc(name)}">'
+        f'placeholder="{esc(name)}" aria-label="Name of {esc(name)}">'
     )
     undo = button("unkeep", "Undo", place, kind="quiet", label=f"Do not keep {name}")
     return f'<span class="grid-keep"><span class="good">Kept as</span>{field}{undo}</span>{checkpoint.copied}'

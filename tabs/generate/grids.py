@@ -27,12 +27,14 @@ from core.generation.grids.axes import (
     joined,
     setting_named,
     settings_of_axes,
+    title_of,
 )
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin
 from core.generation.grids.plan import checked, expected_steps
-from core.generation.model.library import find_file
+from core.generation.model.library import find_file, title_of_name
 from core.record import atomic
+from core.record.file_titles import file_stem
 from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import clock, count
@@ -45,7 +47,8 @@ from tabs.form.model_lists import ModelLists
 from tabs.form.plain_presets import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
-from tabs.markup import AWAITED, board, board_event, changed_boards, client_stamp, client_state
+from tabs.generate.grid_axis import ACTS, AxisForm, changed, lora_axes, loras_in
+from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state
 from tabs.tools.copies import Copies
 
 TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
@@ -81,6 +84,7 @@ class Grids:
     def __init__(self, page: Page, fields: PlainForm, shelf: ModelLists):
         self.page, self.fields, self.shelf = page, fields, shelf
         self.copies = Copies(page)
+        AxisForm(page, fields)
         self._lock = threading.RLock()
         self._wrong: list[Problem] = []
 
@@ -119,18 +123,20 @@ class Grids:
         jobs = [(entry.id, entry.state) for entry in self.page.engine.queue() if entry.task == "grid"]
         checkpoints = [str(each) for each in self._open_checkpoints()]
         shown = cards.added(self.page)
-        return f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong} {shown}"
+        return f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong} {shown} {self.shelf.version}"
 
     def panel(self) -> str:
         axes = self._axes()
         wrong = {each.where.removeprefix("grid.") for each in self._wrong}
         summary, bad = self._summary(axes)
-        loras = [Path(str(use["file"])).stem for use in self.fields.load().get("loras", [])]
+        names = [str(use["file"]) for use in self.fields.load().get("loras", [])]
+        loras = {file_stem(name): title_of_name(name, self.page.workspace) for name in names}
         folders = list_grids(self.page.workspace)
         listed = [each for folder in folders[:LISTED] if (each := self._earlier(folder)) is not None]
         older = view.earlier(listed, str(self._state().get("open", "")), len(folders) - LISTED)
         shown = cards.GRID in cards.added(self.page) or any(axes.values())
-        return view.panel(axes, wrong, summary, bad, loras, older, shown)
+        loras_cards = lora_axes(axes, self.fields.family_for("loras"), self.page)
+        return view.panel(axes, wrong, summary, bad, loras, older, loras_cards, shown)
 
     def _summary(self, fields: dict[str, str]) -> tuple[str, bool]:
         """(number of images, steps and model loads with the expected time, or the first problem; whether it is a problem)."""
@@ -206,6 +212,10 @@ class Grids:
                 self._set(arg, value)
             elif act == "fill" and arg in LETTERS:
                 self._fill(arg)
+            elif act in ACTS:
+                rows = [name for _, name in loras_in(self._axes())]
+                for field, text in changed(act, arg_now(event, rows), value, self._axes(), self.page).items():
+                    self._set(field, text)
             elif act == "make":
                 self._make()
             elif act in ("open", "close"):
@@ -283,7 +293,7 @@ class Grids:
     def _name(self) -> str:
         """Name of a grid, from its axes."""
         axes = [setting_named(self._axes()[f"{letter}_axis"]) for letter in LETTERS]
-        return " x ".join(axis.rpartition(".")[2].partition(":")[0] for axis in axes if axis)[:80] or "grid"
+        return " by ".join(title_of(axis.partition(":")[0]) for axis in axes if axis)[:80] or "grid"
 
     def _resume(self, name: str) -> None:
         folder = GridFolder.named(name, self.page.workspace)
@@ -330,7 +340,7 @@ class Grids:
                     run, path = file
                     copied = self.copies.state({"name": path.name, "path": path})
                     name = read_kept(run).get(path.relative_to(run).as_posix())
-                    checkpoints[axis.letter, number] = view.Checkpoint(name, copied)
+                    checkpoints[axis.letter, number] = view.Checkpoint("" if name == path.stem else name, copied)
         return checkpoints
 
     def _open_checkpoints(self) -> list[Any]:

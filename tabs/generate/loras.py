@@ -126,19 +126,19 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
         f'<span class="grow"></span>{cross}</div>{_slider(number, name, float(use["strength"]))}'
         f'<div class="strip lora-words">{_words(number, facts.words[:fitting], prompt)}<span class="hint" title="{esc(about)}">'
         f"{esc(about)}</span></div></div>{f'<p class=field-error>{esc(why)}</p>' if why else ''}"
-        f"{_steps(number, lora.steps, here, page) if here else ''}"
+        f"{step_strip('step', number, lora.steps, here, page) if here else ''}"
         f"{_details(number, use, others, facts.family or family, _tools(number, name, total, path))}</li>"
     )
 
 
-def _steps(number: int, steps: Sequence[Checkpoint], here: Checkpoint, page: Page) -> str:
-    """HTML of the strip of the run's checkpoints, each with its own sample."""
+def step_strip(act: str, number: int, steps: Sequence[Checkpoint], here: Checkpoint, page: Page) -> str:
+    """HTML of the strip of the run's checkpoints, each with its own sample. act: of a click, with number and file"""
     buttons = ""
     for each in steps:
         words = ", ".join((each.label, *each.marks))
         loss = f"{words}, loss {each.loss:.4g}" if each.loss is not None else words
         buttons += (
-            f'<li><button type="button" class="btn" data-act="step" data-arg="{number}:{esc(each.path.name)}" title="{esc(loss)}" '
+            f'<li><button type="button" class="btn" data-act="{act}" data-arg="{number}:{esc(each.path.name)}" title="{esc(loss)}" '
             f'aria-pressed="{str(each == here).lower()}" data-again>{thumb(each.sample, page.thumb_url)}<span>{esc(words)}</span>'
             f"</button></li>"
         )

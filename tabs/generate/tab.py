@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from core.generation.model.index import WEIGHTS, preview_of
-from core.generation.model.library import find, find_file
+from core.generation.model.index import preview_of
+from core.generation.model.library import find, find_file, title_of_name
 from core.generation.plan.plan import plan_of
 from core.generation.plan.requests import in_styles
 from core.generation.prompt.styles import chosen_styles
@@ -404,9 +403,7 @@ class Handlers:
         name = str(values["base_model"]).strip() or self.page.project.job.model.base_model
         path = find_file(name, self.page.workspace)
         preview = preview_of(path, self.page.workspace) if path is not None and self.page.roots.holds(path) else None
-        file = Path(name)
-        shown = file.stem if file.suffix.lower() in WEIGHTS else file.name
-        return panel.model_chip(shown, model, thumb(preview, self.page.thumb_url))
+        return panel.model_chip(title_of_name(name, self.page.workspace), model, thumb(preview, self.page.thumb_url))
 
     def _placeholders(self, values: dict[str, Any]) -> dict[str, str]:
         """{field: placeholder while it is empty}."""

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import gradio as gr
 
 from core.engine.queue import GUEST, MAX_ENDED, lane_of
-from core.engine.run_grid import is_average
 from core.record.events import sampled_words
+from core.record.file_titles import is_average, labels_of
 from core.record.problems import Problem, ProblemsError
 from core.record.units import clock
 from core.settings.check import build as build_job
@@ -87,12 +87,15 @@ def saved_files(page: Page, files: Sequence[dict[str, Any]]) -> list[dict[str, A
     return [
         {
             "name": file["name"],
+            "label": label,
             "url": _download(page, file["path"]),
             "bytes": file["bytes"],
             "step": file["step"],
             "final": not is_average(file["name"]) and re.search(r"-step\d{8}$", Path(file["name"]).stem) is None,
         }
-        for file in reversed(files)
+        for file, label in reversed(
+            [*zip(files, labels_of([(each["name"], each["step"]) for each in files]), strict=True)]
+        )
     ]
 
 

@@ -23,7 +23,6 @@ from core.engine.verdict import (
     candidates,
     comparison_of,
     has_strengths,
-    label_of,
     measured_sentence,
     position_of,
     read_verdict,
@@ -32,6 +31,7 @@ from core.engine.verdict import (
 from core.generation.grids.folder import GridContent, GridFolder, Index
 from core.generation.grids.plan import expected_steps, grid_of
 from core.generation.grids.reuse import reuse
+from core.record.file_titles import label_of
 from core.record.kept import read_kept
 from core.record.preference import LEAST_CHOICES, Choice, Pair, add_choice, next_pair, preference, read_choices
 from core.record.problems import ProblemsError

@@ -14,6 +14,7 @@ from core.engine.points import spread
 from core.engine.run_summary import RunSummary
 from core.optimization.jumps import rate_jump
 from core.record.events import COMPARED, sampled_words
+from core.record.file_titles import labels_of
 from core.record.kept import read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.units import clock, count, size_words
@@ -392,22 +393,26 @@ def _files(
     if not files:
         return section("Files", '<p class="hint">No files saved yet.</p>')
     ordered = sorted(files, key=lambda file: (file["step"], file["name"]), reverse=True)
-    rows = "".join(_file(file, file_url, *copies(file), kept_names.get(file["name"])) for file in ordered)
+    labels = labels_of([(file["name"], file["step"]) for file in ordered])
+    rows = "".join(
+        _file(file, label, file_url, *copies(file), kept_names.get(file["name"]))
+        for file, label in zip(ordered, labels, strict=True)
+    )
     return section("Files", f'{best_words(best) if best else ""}<ul class="files">{rows}</ul>')
 
 
 def _file(
-    file: dict[str, Any], file_url: Callable[..., str], copy: str, copied: str, kept_name: str | None = None
+    file: dict[str, Any], label: str, file_url: Callable[..., str], copy: str, copied: str, kept_name: str | None = None
 ) -> str:
-    """HTML of a file: name, step, size, path and actions. kept_name: the name it is marked with, None if it is not"""
+    """HTML of a file: label, size and actions. kept_name: the name it is marked with, None if it is not"""
     name, path = file["name"], file["path"]
     copy_path = (
         f'<button type="button" class="btn" data-copy="{esc(path)}" aria-label="Copy path of {esc(name)}">'
         "Copy path</button>"
     )
     return (
-        f'<li><div class="file-head"><b>{breakable(name)}</b><span class="hint">step {file["step"]:,} · '
-        f'{size_words(file["bytes"])}</span>{_keep_button(name, kept_name)}</div><code class="path">{breakable(path)}</code>'
+        f'<li><div class="file-head"><b title="{esc(name)}">{breakable(label)}</b><span class="hint">{size_words(file["bytes"])}'
+        f"</span>{_keep_button(name, kept_name)}</div>"
         f'<div class="does">{_take(file, file_url)}{_card_button(file)}{copy}{copy_path}</div>{copied}</li>'
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from core.engine.keeping import mark_file, unmark_file
 from core.engine.verdict import chosen_because
 from core.formats.copies import Copied, copy_into, require_folder
 from core.networks.misread import misread_by
+from core.record.file_titles import title_of_file
 from core.record.kept import keep, read_kept
 from core.record.preference import read_choices
 from core.record.problems import Problem, ProblemsError, unwritten
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 TAB = "Runs"
 WHERE = "Copy to"
 CONVERTS = "convert_lora"  # name of the tool and act of its button
-STEP = r"-step\d{8}$"  # at the end of a checkpoint's name
 KEYS = """
 element.addEventListener('keydown', (event) => {
   const wanted = {Enter: event.target.id === 'copy-folder' && 'into', Escape: 'shut'}[event.key];
@@ -83,10 +82,11 @@ class Copies:
         require_folder(folder, source)
         going = self._copies.get(str(source))
         if going is not None and not going.task.done:
-            what = f"'{name}' is being copied"
+            what = f"'{self._title(source)}' is being copied"
             raise ProblemsError.one(what, str(going.folder), "wait for it, or cancel it", "copy.running")
         wanted = self._name(run, source)
-        task = self._page.engine.light(self._copy, source, folder, wanted, title=f"copy of {name}", kind="copies")
+        title = f"copy of {self._title(source)}"
+        task = self._page.engine.light(self._copy, source, folder, wanted, title=title, kind="copies")
         program = program_of(folder)
         misread = misread_by(source, (program,)) if program else []
         self._copies[str(source)] = Copying(folder, wanted, task, misread)
@@ -116,12 +116,14 @@ class Copies:
         keep(folder, source, wanted)
         browser = self._page.browsers.of(CURRENT_SESSION.get())
         # One thread does these and copies in the order in which they are begun: the copy has the new metadata.
-        self._page.engine.light(self._write_metadata, run, source, browser, title=f"metadata of {name}", kind="copies")
+        self._page.engine.light(
+            self._write_metadata, run, source, browser, title=f"metadata of {self._title(source)}", kind="copies"
+        )
         if not new:
             return
-        steps = {each["name"]: each["step"] for each in self._page.engine.snapshot(run)["files"]}
-        step = f", step {steps[name]:,}" if name in steps else ""
-        kept = f"Kept: {re.sub(STEP, '', read_kept(folder)[file])}{step}."
+        known = read_kept(folder)[file]
+        also_named = "" if known == source.stem else f" as {known}"
+        kept = f"Kept: {self._title(source)}{also_named}."
         try:
             if into is not None:
                 self.start(run, name, str(into))
@@ -130,6 +132,9 @@ class Copies:
             self._page.say("error", f"{kept} It is not copied.", problems=error.problems)
             return
         self._page.say("done", kept)
+
+    def _title(self, source: Path) -> str:
+        return title_of_file(source, self._page.workspace.runs)
 
     def _write_metadata(self, run: str, source: Path, browser: Browser, task: Any) -> None:
         """Make the metadata of a file say whether it is kept, and why it was chosen."""

@@ -19,14 +19,15 @@ from core.engine.extend import extend, may_change
 from core.engine.points import Points, spread
 from core.engine.proposed_prompts import CONTEXTS, SCENES, proposed_prompts, trigger_of
 from core.engine.run_facts import read_facts, stamps, write_facts
-from core.engine.run_grid import is_average, run_grid_of, spread_steps
+from core.engine.run_grid import run_grid_of, spread_steps
 from core.engine.run_summary import summary_of
-from core.engine.verdict import candidates, label_of, measured_sentence
+from core.engine.verdict import candidates, measured_sentence
 from core.engine.view import RunView, facts_of, read_watch, thin, true_state
 from core.engine.waiting import Wait, waits
 from core.record import allowed, bounded_json, draws, journal, kept, patterns, preference, run_about, secrets, units
 from core.record.best import Best, read_best, write_best
 from core.record.events import ImageGenerated, Sampled, Stage, StateChanged, Steps, Validated
+from core.record.file_titles import is_average, label_of
 from core.record.problems import (
     LEVELS,
     Problem,

@@ -421,7 +421,17 @@ def _grid(draw: Random, workspace: Workspace) -> Any:
         parts = [[len(part.cells), part.loads] for part in found.parts]
         same = [[*one, *other] for one, other in found.same.items()]
         steps = expected_steps(job, axes_of(job))
-        return [grid, parts, same, found.notes, steps, len(cells), *cells[:3], digest(cells), digest(found.texts({}))]
+        return [
+            grid,
+            parts,
+            same,
+            found.notes,
+            steps,
+            len(cells),
+            *cells[:3],
+            digest(cells),
+            digest(found.texts({}, workspace)),
+        ]
     except ProblemsError as error:
         return [grid, error.problems]
 

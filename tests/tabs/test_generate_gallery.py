@@ -55,7 +55,7 @@ def test_an_image_stands_beside_the_same_one_without_loras(desk):
     listed = answer(desk, "list")
     assert listed["names"] == ["2026-01-01/2_lora.png"] and listed["total"] == 2
     tile = listed["tiles"]["2026-01-01/2_lora.png"]
-    assert "1_base.png" in tile["base"] and tile["own"] == "glyphs 0.8" and tile["seed"] == "1"
+    assert "1_base.png" in tile["base"] and tile["own"] == "glyphs at 0.8" and tile["seed"] == "1"
     assert "1_base.png" in answer(desk, "open", name="2026-01-01/2_lora.png")["base"]
 
 

@@ -140,7 +140,7 @@ def test_a_lora_of_the_prompt_is_one_of_the_job_and_an_unknown_one_is_refused_be
     assert (plain.generate.prompt, plain.generate.loras) == ("a fox", []) and plain.generate.seed is not None
     (use,) = full.generate.loras
     assert (use.file, use.strength, use.text_encoder_strength) == ("ink", 0.8, 0.5)
-    assert "ink 0.8 / 0.5" in nets_text(full) and "ink 0.8 / 0.5" in _in_prompt(desk, values)
+    assert "ink at 0.8 / 0.5" in nets_text(full) and "ink 0.8 / 0.5" in _in_prompt(desk, values)
     press(desk, prompt="a fox <lora:ink:0.8>")
     assert "lora.not-found" in said(desk)
     assert not desk.page.engine.jobs

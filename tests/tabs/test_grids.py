@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import re
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +17,7 @@ from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.queue import QueueEntry
 from core.engine.view import RunView
+from core.generation.grids.axes import joined
 from core.generation.grids.folder import list_grids
 from core.record import atomic
 from core.record.cancel import CancelToken
@@ -22,7 +26,7 @@ from core.record.run_folder import RunFolder
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import parse
-from tabs.form.model_lists import ModelLists
+from tabs.form.model_lists import ModelLists, model_lists
 from tabs.generate import form, grids
 from tabs.generate.tab import Fields
 from tests.generation.test_run import small_lora
@@ -66,11 +70,11 @@ def give(desk, **fields):
 RUN = "20260102-030405_fox"
 
 
-def trained(desk):
+def trained(desk, name=RUN):
     """A finished run with two small LoRAs and a loss for each."""
     runs = desk.page.workspace.runs
     folder = make_run(
-        runs, RUN, saved=(20, 40), validated=[(20, 0.2), (40, 0.1)],
+        runs, name, saved=(20, 40), validated=[(20, 0.2), (40, 0.1)],
         settings={"samples": {"sample_prompts": ["a fox --d 4", "an owl"], "width": 64, "height": 64}},
     )  # fmt: skip
     for file in (folder / "checkpoints").iterdir():
@@ -103,6 +107,59 @@ def test_all_known_values_are_filled_in(desk):
     assert desk._axes()["y_values"].startswith("none, outputs/runs/") and desk._axes()["y_values"].count(",") == 2
     with pytest.raises(Exception, match="no list of values"):
         desk.act(event("fill", "z"))
+
+
+def card_names(panel):
+    """[(name, step)] of the cards of an axis, in order."""
+    cards = panel.partition('axis-cards">')[2].partition("</ul></div>")[0].split("<li data-listed")[1:]
+    return [(re.search('<b title="([^"]*)"', card)[1], *re.findall('now (step [^"]*)', card)) for card in cards]
+
+
+def with_models(desk, tmp_path, *names):
+    """Small LoRAs in a models folder of its own."""
+    desk.page.workspace = replace(desk.page.workspace, models=tmp_path / "models")
+    for name in names:
+        (tmp_path / "models" / name).parent.mkdir(parents=True, exist_ok=True)
+        small_lora(tmp_path / "models" / name)
+
+
+def test_loras_are_chosen_for_an_axis_as_cards_that_show_no_path(desk, tmp_path):
+    folder = trained(desk)
+    (folder / "about.json").write_text('{"title": "Foxes, red"}')
+    with_models(desk, tmp_path, "loras/a, b.safetensors")
+    give(desk, x_axis="LoRA", y_axis="lora strength", y_values="0.5, 1")
+    model_lists(desk.page.workspace).read()
+    rows = desk.page.picker.answer({"form": "axes", "field": "x_values"})["rows"]
+    values = [html.unescape(value) for value in re.findall('data-value="([^"]*)"', rows)]
+    for file in ("fox-step00000040.safetensors", "a, b.safetensors"):
+        desk.act(event("lora_add", "x", next(value for value in values if value.endswith(file))))
+    desk.act(event("lora_none", "x"))
+    assert card_names(desk.panel()) == [("No LoRA",), ("Foxes, red", "step 40"), ("a, b",)]
+    desk.act(event("lora_step", "1:fox-step00000020.safetensors"))
+    assert card_names(desk.panel())[1] == ("Foxes, red", "step 20")
+    desk.act(event("lora_steps", "1"))
+    desk.act(event("lora_off", "0"))
+    assert card_names(desk.panel()) == [("Foxes, red", "step 20"), ("Foxes, red", "step 40"), ("a, b",)]
+    desk.act(event("make"))
+    (grid,) = list_grids(desk.page.workspace)
+    content = grid.content()
+    assert content.axis("x").texts == ("Foxes, red, step 20", "Foxes, red, step 40", "a, b")
+    assert content.title == "LoRA by LoRA strength"
+    shown = re.sub(r"<textarea.*?</textarea>", "", desk.panel())
+    assert ".safetensors" not in re.sub('data-[a-z]+="[^"]*"', "", shown + desk._table())
+
+
+def test_cells_of_files_with_one_name_have_different_heads(desk, tmp_path):
+    trained(desk)
+    trained(desk, "20260203-030405_fox")
+    with_models(desk, tmp_path, "one/fox.safetensors", "other/fox.safetensors")
+    steps = [f"outputs/runs/{run}/checkpoints/fox-step00000020.safetensors" for run in (RUN, "20260203-030405_fox")]
+    give(desk, x_axis="lora", x_values=joined([*steps, "models/one/fox.safetensors", "models/other/fox.safetensors"]))
+    desk.act(event("make"))
+    (grid,) = list_grids(desk.page.workspace)
+    heads = (f"fox, step 20 ({RUN})", "fox, step 20 (20260203-030405_fox)", "fox (one)", "fox (other)")
+    assert grid.content().axis("x").texts == heads
+    assert {name for name, *_ in card_names(desk.panel())} == {head.replace(", step 20", "") for head in heads}
 
 
 def test_a_grid_is_queued_with_its_folder_shown_cancelled_and_resumed(desk):

@@ -18,12 +18,13 @@ from work_parts import image
 from core.assess.measures import MEASURES
 from core.engine.average import average_weights, save_average
 from core.engine.queue import QueueEntry
-from core.engine.verdict import FILE, label_of, read_verdict
+from core.engine.verdict import FILE, read_verdict
 from core.engine.view import RunView
 from core.generation.grids.folder import list_grids
 from core.generation.grids.plan import grid_of
 from core.generation.grids.reuse import reuse
 from core.record.cancel import CancelToken
+from core.record.file_titles import label_of
 from core.record.journal import Journal
 from core.record.kept import read_kept
 from core.record.preference import read_choices

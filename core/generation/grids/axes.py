@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from io import StringIO
-from pathlib import PurePosixPath
 from typing import Any
 
+from core.record.file_titles import file_stem
 from core.record.problems import Problem, ProblemsError
 from core.record.units import number_text
 from core.settings.base import Declared, declared
@@ -324,13 +324,6 @@ def label_of(entry: Declared, value: Any, text: str) -> str:
     if entry.kind == "list":
         return ", ".join(each.partition("=")[0] if "=" in each else file_stem(each) for each in value)
     return file_stem(text) if entry.names else text
-
-
-def file_stem(text: str) -> str:
-    """The name of a file without folder and extension."""
-    name = PurePosixPath(text.replace("\\", "/")).name or text
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and suffix.casefold() in ("safetensors", "ckpt", "pt", "bin") else name
 
 
 def _size(text: str, problems: list[Problem]) -> Value:

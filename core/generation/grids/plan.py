@@ -7,22 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from core.generation.grids.axes import (
     CONTROL,
+    FILES,
     LETTERS,
     LORA,
     PROMPT_SR,
     SIZE,
+    SPECIAL,
     STRENGTH,
     WEIGHT,
     Axis,
     axes_of,
-    file_stem,
     joined,
+    settings_of_axes,
 )
 from core.generation.grids.folder import GridFolder, Index, require_writable
+from core.generation.model.library import find_file
 from core.generation.plan.files import model_problems
 from core.generation.plan.hooks import with_hook_images
 from core.generation.plan.initial import with_initial_images
@@ -30,6 +34,7 @@ from core.generation.plan.plan import Plan, plan_for, requests_and_notes
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import sampling_steps
 from core.record.allowed import may_reach
+from core.record.file_titles import file_stem, title_of_file, titles_of
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
@@ -80,17 +85,36 @@ class Grid:
     def cells(self) -> list[Cell]:
         return [cell for part in self.parts for cell in part.cells]
 
-    def texts(self, notes: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-        """The axes as stored in grid.json. notes: {letter of an axis: a note for each value}"""
+    def texts(self, notes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[dict[str, Any]]:
+        """The axes as stored in grid.json, files called by their titles. notes: {letter of an axis: a note for each value}"""
         texts = []
         for axis in self.axes:
             axis_notes = notes.get(axis.letter) or [""] * len(axis.values)
             values = [
-                {"text": value.text, "value": value.value, "note": note}
-                for value, note in zip(axis.values, axis_notes, strict=True)
+                {"text": text, "value": value.value, "note": note}
+                for value, text, note in zip(axis.values, _texts_of(axis, workspace), axis_notes, strict=True)
             ]
-            texts.append({"letter": axis.letter, "setting": axis.setting, "title": axis.title, "values": values})
+            title = self._title(axis, workspace)
+            texts.append({"letter": axis.letter, "setting": axis.setting, "title": title, "values": values})
         return texts
+
+    def _title(self, axis: Axis, workspace: Workspace) -> str:
+        """The title of an axis; of one LoRA's strength with the LoRA's title."""
+        name = axis.setting.partition(":")[2]
+        uses = (use for cell in self.cells for use in cell.request.job.generate.loras if name and _is(use, name))
+        path = next((path for use in uses if (path := find_file(use.file, workspace))), None)
+        return f"{SPECIAL[STRENGTH]} ({title_of_file(path, workspace.runs)})" if path else axis.title
+
+
+def _texts_of(axis: Axis, workspace: Workspace) -> list[str]:
+    """The labels of an axis' values; files have their titles, and different ones different titles."""
+    entry = settings_of_axes().get(axis.setting)
+    if axis.setting not in FILES and (entry is None or not entry.names):
+        return [value.text for value in axis.values]
+    names = [value.value if isinstance(value.value, list) else [value.value or ""] for value in axis.values]
+    paths = [[name.partition("=")[2] or name for name in each if name] for each in names]
+    files = [[find_file(path, workspace) or Path(path) for path in each] for each in paths]
+    return [title or value.text for title, value in zip(titles_of(files, workspace.runs), axis.values, strict=True)]
 
 
 def decided(job: GridJob) -> GridJob:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 from core.dataset.doctor import trash
@@ -25,11 +26,13 @@ from core.dataset.sources.files import TRASH_FOLDER, is_junk
 from core.dataset.sources.memo import Memo
 from core.families.prompt_weights import read_weights
 from core.generation.images.metadata import read_image_metadata
+from core.generation.model.library import title_of_name
 from core.generation.prompt.loras import tagless
 from core.generation.prompt.options import read_line
 from core.generation.prompt.runs import AND, BREAK, weighted_parts
 from core.record import atomic
 from core.record.bounded_json import json_or_none, read_json_object
+from core.record.file_titles import file_stem
 from core.record.problems import ProblemsError, unwritten
 from core.record.space import require_space
 from core.record.stamps import stamp_of
@@ -37,7 +40,7 @@ from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 from core.settings.names import bad_name
 
-KIND = "generated image 2"  # of the facts in the index; another number reads all images again
+KIND = "generated image 3"  # of the facts in the index; another number reads all images again
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MOST_STARS = 5
 SETTLED_NS = (
@@ -75,8 +78,8 @@ class Facts:
 UNREAD = Facts()
 
 
-def read_facts(path: Path) -> Facts:
-    """The facts of an image file; UNREAD for a damaged one, only the size for one without settings."""
+def read_facts(path: Path, called: Callable[[str], str] = file_stem) -> Facts:
+    """The facts of an image file; UNREAD for a damaged one, only the size for one without settings. called: as in `nets_text`"""
     from core.dataset.images.opening import BrokenImage, read_header
 
     try:
@@ -84,11 +87,11 @@ def read_facts(path: Path) -> Facts:
     except BrokenImage:
         return UNREAD
     record = read_image_metadata(path)
-    facts = facts_of(record.job, record.source) if record.job is not None else UNREAD
+    facts = facts_of(record.job, record.source, called) if record.job is not None else UNREAD
     return Facts(**asdict(facts) | {"width": header.width, "height": header.height})
 
 
-def facts_of(job: GenerateJob, source: str = "atelier") -> Facts:
+def facts_of(job: GenerateJob, source: str = "atelier", called: Callable[[str], str] = file_stem) -> Facts:
     """The facts of a job of one image, without its size. Model names in other programs' images are ignored."""
     settings = job.generate
     return Facts(
@@ -96,26 +99,27 @@ def facts_of(job: GenerateJob, source: str = "atelier") -> Facts:
         prompt=settings.prompt[:LONGEST],
         negative=settings.negative_prompt[:LONGEST],
         model=Path(job.model.base_model).name.removesuffix(".safetensors") if source == "atelier" else "",
-        loras=tuple(Path(use.file).stem for use in settings.loras),
+        loras=tuple(called(use.file) for use in settings.loras),
         sampler=settings.sampler,
         source=source,
-        own=nets_text(job),
+        own=nets_text(job, called),
         pair=pair_key(job),
         plain=not (settings.loras or settings.embeddings),
         kin=pair_key(job, MODEL_DEFAULTS, "model"),
     )
 
 
-def nets_text(job: GenerateJob) -> str:
-    """LoRAs with strengths and embeddings, "fox 0.8, glyphs", or else the name of a model trained here."""
+def nets_text(job: GenerateJob, called: Callable[[str], str] = file_stem) -> str:
+    """LoRAs with strengths and embeddings, "fox at 0.8, glyphs", or else the name of a model trained here. called: returns what a
+    file is called"""
     names = []
     for use in job.generate.loras:
         both = use.text_encoder_strength not in (None, use.strength)
         strength = f"{use.strength:g}" + (f" / {use.text_encoder_strength:g}" if both else "")
-        names.append(Path(use.file).stem + (f" {strength}" if strength != "1" else ""))
-    names += [text.partition("=")[0] if "=" in text else Path(text).stem for text in job.generate.embeddings]
-    trained = Path(job.model.base_model)
-    return ", ".join(names) or (trained.stem if "checkpoints" in trained.parts else "")
+        names.append(called(use.file) + (f" at {strength}" if strength != "1" else ""))
+    names += [text.partition("=")[0] if "=" in text else called(text) for text in job.generate.embeddings]
+    trained = job.model.base_model
+    return ", ".join(names) or (called(trained) if "checkpoints" in Path(trained).parts else "")
 
 
 def pair_key(job: GenerateJob, but: Iterable[str] = (), *groups: str) -> str:
@@ -188,6 +192,7 @@ class Gallery:
         self.folder = workspace.images
         self.version = 0  # incremented when an image, a fact or a star changes
         self._memo = Memo(workspace.private / "index.sqlite")
+        self._called = partial(title_of_name, workspace=workspace)
         self._stars_file = workspace.private / "stars.json"
         self._folders: dict[Path, _Folder] = {}
         self._shots: dict[str, Shot] = {}
@@ -264,7 +269,7 @@ class Gallery:
             waiting = self.unread()[:most]
             for start in range(0, len(waiting), AT_ONCE):
                 part = waiting[start : start + AT_ONCE]
-                facts = self._memo.facts(KIND, part, _measured, check)
+                facts = self._memo.facts(KIND, part, self._measured, check)
                 with self._lock:
                     self._take({path: text for path, text in facts.items() if isinstance(text, str)})
                     self.version += 1
@@ -282,8 +287,11 @@ class Gallery:
                 values = json_or_none(text)
                 facts = Facts(**values | {"loras": tuple(values["loras"])})
             except (TypeError, KeyError):  # a damaged row
-                facts = read_facts(path)
+                facts = read_facts(path, self._called)
             self._facts[shot.name] = (shot, facts)
+
+    def _measured(self, shot: Shot) -> str:
+        return json.dumps(asdict(read_facts(shot.path, self._called)))
 
     # -- queries
 
@@ -441,10 +449,6 @@ def _is_text(name: str) -> bool:
 
 def _by_age(shots: Iterable[Shot]) -> list[Shot]:
     return sorted(shots, key=lambda shot: (shot.mtime_ns, shot.name), reverse=True)
-
-
-def _measured(shot: Shot) -> str:
-    return json.dumps(asdict(read_facts(shot.path)))
 
 
 # -- a dataset of generated images

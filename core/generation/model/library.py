@@ -22,6 +22,7 @@ from core.generation.prompt.analysis import Names
 from core.generation.prompt.wildcards import WildcardError
 from core.record.allowed import may_reach
 from core.record.best import read_best
+from core.record.file_titles import title_of_file
 from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import open_regular, read_regular
@@ -151,6 +152,11 @@ def find_file(name: str, workspace: Workspace) -> Path | None:
     text = name.strip()
     existing = (path for path in _as_paths(text, workspace) if may_reach(path) and os.path.exists(path))
     return next(existing, None) if text else None
+
+
+def title_of_name(name: str, workspace: Workspace) -> str:
+    """What a model file in the settings is called: "fox, step 250" of a run's checkpoint, else the file's name."""
+    return title_of_file(find_file(name, workspace) or Path(name), workspace.runs)
 
 
 def portable_name(path: str | Path, workspace: Workspace) -> str:

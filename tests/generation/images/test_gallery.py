@@ -54,7 +54,23 @@ def test_each_image_has_its_facts_and_the_newest_is_first(space):
     facts = gallery.facts(names[0])
     assert (facts.width, facts.height, facts.seed, facts.prompt, facts.negative) == (16, 8, 7, "a cat", "blur")
     assert (facts.model, facts.loras, facts.sampler, facts.source) == ("starter", ("ink",), "euler", "atelier")
-    assert facts.own == "ink 0.8" and not facts.plain
+    assert facts.own == "ink at 0.8" and not facts.plain
+
+
+def test_a_checkpoint_of_a_run_is_called_by_the_run_and_its_step(space):
+    run = space.runs / "20260102-030405_fox"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "about.json").write_text('{"title": "Red foxes"}')
+    (run / "events.jsonl").write_text(
+        '{"seq": 1, "kind": "saved", "step": 60, "file": "checkpoints/fox.safetensors"}\n'
+    )
+    files = [run / "checkpoints" / name for name in ("fox-step00000020.safetensors", "fox.safetensors")]
+    for path in files:
+        path.touch()
+    loras = [{"file": str(path), "strength": 0.8} for path in files]
+    make(space, "a.png", loras=loras)
+    gallery, _ = opened(space)
+    assert gallery.facts("a.png").own == "Red foxes, step 20 at 0.8, Red foxes, step 60 at 0.8"
 
 
 def test_jpeg_and_webp_of_other_programs_are_there_too(space):
@@ -73,7 +89,7 @@ def test_jpeg_and_webp_of_other_programs_are_there_too(space):
 def test_what_comes_goes_and_changes_is_noticed_and_nothing_else_is_read_again(space, monkeypatch):
     read = []
     real = index.read_facts
-    monkeypatch.setattr(index, "read_facts", lambda path: read.append(path.name) or real(path))
+    monkeypatch.setattr(index, "read_facts", lambda path, *more: read.append(path.name) or real(path))
     make(space, "d/a.png")
     make(space, "d/b.png")
     gallery, _ = opened(space)

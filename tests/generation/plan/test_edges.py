@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.generation.effects.controls.checks import unused_images, with_control_images
 from core.generation.effects.controls.hook import Controls
-from core.generation.grids.axes import axes_of, file_stem, read_values
+from core.generation.grids.axes import axes_of, read_values
 from core.generation.grids.folder import grids_of, list_grids
 from core.generation.grids.plan import Cell, _ignored, _seed, expected_steps, parts_of
 from core.generation.plan import files as sources
@@ -21,6 +21,7 @@ from core.generation.plan.initial import blur_of, image_files, mask_size_advice,
 from core.generation.plan.requests import Request, merged_first, merged_of, requests_of
 from core.generation.plan.stages import least_strength
 from core.generation.prompt.wildcards import no_files
+from core.record.file_titles import file_stem
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob, GridJob

@@ -1,0 +1,85 @@
+"""How a model file is called in titles, lists and messages: the title of its run with the step, else the file's name."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from core.record.journal import read_lines
+from core.record.run_about import title_of
+from core.record.run_folder import RunFolder, run_of
+from core.record.stamps import Stamp, stamp_or_none
+
+BASE_MODEL = "base model"
+AVERAGE = re.compile(r"-average-(\d+)-to-(\d+)(-power)?(-\d+)?$")  # ends the name of an average of checkpoints
+SUFFIXES = ("safetensors", "ckpt", "pt", "bin")
+
+
+def file_stem(text: str) -> str:
+    """The name of a file without folder and extension."""
+    name = PurePosixPath(text.replace("\\", "/")).name or text
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and suffix.casefold() in SUFFIXES else name
+
+
+def is_average(name: str) -> bool:
+    """Whether a checkpoint of this name is an average of others."""
+    return AVERAGE.search(Path(name).stem) is not None
+
+
+def label_of(file: str, step: int | None) -> str:
+    """ "base model", "step 1,200", "average 40 to 120"."""
+    if not file:
+        return BASE_MODEL
+    if average := AVERAGE.search(Path(file).stem):
+        power = " (power)" if average[3] else ""
+        return f"average {int(average[1]):,} to {int(average[2]):,}{power}"
+    saved_after = re.search(r"-step(\d+)$", Path(file).stem)  # of a file that is gone
+    step = int(saved_after[1]) if step is None and saved_after else step
+    return Path(file).stem if step is None else f"step {step:,}"
+
+
+def labels_of(files: Sequence[tuple[str, int]]) -> list[str]:
+    """`label_of` each (file, step) of a run; equal ones with the file's name."""
+    labels = [label_of(*each) for each in files]
+    pairs = zip(labels, files, strict=True)
+    return [label if labels.count(label) == 1 else f"{label} ({file_stem(name)})" for label, (name, _) in pairs]
+
+
+def title_of_file(path: Path, runs: Path) -> str:
+    """ "fox, step 250" of a checkpoint in the folder of runs; the name of another file, without its extension."""
+    run = run_of(path, runs)
+    if run is None:
+        return file_stem(path.name)
+    title, label = title_of(RunFolder(run)), label_of(path.name, _steps(run).get(path.name))
+    return title if label == title else f"{title}, {label}"
+
+
+def titles_of(files: Sequence[Sequence[Path]], runs: Path) -> list[str]:
+    """A title for each group of files. Equal ones of different files get the name of the run's folder or the file's folder,
+    else of the file, else the path."""
+    titles = [", ".join(dict.fromkeys(title_of_file(path, runs) for path in each)) for each in files]
+    for more in (lambda path: (run_of(path, runs) or path.parent).name, lambda path: path.name, Path.as_posix):
+        groups = [(title, tuple(each)) for title, each in zip(titles, files, strict=True)]
+        of_title = Counter(title for title, _ in set(groups))
+        titles = [
+            f"{title} ({', '.join(dict.fromkeys(map(more, each)))})" if of_title[title] > 1 else title
+            for title, each in groups
+        ]
+    return titles
+
+
+def _steps(run: Path) -> dict[str, int]:
+    """{file name: step} of the files that a run saved, by its journal."""
+    journal = RunFolder(run).journal_file
+    return _read_steps(journal, stamp_or_none(journal))
+
+
+@lru_cache(maxsize=200)
+def _read_steps(journal: Path, stamp: Stamp | None) -> dict[str, int]:
+    """`_steps`, read again only once the journal has changed."""
+    saved = (line for line in read_lines(journal) if line.get("kind") == "saved")
+    return {Path(line["file"]).name: line["step"] for line in saved if {"file", "step"} <= line.keys()}
