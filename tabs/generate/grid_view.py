@@ -75,7 +75,7 @@ def _axis(letter: str, axes: Mapping[str, str], wrong: set[str]) -> str:
         f'<label class="own"><span>Values</span><textarea rows="1" id="grid-{letter}-values" data-act="field" '
         f'data-arg="{values}" placeholder="{esc(EXAMPLES[letter])}" spellcheck="false"{mark[values]}>'
         f"{esc(axes.get(values, ''))}</textarea></label>"
-        f"{button('fill', 'All', letter, kind='quiet', label=f'All values of {up}', title='Fill in all known values')}</div>"
+        f"{button('fill', 'Fill in all', letter, kind='quiet', label=f'Fill in all values of {up}', title='All known values')}</div>"
     )
 
 
