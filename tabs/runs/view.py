@@ -215,7 +215,7 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
     return (
         f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{image}</td><td>'
         f'<button type="button" class="open" data-act="open" '
-        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run)}{others}{_under(run)}</td>'
+        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run)}{_under(run)}{others}</td>'
         f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
         f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
         f'<td class="date">{when(run.started)}</td><td class="num">{more}</td>'

@@ -193,7 +193,7 @@ def test_the_list_of_a_field_dims_another_family_and_refuses_it_and_takes_what_f
     tab = window.open("Train")
     tab.locator("#group-network > button").click()
     tab.locator("#more-network > button").click()
-    field, rows = tab.locator("#field-network-network-weights-control"), tab.locator("#pick-list li")
+    field, rows = tab.locator("#field-network-network-weights-control"), tab.locator("#pick-list > li")
     tab.get_by_role("button", name="Choose: Initial LoRA weights").click()
     expect(rows).to_have_count(2)
     expect(rows.nth(0)).not_to_have_class(re.compile("misfit"))
