@@ -80,7 +80,7 @@ def rows(
     reason: Callable[[Listed], str],
     attributes: Callable[[Path], str],
     form: str,
-    verb: str = "",
+    verb: str = "Choose",
 ) -> str:
     """HTML of a card for each run or single file, those that fit first, at most MAX_ROWS.
 
@@ -95,10 +95,10 @@ def rows(
 
 def _row(each: Listed, number: int, reason: str, page: FormPage, attributes: str, form: str, verb: str) -> str:
     lora = brief(each.path, page.workspace)
-    does = f'<span class="unseen">{esc(verb)} </span>' if verb else ""
     marks = "".join(f'<span class="badge">{esc(mark)}</span>' for mark in lora.here.marks) if lora.here else ""
     says = esc(", ".join((*badges(each.facts), *([reason] if reason else []))))
-    head = f'<button type="button" class="choose" {attributes} aria-description="{says}">{does}<b>{middle(lora.name)}</b></button>'
+    named = f'aria-label="{esc(verb)} {esc(lora.name)}" aria-description="{says}"'
+    head = f'<button type="button" class="choose" {attributes} {named}><b>{middle(lora.name)}</b></button>'
     facts = "".join(f'<span class="badge">{esc(text)}</span>' for text in badges(each.facts))
     words = ", ".join(each.facts.words)
     below = (
