@@ -27,7 +27,7 @@ class HiresSettings(Settings):
         unit="steps",
         hint="as sampling steps",
         source="A1111",
-        help="Sampling steps of the second stage. Empty or 0 is as many as the sampling steps, as in A1111; 10 to 20 are usual with a denoising strength below 0.5.",
+        help="Sampling steps of the second stage. Empty is as many as the sampling steps (0 in A1111). 10 to 20 are usual.",
     )
     highres_fix_steps: int | None = kohya_setting(
         None,
