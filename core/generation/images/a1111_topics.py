@@ -300,7 +300,7 @@ def _read_hires(reading: Reading) -> None:
     generate, hires = reading.groups["generate"], reading.groups["hires"]
     scale, resize, steps = (reading.take(name) for name in ("Hires upscale", "Hires resize", "Hires steps"))
     if steps not in ("", "0", str(generate.get("steps"))):
-        group, name = (generate, "steps") if "highres_fix_steps" in reading.unread else (hires, "hires_steps")
+        group, name = (generate, "steps") if "highres_fix_steps" in hires else (hires, "hires_steps")
         group[name] = steps
     if scale:
         hires["highres_fix_scale"] = scale
