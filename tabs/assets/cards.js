@@ -31,6 +31,15 @@
     if (back && (document.activeElement === document.body || !document.activeElement.checkVisibility())) back.focus({preventScroll: true});
   }));
 
+  /* After a ControlNet is added, the keyboard goes to its control image. */
+  atelier.on("change", "#gen-form [data-act=net_add]", () => {
+    const rows = () => [...document.querySelectorAll("#gen-form .net")], before = rows().length;
+    once(() => rows().length > before && rows().pop(), (row) => {
+      const at = document.activeElement;
+      if (at === document.body || (at.closest("[data-card=controls]") && !at.closest(".net"))) row.querySelector("input.text").focus();
+    });
+  });
+
   /* Width and height stay in sight once they were asked for, also while they are those of a ratio. */
   atelier.on("change", "#gen-settings [name=gen-ratio]", ({value}) => { document.body.dataset.size = value ? "" : "custom"; });
   document.addEventListener("atelier-drawn", () => {

@@ -52,7 +52,7 @@
     holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all), p.problems, p.make,
       h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.film, p.assess, p.status);
     for (const pane of [p.left, p.right]) pane.image.addEventListener("load", ({target}) => p.stage.style.setProperty("--shape", (target.naturalWidth / target.naturalHeight).toFixed(4)));
-    holder.addEventListener("keydown", press);
+    holder.addEventListener("keydown", (event) => press(event));
     holder.addEventListener("keyup", (event) => { if (event.key === " ") showBase(false); });
     p.right.image.addEventListener("pointerdown", () => showBase(true));
     for (const kind of ["pointerup", "pointerleave", "pointercancel"]) p.right.image.addEventListener(kind, () => showBase(false));
@@ -83,8 +83,8 @@
     drawAnswers();
     send("verdict_choose", {left: pair.left, right: pair.right, prompt: pair.prompt, outcome});
   };
-  const press = (event) => {
-    const {target, key} = event, on = (kinds) => target.matches(kinds);
+  const press = (event, target = event.target) => {
+    const {key} = event, on = (kinds) => target.matches(kinds);
     if (!data || !data.columns || event.ctrlKey || event.metaKey || event.altKey || on("select, textarea, input:not([type=range])")) return;
     if (target === parts.force && /^Arrow|^Page|^Home$|^End$/.test(key)) return;
     const letter = key.length === 1 ? key.toLowerCase() : key;
@@ -104,6 +104,18 @@
     }
     event.preventDefault();
   };
+  /** The keys work on all of Monitor where nothing else takes them: right after a click on its tab too. */
+  let pointed = null;
+  addEventListener("pointerdown", ({target}) => { pointed = target.closest && target.closest("[role=tab]"); }, {capture: true, passive: true});
+  addEventListener("keydown", (event) => {
+    const at = document.activeElement, ofTabs = at.matches("[role=tab]") && at !== pointed && /^(Arrow(Left|Right)| |Home|End)$/.test(event.key);
+    if (event.key === "Tab") pointed = null;
+    if (!parts || !parts.stage.checkVisibility() || ofTabs || !at.matches("body, [role=tab]") || document.querySelector("dialog[open]")) return;
+    press(event, parts.stage);
+    if (!event.defaultPrevented) return;
+    event.stopPropagation();
+    parts.stage.focus();
+  }, true);
   const keep = (on) => { const one = data.columns[column]; if (!one.gone && on !== (one.kept !== null)) send("verdict_keep", {file: one.file, keep: on}); };
 
   /* ---- drawing ---- */

@@ -71,7 +71,7 @@ CARDS = (
         "Hires",
         "Hires fix: a small image first, then a larger one from it",
         ("highres_fix_scale", "set Upscale by"),
-        shown=("highres_fix_scale", STRENGTH, "highres_fix_upscaler", "highres_fix_steps"),
+        shown=("highres_fix_scale", STRENGTH, "highres_fix_upscaler", "hires_steps"),
         adds={"highres_fix_scale": 2.0, STRENGTH: 0.45},
         titles={"highres_fix_scale": "Upscale by"},
     ),

@@ -44,6 +44,17 @@ PREVIEW = 512  # longest side of a previewed control image
 PREVIEW_SECONDS, MAP_SECONDS = 5.0, 1.0  # for which a response waits for a previewed one, for a thumbnail
 OF_MODEL = f"{BY_MODEL}:"  # prefix of a model's name in the list of preprocessors
 MAX_NETS = 20
+# Words in the names of ControlNets, and the preprocessor that each begins with, as A1111's control types.
+HINT_OF_NAME = {
+    "canny": "canny",
+    "softedge": "soft_edges",
+    "soft_edge": "soft_edges",
+    "scribble": "scribble",
+    "tile": "tile",
+    "shuffle": "shuffle",
+    "inpaint": "inpaint",
+    "blur": "blur",
+}
 
 
 class Controls:
@@ -63,8 +74,8 @@ class Controls:
         entry = form.ENTRIES["control_net"]
         add = FieldView(entry, act="net_add", id="gen-control_net", form="gen", empty=entry.hint).line()
         return (
-            f'<ul class="nets">{listed}</ul><div class="concept-fields">{add}</div>'
-            f'<div class="gen-paint"><div class="strip">{upload}{image}</div></div>'
+            f'<ul class="nets">{listed}</ul><div class="gen-paint"><div class="strip">{upload}{image}</div></div>'
+            f'<div class="concept-fields">{add}</div>'
         )
 
     def _row(self, number: int, use: dict[str, Any], family: str, values: Values) -> str:
@@ -84,28 +95,31 @@ class Controls:
             f'{middle(name)}</b></label><span class="badge{" bad" if why else ""}">{esc(words)}</span><span class="grow"></span>'
             f"{see if image else ''}{cross}</div>"
             f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}<div class='strip'>{images}</div>"
-            f'<div class="concept-fields">{self._fields_with_models(number, use, names)}</div>'
+            f'<div class="concept-fields">{self._fields_with_models(number, use, names, "" if image else "choose or upload one")}</div>'
             f'<details data-group="net {number}"><summary>Mode and fit</summary>'
             f'<div class="concept-fields">{self._fields_with_models(number, use, DETAILS)}</div></details></div></li>'
         )
 
-    def _fields_with_models(self, number: int, use: dict[str, Any], names: Any) -> str:
-        """HTML of fields. The list of preprocessors also has the models below models/preprocessors."""
+    def _fields_with_models(self, number: int, use: dict[str, Any], names: Any, empty: str = "") -> str:
+        """HTML of fields. The list of preprocessors also has the models below models/preprocessors.
+
+        empty   placeholder of the control image, if it is not the declared one
+        """
         models = known_models(self.page.workspace) if "preprocessor" in names else []
         chosen = _hint_model(use)
         shown = use | {"preprocessor": OF_MODEL + chosen} if chosen in models else use
         listed = options(((name, OF_MODEL + name) for name in models), f"{OF_MODEL}{chosen}")
-        before, name, after = self._fields_of(number, shown, names).partition(f'id="net-{number}-preprocessor"')
+        before, name, after = self._fields_of(number, shown, names, empty).partition(f'id="net-{number}-preprocessor"')
         return before + name + after.replace("</select>", listed + "</select>", 1)
 
-    def _fields_of(self, number: int, use: dict[str, Any], names: Any) -> str:
+    def _fields_of(self, number: int, use: dict[str, Any], names: Any, empty: str) -> str:
         return "".join(
             FieldView(
                 PARTS[name],
                 use.get(name, PARTS[name].default),
                 "net_part",
                 f"{number}:{name}",
-                empty=PARTS[name].hint,
+                empty=empty if empty and name == "image" else PARTS[name].hint,
                 id=f"net-{number}-{name}",
                 changed=use.get(name, PARTS[name].default) != PARTS[name].default,
             ).line()
@@ -183,7 +197,9 @@ class Controls:
             )
         path = find("controlnet", text, self.page.workspace)
         self.page.roots.check(str(path), "ControlNet")
-        return {"file": portable_name(path, self.page.workspace) if not Path(text).is_absolute() else text}
+        file = portable_name(path, self.page.workspace) if not Path(text).is_absolute() else text
+        named = next((hint for word, hint in HINT_OF_NAME.items() if word in path.stem.lower()), None)
+        return {"file": file} | ({"preprocessor": named} if named else {})
 
 
 def _hint_model(use: dict[str, Any]) -> str | None:

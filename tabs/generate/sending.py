@@ -33,7 +33,7 @@ from tabs.form.plain_presets import PlainForm, Values
 from tabs.generate import form
 from tabs.generate.gallery import Shelf
 from tabs.generate.painting import Painting
-from tabs.markup import board_event, button, esc, short
+from tabs.markup import board_event, button, esc, options, short
 
 TAB = "Generate"
 SENT = {"begin": "The next images begin with", "inpaint": "Paint what is repainted of"}  # {act: start of the message}
@@ -42,6 +42,7 @@ KEEPS = 0.2  # a denoising strength that preserves shapes
 VARIES = 0.15  # variation strength of a variation
 ALONE = {"count": 1, "compare": False, "from_file": None, "from_module": None, "n_iter": 1}  # values of a single image
 FILE = "file:"  # prefix of the choice of an upscaler file
+UPSCALER, UPSCALER_FILE = "highres_fix_upscaler", "highres_fix_upscaler_file"
 LATENTS = "latent_upscaler"
 CELL = "grid:"  # prefix of the name of a grid's cell
 STEP, MAX_SIDE = 8, 4096  # pixels
@@ -283,6 +284,7 @@ class Sending:
         now = self._fields.load()
         chosen = now["highres_fix_upscaler_file"]
         offered = [(name, each.title, each.latents is not None, "") for name, each in UPSCALERS.items()]
+        self._lists.refresh()
         offered += self._files(str(chosen or ""))
         first = FILE + chosen if chosen else now["highres_fix_upscaler"]
         sides = _sides(known)
@@ -295,7 +297,6 @@ class Sending:
 
     def _files(self, chosen: str) -> list[tuple[str, str, bool, str]]:
         """[(choice, label, whether it upscales latents, reason why it cannot be chosen)] of the upscaler files."""
-        self._lists.refresh()
         files, family = self._lists.of(["upscaler"]), self._fields.family_for("highres_fix_upscaler_file")
         reasons = [misfit(each.facts, each.path, ("upscaler",), family) for each in files]
         offered = [
@@ -308,6 +309,20 @@ class Sending:
             else [(FILE + chosen, Path(chosen).name, False, "")]
         )
         return [*offered, *of_form]
+
+    def upscaler_field(self, draw: Callable[[Values], str], values: Values) -> str:
+        """HTML of the field with upscalers, whose list has the upscaler files too. draw: HTML of the field with values"""
+        chosen = str(values[UPSCALER_FILE] or "")
+        files = [(label, choice) for choice, label, _, reason in self._files(chosen) if not reason]
+        shown = values | {UPSCALER: FILE + chosen, UPSCALER_FILE: None} if chosen else values
+        return draw(shown).replace("</select>", options(files, FILE + chosen) + "</select>", 1)
+
+    def choose_upscaler(self, choice: str) -> None:
+        """Store the choice of the field with upscalers. Raises ProblemsError."""
+        name, value = (UPSCALER_FILE, choice.removeprefix(FILE)) if choice.startswith(FILE) else (UPSCALER, choice)
+        self._fields.change(name, value)
+        if name == UPSCALER and self._fields.load()[UPSCALER_FILE]:
+            self._fields.update({UPSCALER_FILE: None})
 
     def _vary(self, shot: Shot) -> None:
         """Queue a variation of an image: its settings with noise of another seed mixed in. The form is not changed."""

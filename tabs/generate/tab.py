@@ -29,7 +29,7 @@ from tabs.generate.loras import Loras
 from tabs.generate.memory import MemoryLine
 from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
-from tabs.generate.sending import Sending
+from tabs.generate.sending import UPSCALER, Sending
 from tabs.generate.stage import Stage, status
 from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state, sent_boards
 from tabs.pieces import piece
@@ -266,6 +266,8 @@ class Handlers:
                     self.controls.act(act, arg_now(event, rows), value)
                 elif act.startswith("image"):
                     self.sending.stop() if act == "image_stop" else self.sending.again()
+                elif name == UPSCALER:
+                    self.sending.choose_upscaler(value)
                 else:
                     self.presets.change(name, value)
         except ProblemsError as error:
@@ -362,7 +364,13 @@ class Handlers:
         changed = self.presets.changed()
 
         def draw(*names: str, titles: Mapping[str, str] = {}) -> str:
-            return self.presets.fields(names, values, placeholders, changed, titles=titles)
+            def fields(names: Sequence[str], shown: dict[str, Any] = values) -> str:
+                return self.presets.fields(names, shown, placeholders, changed, titles=titles)
+
+            html, one = fields(names), (UPSCALER,)
+            if UPSCALER in names:
+                html = html.replace(fields(one), self.sending.upscaler_field(lambda shown: fields(one, shown), values))
+            return html
 
         above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
         notes = {"conditioning": "refiner: SDXL only"} if model.family not in ("", "sdxl") else {}

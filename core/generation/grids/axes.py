@@ -45,7 +45,6 @@ ALSO = {
     "var. strength": "generate.variation_strength",
     "denoising": "image_to_image.strength",
     "hires upscale": "hires.highres_fix_scale",
-    "hires steps": "hires.highres_fix_steps",
     "refiner checkpoint": "refiner.refiner_checkpoint",
     "refiner switch at": "refiner.refiner_switch_at",
     "lora file": LORA,

@@ -275,12 +275,14 @@ def _read_size(reading: Reading) -> None:
 
 
 def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """A1111's names for hires fix. A1111's size and steps are those of the first stage."""
+    """A1111's names for hires fix. A1111's size and steps are those of the first stage; where that has steps of its own,
+    its setting says so too."""
     hires, settings = job.hires, job.generate
     if hires.highres_fix_scale is None:
         return {}
     first, second = stages_of(job)[:2]
-    values: dict[str, Any] = {"Steps": first.steps, "Hires steps": settings.steps, "highres_fix_steps": None}
+    asked = hires.hires_steps or settings.steps
+    values: dict[str, Any] = {"Steps": first.steps, "Hires steps": asked, "hires_steps": None}
     if hires.highres_fix_scale > 1:
         values |= {"Hires upscale": f"{hires.highres_fix_scale:g}", "highres_fix_scale": None}
     elif settings.width and settings.height:
@@ -291,13 +293,15 @@ def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def _read_hires(reading: Reading) -> None:
-    """Read hires fix: A1111's steps and size are those of the first stage; 0 hires steps are as many."""
+    """Read hires fix: A1111's steps and size are those of the first stage; 0 hires steps are as many. Where the text also
+    has the setting for the first stage, its steps are that, and the hires steps the sampling steps."""
     if not reading.unread.keys() & {*HIRES}:
         return
     generate, hires = reading.groups["generate"], reading.groups["hires"]
     scale, resize, steps = (reading.take(name) for name in ("Hires upscale", "Hires resize", "Hires steps"))
-    hires |= {"highres_fix_steps": generate["steps"]} if "steps" in generate else {}
-    generate |= {"steps": steps} if steps not in ("", "0") else {}
+    if steps not in ("", "0", str(generate.get("steps"))):
+        group, name = (generate, "steps") if "highres_fix_steps" in hires else (hires, "hires_steps")
+        group[name] = steps
     if scale:
         hires["highres_fix_scale"] = scale
     if upscaler := reading.take("Hires upscaler"):

@@ -46,7 +46,7 @@ FIELDS = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", 
 
 
 def _of_steps(job: GenerateJob) -> Iterator[Problem]:
-    settings, steps = job.image_to_image, job.generate.steps
+    settings, steps = job.image_to_image, stages_of(job)[-1].steps
     if stages_of(job)[-1].run == 0 and not only_enlarges(job):
         what = f"With {steps} steps, a denoising strength of {settings.strength:g} runs no steps"
         yield Problem(
@@ -71,6 +71,9 @@ def _of_large_images(job: GenerateJob) -> Iterator[Problem]:
         what, fix = "A hires scale of 1 does not change the size", "use 0.5 or 2, or empty the field"
         yield Problem(what, "hires.highres_fix_scale", fix, code="generate.hires-scale")
     hires = job.hires
+    if hires.hires_steps and hires.highres_fix_steps:
+        what, fix = "Hires steps and the steps of the first stage are both set", "empty one of them"
+        yield Problem(what, "hires.hires_steps", fix, code="generate.hires-steps")
     if hires.highres_fix_latents_upscaling and (
         hires.highres_fix_upscaler_file or hires.highres_fix_upscaler != "lanczos"
     ):

@@ -116,7 +116,7 @@ def least_strength(steps: int) -> float:
 def _second_steps(job: GenerateJob) -> tuple[int, int | None]:
     """(steps of the second stage's schedule, how many of them run): A1111 runs all that are set, of a schedule that is
     longer by the strength."""
-    steps, strength = job.generate.steps, job.image_to_image.strength
+    steps, strength = job.hires.hires_steps or job.generate.steps, job.image_to_image.strength
     total = int(min(steps / min(strength, FULL), 2 * TIMESTEPS)) if strength and not as_generator(job) else steps
     longer = steps < total <= TIMESTEPS
     return (total, steps) if longer else (min(total, TIMESTEPS), _steps_run(job, min(total, TIMESTEPS), strength))

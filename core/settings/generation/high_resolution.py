@@ -20,13 +20,22 @@ class HiresSettings(Settings):
         hint="off",
         help="Below 1, the first stage has this share of the size, as in sd-scripts: 0.5 is half. Above 1, the second stage is larger by this factor, as in A1111: 2 is twice. Blank: off.",
     )
+    hires_steps: int | None = setting(
+        None,
+        within=(1, 1000),
+        title="Hires steps",
+        unit="steps",
+        hint="as sampling steps",
+        source="A1111",
+        help="Sampling steps of the second stage. Empty is as many as the sampling steps (0 in A1111). 10 to 20 are usual.",
+    )
     highres_fix_steps: int | None = kohya_setting(
         None,
         within=(1, 1000),
         title="Steps of the first stage",
         unit="steps",
         hint="as sampling steps",
-        help="The second stage runs all sampling steps, as in A1111. Empty is the same for the first. With sd-scripts compatibility, the second runs the share of the denoising strength, and empty is 28.",
+        help="sd-scripts' way to give the stages different steps: the second has the sampling steps. Empty is the same for the first; with sd-scripts compatibility, 28, and the second runs the share of the denoising strength.",
     )
     highres_fix_strength: float | None = kohya_setting(
         None,

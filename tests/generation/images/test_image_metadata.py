@@ -492,12 +492,13 @@ MADE = st.fixed_dictionaries(
         "hires": st.fixed_dictionaries(
             {
                 "highres_fix_scale": SCALES,
-                "highres_fix_steps": st.integers(1, 1000),
+                "highres_fix_steps": st.none() | st.integers(1, 1000),
+                "hires_steps": st.none() | st.integers(1, 1000),
                 "highres_fix_strength": st.none() | SHARES,
                 "highres_fix_upscaler": st.sampled_from(sorted(UPSCALERS)),
                 "highres_fix_upscaler_file": st.sampled_from([None, "4x sharp"]),
             }
-        ),
+        ).filter(lambda hires: None in (hires["highres_fix_steps"], hires["hires_steps"])),
         "refiner": st.fixed_dictionaries(
             {"refiner_checkpoint": st.sampled_from([None, "r"]), "refiner_switch_at": st.floats(0.01, 0.99)}
         ),
@@ -522,6 +523,8 @@ def acting(job):
         changes["hires"] = {}
     elif hires.highres_fix_upscaler_file:
         del changes["hires"]["highres_fix_upscaler"]
+    if changes["hires"]:
+        changes["hires"]["hires_steps"] = hires.hires_steps or asked.steps
     if not given.image_path:
         changes["image_to_image"] = (
             {"strength": given.strength, "mask_path": given.mask_path} if changes["hires"] else {}

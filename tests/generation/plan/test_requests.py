@@ -255,6 +255,12 @@ def test_the_first_stage_of_hires_fix_has_the_sampling_steps_or_its_own_or_sd_sc
     assert [stage.steps for stage in stages_of(job)] == [steps, 9 if compatibility != "none" else 11]
 
 
+def test_hires_steps_are_those_of_the_second_stage_as_in_a1111():
+    hires = {"highres_fix_scale": 2.0, "hires_steps": 4}
+    job = job_of(generate={"width": 256, "height": 256, "steps": 9}, hires=hires, image_to_image={"strength": 0.5})
+    assert [(stage.steps, stage.run) for stage in stages_of(job)] == [(9, None), (8, 4)]
+
+
 @pytest.mark.parametrize(
     ("skip", "compatibility", "layer"),
     [(None, "none", None), (3, "none", 3), (2, "none", 2), (1, "none", 2), (1, "sd-scripts-0.10", 1)],
@@ -297,6 +303,7 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
         ({"gradual_latent": {"gradual_latent_unsharp_params": "inf,1,1"}}, "generate.bad-unsharp"),
         ({"deep_shrink": {"ds_depth_1": 4}}, "generate.ds-depth"),
         ({"hires": {"highres_fix_scale": 1}}, "generate.hires-scale"),
+        ({"hires": {"highres_fix_scale": 2, "highres_fix_steps": 9, "hires_steps": 9}}, "generate.hires-steps"),
         ({"regions": {"region_map": "x.png"}}, "generate.no-regions"),
         ({"generate": {"guidance_scale": 1, "negative_scale": 2}}, "generate.no-guidance"),
         (
