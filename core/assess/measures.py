@@ -17,6 +17,7 @@ class Measure:
 
     meaning   what a high or low value means
     reads     (set of predictions, strength of the LoRA), shared with other measures      images   it needs generated images
+    more      further predictions for each image of a set
     kinds     of what trained that it applies to (`Target.kind`): "network", "model", "embedding"
     """
 
@@ -26,6 +27,7 @@ class Measure:
     reads: Sequence[tuple[str, float]] = ()
     images: bool = False
     kinds: str = "network model embedding"
+    more: int = 0
 
     def call(self, name: str, *args: Any) -> Any:
         """Call a function of its module; "" if it has none of this name."""
@@ -50,6 +52,14 @@ _ROWS = (
         "Near 0 keeps other prompts, 1 changes all alike.",
         [_INSIDE, _OUTSIDE],
         kinds="network model",
+    ),
+    Measure(
+        "blocks",
+        "Drift by block",
+        "Share of its change of other prompts that needs this part of the LoRA; block weights can lower it.",
+        [_INSIDE, _OUTSIDE],
+        kinds="network",
+        more=12,  # six parts, two sets
     ),
     Measure("trigger", "Trigger word", "1: the word does nothing.", [_INSIDE, _PLAIN], kinds="network model"),
     Measure("diversity", "Diversity over seeds", "Near 0: every seed gives the same image.", images=True),

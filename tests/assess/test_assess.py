@@ -11,9 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from core import tasks
 from core.assess import run as assess
+from core.assess.bench import Bench
+from core.assess.blocks import PARTS, SETS
 from core.assess.measures import MEASURES, STRENGTHS
 from core.assess.results import FILE, read_results
-from core.assess.target import find_target
+from core.assess.statistics import ratio_of
+from core.assess.target import find_target, in_turn
 from core.engine.execute import execute
 from core.families import family
 from core.generation.model.store import make_store
@@ -94,6 +97,7 @@ def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next
     drifts = [row[2] for row in cells["strength"]["rows"]]
     assert drifts == sorted(drifts) and cells["drift"]["outside"] == pytest.approx(drifts[3], abs=1e-3)
     assert cells["rank"]["rank"] == 4 and cells["trigger"]["word"] == "glyph style"
+    assert cells["blocks"]["parts"].keys() == PARTS.keys()
     assert all((folder.path / name).is_file() for name in cells["copies"]["files"])
     assert "step 40" in "\n".join(outcome.lines) and read_results(folder.path).keys() == outcome.facts["cells"].keys()
     use(workspace, folder)
@@ -107,6 +111,31 @@ def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next
         assert target.key(MEASURES["rank"], target.checkpoints[0]) != cells["rank"][assess.KEY], (
             "by other settings it is"
         )
+
+
+def test_the_whole_drift_of_a_lora_in_one_block_depends_on_it_and_every_prediction_is_announced(made):
+    workspace, folder = made(steps=(20,))
+    path = folder.checkpoints / "t-step00000020.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(path).items() if "mid_block" in name}
+    save_file(tensors, path, {"ss_base_model_version": "sd_v1"})
+    target, counted = find_target(AssessSettings.model_validate({"run": folder.name} | SMALL), workspace), []
+    context = surroundings(workspace)
+    context.store, context.stage = STORE, lambda name, *numbers: counted.append(numbers)
+    measures = [MEASURES[name] for name in ("drift", "blocks")]
+    bench = Bench(target, context, 10**6)
+    bench.prepare(measures)
+    with bench.opened(target.checkpoints[0]) as subject:
+        drift, blocks = (measure.call("measure", bench, subject) for measure in measures)
+        assert counted[-1][0] == target.predictions(target.checkpoints, measures)
+        whole = [in_turn(bench.changes(subject, name)) for name in SETS]
+        for name, changes in zip(SETS, whole, strict=True):  # so small that other batches round it by a thousandth
+            off = bench.moved(subject, name, "NONE")
+            assert off == pytest.approx(changes, rel=1e-2), "all parts off: the base model"
+        one, other = (image.tobytes() for image, _ in subject.made(["a fox"] * 2, 1))
+        assert one != other, "a caption of several images gets other seeds, else its images agree by nature"
+    (part,) = blocks["parts"].items()
+    assert part[0] == "MID" and part[1]["value"] == pytest.approx(1, rel=1e-2)
+    assert part[1]["times"] == pytest.approx(ratio_of(*whole).value, rel=1e-2) and drift["value"] > 0
 
 
 def test_what_prevents_an_assessment_is_said_before_anything_is_loaded(made, monkeypatch):
