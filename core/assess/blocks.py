@@ -22,6 +22,7 @@ PARTS = {
     "OUTS": "shallow output blocks",
 }
 SETS = ("outside", "inside")
+SMALL = 0.05  # share of a part whose multiple says nothing
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
@@ -72,4 +73,4 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def _times(part: Mapping[str, Any]) -> str:
-    return "" if part["times"] is None else f", {part['times']:.2f} times the dataset's"
+    return "" if part["times"] is None or part["value"] < SMALL else f", {part['times']:.2f} times the dataset's"

@@ -45,6 +45,13 @@ _INSIDE, _OUTSIDE, _PLAIN = ("inside", 1.0), ("outside", 1.0), ("plain", 1.0)
 _EACH = [(name, strength) for strength in STRENGTHS for name in ("fit", "outside")]
 _ROWS = (
     Measure("loss", "Held-out loss", "How well it denoises images that it was not trained on; lower is better."),
+    Measure(
+        "fit",
+        "Fit to the training images",
+        "Below 1 it fits them better than the base model; 1 or more: the training failed.",
+        [_INSIDE],
+        kinds="network model",
+    ),
     Measure("copies", "Near-copies", "Distance of its images to the nearest training image.", images=True),
     Measure(
         "drift",

@@ -182,13 +182,13 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(made, tmp_pat
     _, embedding = made(steps=(20,), method={"kind": "embedding"}, embedding={"token_string": "zkw"})
     target = find_target(AssessSettings(run=embedding.name), workspace)
     assert {name for name, each in MEASURES.items() if "not applicable" in target.reason(each)} == {
-        "drift", "trigger", "strength", "rank"
+        "fit", "drift", "blocks", "trigger", "strength", "rank"
     }  # fmt: skip
 
 
 KINDS = {
     "sdxl": ({}, set()),
-    "fine_tune": ({"method": {"kind": "fine_tune"}}, {"strength", "rank"}),
+    "fine_tune": ({"method": {"kind": "fine_tune"}}, {"blocks", "strength", "rank"}),
     "embedding": (
         {"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw"}},
         set(MEASURES) - {"copies", "diversity"},
@@ -217,10 +217,14 @@ def test_each_kind_of_checkpoint_gets_the_measures_that_apply(made, tmp_path, ki
 
 
 @pytest.mark.slow
-def test_a_run_of_many_steps_on_four_images_is_named_and_a_short_run_on_more_is_not(tmp_path):
+def test_many_steps_on_four_images_and_a_wrong_rate_are_named_for_what_they_are_and_a_short_run_is_not(tmp_path):
     workspace = Workspace(tmp_path / "outputs", PROJECT / "models", PROJECT / "presets")
     found = {}
-    for name, images, steps in (("overfitted", ("fox", "bear", "sailboat", "house"), 300), ("short", ("",), 30)):
+    for name, images, steps, rate in (
+        ("overfitted", ("fox", "bear", "sailboat", "house"), 300, 2e-3),
+        ("short", ("",), 30, 2e-3),
+        ("wrong rate", ("",), 30, 2e-2),
+    ):
         dataset = tmp_path / name
         dataset.mkdir()
         for path in (each for start in images for each in (STARTER / "images").glob(f"{start}*")):
@@ -228,15 +232,17 @@ def test_a_run_of_many_steps_on_four_images_is_named_and_a_short_run_on_more_is_
         values = {
             "model": {"base_model": str(STARTER)},
             "dataset": {"folder": str(dataset), "resolution": 128},
-            "optimizer": {"learning_rate": 2e-3},
+            "optimizer": {"learning_rate": rate},
             "schedule": {"max_train_steps": steps, "seed": 7},
             "saving": {"save_every_minutes": None},
         }
         folder = RunFolder.create(workspace.runs, name, dump(job := build(TrainJob, values), task="train"))
         assert execute("train", job, folder, workspace, "cpu")[0] == "done"
-        outcome = use(workspace, folder, measures=["copies", "drift"], prompts=4, sampling_steps=12)
+        outcome = use(workspace, folder, measures=["fit", "copies", "drift"], prompts=4, sampling_steps=12)
         (found[name],) = outcome.facts["cells"].values()
-        assert ("nearly copies" in outcome.lines[-1]) == (name == "overfitted"), outcome.lines
+        warned = {each for each, data in found[name].items() if MEASURES[each].words("warning", data)}
+        assert ("copies" in warned) == (name == "overfitted"), outcome.lines
+        assert ("fit" in warned) == (name == "wrong rate"), outcome.lines
     overfitted, short = found["overfitted"], found["short"]
     assert overfitted["copies"]["distance"] < overfitted["copies"]["limit"] < overfitted["copies"]["typical"]
     assert overfitted["drift"]["outside"] > short["drift"]["outside"] > 0

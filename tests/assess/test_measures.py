@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.assess import blocks, copies, diversity, drift, loss, rank, results, strength, trigger
+from core.assess import blocks, copies, diversity, drift, fit, loss, rank, results, strength, trigger
 from core.assess.measures import MEASURES, STRENGTHS
 from core.assess.statistics import NotMeasured, lower_bound, mean_of, paired_ratio, ratio_of
 from core.assess.target import in_turn
@@ -113,6 +113,15 @@ def test_drift_by_block_is_what_depends_on_a_part_as_a_share_of_the_whole_change
     with pytest.raises(NotMeasured):
         blocks.blocks_of([0.0] * 3, {})
     assert in_turn(list(range(24))) == [0, 5, 10, 15, 16, 21]
+
+
+def test_a_checkpoint_that_fits_its_own_training_images_worse_than_the_base_model_is_named():
+    for factor, named in ((0.7, False), (1.0, False), (3.0, True)):
+        base = [0.1, 0.2, 0.1, 0.4] * 2 + [0.3, 0.2, 0.1, 0.3]
+        losses = {"base": base, "trained": [loss * factor for loss in base]}
+        bench = SimpleNamespace(losses=lambda one, name, losses=losses: losses[one], base="base")
+        data = fit.measure(bench, "trained")
+        assert data["value"] == pytest.approx(factor) and bool(fit.warning(data)) == named
 
 
 def test_the_trigger_is_the_share_of_the_effect_without_the_word():
