@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from core.assess.measures import Measure
-from core.assess.target import SEEDS, TIMESTEPS, Checkpoint, Target
+from core.assess.target import SEEDS, TIMESTEPS, Checkpoint, Target, in_turn
 from core.assess.trigger import with_word, without_word
 from core.dataset.buckets.batches import Placed
 from core.dataset.images.pixels import load_bucketed
@@ -112,6 +113,14 @@ class Bench:
         change = (subject.predicted(name, strength).flatten(1) - base).norm(dim=1)
         return [float(each) for each in change / base.norm(dim=1)]
 
+    def moved(self, subject: Subject, name: str, block_weights: str) -> list[float]:
+        """|prediction - that with these block weights| / |base model's| of each image of a set, at a timestep in turn."""
+        probes = self.sets[self.target.set_named(name)]
+        other = torch.cat(list(subject.predictions(in_turn(probes), block_weights=block_weights)))
+        rows = in_turn(range(len(probes)))
+        change = (subject.predicted(name)[rows] - other).flatten(1).norm(dim=1)
+        return [float(each) for each in change / self.base.predicted(name)[rows].flatten(1).norm(dim=1)]
+
     def losses(self, subject: Subject, name: str, strength: float = 1.0) -> list[float]:
         """The mean squared error of each prediction of a set."""
         x0, noise, at = inputs(self.sets[self.target.set_named(name)], self.context.device)
@@ -151,12 +160,16 @@ class Subject:
         """The predictions of a set of probes, computed once: [N, C, h, w], float32 on the CPU, in the form of the target."""
         key = self.bench.target.set_named(name), strength
         if key not in self._known:
-            self._known[key] = torch.cat(list(self._predictions(self.bench.sets[key[0]], strength)))
+            self._known[key] = torch.cat(list(self.predictions(self.bench.sets[key[0]], strength)))
         return self._known[key]
 
-    def _predictions(self, probes: Sequence[Probe], strength: float) -> Iterator[Tensor]:
+    def predictions(
+        self, probes: Sequence[Probe], strength: float = 1.0, block_weights: str | None = None
+    ) -> Iterator[Tensor]:
+        """Batches of predictions, as of `predicted`."""
         components, kind, size = self.maker.components, self.maker.kind, self.bench.target.size
-        self.maker.loras.use([use.model_copy(update={"strength": strength}) for use in self.job.generate.loras])
+        update = {"strength": strength, "block_weights": block_weights}
+        self.maker.loras.use([use.model_copy(update=update) for use in self.job.generate.loras])
         captions = list(dict.fromkeys(probe.caption for probe in probes))
         reading = Reading(clip_skip=self.job.model.clip_skip, weighted=False, as_trained=True)
         states = dict(zip(captions, self.maker.encoder.encode_each(captions, reading), strict=True))
@@ -172,9 +185,10 @@ class Subject:
             yield self.objective.form(output, noisy, at).cpu()
 
     def made(self, prompts: Sequence[str], seeds: int) -> list[tuple[Image, str]]:
-        """(image, prompt) of each prompt with seeds 0, 1 ..."""
+        """(image, prompt) of each prompt with seeds 0, 1 ..., of a repeated one with further seeds."""
         generate, made = self.job.generate, list[Any]()
-        asked = [(prompt, seed) for prompt in prompts for seed in range(seeds)]
+        used: dict[str, Iterator[int]] = {prompt: count() for prompt in prompts}
+        asked = [(prompt, next(used[prompt])) for prompt in prompts for _ in range(seeds)]
         changes = ({"prompt": prompt.replace(" AND ", " and "), "seed": seed} for prompt, seed in asked)
         requests = [self.job.model_copy(update={"generate": generate.model_copy(update=each)}) for each in changes]
         for batch in self.maker.batches([Request(job) for job in requests]):

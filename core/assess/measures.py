@@ -17,6 +17,7 @@ class Measure:
 
     meaning   what a high or low value means
     reads     (set of predictions, strength of the LoRA), shared with other measures      images   it needs generated images
+    more      further predictions for each image of a set
     kinds     of what trained that it applies to (`Target.kind`): "network", "model", "embedding"
     """
 
@@ -26,6 +27,7 @@ class Measure:
     reads: Sequence[tuple[str, float]] = ()
     images: bool = False
     kinds: str = "network model embedding"
+    more: int = 0
 
     def call(self, name: str, *args: Any) -> Any:
         """Call a function of its module; "" if it has none of this name."""
@@ -43,6 +45,13 @@ _INSIDE, _OUTSIDE, _PLAIN = ("inside", 1.0), ("outside", 1.0), ("plain", 1.0)
 _EACH = [(name, strength) for strength in STRENGTHS for name in ("fit", "outside")]
 _ROWS = (
     Measure("loss", "Held-out loss", "How well it denoises images that it was not trained on; lower is better."),
+    Measure(
+        "fit",
+        "Fit to the training images",
+        "Below 1 it fits them better than the base model; 1 or more: the training failed.",
+        [_INSIDE],
+        kinds="network model",
+    ),
     Measure("copies", "Near-copies", "Distance of its images to the nearest training image.", images=True),
     Measure(
         "drift",
@@ -50,6 +59,14 @@ _ROWS = (
         "Near 0 keeps other prompts, 1 changes all alike.",
         [_INSIDE, _OUTSIDE],
         kinds="network model",
+    ),
+    Measure(
+        "blocks",
+        "Drift by block",
+        "Share of its change of other prompts that needs this part of the LoRA; block weights can lower it.",
+        [_INSIDE, _OUTSIDE],
+        kinds="network",
+        more=12,  # six parts, two sets
     ),
     Measure("trigger", "Trigger word", "1: the word does nothing.", [_INSIDE, _PLAIN], kinds="network model"),
     Measure("diversity", "Diversity over seeds", "Near 0: every seed gives the same image.", images=True),

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from core.assess.measures import MEASURES, Measure
 from core.dataset.buckets.batches import Placed
@@ -38,7 +38,8 @@ from core.training.loop.validation import pick_evenly, unaugmented_caption
 
 TIMESTEPS, BAND = (125, 375, 625, 875), 250  # the middle of each band, and its width
 SEEDS = 2  # images of each prompt
-VERSION = 1  # raised when a measure gives other values
+T = TypeVar("T")
+VERSION = 2  # raised when a measure gives other values
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class Target:
         image = prompts * self.settings.sampling_steps * 2  # with guidance
         made, probes = image * SEEDS * any(measure.images for measure in todo), prompts * len(TIMESTEPS)
         base = probes * len(sets) + image * ("outside" in sets) + made
-        return (base + len(checkpoints) * (made + probes * len(reads))) * bool(checkpoints)
+        each = made + probes * len(reads) + prompts * sum(measure.more for measure in todo)
+        return (base + len(checkpoints) * each) * bool(checkpoints)
 
     def key(self, measure: Measure, checkpoint: Checkpoint) -> str:
         """Changes with whatever a measured value depends on."""
@@ -147,6 +149,12 @@ class Target:
 def by_image(values: Sequence[float]) -> list[float]:
     """The means over the timesteps. values: each image at each timestep"""
     return [fmean(values[start : start + len(TIMESTEPS)]) for start in range(0, len(values), len(TIMESTEPS))]
+
+
+def in_turn(values: Sequence[T]) -> list[T]:
+    """One value of each image: of the first at the first timestep, of the second at the second ... values: each image at each timestep"""
+    number = len(TIMESTEPS)
+    return [values[start + start // number % number] for start in range(0, len(values), number)]
 
 
 def find_target(settings: AssessSettings, workspace: Workspace) -> Target:

@@ -11,9 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from core import tasks
 from core.assess import run as assess
+from core.assess.bench import Bench
+from core.assess.blocks import PARTS, SETS
 from core.assess.measures import MEASURES, STRENGTHS
 from core.assess.results import FILE, read_results
-from core.assess.target import find_target
+from core.assess.statistics import ratio_of
+from core.assess.target import find_target, in_turn
 from core.engine.execute import execute
 from core.families import family
 from core.generation.model.store import make_store
@@ -95,6 +98,7 @@ def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next
     drifts = [row[2] for row in cells["strength"]["rows"]]
     assert drifts == sorted(drifts) and cells["drift"]["outside"] == pytest.approx(drifts[3], abs=1e-3)
     assert cells["rank"]["rank"] == 4 and cells["trigger"]["word"] == "glyph style"
+    assert cells["blocks"]["parts"].keys() == PARTS.keys()
     assert all((folder.path / name).is_file() for name in cells["copies"]["files"])
     assert "step 40" in "\n".join(outcome.lines) and read_results(folder.path).keys() == outcome.facts["cells"].keys()
     use(workspace, folder)
@@ -108,6 +112,31 @@ def test_every_measure_is_taken_once_and_a_killed_assessment_resumes_at_the_next
         assert target.key(MEASURES["rank"], target.checkpoints[0]) != cells["rank"][assess.KEY], (
             "by other settings it is"
         )
+
+
+def test_the_whole_drift_of_a_lora_in_one_block_depends_on_it_and_every_prediction_is_announced(made):
+    workspace, folder = made(steps=(20,))
+    path = folder.checkpoints / "t-step00000020.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(path).items() if "mid_block" in name}
+    save_file(tensors, path, {"ss_base_model_version": "sd_v1"})
+    target, counted = find_target(AssessSettings.model_validate({"run": folder.name} | SMALL), workspace), []
+    context = surroundings(workspace)
+    context.store, context.stage = STORE, lambda name, *numbers: counted.append(numbers)
+    measures = [MEASURES[name] for name in ("drift", "blocks")]
+    bench = Bench(target, context, 10**6)
+    bench.prepare(measures)
+    with bench.opened(target.checkpoints[0]) as subject:
+        drift, blocks = (measure.call("measure", bench, subject) for measure in measures)
+        assert counted[-1][0] == target.predictions(target.checkpoints, measures)
+        whole = [in_turn(bench.changes(subject, name)) for name in SETS]
+        for name, changes in zip(SETS, whole, strict=True):  # so small that other batches round it by a thousandth
+            off = bench.moved(subject, name, "NONE")
+            assert off == pytest.approx(changes, rel=1e-2), "all parts off: the base model"
+        one, other = (image.tobytes() for image, _ in subject.made(["a fox"] * 2, 1))
+        assert one != other, "a caption of several images gets other seeds, else its images agree by nature"
+    (part,) = blocks["parts"].items()
+    assert part[0] == "MID" and part[1]["value"] == pytest.approx(1, rel=1e-2)
+    assert part[1]["times"] == pytest.approx(ratio_of(*whole).value, rel=1e-2) and drift["value"] > 0
 
 
 def test_what_prevents_an_assessment_is_said_before_anything_is_loaded(made, monkeypatch):
@@ -154,7 +183,7 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(made, tmp_pat
     _, embedding = made(steps=(20,), method={"kind": "embedding"}, embedding={"token_string": "zkw"})
     target = find_target(AssessSettings(run=embedding.name), workspace)
     assert {name for name, each in MEASURES.items() if "not applicable" in target.reason(each)} == {
-        "drift", "trigger", "strength", "rank"
+        "fit", "drift", "blocks", "trigger", "strength", "rank"
     }  # fmt: skip
 
 
@@ -183,7 +212,7 @@ def test_a_checkpoint_that_is_damaged_or_goes_ends_nothing_and_loses_no_cell(mad
 
 KINDS = {
     "sdxl": ({}, set()),
-    "fine_tune": ({"method": {"kind": "fine_tune"}}, {"strength", "rank"}),
+    "fine_tune": ({"method": {"kind": "fine_tune"}}, {"blocks", "strength", "rank"}),
     "embedding": (
         {"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw"}},
         set(MEASURES) - {"copies", "diversity"},
@@ -212,10 +241,14 @@ def test_each_kind_of_checkpoint_gets_the_measures_that_apply(made, tmp_path, ki
 
 
 @pytest.mark.slow
-def test_a_run_of_many_steps_on_four_images_is_named_and_a_short_run_on_more_is_not(tmp_path):
+def test_many_steps_on_four_images_and_a_wrong_rate_are_named_for_what_they_are_and_a_short_run_is_not(tmp_path):
     workspace = Workspace(tmp_path / "outputs", PROJECT / "models", PROJECT / "presets")
     found = {}
-    for name, images, steps in (("overfitted", ("fox", "bear", "sailboat", "house"), 300), ("short", ("",), 30)):
+    for name, images, steps, rate in (
+        ("overfitted", ("fox", "bear", "sailboat", "house"), 300, 2e-3),
+        ("short", ("",), 30, 2e-3),
+        ("wrong rate", ("",), 30, 2e-2),
+    ):
         dataset = tmp_path / name
         dataset.mkdir()
         for path in (each for start in images for each in (STARTER / "images").glob(f"{start}*")):
@@ -223,15 +256,17 @@ def test_a_run_of_many_steps_on_four_images_is_named_and_a_short_run_on_more_is_
         values = {
             "model": {"base_model": str(STARTER)},
             "dataset": {"folder": str(dataset), "resolution": 128},
-            "optimizer": {"learning_rate": 2e-3},
+            "optimizer": {"learning_rate": rate},
             "schedule": {"max_train_steps": steps, "seed": 7},
             "saving": {"save_every_minutes": None},
         }
         folder = RunFolder.create(workspace.runs, name, dump(job := build(TrainJob, values), task="train"))
         assert execute("train", job, folder, workspace, "cpu")[0] == "done"
-        outcome = use(workspace, folder, measures=["copies", "drift"], prompts=4, sampling_steps=12)
+        outcome = use(workspace, folder, measures=["fit", "copies", "drift"], prompts=4, sampling_steps=12)
         (found[name],) = outcome.facts["cells"].values()
-        assert ("nearly copies" in outcome.lines[-1]) == (name == "overfitted"), outcome.lines
+        warned = {each for each, data in found[name].items() if MEASURES[each].words("warning", data)}
+        assert ("copies" in warned) == (name == "overfitted"), outcome.lines
+        assert ("fit" in warned) == (name == "wrong rate"), outcome.lines
     overfitted, short = found["overfitted"], found["short"]
     assert overfitted["copies"]["distance"] < overfitted["copies"]["limit"] < overfitted["copies"]["typical"]
     assert overfitted["drift"]["outside"] > short["drift"]["outside"] > 0

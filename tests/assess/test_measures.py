@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from core.assess import copies, diversity, drift, loss, rank, results, strength, trigger
+from core.assess import blocks, copies, diversity, drift, fit, loss, rank, results, strength, trigger
 from core.assess.measures import MEASURES, STRENGTHS
 from core.assess.statistics import NotMeasured, lower_bound, mean_of, paired_ratio, ratio_of
+from core.assess.target import in_turn
 from core.networks.adapter_file import save_lora
+from core.networks.block_weights import SLOTS
 from core.record.cancel import CancelToken
 
 
@@ -86,6 +88,40 @@ def test_drift_is_the_change_outside_over_that_inside_by_band():
     assert "750 to 999" in drift.sentence(data)
     with pytest.raises(NotMeasured):
         drift.drift_of([0.0] * 12, outside)
+
+
+def test_the_parts_of_the_model_are_the_26_block_weights():
+    for sdxl in (False, True):
+        slots = blocks.slots_of(sdxl)
+        assert sorted(slot for part in slots.values() for slot in part) == list(range(26))
+        assert list(slots) == list(blocks.PARTS)
+    assert blocks.slots_of(False)["OUTS"] == {SLOTS.index(f"OUT{n:02}") for n in range(7, 12)}
+
+
+def test_drift_by_block_is_what_depends_on_a_part_as_a_share_of_the_whole_change():
+    whole, half = [0.2, 0.4, 0.1], [0.1, 0.2, 0.05]
+    data = blocks.blocks_of(whole, {"BASE": [[0.0] * 3, [0.0] * 3], "MID": [half, half], "OUTS": [whole, half]})
+    assert list(data["parts"]) == ["OUTS", "MID", "BASE"] and blocks.brief(data) == "OUTS 1.00"
+    values = [tuple(part.values()) for part in data["parts"].values()]
+    assert (
+        values[0][:3] == pytest.approx((1, 1, 1))
+        and values[1][:3] == pytest.approx((0.5, 0.5, 0.5))
+        and values[2] == (0, None, None, None)
+    )
+    assert values[0][3] == pytest.approx(2) and values[1][3] == pytest.approx(1)
+    assert all(part in blocks.sentence(data) for part in ("shallow output blocks (OUTS)", "MID 0.50", "BASE 0.00"))
+    with pytest.raises(NotMeasured):
+        blocks.blocks_of([0.0] * 3, {})
+    assert in_turn(list(range(24))) == [0, 5, 10, 15, 16, 21]
+
+
+def test_a_checkpoint_that_fits_its_own_training_images_worse_than_the_base_model_is_named():
+    for factor, named in ((0.7, False), (1.0, False), (3.0, True)):
+        base = [0.1, 0.2, 0.1, 0.4] * 2 + [0.3, 0.2, 0.1, 0.3]
+        losses = {"base": base, "trained": [loss * factor for loss in base]}
+        bench = SimpleNamespace(losses=lambda one, name, losses=losses: losses[one], base="base")
+        data = fit.measure(bench, "trained")
+        assert data["value"] == pytest.approx(factor) and bool(fit.warning(data)) == named
 
 
 def test_the_trigger_is_the_share_of_the_effect_without_the_word():

@@ -19,7 +19,7 @@ class AssessSettings(Settings):
         default_factory=list,
         widget="lines",
         hint="all",
-        help="Only these: loss, copies, drift, trigger, diversity, strength, rank.",
+        help="Only these: loss, fit, copies, drift, blocks, trigger, diversity, strength, rank.",
     )
     prompts: int = setting(
         4, within=(3, 16), help="Captions and images of the dataset that are compared. More give narrower intervals."

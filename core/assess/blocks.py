@@ -1,0 +1,76 @@
+"""Drift by block: how far predictions move when the LoRA is switched off in one part of the model, for other prompts and the dataset's.
+
+The distance between the predictions with the whole LoRA and without it in this part, as a share of the LoRA's whole change. Parts act
+through each other, so shares need not add up to 1. Each image is predicted at one timestep, the four in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from core.assess.statistics import Interval, NotMeasured, paired_ratio, ratio_of
+from core.assess.target import in_turn
+from core.networks.block_weights import BASE, MID, SLOTS, block_weights, slot_of
+
+PARTS = {
+    BASE: "text encoder",
+    "INS": "shallow input blocks",
+    "IND": "deep input blocks",
+    "MID": "middle block",
+    "OUTD": "deep output blocks",
+    "OUTS": "shallow output blocks",
+}
+SETS = ("outside", "inside")
+SMALL = 0.05  # share of a part whose multiple says nothing
+
+
+def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    loras, whole = subject.maker.loras, in_turn(bench.changes(subject, "outside"))
+    trained = {slot_of(name) for network in loras.networks for name in network.adapters}
+    moved = {}
+    for part, slots in slots_of(loras.sdxl).items():
+        if slots & trained:
+            weights = ",".join("0" if slot in slots else "1" for slot in range(len(SLOTS)))
+            moved[part] = [bench.moved(subject, name, weights) for name in SETS]
+        else:
+            bench.count(len(SETS) * len(whole))
+    return blocks_of(whole, moved)
+
+
+def slots_of(sdxl: bool) -> dict[str, frozenset[int]]:
+    """The indices in SLOTS of each part."""
+    alone = {BASE: SLOTS.index(BASE), "MID": MID}
+    kept = {part: enumerate(block_weights(part, sdxl)) for part in PARTS if part not in alone}
+    halves = {part: frozenset(slot for slot, weight in weights if slot and weight) for part, weights in kept.items()}
+    return {part: halves.get(part) or frozenset([alone[part]]) for part in PARTS}
+
+
+def blocks_of(whole: Sequence[float], moved: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
+    """{part: share of the whole change of other prompts that depends on it, with its interval; times: the change that depends on it,
+    as a multiple of the dataset's}, the largest first. whole: relative changes outside; moved: (outside, inside) of each part"""
+    if not min(whole) > 0:
+        raise NotMeasured("the checkpoint changes nothing")
+    parts = {}
+    for part, (outside, inside) in moved.items():
+        share = paired_ratio(outside, whole) if min(outside) > 0 else Interval(fmean(outside) / fmean(whole))
+        times = ratio_of(outside, inside).value if min(*outside, *inside) > 0 else None
+        parts[part] = share.data | {"times": times and round(times, 4)}
+    return {"parts": dict(sorted(parts.items(), key=lambda row: -row[1]["value"]))}
+
+
+def brief(data: Mapping[str, Any]) -> str:
+    part, most = next(iter(data["parts"].items()))
+    return f"{part} {most['value']:.2f}"
+
+
+def sentence(data: Mapping[str, Any]) -> str:
+    rows = iter(data["parts"].items())
+    part, most = next(rows)
+    rest = "; ".join(f"{name} {each['value']:.2f}{_times(each)}" for name, each in rows)
+    text = f"Without it in the {PARTS[part]} ({part}), predictions for other prompts move by {Interval.of(most)} of its whole change"
+    return f"{text}{_times(most)}{f'; {rest}' if rest else ''}."
+
+
+def _times(part: Mapping[str, Any]) -> str:
+    return "" if part["times"] is None or part["value"] < SMALL else f", {part['times']:.2f} times the dataset's"

@@ -1,0 +1,26 @@
+"""Fit to the training images: the loss with the checkpoint on them, as a multiple of the base model's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.assess.statistics import Interval, paired_ratio
+from core.assess.target import by_image
+
+
+def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    return paired_ratio(*(by_image(bench.losses(one, "inside")) for one in (subject, bench.base))).data
+
+
+def brief(data: Mapping[str, Any]) -> str:
+    return f"{data['value']:.2f}"
+
+
+def sentence(data: Mapping[str, Any]) -> str:
+    return f"The loss on training images is {Interval.of(data)} times the base model's."
+
+
+def warning(data: Mapping[str, Any]) -> str:
+    worse = (data["low"] or 0) > 1
+    return "fits its training images worse than the base model (the learning rate was too high)" if worse else ""
