@@ -19,28 +19,17 @@ from pydantic import BaseModel
 import core
 from tests.facts.store import Facts, digest, plain, producer
 
-ROOMS = (
-    "settings",
-    "training",
-    "optimization",
-    "engine",
-    "diffusion",
-    "networks",
-    "methods",
-    "families",
-    "record",
-    "assess",
-)
 LONG = 240
-OF_THE_MACHINE = {"core.record.processes", "core.record.priority", "core.record.machine"}
+OF_THE_MACHINE = {
+    *("core.record.processes", "core.record.priority", "core.record.machine", "core.machine_check.run"),
+    *("core.setup.browser", "core.setup.facts"),
+}
 
 
-def modules_of(*rooms: str) -> Iterator[ModuleType]:
-    """The modules in these folders of core, and those next to the folders."""
+def modules_of_core() -> Iterator[ModuleType]:
+    """The modules of core whose names stand for the same on every machine."""
     for each in pkgutil.walk_packages(core.__path__, "core."):
-        room = each.name.split(".")[1]
-        alone = each.name.count(".") == 1 and not each.ispkg
-        if (alone or room in rooms) and each.name not in OF_THE_MACHINE:
+        if each.name not in OF_THE_MACHINE:
             yield import_module(each.name)
 
 
@@ -145,7 +134,7 @@ def _is_number(value: Any) -> bool:
 @producer
 def constants() -> Facts:
     """What modules name."""
-    for module in modules_of(*ROOMS):
+    for module in modules_of_core():
         if found := constants_of(module):
             yield module.__name__, found
 
@@ -153,6 +142,6 @@ def constants() -> Facts:
 @producer
 def defaults() -> Facts:
     """What is left out of calls."""
-    for module in modules_of(*ROOMS):
+    for module in modules_of_core():
         if found := defaults_of(module):
             yield module.__name__, found
