@@ -17,6 +17,7 @@ from torch import nn
 
 from core.optimization.scaling import make_scaler
 from core.record import processes
+from core.record.problems import Problem
 from core.record.processes import Together, check_launch, launched_processes, only_follows
 from core.record.run_folder import RunFolder, seal_state
 from core.record.workspace import Workspace
@@ -64,7 +65,9 @@ METHODS: tuple[dict[str, Any], ...] = (
     {"method": {"kind": "fine_tune", "train_text_encoder": "yes"}, "optimizer": {"text_encoder_lr": [1e-5, 0.0]}},
     {"method": {"kind": "fine_tune", "train_text_encoder": "yes"}, "optimizer": {"unet_lr": 0.0}},
     {"method": {"kind": "embedding"}},
-)
+    *({"method": {"kind": "fine_tune"}, "sharding": {"deepspeed": True, "zero_stage": stage, "zero3_init_flag": early}}
+      for stage, early in ((2, True), (3, False), (3, True))),
+)  # fmt: skip
 
 
 @producer
@@ -110,6 +113,10 @@ def _loaded(job: TrainJob, trainable: torch.dtype, stack: ExitStack) -> list[Any
     early.vae()
     early.offload_vae()
     later = [early._vae is None]
+    for inputs.context.device in ("meta", "cpu:0"):
+        heard.append(inputs.context.device)
+        with patch("core.networks.frozen.install", lambda denoiser: heard.append("installed")):
+            Models(inputs).load_untrained()
     return [heard, placed, again, later]
 
 
@@ -424,6 +431,59 @@ def beginnings() -> Facts:
 
 
 @producer
+def decided() -> Facts:
+    """The dtype of a run: as set, as decided before, or measured once by the first process; the checks before a start."""
+    heard: list[Any] = []
+    chosen = partial(_answer, heard, "choose", SimpleNamespace(name="bf16"))
+    with folder() as root, ExitStack() as stack:
+        for name in ("use_threads", "use_tf32"):
+            stack.enter_context(patch.object(building, name, partial(_answer, heard, name, None)))
+        stack.enter_context(patch.object(building, "choose_precision", chosen))
+        for number, (mixed, known, states, first) in enumerate(
+            product(("auto", "fp16"), (None, "no"), (False, True), (True, False))
+        ):
+            heard.clear()
+            run = SimpleNamespace(machine_file=root / f"{number}.json", states=root / f"{number}")
+            if known:
+                beside(run.machine_file, json.dumps({"device": "cuda", "precision": known}))
+            if states:
+                beside(run.states / "step00000001" / "w", "x")
+            one = SimpleNamespace(first=first, first_does=ExitStack)
+            context: Any = SimpleNamespace(folder=run, device="cuda:0", processes=one)
+            job = build(TrainJob, {"memory": {"mixed_precision": mixed}})
+            building._precision(job, context, 9)
+            yield str(number), [list(heard), run.machine_file.read_text() if run.machine_file.exists() else None]
+        for begins, failing in product((True, False), (True, False)):
+            heard.clear()
+            run = SimpleNamespace(states=root / ("none" if begins else "1"))
+            (root / "1").mkdir(exist_ok=True)
+            context = SimpleNamespace(
+                folder=run, device="cpu", token="token", stage=partial(_answer, heard, "stage", None), workspace="w"
+            )
+            found = [Problem("e", code="e")] if failing else [Problem("a", level="advice", code="a")]
+            with (
+                patch.object(building, "preflight", partial(_checked, heard)),
+                patch.object(building, "problems_before_start", partial(_answer, heard, "before", found)),
+            ):
+                yield f"checked {begins} {failing}", [refused(partial(building.checked, job, context)), list(heard)]
+
+
+def _checked(heard: list[Any], *given: Any, progress: Any, **named: Any) -> str:
+    progress(1, 2)
+    return _answer(heard, "preflight", "report", **named)
+
+
+def _answer(heard: list[Any], name: str, answer: Any, *given: Any, **named: Any) -> Any:
+    shown = [each for each in given if isinstance(each, str | int | bool)]
+    kept = {
+        key: value if isinstance(value, str | int | bool) else getattr(value, "__name__", "a partial")
+        for key, value in named.items()
+    }
+    heard.append([name, shown, {key: value for key, value in kept.items() if key != "method"}])
+    return answer
+
+
+@producer
 def budgets() -> Facts:
     """Pairs of validation: as many as before, else within the run's length."""
     saves = [10, 20, 30]
@@ -449,7 +509,7 @@ def budgets() -> Facts:
                 folder=SimpleNamespace(dataset_file=file), processes=SimpleNamespace(count=count)
             )
             report: Any = SimpleNamespace(total_steps=total, views={"a": 40, "b": 20})
-            plan: Any = SimpleNamespace(epochs=SimpleNamespace(steps_in=lambda epoch, steps=steps: steps))
+            plan: Any = SimpleNamespace(epochs=SimpleNamespace(steps_in=lambda epoch, steps=steps: steps + epoch))
             budget = building._validation_budget(build(TrainJob, {}), context, report, plan)
             yield str(number), [budget.views, budget.pairs]
 

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from core.optimization import automagic, rounding, undo
 from core.optimization.clipping import NonFiniteGuard
 from core.optimization.fused import FusedBackward
-from core.optimization.optimizers import build_optimizer, groups_for, load_state, resolve, step_sizes
+from core.optimization.optimizers import build_optimizer, groups_for, load_class, load_state, resolve, step_sizes
 from core.optimization.rounding import widen_steps
 from core.optimization.scaling import make_scaler
+from core.record.problems import ProblemsError
 from core.settings.optimization.optimizer import OptimizerSettings
+from core.settings.optimization.optimizers import Entry
 from tests.facts.networks import weights
 from tests.facts.store import Facts, producer, refused
 
@@ -82,9 +84,16 @@ def made() -> Facts:
         ("AdamW", {}, 1e-2), ("AdamW", {"foreach": True}, 1e-2), ("AdamW", {"fused": False}, 1e-2), ("AdamW", {"amsgrad": True}, -1e-2),
         ("SGD", {}, 0.5), ("RMSprop", {}, 1e-2), ("RAdam", {}, 1e-2), ("Lion", {}, -1e-3), ("AdamW", {"betas": [2, 3]}, 1e-2),
         ("AdamW", {"nope": 1}, 1e-2), ("AdaFactor", {"relative_step": True}, 1e-2), ("AdaFactor", {"relative_step": False}, 1e-2),
-        ("AdamW", {}, float("nan")), ("nope", {}, 1e-2), ("Muon", {}, 1e-2), ("StableAdamW", {}, -1e-2),
+        ("AdamW", {}, float("nan")), ("nope", {}, 1e-2), ("Muon", {}, 1e-2),
+        ("pytorch_optimizer.Gravity", {}, 1e-2), ("Automagic", {}, 1e-2), ("StableAdamW", {}, -1e-2),
     ):  # fmt: skip
         yield f"{name} {arguments} {rate}", refused(partial(_made, name, arguments, rate))
+    for entry in (
+        Entry("X", "nowhere.X", "package"),
+        Entry("X", "nowhere.deep.X", ""),
+        Entry("X", "torch.optim.Nope", "torch"),
+    ):
+        yield f"class {entry.path}", [refused(load_class, entry), _words(load_class, entry)]
     shapes = ((4, 6), (6,), (1, 6), (6, 1), (3, 2, 1, 1), (1, 8, 1), ())
     group = {"name": "unet", "params": [nn.Parameter(torch.zeros(shape)) for shape in shapes], "lr": 0.1}
     for name in ("Muon", "pytorch_optimizer.AdaMuon", "AdamW"):
@@ -108,13 +117,21 @@ def made() -> Facts:
         yield f"state {dtype}", [kept, [group["lr"] for group in optimizers[1].param_groups]]
 
 
+def _words(call: Any, *given: Any) -> Any:
+    """The first words of how to fix the error of a call."""
+    try:
+        return call(*given)
+    except ProblemsError as error:
+        return error.problems[0].fix.split()[:5]
+
+
 def _made(name: str, arguments: dict[str, Any], rate: float) -> Any:
     settings = OptimizerSettings(
         optimizer_type=name, optimizer_args=arguments, learning_rate=rate if rate == rate else 1.0
     )
     optimizer = build_optimizer(settings, groups_of(rate, 3e-3), 5)
     optimizer.step()
-    known = ("lr", "initial_lr", "fused", "foreach", "use_muon", "name")
+    known = ("lr", "initial_lr", "fused", "foreach", "use_muon", "name", "draws_step")
     options = [{key: value for key, value in group.items() if key in known} for group in optimizer.param_groups]
     return [
         options,

@@ -3,7 +3,8 @@ of poses, and how many names a message shows."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import io
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -71,11 +72,10 @@ def trained_by_command() -> Facts:
             job = build(TrainJob, {"model": {"base_model": model, "vae": "c/d"}})
             found = partial(_noted, heard, "before", level[before])
             with patch("core.training.checks.before_start.problems_before_start", found):
-                options = _options(root, **({"check": True} if check else {}))
-                answer = refused(
-                    lambda job=job, options=options, trains=trains: command.check(job, options, trains=trains).sentence
-                )
-            yield f"{trains} {check} {model} {before}", [answer, list(heard)]
+                options, shown = _options(root, **({"check": True} if check else {})), io.StringIO()
+                with redirect_stderr(shown):
+                    answer = refused(partial(command.check, job, options, trains=trains))
+            yield f"{trains} {check} {model} {before}", [answer, list(heard), shown.getvalue().count("a")]
         for values in (
             {},
             {"check": True},
@@ -89,8 +89,13 @@ def trained_by_command() -> Facts:
             with (
                 patch.object(command, "check", lambda *given: report),
                 patch.object(command, "only_follows", lambda: False),
+                redirect_stderr(io.StringIO()) as errors,
+                redirect_stdout(io.StringIO()) as shown,
             ):
-                yield f"options {values}", [command.train_job(job, _options(root, **values)), list(heard)]
+                options = _options(root, **values)
+                options.advice = [Problem("a", level="advice", code="a")]
+                code = command.train_job(job, options)
+            yield f"options {values}", [code, list(heard), shown.getvalue(), bool(errors.getvalue())]
         heard.clear()
         with patch.object(command, "only_follows", lambda: True):
             yield "follows", [command.train_job(build(TrainJob, {}), _options(root, check=True)), list(heard)]
@@ -103,8 +108,46 @@ def trained_by_command() -> Facts:
             vars(options).update(changed)
             yield f"resumed {changed}", refused(partial(command.resume, options))
     with folder() as root:
-        for text in ("", "1", "x", "-3", "2.5"):
-            yield f"prove {text}", refused(partial(command.prove_it, build(TrainJob, {}), _options(root, prove=text)))
+        for text, equal in product(("", "1", "x", "-3", "2.5", "2"), (True, False)):
+            proof = SimpleNamespace(equal=equal, words=lambda: "words")
+            released: list[Any] = []
+            owner = SimpleNamespace(release=lambda released=released: released.append("released"))
+            with (
+                patch("core.training.prove.prove", lambda *given, say, proof=proof: say("said") or proof),
+                patch.object(command, "Ownership", lambda *given, owner=owner: owner),
+                redirect_stderr(io.StringIO()) as errors,
+                redirect_stdout(io.StringIO()) as shown,
+            ):
+                code = refused(partial(command.prove_it, build(TrainJob, {}), _options(root, prove=text)))
+            yield f"prove {text} {equal}", [code, released, shown.getvalue(), errors.getvalue()]
+        for changed, follows in product(({}, {"a": 1}), (True, False)):
+            heard = []
+            with ExitStack() as stack:
+                for name, value in (
+                    ("find_run", lambda name, space: name),
+                    ("read_flags", lambda job, settings, changed=changed: (changed, [])),
+                    ("job_to_resume", lambda folder: build(TrainJob, {})),
+                    (
+                        "extend",
+                        partial(_noted, heard, "extend", build(TrainJob, {"saving": {"output_name": "longer"}})),
+                    ),
+                    ("only_follows", lambda follows=follows: follows),
+                    ("jump_advice", partial(_noted, heard, "jump", [])),
+                    ("run_job", partial(_noted, heard, "run_job", 8)),
+                    ("check_launch", lambda heard=heard: heard.append("launch")),
+                    ("split_options", lambda *given, **named: _options(root, **{"continue": "r"})),
+                ):
+                    stack.enter_context(patch.object(command, name, value))
+                yield f"continued {changed} {follows}", [command.run(["--continue", "r"]), heard]
+        with (
+            patch.object(command, "split_options", lambda *given, **named: _options(root)),
+            patch.object(command, "check_launch", lambda: None),
+        ):
+            with (
+                patch.object(command, "job_from", lambda *given: 5),
+                patch.object(command, "train_job", lambda job, options: [job]),
+            ):
+                yield "new", command.run([])
     bars: list[Any] = []
     with patch("tqdm.tqdm", partial(Bar, bars)):
         with command.checking_bar() as progress:
@@ -115,7 +158,7 @@ def trained_by_command() -> Facts:
             SimpleNamespace(models="m"),
             lambda hub_id, models, on_progress: [on_progress(each, 9) for each in (2, 9)],
         )
-    yield "bars", [[each.total, each.n, each.closed] for each in bars]
+    yield "bars", [[each.total, each.n, each.closed, each.options] for each in bars]
 
 
 class Bar:
@@ -123,6 +166,7 @@ class Bar:
 
     def __init__(self, bars: list[Any], total: int | None = None, **options: Any) -> None:
         self.total, self.n, self.closed = total, 0, False
+        self.options = {key: value for key, value in options.items() if isinstance(value, bool)}
         bars.append(self)
 
     def update(self, more: int) -> None:
@@ -169,6 +213,61 @@ def failing_grids() -> Facts:
     for (name, script), minutes in product(scripts.items(), (0, 1)):
         for seconds in (1, 30) if minutes else (0,):
             yield f"{name} {minutes} {seconds}", _grid(list(script), minutes, seconds)
+
+
+@producer
+def run_grids() -> Facts:
+    """A grid's task from its folder to its result, and what it reports."""
+    for named, late, linked, error in product(
+        (None, "old"), (True, False), (0, 1), (None, Cancelled(), ValueError("x"))
+    ):
+        heard: list[Any] = []
+        note = partial(_noted, heard)
+        content = SimpleNamespace(minutes=2.5, state="late" if late else "done")
+        home: Any = SimpleNamespace(
+            name="g", png=Path("a.png"), html=Path("a.html"), job=lambda: 1, content=lambda content=content: content
+        )
+        home.change = lambda heard=heard, **values: heard.append(values)
+        work = SimpleNamespace(
+            run=partial(_ran, heard, error, not late),
+            end=lambda state, heard=heard: heard.append(state),
+            failed={"a": "b"} if linked else {},
+        )
+        context: Any = SimpleNamespace(
+            store=None,
+            workspace="w",
+            device="cpu",
+            stage=partial(note, "stage", None),
+            warn=partial(note, "warn", None),
+            say=partial(note, "say", None),
+        )
+        with ExitStack() as stack:
+            folders = SimpleNamespace(named=partial(note, "named", home))
+            for name, value in (
+                ("make_store", partial(note, "make_store", 1)),
+                ("GridFolder", folders),
+                ("begin", partial(note, "begin", home)),
+                ("grid_of", lambda *given: SimpleNamespace(notes=["n"])),
+                ("reuse", lambda *given, linked=linked: linked),
+                ("Work", lambda *given, work=work: work),
+            ):
+                stack.enter_context(patch.object(making, name, value))
+            job: Any = SimpleNamespace(grid=SimpleNamespace(folder=named))
+            try:
+                done: Any = making.run_task(job, context)
+            except (Cancelled, ValueError) as raised:
+                done = type(raised).__name__
+        yield (
+            f"{named} {late} {linked} {error!r}",
+            [done if isinstance(done, str) else [len(done.lines), done.facts], heard],
+        )
+
+
+def _ran(heard: list[Any], error: Exception | None, answer: bool) -> bool:
+    heard.append("run")
+    if error is not None:
+        raise error
+    return answer
 
 
 def _grid(script: list[Any], minutes: int, seconds: int) -> list[Any]:
