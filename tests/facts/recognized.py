@@ -7,7 +7,9 @@ import json
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -98,6 +100,7 @@ TEXTS: dict[str, dict[str, Any]] = {
     "easy, LoRAs": EASY | {"use_lora_model": "a.safetensors, b", "lora_alpha": "0.5, x, 3"},
     "easy, LoRAs in a list": EASY | {"Lora model": "['a', 'b']", "Lora strength": "[0.5, 1]"},
     "sd-scripts": {"prompt": "a", "negative_prompt": "b", "seed": "1", "steps": "5", "x": "y"},
+    **{f"sd-scripts by {name}": {"prompt": "a", name: "3"} for name in ("seed", "steps", "scale", "sampler")},
     "sd-scripts without a prompt": {"prompt": "", "seed": "1"},
     "sd-scripts without a mark": {"prompt": "a", "height": "4"},
     "swarm": {"parameters": {"sui_image_params": {"prompt": "a", "seed": 2, "loras": ["x/y.safetensors", "z"], "loraweights": ["0.5"]}}},
@@ -105,12 +108,15 @@ TEXTS: dict[str, dict[str, Any]] = {
     "novel without its own prompt": {"Comment": {"uc": "b", "steps": 3}, "Software": "NovelAI", "Description": "c"},
     "novel by its source": {"Comment": NOVEL, "Source": "NovelAI Diffusion"},
     "novel of another": {"Comment": NOVEL, "Source": "Another", "Software": "x"},
+    "novel by its source alone": {"Comment": {"uc": "b", "steps": 3}, "Source": "NovelAI Diffusion"},
+    "graph": {"parameters": {"3": {"class_type": "KSampler", "inputs": {"seed": 5, "steps": 9, "positive": ["4", 0]}},
+                             "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "a"}}}},
     "novel inside": {"parameters": {"Comment": json.dumps(NOVEL), "Source": "NovelAI x", "Description": "c"}},
     "novel inside, broken": {"parameters": {"Comment": "[", "Software": "NovelAI", "Description": "c"}},
     "fooocus": {"parameters": {"prompt": "a", "guidance_scale": 4, "resolution": "(512, 640)", "lora_combined_1": "x.safetensors : 0.5",
                                "lora_2": "y : z", "lora_123": "w : 1", "sampler": "dpmpp_2m", "scheduler": "karras"}},
     "fooocus, listed": {"parameters": {"Prompt": "a", "Guidance Scale": 4, "lora_1": "z : 1",
-                                       "loras": [["x", 0.5, "h"], ["y"], {"model": {"name": "m"}, "weight": 2}]}},
+                                       "loras": [["x", 0.5, "h"], ["w", 0.75], ["y"], {"model": {"name": "m"}, "weight": 2}]}},
     "draw things": {XMP: '<rdf:li xml:lang="x">{&quot;c&quot;: &quot;a&quot;, &quot;strength&quot;: 1}</rdf:li>'},
     "draw things without a text": {XMP: "<rdf:li>x</rdf:li>"},
     "invoke": {"invokeai_metadata": {"positive_prompt": "a", "width": 64, "height": 32, "clip_skip": 0, "scheduler": "euler_k",
@@ -218,6 +224,9 @@ def caches_of_others() -> Facts:
             caches = npz.NpzCaches(items)
             caches(Side(replace(first, image=image)))
             yield f"rotated {turned} {was}", [len(caches.refused), *("EXIF" in why for why in caches.refused.values())]
+        for more in (-1, 0, 1):
+            with patch.object(npz, "HEADER_BYTES", 128 + more):
+                yield f"longest {more}", refused(partial(written, latents=whole.astype(np.float64)))
         np.savez(npz.with_ending(stem, "_flip.npz"), arr_0=-whole)
         yield "bare with its mirror image", refused(partial(written, arr_0=whole))
         np.savez(npz.with_ending(stem, "_flip.npz"), arr_0=-whole[:3])
@@ -355,6 +364,10 @@ def downloads() -> Facts:
                     f"failed {number} {error!r}",
                     [problem.code, problem.where, problem.fix.partition(" ")[0], "by hand" in problem.fix],
                 )
+        for name, status in product(("GatedRepoError", "RepositoryNotFoundError", "Other"), (None, 401, 404, 500)):
+            response = None if status is None else SimpleNamespace(status_code=status)
+            error = type(name, (Exception,), {"response": response})("first\nsecond")
+            yield f"reason {name} {status}", [len(text.split()) for text in references._reason(error)]
         partly = root / "partly"
         beside(partly / "v1.ckpt", "x" * 6)
         beside(partly / "model_index.json", "x")
