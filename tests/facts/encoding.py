@@ -14,7 +14,7 @@ import torch
 
 from core.dataset.caches.encoding import Side
 from core.diffusion.text_states import TextStates
-from core.families import type_speed
+from core.families import counting, type_speed
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.training.building import latents
@@ -227,3 +227,45 @@ def speeds() -> Facts:
             stack.enter_context(patch.object(type_speed, "_work", lambda dtype: lambda: None))
             stack.enter_context(patch.object(type_speed.machine, "threads", torch.get_num_threads))
             yield f"measured {first}", [type_speed.measure(), len(counted)]
+
+
+UNET = {
+    "block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 64, "attention_head_dim": 8,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}  # fmt: skip
+VAE = {"block_out_channels": (32,), "norm_num_groups": 8, "latent_channels": 4}
+
+
+@producer
+def passes() -> Facts:
+    """Peak memory of passes of small models, in two digits, by size, batch, dtype, attention and length of text."""
+    unet, vae = counting.frozen(UNET), counting.frozen(VAE)
+    for sides, rows, dtype, attention, tokens in (
+        ((64, 64), 1, torch.float32, "auto", 77), ((64, 128), 1, torch.float32, "auto", 77), ((64, 64), 4, torch.float32, "sdpa", 77),
+        ((64, 64), 1, torch.bfloat16, "xformers", 77), ((128, 128), 1, torch.float32, "math", 77),
+        ((128, 128), 1, torch.float32, "sliced", 77),
+        ((64, 64), 1, torch.float32, "math", 700),
+    ):  # fmt: skip
+        found = counting.evaluation_bytes("sd1", unet, sides, rows, dtype, attention, tokens)
+        slopes = counting.gradient_bytes("sd1", unet, vae, sides, rows, dtype, torch.float32, attention, tokens)
+        yield f"{sides} {rows} {dtype} {attention} {tokens}", [f"{each:.2g}" for each in (found, slopes)]
+    decoded = [
+        counting.decoding_bytes("sd1", vae, pixels, dtype)
+        for pixels in (1, 64, 128**2)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    yield "decoded", [f"{each:.2g}" for each in decoded]
+    yield "keys", [counting.frozen({"b": [1, (2,)], "a": {"c": "d"}})]
+    there = torch.empty(10, device="meta")
+    with counting.Live([there]) as live:
+        seen = []
+        one = torch.empty(8, device="meta")
+        seen.append([live.now, live.peak])
+        one.add_(1), one.view(2, 4), there.add_(1)
+        seen.append([live.now, live.peak])
+        two = one + one
+        del one
+        seen.append([live.now, live.peak])
+        del two
+        seen.append([live.now, live.peak])
+    yield "live", seen
