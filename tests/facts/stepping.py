@@ -33,8 +33,12 @@ def steppers() -> Facts:
     one = stepper([weight(1.0)])
     one._fused, one._guard = fused, SimpleNamespace(begin=partial(heard.append, "begun"))  # type: ignore[assignment]
     one.begin()
-    losses = one.backward(lambda: one._parameters[0] * torch.ones(3), 2, True)
+    losses = one.backward(lambda: one._parameters[0] * torch.ones(3) + 1, 2, True)
     yield "fused", [losses, one.step(torch.zeros(())), list(one.stand_in([1])), one.release(), heard]
+    for loss in (1.0, float("inf")):
+        one = stepper([weight(0.0)], scaler=make_scaler("cpu", torch.float32))
+        one.backward(lambda one=one: one._parameters[0] * 2, 1, True)
+        yield f"scaled {loss}", [one.step(torch.tensor(loss)), one._parameters[0], one._scaler.get_scale()]
     rests = weight(4.0).requires_grad_(False)
     rests.grad = None
     one = stepper([weight(3.0)], clipped=[rests], adds_up=True)

@@ -84,7 +84,7 @@ def made() -> Facts:
         ("AdamW", {}, 1e-2), ("AdamW", {"foreach": True}, 1e-2), ("AdamW", {"fused": False}, 1e-2), ("AdamW", {"amsgrad": True}, -1e-2),
         ("SGD", {}, 0.5), ("RMSprop", {}, 1e-2), ("RAdam", {}, 1e-2), ("Lion", {}, -1e-3), ("AdamW", {"betas": [2, 3]}, 1e-2),
         ("AdamW", {"nope": 1}, 1e-2), ("AdaFactor", {"relative_step": True}, 1e-2), ("AdaFactor", {"relative_step": False}, 1e-2),
-        ("AdamW", {}, float("nan")), ("nope", {}, 1e-2), ("Muon", {}, 1e-2),
+        ("AdamW", {}, 0.0), ("AdamW", {}, float("nan")), ("nope", {}, 1e-2), ("Muon", {}, 1e-2),
         ("pytorch_optimizer.Gravity", {}, 1e-2), ("Automagic", {}, 1e-2), ("StableAdamW", {}, -1e-2),
     ):  # fmt: skip
         yield f"{name} {arguments} {rate}", refused(partial(_made, name, arguments, rate))

@@ -307,6 +307,7 @@ def _grid(script: list[Any], minutes: int, seconds: int) -> list[Any]:
         stack.enter_context(patch.object(making.time, "monotonic", lambda: float(now[0])))
         grid: Any = SimpleNamespace(cells=cells, parts=parts)
         work = making.Work(grid, home, None, None, "cpu", reports)  # type: ignore[arg-type]
+        work.end("not begun")
         began = [work.progress.steps_done, work.progress.images_done, work.progress.steps]
         try:
             found: Any = work.run()
