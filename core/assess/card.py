@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from core.engine.view import RunView
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.hub.catalog import ALLOWS, ENTRIES, Entry, of_sha256
+from core.formats.hub.fetch import SHA256
 from core.formats.lora.metadata import frequent_tags, stated_triggers
 from core.formats.tensors.header import read_header
 from core.generation.model.index import preview_of
@@ -36,10 +36,10 @@ from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.context import JobContext, Outcome
 from core.record.events import COMPARED
-from core.record.problems import ProblemsError, raise_if_errors
+from core.record.problems import UNSEEN, ProblemsError, raise_if_errors
 from core.record.run_folder import RunFolder, run_of
 from core.record.units import count, size_words
-from core.record.workspace import Workspace, display_path
+from core.record.workspace import Workspace, display_path, last_part
 from core.settings.job import TrainJob
 from core.settings.tools.card import CardSettings
 from core.tools.files import file_of
@@ -53,10 +53,6 @@ LONGEST = 2000  # characters of a text
 MOST_NAMES = 1000
 MOST_BYTES = 10_000_000  # of a page
 MOST_THUMBNAIL = 8_000_000  # characters of modelspec.thumbnail
-SHA256 = re.compile(r"[0-9a-f]{64}")
-UNSEEN = re.compile(
-    "[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)  # control characters, half pairs
 TRAINED = {
     "steps": ("Steps", "ss_steps"),
     "epochs": ("Epochs", "ss_epoch"),
@@ -213,8 +209,7 @@ class Source:
         fact = partial(Fact, "base")
         digest, entry = self._base_digest()
         name = self._stated("ss_sd_model_name") or (self.job.model.base_model if self.job else "")
-        file_name = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-        yield fact("name", "Trained on", entry.title if entry else file_name)
+        yield fact("name", "Trained on", entry.title if entry else last_part(name))
         yield fact("path", "Path of the base model", self.job.model.base_model if self.job else "", "names")
         yield fact("family", "Family", FAMILY_NAMES.get(self.about["family"], ""))
         yield fact("sha256", "SHA-256 of the base model", digest)

@@ -23,6 +23,7 @@ from core.dataset.captions.history import Change, History, check_folders, conten
 from core.dataset.sources.files import printable
 from core.dataset.sources.metadata import read_values
 from core.record import atomic
+from core.record.bounded_json import read_json_object
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors, unwritten
@@ -37,6 +38,7 @@ NONE_MISSING = (
     "prepend or add a line"
 )
 NONE_OF_FILES = "Nothing to caption: captions from a metadata file are not changed"
+SAVE_SECONDS = 30.0
 LISTED = 200  # tags and skipped images in the outcome
 
 
@@ -124,20 +126,21 @@ def run_captioner(
         return tally.outcome(
             job.captioning.existing, [_previewed(row, caption, job) for row, caption in described(rows)]
         )
-    if (file := typed_path(job.captioning.output_path)) is not None:
-        tally.file = file
-        kind = "tags" if isinstance(settings, TagTextSettings) else "caption"
-        captions = {row: text for row, _, text in _to_write(described(_rows(job)), job, tally)}
-        tally.written = len(captions)
-        with only_one_writes(context):
-            write_one_file(file, kind, captions, title, about, context.workspace)
-    else:
-        try:
+    tally.file = typed_path(job.captioning.output_path)
+    try:
+        if tally.file is None:
             _write_each(title, about, described, job, context, tally)
-        except Cancelled:
-            if not tally.written:
-                raise
-            return tally.stopped()
+        else:
+            kind = "tags" if isinstance(settings, TagTextSettings) else "caption"
+            unfinished = context.workspace.private / "captions in one file" / f"{name}-{about['job']}.json"
+            captions = _collect(unfinished, described, job, tally)
+            with only_one_writes(context):
+                write_one_file(tally.file, kind, captions, title, about, context.workspace)
+            unfinished.unlink(missing_ok=True)
+    except Cancelled:
+        if not tally.written:
+            raise
+        return tally.stopped()
     tally.keep_counts(name, context.workspace)
     return tally.outcome(job.captioning.existing)
 
@@ -159,6 +162,46 @@ def _write_each(
             result = opened.write([replace(files[row], new=caption.as_file(text))])
             tally.written += len(result.written)
             tally.edited += len(result.changed_since)
+
+
+def _collect(
+    unfinished: Path,
+    described: Callable[[Sequence[Row]], Iterator[tuple[Row, Described]]],
+    job: CaptionerJob,
+    tally: Tally,
+) -> dict[Row, str]:
+    """{image: its new caption} in the images' order. A job that is cut off writes those that it has to the file `unfinished`,
+    from which the same job resumes."""
+    rows = _rows(job)
+    captions = _resumed(unfinished, rows, tally)
+    saved = time.monotonic()
+
+    def save() -> None:
+        texts = {str(row.image.path): text for row, text in captions.items()}
+        atomic.write_json(unfinished, {"captions": texts, "counts": tally.counts})
+
+    try:
+        for row, _, text in _to_write(described([row for row in rows if row not in captions]), job, tally):
+            captions[row] = text
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save()
+                saved = time.monotonic()
+    except BaseException:
+        save()
+        raise
+    finally:
+        tally.images, tally.written = len(rows), len(captions)
+    return {row: captions[row] for row in rows if row in captions}
+
+
+def _resumed(unfinished: Path, rows: Sequence[Row], tally: Tally) -> dict[Row, str]:
+    """{image: its caption} of a job that was cut off, without images that are newer."""
+    if not unfinished.exists():
+        return {}
+    earlier, when = read_json_object(unfinished), unfinished.stat().st_mtime
+    tally.counts.update(earlier["counts"])
+    files = {str(row.image.path): row for row in rows if row.image.path.stat().st_mtime <= when}
+    return {files[name]: text for name, text in earlier["captions"].items() if name in files}
 
 
 def _to_write(

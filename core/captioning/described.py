@@ -10,12 +10,11 @@ from pathlib import Path
 from core.captioning.combining import combined
 from core.dataset.captions.files import as_file
 from core.dataset.sources.files import printable
-from core.record.problems import Problem
+from core.record.problems import HALF_PAIR, Problem
 from core.settings.caption import CaptioningSettings
 
 LONGEST = 100_000  # characters: no caption has that many
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 Scores = tuple[tuple[str, float | None], ...]
 Join = Callable[[str, CaptioningSettings], str]  # (caption of the file, settings) -> caption to write
 
@@ -73,7 +72,7 @@ def from_text(path: Path, text: str, nothing: Described) -> Described:
     text = " ".join(_CONTROL.sub(" ", text).split())
     if not text.strip(" ,"):
         return nothing
-    if _HALF_PAIR.search(text):
+    if HALF_PAIR.search(text):
         what = f"The name of {printable(path.name)} is not valid Unicode"
         return skipped(path, what, "rename the file or its folder", "source.not-unicode")
     return Described(text)

@@ -10,6 +10,7 @@ from core.engine.extend import job_of
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import Stamp, stamp_or_none
+from core.record.workspace import last_part
 from core.settings.job import TrainJob
 
 
@@ -36,15 +37,9 @@ def _read(path: Path, stamp: Stamp) -> RunLabels:
         job = job_of(folder)
     except (ProblemsError, OSError, ValueError):  # of another version, or damaged
         return RunLabels(preset=folder.preset)
-    return RunLabels(_folders(job), _last(job.model.base_model), job.method.kind, folder.preset)
+    return RunLabels(_folders(job), last_part(job.model.base_model or ""), job.method.kind, folder.preset)
 
 
 def _folders(job: TrainJob) -> str:
     folders = [source.folder for source in job.dataset.all_sources()]
-    return ", ".join(dict.fromkeys(_last(folder) for folder in folders if folder))
-
-
-def _last(path: str | None) -> str:
-    """The last component of a path of any operating system."""
-    plain = (path or "").replace("\\", "/").rstrip("/")
-    return plain.rsplit("/", 1)[-1] or plain
+    return ", ".join(dict.fromkeys(last_part(folder) for folder in folders if folder))

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from core.record.problems import ProblemsError
+from core.record.problems import HALF_PAIR, ProblemsError
 from core.record.regular import read_regular
 
 MAX_BYTES = 32_000_000
@@ -23,7 +23,6 @@ _STRING = re.compile(
     r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL
 )  # even an unclosed one, so that no position is visited twice
 _NO_BRACKETS, _AS_LISTS = re.compile(r"[^\[\]{}]+"), str.maketrans("{}", "[]")
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 AGAIN = "download or copy it again"
 
 
@@ -62,7 +61,7 @@ def parse_json(
         if finite:
             numbers |= {"parse_float": _finite, "parse_constant": _finite}
         value = json.loads(text, **numbers, **hooks)
-        if "\\u" in text or _HALF_PAIR.search(text):
+        if "\\u" in text or HALF_PAIR.search(text):
             _check_strings(value)
         return value
     except (ValueError, RecursionError) as error:
@@ -121,7 +120,7 @@ def _check_strings(value: Any) -> None:
     while rest:
         value = rest.pop()
         if isinstance(value, str):
-            if _HALF_PAIR.search(value):
+            if HALF_PAIR.search(value):
                 raise ValueError("a string contains half of a surrogate pair")
         elif isinstance(value, dict):
             rest += value

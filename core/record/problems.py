@@ -18,20 +18,20 @@ LEVELS = ("error", "warning", "advice")  # the worst first
 MOST = 200  # problems listed at once
 
 
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 _BREAKS = re.compile("\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 # Half surrogates, and signs that steer a terminal or turn the direction of writing: names of files may contain them.
-_UNSEEN = re.compile("[\ud800-\udfff\0-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+UNSEEN = re.compile("[\ud800-\udfff\0-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def one_line(text: str) -> str:
     """Return untrusted text as one line, with line breaks and invisible characters replaced by visible signs."""
-    return text if text.isprintable() else _UNSEEN.sub("\ufffd", _BREAKS.sub("\u23ce", text))
+    return text if text.isprintable() else UNSEEN.sub("\ufffd", _BREAKS.sub("\u23ce", text))
 
 
 def whole_text(text: str) -> str:
     """Return the text with half surrogate pairs replaced, which cannot be written to a file."""
-    return _HALF_PAIR.sub("\ufffd", text)
+    return HALF_PAIR.sub("\ufffd", text)
 
 
 def _readable(text: str, limit: int) -> str:

@@ -119,6 +119,11 @@ def is_share(path: str | os.PathLike) -> bool:
 _LONG = re.compile("//[?]/[A-Za-z]:")  # Windows' form for long paths of local drives
 
 
+def last_part(path: str) -> str:
+    r"""The last component of a path of any operating system: "fox" of "D:\sets\fox\"."""
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
 def display_path(path: str | os.PathLike) -> str:
     """A short form to show: relative to the project folder if inside."""
     path = Path(path)

@@ -1,10 +1,12 @@
 """The captions of all images in one file, as sd-scripts' tagger writes them with --output_path."""
 
 import json
+from functools import partial
 
 import pytest
 
 from core.dataset.captions.history import History
+from core.record.cancel import Cancelled
 from core.record.workspace import PROJECT
 from tests.captioning.tagger.models import images, wd_folder
 from tests.captioning.tagger.test_tagging import CAPTIONS, run
@@ -47,6 +49,25 @@ def test_captions_are_joined_with_those_there_and_an_earlier_file_comes_back(tmp
     history = History(tmp_path / "outputs" / ".atelier" / "captions")
     history.undo(next(history.entries()).id)
     assert out.read_bytes() == first
+
+
+def test_a_job_that_was_cut_off_describes_only_the_rest(tmp_path, folder):
+    out, seen = tmp_path / "meta.json", []
+
+    def describe(images, *_, end=None):
+        for path in images:
+            if path.stem == end:
+                raise Cancelled
+            seen.append(path.stem)
+            yield f"a {path.stem}"
+
+    stopped = say(folder, partial(describe, end="red"), output_path=str(out))
+    assert (stopped.state, stopped.facts) == ("stopped", {"images": 2, "written": 1}) and not out.exists()
+    outcome = say(folder, describe, output_path=str(out))
+    assert seen == ["blue", "red"] and (outcome.facts["images"], outcome.facts["written"]) == (2, 2)
+    assert [each["caption"] for each in json.loads(out.read_text()).values()] == ["a blue", "a red"]
+    say(folder, describe, output_path=str(out))
+    assert seen == ["blue", "red", "blue", "red"]  # nothing is left of a job that ended
 
 
 def test_images_without_a_caption_are_left_out_and_a_preview_writes_nothing(tmp_path, folder):

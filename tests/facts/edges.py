@@ -191,6 +191,12 @@ def vocabularies() -> Facts:
         (place / "vocab.json").write_text(json.dumps(WORDS))
         (place / "merges.txt").write_text("#version: 0.2\na b\n\n")
         yield "two files", [read_vocabulary(place), len(read_vocabulary(place))]
+        hashes = {**WORDS, "#": len(WORDS), "##": len(WORDS) + 1}
+        (place / "vocab.json").write_text(json.dumps(hashes))
+        (place / "merges.txt").write_text("#version: 0.2\na b\n# #\n")
+        yield "merges of hashes", read_vocabulary(place).merges
+        (place / "vocab.json").write_text(json.dumps(WORDS))
+        (place / "merges.txt").write_text("#version: 0.2\na b\n\n")
         (place / "added_tokens.json").write_text(json.dumps({"z": 5, "y": 6}))
         yield "three files", [read_vocabulary(place).added, len(read_vocabulary(place))]
     with (

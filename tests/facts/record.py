@@ -27,7 +27,7 @@ from core.record.regular import check_regular, impossible_path, read_regular
 from core.record.run_folder import RunFolder, is_whole, list_runs, newest_state, safe_name, seal_state, states_in
 from core.record.secrets import mask
 from core.record.space import clear, folder_bytes, require_space
-from core.record.workspace import Workspace, display_path, is_share, typed_path
+from core.record.workspace import Workspace, display_path, is_share, last_part, typed_path
 from tests.facts.samples import beside
 from tests.facts.store import Facts, folder, plain, producer, refused
 
@@ -379,6 +379,7 @@ def files() -> Facts:
             ],
         )
         yield "typed", [typed_path(each) for each in (None, "", ' "' + root.as_posix() + '" ')]
+        yield "last", [last_part(each) for each in ("C:\\sets\\fox\\", "sets/fox", "fox/", "D:\\a/b.pt", "")]
         yield "shown", [display_path(root / "x"), is_share("//server/x"), is_share("/a")]
     yield (
         "draws",

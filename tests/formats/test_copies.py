@@ -127,6 +127,9 @@ def test_a_model_in_a_folder_is_copied_whole(tmp_path, loras):
     copied = copy_into(model, loras, report=lambda share, text: shares.append(share))
     assert copied.new and copied.path == loras / "mira-v1.5" and shares[-1] == 1.0
     assert (copied.path / "unet" / "weights.bin").read_bytes() == b"x" * 2500 and names(copied.path) == names(model)
+    if os.name != "nt":  # other users can read them, as the original
+        modes = {path.stat().st_mode & 0o777 for path in (copied.path, *copied.path.rglob("*"))}
+        assert modes == {0o777 & ~atomic.UMASK, 0o666 & ~atomic.UMASK}
     assert not copy_into(model, loras).new
     (copied.path / "unet" / "weights.bin").write_bytes(b"y" * 2500)
     assert copy_into(model, loras).path.name == "mira-v1.5-2" and len(names(loras)) == 2

@@ -13,7 +13,7 @@ from core.generation.images.metadata import exif_of, png_info
 from core.generation.model.sources import Hashes
 from core.generation.plan.checks import FIELD, root_of
 from core.record import atomic
-from core.record.workspace import Workspace
+from core.record.workspace import Workspace, last_part
 from core.settings.job import GenerateJob
 from core.settings.names import bad_name
 
@@ -103,7 +103,7 @@ def _filled(pattern: str, job: GenerateJob, now: time.struct_time, number: int) 
 
 def _plain(name: str | None) -> str:
     """A name from a prompt or a path, without folder and extension."""
-    stem = Path((name or "").replace("\\", "/")).name
+    stem = last_part(name or "")
     return _safe(stem.rsplit(".", 1)[0] if Path(stem).suffix.lower() in ENDINGS else stem)
 
 

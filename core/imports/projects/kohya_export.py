@@ -253,12 +253,11 @@ def _typed(wanted: Reading, resolved: Resolved) -> Iterator[str]:
         usual = {path: value_of(plain, path) for path in values | others}
         wanted_values, kohya_values = usual | values, usual | others
         off = {path for path in usual if not same_value(path, wanted_values[path], kohya_values[path])}
-        for name, settings in names.items():
-            words = _option(name, wanted[name]) if wanted[name] != there[name] else []
-            # validation: the epochs have no default beside steps
-            decides = off.intersection(settings) or off - values.keys() or (off and name == "validate_every_n_epochs")
-            if decides and all(SAFE.fullmatch(word) for word in words):
-                yield from words
+        if off:  # options that one rule reads decide together
+            for name in names:
+                words = _option(name, wanted[name]) if wanted[name] != there[name] else []
+                if all(SAFE.fullmatch(word) for word in words):
+                    yield from words
 
 
 def _option(name: str, value: Any) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from core.dataset.captions.encodings import decode_text
@@ -16,6 +15,7 @@ from core.imports.projects.to_job import to_import
 from core.record.bounded_toml import parse_toml
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
+from core.record.workspace import last_part
 from core.settings.check import shorten
 
 NAME, TITLE = "sd_scripts", "sd-scripts"
@@ -89,7 +89,7 @@ def _from_toml(source: Source, tables: Mapping[str, Any]) -> Import:
 
 def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple[str, ...]]:
     """The script that options without one are for, and those that it may be."""
-    name = _file_name(source.choice).removesuffix(".py")
+    name = last_part(source.choice).removesuffix(".py")
     if name in SCRIPTS:
         return SCRIPTS[name], tuple(SCRIPTS)
     telling = next((script for option, script in TELLING.items() if values.get(option)), "")
@@ -130,14 +130,10 @@ def _unwrapped(words: list[str]) -> list[list[str]]:
 
 def _title(words: list[str]) -> str:
     """ "train_network.py, fox"."""
-    name = _file_name(words[_place(words)])
+    name = last_part(words[_place(words)])
     text = "=".join(words[_place(words) :])
     named = re.search(r"--output_name=([^=]{1,60})", text)
     return f"{name}, {named[1]}" if named else name
-
-
-def _file_name(path: str) -> str:
-    return PurePosixPath(path.replace("\\", "/")).name
 
 
 def _place(words: list[str]) -> int:
@@ -147,7 +143,7 @@ def _place(words: list[str]) -> int:
 
 def _command(words: list[str], source: Source) -> Import:
     place = _place(words)
-    name = _file_name(words[place]).removesuffix(".py") if place >= 0 else ""
+    name = last_part(words[place]).removesuffix(".py") if place >= 0 else ""
     if name and not re.fullmatch(r"[\w.+-]+", name):
         what, fix = f"{shorten(name)} is no script of a command", "paste the command as in a terminal, without a list"
         raise ProblemsError.one(what, source.where, fix, "import.no-command")

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
-from pathlib import PurePosixPath
 from typing import Any
 
 from core.imports.projects.report import Import, Source
@@ -27,6 +26,7 @@ from core.imports.projects.table import (
 )
 from core.record.bounded_json import json_or_none
 from core.record.problems import ProblemsError
+from core.record.workspace import last_part
 from core.settings.check import shorten
 from core.settings.optimization.optimizers import averages
 
@@ -128,7 +128,7 @@ def model(config: Config) -> Values:
         "model.vae": vae if family == "sdxl" else None,
         "noise.zero_terminal_snr": config["rescale_betas_zero_snr"] or second,
         "schedule.seed": int(config["seed"]) if config["seed"] and config["seed"] > 0 else None,
-        "saving.output_name": PurePosixPath(config["output_dir"].replace("\\", "/")).name[:100] or "my_model",
+        "saving.output_name": last_part(config["output_dir"])[:100] or "my_model",
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import create_model
 
+from core.record.workspace import last_part
 from core.settings.base import Settings, kohya_setting, setting
 from core.settings.captioning.prompts import CAPTION_TYPES, LENGTHS, TOGGLES
 
@@ -111,7 +112,7 @@ class CaptionModelSettings(Settings):
     )
 
     def summary(self) -> str:
-        return self.model.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        return last_part(self.model)
 
 
 class CaptionGenerationSettings(Settings):

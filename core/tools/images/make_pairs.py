@@ -17,6 +17,7 @@ from core.control.hints.models import checked_model
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.history import MAX_CAPTION_BYTES
 from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, is_junk, printable, walk_folders
+from core.generation.images.metadata import read_image_metadata
 from core.generation.images.output import encoded_image
 from core.generation.making import Progress, each_image
 from core.generation.model.store import make_store
@@ -26,6 +27,7 @@ from core.generation.plan.requests import Request
 from core.generation.prompt.files import MAX_BYTES, MAX_PROMPTS
 from core.generation.run import ImageMetadata, ready
 from core.record import atomic
+from core.record.bounded_json import read_json_object
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
 from core.record.draws import integer
@@ -47,6 +49,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 GROUP = "make_pairs"
+MANIFEST = "pairs.json"  # in the output folder: the settings of its pairs
+PLACES = {
+    "captions",
+    "output",
+    "number",
+}  # settings that may change while pairs are added; captions are compared themselves
 CAPTIONS, MODEL = f"{GROUP}.captions", f"{GROUP}.hint_model"
 
 
@@ -63,6 +71,12 @@ class Pair:
     def is_complete(self) -> bool:
         """Whether the pair exists: the image is written last."""
         return self.image.exists() and self.hint.exists()
+
+    @property
+    def has_other_caption(self) -> bool:
+        """Whether another caption made the image. The caption file may be edited."""
+        record = collected([], read_image_metadata, self.image)  # None if it cannot be read
+        return record is not None and record.job.generate.prompt != self.request.job.generate.prompt
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,8 @@ def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
     black: list[str] = []
     try:
         if todo:
+            plan.output.mkdir(parents=True, exist_ok=True)
+            atomic.write_json(plan.output / MANIFEST, _settings(settings))
             generation = replace(plan.generation, requests=[pair.request for pair in todo])
             with (
                 ready(generation, workspace, store=store, device=context.device, reports=context) as (maker, writer),
@@ -139,7 +155,30 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
         name = f"{number:05d}"
         image = output / "images" / f"{name}.png"
         pairs.append(Pair(request, image, image.with_suffix(".txt"), output / "control" / f"{name}.png"))
+    raise_if_errors(_of_other_settings(settings, pairs, output))
     return Plan(pairs, output, generation)
+
+
+def _settings(settings: MakePairsSettings) -> dict[str, Any]:
+    """The settings that all pairs of a folder share, as JSON has them."""
+    return settings.model_dump(mode="json", exclude=PLACES)
+
+
+def _of_other_settings(settings: MakePairsSettings, pairs: Sequence[Pair], output: Path) -> list[Problem]:
+    """The problem of existing pairs that other settings or captions made: they are never mixed."""
+    there = [pair for pair in pairs if pair.is_complete]
+    if not there:
+        return []
+    manifest = output / MANIFEST
+    before = read_json_object(manifest) if manifest.exists() else {}  # earlier versions wrote none
+    different = [name for name, value in _settings(settings).items() if name in before and before[name] != value]
+    titles = [settings.title_of(name) for name in different]
+    titles += ["Captions"] if any(pair.has_other_caption for pair in there) else []
+    if not titles:
+        return []
+    what = f"The folder has {count(len(there), 'pair')} that other settings made: {', '.join(titles)}"
+    fix = "choose another folder, or the earlier settings"
+    return [Problem(what, f"{GROUP}.output", fix, code="pairs.other-settings")]
 
 
 def _at_tool_setting(problem: Problem) -> Problem:

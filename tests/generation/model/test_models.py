@@ -68,6 +68,16 @@ def test_attention_is_computed_as_set_also_after_another(workspace, store, atten
         assert {type(each) for each in model.denoiser.attn_processors.values()} == {kind}
 
 
+@pytest.mark.parametrize(("gigabytes", "bytes_"), [(None, None), (0.0, 0), (1.5, 3 * 2**29)])
+def test_the_store_gets_the_gigabytes_of_the_job(workspace, store, gigabytes, bytes_):
+    before = store.budget
+    try:
+        with in_use(job_of(generation_memory={"keep_models_gb": gigabytes}), workspace, store):
+            assert store.budget == bytes_
+    finally:
+        store.budget = before
+
+
 def test_fp8_weights_are_stored_in_fp8_and_the_image_is_nearly_the_same(workspace, store):
     with in_use(job_of({"fp8_base": True}), workspace, store) as model:
         assert model.denoiser.mid_block.resnets[0].conv1.weight.dtype == FP8
@@ -178,7 +188,6 @@ def test_auto_offloads_as_little_as_fits(workspace, monkeypatch, gigabytes, way)
     )
 
 
-@pytest.mark.slow
 def test_loras_stay_on_the_device_in_fp32_whatever_is_offloaded(workspace, tmp_path):
     file = tiny_lora(family("sd1").load(PROJECT / "models" / "starter"), tmp_path / "lora.safetensors")
     job = job_of(loras=[{"file": str(file)}])
@@ -188,7 +197,6 @@ def test_loras_stay_on_the_device_in_fp32_whatever_is_offloaded(workspace, tmp_p
         assert needs.peak(way) == replace(needs, loras=0).peak(way) + size
 
 
-@pytest.mark.slow
 def test_an_upscaler_counts_with_what_it_computes(workspace):
     plain = job_of(width=512, height=512)
     parts = Parts(plain.memory, plan_of(plain, workspace).sources, "cuda")
@@ -202,13 +210,13 @@ def test_an_upscaler_counts_with_what_it_computes(workspace):
     assert needs_of(plain, parts).upscaling == 0 and needs.peak("layers", sliced=True) >= needs.upscaling
 
 
-@pytest.mark.slow
-def test_a_larger_detection_counts_as_one_image_of_its_size(workspace):
-    plain, large = job_of(width=64, height=64), job_of(width=256, height=128)
+def test_a_detection_counts_as_one_image_of_its_size_where_it_is_larger(workspace):
+    plain, large, larger = job_of(width=64, height=64), job_of(width=256, height=128), job_of(width=256, height=256)
     parts = Parts(plain.memory, plan_of(plain, workspace).sources, "cuda")
     detailer = plain.detailer.model_copy(update={"ad_model": "face", "ad_inpaint_width": 256, "ad_inpaint_height": 128})
     detailed, whole = needs_of(plain.model_copy(update={"detailer": detailer}), parts), needs_of(large, parts)
     assert detailed == whole and detailed.evaluation > needs_of(plain, parts).evaluation
+    assert needs_of(larger.model_copy(update={"detailer": detailer}), parts) == needs_of(larger, parts)
 
 
 def test_text_encoders_in_fp8_are_converted_in_ram(workspace, store, monkeypatch):

@@ -137,6 +137,10 @@ def test_converting_keeps_transparency_or_puts_it_on_white_and_copies_what_fits_
     assert (tmp_path / "jpg" / "photo.jpg").read_bytes() == (root / "photo.jpg").read_bytes()
     with Image.open(tmp_path / "jpg" / "clear.jpg") as image:
         assert np.asarray(image)[:8].min() > 240
+    made(20, 20).save(root / "moves.webp", save_all=True, append_images=[made(20, 20, seed=2)])
+    use(root, action="convert", format="webp", output=str(tmp_path / "still"))
+    with Image.open(tmp_path / "still" / "moves.webp") as image:
+        assert not image.is_animated
 
 
 def test_two_images_that_would_become_one_file_are_told_apart(tmp_path):

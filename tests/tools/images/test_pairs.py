@@ -62,7 +62,8 @@ def test_each_caption_becomes_an_image_its_caption_and_its_control_image(space, 
     made = files(out)
     names = ("00001", "00002")
     assert set(made) == {
-        f"{each.format(name)}" for name in names for each in ("images/{}.png", "images/{}.txt", "control/{}.png")
+        "pairs.json",
+        *(each.format(name) for name in names for each in ("images/{}.png", "images/{}.txt", "control/{}.png")),
     }
     assert outcome.facts["pairs"] == {"images": str(out / "images"), "control": str(out / "control")}
     for name, caption in zip(names, CAPTIONS, strict=True):
@@ -103,8 +104,16 @@ def test_a_cancelled_job_keeps_whole_pairs_and_captions_repeat_with_other_seeds(
     monkeypatch.setattr(pairs, "_write", cancelled_after_one)
     asked = {"number": 3, "preprocessor": "invert", "width": 64, "height": 64, "steps": 1}
     assert use(space, tmp_path, store, token, **asked).state == "stopped"
-    assert len(files(tmp_path / "out")) == 3
+    assert len(files(tmp_path / "out")) == 4
     monkeypatch.undo()
+    for other in ({"seed": 7}, {"preprocessor": "canny"}, {"steps": 2}):  # never mixed with those that are there
+        with refused("pairs.other-settings"):
+            use(space, tmp_path, store, **asked | other)
+    (tmp_path / "captions.txt").write_text("a green fox\n" + LINES)
+    with refused("pairs.other-settings"):
+        use(space, tmp_path, store, **asked)
+    (tmp_path / "captions.txt").write_text(LINES)
+    (tmp_path / "out/images/00001.txt").write_text("edited by hand\n")
     use(space, tmp_path, store, **asked)
     images = [pixels(path) for path in sorted((tmp_path / "out/images").glob("*.png"))]
     assert len(images) == 3 and images[0].shape == (64, 64, 3) and not np.array_equal(images[0], images[2])
