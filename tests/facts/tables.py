@@ -6,12 +6,14 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from pydantic import BaseModel
 
 from core.record.workspace import PROJECT
 from tests.facts.samples import figures
@@ -71,14 +73,10 @@ def own_functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
     for name, value in vars(module).items():
         if getattr(value, "__module__", "") != module.__name__:
             continue
-        if inspect.isfunction(value):
-            yield name, value
-        elif inspect.isclass(value):
-            yield from (
-                (f"{name}.{inner}", each)
-                for inner, each in vars(value).items()
-                if inspect.isfunction(each) and each.__module__ == module.__name__
-            )
+        for inner, each in vars(value).items() if inspect.isclass(value) else [("", value)]:
+            each = getattr(each, "__func__", getattr(each, "__wrapped__", each))
+            if inspect.isfunction(each) and each.__module__ == module.__name__:
+                yield f"{name}.{inner}".rstrip("."), each
 
 
 @producer
@@ -112,3 +110,24 @@ def defaults() -> Facts:
                 found[name] = own
         if found:
             yield module.__name__.removeprefix("core."), found
+
+
+@producer
+def classes() -> Facts:
+    """The fields of each module's data classes, whether they are frozen, and numbers that its classes have."""
+    for module in modules():
+        found: dict[str, Any] = {}
+        for name, value in vars(module).items():
+            if not inspect.isclass(value) or value.__module__ != module.__name__ or issubclass(value, BaseModel):
+                continue
+            numbers = {key: each for key, each in vars(value).items() if not key.startswith("__") and is_number(each)}
+            if is_dataclass(value):
+                found[name] = [value.__dataclass_params__.frozen, [each.name for each in fields(value)], numbers]
+            elif numbers:
+                found[name] = numbers
+        if found:
+            yield module.__name__.removeprefix("core."), found
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, tuple) and bool(value) and all(map(is_number, value)))
