@@ -6,12 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from core.record.journal import read_lines
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder, run_of
 from core.record.stamps import Stamp, stamp_or_none
+from core.record.workspace import last_part
 
 BASE_MODEL = "base model"
 AVERAGE = re.compile(r"-average-(\d+)-to-(\d+)(-power)?(-\d+)?$")  # ends the name of an average of checkpoints
@@ -20,7 +21,7 @@ SUFFIXES = ("safetensors", "ckpt", "pt", "bin")
 
 def file_stem(text: str) -> str:
     """The name of a file without folder and extension."""
-    name = PurePosixPath(text.replace("\\", "/")).name or text
+    name = last_part(text) or text
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and suffix.casefold() in SUFFIXES else name
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.engine.run_grid import AVERAGE
-from core.engine.verdict import candidates, label_of
+from core.engine.verdict import candidates
 from core.generation.model.index import WEIGHTS, facts_of_file, preview_of
 from core.record.best import read_best
+from core.record.file_titles import AVERAGE, label_of
 from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from core.record.run_about import initial_title, title_of

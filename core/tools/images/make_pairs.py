@@ -76,7 +76,8 @@ class Pair:
     def has_other_caption(self) -> bool:
         """Whether another caption made the image. The caption file may be edited."""
         record = collected([], read_image_metadata, self.image)  # None if it cannot be read
-        return record is not None and record.job.generate.prompt != self.request.job.generate.prompt
+        job = record.job if record is not None else None
+        return job is not None and job.generate.prompt != self.request.job.generate.prompt
 
 
 @dataclass(frozen=True)
