@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
     """The target of the settings. Raises ProblemsError with everything that prevents an assessment."""
     problems: list[Problem] = []
     run = RunFolder(workspace.runs / Path(settings.run or "").name)
-    if not settings.run or not run.job_file.is_file():
+    if not settings.run or not os.path.isfile(run.job_file):  # False for a name that is too long
         what = f"There is no run '{settings.run or ''}'"
         raise ProblemsError.one(what, str(workspace.runs), "use the name of a folder in it", "runs.no-such-run")
     job, facts = job_of(run), RunView.read(run).snapshot(False)

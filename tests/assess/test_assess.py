@@ -148,6 +148,7 @@ def test_what_prevents_an_assessment_is_said_before_anything_is_loaded(made, mon
     for settings, code in (
         ({"run": None}, "runs.no-such-run"),
         ({"run": "../gone"}, "runs.no-such-run"),
+        ({"run": "x" * 300}, "runs.no-such-run"),
         ({"steps": ["30"]}, "run.no-file"),
         ({"measures": ["taste"]}, "assess.unknown-measure"),
     ):

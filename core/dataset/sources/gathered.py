@@ -81,7 +81,7 @@ class Gathered:
         self.problems += [
             *_shared_stems(self.images),
             *_animated(self.images),
-            *_in_two(self.images, {each.id: (each.path, self._roles[each.concept]) for each in self.folders}),
+            *_in_two(self.images, {each.id: (each.path, self._roles.get(each.concept, "")) for each in self.folders}),
         ]
         return Scan(
             tuple(self.images),
