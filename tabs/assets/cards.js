@@ -53,7 +53,8 @@
   atelier.on("click", "#gen-add .picker > summary", (opener) => setTimeout(() => { if (opener.parentElement.open && document.activeElement === opener) byId("gen-find").focus(); }));
 
   atelier.on("click", ".lora-steps > summary", ({parentElement: strip}) => setTimeout(() => {
-    if (strip.open) strip.querySelector("[aria-pressed=true]").scrollIntoView({block: "nearest", inline: "center"});
+    const here = strip.open && strip.querySelector("[aria-pressed=true]");
+    if (here) here.scrollIntoView({block: "nearest", inline: "center"});
   }));
 
   /* ---- the search ---- */

@@ -31,6 +31,7 @@
     for (const list of document.querySelectorAll("#train-form select.offered")) list.value = state.values[list.dataset.offers];
     const presets = byId("preset-list");
     if (presets) presets.value = state.preset.name;
+    atelier.showFaces();
   };
   document.addEventListener("input", ({target}) => { if (target.matches("#train-form :is(textarea, input[type=text])[data-set]")) typed = target; });
   document.addEventListener("change", ({target}) => {

@@ -407,7 +407,7 @@
     button.dataset.imageStar = stars ? "0" : "1";
   });
   atelier.on("click", "#gen-newest [data-image-trash]", ({dataset}) => remove([dataset.name]));
-  atelier.on("click", "#gen-newest [data-copy], #gen-loras [data-copy]", async (button) => {
+  atelier.on("click", ":is(#gen-newest, #gen-loras, #gen-add, .models-dialog) [data-copy]", async (button) => {
     const before = button.textContent;
     text(button, await atelier.copy(button.dataset.copy) ? "Copied" : "Cannot copy");
     setTimeout(() => text(button, before), 1200);

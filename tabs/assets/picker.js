@@ -14,17 +14,19 @@
   const open = (pressed) => {
     const {pick: field, form} = pressed.dataset;
     const find = h("input", {type: "search", class: "text", id: "pick-find", "aria-label": "Search", placeholder: "Search", autocomplete: "off"});
-    const list = h("ul", {class: "model-offers", id: "pick-list", "aria-label": "Model files"}), says = h("p", {class: "hint", "aria-live": "polite"}), refused = h("div", {role: "alert"});
-    const own = atelier.modelsDialog(pressed.dataset.title || pressed.ariaLabel.replace(/^List: /, ""), find, refused, list, says,
+    const list = h("ul", {class: "loras lora-cards model-offers", id: "pick-list", "aria-label": "Model files"}), says = h("p", {class: "hint", "aria-live": "polite"}), refused = h("div", {role: "alert"});
+    const own = atelier.modelsDialog(pressed.dataset.title || pressed.ariaLabel.replace(/^Choose: /, ""), find, refused, list, says,
       h("div", {class: "actions"}, h("button", {type: "button", class: "btn", onclick: () => pressed.dataset.looks === "model" ? atelier.browseModels(field.split(".")[1]) : atelier.browseInto(button(field, form), pressed.dataset.looks)}, "Browse files")));
+    const rows = () => [...list.querySelectorAll("button.choose")];
+    old = true;
     const fill = async () => {
       const number = ++asked, found = await ask({form, field, query: find.value});
       if (!own.open || number !== asked) return;
       if (found && list.dataset.rows !== found.rows) {
         list.dataset.rows = found.rows;
-        const at = [...list.querySelectorAll("button")].indexOf(document.activeElement);
+        const at = rows().indexOf(document.activeElement);
         list.innerHTML = found.rows;  // made by the server, names escaped
-        if (at >= 0) (list.querySelectorAll("button")[at] || find).focus();
+        if (at >= 0) (rows()[at] || find).focus();
       }
       text(says, !found ? "The list cannot be read: the server does not answer." : found.reading ? "Reading the folders ..." : list.children.length ? ""
         : found.count ? "No file has these words." : "The models folder has no file of this kind yet. Browse files to choose one from elsewhere.");
@@ -44,7 +46,7 @@
     });
     /* The arrow keys go through the search and the rows. */
     own.addEventListener("keydown", (event) => {
-      const step = {ArrowDown: 1, ArrowUp: -1}[event.key], stops = [find, ...list.querySelectorAll("button")], at = stops.indexOf(document.activeElement);
+      const step = {ArrowDown: 1, ArrowUp: -1}[event.key], stops = [find, ...rows()], at = stops.indexOf(document.activeElement);
       if (event.key === "Enter" && at === 0 && stops[1]) { event.preventDefault(); stops[1].click(); }
       if (!step || at < 0) return;
       event.preventDefault();
@@ -66,4 +68,42 @@
   };
 
   atelier.on("click", "button[data-pick]", open);
+
+  /* ---- the other steps of a run, read when its strip is opened (tabs/form/lora_card.py, `strip_later`) ---- */
+
+  document.addEventListener("toggle", async ({target}) => {
+    const {steps, form} = target.dataset || {}, strip = target.querySelector("ul");
+    if (steps === undefined || !target.open || strip.firstElementChild) return;
+    const found = await ask({form, steps});
+    if (!found || !target.isConnected) return;
+    strip.innerHTML = found.steps;  // made by the server, names escaped
+    const here = strip.querySelector("[aria-pressed=true]");
+    if (here) here.scrollIntoView({block: "nearest", inline: "center"});
+  }, true);
+
+  /* ---- a field that is not in use shows what its path names: image, name and step (`face` there) ---- */
+
+  const faces = new Map();  // HTML by path, "" of what is no file here
+  let old = false;  // whether they are asked for again
+  const linesOf = (field) => field.value.split("\n").map((line) => line.trim()).filter(Boolean);
+  const fields = () => [...document.querySelectorAll("button[data-pick]")].map(fieldBeside).filter((field) => field && !field.closest(".own:has(+ lora-rows)"));
+  const show = (field) => {
+    const lines = linesOf(field), has = field.nextElementSibling, html = lines.every((line) => faces.get(line)) ? lines.map((line) => `<span>${faces.get(line)}</span>`).join("") : "";
+    const face = has && has.matches(".pick-face") ? has : html ? h("span", {class: "pick-face"}) : null;
+    if (!html) return face && face.remove();
+    if (face !== has) field.after(face);
+    atelier.put(face, html);
+  };
+  atelier.showFaces = async () => {
+    const used = fields(), texts = [...new Set(used.flatMap(linesOf))].filter((line) => old || !faces.has(line));
+    old = false;
+    used.forEach(show);
+    if (!texts.length) return;
+    for (const text of texts) if (!faces.has(text)) faces.set(text, "");
+    const found = await ask({faces: texts});
+    for (const [text, html] of Object.entries(found ? found.faces : {})) faces.set(text, html);
+    fields().forEach(show);
+  };
+  document.addEventListener("atelier-drawn", atelier.showFaces);
+  document.addEventListener("change", ({target}) => { if (target.matches(":is(.browses, .line) :is(input, textarea)")) setTimeout(atelier.showFaces); });
 })();

@@ -42,7 +42,7 @@
     p.before = button("Previous", () => go(column, row - 1), "small", {"aria-label": "Previous prompt"});
     p.after = button("Next", () => go(column, row + 1), "small", {"aria-label": "Next prompt"});
     p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B)"});
-    p.all = button("All", () => send("verdict_all"), "small", {title: "The table of all images, in Generate"});
+    p.all = button("Table of all", () => send("verdict_all"), "small", {title: "All images of the comparison, in Generate"});
     p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
       ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
     p.count, h("span", {class: "grow"}), button("End", () => setBlind(false)));

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from core.engine.verdict import candidates
-from core.generation.model.index import preview_of
+from core.generation.model.index import WEIGHTS, facts_of_file, preview_of
 from core.record.best import read_best
+from core.record.file_titles import AVERAGE, label_of
 from core.record.kept import read_kept
 from core.record.problems import ProblemsError
-from core.record.run_about import title_of
+from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder, run_of
 from core.record.workspace import Workspace
+from tabs.form.form_page import FormPage
 from tabs.form.model_lists import Listed
-from tabs.form.picker import FormPage
 
 STEP = re.compile(r"-(?:step\d{8}|\d{6})$")  # end of the name of a checkpoint that is not the last one
-MARK = re.compile(r" (\([^()]*\))$")  # end of a label: best or kept
+EPOCH = re.compile(r"-(\d{6})$")
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,52 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file. name: title of its run, else of the file; image: sample or preview; here: its checkpoint; steps: all of its run"""
+    """A model file as a thing. name: title of its run, else of the file; image: sample or preview; here: its checkpoint, None of no
+    run; steps: all of its run, where they were read"""
 
+    path: Path
     name: str
-    image: Path | None
-    here: Checkpoint | None
-    steps: list[Checkpoint]
+    image: Path | None = None
+    here: Checkpoint | None = None
+    steps: tuple[Checkpoint, ...] = ()
+
+
+def brief(path: Path, workspace: Workspace) -> Lora:
+    """A file as a thing, by what is read fast: without the run's journal, and so without its other steps and losses."""
+    run, image, stem = run_of(path, workspace.runs), preview_of(path, workspace), stem_of(path)
+    if run is None:
+        return Lora(path, stem, image)
+    folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
+    file, own = path.relative_to(run).as_posix(), output_of(stem)
+    title = title_of(folder)
+    marks = (("best", best is not None and best[0] == file), ("kept", file in kept))
+    here = Checkpoint(path, _label(path), tuple(mark for mark, marked in marks if marked), None, None)
+    return Lora(path, title if own in (title, initial_title(folder)) else f"{title} / {own}", image, here)
+
+
+def _label(path: Path) -> str:
+    """ "step 250", by the file's metadata or name, "epoch 4" or the file's name."""
+    label = label_of(path.name, facts_of_file(path).step)
+    epoch = EPOCH.search(label)
+    return f"epoch {int(epoch[1]):,}" if epoch else label
+
+
+def stem_of(path: Path) -> str:
+    return path.name.removesuffix(path.suffix) if path.suffix.lower() in WEIGHTS else path.name
+
+
+def output_of(stem: str) -> str:
+    """The output name of a run, from the name of one of its files."""
+    return AVERAGE.sub("", STEP.sub("", stem))
 
 
 def lora_of(page: FormPage, path: Path) -> Lora:
-    steps, run = checkpoints(page, path), run_of(path, page.workspace.runs)
+    """A file as a thing, with its run's other steps."""
+    thing, steps = brief(path, page.workspace), checkpoints(page, path)
     here = next((each for each in steps if each.path == path), None)
-    if here is None or run is None:
-        return Lora(path.name.removesuffix(path.suffix), preview_of(path, page.workspace), None, [])
-    return Lora(title_of(RunFolder(run)), here.sample or preview_of(path, page.workspace), here, steps)
+    if here is None:
+        return replace(thing, name=thing.name if thing.here else stem_of(path), here=None)
+    return replace(thing, image=here.sample or thing.image, here=here, steps=tuple(steps))
 
 
 def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
@@ -73,25 +105,18 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
     return found
 
 
-def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[Listed]:
-    """The best file of each run, else its first one here, under the run's title with the number of its steps; other files as they
-    are."""
-    of_run = cache(lambda run: (title_of(RunFolder(run)), read_best(run)))
+def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tuple[Listed, int]]:
+    """The best file of each run, else its first one here, with the number of its files; other files with 1."""
     found: dict[Any, list[Listed]] = {}
     for each in files:
-        run, stem = run_of(each.path, workspace.runs), STEP.sub("", each.path.name.removesuffix(each.path.suffix))
-        found.setdefault(each.path if run is None or each.facts.problem else (run, stem), []).append(each)
-    return [_entry(key, each, of_run) for key, each in found.items()]
+        run = run_of(each.path, workspace.runs)
+        alone = run is None or bool(each.facts.problem)
+        found.setdefault(each.path if alone else (run, output_of(stem_of(each.path))), []).append(each)
+    return [_entry(each, workspace) for each in found.values()]
 
 
-def _entry(key: Any, files: list[Listed], of_run: Callable[[Path], tuple[str, tuple[str, str] | None]]) -> Listed:
-    """One entry for the files of a run. key: (run folder, file name without the step), or the path of another file"""
-    if not isinstance(key, tuple):
-        return files[0]
-    run, stem = key
-    title, best = of_run(run)
-    file = next((each for each in files if best is not None and run / best[0] == each.path), files[0])
-    mark = MARK.search(file.label)
-    words = title if stem == title else f"{title} / {stem}"
-    words += f" {mark[1]}" if mark else ""
-    return replace(file, label=f"{words}, {len(files)} checkpoints" if len(files) > 1 else words)
+def _entry(files: list[Listed], workspace: Workspace) -> tuple[Listed, int]:
+    run = run_of(files[0].path, workspace.runs)
+    best = read_best(run) if run is not None else None
+    path = run / best[0] if run is not None and best is not None else None
+    return next((each for each in files if each.path == path), files[0]), len(files)

@@ -2,58 +2,38 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from core.control.kinds import check_control
 from core.families.locate import FAMILIES, GENERATED, check_family
 from core.formats.detect import ModelKind, identify
 from core.generation.model.embeddings import check_embedding
-from core.generation.model.index import FileFacts, facts_of_file, preview_of
-from core.generation.model.library import find_file
+from core.generation.model.index import FileFacts, facts_of_file
+from core.generation.model.library import find_file, portable_name
 from core.generation.model.other_files import check_refiner, check_upscaler
 from core.networks.files import check_lora
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import Workspace
+from core.record.run_folder import run_of
+from core.record.units import count
+from core.record.workspace import display_path
 from core.settings.base import Declared
-from core.settings.presets.files import PresetStore
+from tabs.form.form_page import Form, FormPage
+from tabs.form.lora_card import LORAS, RUNS, card, copy_button, face, step_buttons, strip_later
+from tabs.form.lora_steps import brief, checkpoints, one_for_each_run
 from tabs.form.model_lists import REFRESH_SECONDS, Listed, badges, model_lists, with_starter
-from tabs.form.project import FIELDS, Project
+from tabs.form.project import FIELDS
 from tabs.form.view import TRAIN
-from tabs.markup import esc, short
-from tabs.roots import Roots
+from tabs.markup import esc, middle, short
 
 MAX_ROWS = 60  # files shown at once; the search finds the others
 GENERATE = "gen"  # id of Generate's form
+MOST_PATH = 4096  # characters
 BASE = "base_model"  # field of the base model
 UNKNOWN = "other"
 WAIT_SECONDS = 0.3  # for which a response waits for the reading of the folders
-
-
-class Form(Protocol):
-    """A form with fields that name model files: its settings by name, and the model family that a field requires."""
-
-    known: Mapping[str, Declared]
-
-    def family_for(self, name: str) -> str: ...
-
-
-class FormPage(Protocol):
-    """The attributes of Page that forms use."""
-
-    workspace: Workspace
-    project: Project
-    presets: PresetStore
-    roots: Roots
-    picker: Picker
-    engine: Any
-
-    def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str: ...
-
-    def say(self, kind: str, text: str = "", **more: Any) -> None: ...
 
 
 # -- whether a file fits
@@ -94,39 +74,47 @@ def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base
 # -- the rows
 
 
-def row(each: Listed, page: FormPage, reason: str, attributes: str, verb: str = "") -> str:
-    """HTML of a file as a button with its preview and badges; dimmed if there is a reason why it does not fit.
-
-    verb: what the button does, for screen readers
-    """
-    marks = "".join(f'<span class="badge">{esc(text)}</span>' for text in badges(each.facts))
-    note = f'<small class="why">{esc(reason)}</small>' if reason else ""
-    title = f' title="{esc("Trigger words: " + ", ".join(each.facts.words))}"' if each.facts.words else ""
-    does = f'<span class="unseen">{esc(verb)} </span>' if verb else ""
-    return (
-        f'<li><button type="button" class="btn row{" misfit" if reason else ""}" {attributes}{title}>{does}'
-        f"{thumb(preview_of(each.path, page.workspace), page.thumb_url)}"
-        f'<span class="name">{esc(each.label)}{note}</span><span class="badges">{marks}</span></button></li>'
-    )
-
-
-def thumb(preview: Path | None, thumb_url: Callable[..., str]) -> str:
-    image = f'<img src="{esc(thumb_url(preview, 96))}" alt="" loading="lazy">' if preview is not None else ""
-    return f'<span class="lora-thumb">{image}</span>'
-
-
 def rows(
     files: Sequence[Listed],
     page: FormPage,
     reason: Callable[[Listed], str],
-    attributes: Callable[[Listed], str],
+    attributes: Callable[[Path], str],
+    form: str,
     verb: str = "",
 ) -> str:
-    """HTML of the first MAX_ROWS files, those that fit first. reason: of a file, why it does not fit, or \"\""""
-    reasons = [(each, reason(each)) for each in files]
-    shown = sorted(reasons, key=lambda pair: bool(pair[1]))[:MAX_ROWS]  # stable
-    more = f'<li class="hint">{len(files) - MAX_ROWS:,} more: search for them</li>' if len(files) > MAX_ROWS else ""
-    return "".join(row(each, page, why, attributes(each), verb) for each, why in shown) + more
+    """HTML of a card for each run or single file, those that fit first, at most MAX_ROWS.
+
+    reason   of a file, why it does not fit, or ""     attributes   of the button that chooses a file
+    form   whose list it is      verb   what the button does, for screen readers
+    """
+    things = [(each, number, reason(each)) for each, number in one_for_each_run(files, page.workspace)]
+    shown = sorted(things, key=lambda thing: bool(thing[2]))[:MAX_ROWS]  # stable
+    more = f'<li class="hint">{len(things) - MAX_ROWS:,} more: search for them</li>' if len(things) > MAX_ROWS else ""
+    return "".join(_row(*thing, page, attributes(thing[0].path), form, verb) for thing in shown) + more
+
+
+def _row(each: Listed, number: int, reason: str, page: FormPage, attributes: str, form: str, verb: str) -> str:
+    lora = brief(each.path, page.workspace)
+    does = f'<span class="unseen">{esc(verb)} </span>' if verb else ""
+    marks = "".join(f'<span class="badge">{esc(mark)}</span>' for mark in lora.here.marks) if lora.here else ""
+    says = esc(", ".join((*badges(each.facts), *([reason] if reason else []))))
+    head = f'<button type="button" class="choose" {attributes} aria-description="{says}">{does}<b>{middle(lora.name)}</b></button>'
+    facts = "".join(f'<span class="badge">{esc(text)}</span>' for text in badges(each.facts))
+    words = ", ".join(each.facts.words)
+    below = (
+        f'<small class="why">{esc(reason)}</small>' if reason else f'<small title="{esc(words)}">{esc(words)}</small>'
+    )
+    saved = count(number, "checkpoint") if number > 1 else ""
+    return card(
+        lora,
+        page.thumb_url,
+        head=head + marks,
+        middle=f'<div class="strip badges">{facts}</div>',
+        words=below,
+        about=saved if lora.here else each.label.rpartition("/")[0].strip(),
+        below=strip_later(lora, form),
+        attributes=' class="misfit"' if reason else "",
+    )
 
 
 def matching(files: Sequence[Listed], query: str) -> list[Listed]:
@@ -147,8 +135,13 @@ class Picker:
         self.forms: dict[str, Form] = {}  # by id
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The list for a field {"form", "field", "query"}; with "chosen", the problems of that choice."""
+        """The list for a field {"form", "field", "query"}; with "chosen", the problems of that choice; with "steps", the other steps
+        of the run that saved a file; with "faces", what fields show of the files that they name."""
         form, field = str(body.get("form")), str(body.get("field"))
+        if "steps" in body:
+            return {"steps": self._steps(body["steps"], form)}
+        if isinstance(body.get("faces"), list):
+            return {"faces": {str(each): self._face(each) for each in body["faces"][:MAX_ROWS]}}
         known = FIELDS if form == TRAIN else self.forms[form].known if form in self.forms else {}
         entry = known.get(field)
         if entry is None or not entry.holds:
@@ -163,13 +156,47 @@ class Picker:
         lists.refresh(WAIT_SECONDS, REFRESH_SECONDS)
         files = lists.of(entry.holds)
         files = with_starter(files) if "checkpoint" in entry.holds else files
-        value_of = (lambda each: each.name) if form == GENERATE else (lambda each: each.value)
 
         def reason(each: Listed) -> str:
             return misfit(each.facts, each.path, entry.holds, family, entry.name == BASE)
 
-        html = rows(matching(files, query), self.page, reason, lambda each: f'data-value="{esc(value_of(each))}"')
+        found = matching(files, query)
+        html = rows(found, self.page, reason, lambda path: self.chooses(path, form), form)
         return {"rows": html, "count": len(files), "reading": lists.reading}
+
+    def chooses(self, path: Path, form: str) -> str:
+        """Attributes of the button that chooses a file: for a field by its value, for the LoRAs of Generate and for Runs by an act."""
+        run = run_of(path, self.page.workspace.runs)
+        if form == RUNS and run is not None:
+            return f'data-act="draw" data-arg="{esc(f"{run.name}/{path.name}")}"'
+        if form == LORAS:
+            return f'data-act="add" data-arg="{esc(portable_name(path, self.page.workspace))}"'
+        value = portable_name(path, self.page.workspace) if form == GENERATE else display_path(path)
+        return f'data-value="{esc(value)}"'
+
+    def _readable(self, text: Any) -> Path | None:
+        path = find_file(str(text)[:MOST_PATH], self.page.workspace)
+        return path if path is not None and self.page.roots.holds(path) else None
+
+    def _steps(self, text: Any, form: str) -> str:
+        """HTML of the steps of the run that saved a file, and of the button that copies its path."""
+        path = self._readable(text)
+        if path is None:
+            return '<li class="hint">This file is not on this machine.</li>'
+        steps = checkpoints(self.page, path)
+        does = '<li class="hint">Generate with</li>' if form == RUNS else ""
+        return (
+            does
+            + step_buttons(steps, path, lambda each: self.chooses(each.path, form), self.page.thumb_url)
+            + copy_button(path)
+        )
+
+    def _face(self, text: Any) -> str:
+        """HTML of the model file or folder that a field names, "" if it is none."""
+        path = self._readable(text)
+        if path is None or facts_of_file(path).problem:
+            return ""
+        return face(brief(path, self.page.workspace), self.page.thumb_url)
 
     def _problems(self, chosen: str, entry: Declared, family: str) -> list[Problem]:
         path = find_file(chosen, self.page.workspace)

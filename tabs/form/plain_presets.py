@@ -13,8 +13,9 @@ from core.record.units import count
 from core.settings.base import Declared, Settings
 from core.settings.presets import files as preset_files
 from core.settings.values import shown_value
+from tabs.form.form_page import FormPage
 from tabs.form.form_values import changed_values
-from tabs.form.picker import FormPage, family_of_file
+from tabs.form.picker import family_of_file
 from tabs.form.presets import ACTS, BadInput, Done, PresetForm, Steps, json_text, read_preset, shown_name
 from tabs.form.view import TOOL_FILES, FieldView
 from tabs.markup import button, esc, options, short

@@ -14,9 +14,10 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
 from tabs.form.bars import line_bars, weight_bars
+from tabs.form.form_page import FormPage
 from tabs.form.form_values import usable
 from tabs.form.lora_steps import lora_of
-from tabs.form.picker import FormPage, family_of_file
+from tabs.form.picker import family_of_file
 from tabs.form.plain_presets import PlainForm, Values, plain
 from tabs.form.task_settings import form_settings, job_of, main_setting
 from tabs.markup import esc

@@ -138,7 +138,7 @@ class FieldView:
         if self.offers:
             listed = f'<datalist id="{self.offers}"></datalist>'
             if not entry.holds:
-                look = f'<select class="offered" data-offers="{entry.path}" aria-label="List: {words}"></select>'
+                look = f'<select class="offered" data-offers="{entry.path}" aria-label="Choose: {words}"></select>'
         title = f'<label class="field-title" for="{self.id}">{words}</label>'
         return title + info + (f'<div class="line">{control}{look}</div>' if look else control) + listed
 
@@ -177,7 +177,7 @@ class FieldView:
             name = entry.path if self.form == TRAIN else entry.name
             looks = entry.widget if self.form == TRAIN and entry.widget == "model" else looks
             about = f'data-pick="{esc(name)}" data-form="{esc(self.form)}" data-looks="{looks}"'
-            return f'<button type="button" class="btn" {about} aria-label="List: {title}">List</button>'
+            return f'<button type="button" class="btn" {about} aria-label="Choose: {title}">Choose</button>'
         about = f'data-browse="{looks}" aria-label="Browse: {title}"'
         return f'<button type="button" class="btn" {about}>Browse</button>' if looks else ""
 

@@ -355,13 +355,14 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
     return values | {"loras": [*loras, {"file": name, "strength": 1.0}]}
 
 
-def generate_with(page: Page, name: str) -> dict[str, Any]:
-    """Fill in the form with a run's best checkpoint, or its last one: as LoRA with the run's base model and the guidance scale of
-    its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a prompt, also with the settings of the first
-    sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
+def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
+    """Fill in the form with a run's checkpoint `file`, else its best or last one: as LoRA with the run's base model and the guidance
+    scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a prompt, also with the settings of
+    the first sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
     facts = page.engine.snapshot(name)
-    best = facts.get("best")
-    files = [Path(file["path"]) for file in facts["files"] if best is None or file["step"] == best["step"]]
+    best = None if file else facts.get("best")
+    saved = [each for each in facts["files"] if not file or each["name"] == file]
+    files = [Path(each["path"]) for each in saved if best is None or each["step"] == best["step"]]
     if not files:
         raise ProblemsError.one("This run has no saved file", name, "wait until it has saved one", code="run.no-file")
     newest = max(files, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
@@ -369,7 +370,7 @@ def generate_with(page: Page, name: str) -> dict[str, Any]:
         newest = page.workspace.runs / name / best["file"]
     state, now = page.project.tab_state("Generate"), page.project.job
     before = stored_values(state, now) | {"embeddings": []}
-    file = portable_name(newest, page.workspace)
+    chosen = portable_name(newest, page.workspace)
     job = page.readable_job(name)  # without it, its LoRA can still be used
     if job is not None:
         base = find_file(job.model.base_model, page.workspace)
@@ -384,13 +385,13 @@ def generate_with(page: Page, name: str) -> dict[str, Any]:
         words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, files)]
         values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
     elif job is not None and job.method.traits.control_images:
-        values = before | {"loras": [], "nets": [{"file": file, **_first_control(job, base)}]}
+        values = before | {"loras": [], "nets": [{"file": chosen, **_first_control(job, base)}]}
         values |= model_values(job.model, now.model)
     elif job is not None and job.method.traits.base_trains:  # its VAE is in the file
-        model = job.model.model_copy(update={"base_model": file, "vae": None})
+        model = job.model.model_copy(update={"base_model": chosen, "vae": None})
         values = before | {"loras": []} | model_values(model, now.model)
     else:
-        alone = before | {"loras": [use for use in before["loras"] if use["file"] == file]}
+        alone = before | {"loras": [use for use in before["loras"] if use["file"] == chosen]}
         values = add_lora(alone, newest, page.workspace)
         values |= model_values(job.model, now.model) if job is not None else {}
     page.project.keep("Generate", state | {"values": values})

@@ -14,11 +14,11 @@ from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.settings.base import Declared, setting
 from tabs.context import Page
-from tabs.form.lora_steps import Lora, checkpoints, lora_of
+from tabs.form.lora_card import card, step_buttons, strip
+from tabs.form.lora_steps import Checkpoint, Lora, checkpoints, lora_of
 from tabs.form.model_lists import badges
-from tabs.form.picker import misfit, thumb
+from tabs.form.picker import misfit
 from tabs.form.plain_presets import PlainForm
-from tabs.generate.loras import step_strip
 from tabs.markup import button, esc, middle, row_of
 
 NO_LORA = "No LoRA"
@@ -70,7 +70,7 @@ def lora_axes(axes: Mapping[str, str], family: str, page: Page) -> dict[str, str
 
 def _card(number: int, name: str, path: Path | None, title: str, family: str, page: Page) -> str:
     """HTML of a card. number: its index in `loras_in`; title: distinguishes it from the others"""
-    lora, about, why, tools = Lora(title, None, None, []), "", "", ""
+    lora, about, why, tools = Lora(Path(name), title), "", "", ""
     if name.casefold() == NONE:
         title, about = NO_LORA, "the model alone"
     elif path is not None:
@@ -86,12 +86,22 @@ def _card(number: int, name: str, path: Path | None, title: str, family: str, pa
         words = f"All {len(lora.steps)} steps"
         tools = button("lora_steps", words, number, kind="quiet", label=f"{words} of {title}") + tools
     cross = button("lora_off", "\u00d7", number, kind="quiet", label=f"Remove {title}")
-    return (
-        f"<li{row_of(name)}>{thumb(lora.image, page.thumb_url)}<div>"
-        f'<div class="strip{" has-steps" if lora.here else ""}"><b title="{esc(title)}">{middle(title)}</b>'
-        f'<span class="grow"></span>{cross}</div><div class="strip hint">{esc(about)}</div><div class="strip">{tools}</div></div>'
-        f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}"
-        f"{step_strip('lora_step', number, lora.steps, lora.here, page) if lora.here else ''}</li>"
+    below = f"<p class=field-error>{esc(why)}</p>" if why else ""
+    if lora.here:
+
+        def swaps(each: Checkpoint) -> str:
+            return f'data-act="lora_step" data-arg="{number}:{esc(each.path.name)}"'
+
+        below += strip(lora.here, step_buttons(lora.steps, lora.here.path, swaps, page.thumb_url))
+    return card(
+        lora,
+        page.thumb_url,
+        head=f'<b title="{esc(title)}">{middle(title)}</b><span class="grow"></span>{cross}',
+        middle=f'<div class="strip">{tools}</div>',
+        words="",
+        about=about,
+        below=below,
+        attributes=row_of(name),
     )
 
 

@@ -82,7 +82,7 @@ def _axis(letter: str, axes: Mapping[str, str], wrong: set[str], cards: str | No
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}></label>'
         f"{own if cards is None else add_buttons(letter)}"
-        f"{button('fill', 'All', letter, kind='quiet', label=f'All values of {up}', title='Fill in all known values')}"
+        f"{button('fill', 'Fill in all', letter, kind='quiet', label=f'Fill in all values of {up}', title='All known values')}"
         f"{cards or ''}</div>"
     )
 

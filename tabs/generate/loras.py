@@ -23,9 +23,10 @@ from core.settings.generation.generate import LoraUse
 from tabs.context import CURRENT_SESSION, Page
 from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
+from tabs.form.lora_card import LORAS, card, step_buttons, strip
 from tabs.form.lora_steps import Checkpoint, Lora, checkpoints, lora_of, one_for_each_run
 from tabs.form.model_lists import Listed, ModelLists, badges, model_lists
-from tabs.form.picker import check_choice, matching, misfit, thumb
+from tabs.form.picker import check_choice, matching, misfit
 from tabs.form.picker import rows as rows_of
 from tabs.form.plain_presets import PlainForm
 from tabs.form.view import FieldView
@@ -50,16 +51,12 @@ DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
     """HTML of the closed list with a search: LoRAs that fit the model, then the others, dimmed, with the reason."""
     loras = lists.of(["lora"])
-    listed = one_for_each_run(loras, page.workspace)
-    matches = one_for_each_run(matching(loras, query), page.workspace) if query else listed
+    number = len(one_for_each_run(loras, page.workspace))
 
     def reason(each: Listed) -> str:
         return misfit(each.facts, each.path, ["lora"], family)
 
-    def act(each: Listed) -> str:
-        return f'data-act="add" data-arg="{esc(each.name)}"'
-
-    rows = rows_of(matches, page, reason, act, "Add")
+    rows = rows_of(matching(loras, query), page, reason, lambda path: page.picker.chooses(path, LORAS), LORAS, "Add")
     none = "" if rows else f'<li class="hint">{_nothing(bool(query and loras))}</li>'
     offered = "".join(
         f'<datalist id="gen-{kind}s">{options((each.text, each.name) for each in lists.of([of])[:MAX_OPTIONS])}</datalist>'
@@ -69,8 +66,9 @@ def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
         f'<div class="gen-adds" role="group" aria-label="Add"><details class="picker" data-group="lora-add">'
         f'<summary class="btn" title="Choose a LoRA">+ LoRA</summary><div class="gen-offers"><div class="line">'
         f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
-        f'placeholder="Search {count(len(listed), "LoRA")}" aria-label="Search LoRAs" autocomplete="off">'
-        f"{button('refresh', 'Refresh', kind='quiet')}</div><ul tabindex='0' class=\"model-offers\">{rows}{none}</ul></div></details>"
+        f'placeholder="Search {count(number, "LoRA")}" aria-label="Search LoRAs" autocomplete="off">'
+        f"{button('refresh', 'Refresh', kind='quiet')}</div>"
+        f'<ul tabindex="0" class="loras lora-cards model-offers">{rows}{none}</ul></div></details>'
         f"{add_buttons()}</div>{offered}"
     )
 
@@ -106,7 +104,7 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
     path = find_file(str(use["file"]), page.workspace)
     if path is None:
         lora, facts, why = (
-            Lora(Path(str(use["file"])).stem, None, None, []),
+            Lora(Path(str(use["file"])), Path(str(use["file"])).stem),
             FileFacts("lora"),
             "is not on this machine",
         )
@@ -119,32 +117,26 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
     fitting = _fitting_words(facts.words)
     others = _words(number, facts.words[:MAX_WORDS], prompt, fitting)
     about = facts.problem or " \u00b7 ".join(text for text in badges(facts) if text != "LoRA")
-    return (
-        f'<li class="{"" if on else "is-off"}"{row_of(str(use["file"]))}>{thumb(lora.image, page.thumb_url)}<div>'
-        f'<div class="strip{" has-steps" if here else ""}"><label><input type="checkbox" data-act="on" data-arg="{number}" '
-        f'aria-label="Use {esc(name)}"{" checked" if on else ""}><b title="{esc(use["file"])}">{middle(name)}</b></label>'
-        f'<span class="grow"></span>{cross}</div>{_slider(number, name, float(use["strength"]))}'
-        f'<div class="strip lora-words">{_words(number, facts.words[:fitting], prompt)}<span class="hint" title="{esc(about)}">'
-        f"{esc(about)}</span></div></div>{f'<p class=field-error>{esc(why)}</p>' if why else ''}"
-        f"{step_strip('step', number, lora.steps, here, page) if here else ''}"
-        f"{_details(number, use, others, facts.family or family, _tools(number, name, total, path))}</li>"
+    head = (
+        f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"'
+        f'{" checked" if on else ""}><b title="{esc(use["file"])}">{middle(name)}</b></label><span class="grow"></span>{cross}'
     )
+    below = f"<p class=field-error>{esc(why)}</p>" if why else ""
+    if here is not None:
 
+        def swaps(each: Checkpoint) -> str:
+            return f'data-act="step" data-arg="{number}:{esc(each.path.name)}"'
 
-def step_strip(act: str, number: int, steps: Sequence[Checkpoint], here: Checkpoint, page: Page) -> str:
-    """HTML of the strip of the run's checkpoints, each with its own sample. act: of a click, with number and file"""
-    buttons = ""
-    for each in steps:
-        words = ", ".join((each.label, *each.marks))
-        loss = f"{words}, loss {each.loss:.4g}" if each.loss is not None else words
-        buttons += (
-            f'<li><button type="button" class="btn" data-act="{act}" data-arg="{number}:{esc(each.path.name)}" title="{esc(loss)}" '
-            f'aria-pressed="{str(each == here).lower()}" data-again>{thumb(each.sample, page.thumb_url)}<span>{esc(words)}</span>'
-            f"</button></li>"
-        )
-    return (
-        f'<details class="lora-steps" data-group="steps {esc(here.path.parent.parent.name)}"><summary class="btn quiet" '
-        f'aria-label="Other steps, now {esc(here.label)}">{esc(here.label)}</summary><ul>{buttons}</ul></details>'
+        below += strip(here, step_buttons(lora.steps, here.path, swaps, page.thumb_url))
+    return card(
+        lora,
+        page.thumb_url,
+        head=head,
+        middle=_slider(number, name, float(use["strength"])),
+        words=_words(number, facts.words[:fitting], prompt),
+        about=about,
+        below=below + _details(number, use, others, facts.family or family, _tools(number, name, total, path)),
+        attributes=f' class="{"" if on else "is-off"}"{row_of(str(use["file"]))}',
     )
 
 

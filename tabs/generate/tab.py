@@ -19,7 +19,7 @@ from core.settings.base import Settings
 from core.settings.generation.controls import ControlUse
 from core.settings.job import GenerateJob
 from tabs.context import CURRENT_SESSION, Page
-from tabs.form.picker import thumb
+from tabs.form.lora_card import thumb
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.form.view import label
 from tabs.generate import cards, form, grids, panel, view

@@ -109,7 +109,7 @@ class Handlers:
         picked = place.get("picked", ())
         asking, page = bool(place.get("asking")), int(place.get("page", 0))
         sort = str(place.get("sort", ""))
-        return runs_view.table(runs, show, find, page, self.page.thumb_url, picked, asking, left, sort)
+        return runs_view.table(runs, show, find, page, self.page, picked, asking, left, sort)
 
     def _details(self, run: RunSummary, place: dict[str, Any]) -> str:
         now = self.page.engine.snapshot(run.name)
@@ -188,7 +188,7 @@ class Handlers:
         elif act == "use":
             self._use(arg)
         elif act == "draw":
-            generate_form.generate_with(self.page, arg)
+            generate_form.generate_with(self.page, *arg.split("/", 1))
         elif act in ("mark", "unmark"):
             self.copies.keep(opened, arg, "" if act == "mark" else None)
         elif act == "delete" and place.get("asking") and opened == arg:

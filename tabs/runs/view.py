@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +22,9 @@ from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
 from core.settings.presets.files import differences
 from core.settings.values import shown_value, text_of
+from tabs.form.form_page import FormPage
+from tabs.form.lora_card import RUNS, strip_later, thumb
+from tabs.form.lora_steps import Lora, brief
 from tabs.form.project import FIELDS
 from tabs.markup import (
     breakable,
@@ -112,7 +116,7 @@ def table(
     show: str,
     find: str,
     page: int,
-    thumb_url: Callable[..., str],
+    host: FormPage,
     picked: Sequence[str] = (),
     asking: bool = False,
     left: int = 0,
@@ -137,7 +141,7 @@ def table(
         "<th class='num took'>Time</th><th class='num amount'>Files</th>"
         "<th class='date'>Started</th><th><span class='unseen'>Actions</span></th></tr>"
     )
-    body = "".join(_row(run, thumb_url, run.name in picked) for run in part)
+    body = "".join(_row(run, host, run.name in picked) for run in part)
     choices = [(f"{words} ({len(listed(runs, name)):,})", name) for name, (words, _) in SHOWS.items()]
     aside = (
         f'<input type="text" data-act="find" data-live value="{esc(find)}" placeholder="name, dataset, model, note" '
@@ -197,10 +201,10 @@ def loss_words(loss: float) -> str:
     return f"{loss:.4f}" if abs(loss) >= 0.01 else f"{loss:.3g}"
 
 
-def _row(run: RunSummary, thumb_url: Callable[..., str], picked: bool) -> str:
-    thumb = '<span class="no-thumb"></span>'
-    if run.thumbnail is not None:
-        thumb = f'<img src="{esc(thumb_url(run.thumbnail, 96))}" alt="" loading="lazy" width="44" height="44">'
+def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
+    shown = _shown(run, host)
+    image = thumb(shown.image if shown else run.thumbnail, host.thumb_url)
+    others = strip_later(shown, RUNS) if shown else ""
     steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
     more = _continue(run) if run.state in CONTINUABLE else ""
     more += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
@@ -210,14 +214,27 @@ def _row(run: RunSummary, thumb_url: Callable[..., str], picked: bool) -> str:
         f'aria-label="Select {esc(run.title)}, {esc(moment(run.name))}">'
     )
     return (
-        f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{thumb}</td><td>'
+        f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{image}</td><td>'
         f'<button type="button" class="open" data-act="open" '
-        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run)}{_under(run)}</td>'
+        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run)}{_under(run)}{others}</td>'
         f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
         f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
         f'<td class="date">{when(run.started)}</td><td class="num">{more}</td>'
         f"</tr>"
     )
+
+
+def _shown(run: RunSummary, host: FormPage) -> Lora | None:
+    """The best checkpoint of a run, else its last one; None before one is saved. Its image is the newest sample where its step has none."""
+    best = run.folder / run.best_file["file"] if run.best_file else None
+    file = best if best in run.files else run.files[-1] if run.files else None
+    if file is None:
+        return None
+    thing = brief(file, host.workspace)
+    here = thing.here
+    if here is not None and file == best:  # which a run that goes on may not have stored yet
+        here = replace(here, marks=tuple(dict.fromkeys(("best", *here.marks))))
+    return replace(thing, image=thing.image or run.thumbnail, here=here)
 
 
 def star(run: RunSummary) -> str:

@@ -228,6 +228,7 @@ def test_the_version_of_the_base_model_is_sd_scripts_word(family, prediction, v2
 
 
 PHRASE, HINT, TAGS = "modelspec.trigger_phrase", "modelspec.usage_hint", "ss_tag_frequency"
+DIRS = "ss_dataset_dirs"
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,13 @@ PHRASE, HINT, TAGS = "modelspec.trigger_phrase", "modelspec.usage_hint", "ss_tag
         ),
         ({TAGS: json.dumps({"a": {"often": 2}}), PHRASE: "stated"}, ["stated", "often"]),
         ({TAGS: "[1]"}, []),
-        ({TAGS: '{"a": 5, "b": {"c": 1}}'}, ["c"]),
+        ({TAGS: '{"a": 5, "b": {"c": 2}}'}, ["c"]),
+        ({TAGS: json.dumps({"a": {f"a painting of a house, number {n}": 1 for n in range(4)}, "b": {"a bee": 1}})}, []),
+        (
+            {TAGS: json.dumps({"a": {"a large house in the evening light": 9, "a large evening light": 9}})},
+            ["a large evening light"],
+        ),
+        ({TAGS: json.dumps({"a": {"often": 5, "seldom": 4}}), DIRS: '{"a": {"img_count": 20}}'}, ["often"]),
         ({TAGS: "no json"}, []),
     ],
 )

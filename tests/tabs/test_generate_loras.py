@@ -73,8 +73,9 @@ def test_the_list_has_those_of_the_models_family_and_says_why_the_others_do_not_
     desk.loras.shelf.read()
     html = desk.loras.picker()
     assert html.count('data-act="add"') == picker.MAX_ROWS and "7 more" in html and "<img src=x" not in html
-    listed = html.split("<ul")[1]  # the name of a button is what it shows, badges too, with its verb before
-    assert "aria-label" not in listed and listed.count('<span class="unseen">Add </span>') == picker.MAX_ROWS
+    listed = html.split('<ul tabindex="0"')[1]  # the name of a button is what it shows, with its verb before
+    assert listed.count('<span class="unseen">Add </span>') == picker.MAX_ROWS
+    assert listed.count('aria-description="SD 1.x, LoRA, rank 4"') == picker.MAX_ROWS
     for words, count in (("fox 07", 1), ("sdxl", 1), ("torn", 1), ("rank 4", picker.MAX_ROWS)):
         found = desk.lora_act(event("find", "", words))["add"]
         assert found.count('data-act="add"') == count and ("misfit" in found) == (words in ("sdxl", "torn"))

@@ -217,4 +217,4 @@ def test_the_form_is_exported_with_what_sd_scripts_cannot_express(page, tmp_path
 
 
 def test_runs_offers_the_import_with_and_without_runs():
-    assert 'data-do="import"' in table([], "all", "", 0, str)
+    assert 'data-do="import"' in table([], "all", "", 0, None)

@@ -169,7 +169,7 @@ def hover_all(tab, selector: str, most: int = 12) -> None:
 
 def train(tab) -> None:
     expect(tab.locator("#preflight-holder")).to_contain_text("broken", timeout=60_000)
-    tab.get_by_role("button", name="List: Base model").click()
+    tab.get_by_role("button", name="Choose: Base model").click()
     expect(tab.locator("#pick-list .why").first).to_contain_text("unreadable: ")
     tab.keyboard.press("Escape")
     expect(tab.locator("#preset-list option", has_text=NAME)).to_have_count(1)

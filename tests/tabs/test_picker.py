@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -54,7 +55,7 @@ def listed(page, form, field, query=""):
         if not found["reading"]:
             break
     assert "<img src=x" not in found["rows"]
-    rows = re.findall(r'class="btn row( misfit)?" data-value="([^"]*)"', found["rows"])
+    rows = re.findall(r'<li( class="misfit")?>(?:(?!<li).)*?class="choose" data-value="([^"]*)"', found["rows"])
     return {value.rpartition("/")[2].partition(".")[0].split(" ")[0]: bool(dim) for dim, value in rows}
 
 
@@ -190,6 +191,81 @@ def test_every_list_of_every_tool_opens(page):
                 }
                 opened += 1
     assert opened >= 18
+
+
+@pytest.fixture
+def fox(page):
+    """A run of two checkpoints, the first the best, the second kept, whose captions are sentences; with a sample of the first."""
+    tags = {"ss_tag_frequency": json.dumps({"a": {f"a painting of a large house, {n}": 1 for n in range(4)}})}
+    run = made_run(page.workspace.runs, "20260131-120000_fox", (20, 250), tags)
+    for field, content in (
+        ("best", {"file": "checkpoints/fox-step00000020.safetensors", "label": "best"}),
+        ("kept", KEPT),
+    ):
+        (run / f"{field}.json").write_text(json.dumps(content))
+    (run / "samples").mkdir()
+    (run / "samples" / "00000020_00.png").touch()
+    snapshot = {"files": [{"name": path.name, "step": step} for path, step in zip(saved(run), (20, 250), strict=True)]}
+    page.engine.snapshot = lambda name: snapshot | {"measured": [{"step": 20, "loss": 0.1}], "best": None}
+    return run
+
+
+KEPT = {"checkpoints/fox-step00000250.safetensors": "fox-step00000250"}
+
+
+def made_run(runs, name, steps, metadata):
+    (runs / name).mkdir(parents=True)
+    for step in steps:
+        lora(runs / name / "checkpoints" / f"fox-step{step:08d}.safetensors", metadata | {"ss_steps": str(step)})
+    return runs / name
+
+
+def saved(run):
+    return sorted((run / "checkpoints").iterdir())
+
+
+def answer(page, **asked):
+    return page.picker.answer({"form": "train", "field": "network.network_weights"} | asked)
+
+
+@pytest.mark.parametrize("form", ["train", "tool-merge_lora_to_model", "tool-resize_lora", "tool-edit_metadata"])
+def test_a_run_is_one_card_under_its_name_with_the_best_step_and_no_captions(page, fox, form):
+    field = "network.network_weights"
+    if form != "train":
+        task = tasks.named(form.removeprefix("tool-"))
+        known = ToolForm(page, task.card).form(task).known
+        field = next(name for name, entry in known.items() if "lora" in entry.holds)
+    listed(page, form, field)
+    rows = answer(page, form=form, field=field)["rows"]
+    (card,) = [each.partition(">")[2] for each in rows.split("<li") if "fox-step" in each]
+    shown = re.sub("<[^>]*>", " ", card)
+    assert shown.split() == ["fox", "best", "SD", "1.x", "LoRA", "rank", "4", "2", "checkpoints", "step", "20"]
+    assert "fox-step00000020" in re.search(r'class="choose" data-value="([^"]*)"', card)[1]
+    assert len(re.findall("<img", card)) == 1
+    found = answer(page, form=form, field=field, query="step 250")["rows"]
+    assert re.findall(r">step (\d+)</summary>", found) == ["250"]
+
+
+def test_the_steps_of_a_card_are_chosen_by_value_or_act_and_the_path_is_behind_its_button(page, fox):
+    first, last = saved(fox)
+    steps = answer(page, steps=str(first))["steps"]
+    assert re.findall(r'data-value="([^"]*)" title="([^"]*)" aria-pressed="(\w+)"', steps) == [
+        (str(first), "step 20, loss 0.1", "true"),
+        (str(last), "step 250, kept", "false"),
+    ]
+    assert re.findall(r'data-copy="([^"]*)"', steps) == [str(first)]
+    acts = r'data-act="(\w+)" data-arg="([^"]*)"'
+    name = f"outputs/runs/{fox.name}/checkpoints/{last.name}"
+    assert ("add", name) in re.findall(acts, answer(page, form="gen-loras", field="", steps=str(first))["steps"])
+    run = answer(page, form="runs", field="", steps=str(first))["steps"]
+    assert re.findall(acts, run) == [("draw", f"{fox.name}/{path.name}") for path in (first, last)]
+
+
+def test_a_field_shows_the_name_and_step_of_its_file_and_of_a_path_that_is_none_nothing(page, fox, tmp_path):
+    foreign, last = page.workspace.models / "loras" / "fox.safetensors", saved(fox)[1]
+    faces = answer(page, faces=[str(last), str(foreign), "nowhere", "\0"])["faces"]
+    words = {text: re.sub("<[^>]*>", " ", html).split() for text, html in faces.items()}
+    assert words == {str(last): ["fox", "step", "250,", "kept"], str(foreign): ["fox"], "nowhere": [], "\0": []}
 
 
 def test_a_checkpoint_shows_the_sample_of_its_own_step_else_the_newest(tmp_path):

@@ -485,6 +485,12 @@ def test_a_run_names_its_best_checkpoint_in_runs_and_monitor_and_generate_takes_
     generate_with(page, folder.name)
     (lora,) = page.project.tab_state("Generate")["values"]["loras"]
     assert lora["file"].endswith("m-step00000020.safetensors")
+    row = desk._main({})
+    assert re.findall(r'data-steps="[^"]*/([^"/]*)"', row) == ["m-step00000020.safetensors"]
+    assert ">step 20, best</summary>" in row
+    desk.act({}, event("draw", f"{folder.name}/m-step00000010.safetensors"))
+    (other,) = page.project.tab_state("Generate")["values"]["loras"]
+    assert other["file"].endswith("m-step00000010.safetensors")
     (folder / "checkpoints" / "m-step00000020.safetensors").unlink()
     assert monitor.parts(page, folder.name)["best"]["step"] == 10
 

@@ -22,6 +22,7 @@ from core.settings.model import traits_of
 from core.settings.optimization.optimizer import optimizer_sentence, relative_steps
 
 MOST_WORDS, MOST_TAGS, LONGEST = 12, 8, 80  # of trigger words: how many, how many frequent tags, characters of one
+MOST_APART, MOST_TAG_WORDS = 4, 4  # of a frequent tag: images of its folder for each that has it, words
 
 
 def version_metadata(family: str | None, prediction: str | None = None) -> dict[str, str]:
@@ -158,11 +159,23 @@ def _of_run(path: Path) -> Iterator[str]:
 
 
 def frequent_tags(metadata: Mapping[str, str]) -> list[str]:
-    """The most frequent tags of the training captions (ss_tag_frequency), over all folders."""
+    """The most frequent tags of the training captions (ss_tag_frequency), over all folders. A tag that few images of its folder
+    share, or as long as a sentence, is not one: captions in sentences come as tags of their own."""
     counts: Counter[str] = Counter()
-    with suppress(ProblemsError):
-        folders = parse_json(metadata.get("ss_tag_frequency") or "{}", "ss_tag_frequency")
-        for tags in folders.values() if isinstance(folders, dict) else ():
-            for tag, times in tags.items() if isinstance(tags, dict) else ():
-                counts[tag.strip()] += times if isinstance(times, int) else 0
+    folders, sizes = _folders(metadata, "ss_tag_frequency"), _folders(metadata, "ss_dataset_dirs")
+    for name, tags in folders.items():
+        times = {tag: number for tag, number in tags.items() if isinstance(number, int)}
+        images = sizes.get(name, {}).get("img_count")
+        images = images if isinstance(images, int) else max(times.values(), default=0)
+        for tag, number in times.items():
+            if number > 1 and number * MOST_APART >= images and len(tag.split()) <= MOST_TAG_WORDS:
+                counts[tag.strip()] += number
     return [tag for tag, _ in counts.most_common(MOST_TAGS)]
+
+
+def _folders(metadata: Mapping[str, str], key: str) -> dict[str, dict[str, Any]]:
+    """{folder: object} of a value in JSON; {} for a damaged one."""
+    with suppress(ProblemsError):
+        found = parse_json(metadata.get(key) or "{}", key)
+        return {name: each for name, each in found.items() if isinstance(each, dict)} if isinstance(found, dict) else {}
+    return {}

@@ -42,7 +42,7 @@ class FileFacts:
                                                 words
     rank    of a LoRA-like file, the largest if its layers differ     conv_rank   of its 3x3 convolutions, if it differs
     words   trigger words and frequent tags of a LoRA, the likeliest first     alias   the name of a LoRA in A1111's
-            prompts
+            prompts     step   after which it was saved, if the file says so
     """
 
     kind: str
@@ -56,6 +56,7 @@ class FileFacts:
     conv_rank: int | None = None
     words: tuple[str, ...] = ()
     alias: str = ""
+    step: int | None = None
 
     def as_kind(self) -> detect.ModelKind:
         """The kind for checks of files, without reading the file again."""
@@ -106,7 +107,9 @@ def _detected(path: Path) -> FileFacts:
     rank, conv_rank = ranks_of(tensors, kind.network, metadata)
     triggers = trigger_words(path, metadata) if kind.kind == "lora" else ()
     alias = metadata.get("ss_output_name", "")[:LONGEST_ALIAS] if kind.kind == "lora" else ""
-    return replace(_facts(kind), rank=rank, conv_rank=conv_rank, words=triggers, alias=alias)
+    saved_after = metadata.get("ss_steps", "")
+    step = int(saved_after) if saved_after.isascii() and saved_after.isdecimal() and len(saved_after) < 10 else None
+    return replace(_facts(kind), rank=rank, conv_rank=conv_rank, words=triggers, alias=alias, step=step)
 
 
 def _facts(kind: detect.ModelKind) -> FileFacts:

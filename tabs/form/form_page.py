@@ -1,0 +1,36 @@
+"""What forms and their lists use of the page and of one another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from core.record.workspace import Workspace
+from core.settings.base import Declared
+from core.settings.presets.files import PresetStore
+from tabs.form.project import Project
+from tabs.roots import Roots
+
+
+class Form(Protocol):
+    """A form with fields that name model files: its settings by name, and the model family that a field requires."""
+
+    known: Mapping[str, Declared]
+
+    def family_for(self, name: str) -> str: ...
+
+
+class FormPage(Protocol):
+    """The attributes of Page that forms use."""
+
+    workspace: Workspace
+    project: Project
+    presets: PresetStore
+    roots: Roots
+    picker: Any
+    engine: Any
+
+    def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str: ...
+
+    def say(self, kind: str, text: str = "", **more: Any) -> None: ...

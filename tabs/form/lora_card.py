@@ -1,0 +1,94 @@
+"""The card of a run, LoRA or other model file: image, name, step with the run's other steps, and what is below them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from core.record.workspace import display_path
+from tabs.form.lora_steps import Checkpoint, Lora
+from tabs.markup import esc, middle
+
+THUMB = 96  # pixels of an image
+LORAS, RUNS = "gen-loras", "runs"  # ids of what chooses by an act: the list of LoRAs in Generate, the table of runs
+
+
+def thumb(image: Path | None, thumb_url: Callable[..., str]) -> str:
+    shown = f'<img src="{esc(thumb_url(image, THUMB))}" alt="" loading="lazy">' if image is not None else ""
+    return f'<span class="lora-thumb">{shown}</span>'
+
+
+def card(
+    lora: Lora,
+    thumb_url: Callable[..., str],
+    *,
+    head: str,
+    middle: str,
+    words: str,
+    about: str,
+    below: str = "",
+    attributes: str = "",
+) -> str:
+    """HTML of a card, 72 px high: three lines beside the image.
+
+    head   HTML of the first line, with the name       middle, words   HTML of the other two; about: text at the end of the last one
+    below  HTML of what can be opened, such as `strip`      attributes   of the card
+    """
+    return (
+        f"<li{attributes}>{thumb(lora.image, thumb_url)}<div>"
+        f'<div class="strip{" has-steps" if lora.here else ""}">{head}</div>{middle}'
+        f'<div class="strip lora-words">{words}<span class="hint" title="{esc(about)}">{esc(about)}</span></div></div>'
+        f"{below}</li>"
+    )
+
+
+def strip(here: Checkpoint, buttons: str) -> str:
+    """HTML of a step's name, which opens the run's other steps. buttons: HTML of `step_buttons`"""
+    group = esc(f"steps {here.path.parent.parent.name}")
+    return (
+        f'<details class="lora-steps" data-group="{group}"><summary class="btn quiet" '
+        f'aria-label="Other steps, now {esc(here.label)}">{esc(here.label)}</summary><ul>{buttons}</ul></details>'
+    )
+
+
+def strip_later(lora: Lora, form: str) -> str:
+    """`strip` whose buttons assets/picker.js asks for when it is opened; of a single file with the button that copies its path."""
+    marks = lora.here.marks if lora.here and form == RUNS else ()  # elsewhere beside the name
+    text = esc(", ".join((lora.here.label, *marks))) if lora.here else "path"
+    says = f"Other steps of {lora.name}, now {lora.here.label}" if lora.here else f"Path of {lora.name}"
+    return (
+        f'<details class="lora-steps" data-group="steps {esc(lora.path)}" data-steps="{esc(display_path(lora.path))}" '
+        f'data-form="{esc(form)}"><summary class="btn quiet" aria-label="{esc(says)}">{text}</summary>'
+        f"<ul></ul></details>"
+    )
+
+
+def step_buttons(
+    steps: Sequence[Checkpoint],
+    here: Path,
+    attributes: Callable[[Checkpoint], str],
+    thumb_url: Callable[..., str],
+) -> str:
+    """HTML of a button for each checkpoint of a run, with its own sample. here: the chosen one"""
+    buttons = ""
+    for each in steps:
+        words = ", ".join((each.label, *each.marks))
+        loss = f"{words}, loss {each.loss:.4g}" if each.loss is not None else words
+        buttons += (
+            f'<li><button type="button" class="btn" {attributes(each)} title="{esc(loss)}" '
+            f'aria-pressed="{str(each.path == here).lower()}" data-again>{thumb(each.sample, thumb_url)}'
+            f"<span>{esc(words)}</span></button></li>"
+        )
+    return buttons
+
+
+def copy_button(path: Path) -> str:
+    """HTML of the button that copies a file's path."""
+    return f'<li><button type="button" class="btn copy" data-copy="{esc(display_path(path))}">Copy path</button></li>'
+
+
+def face(lora: Lora, thumb_url: Callable[..., str]) -> str:
+    """HTML of a thing in one line: what a field shows instead of the path."""
+    here = lora.here
+    words = ", ".join((here.label, *here.marks)) if here else ""
+    return f"{thumb(lora.image, thumb_url)}<b>{middle(lora.name)}</b><span>{esc(words)}</span>"
