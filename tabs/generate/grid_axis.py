@@ -89,17 +89,17 @@ def _card(number: int, name: str, path: Path | None, title: str, family: str, pa
     below = f"<p class=field-error>{esc(why)}</p>" if why else ""
     if lora.here:
 
-        def chooses(each: Checkpoint) -> str:
+        def swaps(each: Checkpoint) -> str:
             return f'data-act="lora_step" data-arg="{number}:{esc(each.path.name)}"'
 
-        below += strip(lora.here, step_buttons(lora.steps, lora.here.path, chooses, page.thumb_url))
+        below += strip(lora.here, step_buttons(lora.steps, lora.here.path, swaps, page.thumb_url))
     return card(
         lora,
         page.thumb_url,
         head=f'<b title="{esc(title)}">{middle(title)}</b><span class="grow"></span>{cross}',
-        middle=f'<div class="strip hint">{esc(about)}</div>',
-        words=tools,
-        about="",
+        middle=f'<div class="strip">{tools}</div>',
+        words="",
+        about=about,
         below=below,
         attributes=row_of(name),
     )
