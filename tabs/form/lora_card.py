@@ -54,11 +54,11 @@ def strip(here: Checkpoint, buttons: str) -> str:
 def strip_later(lora: Lora, form: str) -> str:
     """`strip` whose buttons assets/picker.js asks for when it is opened; of a single file with the button that copies its path."""
     marks = lora.here.marks if lora.here and form == RUNS else ()  # elsewhere beside the name
-    text = esc(", ".join((lora.here.label, *marks))) if lora.here else "path"
-    says = f"Other steps of {lora.name}, now {lora.here.label}" if lora.here else f"Path of {lora.name}"
+    text = ", ".join((lora.here.label, *marks)) if lora.here else "path"
+    says = f"Other steps of {lora.name}, now {text}" if lora.here else f"Copy the path of {lora.name}"
     return (
         f'<details class="lora-steps" data-group="steps {esc(lora.path)}" data-steps="{esc(display_path(lora.path))}" '
-        f'data-form="{esc(form)}"><summary class="btn quiet" aria-label="{esc(says)}">{text}</summary>'
+        f'data-form="{esc(form)}"><summary class="btn quiet" aria-label="{esc(says)}">{esc(text)}</summary>'
         f"<ul></ul></details>"
     )
 
