@@ -13,7 +13,7 @@ def main(names: list[str]) -> None:
         record(module, found)
         print(f"{module}: {sum(map(len, found.values()))} entries, {len(changed)} values changed")
         for line in changed[:20]:
-            print(f"  {line}")
+            print(f"  {line}".encode("utf-8", "backslashreplace").decode())
 
 
 if __name__ == "__main__":
