@@ -81,7 +81,7 @@ def lora_of(page: FormPage, path: Path) -> Lora:
     thing, steps = brief(path, page.workspace), checkpoints(page, path)
     here = next((each for each in steps if each.path == path), None)
     if here is None:
-        return replace(thing, name=thing.name if thing.here else stem_of(path), here=None)
+        return Lora(path, stem_of(path), thing.image)
     return replace(thing, image=here.sample or thing.image, here=here, steps=tuple(steps))
 
 
