@@ -104,13 +104,14 @@
     }
     event.preventDefault();
   };
-  /** The keys work on all of Monitor where nothing else takes them: right after a click on its tab too. */
+  /** Right after a click on the tab the keys work too, and where nothing has the focus those that do not scroll, while the stage is in sight. */
   let pointed = null;
   addEventListener("pointerdown", ({target}) => { pointed = target.closest && target.closest("[role=tab]"); }, {capture: true, passive: true});
+  const isSeen = () => { const {top, bottom} = parts.stage.getBoundingClientRect(); return parts.stage.checkVisibility() && bottom > 0 && top < innerHeight; };
   addEventListener("keydown", (event) => {
-    const at = document.activeElement, ofTabs = at.matches("[role=tab]") && at !== pointed && /^(Arrow(Left|Right)| |Home|End)$/.test(event.key);
+    const at = document.activeElement, taken = at === document.body ? ["ArrowUp", "ArrowDown", " "] : at === pointed ? [] : ["ArrowLeft", "ArrowRight", " "];
     if (event.key === "Tab") pointed = null;
-    if (!parts || !parts.stage.checkVisibility() || ofTabs || !at.matches("body, [role=tab]") || document.querySelector("dialog[open]")) return;
+    if (!parts || !at.matches("body, [role=tab]") || taken.includes(event.key) || !isSeen() || document.querySelector("dialog[open]")) return;
     press(event, parts.stage);
     if (!event.defaultPrevented) return;
     event.stopPropagation();
