@@ -271,13 +271,13 @@ def test_files_and_folders_to_browse_are_sorted_by_name_and_cut_where_there_are_
 
 
 def test_sixty_files_of_a_list_are_offered_those_that_fit_first(queued):
-    found = [SimpleNamespace(name=f"n{n}", fits=n > 0) for n in range(61)]
-    queued.row = picker.row
+    found = [SimpleNamespace(path=Path(f"n{n}"), fits=n > 0) for n in range(61)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(picker, "row", lambda each, page, why, about, verb: f"<b>{each.name}{'!' if why else ''}</b>")
+        patch.setattr(picker, "one_for_each_run", lambda files, workspace: [(each, 1) for each in files])
+        patch.setattr(picker, "_row", lambda each, number, why, *more: f"<b>{each.path}{'!' if why else ''}</b>")
 
         def rows(files):
-            return picker.rows(files, queued, lambda each: "" if each.fits else "misfit", lambda each: "")
+            return picker.rows(files, queued, lambda each: "" if each.fits else "misfit", lambda path: "", "list")
 
         assert re.findall("<b>(.*?)</b>", rows(found)) == [f"n{n}" for n in range(1, 61)] and "1 more" in rows(found)
         assert re.findall("<b>(.*?)</b>", rows(found[:60]))[-1] == "n0!" and "more" not in rows(found[:60])

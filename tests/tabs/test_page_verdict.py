@@ -122,7 +122,7 @@ def test_a_kept_checkpoint_is_named_and_copied_the_others_go_to_the_trash_and_al
     keep.get_by_label("Copy to").fill(str(other))
     keep.get_by_role("button", name="Copy", exact=True).click()
     expect(keep).to_contain_text("Copied: ")
-    assert [path.name for path in other.iterdir()] == ["keeping-step00000060.safetensors"]
+    assert [path.name for path in other.iterdir()] == ["fox for icons.safetensors"]
     left.click()
     back = keep.get_by_role("button", name="Put 2 checkpoints back")
     expect(back).to_be_visible()
