@@ -64,5 +64,5 @@ def test_the_sentence_names_the_best_step_or_those_that_cannot_be_told_apart():
     assert "20, 40 and 60" in near and "one" in near
     assert measured_sentence(best(as_good=(20,), others=2)).count("20 and 40") == 1
     assert "20" not in measured_sentence(best(as_good=(20,), others=1))  # none is clearly worse
-    assert "2 more" in measured_sentence(best(as_good=(10, 20, 30, 50, 60), others=5))
+    assert "2 more" in measured_sentence(best(as_good=(10, 20, 30, 50, 60), others=6))
     assert "images" in measured_sentence(None)
