@@ -40,7 +40,12 @@
   /** A name's parts, between which a line may break: rather there than within a word. */
   atelier.parted = (name) => name.split(/(?<=[_-])/).flatMap((part, n) => n ? [h("wbr"), part] : [part]);
   /** A name that is shortened in its middle where it lacks room: its last letters tell checkpoints apart. */
-  atelier.middle = (text, end) => h("span", {class: "cut"}, h("span", {}, text.slice(0, -end)), h("span", {}, text.slice(-end)));
+  /** A name shortened before its last `end` letters; never beside a space, which a screen reader would lose. */
+  atelier.middle = (text, end) => {
+    let at = Math.max(0, text.length - end);
+    while (at && /\s/.test(text.slice(at - 1, at + 1))) at -= 1;
+    return h("span", {class: "cut"}, h("span", {}, text.slice(0, at)), h("span", {}, text.slice(at)));
+  };
   atelier.byId = (id) => document.getElementById(id);
   /** What this browser keeps of the page under a name, of this window alone where `session`: nothing where storage is blocked. */
   const storage = (session) => session ? sessionStorage : localStorage;

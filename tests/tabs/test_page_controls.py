@@ -103,12 +103,12 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     tab.locator("#net-0-weight").fill("0.5")
     tab.keyboard.press("Tab")
     expect(tab.locator("#net-0-weight")).to_have_value("0.5")
-    row.get_by_label("Use edges").uncheck()
+    row.get_by_label("Use one, edges").uncheck()
     expect(group.locator("> .strip")).to_contain_text("0 of 1 net on")
     expect(row.locator("b")).to_be_visible()  # what is off stays in sight
     (kept,) = page.page.project.tab_state("Generate")["values"]["nets"]
     assert ControlUse.model_validate(kept).weight == 0.5 and not kept["enabled"]
-    row.get_by_role("button", name="Remove edges").click()
+    row.get_by_role("button", name="Remove one, edges").click()
     expect(row).to_have_count(0)
     visit.close()
     assert visit.errors == [] and visit.outside == []

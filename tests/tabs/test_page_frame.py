@@ -142,7 +142,7 @@ def test_generate_fits_a_window_of_1400_by_900_and_cuts_no_words_at_any_width(wi
     window.tab.set_viewport_size({"width": 1400, "height": 900})
     tab = window.open("Generate")
     tab.locator(MARKS["Generate"]).first.wait_for()
-    expect(tab.locator(".loras li")).to_have_count(2)
+    expect(tab.locator(".loras:not(.model-offers) > li")).to_have_count(2)
     last = tab.locator(".gen-all > summary").bounding_box()
     assert last["y"] + last["height"] <= 900
     assert tab.locator(".gen-stage").bounding_box()["height"] > 400
@@ -150,7 +150,9 @@ def test_generate_fits_a_window_of_1400_by_900_and_cuts_no_words_at_any_width(wi
     all_settings(tab)
     for name in ("image_to_image", "hires", "detailer", "controls", "regions", "grid"):
         tab.locator(f"#gen-form [data-card={name}]").evaluate("(card) => { card.hidden = false; }")
-    for summary in tab.locator(".gen-groups summary, .gen-card > details > summary, .loras details > summary").all():
+    for summary in tab.locator(
+        ".gen-groups summary, .gen-card > details > summary, .loras:not(.model-offers) details > summary"
+    ).all():
         summary.click()
     for width in (390, 800, 1400, 1920):
         tab.set_viewport_size({"width": width, "height": 900})

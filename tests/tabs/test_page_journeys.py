@@ -69,8 +69,8 @@ def test_hires_a_lora_and_a_controlnet_take_7_clicks_by_the_words_of_a1111_and_n
     add = tab.locator("#gen-add")
     tab.locator("#gen-prompt").fill("a fox")
     click(add.locator("summary", has_text="+ LoRA"))
-    click(add.locator(".model-offers .btn.row", has_text="odd"))
-    expect(tab.locator(".lora-cards li")).to_have_count(1)
+    click(add.locator(".model-offers .choose", has_text="odd"))
+    expect(tab.locator(".loras:not(.model-offers) > li")).to_have_count(1)
     click(add.get_by_role("button", name="+ Hires"))
     hires = tab.locator("[data-card=hires]")
     for label, value in (("Upscale by", "2"), ("Denoising strength", "0.45"), ("Hires steps", "")):

@@ -212,7 +212,9 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
     tab.get_by_label("Compare with the base model").check()
     tab.locator("#gen-draw").click()
     pair = tab.locator("#shelf-grid .tile:has(.base)").first
-    expect(pair).to_have_attribute("aria-label", re.compile("a small fox, fox .*0.6, seed 41, next to the base model"))
+    expect(pair).to_have_attribute(
+        "aria-label", re.compile("a small fox, fox, fox .*0.6, seed 41, next to the base model")
+    )
     pair.click()
     light = tab.get_by_role("dialog")
     expect(light.get_by_alt_text("Made by the base model")).to_be_visible()
