@@ -31,7 +31,6 @@ FILES = (
     "tests/training/test_step.py",
     "tests/training/test_full_precision.py",
     "tests/training/test_memory_switches.py",
-    "tests/training/test_samples_and_generate.py",
     "tests/training/test_training.py",
 )
 

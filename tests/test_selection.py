@@ -42,7 +42,7 @@ def project(tmp_path):
         for name, text in more:
             (tmp_path / "tests" / name).write_text(text)
         command = [sys.executable, "-m", "pytest", "-q", "-rA", "--import-mode=importlib", *arguments]
-        alone = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        alone = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
         done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True)
         ran = [
             line.removeprefix("PASSED ") for line in done.stdout.splitlines() if line.startswith(("PASSED ", "tests/"))

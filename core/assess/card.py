@@ -70,10 +70,10 @@ TRAINED = {
 def plan(settings: CardSettings, workspace: Workspace) -> FilePlan:
     path = file_of(settings.file, workspace, "card.file")
     if path.is_dir():
-        what = f"{display_path(path)} is a folder; a card is of one file"
+        what = f"{display_path(path)} is a folder; a report card is of one file"
         raise ProblemsError.one(what, "card.file", "choose a file in it", "card.folder")
     if settings.preview:
-        return FilePlan(f"list what a card of {display_path(path)} would contain", path)
+        return FilePlan(f"list what a report card of {display_path(path)} would contain", path)
     endings = ("_card", *(f"_card_{number}" for number in range(2, MOST_NAMES)))
     targets = (output_file(settings.output, path, ending, (".html",)) for ending in endings)
     free = (each for each in targets if not any(map(os.path.lexists, files_of(each))))

@@ -133,7 +133,7 @@ def run_captioner(
         else:
             kind = "tags" if isinstance(settings, TagTextSettings) else "caption"
             unfinished = context.workspace.private / "captions in one file" / f"{name}-{about['job']}.json"
-            captions = _collect(unfinished, described, job, tally)
+            captions = _collect(unfinished, described, job, context, tally)
             with only_one_writes(context):
                 write_one_file(tally.file, kind, captions, title, about, context.workspace)
             unfinished.unlink(missing_ok=True)
@@ -168,17 +168,24 @@ def _collect(
     unfinished: Path,
     described: Callable[[Sequence[Row]], Iterator[tuple[Row, Described]]],
     job: CaptionerJob,
+    context: JobContext,
     tally: Tally,
 ) -> dict[Row, str]:
     """{image: its new caption} in the images' order. A job that is cut off writes those that it has to the file `unfinished`,
     from which the same job resumes."""
     rows = _rows(job)
-    captions = _resumed(unfinished, rows, tally)
+    captions = _resumed(unfinished, rows, context, tally)
     saved = time.monotonic()
 
     def save() -> None:
-        texts = {str(row.image.path): text for row, text in captions.items()}
-        atomic.write_json(unfinished, {"captions": texts, "counts": tally.counts})
+        """With the captions that were in the images' own files: those may be edited before the job resumes."""
+        texts = {str(row.image.path): [_file_caption(row), text] for row, text in captions.items()}
+        try:
+            atomic.write_json(unfinished, {"captions": texts, "counts": tally.counts})
+        except OSError as error:
+            what = f"The finished captions cannot be saved for later ({error.strerror})"
+            fix = "free some space: a job that is cut off would caption all images again"
+            context.warn(Problem(what, display_path(unfinished), fix, "warning", code="caption.unfinished-unwritten"))
 
     try:
         for row, _, text in _to_write(described([row for row in rows if row not in captions]), job, tally):
@@ -194,14 +201,21 @@ def _collect(
     return {row: captions[row] for row in rows if row in captions}
 
 
-def _resumed(unfinished: Path, rows: Sequence[Row], tally: Tally) -> dict[Row, str]:
-    """{image: its caption} of a job that was cut off, without images that are newer."""
+def _resumed(unfinished: Path, rows: Sequence[Row], context: JobContext, tally: Tally) -> dict[Row, str]:
+    """{image: its caption} of a job that was cut off, without images that are newer and those whose own caption has changed."""
     if not unfinished.exists():
         return {}
-    earlier, when = read_json_object(unfinished), unfinished.stat().st_mtime
-    tally.counts.update(earlier["counts"])
-    files = {str(row.image.path): row for row in rows if row.image.path.stat().st_mtime <= when}
-    return {files[name]: text for name, text in earlier["captions"].items() if name in files}
+    try:
+        earlier, when = read_json_object(unfinished), unfinished.stat().st_mtime
+        counts, texts = Counter(earlier["counts"]), {name: tuple(pair) for name, pair in earlier["captions"].items()}
+    except (ProblemsError, OSError, KeyError, TypeError, AttributeError):
+        what = "The captions of this job that was cut off cannot be read, so all images are captioned again"
+        context.warn(Problem(what, display_path(unfinished), level="warning", code="caption.unfinished-unreadable"))
+        return {}
+    tally.counts.update(counts)
+    rows = [row for row in rows if row.image.path.stat().st_mtime <= when]
+    pairs = {row: texts.get(str(row.image.path), ()) for row in rows}
+    return {row: pair[1] for row, pair in pairs.items() if len(pair) == 2 and pair[0] == _file_caption(row)}
 
 
 def _to_write(

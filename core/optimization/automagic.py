@@ -3,8 +3,8 @@ while they change."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -20,10 +20,18 @@ class FactoredOptimizer(Optimizer):
     A group's `initial_lr` is where its rates start; the learning rate scheduler multiplies them by `lr / initial_lr`.
     """
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             self._step_group(group, [weight for weight in group["params"] if weight.grad is not None])
+        return loss
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         """Change the weights of a group that have a gradient."""

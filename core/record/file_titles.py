@@ -16,14 +16,14 @@ from core.record.workspace import last_part
 
 BASE_MODEL = "base model"
 AVERAGE = re.compile(r"-average-(\d+)-to-(\d+)(-power)?(-\d+)?$")  # ends the name of an average of checkpoints
-SUFFIXES = ("safetensors", "ckpt", "pt", "bin")
+WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def file_stem(text: str) -> str:
-    """The name of a file without folder and extension."""
+    """The name of a file or folder without folder, and without the extension of weights."""
     name = last_part(text) or text
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and suffix.casefold() in SUFFIXES else name
+    stem, _, suffix = name.rpartition(".")
+    return stem if f".{suffix.casefold()}" in WEIGHTS and stem else name
 
 
 def is_average(name: str) -> bool:

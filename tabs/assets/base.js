@@ -107,6 +107,15 @@
     }
   };
 
+  /* Buttons that copy their text say so for a moment. */
+  atelier.on("click", "[data-copy]", async (button) => {
+    const {textContent: before, dataset: {copy, said}} = button;
+    if (said) return;
+    button.dataset.said = "1";
+    button.textContent = await atelier.copy(copy) ? "Copied" : "Cannot copy";
+    setTimeout(() => { button.textContent = before; delete button.dataset.said; }, 1200);
+  });
+
   /** Save a text as a file of the browser's machine. */
   atelier.download = (name, text) => {
     const link = h("a", {href: URL.createObjectURL(new Blob([text])), download: name});

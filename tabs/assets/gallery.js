@@ -407,11 +407,6 @@
     button.dataset.imageStar = stars ? "0" : "1";
   });
   atelier.on("click", "#gen-newest [data-image-trash]", ({dataset}) => remove([dataset.name]));
-  atelier.on("click", ":is(#gen-newest, #gen-loras, #gen-add, .models-dialog) [data-copy]", async (button) => {
-    const before = button.textContent;
-    text(button, await atelier.copy(button.dataset.copy) ? "Copied" : "Cannot copy");
-    setTimeout(() => text(button, before), 1200);
-  });
   atelier.on("click", "[data-view]", ({dataset: {view}}) => openViewer(view, strip.includes(view) ? strip : names));
 
   /* ---- begin ---- */

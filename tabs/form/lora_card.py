@@ -82,9 +82,10 @@ def step_buttons(
     return buttons
 
 
-def copy_button(path: Path) -> str:
-    """HTML of the button that copies a file's path."""
-    return f'<li><button type="button" class="btn copy" data-copy="{esc(display_path(path))}">Copy path</button></li>'
+def copy_button(path: Path, name: str = "", kind: str = "") -> str:
+    """HTML of the button that copies a file's path. name: what it is the path of, for screen readers"""
+    label = f' aria-label="Copy path of {esc(name)}"' if name else ""
+    return f'<button type="button" class="btn {kind}" data-copy="{esc(str(path.absolute()))}"{label}>Copy path</button>'
 
 
 def face(lora: Lora, thumb_url: Callable[..., str]) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.verdict import candidates
-from core.generation.model.index import WEIGHTS, facts_of_file, preview_of
+from core.generation.model.index import facts_of_file, preview_of
 from core.record.best import read_best
-from core.record.file_titles import AVERAGE, label_of
+from core.record.file_titles import AVERAGE, file_stem, label_of
 from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from core.record.run_about import initial_title, title_of
@@ -49,7 +49,7 @@ class Lora:
 
 def brief(path: Path, workspace: Workspace) -> Lora:
     """A file as a thing, by what is read fast: without the run's journal, and so without its other steps and losses."""
-    run, image, stem = run_of(path, workspace.runs), preview_of(path, workspace), stem_of(path)
+    run, image, stem = run_of(path, workspace.runs), preview_of(path, workspace), file_stem(path.name)
     if run is None:
         return Lora(path, stem, image)
     folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
@@ -67,10 +67,6 @@ def _label(path: Path) -> str:
     return f"epoch {int(epoch[1]):,}" if epoch else label
 
 
-def stem_of(path: Path) -> str:
-    return path.name.removesuffix(path.suffix) if path.suffix.lower() in WEIGHTS else path.name
-
-
 def output_of(stem: str) -> str:
     """The output name of a run, from the name of one of its files."""
     return AVERAGE.sub("", STEP.sub("", stem))
@@ -81,7 +77,7 @@ def lora_of(page: FormPage, path: Path) -> Lora:
     thing, steps = brief(path, page.workspace), checkpoints(page, path)
     here = next((each for each in steps if each.path == path), None)
     if here is None:
-        return Lora(path, stem_of(path), thing.image)
+        return Lora(path, file_stem(path.name), thing.image)
     return replace(thing, image=here.sample or thing.image, here=here, steps=tuple(steps))
 
 
@@ -111,7 +107,7 @@ def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tupl
     for each in files:
         run = run_of(each.path, workspace.runs)
         alone = run is None or bool(each.facts.problem)
-        found.setdefault(each.path if alone else (run, output_of(stem_of(each.path))), []).append(each)
+        found.setdefault(each.path if alone else (run, output_of(file_stem(each.path.name))), []).append(each)
     return [_entry(each, workspace) for each in found.values()]
 
 

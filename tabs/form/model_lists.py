@@ -75,6 +75,11 @@ def badges(facts: FileFacts) -> list[str]:
     return [text for text in (family, kind, rank) if text]
 
 
+def network_words(facts: FileFacts) -> str:
+    """The badges of a network in a line, where it is known to be a LoRA."""
+    return " \u00b7 ".join(text for text in badges(facts) if text != "LoRA")
+
+
 class ModelLists:
     """The files of each kind, read in a thread since thousands of new files take long."""
 

@@ -188,7 +188,7 @@ class Picker:
         return (
             does
             + step_buttons(steps, path, lambda each: self.chooses(each.path, form), self.page.thumb_url)
-            + copy_button(path)
+            + f"<li>{copy_button(path, kind='copy')}</li>"
         )
 
     def _face(self, text: Any) -> str:

@@ -11,12 +11,11 @@ from core.generation.model.index import facts_of_file
 from core.generation.model.library import find_file, portable_name
 from core.record.file_titles import titles_of
 from core.record.problems import ProblemsError
-from core.record.workspace import display_path
 from core.settings.base import Declared, setting
 from tabs.context import Page
-from tabs.form.lora_card import card, step_buttons, strip
+from tabs.form.lora_card import card, copy_button, step_buttons, strip
 from tabs.form.lora_steps import Checkpoint, Lora, checkpoints, lora_of
-from tabs.form.model_lists import badges
+from tabs.form.model_lists import network_words
 from tabs.form.picker import misfit
 from tabs.form.plain_presets import PlainForm
 from tabs.markup import button, esc, middle, row_of
@@ -75,9 +74,9 @@ def _card(number: int, name: str, path: Path | None, title: str, family: str, pa
         title, about = NO_LORA, "the model alone"
     elif path is not None:
         lora, facts = lora_of(page, path), facts_of_file(path)
-        about = " \u00b7 ".join(text for text in badges(facts) if text != "LoRA")
+        about = network_words(facts)
         why = facts.problem or misfit(facts, path, ["lora"], family)
-        tools = f'<button type="button" class="btn quiet" data-copy="{esc(display_path(path))}">Copy path</button>'
+        tools = copy_button(path, title, "quiet")
     elif "/" in name or "\\" in name:  # a bare name is searched for in all folders at the start
         why = "is not on this machine"
     if lora.here:

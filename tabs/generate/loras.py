@@ -17,15 +17,15 @@ from core.generation.prompt.loras import LoraTag
 from core.networks.block_weights import PRESETS
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
-from core.record.workspace import Workspace, display_path
+from core.record.workspace import Workspace
 from core.settings.base import Declared
 from core.settings.generation.generate import LoraUse
 from tabs.context import CURRENT_SESSION, Page
 from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
-from tabs.form.lora_card import LORAS, card, step_buttons, strip
+from tabs.form.lora_card import LORAS, card, copy_button, step_buttons, strip
 from tabs.form.lora_steps import Checkpoint, Lora, checkpoints, lora_of, one_for_each_run
-from tabs.form.model_lists import Listed, ModelLists, badges, model_lists
+from tabs.form.model_lists import Listed, ModelLists, model_lists, network_words
 from tabs.form.picker import check_choice, matching, misfit
 from tabs.form.picker import rows as rows_of
 from tabs.form.plain_presets import PlainForm
@@ -116,7 +116,7 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
     cross = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
     fitting = _fitting_words(facts.words)
     others = _words(number, facts.words[:MAX_WORDS], prompt, fitting)
-    about = facts.problem or " \u00b7 ".join(text for text in badges(facts) if text != "LoRA")
+    about = facts.problem or network_words(facts)
     head = (
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"'
         f'{" checked" if on else ""}><b title="{esc(use["file"])}">{middle(name)}</b></label><span class="grow"></span>{cross}'
@@ -145,7 +145,7 @@ def _tools(number: int, name: str, total: int, path: Path | None) -> str:
     moves = button("up", "\u2191", number, label=f"Move {name} up", disabled=number == 0, again=True)
     moves += button("down", "\u2193", number, label=f"Move {name} down", disabled=number == total - 1, again=True)
     if path is not None:
-        moves += f'<button type="button" class="btn" data-copy="{esc(display_path(path))}">Copy path</button>'
+        moves += copy_button(path, name)
     return f'<div class="strip">{moves}</div>'
 
 

@@ -46,22 +46,13 @@ LEADS_TO = {  # the tab that an act opens
     "use": "Train",
     "draw": "Generate",
 }
-COPY = """
-element.addEventListener('click', async (event) => {
-  const button = event.target.closest('button[data-copy]');
-  if (!button) return;
-  const copied = await atelier.copy(button.dataset.copy);
-  button.textContent = copied ? 'Copied' : 'Select it and copy it by hand';
-  setTimeout(() => { button.textContent = 'Copy path'; }, 2000);
-});
-"""
 
 
 def build(page: Page) -> None:
     """Build the tab's components and listeners."""
     handlers = Handlers(page)
     copy = board("runs-copy", script=copies.KEYS)
-    main = board("runs-main", AWAITED, script=COPY)
+    main = board("runs-main", AWAITED)
     gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
     gr.HTML(piece("queue").replace("<details", "<details open"), elem_id="runs-queue", apply_default_css=False)
     page.pulse_parts.append(Comparisons(page).parts)

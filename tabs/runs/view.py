@@ -23,7 +23,7 @@ from core.settings.job import TrainJob
 from core.settings.presets.files import differences
 from core.settings.values import shown_value, text_of
 from tabs.form.form_page import FormPage
-from tabs.form.lora_card import RUNS, strip_later, thumb
+from tabs.form.lora_card import RUNS, copy_button, strip_later, thumb
 from tabs.form.lora_steps import Lora, brief
 from tabs.form.project import FIELDS
 from tabs.markup import (
@@ -422,15 +422,11 @@ def _file(
     file: dict[str, Any], label: str, file_url: Callable[..., str], copy: str, copied: str, kept_name: str | None = None
 ) -> str:
     """HTML of a file: label, size and actions. kept_name: the name it is marked with, None if it is not"""
-    name, path = file["name"], file["path"]
-    copy_path = (
-        f'<button type="button" class="btn" data-copy="{esc(path)}" aria-label="Copy path of {esc(name)}">'
-        "Copy path</button>"
-    )
+    name = file["name"]
     return (
         f'<li><div class="file-head"><b title="{esc(name)}">{breakable(label)}</b><span class="hint">{size_words(file["bytes"])}'
         f"</span>{_keep_button(name, kept_name)}</div>"
-        f'<div class="does">{_take(file, file_url)}{_card_button(file)}{copy}{copy_path}</div>{copied}</li>'
+        f'<div class="does">{_take(file, file_url)}{_card_button(file)}{copy}{copy_button(Path(file["path"]), name)}</div>{copied}</li>'
     )
 
 

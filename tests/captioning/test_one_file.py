@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,53 @@ def test_a_job_that_was_cut_off_describes_only_the_rest(tmp_path, folder):
     assert [each["caption"] for each in json.loads(out.read_text()).values()] == ["a blue", "a red"]
     say(folder, describe, output_path=str(out))
     assert seen == ["blue", "red", "blue", "red"]  # nothing is left of a job that ended
+
+
+def stop(tmp_path, folder):
+    """A job in which two images got their captions and the third was not reached; returns the file it resumes from."""
+
+    def describe(images, *_):
+        yield from ("first" for _ in images[:2])
+        raise Cancelled
+
+    images(folder, "green")
+    say(folder, describe, output_path=str(tmp_path / "meta.json"), existing="append")
+    (unfinished,) = (tmp_path / "outputs" / ".atelier" / "captions in one file").iterdir()
+    return unfinished
+
+
+def go_on(tmp_path, folder):
+    """The captions by image name after the same job was started again."""
+    out = tmp_path / "meta.json"
+    say(folder, lambda images, *_: ("second" for _ in images), output_path=str(out), existing="append")
+    return {Path(path).stem: each["caption"] for path, each in json.loads(out.read_text()).items()}
+
+
+def test_an_image_whose_own_caption_was_edited_since_is_captioned_again(tmp_path, folder):
+    stop(tmp_path, folder)
+    (folder / "green.txt").write_text("by hand")
+    assert go_on(tmp_path, folder) == {"blue": "first", "green": "by hand, second", "red": "by hand, second"}
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"captions": [], "counts": {}}', '{"captions": {"a": 3}, "counts": 1}']
+)
+def test_a_damaged_record_of_a_job_that_was_cut_off_only_costs_its_captions(tmp_path, folder, text, capsys):
+    stop(tmp_path, folder).write_text(text)
+    assert go_on(tmp_path, folder) == {"blue": "second", "red": "by hand, second", "green": "second"}
+
+
+def test_captions_that_cannot_be_kept_for_later_do_not_hide_what_ended_the_job(tmp_path, folder, monkeypatch):
+    def full(path, value):
+        raise OSError(28, "No space left on device")
+
+    def describe(images, *_):
+        yield "first"
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("core.captioning.captioners.atomic.write_json", full)
+    with pytest.raises(ZeroDivisionError):
+        say(folder, describe, output_path=str(tmp_path / "meta.json"))
 
 
 def test_images_without_a_caption_are_left_out_and_a_preview_writes_nothing(tmp_path, folder):

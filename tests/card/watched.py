@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_iter
 
 aten = torch.ops.aten
 BLOCK = 512  # bytes: the least that torch's allocator hands out on a card
+# torch's fused SGD, which says nothing of tensors without content, unlike its fused Adam: it writes in place.
+torch.library.register_fake("aten::_fused_sgd_", lambda *_, **__: None)
 READ_BACK = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.is_nonzero)
 
 

@@ -6,7 +6,7 @@ from core.cli.main import main
 from core.settings.base import declared
 from core.settings.job import JOBS
 
-NAMELESS = ("probe", "caption_history")  # train --probe; names no file
+NAMELESS = ("probe", "caption_history", "assess")  # train --probe; name no file in a setting
 COMMANDS = [name for name in JOBS if name not in NAMELESS]
 TOO_LONG = ["x" * 5000, f"models/{'y' * 300}.safetensors", "/nowhere/" * 600]
 

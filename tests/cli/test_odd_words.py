@@ -31,6 +31,7 @@ def places(tmp_path, monkeypatch):
     for name in FILES:
         (tmp_path / name).write_bytes(b"" if name.startswith("empty") else bytes(range(256)) * 2)
     monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))  # what "-" reads
     return [str(tmp_path / name) for name in ("missing", "folder", "empty.txt/x", *FILES)]
 
 

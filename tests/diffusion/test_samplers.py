@@ -88,7 +88,9 @@ def test_as_in_sd_scripts_ddim_has_no_offset():
 
 
 DISTILLED = {"lcm", "tcd"}
-FRESH = {*DISTILLED, "euler_a", "dpm_2_a", "ddpm"} | {name for name in SAMPLERS if "sde" in name or "2s_a" in name}
+FRESH = {*DISTILLED, "euler_a", "euler_a_cfg_pp", "dpm_2_a", "ddpm"} | {
+    name for name in SAMPLERS if "sde" in name or "2s_a" in name
+}
 
 
 @mark.parametrize("name", sorted(SAMPLERS))

@@ -20,6 +20,7 @@ from core.engine.run_summary import RunSummary as Summary
 from core.engine.waiting import Wait, waits
 from core.generation.model.store import ModelStore
 from core.record.problems import ProblemsError
+from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 
 
@@ -210,6 +211,12 @@ class FakeEngine:
         return run
 
     def _run(self, run: Run) -> None:
+        if not isinstance(run.job, TrainJob):  # nothing is made: it runs until it is canceled
+            while not run.commands and not self._closing.wait(0.02):
+                pass
+            run.commands.clear()
+            run.state = "stopped"
+            return
         run.state, run.stage = "running", "encoding images 3/24"
         self._wait(run)
         if not run.step:

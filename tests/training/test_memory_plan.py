@@ -171,12 +171,12 @@ def test_16_bit_weights_are_fp32_a_piece_at_a_time_while_they_step(monkeypatch):
 
 @pytest.mark.slow
 def test_a_step_within_the_backward_pass_takes_what_the_largest_tensor_takes():
-    """Counted on a card that computes nothing (tests/card/sizes.py), 1024 px with checkpointing: 15.9 and 6.6 GB."""
+    """Counted on a card that computes nothing (tests/card/sizes.py), 1024 px with checkpointing: 15.9 and 6.6 GB of 2**30 bytes."""
     facts = published("sdxl", 1024)
     small = {"mixed_precision": "bf16", "gradient_checkpointing": True, "fused_backward_pass": True}
     for memory, counted in ((small, 15.92), ({**small, "full_precision": "bf16"}, 6.63)):
         plan = memory_plan(job_of(method={"kind": "fine_tune"}, memory=memory, optimizer=ADAFACTOR), facts)
-        assert plan.total - plan.spare == pytest.approx(counted * GB, rel=0.06)
+        assert plan.total - plan.spare == pytest.approx(counted * 2**30, rel=0.06)
 
 
 @pytest.mark.slow
@@ -192,7 +192,8 @@ def test_each_switch_saves_where_it_acts():
     products = memory_plan(job_of(memory={"mixed_precision": "bf16", "attention": "plain"}), facts)
     assert products.activations > 1.5 * plain.activations
     slim = memory_plan(job_of(method={"kind": "fine_tune"}, optimizer={"optimizer_type": "AdamW8bit"}), facts)
-    assert slim.optimizer == pytest.approx(facts.parts["unet"].numbers * 2, rel=0.01)
+    each = 2 * (1 + 4 / 256)  # bytes of a weight's two moments, with the fp32 scale of each 256 numbers
+    assert slim.optimizer == pytest.approx(facts.parts["unet"].numbers * each, rel=0.001)
 
 
 @pytest.mark.slow

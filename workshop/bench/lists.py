@@ -132,7 +132,7 @@ def _images(outputs: str, folder: str) -> dict[str, float]:
     dataset, captions = Dataset(page), Captions(page)
     begin = time.perf_counter()
     dataset.choose(folder)
-    while '<li class="tile">' not in dataset.tick("")["grid"]:
+    while '<li class="tile"' not in dataset.tick("")["grid"]:
         time.sleep(PAUSE)
     first = time.perf_counter() - begin
     while page.reading.report is None:

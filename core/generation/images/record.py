@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from core.generation.model.sources import Hashes
+from core.record.file_titles import file_stem
 from core.record.problems import Problem
-from core.record.workspace import last_part
 from core.settings.job import GenerateJob
 
 
@@ -112,5 +111,4 @@ class ForeignSettings:
     def add_lora(self, name: Any, unet: Any, text: Any = None) -> None:
         """Add a LoRA unless its name or strength is missing. Drops folder and extension of the name."""
         if isinstance(name, str) and name and name != "None" and isinstance(unet, (int, float)):
-            plain = re.sub(r"\.(safetensors|ckpt|pt)$", "", last_part(name))
-            self.loras.append((plain, float(unet), float(text if isinstance(text, (int, float)) else unet)))
+            self.loras.append((file_stem(name), float(unet), float(text if isinstance(text, (int, float)) else unet)))

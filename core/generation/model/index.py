@@ -21,6 +21,7 @@ from core.formats.lora.recognition import ranks_of
 from core.formats.tensors.header import read_header
 from core.record.atomic import write_json
 from core.record.bounded_json import read_json_object
+from core.record.file_titles import file_stem
 from core.record.problems import ProblemsError
 from core.record.stamps import Stamp, stamp
 from core.record.workspace import PROJECT, Workspace
@@ -29,7 +30,6 @@ FILE = "models.json"
 UNREADABLE = "unreadable"
 SHOWN_REASON, LONGEST_ALIAS = 100, 200
 OF_FOLDER = ("model_index.json", "config.json")  # that describe a diffusers folder: of a model, of a part
-WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 PREVIEWS = tuple(f"{mark}{suffix}" for mark in ("", ".preview") for suffix in (".png", ".jpg", ".jpeg", ".webp"))
 DETECTION = ("formats", "networks/kinds", "families")  # folders of core/ that detect files
 
@@ -119,7 +119,7 @@ def _facts(kind: detect.ModelKind) -> FileFacts:
 def preview_of(path: Path, workspace: Workspace) -> Path | None:
     """The preview image next to a file, as in A1111 and ComfyUI (name.png, name.preview.png ...), else the first
     prompt's sample of its step, else the newest of its run. Not cached: images come and go without a change of the file."""
-    stem = path.name.removesuffix(path.suffix) if path.suffix.lower() in WEIGHTS else path.name
+    stem = file_stem(path.name)
     preview = next((file for end in PREVIEWS if (file := path.with_name(stem + end)).is_file()), None)
     if preview is not None or path.parent.name != "checkpoints" or not path.is_relative_to(workspace.runs):
         return preview

@@ -421,7 +421,7 @@ def timesteps(config: Config) -> Values:
     if config["timestep_shift"] == 1:
         return settings
     if drawn == "SIGMOID":
-        config.note("timestep_shift", "changed", "moves the ramp once; OneTrainer moves its curve twice")
+        config.note("timestep_shift", "changed", "moves the ramp once; OneTrainer does so twice")
     elif drawn not in ("COS_MAP", "INVERTED_PARABOLA") and (least > 0 or most < 1):
         config.note("timestep_shift", "changed", "is of the trained timesteps, not of all")
     return settings
