@@ -20,28 +20,31 @@ def require_unused(run: str, entries: Iterable[QueueEntry], workspace: Workspace
         if (
             entry.state == "running"
             and entry.task != "train"
-            and any(_names(run, each) for each in _texts(entry, workspace))
+            and any(_names(run, *each) for each in _texts(entry, workspace))
         ):
             what, fix = f"'{entry.title}' is using the files of this run", "wait until it has ended, or cancel it"
             raise ProblemsError.one(what, run, fix, "run.in-use")
 
 
-def _names(run: str, text: str) -> bool:
-    """Whether a text of a job's settings names a run or its checkpoints."""
-    return text == run or f"{run}/checkpoints" in text.replace("\\", "/")
+def _names(run: str, setting: str, text: str) -> bool:
+    """Whether a setting's text names a run or its checkpoints."""
+    return (setting == "run" and text == run) or f"{run}/checkpoints" in text.replace("\\", "/")
 
 
-def _texts(entry: QueueEntry, workspace: Workspace) -> Iterator[str]:
-    """All texts in a job's settings, of a grid that is resumed those it was begun with."""
+def _texts(entry: QueueEntry, workspace: Workspace) -> Iterator[tuple[str, str]]:
+    """(setting, text) of all texts in a job's settings, of a grid that is resumed those it was begun with."""
     yield from _texts_in(entry.job)
     if folder := entry.job.get("grid", {}).get("folder"):
         with suppress(ProblemsError):
             yield from _texts_in(to_values(GridFolder.named(str(folder), workspace).job()))
 
 
-def _texts_in(value: Any) -> Iterator[str]:
+def _texts_in(value: Any, setting: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list, tuple)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _texts_in(each)
+        yield setting, value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _texts_in(each, name)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _texts_in(each, setting)

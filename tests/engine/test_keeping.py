@@ -117,6 +117,8 @@ def test_no_file_moves_while_a_job_reads_the_files_of_its_run(run, workspace):
         for other in (replace(entry, state="waiting"), replace(entry, task="train")):
             require_unused(run.name, [other], workspace)
         require_unused("20260101-120000_bear", [entry], workspace)
+    entry = QueueEntry("1", "generate", "generate", {"generate": {"prompt": run.name}}, "running")
+    require_unused(run.name, [entry], workspace)
     assert checkpoints(run) == files
 
 
