@@ -47,6 +47,8 @@ class Watched(TorchDispatchMode):
         self._note(packet, args, kwargs)
         if packet is aten._local_scalar_dense and args[0].device.type == "cuda":
             return 0.0 if args[0].is_floating_point() else False if args[0].dtype == torch.bool else 0
+        if packet is aten._local_scalar_dense and isinstance(args[0], FakeTensor) and args[0].constant is None:
+            return 1.5 if args[0].is_floating_point() else 1  # what an optimizer counts on the host
         made = func(*args, **kwargs)
         if self._listener is not None:
             self._listener(func, args, kwargs, made)
