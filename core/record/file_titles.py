@@ -22,8 +22,8 @@ WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 def file_stem(text: str) -> str:
     """The name of a file or folder without folder, and without the extension of weights."""
     name = last_part(text) or text
-    stem, _, suffix = name.rpartition(".")
-    return stem if f".{suffix.casefold()}" in WEIGHTS and stem else name
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot + suffix.casefold() in WEIGHTS else name
 
 
 def is_average(name: str) -> bool:
