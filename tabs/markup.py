@@ -330,7 +330,7 @@ def short(text: str, length: int = 60) -> str:
 
 
 def middle(text: str, end: int = 8) -> str:
-    """HTML of a name that the browser shortens before its last `end` characters, which distinguish checkpoints; never beside a
+    """HTML of a name that the browser shortens before its last `end` characters, which distinguish checkpoints; never next to a
     space, which a screen reader would lose."""
     at = max(0, len(text) - end)
     while at and " " in text[at - 1 : at + 1]:

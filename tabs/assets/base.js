@@ -39,8 +39,7 @@
   const h = atelier.h;
   /** A name's parts, between which a line may break: rather there than within a word. */
   atelier.parted = (name) => name.split(/(?<=[_-])/).flatMap((part, n) => n ? [h("wbr"), part] : [part]);
-  /** A name that is shortened in its middle where it lacks room: its last letters tell checkpoints apart. */
-  /** A name shortened before its last `end` letters; never beside a space, which a screen reader would lose. */
+  /** A name shortened before its last `end` letters, which tell checkpoints apart; never next to a space, which a screen reader would lose. */
   atelier.middle = (text, end) => {
     let at = Math.max(0, text.length - end);
     while (at && /\s/.test(text.slice(at - 1, at + 1))) at -= 1;
@@ -107,13 +106,14 @@
     }
   };
 
-  /* Buttons that copy their text say so for a moment. */
+  /* Buttons that copy their text say so for a moment, to screen readers too. */
+  const copying = new WeakSet();
   atelier.on("click", "[data-copy]", async (button) => {
-    const {textContent: before, dataset: {copy, said}} = button;
-    if (said) return;
-    button.dataset.said = "1";
-    button.textContent = await atelier.copy(copy) ? "Copied" : "Cannot copy";
-    setTimeout(() => { button.textContent = before; delete button.dataset.said; }, 1200);
+    if (copying.has(button)) return;
+    copying.add(button);
+    const words = button.textContent, places = [button, atelier.byId("heard")], done = await atelier.copy(button.dataset.copy) ? "Copied" : "Cannot copy";
+    for (const place of places) place.textContent = done;
+    setTimeout(() => { [words, ""].forEach((text, n) => { places[n].textContent = text; }); copying.delete(button); }, 1200);
   });
 
   /** Save a text as a file of the browser's machine. */

@@ -1,5 +1,5 @@
 "use strict";
-/* Cells of a grid: arrow keys go from cell to cell, a click enlarges, and there the arrow keys go on; an enlarged one can be used as an
+/* LoRAs that are dragged onto an axis of a grid. Cells of a grid: arrow keys go from cell to cell, a click enlarges, and there the arrow keys go on; an enlarged one can be used as an
    image of the gallery. */
 (() => {
   const atelier = window.atelier, {h} = atelier;
@@ -48,6 +48,33 @@
     atelier.modal(box);
     box.focus();
   };
+
+  /* The image of a LoRA's card (tabs/generate/loras.py) is dragged onto an axis that is empty or of LoRAs. */
+  const LORA = "application/x-atelier-lora";
+  const axisAt = ({target, dataTransfer}) => {
+    const axis = dataTransfer.types.includes(LORA) && target.closest && target.closest(".grid-axis");
+    return axis && (axis.querySelector(".axis-adds") || [...axis.querySelectorAll("input, textarea[id]")].every((field) => !field.value)) ? axis : null;
+  };
+  const aim = (axis) => { for (const each of document.querySelectorAll(".grid-axis")) each.classList.toggle("aimed", each === axis); };
+  atelier.on("pointerdown", "[data-lora] > .lora-thumb", (thumb) => { thumb.draggable = true; });
+  document.addEventListener("dragstart", ({target, dataTransfer}) => {
+    const card = target.closest && target.closest("[data-lora] > .lora-thumb") && target.closest("[data-lora]");
+    if (card) dataTransfer.setData(LORA, card.dataset.lora);
+  });
+  document.addEventListener("dragover", (event) => {
+    const axis = axisAt(event);
+    aim(axis);
+    if (axis) event.preventDefault();
+  });
+  document.addEventListener("dragend", () => aim(null));
+  document.addEventListener("drop", (event) => {
+    const axis = axisAt(event), field = axis && axis.querySelector("[data-act=lora_add]");
+    aim(null);
+    if (!field) return;
+    event.preventDefault();
+    field.value = event.dataTransfer.getData(LORA);
+    field.dispatchEvent(new Event("change", {bubbles: true}));
+  });
 
   atelier.on("click", "button.grid-cell", enlarge);
   atelier.on("keydown", "button.grid-cell", (cell, event) => {

@@ -3,7 +3,6 @@
    before it and always say the same, so that presets, undo and bars of blocks need to know nothing of rows. */
 (() => {
   const atelier = window.atelier, {h, byId} = atelier;
-  const LEAST = -1, MOST = 2;
   const given = (value) => value.split(",").map((each) => each.trim()).filter(Boolean);
 
   class LoraRows extends HTMLElement {
@@ -40,26 +39,31 @@
     }
 
     draw() {
-      const cards = JSON.parse(this.dataset.cards), {lines, strengths} = this;
+      const {lines, strengths} = this, cards = this.cards = JSON.parse(this.dataset.cards);
       if (given(this.ratios.value).length && given(this.ratios.value).length !== lines.length) this.weigh(strengths);
-      this.replaceChildren(lines.length ? h("ul", {class: "loras lora-cards"}, lines.map((path, n) => this.row(path, n, strengths[n], cards[path] || {})))
+      this.replaceChildren(lines.length ? h("ul", {class: "loras lora-cards"}, lines.map((path, n) => this.row(path, n, strengths[n], cards[path])))
         : h("p", {class: "hint"}, "No LoRA yet. Choose two or more from the list."));
     }
     /** Another checkpoint of the same run instead. */
     swap(n, file) { this.put(this.files, this.lines.map((line, at) => at === n ? file : line).join("\n")); }
-    row(path, n, strength, {name = path.split(/[\\/]/).pop().replace(/\.\w+$/, ""), family = "", words: triggers = [], image = "", step = "", steps = []}) {
-      const id = `${this.dataset.files}-${n}`, named = step ? `${name}, ${step}` : name, words = `Strength of ${named}`;
-      const slide = h("input", {type: "range", id: `${id}-slide`, min: LEAST, max: MOST, step: 0.05, value: strength, "aria-label": words});
-      const number = h("input", {type: "number", id: `${id}-number`, min: -10, max: 10, step: 0.05, value: strength, "aria-label": `${words}, as a number`});
-      slide.addEventListener("input", () => { number.value = slide.value; });
-      number.addEventListener("input", () => { slide.value = number.value; });
-      for (const one of [slide, number]) one.addEventListener("change", () => this.weigh(this.strengths.map((each, at) => at === n && one.value !== "" ? one.value : each)));
-      const thumb = (src) => h("span", {class: "lora-thumb"}, src ? h("img", {src, alt: "", loading: "lazy"}) : null);
-      const other = (each) => h("li", {}, h("button", {type: "button", class: "btn", "aria-pressed": String(each.file === path), onclick: () => this.swap(n, each.file)}, thumb(each.image), h("span", {}, each.label)));
-      return h("li", {}, thumb(image), h("div", {}, h("div", {class: `strip${step ? " has-steps" : ""}`}, h("b", {title: path}, name), h("span", {class: "grow"}),
-        h("button", {type: "button", class: "btn quiet", id: `${id}-remove`, "aria-label": `Remove ${named}`, onclick: () => this.remove(n)}, "×")),
-        h("div", {class: "strip"}, slide, number), h("div", {class: "strip lora-words"}, triggers.map((word) => h("span", {class: "badge"}, word)), h("span", {class: "hint"}, family))),
-        steps.length ? h("details", {class: "lora-steps"}, h("summary", {class: "btn quiet", "aria-label": `Other steps, now ${step}`}, step), h("ul", {}, steps.map(other))) : null);
+    /** The server's card (`TaskForm._card`) with this strength; of a file that it has not read yet the one without a name. */
+    row(path, n, strength, card) {
+      const made = h("template");
+      made.innerHTML = card || this.cards[""];  // made by the server, names escaped
+      const node = made.content.firstElementChild, inputs = [...node.querySelectorAll("input")];
+      if (!card) atelier.text(node.querySelector("b"), path.split(/[\\/]/).pop());
+      inputs.forEach((one, at) => {
+        one.id = `${this.dataset.files}-${n}-${at}`;
+        one.value = strength;
+        one.dataset.twin = `${this.dataset.files}-${n}-${1 - at}`;
+        one.addEventListener("change", () => this.weigh(this.strengths.map((each, place) => place === n && one.value !== "" ? one.value : each)));
+      });
+      node.addEventListener("click", ({target}) => {
+        const step = target.closest("[data-value]");
+        if (step) this.swap(n, step.dataset.value);
+        else if (target.closest("[data-remove]")) this.remove(n);
+      });
+      return node;
     }
   }
   customElements.define("lora-rows", LoraRows);

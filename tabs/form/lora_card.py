@@ -26,19 +26,20 @@ def card(
     middle: str,
     words: str,
     about: str,
+    steps: str = "",
     below: str = "",
     attributes: str = "",
 ) -> str:
     """HTML of a card, 72 px high: three lines beside the image.
 
     head   HTML of the first line, with the name       middle, words   HTML of the other two; about: text at the end of the last one
-    below  HTML of what can be opened, such as `strip`      attributes   of the card
+    steps  HTML of `strip` or `strip_later`      below   HTML of what follows      attributes   of the card
     """
     return (
         f"<li{attributes}>{thumb(lora.image, thumb_url)}<div>"
-        f'<div class="strip{" has-steps" if lora.here else ""}">{head}</div>{middle}'
+        f'<div class="strip{" has-steps" if steps else ""}">{head}</div>{middle}'
         f'<div class="strip lora-words">{words}<span class="hint" title="{esc(about)}">{esc(about)}</span></div></div>'
-        f"{below}</li>"
+        f"{steps}{below}</li>"
     )
 
 
@@ -53,7 +54,7 @@ def strip(here: Checkpoint, buttons: str) -> str:
 
 def strip_later(lora: Lora, form: str) -> str:
     """`strip` whose buttons assets/picker.js asks for when it is opened; of a single file with the button that copies its path."""
-    marks = lora.here.marks if lora.here and form == RUNS else ()  # elsewhere beside the name
+    marks = lora.here.marks if lora.here and form == RUNS else ()  # other lists show them next to the name
     text = ", ".join((lora.here.label, *marks)) if lora.here else "path"
     says = f"Other steps of {lora.name}, now {text}" if lora.here else f"Copy the path of {lora.name}"
     return (
@@ -82,10 +83,23 @@ def step_buttons(
     return buttons
 
 
-def copy_button(path: Path, name: str = "", kind: str = "") -> str:
+def strength_slider(name: str, strength: float, id: str = "", about: str = "") -> str:
+    """HTML of a strength as a slider from -1 to 2 and as a number; one follows the other.
+
+    name   of the LoRA, for screen readers      id   prefix of their ids      about   attributes of both
+    """
+    place, words = min(max(strength, -1.0), 2.0), esc(f"Strength of {name}")
+    return (
+        f'<div class="strip"><input type="range" min="-1" max="2" step="0.05" value="{place:g}" id="{id}slide" {about} '
+        f'data-twin="{id}value" aria-label="{words}"><input type="number" min="-10" max="10" step="0.05" '
+        f'value="{strength:g}" id="{id}value" {about} data-twin="{id}slide" aria-label="{words}, as a number"></div>'
+    )
+
+
+def copy_button(path: Path, name: str = "") -> str:
     """HTML of the button that copies a file's path. name: what it is the path of, for screen readers"""
     label = f' aria-label="Copy path of {esc(name)}"' if name else ""
-    return f'<button type="button" class="btn {kind}" data-copy="{esc(str(path.absolute()))}"{label}>Copy path</button>'
+    return f'<button type="button" class="btn quiet" data-copy="{esc(str(path.absolute()))}"{label}>Copy path</button>'
 
 
 def face(lora: Lora, thumb_url: Callable[..., str]) -> str:

@@ -15,6 +15,7 @@ from core.generation.model.index import FileFacts, facts_of_file
 from core.generation.model.library import find_file, portable_name
 from core.generation.model.other_files import check_refiner, check_upscaler
 from core.networks.files import check_lora
+from core.record.file_titles import file_stem
 from core.record.problems import Problem, ProblemsError
 from core.record.run_folder import run_of
 from core.record.units import count
@@ -22,7 +23,7 @@ from core.record.workspace import display_path
 from core.settings.base import Declared
 from tabs.form.form_page import Form, FormPage
 from tabs.form.lora_card import LORAS, RUNS, card, copy_button, face, step_buttons, strip_later
-from tabs.form.lora_steps import brief, checkpoints, one_for_each_run
+from tabs.form.lora_steps import Lora, brief, checkpoints, lora_of, one_for_each_run
 from tabs.form.model_lists import REFRESH_SECONDS, Listed, badges, model_lists, with_starter
 from tabs.form.project import FIELDS
 from tabs.form.view import TRAIN
@@ -71,6 +72,16 @@ def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base
     return ""
 
 
+def lora_named(name: str, page: FormPage, family: str) -> tuple[Lora, FileFacts | None, str]:
+    """(the LoRA that a setting names, its facts, why it cannot be used, or ""). Facts are None of a file that is not on this
+    machine, or that this user may not read. family: of the model, "" for any"""
+    path = find_file(name, page.workspace)
+    if path is None or not page.roots.holds(path):
+        return Lora(Path(name), file_stem(name)), None, "is not on this machine"
+    facts = facts_of_file(path)
+    return lora_of(page, path), facts, misfit(facts, path, ["lora"], family)
+
+
 # -- the rows
 
 
@@ -112,7 +123,7 @@ def _row(each: Listed, number: int, reason: str, page: FormPage, attributes: str
         middle=f'<div class="strip badges">{facts}</div>',
         words=below,
         about=saved if lora.here else each.label.rpartition("/")[0].strip(),
-        below=strip_later(lora, form),
+        steps=strip_later(lora, form),
         attributes=' class="misfit"' if reason else "",
     )
 
@@ -188,7 +199,7 @@ class Picker:
         return (
             does
             + step_buttons(steps, path, lambda each: self.chooses(each.path, form), self.page.thumb_url)
-            + f"<li>{copy_button(path, kind='copy')}</li>"
+            + f"<li>{copy_button(path)}</li>"
         )
 
     def _face(self, text: Any) -> str:

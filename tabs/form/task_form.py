@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
-from core.formats.detect import FAMILY_NAMES
-from core.generation.model.index import facts_of_file
-from core.generation.model.library import find_file, title_of_name
+from core.generation.model.library import title_of_name
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
 from tabs.form.bars import line_bars, weight_bars
 from tabs.form.form_page import FormPage
 from tabs.form.form_values import usable
-from tabs.form.lora_steps import lora_of
-from tabs.form.picker import family_of_file
+from tabs.form.lora_card import card, strength_slider, strip_later
+from tabs.form.model_lists import network_words
+from tabs.form.picker import family_of_file, lora_named
 from tabs.form.plain_presets import PlainForm, Values, plain
 from tabs.form.task_settings import form_settings, job_of, main_setting
-from tabs.markup import esc
+from tabs.markup import esc, middle
 
 FILES, STRENGTHS = "models", "ratios"  # settings of a LoRA merge: paths, one per line, and their strengths
-THUMB, WORDS = 96, 4  # pixels of a card's image; trigger words of a card
+WORDS = 4  # trigger words of a card
 
 
 class TaskForm(PlainForm):
@@ -82,36 +80,27 @@ class TaskForm(PlainForm):
         files, strengths = self.known.get(FILES), self.known.get(STRENGTHS)
         if files is None or strengths is None or files.holds != ("lora",):
             return {}
-        cards = json.dumps({str(file): self._card(str(file)) for file in values.get(FILES) or []})
+        cards = json.dumps({name: self._card(name) for name in ("", *map(str, values.get(FILES) or []))})
         about = f'data-files="{self.id}-{FILES}" data-ratios="{self.id}-{STRENGTHS}" data-cards="{esc(cards)}"'
         return {FILES: f"<lora-rows {about}></lora-rows>"}
 
-    def _card(self, file: str) -> dict[str, Any]:
-        """The card of a LoRA, for assets/merging.js. step: label of this checkpoint of its run, else ""; steps: all of its run"""
-        page, path = self.page, find_file(file, self.page.workspace)
-        if path is None or not page.roots.holds(path):
-            return {"name": Path(file).stem, "family": "", "words": [], "image": "", "step": "", "steps": []}
-        lora = lora_of(page, path)
-
-        def image(file: Path | None) -> str:
-            return page.thumb_url(file, THUMB) if file is not None else ""
-
-        steps = [
-            {
-                "file": str(Path(file).with_name(each.path.name)),
-                "label": ", ".join((each.label, *each.marks)),
-                "image": image(each.sample),
-            }
-            for each in lora.steps
-        ]
-        return {
-            "name": lora.name,
-            "family": FAMILY_NAMES.get(family_of_file(file, page), ""),
-            "words": list(facts_of_file(path).words[:WORDS]),
-            "image": image(lora.image),
-            "step": lora.here.label if lora.here is not None else "",
-            "steps": steps,
-        }
+    def _card(self, file: str) -> str:
+        """HTML of the card of a LoRA, which assets/merging.js completes with its strength; "": of one that is not read yet"""
+        lora, facts, why = lora_named(file, self.page, self.family_for(FILES))
+        error = f"<p class=field-error>{esc(why)}</p>" if file and why else ""
+        words = "".join(f'<span class="badge">{esc(word)}</span>' for word in facts.words[:WORDS]) if facts else ""
+        name = f"{lora.name}, {lora.here.label}" if lora.here else lora.name
+        return card(
+            lora,
+            self.page.thumb_url,
+            head=f'<b title="{esc(lora.name)}">{middle(lora.name)}</b><span class="grow"></span><button type="button" '
+            f'class="btn quiet" data-remove aria-label="Remove {esc(name)}">\u00d7</button>',
+            middle=strength_slider(name, 1.0),
+            words=words,
+            about=network_words(facts) if facts else "",
+            steps=strip_later(lora, self.id) if facts else "",
+            below=error,
+        )
 
     def _bars(self, name: str, values: Values) -> str:
         """HTML of the bars of a text field, or of each of its lines with the name of its file."""

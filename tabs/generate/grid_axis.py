@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 
 from core.generation.grids.axes import LETTERS, LORA, NONE, joined, setting_named, texts_of
-from core.generation.model.index import facts_of_file
+from core.generation.model.index import FileFacts
 from core.generation.model.library import find_file, portable_name
 from core.record.file_titles import titles_of
 from core.record.problems import ProblemsError
 from core.settings.base import Declared, setting
 from tabs.context import Page
 from tabs.form.lora_card import card, copy_button, step_buttons, strip
-from tabs.form.lora_steps import Checkpoint, Lora, checkpoints, lora_of
+from tabs.form.lora_steps import Checkpoint, Lora, checkpoints
 from tabs.form.model_lists import network_words
-from tabs.form.picker import misfit
+from tabs.form.picker import lora_named
 from tabs.form.plain_presets import PlainForm
 from tabs.markup import button, esc, middle, row_of
 
@@ -55,43 +54,37 @@ def loras_in(axes: Mapping[str, str]) -> list[tuple[str, str]]:
 def lora_axes(axes: Mapping[str, str], family: str, page: Page) -> dict[str, str]:
     """{letter: HTML of its LoRAs as cards and of the buttons that add one} of the LoRA axes. family: of the model"""
     listed = loras_in(axes)
-    found = [find_file(name, page.workspace) for _, name in listed]
-    paths = [path if path is not None and page.roots.holds(path) else None for path in found]
-    files = [[path or Path(name)] for path, (_, name) in zip(paths, listed, strict=True)]
-    titles = titles_of(files, page.workspace.runs)
+    found = [lora_named(name, page, family) for _, name in listed]
+    titles = titles_of([[lora.path] for lora, _, _ in found], page.workspace.runs)
     cards = {letter: "" for letter in LETTERS if setting_named(axes[f"{letter}_axis"]) == LORA}
-    for number, ((letter, name), path, title) in enumerate(zip(listed, paths, titles, strict=True)):
-        cards[letter] += _card(number, name, path, title, family, page)
+    for number, ((letter, name), title) in enumerate(zip(listed, titles, strict=True)):
+        cards[letter] += _card(number, name, title, *found[number], page)
     return {
         letter: f'<ul class="loras lora-cards axis-cards">{rows}</ul>' if rows else "" for letter, rows in cards.items()
     }
 
 
-def _card(number: int, name: str, path: Path | None, title: str, family: str, page: Page) -> str:
-    """HTML of a card. number: its index in `loras_in`; title: distinguishes it from the others"""
-    lora, about, why, tools = Lora(Path(name), title), "", "", ""
+def _card(number: int, name: str, title: str, lora: Lora, facts: FileFacts | None, why: str, page: Page) -> str:
+    """HTML of a card. number: its index in `loras_in`; title: distinguishes it from the others; others: see `lora_named`"""
+    about = network_words(facts) if facts else ""
+    tools = copy_button(lora.path, title) if facts else ""
     if name.casefold() == NONE:
-        title, about = NO_LORA, "the model alone"
-    elif path is not None:
-        lora, facts = lora_of(page, path), facts_of_file(path)
-        about = network_words(facts)
-        why = facts.problem or misfit(facts, path, ["lora"], family)
-        tools = copy_button(path, title, "quiet")
-    elif "/" in name or "\\" in name:  # a bare name is searched for in all folders at the start
-        why = "is not on this machine"
+        title, about, why = NO_LORA, "the model alone", ""
+    elif not facts and "/" not in name and "\\" not in name:  # a bare name is searched for in all folders at the start
+        why = ""
     if lora.here:
         title = title.replace(f", {lora.here.label}", "", 1)
     if len(lora.steps) > 1:
         words = f"All {len(lora.steps)} steps"
         tools = button("lora_steps", words, number, kind="quiet", label=f"{words} of {title}") + tools
     cross = button("lora_off", "\u00d7", number, kind="quiet", label=f"Remove {title}")
-    below = f"<p class=field-error>{esc(why)}</p>" if why else ""
+    steps = ""
     if lora.here:
 
         def swaps(each: Checkpoint) -> str:
             return f'data-act="lora_step" data-arg="{number}:{esc(each.path.name)}"'
 
-        below += strip(lora.here, step_buttons(lora.steps, lora.here.path, swaps, page.thumb_url))
+        steps = strip(lora.here, step_buttons(lora.steps, lora.here.path, swaps, page.thumb_url))
     return card(
         lora,
         page.thumb_url,
@@ -99,7 +92,8 @@ def _card(number: int, name: str, path: Path | None, title: str, family: str, pa
         middle=f'<div class="strip">{tools}</div>',
         words="",
         about=about,
-        below=below,
+        steps=steps,
+        below=f"<p class=field-error>{esc(why)}</p>" if why else "",
         attributes=row_of(name),
     )
 
@@ -109,23 +103,27 @@ def add_buttons(letter: str) -> str:
     field, words = f"{letter}_values", f"LoRA for {letter.upper()}"
     about = f'data-pick="{field}" data-form="{AXES}" data-looks="file" data-title="{words}" aria-label="{words}"'
     none = button("lora_none", f"+ {NO_LORA}", letter, label=f"No {words}", title="The model alone, first")
-    return (
-        f'<div class="axis-adds"><textarea hidden data-act="lora_add" data-arg="{letter}"></textarea>'
-        f'<button type="button" class="btn" {about}>+ LoRA</button>{none}</div>'
-    )
+    return f'<div class="axis-adds">{drop_field(letter)}<button type="button" class="btn" {about}>+ LoRA</button>{none}</div>'
+
+
+def drop_field(letter: str) -> str:
+    """HTML of the hidden field of an axis that adds the LoRAs written into it: by the list, or by a card that is dropped on it."""
+    return f'<textarea hidden data-act="lora_add" data-arg="{letter}"></textarea>'
 
 
 def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page) -> dict[str, str]:
-    """{field: text} of an axis after an action on its cards; {} if the card is gone.
+    """{fields: texts} of an axis after an action on its cards; {} if the card is gone, or to add to an axis of another setting.
 
     arg     the letter for "lora_add" and "lora_none", else the number of the card, with a file for "lora_step"
     value   the files to add, a line each
     """
     if act in ("lora_add", "lora_none"):
-        names = names_in(axes.get(f"{arg}_values", ""))
+        name, values = axes.get(f"{arg}_axis", ""), axes.get(f"{arg}_values", "")
+        if arg not in LETTERS or (setting_named(name) != LORA and (name or values)):
+            return {}
         added = [_portable(line.strip(), page) for line in value.splitlines() if line.strip()]
-        names = [*names, *added] if act == "lora_add" else [NONE, *names]
-        return {f"{arg}_values": joined(list(dict.fromkeys(names)))} if arg in LETTERS else {}
+        names = [*names_in(values), *added] if act == "lora_add" else [NONE, *names_in(values)]
+        return {f"{arg}_axis": name or LORA, f"{arg}_values": joined(list(dict.fromkeys(names)))}
     listed, (number, _, file) = loras_in(axes), arg.partition(":")
     at = int(number) if number.isdecimal() and len(number) < 9 else len(listed)
     if at >= len(listed):

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.generation.grids.axes import LETTERS, SPECIAL, settings_of_axes
+from core.generation.grids.axes import LETTERS, SPECIAL, STRENGTH, setting_named, settings_of_axes
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.settings.job import GenerateJob
 from tabs.generate.cards import GRID, frame
-from tabs.generate.grid_axis import add_buttons
-from tabs.markup import button, esc, link, options, section, short
+from tabs.generate.grid_axis import add_buttons, drop_field
+from tabs.markup import button, esc, link, middle, options, section, short
 
 WHERE = {"x": "columns", "y": "rows", "z": "tables"}
 EXAMPLES = {"x": "20-40 (+10)", "y": "ddim, Euler a", "z": 'fox, dog, "red hat"'}
@@ -56,7 +56,7 @@ def panel(
     loras     {name: title} of the LoRAs in use            earlier   HTML of the list      shown   whether the card is in sight
     cards     {letter: HTML of the LoRAs} of LoRA axes
     """
-    rows = "".join(_axis(letter, axes, wrong, cards.get(letter)) for letter in LETTERS)
+    rows = "".join(_axis(letter, axes, wrong, cards.get(letter), loras) for letter in LETTERS)
     offered = options((title, value) for value, title in _offers(loras))
     text = f'<span class="hint{" bad" if bad else ""}" role="status">{esc(summary)}</span>'
     go = button("make", "Generate grid", kind="primary")
@@ -67,20 +67,22 @@ def panel(
     return frame(GRID, "Grid", body, shown)
 
 
-def _axis(letter: str, axes: Mapping[str, str], wrong: set[str], cards: str | None) -> str:
-    """HTML of an axis. cards: of a LoRA axis, which are shown instead of its text"""
+def _axis(letter: str, axes: Mapping[str, str], wrong: set[str], cards: str | None, loras: Mapping[str, str]) -> str:
+    """HTML of an axis. cards: of a LoRA axis, which are shown instead of its text; loras: {name: title} of those in use"""
     name, values = f"{letter}_axis", f"{letter}_values"
     mark = {each: ' aria-invalid="true"' if each in wrong else "" for each in (name, values)}
     up = letter.upper()
     own = (
         f'<label class="own"><span>Values</span><textarea rows="1" id="grid-{letter}-values" data-act="field" '
         f'data-arg="{values}" placeholder="{esc(EXAMPLES[letter])}" spellcheck="false"{mark[values]}>'
-        f"{esc(axes.get(values, ''))}</textarea></label>"
+        f"{esc(axes.get(values, ''))}</textarea></label>{drop_field(letter)}"
     )
+    title = loras.get((setting_named(axes.get(name, "")) or "").removeprefix(f"{STRENGTH}:"), "")
+    face = f'<span class="pick-face"><span><b>{middle(f"Strength of {title}")}</b></span></span>' if title else ""
     return (
         f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
-        f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}></label>'
+        f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
         f"{own if cards is None else add_buttons(letter)}"
         f"{button('fill', 'Fill in all', letter, kind='quiet', label=f'Fill in all values of {up}', title='All known values')}"
         f"{cards or ''}</div>"

@@ -23,10 +23,10 @@ from core.settings.generation.generate import LoraUse
 from tabs.context import CURRENT_SESSION, Page
 from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
-from tabs.form.lora_card import LORAS, card, copy_button, step_buttons, strip
-from tabs.form.lora_steps import Checkpoint, Lora, checkpoints, lora_of, one_for_each_run
+from tabs.form.lora_card import LORAS, card, copy_button, step_buttons, strength_slider, strip
+from tabs.form.lora_steps import Checkpoint, checkpoints, one_for_each_run
 from tabs.form.model_lists import Listed, ModelLists, model_lists, network_words
-from tabs.form.picker import check_choice, matching, misfit
+from tabs.form.picker import check_choice, lora_named, matching, misfit
 from tabs.form.picker import rows as rows_of
 from tabs.form.plain_presets import PlainForm
 from tabs.form.view import FieldView
@@ -101,17 +101,8 @@ def rows(
 
 
 def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page) -> str:
-    path = find_file(str(use["file"]), page.workspace)
-    if path is None:
-        lora, facts, why = (
-            Lora(Path(str(use["file"])), Path(str(use["file"])).stem),
-            FileFacts("lora"),
-            "is not on this machine",
-        )
-    else:
-        lora, facts = lora_of(page, path), facts_of_file(path)
-        why = misfit(facts, path, ["lora"], family)
-    name, here = lora.name, lora.here
+    lora, known, why = lora_named(str(use["file"]), page, family)
+    facts, name, here = known or FileFacts("lora"), lora.name, lora.here
     on = use.get("enabled", True)
     cross = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
     fitting = _fitting_words(facts.words)
@@ -121,22 +112,28 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"'
         f'{" checked" if on else ""}><b title="{esc(use["file"])}">{middle(name)}</b></label><span class="grow"></span>{cross}'
     )
-    below = f"<p class=field-error>{esc(why)}</p>" if why else ""
+    error, steps = f"<p class=field-error>{esc(why)}</p>" if why else "", ""
     if here is not None:
 
         def swaps(each: Checkpoint) -> str:
             return f'data-act="step" data-arg="{number}:{esc(each.path.name)}"'
 
-        below += strip(here, step_buttons(lora.steps, here.path, swaps, page.thumb_url))
+        steps = strip(here, step_buttons(lora.steps, here.path, swaps, page.thumb_url))
     return card(
         lora,
         page.thumb_url,
         head=head,
-        middle=_slider(number, name, float(use["strength"])),
+        middle=strength_slider(
+            name, float(use["strength"]), f"lora-{number}-", f'data-act="strength" data-arg="{number}"'
+        ),
         words=_words(number, facts.words[:fitting], prompt),
         about=about,
-        below=below + _details(number, use, others, facts.family or family, _tools(number, name, total, path)),
-        attributes=f' class="{"" if on else "is-off"}"{row_of(str(use["file"]))}',
+        steps=steps,
+        below=error
+        + _details(
+            number, use, others, facts.family or family, _tools(number, name, total, lora.path if known else None)
+        ),
+        attributes=f' class="{"" if on else "is-off"}"{row_of(str(use["file"]))} data-lora="{esc(use["file"])}"',
     )
 
 
@@ -147,17 +144,6 @@ def _tools(number: int, name: str, total: int, path: Path | None) -> str:
     if path is not None:
         moves += copy_button(path, name)
     return f'<div class="strip">{moves}</div>'
-
-
-def _slider(number: int, name: str, strength: float) -> str:
-    place, words = min(max(strength, -1.0), 2.0), esc(f"Strength of {name}")
-    about = f'data-act="strength" data-arg="{number}"'
-    return (
-        f'<div class="strip"><input type="range" min="-1" max="2" step="0.05" value="{place:g}" id="lora-slide-{number}" '
-        f'{about} data-twin="lora-value-{number}" aria-label="{words}"><input type="number" min="-10" max="10" step="0.05" '
-        f'value="{strength:g}" id="lora-value-{number}" {about} data-twin="lora-slide-{number}" '
-        f'aria-label="{words}, as a number"></div>'
-    )
 
 
 def _fitting_words(words: Sequence[str]) -> int:

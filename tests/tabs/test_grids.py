@@ -149,6 +149,28 @@ def test_loras_are_chosen_for_an_axis_as_cards_that_show_no_path(desk, tmp_path)
     assert ".safetensors" not in re.sub('data-[a-z]+="[^"]*"', "", shown + desk._table())
 
 
+def test_a_lora_is_dropped_on_an_axis_that_is_empty_or_of_loras(desk):
+    trained(desk)
+    files = [f"outputs/runs/{RUN}/checkpoints/fox-step{step:08d}.safetensors" for step in (20, 40)]
+    give(desk, y_axis="steps", z_values="1, 2")
+    before = desk._axes()
+    for letter in ("x", "y", "z", "w"):
+        desk.act(event("lora_add", letter, files[0]))
+    assert desk._axes() == before | {"x_axis": "lora", "x_values": files[0]}
+    desk.act(event("lora_add", "x", files[1]))
+    assert desk._axes()["x_values"] == joined(files)
+
+
+def test_an_axis_of_a_loras_strength_shows_its_title(desk):
+    trained(desk)
+    file = f"outputs/runs/{RUN}/checkpoints/fox-step00000020.safetensors"
+    desk.fields.put(desk.fields.load() | {"loras": [{"file": file, "strength": 1.0}]})
+    assert "pick-face" not in desk.panel()
+    give(desk, x_axis="lora_strength:fox-step00000020", y_axis="lora_strength:gone")
+    (face,) = re.findall('class="pick-face">(.*?)</label>', desk.panel())
+    assert re.sub("<.*?>", "", face) == "Strength of fox, step 20"
+
+
 def test_cells_of_files_with_one_name_have_different_heads(desk, tmp_path):
     trained(desk)
     trained(desk, "20260203-030405_fox")

@@ -12,6 +12,7 @@ from core.engine.engine import Engine
 from core.generation.grids.making import begin
 from core.settings.check import build
 from core.settings.job import GridJob
+from tests.generation.test_run import small_lora
 
 
 @pytest.fixture(scope="module")
@@ -78,5 +79,31 @@ def test_a_grid_is_opened_gone_through_by_keyboard_and_enlarged_and_another_aske
     tab.locator("#gen-table").get_by_role("button", name="Close").click()
     expect(tab.locator(".grid-shown")).to_have_count(0)
     expect(tab.locator("#gen-newest")).to_be_visible()
+    visit.close()
+    assert visit.errors == [] and visit.outside == []
+
+
+@pytest.mark.slow
+def test_a_lora_is_dragged_by_its_image_onto_an_axis(made, chromium):
+    from page_server import Visit, card_of
+
+    small_lora(made.workspace.models / "loras" / "owl.safetensors")
+    visit = Visit(chromium, made.url)
+    tab = visit.open("Generate")
+    card_of(tab, "grid")
+    tab.locator("#gen-add").get_by_text("+ LoRA").click()
+    tab.get_by_role("button", name="Add owl").click()
+    thumb = tab.locator("#gen-loras [data-lora] > .lora-thumb")
+    tab.locator("#grid-y-axis").fill("steps")
+    tab.locator("#grid-y-axis").press("Tab")
+    expect(tab.locator("#gen-grid [role=status]")).to_contain_text("Y")  # its values are missing
+    axes = tab.locator(".grid-axis")
+    thumb.drag_to(axes.nth(1))
+    thumb.drag_to(axes.first)
+    expect(axes.first.locator(".axis-cards li")).to_have_count(1)
+    expect(axes.first.locator(".axis-cards li")).to_contain_text("owl")
+    expect(tab.locator("#grid-x-axis")).to_have_value("lora")
+    expect(tab.locator("#grid-y-axis")).to_have_value("steps")
+    expect(tab.locator(".grid-axis.aimed")).to_have_count(0)
     visit.close()
     assert visit.errors == [] and visit.outside == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -30,7 +31,7 @@ from core.record.kept import read_kept
 from core.record.preference import read_choices
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
-from core.record.workspace import PROJECT, Workspace
+from core.record.workspace import PROJECT, Workspace, display_path
 from core.settings.job import TrainJob
 from core.tasks import tasks
 from tabs.form.task_form import TaskForm
@@ -318,17 +319,22 @@ def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(t
     assert facts()["files"] == before and sorted(run.checkpoints.iterdir()) == files
 
 
-def test_a_lora_of_a_merge_has_the_name_of_its_run_and_the_other_steps_keep_the_form_of_its_path(page):
+def test_a_lora_of_a_merge_is_the_card_of_its_run_with_the_other_steps(page):
     folder = page.workspace.runs / RUN / "checkpoints"
     files = [folder / f"fox-step{step:08d}.safetensors" for step in (20, 40)]
     image(folder.parent / "samples" / "00000040_00.png")
     merge = TaskForm(page, tasks()["merge_loras"], "tool-merge_loras", "field", (dict, print))
     card = merge._card(str(files[0]))
-    assert card["step"] == "step 20" and card["name"] != files[0].stem and not card["image"].startswith(str(folder))
-    assert [each["file"] for each in card["steps"]] == [str(file) for file in files]
-    assert [bool(each["image"]) for each in card["steps"]] == [False, True]
+    assert 'aria-label="Strength of fox, step 20"' in card and files[0].stem not in re.sub(
+        'data-[a-z]+="[^"]*"', "", card
+    )
+    asked = {name: re.search(f'data-{name}="([^"]*)"', card)[1] for name in ("steps", "form")}
+    steps = page.picker.answer(asked)["steps"]
+    assert re.findall('data-value="([^"]*)"', steps) == [display_path(file) for file in files]
+    assert ["<img" in each for each in steps.split("<li>")[1:3]] == [False, True]
     gone = merge._card("/gone/owl.safetensors")
-    assert (gone["name"], gone["image"], gone["steps"]) == ("owl", "", [])
+    assert "<span>owl</span>" in gone and "is not on this machine" in gone and "data-steps" not in gone
+    assert "is not on this machine" not in merge._card(""), "a file that the server has not read yet"
 
 
 @pytest.mark.parametrize("bad", ["no base model", "one checkpoint", "a long name", "a long prompt", "no samples"])
