@@ -175,14 +175,18 @@ def _collect(
     from which the same job resumes."""
     rows = _rows(job)
     captions = _resumed(unfinished, rows, context, tally)
-    saved = time.monotonic()
+    saved, warned = time.monotonic(), False
 
     def save() -> None:
         """With the captions that were in the images' own files: those may be edited before the job resumes."""
+        nonlocal warned
         texts = {str(row.image.path): [_file_caption(row), text] for row, text in captions.items()}
         try:
             atomic.write_json(unfinished, {"captions": texts, "counts": tally.counts})
         except OSError as error:
+            if warned:
+                return
+            warned = True
             what = f"The finished captions cannot be saved for later ({error.strerror})"
             fix = "free some space: a job that is cut off would caption all images again"
             context.warn(Problem(what, display_path(unfinished), fix, "warning", code="caption.unfinished-unwritten"))
@@ -207,15 +211,21 @@ def _resumed(unfinished: Path, rows: Sequence[Row], context: JobContext, tally: 
         return {}
     try:
         earlier, when = read_json_object(unfinished), unfinished.stat().st_mtime
-        counts, texts = Counter(earlier["counts"]), {name: tuple(pair) for name, pair in earlier["captions"].items()}
-    except (ProblemsError, OSError, KeyError, TypeError, AttributeError):
+        counts, texts = Counter(earlier["counts"]), {name: _pair(each) for name, each in earlier["captions"].items()}
+    except (ProblemsError, OSError, KeyError, TypeError, ValueError, AttributeError):
         what = "The captions of this job that was cut off cannot be read, so all images are captioned again"
         context.warn(Problem(what, display_path(unfinished), level="warning", code="caption.unfinished-unreadable"))
         return {}
     tally.counts.update(counts)
     rows = [row for row in rows if row.image.path.stat().st_mtime <= when]
-    pairs = {row: texts.get(str(row.image.path), ()) for row in rows}
-    return {row: pair[1] for row, pair in pairs.items() if len(pair) == 2 and pair[0] == _file_caption(row)}
+    pairs = {row: texts[str(row.image.path)] for row in rows if str(row.image.path) in texts}
+    return {row: text for row, (before, text) in pairs.items() if before == _file_caption(row)}
+
+
+def _pair(value: list[str]) -> tuple[str, str]:
+    """(the caption in an image's own file, its new one). Raises ValueError for anything else than a list of two."""
+    before, text = value if isinstance(value, list) else ()
+    return str(before), str(text)
 
 
 def _to_write(

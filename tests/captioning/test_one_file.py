@@ -8,6 +8,7 @@ import pytest
 
 from core.dataset.captions.history import History
 from core.record.cancel import Cancelled
+from core.record.context import JobContext
 from core.record.workspace import PROJECT
 from tests.captioning.tagger.models import images, wd_folder
 from tests.captioning.tagger.test_tagging import CAPTIONS, run
@@ -97,25 +98,39 @@ def test_an_image_whose_own_caption_was_edited_since_is_captioned_again(tmp_path
     assert go_on(tmp_path, folder) == {"blue": "first", "green": "by hand, second", "red": "by hand, second"}
 
 
+@pytest.fixture
+def warned(monkeypatch):
+    """The codes of the warnings of all jobs."""
+    codes = []
+    monkeypatch.setattr(JobContext, "warn", lambda self, problem: codes.append(problem.code))
+    return codes
+
+
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"captions": [], "counts": {}}', '{"captions": {"a": 3}, "counts": 1}']
+    "text",
+    ["{", "[]", "{}", '{"captions": [], "counts": {}}', '{"captions": {"a": 3}, "counts": 1}']
+    + [f'{{"captions": {{"a": {each}}}, "counts": {{}}}}' for each in ('"text"', '"ab"', "[]", '["a", "b", "c"]')],
 )
-def test_a_damaged_record_of_a_job_that_was_cut_off_only_costs_its_captions(tmp_path, folder, text, capsys):
+def test_a_damaged_record_of_a_job_that_was_cut_off_only_costs_its_captions(tmp_path, folder, text, warned):
     stop(tmp_path, folder).write_text(text)
     assert go_on(tmp_path, folder) == {"blue": "second", "red": "by hand, second", "green": "second"}
+    assert warned == ["caption.unfinished-unreadable"]
 
 
-def test_captions_that_cannot_be_kept_for_later_do_not_hide_what_ended_the_job(tmp_path, folder, monkeypatch):
+def test_captions_that_cannot_be_kept_for_later_do_not_hide_what_ended_the_job(tmp_path, folder, monkeypatch, warned):
     def full(path, value):
         raise OSError(28, "No space left on device")
 
     def describe(images, *_):
-        yield "first"
+        yield from ("first", "second")
         raise ZeroDivisionError
 
     monkeypatch.setattr("core.captioning.captioners.atomic.write_json", full)
+    monkeypatch.setattr("core.captioning.captioners.SAVE_SECONDS", -1.0)  # after each image, and at the end
+    images(folder, "green")
     with pytest.raises(ZeroDivisionError):
         say(folder, describe, output_path=str(tmp_path / "meta.json"))
+    assert warned == ["caption.unfinished-unwritten"]
 
 
 def test_images_without_a_caption_are_left_out_and_a_preview_writes_nothing(tmp_path, folder):
