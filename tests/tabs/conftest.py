@@ -145,7 +145,7 @@ def _end(engine) -> None:
 
 
 def _begin_anew(served) -> None:
-    """The starter preset in the form, no other than the shipped ones, nothing typed into the tools, nothing running or in the queue."""
+    """The starter preset in Train, no other than the shipped ones, nothing kept of the other tabs, nothing running or in the queue."""
     from work_parts import wait_until
 
     engine, project = served.engine, served.page.project
@@ -154,7 +154,8 @@ def _begin_anew(served) -> None:
     wait_until(lambda: all(entry.state not in ("waiting", "running") for entry in engine.queue()))
     engine.forget([entry.id for entry in engine.queue()])
     engine.resume_queue()
-    project.keep("Tools", {})
+    for tab in list(project._tabs):
+        project.keep(tab, {})
     for name in served.page.presets.names():
         if name.startswith("user/"):
             served.page.presets.delete(name)

@@ -152,6 +152,7 @@ def test_a_paused_download_keeps_its_bytes_and_a_discarded_one_does_not(window, 
     row(tab).get_by_role("button", name="Resume").click()
     wait(lambda: store.starts[-1] == kept)
     row(tab).get_by_role("button", name="Cancel").click()
+    wait(lambda: any(token.wanted for token in shop.page.engine.beside._tokens.values()))
     store.go.set()
     expect(row(tab)).to_have_attribute("data-state", "missing")
     assert not part.exists() and catalog.here(catalog.ENTRIES[0], shop.workspace.models) is None

@@ -426,7 +426,7 @@ def test_processes_whose_launcher_is_killed_end_too_and_the_run_goes_on(make_job
         workers = psutil.Process(launcher.pid).children()
         assert len(workers) == 2
         launcher.kill()
-        assert psutil.wait_procs(workers, timeout=10)[1] == []
+        assert psutil.wait_procs(workers, timeout=60)[1] == []
         assert WORDS in launcher.stderr.read()
     (path,) = (outputs / "runs").iterdir()
     folder = RunFolder(path)
