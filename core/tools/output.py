@@ -15,7 +15,7 @@ from core.record.units import size_words
 from core.record.workspace import display_path, real_path, resolve_path
 
 SAFETENSORS = (".safetensors",)
-WEIGHT_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".txt", ".htm", ".html", ".json", ".md", ".pdf")
 
 
 def output_file(output: str | None, first_input: Path, ending: str, suffixes: Sequence[str] = SAFETENSORS) -> Path:
@@ -54,8 +54,11 @@ def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str)
         what = f"The output would be inside {display_path(around)}, which is one of the inputs"
         return [Problem(what, where, "choose another folder; an input is never changed", code="tools.output-in-input")]
     folder = target.parent
-    if target.suffix.lower() in SAFETENSORS and folder.suffix.lower() in WEIGHT_ENDINGS and not folder.is_dir():
-        what, fix = f"The output is named as a {folder.suffix} file", "end its name with .safetensors, or name a folder"
+    if target.suffix and folder.suffix.lower() in FILE_ENDINGS and not folder.is_dir():
+        what, fix = (
+            f"The output is named as a {folder.suffix} file",
+            f"end its name with {target.suffix}, or name a folder",
+        )
         return [Problem(what, where, fix, code="tools.output-format")]
     if os.path.lexists(target):
         what = f"{display_path(target)} exists already"

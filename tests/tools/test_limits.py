@@ -449,8 +449,12 @@ def test_a_result_needs_room_on_its_disk(monkeypatch, tmp_path, size, free, code
     for name, code in (("in", "tools.output-is-input"), ("b", "tools.output-exists")):
         (found,) = output.output_problems(tmp_path / f"{name}.safetensors", [source], size, "a")
         assert found.code == code
-    (found,) = output.output_problems(tmp_path / "x.ckpt" / "a.safetensors", [source], size, "a")
-    assert found.code == "tools.output-format"
+    for name in ("x.ckpt/a.safetensors", "card.txt/a.html", "x.JSON/a.vae.pt"):
+        (found,) = output.output_problems(tmp_path / name, [source], size, "a")
+        assert found.code == "tools.output-format"
+    (tmp_path / "y.txt").mkdir()
+    for name in ("y.txt/a.html", "x.v1/a.html", "x.txt/folder"):
+        assert [each.code for each in output.output_problems(tmp_path / name, [source], size, "a")] == codes
     (found,) = output.output_problems(tmp_path / "a" / "b", [tmp_path / "a", tmp_path], 0, "a")
     assert found.code == "tools.output-in-input"
 

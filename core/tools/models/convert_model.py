@@ -35,7 +35,7 @@ from core.settings.tools.convert_model import (
 )
 from core.tools.files import model_file
 from core.tools.models.inspect import total_bytes
-from core.tools.output import WEIGHT_ENDINGS, output_file, output_problems, progress
+from core.tools.output import FILE_ENDINGS, output_file, output_problems, progress
 
 if TYPE_CHECKING:
     import torch
@@ -177,7 +177,7 @@ def _left_out(part: Part, known: Part) -> list[Problem]:
 def misnamed(target: Path, form: str, where: str) -> list[Problem]:
     """The problem of an output name with the extension of another format."""
     named = target if form in FOLDERS else target.parent
-    if named.suffix.lower() not in WEIGHT_ENDINGS or named.is_dir():
+    if named.suffix.lower() not in FILE_ENDINGS or named.is_dir():
         return []
     what = f"The output is named as a {named.suffix} file, but the format is {_titled(form)}"
     return [Problem(what, where, "choose the format that fits, or another name", code="convert.output-format")]
