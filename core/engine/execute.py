@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core import tasks
-from core.engine.explain import Explanation, explain
+from core.engine.explain import Explanation, explain, sees_another_gone
 from core.engine.other_process import recorded_failure
 from core.engine.run_facts import write_facts
 from core.engine.view import facts_of
@@ -20,7 +20,7 @@ from core.record.events import Result, StateChanged
 from core.record.journal import Journal, Line
 from core.record.memory import free_memory
 from core.record.problems import ProblemsError
-from core.record.processes import Processes
+from core.record.processes import Processes, end_if_launcher_gone
 from core.record.run_folder import RunFolder
 from core.record.secrets import mask
 from core.record.workspace import Workspace
@@ -78,6 +78,8 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
         journal.put(StateChanged("stopped", str(stop) or plain))
         return "stopped", None
     except Exception as error:
+        if sees_another_gone(error):
+            end_if_launcher_gone()
         # At once: what another process tells from now on follows from this error, or is the same one.
         elsewhere = None if isinstance(error, ProblemsError) else _failure_elsewhere(context)
         write_details(context.folder, traceback.format_exc())

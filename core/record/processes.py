@@ -196,6 +196,8 @@ def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> Non
 
 # ---- the launcher may be killed, and then notifies nobody
 
+_launchers: list[psutil.Process | None] = []  # of this process: its launcher, and the page that launched it
+
 
 def end_with_launcher() -> None:
     """End this process as soon as its launcher, or the page that launched it, is gone.
@@ -206,7 +208,15 @@ def end_with_launcher() -> None:
     if page := os.environ.get(SUPERVISED):
         pids.append(int(page))
     if pids:
-        threading.Thread(target=_watch, args=(_processes_of(pids),), name="launcher", daemon=True).start()
+        _launchers[:] = _processes_of(pids)
+        threading.Thread(target=_watch, args=(_launchers,), name="launcher", daemon=True).start()
+
+
+def end_if_launcher_gone() -> None:
+    """End this process if its launcher is gone already. For one that sees that another process of its group has ended, which may
+    only have noticed that earlier."""
+    if any(_gone(process) for process in _launchers):
+        _end()
 
 
 def _processes_of(pids: Sequence[int]) -> list[psutil.Process | None]:
@@ -223,6 +233,10 @@ def _processes_of(pids: Sequence[int]) -> list[psutil.Process | None]:
 def _watch(processes: Sequence[psutil.Process | None]) -> None:
     while not any(_gone(process) for process in processes):
         time.sleep(LOOK_SECONDS)
+    _end()
+
+
+def _end() -> None:
     if not only_follows():
         os.write(2, WORDS.encode())
     os._exit(1)

@@ -175,7 +175,7 @@ def launchers() -> Facts:
             stack.enter_context(patch.dict("os.environ", names, clear=True))
             stack.enter_context(patch.object(processes.os, "getppid", lambda: 5))
             stack.enter_context(
-                patch.object(processes, "_processes_of", lambda pids, watched=watched: watched.extend(pids))
+                patch.object(processes, "_processes_of", lambda pids, watched=watched: watched.extend(pids) or [])
             )
             stack.enter_context(patch.object(processes.threading, "Thread", thread))
             processes.end_with_launcher()

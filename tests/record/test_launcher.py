@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 
+from core.record import processes
 from core.record.processes import LAUNCHED, SUPERVISED
 
 WORKER = "from core.record.processes import end_with_launcher; end_with_launcher(); print('up', flush=True); import time; time.sleep(600)"
@@ -57,3 +58,12 @@ def test_a_worker_ends_when_the_page_is_killed_that_had_it_launched():
             each.stdout.close()
             if each.poll() is None:
                 each.kill()
+
+
+def test_a_process_that_sees_another_one_gone_ends_too_if_their_launcher_is(monkeypatch):
+    ended = []
+    monkeypatch.setattr(processes, "_end", lambda: ended.append(1))
+    for launcher, result in ((psutil.Process(), []), (None, [1])):
+        monkeypatch.setattr(processes, "_launchers", [psutil.Process(), launcher])
+        processes.end_if_launcher_gone()
+        assert ended == result
