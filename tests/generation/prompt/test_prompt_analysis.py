@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from core.generation.plan.requests import requests_of
 from core.generation.prompt.analysis import Names, Parsing, analyze, findings_of
 from core.generation.prompt.runs import placed_parts, prompt_runs, weighted_parts, windows_of
 from core.generation.prompt.states import AS_WRITTEN
+from core.generation.prompt.styles import LONGEST as LONGEST_TEXT
 from core.generation.prompt.styles import (
     LONGEST_NAME,
     MOST,
@@ -243,13 +245,27 @@ def test_styles_are_kept_and_unknown_ones_refused_with_the_nearest(tmp_path):
     with pytest.raises(ProblemsError) as error:
         chosen_styles(["inc"], space)
     assert error.value.codes == ["styles.not-found"] and "ink" in error.value.problems[0].fix
-    with refused("styles.bad-name"):
-        write_styles(space, [Style("x" * (LONGEST_NAME + 1))])
-    with refused("styles.too-many"):
-        write_styles(space, [Style(str(number)) for number in range(MOST + 1)])
     style_file(space).write_text("[]", "utf-8")
     with refused("file.not-json-object"):
         read_styles(space)
+
+
+def test_styles_are_saved_up_to_their_limits(tmp_path):
+    space = Workspace(tmp_path)
+    longest = Style("n" * LONGEST_NAME, "p" * LONGEST_TEXT, "q" * LONGEST_TEXT)
+    for most in ([longest], [Style(str(number)) for number in range(MOST)]):
+        write_styles(space, most)
+        assert [*read_styles(space).values()] == most
+    for code, over in (
+        ("styles.bad-name", [replace(longest, name=longest.name + "n")]),
+        ("styles.bad-name", [Style("ink"), Style(" ")]),
+        ("styles.too-long", [replace(longest, prompt=longest.prompt + "p")]),
+        ("styles.too-long", [Style("ink", "", longest.negative_prompt + "q")]),
+        ("styles.too-many", [*most, Style("one more")]),
+    ):
+        with refused(code):
+            write_styles(space, over)
+    assert [*read_styles(space).values()] == most
 
 
 def test_styles_of_a1111_are_read():
