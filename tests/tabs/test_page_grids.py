@@ -87,16 +87,16 @@ def test_a_grid_is_opened_gone_through_by_keyboard_and_enlarged_and_another_aske
 def test_a_lora_is_dragged_by_its_image_onto_an_axis(made, chromium):
     from page_server import Visit, card_of
 
-    small_lora(made.workspace.models / "loras" / "owl.safetensors")
+    small_lora(file := made.workspace.outputs / "owl.safetensors")
+    made.page.project.keep("Grids", {})
+    made.page.project.keep("Generate", {"values": {"loras": [{"file": str(file), "strength": 1.0}]}})
     visit = Visit(chromium, made.url)
     tab = visit.open("Generate")
     card_of(tab, "grid")
-    tab.locator("#gen-add").get_by_text("+ LoRA").click()
-    tab.get_by_role("button", name="Add owl").click()
     thumb = tab.locator("#gen-loras [data-lora] > .lora-thumb")
     tab.locator("#grid-y-axis").fill("steps")
     tab.locator("#grid-y-axis").press("Tab")
-    expect(tab.locator("#gen-grid [role=status]")).to_contain_text("Y")  # its values are missing
+    expect(tab.locator("#gen-grid [role=status]")).to_contain_text("no values")
     axes = tab.locator(".grid-axis")
     thumb.drag_to(axes.nth(1))
     thumb.drag_to(axes.first)
