@@ -53,7 +53,7 @@
   const LORA = "application/x-atelier-lora";
   const axisAt = ({target, dataTransfer}) => {
     const axis = dataTransfer.types.includes(LORA) && target.closest && target.closest(".grid-axis");
-    return axis && (axis.querySelector(".axis-adds") || [...axis.querySelectorAll("input, textarea[id]")].every((field) => !field.value)) ? axis : null;
+    return axis && (axis.querySelector(".axis-adds[data-of=LoRA]") || [...axis.querySelectorAll("input, textarea[id]")].every((field) => !field.value)) ? axis : null;
   };
   const aim = (axis) => { for (const each of document.querySelectorAll(".grid-axis")) each.classList.toggle("aimed", each === axis); };
   atelier.on("pointerdown", "[data-lora] > .lora-thumb", (thumb) => { thumb.draggable = true; });
@@ -68,7 +68,7 @@
   });
   document.addEventListener("dragend", () => aim(null));
   document.addEventListener("drop", (event) => {
-    const axis = axisAt(event), field = axis && axis.querySelector("[data-act=lora_add]");
+    const axis = axisAt(event), field = axis && axis.querySelector("[data-act=file_add]");
     aim(null);
     if (!field) return;
     event.preventDefault();

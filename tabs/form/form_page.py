@@ -16,7 +16,8 @@ from tabs.roots import Roots
 class Form(Protocol):
     """A form with fields that name model files: its settings by name, and the model family that a field requires."""
 
-    known: Mapping[str, Declared]
+    @property
+    def known(self) -> Mapping[str, Declared]: ...
 
     def family_for(self, name: str) -> str: ...
 

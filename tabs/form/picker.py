@@ -15,7 +15,7 @@ from core.generation.model.index import FileFacts, facts_of_file
 from core.generation.model.library import find_file, portable_name
 from core.generation.model.other_files import check_refiner, check_upscaler
 from core.networks.files import check_lora
-from core.record.file_titles import file_stem
+from core.record.file_titles import WEIGHTS, file_stem
 from core.record.problems import Problem, ProblemsError
 from core.record.run_folder import run_of
 from core.record.units import count
@@ -72,14 +72,22 @@ def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base
     return ""
 
 
-def lora_named(name: str, page: FormPage, family: str) -> tuple[Lora, FileFacts | None, str]:
-    """(the LoRA that a setting names, its facts, why it cannot be used, or ""). Facts are None of a file that is not on this
-    machine, or that this user may not read. family: of the model, "" for any"""
+def file_named(
+    name: str, page: FormPage, family: str, holds: Sequence[str] = ("lora",)
+) -> tuple[Lora, FileFacts | None, str]:
+    """(the model file that a setting names, its facts, why it cannot be used, or ""). Facts are None of a file that is not on this
+    machine, or that this user may not read. family, holds: see `check_choice`"""
     path = find_file(name, page.workspace)
     if path is None or not page.roots.holds(path):
         return Lora(Path(name), file_stem(name)), None, "is not on this machine"
     facts = facts_of_file(path)
-    return lora_of(page, path), facts, misfit(facts, path, ["lora"], family)
+    return lora_of(page, path), facts, misfit(facts, path, holds, family)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be that of a file on this machine, not a bare name nor a Hub id."""
+    inside = name.startswith(("models/", "outputs/", "/", ".", "~"))
+    return inside or "\\" in name or ("/" in name and name.endswith(WEIGHTS))
 
 
 # -- the rows

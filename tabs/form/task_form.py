@@ -15,7 +15,7 @@ from tabs.form.form_page import FormPage
 from tabs.form.form_values import usable
 from tabs.form.lora_card import card, strength_slider, strip_later
 from tabs.form.model_lists import network_words
-from tabs.form.picker import family_of_file, lora_named
+from tabs.form.picker import family_of_file, file_named
 from tabs.form.plain_presets import PlainForm, Values, plain
 from tabs.form.task_settings import form_settings, job_of, main_setting
 from tabs.markup import esc, middle
@@ -86,7 +86,7 @@ class TaskForm(PlainForm):
 
     def _card(self, file: str) -> str:
         """HTML of the card of a LoRA, which assets/merging.js completes with its strength; "": of one that is not read yet"""
-        lora, facts, why = lora_named(file, self.page, self.family_for(FILES))
+        lora, facts, why = file_named(file, self.page, self.family_for(FILES))
         error = f"<p class=field-error>{esc(why)}</p>" if file and why else ""
         words = "".join(f'<span class="badge">{esc(word)}</span>' for word in facts.words[:WORDS]) if facts else ""
         name = f"{lora.name}, {lora.here.label}" if lora.here else lora.name

@@ -1,11 +1,12 @@
-"""The LoRA axis of a grid on the page: its LoRAs as cards, chosen from the list of LoRAs."""
+"""The axes of a grid whose values are model files: shown as cards, chosen from the list of files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
-from core.generation.grids.axes import LETTERS, LORA, NONE, joined, setting_named, texts_of
+from core.generation.grids.axes import CONTROL, LETTERS, LORA, NONE, joined, setting_named, texts_of
 from core.generation.model.index import FileFacts
 from core.generation.model.library import find_file, portable_name
 from core.record.file_titles import titles_of
@@ -15,27 +16,62 @@ from tabs.context import Page
 from tabs.form.lora_card import card, copy_button, step_buttons, strip
 from tabs.form.lora_steps import Checkpoint, Lora, checkpoints
 from tabs.form.model_lists import network_words
-from tabs.form.picker import lora_named
+from tabs.form.picker import file_named, is_path
 from tabs.form.plain_presets import PlainForm
 from tabs.markup import button, esc, middle, row_of
 
-NO_LORA = "No LoRA"
 AXES = "axes"  # id of the form
-FILE = Declared("axes.lora", "axes", "lora", setting("", title="LoRA", help="", holds="lora"))
-ACTS = ("lora_add", "lora_none", "lora_off", "lora_step", "lora_steps")
+ACTS = ("file_add", "file_none", "file_off", "file_step", "file_steps")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The model files of an axis. holds: kinds of file; none: title of the value without one, "" if there must be one"""
+
+    title: str
+    holds: tuple[str, ...]
+    none: str = ""
+    about_none: str = ""
+
+    @property
+    def declared(self) -> Declared:
+        """The field of an axis, for the list of files."""
+        info = setting("", title=self.title, help="", holds=", ".join(self.holds))
+        return Declared(f"axes.{self.title}", AXES, self.title, info)
+
+
+KINDS: Mapping[str, Kind] = {  # by the axis' setting
+    LORA: Kind("LoRA", ("lora",), "No LoRA", "the model alone"),
+    CONTROL: Kind("ControlNet", ("controlnet", "controlnet_lllite"), "No ControlNet", "the prompt alone"),
+    "model.base_model": Kind("Model", ("checkpoint",)),
+    "model.vae": Kind("VAE", ("vae",), "Model's VAE"),
+}
 
 
 class AxisForm:
-    """The axes as a form of the picker: each takes LoRAs. fields: of the cells' images"""
+    """The axes as a form of the picker: each takes files of its setting. fields: of the cells' images; axes: see `files_in`"""
 
-    known: Mapping[str, Declared] = {f"{letter}_values": FILE for letter in LETTERS}
-
-    def __init__(self, page: Page, fields: PlainForm):
-        self._fields = fields
+    def __init__(self, page: Page, fields: PlainForm, axes: Callable[[], Mapping[str, str]]):
+        self._fields, self._axes = fields, axes
         page.picker.forms[AXES] = self
 
+    @property
+    def known(self) -> Mapping[str, Declared]:
+        return {f"{letter}_values": kind.declared for letter, kind in kinds_in(self._axes()).items()}
+
     def family_for(self, name: str) -> str:
-        return self._fields.family_for(name)
+        return family_for(name, self._fields)
+
+
+def family_for(title: str, fields: PlainForm) -> str:
+    """The family that files of an axis must have; "" for models, which may be of any."""
+    return "" if title == KINDS["model.base_model"].title else fields.family_for("loras")
+
+
+def kinds_in(axes: Mapping[str, str]) -> dict[str, Kind]:
+    """{letter: its kind of files} of the axes of model files. axes: {"x_axis": text, "x_values": text, ...}"""
+    named = {letter: setting_named(axes.get(f"{letter}_axis", "")) or "" for letter in LETTERS}
+    return {letter: KINDS[name] for letter, name in named.items() if name in KINDS}
 
 
 def names_in(text: str) -> list[str]:
@@ -45,44 +81,47 @@ def names_in(text: str) -> list[str]:
     return []
 
 
-def loras_in(axes: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(letter of the axis, name) of each LoRA of the LoRA axes. axes: {"x_axis": text, "x_values": text, ...}"""
-    letters = [letter for letter in LETTERS if setting_named(axes[f"{letter}_axis"]) == LORA]
-    return [(letter, name) for letter in letters for name in names_in(axes[f"{letter}_values"])]
+def files_in(axes: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(letter of the axis, name) of each value of the axes of model files. axes: see `kinds_in`"""
+    return [(letter, name) for letter in kinds_in(axes) for name in names_in(axes[f"{letter}_values"])]
 
 
-def lora_axes(axes: Mapping[str, str], family: str, page: Page) -> dict[str, str]:
-    """{letter: HTML of its LoRAs as cards and of the buttons that add one} of the LoRA axes. family: of the model"""
-    listed = loras_in(axes)
-    found = [lora_named(name, page, family) for _, name in listed]
+def file_axes(axes: Mapping[str, str], fields: PlainForm, page: Page) -> dict[str, str]:
+    """{letter: HTML of its values as cards} of the axes of model files. fields: of the cells' images"""
+    kinds, listed = kinds_in(axes), files_in(axes)
+    found = [
+        file_named(name, page, family_for(kinds[letter].title, fields), kinds[letter].holds) for letter, name in listed
+    ]
     titles = titles_of([[lora.path] for lora, _, _ in found], page.workspace.runs)
-    cards = {letter: "" for letter in LETTERS if setting_named(axes[f"{letter}_axis"]) == LORA}
+    cards = dict.fromkeys(kinds, "")
     for number, ((letter, name), title) in enumerate(zip(listed, titles, strict=True)):
-        cards[letter] += _card(number, name, title, *found[number], page)
+        cards[letter] += _card(number, name, title, kinds[letter], *found[number], page)
     return {
         letter: f'<ul class="loras lora-cards axis-cards">{rows}</ul>' if rows else "" for letter, rows in cards.items()
     }
 
 
-def _card(number: int, name: str, title: str, lora: Lora, facts: FileFacts | None, why: str, page: Page) -> str:
-    """HTML of a card. number: its index in `loras_in`; title: distinguishes it from the others; others: see `lora_named`"""
+def _card(
+    number: int, name: str, title: str, kind: Kind, lora: Lora, facts: FileFacts | None, why: str, page: Page
+) -> str:
+    """HTML of a card. number: its index in `files_in`; title: distinguishes it from the others; lora ...: see `file_named`"""
     about = network_words(facts) if facts else ""
     tools = copy_button(lora.path, title) if facts else ""
-    if name.casefold() == NONE:
-        title, about, why = NO_LORA, "the model alone", ""
-    elif not facts and "/" not in name and "\\" not in name:  # a bare name is searched for in all folders at the start
+    if kind.none and name.casefold() == NONE:
+        title, about, why = kind.none, kind.about_none, ""
+    elif not facts and not is_path(name):  # a bare name is searched for at the start, a Hub id downloaded
         why = ""
     if lora.here:
         title = title.replace(f", {lora.here.label}", "", 1)
     if len(lora.steps) > 1:
         words = f"All {len(lora.steps)} steps"
-        tools = button("lora_steps", words, number, kind="quiet", label=f"{words} of {title}") + tools
-    cross = button("lora_off", "\u00d7", number, kind="quiet", label=f"Remove {title}")
+        tools = button("file_steps", words, number, kind="quiet", label=f"{words} of {title}") + tools
+    cross = button("file_off", "\u00d7", number, kind="quiet", label=f"Remove {title}")
     steps = ""
     if lora.here:
 
         def swaps(each: Checkpoint) -> str:
-            return f'data-act="lora_step" data-arg="{number}:{esc(each.path.name)}"'
+            return f'data-act="file_step" data-arg="{number}:{esc(each.path.name)}"'
 
         steps = strip(lora.here, step_buttons(lora.steps, lora.here.path, swaps, page.thumb_url))
     return card(
@@ -98,33 +137,42 @@ def _card(number: int, name: str, title: str, lora: Lora, facts: FileFacts | Non
     )
 
 
-def add_buttons(letter: str) -> str:
-    """HTML of the buttons that add a LoRA, or a value without one, to an axis. The list of LoRAs puts its choice into a hidden field."""
-    field, words = f"{letter}_values", f"LoRA for {letter.upper()}"
-    about = f'data-pick="{field}" data-form="{AXES}" data-looks="file" data-title="{words}" aria-label="{words}"'
-    none = button("lora_none", f"+ {NO_LORA}", letter, label=f"No {words}", title="The model alone, first")
-    return f'<div class="axis-adds">{drop_field(letter)}<button type="button" class="btn" {about}>+ LoRA</button>{none}</div>'
+def add_buttons(letter: str, kind: Kind) -> str:
+    """HTML of the buttons that add a file, or a value without one, to an axis. The list of files puts its choice into a hidden
+    field."""
+    field, words = f"{letter}_values", f"{kind.title} for {letter.upper()}"
+    about = f'data-pick="{field}" data-form="{AXES}" data-looks="any" data-title="{words}" aria-label="{words}"'
+    none = (
+        button("file_none", f"+ {kind.none}", letter, label=f"{kind.none} for {letter.upper()}", title=kind.about_none)
+        if kind.none
+        else ""
+    )
+    return (
+        f'<div class="axis-adds" data-of="{kind.title}">{drop_field(letter)}<button type="button" class="btn" {about}>'
+        f"+ {kind.title}</button>{none}</div>"
+    )
 
 
 def drop_field(letter: str) -> str:
-    """HTML of the hidden field of an axis that adds the LoRAs written into it: by the list, or by a card that is dropped on it."""
-    return f'<textarea hidden data-act="lora_add" data-arg="{letter}"></textarea>'
+    """HTML of the hidden field of an axis that adds the files written into it: by the list, or by a LoRA's card dropped on it."""
+    return f'<textarea hidden data-act="file_add" data-arg="{letter}"></textarea>'
 
 
 def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page) -> dict[str, str]:
     """{fields: texts} of an axis after an action on its cards; {} if the card is gone, or to add to an axis of another setting.
 
-    arg     the letter for "lora_add" and "lora_none", else the number of the card, with a file for "lora_step"
+    arg     the letter for "file_add" and "file_none", else the number of the card, with a file for "file_step"
     value   the files to add, a line each
     """
-    if act in ("lora_add", "lora_none"):
+    if act in ("file_add", "file_none"):
         name, values = axes.get(f"{arg}_axis", ""), axes.get(f"{arg}_values", "")
-        if arg not in LETTERS or (setting_named(name) != LORA and (name or values)):
+        kind = KINDS[LORA] if arg in LETTERS and not name and not values else kinds_in(axes).get(arg)
+        if kind is None or (act == "file_none" and not kind.none):
             return {}
         added = [_portable(line.strip(), page) for line in value.splitlines() if line.strip()]
-        names = [*names_in(values), *added] if act == "lora_add" else [NONE, *names_in(values)]
+        names = [*names_in(values), *added] if act == "file_add" else [NONE, *names_in(values)]
         return {f"{arg}_axis": name or LORA, f"{arg}_values": joined(list(dict.fromkeys(names)))}
-    listed, (number, _, file) = loras_in(axes), arg.partition(":")
+    listed, (number, _, file) = files_in(axes), arg.partition(":")
     at = int(number) if number.isdecimal() and len(number) < 9 else len(listed)
     if at >= len(listed):
         return {}
@@ -141,8 +189,8 @@ def _portable(name: str, page: Page) -> str:
 
 def _instead(act: str, name: str, file: str, page: Page) -> list[str]:
     """The values instead of one: none, another step of its run, or all of them."""
-    if act == "lora_off":
+    if act == "file_off":
         return []
     steps = checkpoints(page, find_file(name, page.workspace))
-    chosen = [each.path for each in steps if act == "lora_steps" or each.path.name == file]
+    chosen = [each.path for each in steps if act == "file_steps" or each.path.name == file]
     return [portable_name(path, page.workspace) for path in chosen] or [name]

@@ -10,7 +10,7 @@ from core.generation.grids.axes import LETTERS, SPECIAL, STRENGTH, setting_named
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.settings.job import GenerateJob
 from tabs.generate.cards import GRID, frame
-from tabs.generate.grid_axis import add_buttons, drop_field
+from tabs.generate.grid_axis import Kind, add_buttons, drop_field
 from tabs.markup import button, esc, link, middle, options, section, short
 
 WHERE = {"x": "columns", "y": "rows", "z": "tables"}
@@ -47,6 +47,7 @@ def panel(
     bad: bool,
     loras: Mapping[str, str],
     earlier: str,
+    kinds: Mapping[str, Kind] = {},
     cards: Mapping[str, str] = {},
     shown: bool = True,
 ) -> str:
@@ -54,9 +55,9 @@ def panel(
 
     axes      {"x_axis": text, "x_values": text, ...}      wrong   names of those with problems      bad   summary is a problem
     loras     {name: title} of the LoRAs in use            earlier   HTML of the list      shown   whether the card is in sight
-    cards     {letter: HTML of the LoRAs} of LoRA axes
+    kinds, cards   {letter: kind of its files} and {letter: HTML of their cards} of the axes of model files
     """
-    rows = "".join(_axis(letter, axes, wrong, cards.get(letter), loras) for letter in LETTERS)
+    rows = "".join(_axis(letter, axes, wrong, kinds.get(letter), cards.get(letter, ""), loras) for letter in LETTERS)
     offered = options((title, value) for value, title in _offers(loras))
     text = f'<span class="hint{" bad" if bad else ""}" role="status">{esc(summary)}</span>'
     go = button("make", "Generate grid", kind="primary")
@@ -67,8 +68,10 @@ def panel(
     return frame(GRID, "Grid", body, shown)
 
 
-def _axis(letter: str, axes: Mapping[str, str], wrong: set[str], cards: str | None, loras: Mapping[str, str]) -> str:
-    """HTML of an axis. cards: of a LoRA axis, which are shown instead of its text; loras: {name: title} of those in use"""
+def _axis(
+    letter: str, axes: Mapping[str, str], wrong: set[str], kind: Kind | None, cards: str, loras: Mapping[str, str]
+) -> str:
+    """HTML of an axis. kind: of its model files, whose cards are shown instead of its text; loras: {name: title} of those in use"""
     name, values = f"{letter}_axis", f"{letter}_values"
     mark = {each: ' aria-invalid="true"' if each in wrong else "" for each in (name, values)}
     up = letter.upper()
@@ -83,9 +86,9 @@ def _axis(letter: str, axes: Mapping[str, str], wrong: set[str], cards: str | No
         f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
-        f"{own if cards is None else add_buttons(letter)}"
+        f"{own if kind is None else add_buttons(letter, kind)}"
         f"{button('fill', 'Fill in all', letter, kind='quiet', label=f'Fill in all values of {up}', title='All known values')}"
-        f"{cards or ''}</div>"
+        f"{cards}</div>"
     )
 
 

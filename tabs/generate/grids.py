@@ -47,7 +47,7 @@ from tabs.form.model_lists import ModelLists
 from tabs.form.plain_presets import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
-from tabs.generate.grid_axis import ACTS, AxisForm, changed, lora_axes, loras_in
+from tabs.generate.grid_axis import ACTS, AxisForm, changed, file_axes, files_in, kinds_in
 from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state
 from tabs.tools.copies import Copies
 
@@ -84,7 +84,7 @@ class Grids:
     def __init__(self, page: Page, fields: PlainForm, shelf: ModelLists):
         self.page, self.fields, self.shelf = page, fields, shelf
         self.copies = Copies(page)
-        AxisForm(page, fields)
+        AxisForm(page, fields, self._axes)
         self._lock = threading.RLock()
         self._wrong: list[Problem] = []
 
@@ -135,8 +135,8 @@ class Grids:
         listed = [each for folder in folders[:LISTED] if (each := self._earlier(folder)) is not None]
         older = view.earlier(listed, str(self._state().get("open", "")), len(folders) - LISTED)
         shown = cards.GRID in cards.added(self.page) or any(axes.values())
-        loras_cards = lora_axes(axes, self.fields.family_for("loras"), self.page)
-        return view.panel(axes, wrong, summary, bad, loras, older, loras_cards, shown)
+        file_cards = file_axes(axes, self.fields, self.page)
+        return view.panel(axes, wrong, summary, bad, loras, older, kinds_in(axes), file_cards, shown)
 
     def _summary(self, fields: dict[str, str]) -> tuple[str, bool]:
         """(number of images, steps and model loads with the expected time, or the first problem; whether it is a problem)."""
@@ -213,7 +213,7 @@ class Grids:
             elif act == "fill" and arg in LETTERS:
                 self._fill(arg)
             elif act in ACTS:
-                rows = [name for _, name in loras_in(self._axes())]
+                rows = [name for _, name in files_in(self._axes())]
                 for field, text in changed(act, arg_now(event, rows), value, self._axes(), self.page).items():
                     self._set(field, text)
             elif act == "make":

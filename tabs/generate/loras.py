@@ -26,7 +26,7 @@ from tabs.form.form_values import changed_values, entries
 from tabs.form.lora_card import LORAS, card, copy_button, step_buttons, strength_slider, strip
 from tabs.form.lora_steps import Checkpoint, checkpoints, one_for_each_run
 from tabs.form.model_lists import Listed, ModelLists, model_lists, network_words
-from tabs.form.picker import check_choice, lora_named, matching, misfit
+from tabs.form.picker import check_choice, file_named, matching, misfit
 from tabs.form.picker import rows as rows_of
 from tabs.form.plain_presets import PlainForm
 from tabs.form.view import FieldView
@@ -101,7 +101,7 @@ def rows(
 
 
 def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page) -> str:
-    lora, known, why = lora_named(str(use["file"]), page, family)
+    lora, known, why = file_named(str(use["file"]), page, family)
     facts, name, here = known or FileFacts("lora"), lora.name, lora.here
     on = use.get("enabled", True)
     cross = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")

@@ -132,13 +132,13 @@ def test_loras_are_chosen_for_an_axis_as_cards_that_show_no_path(desk, tmp_path)
     rows = desk.page.picker.answer({"form": "axes", "field": "x_values"})["rows"]
     values = [html.unescape(value) for value in re.findall('data-value="([^"]*)"', rows)]
     for file in ("fox-step00000040.safetensors", "a, b.safetensors"):
-        desk.act(event("lora_add", "x", next(value for value in values if value.endswith(file))))
-    desk.act(event("lora_none", "x"))
+        desk.act(event("file_add", "x", next(value for value in values if value.endswith(file))))
+    desk.act(event("file_none", "x"))
     assert card_names(desk.panel()) == [("No LoRA",), ("Foxes, red", "step 40"), ("a, b",)]
-    desk.act(event("lora_step", "1:fox-step00000020.safetensors"))
+    desk.act(event("file_step", "1:fox-step00000020.safetensors"))
     assert card_names(desk.panel())[1] == ("Foxes, red", "step 20")
-    desk.act(event("lora_steps", "1"))
-    desk.act(event("lora_off", "0"))
+    desk.act(event("file_steps", "1"))
+    desk.act(event("file_off", "0"))
     assert card_names(desk.panel()) == [("Foxes, red", "step 20"), ("Foxes, red", "step 40"), ("a, b",)]
     desk.act(event("make"))
     (grid,) = list_grids(desk.page.workspace)
@@ -155,10 +155,42 @@ def test_a_lora_is_dropped_on_an_axis_that_is_empty_or_of_loras(desk):
     give(desk, y_axis="steps", z_values="1, 2")
     before = desk._axes()
     for letter in ("x", "y", "z", "w"):
-        desk.act(event("lora_add", letter, files[0]))
+        desk.act(event("file_add", letter, files[0]))
     assert desk._axes() == before | {"x_axis": "lora", "x_values": files[0]}
-    desk.act(event("lora_add", "x", files[1]))
+    desk.act(event("file_add", "x", files[1]))
     assert desk._axes()["x_values"] == joined(files)
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "cards"),
+    [
+        ("Checkpoint", "starter, someone/a-model, models/gone.safetensors", ["starter", "a-model", "gone!"]),
+        ("VAE", "none, models/starter/vae", ["Model's VAE", "vae"]),
+        ("ControlNet", "none, outputs/gone.safetensors", ["No ControlNet", "gone!"]),
+        ("embeddings", "bad-hands", []),
+    ],
+)
+def test_every_axis_of_model_files_has_cards(desk, axis, values, cards):
+    give(desk, x_axis=axis, x_values=values)
+    shown = desk.panel().partition('class="loras lora-cards axis-cards">')[2].partition("</ul></div>")[0]
+    each = shown.split("<li data-listed")[1:]
+    names = [html.unescape(re.search('<b title="([^"]*)"', card)[1]) for card in each]
+    assert [name + "!" * ("field-error" in card) for name, card in zip(names, each, strict=True)] == cards
+    desk.act(event("file_none", "x"))
+    assert desk._axes()["x_values"] == values, "none is there already, or means nothing"
+    desk.act(event("file_off", "0"))
+    assert desk._axes()["x_values"] == (values.partition(", ")[2] if cards else values)
+
+
+def test_the_list_of_an_axis_is_that_of_its_setting(desk, tmp_path):
+    with_models(desk, tmp_path, "loras/a.safetensors")
+    model_lists(desk.page.workspace).read()
+    for axis, count in (("LoRA", 1), ("ControlNet", 0), ("steps", 0), ("", 0)):
+        give(desk, x_axis=axis)
+        found = desk.page.picker.answer({"form": "axes", "field": "x_values"})
+        assert found["rows"].count("data-value") == count, axis
+    give(desk, x_axis="Checkpoint")
+    assert "starter" in desk.page.picker.answer({"form": "axes", "field": "x_values"})["rows"]
 
 
 def test_an_axis_of_a_loras_strength_shows_its_title(desk):
