@@ -10,6 +10,7 @@
   const unsaved = new Map();     // and -> {field: value}, until the server has confirmed them
   const lost = new Map();        // and -> {field: value} that was not confirmed within LOST, until the form is filled again
   const named = [];              // numbers of lost changes that a message has named
+  const refused = new Set();     // numbers of changes that kept a start from beginning
   const LOST = 20000;      // milliseconds after which a change is not waited for
   const PATIENCE = 15000;  // milliseconds that an action waits for the changes before it
   let sent = 0;
@@ -299,7 +300,8 @@
   };
   const nameLost = () => {
     const changes = [...lost.values()].flatMap(Object.entries);
-    if (nameUnsaved(changes, "Not confirmed", "The server did not answer when you changed", "Check the value, and enter it again.")) named.push(...lost.keys());
+    const title = [...lost.keys()].some((number) => refused.has(number)) ? "Not started" : "Not confirmed";
+    if (nameUnsaved(changes, title, "The server did not answer when you changed", "Check the value, and enter it again.")) named.push(...lost.keys());
     lost.clear();
   };
   /** An action on the form or the presets (put back, undo, load ...). It waits for the changes that are on their way: they may
@@ -348,6 +350,7 @@
     if (button) { button.classList.add("busy"); setTimeout(() => button.classList.remove("busy"), 1500); }
     atelier.say({id: token, kind: "info", text: "Checking the settings and images ..."});
     const open = await atelier.settle();
+    for (const number of open) refused.add(number);
     return JSON.stringify({stamp: atelier.stamp, how, token, open});
   };
 
