@@ -75,13 +75,13 @@ def _axis(
     name, values = f"{letter}_axis", f"{letter}_values"
     mark = {each: ' aria-invalid="true"' if each in wrong else "" for each in (name, values)}
     up = letter.upper()
+    title = loras.get((setting_named(axes.get(name, "")) or "").removeprefix(f"{STRENGTH}:"), "")
+    face = f'<span class="pick-face"><span><b>{middle(title)}</b></span></span>' if title else ""
     own = (
-        f'<label class="own"><span>Values</span><textarea rows="1" id="grid-{letter}-values" data-act="field" '
-        f'data-arg="{values}" placeholder="{esc(EXAMPLES[letter])}" spellcheck="false"{mark[values]}>'
+        f'<label class="own"><span>{"Strength" if title else "Values"}</span><textarea rows="1" id="grid-{letter}-values" '
+        f'data-act="field" data-arg="{values}" placeholder="{esc(EXAMPLES[letter])}" spellcheck="false"{mark[values]}>'
         f"{esc(axes.get(values, ''))}</textarea></label>{drop_field(letter)}"
     )
-    title = loras.get((setting_named(axes.get(name, "")) or "").removeprefix(f"{STRENGTH}:"), "")
-    face = f'<span class="pick-face"><span><b>{middle(f"Strength of {title}")}</b></span></span>' if title else ""
     return (
         f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '

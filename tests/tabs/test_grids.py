@@ -200,7 +200,8 @@ def test_an_axis_of_a_loras_strength_shows_its_title(desk):
     assert "pick-face" not in desk.panel()
     give(desk, x_axis="lora_strength:fox-step00000020", y_axis="lora_strength:gone")
     (face,) = re.findall('class="pick-face">(.*?)</label>', desk.panel())
-    assert re.sub("<.*?>", "", face) == "Strength of fox, step 20"
+    assert re.sub("<.*?>", "", face) == "fox, step 20"
+    assert re.findall("<span>(Strength|Values)</span>", desk.panel()) == ["Strength", "Values", "Values"]
 
 
 def test_cells_of_files_with_one_name_have_different_heads(desk, tmp_path):
