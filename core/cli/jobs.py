@@ -29,7 +29,7 @@ from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import Line, SilentJournal
 from core.record.problems import ProblemsError, one_line
-from core.record.processes import SUPERVISED, Together, launched_processes
+from core.record.processes import SUPERVISED, Together, end_if_launcher_gone, launched_processes
 from core.record.regular import impossible_path
 from core.record.run_folder import RunFolder
 from core.record.units import progress_words
@@ -107,6 +107,8 @@ def _follow(processes: Together, workspace: Workspace) -> int:
         try:
             run_training(job, context)
         except Exception as error:
+            if sees_another_gone(error):
+                end_if_launcher_gone()
             write_details(context.folder, traceback.format_exc(), f"error_{processes.rank + 1}.txt")
             words = explain(error, lambda: switches("train", job, context))
             record_failure(context.folder, words, None if sees_another_gone(error) else processes.rank + 1)
