@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.record.context import JobContext
+from core.record.file_titles import WEIGHTS
 from core.record.machine import free_disk
 from core.record.problems import Problem
 from core.record.regular import impossible_path
@@ -15,7 +16,7 @@ from core.record.units import size_words
 from core.record.workspace import display_path, real_path, resolve_path
 
 SAFETENSORS = (".safetensors",)
-FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".txt", ".htm", ".html", ".json", ".md", ".pdf")
+FILE_ENDINGS = (*WEIGHTS, ".txt", ".htm", ".html", ".json", ".md", ".pdf")
 
 
 def output_file(output: str | None, first_input: Path, ending: str, suffixes: Sequence[str] = SAFETENSORS) -> Path:

@@ -112,9 +112,9 @@
   atelier.on("click", "[data-copy]", async (button) => {
     if (copying.has(button)) return;
     copying.add(button);
-    const words = button.textContent, places = [button, atelier.byId("heard")], done = await atelier.copy(button.dataset.copy) ? "Copied" : "Cannot copy";
-    for (const place of places) place.textContent = done;
-    setTimeout(() => { [words, ""].forEach((text, n) => { places[n].textContent = text; }); copying.delete(button); }, 1200);
+    const words = button.textContent, heard = atelier.byId("heard");
+    button.textContent = heard.textContent = await atelier.copy(button.dataset.copy) ? "Copied" : "Cannot copy";
+    setTimeout(() => { button.textContent = words; heard.textContent = ""; copying.delete(button); }, 1200);
   });
 
   /** Save a text as a file of the browser's machine. */

@@ -1,6 +1,6 @@
 "use strict";
-/* LoRAs that are dragged onto an axis of a grid. Cells of a grid: arrow keys go from cell to cell, a click enlarges, and there the arrow keys go on; an enlarged one can be used as an
-   image of the gallery. */
+/* LoRAs that are dragged onto an axis of a grid. Cells of a grid: arrow keys go from cell to cell, a click enlarges, and there the arrow
+   keys go on; an enlarged one can be used as an image of the gallery. */
 (() => {
   const atelier = window.atelier, {h} = atelier;
   const STEPS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
@@ -58,8 +58,8 @@
   const aim = (axis) => { for (const each of document.querySelectorAll(".grid-axis")) each.classList.toggle("aimed", each === axis); };
   atelier.on("pointerdown", "[data-lora] > .lora-thumb", (thumb) => { thumb.draggable = true; });
   document.addEventListener("dragstart", ({target, dataTransfer}) => {
-    const card = target.closest && target.closest("[data-lora] > .lora-thumb") && target.closest("[data-lora]");
-    if (card) dataTransfer.setData(LORA, card.dataset.lora);
+    const thumb = target.closest && target.closest("[data-lora] > .lora-thumb");
+    if (thumb) dataTransfer.setData(LORA, thumb.parentElement.dataset.lora);
   });
   document.addEventListener("dragover", (event) => {
     const axis = axisAt(event);

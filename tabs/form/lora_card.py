@@ -26,6 +26,7 @@ def card(
     middle: str,
     words: str,
     about: str,
+    why: str = "",
     steps: str = "",
     below: str = "",
     attributes: str = "",
@@ -33,19 +34,25 @@ def card(
     """HTML of a card, 72 px high: three lines beside the image.
 
     head   HTML of the first line, with the name       middle, words   HTML of the other two; about: text at the end of the last one
-    steps  HTML of `strip` or `strip_later`      below   HTML of what follows      attributes   of the card
+    why    it cannot be used, or ""      steps   HTML of `strip` or `strip_later`
+    below  HTML of what follows         attributes   of the card
     """
+    error = f"<p class=field-error>{esc(why)}</p>" if why else ""
     return (
         f"<li{attributes}>{thumb(lora.image, thumb_url)}<div>"
         f'<div class="strip{" has-steps" if steps else ""}">{head}</div>{middle}'
         f'<div class="strip lora-words">{words}<span class="hint" title="{esc(about)}">{esc(about)}</span></div></div>'
-        f"{steps}{below}</li>"
+        f"{steps}{error}{below}</li>"
     )
 
 
-def strip(here: Checkpoint, buttons: str) -> str:
-    """HTML of a step's name, which opens the run's other steps. buttons: HTML of `step_buttons`"""
+def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callable[..., str]) -> str:
+    """HTML of a step's name, which opens the run's other steps; "" of no run. attributes: see `step_buttons`"""
+    here = lora.here
+    if here is None:
+        return ""
     group = esc(f"steps {here.path.parent.parent.name}")
+    buttons = step_buttons(lora.steps, here.path, attributes, thumb_url)
     return (
         f'<details class="lora-steps" data-group="{group}"><summary class="btn quiet" '
         f'aria-label="Other steps, now {esc(here.label)}">{esc(here.label)}</summary><ul>{buttons}</ul></details>'

@@ -80,14 +80,15 @@ class TaskForm(PlainForm):
         files, strengths = self.known.get(FILES), self.known.get(STRENGTHS)
         if files is None or strengths is None or files.holds != ("lora",):
             return {}
-        cards = json.dumps({name: self._card(name) for name in ("", *map(str, values.get(FILES) or []))})
+        family = self.family_for(FILES)
+        cards = json.dumps({name: self._card(name, family) for name in ("", *map(str, values.get(FILES) or []))})
         about = f'data-files="{self.id}-{FILES}" data-ratios="{self.id}-{STRENGTHS}" data-cards="{esc(cards)}"'
         return {FILES: f"<lora-rows {about}></lora-rows>"}
 
-    def _card(self, file: str) -> str:
-        """HTML of the card of a LoRA, which assets/merging.js completes with its strength; "": of one that is not read yet"""
-        lora, facts, why = file_named(file, self.page, self.family_for(FILES))
-        error = f"<p class=field-error>{esc(why)}</p>" if file and why else ""
+    def _card(self, file: str, family: str = "") -> str:
+        """HTML of the card of a LoRA, which assets/merging.js completes with its strength; "": of one that is not read yet.
+        family: of the others, "" for any"""
+        lora, facts, why = file_named(file, self.page, family)
         words = "".join(f'<span class="badge">{esc(word)}</span>' for word in facts.words[:WORDS]) if facts else ""
         name = f"{lora.name}, {lora.here.label}" if lora.here else lora.name
         return card(
@@ -98,8 +99,8 @@ class TaskForm(PlainForm):
             middle=strength_slider(name, 1.0),
             words=words,
             about=network_words(facts) if facts else "",
+            why=why if file else "",
             steps=strip_later(lora, self.id) if facts else "",
-            below=error,
         )
 
     def _bars(self, name: str, values: Values) -> str:

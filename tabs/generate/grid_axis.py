@@ -13,7 +13,7 @@ from core.record.file_titles import titles_of
 from core.record.problems import ProblemsError
 from core.settings.base import Declared, setting
 from tabs.context import Page
-from tabs.form.lora_card import card, copy_button, step_buttons, strip
+from tabs.form.lora_card import card, copy_button, strip
 from tabs.form.lora_steps import Checkpoint, Lora, checkpoints
 from tabs.form.model_lists import network_words
 from tabs.form.picker import file_named, is_path
@@ -26,25 +26,35 @@ ACTS = ("file_add", "file_none", "file_off", "file_step", "file_steps")
 
 @dataclass(frozen=True)
 class Kind:
-    """The model files of an axis. holds: kinds of file; none: title of the value without one, "" if there must be one"""
+    """The model files of an axis. name: its setting; holds: kinds of file; none: title of the value without one, "" if there must
+    be one; any_family: whether they need not have the family of the model"""
 
+    name: str
     title: str
     holds: tuple[str, ...]
     none: str = ""
     about_none: str = ""
+    any_family: bool = False
 
     @property
     def declared(self) -> Declared:
         """The field of an axis, for the list of files."""
         info = setting("", title=self.title, help="", holds=", ".join(self.holds))
-        return Declared(f"axes.{self.title}", AXES, self.title, info)
+        return Declared(f"axes.{self.name}", AXES, self.name, info)
+
+    def family(self, fields: PlainForm) -> str:
+        """The family that its files must have, "" for any. fields: of the cells' images"""
+        return "" if self.any_family else fields.family_for("loras")
 
 
-KINDS: Mapping[str, Kind] = {  # by the axis' setting
-    LORA: Kind("LoRA", ("lora",), "No LoRA", "the model alone"),
-    CONTROL: Kind("ControlNet", ("controlnet", "controlnet_lllite"), "No ControlNet", "the prompt alone"),
-    "model.base_model": Kind("Model", ("checkpoint",)),
-    "model.vae": Kind("VAE", ("vae",), "Model's VAE"),
+KINDS: Mapping[str, Kind] = {  # by name
+    kind.name: kind
+    for kind in (
+        Kind(LORA, "LoRA", ("lora",), "No LoRA", "the model alone"),
+        Kind(CONTROL, "ControlNet", ("controlnet", "controlnet_lllite"), "No ControlNet", "the prompt alone"),
+        Kind("model.base_model", "Model", ("checkpoint",), any_family=True),
+        Kind("model.vae", "VAE", ("vae",), "Model's VAE"),
+    )
 }
 
 
@@ -60,12 +70,7 @@ class AxisForm:
         return {f"{letter}_values": kind.declared for letter, kind in kinds_in(self._axes()).items()}
 
     def family_for(self, name: str) -> str:
-        return family_for(name, self._fields)
-
-
-def family_for(title: str, fields: PlainForm) -> str:
-    """The family that files of an axis must have; "" for models, which may be of any."""
-    return "" if title == KINDS["model.base_model"].title else fields.family_for("loras")
+        return KINDS[name].family(self._fields)
 
 
 def kinds_in(axes: Mapping[str, str]) -> dict[str, Kind]:
@@ -89,9 +94,8 @@ def files_in(axes: Mapping[str, str]) -> list[tuple[str, str]]:
 def file_axes(axes: Mapping[str, str], fields: PlainForm, page: Page) -> dict[str, str]:
     """{letter: HTML of its values as cards} of the axes of model files. fields: of the cells' images"""
     kinds, listed = kinds_in(axes), files_in(axes)
-    found = [
-        file_named(name, page, family_for(kinds[letter].title, fields), kinds[letter].holds) for letter, name in listed
-    ]
+    families = {letter: kind.family(fields) for letter, kind in kinds.items()}
+    found = [file_named(name, page, families[letter], kinds[letter].holds) for letter, name in listed]
     titles = titles_of([[lora.path] for lora, _, _ in found], page.workspace.runs)
     cards = dict.fromkeys(kinds, "")
     for number, ((letter, name), title) in enumerate(zip(listed, titles, strict=True)):
@@ -117,13 +121,10 @@ def _card(
         words = f"All {len(lora.steps)} steps"
         tools = button("file_steps", words, number, kind="quiet", label=f"{words} of {title}") + tools
     cross = button("file_off", "\u00d7", number, kind="quiet", label=f"Remove {title}")
-    steps = ""
-    if lora.here:
 
-        def swaps(each: Checkpoint) -> str:
-            return f'data-act="file_step" data-arg="{number}:{esc(each.path.name)}"'
+    def swaps(each: Checkpoint) -> str:
+        return f'data-act="file_step" data-arg="{number}:{esc(each.path.name)}"'
 
-        steps = strip(lora.here, step_buttons(lora.steps, lora.here.path, swaps, page.thumb_url))
     return card(
         lora,
         page.thumb_url,
@@ -131,8 +132,8 @@ def _card(
         middle=f'<div class="strip">{tools}</div>',
         words="",
         about=about,
-        steps=steps,
-        below=f"<p class=field-error>{esc(why)}</p>" if why else "",
+        why=why,
+        steps=strip(lora, swaps, page.thumb_url),
         attributes=row_of(name),
     )
 

@@ -23,7 +23,7 @@ from core.settings.generation.generate import LoraUse
 from tabs.context import CURRENT_SESSION, Page
 from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
-from tabs.form.lora_card import LORAS, card, copy_button, step_buttons, strength_slider, strip
+from tabs.form.lora_card import LORAS, card, copy_button, strength_slider, strip
 from tabs.form.lora_steps import Checkpoint, checkpoints, one_for_each_run
 from tabs.form.model_lists import Listed, ModelLists, model_lists, network_words
 from tabs.form.picker import check_choice, file_named, matching, misfit
@@ -102,7 +102,7 @@ def rows(
 
 def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page) -> str:
     lora, known, why = file_named(str(use["file"]), page, family)
-    facts, name, here = known or FileFacts("lora"), lora.name, lora.here
+    facts, name = known or FileFacts("lora"), lora.name
     on = use.get("enabled", True)
     cross = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
     fitting = _fitting_words(facts.words)
@@ -112,13 +112,10 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"'
         f'{" checked" if on else ""}><b title="{esc(use["file"])}">{middle(name)}</b></label><span class="grow"></span>{cross}'
     )
-    error, steps = f"<p class=field-error>{esc(why)}</p>" if why else "", ""
-    if here is not None:
 
-        def swaps(each: Checkpoint) -> str:
-            return f'data-act="step" data-arg="{number}:{esc(each.path.name)}"'
+    def swaps(each: Checkpoint) -> str:
+        return f'data-act="step" data-arg="{number}:{esc(each.path.name)}"'
 
-        steps = strip(here, step_buttons(lora.steps, here.path, swaps, page.thumb_url))
     return card(
         lora,
         page.thumb_url,
@@ -128,9 +125,9 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
         ),
         words=_words(number, facts.words[:fitting], prompt),
         about=about,
-        steps=steps,
-        below=error
-        + _details(
+        why=why,
+        steps=strip(lora, swaps, page.thumb_url),
+        below=_details(
             number, use, others, facts.family or family, _tools(number, name, total, lora.path if known else None)
         ),
         attributes=f' class="{"" if on else "is-off"}"{row_of(str(use["file"]))} data-lora="{esc(use["file"])}"',
