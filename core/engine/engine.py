@@ -87,6 +87,7 @@ class Engine:
         self._tokens: dict[str, CancelToken] = {}
         self._runs = Runs(workspace, lambda name: self._running(name) is not None)
         self._reading: LightTask | None = None  # of journals for the list of runs
+        self._listing = threading.Lock()  # of the list of runs
         self._last_run = ""
         self.ended: list[Callable[[QueueEntry], None]] = []  # told of each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
@@ -473,14 +474,17 @@ class Engine:
     def runs_so_far(self, seconds: float) -> tuple[list[RunSummary], int]:
         """(trainings on disk that can be read within `seconds`, newest first; number of those still being read in another
         thread)."""
-        found, left = self._runs.at_hand(seconds)
-        if left:
-            if self._reading is None or self._reading.done:
-                self._reading = self.light(self._runs.read_all, left, title="Reading the runs")
-            with suppress(TimeoutError, ProblemsError):
-                self._reading.wait(seconds)
+        with self._listing:  # a second page finds what the first one has read
             found, left = self._runs.at_hand(seconds)
-        return found, len({folder.name for folder in left} - {summary.name for summary in found})
+            if left:
+                if self._reading is None or self._reading.done:
+                    self._reading = self.light(self._runs.read_all, left, title="Reading the runs")
+                with suppress(TimeoutError, ProblemsError):
+                    self._reading.wait(seconds)
+                more, left = self._runs.at_hand(seconds, left)
+                found = {**found, **more}
+        newest_first = [found[name] for name in sorted(found, reverse=True)]
+        return newest_first, sum(folder.name not in found for folder in left)
 
     def run_states(self, most: int) -> list[RunState]:
         """The newest `most` trainings on disk; reads only the ends of journals."""

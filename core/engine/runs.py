@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -112,22 +112,28 @@ class Runs:
             found, _ = self._known(folder)
         return found or self._of_view(folder)
 
-    def at_hand(self, seconds: float) -> tuple[list[RunSummary], list[RunFolder]]:
-        """(trainings known without reading a journal, newest first; folders whose journals must still be read). seconds: time limit
-        for reading their small files"""
-        found: list[RunSummary] = []
+    def at_hand(
+        self, seconds: float, among: Sequence[RunFolder] | None = None
+    ) -> tuple[dict[str, RunSummary], list[RunFolder]]:
+        """({name: training} known without reading a journal, newest first; folders whose journals must still be read).
+        seconds: time limit for reading their small files; among: these folders, None for all"""
+        found: dict[str, RunSummary] = {}
         left: list[RunFolder] = []
-        end, folders = time.monotonic() + seconds, list_runs(self._workspace.runs)
+        end, folders = time.monotonic() + seconds, list_runs(self._workspace.runs) if among is None else among
         for folder in folders:
             with suppress(OSError):
                 summary, whole = self._known(folder, reads=time.monotonic() < end)
-                found += [summary] if summary else []
+                found |= {folder.name: summary} if summary else {}
                 left += [] if whole else [folder]
-        there = {folder.name for folder in folders}
+        if among is None:
+            self._forget_others({folder.name for folder in folders})
+        return found, left
+
+    def _forget_others(self, there: Collection[str]) -> None:
+        """Drop what is cached of runs that are gone."""
         for name in [each for each in [*self._facts] if each not in there]:
             self._facts.pop(name, None)
             self._rows.pop(name, None)
-        return found, left
 
     def read_all(self, folders: list[RunFolder], task: LightTask) -> None:
         """Read the journals of these folders, in order."""

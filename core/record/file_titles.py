@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -60,17 +59,25 @@ def title_of_file(path: Path, runs: Path) -> str:
 
 
 def titles_of(files: Sequence[Sequence[Path]], runs: Path) -> list[str]:
-    """A title for each group of files. Equal ones of different files get the name of the run's folder or the file's folder,
-    else of the file, else the path."""
+    """A title for each group of files. Equal ones of different files get the first of these that distinguishes them: the name of
+    the run's folder or the file's folder, of the file, the path."""
     titles = [", ".join(dict.fromkeys(title_of_file(path, runs) for path in each)) for each in files]
-    for more in (lambda path: (run_of(path, runs) or path.parent).name, lambda path: path.name, Path.as_posix):
-        groups = [(title, tuple(each)) for title, each in zip(titles, files, strict=True)]
-        of_title = Counter(title for title, _ in set(groups))
-        titles = [
-            f"{title} ({', '.join(dict.fromkeys(map(more, each)))})" if of_title[title] > 1 else title
-            for title, each in groups
-        ]
-    return titles
+    groups: dict[str, set[tuple[Path, ...]]] = {}
+    for title, each in zip(titles, files, strict=True):
+        groups.setdefault(title, set()).add(tuple(each))
+    return [title + _distinction(tuple(each), groups[title], runs) for title, each in zip(titles, files, strict=True)]
+
+
+def _distinction(files: tuple[Path, ...], groups: set[tuple[Path, ...]], runs: Path) -> str:
+    """ " (fox-2)" for one of these groups of files; "" for the only one."""
+    if len(groups) == 1:
+        return ""
+    names: dict[tuple[Path, ...], str] = {}
+    for name in (lambda path: (run_of(path, runs) or path.parent).name, lambda path: path.name, Path.as_posix):
+        names = {each: ", ".join(dict.fromkeys(map(name, each))) for each in groups}
+        if len(set(names.values())) == len(groups):
+            break
+    return f" ({names[files]})"
 
 
 def _steps(run: Path) -> dict[str, int]:

@@ -73,21 +73,22 @@ def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base
 
 
 def file_named(
-    name: str, page: FormPage, family: str, holds: Sequence[str] = ("lora",)
+    name: str, page: FormPage, family: str, holds: Sequence[str] = ("lora",), *, steps: bool = True
 ) -> tuple[Lora, FileFacts | None, str]:
     """(the model file that a setting names, its facts, why it cannot be used, or ""). Facts are None of a file that is not on this
-    machine, or that this user may not read. family, holds: see `check_choice`"""
+    machine, or that this user may not read. family, holds: see `check_choice`; steps: with the other steps of its run"""
     path = find_file(name, page.workspace)
     if path is None or not page.roots.holds(path):
         return Lora(Path(name), file_stem(name)), None, "is not on this machine"
     facts = facts_of_file(path)
-    return lora_of(page, path), facts, misfit(facts, path, holds, family)
+    lora = lora_of(page, path) if steps else brief(path, page.workspace)
+    return lora, facts, misfit(facts, path, holds, family)
 
 
 def is_path(name: str) -> bool:
     """Whether a name can only be that of a file on this machine, not a bare name nor a Hub id."""
     inside = name.startswith(("models/", "outputs/", "/", ".", "~"))
-    return inside or "\\" in name or ("/" in name and name.endswith(WEIGHTS))
+    return inside or "\\" in name or ("/" in name and name.casefold().endswith(WEIGHTS))
 
 
 # -- the rows

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection
 from typing import Any
 
+from core.formats.detect import FAMILY_NAMES
 from core.generation.model.library import title_of_name
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared, Settings, value_of
@@ -88,7 +89,9 @@ class TaskForm(PlainForm):
     def _card(self, file: str, family: str = "") -> str:
         """HTML of the card of a LoRA, which assets/merging.js completes with its strength; "": of one that is not read yet.
         family: of the others, "" for any"""
-        lora, facts, why = file_named(file, self.page, family)
+        lora, facts, why = file_named(file, self.page, "", steps=False)
+        if facts and not why and family and facts.family not in (None, family):
+            why = f"is for {FAMILY_NAMES[str(facts.family)]}, another LoRA here for {FAMILY_NAMES[family]}"
         words = "".join(f'<span class="badge">{esc(word)}</span>' for word in facts.words[:WORDS]) if facts else ""
         name = f"{lora.name}, {lora.here.label}" if lora.here else lora.name
         return card(

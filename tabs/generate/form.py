@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from core.engine.run_grid import words_of
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
-from core.generation.model.embeddings import Embedding, find_embedding, find_embeddings
+from core.generation.model.embeddings import find_embedding, find_embeddings
 from core.generation.model.library import find, find_file, list_vaes, portable_name
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
@@ -26,7 +27,6 @@ from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
-from core.settings.names import without_signs
 from core.settings.presets.files import to_values
 from tabs.form.form_values import entries, read, usable
 
@@ -382,7 +382,8 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         if sample and before["prompt"] in _automatic_prompts(state):
             state, before = state | {"prompt_of_run": sample["prompt"]}, before | sample
     if job is not None and job.method.traits.new_words:
-        words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, files)]
+        newest_first = sorted(filter(Path.exists, files), key=lambda path: -path.stat().st_mtime_ns)
+        words = words_of(job, newest_first, page.workspace)
         values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
     elif job is not None and job.method.traits.control_images:
         values = before | {"loras": [], "nets": [{"file": chosen, **_first_control(job, base)}]}
@@ -436,22 +437,6 @@ def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
 def _automatic_prompts(state: dict[str, Any]) -> tuple[str, ...]:
     """Prompts that the user did not write: an empty one, the default, and that of the previous run."""
     return "", str(ENTRIES["prompt"].default), str(state.get("prompt_of_run", ""))
-
-
-def newest_words(words: Sequence[str], files: Sequence[Path]) -> list[Embedding]:
-    """Each token with its newest file. File names of all but the first token end in "-TOKEN"."""
-    embeddings = []
-    newest = sorted((path for path in files if path.exists()), key=lambda path: -path.stat().st_mtime_ns)
-    for number, word in enumerate(words):
-        of_word = [path for path in newest if _word_of(path, words) == number]
-        embeddings += [Embedding(word, path) for path in of_word[:1]]
-    return embeddings
-
-
-def _word_of(path: Path, words: Sequence[str]) -> int:
-    return next(
-        (number for number, word in enumerate(words) if number and path.stem.endswith(f"-{without_signs(word)}")), 0
-    )
 
 
 def stored_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[str, Any]:

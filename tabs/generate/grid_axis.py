@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from core.engine.run_grid import words_of
 from core.generation.grids.axes import CONTROL, LETTERS, LORA, NONE, joined, setting_named, texts_of
+from core.generation.model.embeddings import parted
 from core.generation.model.index import FileFacts
 from core.generation.model.library import find_file, portable_name
 from core.record.file_titles import titles_of
 from core.record.problems import ProblemsError
+from core.record.run_folder import run_of
 from core.settings.base import Declared, setting
 from tabs.context import Page
 from tabs.form.lora_card import card, copy_button, strip
@@ -27,7 +31,8 @@ ACTS = ("file_add", "file_none", "file_off", "file_step", "file_steps")
 @dataclass(frozen=True)
 class Kind:
     """The model files of an axis. name: its setting; holds: kinds of file; none: title of the value without one, "" if there must
-    be one; any_family: whether they need not have the family of the model"""
+    be one; any_family: whether they need not have the family of the model; tokens: whether a value may be TOKEN=FILE, or several
+    such separated by semicolons"""
 
     name: str
     title: str
@@ -35,6 +40,7 @@ class Kind:
     none: str = ""
     about_none: str = ""
     any_family: bool = False
+    tokens: bool = False
 
     @property
     def declared(self) -> Declared:
@@ -46,6 +52,17 @@ class Kind:
         """The family that its files must have, "" for any. fields: of the cells' images"""
         return "" if self.any_family else fields.family_for("loras")
 
+    def parts(self, value: str) -> list[tuple[str, str]]:
+        """(token or "", name of the file) of each file in a value."""
+        return [parted(each.strip()) for each in value.split(";")] if self.tokens else [("", value)]
+
+    def value(self, path: Path, page: Page) -> str:
+        """The value of a file; of a run's embedding with the word that it was trained for."""
+        run = run_of(path, page.workspace.runs) if self.tokens else None
+        job = page.readable_job(run.name) if run is not None else None
+        words = words_of(job, [path], page.workspace) if job is not None and job.method.traits.new_words else []
+        return words[0] if words else portable_name(path, page.workspace)
+
 
 KINDS: Mapping[str, Kind] = {  # by name
     kind.name: kind
@@ -54,6 +71,7 @@ KINDS: Mapping[str, Kind] = {  # by name
         Kind(CONTROL, "ControlNet", ("controlnet", "controlnet_lllite"), "No ControlNet", "the prompt alone"),
         Kind("model.base_model", "Model", ("checkpoint",), any_family=True),
         Kind("model.vae", "VAE", ("vae",), "Model's VAE"),
+        Kind("generate.embeddings", "Embedding", ("embedding",), "No embedding", "the prompt alone", tokens=True),
     )
 }
 
@@ -95,25 +113,33 @@ def file_axes(axes: Mapping[str, str], fields: PlainForm, page: Page) -> dict[st
     """{letter: HTML of its values as cards} of the axes of model files. fields: of the cells' images"""
     kinds, listed = kinds_in(axes), files_in(axes)
     families = {letter: kind.family(fields) for letter, kind in kinds.items()}
-    found = [file_named(name, page, families[letter], kinds[letter].holds) for letter, name in listed]
-    titles = titles_of([[lora.path] for lora, _, _ in found], page.workspace.runs)
+    named = [
+        [file_named(file, page, families[letter], kinds[letter].holds) for _, file in kinds[letter].parts(name)]
+        for letter, name in listed
+    ]
+    titles = titles_of([[lora.path for lora, _, _ in files] for files in named], page.workspace.runs)
     cards = dict.fromkeys(kinds, "")
     for number, ((letter, name), title) in enumerate(zip(listed, titles, strict=True)):
-        cards[letter] += _card(number, name, title, kinds[letter], *found[number], page)
+        cards[letter] += _card(number, name, title, kinds[letter], named[number], page)
     return {
         letter: f'<ul class="loras lora-cards axis-cards">{rows}</ul>' if rows else "" for letter, rows in cards.items()
     }
 
 
 def _card(
-    number: int, name: str, title: str, kind: Kind, lora: Lora, facts: FileFacts | None, why: str, page: Page
+    number: int, name: str, title: str, kind: Kind, files: Sequence[tuple[Lora, FileFacts | None, str]], page: Page
 ) -> str:
-    """HTML of a card. number: its index in `files_in`; title: distinguishes it from the others; lora ...: see `file_named`"""
-    about = network_words(facts) if facts else ""
+    """HTML of a card. number: its index in `files_in`; title: distinguishes it from the others; files: see `file_named`"""
+    (lora, facts, _), why = files[0], next((why for _, _, why in files if why), "")
+    lora = lora if len(files) == 1 else Lora(lora.path, title, lora.image)
+    parts = kind.parts(name)
+    about = " \u00b7 ".join(
+        each for each in (*(token for token, _ in parts), network_words(facts) if facts else "") if each
+    )
     tools = copy_button(lora.path, title) if facts else ""
     if kind.none and name.casefold() == NONE:
         title, about, why = kind.none, kind.about_none, ""
-    elif not facts and not is_path(name):  # a bare name is searched for at the start, a Hub id downloaded
+    elif not facts and not is_path(parts[0][1]):  # a bare name is searched for at the start, a Hub id downloaded
         why = ""
     if lora.here:
         title = title.replace(f", {lora.here.label}", "", 1)
@@ -170,7 +196,7 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
         kind = KINDS[LORA] if arg in LETTERS and not name and not values else kinds_in(axes).get(arg)
         if kind is None or (act == "file_none" and not kind.none):
             return {}
-        added = [_portable(line.strip(), page) for line in value.splitlines() if line.strip()]
+        added = [_value(line.strip(), kind, page) for line in value.splitlines() if line.strip()]
         names = [*names_in(values), *added] if act == "file_add" else [NONE, *names_in(values)]
         return {f"{arg}_axis": name or LORA, f"{arg}_values": joined(list(dict.fromkeys(names)))}
     listed, (number, _, file) = files_in(axes), arg.partition(":")
@@ -178,20 +204,20 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
     if at >= len(listed):
         return {}
     letter, name = listed[at]
-    rows = [[each] if place != at else _instead(act, name, file, page) for place, (_, each) in enumerate(listed)]
+    kind = kinds_in(axes)[letter]
+    rows = [[each] if place != at else _instead(act, name, file, kind, page) for place, (_, each) in enumerate(listed)]
     names = [each for (of, _), row in zip(listed, rows, strict=True) if of == letter for each in row]
     return {f"{letter}_values": joined(list(dict.fromkeys(names)))}
 
 
-def _portable(name: str, page: Page) -> str:
+def _value(name: str, kind: Kind, page: Page) -> str:
     path = find_file(name, page.workspace)
-    return portable_name(path, page.workspace) if path is not None else name
+    return kind.value(path, page) if path is not None else name
 
 
-def _instead(act: str, name: str, file: str, page: Page) -> list[str]:
+def _instead(act: str, name: str, file: str, kind: Kind, page: Page) -> list[str]:
     """The values instead of one: none, another step of its run, or all of them."""
     if act == "file_off":
         return []
-    steps = checkpoints(page, find_file(name, page.workspace))
-    chosen = [each.path for each in steps if act == "file_steps" or each.path.name == file]
-    return [portable_name(path, page.workspace) for path in chosen] or [name]
+    steps = checkpoints(page, find_file(kind.parts(name)[0][1], page.workspace))
+    return [kind.value(each.path, page) for each in steps if act == "file_steps" or each.path.name == file] or [name]

@@ -16,10 +16,7 @@ import gradio as gr
 from core.engine.queue import QueueEntry
 from core.engine.run_grid import run_grid_of
 from core.generation.grids.axes import (
-    CONTROL,
-    FILES,
     LETTERS,
-    LORA,
     NONE,
     STRENGTH,
     WEIGHT,
@@ -37,6 +34,7 @@ from core.record import atomic
 from core.record.file_titles import file_stem
 from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.run_folder import run_of
 from core.record.units import clock, count
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -47,7 +45,7 @@ from tabs.form.model_lists import ModelLists
 from tabs.form.plain_presets import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
-from tabs.generate.grid_axis import ACTS, AxisForm, changed, file_axes, files_in, kinds_in
+from tabs.generate.grid_axis import ACTS, KINDS, AxisForm, changed, file_axes, files_in, kinds_in
 from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state
 from tabs.tools.copies import Copies
 
@@ -252,19 +250,10 @@ class Grids:
         self._set(f"{letter}_values", joined(known[:MAX_FILLED]))
 
     def _known(self, name: str) -> list[str]:
-        shelf = self.shelf
-        if name in ("model.base_model", "model.vae", "generate.embeddings", *FILES):
-            shelf.refresh()
-        if name == "model.base_model":
-            return [each.name for each in shelf.of(["checkpoint"])]
-        if name == LORA:
-            return [NONE, *(each.name for each in shelf.of(["lora"]))]
-        if name == "generate.embeddings":
-            return [NONE, *(each.name for each in shelf.of(["embedding"]))]
-        if name == "model.vae":
-            return [NONE, *(each.name for each in shelf.of(["vae"]))]
-        if name == CONTROL:
-            return [NONE, *(each.name for each in shelf.of(["controlnet", "controlnet_lllite"]))]
+        if kind := KINDS.get(name):
+            self.shelf.refresh()
+            listed = [kind.value(each.path, self.page) for each in self.shelf.of(kind.holds)]
+            return [NONE, *listed] if kind.none else listed
         if name.partition(":")[0] in (STRENGTH, WEIGHT):
             return ["0.4", "0.6", "0.8", "1"]
         entry = settings_of_axes().get(name)
@@ -349,16 +338,13 @@ class Grids:
 
     def _file(self, axis: AxisTexts, number: int) -> tuple[Path, Path] | None:
         """(folder of the run, file) of a value that is a checkpoint of a run; None for other values."""
-        if axis.setting not in (*FILES, "model.base_model", "generate.embeddings"):
-            return None
         value = axis.values[number]
-        first = value[0].partition("=")[2] if isinstance(value, list) and value else value
-        path = find_file(str(first), self.page.workspace) if isinstance(first, str) else None
-        runs = self.page.workspace.runs
-        if path is None or not path.is_relative_to(runs):
+        first = (value or [None])[0] if isinstance(value, list) else value
+        if axis.setting not in KINDS or not isinstance(first, str):
             return None
-        run = runs / path.relative_to(runs).parts[0]
-        return (run, path) if path.parent == run / "checkpoints" else None
+        path = find_file(KINDS[axis.setting].parts(first)[0][1], self.page.workspace)
+        run = run_of(path, self.page.workspace.runs)
+        return (run, path) if run is not None and path is not None else None
 
     def _mark(self, place: str, name: str | None) -> None:
         """Mark the checkpoint of an axis value (such as "x3") to keep, with a name, and copy it to the remembered folder; None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from generate_parts import Engine
+from generate_parts import Engine, embedding
 from made_runs import make_run
 from PIL import Image
 from safetensors.torch import save_file
@@ -149,6 +149,24 @@ def test_loras_are_chosen_for_an_axis_as_cards_that_show_no_path(desk, tmp_path)
     assert ".safetensors" not in re.sub('data-[a-z]+="[^"]*"', "", shown + desk._table())
 
 
+def test_embeddings_of_a_run_keep_its_word_on_an_axis(desk):
+    words = {"method": {"kind": "embedding"}, "embedding": {"token_string": "zunkel"}}
+    folder = make_run(desk.page.workspace.runs, RUN, saved=(20, 40), settings=words)
+    for file in (folder / "checkpoints").iterdir():
+        embedding(file)
+    files = [f"outputs/runs/{RUN}/checkpoints/fox-step{step:08d}.safetensors" for step in (20, 40)]
+    give(desk, x_axis="embeddings")
+    desk.act(event("file_add", "x", files[1]))
+    assert desk._axes()["x_values"] == f"zunkel={files[1]}"
+    assert card_names(desk.panel()) == [("fox", "step 40")]
+    desk.act(event("file_steps", "0"))
+    assert desk._axes()["x_values"] == joined([f"zunkel={file}" for file in files])
+    desk.act(event("file_step", "0:fox-step00000040.safetensors"))
+    assert desk._axes()["x_values"] == f"zunkel={files[1]}"
+    give(desk, x_values=f"a={files[0]}; b={files[1]}")
+    assert card_names(desk.panel()) == [("fox, step 20, fox, step 40",)]
+
+
 def test_a_lora_is_dropped_on_an_axis_that_is_empty_or_of_loras(desk):
     trained(desk)
     files = [f"outputs/runs/{RUN}/checkpoints/fox-step{step:08d}.safetensors" for step in (20, 40)]
@@ -167,7 +185,8 @@ def test_a_lora_is_dropped_on_an_axis_that_is_empty_or_of_loras(desk):
         ("Checkpoint", "starter, someone/a-model, models/gone.safetensors", ["starter", "a-model", "gone!"]),
         ("VAE", "none, models/starter/vae", ["Model's VAE", "vae"]),
         ("ControlNet", "none, outputs/gone.safetensors", ["No ControlNet", "gone!"]),
-        ("embeddings", "bad-hands", []),
+        ("embeddings", "none, bad-hands, hand=models/gone.pt", ["No embedding", "bad-hands", "gone!"]),
+        ("sampler", "ddim", []),
     ],
 )
 def test_every_axis_of_model_files_has_cards(desk, axis, values, cards):

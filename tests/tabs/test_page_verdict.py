@@ -176,3 +176,28 @@ def test_the_comparison_fits_its_window_and_takes_no_key_outside_of_it(window, s
     tab.keyboard.press("ArrowRight")
     expect(label).to_contain_text("step 60")  # the last one stays
     assert read_kept(run.folder) == {}
+
+
+@pytest.mark.slow
+def test_two_windows_make_one_comparison_and_what_is_done_in_one_shows_in_the_other_when_it_is_closed(visit, served):
+    run = trained(served, "twice")
+    for file in (run.folder / "checkpoints").iterdir():
+        small_lora(file)
+    windows = [visit(), visit()]
+    cards = [window.open(f"Monitor/{run.name}").locator("#verdict") for window in windows]
+    makes = [card.get_by_role("button", name=re.compile("Make .* images")) for card in cards]
+    for make in makes:
+        expect(make).to_be_visible()
+    for make in makes:  # the second before it hears of the first
+        make.evaluate("(button) => button.click()")
+    for card in cards:
+        expect(card.locator("> .verdict-make")).not_to_contain_text("Make 20 images")
+    grids = [entry for entry in served.engine.queue() if entry.task == "grid"]
+    assert len(grids) == 1 and len([*(served.workspace.outputs / "grids").glob("*twice*")]) == 1
+    cards[0].locator(".verdict-stage").focus()
+    windows[0].tab.keyboard.press("ArrowLeft")
+    windows[0].tab.keyboard.press("k")
+    windows[0].close()
+    expect(cards[1].locator(".verdict-step", has_text="step 40")).to_contain_text("kept")
+    assert [entry.state for entry in served.engine.queue() if entry.task == "grid"] == [grids[0].state]
+    assert windows[1].errors == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
@@ -24,7 +23,7 @@ from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
-from tabs.generate.form import generate_with, job_of, newest_words
+from tabs.generate.form import generate_with, job_of
 from tabs.generate.tab import Fields
 from tabs.monitor import tab as monitor
 from tabs.runs import compare_view, view
@@ -261,16 +260,6 @@ def test_a_whole_model_becomes_the_base_model_of_generate(desk):
     values = desk.page.project.tab_state("Generate")["values"]
     [text] = values["embeddings"]
     assert text.startswith("zunkel=") and text.endswith("_two/checkpoints/glyphs.safetensors") and not values["loras"]
-
-
-def test_each_word_of_a_run_is_drawn_with_by_its_newest_file(tmp_path):
-    names = ("run-000001", "run-000001-brabol", "run", "run-brabol", "run-brabol-gone")
-    paths = [tmp_path / f"{name}.pt" for name in names]
-    for number, path in enumerate(paths[:4]):
-        path.touch()
-        os.utime(path, (number, number))
-    found = newest_words(["zunkel", "brabol"], paths)
-    assert [(each.name, each.path.stem) for each in found] == [("zunkel", "run"), ("brabol", "run-brabol")]
 
 
 def test_use_its_settings_fills_train_and_undo_brings_the_former_back(desk):

@@ -52,12 +52,12 @@ class Embedding:
 def find_embedding(text: str, workspace: Workspace) -> Embedding:
     """The embedding of "FILE", whose name without extension is the token, or "TOKEN=FILE". Raises ProblemsError for a
     missing file."""
-    name, file = _parted(text)
+    name, file = parted(text)
     path = find("embedding", file, workspace)
     return Embedding(name or path.stem, path)
 
 
-def _parted(text: str) -> tuple[str, str]:
+def parted(text: str) -> tuple[str, str]:
     """(token, file) of "TOKEN=FILE"; ("", file) of "FILE"."""
     name, equals, file = text.partition("=")
     named = equals and "/" not in name and "\\" not in name
@@ -71,7 +71,7 @@ def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
     tokens = tokens_of_file(embedding.path)
     if tokens == [""]:
         return [embedding]
-    if not _parted(text)[0]:
+    if not parted(text)[0]:
         return [Embedding(token, embedding.path, token) for token in tokens]
     if embedding.name not in tokens:
         what = f"{embedding.path.name} has no token '{embedding.name}', but {first_of(tokens, 5)}"
