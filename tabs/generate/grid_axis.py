@@ -170,7 +170,7 @@ def add_buttons(letter: str, kind: Kind) -> str:
     field, words = f"{letter}_values", f"{kind.title} for {letter.upper()}"
     about = f'data-pick="{field}" data-form="{AXES}" data-looks="any" data-title="{words}" aria-label="{words}"'
     none = (
-        button("file_none", f"+ {kind.none}", letter, label=f"{kind.none} for {letter.upper()}", title=kind.about_none)
+        button("file_none", "+ None", letter, label=f"+ None for {letter.upper()}: {kind.none}", title=kind.about_none)
         if kind.none
         else ""
     )
