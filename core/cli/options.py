@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from core import tasks
-from core.record import machine
+from core.record import atomic, machine
 from core.record.allowed import allow
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError, collected, errors
+from core.record.problems import Problem, ProblemsError, collected, errors, unwritten
 from core.record.workspace import PROJECT, Workspace, open_home, resolve_path
 from core.settings.base import Declared, Settings, declared, item_of
 from core.settings.check import build
@@ -407,6 +407,17 @@ def saved_path(options: Options, source: Path) -> Path:
             "--save names the file that is read", text, "choose another name", "cli.save-over-source"
         )
     return path
+
+
+def write_result(path: str | Path, content: Any, title: str) -> None:
+    """Write a text, or a value as JSON. Raises ProblemsError where that fails. title: of the file, such as "report\""""
+    try:
+        if isinstance(content, str):
+            atomic.write_text(path, content)
+        else:
+            atomic.write_json(path, content)
+    except OSError as error:
+        raise unwritten(error, f"The {title} cannot be written", str(path)) from None
 
 
 def options_help(known: dict[str, tuple[str, str]]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from core.machine_check import workload
 from core.machine_check.computing import wait
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
-from core.machine_check.trainings import check_workspace, ready_training, starter, train
+from core.machine_check.trainings import check_workspace, ready_training, starter, take_steps, train
 from core.record import machine
 from core.record.machine import RUNTIME_BYTES
 from core.record.memory import is_out_of_memory
@@ -59,25 +59,19 @@ def no_waits(place: Place) -> Finding:
     """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
-    from core.training.loop.update import optimizer_update
-
     job = build(TrainJob, merge(starter(), {"memory": {"mixed_precision": "bf16"}}))
     training = ready_training(place, job)
     run = training.run
     try:
-        for _ in range(WARM):
-            optimizer_update(run)
-            run.state.step += 1
+        take_steps(run, WARM)
         wait(place.device)
         with waiting_lines() as places:
-            optimizer_update(run)
-            run.state.step += 1
+            take_steps(run, 1)
         wait(place.device)
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
             for _ in range(WATCHED):
                 with record_function(MARK):
-                    optimizer_update(run)
-                run.state.step += 1
+                    take_steps(run, 1)
         counted = waits_within(seen.events() or [])
     finally:
         training.release()

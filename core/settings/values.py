@@ -248,9 +248,8 @@ CODECS = {
     "choice": Codec(_same, lambda entry, raw: None if raw == "" and entry.optional else raw, _one_of),
     "int": Codec(_number_text, _filled(_number)),
     "float": Codec(_number_text, _filled(_number)),
-    "span": Codec(
-        _number_text, _filled(_same), _filled(_plain)
-    ),  # the declaration tells steps, parts and percentages apart
+    # the declaration tells steps, parts and percentages apart
+    "span": Codec(_number_text, _filled(_same), _filled(_plain)),
     "pair": Codec(_joined, _filled(_numbers)),
     "text": Codec(lambda entry, value: str(value), _text, _same),
     "list": Codec(lambda entry, value: "\n".join(map(str, value)), _lines, _listed),

@@ -4,23 +4,20 @@ Linux and a C++ compiler."""
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.record.workspace import PROJECT
+from workshop.bench.measure import run_process
 
 
 def measure_operations(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """{case: {"total", "operations": {group: count}, "waits"}}; quick: of SD 1.5 alone."""
     say("counting device operations")
     command = [sys.executable, "-m", "tests.card.steps", str(folder / "operations"), *(["sd15"] if quick else [])]
-    process = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    if process.returncode:
-        raise RuntimeError(f"the count ended with {process.returncode}:\n{process.stderr[-2000:]}")
-    cases = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
+    printed = run_process(command, "the count").printed
+    cases = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     return {case.pop("name"): case for case in cases}
 
 

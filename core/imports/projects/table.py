@@ -131,6 +131,10 @@ class Config(Remarks):
             self.note(key, "unavailable", f"{shorten(value)} is none of {', '.join(choices)}; {default} is set")
         return choices[value if value in choices else default]
 
+    def choice(self, key: str, value: Any = None) -> Any:
+        """`among` the choices that the table has for a key."""
+        return self.among(key, self.table.rows[key].choices or {}, value)
+
     def take(self, raw: Mapping[str, Any], prefix: str = "") -> Values:
         """The values of all keys below a prefix; what is wrong keeps its default. Notes what the table says of them."""
         values = {}
@@ -186,7 +190,7 @@ class Config(Remarks):
             path = row.here[1:]
             group = path.partition(".")[0]
             if row.here.startswith("=") and group != "sources" and OF_METHODS.get(group, self.method) == self.method:
-                value = self.among(key, row.choices) if row.choices else self[key]
+                value = self.choice(key) if row.choices else self[key]
                 settings[path] = None if path in known and known[path].optional and value in ("", 0) else value
         return settings
 

@@ -32,9 +32,8 @@ IGNORED: dict[str, tuple[Kind, str]] = {
     "noise_offset_type": ("idle", "is ignored by sd-scripts; noise_offset and multires_noise_iterations decide"),
     "train_inpainting": ("unavailable", "is not available: the model is trained as one that does not inpaint"),
 }
-KEPT = frozenset(
-    ("save_state", "save_state_on_train_end")
-)  # ours stay on where they are not given: they change no weight
+# Ours stay on where they are not given: they change no weight
+KEPT = frozenset(("save_state", "save_state_on_train_end"))
 SCRIPTLESS = ("controlnet", "lllite")  # groups of methods whose scripts are not imported
 
 

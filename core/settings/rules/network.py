@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings import readers
-from core.settings.base import declared
 from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, blocks_in_words, numbers, rate_numbers, side_count
 from core.settings.job import TrainJob
 from core.settings.layers import CHOICE, LARGEST_RANK, layer_problems
@@ -16,16 +15,8 @@ from core.settings.optimization.optimizers import adapts, find
 
 DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
 MUCH = 0.5
-FROM_FILE = (
-    "train_norm",
-    "rank",
-    "alpha",
-    "rs_lora",
-    "conv_rank",
-    "conv_alpha",
-    *LISTS,
-    *CHOICE,
-)  # for dim_from_weights
+# What dim_from_weights takes from the initial LoRA
+FROM_FILE = ("train_norm", "rank", "alpha", "rs_lora", "conv_rank", "conv_alpha", *LISTS, *CHOICE)
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -51,12 +42,6 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "network.train_text_encoder", fix, "advice", code="network.text-encoder-rate-zero")
 
 
-def _own(job: TrainJob) -> KindSettings | None:
-    """The settings of the network's kind, if there is something to say about them."""
-    own = getattr(job, job.network.kind, None)
-    return own if isinstance(own, KindSettings) else None
-
-
 def _several_rates(optimizer: str) -> Iterator[Problem]:
     """D-Adaptation and Prodigy: the learning rate is a factor of the one they find."""
     entry = find(optimizer)
@@ -79,7 +64,7 @@ def _needed_weights(job: TrainJob) -> Iterator[Problem]:
 
 def _dropouts(network: NetworkSettings) -> Iterator[Problem]:
     for name in DROPOUTS:
-        share, title = getattr(network, name), _title(name)
+        share, title = getattr(network, name), network.title_of(name)
         if share == 1:
             what, fix = f"{title} is 1, so nothing would be trained", "use 0.1 to 0.3, or 0 for off"
             yield Problem(what, f"network.{name}", fix, code="network.dropout-all")
@@ -93,7 +78,7 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
     if family is not None and family not in COUNTS:
         for name in (*LISTS, *SIDES):
             if getattr(network, name):
-                what, fix = f"{_title(name)}: models of this family have no blocks", "leave it empty"
+                what, fix = f"{network.title_of(name)}: models of this family have no blocks", "leave it empty"
                 yield Problem(what, f"network.{name}", fix, code="network.no-blocks")
         return
     counts = {COUNTS[family]} if family else set(COUNTS.values())
@@ -112,7 +97,7 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
 
 
 def _list(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
-    where, title = f"network.{name}", _title(name)
+    where, title = f"network.{name}", NetworkSettings.title_of(name)
     try:
         found = numbers(text)
     except ValueError:
@@ -132,7 +117,7 @@ def _list(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
 
 
 def _side(name: str, text: str, family: str | None) -> Iterator[Problem]:
-    where, title = f"network.{name}", _title(name)
+    where, title = f"network.{name}", NetworkSettings.title_of(name)
     wanted = sorted({side_count(name, COUNTS[family])} if family else set(SIDES[name]), reverse=True)
     try:
         found = rate_numbers(text, wanted[0])
@@ -176,7 +161,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     network = job.network
     for name in sorted((OWN | {"initialization"}) - network.traits.uses):
         yield f"network.{name}", f"ignored: {network.label('kind')} has none"
-    if (own := _own(job)) is not None:
+    if isinstance(own := getattr(job, network.kind, None), KindSettings):
         yield from ((path, f"ignored: {why}") for path, why in own.without_effect())
     if not network.traits.loraplus:
         for name in LORA_PLUS:
@@ -205,10 +190,6 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if network.network_weights is not None and network.dim_from_weights:
         for name in FROM_FILE:
             yield f"network.{name}", "ignored: taken from the initial LoRA"
-
-
-def _title(name: str) -> str:
-    return next(entry.title for entry in declared(TrainJob) if entry.path == f"network.{name}")
 
 
 def _short(text: str) -> str:
