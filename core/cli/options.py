@@ -342,7 +342,7 @@ def _from_here(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _located(entry: Declared, value: Any) -> Any:
-    """`_from_here` for the value of one setting, also in lists and in the items of lists."""
+    """The value of one setting with such paths, also in lists and in the items of lists."""
     if isinstance(value, list):
         return [_located(entry, each) for each in value]
     if isinstance(value, dict) and (item := item_of(entry)):
@@ -352,8 +352,8 @@ def _located(entry: Declared, value: Any) -> Any:
         return value
     if entry.names == "word=path" and "=" in value and not os.path.exists(open_home(value)):
         word, _, path = value.partition("=")
-        return f"{word}={_counted(path, entry)}"
-    return _counted(value, entry) if entry.names in ("path", "path or name", "word=path", "state") else value
+        return f"{word}={_absolute(path, entry)}"
+    return _absolute(value, entry) if entry.names in ("path", "path or name", "word=path", "state") else value
 
 
 def _is_elsewhere() -> bool:
@@ -364,7 +364,8 @@ def _is_elsewhere() -> bool:
         return False
 
 
-def _counted(text: str, entry: Declared) -> str:
+def _absolute(text: str, entry: Declared) -> str:
+    """A path as an absolute one if it refers to the working directory; else the text itself."""
     here = open_home(text)
     there = os.path.exists(here) or (entry.names == "path" and not os.path.exists(resolve_path(text)))
     return os.path.abspath(here) if text and there else text

@@ -186,7 +186,7 @@ def product_error(dtype: torch.dtype, device: str) -> float:
 
 
 def narrow_type(place: Place) -> Finding:
-    """float8_e4m3fn as Atelier uses it: weights are stored in 8 bits and upcast at each use."""
+    """fp8 (float8_e4m3fn) as Atelier uses it: weights are stored in 8 bits and upcast at each use."""
     import torch
 
     if place.device == "mps":

@@ -159,7 +159,9 @@ def real_training(option: str, place: Place) -> Finding:
         facts["saves_bytes"] = plain["reserved_bytes"] - trained.reserved_bytes
         facts["forecast_saves_bytes"] = plain["forecast_bytes"] - forecast
         facts["time_ratio"] = trained.seconds_per_step / plain["seconds_per_step"]
-        found += f"; {saving_words(facts['saves_bytes'])}, {facts['time_ratio']:.2f} of the time"
+        saved = facts["saves_bytes"]
+        saving = f"saves {memory_words(saved)}" if saved >= 0 else f"takes {memory_words(-saved)} more"
+        found += f"; {saving}, {facts['time_ratio']:.2f} of the time"
     # The forecast includes the driver's context, which torch's allocator does not count.
     off = (trained.reserved_bytes + RUNTIME_BYTES["cuda"]) / forecast - 1
     facts["forecast_off"] = off
@@ -177,10 +179,6 @@ def _too_large(place: Place, forecast: int) -> Finding:
     reason = f"it does not fit: {memory_words(there)} VRAM, forecast {memory_words(forecast)}"
     fix = "train with bf16, gradient checkpointing or fp8, which are measured too"
     return Finding(SLOWER, "", reason, fix, facts)
-
-
-def saving_words(saved: int) -> str:
-    return f"saves {memory_words(saved)}" if saved >= 0 else f"takes {memory_words(-saved)} more"
 
 
 def planned(place: Place, values: dict[str, Any]) -> int:

@@ -209,7 +209,7 @@ def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Train
 
 
 def look(name: str, place: Place) -> Finding:
-    """One case: its steps compared with the recorded ones."""
+    """Train a case, and compare its losses with the recorded ones and its time with `against`'s."""
     from core.families.attention import memory_problems
 
     case = CASES[name]

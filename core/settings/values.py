@@ -82,7 +82,7 @@ def _plain(entry: Declared, text: str) -> Any:
 
 
 def _filled(read: Callable[[Declared, str], Any]) -> Callable[[Declared, str], Any]:
-    """Return `read` for a stripped line, with None for an empty one; a required setting raises ProblemsError then."""
+    """`read`, applied to the stripped text with a decimal point. Empty text is None; for a required setting, ProblemsError."""
 
     def filled(entry: Declared, text: str) -> Any:
         text = with_point(entry, text.strip())

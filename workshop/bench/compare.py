@@ -91,7 +91,7 @@ QUICK = {  # the packages take most of its memory: it only shows that the compar
 def compare(
     folder: Path, device: str, *, quick: bool, case: str | None, say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """All cases, or the named one. quick: the starter, few steps, one round."""
+    """{case: its results} for all cases or the named one. quick: the starter, few steps, one round."""
     chosen = QUICK if quick and case is None else CASES
     measured = {}
     for name, each in ({**CASES, **QUICK} if case else chosen).items():
@@ -207,7 +207,6 @@ def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
 
 
 def compare_rows(result: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
-    """Rows of the benchmark's table."""
     rows = []
     for case in result.values():
         if "left_out" in case:

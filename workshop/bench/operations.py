@@ -22,10 +22,8 @@ def measure_operations(folder: Path, quick: bool, say: Callable[[str], None]) ->
 
 
 def operation_rows(counted: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows of the benchmark's table."""
-    return [(name, _words(case)) for name, case in counted.items()]
-
-
-def _words(case: dict[str, Any]) -> str:
-    groups = ", ".join(f"{group} {count:,}" for group, count in case["operations"].items())
-    return f"{case['total']:,} operations per step: {groups}"
+    rows = []
+    for name, case in counted.items():
+        groups = ", ".join(f"{group} {count:,}" for group, count in case["operations"].items())
+        rows.append((name, f"{case['total']:,} operations per step: {groups}"))
+    return rows

@@ -41,7 +41,7 @@ def has_partners(concept: Concept) -> bool:
 
 
 def _sides(job: TrainJob) -> Iterator[Problem]:
-    """Sides that the model's family cannot have."""
+    """The error for image sides that the model's family cannot have."""
     step = job.model.traits.size_step if job.model.traits else 8
     for images in [job.dataset, *(concept.images for concept in concepts_of(job))]:
         if images.enable_bucket and images.bucket_reso_steps % step:

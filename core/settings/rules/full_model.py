@@ -29,6 +29,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _within_backward(job: TrainJob) -> Iterator[Problem]:
+    """Errors for what a fused backward pass, which updates weights during it, does not support."""
     one, groups = job.memory.fused_backward_pass, job.memory.fused_optimizer_groups
     entry = find(job.optimizer.optimizer_type)
     if one and groups:

@@ -47,7 +47,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _of_a_unet(job: TrainJob) -> Iterator[Problem]:
-    """Ways to save memory that only a U-Net has."""
+    """Errors for memory settings that need a U-Net."""
     memory = job.memory
     if job.model.traits is None or job.model.traits.unet:
         return

@@ -56,7 +56,7 @@ def _several_rates(optimizer: str) -> Iterator[Problem]:
 
 
 def _needed_weights(job: TrainJob) -> Iterator[Problem]:
-    """With ZeRO-3 each process has a part of them."""
+    """The error for network types that read whole weights with ZeRO-3, where each process has a part of them."""
     if job.network.traits.needs_base_weight and job.sharding.shares_weights:
         what = f"'{job.network.label('kind')}' reads the model's weights, of which ZeRO-3 gives each process a part"
         yield Problem(what, "sharding.zero_stage", "use ZeRO stage 1 or 2", code="network.needs-weights")
