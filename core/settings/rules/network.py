@@ -9,6 +9,7 @@ from core.settings import readers
 from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, blocks_in_words, numbers, rate_numbers, side_count
 from core.settings.job import TrainJob
 from core.settings.layers import CHOICE, LARGEST_RANK, layer_problems
+from core.settings.needs import ignored
 from core.settings.network import OWN, KindSettings, NetworkSettings
 from core.settings.optimization.optimizer import LORA_PLUS, relative_steps
 from core.settings.optimization.optimizers import adapts, find
@@ -158,38 +159,25 @@ def _files(network: NetworkSettings) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    network = job.network
-    for name in sorted((OWN | {"initialization"}) - network.traits.uses):
-        yield f"network.{name}", f"ignored: {network.label('kind')} has none"
+    network, uses, kind = job.network, job.network.traits.uses, job.network.label("kind")
+    others, sides = sorted((OWN | {"initialization"}) - uses), f"network.{' '.join(SIDES)}"
+    by_adafactor = "AdaFactor sets the learning rate (relative_step); 0 still skips a block"
+    from_file = network.network_weights is not None and network.dim_from_weights
+    yield from ignored((True, f"network.{' '.join(others)}", f"{kind} has none"))
     if isinstance(own := getattr(job, network.kind, None), KindSettings):
         yield from ((path, f"ignored: {why}") for path, why in own.without_effect())
-    if not network.traits.loraplus:
-        for name in LORA_PLUS:
-            yield f"optimizer.{name}", f"ignored: {network.label('kind')} has no matrices of two rates"
-    if "alpha" not in network.traits.uses:
-        yield "network.rs_lora", f"ignored: {network.label('kind')} has no alpha"
-    if network.network_weights is not None:
-        yield "network.initialization", "ignored: training starts from the weights of a file"
-    if "rank" not in network.traits.uses:
-        yield "network.layer_dims", f"ignored: {network.label('kind')} has no rank"
-    if not network.train_unet:
-        for name in (*LISTS, *SIDES):
-            yield f"network.{name}", "ignored: the U-Net is not trained"
-    elif relative_steps(job.optimizer):
-        for name in SIDES:
-            yield (
-                f"network.{name}",
-                "ignored: AdaFactor sets the learning rate (relative_step); 0 still skips a block",
-            )
-    if not any(getattr(network, name) for name in SIDES):
-        yield "network.block_lr_zero_threshold", "ignored: no block LR weights are set"
-    if network.conv_block_dims:
-        yield "network.conv_rank", "ignored: conv block ranks are set"
-    if network.conv_block_alphas:
-        yield "network.conv_alpha", "ignored: conv block alphas are set"
-    if network.network_weights is not None and network.dim_from_weights:
-        for name in FROM_FILE:
-            yield f"network.{name}", "ignored: taken from the initial LoRA"
+    yield from ignored(
+        (not network.traits.loraplus, f"optimizer.{' '.join(LORA_PLUS)}", f"{kind} has no matrices of two rates"),
+        ("alpha" not in uses, "network.rs_lora", f"{kind} has no alpha"),
+        (network.network_weights is not None, "network.initialization", "training starts from the weights of a file"),
+        ("rank" not in uses, "network.layer_dims", f"{kind} has no rank"),
+        (not network.train_unet, f"network.{' '.join((*LISTS, *SIDES))}", "the U-Net is not trained"),
+        (network.train_unet and relative_steps(job.optimizer), sides, by_adafactor),
+        (not network.has_block_rates, "network.block_lr_zero_threshold", "no block LR weights are set"),
+        (network.conv_block_dims, "network.conv_rank", "conv block ranks are set"),
+        (network.conv_block_alphas, "network.conv_alpha", "conv block alphas are set"),
+        (from_file, f"network.{' '.join(FROM_FILE)}", "taken from the initial LoRA"),
+    )
 
 
 def _short(text: str) -> str:

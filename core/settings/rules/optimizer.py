@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
+from core.settings.needs import ignored
 from core.settings.optimization.optimizer import OptimizerSettings, given_arguments, relative_steps
 from core.settings.optimization.optimizers import (
     ADAFACTOR,
@@ -84,9 +85,10 @@ def _adafactor(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    if averages(job.optimizer.optimizer_type):
-        why = "ignored: this optimizer is schedule-free"
-        yield from ((f"schedule.{name}", why) for name in SCHEDULER)
-    elif relative_steps(job.optimizer):
-        why = "ignored: AdaFactor sets the learning rate (relative_step)"
-        yield from ((f"schedule.{name}", why) for name in SCHEDULER if name != "lr_warmup_steps")
+    averaged = averages(job.optimizer.optimizer_type)
+    by_adafactor = not averaged and relative_steps(job.optimizer)
+    but_warmup = [name for name in SCHEDULER if name != "lr_warmup_steps"]
+    yield from ignored(
+        (averaged, f"schedule.{' '.join(SCHEDULER)}", "this optimizer is schedule-free"),
+        (by_adafactor, f"schedule.{' '.join(but_warmup)}", "AdaFactor sets the learning rate (relative_step)"),
+    )
