@@ -29,10 +29,10 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         joins = own.sidecars == "joined" or bool(each.source.metadata_file)
         return joins or bool(own.secondary_separator or own.trigger_word or own.keep_tokens_separator)
 
-    no_changes, no_drops = not anywhere(job, changes_tags), "tags are neither shuffled nor dropped"
+    fixed, reason = not anywhere(job, changes_tags), "tags are neither shuffled nor dropped"
     yield from ignored(
-        (no_changes, "captions.keep_tokens", no_drops),
-        (no_changes and not anywhere(job, separates), "captions.caption_separator", no_drops),
+        (fixed, "captions.keep_tokens", reason),
+        (fixed and not anywhere(job, separates), "captions.caption_separator", reason),
         (not anywhere(job, lambda each: each.captions.caption_tag_dropout_rate > 0), "captions.tag_dropout_mode", "no tags are dropped"),
         (not anywhere(job, lambda each: each.captions.token_warmup_step > 0), "captions.token_warmup_min", "token warmup is off"),
         (not anywhere(job, lambda each: each.captions.sidecars == "drawn"), "captions.sentence_share", "no folder picks a caption file at random"),
