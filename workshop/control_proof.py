@@ -61,7 +61,7 @@ def placed(image: Image.Image, dice: random.Random) -> Image.Image:
 
 
 def ask(pairs: Path, out: Path) -> None:
-    """A line for each pair: its caption, a seed and its control image."""
+    """Write a prompt line for each pair: caption, seed and control image."""
     lines = []
     for number, caption in enumerate(sorted((pairs / "images").glob("*.txt"))):
         lines.append(f"{caption.read_text()} --d {number} --cn {(pairs / 'edges' / caption.stem).resolve()}.png")
@@ -80,7 +80,7 @@ def near(lines: np.ndarray) -> np.ndarray:
 
 
 def overlap(lines: np.ndarray, wanted: np.ndarray) -> float:
-    """F1 of the lines of an image and those that were asked for."""
+    """F1 score of an image's edges against those of its control image, 0 to 1."""
     if not lines.any() or not wanted.any():
         return 0.0
     precision, recall = near(wanted)[lines].mean(), near(lines)[wanted].mean()

@@ -28,7 +28,7 @@ EXAMPLES = {
     "optimizer_args": ["weight_decay=0.1"],
     "in_json": "a/b.json",
 }
-# Fields that kohya_ss turns into something else first
+# Fields that kohya_ss combines with others: field -> what it becomes here
 COMPUTED = {
     "sample_prompts": "`samples.sample_prompts`",
     "num_processes": "`memory.num_processes`",
@@ -38,7 +38,7 @@ COMPUTED = {
 } | dict.fromkeys(
     ("image_folder", "train_dir", "caption_metadata_filename", "latent_metadata_filename"), "`dataset.sources`"
 )
-# Options that are more than settings of a name
+# Options that stand for many settings
 WIDER = {
     "network_args": ("settings of the network type", ""),
     "dataset_config": ("`dataset.sources`", "a file that is found is read"),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from core.cli.main import DONE
-from core.cli.options import OWN, split_options
-from core.record import atomic
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.cli.options import OWN, split_options, write_result
+from core.record.problems import Problem, ProblemsError
 from workshop.bench.run import CASE, PARTS, known_part, run_bench, table
 
 
@@ -30,8 +28,5 @@ def run(words: list[str]) -> int:
     )
     print(table(result))
     if "json" in options.values:
-        try:
-            atomic.write_json(Path(options.values["json"]), result)
-        except OSError as error:
-            raise unwritten(error, "The numbers cannot be written", options.values["json"]) from None
+        write_result(options.values["json"], result, "numbers")
     return DONE

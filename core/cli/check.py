@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from core.cli.jobs import StopOnSignal
 from core.cli.main import DONE, FAILED, INTERRUPTED
-from core.cli.options import OWN, split_options
+from core.cli.options import OWN, split_options, write_result
 from core.machine_check.report import Line, exit_code, line_words, summary
 from core.machine_check.run import run_check
-from core.record import atomic, machine
+from core.record import machine
 from core.record.cancel import Cancelled, CancelToken
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError
 
 
 def run(words: list[str]) -> int:
@@ -32,7 +31,7 @@ def run(words: list[str]) -> int:
         return INTERRUPTED
     print(summary(report))
     if "json" in options.values:
-        _write(options.values["json"], report)
+        write_result(options.values["json"], report, "report")
     else:
         print("For a bug report: python webui.py check --json check.json, and attach that file.")
     return FAILED if exit_code(report) else DONE
@@ -54,10 +53,3 @@ class Printing:
                 print(f"\n{self._group}")
             print("\n".join(line_words(line)), flush=True)
             self._printed += 1
-
-
-def _write(path: str, report: dict[str, object]) -> None:
-    try:
-        atomic.write_json(Path(path), report)
-    except OSError as error:
-        raise unwritten(error, "The report cannot be written", path) from None

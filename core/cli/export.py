@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from core.cli.main import DONE
-from core.cli.options import OWN, not_understood, preset_path, saved_path, split_options
+from core.cli.options import OWN, not_understood, preset_path, saved_path, split_options, write_result
 from core.imports.projects.export import export_project
 from core.imports.projects.kohya_export import export_preset
-from core.record import atomic
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 from core.settings.presets.files import apply, of_task, read
@@ -40,10 +39,7 @@ def run(words: list[str]) -> int:
         print(f"  {setting} {shorten(ours)}: {shorten(there)}")
     if "save" in options.values:
         path = saved_path(options, source)
-        try:
-            atomic.write_text(path, file)
-        except OSError as error:
-            raise unwritten(error, "The file cannot be written", str(path)) from None
+        write_result(path, file, "file")
         print(f"\nSaved as {path}, {use}")
     return DONE
 

@@ -14,7 +14,7 @@ from core.settings.presets.migrations import REPLACED_TOOLS
 
 
 def chosen(words: list[str]) -> str:
-    """The tool named in the words of a former command, "" for none."""
+    """The tool that the words of a former command name; "" if they name none."""
     command, rest = words[0], words[1:]
     chooser = FORMER[command][0]
     if rest and rest[0] in tasks.tasks():

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.cli.main import DONE
-from core.cli.options import OWN, Options, job_from, not_understood, saved_path, split_options
+from core.cli.options import OWN, Options, job_from, not_understood, saved_path, split_options, write_result
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects.importers import fitted, import_project
 from core.imports.projects.report import MAX_BYTES, Import
-from core.record import atomic
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError
 from core.record.processes import check_launch
 from core.record.workspace import open_home
 from core.settings.job import TrainJob
@@ -36,7 +35,9 @@ def run(words: list[str]) -> int:
         print(f"{problem.level}: {problem}", file=sys.stderr)
     job = found.compatible if "as-sd-scripts" in options.values else found.job
     if "save" in options.values:
-        _save(saved_path(options, open_home(str(options.preset))), found, job)
+        path = saved_path(options, open_home(str(options.preset)))
+        write_result(path, dump(job, title=job.saving.output_name, description=found.description), "preset")
+        print(f"\nSaved as {path}")
     return _train(job, replace(options, preset=None)) if trains else DONE
 
 
@@ -53,11 +54,3 @@ def _read(name: str, choice: str) -> Import:
         return import_project(open_home(name), choice=choice)
     text = decode_text(sys.stdin.buffer.read(MAX_BYTES + 1)).text
     return import_project(text, folder=Path.cwd(), choice=choice)
-
-
-def _save(path: Path, found: Import, job: TrainJob) -> None:
-    try:
-        atomic.write_json(path, dump(job, title=job.saving.output_name, description=found.description))
-    except OSError as error:
-        raise unwritten(error, "The preset cannot be written", str(path)) from None
-    print(f"\nSaved as {path}")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from core import tasks
-from core.record import machine
+from core.record import atomic, machine
 from core.record.allowed import allow
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError, collected, errors
+from core.record.problems import Problem, ProblemsError, collected, errors, unwritten
 from core.record.workspace import PROJECT, Workspace, open_home, resolve_path
 from core.settings.base import Declared, Settings, declared, item_of
 from core.settings.check import build
@@ -342,7 +342,7 @@ def _from_here(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _located(entry: Declared, value: Any) -> Any:
-    """`_from_here` for the value of one setting, also in lists and in the items of lists."""
+    """The value of one setting with such paths, also in lists and in the items of lists."""
     if isinstance(value, list):
         return [_located(entry, each) for each in value]
     if isinstance(value, dict) and (item := item_of(entry)):
@@ -352,8 +352,8 @@ def _located(entry: Declared, value: Any) -> Any:
         return value
     if entry.names == "word=path" and "=" in value and not os.path.exists(open_home(value)):
         word, _, path = value.partition("=")
-        return f"{word}={_counted(path, entry)}"
-    return _counted(value, entry) if entry.names in ("path", "path or name", "word=path", "state") else value
+        return f"{word}={_absolute(path, entry)}"
+    return _absolute(value, entry) if entry.names in ("path", "path or name", "word=path", "state") else value
 
 
 def _is_elsewhere() -> bool:
@@ -364,7 +364,8 @@ def _is_elsewhere() -> bool:
         return False
 
 
-def _counted(text: str, entry: Declared) -> str:
+def _absolute(text: str, entry: Declared) -> str:
+    """A path as an absolute one if it refers to the working directory; else the text itself."""
     here = open_home(text)
     there = os.path.exists(here) or (entry.names == "path" and not os.path.exists(resolve_path(text)))
     return os.path.abspath(here) if text and there else text
@@ -407,6 +408,17 @@ def saved_path(options: Options, source: Path) -> Path:
             "--save names the file that is read", text, "choose another name", "cli.save-over-source"
         )
     return path
+
+
+def write_result(path: str | Path, content: Any, title: str) -> None:
+    """Write a text, or a value as JSON. Raises ProblemsError where that fails. title: of the file, such as "report\""""
+    try:
+        if isinstance(content, str):
+            atomic.write_text(path, content)
+        else:
+            atomic.write_json(path, content)
+    except OSError as error:
+        raise unwritten(error, f"The {title} cannot be written", str(path)) from None
 
 
 def options_help(known: dict[str, tuple[str, str]]) -> str:

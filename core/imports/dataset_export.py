@@ -104,7 +104,7 @@ def dataset_text(job: TrainJob, kind: str, where: str = "dataset") -> tuple[str,
     """The file's text, its content, and advice on what it cannot contain. where: the file. Raises ProblemsError"""
     config, problems = dataset_config(job)
     if kind == "json":
-        return dataset_json(config), config, problems
+        return json.dumps(config, indent=2, allow_nan=False) + "\n", config, problems
     problems += _only_toml(config)
     text = dataset_toml(config)
     if not reads_as(text, config):
@@ -220,12 +220,8 @@ def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
         if name not in values:
             group: Any = images if option.setting in ImageSettings.model_fields else captions
             value = getattr(group, option.setting or name)
-            values[name] = _number(value) if option.kind == "number" else value
+            values[name] = int(value) if option.kind == "number" and float(value).is_integer() else value
     return {name: value for name, value in values.items() if method_of(concept) in OPTIONS[name].methods}
-
-
-def _number(value: float) -> int | float:
-    return int(value) if float(value).is_integer() else value
 
 
 def _extension(concept: Concept, folder: _Folder) -> str:
@@ -502,7 +498,3 @@ def _text(text: str) -> str:
 def _basic(text: str) -> str:
     text = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + _CONTROL.sub(lambda match: _SHORT.get(match[0], f"\\u{ord(match[0]):04x}"), text) + '"'
-
-
-def dataset_json(config: dict[str, Any]) -> str:
-    return json.dumps(config, indent=2, ensure_ascii=True, allow_nan=False) + "\n"

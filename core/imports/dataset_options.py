@@ -45,7 +45,7 @@ class Option:
     kind: str = ""
 
     def completed(self) -> Option:
-        """The option with the name of its setting and the kind that it is declared with."""
+        """The option with `setting` and `kind` filled in from the declaration of its setting."""
         setting = self.name if self.setting == "" else self.setting
         if setting is None or self.kind:
             return replace(self, setting=setting)

@@ -12,7 +12,7 @@ from core.settings.job import TrainJob
 
 @dataclass(frozen=True)
 class Importer:
-    """Takes the settings of a file into a job.
+    """Applies the settings in another program's file to a job.
 
     endings      of its files, in lower case: (".toml",)
     apply        (job, path) -> the job with the file's settings, and the report. Raises ProblemsError where the file is wrong
@@ -35,7 +35,7 @@ def register(importer: Importer) -> None:
 
 
 def importer_of(path: str) -> Importer:
-    """The one that reads this file; that of sd-scripts' dataset configs, which says what it expects, where none does."""
+    """The importer for a file; without a match sd-scripts', whose errors say what it expects."""
     file = Path(path)
     known = reversed(IMPORTERS.values())
     return next((each for each in known if file.suffix.lower() in each.endings and each.recognizes(file)), SD_SCRIPTS)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -100,13 +99,18 @@ def number_type(name: str, place: Place) -> Finding:
     """Whether products in this dtype are correct on this device, and how fast they are compared with fp32."""
     import torch
 
+    from core.families.precision import use_tf32
+
     if name == "fp8":
         return narrow_type(place)
     if name == "tf32":
         if not place.cuda or torch.cuda.get_device_capability(place.device)[0] < NEW_CARD:
             return absent("TF32 needs an NVIDIA GPU from 2020 or later")
-        with tf32_products():
+        use_tf32(True)
+        try:
             return _measured(name, "float32", place)
+        finally:
+            use_tf32(False)
     return _measured(name, TYPES[name], place)
 
 
@@ -182,7 +186,7 @@ def product_error(dtype: torch.dtype, device: str) -> float:
 
 
 def narrow_type(place: Place) -> Finding:
-    """float8_e4m3fn as Atelier uses it: weights are stored in 8 bits and upcast at each use."""
+    """fp8 (float8_e4m3fn) as Atelier uses it: weights are stored in 8 bits and upcast at each use."""
     import torch
 
     if place.device == "mps":
@@ -196,18 +200,6 @@ def narrow_type(place: Place) -> Finding:
         reason = f"weights stored in fp8 are off by {error:.1e}"
         return Finding(FAILED, "", reason, "leave the fp8 base model off", facts)
     return Finding(OK, f"weights stored in 8 bits are within {error:.1%}", facts=facts)
-
-
-@contextmanager
-def tf32_products() -> Iterator[None]:
-    """Inside, fp32 products on NVIDIA GPUs use TF32."""
-    from core.families.precision import use_tf32
-
-    use_tf32(True)
-    try:
-        yield
-    finally:
-        use_tf32(False)
 
 
 # -- attention and optional packages

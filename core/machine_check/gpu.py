@@ -14,7 +14,7 @@ from typing import Any
 from core.machine_check import workload
 from core.machine_check.computing import wait
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
-from core.machine_check.trainings import check_workspace, ready_training, starter, train
+from core.machine_check.trainings import check_workspace, ready_training, starter, take_steps, train
 from core.record import machine
 from core.record.machine import RUNTIME_BYTES
 from core.record.memory import is_out_of_memory
@@ -59,25 +59,19 @@ def no_waits(place: Place) -> Finding:
     """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
-    from core.training.loop.update import optimizer_update
-
     job = build(TrainJob, merge(starter(), {"memory": {"mixed_precision": "bf16"}}))
     training = ready_training(place, job)
     run = training.run
     try:
-        for _ in range(WARM):
-            optimizer_update(run)
-            run.state.step += 1
+        take_steps(run, WARM)
         wait(place.device)
         with waiting_lines() as places:
-            optimizer_update(run)
-            run.state.step += 1
+            take_steps(run, 1)
         wait(place.device)
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
             for _ in range(WATCHED):
                 with record_function(MARK):
-                    optimizer_update(run)
-                run.state.step += 1
+                    take_steps(run, 1)
         counted = waits_within(seen.events() or [])
     finally:
         training.release()
@@ -165,7 +159,9 @@ def real_training(option: str, place: Place) -> Finding:
         facts["saves_bytes"] = plain["reserved_bytes"] - trained.reserved_bytes
         facts["forecast_saves_bytes"] = plain["forecast_bytes"] - forecast
         facts["time_ratio"] = trained.seconds_per_step / plain["seconds_per_step"]
-        found += f"; {saving_words(facts['saves_bytes'])}, {facts['time_ratio']:.2f} of the time"
+        saved = facts["saves_bytes"]
+        saving = f"saves {memory_words(saved)}" if saved >= 0 else f"takes {memory_words(-saved)} more"
+        found += f"; {saving}, {facts['time_ratio']:.2f} of the time"
     # The forecast includes the driver's context, which torch's allocator does not count.
     off = (trained.reserved_bytes + RUNTIME_BYTES["cuda"]) / forecast - 1
     facts["forecast_off"] = off
@@ -183,10 +179,6 @@ def _too_large(place: Place, forecast: int) -> Finding:
     reason = f"it does not fit: {memory_words(there)} VRAM, forecast {memory_words(forecast)}"
     fix = "train with bf16, gradient checkpointing or fp8, which are measured too"
     return Finding(SLOWER, "", reason, fix, facts)
-
-
-def saving_words(saved: int) -> str:
-    return f"saves {memory_words(saved)}" if saved >= 0 else f"takes {memory_words(-saved)} more"
 
 
 def planned(place: Place, values: dict[str, Any]) -> int:

@@ -153,7 +153,7 @@ def _no_time() -> Finding:
 
 
 def gone(answer: Gone, seconds: float) -> Finding:
-    """What is said of an item whose process did not answer."""
+    """The finding for an item whose process ended or hung."""
     if answer.hung:
         reason = f"no answer within {seconds:.0f} seconds, so its process was killed"
         return Finding(FAILED, "", reason, "report this, with the JSON of the check", {}, answer.said)

@@ -32,6 +32,7 @@ from core.settings.presets.files import dump
 
 if TYPE_CHECKING:
     from core.training.building.setup import Training
+    from core.training.loop.run import Run
 
 STEPS = 12
 WARM_UP = 2  # steps that are not timed: the first ones choose kernels and allocate optimizer state
@@ -167,27 +168,33 @@ def ready_training(place: Place, job: TrainJob) -> Training:
     return training
 
 
+def take_steps(run: Run, count: int) -> None:
+    """Take steps as a training does, without what it saves and reports."""
+    from core.training.loop.update import optimizer_update
+
+    for _ in range(count):
+        optimizer_update(run)
+        run.state.step += 1
+
+
 def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Trained:
     """Run the steps of this job and read back the losses."""
     from core.record.memory import PeakMemory, free_memory
-    from core.training.loop.update import optimizer_update
 
     free_memory()
     before = machine.memory("cpu")[0]
     job = build(TrainJob, values)
-    peak, losses, begun = PeakMemory(place.device), [], 0.0
-    with peak:
+    measured_steps = (job.schedule.max_train_steps or STEPS) - warm_up
+    with PeakMemory(place.device) as peak:
         training = ready_training(place, job)
         run = training.run
         try:
-            for step in range(job.schedule.max_train_steps or STEPS):
-                if step == warm_up:
-                    wait(place.device)
-                    begun = time.perf_counter()
-                optimizer_update(run)
-                run.state.step += 1
+            take_steps(run, warm_up)
             wait(place.device)
-            seconds = (time.perf_counter() - begun) / (run.state.step - warm_up)
+            begun = time.perf_counter()
+            take_steps(run, measured_steps)
+            wait(place.device)
+            seconds = (time.perf_counter() - begun) / measured_steps
             back = run.reports.losses.read()
             if back is None or back.end is not None:
                 raise back.end if back and back.end else RuntimeError("no loss came back")
@@ -202,7 +209,7 @@ def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Train
 
 
 def look(name: str, place: Place) -> Finding:
-    """One case: its steps compared with the recorded ones."""
+    """Train a case, and compare its losses with the recorded ones and its time with `against`'s."""
     from core.families.attention import memory_problems
 
     case = CASES[name]

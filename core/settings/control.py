@@ -76,7 +76,6 @@ class LLLiteSettings(Settings):
         0.0,
         ge=0,
         lt=1,
-        title="Dropout",
         hint="off",
         kohya="network_dropout",
         help="Dropout on the hidden layer of each module. 0.1 to 0.3 reduces overfitting.",

@@ -14,7 +14,6 @@ class HintSettings(Settings):
 
     preprocessor: Literal["canny"] = setting(  # core/control/hints/registered.py adds the others
         "canny",
-        title="Preprocessor",
         level="shown",
         kohya="control_net_preps",
         labels={"canny": "Canny edges"},
@@ -53,13 +52,10 @@ class HintSettings(Settings):
         level="shown",
         help="Brightness of soft edges. At 4, an edge with a quarter of the full contrast is white.",
     )
-    line_width: int = setting(
-        5, within=(1, 64), title="Line width", level="shown", unit="pixels", help="Width of the lines of a scribble."
-    )
+    line_width: int = setting(5, within=(1, 64), level="shown", unit="pixels", help="Width of the lines of a scribble.")
     blur_radius: float = setting(
         9.0,
         within=(0.3, 200),
-        title="Blur radius",
         level="shown",
         unit="pixels",
         help="Standard deviation of the Gaussian blur. 9 is usual at 512 pixels.",
@@ -67,7 +63,6 @@ class HintSettings(Settings):
     tile_factor: float = setting(
         4.0,
         within=(1, 64),
-        title="Tile factor",
         level="shown",
         help="The image is made smaller by this factor, and enlarged again. 2 to 8 is usual; higher values leave more to the model.",
     )

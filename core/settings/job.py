@@ -77,7 +77,6 @@ class EmbeddingSettings(Settings):
     )
     preserve_embedding_norm: bool = setting(
         False,
-        title="Preserve embedding norm",
         source="OneTrainer",
         help="After each step, scales the vectors to the median length of the model's own embeddings, so that the token does not drown out the rest of a prompt.",
     )

@@ -19,12 +19,8 @@ SECONDS = 0.5  # for all matches of all expressions with the layers of a model
 LEAST_SECONDS = 0.1  # and of each
 PLAIN = re.compile(r"\w+")  # texts that are compared as they are, without an expression's cost
 LARGEST_RANK = 1024
-OUTER = (
-    "conv_in",
-    "time_embedding.linear_1",
-    "time_embedding.linear_2",
-    "conv_out",
-)  # LyCORIS' preset full has them by name
+# LyCORIS' preset full has them by name
+OUTER = ("conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_out")
 
 
 class Layer(NamedTuple):

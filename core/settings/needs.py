@@ -21,6 +21,19 @@ def lacking(group: type[Settings], values: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def ignored(*rows: tuple[object, str, str]) -> Iterator[tuple[str, str]]:
+    """(dotted path, "ignored: reason") of the settings in rows that apply. rows: (whether it applies, "group.name name ...", reason)"""
+    for applies, settings, reason in rows:
+        group, _, names = settings.partition(".")
+        if applies:
+            yield from ((f"{group}.{name}", f"ignored: {reason}") for name in names.split())
+
+
+def all_but(settings: Settings, group: str, *names: str) -> str:
+    """All settings of a group but these, as `ignored` takes them."""
+    return f"{group}.{' '.join(name for name in fields_of(type(settings)) if name not in names)}"
+
+
 def lacking_in(job: Settings) -> Iterator[tuple[str, str]]:
     """(dotted path, "ignored: reason") of a job's settings whose `needs` are not met."""
     for group in type(job).model_fields:

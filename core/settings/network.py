@@ -265,7 +265,6 @@ class NetworkSettings(Settings):
     )
     layers: list[str] = setting(
         default_factory=list,
-        title="Layers",
         section="Layers",
         widget="layers",
         help="Trains only these layers, one name or regular expression per line: attn-mlp, attn-only, full, full-lin, unet-only, unet-transformer-only, unet-convblock-only (LyCORIS' presets), or what a layer's name or module path contains, such as attn2 or down_blocks.1. 3x3 convolutions among them use the network rank unless conv rank is set. Empty trains the usual layers.",

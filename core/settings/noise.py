@@ -53,7 +53,6 @@ class NoiseSettings(Settings):
     p2_gamma: FloatOrOff = setting(
         None,
         within=(0.01, 20),
-        title="P2 gamma",
         hint="off",
         section="Loss weighting",
         source="Choi et al. 2022, arXiv:2204.00227; OneTrainer",

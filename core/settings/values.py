@@ -82,7 +82,7 @@ def _plain(entry: Declared, text: str) -> Any:
 
 
 def _filled(read: Callable[[Declared, str], Any]) -> Callable[[Declared, str], Any]:
-    """Return `read` for a stripped line, with None for an empty one; a required setting raises ProblemsError then."""
+    """`read`, applied to the stripped text with a decimal point. Empty text is None; for a required setting, ProblemsError."""
 
     def filled(entry: Declared, text: str) -> Any:
         text = with_point(entry, text.strip())
@@ -248,9 +248,8 @@ CODECS = {
     "choice": Codec(_same, lambda entry, raw: None if raw == "" and entry.optional else raw, _one_of),
     "int": Codec(_number_text, _filled(_number)),
     "float": Codec(_number_text, _filled(_number)),
-    "span": Codec(
-        _number_text, _filled(_same), _filled(_plain)
-    ),  # the declaration tells steps, parts and percentages apart
+    # the declaration tells steps, parts and percentages apart
+    "span": Codec(_number_text, _filled(_same), _filled(_plain)),
     "pair": Codec(_joined, _filled(_numbers)),
     "text": Codec(lambda entry, value: str(value), _text, _same),
     "list": Codec(lambda entry, value: "\n".join(map(str, value)), _lines, _listed),

@@ -110,7 +110,7 @@ def stamp_for(root: Path, build: Build) -> dict:
 
 
 def same(found: dict | None, wanted: dict) -> bool:
-    """Whether an environment was made from exactly this; packages added for the tests do not count."""
+    """Whether an environment's stamp has all of these values; further ones, of packages for tests, do not count."""
     return found is not None and all(found.get(key) == value for key, value in wanted.items())
 
 

@@ -10,7 +10,7 @@ from core.settings.job import TrainJob
 from core.settings.optimization.optimizers import catalog
 from core.settings.optimization.rates import effective_rates, scale_factor, scale_sentence
 from core.settings.optimization.schedule import MINIMUM
-from core.settings.presets.recipes import HUBER, changes, recipe, recipes
+from core.settings.presets.recipes import HUBER, changes, recipes
 from core.settings.rules import ineffective, training_problems
 from workshop import optimizer_docs
 
@@ -260,10 +260,10 @@ def test_a_recipe_leads_to_a_job_without_a_word_about_its_optimizer_or_curve(nam
 
 
 def test_recipes_are_offered_where_the_defaults_do_not_fit():
-    assert recipe("AdamW") == {} == recipe("torch.optim.RMSprop") == recipe("nothing")
-    assert recipe("prodigy")["optimizer.learning_rate"] == 1.0
-    assert recipe("prodigy")["optimizer.optimizer_args"]["d_coef"] == 2.0
-    assert recipe("Lion")["optimizer.learning_rate"] < 1e-4
+    assert recipes("AdamW") == [] == recipes("torch.optim.RMSprop") == recipes("nothing")
+    assert recipes("prodigy")[0].settings["optimizer.learning_rate"] == 1.0
+    assert recipes("prodigy")[0].settings["optimizer.optimizer_args"]["d_coef"] == 2.0
+    assert recipes("Lion")[0].settings["optimizer.learning_rate"] < 1e-4
     relative = [each.settings["optimizer.optimizer_args"]["relative_step"] for each in recipes("adafactor")]
     assert relative == [False, True]
     assert changes(TrainJob(), HUBER)["noise.loss_type"] == "smooth_l1"

@@ -116,7 +116,6 @@ def _filled(folder: Path, placed: Sequence[Placed], encode: Callable[[Any], Any]
 
 
 def caching_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows of the benchmark's table."""
     return [
         ("cached", result["what"]),
         ("the VAE alone", f"{result['vae_images_per_second']:.2f} images/s"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from workshop.bench.datasets import IMAGES, make_many
+from workshop.bench.measure import seconds_of, timed
 
 EXPRESSION = '"tag number 7" & !"tag number 20" | tokens:>75'
 
@@ -28,17 +28,15 @@ def measure_captions(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
         make_many(folder, images)
         items = items_of(build(CaptionEditJob, {"dataset": {"folder": str(folder)}}))
         say("filtering and changing captions")
-        first = _seconds(lambda: chosen(items, EXPRESSION))
-        filtered = _seconds(lambda: chosen(items, EXPRESSION))
-        counted = _seconds(lambda: tag_counts(items, 400))
+        first = seconds_of(lambda: chosen(items, EXPRESSION))
+        filtered = seconds_of(lambda: chosen(items, EXPRESSION))
+        counted = seconds_of(lambda: tag_counts(items, 400))
         edit = CaptionEditSettings(edit="add", tags="one more tag")
-        shown = _seconds(lambda: planned(items, edit))
+        shown = seconds_of(lambda: planned(items, edit))
         history, plan = History(Path(name) / "captions"), planned(items, edit)
-        begin = time.perf_counter()
-        done = history.apply("Add tags", changes_of(plan))
-        changed = time.perf_counter() - begin
+        done, changed = timed(lambda: history.apply("Add tags", changes_of(plan)))
         assert len(done.written) == images
-        restored = _seconds(lambda: history.undo(done.id))
+        restored = seconds_of(lambda: history.undo(done.id))
     return {
         "images": images,
         "first_filter_seconds": first,
@@ -61,9 +59,3 @@ def caption_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         (f"preview of a change to {many}", f"{result['preview_seconds'] * 1000:.0f} ms"),
         (f"changing {many}", f"{result['change_seconds']:.1f} s; undo {result['undo_seconds']:.1f} s"),
     ]
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -17,12 +16,8 @@ import psutil
 
 from core.machine_check import workload
 from core.machine_check.workload import ADAFACTOR, STARTER
-from core.record.workspace import PROJECT
-from core.settings.check import build
 from core.settings.flags import merge
-from core.settings.job import TrainJob
-from core.settings.presets.files import dump
-from workshop.bench.measure import WARM_UP_STEPS, PeakWatch, measure_training, webui
+from workshop.bench.measure import WARM_UP_STEPS, measure_training, run_process, webui, write_job
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ QUICK = {  # the packages take most of its memory: it only shows that the compar
 def compare(
     folder: Path, device: str, *, quick: bool, case: str | None, say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """All cases, or the named one. quick: the starter, few steps, one round."""
+    """{case: its results} for all cases or the named one. quick: the starter, few steps, one round."""
     chosen = QUICK if quick and case is None else CASES
     measured = {}
     for name, each in ({**CASES, **QUICK} if case else chosen).items():
@@ -197,12 +192,7 @@ def plain_specs(case: Case, model: Path, steps: int, device: str) -> dict[str, S
 
 def fill_caches(values: dict[str, Any], outputs: Path, device: str) -> None:
     """`webui.py prepare`, so that neither trainer encodes images while being measured."""
-    outputs.mkdir(parents=True, exist_ok=True)
-    preset = outputs / "bench_job.json"
-    preset.write_text(json.dumps(dump(build(TrainJob, values))), encoding="utf-8")
-    done = subprocess.run(webui(outputs, device, "prepare", str(preset)), cwd=PROJECT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"filling the caches ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    run_process(webui(outputs, device, "prepare", str(write_job(values, outputs))), "filling the caches")
 
 
 def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
@@ -211,18 +201,12 @@ def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
     file.write_text(json.dumps(asdict(spec)), encoding="utf-8")
     argv = [sys.executable, "-m", "workshop.bench.plain_trainer", str(file)]
     usual = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}  # ours, not torch's
-    process = subprocess.Popen(argv, cwd=PROJECT, env=usual, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    watch = PeakWatch(process.pid)
-    printed, errors = process.communicate()
-    peak = watch.finish()
-    if process.returncode:
-        raise RuntimeError(f"the plain trainer ended with {process.returncode}:\n{errors[-2000:]}")
-    seconds = json.loads(printed.splitlines()[-1])["seconds"]
-    return statistics.median(seconds[WARM_UP_STEPS:]), peak
+    ended = run_process(argv, "the plain trainer", usual)
+    seconds = json.loads(ended.printed.splitlines()[-1])["seconds"]
+    return statistics.median(seconds[WARM_UP_STEPS:]), ended.peak_bytes
 
 
 def compare_rows(result: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
-    """Rows of the benchmark's table."""
     rows = []
     for case in result.values():
         if "left_out" in case:

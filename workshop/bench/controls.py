@@ -102,7 +102,6 @@ def _ms(work: Callable[[], object], rounds: int) -> float:
 
 
 def control_rows(result: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    """Rows of the benchmark's table."""
     return [
         (
             f"{each['kind']} of {result['side']} px at {each['size']} px",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.record.draws import python_random
-from core.record.workspace import PROJECT
+from workshop.bench.measure import json_of
 
 IMAGES, PLANNED = 10_000, 100_000
 _SIZES = ((64, 64), (96, 64), (64, 96), (80, 64), (64, 80), (112, 64), (64, 112))
@@ -26,12 +25,12 @@ def measure_datasets(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
         say(f"creating {images} images with captions")
         make_many(folder, images)
         say("reading the folder")
-        warm_up = _in_a_process("scan", str(folder), str(Path(name) / "other.sqlite"))  # the system's file cache
-        first = _in_a_process("scan", str(folder), str(memo))
+        warm_up = json_of("datasets", "scan", str(folder), str(Path(name) / "other.sqlite"))  # the system's file cache
+        first = json_of("datasets", "scan", str(folder), str(memo))
         say("reopening it")
-        again = _in_a_process("scan", str(folder), str(memo))
+        again = json_of("datasets", "scan", str(folder), str(memo))
     say(f"planning an epoch of {planned} images")
-    plan = _in_a_process("plan", str(planned))
+    plan = json_of("datasets", "plan", str(planned))
     return {
         "images": images,
         "first_scan_images_per_second": images / warm_up["seconds"],
@@ -65,18 +64,6 @@ def make_many(folder: Path, count: int) -> None:
         path.write_bytes(samples[ending][number % len(_SIZES)])
         tags = ", ".join(f"tag number {(number * step) % 997}" for step in range(1, 21))
         path.with_suffix(".txt").write_text(tags, encoding="utf-8")
-
-
-def _in_a_process(*words: str) -> dict[str, Any]:
-    """Run this file's command line; the last line it prints is JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "workshop.bench.datasets", *words],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _scan(folder: str, memo_path: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import gc
 import json
 import math
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core.record.workspace import PROJECT, Workspace
+from core.record.workspace import Workspace
 from workshop.bench.datasets import IMAGES, make_many
+from workshop.bench.measure import json_of, seconds_of
 
 RUNS, STEPS = 500, 1500
 SAVES = 10  # models of a run
@@ -33,11 +33,11 @@ def measure_lists(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
         for number in range(runs):
             make_run(Workspace.of(outputs).runs, number, STEPS)
         say("opening Runs")
-        first, again = (_in_a_process("runs", str(outputs)) for _ in range(2))
+        first, again = (json_of("lists", "runs", str(outputs)) for _ in range(2))
         say(f"creating {images} images with captions")
         make_many(folder, images)
         say("opening Dataset and searching Captions")
-        of_images = _in_a_process("images", str(outputs), str(folder))
+        of_images = json_of("lists", "images", str(outputs), str(folder))
     return {"runs": runs, "steps": STEPS, "images": images, "first": first, "again": again, **of_images}
 
 
@@ -88,13 +88,6 @@ def list_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _in_a_process(*words: str) -> dict[str, Any]:
-    """Run this file's command line; the last line it prints is JSON."""
-    command = [sys.executable, "-m", "workshop.bench.lists", *words]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def _page(outputs: str) -> Any:
     from core.engine.engine import Engine
     from tabs.context import make_page
@@ -116,7 +109,7 @@ def _runs(outputs: str) -> dict[str, float]:
         first = first or ("<tbody>" in shown and time.perf_counter() - begin) or 0.0
         time.sleep(TICK)
     whole = time.perf_counter() - begin
-    again = statistics.median(_seconds(lambda: desk.show({})) for _ in range(5))
+    again = statistics.median(seconds_of(lambda: desk.show({})) for _ in range(5))
     gc.collect()
     held = psutil.Process().memory_info().rss - before
     page.engine.close()
@@ -158,13 +151,7 @@ def _searches(captions: Any) -> list[float]:
     def answer(words: str) -> str:
         return json.dumps(captions.answer({"act": "find", "value": words}))
 
-    return [_seconds(partial(answer, words)) for words in SEARCHES]
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
+    return [seconds_of(partial(answer, words)) for words in SEARCHES]
 
 
 def main(words: list[str]) -> None:

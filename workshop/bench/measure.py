@@ -8,11 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -23,6 +23,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 
+T = TypeVar("T")
 SAMPLE_SECONDS = 0.05
 WARM_UP_STEPS = 3
 PAUSE = 0.5  # seconds between two requests for the page
@@ -46,25 +47,64 @@ def webui(outputs: Path, device: str, *words: str) -> list[str]:
     return [sys.executable, str(PROJECT / "webui.py"), *words, "--outputs", str(outputs), "--device", device]
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A process that ended well. printed: its stdout; peak_bytes: as in `Measured`"""
+
+    printed: str
+    seconds: float
+    peak_bytes: int
+
+
+def run_process(command: Sequence[str], title: str, env: Mapping[str, str] | None = None) -> Ended:
+    """Run a command in the project folder. Raises RuntimeError with the end of its stderr if it fails. title: for that message"""
+    begin = time.perf_counter()
+    process = subprocess.Popen(
+        command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    watch = PeakWatch(process.pid)
+    printed, errors = process.communicate()
+    seconds, peak = time.perf_counter() - begin, watch.finish()
+    if process.returncode:
+        raise RuntimeError(f"{title} ended with {process.returncode}:\n{errors[-2000:]}")
+    return Ended(printed, seconds, peak)
+
+
+def json_of(module: str, *words: str) -> Any:
+    """Run a module of the benchmark in a process of its own: the JSON on the last line that it prints."""
+    command = [sys.executable, "-m", f"workshop.bench.{module}", *words]
+    return json.loads(run_process(command, module).printed.splitlines()[-1])
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """(result, seconds) of a call."""
+    begin = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - begin
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    return timed(work)[1]
+
+
+def write_job(values: dict[str, Any], outputs: Path) -> Path:
+    """The preset of a measured training, below `outputs`."""
+    outputs.mkdir(parents=True, exist_ok=True)
+    preset = outputs / "bench_job.json"
+    preset.write_text(json.dumps(dump(build(TrainJob, values))), encoding="utf-8")
+    return preset
+
+
 def measure_training(
     values: dict[str, Any], outputs: Path, device: str, program: Sequence[str] | None = None
 ) -> Measured:
     """Run `webui.py train` with these settings and read the results. program: arguments of Python to run instead of webui.py"""
-    outputs.mkdir(parents=True, exist_ok=True)
-    preset = outputs / "bench_job.json"
-    preset.write_text(
-        json.dumps(dump(build(TrainJob, {"validation": {"best_checkpoint": "off"}} | values))), encoding="utf-8"
-    )
+    preset = write_job({"validation": {"best_checkpoint": "off"}} | values, outputs)
     known = {folder.name for folder in list_runs(outputs / "runs")}
     command = webui(outputs, device, "train", str(preset))
     command[1:2] = program or command[1:2]
     started = time.time()
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    watch = PeakWatch(process.pid)
-    _, errors = process.communicate()
-    peak = watch.finish()
-    if process.returncode:
-        raise RuntimeError(f"the measured training ended with {process.returncode}:\n{errors[-2000:]}")
+    peak = run_process(command, "the measured training").peak_bytes
     folder = next(folder for folder in list_runs(outputs / "runs") if folder.name not in known)
     return _read(folder.journal_file, started, peak)
 
@@ -117,14 +157,8 @@ class PeakWatch:
 
 def measure_tool(words: list[str]) -> dict[str, float]:
     """Seconds and peak memory of a tool in a process of its own."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    watch = PeakWatch(process.pid)
-    _, errors = process.communicate()
-    seconds, peak = time.perf_counter() - begin, watch.finish()
-    if process.returncode:
-        raise RuntimeError(f"the tool ended with {process.returncode}:\n{errors.decode()[-2000:]}")
-    return {"seconds": seconds, "peak_bytes": peak}
+    ended = run_process(words, "the tool")
+    return {"seconds": ended.seconds, "peak_bytes": ended.peak_bytes}
 
 
 def measure_page(values: dict[str, Any], outputs: Path, device: str, requests: int) -> dict[str, float]:

@@ -4,31 +4,26 @@ Linux and a C++ compiler."""
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.record.workspace import PROJECT
+from workshop.bench.measure import run_process
 
 
 def measure_operations(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """{case: {"total", "operations": {group: count}, "waits"}}; quick: of SD 1.5 alone."""
     say("counting device operations")
     command = [sys.executable, "-m", "tests.card.steps", str(folder / "operations"), *(["sd15"] if quick else [])]
-    process = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    if process.returncode:
-        raise RuntimeError(f"the count ended with {process.returncode}:\n{process.stderr[-2000:]}")
-    cases = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
+    printed = run_process(command, "the count").printed
+    cases = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     return {case.pop("name"): case for case in cases}
 
 
 def operation_rows(counted: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows of the benchmark's table."""
-    return [(name, _words(case)) for name, case in counted.items()]
-
-
-def _words(case: dict[str, Any]) -> str:
-    groups = ", ".join(f"{group} {count:,}" for group, count in case["operations"].items())
-    return f"{case['total']:,} operations per step: {groups}"
+    rows = []
+    for name, case in counted.items():
+        groups = ", ".join(f"{group} {count:,}" for group, count in case["operations"].items())
+        rows.append((name, f"{case['total']:,} operations per step: {groups}"))
+    return rows

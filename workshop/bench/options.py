@@ -100,7 +100,6 @@ def measure_options(folder: Path, device: str, case: str, say: Callable[[str], N
 
 
 def option_rows(measured: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows of the benchmark's table."""
     return [("job", measured["what"]), *((name, _words(each)) for name, each in measured["options"].items())]
 
 

@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,17 +45,22 @@ class Bench:
     device: str
     quick: bool
     say: Callable[[str], None]
-    case: str
+    case: str | None
     rates: dict[str, float] = field(default_factory=dict)
 
 
 class Part(NamedTuple):
-    """A part of the benchmark. rows: of the table; usual: without `--only`, others take hours or 21 GB of the disk"""
+    """A part of the benchmark. measure: its parameters are fields of a Bench, or `bench` itself; rows: of the table; usual: without
+    `--only`, others take hours or 21 GB of the disk"""
 
-    measure: Callable[[Bench], Any]
+    measure: Callable[..., Any]
     rows: Callable[[Any], Sequence[tuple[str, str]]]
     usual: bool = False
     with_rates: bool = False
+
+    def measured(self, bench: Bench) -> Any:
+        given = vars(bench) | {"bench": bench}
+        return self.measure(**{name: given[name] for name in signature(self.measure).parameters})
 
 
 def known_part(name: str) -> bool:
@@ -72,14 +78,14 @@ def run_bench(
 
     torch.set_num_threads(machine.threads())
     name, _, case = (only or "").partition(":")
-    bench = Bench(outputs / ".atelier" / "bench", device, quick, say, case)
+    bench = Bench(outputs / ".atelier" / "bench", device, quick, say, case or None)
     chosen = {each: part for each, part in ALL_PARTS.items() if (part.usual if only is None else each == name)}
     result: dict[str, Any] = {"machine": machine_facts(device)}
     if any(part.with_rates for part in chosen.values()):
         say("measuring the GEMM rate")
         bench.rates = {dtype: gemm_rate(dtype, device, 3 if quick else 8) for dtype in ("float32", "bfloat16")}
         result["gemm_flops_per_second"] = bench.rates
-    return result | {each: part.measure(bench) for each, part in chosen.items()}
+    return result | {each: part.measured(bench) for each, part in chosen.items()}
 
 
 def measure_all_captions(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
@@ -209,36 +215,20 @@ def step_flops(width: int, height: int, batch: int, network: NetworkSettings) ->
     return int(counter.get_total_flops())
 
 
-def _without_device(measure: Callable[[Path, bool, Callable[[str], None]], Any]) -> Callable[[Bench], Any]:
-    return lambda bench: measure(bench.folder, bench.quick, bench.say)
-
-
-def _in_memory(measure: Callable[[bool, Callable[[str], None]], Any]) -> Callable[[Bench], Any]:
-    return lambda bench: measure(bench.quick, bench.say)
-
-
-def _on_device(measure: Callable[[Path, str, bool, Callable[[str], None]], Any]) -> Callable[[Bench], Any]:
-    return lambda bench: measure(bench.folder, bench.device, bench.quick, bench.say)
-
-
-def _baseline(bench: Bench) -> dict[str, Any]:
-    return compare(bench.folder, bench.device, quick=bench.quick, case=bench.case or None, say=bench.say)
-
-
 ALL_PARTS = {
     "train": Part(train_part, train_rows, usual=True, with_rates=True),
-    "start": Part(_on_device(measure_start), start_rows),
+    "start": Part(measure_start, start_rows),
     "page": Part(page_part, page_rows, usual=True, with_rates=True),
-    "caching": Part(lambda bench: measure_caching(bench.device, bench.quick, bench.say), caching_rows, True, True),
-    "controls": Part(_in_memory(measure_controls), control_rows),
-    "baseline": Part(_baseline, compare_rows),
-    "options": Part(lambda bench: measure_options(bench.folder, bench.device, bench.case, bench.say), option_rows),
-    "generate": Part(_on_device(measure_generate), generate_rows),
-    "formats": Part(_without_device(measure_formats), format_rows),
-    "tools": Part(_without_device(measure_tools), tool_rows),
-    "datasets": Part(_in_memory(measure_datasets), dataset_rows, usual=True),
-    "operations": Part(_without_device(measure_operations), operation_rows),
-    "lists": Part(_in_memory(measure_lists), list_rows),
-    "captions": Part(_in_memory(measure_all_captions), all_caption_rows, usual=True),
+    "caching": Part(measure_caching, caching_rows, usual=True, with_rates=True),
+    "controls": Part(measure_controls, control_rows),
+    "baseline": Part(compare, compare_rows),
+    "options": Part(measure_options, option_rows),
+    "generate": Part(measure_generate, generate_rows),
+    "formats": Part(measure_formats, format_rows),
+    "tools": Part(measure_tools, tool_rows),
+    "datasets": Part(measure_datasets, dataset_rows, usual=True),
+    "operations": Part(measure_operations, operation_rows),
+    "lists": Part(measure_lists, list_rows),
+    "captions": Part(measure_all_captions, all_caption_rows, usual=True),
 }
 PARTS = tuple(name for name in ALL_PARTS if name != "options")  # which is run with the name of a job

@@ -55,7 +55,6 @@ def forget_images(outputs: Path) -> None:
 
 
 def start_rows(result: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Rows of the benchmark's table."""
     return [(f"time to the end of the first step: {each['what']}", f"{each['seconds']:.1f} s") for each in result]
 
 

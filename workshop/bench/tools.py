@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.draws import normal
 from workshop.bench.formats import copy_seconds, forget
-from workshop.bench.measure import measure_tool, webui
+from workshop.bench.measure import measure_tool, timed, webui
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,18 +50,15 @@ def measure_svd(every: int, say: Callable[[str], None]) -> dict[str, float]:
         up, down = normal((out, RANK), 0, "bench", name, "up"), normal((RANK, into), 0, "bench", name, "down")
         products[name] = Product(up, down)
     say(f"decomposing {len(products)} layers of rank {RANK} by their factors")
-    begin = time.perf_counter()
-    by_name = {name: decompose(each) for name, each in products.items()}
-    by_factors = time.perf_counter() - begin
+    by_name, by_factors = timed(lambda: {name: decompose(each) for name, each in products.items()})
     say("decomposing them whole")
-    begin = time.perf_counter()
-    whole = {
-        name: torch.linalg.svd(each.up @ each.down, full_matrices=False).S[:RANK] for name, each in products.items()
-    }
+    whole, whole_seconds = timed(
+        lambda: {name: torch.linalg.svd(p.up @ p.down, full_matrices=False).S[:RANK] for name, p in products.items()}
+    )
     return {
         "layers": len(products),
         "factors_seconds": by_factors,
-        "whole_seconds": time.perf_counter() - begin,
+        "whole_seconds": whole_seconds,
         "largest_difference": max(
             float(((by_name[n].s[:RANK] - s[: len(by_name[n].s)]) / s[0]).abs().max()) for n, s in whole.items()
         ),
@@ -86,19 +82,13 @@ def measure_extract(quick: bool, say: Callable[[str], None]) -> dict[str, float]
     for shape, times in shapes.items():
         say(f"decomposing {times} differences of {shape[0]} x {shape[1]}")
         matrix = normal(shape, 0, "bench", *shape) * 1e-3
-        parts, seconds = _timed(partial(decompose, matrix, rank=EXTRACTED_RANK))
-        whole, whole_seconds = _timed(partial(decompose, matrix))
-        _, sd_scripts = _timed(partial(torch.linalg.svd, matrix))
+        parts, seconds = timed(partial(decompose, matrix, rank=EXTRACTED_RANK))
+        whole, whole_seconds = timed(partial(decompose, matrix))
+        _, sd_scripts = timed(partial(torch.linalg.svd, matrix))
         for name, each in zip(result, (seconds, whole_seconds, sd_scripts), strict=True):
             result[name] += each * times
         shares.append(parts.retained(EXTRACTED_RANK) / whole.retained(EXTRACTED_RANK))
     return result | {"layers": shapes.total(), "kept": min(shares)}
-
-
-def _timed(do: Callable[[], Any]) -> tuple[Any, float]:
-    begin = time.perf_counter()
-    result = do()
-    return result, time.perf_counter() - begin
 
 
 def measure_resize(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, float]:

@@ -175,8 +175,7 @@ def model(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
-    kind, row = config["network.type"].lower(), table().rows["network.type"]
-    text, unet = config["train.train_text_encoder"], config["train.train_unet"]
+    kind, text, unet = config["network.type"].lower(), config["train.train_text_encoder"], config["train.train_unet"]
     if config.method == "fine_tune":
         return {"method.train_text_encoder": "yes" if text else "no"} | ({} if unet else {"optimizer.unet_lr": 0.0})
     if config.method != "lora":
@@ -185,8 +184,8 @@ def network(config: Config) -> Values:
     if isinstance(kwargs, dict) and not any(kwargs.values()):
         config.note("network.network_kwargs", "idle", "is empty")
     if kind == "lorm":
-        kind = row.default
-    kind = config.among("network.type", row.choices or {}, kind)
+        kind = table().rows["network.type"].default
+    kind = config.choice("network.type", kind)
     rank = config["network.rank"] or config["network.linear"]
     if rank is None and not config["network.lokr_full_rank"]:
         config.note("network.linear", "changed", "AI Toolkit refuses a network without it; 16 is set")
@@ -280,7 +279,7 @@ def _number(value: Any) -> Any:
 
 def noise(config: Config) -> Values:
     low, high = (within(0, 999, config[f"train.{end}_denoising_steps"]) for end in ("min", "max"))
-    precision = config.among("train.dtype", table().rows["train.dtype"].choices or {})
+    precision = config.choice("train.dtype")
     settings = {
         "noise.min_timestep": 999 - max(low, high),  # it counts from the noisiest
         "noise.max_timestep": 1000 - min(low, high),

@@ -21,7 +21,7 @@ from core.settings.optimization.optimizers import OWN, find
 from core.settings.presets.files import differences
 from core.settings.presets.networks import LYCORIS
 
-# The script says them; they are what computes; or they change no weight.
+# Not compared: the script implies them, they say how to compute, or they change no weight.
 OURS = frozenset(
     ("method.kind", "model.family", "model.compatibility", "saving.save_state", "saving.save_state_on_train_end")
 )
@@ -41,19 +41,23 @@ class Exported:
     @property
     def command(self) -> str:
         """A command line for bash."""
-        words = ["accelerate", "launch", f"{self.script}.py"]
-        for name, value in self.options.items():
-            if isinstance(value, list):
-                words += [f"--{name}", *map(str, value)]
-            else:
-                words.append(f"--{name}" if value is True else f"--{name}={value}")
-        return shlex.join(words)
+        words = [word for name, value in self.options.items() for word in option_words(name, value)]
+        return shlex.join(["accelerate", "launch", f"{self.script}.py", *words])
 
     @property
     def toml(self) -> str:
         """The content of a file for --config_file, where a percentage is no number."""
         values = {name: part_of_run(value) if name in SPANS else value for name, value in self.options.items()}
         return "\n".join([f"# sd-scripts, {self.script}.py", *toml_table(values, "", "")]) + "\n"
+
+
+def option_words(name: str, value: Any) -> list[str]:
+    """The words of an option; [] for a value that is off, which a command line leaves out."""
+    if value is None or value is False or value == []:
+        return []
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}" if value is True else f"--{name}={value}"]
 
 
 def _method(job: TrainJob) -> dict[str, Any]:

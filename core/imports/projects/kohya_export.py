@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.imports.projects.export import OURS, SPANS, export_project, same_optimizer
+from core.imports.projects.export import OURS, SPANS, export_project, option_words, same_optimizer
 from core.imports.projects.kohya_ss import (
     DREAMBOOTH,
     EMBEDDING,
@@ -104,7 +104,7 @@ def _fields(tab: str, wanted: Reading) -> Form:
 
 
 def _field(name: str, default: Any, option: Option, value: Any, tab: str) -> Any:
-    """The value of a field that has `value` as its option: the form's own, if it does; the form's own too where none can."""
+    """The field's value with which kohya_ss passes `value` to the option: the default if possible; also the default if none does."""
     written = str(value) if isinstance(default, str) else value
     off = "" if isinstance(default, str) else type(default)()
     for each in (default, *([written] if value is not None else []), off):
@@ -245,7 +245,7 @@ def _argument(name: str, default: Any, text: str | None) -> Any:
 
 
 def _typed(wanted: Reading, resolved: Resolved) -> Iterator[str]:
-    """Words for what the fields do not bring about."""
+    """Words of additional_parameters for options whose value the fields cannot express."""
     there = Reading(wanted.script, resolved.options, frozenset(), prompts=resolved.prompts)
     plain, has = TrainJob(), {tuple(names): values for names, values in settings_of(there)}
     for names, values in settings_of(wanted):
@@ -255,18 +255,9 @@ def _typed(wanted: Reading, resolved: Resolved) -> Iterator[str]:
         off = {path for path in usual if not same_value(path, wanted_values[path], kohya_values[path])}
         if off:  # options that one rule reads decide together
             for name in names:
-                words = _option(name, wanted[name]) if wanted[name] != there[name] else []
+                words = option_words(name, wanted[name]) if wanted[name] != there[name] else []
                 if all(SAFE.fullmatch(word) for word in words):
                     yield from words
-
-
-def _option(name: str, value: Any) -> list[str]:
-    """Words of an option; none for what is off, which no word says."""
-    if value is None or value is False or value == []:
-        return []
-    if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}" if value is True else f"--{name}={value}"]
 
 
 # ---- what is the same

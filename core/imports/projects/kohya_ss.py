@@ -116,7 +116,7 @@ class Resolved:
 
 
 def _field_of(key: str) -> str:
-    """The field that a key of a file fills today; "" for a former key that fills none."""
+    """The form's field for a key of a file, also for former keys; "" for a former key without a field."""
     return FORMER[key].get("field", "") if key in FORMER else key
 
 
@@ -180,7 +180,7 @@ def _loaded(preset: Mapping[str, Any], tab: str) -> tuple[Form, dict[str, str]]:
 
 
 def _number(value: Any, kind: Callable[[Any], Any] = float, fallback: Any = 0.0) -> Any:
-    """A field's number as loading makes it; the fallback for what is none."""
+    """A field's value as a number, as loading converts it; the fallback if that fails."""
     try:
         number = kind(value) if len(str(value)) < 40 else fallback
         return number if math.isfinite(number) else fallback
@@ -365,7 +365,7 @@ def _typed(text: str) -> list[str]:
 
 
 def _as_in_file(entry: Entry, value: Any, form: Form) -> Entry:
-    """An entry with the value that the file has for its key; what follows from a field is no default."""
+    """The entry with the file's own value for its key. An entry that follows from a stated field does not count as a default."""
     if value is None or entry.kind == "secret":
         return entry
     if entry.kind != "default":

@@ -41,7 +41,7 @@ KEYS = {
     "min_timestep": "modelspec.timestep_range", "max_timestep": "modelspec.timestep_range",
 }  # fmt: skip
 MACHINE = "mixed_precision full_fp16 gradient_checkpointing cache_latents lowram fp8_base fp8_base_unet".split()
-# What no file says: key, what is done
+# What no file records: {what: how the import fills it in}
 ASKED = {
     "lr_scheduler_num_cycles, lr_scheduler_power, lr_scheduler_args, bucket_reso_steps, caption_extension, masked_loss": (
         "are not recorded by sd-scripts; its defaults are set"

@@ -1,17 +1,23 @@
-"""Reads the training settings of OneTrainer: a preset, a saved config, or the one that a LoRA file has in it."""
+"""Reads the training settings of OneTrainer: a preset, a saved config, or the one that a LoRA file has in it. Its concepts and
+samples, there or in files of their own, are folders and prompts here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 
-from core.imports.projects.onetrainer_config import NAME, TITLE, data, resolve, rows, table
-from core.imports.projects.onetrainer_lists import concepts, items, samples
-from core.imports.projects.onetrainer_rules import FIXED, RULES
+from core.imports.projects.kohya_ss import counted
+from core.imports.projects.onetrainer_config import NAME, TITLE, Config, data, resolve, rows, table
+from core.imports.projects.onetrainer_rules import FIXED, RULES, SIZE, size_of
 from core.imports.projects.report import Import, Source
-from core.imports.projects.table import first_other, to_import
+from core.imports.projects.table import Values, bounded, first_other, flattened, to_import, within
 from core.settings.presets.foreign import MARKS, ONETRAINER
 
 __all__ = ["NAME", "TITLE", "keys", "read", "recognizes"]
+
+LONGEST = 2_000  # characters of a prompt
+FORMER = {"repeats": "balancing", "validation_concept": "type"}
+ROLES = {"STANDARD": "train", "VALIDATION": "validation", "PRIOR_PREDICTION": "train"}
 
 
 def recognizes(source: Source) -> bool:
@@ -34,3 +40,98 @@ def read(source: Source) -> Import:
     settings |= concepts(config, folders) | samples(config, prompts)
     written = config.written | first_other([*folders, *prompts], table())
     return to_import(config, settings, written, FIXED, NAME, f"{config['training_method']} of {config['model_type']}")
+
+
+def items(config: Config, name: str, file_key: str) -> list[Values]:
+    """The concepts or samples by key ("concepts.text.prompt_source"), with the keys that are written."""
+    given = config.written.get(name)
+    if not isinstance(given, list):
+        given = config.source.json_of(config[file_key])
+        if not isinstance(given, list):
+            config.note(file_key, "unavailable", "is not found here")
+            return []
+        config.note(file_key, "taken", f"has {len(given)} {name}")
+    return config.items(name, [_of_today(each) if isinstance(each, dict) else each for each in given], f"{name}.")
+
+
+def _of_today(given: Values) -> Values:
+    """A concept or sample with its parts flattened, and former names replaced."""
+    return {FORMER.get(key, key): value for key, value in flattened(given, ("image", "text")).items()}
+
+
+def concepts(config: Config, listed: list[Values]) -> Values:
+    if not listed:
+        fix = "put the file of the concepts next to the preset and import it again, or choose the image folders"
+        config.warn("The file names no image folders", "concepts", fix, "import.no-concepts")
+    sources = [source for each in listed for source in _sources(config, each)]
+    return {"dataset.folder": None, "dataset.sources": sources}
+
+
+def _sources(config: Config, given: Values) -> Iterator[Values]:
+    old = given.get("concepts.type")
+    if isinstance(old, bool):  # validation_concept
+        given = given | {"concepts.type": "VALIDATION" if old else "STANDARD"}
+    values = config.take(given, "concepts.")
+    role = config.among("concepts.type", ROLES, values["concepts.type"])
+    if not values["concepts.path"].strip():
+        config.note("concepts.path", "unavailable", "a concept without a folder is left out")
+        return
+    source = config.folder(values) | {"role": role, "loss_weight": values["concepts.loss_weight"]}
+    source |= {"diff_output_preservation": values["concepts.type"] == "PRIOR_PREDICTION"} | _repeats(config, values)
+    source["caption_separator"] = source["caption_separator"] or ","
+    if role == "validation" and not config["validation"]:
+        config.note("concepts.type", "changed", "validation is off, and so are its folders")
+        source["enabled"] = False
+    if values["concepts.image.enable_resolution_override"]:
+        text = values["concepts.image.resolution_override"].strip().lower()
+        if SIZE.fullmatch(text):
+            source["resolution"] = size_of(text)
+        else:
+            config.note("concepts.image.resolution_override", "unavailable", "is neither a number nor width x height")
+    yield bounded(source) | _dropout(config, values)
+
+
+def _dropout(config: Config, values: Values) -> Values:
+    if not values["concepts.text.tag_dropout_enable"]:
+        return {}
+    key = "concepts.text.tag_dropout_mode"
+    rate = within(0.0, 1.0, values["concepts.text.tag_dropout_probability"])
+    return {"caption_tag_dropout_rate": rate, "tag_dropout_mode": config.choice(key, values[key])}
+
+
+def _repeats(config: Config, values: Values) -> Values:
+    """How many images of a folder an epoch has: OneTrainer shows floor(images * balancing)."""
+    number, path = values["concepts.balancing"], values["concepts.path"]
+    if values["concepts.balancing_strategy"] == "SAMPLES":
+        return {"samples_per_epoch": int(number)}
+    if number == int(number) and number >= 1:
+        return {"num_repeats": int(number)}
+    here = counted(path) if config.source.folder is not None else None
+    if here is None:
+        sentence = f"is {number:g} repeats: set samples_per_epoch to that part of the images"
+        config.note("concepts.balancing", "unavailable", sentence)
+        return {"num_repeats": round(number)}
+    images = sum(here.values()) if values["concepts.include_subdirectories"] else here.get("", 0)
+    part = math.floor(images * number)
+    config.note("concepts.balancing", "changed", f"{number:g} repeats of {images} images are {part} images per epoch")
+    return {"samples_per_epoch": part}
+
+
+def samples(config: Config, listed: list[Values]) -> Values:
+    return {"samples.sample_prompts": [line for each in listed for line in _line(config, each)]}
+
+
+def _line(config: Config, given: Values) -> Iterator[str]:
+    """A sample as a line of prompts with its options."""
+    values = {key.partition(".")[2]: value for key, value in config.take(given, "samples.").items()}
+    key = "samples.noise_scheduler"
+    sampler = config.choice(key, values["noise_scheduler"])
+    if not values["enabled"]:
+        config.note("samples.enabled", "changed", "samples that are off are left out")
+        return
+    prompt, negative = (" ".join(values[name][:LONGEST].split()) for name in ("prompt", "negative_prompt"))
+    width, height = (within(64, 4096, values[side] // 8 * 8) for side in ("width", "height"))
+    options = {"n": negative, "w": width, "h": height, "d": within(0, 2**32 - 1, values["seed"])}
+    options |= {"s": within(1, 1000, values["diffusion_steps"]), "l": f"{values['cfg_scale']:g}", "ss": sampler}
+    left = [name for name in ("n", "d") if (name == "n" and not negative) or (name == "d" and values["random_seed"])]
+    yield " ".join([prompt, *(f"--{name} {value}" for name, value in options.items() if name not in left)])

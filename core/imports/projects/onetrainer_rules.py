@@ -52,7 +52,7 @@ PERIODS = {
 }
 TORCH = "torch.optim.lr_scheduler."
 FILES = (".safetensors", ".ckpt", ".pt", ".bin")
-# What OneTrainer does without a key for it, and our default is another.
+# What OneTrainer does and has no key for, where our default differs.
 FIXED: dict[str, tuple[Any, str]] = {
     "dataset.short_batches": ("drop", "OneTrainer leaves out batches that are not full"),
     "captions.caption_lines": ("random", "OneTrainer takes a random line of a caption file"),

@@ -83,7 +83,7 @@ def known_settings() -> dict[str, Declared]:
 
 @dataclass
 class Remarks:
-    """What is said of keys while a file is read: notes by key for the report, and problems."""
+    """Remarks made while a file is read: notes by key for the report, and problems."""
 
     notes: dict[str, tuple[Kind, str]] = field(init=False, default_factory=dict)
     problems: list[Problem] = field(init=False, default_factory=list)
@@ -211,8 +211,8 @@ class Source:
 
 
 def choose(titles: Sequence[str], source: Source, what: str) -> tuple[int, tuple[str, ...]]:
-    """The position of the one that `source.choice` names by its number or line, and the lines to choose from: none if there is
-    one alone. Raises ChoiceNeeded. what: they are, as in "2 training commands"."""
+    """(index of the title that `source.choice` names by number or line, the lines to choose from); (0, ()) for a single title.
+    Raises ChoiceNeeded if `source.choice` names none. what: the titles in the message, such as "training commands"."""
     if len(titles) < 2:
         return 0, ()
     lines = tuple(f"{number}: {title}" for number, title in enumerate(titles, 1))

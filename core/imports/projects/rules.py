@@ -90,7 +90,7 @@ class Reading(Remarks):
         return self.script.method == "lora"
 
 
-# setting -> its value where an option is on, the first of several that is, and where none is
+# setting -> ({option: value while it is on}, of which the first counts; the value while all are off)
 CHOICES: dict[str, tuple[dict[str, str], str]] = {
     "memory.attention": (
         {"mem_eff_attn": "sliced", "xformers": "xformers", "diffusers_xformers": "xformers", "sdpa": "sdpa"},

@@ -46,7 +46,7 @@ class Script:
 
 
 def read_script(text: str, suffix: str = "", variables: Mapping[str, str] | None = None) -> Script:
-    """The commands of a text. suffix: of its file, which says whose they are; else the text's own marks do."""
+    """The commands of a text. suffix: of its file, which tells the shell; "" detects it from the text."""
     plain = text.replace("\r\n", "\n")
     text = _DASH.sub("--", plain.translate(_TYPOGRAPHY))
     notes = []
@@ -115,7 +115,7 @@ class _Reader(ABC):
 
     @abstractmethod
     def tokens(self) -> re.Pattern[str]:
-        """What can be next: a named group for each kind, one of which matches."""
+        """The pattern of the next token, with a named group for each kind of token."""
 
     def read(self, text: str) -> None:
         self.text, self.at = text, 0

@@ -302,9 +302,7 @@ def samples(config: Config) -> Values:
         "samples.negative_prompt": " ".join(config["validation_negative_prompt"][:LONGEST].split()),
         "samples.width": sizes[0][0],
         "samples.height": sizes[0][1],
-        "samples.sample_sampler": config.among(
-            "validation_noise_scheduler", table().rows["validation_noise_scheduler"].choices or {}
-        ),
+        "samples.sample_sampler": config.choice("validation_noise_scheduler"),
         "samples.sample_every_n_steps": config["validation_step_interval"],
         "samples.sample_every_n_epochs": config["validation_epoch_interval"]
         and int(config["validation_epoch_interval"]),
@@ -402,10 +400,7 @@ def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Val
         config.note("data.type", "unavailable", "is no local folder: download its images; it is left out")
         return
     crops = values["data.crop"]
-    buckets = config.among(
-        "data.crop_aspect", table().rows["data.crop_aspect"].choices or {}, values["data.crop_aspect"]
-    )
-    random = config.among("data.crop_style", table().rows["data.crop_style"].choices or {}, values["data.crop_style"])
+    buckets, random = (config.choice(key, values[key]) for key in ("data.crop_aspect", "data.crop_style"))
     resolution = config["resolution"] if values["data.resolution"] is None else values["data.resolution"]
     size = _resolution(
         config, resolution, values["data.resolution_type"] or config["resolution_type"], "data.resolution"

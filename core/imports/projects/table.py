@@ -22,7 +22,9 @@ from core.settings.optimization.optimizers import find, literal
 
 T = TypeVar("T")
 Values = dict[str, Any]
-Fixed = Mapping[str, tuple[Any, str]]  # setting -> what the program does without a key for it, and the sentence on it
+Fixed = Mapping[
+    str, tuple[Any, str]
+]  # setting without a key -> its value in the program, and a sentence for the report
 IDLE, SECRET = "-", "secret"
 TYPES = {bool: "bool", int: "int", float: "float", type(None): "float"}
 KINDS: dict[str, Kind] = {"~": "changed", "!": "unavailable"}
@@ -56,7 +58,7 @@ class Row:
         return list(dict.fromkeys("dataset.sources" if path.startswith("sources.") else path for path in paths))
 
     def note(self, value: Any) -> str:
-        """What the table says of a value."""
+        """The table's remark on a value: its kind ("~" changed, "!" not available), then a sentence; "" for none."""
         return self.notes.get(str(value)) or ("" if value == self.default else self.notes.get("*", ""))
 
 
@@ -125,14 +127,19 @@ class Config(Remarks):
         return self.values[key]
 
     def among(self, key: str, choices: Mapping[str, T], value: Any = None) -> T:
-        """What a key's value stands for; that of its default, with a note, where it is none of the choices."""
+        """The entry of `choices` for a key's value; where there is none, a note is added and the entry of the default returned."""
         value, default = str(self[key] if value is None else value), str(self.table.rows[key].default)
         if value not in choices:
             self.note(key, "unavailable", f"{shorten(value)} is none of {', '.join(choices)}; {default} is set")
         return choices[value if value in choices else default]
 
+    def choice(self, key: str, value: Any = None) -> Any:
+        """`among` with the choices that the table has for the key."""
+        return self.among(key, self.table.rows[key].choices or {}, value)
+
     def take(self, raw: Mapping[str, Any], prefix: str = "") -> Values:
-        """The values of all keys below a prefix; what is wrong keeps its default. Notes what the table says of them."""
+        """{key: value} of all keys below a prefix. Missing and invalid ones have their default; notes are added for these and
+        for values that the table remarks on."""
         values = {}
         for key, row in self.table.below(prefix):
             values[key] = row.default
@@ -163,7 +170,8 @@ class Config(Remarks):
         return str(value)
 
     def items(self, key: str, listed: Iterable[Any], prefix: str) -> list[Values]:
-        """The tables of a list by key ("concepts.path"); those that are none, or too many, are left out with a note at `key`."""
+        """The items of a list as {"concepts.path": value}. Items that are no tables, and those beyond MOST_ITEMS, are left out
+        with a note at `key`."""
         every = list(listed)
         tables = [each for each in every[:MOST_ITEMS] if isinstance(each, dict)]
         if len(tables) < len(every):
@@ -171,22 +179,22 @@ class Config(Remarks):
         return [{f"{prefix}{name}": value for name, value in each.items()} for each in tables]
 
     def folder(self, values: Values) -> Values:
-        """Settings of a folder that are one key of its item each."""
+        """Settings of a folder that each follow from a single key of its item."""
         direct = ((row.here, key) for key, row in self.table.rows.items() if row.here.startswith("=sources."))
         return {here.partition(".")[2]: values[key] for here, key in direct}
 
     def ruled(self, rules: Iterable[Callable[[Any], Values]]) -> Values:
-        """The settings of keys that are one each, and what rules make of the others."""
+        """{setting: value}: of keys that are one setting each, and the results of the rules."""
         return self.direct() | {path: value for rule in rules for path, value in rule(self).items()}
 
     def direct(self) -> Values:
-        """Keys that are one setting each. Where it may be empty, empty texts and 0 are not set."""
+        """{setting: value} of keys that are one setting each. "" and 0 become None where the setting may be empty."""
         known, settings = known_settings(), Values()
         for key, row in self.table.rows.items():
             path = row.here[1:]
             group = path.partition(".")[0]
             if row.here.startswith("=") and group != "sources" and OF_METHODS.get(group, self.method) == self.method:
-                value = self.among(key, row.choices) if row.choices else self[key]
+                value = self.choice(key) if row.choices else self[key]
                 settings[path] = None if path in known and known[path].optional and value in ("", 0) else value
         return settings
 
@@ -196,7 +204,7 @@ def within(low: Any, high: Any, number: Any) -> Any:
 
 
 def bounded(source: Values) -> Values:
-    """A folder's settings with numbers that they can have."""
+    """A folder's settings with each number limited to BOUNDS."""
     return {
         name: within(*BOUNDS[name], value) if name in BOUNDS and value is not None else value
         for name, value in source.items()
@@ -204,7 +212,7 @@ def bounded(source: Values) -> Values:
 
 
 def first_other(listed: Iterable[Values], table: Table) -> Values:
-    """Each key of the items of lists with the first value that is not its default."""
+    """{key: the first value that is not its default} over all items of lists."""
     values: Values = {}
     for key, value in (pair for each in listed for pair in each.items()):
         if key not in values or (key in table.rows and values[key] == table.rows[key].default):
@@ -213,7 +221,7 @@ def first_other(listed: Iterable[Values], table: Table) -> Values:
 
 
 def optimizer_settings(name: str, arguments: Values) -> Values:
-    """The optimizer with its arguments, those that are settings of their own there."""
+    """The settings for an optimizer: its type, its arguments, and those arguments that are settings of their own (COMMON)."""
     pairs = {key for key, value in arguments.items() if isinstance(value, list) and (key, len(value)) != ("betas", 2)}
     settings = {f"optimizer.{key}": arguments[key] for key in COMMON if key in arguments and key not in pairs}
     rest = {key: value for key, value in arguments.items() if f"optimizer.{key}" not in settings}

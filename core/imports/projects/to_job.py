@@ -18,7 +18,7 @@ from core.settings.check import allowed, build
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.job import TrainJob
 
-# What sd-scripts does without an option for it, and our default is another.
+# What sd-scripts does and has no option for, where our default differs: setting -> (value, sentence).
 FIXED: dict[str, tuple[Any, str]] = {
     "samples.sample_steps": (30, "sd-scripts samples with 30 steps unless a prompt says otherwise"),
     "samples.guidance_scale": (7.5, "sd-scripts samples with a guidance scale of 7.5 unless a prompt says otherwise"),
@@ -32,9 +32,8 @@ IGNORED: dict[str, tuple[Kind, str]] = {
     "noise_offset_type": ("idle", "is ignored by sd-scripts; noise_offset and multires_noise_iterations decide"),
     "train_inpainting": ("unavailable", "is not available: the model is trained as one that does not inpaint"),
 }
-KEPT = frozenset(
-    ("save_state", "save_state_on_train_end")
-)  # ours stay on where they are not given: they change no weight
+# Ours stay on where they are not given: they change no weight
+KEPT = frozenset(("save_state", "save_state_on_train_end"))
 SCRIPTLESS = ("controlnet", "lllite")  # groups of methods whose scripts are not imported
 
 
@@ -198,7 +197,7 @@ def _entries(
 def _written(
     read: Reading, name: str, value: Any, settings: tuple[str, ...], corrected: Mapping[str, str], before: int
 ) -> Entry:
-    """before: how many unknown options there were."""
+    """The entry of an option that the file states. before: how many unknown options preceded it"""
     key = read.key(name)
     wrong = next((f"{path} {corrected[path]}" for path in settings if path in corrected), "")
     if name in SECRETS:

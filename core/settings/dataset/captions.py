@@ -121,7 +121,6 @@ class CaptionSettings(Settings):
     )
     tag_dropout_mode: Literal["each", "all"] = setting(
         "each",
-        title="Tag dropout mode",
         labels={"each": "each tag", "all": "all tags at once"},
         source="OneTrainer",
         help="What tag dropout drops: each tag by its own chance, or all tags at once, which leaves only the kept tokens and the trigger word.",

@@ -11,7 +11,7 @@ from core.settings.base import Settings, fields_of
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.images import ImageSettings
-from core.settings.dataset.source import ONE_FOR_ALL, Source
+from core.settings.dataset.source import ONE_FOR_ALL, SHARED, Source
 from core.settings.dataset.validation import ValidationSettings
 
 if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
@@ -118,11 +118,7 @@ def training_resolution(job: TrainJob) -> tuple[int, int]:
 
 def own_settings(source: Source) -> dict[str, Any]:
     """{name: value} of the shared settings that this folder overrides, in the order of declaration."""
-    return {
-        name: value
-        for group in (ImageSettings, CaptionSettings, ValidationSettings)
-        for name, value in _own(source, group).items()
-    }
+    return {name: value for group in SHARED for name, value in _own(source, group).items()}
 
 
 def _own(source: Source, group: type[Settings]) -> dict[str, Any]:

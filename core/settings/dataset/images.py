@@ -154,7 +154,6 @@ class ImageSettings(Settings):
     )
     control_interpolation: Literal["auto", "lanczos", "nearest", "bilinear", "bicubic", "area", "box"] | None = setting(
         None,
-        title="Control interpolation",
         labels={"": "as the images"},
         help="Resampling method of control images. nearest keeps lines and colors exact; area keeps the mean brightness, so thin lines fade.",
     )

@@ -51,7 +51,6 @@ class StartNoiseSettings(Settings):
     )
     noise_offset_range: tuple[float, float] = kohya_setting(
         (0.0, 0.1),
-        title="Noise offset range",
         help="The offset is the first number plus the difference to the second times a normal random number.",
     )
     pyramid_noise_prob: float | None = kohya_setting(

@@ -35,7 +35,6 @@ class ControlUse(AnyHintSettings):
     )
     preprocessor: Literal["canny"] = setting(  # none is added below, the others in core/control/hints/registered.py
         "none",
-        title="Preprocessor",
         kohya="control_net_preps",
         labels={"canny": "Canny edges"},
         help="Makes the control image from the image, at the size that is generated. None takes the image as it is. An ONNX model runs on the CPU.",

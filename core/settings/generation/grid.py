@@ -45,7 +45,7 @@ class GridSettings(Settings):
     vary_seeds_y: bool = _vary("Y")
     vary_seeds_z: bool = _vary("Z")
     name: str = setting(
-        "grid", title="Name", max_length=80, names="part", help="Name of the folder in outputs/grids, after the time."
+        "grid", max_length=80, names="part", help="Name of the folder in outputs/grids, after the time."
     )
     folder: str | None = setting(
         None,

@@ -23,7 +23,6 @@ class HiresSettings(Settings):
     hires_steps: int | None = setting(
         None,
         within=(1, 1000),
-        title="Hires steps",
         unit="steps",
         hint="as sampling steps",
         source="A1111",

@@ -37,7 +37,6 @@ class ImageToImageSettings(Settings):
         None,
         within=(0, 256),
         unit="pixels",
-        title="Mask blur",
         hint="4",
         source="A1111",
         help="Softens the edge of the mask, so that what is repainted blends in. 4 is usual; with the compatibility of sd-scripts, empty is 0.",
@@ -47,7 +46,6 @@ class ImageToImageSettings(Settings):
     )
     inpaint_area: Literal["whole", "masked"] = setting(
         "whole",
-        title="Inpaint area",
         labels={"whole": "whole image", "masked": "only masked"},
         source="A1111",
         help="Only masked cuts out the masked area, generates it at the full width and height, and pastes it back: more detail in a small area, such as a face. The image keeps its size.",
@@ -62,7 +60,6 @@ class ImageToImageSettings(Settings):
     )
     masked_content: Literal["original", "fill", "latent_noise", "latent_nothing"] = setting(
         "original",
-        title="Masked content",
         labels={"latent_noise": "latent noise", "latent_nothing": "latent nothing"},
         source="A1111",
         help="What the masked area begins with: the image itself, the blurred colors around it, noise, or nothing. All but original need a denoising strength near 1.",

@@ -45,7 +45,6 @@ class PerceptualSettings(Settings):
     )
     guide_image: str | None = setting(
         None,
-        title="Guide image",
         widget="path",
         names="path",
         hint="the control image for all",

@@ -10,7 +10,6 @@ class RegionSettings(Settings):
 
     region_map: str | None = setting(
         None,
-        title="Region map",
         widget="path",
         names="path",
         hint="the whole image",

@@ -196,18 +196,20 @@ def catalog() -> dict[str, Entry]:
     return found
 
 
+def arguments_in(item: Mapping[str, Any]) -> dict[str, Argument]:
+    """{name: argument} of an optimizer or scheduler in optimizers.json."""
+    return {each["name"]: Argument(**{**each, "choices": tuple(each.get("choices", ()))}) for each in item["arguments"]}
+
+
 def entry_from(item: Mapping[str, Any]) -> Entry:
     """The entry of an item in optimizers.json."""
-    arguments = {
-        each["name"]: Argument(**{**each, "choices": tuple(each.get("choices", ()))}) for each in item["arguments"]
-    }
     path = item["path"]
     bare = path.removeprefix("torch.optim.")
     return Entry(
         name=bare if "." not in bare else path,
         path=path,
         package=item["package"],
-        arguments=arguments,
+        arguments=arguments_in(item),
         reason=item.get("reason", ""),
         traits=frozenset(item.get("traits", ())),
         only_on=tuple(item.get("only_on", ())),

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from core.record.problems import Problem
-from core.settings.optimization.optimizers import Argument, argument_problems, data, module_problem
+from core.settings.optimization.optimizers import Argument, argument_problems, arguments_in, data, module_problem
 
 WHERE = "schedule.lr_scheduler_type"
 PREFIX = "torch.optim.lr_scheduler."
@@ -17,12 +17,7 @@ PREFIX = "torch.optim.lr_scheduler."
 @cache
 def offered() -> dict[str, dict[str, Argument]]:
     """{class name: arguments} of torch's schedulers that depend on the step only."""
-    return {
-        item["path"].removeprefix(PREFIX): {
-            each["name"]: Argument(**{**each, "choices": tuple(each.get("choices", ()))}) for each in item["arguments"]
-        }
-        for item in data()["schedules"]
-    }
+    return {item["path"].removeprefix(PREFIX): arguments_in(item) for item in data()["schedules"]}
 
 
 def type_problems(name: str, arguments: Mapping[str, Any]) -> list[Problem]:

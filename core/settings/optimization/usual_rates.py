@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from core.settings.blocks import COUNTS, block_rates
+from core.settings.blocks import COUNTS, SIDES, block_rates
 from core.settings.methods import MARGIN, Usual, spec_of
 from core.settings.optimization.optimizer import relative_steps
 from core.settings.optimization.optimizers import ADAFACTOR, AUTOMAGIC, adapts, find
@@ -53,9 +53,8 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
     if relative_steps(job.optimizer):
         return None
     if adapts(job.optimizer.optimizer_type):
-        return (
-            None if part.endswith(" plus") else ADAPTING
-        )  # rules/learning_rate.py reports that it does not support LoRA+
+        # rules/learning_rate.py reports that it does not support LoRA+
+        return None if part.endswith(" plus") else ADAPTING
     entry = find(job.optimizer.optimizer_type)
     if entry is not None and entry.path in AUTOMAGIC:
         return None if part.endswith(" plus") else STARTING
@@ -119,17 +118,12 @@ def _by_block(job: TrainJob, rates: dict[str, float]) -> list[Far]:
         factors = block_rates(job.network, COUNTS.get(job.model.family, COUNTS["sd1"])) or []
     except ValueError:  # reported by the rules
         return []
-    where = next((f"network.{name}_lr_weight" for name in ("down", "mid", "up") if _weights(job, name)), "")
+    where = next((f"network.{name}" for name in SIDES if getattr(job.network, name)), "")
     for factor in factors:
         rate = rates["unet"] * factor
         if rate > 0 and (way := usual.far(rate)):
             return [Far("unet", where, rate, usual, way)]
     return []
-
-
-def _weights(job: TrainJob, side: str) -> str | None:
-    weights: str | None = getattr(job.network, f"{side}_lr_weight")
-    return weights
 
 
 def short(number: float) -> str:

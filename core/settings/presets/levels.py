@@ -66,7 +66,7 @@ def _values(job: TrainJob, number: int, device: str) -> dict[str, Any]:
 
 
 def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
-    """fp8 for frozen weights; the VAE in 16 bits."""
+    """Values for frozen parts: fp8 weights from level 3, a 16-bit VAE at level 4."""
     may = not job.method.traits.base_trains and not device.startswith("mps")
     text = may and number >= 4 and job.method.traits.uses_network
     return {
@@ -77,7 +77,7 @@ def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
 
 
 def _whole_model(job: TrainJob, number: int) -> dict[str, Any]:
-    """Trained weights in 16 bits, then a fused backward pass if the optimizer supports it."""
+    """Values for a trained model: 16-bit weights from level 3, a fused backward pass at level 4 if the optimizer supports it."""
     computed = job.memory.mixed_precision
     kind = "fp16" if computed == "fp16" else "bf16"
     values: dict[str, Any] = {

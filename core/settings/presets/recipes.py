@@ -17,6 +17,8 @@ CONSTANT: dict[str, Any] = {
     "schedule.lr_warmup_steps": 0,
     "schedule.lr_scheduler_type": None,
 }
+COSINE: dict[str, Any] = {"schedule.lr_scheduler": "cosine", "schedule.lr_scheduler_type": None}
+ARGUMENTS = "optimizer.optimizer_args"
 OWN_DEFAULTS: dict[str, Any] = {"optimizer.weight_decay": None, "optimizer.betas": None, "optimizer.eps": None}
 ONE_RATE: dict[str, Any] = {
     "optimizer.learning_rate": 1.0,
@@ -45,76 +47,57 @@ def recipes(optimizer_type: str) -> list[Recipe]:
         return []
     name = entry.name.rsplit(".", 1)[-1]
     if entry.path == ADAFACTOR:
-        return [_adafactor_given(), _adafactor_relative()]
+        return ADAFACTORS
     if "adapts" in entry.traits:
-        free = (
-            CONSTANT
-            if "averages" in entry.traits
-            else {"schedule.lr_scheduler": "cosine", "schedule.lr_scheduler_type": None}
-        )
-        settings = {
-            **OWN_DEFAULTS,
-            **ONE_RATE,
-            **free,
-            "optimizer.optimizer_args": _adapting(entry.path, entry.arguments),
-        }
-        return [
-            Recipe(
-                f"{name} with learning rate 1", settings, "It adapts the learning rate; the value set is only a factor."
-            )
-        ]
-    if "averages" in entry.traits and "schedule" in entry.path.lower():
-        arguments: dict[str, Any] = {"warmup_steps": 100} if "warmup_steps" in entry.arguments else {}
-        settings = {**OWN_DEFAULTS, **CONSTANT, "optimizer.optimizer_args": arguments}
+        title, why = "with learning rate 1", "It adapts the learning rate; the value set is only a factor."
+        free = CONSTANT if "averages" in entry.traits else COSINE
+        settings = ONE_RATE | free | {ARGUMENTS: _adapting(entry.path, entry.arguments)}
+    elif "averages" in entry.traits and "schedule" in entry.path.lower():
+        title, why = "without scheduler", "Averaging replaces the scheduler; it has its own warmup."
+        settings = CONSTANT | {ARGUMENTS: {"warmup_steps": 100} if "warmup_steps" in entry.arguments else {}}
         if "sgd" in name.lower():
             settings["optimizer.learning_rate"] = 0.01  # for a LoRA: SGD steps are tiny at AdamW's rates
-        return [
-            Recipe(f"{name} without scheduler", settings, "Averaging replaces the scheduler; it has its own warmup.")
-        ]
-    if entry.path in AUTOMAGIC:
-        settings = {**OWN_DEFAULTS, **CONSTANT, "optimizer.learning_rate": 1e-6, "optimizer.optimizer_args": {}}
+    elif entry.path in AUTOMAGIC:
+        title = "from learning rate 1e-6"
         why = "It raises and lowers its rates while it trains; the learning rate is where they start."
-        return [Recipe(f"{name} from learning rate 1e-6", settings, why)]
-    if entry.path == "pytorch_optimizer.SOAP":
-        settings = {"optimizer.optimizer_args": {"max_precondition_dim": 256}}
+        settings = CONSTANT | {"optimizer.learning_rate": 1e-6, ARGUMENTS: {}}
+    elif entry.path == "pytorch_optimizer.SOAP":
         why = "Preconditions the side of the rank alone. Both sides take 34 GB for SDXL at rank 16."
-        return [Recipe("SOAP for a LoRA", settings, why)]
-    if "lion" in name.lower():
-        settings = {**OWN_DEFAULTS, "optimizer.learning_rate": 2e-5, "optimizer.optimizer_args": {}}
+        return [Recipe("SOAP for a LoRA", {ARGUMENTS: {"max_precondition_dim": 256}}, why)]
+    elif "lion" in name.lower():
+        title = "with a lower learning rate"
         why = "Lion needs a third to a tenth of AdamW's learning rate (Chen et al. 2023, arXiv:2302.06675)."
-        return [Recipe(f"{name} with a lower learning rate", settings, why)]
-    return []
+        settings = {"optimizer.learning_rate": 2e-5, ARGUMENTS: {}}
+    else:
+        return []
+    return [Recipe(f"{name} {title}", OWN_DEFAULTS | settings, why)]
 
 
-def recipe(optimizer_type: str) -> dict[str, Any]:
-    """The first recipe's settings {dotted path: value}, or {}."""
-    found = recipes(optimizer_type)
-    return dict(found[0].settings) if found else {}
-
-
-def _adafactor_given() -> Recipe:
-    settings = {
-        **OWN_DEFAULTS,
-        "optimizer.optimizer_args": {"relative_step": False, "scale_parameter": False, "warmup_init": False},
-        "optimizer.max_grad_norm": 0.0,
-        "schedule.lr_scheduler": "constant_with_warmup",
-        "schedule.lr_scheduler_type": None,
-        "schedule.lr_warmup_steps": "5%",
-    }
-    why = "The learning rate as set, constant after a warmup; AdaFactor clips its own updates."
-    return Recipe("AdaFactor with a fixed learning rate", settings, why)
-
-
-def _adafactor_relative() -> Recipe:
-    settings = {
-        **OWN_DEFAULTS,
-        **CONSTANT,
-        "optimizer.optimizer_args": {"relative_step": True, "scale_parameter": True, "warmup_init": True},
-        "optimizer.max_grad_norm": 0.0,
-        "schedule.lr_scheduler": "adafactor",
-    }
-    why = "The learning rate follows the step and the scale of the weights."
-    return Recipe("AdaFactor with relative steps", settings, why)
+ADAFACTORS = [
+    Recipe(
+        "AdaFactor with a fixed learning rate",
+        {
+            **OWN_DEFAULTS,
+            ARGUMENTS: {"relative_step": False, "scale_parameter": False, "warmup_init": False},
+            "optimizer.max_grad_norm": 0.0,
+            "schedule.lr_scheduler": "constant_with_warmup",
+            "schedule.lr_scheduler_type": None,
+            "schedule.lr_warmup_steps": "5%",
+        },
+        "The learning rate as set, constant after a warmup; AdaFactor clips its own updates.",
+    ),
+    Recipe(
+        "AdaFactor with relative steps",
+        {
+            **OWN_DEFAULTS,
+            **CONSTANT,
+            ARGUMENTS: {"relative_step": True, "scale_parameter": True, "warmup_init": True},
+            "optimizer.max_grad_norm": 0.0,
+            "schedule.lr_scheduler": "adafactor",
+        },
+        "The learning rate follows the step and the scale of the weights.",
+    ),
+]
 
 
 def _adapting(path: str, known: Mapping[str, Any]) -> dict[str, Any]:

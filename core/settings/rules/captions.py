@@ -8,6 +8,7 @@ from core.record.problems import Problem
 from core.settings.dataset.concepts import Concept, anywhere
 from core.settings.job import TrainJob
 from core.settings.model import traits_of
+from core.settings.needs import ignored
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -28,13 +29,11 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         joins = own.sidecars == "joined" or bool(each.source.metadata_file)
         return joins or bool(own.secondary_separator or own.trigger_word or own.keep_tokens_separator)
 
-    if not anywhere(job, changes_tags):
-        yield "captions.keep_tokens", "ignored: tags are neither shuffled nor dropped"
-        if not anywhere(job, separates):
-            yield "captions.caption_separator", "ignored: tags are neither shuffled nor dropped"
-    if not anywhere(job, lambda each: each.captions.caption_tag_dropout_rate > 0):
-        yield "captions.tag_dropout_mode", "ignored: no tags are dropped"
-    if not anywhere(job, lambda each: each.captions.token_warmup_step > 0):
-        yield "captions.token_warmup_min", "ignored: token warmup is off"
-    if not anywhere(job, lambda each: each.captions.sidecars == "drawn"):
-        yield "captions.sentence_share", "ignored: no folder picks a caption file at random"
+    fixed, reason = not anywhere(job, changes_tags), "tags are neither shuffled nor dropped"
+    yield from ignored(
+        (fixed, "captions.keep_tokens", reason),
+        (fixed and not anywhere(job, separates), "captions.caption_separator", reason),
+        (not anywhere(job, lambda each: each.captions.caption_tag_dropout_rate > 0), "captions.tag_dropout_mode", "no tags are dropped"),
+        (not anywhere(job, lambda each: each.captions.token_warmup_step > 0), "captions.token_warmup_min", "token warmup is off"),
+        (not anywhere(job, lambda each: each.captions.sidecars == "drawn"), "captions.sentence_share", "no folder picks a caption file at random"),
+    )  # fmt: skip

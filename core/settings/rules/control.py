@@ -12,20 +12,6 @@ FAMILIES = ("auto", "sd1", "sdxl")  # of LLLite
 
 
 def controlnet_problems(job: TrainJob) -> Iterator[Problem]:
-    yield from _both(job)
-
-
-def lllite_problems(job: TrainJob) -> Iterator[Problem]:
-    yield from _both(job)
-    if job.model.family not in FAMILIES:
-        what = "ControlNet-LLLite is for SD 1.x and SDXL"
-        yield Problem(what, "model.family", "choose ControlNet, or another model", code="lllite.family")
-    if job.memory.torch_compile:
-        what = "torch.compile does not support ControlNet-LLLite"
-        yield Problem(what, "memory.torch_compile", "turn it off", code="lllite.compile")
-
-
-def _both(job: TrainJob) -> Iterator[Problem]:
     words = spec_of(job).words
     if job.sharding.active:
         what = f"DeepSpeed cannot train {words}"
@@ -33,3 +19,13 @@ def _both(job: TrainJob) -> Iterator[Problem]:
     if job.model.traits and not job.model.traits.unet:
         what = f"{words[0].upper()}{words[1:]} needs a model with a U-Net, such as SDXL"
         yield Problem(what, "method.kind", "choose another method, or another model", code="control.no-unet")
+
+
+def lllite_problems(job: TrainJob) -> Iterator[Problem]:
+    yield from controlnet_problems(job)
+    if job.model.family not in FAMILIES:
+        what = "ControlNet-LLLite is for SD 1.x and SDXL"
+        yield Problem(what, "model.family", "choose ControlNet, or another model", code="lllite.family")
+    if job.memory.torch_compile:
+        what = "torch.compile does not support ControlNet-LLLite"
+        yield Problem(what, "memory.torch_compile", "turn it off", code="lllite.compile")

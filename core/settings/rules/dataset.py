@@ -9,6 +9,7 @@ from core.settings.dataset.concepts import Concept, anywhere, concepts_of
 from core.settings.dataset.images import ImageSettings
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
+from core.settings.needs import ignored
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -41,7 +42,7 @@ def has_partners(concept: Concept) -> bool:
 
 
 def _sides(job: TrainJob) -> Iterator[Problem]:
-    """Sides that the model's family cannot have."""
+    """The error for image sides that the model's family cannot have."""
     step = job.model.traits.size_step if job.model.traits else 8
     for images in [job.dataset, *(concept.images for concept in concepts_of(job))]:
         if images.enable_bucket and images.bucket_reso_steps % step:
@@ -90,40 +91,24 @@ def _long_side(job: TrainJob) -> int:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    yield from _sizes(job)
-    yield from _images(job)
-
-
-def _sizes(job: TrainJob) -> Iterator[tuple[str, str]]:
-    if not anywhere(job, lambda each: each.images.enable_bucket):
-        for name in ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"):
-            yield f"dataset.{name}", "ignored: aspect ratio bucketing is off"
-    elif not anywhere(job, lambda each: each.images.enable_bucket and not each.images.bucket_no_upscale):
-        for name in ("min_bucket_reso", "max_bucket_reso"):
-            yield f"dataset.{name}", "ignored: images are not upscaled"
-    if not anywhere(job, lambda each: each.images.more_resolutions):
-        yield "dataset.resolution_choice", "ignored: there are no additional resolutions"
-    if not anywhere(job, lambda each: not each.images.enable_bucket):
-        yield "dataset.face_crop_aug_range", "ignored: aspect ratio bucketing is on"
-    if not anywhere(job, lambda each: each.images.train_batch_size > 1):
-        yield "dataset.short_batches", "ignored: the batch size is 1"
-
-
-def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
-    if job.dataset.dataset_class:
-        for name in ("folder", "sources", "reg_data_dir"):
-            yield f"dataset.{name}", "ignored: a dataset class lists the images"
+    bucketed = anywhere(job, lambda each: each.images.enable_bucket)
+    upscaled = anywhere(job, lambda each: each.images.enable_bucket and not each.images.bucket_no_upscale)
+    control = job.method.traits.control_images
     by_model = job.method.prior == "model" and not spec_of(job).preserves_class
-    if not by_model and not anywhere(job, lambda each: each.role == "regularization"):
-        yield "dataset.prior_loss_weight", "ignored: there are no regularization images"
-    if job.method.traits.control_images:
-        yield "dataset.masked_loss", "ignored: the mask folder holds control images"
-    elif anywhere(job, has_partners) and not anywhere(job, lambda each: each.images.masked_loss):
-        yield "dataset.conditioning_data_dir", "ignored: masked loss is off"
-        yield "dataset.conditioning_suffix", "ignored: masked loss is off"
-    if not job.method.traits.control_images:
-        yield "dataset.control_interpolation", "ignored: the method uses no control images"
-    if job.validation.best_checkpoint == "off" and not anywhere(job, lambda each: each.holds_out):
-        yield "validation.validation_seed", "ignored: there are no validation images"
-    if job.memory.cache_latents == "off":
-        yield "memory.npz_caches", "ignored: latents are not cached"
+    regularized = by_model or anywhere(job, lambda each: each.role == "regularization")
+    unmasked = anywhere(job, has_partners) and not anywhere(job, lambda each: each.images.masked_loss)
+    measured = job.validation.best_checkpoint != "off" or anywhere(job, lambda each: each.holds_out)
+    yield from ignored(
+        (not bucketed, "dataset.min_bucket_reso max_bucket_reso bucket_reso_steps bucket_no_upscale", "aspect ratio bucketing is off"),
+        (bucketed and not upscaled, "dataset.min_bucket_reso max_bucket_reso", "images are not upscaled"),
+        (not anywhere(job, lambda each: each.images.more_resolutions), "dataset.resolution_choice", "there are no additional resolutions"),
+        (not anywhere(job, lambda each: not each.images.enable_bucket), "dataset.face_crop_aug_range", "aspect ratio bucketing is on"),
+        (not anywhere(job, lambda each: each.images.train_batch_size > 1), "dataset.short_batches", "the batch size is 1"),
+        (job.dataset.dataset_class, "dataset.folder sources reg_data_dir", "a dataset class lists the images"),
+        (not regularized, "dataset.prior_loss_weight", "there are no regularization images"),
+        (control, "dataset.masked_loss", "the mask folder holds control images"),
+        (not control and unmasked, "dataset.conditioning_data_dir conditioning_suffix", "masked loss is off"),
+        (not control, "dataset.control_interpolation", "the method uses no control images"),
+        (not measured, "validation.validation_seed", "there are no validation images"),
+        (job.memory.cache_latents == "off", "memory.npz_caches", "latents are not cached"),
+    )  # fmt: skip

@@ -8,6 +8,7 @@ from core.record.problems import Problem
 from core.settings.job import TrainJob
 from core.settings.model import traits_of
 from core.settings.names import without_signs
+from core.settings.needs import ignored
 from core.settings.saving import SavingSettings
 
 WHERE = "embedding.token_string"
@@ -54,11 +55,11 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
-    yield "optimizer.unet_lr", "ignored: the U-Net is frozen"
-    yield "method.prior", "ignored: the model is frozen, so the class is preserved anyway"
-    yield "method.class_caption", "ignored: the model is frozen, so the class is preserved anyway"
-    yield "memory.text_cache_bytes", "ignored: captions are encoded at each step"
-    if traits_of(job.model.family).two_encoders and not job.embedding.extended:  # else it is refused
-        yield "embedding.extended", "ignored: XTI supports SD 1.x and 2.x only"
-    if job.embedding.embedding_weights:
-        yield "embedding.init_word", "ignored: training starts from the initial embedding"
+    xti = traits_of(job.model.family).two_encoders and not job.embedding.extended  # else it is refused
+    yield from ignored(
+        (True, "optimizer.unet_lr", "the U-Net is frozen"),
+        (True, "method.prior class_caption", "the model is frozen, so the class is preserved anyway"),
+        (True, "memory.text_cache_bytes", "captions are encoded at each step"),
+        (xti, "embedding.extended", "XTI supports SD 1.x and 2.x only"),
+        (job.embedding.embedding_weights, "embedding.init_word", "training starts from the initial embedding"),
+    )

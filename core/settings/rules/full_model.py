@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.blocks import COUNTS, blocks_in_words, numbers
 from core.settings.job import TrainJob
+from core.settings.needs import ignored
 from core.settings.optimization.optimizer import relative_steps
 from core.settings.optimization.optimizers import ADAFACTOR, adapts, find
 from core.settings.optimization.rates import own_rates
@@ -29,6 +30,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _within_backward(job: TrainJob) -> Iterator[Problem]:
+    """Errors for what a fused backward pass, which updates weights during it, does not support."""
     one, groups = job.memory.fused_backward_pass, job.memory.fused_optimizer_groups
     entry = find(job.optimizer.optimizer_type)
     if one and groups:
@@ -97,8 +99,8 @@ def _block_rates(job: TrainJob) -> Iterator[Problem]:
 
 
 def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
-    for name in ("fp8_base", "fp8_base_unet"):
-        if not getattr(job.memory, name):  # else it is refused
-            yield f"memory.{name}", "ignored: the full model is trained, and fp8 is for frozen weights"
-    if job.method.block_lr:
-        yield "optimizer.unet_lr", "ignored: each block has its own learning rate"
+    fp8 = [name for name in ("fp8_base", "fp8_base_unet") if not getattr(job.memory, name)]  # else it is refused
+    yield from ignored(
+        (True, f"memory.{' '.join(fp8)}", "the full model is trained, and fp8 is for frozen weights"),
+        (job.method.block_lr, "optimizer.unet_lr", "each block has its own learning rate"),
+    )

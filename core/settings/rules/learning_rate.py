@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
+from core.settings.needs import ignored
 from core.settings.optimization.optimizer import LORA_PLUS, relative_steps
 from core.settings.optimization.optimizers import adapts, find
 from core.settings.optimization.rates import own_rates, scale_factor, trains_text, trains_unet
@@ -115,26 +116,20 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
+    own = [rate for trained, rate in ((unet, rates.unet_lr), (text, rates.text_encoder_lr)) if trained]
+    by_adafactor = f"optimizer.learning_rate unet_lr text_encoder_lr scale_lr {' '.join(LORA_PLUS)}"
     yield from job.model.traits.unused if job.model.traits else ()
-    if not job.network.trains_conv:  # chosen layers without a conv rank have the network's rank and alpha
-        yield "network.conv_alpha", "ignored: 3x3 convolutions are not trained"
-    if not text:
-        yield "optimizer.text_encoder_lr", "ignored: the text encoder is not trained"
-        yield "optimizer.loraplus_text_encoder_lr_ratio", "ignored: the text encoder is not trained"
-    if not unet:
-        yield "optimizer.unet_lr", "ignored: the U-Net is not trained"
-        yield "optimizer.loraplus_unet_lr_ratio", "ignored: the U-Net is not trained"
-        yield "network.conv_rank", "ignored: the U-Net is not trained"
-    if relative_steps(rates):
-        yield from _adafactor_relative()
-    own = [(unet, rates.unet_lr), (text, rates.text_encoder_lr)]
-    if any(trained for trained, _ in own) and all(rate is not None for trained, rate in own if trained):
-        yield "optimizer.learning_rate", "ignored: every part has its own learning rate"
-    if text:
-        yield "memory.text_cache_bytes", "ignored: the text encoder is trained, so its outputs are not cached"
-
-
-def _adafactor_relative() -> Iterator[tuple[str, str]]:
-    own = ("learning_rate", "unet_lr", "text_encoder_lr", "scale_lr")
-    for name in (*own, *LORA_PLUS):
-        yield f"optimizer.{name}", "ignored: AdaFactor sets the learning rate (relative_step); 0 still freezes a part"
+    yield from ignored(
+        # chosen layers without a conv rank have the network's rank and alpha
+        (not job.network.trains_conv, "network.conv_alpha", "3x3 convolutions are not trained"),
+        (not text, "optimizer.text_encoder_lr loraplus_text_encoder_lr_ratio", "the text encoder is not trained"),
+        (not unet, "optimizer.unet_lr loraplus_unet_lr_ratio", "the U-Net is not trained"),
+        (not unet, "network.conv_rank", "the U-Net is not trained"),
+        (
+            relative_steps(rates),
+            by_adafactor,
+            "AdaFactor sets the learning rate (relative_step); 0 still freezes a part",
+        ),
+        (own and None not in own, "optimizer.learning_rate", "every part has its own learning rate"),
+        (text, "memory.text_cache_bytes", "the text encoder is trained, so its outputs are not cached"),
+    )

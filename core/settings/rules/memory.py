@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
+from core.settings.needs import ignored
 
 FP8 = ("fp8_base", "fp8_base_unet")
 TYPES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
@@ -47,7 +48,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _of_a_unet(job: TrainJob) -> Iterator[Problem]:
-    """Ways to save memory that only a U-Net has."""
+    """Errors for memory settings that need a U-Net."""
     memory = job.memory
     if job.model.traits is None or job.model.traits.unet:
         return
@@ -61,7 +62,9 @@ def _of_a_unet(job: TrainJob) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     memory = job.memory
-    if {memory.mixed_precision, memory.vae_precision} <= {"bf16", "fp16"}:
-        yield "memory.allow_tf32", "ignored: the model and the VAE compute in 16 bits"
-    if not memory.narrow_unet and not job.samples.sample_prompts and not job.samples.sample_prompts_file:
-        yield "memory.lowram", "ignored: there are no samples to keep the VAE for"
+    samples = job.samples.sample_prompts or job.samples.sample_prompts_file
+    narrow = {memory.mixed_precision, memory.vae_precision} <= {"bf16", "fp16"}
+    yield from ignored(
+        (narrow, "memory.allow_tf32", "the model and the VAE compute in 16 bits"),
+        (not memory.narrow_unet and not samples, "memory.lowram", "there are no samples to keep the VAE for"),
+    )

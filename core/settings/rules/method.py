@@ -8,13 +8,10 @@ from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.job import TrainJob
 from core.settings.methods import methods, spec_of
+from core.settings.needs import ignored
 from core.settings.optimization.optimizer import LORA_PLUS
 from core.settings.optimization.optimizers import averages
 from core.settings.optimization.rates import trains_text
-
-FULL_MODEL_ONLY = ("train_text_encoder", "block_lr")
-STOPS = ("stop_text_encoder_training", "stop_text_encoder_epochs")
-FUSED = ("fused_backward_pass", "fused_optimizer_groups")
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -40,18 +37,17 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     for entry in declared(TrainJob):
         if entry.group in owners:
             yield entry.path, f"ignored: only for {owners[entry.group]}"
-    if not own.traits.uses_network:
-        yield "dataset.network_multiplier", "ignored: no network is trained"
-        for name in LORA_PLUS:
-            yield f"optimizer.{name}", "ignored: LoRA+ is for networks"
-    if not own.traits.base_trains:
-        for name in FULL_MODEL_ONLY:
-            yield f"method.{name}", "ignored: it applies to full models only"
-    if not (own.traits.base_trains or own.traits.uses_network) or not trains_text(job):
-        for name in STOPS:
-            yield f"method.{name}", "ignored: the text encoder is not trained"
-    if not own.traits.full_size:
-        for name in FUSED:
-            yield f"memory.{name}", "ignored: it applies to full models only"
-    if method.prior == "images":
-        yield "method.class_caption", "ignored: prior preservation uses regularization images"
+    network, full = own.traits.uses_network, own.traits.base_trains
+    stops = (full or network) and trains_text(job)
+    yield from ignored(
+        (not network, "dataset.network_multiplier", "no network is trained"),
+        (not network, f"optimizer.{' '.join(LORA_PLUS)}", "LoRA+ is for networks"),
+        (not full, "method.train_text_encoder block_lr", "it applies to full models only"),
+        (not stops, "method.stop_text_encoder_training stop_text_encoder_epochs", "the text encoder is not trained"),
+        (
+            not own.traits.full_size,
+            "memory.fused_backward_pass fused_optimizer_groups",
+            "it applies to full models only",
+        ),
+        (method.prior == "images", "method.class_caption", "prior preservation uses regularization images"),
+    )

@@ -6,26 +6,18 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings import readers
-from core.settings.base import declared
 from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, blocks_in_words, numbers, rate_numbers, side_count
 from core.settings.job import TrainJob
 from core.settings.layers import CHOICE, LARGEST_RANK, layer_problems
+from core.settings.needs import ignored
 from core.settings.network import OWN, KindSettings, NetworkSettings
 from core.settings.optimization.optimizer import LORA_PLUS, relative_steps
 from core.settings.optimization.optimizers import adapts, find
 
 DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
 MUCH = 0.5
-FROM_FILE = (
-    "train_norm",
-    "rank",
-    "alpha",
-    "rs_lora",
-    "conv_rank",
-    "conv_alpha",
-    *LISTS,
-    *CHOICE,
-)  # for dim_from_weights
+# What dim_from_weights takes from the initial LoRA
+FROM_FILE = ("train_norm", "rank", "alpha", "rs_lora", "conv_rank", "conv_alpha", *LISTS, *CHOICE)
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -51,12 +43,6 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "network.train_text_encoder", fix, "advice", code="network.text-encoder-rate-zero")
 
 
-def _own(job: TrainJob) -> KindSettings | None:
-    """The settings of the network's kind, if there is something to say about them."""
-    own = getattr(job, job.network.kind, None)
-    return own if isinstance(own, KindSettings) else None
-
-
 def _several_rates(optimizer: str) -> Iterator[Problem]:
     """D-Adaptation and Prodigy: the learning rate is a factor of the one they find."""
     entry = find(optimizer)
@@ -71,7 +57,7 @@ def _several_rates(optimizer: str) -> Iterator[Problem]:
 
 
 def _needed_weights(job: TrainJob) -> Iterator[Problem]:
-    """With ZeRO-3 each process has a part of them."""
+    """The error for network types that read whole weights with ZeRO-3, where each process has a part of them."""
     if job.network.traits.needs_base_weight and job.sharding.shares_weights:
         what = f"'{job.network.label('kind')}' reads the model's weights, of which ZeRO-3 gives each process a part"
         yield Problem(what, "sharding.zero_stage", "use ZeRO stage 1 or 2", code="network.needs-weights")
@@ -79,7 +65,7 @@ def _needed_weights(job: TrainJob) -> Iterator[Problem]:
 
 def _dropouts(network: NetworkSettings) -> Iterator[Problem]:
     for name in DROPOUTS:
-        share, title = getattr(network, name), _title(name)
+        share, title = getattr(network, name), network.title_of(name)
         if share == 1:
             what, fix = f"{title} is 1, so nothing would be trained", "use 0.1 to 0.3, or 0 for off"
             yield Problem(what, f"network.{name}", fix, code="network.dropout-all")
@@ -93,7 +79,7 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
     if family is not None and family not in COUNTS:
         for name in (*LISTS, *SIDES):
             if getattr(network, name):
-                what, fix = f"{_title(name)}: models of this family have no blocks", "leave it empty"
+                what, fix = f"{network.title_of(name)}: models of this family have no blocks", "leave it empty"
                 yield Problem(what, f"network.{name}", fix, code="network.no-blocks")
         return
     counts = {COUNTS[family]} if family else set(COUNTS.values())
@@ -112,7 +98,7 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
 
 
 def _list(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
-    where, title = f"network.{name}", _title(name)
+    where, title = f"network.{name}", NetworkSettings.title_of(name)
     try:
         found = numbers(text)
     except ValueError:
@@ -132,7 +118,7 @@ def _list(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
 
 
 def _side(name: str, text: str, family: str | None) -> Iterator[Problem]:
-    where, title = f"network.{name}", _title(name)
+    where, title = f"network.{name}", NetworkSettings.title_of(name)
     wanted = sorted({side_count(name, COUNTS[family])} if family else set(SIDES[name]), reverse=True)
     try:
         found = rate_numbers(text, wanted[0])
@@ -173,42 +159,25 @@ def _files(network: NetworkSettings) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    network = job.network
-    for name in sorted((OWN | {"initialization"}) - network.traits.uses):
-        yield f"network.{name}", f"ignored: {network.label('kind')} has none"
-    if (own := _own(job)) is not None:
+    network, uses, kind = job.network, job.network.traits.uses, job.network.label("kind")
+    others, sides = sorted((OWN | {"initialization"}) - uses), f"network.{' '.join(SIDES)}"
+    by_adafactor = "AdaFactor sets the learning rate (relative_step); 0 still skips a block"
+    from_file = network.network_weights is not None and network.dim_from_weights
+    yield from ignored((True, f"network.{' '.join(others)}", f"{kind} has none"))
+    if isinstance(own := getattr(job, network.kind, None), KindSettings):
         yield from ((path, f"ignored: {why}") for path, why in own.without_effect())
-    if not network.traits.loraplus:
-        for name in LORA_PLUS:
-            yield f"optimizer.{name}", f"ignored: {network.label('kind')} has no matrices of two rates"
-    if "alpha" not in network.traits.uses:
-        yield "network.rs_lora", f"ignored: {network.label('kind')} has no alpha"
-    if network.network_weights is not None:
-        yield "network.initialization", "ignored: training starts from the weights of a file"
-    if "rank" not in network.traits.uses:
-        yield "network.layer_dims", f"ignored: {network.label('kind')} has no rank"
-    if not network.train_unet:
-        for name in (*LISTS, *SIDES):
-            yield f"network.{name}", "ignored: the U-Net is not trained"
-    elif relative_steps(job.optimizer):
-        for name in SIDES:
-            yield (
-                f"network.{name}",
-                "ignored: AdaFactor sets the learning rate (relative_step); 0 still skips a block",
-            )
-    if not any(getattr(network, name) for name in SIDES):
-        yield "network.block_lr_zero_threshold", "ignored: no block LR weights are set"
-    if network.conv_block_dims:
-        yield "network.conv_rank", "ignored: conv block ranks are set"
-    if network.conv_block_alphas:
-        yield "network.conv_alpha", "ignored: conv block alphas are set"
-    if network.network_weights is not None and network.dim_from_weights:
-        for name in FROM_FILE:
-            yield f"network.{name}", "ignored: taken from the initial LoRA"
-
-
-def _title(name: str) -> str:
-    return next(entry.title for entry in declared(TrainJob) if entry.path == f"network.{name}")
+    yield from ignored(
+        (not network.traits.loraplus, f"optimizer.{' '.join(LORA_PLUS)}", f"{kind} has no matrices of two rates"),
+        ("alpha" not in uses, "network.rs_lora", f"{kind} has no alpha"),
+        (network.network_weights is not None, "network.initialization", "training starts from the weights of a file"),
+        ("rank" not in uses, "network.layer_dims", f"{kind} has no rank"),
+        (not network.train_unet, f"network.{' '.join((*LISTS, *SIDES))}", "the U-Net is not trained"),
+        (network.train_unet and relative_steps(job.optimizer), sides, by_adafactor),
+        (not network.has_block_rates, "network.block_lr_zero_threshold", "no block LR weights are set"),
+        (network.conv_block_dims, "network.conv_rank", "conv block ranks are set"),
+        (network.conv_block_alphas, "network.conv_alpha", "conv block alphas are set"),
+        (from_file, f"network.{' '.join(FROM_FILE)}", "taken from the initial LoRA"),
+    )
 
 
 def _short(text: str) -> str:

@@ -8,6 +8,7 @@ from core.record.problems import Problem
 from core.settings.dataset.concepts import anywhere
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
+from core.settings.needs import ignored
 from core.settings.noise import OBJECTIVES, NoiseSettings
 
 MASKS = ("unmasked_weight", "unmasked_probability", "masked_prior_preservation_weight")  # for any objective
@@ -89,19 +90,16 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         others = NoiseSettings.model_fields.keys() - objective.uses - {"objective", "compatibility", *MASKS}
         for name in sorted(others):
             yield f"noise.{name}", f"ignored: the objective '{objective.title}' does not use it"
-    kohya = noise.compatibility != "none"
-    if kohya and noise.huber_schedule == "snr" and noise.loss_type in ("huber", "smooth_l1"):
-        yield "noise.huber_scale", "ignored: sd-scripts does not use it with the SNR schedule"
-    if noise.min_timestep == noise.max_timestep:
-        for name in ("timestep_sampling", "timestep_shift", "stratified_timesteps"):
-            yield f"noise.{name}", "ignored: min and max timestep are equal"
-    if not _masked(job):
-        for name in ("mask_mean", *MASKS):
-            yield f"noise.{name}", "ignored: there are no masks"
-    elif kohya:
-        yield "noise.mask_mean", "ignored: sd-scripts averages over the whole image"
-    if spec_of(job).preserves_class:
-        yield "noise.masked_prior_preservation_weight", "ignored: the model is frozen"
+    kohya, masked = noise.compatibility != "none", _masked(job)
+    huber = kohya and noise.huber_schedule == "snr" and noise.loss_type in ("huber", "smooth_l1")
+    equal = noise.min_timestep == noise.max_timestep
+    yield from ignored(
+        (huber, "noise.huber_scale", "sd-scripts does not use it with the SNR schedule"),
+        (equal, "noise.timestep_sampling timestep_shift stratified_timesteps", "min and max timestep are equal"),
+        (not masked, f"noise.mask_mean {' '.join(MASKS)}", "there are no masks"),
+        (masked and kohya, "noise.mask_mean", "sd-scripts averages over the whole image"),
+        (spec_of(job).preserves_class, "noise.masked_prior_preservation_weight", "the model is frozen"),
+    )
 
 
 def preserves_unmasked(job: TrainJob) -> bool:

@@ -7,19 +7,21 @@ from dataclasses import replace
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
+from core.settings.needs import ignored
 from core.settings.optimization.optimizer import OptimizerSettings, given_arguments, relative_steps
 from core.settings.optimization.optimizers import (
     ADAFACTOR,
     COMMON,
-    Argument,
     Entry,
     argument_problems,
     averages,
     find,
     type_problem,
 )
+from core.settings.optimization.schedule import ScheduleSettings
 
 ARGUMENTS = "optimizer.optimizer_args"
+SCHEDULER = [name for name in ScheduleSettings.model_fields if name.startswith(("lr_", "rex_"))]
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -52,12 +54,10 @@ def _argument_problems(settings: OptimizerSettings, entry: Entry) -> list[Proble
     given = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
     own = {name: f"optimizer.{name}" for name in given}
     found = argument_problems(given_arguments(settings), entry.arguments, entry.name, ARGUMENTS, own)
-    fixes = {path: _empty_or(entry.arguments.get(name)) for name, path in own.items()}
-    return [replace(each, fix=fixes[each.where]) if each.where in fixes else each for each in found]
-
-
-def _empty_or(argument: Argument | None) -> str:
-    return "leave it empty (null)" if argument is None else f"leave it empty (null), or use {argument.words}"
+    instead = {path: entry.arguments[name].words for name, path in own.items() if name in entry.arguments}
+    empty = {path: "leave it empty (null)" for path in own.values()}
+    fixes = empty | {path: f"{empty[path]}, or use {words}" for path, words in instead.items()}
+    return [replace(each, fix=fixes.get(each.where, each.fix)) for each in found]
 
 
 def _adafactor(job: TrainJob) -> Iterator[Problem]:
@@ -85,26 +85,10 @@ def _adafactor(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    if averages(job.optimizer.optimizer_type):
-        why = "ignored: this optimizer is schedule-free"
-        yield from ((f"schedule.{name}", why) for name in SCHEDULER)
-    elif relative_steps(job.optimizer):
-        why = "ignored: AdaFactor sets the learning rate (relative_step)"
-        yield from ((f"schedule.{name}", why) for name in SCHEDULER if name != "lr_warmup_steps")
-
-
-SCHEDULER = (
-    "lr_scheduler",
-    "lr_warmup_steps",
-    "lr_decay_steps",
-    "lr_scheduler_num_cycles",
-    "lr_scheduler_power",
-    "lr_scheduler_timescale",
-    "lr_scheduler_min_lr_ratio",
-    "rex_d",
-    "lr_scheduler_type",
-    "lr_scheduler_args",
-    "lr_warmup_from_zero",
-    "lr_scheduler_steps",
-    "lr_scheduler_after",
-)
+    averaged = averages(job.optimizer.optimizer_type)
+    by_adafactor = not averaged and relative_steps(job.optimizer)
+    but_warmup = [name for name in SCHEDULER if name != "lr_warmup_steps"]
+    yield from ignored(
+        (averaged, f"schedule.{' '.join(SCHEDULER)}", "this optimizer is schedule-free"),
+        (by_adafactor, f"schedule.{' '.join(but_warmup)}", "AdaFactor sets the learning rate (relative_step)"),
+    )

@@ -9,6 +9,7 @@ from core.record.problems import Problem
 from core.settings.base import declared, every, value_of
 from core.settings.job import TrainJob
 from core.settings.names import bad_name
+from core.settings.needs import all_but, ignored
 
 PERIODS = (
     "saving.save_every_n_epochs",
@@ -83,53 +84,30 @@ def _by_distance(job: TrainJob) -> bool:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    own = job.saving
-    if not every(own.save_every_n_epochs) and not every(own.save_n_epoch_ratio):
-        yield "saving.save_last_n_epochs", "ignored: nothing is saved at epoch ends"
-    if every(own.save_every_n_epochs) and every(own.save_n_epoch_ratio):
-        yield "saving.save_every_n_epochs", "ignored: the min number of epoch checkpoints is set"
-    if not (every(own.save_every_n_steps) or every(own.save_n_evenly) or every(own.checkpoint_every_minutes)):
-        yield "saving.save_last_n_steps", "ignored: nothing is saved at steps"
-    if own.save_state:
-        yield "saving.save_state_on_train_end", "ignored: a state is saved with every checkpoint, including the last"
-    if _by_distance(job):
-        yield "saving.save_last_n_states", "ignored: states are kept by epochs or steps"
-    if own.save_model_as in ("ckpt", "pt"):
-        for name in type(own).model_fields:
-            if name.startswith(METADATA) or name in ("training_comment", "no_metadata"):
-                yield f"saving.{name}", f"ignored: .{own.save_model_as} files have no metadata"
-    elif own.no_metadata:
-        yield "saving.training_comment", "ignored: metadata is minimal"
-    if not job.method.traits.uses_network or (job.model.traits and not job.model.traits.convolutions_in_loras):
-        yield "saving.sd2_projections", "ignored: it applies to LoRAs for SD 2.x only"
-    yield from _resume(job)
-    if not job.hub.huggingface_repo_id:
-        for name in type(job.hub).model_fields:
-            if name != "huggingface_repo_id":
-                yield f"hub.{name}", "ignored: nothing is uploaded"
-    yield from _samples(job)
-    yield from _logging(job)
-
-
-def _logging(job: TrainJob) -> Iterator[tuple[str, str]]:
-    own = job.logging
-    if own.log_with == "none":
-        for name in ("logging_dir", "log_prefix", "log_tracker_name", "log_tracker_config", "log_config"):
-            yield f"logging.{name}", "ignored: there are no trackers"
-
-
-def _resume(job: TrainJob) -> Iterator[tuple[str, str]]:
-    own = job.resume
-    if own.initial_step is not None:
-        yield "resume.initial_epoch", "ignored: the initial step is set"
-    if own.initial_step is None and own.initial_epoch is None:
-        yield "resume.skip_until_initial_step", "ignored: no initial step or epoch is set"
-
-
-def _samples(job: TrainJob) -> Iterator[tuple[str, str]]:
-    if not (job.samples.sample_prompts or job.samples.sample_prompts_file):
-        for entry in declared(TrainJob):
-            if entry.group == "samples" and entry.name not in ("sample_prompts", "sample_prompts_file"):
-                yield entry.path, "ignored: there are no sample prompts"
-    elif every(job.samples.sample_every_n_epochs):
-        yield "samples.sample_every_n_steps", "ignored: samples are generated at epoch ends"
+    own, hub, samples, resume = job.saving, job.hub, job.samples, job.resume
+    at_epochs, at_least = every(own.save_every_n_epochs), every(own.save_n_epoch_ratio)
+    at_steps = every(own.save_every_n_steps) or every(own.save_n_evenly) or every(own.checkpoint_every_minutes)
+    pickled = own.save_model_as in ("ckpt", "pt")
+    metadata = [name for name in type(own).model_fields if name.startswith(METADATA)]
+    no_sd2_lora = not job.method.traits.uses_network or (
+        job.model.traits and not job.model.traits.convolutions_in_loras
+    )
+    prompts = samples.sample_prompts or samples.sample_prompts_file
+    started = resume.initial_step is not None or resume.initial_epoch is not None
+    yield from ignored(
+        (not at_epochs and not at_least, "saving.save_last_n_epochs", "nothing is saved at epoch ends"),
+        (at_epochs and at_least, "saving.save_every_n_epochs", "the min number of epoch checkpoints is set"),
+        (not at_steps, "saving.save_last_n_steps", "nothing is saved at steps"),
+        (own.save_state, "saving.save_state_on_train_end", "a state is saved with every checkpoint, including the last"),
+        (_by_distance(job), "saving.save_last_n_states", "states are kept by epochs or steps"),
+        (pickled, f"saving.training_comment no_metadata {' '.join(metadata)}", f".{own.save_model_as} files have no metadata"),
+        (not pickled and own.no_metadata, "saving.training_comment", "metadata is minimal"),
+        (no_sd2_lora, "saving.sd2_projections", "it applies to LoRAs for SD 2.x only"),
+        (resume.initial_step is not None, "resume.initial_epoch", "the initial step is set"),
+        (not started, "resume.skip_until_initial_step", "no initial step or epoch is set"),
+        (not hub.huggingface_repo_id, all_but(hub, "hub", "huggingface_repo_id"), "nothing is uploaded"),
+        (not prompts, all_but(samples, "samples", "sample_prompts", "sample_prompts_file"), "there are no sample prompts"),
+        (prompts and every(samples.sample_every_n_epochs), "samples.sample_every_n_steps", "samples are generated at epoch ends"),
+        (job.logging.log_with == "none",
+         "logging.logging_dir log_prefix log_tracker_name log_tracker_config log_config", "there are no trackers"),
+    )  # fmt: skip

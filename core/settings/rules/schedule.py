@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
+from core.settings.needs import ignored
 from core.settings.optimization.optimizer import relative_steps
 from core.settings.optimization.optimizers import argument_problems, averages
 from core.settings.optimization.schedule import ARGUMENTS, FLOORED, MINIMUM, read_step_rules, steps_of
@@ -94,28 +95,27 @@ def _lengths(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    own = job.schedule
-    if own.steps_in_force is not None:
-        yield "schedule.max_train_epochs", "ignored: steps are set"
-    elif own.max_train_steps is not None:
-        yield "schedule.max_train_steps", "ignored: epochs are set, which come first in sd-scripts"
+    own, by_torch = job.schedule, job.schedule.lr_scheduler_type
+    by_steps = own.steps_in_force is not None
+    longer = not by_steps and own.max_train_steps is not None
+    yield from ignored(
+        (by_steps, "schedule.max_train_epochs", "steps are set"),
+        (longer, "schedule.max_train_steps", "epochs are set, which come first in sd-scripts"),
+    )
     if _sets_own_rate(job):  # reported by rules/optimizer.py
         return
-    if own.lr_scheduler_type:
-        yield "schedule.lr_scheduler", f"ignored: the scheduler is {own.lr_scheduler_type}"
-    for name, schedulers in USES.items():
-        if own.lr_scheduler_type and name != "lr_scheduler_args":
-            yield f"schedule.{name}", f"ignored: the scheduler is {own.lr_scheduler_type}"
-        elif not own.lr_scheduler_type and own.lr_scheduler not in schedulers:
-            yield f"schedule.{name}", f"ignored: the scheduler {own.lr_scheduler} does not use it"
-    if own.compatibility == "kohya" and own.lr_scheduler in FLOORED:
-        yield "schedule.lr_scheduler_min_lr_ratio", "ignored: sd-scripts does not use it with this scheduler"
-    if own.lr_scheduler_steps is None:
-        yield "schedule.lr_scheduler_after", "ignored: the schedule is as long as the run"
-    if own.lr_scheduler == "piecewise_constant" and not own.lr_scheduler_type:
-        yield "schedule.lr_warmup_steps", "ignored: the piecewise constant scheduler has no warmup"
-    if not own.lr_warmup_steps:
-        yield "schedule.lr_warmup_from_zero", "ignored: there is no warmup"
+    of_others = [name for name, schedulers in USES.items() if own.lr_scheduler not in schedulers]
+    of_ours = [name for name in USES if name != "lr_scheduler_args"]
+    floored = own.compatibility == "kohya" and own.lr_scheduler in FLOORED
+    stepwise = own.lr_scheduler == "piecewise_constant" and not by_torch
+    yield from ignored(
+        (by_torch, f"schedule.lr_scheduler {' '.join(of_ours)}", f"the scheduler is {by_torch}"),
+        (not by_torch, f"schedule.{' '.join(of_others)}", f"the scheduler {own.lr_scheduler} does not use it"),
+        (floored, "schedule.lr_scheduler_min_lr_ratio", "sd-scripts does not use it with this scheduler"),
+        (own.lr_scheduler_steps is None, "schedule.lr_scheduler_after", "the schedule is as long as the run"),
+        (stepwise, "schedule.lr_warmup_steps", "the piecewise constant scheduler has no warmup"),
+        (not own.lr_warmup_steps, "schedule.lr_warmup_from_zero", "there is no warmup"),
+    )
 
 
 def _sets_own_rate(job: TrainJob) -> bool:

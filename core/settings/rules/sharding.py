@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from core.record.problems import Problem
-from core.settings.base import declared
 from core.settings.job import TrainJob
+from core.settings.needs import all_but, ignored
 from core.settings.optimization.optimizers import find
 from core.settings.rules.noise import preserves_unmasked
 
@@ -162,10 +162,9 @@ def _precision(job: TrainJob) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     settings = job.sharding
-    if not settings.deepspeed:
-        for entry in declared(TrainJob):
-            if entry.group == "sharding" and entry.path != DEEPSPEED:
-                yield entry.path, "ignored: DeepSpeed is off"
-        return
-    if settings.shares_weights and (not job.method.traits.full_size or job.memory.mixed_precision == "no"):
-        yield "sharding.zero3_save_16bit_model", "ignored: the weights are fp32 throughout"
+    in_fp32 = not job.method.traits.full_size or job.memory.mixed_precision == "no"
+    whole = settings.deepspeed and settings.shares_weights and in_fp32
+    yield from ignored(
+        (not settings.deepspeed, all_but(settings, "sharding", "deepspeed"), "DeepSpeed is off"),
+        (whole, "sharding.zero3_save_16bit_model", "the weights are fp32 throughout"),
+    )

@@ -8,6 +8,7 @@ from core.record.problems import Problem
 from core.settings.base import every
 from core.settings.dataset.concepts import anywhere
 from core.settings.job import TrainJob
+from core.settings.needs import ignored
 
 
 def holds_out(job: TrainJob) -> bool:
@@ -29,10 +30,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    if not holds_out(job):
-        chosen = job.validation.best_checkpoint != "off"
-        why = "the best checkpoint is measured at each save" if chosen else "there are no validation images"
-        for name in ("validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps"):
-            yield f"validation.{name}", f"ignored: {why}"
-    elif not measures(job) and job.validation.best_checkpoint == "off":
-        yield "validation.max_validation_steps", "ignored: validation loss is never measured"
+    held, chosen = holds_out(job), job.validation.best_checkpoint != "off"
+    why = "the best checkpoint is measured at each save" if chosen else "there are no validation images"
+    never = held and not chosen and not measures(job)
+    yield from ignored(
+        (not held, "validation.validate_every_n_steps validate_every_n_epochs max_validation_steps", why),
+        (never, "validation.max_validation_steps", "validation loss is never measured"),
+    )

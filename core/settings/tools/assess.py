@@ -8,7 +8,7 @@ from core.settings.base import Settings, setting
 class AssessSettings(Settings):
     """Measures a run's checkpoints with its base model and dataset: near-copies, drift, trigger, diversity, strength, rank."""
 
-    run: str | None = setting(None, level="shown", title="Run", help="The run's folder name in outputs/runs.")
+    run: str | None = setting(None, level="shown", help="The run's folder name in outputs/runs.")
     steps: list[str] = setting(
         default_factory=list,
         widget="lines",

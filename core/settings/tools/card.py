@@ -39,6 +39,5 @@ class CardSettings(Settings):
     )
     output: str | None = output_file(
         "File or folder of the page; the JSON file is next to it. An existing file is never overwritten.",
-        title="Output",
         hint="next to the file, ending in _card",
     )

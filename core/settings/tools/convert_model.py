@@ -70,7 +70,6 @@ class ConvertModelSettings(Settings):
     )
     text_projection: Literal["correct", "kohya"] = setting(
         "correct",
-        title="Text projection",
         labels={"correct": "correct", "kohya": "as sd-scripts"},
         help="SDXL only. sd-scripts does not transpose the second text encoder's projection between files and folders, so such models differ. Choose it to match, or to undo, a conversion of sd-scripts.",
     )
@@ -83,7 +82,6 @@ class ConvertModelSettings(Settings):
     variant: Literal["fp16", "bf16"] | None = setting(
         None,
         needs="save_model_as=diffusers_safetensors, diffusers",
-        title="Variant",
         hint="none",
         labels={"fp16": "fp16", "bf16": "bf16"},
         help="Goes into the names of a folder's weight files (model.fp16.safetensors), as diffusers' `variant` expects.",
@@ -108,7 +106,6 @@ class ConvertModelSettings(Settings):
     )
     no_metadata: bool = setting(
         False,
-        title="No metadata",
         help="Leaves out the model's metadata, modelspec and hashes.",
     )
     output: str | None = _output("_converted")
@@ -139,7 +136,6 @@ class ExtractVaeSettings(Settings):
     save_precision: SavePrecision = None
     family: Literal["auto", "sd1", "sdxl"] = setting(
         "auto",
-        title="Family",
         labels={"auto": "detect", "sd1": "SD 1.x and 2.x", "sdxl": "SDXL"},
         help="For a VAE file of its own, which does not say its family: a folder states the scaling factor.",
     )

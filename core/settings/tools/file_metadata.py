@@ -32,19 +32,16 @@ class EditMetadataSettings(Settings):
     metadata_license: str | None = _text("License", "Under which terms it may be used.")
     thumbnail: str | None = setting(
         None,
-        title="Thumbnail",
         widget="file",
         names="path",
         help="An image that is stored in the file, at most 512 px wide and high (modelspec.thumbnail).",
     )
     set_keys: list[str] = setting(
         default_factory=list,
-        title="Set keys",
         help="Any other metadata, one key=value per line. JSON is stored as it is written.",
     )
     remove_keys: list[str] = setting(
         default_factory=list,
-        title="Remove keys",
         help="Keys to remove, one per line. * stands for any letters: ss_dataset*.",
     )
     in_place: bool = setting(
@@ -54,12 +51,10 @@ class EditMetadataSettings(Settings):
     )
     undo: bool = setting(
         False,
-        title="Undo",
         help="Restores the header that the last change of this file replaced. Nothing else is done.",
     )
     output: str | None = output_file(
         "File or folder of the copy. An existing file is never overwritten.",
-        title="Output",
         hint="next to the file, ending in _edited",
     )
 
@@ -76,7 +71,6 @@ class StripMetadataSettings(Settings):
     file: str | None = model_file("A .safetensors file.")
     remove: Literal["training", "minimum", "all"] = setting(
         "training",
-        title="Remove",
         level="shown",
         labels={
             "training": "training data (datasets, tags, prompts, paths)",
@@ -87,7 +81,6 @@ class StripMetadataSettings(Settings):
     )
     output: str | None = setting(
         None,
-        title="Output",
         names="path",
         hint="next to the file, ending in _shared",
         help="File or folder of the copy. An existing file is never overwritten.",

@@ -69,7 +69,6 @@ class GeneratedImagesSettings(Settings):
 
     captions: str = setting(
         "",
-        title="Captions",
         level="shown",
         widget="path",
         names="path",
@@ -77,7 +76,6 @@ class GeneratedImagesSettings(Settings):
     )
     base_model: str = setting(
         "models/starter",
-        title="Base model",
         level="shown",
         names="path or name",
         holds="checkpoint",

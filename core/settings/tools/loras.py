@@ -77,13 +77,12 @@ class MergeLorasSettings(Settings):
     new_rank: int | None = kohya_setting(
         None,
         within=(1, 1024),
-        title="New rank",
         level="shown",
         hint="the highest of the LoRAs",
         help="Rank of the result, for SVD.",
     )
     new_conv_rank: int | None = kohya_setting(
-        None, within=(1, 1024), title="New conv rank", hint="as new rank", help="The same of 3x3 convolutions."
+        None, within=(1, 1024), hint="as new rank", help="The same of 3x3 convolutions."
     )
     shuffle: bool = kohya_setting(
         False,
@@ -171,12 +170,11 @@ class ResizeLoraSettings(Settings):
     new_rank: int = kohya_setting(
         16,
         within=(1, 1024),
-        title="New rank",
         level="shown",
         help="Rank of each layer; with a dynamic method the highest that it may choose.",
     )
     new_conv_rank: int | None = kohya_setting(
-        None, within=(1, 1024), title="New conv rank", hint="as new rank", help="The same of 3x3 convolutions."
+        None, within=(1, 1024), hint="as new rank", help="The same of 3x3 convolutions."
     )
     dynamic_method: Literal["sv_ratio", "sv_fro", "sv_cumulative"] | None = kohya_setting(
         None,

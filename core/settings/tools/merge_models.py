@@ -15,11 +15,9 @@ class MergeModelsSettings(Settings):
     models: list[str] = model_files(
         "Checkpoints, files or diffusers folders, one per line. The result is a single file; the first one gives it the keys that others lack.",
         "checkpoint",
-        title="Models",
     )
     method: Literal["weighted_sum", "add_difference", "sigmoid"] = setting(
         "weighted_sum",
-        title="Method",
         level="shown",
         labels={
             "weighted_sum": "weighted sum",
@@ -32,7 +30,6 @@ class MergeModelsSettings(Settings):
     ratios: str = setting(
         "",
         needs="method=weighted_sum",
-        title="Ratios",
         level="shown",
         hint="equal",
         help="For the weighted sum: one number per model, comma-separated. They are scaled to a sum of 1.",
@@ -41,13 +38,11 @@ class MergeModelsSettings(Settings):
         0.5,
         needs="method=add_difference, sigmoid",
         within=(-10.0, 10.0),
-        title="Multiplier",
         level="shown",
         help="For add difference and sigmoid: 0 is A; 1 adds the whole difference, or gives B.",
     )
     block_weights: str = setting(
         "",
-        title="Block weights",
         widget="block weights",
         blocks_of="models",
         empty_as="even_multiplier",
@@ -60,7 +55,6 @@ class MergeModelsSettings(Settings):
     )
     compatibility: Literal["none", "sd-scripts"] = setting(
         "none",
-        title="Compatibility",
         help="sd-scripts takes ratios as they are, also where their sum is not 1, which makes all weights larger or smaller.",
     )
     saving_precision: Precision | None = setting(
@@ -74,7 +68,6 @@ class MergeModelsSettings(Settings):
     )
     output: str | None = output_file(
         "File or folder of the merged model. An existing file is never overwritten.",
-        title="Output",
         hint="next to the first model, ending in _merged",
     )
 

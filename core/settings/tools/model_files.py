@@ -50,7 +50,6 @@ class ConvertLoraSettings(Settings):
     new_conv_rank: int | None = setting(
         None,
         within=(1, 1024),
-        title="New conv rank",
         hint="as new rank",
         help="The same of 3x3 convolutions.",
         needs="network_type=lora",

@@ -11,7 +11,6 @@ class LatentUpscalerSettings(Settings):
 
     images: str | None = setting(
         None,
-        title="Images",
         level="shown",
         names="path",
         kohya="image_pattern",
@@ -26,7 +25,6 @@ class LatentUpscalerSettings(Settings):
     weights: str | None = model_file(
         "The network's file, with the tensor names of sd-scripts (conv1, resblock1 to 20, conv_final).",
         "upscaler",
-        title="Weights",
         kohya=SAME,
     )
     output_dir: str | None = kohya_setting(
@@ -38,15 +36,12 @@ class LatentUpscalerSettings(Settings):
         hint="next to the images",
         help="Where name_upscaled files are saved. Existing files are never overwritten.",
     )
-    batch_size: int = kohya_setting(
-        4, within=(1, 256), title="Batch size", help="Images of one size that pass the network at once."
-    )
+    batch_size: int = kohya_setting(4, within=(1, 256), help="Images of one size that pass the network at once.")
     vae_batch_size: int = kohya_setting(
         1, within=(1, 256), title="VAE batch size", help="Images that the VAE encodes and decodes at once."
     )
     seed: int = setting(
         0,
         within=SEED_RANGE,
-        title="Seed",
         help="Of the noise with which latents are sampled from the VAE's posterior.",
     )

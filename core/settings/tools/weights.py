@@ -57,13 +57,12 @@ class InterrogateLoraSettings(Settings):
     """Lists the tokens that a LoRA's text encoders change most: the words it was trained on are usually among them."""
 
     file: str | None = model_file("The LoRA.", "lora", title="LoRA")
-    base_model: str | None = model_file("The model it was trained on.", "checkpoint", title="Base model")
+    base_model: str | None = model_file("The model it was trained on.", "checkpoint")
     top: int = setting(100, within=(1, 1000), title="Tokens shown", level="shown", help="How many tokens are listed.")
     clip_skip: int | None = setting(
         None,
         within=(1, 12),
-        title="Clip skip",
         hint="the model's own",
         help="Layer of the text encoder that is compared, counted from its end.",
     )
-    batch_size: int = setting(256, within=(1, 4096), title="Batch size", help="Tokens that are computed at once.")
+    batch_size: int = setting(256, within=(1, 4096), help="Tokens that are computed at once.")

@@ -1,8 +1,7 @@
 """The part `operations` of the benchmark: the command that counts, and its rows."""
 
-from types import SimpleNamespace
-
 from workshop.bench import operations
+from workshop.bench.measure import Ended
 from workshop.bench.run import known_part
 
 
@@ -10,11 +9,11 @@ def test_each_counted_case_is_a_row(tmp_path, monkeypatch):
     printed = '{"name": "sd15 lora", "total": 1200, "operations": {"optimizer": 1, "base forward": 1199}, "waits": 0}\n'
     commands = []
 
-    def run(command, **more):
+    def run(command, title):
         commands.append(command)
-        return SimpleNamespace(returncode=0, stdout=f"a warning\n{printed}")
+        return Ended(f"a warning\n{printed}", 1.0, 0)
 
-    monkeypatch.setattr(operations.subprocess, "run", run)
+    monkeypatch.setattr(operations, "run_process", run)
     counted = operations.measure_operations(tmp_path, True, print)
     ((name, words),) = operations.operation_rows(counted)
     assert known_part("operations") and commands[0][-1] == "sd15"
