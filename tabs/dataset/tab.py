@@ -25,7 +25,6 @@ from tabs.dataset.concepts import FolderContents, changed, entries_of, folder_co
 from tabs.dataset.doctor import DoctorHandlers
 from tabs.dataset.exchange import Exchange, buttons
 from tabs.dataset.reading import key_of
-from tabs.form import folder_browser
 from tabs.form.form_values import SOURCE
 from tabs.markup import (
     AWAITED,
@@ -36,6 +35,7 @@ from tabs.markup import (
     changed_boards,
     client_stamp,
     client_state,
+    esc,
     page_of,
     problems_html,
     progress,
@@ -51,13 +51,8 @@ AREAS = ("summary", "setup", "sources", "questions", "checks", "doctor", "plots"
 OF_CARDS = ("own", "clear", "remove", "propose", "word", "more", "class")  # acts whose arg begins with a card's number
 OF_IMAGES = ("open", "hold")  # and those with an image's
 
-BROWSER = """
-watch('value', () => atelier.attr(document.querySelector('#ds-browse'), 'aria-expanded', !!element.querySelector('.browser') + ''));
-element.addEventListener('keydown', (event) => {
-  const close = event.key === 'Escape' && element.querySelector('button[data-act=close]');
-  if (close) close.click();
-});
-"""
+# Opens the folder browser for one of the hidden fields of `_chosen_folders`.
+BROWSES = "() => {{ document.querySelector('#ds-browser [data-act={}] + button').click(); return []; }}"
 
 
 def build(page: Page) -> None:
@@ -70,6 +65,7 @@ def build(page: Page) -> None:
             )
             with gr.Row(elem_classes="tight"):
                 browse = gr.Button("Browse", size="sm", elem_id="ds-browse")
+                add = gr.Button("Add folder", size="sm", elem_id="ds-add")
                 again = gr.Button("Reload", size="sm", elem_id="ds-again")
                 taken = gr.UploadButton(
                     f"Import {' or '.join(ending[1:].upper() for ending in endings())}",
@@ -83,7 +79,7 @@ def build(page: Page) -> None:
                 label="Drop images or a zip", show_label=False, file_count="multiple", height=100, elem_id="ds-drop"
             )
             intake = board("ds-intake")
-    browser = board("ds-browser", script=BROWSER)
+    browser = board("ds-browser")
     boards = {"summary": board("ds-summary", AWAITED)}
     with gr.Row(equal_height=False, elem_id="ds-main"):
         with gr.Column(scale=2, min_width=380):
@@ -95,7 +91,8 @@ def build(page: Page) -> None:
     page.on_show(TAB, handlers.show, None, shown)
     page.on_tick(TAB, handlers.tick, client, shown)
     page.on_input([folder.blur, folder.submit], handlers.choose, folder, shown)
-    page.listen(browse.click, handlers.open_browser, None, browser)
+    for opener, act in ((browse, "use"), (add, "also")):
+        page.listen(opener.click, None, js=BROWSES.format(act))
     page.listen(again.click, handlers.read_again, None, shown)
     page.listen(drop.upload, handlers.take, drop, {"drop": drop, "intake": intake})
     page.listen(taken.upload, handlers.import_config, taken, shown | {"taken": taken})
@@ -166,7 +163,7 @@ class Handlers:
         return {
             "folder": self.page.project.shown("dataset.folder"),
             "intake": self._intake_html(),
-            "browser": self._browser_html(),
+            "browser": self._chosen_folders(),
             "summary": dataset_view.summary(reading.report, reading.layout, reading.doing),
             "setup": setup_offer.card(self.page.setup.offer(job, reading.report)),
             "sources": f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
@@ -225,7 +222,7 @@ class Handlers:
         if text.strip():
             self.page.roots.check(text, "dataset.folder")
         if self.page.project.edit("dataset.folder", text):
-            self._keep(show="all", page=0, browse="")
+            self._keep(show="all", page=0)
             state = self.page.project.tab_state("Captions")
             self.page.project.keep("Captions", {"edits": state.get("edits", {})})  # another set, another list
         self.reading.want()
@@ -235,34 +232,22 @@ class Handlers:
         self.reading.want(now=True)
         return self._all()
 
-    def open_browser(self):
-        """Open the folder browser at the dataset's folder or its nearest existing parent."""
-        if self.page.project.tab_state(TAB).get("browse"):
-            self._keep(browse="")
-            return ""
-        chosen = next((entry.folder for entry in entries_of(self.page.project.job)), ".")
-        begin = folder_browser.nearest(self.page.roots, resolve_path(chosen))
-        self._keep(browse=printable(begin))
-        return self._browser_html()
-
-    def _browser_html(self) -> str:
-        folder = str(self.page.project.tab_state(TAB).get("browse", ""))
-        return folder_browser.panel(self.page.roots, folder) if folder else ""
+    def _chosen_folders(self) -> str:
+        """HTML of hidden fields that take a folder from the folder browser, which begins at the first folder: to use it, or to add
+        it to the others."""
+        begin = esc(next((entry.folder for entry in entries_of(self.page.project.job)), "."))
+        browses = '<button type="button" data-browse="folder"></button>'
+        fields = (f'<span><input data-act="{act}" value="{begin}">{browses}</span>' for act in ("use", "also"))
+        return f"<div hidden>{''.join(fields)}</div>"
 
     def browse(self, event: gr.EventData):
-        act, arg, _ = board_event(event)
-        now = str(self.page.project.tab_state(TAB).get("browse", ""))
-        if act == "close":
-            self._keep(browse="")
-        elif act == "use":
-            self._set_folder(display_path(self.page.roots.check(now)))
-            self._keep(browse="")
+        """Use a folder from the folder browser in place of the first one, or add it to the others."""
+        act, _, value = board_event(event)
+        folder = display_path(self.page.roots.check(value, "dataset.folder"))
+        if act == "use":
+            self._set_folder(folder)
         elif act == "also":
-            entries = [*entries_of(self.page.project.job), Source(folder=display_path(self.page.roots.check(now)))]
-            self._set_sources(entries, "adding a folder")
-            self._keep(browse="")
-        else:
-            self._keep(browse=printable(folder_browser.step(self.page.roots, now, act, arg)))
+            self._set_sources([*entries_of(self.page.project.job), Source(folder=folder)], "adding a folder")
         return self._all()
 
     # -- dropped files

@@ -162,29 +162,30 @@ def test_what_is_typed_into_the_json_while_it_is_applied_stays(visit, served, mo
 
 
 @pytest.mark.slow
-def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(window):
+def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(window, served):
     tab = window.open("Dataset")
-    late, asked = [], []
+    opened, late = tab.locator("#ds-sources .concept-more"), []
+    expect(tab.locator("#ds-sources [data-act=more]").first).to_be_visible()
 
     def answered_late(route):
-        asked.append(route)
-        if late or len(asked) < 2:  # the press itself is answered at once, the tick that shows it again late
+        if late:
             return route.fallback()
         answer = route.fetch()
-        if "browser" not in answer.text():
+        if "concept-more" not in answer.text():
             return route.fulfill(response=answer)
         late.append((route, answer))
 
     tab.route("**/run/predict", answered_late)
-    tab.locator("#ds-browse").click()
-    expect(tab.locator("#ds-browser .browser")).to_be_visible()
+    project = served.page.project
+    project.keep("Dataset", project.tab_state("Dataset") | {"open": [0]})  # in another window
     until(lambda: tab.wait_for_timeout(50) or late)
-    tab.locator("#ds-browser [data-act=close]").click()
-    expect(tab.locator("#ds-browser .browser")).to_have_count(0)
+    tab.locator("#ds-sources [data-act=more]").first.click()
+    until(lambda: tab.wait_for_timeout(50) or not project.tab_state("Dataset")["open"])
+    tab.wait_for_timeout(300)
     route, answer = late[0]
     route.fulfill(response=answer)
-    tab.wait_for_timeout(500)
-    expect(tab.locator("#ds-browser .browser")).to_have_count(0)
+    expect(opened).to_have_count(1)
+    expect(opened).to_have_count(0)
 
 
 def kept(served) -> object:
