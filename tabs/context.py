@@ -50,7 +50,7 @@ TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 @dataclass
 class Page:
     """One page for one engine and one project. Tabs build their widgets inside `build(page)` and hold no state: state that
-    survives a refresh is stored with `project.keep(tab, {...})`, and the engine has the state of runs."""
+    survives a refresh is stored with `project.update_tab(tab, ...)`, and the engine has the state of runs."""
 
     engine: Engine
     workspace: Workspace
@@ -132,9 +132,14 @@ class Page:
         """URL of a thumbnail whose longer side is at most `size` pixels."""
         return self.links.thumb_url(path, size)
 
+    @property
+    def browser(self) -> Browser:
+        """The browser whose request is handled."""
+        return self.browsers.of(CURRENT_SESSION.get())
+
     def say(self, kind: str, text: str = "", **more: Any) -> None:
         """Show a message in the panel of the browser whose request is handled. Arguments: see `Browsers.say`."""
-        self.browsers.say(self.browsers.of(CURRENT_SESSION.get()), kind, text, **more)
+        self.browsers.say(self.browser, kind, text, **more)
 
     def already_reported(self, error: ProblemsError) -> bool:
         """Whether a tick failed with the same unexpected error before. Each is shown once, not once a second."""

@@ -121,7 +121,7 @@ def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
         if done:
             state, after = project.tab_state(TAB), project.job
             known = with_answered(state, after, {*done, *answered(state, after)})
-            project.keep(TAB, state | {"answered": known})
+            project.update_tab(TAB, answered=known)
 
 
 def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:

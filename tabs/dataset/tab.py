@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from core.captioning.identifiers import propose
+from core.dataset.report import Row
 from core.dataset.sources.files import printable
 from core.dataset.sources.walk import Walk, unused_files
 from core.imports.importers import endings
@@ -36,6 +37,7 @@ from tabs.markup import (
     client_stamp,
     client_state,
     esc,
+    index_of,
     page_of,
     problems_html,
     progress,
@@ -203,8 +205,7 @@ class Handlers:
         return f'<div class="stack">{"".join(charts)}</div>' if any(charts) else ""
 
     def _keep(self, **changes: Any) -> None:
-        with self.page.project.lock:  # the same as for changes of the job, which keep something too
-            self.page.project.keep(TAB, self.page.project.tab_state(TAB) | changes)
+        self.page.project.update_tab(TAB, **changes)
 
     # -- choosing
 
@@ -380,14 +381,17 @@ class Handlers:
                 raise
         return tabs
 
+    def _row(self, arg: str) -> Row | None:
+        """The image with this index in the report."""
+        rows = self.reading.report.rows if self.reading.report else ()
+        number = index_of(arg, len(rows))
+        return None if number is None else rows[number]
+
     def _open_caption(self, arg: str):
         """Open the Captions tab at this image."""
-        report = self.reading.report
-        number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
-        if report is None or not 0 <= number < len(report.rows):
+        if (row := self._row(arg)) is None:
             return gr.skip()
-        state = self.page.project.tab_state("Captions")
-        self.page.project.keep("Captions", state | {"key": key_of(report.rows[number]), "show": "all", "find": ""})
+        self.page.project.update_tab("Captions", key=key_of(row), show="all", find="")
         return gr.Tabs(selected="Captions")
 
     def _answer(self, act: str, arg: str, value: str) -> None:
@@ -415,20 +419,16 @@ class Handlers:
     def _propose(self, arg: str) -> None:
         """Propose rare tokens for a card's subject, other ones each time."""
         entries = entries_of(self.page.project.job)
-        if arg.isdecimal() and int(arg[:8]) < len(entries):
-            seed = self._proposed.get(int(arg), (0, []))[0] + 1
+        if (number := index_of(arg, len(entries))) is not None:
+            seed = self._proposed.get(number, (0, []))[0] + 1
             taken = [entry.identifier for entry in entries if entry.identifier]
-            self._proposed[int(arg)] = (seed, propose(PROPOSED, seed, taken))
+            self._proposed[number] = (seed, propose(PROPOSED, seed, taken))
 
     def _hold(self, arg: str, wanted: bool) -> None:
         """Use an image for validation, or for training again."""
-        report, entries = self.reading.report, entries_of(self.page.project.job)
-        number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
-        if report is None or not 0 <= number < len(report.rows):
-            return
-        row = report.rows[number]
+        entries, row = entries_of(self.page.project.job), self._row(arg)
         places = [place for place, entry in enumerate(entries) if entry.enabled]
-        if row.concept >= len(places) or not dataset_grid.validation_states(entries)(row):
+        if row is None or row.concept >= len(places) or not dataset_grid.validation_states(entries)(row):
             return
         at = places[row.concept]
         names = [name for name in entries[at].validation_images if name not in (row.key[1], row.path.name)]
@@ -438,16 +438,15 @@ class Handlers:
 
     def _unfold(self, arg: str) -> None:
         """Show or hide the settings of a folder."""
-        if arg.isdecimal() and len(arg) < 9:
-            opened = {int(number) for number in self.page.project.tab_state(TAB).get("open", [])}
-            self._keep(open=sorted(opened ^ {int(arg)}))
+        if (number := index_of(arg, len(entries_of(self.page.project.job)))) is not None:
+            opened = {int(each) for each in self.page.project.tab_state(TAB).get("open", [])}
+            self._keep(open=sorted(opened ^ {number}))
 
     def _change_source(self, act: str, arg: str, value: str) -> None:
         """Change a field of a card (arg: "number:name"), or remove or clear the card."""
         entries = entries_of(self.page.project.job)
         at, _, name = arg.partition(":")
-        number = int(at) if at.isdecimal() and len(at) < 9 else -1
-        if not 0 <= number < len(entries):
+        if (number := index_of(at, len(entries))) is None:
             return
         if act == "remove":
             self._proposed = {}

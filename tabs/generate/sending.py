@@ -221,7 +221,7 @@ class Sending:
         return state if isinstance(state, dict) else {}
 
     def _keep(self, sent: dict[str, Any]) -> None:
-        self.page.project.keep(TAB, self.page.project.tab_state(TAB) | {"sent": sent})
+        self.page.project.update_tab(TAB, sent=sent)
 
     def line(self, values: Values) -> str:
         """HTML below the prompts: the prompt file and the initial image in use, with buttons to stop using them."""
@@ -276,11 +276,8 @@ class Sending:
     # -- upscaling
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Data of the Upscale dialog for an image; errors are answered as {"problems"}."""
-        try:
-            shot, known = self._image(str(request.get("name")))
-        except ProblemsError as error:
-            return {"problems": [problem.to_dict() for problem in error.problems]}
+        """Data of the Upscale dialog for an image. Raises ProblemsError."""
+        shot, known = self._image(str(request.get("name")))
         now = self._fields.load()
         chosen = now["highres_fix_upscaler_file"]
         offered = [(name, each.title, each.latents is not None, "") for name, each in UPSCALERS.items()]

@@ -19,7 +19,6 @@ from core.record.run_folder import safe_name
 from core.settings.names import bad_name
 from core.settings.readers import program_of
 from core.tasks import tasks
-from tabs.context import CURRENT_SESSION
 from tabs.form.task_settings import job_of
 from tabs.markup import button, esc, problems_html, progress, short
 from tabs.server.browsers import Browser
@@ -88,7 +87,7 @@ class Copies:
         program = program_of(folder)
         misread = misread_by(source, (program,)) if program else []
         self._copies[str(source)] = Copying(folder, wanted, task, misread)
-        self._page.project.keep(TAB, self._page.project.tab_state(TAB) | {"copy_to": str(folder)})
+        self._page.project.update_tab(TAB, copy_to=str(folder))
 
     def _name(self, run: str, source: Path) -> str:
         """The name of a file's copy: that with which it is kept, else its own."""
@@ -112,7 +111,7 @@ class Copies:
         file, into = source.relative_to(folder).as_posix(), self.folder
         new = wanted is not None and file not in read_kept(folder)
         keep(folder, source, wanted)
-        browser = self._page.browsers.of(CURRENT_SESSION.get())
+        browser = self._page.browser
         # One thread does these and copies in the order in which they are begun: the copy has the new metadata.
         self._page.engine.light(
             self._write_metadata, run, source, browser, title=f"metadata of {self._title(source)}", kind="copies"
