@@ -21,10 +21,6 @@
     if (first) first.focus({preventScroll: true});
     if (list) list.click();
   });
-  atelier.showCard = (name) => {
-    if (card(name) && card(name).hidden) document.querySelector(`#gen-add [data-act=card_add][data-arg="${name}"]`).click();
-    go(name);
-  };
   atelier.on("click", "#gen-add [data-act=card_add]", ({dataset}) => go(dataset.arg));
   atelier.on("click", "#gen-form [data-act=card_remove]", ({dataset: {arg}}) => once(() => card(arg) && card(arg).hidden, () => {
     const back = document.querySelector(`#gen-add [data-act=card_add][data-arg="${arg}"]`);

@@ -13,11 +13,10 @@
   let current = "", anchor = "", columns = 1, side = CELL, tall = 0, asking = 0, timer = 0;
   let undos = [], deleted = [], viewer = null;  // messages with Undo; what Ctrl+Z in the viewer brings back, also without them
 
-  const complain = (problems) => atelier.say({id: `gallery-${Date.now()}`, kind: "error", problems});
   const ask = async (asked, whom = "gallery") => {
     const found = await atelier.question(whom, asked);
     if (!found.problems) return found;
-    complain(found.problems);
+    atelier.complain(found.problems);
     return null;
   };
   const number = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
@@ -317,7 +316,7 @@
     const close = () => { closed = copy.id; place.replaceChildren(); };
     if (!copy.done) place.replaceChildren(h("span", {class: "hint"}, copy.text), h("span", {class: "gauge", role: "progressbar", "aria-label": copy.text, "aria-valuenow": Math.round(100 * copy.share), "aria-valuemin": 0, "aria-valuemax": 100}, h("i", {style: `width: ${100 * copy.share}%`})),
       h("button", {type: "button", class: "btn quiet small", onclick: () => ask({act: "cancel"})}, "Cancel"));
-    else if (copy.problems.length) { complain(copy.problems); close(); }
+    else if (copy.problems.length) { atelier.complain(copy.problems); close(); }
     else place.replaceChildren(h("span", {class: "hint", role: "status"}, `${copy.said}.`), h("a", {class: "btn small", href: "#Dataset", onclick: close}, "Open Dataset"),
       h("button", {type: "button", class: "btn quiet small", "aria-label": "Close this message", onclick: close}, "Close"));
   };

@@ -25,7 +25,7 @@ from core.training.checks.before_start import problems_before_start
 from core.training.checks.demo_setup import Setup
 from core.training.checks.recipe_fit import recipe_problems
 from tabs.dataset.reading import Reading
-from tabs.dataset.setup_offer import SetupOffer, setup_facts
+from tabs.dataset.setup_offer import SetupOffer, card
 from tabs.roots import Roots
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class Checks:
         }
         device = self._engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
         self.setup = self._setup_offer.offer(job, report)
-        facts["setup"] = setup_facts(self.setup)
+        facts["setup"] = card(self.setup)
         in_offer = {"demo.name-or-prompts"} if self.setup and self.setup.changes else set()
         problems = self.problems(job, report, device)
         facts["problems"] = [each.to_dict() for each in problems if each.code not in {*in_offer, *BY_RECIPE}]
