@@ -91,7 +91,7 @@ const follow = (field, turn) => {
 };
 let shown = {turn: 0, value: props.value};
 watch('value', () => {
-  const turn = Number((/<!--(\d+)-->$/.exec(props.value) || [0, Infinity])[1]);  // written by `with_turn`
+  const turn = Number((/<!--(\d+)-->$/.exec(props.value) || [0, Infinity])[1]);  // written by `_with_turn` (tabs/context.py)
   if (turn < shown.turn) { props.value = shown.value; return; }
   if (turn < Infinity) shown = {turn, value: props.value};
   fields().forEach((field) => follow(field, turn));
@@ -129,11 +129,6 @@ def board(elem_id: str, value: str = "", script: str = "", **more: Any) -> gr.HT
     )
 
 
-def with_turn(turn: int, board: str) -> str:
-    """Append the number of the last handled event to a board's contents; 0 appends nothing."""
-    return f"{board}<!--{turn}-->" if turn else board
-
-
 def board_event(event: gr.EventData, longest: int = LONGEST) -> tuple[str, str, str]:
     """(act, arg, value) of a board's event, as texts whatever the browser sent. Raises ProblemsError for a longer one."""
     data = event._data if isinstance(event._data, dict) else {}
@@ -151,8 +146,8 @@ def row_of(name: str) -> str:
 
 
 def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
-    """An event's `arg`, "index" or "index:name", with the row's current index, since another window may have changed the
-    list; "" if the row is gone.
+    """The `arg` of a row's event, "index" or "index:name". Its index is the row's present one: another window may have changed the
+    list. "" if the row is gone.
 
     rows   the name of each current row, as passed to `row_of`
     """

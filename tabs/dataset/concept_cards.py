@@ -23,6 +23,7 @@ from tabs.markup import button, choice_list, empty_state, esc, row_of, section
 
 FOLDERS_SHOWN = 12
 ClassForm = Callable[[int, Source | None], str]
+_note_on = lru_cache(maxsize=500)(identifier_note)
 NONE: Mapping[int, Sequence[str]] = MappingProxyType({})
 SHORT_LIST = 3  # of a folder's own settings that are named on its card
 HEAD = ("enabled", "role", "folder")  # at the top of a card
@@ -156,11 +157,6 @@ def _words(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
     buttons = "".join(button("word", word, f"{number}:{word}", label=f"Use {word}") for word in proposed or ())
     offers = f'<span class="offers">{buttons}</span>' if buttons else ""
     return f'<div class="word-note">{hint}{offers}</div>' if hint or offers else ""
-
-
-@lru_cache(maxsize=500)
-def _note_on(word: str) -> str:
-    return identifier_note(word)
 
 
 def _inside(contents: FolderContents, root: Any) -> str:

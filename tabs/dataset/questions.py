@@ -185,7 +185,7 @@ def _open_question(job: TrainJob, question: Question, done: bool) -> str:
 
 
 def _loses(question: Question, choice: Choice) -> str:
-    """Note on images that would have no caption with this choice: only .caption files are read, and they have a .txt alone."""
+    """Note on images with a .txt file alone, which have no caption if the choice reads only .caption files."""
     lost = question.counts.get(TAGS, 0) - question.images
     if choice.values.get("captions.caption_extension") != SENTENCES or lost <= 0:
         return ""

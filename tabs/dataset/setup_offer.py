@@ -81,17 +81,20 @@ class SetupOffer:
             self._project.update_tab(STATE, made=applied)
 
 
-def card(setup: Setup | None) -> str:
-    """HTML of the card on Dataset and Train: title, old and new value, and reason of each change; "" without an offer."""
+def card(setup: Setup | None, lead: bool = True) -> str:
+    """HTML of the card on Dataset and Train: title, old and new value, and reason of each change; "" without an offer.
+
+    lead   with the reason why no base model can be trained, which Train lists among the problems
+    """
     if setup is None:
         return ""
-    lead = f'<p class="no-model">{esc(setup.no_model)}</p>' if setup.no_model else ""
+    reason = f'<p class="no-model">{esc(setup.no_model)}</p>' if setup.no_model and lead else ""
     listed = "".join(map(_row, setup.changes))
     table = f'<table class="setup-rows">{listed}</table>' if listed else ""
     both = button("setup", "Apply", kind="primary") if listed else ""
     both += button("keep_demo", "Keep current settings")
     both += button("get_model", "Get a base model") if setup.no_model else ""
-    return section(TITLE, f'<div class="setup">{lead}{table}<div class="setup-buttons">{both}</div></div>')
+    return section(TITLE, f'<div class="setup">{reason}{table}<div class="setup-buttons">{both}</div></div>')
 
 
 def _row(change: Change) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,26 +145,27 @@ class Sending:
 
     def begin_with(self, file: str) -> None:
         """Use a dropped image as initial image."""
-        try:
+        with self._uploaded(file):
             path = self._painting.take(file)
             with self.page.project.lock:
                 now = self._fields.load()
                 mask = now["mask_path"] if now["image_path"] == path else None  # not that of another image
                 self._begin({"image_path": path, "mask_path": mask})
             self.page.say("done", f"{SENT['begin']} {Path(path).name}.")
-        except ProblemsError as error:
-            self.page.say("error", problems=error.problems, about=SENDING)
-        finally:
-            atomic.remove(file)  # the server's own copy of the upload
 
     def follow(self, file: str) -> None:
         """Use a dropped image as control image."""
-        try:
+        with self._uploaded(file):
             self._follow(self._painting.take(file))
-        except ProblemsError as error:
-            self.page.say("error", problems=error.problems, about=SENDING)
+
+    @contextmanager
+    def _uploaded(self, file: str) -> Iterator[None]:
+        """Within this context an upload is used: a ProblemsError is shown as a message. Removes the server's own copy."""
+        try:
+            with self.page.browsers.reporting(self.page.browser, SENDING):
+                yield
         finally:
-            atomic.remove(file)  # the server's own copy of the upload
+            atomic.remove(file)
 
     def _follow(self, path: str) -> None:
         with self.page.project.lock:

@@ -108,8 +108,8 @@ class ToolForm:
         )
 
     def _keys(self, task: Task) -> dict[str, str]:
-        """{setting: key under which it is stored} of the settings that a task does not share with its card: those of groups that
-        no other task has, and those of SEPARATE."""
+        """{setting: key of its stored value} of the settings whose values the card's tasks do not share: SEPARATE, and the groups that
+        only this task has."""
         groups = Counter(group for each in self.tasks.values() for group in each.job.model_fields)
         settings = form_settings(task).items() if task.values else ()
         keys = {name: task.values for name, entry in settings if groups[entry.group] == 1}

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from gradio.context import LocalContext
 from PIL import Image
 
 from core.engine.engine import Engine
@@ -71,6 +72,15 @@ def wait_until(test: Any, seconds: float = 60.0) -> None:
 def said(desk: Any) -> str:
     """What the message panel tells those who asked `desk`, as one text."""
     return str(desk.page.browsers.of(None).message or "")
+
+
+def heard(listener: Callable[..., Any], *args: Any, session: str = "one", request: Any = None) -> Any:
+    """What a listener returns for a request of this session, or for `request`."""
+    token = LocalContext.request.set(request or SimpleNamespace(session_hash=session))
+    try:
+        return listener(*args)
+    finally:
+        LocalContext.request.reset(token)
 
 
 def answered(answer: Callable[[dict[str, Any]], dict[str, Any]], request: dict[str, Any]) -> dict[str, Any]:
