@@ -334,6 +334,13 @@
   atelier.once = (button, again = () => { button.disabled = false; }) => { button.disabled = true; setTimeout(again, LOST); };
 
   const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+  /** What `find` returns as soon as it finds something, null after `patience` milliseconds. */
+  atelier.whenFound = async (find, patience = 8000) => {
+    for (const end = Date.now() + patience; ; await pause(25)) {
+      const found = find();
+      if (found || Date.now() > end) return found || null;
+    }
+  };
   /** Leave the field that is being typed in, and wait until the server has every change. */
   atelier.settle = async () => {
     const active = document.activeElement;

@@ -5,7 +5,7 @@
 (() => {
   const atelier = window.atelier, {h, text, attr, byId, show} = atelier;
   const CELL = 158, GAP = 10, WORDS = 40;  // pixels: a tile's least width, between tiles, the lines below an image
-  const AHEAD = 2, MOST_TILES = 300, MOST_COPIED = 1000, SOON = 60, TYPING = 250, PATIENCE = 8000, UNDO = 10000, KEPT = 9;  // letters before the seed: the end of a LoRA's name and its strength
+  const AHEAD = 2, MOST_TILES = 300, MOST_COPIED = 1000, SOON = 60, TYPING = 250, UNDO = 10000, KEPT = 9;  // letters before the seed: the end of a LoRA's name and its strength
   const tiles = new Map();   // name -> what the server says of it, with the version of the list that it came with
   const nodes = new Map();   // name -> tile in the gallery
   const chosen = new Set();
@@ -382,15 +382,15 @@
   /** Where an image was sent to comes into sight: what is being made, or the group whose field holds it. */
   const sent = (act, of) => {
     if (act === "upscale" || act === "vary") byId("gen-status").scrollIntoView({block: "nearest"});
-    else if (act !== "use") reveal(act, of.split("/").pop(), Date.now() + PATIENCE);
+    else if (act !== "use") reveal(act, of.split("/").pop());
   };
   /** Once the answer has put the image into its field, its card has the keyboard, or the painter of masks opens. */
-  const reveal = (act, file, until) => {
-    const taken = byId("gen-image_path"), card = document.querySelector("#gen-cards [data-card=image_to_image]");
-    if (!taken || !card || card.hidden || !taken.value.endsWith(file)) {
-      if (Date.now() < until) setTimeout(reveal, SOON, act, file, until);
-      return;
-    }
+  const reveal = async (act, file) => {
+    const card = await atelier.whenFound(() => {
+      const taken = byId("gen-image_path"), shown = document.querySelector("#gen-cards [data-card=image_to_image]:not([hidden])");
+      return taken && taken.value.endsWith(file) && shown;
+    });
+    if (!card) return;
     const mask = card.querySelector("[data-paint=mask]");
     card.scrollIntoView({block: "nearest"});  // what stands below the prompts is still seen
     mask.focus({preventScroll: true});

@@ -207,6 +207,7 @@ def test_what_opens_on_the_page_takes_the_keyboard_and_gives_it_back(window):
     go(tab, "Dataset", MARKS["Dataset"])
     browse = tab.locator("#ds-browse")
     browse.press("Enter")
+    tab.locator("#model-browser .rows button").first.press("Enter")
     expect(tab.locator("#model-browser .rows button").first).to_be_focused()
     look(tab, "folder browser", "#model-browser")
     tab.keyboard.press("Escape")
