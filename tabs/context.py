@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from core.engine.queue import GUEST
 from core.imports.projects.report import MAX_BYTES as IMPORT_LETTERS
@@ -25,7 +26,6 @@ from tabs.form import fields, form_values, task_settings
 from tabs.form.picker import Picker
 from tabs.form.presets import MAX_BYTES as PRESET_BYTES
 from tabs.form.project import Project
-from tabs.markup import with_turn
 from tabs.monitor.tensorboard import TensorBoard
 from tabs.roots import Roots
 from tabs.server.browsers import Browser, Browsers
@@ -50,7 +50,7 @@ TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 @dataclass
 class Page:
     """One page for one engine and one project. Tabs build their widgets inside `build(page)` and hold no state: state that
-    survives a refresh is stored with `project.keep(tab, {...})`, and the engine has the state of runs."""
+    survives a refresh is stored with `project.update_tab(tab, ...)`, and the engine has the state of runs."""
 
     engine: Engine
     workspace: Workspace
@@ -59,7 +59,7 @@ class Page:
     roots: Roots
     links: Links
     shared: bool = False
-    tabs: Any = None  # the gr.Tabs; return gr.Tabs(selected="Train") to lead somewhere
+    tabs: Any = None  # the gr.Tabs; a handler with this output returns gr.Tabs(selected="Train") to open Train
     browsers: Browsers = field(default_factory=Browsers)
     form_bus: Any = None  # carries the form's state to the browser and its actions back
     pulse_bus: Any = None  # carries what changes by itself, and commands back
@@ -132,9 +132,14 @@ class Page:
         """URL of a thumbnail whose longer side is at most `size` pixels."""
         return self.links.thumb_url(path, size)
 
+    @property
+    def browser(self) -> Browser:
+        """The browser whose request is handled."""
+        return self.browsers.of(CURRENT_SESSION.get())
+
     def say(self, kind: str, text: str = "", **more: Any) -> None:
         """Show a message in the panel of the browser whose request is handled. Arguments: see `Browsers.say`."""
-        self.browsers.say(self.browsers.of(CURRENT_SESSION.get()), kind, text, **more)
+        self.browsers.say(self.browser, kind, text, **more)
 
     def already_reported(self, error: ProblemsError) -> bool:
         """Whether a tick failed with the same unexpected error before. Each is shown once, not once a second."""
@@ -160,8 +165,8 @@ class Page:
                             {name: value} of those that change
         drop_if_overtaken   discard the result if the user did something meanwhile (for ticks, or a count while typing)
 
-        A parameter of `fn` called `request` gets the gr.Request, one called `event` the gr.EventData. A ProblemsError of `fn`
-        is shown as a message, and no output changes.
+        A parameter of `fn` called `event` gets the gr.EventData; `self.browser` is the browser. A ProblemsError of `fn` is shown as a
+        message, and no output changes.
         """
         more = {"queue": False, "show_progress": "hidden", "api_visibility": "private"} | more
         bus, targets = self.pulse_bus, outputs
@@ -231,9 +236,9 @@ def _turn_of(args: Sequence[Any]) -> tuple[int, str]:
 
 
 def _with_turn(turn: int, component: Any, value: Any) -> Any:
-    """Return an output value; for a board, its HTML with the number of the last handled event."""
+    """Return an output value; for a board, its HTML with the number of the last handled event, if there is one."""
     is_board = isinstance(component, gr.HTML) and "board" in (component.elem_classes or ())
-    return with_turn(turn, value) if is_board and isinstance(value, str) else value
+    return f"{value}<!--{turn}-->" if turn and is_board and isinstance(value, str) else value
 
 
 def as_listener(
@@ -245,21 +250,14 @@ def as_listener(
 
     A ProblemsError becomes a message; a gr.Error would be answered with status 500 and a toast that disappears. Gradio injects
     parameters by their annotations, but reads none of a functools.partial, and none at all if one of them names a type that is
-    imported for type checkers only. So the wrapper is annotated with the injected parameters alone.
+    imported for type checkers only. So the wrapper is annotated with the event alone.
     """
     signature = inspect.signature(fn)
-    takes_request = "request" in signature.parameters
     about = _name_of(fn)
-    parameters = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
-    if not takes_request:
-        added = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        rest = [each for each in parameters if each.kind is inspect.Parameter.VAR_POSITIONAL]
-        parameters = [added, *parameters] if rest else [*parameters, added]
-    index = next(number for number, each in enumerate(parameters) if each.name == "request")
     keys = names or outputs
 
     def wrapped(*args):
-        request = args[index]
+        request = LocalContext.request.get(None)
         session = getattr(request, "session_hash", None)
         current = CURRENT_SESSION.set(session)
         guest = GUEST.set(getattr(getattr(request, "request", None), "scope", {}).get("guest", ""))
@@ -272,8 +270,7 @@ def as_listener(
             with page.browsers.in_turn(browser, turn), act:
                 handled = max(turn, browser.turn)  # later ones, which may end meanwhile, are not in this result
                 late = field and not page.browsers.is_newest(browser, field, turn)
-                inputs = args if takes_request else (*args[:index], *args[index + 1 :])
-                result = gr.skip() if late else errors_as_problems(lambda: fn(*inputs), about)
+                result = gr.skip() if late else errors_as_problems(lambda: fn(*args), about)
             if drop_if_overtaken and overtaken():
                 result = gr.skip()
         except ProblemsError as error:
@@ -285,7 +282,7 @@ def as_listener(
         finally:
             CURRENT_SESSION.reset(current)
             GUEST.reset(guest)
-        message = gr.skip() if browser.message is before else _panel(browser)
+        message = gr.skip() if browser.message is before else to_json({"said": with_signature(browser.message)})
         skipped = result is None or (isinstance(result, dict) and result.get("__type__") == "update")
         if isinstance(result, dict) and not skipped:
             assert result.keys() <= set(keys), f"{about} returns {result.keys() - set(keys)}, which are not its outputs"
@@ -297,11 +294,9 @@ def as_listener(
         values = [_with_turn(handled, each, value) for each, value in zip(outputs, result, strict=True)]
         return (*values, message) if values else message
 
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__signature__ = signature  # type: ignore[attr-defined]
     wrapped.__name__ = about.rsplit(".", 1)[-1]
-    wrapped.__annotations__ = {"request": gr.Request} | {
-        name: kind for name, each in signature.parameters.items() if (kind := _injected(name, each.annotation))
-    }
+    wrapped.__annotations__ = {"event": gr.EventData} if "event" in signature.parameters else {}
     return wrapped
 
 
@@ -309,21 +304,6 @@ def _name_of(fn: Callable) -> str:
     """Return "module.name" of a function or functools.partial."""
     named = getattr(fn, "func", fn)
     return f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', 'handler')}"
-
-
-def _panel(browser: Browser) -> str:
-    """The browser's current message as JSON for its panel."""
-    return to_json({"said": with_signature(browser.message)})
-
-
-SPECIAL = {kind.__name__: kind for kind in (gr.Request, gr.EventData, gr.SelectData, gr.KeyUpData, gr.DeletedFileData)}
-
-
-def _injected(name: str, annotation: Any) -> Any:
-    """The class of which Gradio injects an instance into this parameter; None for an input."""
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    by_type = SPECIAL.get(text.rsplit(".", 1)[-1])
-    return by_type or {"request": gr.Request, "event": gr.EventData}.get(name)
 
 
 def run_all(page: Page, event: Any, calls: Sequence[dict[str, Any]]) -> None:

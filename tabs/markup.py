@@ -91,7 +91,7 @@ const follow = (field, turn) => {
 };
 let shown = {turn: 0, value: props.value};
 watch('value', () => {
-  const turn = Number((/<!--(\d+)-->$/.exec(props.value) || [0, Infinity])[1]);  // written by `with_turn`
+  const turn = Number((/<!--(\d+)-->$/.exec(props.value) || [0, Infinity])[1]);  // written by `_with_turn` (tabs/context.py)
   if (turn < shown.turn) { props.value = shown.value; return; }
   if (turn < Infinity) shown = {turn, value: props.value};
   fields().forEach((field) => follow(field, turn));
@@ -117,22 +117,16 @@ def breakable(name: str) -> str:
     return re.sub(r"(?<=[_\-/\\])(?=.)|(?<=\w)(?=\.[A-Za-z]\w*$)", "<wbr>", esc(name))
 
 
-def board(elem_id: str, value: str = "", label: str = "", script: str = "", **more: Any) -> gr.HTML:
+def board(elem_id: str, value: str = "", script: str = "", **more: Any) -> gr.HTML:
     """A gr.HTML whose buttons and inputs trigger its event `.act`."""
     return gr.HTML(
         value,
         elem_id=elem_id,
         elem_classes=["board"],
-        label=label,
         js_on_load=ACTS + script,
         apply_default_css=False,
         **more,
     )
-
-
-def with_turn(turn: int, board: str) -> str:
-    """Append the number of the last handled event to a board's contents; 0 appends nothing."""
-    return f"{board}<!--{turn}-->" if turn else board
 
 
 def board_event(event: gr.EventData, longest: int = LONGEST) -> tuple[str, str, str]:
@@ -152,8 +146,8 @@ def row_of(name: str) -> str:
 
 
 def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
-    """An event's `arg`, "index" or "index:name", with the row's current index, since another window may have changed the
-    list; "" if the row is gone.
+    """The `arg` of a row's event, "index" or "index:name". Its index is the row's present one: another window may have changed the
+    list. "" if the row is gone.
 
     rows   the name of each current row, as passed to `row_of`
     """
@@ -232,10 +226,10 @@ def button(
     return "".join(parts) + (" disabled" if disabled else "") + f">{esc(text)}</button>"
 
 
-def link(href: str, text: str, *, download: str | None = None, kind: str = "") -> str:
+def link(href: str, text: str, *, download: str | None = None) -> str:
     """HTML of a link that opens a new tab, or downloads a file with the name `download`."""
     more = f' download="{esc(download)}"' if download is not None else ' target="_blank" rel="noopener"'
-    return f'<a class="btn {kind}" href="{esc(href)}"{more}>{esc(text)}</a>'
+    return f'<a class="btn" href="{esc(href)}"{more}>{esc(text)}</a>'
 
 
 def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "", label: str = "Pages") -> str:
@@ -250,6 +244,11 @@ def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "", label
     return (
         f'<nav class="pager" aria-label="{esc(label)}">{before}<span>Page {choose} of {pages:,}{of}</span>{after}</nav>'
     )
+
+
+def index_of(text: str, total: int) -> int | None:
+    """Parse an index from the browser; None if a list of `total` items has no such one."""
+    return int(text) if text.isdecimal() and len(text) < 9 and int(text) < total else None
 
 
 def page_of(text: str, pages: int) -> int:
@@ -329,10 +328,10 @@ def short(text: str, length: int = 60) -> str:
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
 
 
-def middle(text: str, end: int = 8) -> str:
-    """HTML of a name that the browser shortens before its last `end` characters, which distinguish checkpoints; never next to a
-    space, which a screen reader would lose."""
-    at = max(0, len(text) - end)
+def middle(text: str) -> str:
+    """HTML of a name that the browser shortens before its last 8 characters, which distinguish checkpoints; never next to a space,
+    which a screen reader would lose."""
+    at = max(0, len(text) - 8)
     while at and " " in text[at - 1 : at + 1]:
         at -= 1
     return f'<span class="cut"><span>{esc(text[:at])}</span><span>{esc(text[at:])}</span></span>'

@@ -117,9 +117,9 @@
     setTimeout(() => { button.textContent = words; heard.textContent = ""; copying.delete(button); }, 1200);
   });
 
-  /** Save a text as a file of the browser's machine. */
-  atelier.download = (name, text) => {
-    const link = h("a", {href: URL.createObjectURL(new Blob([text])), download: name});
+  /** Save a text or Blob as a file of the browser's machine. */
+  atelier.download = (name, content) => {
+    const link = h("a", {href: URL.createObjectURL(new Blob([content])), download: name});
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
@@ -226,6 +226,12 @@
   atelier.want = (of) => wants.push(of);
   /** Post JSON to an address of the page's own, beside Gradio. */
   atelier.post = (name, body, more) => fetch(`atelier/${name}`, {method: "POST", headers: {"Content-Type": "application/json"}, body, ...more});
+  /** The server's answer to a request. Throws where it does not answer. */
+  atelier.request = async (name, asked, more) => {
+    const answer = await atelier.post(name, JSON.stringify(asked), more);
+    if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+    return answer.json();
+  };
   /** What the server answers to a question; `problems` with `lost` where it does not. tooLarge: what and fix of one that is not taken */
   atelier.question = async (name, asked, tooLarge) => {
     const lost = (what, fix = "try again") => ({lost: true, problems: [{what, where: "", fix}]});
@@ -295,7 +301,7 @@
   const nameUnsaved = (changes, title, before, after) => {
     const gone = changes.filter(([path, value]) => ![undefined, value.trim()].includes(shownIn(path)?.trim()));
     const words = gone.map(([path, value]) => `${atelier.fields[path].title} to "${({true: "on", false: "off"})[value] || value.slice(0, 60)}"`);
-    if (gone.length) atelier.say({id: `unsaved-${Date.now()}`, kind: "error", title, text: `${before} ${words.join(" and ")}. ${after}`});
+    if (gone.length) atelier.say({kind: "error", title, text: `${before} ${words.join(" and ")}. ${after}`});
     return gone.length > 0;
   };
   const nameLost = () => {
@@ -309,7 +315,7 @@
   atelier.act = async (name, data) => {
     if (!buses.form) return;
     if ((await atelier.settle()).length) {
-      return atelier.say({id: `late-${Date.now()}`, kind: "error", title: "Error", text: "Your last change has not been sent yet. Check the fields, then try again."});
+      return atelier.say({kind: "error", title: "Error", text: "Your last change has not been sent yet. Check the fields, then try again."});
     }
     send(name, data);
   };
@@ -328,6 +334,13 @@
   atelier.once = (button, again = () => { button.disabled = false; }) => { button.disabled = true; setTimeout(again, LOST); };
 
   const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+  /** What `find` returns as soon as it finds something, null after `patience` milliseconds. */
+  atelier.whenFound = async (find, patience = 8000) => {
+    for (const end = Date.now() + patience; ; await pause(25)) {
+      const found = find();
+      if (found || Date.now() > end) return found || null;
+    }
+  };
   /** Leave the field that is being typed in, and wait until the server has every change. */
   atelier.settle = async () => {
     const active = document.activeElement;
@@ -418,13 +431,13 @@
   });
 
   /** The message panel over the page, which it does not push: errors stay until closed. Others belong to their tab, and go by
-      themselves unless they list something to read or offer a file. */
+      themselves unless they list something to read or offer a file. One with the id of the last one is not shown again. */
   const SECONDS = {info: 10, done: 5, success: 5, place: 8, undo: 20};  // how long a message that need not be read stays
   let sayTimer = 0, lastSaid = "", lastAt = 0;
   atelier.say = (said) => {
     const panel = atelier.byId("said");
     /* A message of the server that was shown or overtaken by a newer one is dropped, also where one of the page has come since. */
-    if (!panel || !said || said.id === lastSaid || (said.at && said.at <= lastAt)) return;
+    if (!panel || !said || (said.id && said.id === lastSaid) || (said.at && said.at <= lastAt)) return;
     lastSaid = said.id;
     lastAt = said.at || lastAt;
     if (said.kind === "over") { if (panel.classList.contains("error")) panel.hidden = true; return; }
@@ -451,6 +464,7 @@
     panel.toggleAttribute("data-passes", kind !== "error");
     if (!stays) sayTimer = setTimeout(() => { panel.hidden = true; }, 1000 * SECONDS[said.undo ? "undo" : place ? "place" : kind]);
   };
+  atelier.complain = (problems, title) => atelier.say({kind: "error", title, problems});
   document.addEventListener("click", ({target, isTrusted}) => {  // what passes was about the tab that is left
     const panel = isTrusted && target.closest && target.closest("[role=tab]") && atelier.byId("said");
     if (panel && panel.hasAttribute("data-passes")) panel.hidden = true;

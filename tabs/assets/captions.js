@@ -37,11 +37,7 @@
     return items.get(key);
   };
 
-  const post = async (asked, more) => {
-    const answer = await atelier.post("captions", JSON.stringify(asked), more);
-    if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-    return answer.json();
-  };
+  const post = (asked, more) => atelier.request("captions", asked, more);
   /* What the server keeps of a list or a form: its questions go one after the other, or a slow one would undo the next. */
   const LINES = {find: "list", show: "list", sort: "list", page: "list", bulk: "bulk", bulk_field: "bulk", scores: "scores", scores_field: "scores"};
   const lines = {};
@@ -49,7 +45,6 @@
     const line = LINES[asked.act] || (asked.act.startsWith("preset_") ? "bulk" : "");
     return line ? lines[line] = Promise.resolve(lines[line]).catch(() => {}).then(() => post(asked, more)) : post(asked, more);
   };
-  const complain = (problems) => atelier.say({id: `captions-${Date.now()}`, kind: "error", problems});
 
   /* ---- texts that are not saved yet ---- */
 
@@ -118,7 +113,7 @@
     const before = item.failed;
     item.failed = answer.problems ? answer.problems[0].what : answer.lost ? "the server does not answer" : answer.unknown === false ? "the folder is being loaded"
       : answer.unknown ? "the image is not in the chosen folder; the text is saved when the folder is chosen again" : "";
-    if (answer.problems && item.failed !== before) complain(answer.problems);
+    if (answer.problems && item.failed !== before) atelier.complain(answer.problems);
     if (item.failed) { item.wants = false; keepDraft(item); if (answer.unknown !== true) after(`retry ${item.key}`, RETRY, () => save(item)); return; }
     if (answer.conflict !== undefined) { Object.assign(item, {conflict: answer.conflict, wants: false}); keepDraft(item); return; }
     Object.assign(item, {base: answer.disk, maybe: [], saved: sent});
@@ -148,7 +143,7 @@
     if (!mineStays) {  // what was typed is kept by the server before it leaves the box
       let answer;
       try { answer = await ask({act: "give_up", key: item.key, value: item.text}); } catch (error) { answer = {problems: [{what: String(error.message || error)}]}; }
-      if (answer.problems) return complain(answer.problems);
+      if (answer.problems) return atelier.complain(answer.problems);
       if (item.conflict === undefined) return;
       said = "The other is used; Undo restores yours";
       paintSteps(answer);
@@ -256,12 +251,12 @@
     const number = ++asking, then = clock, key = asked.key !== undefined ? asked.key : open || last;
     let answer;
     try { answer = await ask({act: "shelf", ...asked, key}); } catch (error) {
-      if (asked.act && asked.act !== "follow" && asked.act !== "open") complain([{what: `The server does not answer (${error.message})`, where: "", fix: "try again"}]);
+      if (asked.act && asked.act !== "follow" && asked.act !== "open") atelier.complain([{what: `The server does not answer (${error.message})`, where: "", fix: "try again"}]);
       else if (moves) after("open", RETRY, () => shelf(asked, moves, since));
       else after("shelf", RETRY, () => shelfSoon());
       return;
     }
-    if (answer.problems) return complain(answer.problems);
+    if (answer.problems) return atelier.complain(answer.problems);
     for (const [each, fresh] of Object.entries(answer.items)) take(each, fresh, then);
     if (answer.said) said = answer.said;
     if (number < newest) {  // its list is old; where it leads is not
@@ -332,7 +327,7 @@
     saveAll();
     await quiet();
     await shelf({act, arg, value}, act === "undo" || act === "redo", since);
-    if (act !== "undo" && act !== "redo" && said && said !== before) atelier.say({id: `captions-${Date.now()}`, kind: "success", text: said});  // the caption is far above
+    if (act !== "undo" && act !== "redo" && said && said !== before) atelier.say({kind: "success", text: said});  // the caption is far above
   };
 
   /* ---- painting ---- */
@@ -401,8 +396,8 @@
   const follow = (now) => {
     if (!now || !now.id || (now.done && !(work && work.id === now.id))) { work = null; return; }
     work = now.done ? null : now;
-    if (now.done && now.problems.length) complain(now.problems);
-    else if (now.done && now.said) atelier.say({id: `captions-${Date.now()}`, kind: "success", text: said = now.said});
+    if (now.done && now.problems.length) atelier.complain(now.problems);
+    else if (now.done && now.said) atelier.say({kind: "success", text: said = now.said});
     if (now.done) shelfSoon();
     paintState();
   };
@@ -429,7 +424,7 @@
 
   const acts = {
     previous: () => step(-1), next: () => step(1), save: saveOpen, mine: () => choose(true), theirs: () => choose(false),
-    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), find: (arg, value) => find(value), bulk_apply: async (mark) => { atelier.say({id: `captions-${Date.now()}`, kind: "over"}); await takeBack("bulk_apply", atelier.captions.selected(), mark); tell("atelier-captions"); }, revert: (arg) => takeBack("revert", arg),
+    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), find: (arg, value) => find(value), bulk_apply: async (mark) => { atelier.say({kind: "over"}); await takeBack("bulk_apply", atelier.captions.selected(), mark); tell("atelier-captions"); }, revert: (arg) => takeBack("revert", arg),
   };
   const own = {};           // acts of caption_tools.js
   atelier.captions = {ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return find(words); }};

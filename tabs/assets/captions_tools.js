@@ -133,7 +133,7 @@
   let listsTold = "";
   const tellLists = (problems) => {
     const key = JSON.stringify(problems);
-    if (problems.length && key !== listsTold) atelier.say({id: `tag-lists-${Date.now()}`, kind: "error", title: "Some tag lists are not used", problems});
+    if (problems.length && key !== listsTold) atelier.complain(problems, "Some tag lists are not used");
     listsTold = key;
   };
   const take = (tag) => { add(tag); byId("cap-tag").value = ""; close(); };
@@ -280,7 +280,7 @@
   /* ---- many captions, history ---- */
 
   const paintBulk = (answer) => {
-    if (answer.problems) return atelier.say({id: `captions-${Date.now()}`, kind: "error", problems: answer.problems});
+    if (answer.problems) return atelier.complain(answer.problems);
     if (answer.bulk === undefined) return;
     const holder = byId("cap-bulk"), fresh = document.createElement("div"), typing = document.activeElement;
     fresh.innerHTML = answer.bulk;

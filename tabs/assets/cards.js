@@ -2,15 +2,11 @@
 /* The left rail of Generate: cards that are added and removed (tabs/generate/cards.py), the list of LoRAs, and the search of all settings. */
 (() => {
   const atelier = window.atelier, {h, byId} = atelier;
-  const PATIENCE = 8000, SOON = 40, CONTROLS = "button:not([data-act=card_remove]), input, select, textarea";
+  const CONTROLS = "button:not([data-act=card_remove]), input, select, textarea";
   const card = (name) => document.querySelector(`#gen-form [data-card="${name}"]`);
 
   /** Wait until `find` finds something, and do something with it. */
-  const once = (find, work, until = Date.now() + PATIENCE) => {
-    const found = find();
-    if (found) work(found);
-    else if (Date.now() < until) setTimeout(once, SOON, find, work, until);
-  };
+  const once = async (find, work) => { const found = await atelier.whenFound(find); if (found) work(found); };
   const firstIn = (node) => [...node.querySelectorAll(CONTROLS)].find((each) => !each.disabled && each.checkVisibility());
 
   /** A card comes into sight with the keyboard in it; one of ControlNets without any opens their list. */
@@ -21,10 +17,6 @@
     if (first) first.focus({preventScroll: true});
     if (list) list.click();
   });
-  atelier.showCard = (name) => {
-    if (card(name) && card(name).hidden) document.querySelector(`#gen-add [data-act=card_add][data-arg="${name}"]`).click();
-    go(name);
-  };
   atelier.on("click", "#gen-add [data-act=card_add]", ({dataset}) => go(dataset.arg));
   atelier.on("click", "#gen-form [data-act=card_remove]", ({dataset: {arg}}) => once(() => card(arg) && card(arg).hidden, () => {
     const back = document.querySelector(`#gen-add [data-act=card_add][data-arg="${arg}"]`);

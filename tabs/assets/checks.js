@@ -49,20 +49,13 @@
     crops(data.images || []);
   };
 
-  /* The offer to set everything up for a person's own images: what would change, and two buttons. */
+  /* The offer to set everything up for a person's own images (tabs/dataset/setup_offer.py). */
   const setup = (offer) => {
     const holder = byId("setup-card");
     show(holder, !!offer);
-    if (!atelier.differs(holder, offer)) return;
-    if (!offer) return holder.replaceChildren();
-    const act = (name, words, kind) => h("button", {type: "button", class: `btn ${kind}`, onclick: () => atelier.act(name)}, words);
-    const rows = offer.rows.map((row) => h("tr", {}, h("th", {scope: "row"}, row.title),
-      h("td", {}, h("span", {class: "old", title: row.old}, row.old), h("b", {title: row.new}, "→ ", row.new), h("span", {class: "hint"}, row.reason))));
-    holder.replaceChildren(h("section", {class: "setup", "aria-label": offer.title}, h("h3", {}, offer.title),
-      rows.length ? h("table", {class: "setup-rows"}, h("tbody", {}, rows)) : null,
-      h("div", {class: "setup-buttons"}, rows.length ? act("setup", "Apply", "primary") : null, act("keep_demo", "Keep current settings", ""),
-        offer.no_model ? h("button", {type: "button", class: "btn", onclick: () => atelier.openCatalog()}, "Get a base model") : null)));
+    atelier.put(holder, offer || "");
   };
+  atelier.on("click", "#setup-card [data-act]", ({dataset: {act}}) => act === "get_model" ? atelier.openCatalog() : atelier.act(act));
 
   /* Validation images are named; those that no one chose are put back in one click. */
   const held = ({count, images, automatic}, all) => {

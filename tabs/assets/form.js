@@ -353,14 +353,6 @@
       return [h("strong", {}, title), h("span", {}, group ? groupTitle : "first screen"), kohya ? h("code", {}, kohya) : null];
     }});
 
-  const waitFor = async (find, tries = 60) => {
-    for (; tries > 0; tries -= 1) {
-      const node = find();
-      if (node) return node;
-      await new Promise((done) => setTimeout(done, 25));
-    }
-    return null;
-  };
   /** Scroll to a block and hold it in view while what stands above it is still being built, until a person moves. */
   let brought = null;
   const bringIntoView = async (block) => {
@@ -382,13 +374,9 @@
     const search = byId("field-search");
     if (search) search.dispatchEvent(new Event("atelier-found"));  // it hides the groups that it has not found
     atelier.goTo(facts.tab);
-    if (facts.tab !== "Train") {
-      const place = await waitFor(() => byId(facts.id));
-      if (place) place.scrollIntoView({block: "center"});
-      return;
-    }
-    const block = await waitFor(() => byId(facts.id));
+    const block = await atelier.whenFound(() => byId(facts.id), 1500);
     if (!block) return;
+    if (facts.tab !== "Train") return block.scrollIntoView({block: "center"});
     for (let place = block.closest(".folded"); place; place = place.parentElement.closest(".folded")) open(place.previousElementSibling);
     if (block.classList.contains("is-idle")) { const card = block.closest(".group"); if (card) { card.classList.add("show-idle"); paintFolded(card, facts.group); } }
     bringIntoView(block);

@@ -5,7 +5,7 @@
 (() => {
   const atelier = window.atelier, {h, text, attr, byId, show} = atelier;
   const CELL = 158, GAP = 10, WORDS = 40;  // pixels: a tile's least width, between tiles, the lines below an image
-  const AHEAD = 2, MOST_TILES = 300, MOST_COPIED = 1000, SOON = 60, TYPING = 250, PATIENCE = 8000, UNDO = 10000, KEPT = 9;  // letters before the seed: the end of a LoRA's name and its strength
+  const AHEAD = 2, MOST_TILES = 300, MOST_COPIED = 1000, SOON = 60, TYPING = 250, UNDO = 10000, KEPT = 9;  // letters before the seed: the end of a LoRA's name and its strength
   const tiles = new Map();   // name -> what the server says of it, with the version of the list that it came with
   const nodes = new Map();   // name -> tile in the gallery
   const chosen = new Set();
@@ -13,11 +13,10 @@
   let current = "", anchor = "", columns = 1, side = CELL, tall = 0, asking = 0, timer = 0;
   let undos = [], deleted = [], viewer = null;  // messages with Undo; what Ctrl+Z in the viewer brings back, also without them
 
-  const complain = (problems) => atelier.say({id: `gallery-${Date.now()}`, kind: "error", problems});
   const ask = async (asked, whom = "gallery") => {
     const found = await atelier.question(whom, asked);
     if (!found.problems) return found;
-    complain(found.problems);
+    atelier.complain(found.problems);
     return null;
   };
   const number = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
@@ -317,7 +316,7 @@
     const close = () => { closed = copy.id; place.replaceChildren(); };
     if (!copy.done) place.replaceChildren(h("span", {class: "hint"}, copy.text), h("span", {class: "gauge", role: "progressbar", "aria-label": copy.text, "aria-valuenow": Math.round(100 * copy.share), "aria-valuemin": 0, "aria-valuemax": 100}, h("i", {style: `width: ${100 * copy.share}%`})),
       h("button", {type: "button", class: "btn quiet small", onclick: () => ask({act: "cancel"})}, "Cancel"));
-    else if (copy.problems.length) { complain(copy.problems); close(); }
+    else if (copy.problems.length) { atelier.complain(copy.problems); close(); }
     else place.replaceChildren(h("span", {class: "hint", role: "status"}, `${copy.said}.`), h("a", {class: "btn small", href: "#Dataset", onclick: close}, "Open Dataset"),
       h("button", {type: "button", class: "btn quiet small", "aria-label": "Close this message", onclick: close}, "Close"));
   };
@@ -383,15 +382,15 @@
   /** Where an image was sent to comes into sight: what is being made, or the group whose field holds it. */
   const sent = (act, of) => {
     if (act === "upscale" || act === "vary") byId("gen-status").scrollIntoView({block: "nearest"});
-    else if (act !== "use") reveal(act, of.split("/").pop(), Date.now() + PATIENCE);
+    else if (act !== "use") reveal(act, of.split("/").pop());
   };
   /** Once the answer has put the image into its field, its card has the keyboard, or the painter of masks opens. */
-  const reveal = (act, file, until) => {
-    const taken = byId("gen-image_path"), card = document.querySelector("#gen-cards [data-card=image_to_image]");
-    if (!taken || !card || card.hidden || !taken.value.endsWith(file)) {
-      if (Date.now() < until) setTimeout(reveal, SOON, act, file, until);
-      return;
-    }
+  const reveal = async (act, file) => {
+    const card = await atelier.whenFound(() => {
+      const taken = byId("gen-image_path"), shown = document.querySelector("#gen-cards [data-card=image_to_image]:not([hidden])");
+      return taken && taken.value.endsWith(file) && shown;
+    });
+    if (!card) return;
     const mask = card.querySelector("[data-paint=mask]");
     card.scrollIntoView({block: "nearest"});  // what stands below the prompts is still seen
     mask.focus({preventScroll: true});

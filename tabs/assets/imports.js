@@ -14,7 +14,7 @@
 
   /* ---- opening ---- */
 
-  const refuse = (words) => atelier.say({id: `import-${Date.now()}`, kind: "error", title: "Not opened; nothing changed.", text: words});
+  const refuse = (words) => atelier.say({kind: "error", title: "Not opened; nothing changed.", text: words});
   const isWeights = (name) => /\.safetensors$/i.test(name);
   const tooLarge = (what) => refuse(`${what} is too large: looked for ${isWeights(what) ? LOOKS_FOR_LORA : LOOKS_FOR}.`);
   const send = (file, text, choice = "") => {
@@ -102,7 +102,7 @@
   /** Show the report above the form. */
   const showReport = async () => {
     const found = await atelier.question("import", {});
-    if (found.lost) return atelier.say({id: `report-${Date.now()}`, kind: "error", problems: found.problems});
+    if (found.lost) return atelier.complain(found.problems);
     close();
     atelier.goTo("Train");
     const closes = () => { close(); document.querySelector("#preset-bar summary").focus(); };
@@ -153,9 +153,9 @@
   const showExport = async (program) => {
     await atelier.settle();
     const found = await atelier.question("export", {to: program});
-    if (found.problems) return atelier.say({id: `export-${Date.now()}`, kind: "error", title: "Not exported", problems: found.problems});
+    if (found.problems) return atelier.complain(found.problems, "Not exported");
     const {name, command, toml, preset, tab, dataset, lost, advice} = found, content = command || preset;
-    const copy = button("Copy", async () => { text(copy, await atelier.copy(content) ? "Copied" : "Select it and copy it by hand"); });
+    const copy = h("button", {type: "button", class: "btn", "data-copy": content}, "Copy");
     const save = (words, file, written) => written ? button(words, () => atelier.download(file, written)) : null;
     atelier.modelsDialog(`Export for ${program}`,
       h("textarea", {class: "text", rows: 6, readonly: true, "aria-label": preset ? "Preset" : "Command line", value: content}),

@@ -7,8 +7,6 @@
   let key = "", shown = "", timer = 0, turn = 0, drawn = "";
 
   const ask = (asked) => atelier.question("masks", asked, ["The mask is too large to send", "paint with hard edges, or resize the image on Tools"]);
-  const complain = (problems) => atelier.say({id: `masks-${Date.now()}`, kind: "error", problems});
-  const told = (answer) => atelier.say({id: `masks-${Date.now()}`, kind: "success", text: answer.said});
 
   /** Called with the open image's key whenever it or anything on the tab has changed (captions.js). */
   atelier.showMask = (open, stamp) => {
@@ -36,20 +34,20 @@
 
   const paint = async (of) => {
     const found = await ask({act: "open", key: of});
-    if (found.problems) return complain(found.problems);
+    if (found.problems) return atelier.complain(found.problems);
     let over = found.version, always = false;
     atelier.paint({...found, save: async (png) => {
       const answer = await ask({act: "save", key: of, png, over, always});
       if (answer.problems) { always = answer.problems.some((problem) => problem.code === "mask.changed-meanwhile"); return answer.problems; }
-      told(answer);
+      atelier.say({kind: "success", text: answer.said});
       draw(of, answer);
       return [];
     }});
   };
   const use = async (of) => {
     const answer = await ask({act: "use", key: of});
-    if (answer.problems) return complain(answer.problems);
-    told(answer);
+    if (answer.problems) return atelier.complain(answer.problems);
+    atelier.say({kind: "success", text: answer.said});
     draw(of, answer);
     byId("cap-paint").focus({preventScroll: true});
   };

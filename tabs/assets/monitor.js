@@ -150,7 +150,7 @@
     byId("run-tensorboard").disabled = false;
     const opened = window.open(data.address, "_blank");
     if (opened) opened.opener = null;
-    else atelier.say({id: `board-${Date.now()}`, kind: "done", text: "TensorBoard is running.", open: [data.address, "Open TensorBoard"]});
+    else atelier.say({kind: "done", text: "TensorBoard is running.", open: [data.address, "Open TensorBoard"]});
   };
 
   const markChoice = () => {
@@ -164,7 +164,7 @@
       ...names.map((item) => h("option", {value: item.name}, `${item.name.replace(/_.*/, "").replace(/^(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)$/, "$1-$2-$3 $4:$5")}  ${item.title}, ${STATES[item.state] || item.state}`)));
     markChoice();
   };
-  atelier.parts.gone = (problems) => { atelier.say({id: "gone" + Date.now(), kind: "error", problems}); atelier.chooseRun("", true); atelier.keepAddress(true); };  // Back does not lead to it again
+  atelier.parts.gone = (problems) => { atelier.complain(problems); atelier.chooseRun("", true); atelier.keepAddress(true); };  // Back does not lead to it again
 
   /** Before the first run stands: one that was started is being prepared, else there is none. */
   atelier.parts.begins = (next) => {

@@ -9,7 +9,6 @@
 
   const ask = (asked) => atelier.question("paint", {...asked, image: typed("image_path"), mask: typed("mask_path"), map: typed("region_map"), prompt: typed("prompt")},
     ["The painting is too large to send", "paint with hard edges, or use a smaller image"]);
-  const say = (more) => atelier.say({id: `paint-${Date.now()}`, ...more});
 
   const put = (fields) => {
     for (const [name, value] of Object.entries(fields)) {
@@ -22,12 +21,12 @@
   /** sent: by the image's Inpaint, so Generate is next; otherwise the page stays where it is */
   const paint = async (what, sent) => {
     const found = await ask({act: what}), at = scrollY;
-    if (found.problems) return say({kind: "error", problems: found.problems});
+    if (found.problems) return atelier.complain(found.problems);
     atelier.paint({...found, save: async (png) => {
       const answer = await ask({act: `${what} save`, png});
       if (answer.problems) return answer.problems;
       put(answer.fields);
-      say({kind: "success", text: answer.said});
+      atelier.say({kind: "success", text: answer.said});
       setTimeout(() => { if (sent) byId("gen-draw").scrollIntoView({block: "center"}); else scrollTo(0, at); }, CLOSED);
       return [];
     }});

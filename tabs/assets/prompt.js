@@ -11,11 +11,7 @@
   const after = (name, milliseconds, work) => { clearTimeout(timers[name]); timers[name] = setTimeout(work, milliseconds); };
   const state = (id) => states[id] ||= {text: null, meter: "", marks: [], asked: 0};
   const isPrompt = (node) => !!node && node.id in NAMES;
-  const ask = async (asked) => {
-    const answer = await atelier.post("prompt", JSON.stringify(asked));
-    if (!answer.ok) throw new Error(String(answer.status));
-    return answer.json();
-  };
+  const ask = (asked) => atelier.request("prompt", asked);
 
   /* ---- token counts and faults ---- */
 
@@ -327,7 +323,7 @@
     if (field.id !== "gen-styles-file" || !field.files.length) return;
     const answer = await ask({act: "import", text: await field.files[0].text()}).catch((error) => ({problems: [{what: `The file cannot be sent (${error.message})`, where: "", fix: "try again"}]}));
     field.value = "";
-    atelier.say(answer.problems ? {id: `styles-${Date.now()}`, kind: "error", problems: answer.problems} : {id: `styles-${Date.now()}`, kind: "success", text: answer.said});
+    if (answer.problems) atelier.complain(answer.problems); else atelier.say({kind: "success", text: answer.said});
     byId("gen-styles-again").click();
   });
 

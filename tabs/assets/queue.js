@@ -28,9 +28,8 @@
 
   /** Draw a list anew only where it has changed, so that the keyboard keeps its place. */
   const fill = (list, entries, made, none) => {
-    const key = JSON.stringify(entries.map((entry) => ({...entry, doing: ""})));
-    if (list.dataset.key !== key) list.replaceChildren(...(entries.length ? entries.map(made) : none ? [h("li", {class: "none"}, none)] : []));
-    list.dataset.key = key;
+    if (!atelier.differs(list, entries.map((entry) => ({...entry, doing: ""})))) return;
+    list.replaceChildren(...(entries.length ? entries.map(made) : none ? [h("li", {class: "none"}, none)] : []));
   };
 
   atelier.parts.queue = ({paused, entries, ended}) => {

@@ -7,14 +7,9 @@
   const figures = (value, span) => span && span[0] < 0 ? value === null ? "" : value.toFixed(2).replace(/^-0.00$/, "0.00") : value === null ? "" : value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5) ? value.toExponential(0).replace("e+", "e") : String(+value.toPrecision(Math.abs(value) < 0.01 ? 2 : 3));  // as wide as a cell
 
   /* ---- tables ---- */
-  const copied = async (event, text) => {
-    const button = event.currentTarget, done = await atelier.copy(text);
-    button.textContent = done ? "Copied" : "Select and copy";
-    setTimeout(() => { button.textContent = text; }, 1200);
-  };
   const cell = (value, copies) => {
     if (typeof value === "number") return h("td", {class: "num figures"}, Number.isInteger(value) ? String(value) : atelier.number(value));
-    if (copies && value) return h("td", {}, h("button", {type: "button", class: "link copies", title: "Copy", "aria-label": `Copy ${value}`, onclick: (event) => copied(event, value)}, value));
+    if (copies && value) return h("td", {}, h("button", {type: "button", class: "link copies", title: "Copy", "aria-label": `Copy ${value}`, "data-copy": value}, value));
     return h("td", {}, value === null ? "" : String(value));
   };
   const table = (data) => h("div", {class: "result"}, head(data),
@@ -49,11 +44,7 @@
   };
 
   /* ---- PNG ---- */
-  const save = (canvas, title) => canvas.toBlob((blob) => {
-    const link = h("a", {href: URL.createObjectURL(blob), download: `${title.replace(/[^\w -]+/g, "").trim()}.png`});
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  });
+  const save = (canvas, title) => canvas.toBlob((blob) => atelier.download(`${title.replace(/[^\w -]+/g, "").trim()}.png`, blob));
   const colors = () => {
     const style = getComputedStyle(document.body), of = (name) => style.getPropertyValue(name).trim();
     const probe = h("span", {style: "display:none"});

@@ -12,7 +12,7 @@
     const title = (field.labels && field.labels[0] && field.labels[0].querySelector("span")) || {}, value = field.type === "checkbox" ? (field.checked ? "on" : "off") : field.value;
     sending.set(number, {words: `${title.textContent || field.ariaLabel || field.dataset.arg} to "${value.slice(0, 60)}"`, lost});
   };
-  const name = (words, title, before, after) => atelier.say({id: `lost-${Date.now()}`, kind: "error", title, text: `${before} ${words}. ${after}`});
+  const name = (words, title, before, after) => atelier.say({kind: "error", title, text: `${before} ${words}. ${after}`});
   const numberIn = (how) => { try { const {field, turn} = JSON.parse(how.body).event_data; return field ? turn : 0; } catch { return 0; } };
 
   const send = window.fetch;

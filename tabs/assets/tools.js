@@ -95,19 +95,17 @@
     if (card && atelier.openTab() === "Tools") choose(card.id, target.value);
   });
   /* The index: a click chooses the tool in its card and brings that into view; Enter in the search opens the first that matches. */
-  const visit = (button) => {
+  const visit = async (button) => {
     const {tool, at, tab} = button.dataset;
     if (tab !== atelier.openTab()) atelier.goTo(tab);
     if (tab === "Tools") choose(at, tool);
-    const arrive = (tries) => {
-      const place = byId(at), ready = place && place.offsetParent && place.querySelector("input, select, button");
-      if (!ready) { if (tries) setTimeout(() => arrive(tries - 1), 100); return; }
-      const choice = place.querySelector("select[data-arg=action]");
-      if (tool && choice && choice.value !== tool) { choice.value = tool; choice.dispatchEvent(new Event("change", {bubbles: true})); }
-      place.scrollIntoView({block: "start"});
-      (choice || ready).focus({preventScroll: true});
-    };
-    arrive(50);
+    const shown = () => { const place = byId(at); return place && place.offsetParent && place.querySelector("input, select, button"); };
+    const first = await atelier.whenFound(shown, 5000), place = byId(at);
+    if (!first) return;
+    const choice = place.querySelector("select[data-arg=action]");
+    if (tool && choice && choice.value !== tool) { choice.value = tool; choice.dispatchEvent(new Event("change", {bubbles: true})); }
+    place.scrollIntoView({block: "start"});
+    (choice || first).focus({preventScroll: true});
   };
   /** Lead to a card of Tools. */
   atelier.openTools = (at) => visit({dataset: {at, tab: "Tools"}});

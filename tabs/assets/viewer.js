@@ -85,14 +85,9 @@
       template.innerHTML = found.about;  // the server has escaped it
       about.replaceChildren(h("div", {class: "actions"},
         SENDS.filter(([act]) => !["use", "vary"].includes(act) || found.settings).map(([act, words, kind]) => make(words, () => send(act, found.name, () => box.close()), {class: `btn ${kind}`})),
-        ...[["prompt", found.prompt], ["seed", found.seed]].filter(([, words]) => words).map(([of, words]) => make(`Copy ${of}`, (event) => copied(event, words))),
+        ...[["prompt", found.prompt], ["seed", found.seed]].filter(([, words]) => words).map(([of, words]) => make(`Copy ${of}`, null, {"data-copy": words})),
         h("a", {class: "btn", href: found.url, download: found.file}, "Download"), h("a", {class: "btn", href: found.url, target: "_blank", rel: "noopener"}, "Open full size")), template);
       drawCompare();
-    };
-    const copied = async ({currentTarget: button}, words) => {
-      const before = button.textContent;
-      text(button, await atelier.copy(words) ? "Copied" : "Cannot copy");
-      setTimeout(() => text(button, before), 1200);
     };
     const rate = (stars) => {
       if (known.has(name)) known.get(name).stars = stars;

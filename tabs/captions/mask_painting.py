@@ -85,16 +85,13 @@ class Masks:
         }
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script. An error is answered as {"problems"}, and nothing was changed then."""
-        try:
-            act = self._acts.get(str(body.get("act", "")))
-            placed = self.edits.known(str(body.get("key", "")))
-            if act is None or placed is None:
-                what, fix = "The image is not in the chosen folder", "choose its folder again"
-                raise ProblemsError.one(what, "Captions", fix, "mask.unknown-image")
-            return act(placed, self._spot(placed), body)
-        except ProblemsError as error:
-            return {"problems": [problem.to_dict() for problem in error.problems]}
+        """Answer a request of the script. Raises ProblemsError, and nothing was changed then."""
+        act = self._acts.get(str(body.get("act", "")))
+        placed = self.edits.known(str(body.get("key", "")))
+        if act is None or placed is None:
+            what, fix = "The image is not in the chosen folder", "choose its folder again"
+            raise ProblemsError.one(what, "Captions", fix, "mask.unknown-image")
+        return act(placed, self._spot(placed), body)
 
     # -- the requests
 
@@ -242,8 +239,12 @@ def png_bytes(text: Any, where: str) -> bytes:
         raise ProblemsError([Problem("The mask upload is incomplete", where, fix, code="mask.not-base64")]) from None
 
 
-def png_url(mask: Image.Image) -> str:
-    """An image as a data URL."""
+def to_png(image: Image.Image) -> bytes:
     buffer = BytesIO()
-    mask.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def png_url(image: Image.Image) -> str:
+    """An image as a data URL."""
+    return "data:image/png;base64," + base64.b64encode(to_png(image)).decode()

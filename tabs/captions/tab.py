@@ -96,8 +96,7 @@ class Handlers:
         return self.page.project.tab_state(TAB)
 
     def _keep(self, **changes: Any) -> None:
-        with self._lock:
-            self.page.project.keep(TAB, self._state() | changes)
+        self.page.project.update_tab(TAB, **changes)
 
     def _keep_edits(self, changes: dict[str, Any]) -> None:
         with self._lock:
@@ -126,27 +125,24 @@ class Handlers:
         return f"{self.reading.version} {self.reading.busy and self.reading.report is None} {view_state}"
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script. An error is answered as {"problems"}, and nothing was changed then."""
+        """Answer a request of the script. Raises ProblemsError, and nothing was changed then."""
         act, key, arg, value = (_text(body.get(name)) for name in ("act", "key", "arg", "value"))
-        try:
-            if act == "look":
-                return self.look(key, _text(body.get("text"))[:MAX_COUNTED])
-            if act == "save":
-                saves = body.get("saves")
-                return {"answers": [self._saved(each) for each in saves[:MAX_SAVES]] if isinstance(saves, list) else []}
-            if act == "give_up":
-                self.edits.give_up(key, value)
-                return self._steps()
-            if act == "tags":
-                return self.bulk.tags(arg, *(_text(body.get(name))[:200] for name in ("find", "order")))
-            if act.startswith("preset_"):
-                return self._preset(act, key, arg, value, body.get("session"))
-            if act in self._handlers:
-                return self._handlers[act](key, arg, value)
-            opened, message = self._do(act, key, arg, value)
-            return self.shelf(opened, SEARCH_REACH if act == "find" else REACH) | {"said": message}
-        except ProblemsError as error:
-            return {"problems": [problem.to_dict() for problem in error.problems]}
+        if act == "look":
+            return self.look(key, _text(body.get("text"))[:MAX_COUNTED])
+        if act == "save":
+            saves = body.get("saves")
+            return {"answers": [self._saved(each) for each in saves[:MAX_SAVES]] if isinstance(saves, list) else []}
+        if act == "give_up":
+            self.edits.give_up(key, value)
+            return self._steps()
+        if act == "tags":
+            return self.bulk.tags(arg, *(_text(body.get(name))[:200] for name in ("find", "order")))
+        if act.startswith("preset_"):
+            return self._preset(act, key, arg, value, body.get("session"))
+        if act in self._handlers:
+            return self._handlers[act](key, arg, value)
+        opened, message = self._do(act, key, arg, value)
+        return self.shelf(opened, SEARCH_REACH if act == "find" else REACH) | {"said": message}
 
     def _saved(self, body: Any) -> dict[str, Any]:
         """`save` with problems in the response, so that the other saves of the message are still done."""

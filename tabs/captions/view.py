@@ -215,19 +215,19 @@ def earlier(changes: Sequence[tuple[Entry, Change]]) -> str:
     if not changes:
         return '<p class="hint">This caption has not been changed here.</p>'
     items = "".join(
-        f"<li><span><b>{_when(entry.at)}</b> {esc(entry.title)}: {_was(change.old)}</span>{_again(change.old)}</li>"
+        f"<li><span><b>{_when(entry.at)}</b> {esc(entry.title)}: {_old_text(change.old)}</span>{_use_button(change.old)}</li>"
         for entry, change in changes
     )
     return f'<ul class="plain earlier">{items}</ul>'
 
 
-def _was(old: bytes | None) -> str:
+def _old_text(old: bytes | None) -> str:
     return (
         "before: <i>no caption file</i>" if old is None else f"before: <q>{esc(short(decode_text(old).text, 300))}</q>"
     )
 
 
-def _again(old: bytes | None) -> str:
+def _use_button(old: bytes | None) -> str:
     """HTML of a button that puts an earlier text into the text box, which saves it; "" without a text."""
     if not old or len(old) > MAX_EARLIER_BYTES:
         return ""

@@ -23,6 +23,7 @@ from tabs.markup import button, choice_list, empty_state, esc, row_of, section
 
 FOLDERS_SHOWN = 12
 ClassForm = Callable[[int, Source | None], str]
+_note_on = lru_cache(maxsize=500)(identifier_note)
 NONE: Mapping[int, Sequence[str]] = MappingProxyType({})
 SHORT_LIST = 3  # of a folder's own settings that are named on its card
 HEAD = ("enabled", "role", "folder")  # at the top of a card
@@ -91,7 +92,7 @@ def _card(
         f'<article class="concept{state}" aria-label="{esc(name)}"{row_of(entry.folder)}>'
         f"{_head(number, entry, contents, name, thumb_url, busy)}"
         f'<div class="concept-fields">{_fields(number, entry, contents)}</div>'
-        f"{_words(number, entry, proposed)}{_inside(contents, root)}{form}"
+        f"{_identifier_line(number, entry, proposed)}{_subfolders(contents, root)}{form}"
         f"{_more_line(number, entry, name, settings, opened, bool(proposed))}{more}</article>"
     )
 
@@ -149,7 +150,7 @@ def _applies(name: str, role: str) -> bool:
     return not SOURCE[name].only or role in SOURCE[name].only
 
 
-def _words(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
+def _identifier_line(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
     """HTML of a note on the identifier's tokens, and of the proposed rare tokens."""
     note = _note_on(entry.identifier) if entry.identifier and entry.role != "validation" else ""
     hint = f'<span class="hint">{esc(note)}</span>' if note else ""
@@ -158,24 +159,19 @@ def _words(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
     return f'<div class="word-note">{hint}{offers}</div>' if hint or offers else ""
 
 
-@lru_cache(maxsize=500)
-def _note_on(word: str) -> str:
-    return identifier_note(word)
-
-
-def _inside(contents: FolderContents, root: Any) -> str:
+def _subfolders(contents: FolderContents, root: Any) -> str:
     """HTML of the table of subfolders, which have their own repeats and class tokens."""
     inner = [folder for folder in contents.folders if folder.path != root]
     if not inner:
         return ""
-    rows = "".join(_inner(folder) for folder in inner[:FOLDERS_SHOWN])
+    rows = "".join(_subfolder_row(folder) for folder in inner[:FOLDERS_SHOWN])
     if len(inner) > FOLDERS_SHOWN:
         rows += f"<tr><td colspan='4' class='hint'>and {count(len(inner) - FOLDERS_SHOWN, 'more folder')}</td></tr>"
     head = "<tr><th>Inside</th><th class='num'>Images</th><th class='num'>Repeats</th><th>Class tokens</th></tr>"
     return f"<table>{head}{rows}</table>"
 
 
-def _inner(folder: Folder) -> str:
+def _subfolder_row(folder: Folder) -> str:
     class_tokens = esc(folder.words) or "<span class='hint'>none</span>"
     name, number = esc(printable(folder.path.name)), f"{folder.images:,}"
     return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{class_tokens}</td></tr>"

@@ -121,7 +121,7 @@ def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
         if done:
             state, after = project.tab_state(TAB), project.job
             known = with_answered(state, after, {*done, *answered(state, after)})
-            project.keep(TAB, state | {"answered": known})
+            project.update_tab(TAB, answered=known)
 
 
 def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
@@ -168,7 +168,7 @@ def _open_question(job: TrainJob, question: Question, done: bool) -> str:
     now = in_force(job, question.kind)
     buttons = "".join(
         _choice(
-            question.kind, choice.name, choice.words, choice.does + _loses(question, choice), choice.name == now, done
+            question.kind, choice.name, choice.words, choice.does + _lost(question, choice), choice.name == now, done
         )
         for choice in choices
     )
@@ -181,18 +181,18 @@ def _open_question(job: TrainJob, question: Question, done: bool) -> str:
         )
     if question.images == 1:
         text = text.replace("have", "has", 1)
-    return f'<div class="ask"><p>{_concerns(question)} {esc(text)}</p><div class="choices">{buttons}</div></div>'
+    return f'<div class="ask"><p>{_images_of(question)} {esc(text)}</p><div class="choices">{buttons}</div></div>'
 
 
-def _loses(question: Question, choice: Choice) -> str:
-    """Note on images that would have no caption with this choice: only .caption files are read, and they have a .txt alone."""
+def _lost(question: Question, choice: Choice) -> str:
+    """Note on images with a .txt file alone, which have no caption if the choice reads only .caption files."""
     lost = question.counts.get(TAGS, 0) - question.images
     if choice.values.get("captions.caption_extension") != SENTENCES or lost <= 0:
         return ""
     return f" {count(lost, 'image')} with a {TAGS} alone would be without a caption."
 
 
-def _concerns(question: Question) -> str:
+def _images_of(question: Question) -> str:
     """HTML of the number of images that a question is about, counts, and some names."""
     counted = ", ".join(f"{number:,} {noun}" for noun, number in question.counts.items())
     names = ", ".join(question.examples)

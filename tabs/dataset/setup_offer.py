@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.dataset.report import Report
 from core.record.problems import ProblemsError
@@ -13,6 +13,7 @@ from core.settings.values import shown_value
 from core.training.checks.demo_setup import (
     NAME,
     PROMPTS,
+    Change,
     Setup,
     holds_demo,
     other_images,
@@ -68,7 +69,7 @@ class SetupOffer:
         """Do not offer settings for these folders again."""
         state, key = self._project.tab_state(STATE), dataset_key(self._project.job)
         others = [each for each in state.get("keep_demo", []) if each != key]
-        self._project.keep(STATE, state | {"keep_demo": [*others, key][-MAX_DATASETS:]})
+        self._project.update_tab(STATE, keep_demo=[*others, key][-MAX_DATASETS:])
 
     def apply(self, setup: Setup | None) -> None:
         """Apply the recommended settings as one undo step. Raises ProblemsError if there is nothing to change."""
@@ -77,47 +78,29 @@ class SetupOffer:
         with self._project.lock:
             self._project.change(with_setup(self._project.job, setup), did=DID)
             applied = {"of": dataset_key(self._project.job), "values": {each.path: each.new for each in setup.changes}}
-            self._project.keep(STATE, self._project.tab_state(STATE) | {"made": applied})
+            self._project.update_tab(STATE, made=applied)
 
 
-def rows(setup: Setup) -> list[dict[str, str]]:
-    """Title, old and new value, and reason of each change, as texts."""
-    return [
-        {
-            "title": FIELDS[change.path].title,
-            "old": _value_text(change.path, change.old),
-            "new": _value_text(change.path, change.new),
-            "reason": change.reason,
-        }
-        for change in setup.changes
-    ]
+def card(setup: Setup | None, lead: bool = True) -> str:
+    """HTML of the card on Dataset and Train: title, old and new value, and reason of each change; "" without an offer.
 
-
-def _value_text(path: str, value: Any) -> str:
-    return short(shown_value(FIELDS[path], value), LONGEST)
-
-
-def setup_facts(setup: Setup | None) -> dict[str, Any] | None:
-    """Data of the card on Train for the page's script."""
-    return None if setup is None else {"title": TITLE, "rows": rows(setup), "no_model": setup.no_model}
-
-
-def card(setup: Setup | None) -> str:
-    """HTML of the card on Dataset."""
+    lead   with the reason why no base model can be trained, which Train lists among the problems
+    """
     if setup is None:
         return ""
-    lead = f'<p class="no-model">{esc(setup.no_model)}</p>' if setup.no_model else ""
-    listed = "".join(map(_row, rows(setup)))
+    reason = f'<p class="no-model">{esc(setup.no_model)}</p>' if setup.no_model and lead else ""
+    listed = "".join(map(_row, setup.changes))
     table = f'<table class="setup-rows">{listed}</table>' if listed else ""
     both = button("setup", "Apply", kind="primary") if listed else ""
     both += button("keep_demo", "Keep current settings")
     both += button("get_model", "Get a base model") if setup.no_model else ""
-    return section(TITLE, f'<div class="setup">{lead}{table}<div class="setup-buttons">{both}</div></div>')
+    return section(TITLE, f'<div class="setup">{reason}{table}<div class="setup-buttons">{both}</div></div>')
 
 
-def _row(row: dict[str, str]) -> str:
-    title, old, new, reason = (esc(row[name]) for name in ("title", "old", "new", "reason"))
+def _row(change: Change) -> str:
+    entry = FIELDS[change.path]
+    old, new = (esc(short(shown_value(entry, value), LONGEST)) for value in (change.old, change.new))
     return (
-        f'<tr><th scope="row">{title}</th><td><span class="old" title="{old}">{old}</span><b title="{new}">→ {new}</b>'
-        f'<span class="hint">{reason}</span></td></tr>'
+        f'<tr><th scope="row">{esc(entry.title)}</th><td><span class="old" title="{old}">{old}</span>'
+        f'<b title="{new}">→ {new}</b><span class="hint">{esc(change.reason)}</span></td></tr>'
     )

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from core.captioning.identifiers import propose
+from core.dataset.report import Row
 from core.dataset.sources.files import printable
 from core.dataset.sources.walk import Walk, unused_files
 from core.imports.importers import endings
@@ -25,7 +26,6 @@ from tabs.dataset.concepts import FolderContents, changed, entries_of, folder_co
 from tabs.dataset.doctor import DoctorHandlers
 from tabs.dataset.exchange import Exchange, buttons
 from tabs.dataset.reading import key_of
-from tabs.form import folder_browser
 from tabs.form.form_values import SOURCE
 from tabs.markup import (
     AWAITED,
@@ -36,6 +36,8 @@ from tabs.markup import (
     changed_boards,
     client_stamp,
     client_state,
+    esc,
+    index_of,
     page_of,
     problems_html,
     progress,
@@ -51,13 +53,8 @@ AREAS = ("summary", "setup", "sources", "questions", "checks", "doctor", "plots"
 OF_CARDS = ("own", "clear", "remove", "propose", "word", "more", "class")  # acts whose arg begins with a card's number
 OF_IMAGES = ("open", "hold")  # and those with an image's
 
-BROWSER = """
-watch('value', () => atelier.attr(document.querySelector('#ds-browse'), 'aria-expanded', !!element.querySelector('.browser') + ''));
-element.addEventListener('keydown', (event) => {
-  const close = event.key === 'Escape' && element.querySelector('button[data-act=close]');
-  if (close) close.click();
-});
-"""
+# Opens the folder browser for one of the hidden fields of `_chosen_folders`.
+BROWSES = "() => {{ document.querySelector('#ds-browser [data-act={}] + button').click(); return []; }}"
 
 
 def build(page: Page) -> None:
@@ -70,6 +67,7 @@ def build(page: Page) -> None:
             )
             with gr.Row(elem_classes="tight"):
                 browse = gr.Button("Browse", size="sm", elem_id="ds-browse")
+                add = gr.Button("Add folder", size="sm", elem_id="ds-add")
                 again = gr.Button("Reload", size="sm", elem_id="ds-again")
                 taken = gr.UploadButton(
                     f"Import {' or '.join(ending[1:].upper() for ending in endings())}",
@@ -83,7 +81,7 @@ def build(page: Page) -> None:
                 label="Drop images or a zip", show_label=False, file_count="multiple", height=100, elem_id="ds-drop"
             )
             intake = board("ds-intake")
-    browser = board("ds-browser", script=BROWSER)
+    browser = board("ds-browser")
     boards = {"summary": board("ds-summary", AWAITED)}
     with gr.Row(equal_height=False, elem_id="ds-main"):
         with gr.Column(scale=2, min_width=380):
@@ -95,7 +93,8 @@ def build(page: Page) -> None:
     page.on_show(TAB, handlers.show, None, shown)
     page.on_tick(TAB, handlers.tick, client, shown)
     page.on_input([folder.blur, folder.submit], handlers.choose, folder, shown)
-    page.listen(browse.click, handlers.open_browser, None, browser)
+    for opener, act in ((browse, "use"), (add, "also")):
+        page.listen(opener.click, None, js=BROWSES.format(act))
     page.listen(again.click, handlers.read_again, None, shown)
     page.listen(drop.upload, handlers.take, drop, {"drop": drop, "intake": intake})
     page.listen(taken.upload, handlers.import_config, taken, shown | {"taken": taken})
@@ -166,7 +165,7 @@ class Handlers:
         return {
             "folder": self.page.project.shown("dataset.folder"),
             "intake": self._intake_html(),
-            "browser": self._browser_html(),
+            "browser": self._chosen_folders(),
             "summary": dataset_view.summary(reading.report, reading.layout, reading.doing),
             "setup": setup_offer.card(self.page.setup.offer(job, reading.report)),
             "sources": f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
@@ -206,8 +205,7 @@ class Handlers:
         return f'<div class="stack">{"".join(charts)}</div>' if any(charts) else ""
 
     def _keep(self, **changes: Any) -> None:
-        with self.page.project.lock:  # the same as for changes of the job, which keep something too
-            self.page.project.keep(TAB, self.page.project.tab_state(TAB) | changes)
+        self.page.project.update_tab(TAB, **changes)
 
     # -- choosing
 
@@ -225,7 +223,7 @@ class Handlers:
         if text.strip():
             self.page.roots.check(text, "dataset.folder")
         if self.page.project.edit("dataset.folder", text):
-            self._keep(show="all", page=0, browse="")
+            self._keep(show="all", page=0)
             state = self.page.project.tab_state("Captions")
             self.page.project.keep("Captions", {"edits": state.get("edits", {})})  # another set, another list
         self.reading.want()
@@ -235,34 +233,22 @@ class Handlers:
         self.reading.want(now=True)
         return self._all()
 
-    def open_browser(self):
-        """Open the folder browser at the dataset's folder or its nearest existing parent."""
-        if self.page.project.tab_state(TAB).get("browse"):
-            self._keep(browse="")
-            return ""
-        chosen = next((entry.folder for entry in entries_of(self.page.project.job)), ".")
-        begin = folder_browser.nearest(self.page.roots, resolve_path(chosen))
-        self._keep(browse=printable(begin))
-        return self._browser_html()
-
-    def _browser_html(self) -> str:
-        folder = str(self.page.project.tab_state(TAB).get("browse", ""))
-        return folder_browser.panel(self.page.roots, folder) if folder else ""
+    def _chosen_folders(self) -> str:
+        """HTML of hidden fields that take a folder from the folder browser, which begins at the first folder: to use it, or to add
+        it to the others."""
+        begin = esc(next((entry.folder for entry in entries_of(self.page.project.job)), "."))
+        browses = '<button type="button" data-browse="folder"></button>'
+        fields = (f'<span><input data-act="{act}" value="{begin}">{browses}</span>' for act in ("use", "also"))
+        return f"<div hidden>{''.join(fields)}</div>"
 
     def browse(self, event: gr.EventData):
-        act, arg, _ = board_event(event)
-        now = str(self.page.project.tab_state(TAB).get("browse", ""))
-        if act == "close":
-            self._keep(browse="")
-        elif act == "use":
-            self._set_folder(display_path(self.page.roots.check(now)))
-            self._keep(browse="")
+        """Use a folder from the folder browser in place of the first one, or add it to the others."""
+        act, _, value = board_event(event)
+        folder = display_path(self.page.roots.check(value, "dataset.folder"))
+        if act == "use":
+            self._set_folder(folder)
         elif act == "also":
-            entries = [*entries_of(self.page.project.job), Source(folder=display_path(self.page.roots.check(now)))]
-            self._set_sources(entries, "adding a folder")
-            self._keep(browse="")
-        else:
-            self._keep(browse=printable(folder_browser.step(self.page.roots, now, act, arg)))
+            self._set_sources([*entries_of(self.page.project.job), Source(folder=folder)], "adding a folder")
         return self._all()
 
     # -- dropped files
@@ -395,14 +381,17 @@ class Handlers:
                 raise
         return tabs
 
+    def _row(self, arg: str) -> Row | None:
+        """The image with this index in the report."""
+        rows = self.reading.report.rows if self.reading.report else ()
+        number = index_of(arg, len(rows))
+        return None if number is None else rows[number]
+
     def _open_caption(self, arg: str):
         """Open the Captions tab at this image."""
-        report = self.reading.report
-        number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
-        if report is None or not 0 <= number < len(report.rows):
+        if (row := self._row(arg)) is None:
             return gr.skip()
-        state = self.page.project.tab_state("Captions")
-        self.page.project.keep("Captions", state | {"key": key_of(report.rows[number]), "show": "all", "find": ""})
+        self.page.project.update_tab("Captions", key=key_of(row), show="all", find="")
         return gr.Tabs(selected="Captions")
 
     def _answer(self, act: str, arg: str, value: str) -> None:
@@ -430,20 +419,16 @@ class Handlers:
     def _propose(self, arg: str) -> None:
         """Propose rare tokens for a card's subject, other ones each time."""
         entries = entries_of(self.page.project.job)
-        if arg.isdecimal() and int(arg[:8]) < len(entries):
-            seed = self._proposed.get(int(arg), (0, []))[0] + 1
+        if (number := index_of(arg, len(entries))) is not None:
+            seed = self._proposed.get(number, (0, []))[0] + 1
             taken = [entry.identifier for entry in entries if entry.identifier]
-            self._proposed[int(arg)] = (seed, propose(PROPOSED, seed, taken))
+            self._proposed[number] = (seed, propose(PROPOSED, seed, taken))
 
     def _hold(self, arg: str, wanted: bool) -> None:
         """Use an image for validation, or for training again."""
-        report, entries = self.reading.report, entries_of(self.page.project.job)
-        number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
-        if report is None or not 0 <= number < len(report.rows):
-            return
-        row = report.rows[number]
+        entries, row = entries_of(self.page.project.job), self._row(arg)
         places = [place for place, entry in enumerate(entries) if entry.enabled]
-        if row.concept >= len(places) or not dataset_grid.validation_states(entries)(row):
+        if row is None or row.concept >= len(places) or not dataset_grid.validation_states(entries)(row):
             return
         at = places[row.concept]
         names = [name for name in entries[at].validation_images if name not in (row.key[1], row.path.name)]
@@ -453,16 +438,15 @@ class Handlers:
 
     def _unfold(self, arg: str) -> None:
         """Show or hide the settings of a folder."""
-        if arg.isdecimal() and len(arg) < 9:
-            opened = {int(number) for number in self.page.project.tab_state(TAB).get("open", [])}
-            self._keep(open=sorted(opened ^ {int(arg)}))
+        if (number := index_of(arg, len(entries_of(self.page.project.job)))) is not None:
+            opened = {int(each) for each in self.page.project.tab_state(TAB).get("open", [])}
+            self._keep(open=sorted(opened ^ {number}))
 
     def _change_source(self, act: str, arg: str, value: str) -> None:
         """Change a field of a card (arg: "number:name"), or remove or clear the card."""
         entries = entries_of(self.page.project.job)
         at, _, name = arg.partition(":")
-        number = int(at) if at.isdecimal() and len(at) < 9 else -1
-        if not 0 <= number < len(entries):
+        if (number := index_of(at, len(entries))) is None:
             return
         if act == "remove":
             self._proposed = {}

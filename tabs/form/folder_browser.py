@@ -1,4 +1,4 @@
-"""The folder browser inside the page, which lists allowed folders only, and the list of known image folders."""
+"""What the page lists of folders: the contents of an allowed one, where browsing begins, and the known image folders."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from core.dataset.sources.files import is_folder, is_image_name, is_junk, is_label, printable
-from core.record.problems import ProblemsError
-from core.record.units import count
-from core.record.workspace import PROJECT, Workspace, display_path, resolve_path
+from core.dataset.sources.files import is_folder, is_image_name, is_junk, is_label
+from core.record.workspace import PROJECT, Workspace, display_path
 from tabs.form.model_lists import STARTER
-from tabs.markup import button, esc
 from tabs.roots import Roots
 
 MAX_FOLDERS, MAX_SETS = 500, 200
@@ -80,51 +77,6 @@ def listing(roots: Roots, text: str) -> Listing:
     folders.sort(key=lambda name: (name.casefold(), name))
     return Listing(
         folder, parent, folders[:MAX_FOLDERS], images, len(entries) > MAX_ENTRIES or len(folders) > MAX_FOLDERS
-    )
-
-
-def step(roots: Roots, folder: str, act: str, arg: str) -> Path:
-    """The folder after a click. act: "up", or "in" or "start" with the number of a subfolder or start as `arg`"""
-    now = listing(roots, folder)
-    if act == "up":
-        return now.parent or now.folder
-    number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
-    if act == "in" and 0 <= number < len(now.folders):
-        return roots.check(now.folder / now.folders[number], "folder")
-    places = starts(roots)
-    if act == "start" and 0 <= number < len(places):
-        return places[number][1]
-    raise ProblemsError.one("This folder no longer exists", printable(folder), "check the list", code="folder.gone")
-
-
-def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
-    """HTML of the folder browser: path, starts, subfolders and buttons.
-
-    add   with a button that adds it to the dataset's folders, and the count of its images
-    """
-    try:
-        now = listing(roots, folder)
-    except ProblemsError as error:
-        now = Listing(resolve_path("."), None, [], 0, False, error.problems[0].what)
-    places = "".join(button("start", name, number, kind="quiet") for number, (name, _) in enumerate(starts(roots)))
-    listed = [("up", ".. parent folder", "")] if now.parent else []
-    listed += [("in", name, str(number)) for number, name in enumerate(now.folders)]
-    at = printable(now.folder)  # the keyboard goes on in each folder that is opened
-    rows = [button(act, name, arg, kind="folder", lands="" if n else at) for n, (act, name, arg) in enumerate(listed)]
-    if now.reason:
-        rows.append(f'<p class="hint">This folder cannot be opened: {esc(now.reason)}.</p>')
-    elif not now.folders:
-        rows.append('<p class="hint">No folders inside.</p>')
-    if now.more:
-        rows.append('<p class="hint">This folder has more entries than are listed. Enter the path above instead.</p>')
-    holds = count(now.images, "image") + (" here" if not now.more else " or more here") if add else ""
-    use = button("use", "Use this folder", kind="primary", disabled=bool(now.reason))
-    also = button("also", "Add to folders", disabled=bool(now.reason)) if add else ""
-    return (
-        f'<div class="browser" role="group" aria-label="Folder browser"><div class="places">{places}'
-        f'<span class="grow"></span>{button("close", "Close", kind="quiet")}</div>'
-        f'<div class="at"><code>{esc(at)}</code><span class="hint">{holds}</span></div>'
-        f'<div class="rows">{"".join(rows)}</div><div class="actions">{use}{also}</div></div>'
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Annotated, Any
@@ -91,9 +91,7 @@ def _checked(entry: Declared, value: Any) -> Any:
     return _checker(kind).validate_json(json.dumps(value), strict=True)
 
 
-@cache
-def _checker(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_checker: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def changed_values(

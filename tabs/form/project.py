@@ -316,6 +316,11 @@ class Project(PresetForm):
                 self._tabs[tab] = state
                 self._save()
 
+    def update_tab(self, tab: str, **changes: Any) -> None:
+        """Change parts of the stored state of a tab."""
+        with self.lock:
+            self.keep(tab, self.tab_state(tab) | changes)
+
     def _change(self, did: str, **state: Any) -> None:
         """Set the state as one step of undo. Arguments: see `_take`"""
         self.steps.add(did, self._held())

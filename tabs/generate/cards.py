@@ -219,4 +219,4 @@ def put(page: Page, name: str, there: bool) -> None:
     """Store that a card was added or removed."""
     with page.project.lock:
         names = [each for each in added(page) if each != name] + ([name] if there else [])
-        page.project.keep(TAB, page.project.tab_state(TAB) | {STATE: names})
+        page.project.update_tab(TAB, **{STATE: names})

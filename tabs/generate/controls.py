@@ -26,7 +26,7 @@ from core.settings.base import Declared
 from core.settings.generation.controls import ControlUse
 from core.settings.hints import BY_MODEL
 from tabs.captions.mask_painting import png_url
-from tabs.context import CURRENT_SESSION, Page
+from tabs.context import Page
 from tabs.form.form_values import changed_values, entries
 from tabs.form.model_lists import badges
 from tabs.form.picker import misfit
@@ -35,8 +35,7 @@ from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.painting import Painting
 from tabs.generate.panel import model_of
-from tabs.markup import button, esc, middle, options, row_of
-from tabs.server.browsers import Browser
+from tabs.markup import button, esc, index_of, middle, options, row_of
 
 PARTS: dict[str, Declared] = entries(ControlUse, "net")
 BASIC, DETAILS = ("image", "weight", "start_at", "end_at", "preprocessor"), ("mode", "fit")
@@ -84,7 +83,7 @@ class Controls:
         cross = button("net_remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
         image = use.get("image") or values["control_image"]
         images = self._painting.thumb(image, f"Control image of {name}") + self._preview(number, use, image, values)
-        previewed = _preview_key(number, use) in self._browser().previewed
+        previewed = _preview_key(number, use) in self.page.browser.previewed
         listed = _hint_model(use) in known_models(self.page.workspace)
         names = [*BASIC, *(() if listed else settings_of(use.get("preprocessor", "none")))]
         see = button("net_see", "Hide preview" if previewed else "Preview", number, kind="quiet", again=True)
@@ -137,7 +136,7 @@ class Controls:
 
     def _preview(self, number: int, use: dict[str, Any], image: Any, values: Values) -> str:
         """HTML of the control image: large if it is previewed, else small, which no model is run for."""
-        large = _preview_key(number, use) in self._browser().previewed
+        large = _preview_key(number, use) in self.page.browser.previewed
         if not image or (not large and use.get("preprocessor", "none") in ("none", BY_MODEL)):
             return ""
         path = resolve_path(str(image))
@@ -161,24 +160,21 @@ class Controls:
             return note if large else ""
         return f'<img class="net-{"hint" if large else "map"}" src="{url}" alt="What the ControlNet sees">'
 
-    def _browser(self) -> Browser:
-        return self.page.browsers.of(CURRENT_SESSION.get())
-
     # -- changes
 
     def act(self, act: str, arg: str, value: str) -> None:
         """Handle an event of the group. Raises ProblemsError."""
         first, _, name = arg.partition(":")
-        number = int(first) if first.isdecimal() and len(first) < 4 else -1
         with self.page.project.lock:
             values = self._fields.load()
             uses = list(values["nets"])
+            number = index_of(first, len(uses))
             if act == "net_add":
                 uses.append(self._added(value, len(uses)))
-            elif not 0 <= number < len(uses):
+            elif number is None:
                 return
             elif act == "net_see":
-                self._browser().previewed ^= {_preview_key(number, uses[number])}
+                self.page.browser.previewed ^= {_preview_key(number, uses[number])}
                 return
             elif act == "net_remove":
                 del uses[number]

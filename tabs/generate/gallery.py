@@ -147,12 +147,9 @@ class Shelf:
     # -- requests
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script. An error is answered as {"problems"}, and nothing was changed then."""
-        try:
-            act = self._acts.get(str(request.get("act")))
-            return act(request) if act else {}
-        except ProblemsError as error:
-            return {"problems": [problem.to_dict() for problem in error.problems]}
+        """Answer a request of the script. Raises ProblemsError, and nothing was changed then."""
+        act = self._acts.get(str(request.get("act")))
+        return act(request) if act else {}
 
     def _list(self, request: dict[str, Any]) -> dict[str, Any]:
         """The names of the images that match the filter, newest first, with the tiles of the first ones."""

@@ -20,7 +20,7 @@ from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.base import Declared
 from core.settings.generation.generate import LoraUse
-from tabs.context import CURRENT_SESSION, Page
+from tabs.context import Page
 from tabs.form.bars import weight_bars
 from tabs.form.form_values import changed_values, entries
 from tabs.form.lora_card import LORAS, card, copy_button, strength_slider, strip
@@ -34,8 +34,7 @@ from tabs.generate import form
 from tabs.generate.cards import add_buttons
 from tabs.generate.panel import model_of
 from tabs.generate.view import strengths
-from tabs.markup import arg_now, board_event, button, esc, middle, options, row_of, short
-from tabs.server.browsers import Browser
+from tabs.markup import arg_now, board_event, button, esc, index_of, middle, options, row_of, short
 
 MAX_OPTIONS = 300  # files in a datalist
 ROW_WIDTH, WORD_WIDTH = 38, 32  # characters of the trigger words in a row, and of one
@@ -189,9 +188,8 @@ def _details(number: int, use: dict[str, Any], words: str, family: str, tools: s
 def changed(values: dict[str, Any], act: str, arg: str, value: str, page: Page) -> dict[str, Any]:
     """Return the values after an action in a row. Raises ProblemsError."""
     first, _, what = arg.partition(":")
-    number = int(first) if first.isdecimal() and len(first) < 9 else -1
     uses = list(values.get("loras", []))
-    if not 0 <= number < len(uses):
+    if (number := index_of(first, len(uses))) is None:
         return values
     if act == "word":
         return values | {"prompt": with_word(str(values["prompt"]), _word(uses[number], what, page.workspace))}
@@ -223,7 +221,7 @@ def _other_step(use: dict[str, Any], name: str, page: Page) -> str:
 def _word(use: dict[str, Any], place: str, workspace: Workspace) -> str:
     path = find_file(str(use["file"]), workspace)
     words = facts_of_file(path).words if path is not None else ()
-    return words[int(place)] if place.isdecimal() and len(place) < 4 and int(place) < len(words) else ""
+    return words[number] if (number := index_of(place, len(words))) is not None else ""
 
 
 def with_word(prompt: str, word: str) -> str:
@@ -255,11 +253,8 @@ class Loras:
 
     def picker(self) -> str:
         """HTML of the list, with the query of the browser."""
-        query = self._browser().lora_query
+        query = self.page.browser.lora_query
         return picker(self.shelf, self._family(self.fields.load()), query, self.page)
-
-    def _browser(self) -> Browser:
-        return self.page.browsers.of(CURRENT_SESSION.get())
 
     def embeddings(self) -> Any:
         """Update of the dropdown with the embeddings, those that fit the model first."""
@@ -296,7 +291,7 @@ class Loras:
         """Handle an event of the list or a row. Returns the HTML of the list if only that changes. Raises ProblemsError."""
         act, arg, value = board_event(event)
         if act in ("find", "refresh", "add"):
-            self._browser().lora_query = value[:100] if act == "find" else ""
+            self.page.browser.lora_query = value[:100] if act == "find" else ""
         if act == "refresh":
             self.shelf.read()
         if act in ("find", "refresh"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from core.record.units import size_words
 from core.record.workspace import display_path, resolve_path
 from core.settings.generation.regions import color_code
 from core.settings.names import bad_name
-from tabs.captions.mask_painting import png_bytes, png_url
+from tabs.captions.mask_painting import png_bytes, png_url, to_png
 from tabs.context import Page
 from tabs.generate import form
 from tabs.markup import esc, short
@@ -66,14 +65,11 @@ class Painting:
         self._acts["regions save"] = self._save_regions
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script, which has the texts of the fields. Errors are answered as {"problems"}."""
-        try:
-            act = self._acts.get(str(request.get("act", "")))
-            if act is None:
-                raise ProblemsError.one("This cannot be painted", "Generate", "reload the page", "paint.unknown")
-            return act(request)
-        except ProblemsError as error:
-            return {"problems": [problem.to_dict() for problem in error.problems]}
+        """Answer a request of the script, which has the texts of the fields. Raises ProblemsError."""
+        act = self._acts.get(str(request.get("act", "")))
+        if act is None:
+            raise ProblemsError.one("This cannot be painted", "Generate", "reload the page", "paint.unknown")
+        return act(request)
 
     def take(self, upload: str) -> str:
         """Copy a dropped image to outputs/inputs and return its path. Raises ProblemsError."""
@@ -199,7 +195,7 @@ class Painting:
         return {"url": url, "name": printable(path.name), "width": size[0], "height": size[1]}
 
     def _saved(self, image: Image.Image, stem: str, field: str, words: str) -> dict[str, Any]:
-        path = self._store(stem, _png(image), ".png")
+        path = self._store(stem, to_png(image), ".png")
         return {"said": f"{words} saved to {path}.", "fields": {field: path}}
 
     def _store(self, stem: str, content: bytes, ending: str) -> str:
@@ -222,12 +218,6 @@ def _upright(path: Path) -> tuple[int, int]:
         raise ProblemsError.one(what, IMAGE, "choose another image file", "image.unreadable") from error
     raise_if_errors([wrong] if (wrong := too_large((header.width, header.height), IMAGE)) else [])
     return header.width, header.height
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _button(what: str, words: str) -> str:

@@ -56,12 +56,9 @@ class PromptBox:
         }
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the script."""
+        """Answer a request of the script. Raises ProblemsError."""
         handler = self._handlers.get(str(request.get("act")))
-        try:
-            return handler(request) if handler is not None else {}
-        except ProblemsError as error:
-            return {"problems": [problem.to_dict() for problem in error.problems]}
+        return handler(request) if handler is not None else {}
 
     # -- while typing
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,26 +145,27 @@ class Sending:
 
     def begin_with(self, file: str) -> None:
         """Use a dropped image as initial image."""
-        try:
+        with self._uploaded(file):
             path = self._painting.take(file)
             with self.page.project.lock:
                 now = self._fields.load()
                 mask = now["mask_path"] if now["image_path"] == path else None  # not that of another image
                 self._begin({"image_path": path, "mask_path": mask})
             self.page.say("done", f"{SENT['begin']} {Path(path).name}.")
-        except ProblemsError as error:
-            self.page.say("error", problems=error.problems, about=SENDING)
-        finally:
-            atomic.remove(file)  # the server's own copy of the upload
 
     def follow(self, file: str) -> None:
         """Use a dropped image as control image."""
-        try:
+        with self._uploaded(file):
             self._follow(self._painting.take(file))
-        except ProblemsError as error:
-            self.page.say("error", problems=error.problems, about=SENDING)
+
+    @contextmanager
+    def _uploaded(self, file: str) -> Iterator[None]:
+        """Within this context an upload is used: a ProblemsError is shown as a message. Removes the server's own copy."""
+        try:
+            with self.page.browsers.reporting(self.page.browser, SENDING):
+                yield
         finally:
-            atomic.remove(file)  # the server's own copy of the upload
+            atomic.remove(file)
 
     def _follow(self, path: str) -> None:
         with self.page.project.lock:
@@ -221,7 +222,7 @@ class Sending:
         return state if isinstance(state, dict) else {}
 
     def _keep(self, sent: dict[str, Any]) -> None:
-        self.page.project.keep(TAB, self.page.project.tab_state(TAB) | {"sent": sent})
+        self.page.project.update_tab(TAB, sent=sent)
 
     def line(self, values: Values) -> str:
         """HTML below the prompts: the prompt file and the initial image in use, with buttons to stop using them."""
@@ -276,11 +277,8 @@ class Sending:
     # -- upscaling
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Data of the Upscale dialog for an image; errors are answered as {"problems"}."""
-        try:
-            shot, known = self._image(str(request.get("name")))
-        except ProblemsError as error:
-            return {"problems": [problem.to_dict() for problem in error.problems]}
+        """Data of the Upscale dialog for an image. Raises ProblemsError."""
+        shot, known = self._image(str(request.get("name")))
         now = self._fields.load()
         chosen = now["highres_fix_upscaler_file"]
         offered = [(name, each.title, each.latents is not None, "") for name, each in UPSCALERS.items()]

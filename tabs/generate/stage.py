@@ -154,9 +154,8 @@ class Stage:
     def _close(self, identity: str) -> None:
         self._refused = []
         with self.page.project.lock:
-            state = self.page.project.tab_state(TAB)
-            closed = [*state.get("closed", []), identity[:40]][-50:]
-            self.page.project.keep(TAB, state | {"closed": closed})
+            closed = self.page.project.tab_state(TAB).get("closed", [])
+            self.page.project.update_tab(TAB, closed=[*closed, identity[:40]][-50:])
 
     def act(self, event: gr.EventData) -> str:
         """Handle an event of the status line. Returns its HTML."""

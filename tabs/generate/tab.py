@@ -18,7 +18,7 @@ from core.record.units import count
 from core.settings.base import Settings
 from core.settings.generation.controls import ControlUse
 from core.settings.job import GenerateJob
-from tabs.context import CURRENT_SESSION, Page
+from tabs.context import Page
 from tabs.form.lora_card import thumb
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.form.view import label
@@ -33,7 +33,6 @@ from tabs.generate.sending import UPSCALER, Sending
 from tabs.generate.stage import Stage, status
 from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state, sent_boards
 from tabs.pieces import piece
-from tabs.server.browsers import Browser
 
 TAB = "Generate"
 START, FIELD = "start generate", "change generate"  # `about` of messages
@@ -175,8 +174,7 @@ class Fields(PlainForm):
         return form.stored_values(self.page.project.tab_state(TAB), self.page.project.job)
 
     def keep(self, values: dict[str, Any]) -> None:
-        with self.page.project.lock:
-            self.page.project.keep(TAB, self.page.project.tab_state(TAB) | {"values": plain(values)})
+        self.page.project.update_tab(TAB, values=plain(values))
 
     def initial(self) -> dict[str, Any]:
         return form.start_values(self.page.project.job)
@@ -272,7 +270,7 @@ class Handlers:
                     self.presets.change(name, value)
         except ProblemsError as error:
             problems = list(dict.fromkeys([*error.problems, *self.presets.problems()]))
-            self.page.browsers.say(self._browser(), "error", problems=problems, about=FIELD)
+            self.page.browsers.say(self.page.browser, "error", problems=problems, about=FIELD)
             return self._form()
         return self._changed()
 
@@ -324,15 +322,12 @@ class Handlers:
             self.presets.update({"embeddings": fitting})
         if not problems:
             return self._changed()
-        self.page.browsers.say(self._browser(), "error", problems=problems, about=FIELD)
+        self.page.browsers.say(self.page.browser, "error", problems=problems, about=FIELD)
         return self._form() | {"embeddings": self.loras.embeddings()}
-
-    def _browser(self) -> Browser:
-        return self.page.browsers.of(CURRENT_SESSION.get())
 
     def _changed(self) -> dict[str, Any]:
         """Outputs of the form after a change. Problems that it has fixed are removed from the error message."""
-        browser = self._browser()
+        browser = self.page.browser
         if browser.failed not in (START, FIELD):
             return self._form()
         shown = (browser.message or {}).get("problems", [])
@@ -477,7 +472,7 @@ class Handlers:
 
     def draw(self) -> dict[str, Any]:
         """Check the form and queue its jobs. Problems are shown and marked in the fields."""
-        browser = self._browser()
+        browser = self.page.browser
         try:
             jobs = self._jobs()
         except ProblemsError as error:

@@ -270,10 +270,11 @@ def _row(entry: Any) -> dict[str, Any]:
     kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
     named = "" if entry.title.startswith(kind) else kind
     row = {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")}
-    return row | {"kind": named, "by": _by(facts.get("guest", "")), "own": GUEST.get() in ("", facts.get("guest", ""))}
+    guest = facts.get("guest", "")
+    return row | {"kind": named, "by": _added_by(guest), "own": GUEST.get() in ("", guest)}
 
 
-def _by(guest: str) -> str:
+def _added_by(guest: str) -> str:
     """Who has added a job; "" if only the owner has added jobs."""
     asks = GUEST.get()
     if guest and guest == asks:

@@ -206,7 +206,7 @@ class Handlers:
     def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
         """Handle a button of a file. Returns the changes of the browser's state."""
         if act == "copy-to":
-            return {"copy": name, "browse": "", "to": None}
+            return {"copy": name}
         if act == "copy":
             self.copies.start(run, name, str(self.copies.folder or ""))
         elif act == "uncopy":
@@ -217,15 +217,10 @@ class Handlers:
 
     def copy_act(self, place: dict[str, Any], event: gr.EventData):
         """Handle a click in the panel that chooses a folder."""
-        act, arg, value = board_event(event)
-        place = dict(place)
+        act, _, value = board_event(event)
         if act == "into":
             self.copies.start(str(place.get("open", "")), str(place.get("copy", "")), value)
-        if act in ("into", "shut"):
-            place["copy"] = ""
-        else:
-            place = self.copies.browse(place, act, arg, value)
-        return self._at(place)
+        return self._at({**place, "copy": ""})
 
     def _longer(self, name: str, wanted: str, after: str) -> None:
         """Resume the run with another length, in epochs, or in steps if these are set.

@@ -54,7 +54,7 @@ class Browsers:
             return browser
 
     def is_newest(self, browser: Browser, path: str, number: int) -> bool:
-        """Whether no newer change of this field was applied. Messages may arrive out of order."""
+        """Whether no newer change of this field was applied; then this one is the newest. Messages may arrive out of order."""
         with self._news:
             if number < browser.newest.get(path, 0):
                 return False

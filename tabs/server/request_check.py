@@ -167,16 +167,15 @@ class RequestCheck:
     async def _login(self, scope: Any, receive: Any, send: Any) -> None:
         address = _address(scope)
 
-        async def send_counted(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                if message["status"] < 400:
-                    self.delays.succeeded(address)
-                else:
-                    self.log(f"{time.strftime('%H:%M:%S')}  A login from {address} failed.")
-            await send(message)
+        def counted(start: Any) -> Any:
+            if start["status"] < 400:
+                self.delays.succeeded(address)
+            else:
+                self.log(f"{time.strftime('%H:%M:%S')}  A login from {address} failed.")
+            return start
 
         await asyncio.sleep(self.delays.begin(address))
-        await self._forward(scope, receive, send_counted, MAX_LOGIN_BYTES)
+        await self._forward(scope, receive, _on_start(send, counted), MAX_LOGIN_BYTES)
 
     async def _upload(self, scope: Any, receive: Any, send: Any) -> None:
         address = _address(scope)
@@ -244,24 +243,32 @@ class RequestCheck:
         return received
 
 
+def _on_start(send: Any, change: Callable[[Any], Any]) -> Any:
+    """Return `send` with the start message of the response, its status and headers, replaced by `change` of it."""
+
+    async def send_changed(message: Any) -> None:
+        await send(change(message) if message["type"] == "http.response.start" else message)
+
+    return send_changed
+
+
 def _with_security_headers(send: Any, close: bool) -> Any:
     """Return `send` with security headers, cookies for this site only, no permissions for others. close: close the connection after."""
 
-    async def send_protected(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
-            if close:
-                headers["Connection"] = "close"
-            message["headers"] = [
-                (name, lax(value) if name.lower() == b"set-cookie" else value)
-                for name, value in message["headers"]
-                if not name.lower().startswith(b"access-control-")
-            ]
-        await send(message)
+    def protected(start: Any) -> Any:
+        headers = MutableHeaders(scope=start)
+        for name, value in SECURITY_HEADERS.items():
+            headers.setdefault(name, value)
+        if close:
+            headers["Connection"] = "close"
+        start["headers"] = [
+            (name, lax(value) if name.lower() == b"set-cookie" else value)
+            for name, value in start["headers"]
+            if not name.lower().startswith(b"access-control-")
+        ]
+        return start
 
-    return send_protected
+    return _on_start(send, protected)
 
 
 def lax(cookie: bytes) -> bytes:
@@ -271,12 +278,7 @@ def lax(cookie: bytes) -> bytes:
 
 
 def _with_cookie(send: Any, cookie: str) -> Any:
-    async def send_with_cookie(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            message = message | {"headers": [*message["headers"], (b"set-cookie", cookie.encode())]}
-        await send(message)
-
-    return send_with_cookie
+    return _on_start(send, lambda start: start | {"headers": [*start["headers"], (b"set-cookie", cookie.encode())]})
 
 
 def _address(scope: Any) -> str:

@@ -101,15 +101,6 @@ def _names(paths: Sequence[Path], images: Collection[Path]) -> list[str]:
 
 def _name_for(images: Sequence[Path]) -> str:
     """Folder name from the common start of the images' names ("fox_01.png", "fox_02.png" -> "fox"), else "images"."""
-    common = _common_start([path.stem for path in images]) if len(images) > 1 else images[0].stem
+    common = os.path.commonprefix([path.stem for path in images])  # noqa: RUF071  names, not paths
     name = common.rstrip(" 0123456789._-")
     return name if len(name) >= 3 and bad_name(name) is None else "images"
-
-
-def _common_start(names: Sequence[str]) -> str:
-    """The longest common prefix."""
-    first, last = min(names), max(names)
-    same = next(
-        (number for number, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first)
-    )
-    return first[:same]

@@ -16,12 +16,9 @@ from core.record.kept import keep, read_kept
 from core.record.preference import read_choices
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.run_folder import safe_name
-from core.record.workspace import resolve_path
 from core.settings.names import bad_name
 from core.settings.readers import program_of
 from core.tasks import tasks
-from tabs.context import CURRENT_SESSION
-from tabs.form import folder_browser
 from tabs.form.task_settings import job_of
 from tabs.markup import button, esc, problems_html, progress, short
 from tabs.server.browsers import Browser
@@ -90,7 +87,7 @@ class Copies:
         program = program_of(folder)
         misread = misread_by(source, (program,)) if program else []
         self._copies[str(source)] = Copying(folder, wanted, task, misread)
-        self._page.project.keep(TAB, self._page.project.tab_state(TAB) | {"copy_to": str(folder)})
+        self._page.project.update_tab(TAB, copy_to=str(folder))
 
     def _name(self, run: str, source: Path) -> str:
         """The name of a file's copy: that with which it is kept, else its own."""
@@ -114,7 +111,7 @@ class Copies:
         file, into = source.relative_to(folder).as_posix(), self.folder
         new = wanted is not None and file not in read_kept(folder)
         keep(folder, source, wanted)
-        browser = self._page.browsers.of(CURRENT_SESSION.get())
+        browser = self._page.browser
         # One thread does these and copies in the order in which they are begun: the copy has the new metadata.
         self._page.engine.light(
             self._write_metadata, run, source, browser, title=f"metadata of {self._title(source)}", kind="copies"
@@ -184,18 +181,6 @@ class Copies:
             raise ProblemsError.one("The file no longer exists", name, "check the list", code="file.gone")
         return self._page.roots.check(path, name)
 
-    def browse(self, place: dict[str, Any], act: str, arg: str, value: str) -> dict[str, Any]:
-        """The panel's state after a click: "browse" opens and closes the folder browser, the other acts are the browser's."""
-        roots, now = self._page.roots, str(place.get("browse", ""))
-        if act == "browse":
-            wanted = folder_browser.nearest(roots, resolve_path(value.strip() or "."))
-            return place | {"to": value, "browse": "" if now else printable(wanted)}
-        if act == "close":
-            return place | {"browse": ""}
-        if act == "use":
-            return place | {"to": printable(roots.check_written(now, WHERE)), "browse": ""}
-        return place | {"browse": printable(folder_browser.step(roots, now, act, arg))}
-
     # -- display
 
     def panel(self, place: dict[str, Any]) -> str:
@@ -203,21 +188,18 @@ class Copies:
         name = str(place.get("copy", ""))
         if not name or not place.get("open"):
             return ""
-        known = self.folder
-        text = place.get("to")
-        text = (printable(known) if known else "") if text is None else str(text)
+        text = printable(known) if (known := self.folder) else ""
         field = (
-            f'<input type="text" id="copy-folder" data-land="{esc(f"{name} {text}")}" value="{esc(text)}" maxlength="4000" '
+            f'<input type="text" id="copy-folder" data-land="{esc(name)}" value="{esc(text)}" maxlength="4000" '
             f'spellcheck="false" autocomplete="off" placeholder="such as ComfyUI/models/loras, with its full path" '
             f'aria-label="Folder to copy {esc(name)} to">'
         )
-        look = _with_field("browse", "Browse", "")
-        go = _with_field("into", "Copy", "primary")
-        listed = folder_browser.panel(self._page.roots, str(place["browse"]), add=False) if place.get("browse") else ""
+        browse = '<button type="button" class="btn" data-browse="folder">Browse</button>'
+        go = '<button type="button" class="btn primary" data-act="into" data-from="copy-folder">Copy</button>'
         return (
             f'<section class="block-part copy-to"><h3>Copy {esc(name)} to a folder</h3>'
-            f'<div class="copy-line">{field}{look}{go}{button("shut", "Cancel")}</div>'
-            f'<p class="hint">Files with the same name are never replaced. The folder is remembered.</p>{listed}</section>'
+            f'<div class="copy-line">{field}{browse}{go}{button("shut", "Cancel")}</div>'
+            f'<p class="hint">Files with the same name are never replaced. The folder is remembered.</p></section>'
         )
 
     def row(self, file: dict[str, Any]) -> tuple[str, str]:
@@ -249,11 +231,6 @@ class Copies:
             "path": printable(task.result.path) if ended else "",
             "problems": [problem.to_dict() for problem in problems],
         }
-
-
-def _with_field(act: str, text: str, kind: str) -> str:
-    """HTML of a button that sends the value of the folder's field."""
-    return f'<button type="button" class="btn {kind}" data-act="{act}" data-from="copy-folder">{text}</button>'
 
 
 def _state(name: str, going: Copying) -> str:

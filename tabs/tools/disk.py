@@ -124,7 +124,7 @@ class Handlers:
         ]
         for name, title, words, size in trashes:
             ask = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
-            rows.append(_row(title, words, size, ask if asking != name else _sure(name, size)))
+            rows.append(_row(title, words, size, ask if asking != name else _confirm_buttons(name, size)))
         keep = esc(place.get("keep", "0"))
         field = (
             '<label class="disk-keep">Emptying keeps the newest '
@@ -142,6 +142,6 @@ def _row(title: str, words: str, size: int, act: str) -> str:
     )
 
 
-def _sure(name: str, size: int) -> str:
+def _confirm_buttons(name: str, size: int) -> str:
     delete = button("delete", f"Delete {size_words(size)}", name, kind="danger")
     return f'<span role="alert">{delete}</span>{button("hold", "Keep", name, lands=name)}'

@@ -10,9 +10,11 @@ from typing import Any
 
 import gradio as gr
 
+from core.dataset.report import Report
 from core.record.problems import Problem, ProblemsError
 from core.tasks import Card, Task, tasks
-from tabs.context import CURRENT_SESSION, Page
+from tabs.context import Page
+from tabs.dataset.reading import once_per_report
 from tabs.form.task_form import TaskForm
 from tabs.form.task_settings import form_settings, job_of, main_setting
 from tabs.markup import (
@@ -45,6 +47,13 @@ element.addEventListener('keydown', (event) => {
 """
 
 
+@once_per_report
+def caption_extensions(report: Report | None) -> list[str]:
+    """Extensions of the dataset's caption files, the most frequent first; empty until the dataset is read."""
+    names = (name for each in report.placed for name in each.image.sidecars) if report else ()
+    return [each for each, _ in Counter(Path(name).suffix for name in names).most_common()]
+
+
 def cards(tab: str) -> list[Card]:
     """The cards of a tab, in the order of registration of their tasks."""
     return list(dict.fromkeys(task.card for task in tasks().values() if task.card and task.card.tab == tab))
@@ -55,7 +64,6 @@ class ToolForm:
 
     def __init__(self, page: Page, card: Card):
         self.page, self.card = page, card
-        self._report_extensions: tuple[Any, list[str]] = (None, [])
         self._refused: list[Problem] = []  # of the last start
 
     @property
@@ -100,8 +108,8 @@ class ToolForm:
         )
 
     def _keys(self, task: Task) -> dict[str, str]:
-        """{setting: key under which it is stored} of the settings that a task does not share with its card: those of groups that
-        no other task has, and those of SEPARATE."""
+        """{setting: key of its stored value} of the settings whose values the card's tasks do not share: SEPARATE, and the groups that
+        only this task has."""
         groups = Counter(group for each in self.tasks.values() for group in each.job.model_fields)
         settings = form_settings(task).items() if task.values else ()
         keys = {name: task.values for name, entry in settings if groups[entry.group] == 1}
@@ -126,8 +134,7 @@ class ToolForm:
         self.page.works.close_failed(self.card)
 
     def _keep(self, **changes: Any) -> None:
-        with self.page.project.lock:
-            self.page.project.keep(STATE, self._state() | changes)
+        self.page.project.update_tab(STATE, **changes)
 
     def _filled(self) -> dict[str, Any]:
         """The values of the chosen task; an empty folder or extension is the dataset's."""
@@ -142,15 +149,7 @@ class ToolForm:
         return values
 
     def _extensions(self) -> list[str]:
-        """Extensions of the dataset's caption files, the most frequent first; empty until the dataset is read."""
-        report = self.page.reading.report
-        if self._report_extensions[0] is not report:
-            names = (name for each in report.placed for name in each.image.sidecars) if report else ()
-            self._report_extensions = (
-                report,
-                [each for each, _ in Counter(Path(name).suffix for name in names).most_common()],
-            )
-        return self._report_extensions[1]
+        return caption_extensions(self.page.reading.report)
 
     def html(self) -> str:
         task, form = self.task, self.form()
@@ -235,7 +234,7 @@ class ToolForm:
 
     def acted(self, event: gr.EventData) -> Any:
         """`act` with problems: those of a start are shown below its button until the next start, others in the panel."""
-        starts, browser = board_event(event)[0] in STARTS, self.page.browsers.of(CURRENT_SESSION.get())
+        starts, browser = board_event(event)[0] in STARTS, self.page.browser
         about = f"change {self.card.name}"
         try:
             shown = self.act(event)

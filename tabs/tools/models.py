@@ -22,7 +22,8 @@ from tabs.form.project import FIELDS, Project
 from tabs.roots import Roots
 
 FIELDS_OF_MODELS = {"base_model": "model.base_model", "vae": "model.vae"}
-BROWSING = ("Dataset", "Captions", "Train", "Tools", "", None)  # the tabs with paths to choose
+LISTING = ("Train", "Tools", "", None)  # the tabs that show base models
+BROWSING = (*LISTING, "Dataset", "Captions", "Runs")  # and those with paths to choose
 LOOKED_AFTER = 3.0  # seconds until the models folder is looked at again for the lists
 MOST_FILES = 500
 MODEL = "model"  # what is browsed for, else "file", "folder" or "any"
@@ -41,7 +42,7 @@ class Models:
             return {}
         wants = body.get("wants")
         folder, kind = (wants.get("files"), wants.get("kind", MODEL)) if isinstance(wants, dict) else (None, "")
-        lists = {} if tab in ("Dataset", "Captions") else {"catalog": self._catalog(), "models": self._listed()}
+        lists = {"catalog": self._catalog(), "models": self._listed()} if tab in LISTING else {}
         return lists | ({"browse": self._browse(folder, str(kind))} if isinstance(folder, str) else {})
 
     def _catalog(self) -> list[dict[str, Any]]:
@@ -90,7 +91,7 @@ class Models:
 
 
 def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> dict[str, Any]:
-    """A folder for the file browser: its subfolders, its files with sizes, and starts.
+    """A folder for the file browser: its subfolders, its files with sizes, the number of its images, and starts.
 
     kind   of what is chosen: "model", "file", "folder", or "any" of the two last
     """
@@ -105,6 +106,7 @@ def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> 
         "places": [place for place in known if _can_be_sent(place[1])],
         "folders": [name for name in now.folders if _can_be_sent(name)],
         "files": [] if now.reason or kind == "folder" else _files(roots, now.folder, kind),
+        "images": now.images,
         "whole": kind in ("folder", "any") or (kind == MODEL and any((now.folder / name).is_file() for name in WHOLE)),
         "more": now.more,
         "reason": now.reason and f"This folder cannot be opened: {now.reason}",

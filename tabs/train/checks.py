@@ -25,7 +25,7 @@ from core.training.checks.before_start import problems_before_start
 from core.training.checks.demo_setup import Setup
 from core.training.checks.recipe_fit import recipe_problems
 from tabs.dataset.reading import Reading
-from tabs.dataset.setup_offer import SetupOffer, setup_facts
+from tabs.dataset.setup_offer import SetupOffer, card
 from tabs.roots import Roots
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Checks:
     def look(self, job: TrainJob, again: bool = False) -> dict[str, Any]:
         """The latest facts. Starts a new preflight if the job has changed, after a while, or with `again`.
 
-        "checking"    they are of an earlier job with the same folders
+        "checking"    whether they are of an earlier job with the same folders
         "undecoded"   number of images and masks of which only the header was read
         "read"        (decoded, all) images of the running preflight
         """
@@ -217,7 +217,7 @@ class Checks:
         }
         device = self._engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
         self.setup = self._setup_offer.offer(job, report)
-        facts["setup"] = setup_facts(self.setup)
+        facts["setup"] = card(self.setup, lead=False)
         in_offer = {"demo.name-or-prompts"} if self.setup and self.setup.changes else set()
         problems = self.problems(job, report, device)
         facts["problems"] = [each.to_dict() for each in problems if each.code not in {*in_offer, *BY_RECIPE}]
@@ -261,7 +261,9 @@ class Checks:
         return problems if look or not report.validation else errors_first([*problems, *self._copies(job)])
 
     def _copies(self, job: TrainJob) -> list[Problem]:
-        known = self._reading.findings if _same_images(self._reading.job, job) else None
+        read = self._reading.job
+        same = (read.dataset, read.captions, read.validation) == (job.dataset, job.captions, job.validation)
+        known = self._reading.findings if same else None
         return [finding.problem() for finding in known or () if finding.level == "error"]
 
 
@@ -274,7 +276,3 @@ def _at_its_field(problem: Problem, folder: str | None) -> Problem:
 
 def _folders(job: TrainJob) -> list[str]:
     return [source.folder for source in job.dataset.all_sources() if source.enabled]
-
-
-def _same_images(one: TrainJob, other: TrainJob) -> bool:
-    return (one.dataset, one.captions, one.validation) == (other.dataset, other.captions, other.validation)

@@ -82,7 +82,7 @@ class Layers:
         changed."""
         if refused := self._roots.refused(job):
             return {"fresh": True, "tree": _tree_name(job), "problem": refused[0].what, "leaves": []}
-        key = self._key_of(job)
+        key = (_tree_name(job), described(job))
         with self._lock:
             busy = self._task is not None and not self._task.done
             if self._key != key and not busy:
@@ -90,9 +90,6 @@ class Layers:
             fresh, chosen, problem = self._key == key, self._chosen, self._problem
         leaves = chosen.leaves if fresh and chosen else []
         return {"fresh": fresh, "tree": _tree_name(job), "problem": problem if fresh else "", "leaves": leaves}
-
-    def _key_of(self, job: TrainJob) -> Any:
-        return _tree_name(job), described(job)
 
     def _count(self, job: TrainJob, key: Any, task: Any) -> None:
         chosen, problem = self._chosen, ""

@@ -176,12 +176,12 @@ def _recipes(job: TrainJob) -> dict[str, list[Recipe]]:
 def recipe_offers(job: TrainJob) -> dict[str, list[dict[str, str]]]:
     """{path of a field: [{"title", "why", "sets"}] for the buttons below it}."""
     return {
-        path: [{"title": one.title, "why": one.why, "sets": _sets(changes(job, one))} for one in found]
+        path: [{"title": one.title, "why": one.why, "sets": _settings_text(changes(job, one))} for one in found]
         for path, found in _recipes(job).items()
     }
 
 
-def _sets(changed: dict[str, Any]) -> str:
+def _settings_text(changed: dict[str, Any]) -> str:
     return ", ".join(f"{FIELDS[path].title} {shown_value(FIELDS[path], value)}" for path, value in changed.items())
 
 

@@ -241,16 +241,14 @@ REFUSED = {
 
 
 def _listen_to_form(page: Page) -> None:
-    def act(request: gr.Request, event: gr.EventData) -> str:
+    def act(event: gr.EventData) -> str:
         data = event._data if isinstance(event._data, dict) else {}
-        browser, name = page.browsers.of(request.session_hash), str(data.get("name", ""))
+        browser, name = page.browser, str(data.get("name", ""))
         _do(page, name, data, browser)
         return _message(page, browser, lists=name != "edit")
 
     page.listen(page.form_bus.act, act, None, page.form_bus, trigger_mode="multiple")
-    page.on_load(
-        lambda request: _message(page, page.browsers.of(request.session_hash), lists=True), None, page.form_bus
-    )
+    page.on_load(lambda: _message(page, page.browser, lists=True), None, page.form_bus)
 
 
 def _do(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
@@ -269,9 +267,8 @@ def _do(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: gr.Button) -> None:
-    def pressed(envelope: str, request: gr.Request) -> str:
-        message = json_object(envelope)
-        browser = page.browsers.of(request.session_hash)
+    def pressed(envelope: str) -> str:
+        message, browser = json_object(envelope), page.browser
         try:
             press(page, browser, message)
         except OldRevision:

@@ -1,7 +1,7 @@
 """Thresholds on the Captions tab: kept scores become tags again, without the model."""
 
 import pytest
-from work_parts import make_page, wait_until
+from work_parts import answered, make_page, wait_until
 
 from core import tasks
 from core.settings.check import build
@@ -49,4 +49,4 @@ def test_a_threshold_changes_the_tags_of_the_open_image_and_no_file(desk, tmp_pa
 def test_a_wrong_value_and_an_unknown_field_are_refused(desk):
     key = desk.answer({"act": "shelf"})["open"]
     for arg, value in (("thresh", "many"), ("thresh", "-1"), ("preview", "3"), ("odd", "1")):
-        assert desk.answer({"act": "scores_field", "key": key, "arg": arg, "value": value})["problems"]
+        assert answered(desk.answer, {"act": "scores_field", "key": key, "arg": arg, "value": value})["problems"]

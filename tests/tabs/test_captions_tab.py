@@ -10,7 +10,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from work_parts import HOSTILE, image, make_page, wait_until
+from work_parts import HOSTILE, answered, image, make_page, wait_until
 
 from core.captioning.bulk import planned
 from core.dataset.captions.files import caption_change
@@ -55,7 +55,7 @@ class Window:
         self.ask("open", key="")
 
     def ask(self, act: str, **more) -> None:
-        answer = self.desk.answer({"act": act, "key": getattr(self, "open", ""), **more})
+        answer = answered(self.desk.answer, {"act": act, "key": getattr(self, "open", ""), **more})
         self.problems = answer.get("problems", [])
         if "items" in answer:
             self.open, self.items, self.shelf, self.said = answer["open"], answer["items"], answer, answer["said"]
@@ -530,7 +530,7 @@ def apply_shown(desk, shown=""):
     """Press the button of the preview, of the newest unless one is given."""
     shown = shown or desk.answer({"act": "bulk"})["bulk"]
     (mark,) = re.findall(r'data-act="bulk_apply" data-arg="(\w+)"', shown)
-    return desk.answer({"act": "bulk_apply", "value": mark})
+    return answered(desk.answer, {"act": "bulk_apply", "value": mark})
 
 
 def test_only_the_change_that_was_shown_is_made(desk, folder):
@@ -540,7 +540,7 @@ def test_only_the_change_that_was_shown_is_made(desk, folder):
     desk.answer({"act": "find", "value": ""})  # another window
     refused = apply_shown(desk, shown)
     assert [each["code"] for each in refused["problems"]] == ["edit.changed-meanwhile"]
-    assert desk.answer({"act": "bulk_apply"})["problems"], "a page that was opened before the update"
+    assert answered(desk.answer, {"act": "bulk_apply"})["problems"], "a page that was opened before the update"
     desk.answer({"act": "find", "value": "ant"})
     form(desk, tags="black")  # as that window fills the form
     assert apply_shown(desk, shown)["problems"]

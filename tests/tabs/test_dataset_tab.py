@@ -18,7 +18,6 @@ from tabs.dataset import grid as view
 from tabs.dataset import reading
 from tabs.dataset.concepts import entries_of, with_entries
 from tabs.dataset.tab import Handlers
-from tabs.form import folder_browser
 from tabs.markup import client_stamp
 
 
@@ -205,17 +204,16 @@ def test_a_second_folder_is_added_from_the_browser(desk, tmp_path):
     image(tmp_path / "one" / "a.png")
     image(tmp_path / "two" / "b.png")
     choose(desk, tmp_path / "one")
-    desk.open_browser()
-    desk.browse(event("up"))
-    names = folder_browser.listing(desk.page.roots, str(tmp_path)).folders
-    desk.browse(event("in", str(names.index("two"))))
-    desk.browse(event("also"))
+    assert f'data-act="also" value="{tmp_path / "one"}"' in desk._render()["browser"]  # where browsing begins
+    desk.browse(event("also", value=str(tmp_path / "two")))
     wait_until(lambda: not desk.reading.busy)
     assert [source.folder for source in desk.page.project.job.dataset.all_sources()] == [
         str(tmp_path / "one"),
         str(tmp_path / "two"),
     ]
-    assert "2 of 2 images will train" in desk._render()["summary"] and desk._render()["browser"] == ""
+    assert "2 of 2 images will train" in desk._render()["summary"]
+    desk.browse(event("use", value=str(tmp_path / "three")))
+    assert desk.page.project.job.dataset.folder == str(tmp_path / "three")
 
 
 def test_a_missing_folder_is_said_with_its_fix(desk, tmp_path):
@@ -334,13 +332,12 @@ def test_a_folder_that_does_not_exist_gets_no_green_tick(desk, tmp_path):
     assert desk._render()["doctor"]
 
 
-def test_browsing_begins_at_the_nearest_folder_that_is_there(desk, tmp_path):
+def test_browsing_begins_at_the_nearest_folder_that_is_there_and_counts_its_images(desk, tmp_path):
     image(tmp_path / "sets" / "mira" / "a.png")
-    for missing, begins in (("sets/mira", "sets/mira"), ("sets/none/deeper", "sets"), ("a/b/c", ".")):
-        desk.choose(str(tmp_path / missing))
-        desk.open_browser()
-        assert desk.page.project.tab_state("Dataset")["browse"] == str((tmp_path / begins).resolve())
-        desk.open_browser()  # closes it
+    for missing, begins, images in (("sets/mira", "sets/mira", 1), ("sets/none/deeper", "sets", 0), ("a/b/c", ".", 0)):
+        wants = {"files": str(tmp_path / missing), "kind": "folder"}
+        found = desk.page.models.parts("Dataset", {"wants": wants})["browse"]
+        assert (found["folder"], found["images"]) == (str((tmp_path / begins).resolve()), images)
 
 
 def test_the_two_pagers_around_many_images_have_names_of_their_own(desk, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from generate_parts import draw, lora, made, make_desk, said_codes
 from PIL import Image
-from work_parts import HOSTILE, event, wait_until
+from work_parts import HOSTILE, answered, event, wait_until
 
 from core.generation.grids.folder import GridFolder
 from core.generation.images.gallery import Facts, Shot
@@ -40,7 +40,7 @@ def desk(tmp_path):
 
 
 def answer(desk, act, **asked):
-    return desk.shelf.answer({"act": act} | asked)
+    return answered(desk.shelf.answer, {"act": act} | asked)
 
 
 def codes(answered):
@@ -268,7 +268,7 @@ def test_the_dialog_of_upscale_offers_every_upscaler_that_of_the_form_first(desk
     desk.presets.put(form.start_values() | {"highres_fix_upscaler_file": "models/upscalers/x4.pth"})
     offered = desk.sending.answer({"name": "d/1.png"})["upscalers"]
     assert [name for name, *_ in offered].count(file) == 1 and offered[0][0] == file
-    assert codes(desk.sending.answer({"name": "../x.png"})) == ["gallery.gone"]
+    assert codes(answered(desk.sending.answer, {"name": "../x.png"})) == ["gallery.gone"]
 
 
 @pytest.mark.slow

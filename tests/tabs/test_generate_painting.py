@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
+from functools import partial
 from io import BytesIO
 
 import pytest
 from page_server import card_of
 from PIL import Image
 from playwright.sync_api import expect
-from work_parts import event, make_page, said, wait_until
+from work_parts import answered, event, make_page, said, wait_until
 
 from core.generation.effects.regions import masks_of
 from tabs.generate.tab import Handlers
@@ -109,7 +110,7 @@ def test_the_colors_are_the_regions_that_a_generation_reads(desk):
 
 
 def test_what_cannot_be_painted_is_said(desk, picture, tmp_path):
-    ask = desk.painting.answer
+    ask = partial(answered, desk.painting.answer)
     assert codes(ask({"act": "mask"})) == ["paint.no-image"]
     assert codes(ask({"act": "mask", "image": str(tmp_path)})) == ["paint.folder"]
     assert codes(ask({"act": "mask", "image": str(tmp_path / "none.png")})) == ["image.missing"]
@@ -124,16 +125,16 @@ def test_what_cannot_be_painted_is_said(desk, picture, tmp_path):
 
 def test_a_name_without_end_is_said_and_draws_no_thumbnail(desk):
     for asked in ({"act": "mask", "image": "a" * 5000}, {"act": "regions", "image": "b" * 300}):
-        assert codes(desk.painting.answer(asked)) == ["path.invalid"]
+        assert codes(answered(desk.painting.answer, asked)) == ["path.invalid"]
     assert desk.painting.thumb("a" * 5000, "Mask") == ""
 
 
 def test_a_shared_page_paints_over_images_of_open_folders_only(tmp_path, picture):
     desk = Handlers(make_page(tmp_path / "home", shared=True))
-    assert codes(desk.painting.answer({"act": "mask", "image": str(picture)})) == ["shared.path-closed"]
+    assert codes(answered(desk.painting.answer, {"act": "mask", "image": str(picture)})) == ["shared.path-closed"]
     desk.begin_with(str(picture))
     path = desk._values()["image_path"]
-    assert not codes(desk.painting.answer({"act": "mask", "image": path}))
+    assert not codes(answered(desk.painting.answer, {"act": "mask", "image": path}))
     desk.act(event("field", "mask_path", path))
     desk.page.roots.admit(desk.presets.job(desk._values()))
     assert desk.painting.row("image_to_image", desk._values()).count("<img") == 2

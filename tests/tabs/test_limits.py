@@ -455,7 +455,7 @@ def test_a_card_names_three_of_its_own_settings_and_twelve_folders_within():
     assert "..." not in names(*three) and "3 settings" in names(*three)
     assert " ...</span>" in names(*three, "bucket_reso_steps") and "4 settings" in names(*three, "bucket_reso_steps")
     folders = [SimpleNamespace(path=Path(f"r/{n}_x"), images=1, repeats=n, words="") for n in range(13)]
-    inside = [concept_cards._inside(SimpleNamespace(folders=folders[:number]), None) for number in (12, 13)]
+    inside = [concept_cards._subfolders(SimpleNamespace(folders=folders[:number]), None) for number in (12, 13)]
     assert [re.findall(r"<td>(\d+)_x", each) for each in inside] == [[str(n) for n in range(12)]] * 2
     assert ["1 more folder" in each for each in inside] == [False, True]
 
@@ -539,7 +539,7 @@ def test_of_a_message_with_many_saves_the_first_200_are_answered(captions):
 
 
 def test_an_earlier_text_of_20_000_bytes_can_be_used_again():
-    assert [bool(captions_view._again(b"x" * number)) for number in (0, 1, 20_000, 20_001)] == [
+    assert [bool(captions_view._use_button(b"x" * number)) for number in (0, 1, 20_000, 20_001)] == [
         False,
         True,
         True,

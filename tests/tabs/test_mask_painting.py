@@ -11,7 +11,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
-from work_parts import image, make_page, wait_until
+from work_parts import answered, image, make_page, wait_until
 
 from core.dataset.images.masks import load_mask
 from core.dataset.images.views import draw_view
@@ -42,7 +42,7 @@ class Painter:
         self.keys = {item["name"]: key for key, item in shelf["items"].items()}
 
     def ask(self, act: str, name: str, **more):
-        return self.masks.answer({"act": act, "key": self.keys[name], **more})
+        return answered(self.masks.answer, {"act": act, "key": self.keys[name], **more})
 
     def save(self, name: str, mask: Image.Image | bytes, over: str = "", **more):
         data = mask if isinstance(mask, bytes) else png(mask)
@@ -196,8 +196,8 @@ def test_what_is_no_base64_is_refused(folder, text):
 @pytest.mark.parametrize("key", ["", "../../a.png", "/etc/passwd", "a.png", "0" * 16, None, {"a": 1}])
 def test_a_key_that_names_no_image_of_the_dataset_is_refused(folder, key):
     masks = Painter(folder).masks
-    assert codes(masks.answer({"act": "open", "key": key})) == ["mask.unknown-image"]
-    assert codes(masks.answer({"act": "delete", "key": key})) == ["mask.unknown-image"]
+    assert codes(answered(masks.answer, {"act": "open", "key": key})) == ["mask.unknown-image"]
+    assert codes(answered(masks.answer, {"act": "delete", "key": key})) == ["mask.unknown-image"]
 
 
 def test_a_second_window_does_not_overwrite_what_the_first_has_saved_unless_asked(folder):

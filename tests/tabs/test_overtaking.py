@@ -11,7 +11,7 @@ import gradio as gr
 import pytest
 from playwright.sync_api import expect
 from test_page_train import box, unfold, until
-from work_parts import make_page
+from work_parts import heard, make_page
 
 from core.record.problems import ProblemsError
 from tabs.context import ANY_TAB, as_listener
@@ -19,8 +19,6 @@ from tabs.markup import board, board_event
 from tabs.server import app
 from tabs.server.browsers import TURN_SECONDS, Browsers
 from tabs.train.tab import _edit
-
-REQUEST = SimpleNamespace(session_hash="one")
 
 
 @pytest.fixture
@@ -53,16 +51,16 @@ def test_a_tick_that_a_click_has_overtaken_sends_nothing(page):
 
     def tick(clicked: bool) -> str:
         if clicked:
-            as_listener(page, lambda: "new", [None])(REQUEST)
+            heard(as_listener(page, lambda: "new", [None]))
         return "old"
 
     answer = as_listener(page, tick, [None], drop_if_overtaken=True)
-    assert answer(False, REQUEST)[0] == "old"
-    assert answer(True, REQUEST)[0] == gr.skip()
-    assert as_listener(page, tick, [None])(True, REQUEST)[0] == "old", "what was done is always answered"
+    assert heard(answer, False)[0] == "old"
+    assert heard(answer, True)[0] == gr.skip()
+    assert heard(as_listener(page, tick, [None]), True)[0] == "old", "what was done is always answered"
     with page.browsers.acting(browser, ANY_TAB):  # begun before, and its answer will come later
-        assert answer(False, REQUEST)[0] == "old"
-    assert answer(True, SimpleNamespace(session_hash="another browser"))[0] == "old"
+        assert heard(answer, False)[0] == "old"
+    assert heard(answer, True, session="another browser")[0] == "old"
 
 
 def test_fields_of_one_control_are_one_step_or_none_single_ones_keep_invalid_text_and_a_newer_edit_wins(page):
@@ -162,29 +160,30 @@ def test_what_is_typed_into_the_json_while_it_is_applied_stays(visit, served, mo
 
 
 @pytest.mark.slow
-def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(window):
+def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(window, served):
     tab = window.open("Dataset")
-    late, asked = [], []
+    opened, late = tab.locator("#ds-sources .concept-more"), []
+    expect(tab.locator("#ds-sources [data-act=more]").first).to_be_visible()
 
     def answered_late(route):
-        asked.append(route)
-        if late or len(asked) < 2:  # the press itself is answered at once, the tick that shows it again late
+        if late:
             return route.fallback()
         answer = route.fetch()
-        if "browser" not in answer.text():
+        if "concept-more" not in answer.text():
             return route.fulfill(response=answer)
         late.append((route, answer))
 
     tab.route("**/run/predict", answered_late)
-    tab.locator("#ds-browse").click()
-    expect(tab.locator("#ds-browser .browser")).to_be_visible()
+    project = served.page.project
+    project.keep("Dataset", project.tab_state("Dataset") | {"open": [0]})  # in another window
     until(lambda: tab.wait_for_timeout(50) or late)
-    tab.locator("#ds-browser [data-act=close]").click()
-    expect(tab.locator("#ds-browser .browser")).to_have_count(0)
+    tab.locator("#ds-sources [data-act=more]").first.click()
+    until(lambda: tab.wait_for_timeout(50) or not project.tab_state("Dataset")["open"])
+    tab.wait_for_timeout(300)
     route, answer = late[0]
     route.fulfill(response=answer)
-    tab.wait_for_timeout(500)
-    expect(tab.locator("#ds-browser .browser")).to_have_count(0)
+    expect(opened).to_have_count(1)
+    expect(opened).to_have_count(0)
 
 
 def kept(served) -> object:
@@ -257,9 +256,9 @@ def test_a_change_that_comes_after_a_newer_one_of_the_same_field_does_nothing():
 
     change.__annotations__ = {"event": gr.EventData}
     handle = as_listener(page, change, [board("some")])
-    assert handle(Act(1, "a"), REQUEST)[0] == "a<!--1-->"
-    assert handle(Act(3, "c"), REQUEST)[0] == "c<!--3-->"  # the second took too long
-    assert handle(Act(2, "b"), REQUEST)[0] == gr.skip()
+    assert heard(handle, Act(1, "a"))[0] == "a<!--1-->"
+    assert heard(handle, Act(3, "c"))[0] == "c<!--3-->"  # the second took too long
+    assert heard(handle, Act(2, "b"))[0] == gr.skip()
     assert kept == ["a", "c"]
 
 
@@ -276,8 +275,8 @@ def test_a_result_has_the_number_of_what_it_holds_not_of_what_has_ended_since():
 
     for handler in (change, slow):
         handler.__annotations__ = {"event": gr.EventData}
-    assert as_listener(page, slow, [board("some")])(Act(1, "a"), REQUEST)[0] == "a<!--1-->"
-    assert as_listener(page, change, [board("some")])(Act(3, "c"), REQUEST)[0] == "c<!--3-->"
+    assert heard(as_listener(page, slow, [board("some")]), Act(1, "a"))[0] == "a<!--1-->"
+    assert heard(as_listener(page, change, [board("some")]), Act(3, "c"))[0] == "c<!--3-->"
 
 
 @pytest.mark.slow

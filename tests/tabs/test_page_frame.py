@@ -92,8 +92,8 @@ def test_each_tab_is_centered_and_inside_the_window_at_every_width(window):
     tab.locator("#compare").get_by_role("link", name="All runs").click()
     tab.locator("table.runs").get_by_role("button", name="fox, done", exact=True).click()
     tab.locator("[data-act=copy-to]").first.click()
-    tab.locator("#runs-copy [data-act=browse]").click()
-    tab.locator("#runs-copy .browser").wait_for()
+    tab.locator("#runs-copy [data-browse]").click()
+    tab.locator("#model-browser .rows").wait_for()
     found["an open run"] = tab.evaluate(NARROW)
     assert not any(found.values()), found
 

@@ -95,12 +95,12 @@ def test_a_file_is_copied_to_another_program_by_keyboard_and_then_in_one_click_a
     field.fill(str(tmp_path / "ComfyUI"))
     press(tab.get_by_role("button", name="Browse", exact=True))
     for folder in (loras.parent, loras):
-        press(tab.locator("#runs-copy .browser").get_by_role("button", name=folder.name, exact=True))
-        expect(tab.locator("#runs-copy .at code")).to_have_text(str(folder))
+        press(tab.locator("#model-browser").get_by_role("button", name=f"{folder.name}/", exact=True))
+        expect(tab.locator("#model-browser .at code")).to_have_text(str(folder))
     press(tab.get_by_role("button", name="Use this folder"))
     expect(field).to_have_value(str(loras))
-    expect(field).to_be_focused()
-    tab.keyboard.press("Enter")
+    expect(tab.get_by_role("button", name="Browse", exact=True)).to_be_focused()
+    field.press("Enter")
     expect(tab.locator(".copying")).to_contain_text(f"Copied: {loras / file}")
     assert (loras / file).stat().st_size == 2_300_000
     expect(opener).to_be_focused()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from generate_parts import lora
 from safetensors.torch import save_file
-from work_parts import HOSTILE, make_page
+from work_parts import HOSTILE, answered, make_page
 
 from core.generation.images.gallery import Gallery
 from core.generation.model import library
@@ -65,7 +65,7 @@ def test_hostile_questions_are_answered_in_words(box):
     assert look(box, "a" * 1_000_000) == ("", [(0, 1_000_000, "prompt.too-long")])
     assert look(box, "x __self__")[1] == [(2, 10, "prompt.bad-wildcard")]
     for asked in ({}, {"act": "look"}, {"act": 3}, {"act": "complete", "kind": [], "value": {}}, {"act": "import"}):
-        assert isinstance(box.answer(asked), dict)
+        assert isinstance(answered(box.answer, asked), dict)
 
 
 def test_half_a_letter_pair_is_kept_and_generated_as_a_replacement(box):
@@ -132,7 +132,7 @@ def test_styles_are_saved_replaced_deleted_and_undone(box):
     assert read_styles(box.page.workspace)[HOSTILE].prompt == "ink of {prompt}"
     answer = box.answer({"act": "import", "text": "name,prompt,negative_prompt\nWet,rain,\n"})
     assert answer["said"] and set(read_styles(box.page.workspace)) == {HOSTILE, "Wet"}
-    assert box.answer({"act": "import", "text": "nothing"})["problems"][0]["code"] == "styles.bad-csv"
+    assert answered(box.answer, {"act": "import", "text": "nothing"})["problems"][0]["code"] == "styles.bad-csv"
     style_file(box.page.workspace).write_text("{", "utf-8")
     assert "styles.json" in box.html(lambda name: "", form_of.load())
 

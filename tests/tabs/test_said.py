@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import gradio as gr
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
-from work_parts import image, make_page, wait_until
+from work_parts import heard, image, make_page, wait_until
 
 from core.engine.queue import GUEST, QueueEntry
 from core.engine.waiting import Wait
@@ -18,8 +16,6 @@ from tabs import pulse
 from tabs.context import as_listener
 from tabs.monitor import tab as monitor
 from tabs.train import starts
-
-REQUEST = SimpleNamespace(session_hash="one")
 
 
 @pytest.fixture
@@ -46,14 +42,14 @@ def broken(value: str) -> str:
 
 def test_any_error_of_a_listener_is_said_in_words_and_logged_with_its_cause(page, capsys):
     browser = page.browsers.of("one")
-    assert as_listener(page, broken, [None])("a", REQUEST)[0] == gr.skip()
+    assert heard(as_listener(page, broken, [None]), "a")[0] == gr.skip()
     assert [each["code"] for each in browser.message["problems"]] == ["page.failed"]
     assert "ValueError" in browser.message["problems"][0]["what"]
     assert "test_said.broken" in (logged := capsys.readouterr().err) and "Traceback" in logged
     tick, before = as_listener(page, broken, [None], drop_if_overtaken=True), browser.message
-    tick("b", REQUEST)
+    heard(tick, "b")
     first = browser.message
-    tick("b", REQUEST)
+    heard(tick, "b")
     assert first is not before and browser.message is first, "a tick is told once"
     assert capsys.readouterr().err.count("Traceback") == 1
 
@@ -85,13 +81,13 @@ def test_any_error_of_an_address_is_answered_in_words(page, capsys):
 def test_a_message_goes_when_the_same_is_done_and_stays_when_something_else_is(page):
     browser = page.browsers.of("one")
     one, two = as_listener(page, first, [None]), as_listener(page, second, [None])
-    assert one("bad", REQUEST)[0] == gr.skip() and browser.message["kind"] == "error"
-    two("fine", REQUEST)
-    as_listener(page, first, [None])("fine", SimpleNamespace(session_hash="another browser"))
+    assert heard(one, "bad")[0] == gr.skip() and browser.message["kind"] == "error"
+    heard(two, "fine")
+    heard(as_listener(page, first, [None]), "fine", session="another browser")
     assert browser.message["kind"] == "error"
-    assert one("fine", REQUEST)[0] == "fine" and browser.message["kind"] == "over"
+    assert heard(one, "fine")[0] == "fine" and browser.message["kind"] == "over"
     page.browsers.say(browser, "done", "All is well")
-    one("fine", REQUEST)
+    heard(one, "fine")
     assert browser.message["kind"] == "done"
 
 
@@ -177,7 +173,7 @@ def test_start_queues_for_the_login_that_asked(page, monkeypatch):
     def press(value: str) -> None:
         starts.press(page, page.browsers.of("one"), {"how": "start", "stamp": page.project.stamp})
 
-    as_listener(page, press, [None])("", request)
+    heard(as_listener(page, press, [None]), "", request=request)
     wait_until(lambda: seen)
     assert seen == ["a login"] and GUEST.get() == ""
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from work_parts import image, wait_until
+from work_parts import answered, image, wait_until
 
 from core import tasks
 from core.captioning.bulk import Edited, Item
@@ -63,17 +63,17 @@ def test_a_pattern_that_is_none_or_never_ends_is_a_red_field(desk, text):
     for name, value in {"edit": "replace", "match": "regex", "find": text}.items():
         html = desk.answer({"act": "bulk_field", "arg": name, "value": value})["bulk"]
     assert invalid(html) == ["find"] and invalid(panel(desk)) == ["find"]
-    assert "problems" in desk.answer({"act": "find", "value": f"re:{text[:150]}"}) or desk.shelf("")["wrong"]
+    assert "problems" in answered(desk.answer, {"act": "find", "value": f"re:{text[:150]}"}) or desk.shelf("")["wrong"]
 
 
 @pytest.mark.parametrize("id", ["\0", "a\0b", "../../x", "", "x" * 5000, "."])
 def test_a_change_that_is_not_there_is_not_undone(desk, id):
-    assert desk.answer({"act": "revert", "arg": id})["problems"][0]["code"] == "caption.no-history"
+    assert answered(desk.answer, {"act": "revert", "arg": id})["problems"][0]["code"] == "caption.no-history"
 
 
 def test_the_form_of_changes_is_saved_loaded_and_undone(desk):
     def do(act, arg="", value=""):
-        return desk.answer({"act": act, "arg": arg, "value": value, "session": "one"})
+        return answered(desk.answer, {"act": act, "arg": arg, "value": value, "session": "one"})
 
     for name, value in {"edit": "replace", "find": "fox", "replace_with": "owl"}.items():
         do("bulk_field", name, value)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from gradio.context import LocalContext
 from PIL import Image
 
 from core.engine.engine import Engine
 from core.engine.light import LightLane
+from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.presets.files import PresetStore
 from tabs.context import Page
@@ -70,6 +72,23 @@ def wait_until(test: Any, seconds: float = 60.0) -> None:
 def said(desk: Any) -> str:
     """What the message panel tells those who asked `desk`, as one text."""
     return str(desk.page.browsers.of(None).message or "")
+
+
+def heard(listener: Callable[..., Any], *args: Any, session: str = "one", request: Any = None) -> Any:
+    """What a listener returns for a request of this session, or for `request`."""
+    token = LocalContext.request.set(request or SimpleNamespace(session_hash=session))
+    try:
+        return listener(*args)
+    finally:
+        LocalContext.request.reset(token)
+
+
+def answered(answer: Callable[[dict[str, Any]], dict[str, Any]], request: dict[str, Any]) -> dict[str, Any]:
+    """What the route of a handler answers (`Links.answer`): the problems of a request that it refuses."""
+    try:
+        return answer(request)
+    except ProblemsError as error:
+        return {"problems": [problem.to_dict() for problem in error.problems]}
 
 
 def event(act: str, arg: str = "", value: str = "") -> Any:
