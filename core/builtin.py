@@ -69,7 +69,7 @@ def _of_training(name: str, title: str, about: str, job: type[TrainJob], **more:
 class Row:
     """A tool in the tables below.
 
-    module   below core/tools, with its `plan` and `do` (core/tools/plans.py); its last part is the tool's name
+    module   with its `plan` and `do` (core/tools/plans.py), in `package`; its last part is the tool's name
     about    one line of --help
     takes    the setting that a free word of its command fills
     do       the module with `do`, where several tools share it
@@ -87,13 +87,14 @@ class Row:
     unused: Callable[[Mapping[str, Any]], Collection[str]] | None = None
     do: str = ""
     plan: str = ""
+    package: str = "core.tools"
 
 
-def _tools(card: Card, *rows: Row, **shared: Any) -> None:
+def _tools(card: Card | None, *rows: Row, **shared: Any) -> None:
     """Register the tools of a card. shared: fields that each `Task` has."""
     for row in rows:
         name, do = row.module.rpartition(".")[2], row.do or row.module
-        run, check = _planned(later(f"core.tools.{row.plan or do}", "plan"), later(f"core.tools.{do}", "do"))
+        run, check = _planned(later(f"{row.package}.{row.plan or do}", "plan"), later(f"{row.package}.{do}", "do"))
         about: dict[str, Any] = {
             each: getattr(row, each) for each in ("title", "button", "about", "takes", "lane", "reads")
         }
@@ -194,21 +195,13 @@ register(
         under="caption",
     )
 )
-_run_assess, _check_assess = _planned(later("core.assess.run", "plan"), later("core.assess.run", "do"))
-register(
-    tool(
-        "assess",
-        AssessSettings,
-        _run_assess,
-        title="Assessment",
-        about="measure the checkpoints of a run: near-copies, drift, trigger, diversity, strength, rank",
-        check=_check_assess,
-        lane="device",
-        card=None,
-        takes="run",
-    )
-)
 # fmt: off
+_tools(
+    None,
+    Row("assess", AssessSettings, "Assessment", "Start",
+        "measure the checkpoints of a run: near-copies, drift, trigger, diversity, strength, rank", "run",
+        lane="device", do="run", package="core.assess"),
+)
 _tools(
     MODELS,
     Row("models.inspect", InspectSettings, "Inspect a file", "Inspect",
@@ -298,20 +291,10 @@ _tools(
     under="caption",
     reads=_previews,
 )
-# fmt: on
-_run_card, _check_card = _planned(later("core.assess.card", "plan"), later("core.assess.card", "do"))
-register(
-    tool(
-        "card",
-        CardSettings,
-        _run_card,
-        title="Report card",
-        button="Write the card",
-        about="write a report card of a model file, to share: an HTML page and JSON",
-        check=_check_card,
-        lane="process",
-        reads=lambda settings: settings.preview,
-        card=MODELS,
-        takes="file",
-    )
+_tools(
+    MODELS,
+    Row("card", CardSettings, "Report card", "Write the card",
+        "write a report card of a model file, to share: an HTML page and JSON", package="core.assess",
+        reads=lambda settings: settings.preview),
 )
+# fmt: on

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.formats.hub.upload import missing_key
 from core.generation.prompt.sample_prompts import control_image, read_prompts
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.secrets import secret
 from core.record.workspace import Workspace, is_foreign, resolve_path
 from core.settings.job import TrainJob
@@ -31,7 +31,7 @@ def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = T
         job = job.model_copy(update={"resume": ResumeSettings()})
     problems: list[Problem] = []
     for check in _checks(job, workspace):
-        problems += _problems_of(check)
+        collected(problems, check)
     packages = [wandb_problem(job), missing_key(job.hub, secret("huggingface_token"))]
     return [*problems, *(problem for problem in packages if problem)]
 
@@ -98,11 +98,3 @@ def _writable(folder: Path, setting: str) -> None:
 def _advice(problems: list[Problem]) -> None:
     if problems:
         raise ProblemsError(problems)
-
-
-def _problems_of(check: Callable[[], object]) -> list[Problem]:
-    try:
-        check()
-    except ProblemsError as error:
-        return error.problems
-    return []
