@@ -28,6 +28,7 @@ from core.engine.waiting import Wait, waits
 from core.generation.model.store import ModelStore
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError, unwritten
 from core.record.run_about import write_about
 from core.record.run_folder import RunFolder, list_runs, newest_runs
@@ -52,21 +53,17 @@ class DeviceLock:
     """A lock of the device with the name of its holder, "" while the device is free."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self.holder = ""
+        self._lock, self.holder = threading.Lock(), ""
 
     def acquire(self, holder: str, wait_seconds: float) -> bool:
         """Wait for the lock and take it; False if it is not free within the time."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: not self.holder, wait_seconds):
-                return False
+        if taken := self._lock.acquire(timeout=wait_seconds):
             self.holder = holder
-            return True
+        return taken
 
     def release(self) -> None:
-        with self._changed:
-            self.holder = ""
-            self._changed.notify_all()
+        self.holder = ""
+        self._lock.release()
 
 
 class Engine:
@@ -370,8 +367,6 @@ class Engine:
             self._restart(explanation)
 
     def _ready_device(self) -> str:
-        import torch
-
         torch.set_num_threads(machine.threads())
         machine.check_device(self.find_device())
         return self.find_device()

@@ -14,6 +14,7 @@ from core.dataset.buckets.plan import Plan
 from core.record import atomic, machine
 from core.record.context import JobContext
 from core.record.events import Forecasted
+from core.record.lazy_torch import torch
 from core.record.memory import PeakMemory
 from core.record.run_folder import RunFolder
 from core.record.units import memory_words
@@ -147,8 +148,6 @@ def _probe(job: TrainJob, context: JobContext) -> Forecast:
 
 def _timed(run: Run, steps: int) -> list[float]:
     """Train the next `steps` steps; return the seconds of each."""
-    import torch
-
     from core.training.loop.update import optimizer_update
 
     times = []

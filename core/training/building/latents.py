@@ -17,6 +17,7 @@ from core.dataset.images.masks import load_control, load_mask
 from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import View, crop_varies, draw_view, is_varied
 from core.record import machine
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.record.units import first_of
 from core.training.loop.sources import DEVICE_BYTES, EPOCH, DecodedView, Latents, ViewLoader, frozen_latent, synchronize
@@ -25,7 +26,6 @@ from core.training.memory.plan import IMAGES, facts_of, fits_with_encoders
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from core.families.base import Family
     from core.training.building.inputs import Inputs
@@ -157,8 +157,6 @@ def encoder(inputs: Inputs, models: Models) -> Encode:
 
     CUDA's cached memory is released after each call, as images of another size could not reuse it, unless `highvram` is on.
     """
-    import torch
-
     frees = inputs.context.device.startswith("cuda") and not inputs.job.memory.highvram
 
     def encode(pixels: torch.Tensor) -> Posterior:
@@ -173,8 +171,6 @@ def encoder(inputs: Inputs, models: Models) -> Encode:
 
 def fp32_retry(family: Family, vae: Any) -> Encode | None:
     """Return a function that encodes with a 16-bit VAE temporarily in fp32; None for a VAE in fp32."""
-    import torch
-
     dtype = next(vae.parameters()).dtype
     if dtype == torch.float32:
         return None

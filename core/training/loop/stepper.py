@@ -7,15 +7,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import Tensor, nn
-
 from core.methods.ema import split_average, with_average
 from core.optimization.averaging import averaged
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
+from core.record.lazy_torch import Tensor, nn, torch
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
-    import torch
     from torch.optim import Optimizer
 
     from core.methods import Method, Use
@@ -132,8 +130,6 @@ class Stepper:
 
     def weight_norm(self) -> Tensor:
         """L2 norm of all trained weights, 0-d on the device."""
-        import torch
-
         with torch.no_grad():
             norms = torch._foreach_norm(list(self._parameters))
             return torch.stack([norm.float() for norm in norms]).norm()

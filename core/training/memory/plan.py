@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.tensors.writer import type_named
 from core.networks.kinds import described
+from core.record.lazy_torch import torch
 from core.record.machine import CUT_OFF, RUNTIME_BYTES
 from core.record.workspace import Workspace
 from core.settings.dataset.concepts import concepts_of
@@ -344,8 +345,6 @@ def encodes_each_time(job: TrainJob) -> bool:
 
 
 def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
-    import torch
-
     from core.training.memory.activations import Pass, peak_bytes
 
     stated = _family(facts).activation_bytes(prod(facts.sides), facts.batch)
