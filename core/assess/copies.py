@@ -15,10 +15,10 @@ from core.assess.statistics import NotMeasured, lower_bound
 from core.dataset.doctor.images import Limits
 from core.dataset.images.look import difference_hash
 from core.record import atomic
+from core.record.lazy_torch import Tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
 RATE = 0.01  # of false alarms, for all images of a checkpoint together
 LEAST = 4  # training images
