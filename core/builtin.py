@@ -104,7 +104,7 @@ def _tools(card: Card | None, *rows: Row, **shared: Any) -> None:
 
 
 def _planned(plan: Callable[..., Any], do: Callable[..., Outcome]) -> tuple[Run, Callable[[Any, Workspace], str]]:
-    """(what runs a tool, what checks it). Each plans for itself: between them a job may wait for long, in another process."""
+    """(run, check) of a tool. Each calls `plan`: between them a job may wait for long, and it may run in another process."""
 
     def run(settings: Any, context: JobContext) -> Outcome:
         return do(settings, plan(settings, context.workspace), context)

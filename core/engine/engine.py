@@ -85,7 +85,7 @@ class Engine:
         self._runs = Runs(workspace, lambda name: self._running(name) is not None)
         self._reading: LightTask | None = None  # of journals for the list of runs
         self._last_run = ""
-        self.ended: list[Callable[[QueueEntry], None]] = []  # told of each job of the device that has ended
+        self.ended: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
         self.models = ModelStore()  # kept between generations
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
@@ -232,7 +232,7 @@ class Engine:
         """Cancel a waiting job, or send a stop to a running one."""
         check_may_manage(self._queue.get(entry_id))
         if self._queue.cancel_waiting(entry_id):
-            return self._tell_ended(entry_id)
+            return self._report_ended(entry_id)
         if self._queue.get(entry_id).state == "running":
             self._token_of(entry_id).cancel()
 
@@ -308,9 +308,9 @@ class Engine:
             self._guarded(entry)
         finally:
             self._now = None
-        self._tell_ended(entry.id)
+        self._report_ended(entry.id)
 
-    def _tell_ended(self, entry_id: str) -> None:
+    def _report_ended(self, entry_id: str) -> None:
         with suppress(Exception):  # the thread goes on whatever those do
             entry = self._queue.get(entry_id)
             for listener in self.ended if not self._closing else ():

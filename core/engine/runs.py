@@ -152,14 +152,14 @@ class Runs:
         """(the row of a run without reading its journal, None if unknown; whether it is current)."""
         if self._running(folder.name):
             return self._of_view(folder), True
-        facts, stands = self._facts_at_hand(folder, reads)
+        facts, valid = self._facts_at_hand(folder, reads)
         if facts is None and not reads:
             return None, False
-        if not (stands and facts and facts.state in ENDED) and folder.held:  # by another process
+        if not (valid and facts and facts.state in ENDED) and folder.held:  # by another process
             if folder.name in self._views:
                 return self._of_view(folder), True
-            stands = False
-        return (self._row(folder, facts) if facts else None), stands
+            valid = False
+        return (self._row(folder, facts) if facts else None), valid
 
     def _row(self, folder: RunFolder, facts: RunFacts) -> RunSummary:
         """The row of a run that no process runs, cached by its facts."""
@@ -195,8 +195,8 @@ class Runs:
         if not self._running(folder.name):
             if folder.damaged and not folder.held:
                 return "damaged"
-            facts, stands = self._facts_at_hand(folder)
-            state = facts.state if facts and stands else (last_of_kind(folder.journal_file, "state") or {}).get("state")
+            facts, valid = self._facts_at_hand(folder)
+            state = facts.state if facts and valid else (last_of_kind(folder.journal_file, "state") or {}).get("state")
             if state in ENDED:
                 return str(state)
             if not folder.held:

@@ -50,7 +50,7 @@ class Comparison:
 
     @property
     def content(self) -> tuple[Any, ...]:
-        """What its images are of, to compare with a verdict's."""
+        """(checkpoints, prompts, strengths) of its images: equal to those of the verdict with these images."""
         return self.files, self.prompts, self.strengths
 
 
@@ -81,7 +81,7 @@ def has_strengths(job: TrainJob) -> bool:
 
 
 def position_of(verdict: Verdict, row: int, column: int, strength: int = 0) -> Index:
-    """Where the grid of a comparison has an image. strength: the index of one"""
+    """Index of an image in the grid of a comparison. strength: index of the strength"""
     return (column, row, 0) if len(verdict.strengths) == 1 else (column, strength, row)
 
 

@@ -61,6 +61,7 @@ def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object
 
 
 def _at(check: Callable[[Path, str], object], folder: str, setting: str) -> object:
+    """Check the folder that a setting names. Raises ProblemsError for a path of Windows on another system."""
     if is_foreign(folder):
         what, fix = f"{folder} is a path of Windows", "choose a folder on this machine, or leave it empty"
         raise ProblemsError.one(what, setting, fix, code="folder.windows-path")
@@ -79,6 +80,7 @@ def written_folders(job: TrainJob) -> dict[str, str]:
 
 
 def _usable(folder: Path, setting: str) -> None:
+    """Raise ProblemsError unless the folder exists and is writable."""
     require_folder(folder, setting)
     _writable(folder, setting)
 
@@ -96,5 +98,6 @@ def _writable(folder: Path, setting: str) -> None:
 
 
 def _advice(problems: list[Problem]) -> None:
+    """Raise ProblemsError with problems of any level."""
     if problems:
         raise ProblemsError(problems)
