@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.extensions import later
@@ -61,8 +62,8 @@ METADATA = Card(
 )
 
 
-def _of_training(name: str, title: str, about: str, job: type[TrainJob], **more: Any) -> None:
-    register(Task(name, title, about, job, later("core.engine.trainings", name), takes="dataset.folder", **more))
+def _of_training(name: str, title: str, about: str, job: type[TrainJob], run: Run, **more: Any) -> None:
+    register(Task(name, title, about, job, run, takes="dataset.folder", **more))
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,14 @@ def _previews(settings: Any) -> bool:
 _hints_unused = later("core.control.hints", "unused_settings")
 
 
-_of_training("train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, pauses=True)
-_of_training("probe", "Memory and time probe", "measure the memory and time of a training", TrainJob)
-_of_training("prepare", "Preparation", "check a dataset and fill the caches for training", PrepareJob)
+_start, _probe = partial(later, "core.training.start"), later("core.training.probe", "run_probe")
+_of_training(
+    "train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, _start("run_task"), pauses=True
+)
+_of_training("probe", "Memory and time probe", "measure the memory and time of a training", TrainJob, _probe)
+_of_training(
+    "prepare", "Preparation", "check a dataset and fill the caches for training", PrepareJob, _start("prepare_caches")
+)
 register(
     Task(
         "generate",

@@ -119,7 +119,7 @@ def memory_advice(task: str, job: Settings, context: JobContext) -> str:
         return ""
     from core.training.memory.advice import out_of_memory_advice
 
-    return out_of_memory_advice(job, context.workspace, context.device)  # type: ignore[arg-type]
+    return out_of_memory_advice(job, context)  # type: ignore[arg-type]
 
 
 def write_details(folder: RunFolder, text: str, name: str = "error.txt") -> None:

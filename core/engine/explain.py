@@ -62,8 +62,7 @@ def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanatio
     if is_out_of_memory(error):
         return Explanation(
             "The device ran out of memory",
-            _suggestion(advice)
-            or "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16",
+            advice() or "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16",
             code=NO_MEMORY,
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -90,10 +89,3 @@ def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanatio
 def sees_another_gone(error: BaseException) -> bool:
     """Whether the error only says that another process of the group has ended."""
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in GONE)
-
-
-def _suggestion(advice: Callable[[], str]) -> str:
-    try:
-        return advice()
-    except Exception:  # memory is short, or the model's file has gone: the general advice must still be said
-        return ""

@@ -60,12 +60,10 @@ class Runs:
 
     def _let_go(self) -> None:
         """Drop the least recently used views; they are read again when needed."""
-        idle = [name for name, view in self._views.items() if self._is_training(view) and not self._running(name)]
+        views = {name: view for name, view in self._views.items() if view.folder.path.parent == self._workspace.runs}
+        idle = [name for name in views if not self._running(name)]
         for name in idle[:-MAX_VIEWS]:
             del self._views[name]
-
-    def _is_training(self, view: RunView) -> bool:
-        return view.folder.path.parent == self._workspace.runs
 
     def refresh(self, name: str) -> RunView:
         """The view of a run, updated with what another process appended to its journal."""

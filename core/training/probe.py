@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from core.dataset.buckets.batches import Planned
 from core.dataset.buckets.plan import Plan
 from core.record import atomic, machine
-from core.record.context import JobContext
+from core.record.context import JobContext, Outcome
 from core.record.events import Forecasted
 from core.record.memory import PeakMemory
 from core.record.run_folder import RunFolder
@@ -163,9 +163,9 @@ def title(group: Group) -> str:
     return f"{batch.bucket[0]}x{batch.bucket[1]}, {count} image{'s' if count > 1 else ''}"
 
 
-def run_probe(job: TrainJob, context: JobContext) -> str:
+def run_probe(job: TrainJob, context: JobContext) -> Outcome:
     """Task of the engine: probe, and report the forecast as an event and a message."""
     forecast = probe(job, context)
     context.journal.put(forecast)
     context.say(forecast_words(forecast))
-    return "done"
+    return Outcome()

@@ -71,7 +71,7 @@ def made(
         _device="cpu",
         _pauses=more.pop("pauses", True),
         _settings=ShardingSettings(deepspeed=True, zero_stage=3 if shares else 2, **more.pop("settings", {})),
-        _optimizer=optimizer,
+        optimizer=optimizer,
         _shards=(SharedWeights if shares else Shards)(engine, optimizer),
         _parameters=weights,
         _half_precision=more.pop("half", True),

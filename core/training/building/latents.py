@@ -106,8 +106,8 @@ def decode_threads(device: str) -> int:
 # ---- cached
 
 
-def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = True) -> LatentCache:
-    """The latent cache of the job's VAE. writes: False holds new entries in memory"""
+def latent_cache(inputs: Inputs, images: Sequence[Placed]) -> LatentCache:
+    """The latent cache of the job's VAE."""
     identity = inputs.family.digest(inputs.model, "vae", vae=inputs.vae, memo=inputs.memo)
     others = None
     if inputs.job.memory.npz_caches and inputs.family_name in NPZ_KINDS:
@@ -119,7 +119,7 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = Tru
         dtype=precision,
         others=others,
         shape_of=inputs.family.latent_shape,
-        **_store(inputs, LATENTS) | {"writes": writes},
+        **_store(inputs, LATENTS),
     )
 
 
@@ -211,7 +211,7 @@ def _posteriors(
     keep_vae   leave the VAE on the device at the end, for images that are encoded at each step
     """
     context, memory = inputs.context, inputs.job.memory
-    cache = latent_cache(inputs, images, writes=on_disk(inputs))
+    cache = latent_cache(inputs, images)
     todo = _late_sides(inputs, models, cache, images, at_once=at_once, keep_vae=keep_vae)
     encode = encoder(inputs, models)
 
@@ -353,7 +353,7 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
     images = [placed for placed in every if not is_varied(placed.concept.images)]
     if len(images) < len(every):
         inputs.context.say(f"{len(every) - len(images)} images are augmented at random and get no .npz cache")
-    cache = latent_cache(inputs, images, writes=on_disk(inputs))
+    cache = latent_cache(inputs, images)
     fill(inputs, models, cache, images)
 
     def sample(side: Side) -> torch.Tensor:

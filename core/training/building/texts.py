@@ -70,10 +70,8 @@ class Texts:
                 with torch.no_grad():
                     return self.encode_prompts(captions, tokens) if tokens else self.encode(captions)
 
+            progress = partial(context.stage, "training; encoding captions")
             return FrozenText(self._cache(tokens), encode, release, context.device, progress)
-
-        def progress(done: int, total: int) -> None:
-            context.stage("training; encoding captions", done, total)
 
         def release() -> None:
             if started:  # before, encoders stay until everything is encoded
