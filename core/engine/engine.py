@@ -349,17 +349,17 @@ class Engine:
         entry = self._queue.change(entry.id, run=folder.name)
         self._runs.forget(folder.name)  # lines of its last life that the disk did not take would hide those of this one
         view = self._runs.view(folder.name)
-        heard: Any = {"listener": view.apply, "token": self._token_of(entry.id)}
+        channel: Any = {"listener": view.apply, "token": self._token_of(entry.id)}
         if lane == "device":
             self._now = entry
             self._last_run = folder.name if entry.task == "train" else self._last_run
-            state, explanation = self._on_device(entry.task, job, folder, device, heard)
+            state, explanation = self._on_device(entry.task, job, folder, device, channel)
         else:
             self._in_lanes[entry.id] = entry
             if lane == "process":
-                state, explanation = run_in_child(folder, self.workspace, **heard)
+                state, explanation = run_in_child(folder, self.workspace, **channel)
             else:
-                state, explanation = execute(entry.task, job, folder, self.workspace, device, **heard)
+                state, explanation = execute(entry.task, job, folder, self.workspace, device, **channel)
         # The job.json of a download is without the link's key.
         changes = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}
         self._queue.change(entry.id, state=state, message=explanation.what if explanation else "", **changes)
@@ -372,15 +372,15 @@ class Engine:
         return self.find_device()
 
     def _on_device(
-        self, task: str, job: Settings, folder: RunFolder, device: str, heard: Any
+        self, task: str, job: Settings, folder: RunFolder, device: str, channel: Any
     ) -> tuple[str, Explanation | None]:
         store = self.models if task in ("generate", "grid", "class_images") else None
         if store is None:
             self.models.release()  # trainings and captioners load models of their own: the kept one makes room
         if is_launched(task, job):
             assert isinstance(job, TrainJob)
-            return supervise(job, folder, self.workspace, device, **heard)
-        return execute(task, job, folder, self.workspace, device, **heard, store=store)
+            return supervise(job, folder, self.workspace, device, **channel)
+        return execute(task, job, folder, self.workspace, device, **channel, store=store)
 
     def _restart(self, explanation: Explanation) -> None:
         """End the process, since CUDA is unusable in it: the launcher starts another, which continues the queue."""
@@ -392,7 +392,7 @@ class Engine:
         runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"
         if entry.task != "train":
             for old in list_runs(runs)[MAX_JOB_FOLDERS:]:
-                if old.held:  # a long download, beside a hundred images
+                if old.held:  # a long download, older than a hundred other jobs
                     continue
                 with suppress(OSError):
                     atomic.remove_folder(old.path)

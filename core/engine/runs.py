@@ -55,7 +55,7 @@ class Runs:
             view = self._views.setdefault(name, RunView(folder))
             self._views.move_to_end(name)
             self._let_go()
-        view.begin()  # not above: a long journal would hold up who asks for another run
+        view.begin()  # not within the lock: a long journal would delay requests for other runs
         return view
 
     def _let_go(self) -> None:

@@ -1,4 +1,4 @@
-"""The comparison of a run's checkpoints from which a person chooses one: the base model, each checkpoint, and a few prompts.
+"""The comparison of a run's checkpoints from which the user chooses one: the base model, each checkpoint, and a few prompts.
 
 verdict.json in the run folder names the grid with the images, and what its columns and rows are."""
 
