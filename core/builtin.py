@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.extensions import later
@@ -61,15 +62,15 @@ METADATA = Card(
 )
 
 
-def _of_training(name: str, title: str, about: str, job: type[TrainJob], **more: Any) -> None:
-    register(Task(name, title, about, job, later("core.engine.trainings", name), takes="dataset.folder", **more))
+def _of_training(name: str, title: str, about: str, job: type[TrainJob], run: Run, **more: Any) -> None:
+    register(Task(name, title, about, job, run, takes="dataset.folder", **more))
 
 
 @dataclass(frozen=True)
 class Row:
     """A tool in the tables below.
 
-    module   below core/tools, with its `plan` and `do` (core/tools/plans.py); its last part is the tool's name
+    module   with its `plan` and `do` (core/tools/plans.py), in `package`; its last part is the tool's name
     about    one line of --help
     takes    the setting that a free word of its command fills
     do       the module with `do`, where several tools share it
@@ -87,13 +88,14 @@ class Row:
     unused: Callable[[Mapping[str, Any]], Collection[str]] | None = None
     do: str = ""
     plan: str = ""
+    package: str = "core.tools"
 
 
-def _tools(card: Card, *rows: Row, **shared: Any) -> None:
+def _tools(card: Card | None, *rows: Row, **shared: Any) -> None:
     """Register the tools of a card. shared: fields that each `Task` has."""
     for row in rows:
         name, do = row.module.rpartition(".")[2], row.do or row.module
-        run, check = _planned(later(f"core.tools.{row.plan or do}", "plan"), later(f"core.tools.{do}", "do"))
+        run, check = _planned(later(f"{row.package}.{row.plan or do}", "plan"), later(f"{row.package}.{do}", "do"))
         about: dict[str, Any] = {
             each: getattr(row, each) for each in ("title", "button", "about", "takes", "lane", "reads")
         }
@@ -103,7 +105,7 @@ def _tools(card: Card, *rows: Row, **shared: Any) -> None:
 
 
 def _planned(plan: Callable[..., Any], do: Callable[..., Outcome]) -> tuple[Run, Callable[[Any, Workspace], str]]:
-    """(what runs a tool, what checks it). Each plans for itself: between them a job may wait for long, in another process."""
+    """(run, check) of a tool. Each calls `plan`: between them a job may wait for long, and it may run in another process."""
 
     def run(settings: Any, context: JobContext) -> Outcome:
         return do(settings, plan(settings, context.workspace), context)
@@ -118,9 +120,14 @@ def _previews(settings: Any) -> bool:
 _hints_unused = later("core.control.hints", "unused_settings")
 
 
-_of_training("train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, pauses=True)
-_of_training("probe", "Memory and time probe", "measure the memory and time of a training", TrainJob)
-_of_training("prepare", "Preparation", "check a dataset and fill the caches for training", PrepareJob)
+_start, _probe = partial(later, "core.training.start"), later("core.training.probe", "run_probe")
+_of_training(
+    "train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, _start("run_task"), pauses=True
+)
+_of_training("probe", "Memory and time probe", "measure the memory and time of a training", TrainJob, _probe)
+_of_training(
+    "prepare", "Preparation", "check a dataset and fill the caches for training", PrepareJob, _start("prepare_caches")
+)
 register(
     Task(
         "generate",
@@ -194,21 +201,13 @@ register(
         under="caption",
     )
 )
-_run_assess, _check_assess = _planned(later("core.assess.run", "plan"), later("core.assess.run", "do"))
-register(
-    tool(
-        "assess",
-        AssessSettings,
-        _run_assess,
-        title="Assessment",
-        about="measure the checkpoints of a run: near-copies, drift, trigger, diversity, strength, rank",
-        check=_check_assess,
-        lane="device",
-        card=None,
-        takes="run",
-    )
-)
 # fmt: off
+_tools(
+    None,
+    Row("assess", AssessSettings, "Assessment", "Start",
+        "measure the checkpoints of a run: near-copies, drift, trigger, diversity, strength, rank", "run",
+        lane="device", do="run", package="core.assess"),
+)
 _tools(
     MODELS,
     Row("models.inspect", InspectSettings, "Inspect a file", "Inspect",
@@ -298,20 +297,10 @@ _tools(
     under="caption",
     reads=_previews,
 )
-# fmt: on
-_run_card, _check_card = _planned(later("core.assess.card", "plan"), later("core.assess.card", "do"))
-register(
-    tool(
-        "card",
-        CardSettings,
-        _run_card,
-        title="Report card",
-        button="Write the card",
-        about="write a report card of a model file, to share: an HTML page and JSON",
-        check=_check_card,
-        lane="process",
-        reads=lambda settings: settings.preview,
-        card=MODELS,
-        takes="file",
-    )
+_tools(
+    MODELS,
+    Row("card", CardSettings, "Report card", "Write the card",
+        "write a report card of a model file, to share: an HTML page and JSON", package="core.assess",
+        reads=lambda settings: settings.preview),
 )
+# fmt: on

@@ -58,7 +58,7 @@ def later(module: str, name: str) -> Callable[..., Any]:
 
 
 def load() -> None:
-    """Import everything listed. Nearly free after the first time, since it is asked for each layer of a file; without torch."""
+    """Import everything listed, without torch. It is called for each layer of a file: repeated calls are nearly free."""
     global _loaded
     if _loaded is not EXTENSIONS:
         listed = EXTENSIONS
@@ -68,9 +68,9 @@ def load() -> None:
 
 
 def admit(words: Sequence[str] = ()) -> None:
-    """List other people's modules that the owner allowed, and import them: called once, before anything is asked of a registry.
+    """Import other people's modules that the owner allowed, and list them: called once, before any registry is read.
 
-    words   the command line, of which only --allow-module is read; its other problems are told later
+    words   the command line, of which only --allow-module is read; its other problems are reported later
 
     Of a package with entry points in the group `atelier` their modules are imported, of any other the module itself. Raises
     ProblemsError with every module that fails.

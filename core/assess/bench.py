@@ -56,7 +56,7 @@ class Bench:
 
     sets   {name: probes}: "inside" and "held_out" are images of the dataset with their captions, "plain" the former without the
            trigger word, "outside" images that the base model made of other prompts
-    base   the base model, whose predictions and images stay      kept   what measures compute once
+    base   the base model, whose predictions and images stay      memo   results that measures share
     """
 
     base: Subject
@@ -65,7 +65,7 @@ class Bench:
         self.target, self.context, self._store = target, context, context.store or make_store()
         self.prompts = [unaugmented_caption(placed) for placed in target.some(target.training)]
         self.sets: dict[str, list[Probe]] = {}
-        self.kept: dict[str, Any] = {}
+        self.memo: dict[str, Any] = {}
         self._done, self._total = 0, total
 
     @contextmanager
@@ -95,7 +95,7 @@ class Bench:
     def _probes(self, name: str, triggers: bool) -> list[Probe]:
         target, word = self.target, self.target.trigger
         if name == "outside":
-            captions, images = target.outside, [image for image, _ in self.base.made(target.outside, 1)]
+            captions, images = target.outside, [image for image, _ in self.base.generate(target.outside, 1)]
         else:
             chosen = target.some(target.held_out if name == "held_out" else target.training)
             captions = [unaugmented_caption(placed) for placed in chosen]
@@ -128,7 +128,7 @@ class Bench:
         return [float(each) for each in (subject.predicted(name, strength) - target).square().flatten(1).mean(dim=1)]
 
     def count(self, predictions: int) -> None:
-        """Report progress, and stop here if asked to."""
+        """Report progress. Raises Cancelled after a stop."""
         self._done += predictions
         self.context.check()
         self.context.stage("assessing", min(self._done, self._total), self._total)
@@ -184,22 +184,22 @@ class Subject:
             self.bench.count(len(some))
             yield self.objective.form(output, noisy, at).cpu()
 
-    def made(self, prompts: Sequence[str], seeds: int) -> list[tuple[Image, str]]:
-        """(image, prompt) of each prompt with seeds 0, 1 ..., of a repeated one with further seeds."""
-        generate, made = self.job.generate, list[Any]()
+    def generate(self, prompts: Sequence[str], seeds: int) -> list[tuple[Image, str]]:
+        """Generate images: (image, prompt) of each prompt with seeds 0, 1 ...; a repeated prompt gets further seeds."""
+        settings, images = self.job.generate, list[Any]()
         used: dict[str, Iterator[int]] = {prompt: count() for prompt in prompts}
-        asked = [(prompt, next(used[prompt])) for prompt in prompts for _ in range(seeds)]
-        changes = ({"prompt": prompt.replace(" AND ", " and "), "seed": seed} for prompt, seed in asked)
-        requests = [self.job.model_copy(update={"generate": generate.model_copy(update=each)}) for each in changes]
+        seeded = [(prompt, next(used[prompt])) for prompt in prompts for _ in range(seeds)]
+        changes = ({"prompt": prompt.replace(" AND ", " and "), "seed": seed} for prompt, seed in seeded)
+        requests = [self.job.model_copy(update={"generate": settings.model_copy(update=each)}) for each in changes]
         for batch in self.maker.batches([Request(job) for job in requests]):
-            made += self.maker.make(batch).images[-1]
-            self.bench.count(2 * len(batch) * generate.steps)
-        return [(image, prompt) for image, (prompt, _) in zip(made, asked, strict=True)]
+            images += self.maker.make(batch).images[-1]
+            self.bench.count(2 * len(batch) * settings.steps)
+        return [(image, prompt) for image, (prompt, _) in zip(images, seeded, strict=True)]
 
     @cached_property
     def images(self) -> list[tuple[Image, str]]:
         """(image, caption) of the captions of the dataset."""
-        return self.made(self.bench.prompts, SEEDS)
+        return self.generate(self.bench.prompts, SEEDS)
 
     def latents_by_prompt(self) -> list[list[Tensor]]:
         """The latents of its images, by caption."""

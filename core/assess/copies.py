@@ -15,10 +15,10 @@ from core.assess.statistics import NotMeasured, lower_bound
 from core.dataset.doctor.images import Limits
 from core.dataset.images.look import difference_hash
 from core.record import atomic
+from core.record.lazy_torch import Tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
 RATE = 0.01  # of false alarms, for all images of a checkpoint together
 LEAST = 4  # training images
@@ -32,16 +32,16 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     from core.assess.bench import load
 
     placed, run = bench.target.training, bench.target.run
-    kept = bench.kept
-    if "gallery" not in kept:
-        kept["gallery"] = Gallery(len(placed), lambda number: load(placed[number], bench.target.size), subject.encoded)
-        kept["typical"] = kept["gallery"].typical()
-        kept["base"] = [kept["gallery"].near(image)[0][0] for image, _ in bench.base.images]
-    images, typical = kept["gallery"], kept["typical"]
+    memo = bench.memo
+    if "gallery" not in memo:
+        memo["gallery"] = Gallery(len(placed), lambda number: load(placed[number], bench.target.size), subject.encoded)
+        memo["typical"] = memo["gallery"].typical()
+        memo["base"] = [memo["gallery"].near(image)[0][0] for image, _ in bench.base.images]
+    images, typical = memo["gallery"], memo["typical"]
     images.encode = subject.encoded
     if len(typical) < LEAST:
         raise NotMeasured(f"it needs {LEAST} training images that are not near duplicates")
-    limit = limit_of(typical, kept["base"], len(subject.images))
+    limit = limit_of(typical, memo["base"], len(subject.images))
     found = [(*images.near(image)[0], at) for at, (image, _) in enumerate(subject.images)]
     nearest, number, at = min(found)
     image, prompt = subject.images[at]
@@ -56,7 +56,7 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 
 def limit_of(pairs: Sequence[float], base: Sequence[float], images: int) -> float:
-    """The distance below which none of so many images that are no copies is, with the probability 1 - RATE. pairs: distances of
+    """The distance that all of `images` images exceed with the probability 1 - RATE if none is a copy. pairs: distances of
     training images to their candidates; base: of the base model's images to the nearest"""
     return min(lower_bound(pairs, RATE / (images * CANDIDATES)), lower_bound(base, RATE / images))
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.assess.copies import apart
 from core.assess.statistics import Interval, paired_ratio
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from core.record.lazy_torch import Tensor
 
 LITTLE = 0.5
 
@@ -23,10 +21,6 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 def variation(latents: Sequence[Tensor]) -> float:
     """The variance over seeds as a share of the spatial variance of the images: about 1 for unrelated ones. latents: [C, h, w]"""
     return fmean(apart(one, other) for one, other in combinations(latents, 2))
-
-
-def brief(data: Mapping[str, Any]) -> str:
-    return f"{data['value']:.2f}"
 
 
 def sentence(data: Mapping[str, Any]) -> str:

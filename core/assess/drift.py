@@ -23,10 +23,6 @@ def drift_of(inside: Sequence[float], outside: Sequence[float]) -> dict[str, Any
     return whole.data | {"inside": round(fmean(inside), 5), "outside": round(fmean(outside), 5), "bands": bands}
 
 
-def brief(data: Mapping[str, Any]) -> str:
-    return f"{data['value']:.2f}"
-
-
 def sentence(data: Mapping[str, Any]) -> str:
     most = max(range(len(TIMESTEPS)), key=data["bands"].__getitem__)
     part = f"{data['bands'][most]:.2f} times at timesteps {most * BAND} to {(most + 1) * BAND - 1}"

@@ -13,10 +13,6 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     return paired_ratio(*(by_image(bench.losses(one, "inside")) for one in (subject, bench.base))).data
 
 
-def brief(data: Mapping[str, Any]) -> str:
-    return f"{data['value']:.2f}"
-
-
 def sentence(data: Mapping[str, Any]) -> str:
     return f"The loss on training images is {Interval.of(data)} times the base model's."
 

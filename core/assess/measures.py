@@ -12,8 +12,8 @@ STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure. Its module, of its name, has `measure(bench, subject) -> data`, `brief(data)` for a table, `sentence(data)`, and if
-    it warns `warning(data)`: a clause on what to know before choosing the checkpoint, or "".
+    """A measure. Its module, of its name, has `measure(bench, subject) -> data`, `sentence(data)`, if a table shows more than
+    data["value"] `brief(data)`, and if it warns `warning(data)`: a clause on what to know before choosing the checkpoint, or "".
 
     meaning   what a high or low value means
     reads     (set of predictions, strength of the LoRA), shared with other measures      images   it needs generated images
@@ -31,7 +31,7 @@ class Measure:
 
     def call(self, name: str, *args: Any) -> Any:
         """Call a function of its module; "" if it has none of this name."""
-        function = getattr(import_module(f"core.assess.{self.name}"), name, None)
+        function = getattr(import_module(f"core.assess.{self.name}"), name, {"brief": _value}.get(name))
         return function(*args) if function else ""
 
     def words(self, name: str, data: Mapping[str, Any]) -> str:
@@ -39,6 +39,10 @@ class Measure:
         if "why" in data:
             return {"brief": "-", "sentence": f"Not measured: {data['why']}."}.get(name, "")
         return str(self.call(name, data))
+
+
+def _value(data: Mapping[str, Any]) -> str:
+    return f"{data['value']:.2f}"
 
 
 _INSIDE, _OUTSIDE, _PLAIN = ("inside", 1.0), ("outside", 1.0), ("plain", 1.0)

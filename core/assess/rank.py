@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.assess.statistics import NotMeasured
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from core.record.lazy_torch import Tensor
 
 KEPT, SMALL = 0.9, 0.98  # of the norm: what counts as used, and what resizing should keep
 SHOWN = 3

@@ -56,7 +56,7 @@ class Work:
         """Measure all that is missing. Raises ProblemsError if no checkpoint can be read."""
         todo: dict[Checkpoint, list[Measure]] = {}
         for checkpoint in self.target.checkpoints:
-            with self._others_go_on(checkpoint, self.target.measures):
+            with self._reported(checkpoint, self.target.measures):
                 todo[checkpoint] = self._missing(checkpoint)
         if todo := {checkpoint: measures for checkpoint, measures in todo.items() if measures}:
             self._measure(todo)
@@ -82,7 +82,7 @@ class Work:
         bench = Bench(self.target, self.context, self.target.predictions(list(todo), measures))
         bench.prepare(measures)
         for checkpoint, missing in todo.items():
-            with self._others_go_on(checkpoint, missing), bench.opened(checkpoint) as subject:
+            with self._reported(checkpoint, missing), bench.opened(checkpoint) as subject:
                 for measure in missing:
                     try:
                         data = measure.call("measure", bench, subject)
@@ -93,9 +93,9 @@ class Work:
                     _keep(self.target, self.cells, checkpoint, measure, data)
 
     @contextmanager
-    def _others_go_on(self, checkpoint: Checkpoint, measures: Sequence[Measure]) -> Iterator[None]:
-        """A checkpoint that cannot be read is said, also in its cells of these measures, and ends nothing; of one that is gone the
-        cells stay."""
+    def _reported(self, checkpoint: Checkpoint, measures: Sequence[Measure]) -> Iterator[None]:
+        """Context that reports a checkpoint that cannot be read, in the log and in its cells of these measures, and goes on with the
+        others. The cells of one that is gone stay."""
         path = checkpoint.path
         try:
             yield

@@ -103,6 +103,7 @@ class Target:
         return (list(unknown(SCENES, self.captions)) or list(SCENES))[: self.settings.prompts]
 
     def some(self, images: Sequence[Placed]) -> list[Placed]:
+        """As many of the images as there are prompts, evenly spaced."""
         return pick_evenly(images, self.settings.prompts)
 
     def set_named(self, name: str) -> str:

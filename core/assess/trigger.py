@@ -25,9 +25,5 @@ def with_word(caption: str, word: str) -> str:
     return caption if not word or word_pattern([word]).search(caption) else f"{word}, {caption}"
 
 
-def brief(data: Mapping[str, Any]) -> str:
-    return f"{data['value']:.2f}"
-
-
 def sentence(data: Mapping[str, Any]) -> str:
     return f"Without '{data['word']}' the effect on the dataset's captions is {Interval.of(data)} times that with it."

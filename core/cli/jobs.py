@@ -17,7 +17,7 @@ from typing import Any, TextIO, cast
 from core import tasks
 from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
-from core.engine.execute import execute, switches, write_details
+from core.engine.execute import execute, memory_advice, write_details
 from core.engine.explain import explain, sees_another_gone
 from core.engine.launch import is_launched, supervise
 from core.engine.other_process import clear_failure, record_failure
@@ -110,7 +110,7 @@ def _follow(processes: Together, workspace: Workspace) -> int:
             if sees_another_gone(error):
                 end_if_launcher_gone()
             write_details(context.folder, traceback.format_exc(), f"error_{processes.rank + 1}.txt")
-            words = explain(error, lambda: switches("train", job, context))
+            words = explain(error, lambda: memory_advice("train", job, context))
             record_failure(context.folder, words, None if sees_another_gone(error) else processes.rank + 1)
             raise
     return DONE

@@ -28,6 +28,7 @@ from core.engine.waiting import Wait, waits
 from core.generation.model.store import ModelStore
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError, unwritten
 from core.record.run_about import write_about
 from core.record.run_folder import RunFolder, list_runs, newest_runs
@@ -52,21 +53,17 @@ class DeviceLock:
     """A lock of the device with the name of its holder, "" while the device is free."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self.holder = ""
+        self._lock, self.holder = threading.Lock(), ""
 
     def acquire(self, holder: str, wait_seconds: float) -> bool:
         """Wait for the lock and take it; False if it is not free within the time."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: not self.holder, wait_seconds):
-                return False
+        if taken := self._lock.acquire(timeout=wait_seconds):
             self.holder = holder
-            return True
+        return taken
 
     def release(self) -> None:
-        with self._changed:
-            self.holder = ""
-            self._changed.notify_all()
+        self.holder = ""
+        self._lock.release()
 
 
 class Engine:
@@ -89,7 +86,7 @@ class Engine:
         self._reading: LightTask | None = None  # of journals for the list of runs
         self._listing = threading.Lock()  # of the list of runs
         self._last_run = ""
-        self.ended: list[Callable[[QueueEntry], None]] = []  # told of each job of the device that has ended
+        self.ended: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
         self.models = ModelStore()  # kept between generations
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
@@ -236,7 +233,7 @@ class Engine:
         """Cancel a waiting job, or send a stop to a running one."""
         check_may_manage(self._queue.get(entry_id))
         if self._queue.cancel_waiting(entry_id):
-            return self._tell_ended(entry_id)
+            return self._report_ended(entry_id)
         if self._queue.get(entry_id).state == "running":
             self._token_of(entry_id).cancel()
 
@@ -312,9 +309,9 @@ class Engine:
             self._guarded(entry)
         finally:
             self._now = None
-        self._tell_ended(entry.id)
+        self._report_ended(entry.id)
 
-    def _tell_ended(self, entry_id: str) -> None:
+    def _report_ended(self, entry_id: str) -> None:
         with suppress(Exception):  # the thread goes on whatever those do
             entry = self._queue.get(entry_id)
             for listener in self.ended if not self._closing else ():
@@ -353,17 +350,17 @@ class Engine:
         entry = self._queue.change(entry.id, run=folder.name)
         self._runs.forget(folder.name)  # lines of its last life that the disk did not take would hide those of this one
         view = self._runs.view(folder.name)
-        heard: Any = {"listener": view.apply, "token": self._token_of(entry.id)}
+        channel: Any = {"listener": view.apply, "token": self._token_of(entry.id)}
         if lane == "device":
             self._now = entry
             self._last_run = folder.name if entry.task == "train" else self._last_run
-            state, explanation = self._on_device(entry.task, job, folder, device, heard)
+            state, explanation = self._on_device(entry.task, job, folder, device, channel)
         else:
             self._in_lanes[entry.id] = entry
             if lane == "process":
-                state, explanation = run_in_child(folder, self.workspace, **heard)
+                state, explanation = run_in_child(folder, self.workspace, **channel)
             else:
-                state, explanation = execute(entry.task, job, folder, self.workspace, device, **heard)
+                state, explanation = execute(entry.task, job, folder, self.workspace, device, **channel)
         # The job.json of a download is without the link's key.
         changes = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}
         self._queue.change(entry.id, state=state, message=explanation.what if explanation else "", **changes)
@@ -371,22 +368,20 @@ class Engine:
             self._restart(explanation)
 
     def _ready_device(self) -> str:
-        import torch
-
         torch.set_num_threads(machine.threads())
         machine.check_device(self.find_device())
         return self.find_device()
 
     def _on_device(
-        self, task: str, job: Settings, folder: RunFolder, device: str, heard: Any
+        self, task: str, job: Settings, folder: RunFolder, device: str, channel: Any
     ) -> tuple[str, Explanation | None]:
         store = self.models if task in ("generate", "grid", "class_images") else None
         if store is None:
             self.models.release()  # trainings and captioners load models of their own: the kept one makes room
         if is_launched(task, job):
             assert isinstance(job, TrainJob)
-            return supervise(job, folder, self.workspace, device, **heard)
-        return execute(task, job, folder, self.workspace, device, **heard, store=store)
+            return supervise(job, folder, self.workspace, device, **channel)
+        return execute(task, job, folder, self.workspace, device, **channel, store=store)
 
     def _restart(self, explanation: Explanation) -> None:
         """End the process, since CUDA is unusable in it: the launcher starts another, which continues the queue."""
@@ -398,7 +393,7 @@ class Engine:
         runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"
         if entry.task != "train":
             for old in list_runs(runs)[MAX_JOB_FOLDERS:]:
-                if old.held:  # a long download, beside a hundred images
+                if old.held:  # a long download, older than a hundred other jobs
                     continue
                 with suppress(OSError):
                     atomic.remove_folder(old.path)

@@ -80,12 +80,12 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
     except Exception as error:
         if sees_another_gone(error):
             end_if_launcher_gone()
-        # At once: what another process tells from now on follows from this error, or is the same one.
+        # Read at once: a failure that another process records later is a consequence of this one.
         elsewhere = None if isinstance(error, ProblemsError) else _failure_elsewhere(context)
         write_details(context.folder, traceback.format_exc())
         error.__traceback__ = None
         _free_memory(task)
-        explanation = elsewhere or explain(error, lambda: switches(task, job, context))
+        explanation = elsewhere or explain(error, lambda: memory_advice(task, job, context))
         if isinstance(error, ProblemsError):
             for problem in error.problems[1:]:
                 context.say(
@@ -111,7 +111,7 @@ def _failed(context: JobContext, explanation: Explanation) -> tuple[str, Explana
     return "failed", explanation
 
 
-def switches(task: str, job: Settings, context: JobContext) -> str:
+def memory_advice(task: str, job: Settings, context: JobContext) -> str:
     """Advice on settings that save memory, after out of memory; "" for other tasks."""
     if task in ("generate", "class_images", "grid"):
         return "generate one image at once or smaller ones, turn on VAE slices, or offload more to RAM"
@@ -119,7 +119,7 @@ def switches(task: str, job: Settings, context: JobContext) -> str:
         return ""
     from core.training.memory.advice import out_of_memory_advice
 
-    return out_of_memory_advice(job, context.workspace, context.device)  # type: ignore[arg-type]
+    return out_of_memory_advice(job, context)  # type: ignore[arg-type]
 
 
 def write_details(folder: RunFolder, text: str, name: str = "error.txt") -> None:

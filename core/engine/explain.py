@@ -42,10 +42,10 @@ class Explanation:
 NO_MEMORY = "memory.out"
 
 
-def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanation:
+def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanation:
     """Explain the exception that ended a job.
 
-    switches  returns advice on settings that save memory; called only after out of memory
+    advice  returns advice on settings that save memory; called only after out of memory
     """
     text = str(error)
     if isinstance(error, ProblemsError):
@@ -62,8 +62,7 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
     if is_out_of_memory(error):
         return Explanation(
             "The device ran out of memory",
-            _suggestion(switches)
-            or "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16",
+            advice() or "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16",
             code=NO_MEMORY,
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -90,10 +89,3 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
 def sees_another_gone(error: BaseException) -> bool:
     """Whether the error only says that another process of the group has ended."""
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in GONE)
-
-
-def _suggestion(switches: Callable[[], str]) -> str:
-    try:
-        return switches()
-    except Exception:  # memory is short, or the model's file has gone: the general advice must still be said
-        return ""

@@ -41,10 +41,10 @@ def follow(
     stopped_at: float | None = None
     with open(folder.logs / LOG, "ab") as log:
         child = start(log)
-        hears = child.stdin is not None  # closing it is heard from the first moment on
+        heeds_stop = child.stdin is not None  # closing its stdin stops it from the first moment on
         try:
             while child.poll() is None:
-                if token.wanted and stopped_at is None and hears:
+                if token.wanted and stopped_at is None and heeds_stop:
                     sent = _send_stop(folder)
                     if child.stdin is not None:
                         child.stdin.close()
@@ -53,7 +53,7 @@ def follow(
                 if stopped_at is not None and patience is not None and time.monotonic() - stopped_at > patience:
                     return _killed(child, folder, listener)
                 # It reads commands from its first line on; those sent before are of an earlier life.
-                hears |= any(line["seq"] > before for line in _pass_on(tail, listener))
+                heeds_stop |= any(line["seq"] > before for line in _pass_on(tail, listener))
                 time.sleep(POLL_SECONDS)
         except BaseException:
             child.terminate()

@@ -1,4 +1,4 @@
-"""What *Keep* does to files: the kept one says so in its metadata, the others can go to the trash. Both can be undone."""
+"""What *Keep* does to files: it marks the kept one in its metadata, and can move the others to the trash. Both can be undone."""
 
 from __future__ import annotations
 

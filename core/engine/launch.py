@@ -16,6 +16,7 @@ from core.record import machine
 from core.record.allowed import allowed_modules, limits_of_launched
 from core.record.cancel import CancelToken
 from core.record.journal import Line
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.record.processes import SUPERVISED, launched_processes
 from core.record.run_folder import RunFolder
@@ -51,8 +52,6 @@ def supervise(
 def check_cards(wanted: int, device: str) -> None:
     """Raise ProblemsError if the machine has fewer GPUs."""
     if device.startswith("cuda"):
-        import torch
-
         there = torch.cuda.device_count()
         if there < wanted:
             what = f"{wanted} GPUs are requested, but this machine has {there}"

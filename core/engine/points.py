@@ -23,15 +23,15 @@ class Points(Sequence[list[Any]]):
     def __len__(self) -> int:
         return len(self._steps)
 
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self[each] for each in range(len(self))[place]]
-        place = range(len(self))[place]
-        begin = self._ends[place - 1] if place else 0
-        numbers = [None if math.isnan(each) else each for each in self._numbers[begin : self._ends[place]]]
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(len(self))[index]]
+        index = range(len(self))[index]
+        begin = self._ends[index - 1] if index else 0
+        numbers = [None if math.isnan(each) else each for each in self._numbers[begin : self._ends[index]]]
         if not self._named:
-            return [self._steps[place], *numbers]
-        return [self._steps[place], dict(zip(self._names[self._names_of[place]], numbers, strict=True))]
+            return [self._steps[index], *numbers]
+        return [self._steps[index], dict(zip(self._names[self._names_of[index]], numbers, strict=True))]
 
     @property
     def step(self) -> int:
@@ -62,10 +62,10 @@ class Points(Sequence[list[Any]]):
                 self._names.append(names)
             self._names_of.append(len(self._names) - 1)
 
-    def picked(self, places: Iterable[int]) -> Points:
+    def picked(self, indices: Iterable[int]) -> Points:
         """The points at these indices."""
         found = Points(self._named)
-        for step, *numbers in map(self.__getitem__, places):
+        for step, *numbers in map(self.__getitem__, indices):
             found.add(step, numbers[0] if self._named else numbers)
         return found
 
@@ -75,7 +75,7 @@ class Points(Sequence[list[Any]]):
 
     def until(self, step: int) -> Points:
         """The points up to a step."""
-        return self.picked(place for place, at in enumerate(self._steps) if at <= step)
+        return self.picked(index for index, at in enumerate(self._steps) if at <= step)
 
 
 def spread(count: int, limit: int) -> Sequence[int]:

@@ -84,7 +84,7 @@ class Queue:
         self.lock = threading.RLock()
         self._entries: list[QueueEntry] = []
         self.paused = False
-        self.set_aside = ""  # what a person should know about a damaged file
+        self.set_aside = ""  # a message about a damaged file
         self._read()
 
     def _read(self) -> None:

@@ -129,8 +129,16 @@ def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePromp
     if not instead.strip():
         what, fix = "This run has no sample prompts", "write a prompt in Generate: it is used instead"
         raise ProblemsError.one(what, "samples.sample_prompts", fix, "run-grid.no-prompt")
-    sample = build(TrainJob, {"samples": {**to_values(job.samples), "sample_prompts": [instead.replace(" --", " ")]}})
-    return prompts_of(job.model_copy(update={"samples": sample.samples}), base)[:1]
+    return [sample_of(job, base, instead.replace(" --", " "))]
+
+
+def sample_of(job: TrainJob, base: Path | None, prompt: str) -> SamplePrompt:
+    """A prompt with the settings of the run's samples. base: path of its base model"""
+    from core.training.loop.samples import prompts_of
+
+    alone = to_values(job.samples) | {"sample_prompts": [prompt], "sample_prompts_file": None}
+    samples = build(TrainJob, {"samples": alone}).samples
+    return prompts_of(job.model_copy(update={"samples": samples}), base)[0]
 
 
 def _alone(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:

@@ -29,7 +29,6 @@ class RunSummary:
 
     name: str
     title: str
-    task: str
     state: str
     step: int
     total: int
@@ -59,7 +58,6 @@ def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSum
     row = RunSummary(
         name=folder.name,
         title="",
-        task="train",
         state=state,
         step=facts.step,
         total=facts.total,

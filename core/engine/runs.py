@@ -55,17 +55,15 @@ class Runs:
             view = self._views.setdefault(name, RunView(folder))
             self._views.move_to_end(name)
             self._let_go()
-        view.begin()  # not above: a long journal would hold up who asks for another run
+        view.begin()  # not within the lock: a long journal would delay requests for other runs
         return view
 
     def _let_go(self) -> None:
         """Drop the least recently used views; they are read again when needed."""
-        idle = [name for name, view in self._views.items() if self._is_training(view) and not self._running(name)]
+        views = {name: view for name, view in self._views.items() if view.folder.path.parent == self._workspace.runs}
+        idle = [name for name in views if not self._running(name)]
         for name in idle[:-MAX_VIEWS]:
             del self._views[name]
-
-    def _is_training(self, view: RunView) -> bool:
-        return view.folder.path.parent == self._workspace.runs
 
     def refresh(self, name: str) -> RunView:
         """The view of a run, updated with what another process appended to its journal."""
@@ -158,14 +156,14 @@ class Runs:
         """(the row of a run without reading its journal, None if unknown; whether it is current)."""
         if self._running(folder.name):
             return self._of_view(folder), True
-        facts, stands = self._facts_at_hand(folder, reads)
+        facts, valid = self._facts_at_hand(folder, reads)
         if facts is None and not reads:
             return None, False
-        if not (stands and facts and facts.state in ENDED) and folder.held:  # by another process
+        if not (valid and facts and facts.state in ENDED) and folder.held:  # by another process
             if folder.name in self._views:
                 return self._of_view(folder), True
-            stands = False
-        return (self._row(folder, facts) if facts else None), stands
+            valid = False
+        return (self._row(folder, facts) if facts else None), valid
 
     def _row(self, folder: RunFolder, facts: RunFacts) -> RunSummary:
         """The row of a run that no process runs, cached by its facts."""
@@ -201,8 +199,8 @@ class Runs:
         if not self._running(folder.name):
             if folder.damaged and not folder.held:
                 return "damaged"
-            facts, stands = self._facts_at_hand(folder)
-            state = facts.state if facts and stands else (last_of_kind(folder.journal_file, "state") or {}).get("state")
+            facts, valid = self._facts_at_hand(folder)
+            state = facts.state if facts and valid else (last_of_kind(folder.journal_file, "state") or {}).get("state")
             if state in ENDED:
                 return str(state)
             if not folder.held:

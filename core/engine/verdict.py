@@ -1,4 +1,4 @@
-"""The comparison of a run's checkpoints from which a person chooses one: the base model, each checkpoint, and a few prompts.
+"""The comparison of a run's checkpoints from which the user chooses one: the base model, each checkpoint, and a few prompts.
 
 verdict.json in the run folder names the grid with the images, and what its columns and rows are."""
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
-from core.engine.run_grid import RunGrid, run_grid_of
+from core.engine.run_grid import RunGrid, run_grid_of, sample_of
 from core.generation.grids.folder import Index
 from core.generation.model.library import find_file
 from core.generation.prompt.sample_prompts import SamplePrompt
@@ -24,9 +24,7 @@ from core.record.run_folder import RunFolder
 from core.record.stamps import Stamp, stamp_or_none
 from core.record.units import first_of
 from core.record.workspace import Workspace
-from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.presets.files import to_values
 
 FILE = "verdict.json"
 FEW = 5  # prompts at first: one of each kind
@@ -52,7 +50,7 @@ class Comparison:
 
     @property
     def content(self) -> tuple[Any, ...]:
-        """What its images are of, to compare with a verdict's."""
+        """(checkpoints, prompts, strengths) of its images: equal to those of the verdict with these images."""
         return self.files, self.prompts, self.strengths
 
 
@@ -83,7 +81,7 @@ def has_strengths(job: TrainJob) -> bool:
 
 
 def position_of(verdict: Verdict, row: int, column: int, strength: int = 0) -> Index:
-    """Where the grid of a comparison has an image. strength: the index of one"""
+    """Index of an image in the grid of a comparison. strength: index of the strength"""
     return (column, row, 0) if len(verdict.strengths) == 1 else (column, strength, row)
 
 
@@ -96,10 +94,7 @@ def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[
     if job.method.traits.control_images:  # others have no control image
         return [(each, ProposedPrompt(each.prompt, "sample prompt")) for each in samples.values()]
     captions, held_out = captions_of(run)
-    alone = build(
-        TrainJob, {"samples": to_values(job.samples) | {"sample_prompts": ["x"], "sample_prompts_file": None}}
-    )
-    first = next(iter(samples.values()), None) or prompts_of(job.model_copy(update={"samples": alone.samples}), base)[0]
+    first = next(iter(samples.values()), None) or sample_of(job, base, "x")
     proposed = proposed_prompts(list(samples), held_out, captions, trigger_word(job, captions))
     return [(samples.get(each.text) or replace(first, prompt=each.text), each) for each in proposed]
 

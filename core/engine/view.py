@@ -51,7 +51,7 @@ class RunView:
         self.seconds_per_step = 0.0
         self.started = self.ended = self._last_time = 0.0
         self._before = 0.0  # time of the line before this one
-        self._idle = 0.0  # seconds between an end, a kill or a pause and the going on
+        self._idle = 0.0  # seconds between an end, a kill or a pause and resuming
         self.losses, self.rates = Points(), Points(named=True)
         self.corrected, self.norms = Points(), Points()
         self._best = BestTracker()  # what was measured, and the files
@@ -349,4 +349,4 @@ def read_watch(folder: RunFolder) -> dict[str, Any]:
 
 def thin(points: Sequence[list[Any]], limit: int = SERIES_POINTS) -> list[list[Any]]:
     """At most `limit` points, evenly spaced, including the first and the last."""
-    return [points[place] for place in spread(len(points), limit)]
+    return [points[index] for index in spread(len(points), limit)]

@@ -94,6 +94,11 @@ def remove_folder(path: Path | str) -> None:
         _retry(shutil.rmtree, path)
 
 
+def remove_any(path: Path) -> None:
+    """Delete a file, a link, or a folder with what is in it; a missing one is fine."""
+    (remove_folder if path.is_dir() and not path.is_symlink() else remove)(path)
+
+
 def sync_file(path: Path | str) -> None:
     """Wait until the file's bytes are on disk, if the drive supports it (not every network drive does)."""
     with open(path, "rb+") as handle:
@@ -223,7 +228,7 @@ def remove_leftovers(folder: Path | str, *patterns: str, files_only: bool = Fals
         for path in [path for pattern in patterns or TEMPORARY_NAMES for path in Path(folder).glob(pattern)]:
             newest = max(each.stat().st_mtime for each in [path, *path.rglob("*")])
             if time.time() - newest > LEFTOVER_SECONDS and not (files_only and path.is_dir()):
-                (remove_folder if path.is_dir() else remove)(path)
+                remove_any(path)
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:

@@ -106,10 +106,8 @@ class JobContext(Reports):
 
     def take_commands(self) -> list[str]:
         """Return the commands that arrived since the last call; "stop" also sets the cancel token."""
-        self.pending += self.commands.new()
+        self._hear()
         taken, self.pending = self.pending, []
-        if "stop" in taken:
-            self.token.cancel()
         return taken
 
     @contextmanager

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+from core.record.lazy_torch import torch
 
 
 def address(seed: int, purpose: str, *key: object) -> int:
@@ -21,15 +19,11 @@ def address(seed: int, purpose: str, *key: object) -> int:
 
 def generator(seed: int, purpose: str, *key: object) -> torch.Generator:
     """A fresh CPU generator for this address."""
-    import torch
-
     return torch.Generator("cpu").manual_seed(address(seed, purpose, *key))
 
 
 def normal(shape, seed: int, purpose: str, *key: object) -> torch.Tensor:
     """Standard normal draws, float32 on the CPU, of `shape`."""
-    import torch
-
     return torch.randn(tuple(shape), generator=generator(seed, purpose, *key), dtype=torch.float32)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 VERSION = 1
@@ -11,21 +11,22 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events. The journal adds v, seq and time. Urgent events are flushed at once."""
+    """Base of all events. kind: its name in the journal, which adds v, seq and time; urgent: flushed to the disk at once"""
 
-    kind: ClassVar[str] = ""
-    urgent: ClassVar[bool] = False
+    kind: ClassVar[str]
+    urgent: ClassVar[bool]
+
+    def __init_subclass__(cls, kind: str, urgent: bool = False) -> None:
+        cls.kind, cls.urgent = kind, urgent
 
     def facts(self) -> dict[str, Any]:
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
-class StateChanged(Event):
+class StateChanged(Event, kind="state", urgent=True):
     """state: "running", "paused", "done", "stopped" or "failed"; "interrupted" and "damaged" are inferred by readers."""
 
-    kind: ClassVar[str] = "state"
-    urgent: ClassVar[bool] = True
     state: str
     message: str = ""
     fix: str = ""
@@ -33,10 +34,9 @@ class StateChanged(Event):
 
 
 @dataclass(frozen=True)
-class Stage(Event):
+class Stage(Event, kind="stage"):
     """The current stage with its count, if any. step, steps: of the image that is being generated."""
 
-    kind: ClassVar[str] = "stage"
     text: str
     done: int = 0
     total: int = 0
@@ -46,20 +46,17 @@ class Stage(Event):
 
 
 @dataclass(frozen=True)
-class Result(Event):
+class Result(Event, kind="result", urgent=True):
     """The result of a job: lines of text, and the same as plain JSON (`found`)."""
 
-    kind: ClassVar[str] = "result"
-    urgent: ClassVar[bool] = True
     lines: list[str]
     found: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Planned(Event):
+class Planned(Event, kind="planned"):
     """Length of the run, once it is known."""
 
-    kind: ClassVar[str] = "planned"
     total: int
     epochs: int
     steps_per_epoch: int
@@ -68,14 +65,13 @@ class Planned(Event):
 
 
 @dataclass(frozen=True)
-class Steps(Event):
+class Steps(Event, kind="steps"):
     """Losses read back from the device for some steps; learning rates by part.
 
     corrected    each loss divided by the expected loss at its timesteps (core/training/loop/watching.py)
     grad_norm    of the newest step, before clipping       weight_norm  of all trained weights, now and then
     """
 
-    kind: ClassVar[str] = "steps"
     steps: list[int]
     losses: list[float]
     rates: dict[str, float]
@@ -87,11 +83,14 @@ class Steps(Event):
 
 
 @dataclass(frozen=True)
-class Forecasted(Event):
-    """The forecast of a training, from a few of its steps (core/training/probe.py)."""
+class Forecasted(Event, kind="forecast", urgent=True):
+    """The forecast of a training, from a few of its steps (core/training/probe.py).
 
-    kind: ClassVar[str] = "forecast"
-    urgent: ClassVar[bool] = True
+    peak_bytes         of the GPU, or resident memory         device_bytes   total memory of the device
+    seconds_per_step   by batch: {"512x512, 4 images": 0.41}, the largest first
+    total_seconds      of all steps, without saving and samples
+    """
+
     peak_bytes: int
     device_bytes: int
     seconds_per_step: dict[str, float]
@@ -100,17 +99,15 @@ class Forecasted(Event):
 
 
 @dataclass(frozen=True)
-class MemoryUsed(Event):
+class MemoryUsed(Event, kind="memory", urgent=True):
     """Peak memory of a training: of its GPU, or resident memory of its process."""
 
-    kind: ClassVar[str] = "memory"
-    urgent: ClassVar[bool] = True
     peak_bytes: int
     device: str
 
 
 @dataclass(frozen=True)
-class Validated(Event):
+class Validated(Event, kind="validated", urgent=True):
     """The loss on held-out images at fixed timesteps with fixed noise, and on as many training images.
 
     gap          loss - train_loss, which grows with overfitting; both None if not measured
@@ -121,8 +118,6 @@ class Validated(Event):
     effect       of a ControlNet or LLLite: |prediction with - without| / |without|
     """
 
-    kind: ClassVar[str] = "validated"
-    urgent: ClassVar[bool] = True
     step: int
     loss: float
     train_loss: float | None
@@ -149,12 +144,10 @@ def sampled_words(steps: Iterable[int]) -> dict[int, str]:
 
 
 @dataclass(frozen=True)
-class Sampled(Event):
+class Sampled(Event, kind="sample", urgent=True):
     """A sample was generated. step: 0 is before training, negative ones are the images of COMPARED; file: relative to the
     run folder."""
 
-    kind: ClassVar[str] = "sample"
-    urgent: ClassVar[bool] = True
     step: int
     index: int
     prompt: str
@@ -163,40 +156,33 @@ class Sampled(Event):
 
 
 @dataclass(frozen=True)
-class Saved(Event):
+class Saved(Event, kind="saved", urgent=True):
     """A checkpoint was written. file is relative to the run folder."""
 
-    kind: ClassVar[str] = "saved"
-    urgent: ClassVar[bool] = True
     step: int
     file: str
     bytes: int
 
 
 @dataclass(frozen=True)
-class BackedUp(Event):
+class BackedUp(Event, kind="backed_up", urgent=True):
     """A training state was written."""
 
-    kind: ClassVar[str] = "backed_up"
-    urgent: ClassVar[bool] = True
     step: int
 
 
 @dataclass(frozen=True)
-class LogMessage(Event):
+class LogMessage(Event, kind="log"):
     """A log message. level: "info", "warning" or "error"."""
 
-    kind: ClassVar[str] = "log"
     level: str
     text: str
     fix: str = ""
 
 
 @dataclass(frozen=True)
-class ImageGenerated(Event):
+class ImageGenerated(Event, kind="image", urgent=True):
     """A generated image. file is absolute: it is in outputs/images."""
 
-    kind: ClassVar[str] = "image"
-    urgent: ClassVar[bool] = True
     file: str
     seed: int

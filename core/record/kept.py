@@ -32,10 +32,10 @@ def _marks(run: Path) -> tuple[tuple[str, str], ...] | None:
 def _read(path: Path, stamp: Stamp) -> tuple[tuple[str, str], ...] | None:
     """`_marks`, cached until the file changes: lists of runs ask for hundreds every few seconds."""
     try:
-        held = read_json_object(path, "delete the file", max_bytes=MAX_BYTES)
+        content = read_json_object(path, "delete the file", max_bytes=MAX_BYTES)
     except (ProblemsError, OSError):
         return None
-    return tuple((file, name) for file, name in held.items() if isinstance(name, str))
+    return tuple((file, name) for file, name in content.items() if isinstance(name, str))
 
 
 def keep(run: Path, file: Path, name: str | None) -> None:

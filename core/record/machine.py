@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 
 # Bytes of torch, its libraries and the driver's context; the share of memory that the allocator cuts off.
@@ -19,8 +20,6 @@ CUT_OFF = 0.03
 
 def default_device() -> str:
     """Return "cuda", "mps" or "cpu", the best device that torch can use."""
-    import torch
-
     if torch.cuda.is_available():
         return "cuda"
     if torch.backends.mps.is_available():
@@ -35,8 +34,6 @@ def check_device(device: str, *, look: bool = True) -> None:
         raise ProblemsError.one(what, "--device", "use cpu, cuda, cuda:1 or mps, or leave it out", "device.unknown")
     if not look or device == "cpu":
         return
-    import torch
-
     kind, _, number = device.partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
     if int(number or 0) >= count:
@@ -63,8 +60,6 @@ def device_words(device: str) -> str:
     if device.startswith("cpu"):
         return f"CPU, {cores()} cores"
     if device.startswith("cuda") and "torch" in sys.modules:
-        import torch
-
         return torch.cuda.get_device_name(device)
     return {"mps": "Apple GPU"}.get(device, device)
 
@@ -73,8 +68,6 @@ def device_words(device: str) -> str:
 def bf16_is_fast(device: str) -> bool:
     """Whether bf16 runs in hardware: AMX or AVX-512 bf16 on a CPU, compute capability 8 and up on CUDA."""
     if device.startswith("cuda"):
-        import torch
-
         return torch.cuda.get_device_capability(device)[0] >= 8
     if not device.startswith("cpu"):
         return False
@@ -88,8 +81,6 @@ def bf16_is_fast(device: str) -> bool:
 def memory(device: str) -> tuple[int, int]:
     """(bytes used, total bytes) of the device; for a CPU, this process's resident memory and the machine's RAM."""
     if device.startswith("cuda") and "torch" in sys.modules:
-        import torch
-
         free, total = torch.cuda.mem_get_info(device)
         return total - free, total
     return psutil.Process().memory_info().rss, psutil.virtual_memory().total
@@ -98,8 +89,6 @@ def memory(device: str) -> tuple[int, int]:
 def free_memory(device: str) -> int:
     """Bytes available to a job: free VRAM with torch's unused cache, or free RAM."""
     if device.startswith("cuda"):
-        import torch
-
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     return psutil.virtual_memory().available

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from core.record import machine
 from core.record.heap import trim_heap
+from core.record.lazy_torch import torch
 
 WATCH_SECONDS = 0.01
 
@@ -50,8 +51,6 @@ class PeakMemory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> PeakMemory:
-        import torch
-
         if self._cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self._device)
@@ -60,8 +59,6 @@ class PeakMemory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        import torch
-
         self._done.set()
         if self._cuda:
             self.bytes = torch.cuda.max_memory_reserved(self._device)

@@ -13,15 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import ProblemsError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 T = TypeVar("T")
 SUPERVISED = "ATELIER_SUPERVISED"  # set for processes launched by a page, which holds the output folder's lock
@@ -97,7 +94,6 @@ class Together(Processes):
     waits for the GPU."""
 
     def __init__(self, step_minutes: float = STEP_MINUTES):
-        import torch
         import torch.distributed as dist
         from accelerate import PartialState
 
@@ -118,8 +114,6 @@ class Together(Processes):
         _by_type(tensors, self._all_reduce)
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
-        import torch
-
         if self._used is None or not steady:  # gradients that no process has stay None
             have = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
             self._reduce_words(have)
@@ -145,7 +139,6 @@ class Together(Processes):
         return box
 
     def agree(self, flag: bool) -> bool:
-        import torch
         import torch.distributed as dist
 
         word = torch.tensor([flag], dtype=torch.uint8)
@@ -183,8 +176,6 @@ class Together(Processes):
 
 def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> None:
     """Call `reduce` once for all tensors of a dtype: each exchange costs a round trip."""
-    import torch
-
     types = dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors)
     for dtype, device in types:
         group = [tensor for tensor in tensors if (tensor.dtype, tensor.device) == (dtype, device)]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from core.record.lazy_torch import Tensor, torch
 
 
 def queued(tensor: Tensor, device: torch.device | str) -> Tensor:

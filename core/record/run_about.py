@@ -36,8 +36,10 @@ def read_about(folder: RunFolder) -> RunAbout:
 @lru_cache(maxsize=2000)
 def _read(path: Path, stamp: Stamp) -> RunAbout:
     """Read about.json, cached until the file changes: lists of runs ask for hundreds every few seconds."""
-    held = read_json_object(path, FIX, max_bytes=MAX_BYTES)
-    return RunAbout(_clean(held.get("title", ""), MOST_TITLE), _clean(held.get("note", ""), MOST_NOTE, lines=True))
+    content = read_json_object(path, FIX, max_bytes=MAX_BYTES)
+    return RunAbout(
+        _clean(content.get("title", ""), MOST_TITLE), _clean(content.get("note", ""), MOST_NOTE, lines=True)
+    )
 
 
 def write_about(folder: RunFolder, *, title: str | None = None, note: str | None = None) -> RunAbout:

@@ -111,7 +111,7 @@ class RunFolder:
         for folder in (self.checkpoints, self.states, self.samples):
             for left in folder.glob(".tmp-*"):
                 with suppress(OSError):
-                    (atomic.remove_folder if left.is_dir() else atomic.remove)(left)
+                    atomic.remove_any(left)
 
     @property
     def held(self) -> bool:

@@ -29,7 +29,7 @@ def clear(folder: Path) -> int:
     before = folder_bytes(folder)
     for each in list(folder.iterdir()) if folder.is_dir() else []:
         with suppress(OSError):
-            (atomic.remove_folder if each.is_dir() and not each.is_symlink() else atomic.remove)(each)
+            atomic.remove_any(each)
     return before - folder_bytes(folder)
 
 

@@ -62,13 +62,13 @@ class Gone:
 
 
 class Worker:
-    """The parent's side of a process that runs `answer_questions`. Its stderr goes to a file in `folder`, whose end is reported if
-    the process ends."""
+    """The parent's side of a process, started by `command`, that runs `answer_questions`. Its stderr goes to a file in `folder`,
+    whose end is reported if the process ends."""
 
-    def __init__(self, words: Sequence[str], folder: Path):
+    def __init__(self, command: Sequence[str], folder: Path):
         self._said: IO[bytes] = open(folder / f"said-{secrets.token_hex(4)}.txt", "w+b")
         self._process = subprocess.Popen(
-            list(words),
+            list(command),
             cwd=PROJECT,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
             stdin=subprocess.PIPE,

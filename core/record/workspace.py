@@ -23,11 +23,8 @@ class Workspace:
     @classmethod
     def of(cls, outputs=None, models=None, presets=None) -> Workspace:
         """The workspace with folders from the command line (relative to the working directory), else the project's."""
-        return cls(
-            outputs=open_home(outputs).resolve() if outputs else PROJECT / "outputs",
-            models=open_home(models).resolve() if models else PROJECT / "models",
-            presets=open_home(presets).resolve() if presets else PROJECT / "presets",
-        )
+        given = {"outputs": outputs, "models": models, "presets": presets}
+        return cls(**{name: open_home(folder).resolve() for name, folder in given.items() if folder})
 
     @property
     def private(self) -> Path:

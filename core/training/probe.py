@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from core.dataset.buckets.batches import Planned
 from core.dataset.buckets.plan import Plan
 from core.record import atomic, machine
-from core.record.context import JobContext
+from core.record.context import JobContext, Outcome
 from core.record.events import Forecasted
 from core.record.memory import PeakMemory
 from core.record.run_folder import RunFolder
@@ -20,6 +20,7 @@ from core.record.units import memory_words
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 from core.training.loop.run import Run
+from core.training.loop.sources import synchronize
 from core.training.prove import short_job
 
 if TYPE_CHECKING:
@@ -30,26 +31,13 @@ STEPS = 2  # on each batch; the first one warms up and creates the optimizer sta
 Group = list[Planned]  # the micro-batches of a step
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """Memory and time of a run. peak_bytes: of the GPU, or resident memory; device_bytes: total memory of the device
-
-    seconds_per_step   by batch: {"512x512, 4 images": 0.41}, the largest first
-    total_seconds      of all steps, without saving and samples
-    """
-
-    peak_bytes: int
-    device_bytes: int
-    seconds_per_step: dict[str, float] = field(default_factory=dict)
-    total_seconds: float = 0.0
-    total_steps: int = 0
-
-    def words(self) -> str:
-        each = "; ".join(f"{name}: {seconds:.2f} s" for name, seconds in self.seconds_per_step.items())
-        return (
-            f"Takes {memory_words(self.peak_bytes)} of {memory_words(self.device_bytes)} and about "
-            f"{duration(self.total_seconds)} for {self.total_steps} steps (a step of {each})"
-        )
+def forecast_words(forecast: Forecasted) -> str:
+    """The forecast as a sentence."""
+    each = "; ".join(f"{name}: {seconds:.2f} s" for name, seconds in forecast.seconds_per_step.items())
+    return (
+        f"Takes {memory_words(forecast.peak_bytes)} of {memory_words(forecast.device_bytes)} and about "
+        f"{duration(forecast.total_seconds)} for {forecast.total_steps} steps (a step of {each})"
+    )
 
 
 def duration(seconds: float) -> str:
@@ -109,7 +97,7 @@ def largest(group: Group) -> int:
     return max(prod(batch.bucket) * len(batch.items) for batch in group)
 
 
-def probe(job: TrainJob, context: JobContext) -> Forecast:
+def probe(job: TrainJob, context: JobContext) -> Forecasted:
     """Train the job on two of its batches, in a folder that is removed, and return the forecast. Encoded latents and captions stay
     in the caches."""
     parent = context.workspace.private / "probes" / secrets.token_hex(4)
@@ -123,7 +111,7 @@ def probe(job: TrainJob, context: JobContext) -> Forecast:
         atomic.remove_folder(parent)
 
 
-def _probe(job: TrainJob, context: JobContext) -> Forecast:
+def _probe(job: TrainJob, context: JobContext) -> Forecasted:
     from core.training.building.setup import build_training
 
     batches = ProbeBatches(job)
@@ -142,13 +130,11 @@ def _probe(job: TrainJob, context: JobContext) -> Forecast:
     by_pixels = [(pixels_of(group), pace) for group, pace in zip(batches.groups, paces, strict=True)]
     mean = sum(_between(by_pixels, pixels) for pixels in batches.pixels) / len(batches.pixels)
     seconds = {title(group): pace for group, pace in zip(batches.groups, paces, strict=True)}
-    return Forecast(peak.bytes, machine.memory(context.device)[1], seconds, mean * total, total)
+    return Forecasted(peak.bytes, machine.memory(context.device)[1], seconds, mean * total, total)
 
 
 def _timed(run: Run, steps: int) -> list[float]:
     """Train the next `steps` steps; return the seconds of each."""
-    import torch
-
     from core.training.loop.update import optimizer_update
 
     times = []
@@ -156,8 +142,7 @@ def _timed(run: Run, steps: int) -> list[float]:
         run.context.check()
         started = time.perf_counter()
         optimizer_update(run)
-        if run.context.device.startswith("cuda"):
-            torch.cuda.synchronize(run.context.device)
+        synchronize(run.context.device)
         times.append(time.perf_counter() - started)
         run.state.step += 1
     return times
@@ -178,17 +163,9 @@ def title(group: Group) -> str:
     return f"{batch.bucket[0]}x{batch.bucket[1]}, {count} image{'s' if count > 1 else ''}"
 
 
-def run_probe(job: TrainJob, context: JobContext) -> str:
+def run_probe(job: TrainJob, context: JobContext) -> Outcome:
     """Task of the engine: probe, and report the forecast as an event and a message."""
     forecast = probe(job, context)
-    context.journal.put(
-        Forecasted(
-            forecast.peak_bytes,
-            forecast.device_bytes,
-            forecast.seconds_per_step,
-            forecast.total_seconds,
-            forecast.total_steps,
-        )
-    )
-    context.say(forecast.words())
-    return "done"
+    context.journal.put(forecast)
+    context.say(forecast_words(forecast))
+    return Outcome()

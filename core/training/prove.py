@@ -15,6 +15,7 @@ from core.record.cancel import CancelToken
 from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import Journal, read_lines
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder, newest_state
 from core.record.workspace import Workspace
@@ -68,8 +69,6 @@ def prove(
     say: Callable[[str], None] = lambda text: None,
 ) -> Proof:
     """Train `steps` steps of the job without and with a stop in the middle, in folders that are removed, and compare."""
-    import torch
-
     atomic.remove_folder(workspace.private / "proofs")  # left by a killed check
     parent = workspace.private / "proofs" / secrets.token_hex(4)
     small = short_job(job, steps)
@@ -143,8 +142,6 @@ def _train(
 
 def _content(folder: RunFolder) -> dict[str, str]:
     """{name: SHA-256} of the entries of the newest training state."""
-    import torch
-
     state = newest_state(folder.states)
     if state is None:
         what = "A training of the resume check saved no training state"
@@ -159,8 +156,6 @@ def _content(folder: RunFolder) -> dict[str, str]:
 
 def _hashes(value: Any, name: str) -> list[tuple[str, str]]:
     """[(path, SHA-256)] of each leaf: of a tensor's dtype, shape and bytes, else of `repr`."""
-    import torch
-
     if isinstance(value, Mapping):
         return [entry for key, inner in value.items() for entry in _hashes(inner, f"{name}/{key}")]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):

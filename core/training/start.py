@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import TypeVar
 
 from core.record import atomic
-from core.record.context import JobContext
+from core.record.context import JobContext, Outcome
 from core.record.events import MemoryUsed, Planned
 from core.record.heap import keep_freed_memory
 from core.record.memory import PeakMemory
@@ -17,6 +17,11 @@ from core.settings.presets.files import dump
 Job = TypeVar("Job", bound=TrainJob)
 
 MEMORY_SECONDS = 0.25  # between samples of the resident memory; a GPU records its peak
+
+
+def run_task(job: TrainJob, context: JobContext) -> Outcome:
+    """Task of the engine: a training."""
+    return Outcome(run_training(job, context))
 
 
 def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None) -> str:
@@ -75,7 +80,7 @@ def with_seed(job: Job, context: JobContext) -> Job:
     return seeded
 
 
-def prepare_caches(job: PrepareJob, context: JobContext) -> str:
+def prepare_caches(job: PrepareJob, context: JobContext) -> Outcome:
     """Task of the prepare job: write latents and text states to disk, so that a training with these settings starts at once."""
     from core.dataset.caches.metadata_writing import write_metadata
     from core.dataset.sources.files import printable
@@ -98,4 +103,4 @@ def prepare_caches(job: PrepareJob, context: JobContext) -> str:
     if not inputs.method.trains_text and (problem := Texts(inputs, models).frozen()[0].unwritten):
         raise ProblemsError([problem])
     context.say(f"The caches are ready: {inputs.report.sentence}")
-    return "done"
+    return Outcome()

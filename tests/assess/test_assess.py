@@ -132,7 +132,7 @@ def test_the_whole_drift_of_a_lora_in_one_block_depends_on_it_and_every_predicti
         for name, changes in zip(SETS, whole, strict=True):  # so small that other batches round it by a thousandth
             off = bench.moved(subject, name, "NONE")
             assert off == pytest.approx(changes, rel=1e-2), "all parts off: the base model"
-        one, other = (image.tobytes() for image, _ in subject.made(["a fox"] * 2, 1))
+        one, other = (image.tobytes() for image, _ in subject.generate(["a fox"] * 2, 1))
         assert one != other, "a caption of several images gets other seeds, else its images agree by nature"
     (part,) = blocks["parts"].items()
     assert part[0] == "MID" and part[1]["value"] == pytest.approx(1, rel=1e-2)

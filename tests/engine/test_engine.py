@@ -85,7 +85,7 @@ def test_jobs_run_one_after_the_other_and_a_failure_does_not_stop_the_next(engin
         )
 
     stand_in(monkeypatch, "train", by_name)
-    monkeypatch.setattr("core.engine.execute.switches", lambda *_: "gradient checkpointing saves about 1 GB")
+    monkeypatch.setattr("core.engine.execute.memory_advice", lambda *_: "gradient checkpointing saves about 1 GB")
     for name in ("one", "bad", "two"):
         engine.submit("train", job(name))
     engine.start()

@@ -41,7 +41,7 @@ def end_of_the_first(folder, workspace, monkeypatch, error, later=None):
     stand_in(monkeypatch, "train", lambda job, context: raise_(error))
     if later is not None:
         monkeypatch.setattr(execute_module, "free_memory", lambda: record_failure(folder, later, 2))
-    monkeypatch.setattr(execute_module, "switches", lambda *_: "")  # advice takes seconds
+    monkeypatch.setattr(execute_module, "memory_advice", lambda *_: "")  # advice takes seconds
     two = SimpleNamespace(count=2)
     execute_module.execute("train", TrainJob(), folder, workspace, "cpu", processes=two)
     last = [line for line in read_lines(folder.journal_file) if line["kind"] == "state"][-1]

@@ -270,7 +270,7 @@ def advice_on_memory() -> Facts:
     context: Any = SimpleNamespace(workspace=None, device="cpu")
     with patch("core.training.memory.advice.out_of_memory_advice", lambda *_: "of training"):
         for task in ("generate", "class_images", "grid", "train", "probe", "caption", "resize_lora"):
-            text = execute.switches(task, TrainJob(), context)
+            text = execute.memory_advice(task, TrainJob(), context)
             said_of[task] = text if text in ("", "of training") else "of generation"
     yield "tasks", said_of
 

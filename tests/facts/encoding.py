@@ -61,14 +61,12 @@ def encoded() -> Facts:
             yield f"threads {device} {cores}", latents.decode_threads(device)
     with folder() as root:
         items = images(root, flip_aug=True)
-        for kept, precision, writes, npz in product(
-            ("auto", "disk", "memory", "device"), ("auto", "bf16"), (True, False), (True, False)
-        ):
+        for kept, precision, npz in product(("auto", "disk", "memory", "device"), ("auto", "bf16"), (True, False)):
             made = _inputs("cuda", [], memory={"cache_latents": kept, "vae_precision": precision, "npz_caches": npz})
             with patch.object(latents, "LatentCache", dict):
-                cache = latents.latent_cache(made, items, writes=writes)
+                cache = latents.latent_cache(made, items)
             cache["others"] = type(cache["others"]).__name__
-            yield f"cache {kept} {precision} {writes} {npz}", [cache, latents.on_disk(made)]
+            yield f"cache {kept} {precision} {npz}", [cache, latents.on_disk(made)]
         for size, kept, device in product((50, 51), ("auto", "memory", "device"), ("cpu", "cuda")):
             one: Any = SimpleNamespace(bytes_of=lambda placed, size=size: size)
             with patch.object(latents, "DEVICE_BYTES", 50 * 2 * len(items)):

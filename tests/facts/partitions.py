@@ -71,7 +71,7 @@ def made(
         _device="cpu",
         _pauses=more.pop("pauses", True),
         _settings=ShardingSettings(deepspeed=True, zero_stage=3 if shares else 2, **more.pop("settings", {})),
-        _optimizer=optimizer,
+        optimizer=optimizer,
         _shards=(SharedWeights if shares else Shards)(engine, optimizer),
         _parameters=weights,
         _half_precision=more.pop("half", True),
@@ -182,7 +182,7 @@ def partitions() -> Facts:
             one = made(heard, Engine(heard), shares=shares, scaled=scaled, average=Average(heard) if averaged else None)
             one.paused = 6
             masters = one._shards.masters
-            one._optimizer.state[masters[0]] = {
+            one.optimizer.state[masters[0]] = {
                 "step": torch.tensor(3.0),
                 "mean": torch.ones_like(masters[0]),
                 "kind": "x",
@@ -197,7 +197,7 @@ def partitions() -> Facts:
             for master in other._shards.masters:
                 master.zero_()
             found = refused(other.load, content, place)
-            memory = {name: value for state in other._optimizer.state.values() for name, value in state.items()}
+            memory = {name: value for state in other.optimizer.state.values() for name, value in state.items()}
             other._zero.persistent_parameters = [
                 SimpleNamespace(all_gather=lambda weights, heard=heard: heard.append(len(weights)))
             ] * 2

@@ -212,7 +212,7 @@ def scales() -> Facts:
     sharded = object.__new__(ShardedStepper)
     sharded._processes = SimpleNamespace(rank=1, count=3)  # type: ignore[assignment]
     sharded._settings = SimpleNamespace(zero_stage=2)  # type: ignore[assignment]
-    sharded._optimizer, sharded.paused = SimpleNamespace(), 4  # type: ignore[assignment]
+    sharded.optimizer, sharded.paused = SimpleNamespace(), 4  # type: ignore[assignment]
     yield "partition", [sharded._file(), sharded.state_dict(), sharded.stand_in([1, 2])]
     with folder() as root:
         for content in ({}, {"sharded": sharded._partitioning() | {"stage": 1, "processes": 2}}):

@@ -296,7 +296,6 @@ class FakeEngine:
             facts = (
                 run.name,
                 run.title,
-                "train",
                 run.state,
                 run.step,
                 run.total,

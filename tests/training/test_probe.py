@@ -5,10 +5,11 @@ import pytest
 from core.engine.execute import execute
 from core.record.commands import CommandReader
 from core.record.context import JobContext
+from core.record.events import Forecasted
 from core.record.journal import Journal, read_lines
 from core.record.run_folder import RunFolder
 from core.settings.presets.files import dump
-from core.training.probe import Forecast, ProbeBatches, _between, duration, probe
+from core.training.probe import ProbeBatches, _between, duration, forecast_words, probe
 
 
 def test_the_forecast_is_of_the_largest_and_the_smallest_batch(workspace, make_job):
@@ -58,5 +59,5 @@ def test_times_between_and_their_words():
     assert _between([(400, 4.0), (100, 1.0)], 200) == 2.0
     assert _between([(400, 4.0)], 400) == 4.0
     assert (duration(40), duration(700), duration(7500)) == ("40 s", "12 min", "2 h 05 min")
-    words = Forecast(4 << 30, 8 << 30, {"512x512, 1 image": 0.5}, 700, 1400).words()
+    words = forecast_words(Forecasted(4 << 30, 8 << 30, {"512x512, 1 image": 0.5}, 700, 1400))
     assert all(fact in words for fact in ("4.0 GB of 8.0 GB", "12 min", "1400 steps", "512x512, 1 image: 0.50 s"))

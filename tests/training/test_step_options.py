@@ -158,7 +158,7 @@ def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train
     seen, step = [], Stepper.step
 
     def watched(self, loss):
-        seen.append(self._optimizer.param_groups[0]["lr"])
+        seen.append(self.optimizer.param_groups[0]["lr"])
         if len(seen) in (1, 3):
             self._parameters[0].grad.fill_(float("inf"))
         return step(self, loss)

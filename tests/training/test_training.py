@@ -283,7 +283,7 @@ def test_prepare_fills_the_caches_that_training_uses_and_writes_a_list_for_other
         context = JobContext(training.workspace, training.folder, journal, CommandReader(training.folder.path))
         groups = {name: getattr(training.job, name) for name in type(training.job).model_fields}
         job = PrepareJob(**groups, prepare=PrepareSettings(write_metadata=str(tmp_path / "meta.json")))
-        assert prepare_caches(job, context) == "done"
+        assert prepare_caches(job, context).state == "done"
     said = json.loads((tmp_path / "meta.json").read_text("utf-8"))
     assert len(said) == 5 and all(entry["tags"] and entry["train_resolution"] for entry in said.values())
     prepared = len(training.lines("stage"))

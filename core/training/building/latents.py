@@ -17,6 +17,7 @@ from core.dataset.images.masks import load_control, load_mask
 from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import View, crop_varies, draw_view, is_varied
 from core.record import machine
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.record.units import first_of
 from core.training.loop.sources import DEVICE_BYTES, EPOCH, DecodedView, Latents, ViewLoader, frozen_latent, synchronize
@@ -25,7 +26,6 @@ from core.training.memory.plan import IMAGES, facts_of, fits_with_encoders
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from core.families.base import Family
     from core.training.building.inputs import Inputs
@@ -106,8 +106,8 @@ def decode_threads(device: str) -> int:
 # ---- cached
 
 
-def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = True) -> LatentCache:
-    """The latent cache of the job's VAE. writes: False holds new entries in memory"""
+def latent_cache(inputs: Inputs, images: Sequence[Placed]) -> LatentCache:
+    """The latent cache of the job's VAE."""
     identity = inputs.family.digest(inputs.model, "vae", vae=inputs.vae, memo=inputs.memo)
     others = None
     if inputs.job.memory.npz_caches and inputs.family_name in NPZ_KINDS:
@@ -119,7 +119,7 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = Tru
         dtype=precision,
         others=others,
         shape_of=inputs.family.latent_shape,
-        **_store(inputs, LATENTS) | {"writes": writes},
+        **_store(inputs, LATENTS),
     )
 
 
@@ -157,8 +157,6 @@ def encoder(inputs: Inputs, models: Models) -> Encode:
 
     CUDA's cached memory is released after each call, as images of another size could not reuse it, unless `highvram` is on.
     """
-    import torch
-
     frees = inputs.context.device.startswith("cuda") and not inputs.job.memory.highvram
 
     def encode(pixels: torch.Tensor) -> Posterior:
@@ -173,8 +171,6 @@ def encoder(inputs: Inputs, models: Models) -> Encode:
 
 def fp32_retry(family: Family, vae: Any) -> Encode | None:
     """Return a function that encodes with a 16-bit VAE temporarily in fp32; None for a VAE in fp32."""
-    import torch
-
     dtype = next(vae.parameters()).dtype
     if dtype == torch.float32:
         return None
@@ -215,7 +211,7 @@ def _posteriors(
     keep_vae   leave the VAE on the device at the end, for images that are encoded at each step
     """
     context, memory = inputs.context, inputs.job.memory
-    cache = latent_cache(inputs, images, writes=on_disk(inputs))
+    cache = latent_cache(inputs, images)
     todo = _late_sides(inputs, models, cache, images, at_once=at_once, keep_vae=keep_vae)
     encode = encoder(inputs, models)
 
@@ -357,7 +353,7 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
     images = [placed for placed in every if not is_varied(placed.concept.images)]
     if len(images) < len(every):
         inputs.context.say(f"{len(every) - len(images)} images are augmented at random and get no .npz cache")
-    cache = latent_cache(inputs, images, writes=on_disk(inputs))
+    cache = latent_cache(inputs, images)
     fill(inputs, models, cache, images)
 
     def sample(side: Side) -> torch.Tensor:

@@ -10,10 +10,9 @@ from core.families.precision import vae_type
 from core.methods.full import TEXT_PARTS, trained_parts
 from core.networks.files import merge_files
 from core.networks.fp8 import to_fp8
+from core.record.lazy_torch import torch
 
 if TYPE_CHECKING:
-    import torch
-
     from core.training.building.inputs import Inputs
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.families import family
-from core.families.locate import family_of, model_path
+from core.families.locate import family_found, model_path
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.names import module_of_extra
 from core.formats.models.checkpoint import open_checkpoint
@@ -18,7 +18,7 @@ from core.generation.model.library import find
 from core.networks.adapter_file import load_lora
 from core.networks.files import MergedFile, NetworkFiles, check_file, unmatched_problems
 from core.networks.kinds import kind_named
-from core.record.problems import Problem, ProblemsError, errors
+from core.record.problems import Problem, ProblemsError, collected, errors
 from core.record.workspace import Workspace
 from core.settings.blocks import numbers
 from core.settings.job import TrainJob
@@ -33,21 +33,16 @@ START, MERGED = "network.network_weights", "network.base_weights"
 
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Problems of the network's files and choice of layers. Empty without a base model."""
-    try:
-        family_name = family_of(model_path(job.model.base_model, workspace), job.model.family)
-    except (ProblemsError, OSError):
+    family_name = family_found(job.model, workspace)
+    if not family_name:
         return []
     problems: list[Problem] = []
     network, blocks_fit = job.network, not any(block_problems(job.network, family_name))
-    if network.chooses_layers and not network.dim_from_weights and blocks_fit:
-        problems += _layer_problems(job, workspace, family_name)
-    if (
-        kind_named(network.kind).fits is not None
-        and not network.dim_from_weights
-        and blocks_fit
-        and not errors(problems)
-    ):
-        problems += _unfit_layers(job, workspace, family_name)
+    if blocks_fit and not network.dim_from_weights:
+        if network.chooses_layers:
+            problems += collected(problems, _layer_problems, job, workspace, family_name) or []
+        if kind_named(network.kind).fits is not None and not errors(problems):
+            collected(problems, _refuse_unfit_layers, job, workspace, family_name)
     for setting, name in _names(network):
         try:
             path = _find(name, setting, workspace)
@@ -64,12 +59,9 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> list[Problem]:
     from core.networks.layers import hit_problems, layer_hits
 
-    try:
-        targets, kind_settings = _targets(job, workspace, family_name), kind_named(job.network.kind).kind_settings(job)
-        problems = list(hit_problems(job.network, layer_hits(job.network, kind_settings, targets)))
-        return problems + ([] if errors(problems) else _norm_problems(job, targets))
-    except ProblemsError as error:
-        return error.problems
+    targets, kind_settings = _targets(job, workspace, family_name), kind_named(job.network.kind).kind_settings(job)
+    problems = list(hit_problems(job.network, layer_hits(job.network, kind_settings, targets)))
+    return problems + ([] if errors(problems) else _norm_problems(job, targets))
 
 
 def _norm_problems(job: TrainJob, targets: Sequence[Target]) -> list[Problem]:
@@ -90,15 +82,11 @@ def _norm_problems(job: TrainJob, targets: Sequence[Target]) -> list[Problem]:
     return [Problem(what, "network.train_norm", fix, "advice", code="network.no-norms")]
 
 
-def _unfit_layers(job: TrainJob, workspace: Workspace, family_name: str) -> list[Problem]:
+def _refuse_unfit_layers(job: TrainJob, workspace: Workspace, family_name: str) -> None:
     from core.networks.sizes import refuse_unfit, sized_layers
 
     kind = kind_named(job.network.kind)
-    try:
-        refuse_unfit(kind, sized_layers(_targets(job, workspace, family_name), job.network, kind.kind_settings(job)))
-    except ProblemsError as error:
-        return error.problems
-    return []
+    refuse_unfit(kind, sized_layers(_targets(job, workspace, family_name), job.network, kind.kind_settings(job)))
 
 
 def _about_start(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:

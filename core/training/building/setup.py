@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from core.dataset.buckets.batches import Placed
 from core.dataset.caches.contents import dataset_fingerprint
 from core.families.compiling import CompiledBlocks, try_compiling
@@ -22,6 +20,7 @@ from core.optimization.schedules import Rates
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.context import JobContext
+from core.record.lazy_torch import nn, torch
 from core.record.problems import ProblemsError
 from core.record.secrets import secret
 from core.settings.hub import HubSettings
@@ -173,8 +172,6 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
 
 def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | None:
     """Load the untrained model where training needs it; return the prior term, if any. Called before the first step."""
-    import torch
-
     job, method, placed = inputs.job, inputs.method, inputs.plan.placed
     if method.needs_untrained and prior.needs_untrained_model(job):
         inputs.context.stage("loading the frozen base model")
@@ -188,8 +185,6 @@ def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | N
 
 def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -> Stepper:
     """Return the stepper: DeepSpeed's, which casts a full model to the compute dtype, or the plain one."""
-    from core.optimization.clipping import NonFiniteGuard
-
     job, precision, context = inputs.job, inputs.precision, inputs.context
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     guard = NonFiniteGuard(context.device, job.schedule.skip_non_finite)
@@ -250,7 +245,6 @@ def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:
 
 def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteGuard) -> FusedBackward | None:
     """Let the optimizer update 16-bit weights in fp32; return the fused backward pass where the settings use it."""
-    from core.optimization.fused import FusedBackward
     from core.optimization.rounding import widen_steps
 
     settings = inputs.job.memory

@@ -13,6 +13,7 @@ from core.diffusion.text_states import TextStates
 from core.families.prompt_weights import runs_of
 from core.generation.prompt.sample_prompts import reads_edits
 from core.generation.prompt.states import encode_texts
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.training.building.latents import encoders_fit
 from core.training.building.network_files import merged_identity
@@ -64,17 +65,13 @@ class Texts:
 
         def text_of(tokens: int | None) -> FrozenText:
             def encode(captions: Sequence[str]) -> TextStates:
-                import torch
-
                 if not started:  # a started training stops at the end of a step
                     context.check()
                 with torch.no_grad():
                     return self.encode_prompts(captions, tokens) if tokens else self.encode(captions)
 
+            progress = partial(context.stage, "training; encoding captions")
             return FrozenText(self._cache(tokens), encode, release, context.device, progress)
-
-        def progress(done: int, total: int) -> None:
-            context.stage("training; encoding captions", done, total)
 
         def release() -> None:
             if started:  # before, encoders stay until everything is encoded

@@ -16,7 +16,7 @@ from core.dataset.sources.image_info import names_of
 from core.diffusion.samplers import sampler_problem
 from core.families import family
 from core.families.attention import memory_problems
-from core.families.locate import family_of, model_path, model_problems
+from core.families.locate import family_found, model_path, model_problems
 from core.families.prompt_weights import FIX, wrong_weight
 from core.families.trained_size import trained_size
 from core.formats.detect import identify
@@ -97,52 +97,43 @@ def problem_of_uploads(job: TrainJob) -> list[Problem]:
 
 def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Problems of the loss, the family, the resolution, the method's files, the samplers and the offload disk, by the header of
-    the base model. Empty without a model."""
+    the base model. A missing model or an unknown family is reported by `model_problems`."""
+    name = family_found(job.model, workspace)
     return [
-        *_part_problems(job, workspace),
+        *(_part_problems(job, workspace, name) if name else ()),
         *objective_problems(job, workspace),
-        *_family_problems(job, workspace),
+        *(_family_problems(job, name) if name and job.model.family == "auto" else ()),
         *_resolution_problems(job, workspace),
         *spec_of(job).file_problems(job, workspace),
-        *_sampler_problems(job, workspace),
+        *(_sampler_problems(job, name) if name else ()),
         *space_problems(job, workspace),
     ]
 
 
-def _part_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of loading the base model's parts, tokenizer and VAE. A missing model or an unknown family is reported by
-    model_problems."""
+def _part_problems(job: TrainJob, workspace: Workspace, name: str) -> list[Problem]:
+    """Problems of loading the base model's parts, tokenizer and VAE. name: of its family"""
     try:
-        path = model_path(job.model.base_model, workspace)
-        name = family_of(path, job.model.family)
         vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     except ProblemsError:
         return []
-    return family(name).problems(path, vae)
+    return family(name).problems(model_path(job.model.base_model, workspace), vae)
 
 
-def _family_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
+def _family_problems(job: TrainJob, name: str) -> list[Problem]:
     """Problems of the settings that only appear once the family is known from the model."""
-    if job.model.family != "auto":
-        return []
-    try:
-        family = family_of(model_path(job.model.base_model, workspace))
-    except (ProblemsError, OSError):
-        return []
-    known = job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
+    known = job.model_copy(update={"model": job.model.model_copy(update={"family": name})})
     reported = {(each.where, each.code) for each in [*training_problems(job), *set_without_effect(job)]}
     problems = [*training_problems(known), *set_without_effect(known)]
     return [each for each in problems if (each.where, each.code) not in reported]
 
 
-def _sampler_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of samplers of the sample prompts that do not fit the trained objective."""
+def _sampler_problems(job: TrainJob, name: str) -> list[Problem]:
+    """Problems of samplers of the sample prompts that do not fit the trained objective. name: of the family"""
     try:
-        known = family_of(model_path(job.model.base_model, workspace), job.model.family)
         prompts, _ = read_prompts(job.samples)
     except (ProblemsError, OSError):  # reported where they are read
         return []
-    objective = FAMILIES[known].objective if job.noise.objective == "auto" else str(job.noise.objective)
+    objective = FAMILIES[name].objective if job.noise.objective == "auto" else str(job.noise.objective)
     used = dict.fromkeys(prompt.sampler or job.samples.sample_sampler for prompt in prompts)
     problems = (sampler_problem(name, objective, "samples.sample_sampler") for name in used)
     return [problem for problem in problems if problem is not None]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.formats.hub.upload import missing_key
 from core.generation.prompt.sample_prompts import control_image, read_prompts
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.secrets import secret
 from core.record.workspace import Workspace, is_foreign, resolve_path
 from core.settings.job import TrainJob
@@ -31,7 +31,7 @@ def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = T
         job = job.model_copy(update={"resume": ResumeSettings()})
     problems: list[Problem] = []
     for check in _checks(job, workspace):
-        problems += _problems_of(check)
+        collected(problems, check)
     packages = [wandb_problem(job), missing_key(job.hub, secret("huggingface_token"))]
     return [*problems, *(problem for problem in packages if problem)]
 
@@ -61,6 +61,7 @@ def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object
 
 
 def _at(check: Callable[[Path, str], object], folder: str, setting: str) -> object:
+    """Check the folder that a setting names. Raises ProblemsError for a path of Windows on another system."""
     if is_foreign(folder):
         what, fix = f"{folder} is a path of Windows", "choose a folder on this machine, or leave it empty"
         raise ProblemsError.one(what, setting, fix, code="folder.windows-path")
@@ -79,6 +80,7 @@ def written_folders(job: TrainJob) -> dict[str, str]:
 
 
 def _usable(folder: Path, setting: str) -> None:
+    """Raise ProblemsError unless the folder exists and is writable."""
     require_folder(folder, setting)
     _writable(folder, setting)
 
@@ -96,13 +98,6 @@ def _writable(folder: Path, setting: str) -> None:
 
 
 def _advice(problems: list[Problem]) -> None:
+    """Raise ProblemsError with problems of any level."""
     if problems:
         raise ProblemsError(problems)
-
-
-def _problems_of(check: Callable[[], object]) -> list[Problem]:
-    try:
-        check()
-    except ProblemsError as error:
-        return error.problems
-    return []

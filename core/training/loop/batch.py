@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from core.dataset.images.views import View, size_conditioning
 from core.record import draws
+from core.record.lazy_torch import Tensor, torch
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.dataset.buckets.batches import Placed
     from core.diffusion.noise import Address
     from core.settings.dataset.dataset import DatasetSettings
@@ -55,8 +54,6 @@ class Batch:
     def sizes(self, crop_conditioning: str) -> Tensor:
         """SDXL's size conditioning, float32 [B, 6] in pixels: original height and width, crop offset from the top and left,
         height and width of the target."""
-        import torch
-
         conditioning = [
             size_conditioning(placed, view, crop_conditioning)
             for (placed, _), view in zip(self.items, self.views, strict=True)
@@ -66,8 +63,6 @@ class Batch:
 
     def loss_masks(self, settings: NoiseSettings, *, training: bool) -> Tensor | None:
         """`masks` with the weight of unmasked areas; in training, images drawn by `unmasked_probability` have none."""
-        import torch
-
         if self.masks is None:
             return None
         masks, chance = self.masks.clamp_min(settings.unmasked_weight), settings.unmasked_probability
@@ -80,7 +75,5 @@ class Batch:
 
     def weights(self, settings: DatasetSettings) -> Tensor | None:
         """Loss weights [B]; None where all are 1."""
-        import torch
-
         weights = [placed.loss_weight(settings) for placed, _ in self.items]
         return None if all(weight == 1 for weight in weights) else torch.tensor(weights)

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError
 from core.record.units import first_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.families.components import Components
 
 EVENT_SECONDS = 0.3
@@ -105,8 +104,6 @@ class LossBuffer:
 
     def read(self) -> ReadBack | None:
         """Wait for the device and read all records, up to the first non-finite step beyond those allowed."""
-        import torch
-
         self._last = time.monotonic()
         records, self._waiting = self._waiting, []
         if not records:

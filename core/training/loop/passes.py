@@ -11,13 +11,12 @@ from core.diffusion.noise import Noises, draw_noises
 from core.diffusion.text_states import Conditioning, TextStates
 from core.families import family
 from core.families.components import Components
+from core.record.lazy_torch import Tensor, torch
 from core.record.queued import queued
 from core.settings.job import TrainJob
 from core.settings.rules.noise import preserves_unmasked
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.diffusion.objective import Objective
     from core.families.precision import Precision
     from core.methods import Method
@@ -59,8 +58,6 @@ class Passes:
     def losses(self, batch: Batch, timesteps: Sequence[float], *, with_prior: bool = False) -> Tensor:
         """Losses [B] of a batch at these timesteps. with_prior: as in training, with the losses of the priors, and some masks left
         out at random"""
-        import torch
-
         job, latents = self.job, batch.latents
         noises = draw_noises(job.noise, latents, batch.addresses)
         self.method.set_strength(batch.strength)
@@ -97,8 +94,6 @@ class Passes:
 
     def effect(self, batch: Batch, timesteps: Sequence[float]) -> Tensor:
         """Relative change of each prediction by the trained weights, [B]: |trained - base| / |base|."""
-        import torch
-
         noises = draw_noises(self.job.noise, batch.latents, batch.addresses)
         x0, _, input_noise = self.objective.mixed(batch.latents, noises)
         at, conditioning = queued(torch.tensor(list(timesteps)), self.device), self._conditioning(batch)
@@ -110,8 +105,6 @@ class Passes:
 
     def _conditioning(self, batch: Batch) -> Conditioning:
         """Text states, size conditioning, guidance and control images of a batch, on the device."""
-        import torch
-
         sizes = self._moved(batch.sizes(self.job.dataset.crop_conditioning) if self._family.reads_sizes else None)
         guidance = torch.ones(len(batch.latents), device=self.device) if self._family.reads_guidance else None
         return Conditioning(self.text.states(batch.captions), sizes, guidance, self._moved(batch.control))
@@ -159,8 +152,6 @@ def training_loss(
 
     Raises ValueError for tensors of other shapes, which torch would broadcast silently.
     """
-    import torch
-
     _require_shapes(latents, noises.noise, timesteps, sample_weights, masks, objective.fractions)
     x0, noise, input_noise = objective.mixed(latents, noises)
     noisy = objective.noised(x0, input_noise, timesteps)

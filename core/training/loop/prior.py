@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from core.diffusion.text_states import TextStates, join_texts
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem
 from core.record.queued import queued
 from core.settings.dataset.concepts import concepts_of
@@ -18,8 +19,6 @@ from core.settings.methods import spec_of
 from core.settings.rules.noise import preserves_unmasked
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.dataset.buckets.batches import Placed
     from core.settings.job import TrainJob
     from core.training.loop.batch import Batch
@@ -108,8 +107,6 @@ class ModelPrior:
         states               text states of captions by the present text encoders
         loss                 training_loss of this batch: (predict, preserved=, sample_weights=) -> [B]
         """
-        import torch
-
         captions = [class_caption(self._job, placed) for placed, _ in batch.items]
         if not all(captions):  # regularization images of folders without a class word, whose weight is 0
             captions = [caption or next(iter(self._untrained)) for caption in captions]

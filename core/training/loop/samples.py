@@ -18,6 +18,7 @@ from core.generation.prompt.editing import Pass, at_steps
 from core.generation.prompt.sample_prompts import SamplePrompt, control_image, filled, read_prompts
 from core.generation.prompt.states import PromptStates, Reading, prompt_and_opposite
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL, Sampled
+from core.record.lazy_torch import torch
 from core.settings.dataset.captions import LENGTHS
 from core.settings.dataset.concepts import training_resolution
 from core.settings.model import FAMILIES
@@ -146,8 +147,6 @@ class Samples:
 
     def generate(self, step: int) -> None:
         """Generate an image for each prompt with the present weights. A stop takes effect at the next sampling step."""
-        import torch
-
         from core.networks.frozen import packed_copies
 
         passes = self.passes
@@ -184,8 +183,6 @@ class Samples:
         return control_image(prompt, stretched=self.passes.job.samples.compatibility == "kohya")
 
     def _generate(self, prompt: SamplePrompt, control: ndarray | None) -> Image:
-        import torch
-
         from core.generation.sample.canvas import decode
         from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of
 

@@ -14,14 +14,13 @@ from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.views import draw_view
 from core.diffusion.text_states import TextStates
 from core.record import draws
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError
 from core.record.queued import queued
 from core.training.loop.batch import Batch, Item
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
-    from torch import Tensor
 
     from core.dataset.buckets.batches import Placed
     from core.dataset.caches.late import LatePosteriors
@@ -34,8 +33,6 @@ DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the
 
 def synchronize(device: str) -> None:
     """Wait until a GPU has finished its queued work, so that what follows can be timed."""
-    import torch
-
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
@@ -136,8 +133,6 @@ class Latents:
         self, epoch: int, items: Sequence[Item], addresses: Sequence[Address] = (), captions: Sequence[str] = ()
     ) -> Batch:
         """The batch of these images, which have one size."""
-        import torch
-
         views = [draw_view(placed, self.seed_of(epoch), epoch, repeat) for placed, repeat in items]
         decoded = [self._decoded(placed, epoch, repeat) for placed, repeat in items]
         uncached = self._encoded(decoded)
@@ -205,7 +200,6 @@ class Latents:
     def _encoded(self, views: Sequence[DecodedView]) -> dict[int, tuple[Posterior, Tensor | None]]:
         """{index in the batch: posterior and mask} of the images that are encoded at each step."""
         import numpy as np
-        import torch
 
         pixels = {index: view.pixels for index, view in enumerate(views) if view.pixels is not None}
         indices = list(pixels)

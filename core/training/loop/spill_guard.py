@@ -8,13 +8,14 @@ import statistics
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from math import inf, prod
 from typing import TYPE_CHECKING, NamedTuple
 
+from core.record.lazy_torch import torch
 from core.record.problems import Problem
 from core.record.units import memory_words
+from core.training.memory.advice import out_of_memory_advice
 
 if TYPE_CHECKING:
     from core.dataset.buckets.batches import Planned
@@ -43,8 +44,6 @@ class Reading(NamedTuple):
 
 def read_memory(device: str) -> Reading:
     """Ask the driver and torch's allocator. Neither waits for the GPU's work."""
-    import torch
-
     (free, total), stats = torch.cuda.mem_get_info(device), torch.cuda.memory_stats(device)
     return Reading(free, total, stats.get("reserved_bytes.all.current", 0), stats.get("num_alloc_retries", 0))
 
@@ -131,14 +130,8 @@ class SpillGuard:
 
 def spill_guard(job: TrainJob, context: JobContext) -> SpillGuard | None:
     """Return the guard of a run; None on other devices than CUDA's, and in processes that do not read losses back."""
-    import torch
 
-    def advise() -> str:
-        from core.training.memory.advice import out_of_memory_advice
-
-        with suppress(Exception):  # such as a model file that has gone: the training continues
-            return out_of_memory_advice(job, context.workspace, context.device)
-        return ""
-
-    watched = context.device.startswith("cuda") and context.processes.first
-    return SpillGuard(partial(read_memory, context.device), advise, torch.cuda.empty_cache) if watched else None
+    if not (context.device.startswith("cuda") and context.processes.first):
+        return None
+    advise = partial(out_of_memory_advice, job, context)
+    return SpillGuard(partial(read_memory, context.device), advise, torch.cuda.empty_cache)

@@ -7,15 +7,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import Tensor, nn
-
 from core.methods.ema import split_average, with_average
 from core.optimization.averaging import averaged
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
+from core.record.lazy_torch import Tensor, nn, torch
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
-    import torch
     from torch.optim import Optimizer
 
     from core.methods import Method, Use
@@ -55,7 +53,7 @@ class Stepper:
         adds_up: bool = False,
         pauses: bool = False,
     ):
-        self._method, self._parameters, self._optimizer = method, parameters, optimizer
+        self._method, self._parameters = method, parameters
         self.optimizer = optimizer  # that updates the weights
         self._guard, self._processes = guard, processes
         self._scaler, self._fused, self._max_grad_norm = scaler, fused, max_grad_norm
@@ -94,7 +92,7 @@ class Stepper:
         measured = [*self._parameters, *self._clipped_only]
         self._processes.sum_gradients(measured, steady=self._method.steady_gradients)
         norm = self._update(loss)
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         for weight in self._clipped_only:
             weight.grad = self._carried_over(weight.grad, norm) if self._adds_up else None
         return norm
@@ -121,19 +119,17 @@ class Stepper:
             self._guard.watch(loss, norm)
             if self._unclipped:
                 self._guard.watch(clip_grad_norm(self._unclipped, 0.0))
-            self._guard.step(self._optimizer)
+            self._guard.step(self.optimizer)
             return norm
         self._guard.watch(loss)
         scale = self._scaler.get_scale() if self._pauses else 0.0
         unscaled = () if self._adds_up else self._clipped_only
-        norm = self._guard.scaled_step(self._scaler, self._optimizer, self._clipped, self._max_grad_norm, unscaled)
+        norm = self._guard.scaled_step(self._scaler, self.optimizer, self._clipped, self._max_grad_norm, unscaled)
         self.paused += bool(self._pauses and self._scaler.get_scale() < scale)
         return norm
 
     def weight_norm(self) -> Tensor:
         """L2 norm of all trained weights, 0-d on the device."""
-        import torch
-
         with torch.no_grad():
             norms = torch._foreach_norm(list(self._parameters))
             return torch.stack([norm.float() for norm in norms]).norm()
@@ -144,8 +140,8 @@ class Stepper:
         """Weights, optimizer state and scaler."""
         return {
             "weights": with_average(self._method.state_dict(), self.average),
-            "optimizer": self._optimizer.state_dict(),
-            "optimizer_class": type(self._optimizer).__name__,
+            "optimizer": self.optimizer.state_dict(),
+            "optimizer_class": type(self.optimizer).__name__,
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
             "paused": self.paused,
             "beside": [weight.grad for weight in self._clipped_only] if self._adds_up else [],
@@ -170,13 +166,13 @@ class Stepper:
             what = "The weights in this training state do not fit this run"
             fix = "use the method, the model and the settings of the run that saved it"
             raise ProblemsError.one(what, str(folder), fix, code="state.other-weights") from None
-        saved, used = content.get("optimizer_class"), type(self._optimizer).__name__  # earlier states name none
+        saved, used = content.get("optimizer_class"), type(self.optimizer).__name__  # earlier states name none
         if saved not in (None, used):
             what = f"The training state was saved with another optimizer: {saved}, not {used}"
             fix = f"choose {saved}, or start from the checkpoint alone (network.network_weights)"
             raise ProblemsError.one(what, str(folder), fix, "state.other-optimizer")
         try:
-            load_state(self._optimizer, content["optimizer"])
+            load_state(self.optimizer, content["optimizer"])
             if self._scaler is not None and content["scaler"] is not None:
                 self._scaler.load_state_dict(content["scaler"])
         except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
@@ -200,7 +196,7 @@ class Stepper:
 
     def _averaged_for(self, use: Use) -> AbstractContextManager[None]:
         if self.average is None:
-            return averaged(self._optimizer)
+            return averaged(self.optimizer)
         return self.average.in_place() if self.average.replaces(use) else nullcontext()
 
     def tasks_done(self) -> None:

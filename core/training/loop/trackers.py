@@ -176,14 +176,18 @@ class Wandb:
             self._run = wandb.init(project=self._project, dir=str(self._folder), settings=options, **self._more)
         return self._run
 
-    def add(self, name: str, value: float, step: int) -> None:
-        self._put(name, value, step)
+    def add(self, name: str, value: Any, step: int) -> None:
+        """Collect the values of a step: wandb counts each call of log as a step."""
+        if step != self._step:
+            self._send()
+            self._step = step
+        self._waiting[name] = value
 
     def image(self, name: str, image: Image, caption: str, step: int) -> None:
         import wandb
 
         self._open()
-        self._put(name, wandb.Image(image, caption=caption), step)
+        self.add(name, wandb.Image(image, caption=caption), step)
 
     def settings(self, values: Mapping[str, Any]) -> None:
         self._open().config.update(dict(values))
@@ -195,13 +199,6 @@ class Wandb:
 
     def abandon(self) -> None:
         self._waiting = {}
-
-    def _put(self, name: str, value: Any, step: int) -> None:
-        """Collect the values of a step: wandb counts each call of log as a step."""
-        if step != self._step:
-            self._send()
-            self._step = step
-        self._waiting[name] = value
 
     def _send(self) -> None:
         if self._waiting:

@@ -7,25 +7,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
 
 from core.dataset.buckets.batches import Planned
 from core.diffusion.noise import Address
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import ProblemsError
 from core.training.loop.loss_readback import StepImage, StepRecord
 from core.training.loop.run import Run
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 WEIGHT_NORM_STEPS = 25  # it changes slowly, and reading all weights takes time
 
 
 def optimizer_update(run: Run) -> None:
     """Make one optimizer step. The reported loss is the mean over all images of the step."""
-    import torch
-
     passes, processes = run.passes, run.context.processes
     run.stepper.begin()
     epoch, batches = run.plan.step_batches(run.state.step)

@@ -22,6 +22,7 @@ from core.dataset.captions.pipeline import ImageUse, training_caption
 from core.dataset.images.views import is_varied
 from core.record.context import JobContext
 from core.record.events import Validated
+from core.record.lazy_torch import Tensor, torch
 from core.settings.base import every
 from core.settings.job import TrainJob
 from core.settings.noise import NoiseSettings
@@ -29,8 +30,6 @@ from core.settings.rules.validation import holds_out
 from core.training.loop.sources import EPOCH
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.dataset.report import Report
     from core.training.loop.batch import Batch
     from core.training.loop.passes import Passes
@@ -190,8 +189,6 @@ class Validation:
 
     def measure(self, passes: Passes, context: JobContext, step: int) -> Validated:
         """Measure the loss of the present weights. step: optimizer steps done"""
-        import torch
-
         name = "held-out" if self.measured_on == "held_out" else "training"
         with torch.no_grad(), passes.without_dropout():
             passes.text.need(self.captions())
@@ -285,8 +282,6 @@ def thinned(values: Sequence[Any], most: int) -> list[Any]:
 
 def _measure(passes: Passes, context: JobContext, batches: Sequence[ValidationBatch]) -> Measured:
     """Losses of the batches. The device is waited for once, at the end."""
-    import torch
-
     timesteps = timesteps_of(passes.job.noise)
     losses: list[Tensor] = []
     for batch in batches:
@@ -302,8 +297,6 @@ def _measure(passes: Passes, context: JobContext, batches: Sequence[ValidationBa
 
 def _effect(passes: Passes, batches: Sequence[ValidationBatch]) -> float:
     """Mean relative change of predictions by the trained weights, over a few of the batches."""
-    import torch
-
     timesteps = timesteps_of(passes.job.noise)
     few = thinned(batches, EFFECT_BATCHES)
     return float(torch.cat([passes.effect(*_inputs(passes, batch, timesteps)) for batch in few]).mean())

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
+from core.record.context import JobContext
 from core.record.machine import bf16_is_fast
 from core.record.problems import ProblemsError
 from core.record.units import memory_words
-from core.record.workspace import Workspace
 from core.settings.base import value_of
 from core.settings.check import build
 from core.settings.flags import merge
@@ -20,7 +20,7 @@ from core.settings.optimization.rates import trains_text
 from core.settings.presets.files import to_values
 from core.settings.presets.levels import GROUPS, USUAL, Level, levels
 from core.settings.rules import training_problems
-from core.training.memory.plan import MemoryFacts, MemoryPlan, encodes_each_time, largest_batch, memory_plan
+from core.training.memory.plan import MemoryFacts, MemoryPlan, encodes_each_time, facts_of, largest_batch, memory_plan
 
 SHOWN = 3
 WORTH = 0.03  # smallest share of the total that a suggested setting saves
@@ -132,11 +132,14 @@ def smaller_resolution(job: TrainJob) -> int | None:
     return less if less >= 64 else None
 
 
-def out_of_memory_advice(job: TrainJob, workspace: Workspace, device: str) -> str:
-    """A sentence with up to three settings to change after the device ran out of memory; "" where none helps."""
-    from core.training.memory.plan import facts_of
-
-    savings = advise(job, facts_of(job, workspace, device))
+def out_of_memory_advice(job: TrainJob, context: JobContext) -> str:
+    """A sentence with up to three settings to change after the device ran out of memory; "" where none helps or is found."""
+    try:
+        savings = advise(job, facts_of(job, context.workspace, context.device))
+    except (
+        Exception
+    ):  # memory is short, or the model's file has gone: the job says the general advice, and a training continues
+        return ""
     return "; ".join(saving.sentence() for saving in savings)
 
 

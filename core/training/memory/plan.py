@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from core.families import family
 from core.formats.tensors.writer import type_named
 from core.networks.kinds import described
+from core.record.lazy_torch import torch
 from core.record.machine import CUT_OFF, RUNTIME_BYTES
 from core.record.workspace import Workspace
 from core.settings.dataset.concepts import concepts_of
@@ -25,7 +27,6 @@ from core.training.memory.shares import FP32, ProcessSizes, TrainedSizes, proces
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
-    from core.families.base import Family
     from core.families.precision import Precision
 
 Sides = tuple[int, int]
@@ -113,7 +114,6 @@ class MemoryPlan:
 
 def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | None = None) -> MemoryFacts:
     """Facts from the headers of the model's files, and the largest bucket of the dataset, or without `report` of the settings."""
-    from core.families import family
     from core.families.locate import family_of, model_path
     from core.formats.models.checkpoint import open_vae
 
@@ -344,11 +344,9 @@ def encodes_each_time(job: TrainJob) -> bool:
 
 
 def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
-    import torch
-
     from core.training.memory.activations import Pass, peak_bytes
 
-    stated = _family(facts).activation_bytes(prod(facts.sides), facts.batch)
+    stated = family(facts.family).activation_bytes(prod(facts.sides), facts.batch)
     if stated is not None:
         return stated + _text_activations(job, facts, _bytes(precision.compute))
 
@@ -384,12 +382,6 @@ def _method_settings(job: TrainJob) -> str:
     """The method and the settings of its group, as the text of a preset."""
     group, values = spec_of(job).group, {"method": {"kind": job.method.kind}}
     return json.dumps(values | ({group: getattr(job, group).model_dump(mode="json")} if group else {}))
-
-
-def _family(facts: MemoryFacts) -> Family:
-    from core.families import family
-
-    return family(facts.family)
 
 
 def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
@@ -430,7 +422,7 @@ def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
 def _latents(job: TrainJob, facts: MemoryFacts) -> int:
     if encodes_each_time(job) or job.memory.cache_latents == "memory":
         return 0
-    size = facts.images * 2 * prod(_family(facts).latent_shape(facts.sides)) * 4
+    size = facts.images * 2 * prod(family(facts.family).latent_shape(facts.sides)) * 4
     return size if job.memory.cache_latents == "device" or size <= DEVICE_CACHE else 0
 
 

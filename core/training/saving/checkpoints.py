@@ -156,10 +156,7 @@ class Checkpoints:
         if expired:
             self.uploads.finish()  # one of them may be in an upload
         for path in (path for old in expired for path in self._all_of(old.path)):
-            if path.is_dir():
-                atomic.remove_folder(path)
-            else:
-                atomic.remove(path)
+            atomic.remove_any(path)
 
     def intermediate(self) -> list[Intermediate]:
         """Epoch and step files of this run, ascending by step."""

@@ -37,6 +37,21 @@ MINIMUM = {
     "ss_network_alpha",
     "ss_network_args",
 }  # sd-scripts' no_metadata
+# Settings that metadata has under their own names: modelspec's of the user, validation, and images and captions of a folder.
+USER_METADATA = (
+    *("title", "author", "description", "license", "tags", "usage_hint", "trigger_phrase", "merged_from"),
+    *("preprocessor", "is_negative_embedding", "thumbnail"),
+)
+VALIDATION = (
+    *("validation_seed", "validation_split", "max_validation_steps"),
+    *("validate_every_n_epochs", "validate_every_n_steps"),
+)
+AUGMENTATION = ("color_aug", "flip_aug", "random_crop")
+CAPTIONS = (
+    *("shuffle_caption", "keep_tokens", "keep_tokens_separator", "secondary_separator", "enable_wildcard"),
+    *("caption_prefix", "caption_suffix", "caption_dropout_rate", "caption_dropout_every_n_epochs"),
+    *("caption_tag_dropout_rate", "token_warmup_min", "token_warmup_step"),
+)
 THUMBNAILS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
 THUMBNAIL_BYTES = 1 << 20
 
@@ -117,16 +132,8 @@ def shortened(metadata: Mapping[str, str]) -> dict[str, str]:
 def user_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
     """The user's description of the file as modelspec metadata; empty fields are left out."""
     saving = job.saving
-    facts = {
-        "title": saving.metadata_title,
-        "author": saving.metadata_author,
-        "description": saving.metadata_description,
-        "license": saving.metadata_license,
-        "tags": saving.metadata_tags,
-        "usage_hint": saving.metadata_usage_hint,
+    facts = {name: getattr(saving, f"metadata_{name}") for name in USER_METADATA} | {
         "trigger_phrase": saving.metadata_trigger_phrase or trigger_words(placed),
-        "merged_from": saving.metadata_merged_from,
-        "preprocessor": saving.metadata_preprocessor,
         "is_negative_embedding": "true" if saving.metadata_is_negative_embedding else None,
         "thumbnail": thumbnail_url(saving.metadata_thumbnail) if saving.metadata_thumbnail else None,
     }
@@ -147,15 +154,8 @@ def trigger_words(placed: Sequence[Placed]) -> str:
 
 def _validation(job: TrainJob, held_out: int) -> dict[str, str]:
     """Validation metadata as in sd-scripts 0.10."""
-    validation = job.validation
-    return {
-        "ss_num_validation_images": str(held_out),
-        "ss_validation_seed": str(validation.validation_seed),
-        "ss_validation_split": str(validation.validation_split),
-        "ss_max_validation_steps": str(validation.max_validation_steps),
-        "ss_validate_every_n_epochs": str(validation.validate_every_n_epochs),
-        "ss_validate_every_n_steps": str(validation.validate_every_n_steps),
-    }
+    settings = {f"ss_{name}": str(getattr(job.validation, name)) for name in VALIDATION}
+    return {"ss_num_validation_images": str(held_out)} | settings
 
 
 def thumbnail_url(path: str) -> str:
@@ -242,25 +242,11 @@ def _dataset(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Se
 
 def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
     members = [each for each in _first_sizes(placed) if each.concept.number == concept.number]
-    captions, images = concept.captions, concept.images
     return {
         "img_count": len(members),
         "num_repeats": members[0].repeats if members else 1,
-        "color_aug": images.color_aug,
-        "flip_aug": images.flip_aug,
-        "random_crop": images.random_crop,
-        "shuffle_caption": captions.shuffle_caption,
-        "keep_tokens": captions.keep_tokens,
-        "keep_tokens_separator": captions.keep_tokens_separator,
-        "secondary_separator": captions.secondary_separator,
-        "enable_wildcard": captions.enable_wildcard,
-        "caption_prefix": captions.caption_prefix,
-        "caption_suffix": captions.caption_suffix,
-        "caption_dropout_rate": captions.caption_dropout_rate,
-        "caption_dropout_every_n_epochs": captions.caption_dropout_every_n_epochs,
-        "caption_tag_dropout_rate": captions.caption_tag_dropout_rate,
-        "token_warmup_min": captions.token_warmup_min,
-        "token_warmup_step": captions.token_warmup_step,
+        **{name: getattr(concept.images, name) for name in AUGMENTATION},
+        **{name: getattr(concept.captions, name) for name in CAPTIONS},
         "image_dir": members[0].image.source if members else "",
         "class_tokens": members[0].image.words if members else None,
         "is_reg": concept.role == "regularization",

@@ -13,6 +13,7 @@ from core.formats.tensors.pickles import load_state_file
 from core.formats.tensors.writer import save_pickle
 from core.record import atomic
 from core.record.journal import read_lines
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.record.run_folder import is_whole, seal_state, state_step, states_in
 from core.record.workspace import display_path
@@ -124,10 +125,8 @@ class States:
 
 def environment(run: Run) -> dict[str, str]:
     """Facts of the machine and the run that must not change for a resumed run to be equal to the bit."""
-    import torch
-
     return {
-        "torch": str(torch.__version__),
+        "torch": str(torch.version.__version__),
         "threads": str(torch.get_num_threads()),
         "device": run.context.device,
         "processor": platform.processor() or platform.machine(),

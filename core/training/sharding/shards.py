@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from core.record.lazy_torch import Tensor, torch
+
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.optim import Optimizer
 
     State = Mapping[str, Any]
@@ -64,8 +65,6 @@ class Shards:
 
     def _placed(self, value: Any, master: Tensor) -> Any:
         """A value of the optimizer state on the partition's device; step counts in RAM unless the optimizer is fused."""
-        import torch
-
         if not isinstance(value, torch.Tensor):
             return value
         counts = value.dim() == 0 and not self._optimizer.defaults.get("fused")
@@ -103,6 +102,4 @@ class SharedWeights(Shards):
 
 
 def _copy(value: Any) -> Any:
-    import torch
-
     return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value

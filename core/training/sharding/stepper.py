@@ -185,7 +185,7 @@ class ShardedStepper(Stepper):
 
     def _partitioning(self) -> dict[str, Any]:
         """Settings that a resumed run must share."""
-        kind = type(self._optimizer).__name__
+        kind = type(self.optimizer).__name__
         return {"stage": self._settings.zero_stage, "processes": self._processes.count, "optimizer": kind}
 
     def write_parts(self, folder: Path) -> None:
