@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,11 @@ def load(
             for part in found
         }
         try:
-            modules = {part.name: _build(layout, part, states) for part in found}
+            title = FAMILY_NAMES[layout.family]
+            modules = {
+                part.name: _build(part, config_of(layout, part), kinds[part.name], title, states[part.name].result)
+                for part in found
+            }
         except BaseException:
             reader.shutdown(wait=True, cancel_futures=True)
             raise
@@ -90,7 +94,7 @@ def load(
         vae=modules.get("vae"),
         text_encoders=[modules[name] for name in layout.text_encoders if name in modules],
         tokenizers=[make(checkpoint.path) for make in layout.tokenizers] if "tokenizers" in wanted else [],
-        prediction=checkpoint.kind.prediction or _asked_prediction(layout, modules.get(layout.denoiser)),
+        prediction=checkpoint.kind.prediction or _prediction(layout, modules.get(layout.denoiser)),
         zero_terminal_snr=checkpoint.kind.zero_terminal_snr,
         vae_config={**layout.config("vae"), **_vae_config(layout, checkpoint, vae)},
         family=layout.family,
@@ -123,7 +127,7 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
         return error.problems
 
 
-def _asked_prediction(layout: Layout, unet: Any) -> str:
+def _prediction(layout: Layout, unet: Any) -> str:
     if layout.find_prediction is None or unet is None:
         return "epsilon"
     return layout.find_prediction(unet)
@@ -155,16 +159,6 @@ def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None
     return [layout.used(parts[name]) for name in names]
 
 
-def _build(layout: Layout, part: Part, states: Mapping[str, Future]) -> Any:
-    """The module of a part with its weights, frozen and in eval mode."""
-    kind, config = layout.kind(part.name), config_of(layout, part)
-    module = make_empty(part.name, config, kind)
-    state = kind.named(module, states[part.name].result())
-    _give_weights(module, state, part, kind, FAMILY_NAMES[layout.family])
-    _fill_buffers(module, config, kind)
-    return module.eval().requires_grad_(False)
-
-
 def load_vae(layout: Layout, path: Path | str, device: str = "cpu", cancel: CancelToken | None = None) -> Any:
     """Load a VAE in fp32 from a VAE file or folder, or from a full model. layout: of a family with this VAE"""
     part, title = open_vae(path), FAMILY_NAMES[layout.family]
@@ -175,9 +169,15 @@ def load_part(
     part: Part, config: Mapping[str, Any], kind: PartKind, title: str, device: str, cancel: CancelToken | None = None
 ) -> Any:
     """Load a single part in fp32, frozen and in eval mode. title: of its model family, for messages"""
+    return _build(part, config, kind, title, lambda: read_part(part, torch.float32, device, cancel))
+
+
+def _build(
+    part: Part, config: Mapping[str, Any], kind: PartKind, title: str, read: Callable[[], dict[str, torch.Tensor]]
+) -> Any:
+    """The module of a part with the weights that `read` returns, frozen and in eval mode."""
     module = make_empty(part.name, config, kind)
-    state = kind.named(module, read_part(part, torch.float32, device, cancel))
-    _give_weights(module, state, part, kind, title)
+    _give_weights(module, kind.named(module, read()), part, kind, title)
     _fill_buffers(module, config, kind)
     return module.eval().requires_grad_(False)
 

@@ -54,16 +54,22 @@ def vae_visits(vae: Any, device: str) -> Iterator[None]:
 
         return passed
 
-    before = {name: vars(vae).get(name) for name in ("encode", "decode")}
-    for name in before:
-        setattr(vae, name, passing(getattr(vae, name)))
+    with replaced(vae, encode=passing(vae.encode), decode=passing(vae.decode)):
+        yield
+
+
+@contextmanager
+def replaced(module: Any, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Within the context a module has these methods instead of its own."""
+    before = {name: vars(module).get(name) for name in methods}
+    vars(module).update(methods)
     try:
         yield
     finally:
-        for name, own in before.items():
-            delattr(vae, name)
-            if own is not None:
-                setattr(vae, name, own)
+        for name, method in before.items():
+            vars(module).pop(name)
+            if method is not None:
+                vars(module)[name] = method
 
 
 def rest_in_ram(model: nn.Module, device: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad, scaled_dot_product_attention
 
+from core.families.offload import replaced
 from core.record.memory import is_out_of_memory
 
 FIRST, MOST = 8, 64  # strips after memory ran out, and at most
@@ -56,17 +57,11 @@ def in_strips(
         return passed
 
     encoder, decoder = vae.encoder, vae.decoder
-    before = [vars(part).get("forward") for part in (encoder, decoder)]
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    encoder.forward = passing(encoder.forward, lambda strips: strips.encoder(encoder), 1)
-    decoder.forward = passing(decoder.forward, lambda strips: strips.decoder(decoder), scale)
-    try:
+    encode = passing(encoder.forward, lambda strips: strips.encoder(encoder), 1)
+    decode = passing(decoder.forward, lambda strips: strips.decoder(decoder), scale)
+    with replaced(encoder, forward=encode), replaced(decoder, forward=decode):
         yield
-    finally:
-        for part, own in zip((encoder, decoder), before, strict=True):
-            del part.forward
-            if own is not None:
-                part.forward = own
 
 
 class Strips:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from core.families.offload import replaced
 from core.generation.plan.hooks import Making
 from core.generation.plan.initial import MAP, opened
 from core.generation.plan.stages import as_generator, has_regions
@@ -147,8 +148,7 @@ class Regions(Hook):
             combined = (parts * masks).sum(dim=1) / (masks.sum(dim=0) + SMALL)
             return torch.cat([output[: rows.start], combined.to(output.dtype), output[stop:]])
 
-        module.__dict__["forward"] = couple
-        stack.callback(module.__dict__.pop, "forward")
+        stack.enter_context(replaced(module, forward=couple))
 
     def _masks(self, area: int, like: Tensor) -> Tensor:
         """The masks for a layer of `area` positions: [n, area, 1]."""
