@@ -36,12 +36,6 @@ CLIP_SKIP = {
 }
 
 
-def _of_another_family(vae: str, scale: float, name: str) -> Problem:
-    what = f"The VAE's scaling factor is {scale}, which is not {FAMILY_NAMES[name]}'s: images would be wrong"
-    fix = f"choose a VAE for {FAMILY_NAMES[name]}, or leave it empty"
-    return Problem(what, f"model.vae = {vae}", fix, level="warning", code="vae.other-family")
-
-
 def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
     """The file or folder that a setting names. Raises ProblemsError, for a hub id that is not downloaded with the command."""
     try:
@@ -113,12 +107,11 @@ def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Proble
         try:
             vae = open_vae(model_path(settings.vae, workspace, "model.vae"))
             scale = (vae.config or {}).get("scaling_factor")
-            if (
-                name is not None
-                and scale is not None
-                and (scale == SDXL_SCALE) != (traits_of(name).latent_scale == SDXL_SCALE)
-            ):
-                found.append(_of_another_family(settings.vae, scale, name))
+            if name and scale is not None and (scale == SDXL_SCALE) != (traits_of(name).latent_scale == SDXL_SCALE):
+                title = FAMILY_NAMES[name]
+                what = f"The VAE's scaling factor is {scale}, which is not {title}'s: images would be wrong"
+                where, fix = f"model.vae = {settings.vae}", f"choose a VAE for {title}, or leave it empty"
+                found.append(Problem(what, where, fix, level="warning", code="vae.other-family"))
         except ProblemsError as error:
             found += error.problems
     return found

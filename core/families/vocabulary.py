@@ -82,7 +82,12 @@ def _read(files: _Files) -> Vocabulary:
         merges = [line for line in lines if line.strip() and not line.startswith("#version")]
     where = whole if whole.is_file() else folder
     own = _words(words, where)
-    return Vocabulary(own, _merges(merges, own, where), _added([*_tokens(listed, where), *_more(folder)], own, where))
+    if not isinstance(listed, list) or not all(isinstance(token, dict) for token in listed):
+        raise _refused(where, "its added tokens are not a list")
+    file = folder / "added_tokens.json"
+    more = read_json_object(file, FIX) if file.is_file() else {}
+    listed = [*listed, *({"content": content, "id": number} for content, number in more.items())]
+    return Vocabulary(own, _merges(merges, own, where), _added(listed, own, where))
 
 
 def _words(words: Any, where: Path) -> dict[str, int]:
@@ -108,19 +113,6 @@ def _merges(merges: Any, words: dict[str, int], where: Path) -> list[tuple[str, 
             raise _refused(where, "a merge has tokens that are not in its vocabulary")
         found.append((pair[0], pair[1]))
     return found
-
-
-def _tokens(listed: Any, where: Path) -> list[dict[str, Any]]:
-    if not isinstance(listed, list) or not all(isinstance(token, dict) for token in listed):
-        raise _refused(where, "its added tokens are not a list")
-    return listed
-
-
-def _more(folder: Path) -> list[dict[str, Any]]:
-    """The tokens of added_tokens.json: {token: id}."""
-    file = folder / "added_tokens.json"
-    listed = read_json_object(file, FIX) if file.is_file() else {}
-    return [{"content": content, "id": number} for content, number in listed.items()]
 
 
 def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> list[dict[str, Any]]:
