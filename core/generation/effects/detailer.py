@@ -16,6 +16,7 @@ from core.generation.effects.inpaint import blurred, only_masked
 from core.generation.model.sources import HookFile
 from core.generation.plan.hooks import Inpaint
 from core.generation.plan.stages import as_generator, detail_size, least_strength
+from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import has_tags
 from core.generation.sample.canvas import Box as Pixels
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
@@ -63,8 +64,7 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
             what, fix = f"{settings.title_of(name)}: LoRAs are the image's", "write the LoRA into the image's prompt"
             yield Problem(what, f"detailer.{name}", fix, code="detailer.lora")
         if text:
-            alone = job.generate.model_copy(update={"prompt": text, "negative_prompt": ""})
-            for each in weight_problems(job.model_copy(update={"generate": alone})):
+            for each in weight_problems(with_settings(job, generate={"prompt": text, "negative_prompt": ""})):
                 yield Problem(each.what, f"detailer.{name}", each.fix, code=each.code)
     if not settings.ad_model_file:
         missing: list[Problem] = []
@@ -225,12 +225,8 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
         "inpaint_area": "masked",
         "masked_content": "original",
     }
-    groups = {name: type(getattr(job, name))() for name in OF_WHOLE}
-    groups |= {
-        "generate": image.model_copy(update=generate),
-        "image_to_image": job.image_to_image.model_copy(update=initial),
-    }
-    return job.model_copy(update=groups)
+    plain = job.model_copy(update={name: type(getattr(job, name))() for name in OF_WHOLE})
+    return with_settings(plain, generate=generate, image_to_image=initial)
 
 
 def _prompt(text: str | None, whole: str, number: int) -> str:

@@ -15,6 +15,7 @@ from core.generation.plan.hooks import hook_advice, hook_files, with_hook_images
 from core.generation.plan.initial import IMAGE, mask_problems, opened, size_from, with_initial_images
 from core.generation.plan.requests import Request, requests_of
 from core.generation.plan.stages import described, sampling_steps
+from core.generation.prompt.changes import with_settings
 from core.generation.prompt.styles import chosen_styles
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
@@ -44,8 +45,10 @@ def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
     if both is not None:
         requests, notes = both
         return plan_for(job, requests, workspace, notes)
-    empty = {"generate": job.generate.model_copy(update={"prompt": "", "negative_prompt": ""})}
-    without_prompts = job.model_copy(update=empty | {"prompts": PromptSettings(dynamic_prompts=False)})
+    no_prompts = {"prompt": "", "negative_prompt": ""}
+    without_prompts = with_settings(
+        job, generate=no_prompts, prompts=PromptSettings(dynamic_prompts=False).model_dump()
+    )
     collected(problems, plan_for, without_prompts, requests_and_notes(without_prompts, workspace)[0], workspace)
     raise ProblemsError(dict.fromkeys(problems))
 
@@ -100,7 +103,7 @@ def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> Generate
         width, height = size_from(job, opened(resolve_path(first), IMAGE).size, step)
     else:
         width, height = job.generate.width or trained[0], job.generate.height or trained[1]
-    return job.model_copy(update={"generate": job.generate.model_copy(update={"width": width, "height": height})})
+    return with_settings(job, generate={"width": width, "height": height})
 
 
 def check_task(job: GenerateJob, workspace: Workspace) -> str:
