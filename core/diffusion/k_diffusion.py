@@ -129,15 +129,19 @@ def _toward(x: Tensor, clean: Tensor, now: float, after: float) -> Tensor:
     return after / now * x + (1 - after / now) * clean
 
 
+def _extrapolated(clean: Tensor, last: Tensor | None, before: float, now: float, after: float) -> Tensor:
+    """The clean latents half a step ahead, by those of the last step, from level `before` to `now`."""
+    if last is None:
+        return clean
+    return clean + (clean - last) * math.log(now / after) / math.log(before / now) / 2
+
+
 def dpmpp_2m(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2."""
     last, before = None, 0.0
     for now, after in pairwise(levels):
         x, clean = yield x, now
-        target = clean
-        if last is not None and after:
-            target = clean + (clean - last) * math.log(now / after) / math.log(before / now) / 2
-        x = _toward(x, target, now, after)
+        x = _toward(x, _extrapolated(clean, last, before, now, after) if after else clean, now, after)
         last, before = clean, now
     return x
 
@@ -177,9 +181,7 @@ def dpmpp_2m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
         x, clean = yield x, now
         if not after:
             return clean
-        target = clean
-        if last is not None:
-            target = clean + (clean - last) * math.log(now / after) / math.log(before / now) / 2
+        target = _extrapolated(clean, last, before, now, after)
         x = _with_noise(_toward(x, target, now**2, after**2), now, after, noise)
         last, before = clean, now
     return x

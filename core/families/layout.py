@@ -106,5 +106,5 @@ class Layout:
 
 def _layer(name: str) -> int:
     """Index of the layer that a tensor belongs to: `encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of the layers."""
-    found = LAYER.search(name)
-    return int(found[1]) if found else -1
+    match = LAYER.search(name)
+    return int(match[1]) if match else -1

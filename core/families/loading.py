@@ -70,21 +70,21 @@ def load(
     assert wanted <= set(PARTS), wanted
     checkpoint = open_checkpoint(path, layout.family, kohya_projection=kohya_projection)
     check_family(checkpoint.kind, path, layout.family, GENERATED)
-    found = _chosen_parts(layout, checkpoint, vae, wanted)
-    kinds = {part.name: layout.kind(part.name) for part in found}
+    chosen = _chosen_parts(layout, checkpoint, vae, wanted)
+    kinds = {part.name: layout.kind(part.name) for part in chosen}
     dtypes = {name: safe_type(kind.overflows, dtype, device) for name, kind in kinds.items()}
     if "vae" in dtypes:
         dtypes["vae"] = safe_type(overflows(layout, _vae_config(layout, checkpoint, vae)), vae_dtype, device)
     with turns_often(), ThreadPoolExecutor(1, thread_name_prefix="read-weights") as reader:
         states = {
             part.name: reader.submit(read_part, part, dtypes[part.name], device, cancel, kinds[part.name].wide)
-            for part in found
+            for part in chosen
         }
         try:
             title = FAMILY_NAMES[layout.family]
             modules = {
                 part.name: _build(part, config_of(layout, part), kinds[part.name], title, states[part.name].result)
-                for part in found
+                for part in chosen
             }
         except BaseException:
             reader.shutdown(wait=True, cancel_futures=True)
@@ -100,7 +100,7 @@ def load(
         family=layout.family,
         device=str(device),
         source=checkpoint.path,
-        hashes={part.name: part_digest(part, memo, cancel) for part in found if memo is not None},
+        hashes={part.name: part_digest(part, memo, cancel) for part in chosen if memo is not None},
     )
 
 
@@ -112,17 +112,17 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
         parts = _chosen_parts(layout, checkpoint, vae, set(PARTS))
     except ProblemsError as error:
         return error.problems
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for part in parts:
         try:
             config = json.dumps(config_of(layout, part), sort_keys=True)
             wanted = shapes_of(layout.kind(part.name), part.name, config)
         except ProblemsError as error:
-            found += [replace(problem, where=str(part.source)) for problem in error.problems]
+            problems += [replace(problem, where=str(part.source)) for problem in error.problems]
             continue
-        found += tensor_problems(wanted, part, FAMILY_NAMES[layout.family])
+        problems += tensor_problems(wanted, part, FAMILY_NAMES[layout.family])
     try:
-        return found or mismatch_problems(layout, parts, Path(path))
+        return problems or mismatch_problems(layout, parts, Path(path))
     except ProblemsError as error:
         return error.problems
 
@@ -234,8 +234,8 @@ def digest(
     if part == "vae" and vae is not None:
         return part_digest(open_vae(vae), memo, cancel)
     checkpoint = open_checkpoint(path, layout.family, kohya_projection=kohya_projection)
-    found = [part_digest(each, memo, cancel) for each in _chosen_parts(layout, checkpoint, None, {part})]
-    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
+    digests = [part_digest(each, memo, cancel) for each in _chosen_parts(layout, checkpoint, None, {part})]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def weight_bytes(layout: Layout, path: Path | str, item_bytes: int | None = None) -> dict[str, int]:

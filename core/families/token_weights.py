@@ -108,9 +108,9 @@ def _one(tokenizer: Any, runs: list[Run], most: int, pad: int) -> tuple[torch.Te
             weights += [1.0] * rest
             ended.add(len(content) // WINDOW - 1)
             continue
-        own = tokenizer(text, truncation=False, verbose=False)["input_ids"][1:-1]
-        content += own
-        weights += [weight] * len(own)
+        ids_of_run = tokenizer(text, truncation=False, verbose=False)["input_ids"][1:-1]
+        content += ids_of_run
+        weights += [weight] * len(ids_of_run)
     content, weights = content[:most], weights[:most]
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     rest = most - len(content)

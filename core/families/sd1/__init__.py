@@ -40,13 +40,13 @@ def predict(
     components: Components,
     noisy_latents: torch.Tensor,
     timesteps: torch.Tensor,
-    given: Conditioning,
+    conditioning: Conditioning,
     **inputs: Any,
 ) -> torch.Tensor:
     """The U-Net's prediction for noisy latents: noise or v, by `components.prediction`.
 
     noisy_latents  [B, 4, h, w]            timesteps  int or float [B], or one for all
-    given          text encoder states and added residuals; sizes are not read
+    conditioning   text encoder states and added residuals; sizes are not read
     inputs         further arguments of the U-Net
     returns        [B, 4, h, w] in the U-Net's dtype
     """
@@ -55,10 +55,10 @@ def predict(
     return unet(
         noisy_latents.to(dtype),
         timesteps,
-        encoder_hidden_states=given.texts.context.to(dtype),
+        encoder_hidden_states=conditioning.texts.context.to(dtype),
         return_dict=False,
         **inputs,
-        **given.added,
+        **conditioning.added,
     )[0]
 
 

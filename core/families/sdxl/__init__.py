@@ -63,14 +63,14 @@ def pooled(encoder: Any, last: torch.Tensor, ids: torch.Tensor, end: int) -> tor
 
 
 def predict(
-    components: Components, noisy_latents: torch.Tensor, timesteps: torch.Tensor, given: Conditioning
+    components: Components, noisy_latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
 ) -> torch.Tensor:
     """`sd1.predict` with pooled vectors and sizes: the U-Net embeds each size as 256 cosines and sines in fp32 and
     appends them to the pooled vector."""
-    text, sizes = given.texts, given.sizes
+    text, sizes = conditioning.texts, conditioning.sizes
     assert text.pooled is not None and sizes is not None, "SDXL reads pooled texts and sizes"
     vectors = {"text_embeds": text.pooled.to(components.denoiser.conv_in.weight.dtype), "time_ids": sizes.float()}
-    return sd1.predict(components, noisy_latents, timesteps, given, added_cond_kwargs=vectors)
+    return sd1.predict(components, noisy_latents, timesteps, conditioning, added_cond_kwargs=vectors)
 
 
 def lora_targets(part: nn.Module, *, conv: bool = False) -> Iterator[Target]:

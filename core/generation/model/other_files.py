@@ -73,7 +73,7 @@ class ControlFile:
 
 
 def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bool]:
-    """(the file of a ControlNet that an image names, whether it may be the one it was generated with).
+    """(file of a ControlNet that an image's metadata names, whether it can be the one that the image was made with).
 
     If the file of that name is missing or has another hash, it is a file of models/ or of a run with this hash.
     digest   A1111's first hash; "" and that of files under 1 MiB identify no file

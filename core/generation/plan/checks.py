@@ -236,12 +236,12 @@ def stage_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
 
 def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
     """Refiners or base models that would run no step, in jobs of known size and schedule."""
-    ways = {}
+    switched = {}
     for job in jobs:
         if job.refiner.refiner_checkpoint:
             sampling, (base, refiner) = sampling_of(job, "epsilon"), stages_of(job)[-2:]
-            ways[sampling, base.steps, base.run, base.switch_at] = sampling, base, refiner
-    for sampling, base, refiner in ways.values():
+            switched[sampling, base.steps, base.run, base.switch_at] = sampling, base, refiner
+    for sampling, base, refiner in switched.values():
         share = f"With {refiner.steps} steps and a switch at {refiner.switch_at:g}"
         if not evaluation_count(sampling, refiner):
             what, fix = f"{share}, the refiner runs no step", "lower the switch, or use more steps"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -115,10 +116,7 @@ def check_task(job: GenerateJob, workspace: Workspace) -> str:
     lines = [
         f"{count(len(plan.requests), 'image')} with {settings.sampler}, guidance {settings.guidance_scale:g}{kind}"
     ]
-    kinds: dict[str, int] = {}
-    for request in plan.requests:
-        for description in described(request.job):
-            kinds[description] = kinds.get(description, 0) + 1
+    kinds = Counter(description for request in plan.requests for description in described(request.job))
     lines += [f"{times} times {description}" if times > 1 else description for description, times in kinds.items()]
     lines += [f"{note.level}: {note.what}; {note.fix}" for note in plan.notes]
     return "\n".join([*lines, "The settings are valid."])

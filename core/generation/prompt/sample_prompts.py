@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from core.families.prompt_weights import FIX, wrong_weight
 from core.generation.prompt.editing import Pass, texts_of
-from core.generation.prompt.files import Entry, read_entries, understand
+from core.generation.prompt.files import Entry, parse_entry, read_entries
 from core.generation.prompt.loras import FIX as TAG_FIX
 from core.generation.prompt.loras import without_tags
 from core.generation.prompt.options import PromptLine
@@ -55,11 +55,11 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
     control  each needs a control image (`MethodTraits.control_images`)
     """
     notes: list[Problem] = []
-    typed = _understood(settings.sample_prompts, notes, "samples.sample_prompts", settings)
+    typed = _parsed(settings.sample_prompts, notes, "samples.sample_prompts", settings)
     from_file: list[SamplePrompt] = []
     if settings.sample_prompts_file:
         file = resolve_path(settings.sample_prompts_file)
-        from_file = _understood(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
+        from_file = _parsed(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
     if settings.prompt_weights:
         during = Pass(settings.sample_steps) if reads_edits(settings) else None
         wrong = next(filter(None, map(wrong_weight, texts_of(settings.negative_prompt, [during]))), "")
@@ -84,10 +84,8 @@ def reads_edits(settings: SampleSettings) -> bool:
     return settings.prompt_weights and settings.compatibility != "kohya"
 
 
-def _understood(
-    entries: Sequence[Entry], notes: list[Problem], where: str, settings: SampleSettings
-) -> list[SamplePrompt]:
-    lines = [understand(entry, notes, where) for entry in entries]
+def _parsed(entries: Sequence[Entry], notes: list[Problem], where: str, settings: SampleSettings) -> list[SamplePrompt]:
+    lines = [parse_entry(entry, notes, where) for entry in entries]
     prompts = [sample_of(line, notes, where) for line in lines if line is not None]
     notes += _wrong_weights(prompts, where, settings) if settings.prompt_weights else ()
     return prompts
