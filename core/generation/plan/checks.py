@@ -14,7 +14,7 @@ from core.families.locate import REFINER
 from core.formats.detect import FAMILY_NAMES
 from core.generation.model.other_files import upscaler_problems
 from core.generation.model.sources import Sources
-from core.generation.plan.hooks import HOOKS, hook_problems
+from core.generation.plan.hooks import HOOKS
 from core.generation.plan.stages import (
     guidance_group,
     has_regions,
@@ -156,13 +156,10 @@ def refiner_problems(job: GenerateJob) -> Iterator[Problem]:
         yield Problem(what, SWITCH, fix, "advice", code="refiner.loras")
 
 
-# Of one image, before files are searched: (job) -> errors and advice.
-SETTINGS = (_of_steps, _of_large_images, _of_masks, _of_noise, _of_guidance, refiner_problems, hook_problems)
-
-
 def problems_of(job: GenerateJob) -> Iterator[Problem]:
-    """Errors and advice about one image, by its settings alone."""
-    for check in SETTINGS:
+    """Errors and advice about one image, by its settings alone, before files are searched."""
+    checks = (_of_steps, _of_large_images, _of_masks, _of_noise, _of_guidance, refiner_problems)
+    for check in (*checks, *(hook.problems for hook in HOOKS.values())):
         yield from check(job)
 
 

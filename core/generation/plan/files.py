@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from core.diffusion.samplers import noise_problem, sampler_problem, schedule_problem
 from core.families import family
 from core.families.locate import GENERATED, REFINER, family_of, model_path
-from core.families.prompt_weights import FIX, wrong_weight
+from core.families.prompt_weights import FIX
 from core.families.trained_size import own_guidance
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_vae
@@ -23,7 +23,7 @@ from core.generation.model.sources import Sources
 from core.generation.plan.hooks import prompts_of
 from core.generation.plan.stages import passes_of, stages_of
 from core.generation.prompt.changes import with_settings
-from core.generation.prompt.editing import texts_of
+from core.generation.prompt.editing import wrong_weight_in
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.networks.block_weights import PRESETS, block_weights
 from core.networks.files import check_layers
@@ -198,12 +198,9 @@ def lora_problems(jobs: Sequence[GenerateJob], family_name: str | None) -> Itera
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:
     """Prompt weights that are not numbers."""
     for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
-        texts = texts_of(getattr(job.generate, name), passes_of(job))
-        wrong = next(filter(None, map(wrong_weight, texts)), "")
-        if wrong:
-            yield Problem(
-                f"{GenerateSettings.title_of(name)}: {wrong}", f"generate.{name}", FIX, code="prompt.bad-weight"
-            )
+        if wrong := wrong_weight_in(getattr(job.generate, name), passes_of(job)):
+            what = f"{GenerateSettings.title_of(name)}: {wrong}"
+            yield Problem(what, f"generate.{name}", FIX, code="prompt.bad-weight")
 
 
 def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:

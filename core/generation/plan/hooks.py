@@ -127,18 +127,6 @@ def hooks_of(making: Making) -> list[Hook]:
     return [hook for hook in created if hook is not None]
 
 
-def hook_problems(job: GenerateJob) -> Iterable[Problem]:
-    """Problems of all kinds of hooks, before files are searched."""
-    for kind in HOOKS.values():
-        yield from kind.problems(job)
-
-
-def hook_advice(jobs: Sequence[GenerateJob]) -> Iterable[Problem]:
-    """Advice of all kinds of hooks about the images of a job, which still name folders."""
-    for kind in HOOKS.values():
-        yield from kind.advice(jobs)
-
-
 def with_hook_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
     """The jobs with the images of all kinds of hooks resolved. Raises ProblemsError for those that cannot be read."""
     for kind in HOOKS.values():

@@ -12,7 +12,7 @@ from core.generation.model.library import embedding_vectors, wildcard_lines
 from core.generation.model.sources import Sources
 from core.generation.plan.checks import output_problems, problems_of, problems_with_model
 from core.generation.plan.files import find_sources, model_problems, with_model_guidance, with_model_schedule
-from core.generation.plan.hooks import hook_advice, hook_files, with_hook_images
+from core.generation.plan.hooks import HOOKS, hook_files, with_hook_images
 from core.generation.plan.initial import IMAGE, mask_problems, opened, size_from, with_initial_images
 from core.generation.plan.requests import Request, requests_of
 from core.generation.plan.stages import described, sampling_steps
@@ -82,7 +82,8 @@ def _with_files(
     complete = collected(problems, with_hook_images, initial)
     hook_models = collected(problems, hook_files, jobs, workspace)
     sources = collected(problems, find_sources, job, workspace, jobs)
-    problems += collected(problems, lambda: [*mask_problems(with_images), *hook_advice(initial)]) or ()
+    advice = (each for kind in HOOKS.values() for each in kind.advice(initial))
+    problems += collected(problems, lambda: [*mask_problems(with_images), *advice]) or ()
     raise_if_errors(problems)
     assert complete is not None and sources is not None and hook_models is not None
     requests = [replace(request, job=each) for request, each in zip(with_images, complete, strict=True)]
