@@ -271,10 +271,10 @@ def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
 
 def _with_file(uses: Sequence[Use], kind: type[Use], file: str | None) -> list[Use]:
     """The LoRAs or ControlNets with another first file, at the first one's settings; None: without the first."""
+    others: list[Use] = list(uses[1:])
     if file is None:
-        return list(uses[1:])
-    first = uses[0].model_copy(update={"file": file}) if uses else kind(file=file)
-    return [first, *uses[1:]]
+        return others
+    return [uses[0].model_copy(update={"file": file}) if uses else kind(file=file), *others]
 
 
 def _is(use: LoraUse, name: str) -> bool:

@@ -44,8 +44,8 @@ class Forecast:
 class Needs:
     """Bytes of weights and of computing on the device.
 
-    denoiser, vae, texts   weights      layer     largest layer of the denoiser     reading   text encoders in use, while
-    they rest in RAM
+    denoiser, vae, texts   weights of parts      layer   largest layer of the denoiser
+    reading      of text encoders that compute while their weights rest in RAM
     evaluation   of one evaluation       decoding, in_strips   of decoding an image as a whole, in strips
     loras        of LoRAs, ControlNets and models of hooks              upscaling   of a running upscaling network
     gradient     of a gradient through denoiser and VAE, which is then on the device

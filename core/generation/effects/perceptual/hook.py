@@ -128,7 +128,7 @@ class Perceptual(Hook):
         return gradient
 
     def _pull(self, latents: Tensor, number: int) -> Tensor:
-        """The gradient of one image's distances by the decoded latents, [1, C, h, w]."""
+        """The gradient of one image's distances with respect to its latents before decoding, [1, C, h, w]."""
         parts, family = self._making.components, self._making.family
         with torch.enable_grad():
             inputs = latents.requires_grad_()
@@ -140,8 +140,8 @@ class Perceptual(Hook):
 
 
 def _pulled(outputs: Tensor, inputs: Tensor, pull: Tensor) -> Tensor:
-    """The gradient by `inputs`, for the gradient `pull` by `outputs`; scaled to about 1 in between, so that it neither
-    underflows nor overflows in 16 bits."""
+    """The gradient with respect to `inputs`, from `pull`, the one with respect to `outputs`; scaled to about 1 in
+    between, so that it neither underflows nor overflows in 16 bits."""
     largest = pull.abs().max()
     power = torch.where((largest > 0) & largest.isfinite(), largest.log2().floor().exp2(), torch.ones_like(largest))
     (gradient,) = torch.autograd.grad(outputs, inputs, pull / power)
