@@ -95,9 +95,8 @@ def _processor() -> str:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):
-                kinds = (
-                    "bf16 in hardware" if machine.bf16_is_fast("cpu") else "no bf16"
-                )  # one name may stand for several
+                # One name may stand for several processors.
+                kinds = "bf16 in hardware" if machine.bf16_is_fast("cpu") else "no bf16"
                 return f"{line.partition(':')[2].strip()} ({kinds})"
     return platform.processor() or platform.machine()
 

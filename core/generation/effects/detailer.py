@@ -95,18 +95,15 @@ def detector_file(name: str, classes: str, workspace: Workspace) -> Path:
     """The ONNX file of a detector that has these classes: a path, or a name below models/ or models/detectors. Raises ProblemsError."""
     from core.control.detectors.yolo import class_numbers
 
-    inside = (
-        [] if leads_out(name) else [workspace.models / FOLDER / name, workspace.models / name.removeprefix("models/")]
-    )
+    models = workspace.models
+    inside = [] if leads_out(name) else [models / FOLDER / name, models / name.removeprefix("models/")]
     path = next((path for path in [*inside, resolve_path(name)] if os.path.isfile(path)), None)
     if path is None:
         what, fix = f"There is no detector '{name}'", f"choose an .onnx file, or put it into models/{FOLDER}"
         raise ProblemsError.one(what, FILE, fix, "detailer.no-file")
     if path.suffix.lower() != ".onnx":
-        what, fix = (
-            f"The detector {path.name} is not an ONNX file",
-            f"export it: yolo export model={path.name} format=onnx",
-        )
+        what = f"The detector {path.name} is not an ONNX file"
+        fix = f"export it: yolo export model={path.name} format=onnx"
         raise ProblemsError.one(what, FILE, fix, "detailer.not-onnx")
     with problems_at(FILE):
         check_onnx(path, "hint-model")

@@ -134,13 +134,8 @@ class Regions(Hook):
             hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
         ) -> Any:
             rows = slice(self._before, self._before + self._images)
-            hidden = torch.cat(
-                [
-                    hidden_states[: rows.start],
-                    hidden_states[rows].repeat_interleave(self._count, dim=0),
-                    hidden_states[rows.stop :],
-                ]
-            )
+            parts = hidden_states[rows].repeat_interleave(self._count, dim=0)
+            hidden = torch.cat([hidden_states[: rows.start], parts, hidden_states[rows.stop :]])
             output = plain(hidden, encoder_hidden_states, *args, **kwargs)
             stop = rows.start + self._images * self._count
             parts = output[rows.start : stop].unflatten(0, (self._images, self._count))

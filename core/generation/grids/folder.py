@@ -119,9 +119,8 @@ class GridFolder:
         folder = cls(grids_of(workspace) / name)
         if leads_out(name) or "/" in name or "\\" in name or not os.path.isfile(folder.path / FILE):
             what = f"There is no grid '{name[:80]}'"
-            raise ProblemsError.one(
-                what, "grid.folder", "use the name of a folder in outputs/grids", "grid.no-such-grid"
-            )
+            fix = "use the name of a folder in outputs/grids"
+            raise ProblemsError.one(what, "grid.folder", fix, "grid.no-such-grid")
         return folder
 
     @classmethod

@@ -125,9 +125,8 @@ def decided(job: GridJob) -> GridJob:
     axes, job = axes_of(job), with_settings(job, generate={name: secrets.randbelow(FRESH_SEEDS) for name in random})
     for axis in axes:
         if axis.setting == SEED and any(value.value is None for value in axis.values):
-            seeds = [
-                value.value if value.value is not None else secrets.randbelow(FRESH_SEEDS) for value in axis.values
-            ]
+            values = (value.value for value in axis.values)
+            seeds = [secrets.randbelow(FRESH_SEEDS) if seed is None else seed for seed in values]
             job = with_settings(job, grid={f"{axis.letter}_values": joined([str(seed) for seed in seeds])})
     return job
 
@@ -271,10 +270,9 @@ def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
 
 def _with_file(uses: Sequence[Use], kind: type[Use], file: str | None) -> list[Use]:
     """The LoRAs or ControlNets with another first file, at the first one's settings; None: without the first."""
-    others: list[Use] = list(uses[1:])
-    if file is None:
-        return others
-    return [uses[0].model_copy(update={"file": file}) if uses else kind(file=file), *others]
+    result: list[Use] = list(uses)
+    result[:1] = [] if file is None else [uses[0].model_copy(update={"file": file}) if uses else kind(file=file)]
+    return result
 
 
 def _is(use: LoraUse, name: str) -> bool:

@@ -99,10 +99,8 @@ class Reading:
         self.pairs, self.unread, self.source, self.more = pairs, dict(pairs), source, more
         self.notes: list[Problem] = []
         self.groups: dict[str, dict[str, Any]] = defaultdict(dict)
-        # A1111 and Forge; others write its text too, but generate differently
-        by_a1111 = "App" not in pairs and re.match(
-            r"[vf]?\d|neo|$", pairs.get("Version", "")
-        )  # SD.Next has a hash there
+        # A1111 and Forge; others write its text too, but generate differently. SD.Next's version is a hash.
+        by_a1111 = "App" not in pairs and re.match(r"[vf]?\d|neo|$", pairs.get("Version", ""))
         self.of_a1111 = source == "a1111" and bool(by_a1111)
 
     def note(self, what: str, slug: str, fix: str = "") -> None:
@@ -251,11 +249,8 @@ def _read_rows(reading: Reading) -> None:
     for name in [name for name in reading.unread if name in others]:
         entry = others[name]
         reading.read(name, entry.path, lambda text, entry=entry: read_other(entry, text))
-    if (
-        "Denoising strength" in reading.pairs
-        and "image_path" not in reading.pairs
-        and not reading.unread.keys() & {*HIRES}
-    ):
+    hires = reading.unread.keys() & {*HIRES}
+    if "Denoising strength" in reading.pairs and "image_path" not in reading.pairs and not hires:
         reading.note("It was made from another image, which is not in the file", "no-initial-image", "choose it")
 
 

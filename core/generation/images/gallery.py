@@ -44,9 +44,8 @@ from core.settings.names import bad_name
 KIND = "generated image 3"  # of the facts in the index; another number reads all images again
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MOST_STARS = 5
-SETTLED_NS = (
-    2_000_000_000  # folders that changed less than this before a listing are listed again, since file times are coarse
-)
+# Folders that changed less than this before a listing are listed again, since file times are coarse.
+SETTLED_NS = 2_000_000_000
 AT_ONCE = 256  # images read between two updates of the index
 LONGEST = 4000  # characters of a prompt in the index
 MODEL_DEFAULTS = ("width", "height", "guidance_scale")  # settings whose default depends on the model
@@ -162,9 +161,8 @@ class Filter:
             first = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
             first = first or date.fromisoformat(self.day)
         except ValueError:
-            raise ProblemsError.one(
-                f"'{self.day[:20]}' is not a date", "Date", "use a date such as 2026-12-31", "gallery.bad-day"
-            ) from None
+            what, fix = f"'{self.day[:20]}' is not a date", "use a date such as 2026-12-31"
+            raise ProblemsError.one(what, "Date", fix, "gallery.bad-day") from None
         if first == date.min:
             return -float("inf"), float("inf")
         last = first if self.day not in ("today", "week") else today
@@ -470,10 +468,8 @@ def copy_as_dataset(
         what = f"The dataset cannot be called '{name[:60]}': {problem}"
         raise ProblemsError.one(what, "Train on these", "use another name", "gallery.bad-dataset-name")
     if not images:
-        what = "No images are selected"
-        raise ProblemsError.one(
-            what, "Train on these", "select images, or change the filter", "gallery.nothing-selected"
-        )
+        what, fix = "No images are selected", "select images, or change the filter"
+        raise ProblemsError.one(what, "Train on these", fix, "gallery.nothing-selected")
     try:
         datasets.mkdir(parents=True, exist_ok=True)
         require_space(datasets, sum(path.stat().st_size for path, _ in images), "The copy", "free some space")

@@ -103,13 +103,8 @@ class Parts:
 
     @property
     def denoiser_key(self) -> Any:
-        return (
-            *self._file,
-            self.memory.attention,
-            self.memory.narrow_unet,
-            self.memory.lowram,
-            self.offload == "layers",
-        )
+        memory = self.memory
+        return *self._file, memory.attention, memory.narrow_unet, memory.lowram, self.offload == "layers"
 
     @property
     def vae_key(self) -> Any:

@@ -308,10 +308,8 @@ def _of_edits(text: str, tags: Sequence[tuple[int, int, object]], mode: Parsing)
                 yield Finding(*span, Problem(what_of, mode.where, fix, "advice", code=f"prompt.{slug}"))
         for start, end, _ in tags if mode.passes else ():
             if any(begin + first <= start < begin + last for first, last in spans):
-                what, fix = (
-                    "The LoRA in an edit acts at every step",
-                    "give it steps of its own: <lora:name:1:step=0-10>",
-                )
+                what = "The LoRA in an edit acts at every step"
+                fix = "give it steps of its own: <lora:name:1:step=0-10>"
                 yield Finding(start, end, Problem(what, mode.where, fix, "advice", code="prompt.edited-lora"))
 
 

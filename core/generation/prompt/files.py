@@ -130,9 +130,8 @@ def module_entries(job: GenerateJob) -> list[Entry]:
         what = f"The module '{name}' failed: {type(error).__name__}: {error}"
         raise ProblemsError.one(what, MODULE, "fix the module", "prompts.module-failed") from error
     if len(entries) > MAX_PROMPTS:
-        raise ProblemsError.one(
-            f"There are more than {MAX_PROMPTS:,} prompts", MODULE, f"use at most {MAX_PROMPTS:,}", "prompts.too-many"
-        )
+        what, fix = f"There are more than {MAX_PROMPTS:,} prompts", f"use at most {MAX_PROMPTS:,}"
+        raise ProblemsError.one(what, MODULE, fix, "prompts.too-many")
     wrong = next((entry for entry in entries if not isinstance(entry, str | dict)), None)
     if wrong is not None:
         what = f"The module '{name}' returned a {type(wrong).__name__} where a prompt is expected"

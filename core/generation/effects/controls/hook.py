@@ -64,13 +64,8 @@ def nets_of(
         file = sources.controls[use.file]
         path = file.path
         size = path.stat().st_size if path.is_file() else 0
-        key = (
-            fingerprint(path),
-            fingerprint(sources.model),
-            components.device,
-            str(_type_of(components.denoiser)),
-            before,
-        )
+        dtype = str(_type_of(components.denoiser))
+        key = fingerprint(path), fingerprint(sources.model), components.device, dtype, before
         return store.lease("ControlNet", key, partial(load, file), name=path.name, size=size, device=components.device)
 
     with HintMaker(workspace, NETS, reports.cancel) as maker:

@@ -170,12 +170,8 @@ def _checkpointed(part: Any) -> Iterator[None]:
         part.disable_gradient_checkpointing()
 
 
-CLIP_NUMBERS = (
-    (0.48145466, 0.4578275, 0.40821073),
-    (0.26862954, 0.26130258, 0.27577711),
-)  # mean, deviation of RGB in 0..1
-
-
+# Mean and deviation of RGB in 0..1
+CLIP_NUMBERS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 VGG_NUMBERS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POOLS = (4, 9, 16, 23, 30)
 SMALLEST = 32  # pixels, of a side of VGG16's input: it halves them five times
