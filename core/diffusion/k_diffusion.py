@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from core.diffusion.brownian import BrownianPath
 from core.diffusion.noise_levels import LEVELS, level_at, level_table, timestep_at
 from core.diffusion.schedule import TIMESTEPS
 
@@ -28,6 +27,7 @@ Algorithm = Callable[["Tensor", Sequence[float], Noise], Run]
 HISTORY = 4  # slopes that LMS knows
 ER_POINTS = 200  # of the sums that are ER-SDE's integrals, as in ComfyUI
 TCD_GAMMA = 0.3  # TCD's stochasticity, diffusers' default
+DIGITS, POOL = 6, 24  # of a Brownian path: to which points are rounded, and words of entropy
 
 
 def ancestral(now: float, after: float) -> tuple[float, float]:
@@ -129,15 +129,19 @@ def _toward(x: Tensor, clean: Tensor, now: float, after: float) -> Tensor:
     return after / now * x + (1 - after / now) * clean
 
 
+def _extrapolated(clean: Tensor, last: Tensor | None, before: float, now: float, after: float) -> Tensor:
+    """The clean latents half a step ahead, by those of the last step, from level `before` to `now`."""
+    if last is None:
+        return clean
+    return clean + (clean - last) * math.log(now / after) / math.log(before / now) / 2
+
+
 def dpmpp_2m(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2."""
     last, before = None, 0.0
     for now, after in pairwise(levels):
         x, clean = yield x, now
-        target = clean
-        if last is not None and after:
-            target = clean + (clean - last) * math.log(now / after) / math.log(before / now) / 2
-        x = _toward(x, target, now, after)
+        x = _toward(x, _extrapolated(clean, last, before, now, after) if after else clean, now, after)
         last, before = clean, now
     return x
 
@@ -177,9 +181,7 @@ def dpmpp_2m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
         x, clean = yield x, now
         if not after:
             return clean
-        target = clean
-        if last is not None:
-            target = clean + (clean - last) * math.log(now / after) / math.log(before / now) / 2
+        target = _extrapolated(clean, last, before, now, after)
         x = _with_noise(_toward(x, target, now**2, after**2), now, after, noise)
         last, before = clean, now
     return x
@@ -274,6 +276,50 @@ def tcd(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 @cache
 def _levels_of_training() -> Tensor:
     return level_table()
+
+
+class BrownianPath:
+    """A Brownian path from `low` to `high`, refined by Brownian bridges between midpoints: torchsde's BrownianTree, with
+    the same values, whatever points are queried. So noise depends on the noise levels and not on their number.
+
+    seed    any integer of 64 bits      shape   of a point; random numbers are drawn on `device`
+    """
+
+    def __init__(self, seed: int, shape: Sequence[int], low: float, high: float, device: torch.device | str = "cpu"):
+        self._seed, self._shape, self._device = seed, tuple(shape), device
+        self._ends = round(low, DIGITS), round(high, DIGITS)
+        self._total = self._draw() * math.sqrt(high - low)
+        self.at = lru_cache(maxsize=4)(self._at)
+
+    def _draw(self, *node: int) -> Tensor:
+        import torch
+        from numpy.random import SeedSequence
+
+        seed = int(SeedSequence(self._seed, spawn_key=node, pool_size=POOL).generate_state(1)[0])
+        generator = torch.Generator(self._device).manual_seed(seed)
+        return torch.randn(self._shape, generator=generator, device=self._device)
+
+    def _at(self, point: float) -> Tensor:
+        """The path at a point between its ends; it begins at 0."""
+        import torch
+
+        start, end = self._ends
+        point, before, total = min(max(round(point, DIGITS), start), end), torch.zeros_like(self._total), self._total
+        number = depth = 0
+        while start < point < end:
+            middle = round(0.5 * (end + start), DIGITS)
+            left, right, size = middle - start, end - middle, end - start
+            half = total * (left / size) + math.sqrt(left * right / size) * self._draw(number, depth)
+            if point < middle:
+                number, end, total = 2 * number, middle, half
+            else:
+                number, start, before, total = 2 * number + 1, middle, before + half, total - half
+            depth += 1
+        return before + total if point >= end else before
+
+    def noise(self, now: float, after: float) -> Tensor:
+        """The noise of the step from one point down to another, with deviation 1."""
+        return (self.at(after) - self.at(now)) / math.sqrt(now - after)
 
 
 class KDiffusion:

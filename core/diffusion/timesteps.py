@@ -42,8 +42,13 @@ def _parabola(x: float, weight: float, middle: float) -> float:
 CURVES: dict[str, Callable[[float, float, float], float]] = {"sigmoid_ramp": _sigmoid, "inverted_parabola": _parabola}
 
 
-def _curve_of(settings: NoiseSettings) -> tuple[str, float, float]:
-    return settings.timestep_sampling, settings.noising_weight, settings.noising_bias + 0.5
+def _of_beta(u: float, settings: NoiseSettings) -> float:
+    return _quantile(u, *_beta_table(settings.timestep_alpha, settings.timestep_beta))
+
+
+def _of_curve(u: float, settings: NoiseSettings) -> float:
+    curve = settings.timestep_sampling, settings.noising_weight, settings.noising_bias + 0.5
+    return _quantile(u, *_curve_table(*curve))
 
 
 # (uniform number, above 0 and below 1; settings) -> position
@@ -53,11 +58,11 @@ DISTRIBUTIONS: dict[str, Callable[[float, NoiseSettings], float]] = {
     "logit_normal": _logit_normal,
     "mode": lambda u, settings: u - settings.mode_scale * (math.sin(math.pi * u / 2) ** 2 - u),
     "cosmap": lambda u, settings: 1 - 1 / (math.tan(math.pi * u / 2) + 1),
-    "beta": lambda u, settings: beta_quantile(u, settings.timestep_alpha, settings.timestep_beta),
+    "beta": _of_beta,
     # Mou et al. 2023, arXiv:2302.08453, section 3.4
     "high_noise": lambda u, settings: 1 - (1 - u) ** 3,
     "low_noise": lambda u, settings: u**3,
-    **dict.fromkeys(CURVES, lambda u, settings: curve_quantile(u, *_curve_of(settings))),
+    **dict.fromkeys(CURVES, _of_curve),
 }
 
 
@@ -89,17 +94,8 @@ def density(settings: NoiseSettings, bands: int = 50, draws: int = 5000) -> list
     return [(after - before) * bands / draws for before, after in pairwise(below)]
 
 
-def beta_quantile(u: float, alpha: float, beta: float) -> float:
-    """The inverse CDF of the beta distribution."""
-    return _quantile(u, *_beta_table(alpha, beta))
-
-
-def curve_quantile(u: float, name: str, weight: float, middle: float) -> float:
-    """The inverse CDF of a density of `CURVES`."""
-    return _quantile(u, *_curve_table(name, weight, middle))
-
-
 def _quantile(u: float, shares: list[float], positions: list[float]) -> float:
+    """The inverse at `u` of a CDF, given as a table: shares of the draws below rising positions."""
     above = min(max(bisect_left(shares, u), 1), len(shares) - 1)
     part = (u - shares[above - 1]) / ((shares[above] - shares[above - 1]) or 1.0)
     return positions[above - 1] + part * (positions[above] - positions[above - 1])

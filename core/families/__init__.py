@@ -50,5 +50,5 @@ def family(name: str) -> Family:
     if name not in modules:
         what = f"The model family '{name}' is unknown"
         raise ProblemsError.one(what, "model family", f"use one of: {', '.join(FAMILIES)}", "model.unknown-family")
-    found: Family = import_module(modules[name]).FAMILY
-    return found
+    registered: Family = import_module(modules[name]).FAMILY
+    return registered

@@ -35,20 +35,22 @@ def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
 
 def device_problems(settings: MemorySettings, device: str) -> list[Problem]:
     """`memory_problems` without torch.compile, which generation does not use."""
-    found = []
+    problems = []
     if settings.attention == "xformers" and find_spec("xformers") is None:
         what, fix = "xFormers is not installed", "use sdpa, which is as fast"
-        found.append(Problem(what, "memory.attention", fix, code="memory.no-xformers"))
+        problems.append(Problem(what, "memory.attention", fix, code="memory.no-xformers"))
     elif settings.attention == "xformers" and not device.startswith("cuda"):
         what = f"xFormers does not support the device '{device}'"
-        found.append(Problem(what, "memory.attention", "use sdpa", code="memory.xformers-device"))
+        problems.append(Problem(what, "memory.attention", "use sdpa", code="memory.xformers-device"))
     if device.startswith("cpu") and settings.mixed_precision == "fp16":
         what = "fp16 is for GPUs: on a CPU it is slower than fp32, and small gradients are lost"
-        found.append(Problem(what, "memory.mixed_precision", "use auto or fp32", "advice", code="memory.fp16-on-cpu"))
+        problems.append(
+            Problem(what, "memory.mixed_precision", "use auto or fp32", "advice", code="memory.fp16-on-cpu")
+        )
     if device.startswith("mps") and settings.narrow_unet:
         what = "Apple GPUs do not support fp8"
-        found.append(Problem(what, "memory.fp8_base, fp8_base_unet", "turn it off", code="memory.fp8-on-mps"))
-    return found
+        problems.append(Problem(what, "memory.fp8_base, fp8_base_unet", "turn it off", code="memory.fp8-on-mps"))
+    return problems
 
 
 def checkpoint_unet(unet: Any, blocks: str = "all") -> None:

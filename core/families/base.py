@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from core.diffusion.text_states import TextStates
 from core.families import loading
-from core.families.clip import count_tokens, tokenize
+from core.families.clip import count_tokens
 from core.families.components import Components
 from core.families.layout import Layout
 from core.families.part_shapes import make_empty
 from core.families.targets import Target, norm_targets, outer_targets
+from core.families.token_weights import tokenize
 from core.families.vae import decode_latents, encode_image_latents, model_latents
 from core.formats.models.checkpoint import Part, open_checkpoint
 from core.record.problems import Problem

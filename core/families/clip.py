@@ -5,7 +5,7 @@ A long text is split into windows, which the encoder reads one by one; `join_win
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,31 +20,6 @@ Join = Callable[[torch.Tensor], torch.Tensor]  # [B, n, 77, C] -> [B, T, C]
 def count_tokens(components: Components, caption: str) -> int:
     """Number of a caption's tokens without BOS and EOS; a window holds 75. All tokenizers of a model count the same."""
     return len(components.tokenizers[0](caption, truncation=False, verbose=False)["input_ids"]) - 2
-
-
-def tokenize(components: Components, captions: Sequence[str], max_token_length: int = WINDOW) -> list[torch.Tensor]:
-    """For each of the model's tokenizers the token ids, int64 [B, n, 77], n = max_token_length / 75."""
-    return [token_windows(tokenizer, captions, max_token_length) for tokenizer in components.tokenizers]
-
-
-def token_windows(tokenizer: Any, captions: Sequence[str], max_token_length: int = WINDOW) -> torch.Tensor:
-    """Token ids of captions, padded and truncated to the length (reference: training, section 1.4).
-
-    max_token_length  75, 150 or 225, without BOS and EOS
-    returns           int64 [B, n, 77], n = max_token_length / 75 windows, each from BOS to EOS or padding
-    """
-    count, rest = divmod(max_token_length, WINDOW)
-    assert count >= 1 and rest == 0, f"max_token_length is {max_token_length}"
-    found = tokenizer(list(captions), padding="max_length", truncation=True, max_length=max_token_length + 2)
-    ids = torch.tensor(found["input_ids"], dtype=torch.int64).view(len(captions), max_token_length + 2)
-    windows = [
-        torch.cat([ids[:, :1], ids[:, start : start + WINDOW], ids[:, -1:]], dim=1)
-        for start in range(1, max_token_length, WINDOW)
-    ]
-    stacked = torch.stack(windows, dim=1)
-    if count > 1 and tokenizer.pad_token_id != tokenizer.eos_token_id:
-        end_windows(stacked, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return stacked
 
 
 def end_windows(ids: torch.Tensor, end: int, pad: int) -> None:

@@ -55,7 +55,11 @@ def compile_problems(settings: MemorySettings, device: str) -> list[Problem]:
         return [Problem(what, WHERE, f"install {package}, {OFF}", code="compile.no-triton")]
     if not _compiler_found(device):
         return [_no_compiler()]
-    return [_slower()] if device.startswith("cpu") else []
+    if not device.startswith("cpu"):
+        return []
+    what = "On a CPU torch.compile made steps several times slower"
+    fix = "turn it off, or compare a few steps of both"
+    return [Problem(what, WHERE, fix, "advice", code="compile.slow-on-cpu")]
 
 
 def _compiler_found(device: str) -> bool:
@@ -63,11 +67,6 @@ def _compiler_found(device: str) -> bool:
         return device.startswith("cuda") or shutil.which("cl") is not None  # triton-windows brings a compiler
     names = [os.environ.get("CXX"), os.environ.get("CC"), "g++", "clang++", "c++", "gcc", "clang"]
     return any(name and shutil.which(name) for name in names)
-
-
-def _slower() -> Problem:
-    what = "On a CPU torch.compile made steps several times slower"
-    return Problem(what, WHERE, "turn it off, or compare a few steps of both", "advice", code="compile.slow-on-cpu")
 
 
 def _no_compiler() -> Problem:

@@ -22,31 +22,31 @@ from core.families.components import Components
 
 
 class Live(TorchDispatchMode):
-    """Within the context `now` and `peak` are the bytes of all new tensors that are not freed. there: tensors not to count"""
+    """Within the context `now` and `peak` are the bytes of all new tensors that are not freed. existing: tensors not to count"""
 
-    def __init__(self, there: Iterable[torch.Tensor]) -> None:
+    def __init__(self, existing: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._there = {tensor.untyped_storage()._cdata for tensor in there}
+        self._existing = {tensor.untyped_storage()._cdata for tensor in existing}
         self._bytes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for thing in tree_iter(made):
+        outputs = func(*args, **(kwargs or {}))
+        for thing in tree_iter(outputs):
             if isinstance(thing, torch.Tensor):
                 self._add(thing.untyped_storage())
-        return made
+        return outputs
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
-        if key in self._bytes or key in self._there:
+        if key in self._bytes or key in self._existing:
             return
         self._bytes[key] = storage.nbytes()
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._given_up, key)
+        weakref.finalize(storage, self._free, key)
 
-    def _given_up(self, key: int) -> None:
+    def _free(self, key: int) -> None:
         self.now -= self._bytes.pop(key, 0)
 
 
@@ -100,10 +100,10 @@ def evaluation_bytes(
     config   of the U-Net (`frozen`)      sides   (width, height) in pixels      rows   batch size including guidance (2 x images)
     """
     kind, unet = family(name), _unet(name, config, dtype, attention)
-    given = _given(name, config, rows, dtype, tokens)
+    conditioning = _conditioning(name, config, rows, dtype, tokens)
     with torch.no_grad(), Live([*unet.parameters(), *unet.buffers()]) as live:
         latents = torch.empty(rows, *kind.latent_shape(sides), device="meta")
-        kind.predict(Components(denoiser=unet, family=name), latents, torch.zeros((), device="meta"), given)
+        kind.predict(Components(denoiser=unet, family=name), latents, torch.zeros((), device="meta"), conditioning)
     return live.peak
 
 
@@ -122,19 +122,19 @@ def gradient_bytes(
     """Peak bytes of the gradient of decoded images with respect to the latents, as CLIP and VGG guidance compute it: all images
     at once through the U-Net, one at a time through the VAE, with gradient checkpointing. Weights do not count."""
     kind, unet, vae = family(name), _unet(name, config, dtype, attention), _vae(name, vae_config, vae_dtype)
-    given = _given(name, config, rows, dtype, tokens)
-    there = [*unet.parameters(), *unet.buffers(), *vae.parameters(), *vae.buffers()]
+    conditioning = _conditioning(name, config, rows, dtype, tokens)
+    existing = [*unet.parameters(), *unet.buffers(), *vae.parameters(), *vae.buffers()]
     for part in (unet, vae):
         part.enable_gradient_checkpointing()
-    with Live(there) as live:
+    with Live(existing) as live:
         latents = torch.empty(rows, *kind.latent_shape(sides), device="meta", requires_grad=True)
         timestep = torch.zeros((), device="meta")
-        shown = latents - kind.predict(Components(denoiser=unet, family=name), latents, timestep, given)
-        one = shown[:1].detach().requires_grad_()
-        image = kind.decode_latents(vae, one)
-        torch.autograd.grad(image, one, torch.empty_like(image))
-        del image, one
-        torch.autograd.grad(shown, latents, torch.empty_like(shown))
+        decoded = latents - kind.predict(Components(denoiser=unet, family=name), latents, timestep, conditioning)
+        first = decoded[:1].detach().requires_grad_()
+        image = kind.decode_latents(vae, first)
+        torch.autograd.grad(image, first, torch.empty_like(image))
+        del image, first
+        torch.autograd.grad(decoded, latents, torch.empty_like(decoded))
     return live.peak
 
 
@@ -147,7 +147,7 @@ def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
     return unet
 
 
-def _given(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int) -> Conditioning:
+def _conditioning(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int) -> Conditioning:
     kind, sizes = family(name), dict(config)
     text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
     if kind.reads_sizes:

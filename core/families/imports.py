@@ -52,9 +52,9 @@ def without_bitsandbytes() -> Iterator[None]:
     quantized models, which are not used here. An optimizer that needs bitsandbytes imports it itself."""
     from diffusers.utils import import_utils
 
-    found = getattr(import_utils, AVAILABLE, False)
+    available = getattr(import_utils, AVAILABLE, False)
     setattr(import_utils, AVAILABLE, False)
     try:
         yield
     finally:
-        setattr(import_utils, AVAILABLE, found)
+        setattr(import_utils, AVAILABLE, available)

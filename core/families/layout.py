@@ -10,13 +10,44 @@ from pathlib import Path
 from typing import Any
 
 from core.families.compiling import BLOCKS
-from core.families.sd_parts import sd_misfits
 from core.families.token_count import VOCABULARY
+from core.families.tokenizer import tokenizer_folder
+from core.families.vocabulary import read_vocabulary
 from core.formats.models.checkpoint import Part
 from core.formats.models.diffusers_folder import Published
 from core.formats.models.part_kinds import PartKind
 
 LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")
+
+
+def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str]:
+    """Reasons why complete parts with these configs are not of one Stable Diffusion model. Raises ProblemsError for a damaged tokenizer.
+
+    path  of the model, whose tokenizer can have added tokens
+    """
+    words = len(read_vocabulary(tokenizer_folder(path)))
+    unet, vae = configs["unet"], configs["vae"]
+    texts = [config for name, config in configs.items() if name.startswith("text_encoder")]
+    widths = sum(config["hidden_size"] for config in texts)
+    channels = [unet.get("in_channels", 4), unet.get("out_channels", 4), vae.get("latent_channels", 4)]
+    flaws = {
+        f"its U-Net takes text embeddings of width {unet['cross_attention_dim']}, its text encoders output {widths}": (
+            unet["cross_attention_dim"] != widths
+        ),
+        f"its U-Net and VAE have latents of {channels} channels, not 4": (
+            channels not in ([4, 4, 4], [9, 4, 4])  # 9: inpainting models, which nothing trains
+        ),
+        "its VAE does not use 3 channels and a downscaling of 8": (
+            (vae.get("in_channels", 3), vae.get("out_channels", 3), len(vae["block_out_channels"])) != (3, 3, 4)
+        ),
+        f"its tokenizer has {words:,} tokens, more than its text encoder": (
+            min(config.get("vocab_size", 49408) for config in texts) < words
+        ),
+        "its text encoder takes fewer than 77 tokens": (
+            min(config.get("max_position_embeddings", 77) for config in texts) < 77
+        ),
+    }
+    return [why for why, is_so in flaws.items() if is_so]
 
 
 @dataclass(frozen=True)
@@ -75,5 +106,5 @@ class Layout:
 
 def _layer(name: str) -> int:
     """Index of the layer that a tensor belongs to: `encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of the layers."""
-    found = LAYER.search(name)
-    return int(found[1]) if found else -1
+    match = LAYER.search(name)
+    return int(match[1]) if match else -1

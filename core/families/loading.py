@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,18 +70,22 @@ def load(
     assert wanted <= set(PARTS), wanted
     checkpoint = open_checkpoint(path, layout.family, kohya_projection=kohya_projection)
     check_family(checkpoint.kind, path, layout.family, GENERATED)
-    found = _chosen_parts(layout, checkpoint, vae, wanted)
-    kinds = {part.name: layout.kind(part.name) for part in found}
+    chosen = _chosen_parts(layout, checkpoint, vae, wanted)
+    kinds = {part.name: layout.kind(part.name) for part in chosen}
     dtypes = {name: safe_type(kind.overflows, dtype, device) for name, kind in kinds.items()}
     if "vae" in dtypes:
         dtypes["vae"] = safe_type(overflows(layout, _vae_config(layout, checkpoint, vae)), vae_dtype, device)
     with turns_often(), ThreadPoolExecutor(1, thread_name_prefix="read-weights") as reader:
         states = {
             part.name: reader.submit(read_part, part, dtypes[part.name], device, cancel, kinds[part.name].wide)
-            for part in found
+            for part in chosen
         }
         try:
-            modules = {part.name: _build(layout, part, states) for part in found}
+            title = FAMILY_NAMES[layout.family]
+            modules = {
+                part.name: _build(part, config_of(layout, part), kinds[part.name], title, states[part.name].result)
+                for part in chosen
+            }
         except BaseException:
             reader.shutdown(wait=True, cancel_futures=True)
             raise
@@ -90,13 +94,13 @@ def load(
         vae=modules.get("vae"),
         text_encoders=[modules[name] for name in layout.text_encoders if name in modules],
         tokenizers=[make(checkpoint.path) for make in layout.tokenizers] if "tokenizers" in wanted else [],
-        prediction=checkpoint.kind.prediction or _asked_prediction(layout, modules.get(layout.denoiser)),
+        prediction=checkpoint.kind.prediction or _prediction(layout, modules.get(layout.denoiser)),
         zero_terminal_snr=checkpoint.kind.zero_terminal_snr,
         vae_config={**layout.config("vae"), **_vae_config(layout, checkpoint, vae)},
         family=layout.family,
         device=str(device),
         source=checkpoint.path,
-        hashes={part.name: part_digest(part, memo, cancel) for part in found if memo is not None},
+        hashes={part.name: part_digest(part, memo, cancel) for part in chosen if memo is not None},
     )
 
 
@@ -108,22 +112,22 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
         parts = _chosen_parts(layout, checkpoint, vae, set(PARTS))
     except ProblemsError as error:
         return error.problems
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for part in parts:
         try:
             config = json.dumps(config_of(layout, part), sort_keys=True)
             wanted = shapes_of(layout.kind(part.name), part.name, config)
         except ProblemsError as error:
-            found += [replace(problem, where=str(part.source)) for problem in error.problems]
+            problems += [replace(problem, where=str(part.source)) for problem in error.problems]
             continue
-        found += tensor_problems(wanted, part, FAMILY_NAMES[layout.family])
+        problems += tensor_problems(wanted, part, FAMILY_NAMES[layout.family])
     try:
-        return found or mismatch_problems(layout, parts, Path(path))
+        return problems or mismatch_problems(layout, parts, Path(path))
     except ProblemsError as error:
         return error.problems
 
 
-def _asked_prediction(layout: Layout, unet: Any) -> str:
+def _prediction(layout: Layout, unet: Any) -> str:
     if layout.find_prediction is None or unet is None:
         return "epsilon"
     return layout.find_prediction(unet)
@@ -155,16 +159,6 @@ def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None
     return [layout.used(parts[name]) for name in names]
 
 
-def _build(layout: Layout, part: Part, states: Mapping[str, Future]) -> Any:
-    """The module of a part with its weights, frozen and in eval mode."""
-    kind, config = layout.kind(part.name), config_of(layout, part)
-    module = make_empty(part.name, config, kind)
-    state = kind.named(module, states[part.name].result())
-    _give_weights(module, state, part, kind, FAMILY_NAMES[layout.family])
-    _fill_buffers(module, config, kind)
-    return module.eval().requires_grad_(False)
-
-
 def load_vae(layout: Layout, path: Path | str, device: str = "cpu", cancel: CancelToken | None = None) -> Any:
     """Load a VAE in fp32 from a VAE file or folder, or from a full model. layout: of a family with this VAE"""
     part, title = open_vae(path), FAMILY_NAMES[layout.family]
@@ -175,9 +169,15 @@ def load_part(
     part: Part, config: Mapping[str, Any], kind: PartKind, title: str, device: str, cancel: CancelToken | None = None
 ) -> Any:
     """Load a single part in fp32, frozen and in eval mode. title: of its model family, for messages"""
+    return _build(part, config, kind, title, lambda: read_part(part, torch.float32, device, cancel))
+
+
+def _build(
+    part: Part, config: Mapping[str, Any], kind: PartKind, title: str, read: Callable[[], dict[str, torch.Tensor]]
+) -> Any:
+    """The module of a part with the weights that `read` returns, frozen and in eval mode."""
     module = make_empty(part.name, config, kind)
-    state = kind.named(module, read_part(part, torch.float32, device, cancel))
-    _give_weights(module, state, part, kind, title)
+    _give_weights(module, kind.named(module, read()), part, kind, title)
     _fill_buffers(module, config, kind)
     return module.eval().requires_grad_(False)
 
@@ -234,8 +234,8 @@ def digest(
     if part == "vae" and vae is not None:
         return part_digest(open_vae(vae), memo, cancel)
     checkpoint = open_checkpoint(path, layout.family, kohya_projection=kohya_projection)
-    found = [part_digest(each, memo, cancel) for each in _chosen_parts(layout, checkpoint, None, {part})]
-    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
+    digests = [part_digest(each, memo, cancel) for each in _chosen_parts(layout, checkpoint, None, {part})]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def weight_bytes(layout: Layout, path: Path | str, item_bytes: int | None = None) -> dict[str, int]:

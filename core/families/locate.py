@@ -36,26 +36,20 @@ CLIP_SKIP = {
 }
 
 
-def _of_another_family(vae: str, scale: float, name: str) -> Problem:
-    what = f"The VAE's scaling factor is {scale}, which is not {FAMILY_NAMES[name]}'s: images would be wrong"
-    fix = f"choose a VAE for {FAMILY_NAMES[name]}, or leave it empty"
-    return Problem(what, f"model.vae = {vae}", fix, level="warning", code="vae.other-family")
-
-
 def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
     """The file or folder that a setting names. Raises ProblemsError, for a hub id that is not downloaded with the command."""
     try:
-        found = resolve(reference, workspace.models, workspace.outputs)
+        resolved = resolve(reference, workspace.models, workspace.outputs)
     except ProblemsError as error:
         raise ProblemsError([replace(problem, where=setting) for problem in error.problems]) from None
-    if isinstance(found, HubId):
+    if isinstance(resolved, HubId):
         raise ProblemsError.one(
             f"The model '{reference}' is not on this machine",
             setting,
             f"download it (Get a model in the page, or `webui.py download --download.hub_id {reference}`), or choose a file",
             code="model.not-downloaded",
         )
-    return found
+    return resolved
 
 
 def family_of(path: Path | str, wanted: str = "auto", variants: Collection[str] = ()) -> str:
@@ -85,40 +79,39 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", varian
     if kind.variant is not None and kind.variant not in variants:
         what = f"This model variant is not supported: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, str(path), f"choose a plain {handled} model", "model.unsupported-variant")
-    found = kind.family or (wanted if wanted != "auto" else None)
-    if found is None:
+    family = kind.family or (wanted if wanted != "auto" else None)
+    if family is None:
         what = f"The family of this model is unknown ({kind.evidence})"
         raise ProblemsError.one(what, str(path), "set the model family if you know it", "model.undetected-family")
-    if wanted != found and (wanted != "auto" or found not in FAMILIES):
+    if wanted != family and (wanted != "auto" or family not in FAMILIES):
         what = f"This is {with_article(str(kind))}; this job works with {handled}"
         fix = f"choose {with_article(handled)} model as the base model ({kind.evidence})"
-        if found in STAGES:
+        if family in STAGES:
             fix += "; in Generate, this one can be the refiner of an SDXL model"
         raise ProblemsError.one(what, str(path), fix, "model.other-family")
-    return found
+    return family
 
 
 def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Problem]:
     """Problems of the base model and the VAE: missing files, unknown families; advice on clip skip."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     name = None
     try:
         name = family_of(model_path(settings.base_model, workspace), settings.family)
         if settings.clip_skip is not None and name in CLIP_SKIP:
             what, where, fix, code = CLIP_SKIP[name]
-            found.append(Problem(what, where, fix, "advice", code=code))
+            problems.append(Problem(what, where, fix, "advice", code=code))
     except ProblemsError as error:
-        found += error.problems
+        problems += error.problems
     if settings.vae is not None:
         try:
             vae = open_vae(model_path(settings.vae, workspace, "model.vae"))
             scale = (vae.config or {}).get("scaling_factor")
-            if (
-                name is not None
-                and scale is not None
-                and (scale == SDXL_SCALE) != (traits_of(name).latent_scale == SDXL_SCALE)
-            ):
-                found.append(_of_another_family(settings.vae, scale, name))
+            if name and scale is not None and (scale == SDXL_SCALE) != (traits_of(name).latent_scale == SDXL_SCALE):
+                title = FAMILY_NAMES[name]
+                what = f"The VAE's scaling factor is {scale}, which is not {title}'s: images would be wrong"
+                where, fix = f"model.vae = {settings.vae}", f"choose a VAE for {title}, or leave it empty"
+                problems.append(Problem(what, where, fix, level="warning", code="vae.other-family"))
         except ProblemsError as error:
-            found += error.problems
-    return found
+            problems += error.problems
+    return problems

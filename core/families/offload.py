@@ -33,13 +33,13 @@ def visiting_by_layers(models: Sequence[nn.Module], device: str) -> Iterator[Non
             stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
             inside = {module for each in stacks for module in each.modules()}
             for module in model.modules():
-                own = _Layer(module, device)
+                layer = _Layer(module, device)
                 if module in inside:
-                    for handle in own.hooked(module):
+                    for handle in layer.hooked(module):
                         stack.callback(handle.remove)
                 else:
-                    stack.callback(own.go)
-                    own.come()
+                    stack.callback(layer.go)
+                    layer.come()
         yield
 
 
@@ -54,24 +54,30 @@ def vae_visits(vae: Any, device: str) -> Iterator[None]:
 
         return passed
 
-    before = {name: vars(vae).get(name) for name in ("encode", "decode")}
-    for name in before:
-        setattr(vae, name, passing(getattr(vae, name)))
+    with replaced(vae, encode=passing(vae.encode), decode=passing(vae.decode)):
+        yield
+
+
+@contextmanager
+def replaced(module: Any, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Within the context a module has these methods instead of its own."""
+    before = {name: vars(module).get(name) for name in methods}
+    vars(module).update(methods)
     try:
         yield
     finally:
-        for name, own in before.items():
-            delattr(vae, name)
-            if own is not None:
-                setattr(vae, name, own)
+        for name, method in before.items():
+            vars(module).pop(name)
+            if method is not None:
+                vars(module)[name] = method
 
 
 def rest_in_ram(model: nn.Module, device: str) -> None:
     """Permanently offload a model whose weights are in RAM: each layer's are on the device only while it computes."""
     for module in model.modules():
         layer = _Layer(module, device)
-        for _, _, own in layer.tensors if device.startswith("cuda") else ():
-            own.data = own.data.pin_memory()  # so that copies are asynchronous
+        for _, _, tensor in layer.tensors if device.startswith("cuda") else ():
+            tensor.data = tensor.data.pin_memory()  # so that copies are asynchronous
         layer.hooked(module)
 
 
@@ -81,7 +87,9 @@ class _Layer:
     def __init__(self, module: nn.Module, device: str):
         self._device = device
         places: list[dict[str, Any]] = [module._parameters, module._buffers]
-        self.tensors = [(place, name, own) for place in places for name, own in place.items() if own is not None]
+        self.tensors = [
+            (place, name, tensor) for place in places for name, tensor in place.items() if tensor is not None
+        ]
 
     def hooked(self, module: nn.Module) -> Sequence[RemovableHandle]:
         """Register hooks that move them to the device before each call of the module and drop them after it."""
@@ -90,10 +98,10 @@ class _Layer:
         return module.register_forward_pre_hook(self.come), module.register_forward_hook(self.go, always_call=True)
 
     def come(self, *_: Any) -> None:
-        for place, name, own in self.tensors:
-            moved = own.to(self._device, non_blocking=True)
-            place[name] = nn.Parameter(moved, requires_grad=False) if isinstance(own, nn.Parameter) else moved
+        for place, name, tensor in self.tensors:
+            moved = tensor.to(self._device, non_blocking=True)
+            place[name] = nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
 
     def go(self, *_: Any) -> None:
-        for place, name, own in self.tensors:
-            place[name] = own
+        for place, name, tensor in self.tensors:
+            place[name] = tensor

@@ -73,8 +73,8 @@ def choose_precision(
         elif device.startswith("cpu") and weight_bytes > SMALL_MODEL_BYTES and bf16_pays():
             name = "bf16"
     types = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    beside_a_network = method is None or method.traits.uses_network
-    trainable = types[name if beside_a_network else settings.full_precision]
+    weights_are_frozen = method is None or method.traits.uses_network
+    trainable = types[name if weights_are_frozen else settings.full_precision]
     return Precision(name, types[name], scaled=name == "fp16" and trains, trainable=trainable)
 
 

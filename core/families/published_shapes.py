@@ -29,21 +29,21 @@ Shapes = dict[str, tuple[int, ...]]
 @cache
 def recorded() -> dict[str, dict[str, Shapes]]:
     """{family, or "starter": {part: shapes of that model}}"""
-    found = json.loads(gzip.decompress(FILE.read_bytes()))
+    content = json.loads(gzip.decompress(FILE.read_bytes()))
     return {
         family: {part: {name: tuple(shape) for name, shape in tensors.items()} for part, tensors in parts.items()}
-        for family, parts in found.items()
+        for family, parts in content.items()
     }
 
 
 def published_shapes(layout: Layout, part: Part) -> Shapes | None:
     """{name without `text_model.`: shape} of a part with the config of the published or the starter model; None for others."""
     published = layout.config(part.name)
-    own = part.config_after(published)
+    config_of_part = part.config_after(published)
     models = {layout.family: published}
     if layout.family == "sd1" and (starter := read_json(STARTER / part.name / "config.json")):
         models["starter"] = starter
     for model, config in models.items():
-        if all(own.get(key) == config.get(key) for key in DECIDING):
+        if all(config_of_part.get(key) == config.get(key) for key in DECIDING):
             return recorded().get(model, {}).get(part.name)
     return None

@@ -20,9 +20,9 @@ State = Mapping[str, torch.Tensor]
 def modules_of(components: Components, layout: Layout) -> dict[str, Any]:
     """{name: module} of the loaded parts: "vae", "text_encoder", "text_encoder_2" ..., and "unet" for the denoiser of every
     family, as in sd-scripts' names for training (`unet_lr`, `lora_unet`)."""
-    found = {"unet": components.denoiser, "vae": components.vae}
-    found |= dict(zip(layout.text_encoders, components.text_encoders, strict=False))
-    return {name: module for name, module in found.items() if module is not None}
+    modules = {"unet": components.denoiser, "vae": components.vae}
+    modules |= dict(zip(layout.text_encoders, components.text_encoders, strict=False))
+    return {name: module for name, module in modules.items() if module is not None}
 
 
 def save_model(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from core.diffusion.text_states import TextStates
-from core.families.clip import end_windows, tokenize
+from core.families.clip import end_windows
 from core.families.components import Components
 from core.families.prompt_weights import WINDOW_END, Read, Run, runs_of
 from core.families.token_count import WINDOW
@@ -37,6 +37,15 @@ def weighted_windows(
     if stacked_ids.shape[1] > 1 and pad != end:
         end_windows(stacked_ids, end, pad)
     return stacked_ids, stacked_weights
+
+
+def tokenize(components: Components, captions: Sequence[str], max_token_length: int = WINDOW) -> list[torch.Tensor]:
+    """For each of the model's tokenizers the ids of plain captions, int64 [B, n, 77], n = max_token_length / 75 windows, each
+    from BOS to EOS or padding (reference: training, section 1.4)."""
+    return [
+        weighted_windows(tokenizer, captions, max_token_length, lambda caption: [(caption, 1.0)])[0]
+        for tokenizer in components.tokenizers
+    ]
 
 
 def read_captions(
@@ -99,9 +108,9 @@ def _one(tokenizer: Any, runs: list[Run], most: int, pad: int) -> tuple[torch.Te
             weights += [1.0] * rest
             ended.add(len(content) // WINDOW - 1)
             continue
-        own = tokenizer(text, truncation=False, verbose=False)["input_ids"][1:-1]
-        content += own
-        weights += [weight] * len(own)
+        ids_of_run = tokenizer(text, truncation=False, verbose=False)["input_ids"][1:-1]
+        content += ids_of_run
+        weights += [weight] * len(ids_of_run)
     content, weights = content[:most], weights[:most]
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     rest = most - len(content)

@@ -27,8 +27,8 @@ def load_tokenizer(path: Path | str | None = None, *, pad: str = END, pad_is_mar
                  created with it (the published SD 2), but not if it is set later (SDXL's second tokenizer in sd-scripts)
     """
     folder = tokenizer_folder(path)
-    found = read_vocabulary(folder)
-    if pad not in found.words:
+    vocabulary = read_vocabulary(folder)
+    if pad not in vocabulary.words:
         what = f"The model's tokenizer has no padding token '{pad}'"
         raise ProblemsError.one(what, str(folder), FIX, code="tokenizer.no-padding")
     with quick_imports():
@@ -36,10 +36,13 @@ def load_tokenizer(path: Path | str | None = None, *, pad: str = END, pad_is_mar
         from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
     tokenizer = CLIPTokenizer(
-        vocab=dict(found.words), merges=list(found.merges), pad_token=pad if pad_is_mark else END, model_max_length=77
+        vocab=dict(vocabulary.words),
+        merges=list(vocabulary.merges),
+        pad_token=pad if pad_is_mark else END,
+        model_max_length=77,
     )
     tokenizer.pad_token = pad
     tokenizer.add_tokens(
-        [AddedToken(**{name: value for name, value in token.items() if name != "id"}) for token in found.added]
+        [AddedToken(**{name: value for name, value in token.items() if name != "id"}) for token in vocabulary.added]
     )
     return tokenizer

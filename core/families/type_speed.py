@@ -59,10 +59,10 @@ def measure() -> dict[str, float]:
         work = {"fp32": _work(torch.float32), "bf16": _work(torch.bfloat16)}
         for one in work.values():  # the first call of each also sets things up
             one()
-        found = {name: _seconds(one) for name, one in work.items()}
-        for _ in range(ROUNDS - 1 if found["bf16"] < HOPELESS * found["fp32"] else 0):
-            found = {name: min(found[name], _seconds(one)) for name, one in work.items()}
-        return found
+        seconds = {name: _seconds(one) for name, one in work.items()}
+        for _ in range(ROUNDS - 1 if seconds["bf16"] < HOPELESS * seconds["fp32"] else 0):
+            seconds = {name: min(seconds[name], _seconds(one)) for name, one in work.items()}
+        return seconds
     finally:
         torch.set_num_threads(before)
 
@@ -74,20 +74,20 @@ def _work(dtype: torch.dtype) -> Callable[[], object]:
 
     generator = torch.Generator().manual_seed(0)
 
-    def made(*shape: int) -> torch.Tensor:
+    def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(dtype)
 
-    rows, weight, image, kernel = made(1024, 1280), made(1280, 1280), made(1, 320, 32, 32), made(320, 320, 3, 3)
+    rows, weight, image, kernel = random(1024, 1280), random(1280, 1280), random(1, 320, 32, 32), random(320, 320, 3, 3)
     return lambda: (F.linear(rows, weight), F.conv2d(image, kernel, padding=1))
 
 
 def _seconds(work: Callable[[], object]) -> float:
     import torch
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with torch.no_grad():
         work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 @cache  # a forecast asks for each of its candidates, and the list is long where there are many cores
@@ -95,9 +95,8 @@ def _processor() -> str:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):
-                kinds = (
-                    "bf16 in hardware" if machine.bf16_is_fast("cpu") else "no bf16"
-                )  # one name may stand for several
+                # One name may stand for several processors.
+                kinds = "bf16 in hardware" if machine.bf16_is_fast("cpu") else "no bf16"
                 return f"{line.partition(':')[2].strip()} ({kinds})"
     return platform.processor() or platform.machine()
 

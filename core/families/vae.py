@@ -51,7 +51,7 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     returns  float32 [B, 3, 8h, 8w], about [-1, 1], not clipped
     """
     first = next(vae.parameters())
-    own = latents / vae.config.scaling_factor
+    unscaled = latents / vae.config.scaling_factor
     if vae.config.get("shift_factor") is not None:
-        own = own + vae.config.shift_factor
-    return vae.decode(own.to(first.device, first.dtype)).sample.float()
+        unscaled = unscaled + vae.config.shift_factor
+    return vae.decode(unscaled.to(first.device, first.dtype)).sample.float()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad, scaled_dot_product_attention
 
+from core.families.offload import replaced
 from core.record.memory import is_out_of_memory
 
 FIRST, MOST = 8, 64  # strips after memory ran out, and at most
@@ -56,17 +57,11 @@ def in_strips(
         return passed
 
     encoder, decoder = vae.encoder, vae.decoder
-    before = [vars(part).get("forward") for part in (encoder, decoder)]
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    encoder.forward = passing(encoder.forward, lambda strips: strips.encoder(encoder), 1)
-    decoder.forward = passing(decoder.forward, lambda strips: strips.decoder(decoder), scale)
-    try:
+    encode = passing(encoder.forward, lambda strips: strips.encoder(encoder), 1)
+    decode = passing(decoder.forward, lambda strips: strips.decoder(decoder), scale)
+    with replaced(encoder, forward=encode), replaced(decoder, forward=decode):
         yield
-    finally:
-        for part, own in zip((encoder, decoder), before, strict=True):
-            del part.forward
-            if own is not None:
-                part.forward = own
 
 
 class Strips:
@@ -106,17 +101,17 @@ class Strips:
         return x
 
     def end(self, part: Any, x: Tensor) -> Tensor:
-        made = self.convolved(part.conv_out, x, before=self.normed(part.conv_norm_out, x, part.conv_act))
-        return made.to(part.conv_out.weight.device)
+        pixels = self.convolved(part.conv_out, x, before=self.normed(part.conv_norm_out, x, part.conv_act))
+        return pixels.to(part.conv_out.weight.device)
 
     def resnet(self, block: Any, x: Tensor) -> Tensor:
         """diffusers' ResnetBlock2D without a timestep."""
         hidden = self.convolved(block.conv1, x, before=self.normed(block.norm1, x, block.nonlinearity))
 
         def added(strip: Tensor, first: int, last: int) -> Tensor:
-            own = x[:, :, first:last].to(strip.device)
-            own = own if block.conv_shortcut is None else block.conv_shortcut(own)
-            return (own + strip) / block.output_scale_factor
+            shortcut = x[:, :, first:last].to(strip.device)
+            shortcut = shortcut if block.conv_shortcut is None else block.conv_shortcut(shortcut)
+            return (shortcut + strip) / block.output_scale_factor
 
         return self.convolved(
             block.conv2, hidden, before=self.normed(block.norm2, hidden, block.nonlinearity), added=added
@@ -169,12 +164,12 @@ class Strips:
         for first in range(0, height, step):
             last = min(first + step, height)
             rows = self._rows(x, first * stride - edge, (last - 1) * stride - edge + kernel, before, grow, conv)
-            made = conv2d(pad(rows, (0, below)), conv.weight, conv.bias, conv.stride, (0, edge))
-            made = made if added is None else added(made, first, last)
+            strip = conv2d(pad(rows, (0, below)), conv.weight, conv.bias, conv.stride, (0, edge))
+            strip = strip if added is None else added(strip, first, last)
             if whole is None:
-                whole = torch.empty((*made.shape[:2], height, made.shape[3]), dtype=made.dtype)
-            whole[:, :, first:last] = made
-            del rows, made  # before the next ones
+                whole = torch.empty((*strip.shape[:2], height, strip.shape[3]), dtype=strip.dtype)
+            whole[:, :, first:last] = strip
+            del rows, strip  # before the next ones
         assert whole is not None
         return whole
 

@@ -81,8 +81,14 @@ def _read(files: _Files) -> Vocabulary:
         lines = read_regular(folder / "merges.txt", MERGES_BYTES).decode("utf-8", "replace").split("\n")
         merges = [line for line in lines if line.strip() and not line.startswith("#version")]
     where = whole if whole.is_file() else folder
-    own = _words(words, where)
-    return Vocabulary(own, _merges(merges, own, where), _added([*_tokens(listed, where), *_more(folder)], own, where))
+    vocabulary = _words(words, where)
+    pairs = _merges(merges, vocabulary, where)
+    if not isinstance(listed, list) or not all(isinstance(token, dict) for token in listed):
+        raise _refused(where, "its added tokens are not a list")
+    file = folder / "added_tokens.json"
+    more = read_json_object(file, FIX) if file.is_file() else {}
+    listed = [*listed, *({"content": content, "id": number} for content, number in more.items())]
+    return Vocabulary(vocabulary, pairs, _added(listed, vocabulary, where))
 
 
 def _words(words: Any, where: Path) -> dict[str, int]:
@@ -99,41 +105,28 @@ def _words(words: Any, where: Path) -> dict[str, int]:
 def _merges(merges: Any, words: dict[str, int], where: Path) -> list[tuple[str, str]]:
     if not isinstance(merges, list):
         raise _refused(where, "it has no merges")
-    found = []
+    pairs = []
     for merge in merges:
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(half, str) for half in pair):
             raise _refused(where, "a merge is not a pair of tokens")
         if pair[0] not in words or pair[1] not in words or pair[0] + pair[1] not in words:
             raise _refused(where, "a merge has tokens that are not in its vocabulary")
-        found.append((pair[0], pair[1]))
-    return found
-
-
-def _tokens(listed: Any, where: Path) -> list[dict[str, Any]]:
-    if not isinstance(listed, list) or not all(isinstance(token, dict) for token in listed):
-        raise _refused(where, "its added tokens are not a list")
-    return listed
-
-
-def _more(folder: Path) -> list[dict[str, Any]]:
-    """The tokens of added_tokens.json: {token: id}."""
-    file = folder / "added_tokens.json"
-    listed = read_json_object(file, FIX) if file.is_file() else {}
-    return [{"content": content, "id": number} for content, number in listed.items()]
+        pairs.append((pair[0], pair[1]))
+    return pairs
 
 
 def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> list[dict[str, Any]]:
     """The added tokens that are not in the vocabulary. Raises ProblemsError unless their ids follow the vocabulary's."""
-    found: dict[str, dict[str, Any]] = {}
+    by_content: dict[str, dict[str, Any]] = {}
     for token in tokens:
         content, number = token.get("content"), token.get("id")
         if not isinstance(content, str) or not 0 < len(content) <= LONGEST or type(number) is not int:
             raise _refused(where, "an added token is not a text with an id")
         if content not in words:
             flags = {name: bool(token[name]) for name in FLAGS if name in token}
-            found.setdefault(content, {"content": content, "id": number, **flags})
-    ordered = sorted(found.values(), key=lambda token: token["id"])
+            by_content.setdefault(content, {"content": content, "id": number, **flags})
+    ordered = sorted(by_content.values(), key=lambda token: token["id"])
     if [token["id"] for token in ordered] != list(range(len(words), len(words) + len(ordered))):
         raise _refused(where, "the ids of its added tokens do not follow its vocabulary's")
     if len(ordered) > MOST_ADDED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ from core.generation.class_plan import (
     image_name,
     manifest_for,
     missing,
-    other_images,
     plan_class_images,
     seed_of,
 )
@@ -31,6 +31,7 @@ from core.generation.plan.files import find_sources, uses_zero_terminal_snr, wit
 from core.generation.plan.forecast import offload_for
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import sampling_steps
+from core.generation.prompt.changes import with_settings
 from core.generation.run import ImageMetadata
 from core.generation.sample.canvas import images_at_once
 from core.record import atomic
@@ -67,15 +68,13 @@ def make_class_images(
     """
     reports.stage("scanning the dataset")
     plan = plan_class_images(job, workspace)
-    base = generate_job(job, plan)
-    sources = find_sources(base, workspace)
-    base = with_model_schedule(with_model_guidance(base, sources.model), sources)
+    base, sources = _base_of(job, plan, workspace)
     reports.stage("looking for files")
     hashes = file_hashes(sources, workspace, reports.cancel)
     manifest, advice = manifest_for(plan, settings_of(base, job, sources, hashes, workspace, reports.cancel))
     for problem in advice:
         reports.warn(problem)
-    number = number_to_generate(plan)
+    number = plan.to_generate
     todo = missing(plan.folder, manifest, number)
     reports.say(_summary(plan, number, len(todo)))
     files: list[Path] = []
@@ -95,9 +94,11 @@ def make_class_images(
     return files
 
 
-def number_to_generate(plan: ClassPlan) -> int:
-    """The number of images to generate; other images in the folder count towards it."""
-    return max(0, plan.number - len(other_images(plan.folder)))
+def _base_of(job: ClassImagesJob, plan: ClassPlan, workspace: Workspace) -> tuple[GenerateJob, Sources]:
+    """(the job that generates the images, with the model's guidance scale and schedule; its files)"""
+    base = generate_job(job, plan)
+    sources = find_sources(base, workspace)
+    return with_model_schedule(with_model_guidance(base, sources.model), sources), sources
 
 
 def _summary(plan: ClassPlan, number: int, todo: int) -> str:
@@ -219,12 +220,12 @@ class _Missing:
         """The job of one image."""
         width, height = self.manifest.sizes[index]
         changes = {"width": width, "height": height, "seed": seed_of(self.manifest.settings["seed"], index)}
-        return self.job.model_copy(update={"generate": self.job.generate.model_copy(update=changes)})
+        return with_settings(self.job, generate=changes)
 
     def _request(self, index: int) -> Request:
         """The request for an image, in a batch of its group."""
-        job, together = self._job_of(index), {"batch_size": self.manifest.at_once[_name(self.manifest.sizes[index])]}
-        return Request(job.model_copy(update={"generate": job.generate.model_copy(update=together)}))
+        batch_size = self.manifest.at_once[_name(self.manifest.sizes[index])]
+        return Request(with_settings(self._job_of(index), generate={"batch_size": batch_size}))
 
     def _save(self, index: int, image: Image, ending: str) -> Path:
         """Save the caption, then the image: an existing image counts as finished."""
@@ -244,15 +245,11 @@ def _name(size: Size) -> str:
 def check_task(job: ClassImagesJob, workspace: Workspace) -> str:
     """What the task `class_images` would do, for --check. Raises ProblemsError."""
     plan = plan_class_images(job, workspace)
-    base = generate_job(job, plan)
-    sources = find_sources(base, workspace)
-    base = with_model_guidance(base, sources.model)
+    base, sources = _base_of(job, plan, workspace)
     hashes = file_hashes(sources, workspace, None)
     manifest, _ = manifest_for(plan, settings_of(base, job, sources, hashes, workspace, None))
-    todo = missing(plan.folder, manifest, number_to_generate(plan))
-    counts: dict[Size, int] = {}
-    for index in todo:
-        counts[manifest.sizes[index]] = counts.get(manifest.sizes[index], 0) + 1
+    todo = missing(plan.folder, manifest, plan.to_generate)
+    counts = Counter(manifest.sizes[index] for index in todo)
     sizes = ", ".join(f"{count} of {width} x {height}" for (width, height), count in sorted(counts.items()))
     text = f"{len(todo)} of {plan.number} regularization images of '{plan.prompt}' would be generated"
     return f"{text}{': ' + sizes if sizes else ''}, in {display_path(plan.folder)}"

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ class ClassPlan:
     @property
     def sizes(self) -> list[Size]:
         return sizes_by_views(self.views, self.number)
+
+    @property
+    def to_generate(self) -> int:
+        """The number of images to generate; other images in the folder count towards it."""
+        return max(0, self.number - len(other_images(self.folder)))
 
 
 @dataclass
@@ -262,14 +268,13 @@ def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, l
         what = "The training image sizes changed after these regularization images were planned; those keep their sizes"
         fix = "choose a new folder to use the current sizes"
         advice.append(Problem(what, printable(plan.folder), fix, "advice", code="class-images.other-sizes"))
-    number = max(0, plan.number - len(other_images(plan.folder)))
-    manifest.sizes = sizes_by_views(plan.views, max(number, len(manifest.sizes)), manifest.sizes)
+    manifest.sizes = sizes_by_views(plan.views, max(plan.to_generate, len(manifest.sizes)), manifest.sizes)
     return manifest, advice
 
 
 def _refuse_unlisted(folder: Path) -> None:
     """Raise ProblemsError for images with our names but without the manifest: their settings are unknown."""
-    images = [name for name in _names(folder) if GENERATED.fullmatch(name)]
+    images = [name for name in os.listdir(folder) if GENERATED.fullmatch(name)] if folder.is_dir() else []
     if images:
         what = f"The folder has regularization images ({min(images)}) but no {MANIFEST}, which records their settings"
         fix = "choose a new folder (class_images.folder)"
@@ -283,14 +288,8 @@ def _change(name: str, before: Any, now: Any) -> str:
 
 
 def _free_folder(folder: Path) -> Path:
-    number = 2
-    while (free := folder.with_name(f"{folder.name} {number}")).exists():
-        number += 1
-    return free
-
-
-def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+    names = (folder.with_name(f"{folder.name} {number}") for number in count(2))
+    return next(free for free in names if not free.exists())
 
 
 def other_images(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
-from core.generation.effects.inpaint import canvas_of, mixed_noise, reading_mask, reads_mask
+from core.generation.effects.inpaint import canvas_of, reading_mask, reads_mask
 from core.generation.model.embeddings import PromptEncoder
 from core.generation.model.leases import Refiner
 from core.generation.model.loras import LorasInUse
@@ -31,13 +31,14 @@ from core.generation.plan.stages import (
     stages_of,
 )
 from core.generation.plan.upscalers import enlarged, upscaler_of
+from core.generation.prompt.changes import with_settings
 from core.generation.prompt.editing import Pass, at_steps, has_edits, schedule, texts_of
 from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.prompt.states import PromptStates
 from core.generation.sample.canvas import Canvas, decode, encoded, images_at_once, mask_of, pixels_of
 from core.generation.sample.guidance import EMPTY
 from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of, steps_of
-from core.generation.sample.noise import ImageNoise
+from core.generation.sample.noise import ImageNoise, mixed_noise
 from core.record.context import NO_REPORTS, Reports
 from core.record.workspace import resolve_path
 from core.settings.generation.generate import LoraUse
@@ -48,17 +49,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.generation.model.other_files import Nets
-
-
-@dataclass(frozen=True)
-class Texts:
-    """The texts of an image: the prompts between AND, the negative prompt and, if the guidance needs it, an empty one.
-
-    weights   of the prompts between AND
-    """
-
-    sides: tuple[str, ...]
-    weights: tuple[float, ...]
 
 
 @dataclass
@@ -202,12 +192,13 @@ class Maker:
                 remaining = remaining[number:]
 
     def _alike(self, request: Request) -> Any:
+        """What requests of one batch have in common: all settings but prompt and seed, and the number of tokens."""
         job = request.job
-        reading, texts = reading_of(job, self.kind.name), self._texts(job)
-        every = [text for side in texts.sides for text in texts_of(side, passes_of(job))]
+        reading, (sides, weights) = reading_of(job, self.kind.name), self._texts(job)
+        every = [text for side in sides for text in texts_of(side, passes_of(job))]
         tokens = reading.tokens(every, lambda text: self.kind.count_tokens(self.components, text))
         plain = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
-        return job.model_copy(update={"generate": job.generate.model_copy(update=plain)}), tokens, texts.weights
+        return with_settings(job, generate=plain), tokens, weights
 
     # -- one batch
 
@@ -223,12 +214,12 @@ class Maker:
         job = batch[0].job
         self.loras.use(job.generate.loras)
         stages = stages_of(job)
-        changes = any(has_edits(side) for each in batch for side in self._texts(each.job).sides)
+        changes = any(has_edits(side) for each in batch for side in self._texts(each.job)[0])
         passes = passes_of(job) if changes else [None] * len(stages)
         states = {during: self._states_of(self.encoder, batch, during) for during in dict.fromkeys(passes)}
         result, before = BatchResult(inpainted=inpainted), 0
         for stage, during in zip(stages, passes, strict=True):
-            progress = _from(before, on_step)
+            progress = partial(lambda before, done, steps: on_step(before + done), before)
             latents = (
                 self._refined(stage, during, batch, result, progress)
                 if stage.refines
@@ -277,22 +268,21 @@ class Maker:
         job = batch[0].job
         sampling = self.sampling(job)
         seeds, variations = [each.seed for each in batch], [each.variation for each in batch]
-        noises = noises_of(self.model, stage, seeds, sampling, self._device(), variations)
+        noises = noises_of(self.model, stage, seeds, sampling, self.components.device, variations)
         result.noises, result.canvas = noises, result.inpainted
         if result.canvas is None and job.image_to_image.image_path:
             result.canvas = canvas_of(job, stage.size)
         result.initial = self._initial_latents(stage, batch, noises, result)
-        sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
-        making = Making(
-            job, stage, self.components, self.kind, noises, result.initial, result.canvas, sides, networks, show
-        )
-        prompts = [schedule(request.job.generate.prompt, during)[-1][1] for request in batch]
-        making = replace(
-            making,
+        making = self._making(
+            job,
+            stage,
+            self.components,
+            result,
+            networks=self.loras.networks,
             strengths=self.loras.strengths,
             by_use=self.loras.by_use,
             nets=self.nets,
-            prompts=prompts,
+            prompts=[schedule(request.job.generate.prompt, during)[-1][1] for request in batch],
             lend=self.lend,
         )
         model = self.model
@@ -315,10 +305,16 @@ class Maker:
             sampling = replace(self.sampling(job), prediction=refiner.prediction)
             states = self._states_of(encoder, batch, during)
             model = replace(refiner, vae=self.components.vae, vae_config=self.components.vae_config)  # by previews
-            sides, show = sampling.guidance().sides, self.reports.preview
-            kind = family(refiner.family)
-            making = Making(job, stage, model, kind, result.noises, result.initial, result.canvas, sides, (), show)
+            making = self._making(job, stage, model, result)
             return self._denoised(Denoiser.of(refiner), states, making, sampling, result.latents[-1], on_step)
+
+    def _making(self, job: GenerateJob, stage: Stage, model: Components, result: BatchResult, **lent: Any) -> Making:
+        """What a stage's hooks are made from. lent: LoRAs, models of hooks ..., which a refiner does not have"""
+        sides = self.sampling(job).guidance().sides
+        canvas, latents, show = result.canvas, result.initial, self.reports.preview
+        return Making(
+            job, stage, model, family(model.family), result.noises, latents, canvas, sides=sides, show=show, **lent
+        )
 
     def _denoised(
         self,
@@ -329,16 +325,10 @@ class Maker:
         latents: Tensor | None,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
+        hooks, cancel = hooks_of(making), self.reports.cancel
+        stage, noises = making.stage, making.noises
         return denoise(
-            model,
-            states,
-            making.stage,
-            making.noises,
-            sampling,
-            latents=latents,
-            hooks=hooks_of(making),
-            on_step=on_step,
-            cancel=self.reports.cancel,
+            model, states, stage, noises, sampling, latents=latents, hooks=hooks, on_step=on_step, cancel=cancel
         )
 
     def _initial_latents(
@@ -372,77 +362,77 @@ class Maker:
                     encoded(self.components.vae, self.kind, pixels_of(image), noise.image_noise()[1])
                     for image, noise in zip(images, noises, strict=True)
                 ]
-            ).to(self._device())
+            ).to(self.components.device)
             if network:
                 latents = network.latents(latents, self.components.vae.config.scaling_factor)
         content = job.image_to_image.masked_content
         if stage.begins != "image" or result.canvas is None or result.canvas.mask is None or "latent" not in content:
             return latents
         mask = mask_of(result.canvas.mask, self.kind.latent_shape(stage.size), as_generator(job)).to(latents.device)
-        return (1 - mask) * latents + (mask * mixed_noise(noises, latents) if content == "latent_noise" else 0)
+        return (1 - mask) * latents + (mask * mixed_noise(noises, latents.device) if content == "latent_noise" else 0)
 
     def _decode(self, result: BatchResult, job: GenerateJob) -> None:
         """Decode the last latents."""
-        result.images.append(
-            decode(
-                self.components.vae,
-                result.latents[-1],
-                self.kind.decode_latents,
-                cancel=self.reports.cancel,
-                warn=self.reports.warn,
-            )
-        )
-
-    def _device(self) -> str:
-        return self.components.device
+        vae, cancel, warn = self.components.vae, self.reports.cancel, self.reports.warn
+        result.images.append(decode(vae, result.latents[-1], self.kind.decode_latents, cancel=cancel, warn=warn))
 
     # -- prompts
 
-    def _texts(self, job: GenerateJob) -> Texts:
+    def _texts(self, job: GenerateJob) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """(texts of an image: the prompts between AND, the negative prompt and, if the guidance needs it, an empty one;
+        weights of the prompts between AND)."""
         prompt = job.generate.prompt
         parts = [(part, 1.0) for part in parts_of(prompt)] if has_regions(job) else weighted_parts(prompt)
         if len(parts) == 1:
             parts = [(prompt, 1.0)]
         empty = [""] if EMPTY in self.sampling(job).guidance().sides else []
         sides = (*(text for text, _ in parts), job.generate.negative_prompt, *empty)
-        return Texts(sides, tuple(weight for _, weight in parts))
+        return sides, tuple(weight for _, weight in parts)
 
     def _states_of(self, encoder: PromptEncoder, batch: Sequence[Request], during: Pass | None) -> PromptStates:
         return _joined([self._states_of_one(encoder, request.job, during) for request in batch])
 
     def _states_of_one(self, encoder: PromptEncoder, job: GenerateJob, during: Pass | None) -> PromptStates:
         """The states of one image, with those of later steps, each encoded once."""
-        texts = self._texts(job)
-        every = [text for side in texts.sides for text in texts_of(side, passes_of(job))]
+        texts, weights = self._texts(job)
+        every = [text for side in texts for text in texts_of(side, passes_of(job))]
         encoded: dict[tuple[str, ...], PromptStates] = {}
         times = []
-        for begin, sides in at_steps(texts.sides, during):
+        for begin, sides in at_steps(texts, during):
             if sides not in encoded:
-                encoded[sides] = self._encoded(encoder, job, replace(texts, sides=sides), every)
+                encoded[sides] = self._encoded(encoder, job, sides, weights, every)
             times.append((begin, encoded[sides]))
         return replace(times[0][1], later=tuple(times[1:]))
 
-    def _encoded(self, encoder: PromptEncoder, job: GenerateJob, texts: Texts, every: Sequence[str]) -> PromptStates:
-        """every: the texts of all steps, which all get the same length"""
-        reading, count, uses = reading_of(job, self.kind.name), len(texts.weights), job.generate.loras
+    def _encoded(
+        self,
+        encoder: PromptEncoder,
+        job: GenerateJob,
+        sides: Sequence[str],
+        weights: tuple[float, ...],
+        every: Sequence[str],
+    ) -> PromptStates:
+        """sides, weights: as of `_texts`; every: the texts of all steps, which all get the same length"""
+        reading, count, uses = reading_of(job, self.kind.name), len(weights), job.generate.loras
+        encode = partial(encoder.encode_each, sides, reading, every)
         if encoder is self.encoder:
             self.loras.use(uses)
         if not has_regions(job):
-            each = encoder.encode_each(texts.sides, reading, every)
+            each = encode()
             positive, others = tuple(each[:count]), each[count:]
             states = PromptStates.of([positive[0], *others])
-            return replace(states, parts=positive, weights=texts.weights) if count > 1 else states
+            return replace(states, parts=positive, weights=weights) if count > 1 else states
         if as_generator(job) and self.kind.name == "sdxl":  # it ignores the text encoders' layers of SDXL's LoRAs
             self.loras.use(weaker(uses, count))
-            each = encoder.encode_each(texts.sides, reading, every)
+            each = encode()
             self.loras.use(uses)
             return PromptStates.of([_coupled(each[:count]), *each[count:]])
         parts: list[TextStates] = []
         for number in range(count):  # each with the text encoders' changes of its own LoRA alone
             self.loras.use(only(uses, number))
-            parts.append(encoder.encode_each(texts.sides, reading, every)[number])
+            parts.append(encode()[number])
         self.loras.use(only(uses, None))
-        others = encoder.encode_each(texts.sides, reading, every)[count:]
+        others = encode()[count:]
         self.loras.use(uses)
         return PromptStates.of([_coupled(parts), *others])
 
@@ -476,15 +466,9 @@ def _coupled(parts: Sequence[TextStates]) -> TextStates:
 def weaker(uses: Sequence[LoraUse], parts: int) -> list[LoraUse]:
     """The LoRAs with their text encoder strength divided by `parts`."""
     return [
-        use.model_copy(
-            update={
-                "text_encoder_strength": (
-                    use.strength if use.text_encoder_strength is None else use.text_encoder_strength
-                )
-                / parts
-            }
-        )
+        use.model_copy(update={"text_encoder_strength": strength / parts})
         for use in uses
+        for strength in [use.strength if use.text_encoder_strength is None else use.text_encoder_strength]
     ]
 
 
@@ -493,7 +477,3 @@ def only(uses: Sequence[LoraUse], number: int | None) -> list[LoraUse]:
     return [
         use if at == number else use.model_copy(update={"text_encoder_strength": 0.0}) for at, use in enumerate(uses)
     ]
-
-
-def _from(before: int, on_step: Callable[[int], None]) -> Callable[[int, int], None]:
-    return lambda done, steps: on_step(before + done)

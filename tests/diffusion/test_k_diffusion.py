@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from core.diffusion.brownian import BrownianPath
+from core.diffusion.k_diffusion import BrownianPath
 from core.diffusion.noise_levels import AYS, AYS_SDXL, LEVELS, level_at, level_table, timestep_at
 from core.diffusion.samplers import SAMPLERS, add_noise, make_sampler, sampler_step, start_scale
 from core.diffusion.schedule import sd_alpha_bar, sigmas

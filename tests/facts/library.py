@@ -116,7 +116,7 @@ def listed() -> Facts:
             "words",
             [
                 library.embedding_vectors(space),
-                sorted(library.embeddings_by_name(space)),
+                sorted({name for name, *_ in library._embeddings(space)}),
                 [each.code for each in library.ambiguity_advice("lora", "x", [root / "a", root / "b"])],
             ],
         )

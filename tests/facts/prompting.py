@@ -73,7 +73,7 @@ def prompt_files() -> Facts:
             rows = []
             for each in [] if isinstance(entries, dict) else files.read_entries(path, "x"):
                 notes: list[Problem] = []
-                rows.append([refused(files.understand, each, notes, "x"), notes])
+                rows.append([refused(files.parse_entry, each, notes, "x"), notes])
             yield name, [entries, rows]
         path = beside(root / "many.txt", "a\n" * 4)
         for most in (3, 4):

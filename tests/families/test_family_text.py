@@ -8,8 +8,10 @@ import pytest
 import torch
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-from core.families.clip import join_whole, token_windows
-from core.families.sdxl.text import pooled
+from core.families.clip import join_whole
+from core.families.components import Components
+from core.families.sdxl import pooled
+from core.families.token_weights import tokenize
 from core.families.tokenizer import load_tokenizer
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -56,7 +58,7 @@ def test_windows_end_with_eos_where_full_and_begin_with_it_where_empty(length):
     """Section 1.4 of the reference, for a filling that is not EOS."""
     tokenizer = load_tokenizer(pad="!", pad_is_mark=False)
     words = content(LONG)
-    ids = token_windows(tokenizer, ["a fox", LONG], length)
+    (ids,) = tokenize(Components(tokenizers=[tokenizer]), ["a fox", LONG], length)
     short, long = ids[0].tolist(), ids[1].tolist()
     assert short[0] == [BEGIN, 320, 3240, END, *[PAD] * 73]
     assert all(window == [BEGIN, END, *[PAD] * 75] for window in short[1:])
@@ -69,7 +71,7 @@ def test_windows_end_with_eos_where_full_and_begin_with_it_where_empty(length):
 def test_one_window_is_left_as_it_is():
     tokenizer = load_tokenizer(pad="!", pad_is_mark=False)
     expected = tokenizer([LONG, ""], padding="max_length", truncation=True, max_length=77)["input_ids"]
-    assert token_windows(tokenizer, [LONG, ""]).squeeze(1).tolist() == expected
+    assert tokenize(Components(tokenizers=[tokenizer]), [LONG, ""])[0].squeeze(1).tolist() == expected
 
 
 def test_a_published_second_tokenizer_reads_captions_as_the_first_does(tmp_path, tiny_models):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.families.clip import token_windows
+from core.families.components import Components
 from core.families.sd1 import FAMILY as sd1
+from core.families.token_weights import tokenize
 from core.families.tokenizer import load_tokenizer
 from core.families.vocabulary import BEGIN, END, read_vocabulary
 from core.record.problems import ProblemsError
@@ -61,8 +62,17 @@ def test_the_shipped_tokenizer_is_the_starters_which_has_the_older_vocabulary_fi
     shipped, starters = load_tokenizer(), load_tokenizer(ROOT / "models" / "starter")
     captions = ["a fox, glyph style", "", "Füchse & 3 BÄREN!!", "<|endoftext|> x", "  two   spaces\n", "狐狸 🦊"]
     captions += [case["prompt"] for case in CASES]
-    assert torch.equal(token_windows(shipped, captions, 225), token_windows(starters, captions, 225))
-    assert token_windows(shipped, captions)[0, 0, :8].tolist() == [49406, 320, 3240, 267, 13027, 2042, 1844, 49407]
+    assert torch.equal(*tokenize(Components(tokenizers=[shipped, starters]), captions, 225))
+    assert tokenize(Components(tokenizers=[shipped]), captions)[0][0, 0, :8].tolist() == [
+        49406,
+        320,
+        3240,
+        267,
+        13027,
+        2042,
+        1844,
+        49407,
+    ]
     assert len(shipped) == 49408 and shipped.pad_token_id == 49407
 
 

@@ -1,13 +1,12 @@
 """Stable Diffusion 2.x: like 1.x, but with OpenCLIP ViT-H, whose second last layer is read; epsilon or v prediction."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from core.families.base import Family
+from core.families import sd1
 from core.families.layouts import LAYOUTS
-from core.families.one_encoder import encode_captions, encode_ids, input_blocks, predict
-from core.families.targets import one_encoder_targets
 
 
 @torch.no_grad()
@@ -27,11 +26,4 @@ def prediction_of(unet: Any) -> str:
     return "v" if float((given.float() - x.float()).mean()) < -1 else "epsilon"
 
 
-FAMILY = Family(
-    LAYOUTS["sd2"],
-    encode_captions=encode_captions,
-    encode_ids=encode_ids,
-    predict=predict,
-    lora_targets=one_encoder_targets,
-    input_blocks=input_blocks,
-)
+FAMILY = replace(sd1.FAMILY, layout=LAYOUTS["sd2"])

@@ -16,6 +16,7 @@ from core.generation.effects.inpaint import blurred, only_masked
 from core.generation.model.sources import HookFile
 from core.generation.plan.hooks import Inpaint
 from core.generation.plan.stages import as_generator, detail_size, least_strength
+from core.generation.prompt.changes import with_settings
 from core.generation.prompt.loras import has_tags
 from core.generation.sample.canvas import Box as Pixels
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
@@ -63,8 +64,7 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
             what, fix = f"{settings.title_of(name)}: LoRAs are the image's", "write the LoRA into the image's prompt"
             yield Problem(what, f"detailer.{name}", fix, code="detailer.lora")
         if text:
-            alone = job.generate.model_copy(update={"prompt": text, "negative_prompt": ""})
-            for each in weight_problems(job.model_copy(update={"generate": alone})):
+            for each in weight_problems(with_settings(job, generate={"prompt": text, "negative_prompt": ""})):
                 yield Problem(each.what, f"detailer.{name}", each.fix, code=each.code)
     if not settings.ad_model_file:
         missing: list[Problem] = []
@@ -95,18 +95,15 @@ def detector_file(name: str, classes: str, workspace: Workspace) -> Path:
     """The ONNX file of a detector that has these classes: a path, or a name below models/ or models/detectors. Raises ProblemsError."""
     from core.control.detectors.yolo import class_numbers
 
-    inside = (
-        [] if leads_out(name) else [workspace.models / FOLDER / name, workspace.models / name.removeprefix("models/")]
-    )
+    models = workspace.models
+    inside = [] if leads_out(name) else [models / FOLDER / name, models / name.removeprefix("models/")]
     path = next((path for path in [*inside, resolve_path(name)] if os.path.isfile(path)), None)
     if path is None:
         what, fix = f"There is no detector '{name}'", f"choose an .onnx file, or put it into models/{FOLDER}"
         raise ProblemsError.one(what, FILE, fix, "detailer.no-file")
     if path.suffix.lower() != ".onnx":
-        what, fix = (
-            f"The detector {path.name} is not an ONNX file",
-            f"export it: yolo export model={path.name} format=onnx",
-        )
+        what = f"The detector {path.name} is not an ONNX file"
+        fix = f"export it: yolo export model={path.name} format=onnx"
         raise ProblemsError.one(what, FILE, fix, "detailer.not-onnx")
     with problems_at(FILE):
         check_onnx(path, "hint-model")
@@ -225,12 +222,8 @@ def job_of(job: GenerateJob, number: int) -> GenerateJob | None:
         "inpaint_area": "masked",
         "masked_content": "original",
     }
-    groups = {name: type(getattr(job, name))() for name in OF_WHOLE}
-    groups |= {
-        "generate": image.model_copy(update=generate),
-        "image_to_image": job.image_to_image.model_copy(update=initial),
-    }
-    return job.model_copy(update=groups)
+    plain = job.model_copy(update={name: type(getattr(job, name))() for name in OF_WHOLE})
+    return with_settings(plain, generate=generate, image_to_image=initial)
 
 
 def _prompt(text: str | None, whole: str, number: int) -> str:

@@ -40,9 +40,8 @@ class GradualLatent(Hook):
     def before(self, at: Moment) -> None:
         if at.index == 0:
             self._full = (at.latents.shape[-2], at.latents.shape[-1])
-            least = 1.5 + (
-                self._unsharp[0] // 2 if self._unsharp else 0
-            )  # reflected borders must be inside; .5 against rounding
+            # Reflected borders must be inside; .5 against rounding.
+            least = 1.5 + (self._unsharp[0] // 2 if self._unsharp else 0)
             self._ratio = max(self._ratio, min(least / min(self._full), 1.0))
             small = interpolate(at.latents, scale_factor=self._ratio, mode="bicubic")
             at.latents = self._sharpened(small)

@@ -13,7 +13,7 @@ from core.generation.plan.stages import as_generator
 from core.generation.sample.canvas import Box, Canvas, encoded, fitted, mask_of, pixels_of
 from core.generation.sample.guidance import Moment
 from core.generation.sample.loop import Denoiser, Hook, Stage
-from core.generation.sample.noise import ImageNoise
+from core.generation.sample.noise import ImageNoise, mixed_noise
 from core.record.workspace import resolve_path
 from core.settings.job import GenerateJob
 
@@ -92,13 +92,6 @@ def filled(image: Image, mask: Image) -> Image:
     return result.convert("RGB")
 
 
-def mixed_noise(noises: Sequence[ImageNoise], latents: Tensor) -> Tensor:
-    """The noise to add to initial latents, [B, C, h, w]."""
-    import torch
-
-    return torch.stack([each.image_noise()[0] for each in noises]).to(latents.device)
-
-
 # -- inpainting models
 
 
@@ -143,7 +136,7 @@ def hook_of(making: Making) -> Hook | None:
     if latents is None or mask is None or (kohya and making.stage.begins != "image"):
         return None
     weights = mask_of(mask, making.family.latent_shape(making.stage.size), kohya).to(latents.device)
-    return Repaint(latents, mixed_noise(making.noises, latents), weights, kohya)
+    return Repaint(latents, mixed_noise(making.noises, latents.device), weights, kohya)
 
 
 @dataclass

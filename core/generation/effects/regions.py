@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from core.families.offload import replaced
 from core.generation.plan.hooks import Making
 from core.generation.plan.initial import MAP, opened
 from core.generation.plan.stages import as_generator, has_regions
@@ -133,13 +134,8 @@ class Regions(Hook):
             hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
         ) -> Any:
             rows = slice(self._before, self._before + self._images)
-            hidden = torch.cat(
-                [
-                    hidden_states[: rows.start],
-                    hidden_states[rows].repeat_interleave(self._count, dim=0),
-                    hidden_states[rows.stop :],
-                ]
-            )
+            parts = hidden_states[rows].repeat_interleave(self._count, dim=0)
+            hidden = torch.cat([hidden_states[: rows.start], parts, hidden_states[rows.stop :]])
             output = plain(hidden, encoder_hidden_states, *args, **kwargs)
             stop = rows.start + self._images * self._count
             parts = output[rows.start : stop].unflatten(0, (self._images, self._count))
@@ -147,8 +143,7 @@ class Regions(Hook):
             combined = (parts * masks).sum(dim=1) / (masks.sum(dim=0) + SMALL)
             return torch.cat([output[: rows.start], combined.to(output.dtype), output[stop:]])
 
-        module.__dict__["forward"] = couple
-        stack.callback(module.__dict__.pop, "forward")
+        stack.enter_context(replaced(module, forward=couple))
 
     def _masks(self, area: int, like: Tensor) -> Tensor:
         """The masks for a layer of `area` positions: [n, area, 1]."""

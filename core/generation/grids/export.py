@@ -91,7 +91,7 @@ def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
     sheet = Image.new("RGB", (total, sum(heights) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     at = 0
-    for page, title in zip(pages, titles, strict=True):
+    for page, title, height in zip(pages, titles, heights, strict=True):
         y = at + GAP
         for number, text in enumerate(title):
             draw.text((GAP, y + number * line_height), text, INK, font)
@@ -104,7 +104,7 @@ def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
             for x, cell in enumerate(cells):
                 _paste(sheet, draw, cell, font, (label_width + GAP + x * (wide + GAP), y, wide, high))
             y += high + GAP
-        at += heights[pages.index(page)]
+        at += height
     return sheet
 
 
@@ -123,9 +123,7 @@ def _fitting(columns: int, rows: int, wide: int, high: int) -> float:
 
 
 def _left_width(content: GridContent, rows: int, wide: int) -> int:
-    if content.axis("y") is None:
-        return 0
-    return max(80, min(wide // 2, 320))
+    return max(80, min(wide // 2, 320)) if content.axis("y") else 0
 
 
 def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:

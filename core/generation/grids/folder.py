@@ -8,9 +8,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from core.generation.prompt.changes import with_settings
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
@@ -117,9 +119,8 @@ class GridFolder:
         folder = cls(grids_of(workspace) / name)
         if leads_out(name) or "/" in name or "\\" in name or not os.path.isfile(folder.path / FILE):
             what = f"There is no grid '{name[:80]}'"
-            raise ProblemsError.one(
-                what, "grid.folder", "use the name of a folder in outputs/grids", "grid.no-such-grid"
-            )
+            fix = "use the name of a folder in outputs/grids"
+            raise ProblemsError.one(what, "grid.folder", fix, "grid.no-such-grid")
         return folder
 
     @classmethod
@@ -132,26 +133,24 @@ class GridFolder:
         run: str = "",
     ) -> GridFolder:
         """A new grid. job: with its seeds decided. Raises ProblemsError if it cannot be written"""
-        root, stamp = grids_of(workspace), time.strftime("%Y%m%d-%H%M%S")
-        stem = f"{stamp}_{safe_name(job.grid.name)}"
-        number = 1
-        while True:
+        root = grids_of(workspace)
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{safe_name(job.grid.name)}"
+        for number in count(1):
             path = root / (stem if number == 1 else f"{stem}-{number}")
             try:
                 atomic.make_folders(root)
                 path.mkdir()
                 break
             except FileExistsError:
-                number += 1
+                continue
             except OSError as error:
                 raise outputs_unwritable(root, error) from None
         folder = cls(path)
-        stored = job.model_copy(update={"grid": job.grid.model_copy(update={"folder": None})})
         content = {
             "format": FORMAT,
             "title": job.grid.name,
             "run": run,
-            "job": dump(stored, task="grid"),
+            "job": dump(with_settings(job, grid={"folder": None}), task="grid"),
             "axes": [dict(axis) for axis in axes],
             "same": {name_of(position): name_of(other) for position, other in same.items()},
             "failed": {},

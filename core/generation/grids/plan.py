@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from core.generation.grids.axes import (
     CONTROL,
@@ -33,6 +33,7 @@ from core.generation.plan.initial import with_initial_images
 from core.generation.plan.plan import Plan, plan_for, requests_and_notes
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import sampling_steps
+from core.generation.prompt.changes import with_settings
 from core.record.allowed import may_reach
 from core.record.file_titles import file_stem, title_of_file, titles_of
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
@@ -46,6 +47,7 @@ from core.settings.job import GenerateJob, GridJob
 from core.settings.model import ModelSettings
 from core.settings.named import named_in
 
+Use = TypeVar("Use", LoraUse, ControlUse)
 SEED, MODEL = "generate.seed", "model.base_model"
 STAGED = ("image_to_image", "hires", "refiner")  # groups that decide an image's stages
 BEFORE_TEXTS, TEXTS, AFTER, LAST = range(4)  # when an axis is applied; AFTER: once options and LoRA tags are parsed
@@ -119,18 +121,14 @@ def _texts_of(axis: Axis, workspace: Workspace) -> list[str]:
 
 def decided(job: GridJob) -> GridJob:
     """The job with all random seeds drawn, so that it can be resumed."""
-    changes: dict[str, Any] = {}
     random = [name for name in ("seed", "variation_seed") if getattr(job.generate, name) is None]
-    if random:
-        changes["generate"] = job.generate.model_copy(update={name: secrets.randbelow(FRESH_SEEDS) for name in random})
-    for axis in axes_of(job):
+    axes, job = axes_of(job), with_settings(job, generate={name: secrets.randbelow(FRESH_SEEDS) for name in random})
+    for axis in axes:
         if axis.setting == SEED and any(value.value is None for value in axis.values):
-            seeds = [
-                value.value if value.value is not None else secrets.randbelow(FRESH_SEEDS) for value in axis.values
-            ]
-            values = {f"{axis.letter}_values": joined([str(seed) for seed in seeds])}
-            changes["grid"] = changes.get("grid", job.grid).model_copy(update=values)
-    return job.model_copy(update=changes)
+            values = (value.value for value in axis.values)
+            seeds = [secrets.randbelow(FRESH_SEEDS) if seed is None else seed for seed in values]
+            job = with_settings(job, grid={f"{axis.letter}_values": joined([str(seed) for seed in seeds])})
+    return job
 
 
 def grid_of(job: GridJob, workspace: Workspace) -> Grid:
@@ -180,8 +178,8 @@ def _request(
     """The request of a cell's image; None, with the problems in `notes`, if its prompt cannot be used."""
     at = {axis: axis.values[position[LETTERS.index(axis.letter)]].value for axis in axes}
     prompts = PromptSettings(dynamic_prompts=base.prompts.dynamic_prompts, styles=base.prompts.styles)
-    alone = base.generate.model_copy(update={"count": 1, "seed": _seed(job, axes, position)})
-    cell = base.model_copy(update={"generate": alone, "prompts": prompts})
+    alone = {"count": 1, "seed": _seed(job, axes, position)}
+    cell = with_settings(base, generate=alone, prompts=dict(prompts))
     for when in (BEFORE_TEXTS, TEXTS):
         for axis in sorted(axes, key=lambda each: each.setting != MODEL):  # a model resets its family and prediction
             if _when(axis) == when:
@@ -247,48 +245,34 @@ def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
     if name == PROMPT_SR:
         search = axis.values[0].value
         texts = {each: getattr(settings, each).replace(search, value) for each in ("prompt", "negative_prompt")}
-        return job.model_copy(update={"generate": settings.model_copy(update=texts)})
+        return with_settings(job, generate=texts)
     if name == SIZE:
-        sides = {"width": value[0], "height": value[1]}
-        return job.model_copy(update={"generate": settings.model_copy(update=sides)})
-    if name in (LORA, STRENGTH):
-        uses = _with_file(settings.loras, value) if name == LORA else _with_strength(settings.loras, lora, value)
-        return job.model_copy(update={"generate": settings.model_copy(update={"loras": uses})})
+        return with_settings(job, generate={"width": value[0], "height": value[1]})
+    if name == LORA:
+        return with_settings(job, generate={"loras": _with_file(settings.loras, LoraUse, value)})
+    if name == STRENGTH:
+        strength = {"strength": value, "text_encoder_strength": None}
+        chosen = ((use, not lora or _is(use, lora)) for use in settings.loras)
+        uses = [use.model_copy(update=strength) if changed else use for use, changed in chosen]
+        return with_settings(job, generate={"loras": uses})
     if name in (CONTROL, WEIGHT):
-        controls = job.controls
-        nets = _with_net(controls.nets, value) if name == CONTROL else _with_weight(controls.nets, value)
-        changes = {"nets": nets, "control_image": controls.control_image if nets else None}
-        return job.model_copy(update={"controls": controls.model_copy(update=changes)})
+        weighted = [use.model_copy(update={"weight": value}) for use in job.controls.nets]
+        nets = weighted if name == WEIGHT else _with_file(job.controls.nets, ControlUse, value)
+        return with_settings(
+            job, controls={"nets": nets, "control_image": job.controls.control_image if nets else None}
+        )
     group, _, setting = name.partition(".")
     group_changes = {setting: value}
     if name == MODEL and value != job.model.base_model:  # set for the job's model only
         group_changes |= {each: ModelSettings.model_fields[each].default for each in ("family", "prediction")}
-    return job.model_copy(update={group: getattr(job, group).model_copy(update=group_changes)})
+    return with_settings(job, **{group: group_changes})
 
 
-def _with_file(uses: Sequence[LoraUse], file: str | None) -> list[LoraUse]:
-    """The LoRAs with the first file replaced, at its strength; None: without the first."""
-    if file is None:
-        return list(uses[1:])
-    first = uses[0].model_copy(update={"file": file}) if uses else LoraUse(file=file)
-    return [first, *uses[1:]]
-
-
-def _with_net(nets: Sequence[ControlUse], file: str | None) -> list[ControlUse]:
-    """The ControlNets with the first file replaced, which keeps its control image; None: without the first."""
-    if file is None:
-        return list(nets[1:])
-    first = nets[0].model_copy(update={"file": file}) if nets else ControlUse(file=file)
-    return [first, *nets[1:]]
-
-
-def _with_weight(nets: Sequence[ControlUse], weight: float) -> list[ControlUse]:
-    return [use.model_copy(update={"weight": weight}) for use in nets]
-
-
-def _with_strength(uses: Sequence[LoraUse], name: str, strength: float) -> list[LoraUse]:
-    changed = {"strength": strength, "text_encoder_strength": None}
-    return [use.model_copy(update=changed) if not name or _is(use, name) else use for use in uses]
+def _with_file(uses: Sequence[Use], kind: type[Use], file: str | None) -> list[Use]:
+    """The LoRAs or ControlNets with another first file, at the first one's settings; None: without the first."""
+    result: list[Use] = list(uses)
+    result[:1] = [] if file is None else [uses[0].model_copy(update={"file": file}) if uses else kind(file=file)]
+    return result
 
 
 def _is(use: LoraUse, name: str) -> bool:
@@ -339,9 +323,7 @@ def _alike_together(cells: Sequence[Cell]) -> list[Cell]:
     order: dict[str, list[Cell]] = {}
     for cell in cells:
         free = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
-        settings = cell.request.job.generate.model_copy(update=free)
-        plain = cell.request.job.model_copy(update={"generate": settings})
-        order.setdefault(plain.model_dump_json(), []).append(cell)
+        order.setdefault(with_settings(cell.request.job, generate=free).model_dump_json(), []).append(cell)
     return [cell for alike in order.values() for cell in alike]
 
 

@@ -39,9 +39,8 @@ FITS = {
 THRESHOLDS = ("threshold a", "threshold b")
 UNREAD, USUAL = ("hr option", "effective region mask"), (None, "", "None", "Both")
 UNIT = re.compile(r"controlnet \d+", re.IGNORECASE)
-PART = re.compile(
-    r"\s*([A-Za-z][\w /]*):\s*(\([^)]*\)|[^,]*)(?:,|$)"
-)  # versions before 1.1.400 have numbers in brackets
+# Versions before 1.1.400 have numbers in brackets.
+PART = re.compile(r"\s*([A-Za-z][\w /]*):\s*(\([^)]*\)|[^,]*)(?:,|$)")
 HASH = re.compile(r"\s*\[([0-9a-fA-F]+)\]$")
 FIRST_HASH = 8  # digits of A1111's first hash
 Note = Callable[[str, str, str], None]  # (what, end of its code, fix)

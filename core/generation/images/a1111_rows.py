@@ -151,11 +151,6 @@ ROWS = (
 _HAVE_ROWS = frozenset(row.path for row in ROWS)
 
 
-def written_rows(job: GenerateJob, hashes: Hashes) -> dict[str, str | None]:
-    """{A1111's name: text} of the rows."""
-    return {row.key: row.text(job, hashes) for row in ROWS}
-
-
 def other_settings() -> dict[str, Declared]:
     """{name: setting} of those that change an image and that A1111 does not have; a package's setting by its path if
     its name is taken."""

@@ -19,7 +19,7 @@ from core import __version__
 from core.control.detectors import DETECTORS, lowest_confidence
 from core.diffusion.samplers import schedule_problem
 from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, unread_in, uses_in
-from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, plain, read_other, written_rows
+from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, plain, read_other
 from core.generation.images.record import names_of
 from core.generation.model.sources import Hashes
 from core.generation.plan.stages import detail_size, hires_sizes, stages_of
@@ -99,10 +99,8 @@ class Reading:
         self.pairs, self.unread, self.source, self.more = pairs, dict(pairs), source, more
         self.notes: list[Problem] = []
         self.groups: dict[str, dict[str, Any]] = defaultdict(dict)
-        # A1111 and Forge; others write its text too, but generate differently
-        by_a1111 = "App" not in pairs and re.match(
-            r"[vf]?\d|neo|$", pairs.get("Version", "")
-        )  # SD.Next has a hash there
+        # A1111 and Forge; others write its text too, but generate differently. SD.Next's version is a hash.
+        by_a1111 = "App" not in pairs and re.match(r"[vf]?\d|neo|$", pairs.get("Version", ""))
         self.of_a1111 = source == "a1111" and bool(by_a1111)
 
     def note(self, what: str, slug: str, fix: str = "") -> None:
@@ -239,7 +237,7 @@ def _brackets(*texts: str) -> bool:
 
 
 def _rows(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    return written_rows(job, hashes) | other_texts(job)
+    return {row.key: row.text(job, hashes) for row in ROWS} | other_texts(job)
 
 
 def _read_rows(reading: Reading) -> None:
@@ -251,11 +249,8 @@ def _read_rows(reading: Reading) -> None:
     for name in [name for name in reading.unread if name in others]:
         entry = others[name]
         reading.read(name, entry.path, lambda text, entry=entry: read_other(entry, text))
-    if (
-        "Denoising strength" in reading.pairs
-        and "image_path" not in reading.pairs
-        and not reading.unread.keys() & {*HIRES}
-    ):
+    hires = reading.unread.keys() & {*HIRES}
+    if "Denoising strength" in reading.pairs and "image_path" not in reading.pairs and not hires:
         reading.note("It was made from another image, which is not in the file", "no-initial-image", "choose it")
 
 
@@ -281,8 +276,8 @@ def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     if hires.highres_fix_scale is None:
         return {}
     first, second = stages_of(job)[:2]
-    asked = hires.hires_steps or settings.steps
-    values: dict[str, Any] = {"Steps": first.steps, "Hires steps": asked, "hires_steps": None}
+    hires_steps = hires.hires_steps or settings.steps
+    values: dict[str, Any] = {"Steps": first.steps, "Hires steps": hires_steps, "hires_steps": None}
     if hires.highres_fix_scale > 1:
         values |= {"Hires upscale": f"{hires.highres_fix_scale:g}", "highres_fix_scale": None}
     elif settings.width and settings.height:
@@ -458,8 +453,9 @@ def read_pairs(reading: Reading) -> dict[str, Any]:
     for topic in TOPICS:
         topic.read(reading)
     _note_rest(reading)
+    kinds = {name: cast(type[Settings], info.annotation) for name, info in GenerateJob.model_fields.items()}
     return {
-        name: reading.valid(values, _group(name)) if name != "controls" else values
+        name: reading.valid(values, kinds[name]) if name != "controls" else values
         for name, values in reading.groups.items()
     }
 
@@ -488,7 +484,3 @@ def _note_rest(reading: Reading) -> None:
     if names:
         named = first_of([name[:100] for name in names], MOST_NAMED)
         reading.note(f"Not available here, so the image may differ: {named}", "not-read")
-
-
-def _group(name: str) -> type[Settings]:
-    return cast(type[Settings], GenerateJob.model_fields[name].annotation)

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from core.dataset.doctor import trash
@@ -43,9 +44,8 @@ from core.settings.names import bad_name
 KIND = "generated image 3"  # of the facts in the index; another number reads all images again
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MOST_STARS = 5
-SETTLED_NS = (
-    2_000_000_000  # folders that changed less than this before a listing are listed again, since file times are coarse
-)
+# Folders that changed less than this before a listing are listed again, since file times are coarse.
+SETTLED_NS = 2_000_000_000
 AT_ONCE = 256  # images read between two updates of the index
 LONGEST = 4000  # characters of a prompt in the index
 MODEL_DEFAULTS = ("width", "height", "guidance_scale")  # settings whose default depends on the model
@@ -78,8 +78,8 @@ class Facts:
 UNREAD = Facts()
 
 
-def read_facts(path: Path, called: Callable[[str], str] = file_stem) -> Facts:
-    """The facts of an image file; UNREAD for a damaged one, only the size for one without settings. called: as in `nets_text`"""
+def read_facts(path: Path, title_of: Callable[[str], str] = file_stem) -> Facts:
+    """The facts of an image file; UNREAD for a damaged one, only the size for one without settings. title_of: as in `nets_text`"""
     from core.dataset.images.opening import BrokenImage, read_header
 
     try:
@@ -87,11 +87,11 @@ def read_facts(path: Path, called: Callable[[str], str] = file_stem) -> Facts:
     except BrokenImage:
         return UNREAD
     record = read_image_metadata(path)
-    facts = facts_of(record.job, record.source, called) if record.job is not None else UNREAD
+    facts = facts_of(record.job, record.source, title_of) if record.job is not None else UNREAD
     return Facts(**asdict(facts) | {"width": header.width, "height": header.height})
 
 
-def facts_of(job: GenerateJob, source: str = "atelier", called: Callable[[str], str] = file_stem) -> Facts:
+def facts_of(job: GenerateJob, source: str = "atelier", title_of: Callable[[str], str] = file_stem) -> Facts:
     """The facts of a job of one image, without its size. Model names in other programs' images are ignored."""
     settings = job.generate
     return Facts(
@@ -99,34 +99,34 @@ def facts_of(job: GenerateJob, source: str = "atelier", called: Callable[[str], 
         prompt=settings.prompt[:LONGEST],
         negative=settings.negative_prompt[:LONGEST],
         model=Path(job.model.base_model).name.removesuffix(".safetensors") if source == "atelier" else "",
-        loras=tuple(called(use.file) for use in settings.loras),
+        loras=tuple(title_of(use.file) for use in settings.loras),
         sampler=settings.sampler,
         source=source,
-        own=nets_text(job, called),
+        own=nets_text(job, title_of),
         pair=pair_key(job),
         plain=not (settings.loras or settings.embeddings),
         kin=pair_key(job, MODEL_DEFAULTS, "model"),
     )
 
 
-def nets_text(job: GenerateJob, called: Callable[[str], str] = file_stem) -> str:
-    """LoRAs with strengths and embeddings, "fox at 0.8, glyphs", or else the name of a model trained here. called: returns what a
-    file is called"""
+def nets_text(job: GenerateJob, title_of: Callable[[str], str] = file_stem) -> str:
+    """LoRAs with strengths and embeddings, "fox at 0.8, glyphs", or else the name of a model trained here. title_of: file ->
+    its title"""
     names = []
     for use in job.generate.loras:
         both = use.text_encoder_strength not in (None, use.strength)
         strength = f"{use.strength:g}" + (f" / {use.text_encoder_strength:g}" if both else "")
-        names.append(called(use.file) + (f" at {strength}" if strength != "1" else ""))
-    names += [text.partition("=")[0] if "=" in text else called(text) for text in job.generate.embeddings]
+        names.append(title_of(use.file) + (f" at {strength}" if strength != "1" else ""))
+    names += [text.partition("=")[0] if "=" in text else title_of(text) for text in job.generate.embeddings]
     trained = job.model.base_model
-    return ", ".join(names) or (called(trained) if "checkpoints" in Path(trained).parts else "")
+    return ", ".join(names) or (title_of(trained) if "checkpoints" in Path(trained).parts else "")
 
 
-def pair_key(job: GenerateJob, but: Iterable[str] = (), *groups: str) -> str:
-    """A hash of all settings except LoRAs and embeddings. but, groups: other settings of generate, and groups, to
-    ignore"""
-    ignored = {"loras", "embeddings", "count", "zero_terminal_snr", *but}
-    values = job.model_dump(mode="json", exclude={"generate": ignored, **dict.fromkeys(("memory", *groups), True)})
+def pair_key(job: GenerateJob, ignored: Iterable[str] = (), *groups: str) -> str:
+    """A hash of all settings except LoRAs and embeddings. ignored, groups: settings of generate, and groups, that
+    do not count either"""
+    excluded = {"loras", "embeddings", "count", "zero_terminal_snr", *ignored}
+    values = job.model_dump(mode="json", exclude={"generate": excluded, **dict.fromkeys(("memory", *groups), True)})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -161,9 +161,8 @@ class Filter:
             first = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
             first = first or date.fromisoformat(self.day)
         except ValueError:
-            raise ProblemsError.one(
-                f"'{self.day[:20]}' is not a date", "Date", "use a date such as 2026-12-31", "gallery.bad-day"
-            ) from None
+            what, fix = f"'{self.day[:20]}' is not a date", "use a date such as 2026-12-31"
+            raise ProblemsError.one(what, "Date", fix, "gallery.bad-day") from None
         if first == date.min:
             return -float("inf"), float("inf")
         last = first if self.day not in ("today", "week") else today
@@ -192,7 +191,7 @@ class Gallery:
         self.folder = workspace.images
         self.version = 0  # incremented when an image, a fact or a star changes
         self._memo = Memo(workspace.private / "index.sqlite")
-        self._called = partial(title_of_name, workspace=workspace)
+        self._title_of = partial(title_of_name, workspace=workspace)
         self._stars_file = workspace.private / "stars.json"
         self._folders: dict[Path, _Folder] = {}
         self._shots: dict[str, Shot] = {}
@@ -287,11 +286,11 @@ class Gallery:
                 values = json_or_none(text)
                 facts = Facts(**values | {"loras": tuple(values["loras"])})
             except (TypeError, KeyError):  # a damaged row
-                facts = read_facts(path, self._called)
+                facts = read_facts(path, self._title_of)
             self._facts[shot.name] = (shot, facts)
 
     def _measured(self, shot: Shot) -> str:
-        return json.dumps(asdict(read_facts(shot.path, self._called)))
+        return json.dumps(asdict(read_facts(shot.path, self._title_of)))
 
     # -- queries
 
@@ -469,10 +468,8 @@ def copy_as_dataset(
         what = f"The dataset cannot be called '{name[:60]}': {problem}"
         raise ProblemsError.one(what, "Train on these", "use another name", "gallery.bad-dataset-name")
     if not images:
-        what = "No images are selected"
-        raise ProblemsError.one(
-            what, "Train on these", "select images, or change the filter", "gallery.nothing-selected"
-        )
+        what, fix = "No images are selected", "select images, or change the filter"
+        raise ProblemsError.one(what, "Train on these", fix, "gallery.nothing-selected")
     try:
         datasets.mkdir(parents=True, exist_ok=True)
         require_space(datasets, sum(path.stat().st_size for path, _ in images), "The copy", "free some space")
@@ -505,9 +502,7 @@ def plain_prompt(prompt: str) -> str:
 
 def _free(path: Path, stems: set[str]) -> str:
     """A file name with an unused stem: images of several days may share a name, and captions belong to stems."""
-    number, stem = 1, path.stem
-    while stem.casefold() in stems:
-        number += 1
-        stem = f"{path.stem}-{number}"
+    names = (path.stem if number == 1 else f"{path.stem}-{number}" for number in count(1))
+    stem = next(name for name in names if name.casefold() not in stems)
     stems.add(stem.casefold())
     return stem + path.suffix

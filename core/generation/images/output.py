@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,18 +118,9 @@ def _safe(text: str) -> str:
 def _reserve(folder: Path, stem: str, ending: str) -> Path:
     """An empty file with an unused name: stem.png, stem-2.png, ..."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in _names(folder, stem, ending):
-        try:
+    for number in count(1):
+        path = folder / f"{stem}{'' if number == 1 else f'-{number}'}{ending}"
+        with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("the names never end")
-
-
-def _names(folder: Path, stem: str, ending: str) -> Iterator[Path]:
-    yield folder / f"{stem}{ending}"
-    number = 2
-    while True:
-        yield folder / f"{stem}-{number}{ending}"
-        number += 1
+            return path
+    raise AssertionError("the numbers never end")

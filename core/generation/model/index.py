@@ -92,7 +92,8 @@ def _read(path: Path) -> FileFacts:
     try:
         return _detected(path)
     except ProblemsError as error:
-        return FileFacts(UNREADABLE, problem=_short(error.problems[0].what))
+        what = error.problems[0].what
+        return FileFacts(UNREADABLE, problem=what if len(what) <= SHOWN_REASON else what[:SHOWN_REASON] + " ...")
     except Exception as error:
         return FileFacts(UNREADABLE, problem=type(error).__name__)
 
@@ -100,8 +101,7 @@ def _read(path: Path) -> FileFacts:
 def _detected(path: Path) -> FileFacts:
     """Read the header once. Raises ProblemsError."""
     if path.is_dir():
-        kind = detect.identify(path)
-        return _facts(kind)
+        return _facts(detect.identify(path))
     tensors, metadata = read_header(path)
     kind = detect.identify_header(tensors, metadata)
     rank, conv_rank = ranks_of(tensors, kind.network, metadata)
@@ -133,10 +133,6 @@ def preview_of(path: Path, workspace: Workspace) -> Path | None:
     own = stem.rpartition("-step")[2]
     first = next((name for step in (own, newest) for name in samples if name.startswith(f"{step}_")), None)
     return path.parent.parent / "samples" / first if first else None
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN_REASON else text[:SHOWN_REASON] + " ..."
 
 
 @contextmanager

@@ -133,11 +133,11 @@ def _sliced(loaded: Components, parts: Parts, strips: int | None, reports: Repor
         needed = decoding_bytes(parts.kind.name, config, pixels, parts.vae_dtype)
         return 1 if needed < FREE_SHARE * machine.free_memory(parts.device) else FIRST
 
-    def again(number: int) -> None:
+    def retry(number: int) -> None:
         free_memory()
         reports.say(f"The VAE ran out of memory; the image is processed in {number} strips")
 
-    return in_strips(loaded.vae, slices, again)
+    return in_strips(loaded.vae, slices, retry)
 
 
 def text_cache(

@@ -221,16 +221,10 @@ KINDS = {
 }
 
 
-def find(
-    kind: str,
-    name: str,
-    workspace: Workspace,
-    listed: Sequence[tuple[str, Path]] | None = None,
-    where: str = "",
-) -> Path:
+def find(kind: str, name: str, workspace: Workspace, where: str = "") -> Path:
     """The file for a name: the likeliest of several, for LoRAs the newest. Arguments as in `find_all`. Raises
     ProblemsError."""
-    return find_all(kind, name, workspace, listed, where)[0]
+    return find_all(kind, name, workspace, where=where)[0]
 
 
 def find_all(
@@ -257,11 +251,8 @@ def find_all(
     matches = [path for label, path in files if plain == _plain(label) or _plain(path.as_posix()).endswith(end)]
     if matches and plain:
         return list(dict.fromkeys(matches))
-    if (
-        plain
-        and (renamed := [path for _, path in files if _plain(facts_of_file(path).alias) == plain])
-        and len(renamed) == 1
-    ):
+    renamed = [path for _, path in files if _plain(facts_of_file(path).alias) == plain] if plain else []
+    if len(renamed) == 1:
         return renamed
     fix = _near(plain, files) if files else entry.none
     raise ProblemsError.one(f"No {entry.title} '{name}'", where or entry.where, fix, entry.code)
@@ -459,14 +450,9 @@ def wildcard_names(workspace: Workspace) -> list[str]:
     return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.txt"))
 
 
-def embeddings_by_name(workspace: Workspace) -> dict[str, tuple[Path, str]]:
-    """{name in prompts: (file, token)} of the embeddings under models/. token: in a file of several, whose names are
-    the tokens; else ""."""
-    return {name: (path, token) for name, path, token in _embeddings(workspace)}
-
-
 def _embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
-    """(name, file, token) of all embeddings; names may occur several times."""
+    """(name in prompts, file, token) of the embeddings under models/; names may occur several times. token: in a file
+    of several, whose names are the tokens; else ""."""
     for _, path in _files(workspace.models, "embedding"):
         yield from ((token or path.stem, path, token) for token in tokens_of_file(path))
 
@@ -507,9 +493,9 @@ def prompt_names(workspace: Workspace, more: Iterable[tuple[str, Path, str]] = (
 
 def embedding_vectors(workspace: Workspace, more: Iterable[tuple[str, Path, str]] = ()) -> dict[str, int]:
     """{name of an embedding: its number of vectors}, without unreadable files. more: as in `prompt_names`"""
-    local = ((name, path, token) for name, (path, token) in embeddings_by_name(workspace).items())
+    local = {each[0]: each for each in _embeddings(workspace)}
     vectors: dict[str, int] = {}
-    for name, path, token in (*local, *more):
+    for name, path, token in (*local.values(), *more):
         with suppress(ProblemsError, OSError):
             vectors[name] = _vectors(path, token, stamp(path))
     return vectors

@@ -132,9 +132,8 @@ class LorasInUse:
         """Restore the original weights, bit for bit."""
         import torch
 
-        with (
-            torch.no_grad()
-        ):  # not by `data`: values computed from a weight are cached by its version, which `data` does not change
+        # Not by `data`: values computed from a weight are cached by its version, which `data` does not change.
+        with torch.no_grad():
             for weight, original in self._originals:
                 weight.copy_(original)
         self._originals = []

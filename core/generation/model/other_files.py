@@ -73,7 +73,7 @@ class ControlFile:
 
 
 def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bool]:
-    """(the file of a ControlNet that an image names, whether it may be the one it was generated with).
+    """(file of a ControlNet that an image's metadata names, whether it can be the one that the image was made with).
 
     If the file of that name is missing or has another hash, it is a file of models/ or of a run with this hash.
     digest   A1111's first hash; "" and that of files under 1 MiB identify no file
@@ -171,9 +171,8 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
     check_refiner(identify(path), path)
     if base not in (None, "sdxl"):
         what = f"The refiner finishes the latents of SDXL; the base model is {FAMILY_NAMES[base]}"
-        raise ProblemsError.one(
-            what, REFINER_FILE, "choose an SDXL base model, or empty the field", "refiner.other-base"
-        )
+        fix = "choose an SDXL base model, or empty the field"
+        raise ProblemsError.one(what, REFINER_FILE, fix, "refiner.other-base")
     missing = [part_title(part) for part in NEEDED if part not in open_checkpoint(path, REFINER).parts]
     if missing:
         what = f"The refiner {path.name} has no {' and no '.join(missing)}"
@@ -185,9 +184,8 @@ def check_refiner(kind: ModelKind, path: Path) -> None:
     """Raise ProblemsError unless a detected file or folder is a complete refiner."""
     if not is_refiner(kind):
         what = f"{path.name} is not a refiner but: {kind} ({kind.evidence})"
-        raise ProblemsError.one(
-            what, REFINER_FILE, "choose the refiner of SDXL, or empty the field", "refiner.not-a-refiner"
-        )
+        fix = "choose the refiner of SDXL, or empty the field"
+        raise ProblemsError.one(what, REFINER_FILE, fix, "refiner.not-a-refiner")
 
 
 def is_refiner(kind: ModelKind) -> bool:

@@ -57,7 +57,8 @@ class Parts:
 
     @property
     def reading_size(self) -> int:
-        """Bytes of text encoders on the device while they rest in RAM: one tensor of their layers at a time."""
+        """Bytes on the device while offloaded text encoders compute: the largest tensor of their layers, and all tensors
+        outside of layers."""
         each = [(key, size) for name in self.texts for key, size in self._bytes(name).items()]
         layers = [size for key, size in each if any(component.isdigit() for component in key.split("."))]
         return sum(size for _, size in each) - sum(layers) + max(layers, default=0)
@@ -102,13 +103,8 @@ class Parts:
 
     @property
     def denoiser_key(self) -> Any:
-        return (
-            *self._file,
-            self.memory.attention,
-            self.memory.narrow_unet,
-            self.memory.lowram,
-            self.offload == "layers",
-        )
+        memory = self.memory
+        return *self._file, memory.attention, memory.narrow_unet, memory.lowram, self.offload == "layers"
 
     @property
     def vae_key(self) -> Any:

@@ -14,7 +14,7 @@ from core.families.locate import REFINER
 from core.formats.detect import FAMILY_NAMES
 from core.generation.model.other_files import upscaler_problems
 from core.generation.model.sources import Sources
-from core.generation.plan.hooks import hook_file_problems, hook_problems
+from core.generation.plan.hooks import HOOKS
 from core.generation.plan.stages import (
     guidance_group,
     has_regions,
@@ -156,13 +156,10 @@ def refiner_problems(job: GenerateJob) -> Iterator[Problem]:
         yield Problem(what, SWITCH, fix, "advice", code="refiner.loras")
 
 
-# Of one image, before files are searched: (job) -> errors and advice.
-SETTINGS = (_of_steps, _of_large_images, _of_masks, _of_noise, _of_guidance, refiner_problems, hook_problems)
-
-
 def problems_of(job: GenerateJob) -> Iterator[Problem]:
-    """Errors and advice about one image, by its settings alone."""
-    for check in SETTINGS:
+    """Errors and advice about one image, by its settings alone, before files are searched."""
+    checks = (_of_steps, _of_large_images, _of_masks, _of_noise, _of_guidance, refiner_problems)
+    for check in (*checks, *(hook.problems for hook in HOOKS.values())):
         yield from check(job)
 
 
@@ -236,12 +233,12 @@ def stage_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
 
 def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
     """Refiners or base models that would run no step, in jobs of known size and schedule."""
-    ways = {}
+    switched = {}
     for job in jobs:
         if job.refiner.refiner_checkpoint:
             sampling, (base, refiner) = sampling_of(job, "epsilon"), stages_of(job)[-2:]
-            ways[sampling, base.steps, base.run, base.switch_at] = sampling, base, refiner
-    for sampling, base, refiner in ways.values():
+            switched[sampling, base.steps, base.run, base.switch_at] = sampling, base, refiner
+    for sampling, base, refiner in switched.values():
         share = f"With {refiner.steps} steps and a switch at {refiner.switch_at:g}"
         if not evaluation_count(sampling, refiner):
             what, fix = f"{share}, the refiner runs no step", "lower the switch, or use more steps"
@@ -251,34 +248,22 @@ def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
             yield Problem(what, SWITCH, fix, "advice", code="refiner.alone")
 
 
-def _with_depths(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    return depth_problems(jobs, family(sources.family))
-
-
-def _with_guidance(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
+def _with_guidance(jobs: Jobs, sources: Sources) -> Iterator[Problem]:
     """Each guidance once, with the model and with the refiner after it."""
     for name, some in ((sources.family, jobs), (REFINER, [job for job in jobs if job.refiner.refiner_checkpoint])):
         for job in {(job.generate.guidance, guidance_group(job)): job for job in some}.values():
             yield from guidance_problems(job, family(name))
 
 
-def _with_hooks(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    return (each for job in jobs for each in hook_file_problems(job, sources, workspace))
-
-
-def _with_upscalers(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    return (each for job in jobs for each in upscaler_problems(job, sources.family, workspace))
-
-
-def _with_stages(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    yield from (each for job in jobs for each in stage_problems(job, family(sources.family)))
-    yield from switch_problems(jobs)
-
-
-# Of all images, once files and sizes are known: (jobs, their files, workspace) -> errors and advice.
-MODEL = (_with_depths, _with_guidance, _with_hooks, _with_upscalers, _with_stages)
-
-
 def problems_with_model(jobs: Jobs, sources: Sources, workspace: Workspace) -> list[Problem]:
     """Errors and advice about images whose files and sizes are known, each once."""
-    return list(dict.fromkeys(each for check in MODEL for each in check(jobs, sources, workspace)))
+    kind = family(sources.family)
+    problems = [
+        *depth_problems(jobs, kind),
+        *_with_guidance(jobs, sources),
+        *(each for job in jobs for hook in HOOKS.values() for each in hook.file_problems(job, sources, workspace)),
+        *(each for job in jobs for each in upscaler_problems(job, sources.family, workspace)),
+        *(each for job in jobs for each in stage_problems(job, kind)),
+        *switch_problems(jobs),
+    ]
+    return list(dict.fromkeys(problems))

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from core.diffusion.samplers import noise_problem, sampler_problem, schedule_problem
 from core.families import family
 from core.families.locate import GENERATED, REFINER, family_of, model_path
-from core.families.prompt_weights import FIX, wrong_weight
+from core.families.prompt_weights import FIX
 from core.families.trained_size import own_guidance
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_vae
 from core.generation.model.embeddings import Embedding, check_token, find_embeddings
 from core.generation.model.library import ambiguity_advice, find_all, named_embeddings
 from core.generation.model.other_files import REFINER_FILE as REFINER_FILE
-from core.generation.model.other_files import ControlFile, control_file, find_refiner
+from core.generation.model.other_files import control_file, find_refiner
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import prompts_of
 from core.generation.plan.stages import passes_of, stages_of
-from core.generation.prompt.editing import texts_of
+from core.generation.prompt.changes import with_settings
+from core.generation.prompt.editing import wrong_weight_in
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.networks.block_weights import PRESETS, block_weights
 from core.networks.files import check_layers
@@ -32,19 +34,20 @@ from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
 
+Checked = TypeVar("Checked")
+
 
 def with_model_schedule(job: GenerateJob, sources: Sources) -> GenerateJob:
     """The job with zero terminal SNR resolved to on or off."""
     used = "on" if uses_zero_terminal_snr(job, sources) else "off"
-    return job.model_copy(update={"generate": job.generate.model_copy(update={"zero_terminal_snr": used})})
+    return with_settings(job, generate={"zero_terminal_snr": used})
 
 
 def with_model_guidance(job: GenerateJob, model: Path) -> GenerateJob:
     """The job with the model's guidance scale if none is set."""
     if job.generate.guidance_scale is not None:
         return job
-    decided = job.generate.model_copy(update={"guidance_scale": own_guidance(model)})
-    return job.model_copy(update={"generate": decided})
+    return with_settings(job, generate={"guidance_scale": own_guidance(model)})
 
 
 def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[GenerateJob] = ()) -> Sources:
@@ -58,13 +61,18 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     family_name = collected(problems, family_of, model, job.model.family, GENERATED) if model else None
     vae = collected(problems, _vae, job.model.vae, workspace) if job.model.vae else None
     problems += lora_problems(jobs, family_name)
-    loras = _loras(jobs, family_name, workspace, problems, notes)
+    check_lora = partial(problems_at(LORAS)(check_layers), family_name=family_name or "sd1")
+    uses = [use.file for each in jobs for use in each.generate.loras]
+    loras = {file: path for file, path, _ in _named("lora", uses, check_lora, workspace, problems, notes)}
     refiners: dict[str, Any] = {
         file: collected(problems, find_refiner, file, workspace, family_name)
         for file in dict.fromkeys(each.refiner.refiner_checkpoint for each in jobs)
         if file
     }
-    controls = _controls(jobs, family_name, model, workspace, problems, notes)
+    check_net = partial(control_file, family=family_name, model=model)
+    uses = [use.file for each in jobs for use in each.controls.used]
+    named_nets = _named("controlnet", uses, check_net, workspace, problems, notes)
+    controls = {file: net for file, _, net in named_nets if net is not None}
     embeddings = _chosen_embeddings(job.generate.embeddings, family_name, model, workspace, problems)
     if model and family_name:
         embeddings += _prompt_embeddings(jobs, embeddings, family_name, model, workspace, loras.values(), notes)
@@ -84,41 +92,20 @@ def _vae(reference: str, workspace: Workspace) -> Path:
     return path
 
 
-def _loras(
-    jobs: Sequence[GenerateJob],
-    family_name: str | None,
+def _named(
+    kind: str,
+    names: Iterable[str],
+    check: Callable[[Path], Checked],
     workspace: Workspace,
     problems: list[Problem],
     notes: list[Problem],
-) -> dict[str, Path]:
-    """{name in the settings: file} of the LoRAs; `notes` gets advice on ambiguous names."""
-    files: dict[str, Path] = {}
-    for file in dict.fromkeys(use.file for each in jobs for use in each.generate.loras):
-        paths = collected(problems, find_all, "lora", file, workspace)
-        if paths:
-            collected(problems, problems_at(LORAS)(check_layers), paths[0], family_name or "sd1")
-            files[file] = paths[0]
-            notes += ambiguity_advice("lora", file, paths)
-    return files
-
-
-def _controls(
-    jobs: Sequence[GenerateJob],
-    family_name: str | None,
-    model: Path | None,
-    workspace: Workspace,
-    problems: list[Problem],
-    notes: list[Problem],
-) -> dict[str, ControlFile]:
-    """{name in the settings: file} of the ControlNets in use; `notes` gets advice on ambiguous names."""
-    files: dict[str, ControlFile] = {}
-    for file in dict.fromkeys(use.file for each in jobs for use in each.controls.used):
-        paths = collected(problems, find_all, "controlnet", file, workspace)
-        net = collected(problems, control_file, paths[0], family_name, model) if paths else None
-        if paths and net is not None:
-            files[file] = net
-            notes += ambiguity_advice("controlnet", file, paths)
-    return files
+) -> Iterator[tuple[str, Path, Checked | None]]:
+    """(name in the settings, file, result of `check`, None if it fails) of the files that exist; `notes` gets advice on
+    ambiguous names."""
+    for name in dict.fromkeys(names):
+        if paths := collected(problems, find_all, kind, name, workspace):
+            yield name, paths[0], collected(problems, check, paths[0])
+            notes += ambiguity_advice(kind, name, paths)
 
 
 def _chosen_embeddings(
@@ -211,12 +198,9 @@ def lora_problems(jobs: Sequence[GenerateJob], family_name: str | None) -> Itera
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:
     """Prompt weights that are not numbers."""
     for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
-        texts = texts_of(getattr(job.generate, name), passes_of(job))
-        wrong = next(filter(None, map(wrong_weight, texts)), "")
-        if wrong:
-            yield Problem(
-                f"{GenerateSettings.title_of(name)}: {wrong}", f"generate.{name}", FIX, code="prompt.bad-weight"
-            )
+        if wrong := wrong_weight_in(getattr(job.generate, name), passes_of(job)):
+            what = f"{GenerateSettings.title_of(name)}: {wrong}"
+            yield Problem(what, f"generate.{name}", FIX, code="prompt.bad-weight")
 
 
 def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:

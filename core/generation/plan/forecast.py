@@ -12,6 +12,7 @@ from core.generation.model.sources import Sources
 from core.generation.plan.hooks import differentiates
 from core.generation.plan.plan import plan_of, with_size
 from core.generation.plan.stages import detail_size, sampling_of, stages_of
+from core.generation.prompt.changes import with_settings
 from core.generation.sample.canvas import CPU_LATENT_PIXELS, MAX_AT_ONCE
 from core.record import machine
 from core.record.workspace import Workspace
@@ -43,8 +44,8 @@ class Forecast:
 class Needs:
     """Bytes of weights and of computing on the device.
 
-    denoiser, vae, texts   weights      layer     largest layer of the denoiser     reading   text encoders in use, while
-    they rest in RAM
+    denoiser, vae, texts   weights of parts      layer   largest layer of the denoiser
+    reading      of text encoders that compute while their weights rest in RAM
     evaluation   of one evaluation       decoding, in_strips   of decoding an image as a whole, in strips
     loras        of LoRAs, ControlNets and models of hooks              upscaling   of a running upscaling network
     gradient     of a gradient through denoiser and VAE, which is then on the device
@@ -194,9 +195,8 @@ def offload_for(job: GenerateJob, sources: Sources, device: str) -> Offload:
 
 def forecast(job: GenerateJob, workspace: Workspace, device: str) -> Forecast:
     """The forecast for a job that is not running. Raises ProblemsError for an invalid one."""
-    plan = plan_of(job.model_copy(update={"generate": job.generate.model_copy(update={"count": 1})}), workspace)
-    first = plan.requests[0].job
-    first = first.model_copy(update={"generate": first.generate.model_copy(update={"count": job.generate.count})})
+    plan = plan_of(with_settings(job, generate={"count": 1}), workspace)
+    first = with_settings(plan.requests[0].job, generate={"count": job.generate.count})
     parts = Parts(job.memory, plan.sources, device)
     refiners = list(Parts.of_refiners(job.memory, plan.sources, device).values())
     offload = offload_of(first, parts, refiners)

@@ -66,8 +66,8 @@ class Making:
     latents: Tensor | None
     canvas: Canvas | None
     sides: Sequence[str]
-    networks: Sequence[Network]
     show: Callable[[bytes], None]
+    networks: Sequence[Network] = ()
     strengths: Sequence[Strength] = ()
     by_use: Mapping[int, Network] = field(default_factory=dict)
     nets: Nets | None = None
@@ -127,24 +127,6 @@ def hooks_of(making: Making) -> list[Hook]:
     return [hook for hook in created if hook is not None]
 
 
-def hook_problems(job: GenerateJob) -> Iterable[Problem]:
-    """Problems of all kinds of hooks, before files are searched."""
-    for kind in HOOKS.values():
-        yield from kind.problems(job)
-
-
-def hook_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterable[Problem]:
-    """Problems of all kinds of hooks, with files and model."""
-    for kind in HOOKS.values():
-        yield from kind.file_problems(job, sources, workspace)
-
-
-def hook_advice(jobs: Sequence[GenerateJob]) -> Iterable[Problem]:
-    """Advice of all kinds of hooks about the images of a job, which still name folders."""
-    for kind in HOOKS.values():
-        yield from kind.advice(jobs)
-
-
 def with_hook_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
     """The jobs with the images of all kinds of hooks resolved. Raises ProblemsError for those that cannot be read."""
     for kind in HOOKS.values():
@@ -187,39 +169,45 @@ def inline_setting(option: str) -> str | None:
     return next((f"{kind.name}.{kind.inline[option]}" for kind in kinds if option in kind.inline), None)
 
 
+def _effect(module: str, **roles: str) -> dict[str, Any]:
+    """{role of a HookKind: the function of this name in a module of core/generation/effects}"""
+    return {role: extensions.later(f"core.generation.effects.{module}", name) for role, name in roles.items()}
+
+
 def _built_in(name: str, title: str, module: str, **more: Any) -> None:
-    register(HookKind(name, title, extensions.later(f"core.generation.effects.{module}", "hook_of"), **more))
+    register(HookKind(name, title, **_effect(module, make="hook_of"), **more))
 
 
 _built_in("preview", "Preview", "preview", of_refiner=True)  # first, so that it sees the model's input latents
 _built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
 _built_in("deep_shrink", "Deep Shrink", "deep_shrink")
 _built_in("gradual_latent", "Gradual Latent", "gradual_latent")
-_built_in(
-    "controls",
-    "ControlNet",
-    "controls.hook",
-    problems=extensions.later("core.generation.effects.controls.checks", "control_problems"),
-    file_problems=extensions.later("core.generation.effects.controls.checks", "control_file_problems"),
-    advice=extensions.later("core.generation.effects.controls.checks", "unused_images"),
-    images=extensions.later("core.generation.effects.controls.checks", "with_control_images"),
-    inline={"control": "control_image"},
+_of_controls = _effect(
+    "controls.checks",
+    problems="control_problems",
+    file_problems="control_file_problems",
+    advice="unused_images",
+    images="with_control_images",
+)
+_built_in("controls", "ControlNet", "controls.hook", **_of_controls, inline={"control": "control_image"})
+_of_perceptual = _effect(
+    "perceptual.checks",
+    problems="problems_of",
+    file_problems="file_problems",
+    images="with_guide_images",
+    files="files_of",
 )
 _built_in(
     "perceptual",  # after ControlNets, whose control image may be its guide image
     "CLIP and VGG guidance",
     "perceptual.hook",
-    problems=extensions.later("core.generation.effects.perceptual.checks", "problems_of"),
-    file_problems=extensions.later("core.generation.effects.perceptual.checks", "file_problems"),
-    images=extensions.later("core.generation.effects.perceptual.checks", "with_guide_images"),
-    files=extensions.later("core.generation.effects.perceptual.checks", "files_of"),
+    **_of_perceptual,
     differentiates=lambda job: job.perceptual.used,
     inline={"clip_prompt": "clip_prompt"},
 )
 _built_in("regions", "Regions", "regions")
 _built_in("repaint", "Mask", "inpaint", of_refiner=True)
-_of_detailer: dict[str, Any] = {
-    role: extensions.later("core.generation.effects.detailer", "Detailer" if role == "finisher" else role)
-    for role in ("problems", "file_problems", "files", "texts", "finisher")
-}
-register(HookKind("detailer", "Detailer", lambda making: None, **_of_detailer))
+_of_detailer = {role: role for role in ("problems", "file_problems", "files", "texts")}
+register(
+    HookKind("detailer", "Detailer", lambda making: None, **_effect("detailer", finisher="Detailer", **_of_detailer))
+)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import FIRST_STEP, as_generator
+from core.generation.prompt.changes import with_settings
 from core.generation.sample.canvas import fitted
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
@@ -101,8 +102,7 @@ def with_initial_images(requests: Sequence[Request]) -> list[Request]:
         if request.job.regions.region_map:
             for file in image_files(request.job.regions.region_map, MAP):
                 opened(file, MAP)
-        changed = settings.model_copy(update=files_of_image)
-        resolved.append(replace(request, job=request.job.model_copy(update={"image_to_image": changed})))
+        resolved.append(replace(request, job=with_settings(request.job, image_to_image=files_of_image)))
     return resolved
 
 

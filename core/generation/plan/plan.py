@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,10 +12,11 @@ from core.generation.model.library import embedding_vectors, wildcard_lines
 from core.generation.model.sources import Sources
 from core.generation.plan.checks import output_problems, problems_of, problems_with_model
 from core.generation.plan.files import find_sources, model_problems, with_model_guidance, with_model_schedule
-from core.generation.plan.hooks import hook_advice, hook_files, with_hook_images
+from core.generation.plan.hooks import HOOKS, hook_files, with_hook_images
 from core.generation.plan.initial import IMAGE, mask_problems, opened, size_from, with_initial_images
 from core.generation.plan.requests import Request, requests_of
 from core.generation.plan.stages import described, sampling_steps
+from core.generation.prompt.changes import with_settings
 from core.generation.prompt.styles import chosen_styles
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
@@ -44,8 +46,10 @@ def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
     if both is not None:
         requests, notes = both
         return plan_for(job, requests, workspace, notes)
-    empty = {"generate": job.generate.model_copy(update={"prompt": "", "negative_prompt": ""})}
-    without_prompts = job.model_copy(update=empty | {"prompts": PromptSettings(dynamic_prompts=False)})
+    no_prompts = {"prompt": "", "negative_prompt": ""}
+    without_prompts = with_settings(
+        job, generate=no_prompts, prompts=PromptSettings(dynamic_prompts=False).model_dump()
+    )
     collected(problems, plan_for, without_prompts, requests_and_notes(without_prompts, workspace)[0], workspace)
     raise ProblemsError(dict.fromkeys(problems))
 
@@ -78,7 +82,8 @@ def _with_files(
     complete = collected(problems, with_hook_images, initial)
     hook_models = collected(problems, hook_files, jobs, workspace)
     sources = collected(problems, find_sources, job, workspace, jobs)
-    problems += collected(problems, lambda: [*mask_problems(with_images), *hook_advice(initial)]) or ()
+    advice = (each for kind in HOOKS.values() for each in kind.advice(initial))
+    problems += collected(problems, lambda: [*mask_problems(with_images), *advice]) or ()
     raise_if_errors(problems)
     assert complete is not None and sources is not None and hook_models is not None
     requests = [replace(request, job=each) for request, each in zip(with_images, complete, strict=True)]
@@ -100,7 +105,7 @@ def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> Generate
         width, height = size_from(job, opened(resolve_path(first), IMAGE).size, step)
     else:
         width, height = job.generate.width or trained[0], job.generate.height or trained[1]
-    return job.model_copy(update={"generate": job.generate.model_copy(update={"width": width, "height": height})})
+    return with_settings(job, generate={"width": width, "height": height})
 
 
 def check_task(job: GenerateJob, workspace: Workspace) -> str:
@@ -112,10 +117,7 @@ def check_task(job: GenerateJob, workspace: Workspace) -> str:
     lines = [
         f"{count(len(plan.requests), 'image')} with {settings.sampler}, guidance {settings.guidance_scale:g}{kind}"
     ]
-    kinds: dict[str, int] = {}
-    for request in plan.requests:
-        for description in described(request.job):
-            kinds[description] = kinds.get(description, 0) + 1
+    kinds = Counter(description for request in plan.requests for description in described(request.job))
     lines += [f"{times} times {description}" if times > 1 else description for description, times in kinds.items()]
     lines += [f"{note.level}: {note.what}; {note.fix}" for note in plan.notes]
     return "\n".join([*lines, "The settings are valid."])

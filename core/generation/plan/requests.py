@@ -12,6 +12,7 @@ from typing import Any
 from core.generation.plan.hooks import inline_setting
 from core.generation.plan.stages import passes_of
 from core.generation.prompt.analysis import Names, Parsing, findings_of
+from core.generation.prompt.changes import with_settings
 from core.generation.prompt.files import MODULE, Entry, is_prompt, line_of_table, module_entries, read_entries
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.generation.prompt.options import PromptLine, read_line, take_seeds
@@ -87,8 +88,7 @@ def requests_of(
 
 def _with_enabled(job: GenerateJob) -> GenerateJob:
     """The job without disabled LoRAs."""
-    loras = [use for use in job.generate.loras if use.enabled]
-    return job.model_copy(update={"generate": job.generate.model_copy(update={"loras": loras})})
+    return with_settings(job, generate={"loras": [use for use in job.generate.loras if use.enabled]})
 
 
 def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, list[Entry], str]:
@@ -97,12 +97,7 @@ def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, l
     entries = [styled_entry(entry, styles, job.prompts.dynamic_prompts or where == FILE) for entry in entries]
     negative = styled(job.generate.negative_prompt, [style.negative_prompt for style in styles])
     changes = {"negative_prompt": negative} | ({"prompt": entries[0]} if where == PROMPT else {})
-    prompts = job.prompts.model_copy(update={"styles": []})
-    return (
-        job.model_copy(update={"generate": job.generate.model_copy(update=changes), "prompts": prompts}),
-        entries,
-        where,
-    )
+    return with_settings(job, generate=changes, prompts={"styles": []}), entries, where
 
 
 def _syntax(job: GenerateJob, entries: Sequence[Entry], names: Names, where: str) -> list[Problem]:
@@ -210,8 +205,7 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
     strengths = line.values.get("strengths")
     if strengths:
         changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, merged_first(job))
-    groups = {group: getattr(job, group).model_copy(update=values) for group, values in changes.items()}
-    with_loras = with_prompt_loras(job.model_copy(update=groups))
+    with_loras = with_prompt_loras(with_settings(job, **changes))
     if any(not use.always for use in with_loras.generate.loras[: merged_of(job, len(with_loras.generate.loras))]):
         fix = "turn merging off, or give it all steps"
         notes.append(Problem("A LoRA that is merged acts at every step", LORAS, fix, code="lora.merged-range"))

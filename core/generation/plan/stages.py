@@ -69,32 +69,28 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
     strength = image_settings.strength if image_settings.image_path else None
     scale = hires.highres_fix_scale
     if scale is None:
-        run = _steps_run(job, settings.steps, strength)
-        return [
-            Stage(size, settings.steps, run, begins, sizes=_sizes(job.sizes, 1.0), fresh=_hides_image(job, strength))
-        ]
+        return [_first_stage(job, size, settings.steps, begins, strength, 1.0)]
     small, large = hires_sizes(size, scale)
     if strength is not None and hires.highres_fix_strength is not None:
         strength = hires.highres_fix_strength
     again: Begins = "made latents" if through_latents(job) else "made image"
     low, high = (scale, 1.0) if scale < 1 else (1.0, scale)
     steps = hires.highres_fix_steps or (HIRES_STEPS if as_generator(job) else settings.steps)
-    return [
-        Stage(
-            small,
-            steps,
-            _steps_run(job, steps, strength),
-            begins,
-            sizes=_sizes(job.sizes, low),
-            fresh=_hides_image(job, strength),
-        ),
-        Stage(large, *_second_steps(job), again, another=1, sizes=_sizes(job.sizes, high)),
-    ]
+    first = _first_stage(job, small, steps, begins, strength, low)
+    return [first, Stage(large, *_second_steps(job), again, another=1, sizes=_sizes(job.sizes, high))]
+
+
+def _first_stage(
+    job: GenerateJob, size: tuple[int, int], steps: int, begins: Begins, strength: float | None, scale: float
+) -> Stage:
+    """scale: of the size conditioning"""
+    run, fresh = _steps_run(job, steps, strength), _hides_image(job, strength)
+    return Stage(size, steps, run, begins, sizes=_sizes(job.sizes, scale), fresh=fresh)
 
 
 def _steps_run(job: GenerateJob, steps: int, strength: float | None) -> int | None:
-    """How many of the steps run with a strength: its fraction in sd-scripts; in A1111 one more, from the noise level at
-    which the fraction ends."""
+    """Number of steps that run from an initial image: steps times strength in sd-scripts, one more in A1111; None
+    without an image."""
     if not strength:
         return None if strength is None else 0
     return int(steps * strength) if as_generator(job) else int(steps * min(strength, FULL)) + 1
@@ -144,7 +140,8 @@ def only_enlarges(job: GenerateJob) -> bool:
 
 
 def _hides_image(job: GenerateJob, strength: float | None) -> bool:
-    """Whether nothing of an initial image remains where it is repainted. Other masked contents stay visible."""
+    """Whether the inpainted area starts from pure noise: at strength 1 with the masked content "original"; other masked
+    contents stay visible."""
     image_settings = job.image_to_image
     repaints = bool(image_settings.mask_path) and image_settings.masked_content == "original"
     return strength == 1 and repaints and not as_generator(job)

@@ -31,7 +31,7 @@ from core.generation.prompt.runs import (
     windows_of,
 )
 from core.generation.prompt.wildcards import LONGEST, Files, braces, drawn_once, has_variants, no_files, problems_in
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, collected
 
 BAD_WILDCARD = "prompt.bad-wildcard"
 MOST_FINDINGS = 100  # of one prompt
@@ -49,6 +49,16 @@ _FAULTS = {
     "text": ("prompt.no-weight", "advice", "write a number right after the colon, such as (word:1.2)"),
 }
 _AS_WEIGHT = "write (word:1.2)"
+# Edits: description, fix
+_UNREAD = (
+    "is read as less weight, as sd-scripts does: there are no edits with this compatibility",
+    "set the compatibility to none, or remove it",
+)
+_NO_EDIT = (
+    "is read as text of less weight, not as an edit",
+    "write [from:to:0.5] with one number at its end, or [a|b]",
+)
+_WHEN_FIX = "write a share such as 0.5 or a number of steps; a weight is in round brackets: (word:1.2)"
 # Notations of other programs that are not supported and read as text: pattern, description, what to write instead
 _ROWS = (
     (r"\$\{\w[^{}]{0,200}\}?", "a variable of Dynamic Prompts", "write its text where it is used"),
@@ -232,18 +242,12 @@ def _of_prompt_text(text: str, known: Names, mode: Parsing) -> Iterator[Finding]
     if mode.weighted:
         yield from _of_weights(joined, mode)
         yield from _of_edits(joined, tags, mode)
-    for start, end, what, fix in _notations_in(joined):
-        what = f"'{joined[start:end][:60]}' is {what} and is read as text"
-        slug = "unknown-tag" if joined[start] == "<" else "other-notation"
-        yield Finding(start, end, Problem(what, mode.where, fix, "advice", code=f"prompt.{slug}"))
+    for pattern, notation, fix in _NOTATIONS:
+        for match in pattern.finditer(joined):
+            what = f"'{match[0][:60]}' is {notation} and is read as text"
+            slug = "unknown-tag" if match[0].startswith("<") else "other-notation"
+            yield Finding(*match.span(), Problem(what, mode.where, fix, "advice", code=f"prompt.{slug}"))
     yield from _of_embeddings(joined, known, mode)
-
-
-def _notations_in(text: str) -> Iterator[tuple[int, int, str, str]]:
-    """(start, end, description, what to write instead) of each unsupported notation."""
-    for pattern, what, fix in _NOTATIONS:
-        for match in pattern.finditer(text):
-            yield *match.span(), what, fix
 
 
 def _of_tags(
@@ -263,16 +267,9 @@ def _of_tags(
             problems = [Problem(what, mode.where, LORA_FIX, code="prompt.bad-lora")]
         elif known.lora is not None:
             if tag.name not in unclear:
-                unclear[tag.name] = _not_one(known.lora, tag.name)
+                unclear[tag.name] = collected(problems, known.lora, tag.name) or problems
             problems = unclear[tag.name]
         yield from (Finding(start, end, problem) for problem in problems)
-
-
-def _not_one(find: Callable[[str], list[Problem]], name: str) -> list[Problem]:
-    try:
-        return find(name)
-    except ProblemsError as error:
-        return error.problems
 
 
 def _of_weights(text: str, mode: Parsing) -> Iterator[Finding]:
@@ -293,49 +290,33 @@ def _of_edits(text: str, tags: Sequence[tuple[int, int, object]], mode: Parsing)
     for start, end in braces(text)[0] if mode.dynamic else ():  # known only once a variant is chosen
         hidden[start:end] = "x" * (end - start)
     for begin, part in [(0, "".join(hidden))] if mode.negative else placed_parts("".join(hidden)):
-        found = list(edits(parsed(part)))
-        for start, end, what, fix, slug in [
-            *(_unread(edit.start, edit.end) for edit in found if not mode.passes),
-            *(_never(edit, mode.passes) for edit in found if isinstance(edit, Switch) and _idle(edit, mode.passes)),
-            *(
-                _no_edit(start, end)
-                for start, end in near_misses(part)
-                if part[start:end] == text[begin + start : begin + end]
-            ),
-        ]:
-            span = (begin + start, begin + end)
-            what = f"'{text[slice(*span)][:60]}' {what}"
-            yield Finding(*span, Problem(what, mode.where, fix, "advice", code=f"prompt.{slug}"))
+        in_part = list(edits(parsed(part)))
+        spans = [(edit.start, edit.end) for edit in in_part]
+        idle = [(e.start, e.end) for e in in_part if isinstance(e, Switch) and _is_idle(e, mode.passes)]
+        malformed = [
+            span for span in near_misses(part) if part[slice(*span)] == text[begin + span[0] : begin + span[1]]
+        ]
+        steps = " and ".join(str(during.steps) for during in mode.passes)
+        for places, what, fix, slug in (
+            (() if mode.passes else spans, *_UNREAD, "unread-edit"),
+            (idle, f"changes at none of the {steps} steps", _WHEN_FIX, "idle-edit"),
+            (malformed, *_NO_EDIT, "no-edit"),
+        ):
+            for start, end in places:
+                span = (begin + start, begin + end)
+                what_of = f"'{text[slice(*span)][:60]}' {what}"
+                yield Finding(*span, Problem(what_of, mode.where, fix, "advice", code=f"prompt.{slug}"))
         for start, end, _ in tags if mode.passes else ():
-            if any(begin + edit.start <= start < begin + edit.end for edit in found):
-                what, fix = (
-                    "The LoRA in an edit acts at every step",
-                    "give it steps of its own: <lora:name:1:step=0-10>",
-                )
+            if any(begin + first <= start < begin + last for first, last in spans):
+                what = "The LoRA in an edit acts at every step"
+                fix = "give it steps of its own: <lora:name:1:step=0-10>"
                 yield Finding(start, end, Problem(what, mode.where, fix, "advice", code="prompt.edited-lora"))
 
 
-def _unread(start: int, end: int) -> tuple[int, int, str, str, str]:
-    what = "is read as less weight, as sd-scripts does: there are no edits with this compatibility"
-    return start, end, what, "set the compatibility to none, or remove it", "unread-edit"
-
-
-def _no_edit(start: int, end: int) -> tuple[int, int, str, str, str]:
-    what = "is read as text of less weight, not as an edit"
-    return start, end, what, "write [from:to:0.5] with one number at its end, or [a|b]", "no-edit"
-
-
-def _idle(edit: Switch, passes: Sequence[Pass]) -> bool:
+def _is_idle(edit: Switch, passes: Sequence[Pass]) -> bool:
     """Whether it has the same text at all steps."""
     lasts = [(during.last(edit.when), during.steps) for during in passes]
     return bool(lasts) and (all(last >= steps for last, steps in lasts) or all(last < 1 for last, _ in lasts))
-
-
-def _never(edit: Switch, passes: Sequence[Pass]) -> tuple[int, int, str, str, str]:
-    steps = " and ".join(str(during.steps) for during in passes)
-    what = f"changes at none of the {steps} steps"
-    fix = "write a share such as 0.5 or a number of steps; a weight is in round brackets: (word:1.2)"
-    return edit.start, edit.end, what, fix, "idle-edit"
 
 
 def _of_embeddings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:

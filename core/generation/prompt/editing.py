@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from core.families.prompt_weights import wrong_weight
+
 MOST_NESTED = 100  # brackets in brackets; deeper ones are text
 _PARTS = re.compile(r"\\.|\\|[\[\]():|]|[^\\\[\]():|]+", re.DOTALL)
 _WHEN = re.compile(r"\s*([+-]?(?:[0-9]{1,9}\.?[0-9]{0,9}|\.[0-9]{1,9}))\s*")
 _NUMBERED = re.compile(r"\s*[+-]?\.?[0-9]")
 _PAIRS = {"]": "[", ")": "("}
 
-Text = tuple[Any, ...]  # of str, Switch and Turns
+Text = tuple[Any, ...]  # of str, Switch and Alternation
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,11 @@ def at_steps(prompts: Sequence[str], during: Pass | None) -> list[tuple[int, tup
     each = [schedule(prompt, during) for prompt in prompts]
     begins = sorted({0, *(last for texts in each for last, _ in texts[:-1])})
     return [(begin, tuple(next(text for last, text in texts if last > begin) for texts in each)) for begin in begins]
+
+
+def wrong_weight_in(prompt: str, passes: Sequence[Pass | None]) -> str:
+    """The first error in the weights of a prompt's texts over the steps; "" without errors."""
+    return next(filter(None, map(wrong_weight, texts_of(prompt, passes))), "")
 
 
 def texts_of(prompt: str, passes: Sequence[Pass | None], most: int | None = None) -> list[str]:

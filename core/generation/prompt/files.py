@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -40,7 +40,7 @@ def read_entries(path: Path, where: str) -> list[Entry]:
     return entries
 
 
-def understand(entry: Entry, notes: list[Problem], where: str) -> PromptLine | None:
+def parse_entry(entry: Entry, notes: list[Problem], where: str) -> PromptLine | None:
     """The parsed prompt; None for an empty line or a comment. notes: see `read_line`. Raises ProblemsError."""
     if isinstance(entry, dict):
         return _of_table(entry, notes, where)
@@ -120,23 +120,22 @@ def module_entries(job: GenerateJob) -> list[Entry]:
     """The unparsed prompts of the job's module, which is called once. Raises ProblemsError."""
     name = job.prompts.from_module or ""
     module = _imported(name)
-    make = next((call for function, call in CALLS.items() if callable(getattr(module, function, None))), None)
-    if make is None:
-        function = f"The module '{name}' has no prompts(job) and no get_prompter(args, pipe, networks)"
-        raise ProblemsError.one(function, MODULE, "define one of them in it", "prompts.module-empty")
+    has_prompts, has_prompter = (callable(getattr(module, each, None)) for each in ("prompts", "get_prompter"))
+    if not has_prompts and not has_prompter:
+        what = f"The module '{name}' has no prompts(job) and no get_prompter(args, pipe, networks)"
+        raise ProblemsError.one(what, MODULE, "define one of them in it", "prompts.module-empty")
     try:
-        entries = list(islice(make(module, job), MAX_PROMPTS + 1))
+        entries = list(islice(module.prompts(job) if has_prompts else _of_prompter(module, job), MAX_PROMPTS + 1))
     except (Exception, SystemExit) as error:  # of user code
-        function = f"The module '{name}' failed: {type(error).__name__}: {error}"
-        raise ProblemsError.one(function, MODULE, "fix the module", "prompts.module-failed") from error
+        what = f"The module '{name}' failed: {type(error).__name__}: {error}"
+        raise ProblemsError.one(what, MODULE, "fix the module", "prompts.module-failed") from error
     if len(entries) > MAX_PROMPTS:
-        raise ProblemsError.one(
-            f"There are more than {MAX_PROMPTS:,} prompts", MODULE, f"use at most {MAX_PROMPTS:,}", "prompts.too-many"
-        )
+        what, fix = f"There are more than {MAX_PROMPTS:,} prompts", f"use at most {MAX_PROMPTS:,}"
+        raise ProblemsError.one(what, MODULE, fix, "prompts.too-many")
     wrong = next((entry for entry in entries if not isinstance(entry, str | dict)), None)
     if wrong is not None:
-        function = f"The module '{name}' returned a {type(wrong).__name__} where a prompt is expected"
-        raise ProblemsError.one(function, MODULE, "return lines of text", "prompts.module-failed")
+        what = f"The module '{name}' returned a {type(wrong).__name__} where a prompt is expected"
+        raise ProblemsError.one(what, MODULE, "return lines of text", "prompts.module-failed")
     return [entry for entry in entries if isinstance(entry, dict) or is_prompt(entry)]
 
 
@@ -157,11 +156,6 @@ def _imported(name: str) -> ModuleType:
         raise ProblemsError.one(what, MODULE, fix, "module.import") from error
 
 
-def _of_prompts(module: Any, job: GenerateJob) -> Iterable[Any]:
-    entries: Iterable[Any] = module.prompts(job)
-    return entries
-
-
 def _of_prompter(module: Any, job: GenerateJob) -> Iterator[Any]:
     """Call the module as sd-scripts' generator does, but before a model is loaded: pipe is None, networks are empty."""
     args = SimpleNamespace(**{entry.kohya or entry.name: value_of(job, entry.path) for entry in declared(GenerateJob)})
@@ -174,6 +168,3 @@ def _of_prompter(module: Any, job: GenerateJob) -> Iterator[Any]:
         if line is None:
             return
         yield line
-
-
-CALLS = {"prompts": _of_prompts, "get_prompter": _of_prompter}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.generation.prompt.changes import with_settings
 from core.record.problems import Problem, ProblemsError
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
@@ -142,7 +143,7 @@ def with_prompt_loras(job: GenerateJob) -> GenerateJob:
     if not tags:
         return job
     changes = {"prompt": prompt, "loras": [*settings.loras, *(use_of(tag, settings.steps) for tag in tags)]}
-    return job.model_copy(update={"generate": settings.model_copy(update=changes)})
+    return with_settings(job, generate=changes)
 
 
 def use_of(tag: LoraTag, steps: int) -> LoraUse:

@@ -135,7 +135,7 @@ def take_seeds(line: str) -> tuple[str, tuple[int, ...]]:
     match = _SEEDS.search(line)
     if match is None:
         return line, ()
-    return line[: match.start()] + line[match.end() :], _within(_seeds(match[1]), _bounds_of("seeds"))
+    return line[: match.start()] + line[match.end() :], _within(_seeds(match[1]), _bounds()["seeds"])
 
 
 def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
@@ -221,7 +221,7 @@ def _take(values: dict[str, Any], switch: str, value: Any, notes: list[Problem],
         else:
             notes.append(Problem(what, where, f"write {error}", code="prompts.bad-number"))
         return
-    limited = _within(parsed, _bounds_of(option.sets))
+    limited = _within(parsed, _bounds().get(option.sets, {}))
     if limited != parsed:
         notes.append(_note(f"'--{switch} {value_text[:40]}' is out of range; using {limited}", where, "out-of-range"))
     if limited != ():
@@ -229,18 +229,14 @@ def _take(values: dict[str, Any], switch: str, value: Any, notes: list[Problem],
 
 
 @cache
-def _limits() -> dict[str, dict[str, Any]]:
+def _bounds() -> dict[str, dict[str, Any]]:
+    """{`Option.sets`: bounds of its numbers, {} for other values}"""
     from core.settings.generation.generate import LoraUse
     from core.settings.job import GenerateJob
 
     bounds = {entry.path: entry.bounds for entry in declared(GenerateJob)}
     strength = Declared("", "", "strength", fields_of(LoraUse)["strength"])
     return bounds | {"seeds": bounds["generate.seed"], "strengths": strength.bounds}
-
-
-def _bounds_of(sets: str) -> dict[str, Any]:
-    """The bounds of a setting; {} if it is not a number."""
-    return _limits().get(sets, {})
 
 
 def _within(value: Any, bounds: Mapping[str, Any]) -> Any:

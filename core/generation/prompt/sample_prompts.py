@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from core.families.prompt_weights import FIX, wrong_weight
-from core.generation.prompt.editing import Pass, texts_of
-from core.generation.prompt.files import Entry, read_entries, understand
+from core.families.prompt_weights import FIX
+from core.generation.prompt.editing import Pass, wrong_weight_in
+from core.generation.prompt.files import Entry, parse_entry, read_entries
 from core.generation.prompt.loras import FIX as TAG_FIX
 from core.generation.prompt.loras import without_tags
 from core.generation.prompt.options import PromptLine
@@ -55,15 +55,14 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
     control  each needs a control image (`MethodTraits.control_images`)
     """
     notes: list[Problem] = []
-    typed = _understood(settings.sample_prompts, notes, "samples.sample_prompts", settings)
+    typed = _parsed(settings.sample_prompts, notes, "samples.sample_prompts", settings)
     from_file: list[SamplePrompt] = []
     if settings.sample_prompts_file:
         file = resolve_path(settings.sample_prompts_file)
-        from_file = _understood(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
+        from_file = _parsed(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
     if settings.prompt_weights:
         during = Pass(settings.sample_steps) if reads_edits(settings) else None
-        wrong = next(filter(None, map(wrong_weight, texts_of(settings.negative_prompt, [during]))), "")
-        if wrong:
+        if wrong := wrong_weight_in(settings.negative_prompt, [during]):
             notes.append(_wrong(f"In the negative prompt, {wrong}", "samples.negative_prompt", FIX, "bad-weight"))
     prompts = [*typed, *from_file]
     if not control:
@@ -84,10 +83,8 @@ def reads_edits(settings: SampleSettings) -> bool:
     return settings.prompt_weights and settings.compatibility != "kohya"
 
 
-def _understood(
-    entries: Sequence[Entry], notes: list[Problem], where: str, settings: SampleSettings
-) -> list[SamplePrompt]:
-    lines = [understand(entry, notes, where) for entry in entries]
+def _parsed(entries: Sequence[Entry], notes: list[Problem], where: str, settings: SampleSettings) -> list[SamplePrompt]:
+    lines = [parse_entry(entry, notes, where) for entry in entries]
     prompts = [sample_of(line, notes, where) for line in lines if line is not None]
     notes += _wrong_weights(prompts, where, settings) if settings.prompt_weights else ()
     return prompts
@@ -135,8 +132,7 @@ def _wrong_weights(prompts: Iterable[SamplePrompt], where: str, settings: Sample
     for each in prompts:
         during = Pass(each.steps or settings.sample_steps) if reads_edits(settings) else None
         for text in (each.prompt, each.negative or ""):
-            wrong = next(filter(None, map(wrong_weight, texts_of(text, [during]))), "")
-            if wrong:
+            if wrong := wrong_weight_in(text, [during]):
                 yield _wrong(f"In the prompt '{text[:40]}', {wrong}", where, FIX, "bad-weight")
 
 

@@ -233,9 +233,8 @@ def _drawn(text: str, start: Callable[[], Random], files: Files) -> str:
         elif named := list(_FILE.finditer(text)):
             text = _replaced(text, named, [_line_of(match[1], files, by) for match in named])
         elif matches := list(_GROUP.finditer(text)):
-            drawn = [
-                _group(match).draw(by) for match in reversed(matches)
-            ]  # sd-scripts' order: from the last position backwards
+            # sd-scripts' order: from the last position backwards.
+            drawn = [_group(match).draw(by) for match in reversed(matches)]
             text = _replaced(text, matches, drawn[::-1])
         else:
             return text

@@ -38,7 +38,7 @@ from core.generation.sample.guidance import (
     parts_of_side,
 )
 from core.generation.sample.guidances import make_guidance
-from core.generation.sample.noise import PLAIN, ImageNoise, StartNoise, Variation
+from core.generation.sample.noise import PLAIN, ImageNoise, StartNoise, Variation, mixed_noise
 from core.record.cancel import CancelToken
 from core.settings.base import SEEDS
 
@@ -409,7 +409,7 @@ def _begin(
     assert latents is not None, "only noise begins without latents"
     if sampling.program != "generator" and not stage.run:  # nothing would take noise away
         return first, latents.to(device)
-    noise = torch.stack([each.image_noise()[0] for each in noises]).to(device)
+    noise = mixed_noise(noises, device)
     return first, noise * start_scale(scheduler) if stage.fresh else add_noise(scheduler, latents, noise, noised)
 
 

@@ -101,6 +101,13 @@ class ImageNoise:
         return added, of_vae
 
 
+def mixed_noise(noises: Sequence[ImageNoise], device: torch.device) -> Tensor:
+    """The noise to add to the initial latents of a batch, [B, C, h, w], on a device."""
+    import torch
+
+    return torch.stack([each.image_noise()[0] for each in noises]).to(device)
+
+
 def slerp(fraction: float, low: Tensor, high: Tensor) -> Tensor:
     """Spherical interpolation from `low` to `high`, [C, h, w] each, as in A1111: of the columns of each channel."""
     import torch

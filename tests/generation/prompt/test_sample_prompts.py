@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from core.diffusion.text_states import TextStates
-from core.generation.prompt.files import understand
+from core.generation.prompt.files import parse_entry
 from core.generation.prompt.sample_prompts import SamplePrompt, control_image, filled, read_prompts, sample_of
 from core.settings.samples import SampleSettings
 from core.training.loop.samples import TrainedPromptTexts
@@ -17,7 +17,7 @@ from tests.refusals import refused
 
 def parsed(line):
     notes = []
-    found = understand(line, notes, "here")
+    found = parse_entry(line, notes, "here")
     return found and sample_of(found, notes, "here"), notes
 
 

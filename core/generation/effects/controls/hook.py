@@ -41,13 +41,8 @@ if TYPE_CHECKING:
 
 SOFT = 0.825  # ratio of each residual's weight to the next one inwards, in A1111 (sd-webui-controlnet)
 CACHED_HINTS = 40  # of a job in RAM: twenty nets in two stages
-OF_NO_MATTER: dict[str, Any] = {
-    "file": "",
-    "weight": 1.0,
-    "start_at": 0.0,
-    "end_at": 1.0,
-    "mode": "balanced",
-}  # to hints
+# Settings that do not change a control image.
+IRRELEVANT: dict[str, Any] = {"file": "", "weight": 1.0, "start_at": 0.0, "end_at": 1.0, "mode": "balanced"}
 
 
 @contextmanager
@@ -69,13 +64,8 @@ def nets_of(
         file = sources.controls[use.file]
         path = file.path
         size = path.stat().st_size if path.is_file() else 0
-        key = (
-            fingerprint(path),
-            fingerprint(sources.model),
-            components.device,
-            str(_type_of(components.denoiser)),
-            before,
-        )
+        dtype = str(_type_of(components.denoiser))
+        key = fingerprint(path), fingerprint(sources.model), components.device, dtype, before
         return store.lease("ControlNet", key, partial(load, file), name=path.name, size=size, device=components.device)
 
     with HintMaker(workspace, NETS, reports.cancel) as maker:
@@ -96,7 +86,7 @@ def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, S
 
     def hint(use: ControlUse, size: Size, canvas: Canvas | None) -> np.ndarray:
         part = None if canvas is None or canvas.full is None or canvas.box is None else (canvas.full.size, canvas.box)
-        return cached(use.model_copy(update=OF_NO_MATTER), size, part)
+        return cached(use.model_copy(update=IRRELEVANT), size, part)
 
     return hint
 
@@ -195,7 +185,7 @@ class Controls(Hook):
         return torch.tensor(which, device=device).repeat_interleave(len(at.noises)).nonzero()[:, 0]
 
     def _one_text(self, conditioning: Conditioning, rows: int) -> Conditioning:
-        """The text of each row: for an image with regions, whose sub-prompts the U-Net all reads, the last one."""
+        """The conditioning with one text per row: with regions, the last sub-prompt of each image."""
         if self._regions == 1:
             return conditioning
         images = len(self._making.noises)

@@ -128,7 +128,7 @@ class Perceptual(Hook):
         return gradient
 
     def _pull(self, latents: Tensor, number: int) -> Tensor:
-        """The gradient of one image's distances by the decoded latents, [1, C, h, w]."""
+        """The gradient of one image's distances with respect to its latents before decoding, [1, C, h, w]."""
         parts, family = self._making.components, self._making.family
         with torch.enable_grad():
             inputs = latents.requires_grad_()
@@ -140,8 +140,8 @@ class Perceptual(Hook):
 
 
 def _pulled(outputs: Tensor, inputs: Tensor, pull: Tensor) -> Tensor:
-    """The gradient by `inputs`, for the gradient `pull` by `outputs`; scaled to about 1 in between, so that it neither
-    underflows nor overflows in 16 bits."""
+    """The gradient with respect to `inputs`, from `pull`, the one with respect to `outputs`; scaled to about 1 in
+    between, so that it neither underflows nor overflows in 16 bits."""
     largest = pull.abs().max()
     power = torch.where((largest > 0) & largest.isfinite(), largest.log2().floor().exp2(), torch.ones_like(largest))
     (gradient,) = torch.autograd.grad(outputs, inputs, pull / power)
@@ -170,12 +170,8 @@ def _checkpointed(part: Any) -> Iterator[None]:
         part.disable_gradient_checkpointing()
 
 
-CLIP_NUMBERS = (
-    (0.48145466, 0.4578275, 0.40821073),
-    (0.26862954, 0.26130258, 0.27577711),
-)  # mean, deviation of RGB in 0..1
-
-
+# Mean and deviation of RGB in 0..1
+CLIP_NUMBERS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 VGG_NUMBERS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POOLS = (4, 9, 16, 23, 30)
 SMALLEST = 32  # pixels, of a side of VGG16's input: it halves them five times

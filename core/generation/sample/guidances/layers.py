@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from core.families.offload import replaced
 from core.generation.sample.guidance import PERTURBED, POSITIVE, Guidance, Moment, Outputs, classic
 from core.settings.generation.guidance import PagSettings, SkipLayerSettings, SmoothedEnergySettings
 
@@ -79,21 +80,6 @@ def _block(part: str) -> str:
     return SHORT.get(first, first) + dot + inner
 
 
-@contextmanager
-def _forward(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Replaces a layer's forward; restores the previous one at the end."""
-    attributes = layer.__dict__
-    before = attributes.get("forward")
-    attributes["forward"] = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del attributes["forward"]
-        else:
-            attributes["forward"] = before
-
-
 def _itself(layer: Any, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
     plain = layer.forward
 
@@ -105,7 +91,7 @@ def _itself(layer: Any, at: Moment, first: Callable[[Tensor], int]) -> AbstractC
             values = part(values)
         return torch.cat([usual, values])
 
-    return _forward(layer, forward)
+    return replaced(layer, forward=forward)
 
 
 def _skipped(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
@@ -115,7 +101,7 @@ def _skipped(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> Ab
         start = first(hidden_states)
         return torch.cat([plain(hidden_states, *args, **kwargs)[:start], hidden_states[start:]])
 
-    return _forward(layer, forward)
+    return replaced(layer, forward=forward)
 
 
 @contextmanager

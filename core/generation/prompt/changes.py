@@ -1,0 +1,15 @@
+"""Jobs with other settings in some of their groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from core.settings.base import Job
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+
+
+def with_settings(job: AnyJob, **groups: Mapping[str, Any]) -> AnyJob:
+    """The job with other settings in these groups, unchecked: with_settings(job, generate={"seed": 1})."""
+    return job.model_copy(update={name: getattr(job, name).model_copy(update=groups[name]) for name in groups})
