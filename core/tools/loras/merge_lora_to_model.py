@@ -51,7 +51,7 @@ class Plan:
     loras: Sequence[LoraInput]
 
     def __str__(self) -> str:
-        return f"merge {count(len(self.loras), 'LoRA')} into {display_path(self.copy.target)}"
+        return f"merge {count(len(self.loras), 'LoRA')} into {display_path(self.copy.conversion.target)}"
 
 
 def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
@@ -69,7 +69,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
     loras = lora_inputs(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     if copy is not None:
         for lora in loras:
-            problems += lora.other_family(copy.family, f"{GROUP}.models")
+            problems += lora.other_family(copy.conversion.family, f"{GROUP}.models")
             problems += [] if problems else _without_layers(lora, copy)
     raise_if_errors(problems)
     assert copy is not None
@@ -77,7 +77,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
 
 
 def _without_layers(lora: LoraInput, copy: convert_model.Plan) -> list[Problem]:
-    places = {name: part.places for name, part in copy.parts.items()}
+    places = {name: part.places for name, part in copy.conversion.parts.items()}
     found = [place for name in lora.layers if (place := module_of_layer(name)) is not None]
     if any(f"{path}.weight" in places.get(part, ()) for part, path in found):
         return []
@@ -90,9 +90,11 @@ def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> O
     """Write the model with every LoRA's changes."""
     merging = _Merging(plan, context)
     # Without the hash of all weights, which takes longer than the merge.
-    metadata = {key: value for key, value in plan.copy.facts.metadata.items() if key != WEIGHTS_HASH}
-    facts = replace(plan.copy.facts, metadata=metadata | _metadata(plan, context))
-    outcome = convert_model.run(replace(plan.copy, facts=facts), context, merging.changed)
+    metadata = {key: value for key, value in plan.copy.conversion.facts.metadata.items() if key != WEIGHTS_HASH}
+    facts = replace(plan.copy.conversion.facts, metadata=metadata | _metadata(plan, context))
+    outcome = convert_model.run(
+        replace(plan.copy, conversion=replace(plan.copy.conversion, facts=facts)), context, merging.changed
+    )
     lines = [f"{count(len(merging.merged), 'layer')} changed"]
     for path, names in merging.left_out.items():
         lines.append(f"layers of {path.name} that this model does not have, left out: {listed(names, SHOWN)}")
@@ -102,11 +104,11 @@ def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> O
 
 def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
     """modelspec and merge metadata. The model's hash is the short one, which avoids reading 7 GB."""
-    source = plan.copy.source.path
+    source = plan.copy.conversion.source.path
     inputs, loras = as_recipe(plan.loras, context)
     first = (source, "" if source.is_dir() else legacy_hash(source))
     recipe = {"method": "loras", "model": source.name, "loras": loras}
-    return {"modelspec.title": plan.copy.target.stem, **merge_record([first, *inputs], recipe)}
+    return {"modelspec.title": plan.copy.conversion.target.stem, **merge_record([first, *inputs], recipe)}
 
 
 class _Merging:
@@ -145,7 +147,7 @@ class _Merging:
         weight, bias = f"{path}.weight", f"{path}.bias"
         before = state[weight]
         compute = change.sums if change.is_product(before.shape, bias in state) else change.weight
-        places = self.plan.copy.parts[part].places
+        places = self.plan.copy.conversion.parts[part].places
         self.merged.add(place)
         state[weight] = change.explained(before, places[weight], lambda dtype: compute(before, dtype))
         if bias in state and change.has_bias:
@@ -163,7 +165,7 @@ class _Merging:
             return
         self.merged.add(place)
         compute = partial(change.added, before, value)
-        state[found[1]] = change.explained(before, self.plan.copy.parts[place[0]].places[found[1]], compute)
+        state[found[1]] = change.explained(before, self.plan.copy.conversion.parts[place[0]].places[found[1]], compute)
 
 
 @dataclass(frozen=True)
