@@ -14,14 +14,14 @@ from core.families.components import Components
 from core.formats.tensors.writer import type_named
 from core.methods import Method
 from core.networks.adapter_file import with_convolutions, write_lora, write_lora_pickle
-from core.networks.blocks import block_count, block_of
+from core.networks.bias_norm import NormAdapter
+from core.networks.block_weights import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.kinds import kind_named
 from core.networks.kinds.lora import sizes_as_metadata
 from core.networks.layer_sizes import part_of
 from core.networks.layers import layer_hits
 from core.networks.network import Network
-from core.networks.norm_adapter import NormAdapter
 from core.networks.starting import start_network
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError

@@ -6,7 +6,7 @@ too (LoRA-C3Lier, also called LoCon), in kohya's file format, which LoRA-FA and 
     y = W x + multiplier * scale * up(down(x)),   scale = alpha / rank; a missing alpha means alpha = r
 
 A convolution's down has the module's stride and padding. Both are cast to the dtype that the module computes in
-(core/networks/casts.py).
+(core/networks/low_rank.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from core.settings.optimization.optimizer import LORA_PLUS
 
 if TYPE_CHECKING:
     from core.families.targets import Target
-    from core.networks.casts import CastCache
+    from core.networks.low_rank import CastCache
     from core.settings.job import TrainJob
 
 MODULE = "networks.lora"
@@ -217,7 +217,7 @@ def add_low_rank_conv(
 
         sum_: Tensor = AddLowRankOverChannels.apply(y, x, down, up, strength, casts)
         return sum_
-    from core.networks.casts import cast_weight
+    from core.networks.low_rank import cast_weight
 
     down, up = cast_weight(down, x.dtype, casts), cast_weight(up, x.dtype, casts)
     return torch.add(y, up_conv(hidden_conv(x, down, conv), up), alpha=strength)

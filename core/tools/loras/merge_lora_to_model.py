@@ -28,8 +28,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.loras import MergeLoraToModelSettings
 from core.tools.files import model_file
-from core.tools.loras.merge_inputs import LoraInput, as_recipe, lora_inputs
-from core.tools.merges import merge_record
+from core.tools.merges import LoraInput, as_recipe, lora_inputs, merge_record
 from core.tools.models import convert_model
 from core.tools.models.convert_model import named_form
 

@@ -33,8 +33,7 @@ from core.tools.loras.headers import (
     with_kernel,
     without_weights,
 )
-from core.tools.loras.merge_inputs import LoraInput, as_recipe, lora_inputs
-from core.tools.merges import merge_record
+from core.tools.merges import LoraInput, as_recipe, lora_inputs, merge_record
 from core.tools.output import output_file, output_problems
 
 if TYPE_CHECKING:
