@@ -47,9 +47,10 @@ from core.formats.models.overflow import (
     written_in_fp32,
 )
 from core.formats.models.text_keys import bare_name
+from core.formats.tensors.entry import TORCH_NAMES
 from core.formats.tensors.lazy import lazily, loaded
 from core.formats.tensors.outline import Outline, StoredTensor
-from core.formats.tensors.reading import TORCH_NAMES, TensorFile
+from core.formats.tensors.reading import TensorFile
 from core.formats.tensors.writer import (
     LEGACY_HASH,
     NO_HASH,
