@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Self
 
 from core import extensions
@@ -306,22 +307,27 @@ def sizes_as_metadata(tensors: Tensors, args: str = "") -> dict[str, str]:
             continue
         sizes[math.prod(layer[DOWN].shape[2:]) > 1].add((len(layer[DOWN]), float(layer[ALPHA])))
 
-    def common(conv: bool, index: int) -> str:
-        values = {size[index] for size in sizes[conv]}
-        return f"{values.pop()}" if len(values) == 1 else "Dynamic"
-
-    plain = not sizes[False]  # a file of convolutions only
+    conv_ranks, conv_alphas = ({size[index] for size in sizes[True]} for index in (0, 1))
+    ranks, alphas = (
+        {size[index] for size in sizes[not sizes[False]]} for index in (0, 1)
+    )  # convolutions, if it has only them
     previous = json_or_none(args)
     previous = previous if isinstance(previous, dict) else {}
     arguments = {key: value for key, value in previous.items() if key not in ("algo", "conv_dim", "conv_alpha")}
     if sizes[True]:
-        arguments |= {"conv_dim": common(True, 0), "conv_alpha": common(True, 1)}
-    metadata = {
-        "ss_network_module": MODULE,
-        "ss_network_dim": common(plain, 0),
-        "ss_network_alpha": common(plain, 1),
-    }
-    return metadata | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
+        arguments |= {"conv_dim": one_or_dynamic(conv_ranks), "conv_alpha": one_or_dynamic(conv_alphas)}
+    return network_sizes(MODULE, ranks, alphas) | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
+
+
+def network_sizes(module: str, ranks: Collection[int], alphas: Collection[float]) -> dict[str, str]:
+    """ss_network_module, ss_network_dim and ss_network_alpha of a file with these ranks and alphas."""
+    sizes = {"ss_network_dim": one_or_dynamic(ranks), "ss_network_alpha": one_or_dynamic(alphas)}
+    return {"ss_network_module": module} | sizes
+
+
+def one_or_dynamic(values: Collection[Any]) -> str:
+    """The single value, or "Dynamic" as sd-scripts' tools write for layers that differ."""
+    return str(*values) if len(values) == 1 else "Dynamic"
 
 
 def register_lora(adapter: type[LoraAdapter], **fields: Any) -> None:

@@ -145,13 +145,14 @@ class _Merging:
         part, path = place
         weight, bias = f"{path}.weight", f"{path}.bias"
         before = state[weight]
-        compute = change.sums if change.is_product(before.shape, bias in state) else change.weight
+        product = change.is_product(before.shape, bias in state)
         places = self.plan.copy.conversion.parts[part].places
         self.merged.add(place)
-        state[weight] = change.explained(before, places[weight], lambda dtype: compute(before, dtype))
+        compute = partial(change.sums, before) if product else partial(_whole, before, change.weight)
+        state[weight] = change.explained(before, places[weight], compute)
         if bias in state and change.has_bias:
-            old = state[bias]
-            state[bias] = change.explained(old, places[bias], lambda dtype: change.bias(old, before.shape, dtype))
+            compute = partial(_whole, state[bias], partial(change.bias, before.shape))
+            state[bias] = change.explained(state[bias], places[bias], compute)
 
     def _add(
         self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change, key: str, value: Tensor
@@ -163,7 +164,7 @@ class _Merging:
             self.left_out.setdefault(change.path, []).append(f"{change.name}.{key}")
             return
         self.merged.add(place)
-        compute = partial(change.added, before, value)
+        compute = partial(_whole, before, partial(change.added, value))
         state[found[1]] = change.explained(before, self.plan.copy.conversion.parts[place[0]].places[found[1]], compute)
 
 
@@ -201,14 +202,9 @@ class _Change:
             raise ProblemsError.one(what, f"{GROUP}.models", fix, "lora.other-size")
         return adapter.factors() is not None and self.strength != 0
 
-    def weight(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The changed weight in `dtype`, computed in fp32, as one piece."""
-        import torch
-
-        with torch.no_grad():
-            weight = before.fetch(torch.float32)
-            merged = _cast(self._adapter(weight).merged(weight) if self.strength else weight, dtype)
-        yield merged.view(-1)
+    def weight(self, weight: Tensor) -> Tensor:
+        """The changed weight."""
+        return self._adapter(weight).merged(weight) if self.strength else weight
 
     def sums(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
         """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the CPU's cache."""
@@ -224,21 +220,13 @@ class _Change:
                 part.addmm_(up[rows], down, alpha=adapter.strength)
                 yield _cast(part, dtype).view(-1)
 
-    def bias(self, before: LazyTensor, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[Tensor]:
-        """The changed bias of a weight of this shape, as one piece."""
-        import torch
+    def bias(self, shape: tuple[int, ...], bias: Tensor) -> Tensor:
+        """The changed bias of a weight of this shape."""
+        return bias + self._adapter(bias.new_zeros(shape)).bias_delta() * self.strength
 
-        with torch.no_grad():
-            delta = self._adapter(torch.zeros(shape)).bias_delta()
-            merged = _cast(before.fetch(torch.float32) + delta * self.strength, dtype)
-        yield merged.view(-1)
-
-    def added(self, before: LazyTensor, value: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The tensor with an additive change of the same shape, as one piece."""
-        import torch
-
-        weight = before.fetch(torch.float32)
-        yield _cast(weight + value.to(weight).view_as(weight) * self.strength, dtype).view(-1)
+    def added(self, value: Tensor, weight: Tensor) -> Tensor:
+        """The tensor with an additive change of the same shape."""
+        return weight + value.to(weight).view_as(weight) * self.strength
 
     def explained(
         self, before: LazyTensor, place: Place, compute: Callable[[torch.dtype], Iterator[Tensor]]
@@ -260,6 +248,15 @@ class _Change:
         what = f"{place.name} becomes too large for the precision of the copy when {self.path.name} is merged"
         fix = "save as bf16 or fp32, or lower the ratio of this LoRA"
         return TooLarge.one(what, f"{GROUP}.save_precision", fix, "merge.overflow")
+
+
+def _whole(before: LazyTensor, change: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
+    """A tensor changed as a whole in fp32, then in `dtype`, as one piece."""
+    import torch
+
+    with torch.no_grad():
+        changed = _cast(change(before.fetch(torch.float32)), dtype)
+    yield changed.view(-1)
 
 
 class _Unfit(Exception):
