@@ -102,7 +102,7 @@ class Adapter(ABC):
         return cast_weight(weight, dtype, self.casts)
 
     def enters(self, x: Tensor) -> Tensor:
-        """The input that the module and the adapters below get for the input x."""
+        """The input x as this change alters it for the module and the adapters before it."""
         return x
 
     def below(self) -> Iterator[Adapter]:
