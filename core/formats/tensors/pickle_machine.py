@@ -358,7 +358,7 @@ def _call_named(machine: Machine) -> None:
 
 _VALUES = """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING
 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"""
-_ACTIONS: dict[str, Callable[..., None]] = {
+_ACTIONS: dict[str, Callable[..., object]] = {
     **dict.fromkeys(_VALUES.split(), Machine.push_argument),
     **dict.fromkeys(("PROTO", "FRAME"), _ignore),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine.remember),
@@ -401,8 +401,8 @@ _ACTIONS: dict[str, Callable[..., None]] = {
     "BINPERSID": lambda machine: machine.persistent(machine.pop()),
 }
 # {code: (what reads its argument, if it has one; its action)}; others are refused
-_OPCODES: dict[bytes, tuple[Callable[[Any], Any] | None, Callable[..., None]]] = {
-    each.code.encode("latin-1"): (each.arg and each.arg.reader, _ACTIONS[each.name])
+_OPCODES: dict[bytes, tuple[Callable[[Any], Any] | None, Callable[..., object]]] = {
+    each.code.encode("latin-1"): (each.arg.reader if each.arg is not None else None, _ACTIONS[each.name])
     for each in opcodes
     if each.name in _ACTIONS
 }

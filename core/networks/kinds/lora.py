@@ -301,22 +301,20 @@ def network_args(job: TrainJob) -> dict[str, str]:
 def sizes_as_metadata(tensors: Tensors, args: str = "") -> dict[str, str]:
     """ss_network_module, ss_network_dim, ss_network_alpha and ss_network_args of these LoRA tensors: "Dynamic" if
     layers differ; 3x3 convolutions have conv_dim and conv_alpha. args: the ss_network_args that the file had"""
-    sizes: dict[bool, set[tuple[int, float]]] = {False: set(), True: set()}
+    plain, conv = set[tuple[int, float]](), set[tuple[int, float]]()
     for layer in group_by_module(tensors).values():
-        if DOWN not in layer:  # a norm layer
-            continue
-        sizes[math.prod(layer[DOWN].shape[2:]) > 1].add((len(layer[DOWN]), float(layer[ALPHA])))
-
-    conv_ranks, conv_alphas = ({size[index] for size in sizes[True]} for index in (0, 1))
-    ranks, alphas = (
-        {size[index] for size in sizes[not sizes[False]]} for index in (0, 1)
-    )  # convolutions, if it has only them
+        if DOWN in layer:  # not a norm layer
+            sizes = conv if math.prod(layer[DOWN].shape[2:]) > 1 else plain
+            sizes.add((len(layer[DOWN]), float(layer[ALPHA])))
     previous = json_or_none(args)
     previous = previous if isinstance(previous, dict) else {}
     arguments = {key: value for key, value in previous.items() if key not in ("algo", "conv_dim", "conv_alpha")}
-    if sizes[True]:
-        arguments |= {"conv_dim": one_or_dynamic(conv_ranks), "conv_alpha": one_or_dynamic(conv_alphas)}
-    return network_sizes(MODULE, ranks, alphas) | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
+    if conv:
+        arguments["conv_dim"] = one_or_dynamic({rank for rank, _ in conv})
+        arguments["conv_alpha"] = one_or_dynamic({alpha for _, alpha in conv})
+    sizes = plain or conv  # a file may have convolutions only
+    metadata = network_sizes(MODULE, {rank for rank, _ in sizes}, {alpha for _, alpha in sizes})
+    return metadata | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
 
 
 def network_sizes(module: str, ranks: Collection[int], alphas: Collection[float]) -> dict[str, str]:

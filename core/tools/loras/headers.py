@@ -45,7 +45,7 @@ def refuse_device(device: str, where: str) -> None:
 def without_weights(path: Path, where: str) -> LoraFile:
     """The outline of a LoRA whose layers' changes do not depend on the base model. Raises ProblemsError for others."""
     lora = lora_outline(path)
-    unknown, _ = _by_knowledge(lora)
+    unknown, _ = _dependent_layers(lora)
     if unknown:
         title, names = next(iter(unknown.items()))
         what = f"{path.name} has layers of {title}, whose change depends on the base model: {', '.join(names[:SHOWN])}"
@@ -54,7 +54,7 @@ def without_weights(path: Path, where: str) -> LoraFile:
     return lora
 
 
-def _by_knowledge(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
+def _dependent_layers(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
     """({title of a kind: its layers whose change depends on the base model}, number of other layers)."""
     unknown: dict[str, list[str]] = {}
     modules = group_by_module(lora.tensors)
@@ -141,7 +141,7 @@ def check_measurable(name: str | None, lora: Path, where: str) -> None:
     """Raise ProblemsError without a base model if every layer of the LoRA needs it (it rotates or scales the weight)."""
     if name:
         return
-    kinds, others = _by_knowledge(lora_outline(lora))
+    kinds, others = _dependent_layers(lora_outline(lora))
     if kinds and not others:
         what = f"{lora.name} ({', '.join(sorted(kinds))}) has no layer that can be measured without its base model"
         raise ProblemsError.one(what, where, "choose the base model that it was trained on", "tools.no-layers")
