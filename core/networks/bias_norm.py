@@ -4,7 +4,6 @@ file of any kind has next to its layers. They act at the network's strength, wit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,6 @@ from core.families.targets import Target
 from core.formats.lora.names import BIAS, NORM, NORM_BIAS, group_by_module, module_path
 from core.formats.models.text_keys import full_name
 from core.networks.adapter import Adapter, as_weight
-
-if TYPE_CHECKING:
-    from core.networks.network import Network
 
 
 class NormAdapter(Adapter):
@@ -101,23 +97,25 @@ class BiasAdapter(Adapter):
         return weight
 
 
-def use_bias_norm(network: Network, parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Add a file's bias and norm changes to its network; returns the keys of those that fit nothing.
+def use_bias_norm(
+    adapters: dict[str, Adapter], parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
+) -> list[str]:
+    """Add a file's bias and norm changes to the adapters of its network; returns the keys of those that fit nothing.
 
     parts    "unet", "text_encoder" ... -> the loaded model        tensors    by kohya key
     """
     norms, unused = _norms(parts) if tensors else {}, list[str]()
     for name, changes in group_by_module(tensors).items():
-        adapter, norm = network.adapters.get(name), norms.get(module_path(name))
+        adapter, norm = adapters.get(name), norms.get(module_path(name))
         used: set[str] = set()
         if adapter is not None and BIAS in changes and _fits(adapter.module.bias, changes[BIAS]):
             adapter.bias, used = changes[BIAS].float().flatten(), {BIAS}
         elif norm is not None and changes.keys() <= {NORM, NORM_BIAS, BIAS} and _norm_fits(norm, changes):
-            network.adapters[name] = _norm_adapter(name, norm, changes)
+            adapters[name] = _norm_adapter(name, norm, changes)
             used = set(changes)
         elif adapter is None and changes.keys() == {BIAS} and (layer := _layer(parts, name)) is not None:
             if _fits(layer.bias, changes[BIAS]):
-                network.adapters[name] = BiasAdapter(name, layer, changes[BIAS])
+                adapters[name] = BiasAdapter(name, layer, changes[BIAS])
                 used = {BIAS}
         unused += [f"{name}.{key}" for key in changes if key not in used]
     return unused
