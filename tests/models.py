@@ -15,6 +15,7 @@ from core.families import family
 from core.families.components import Components
 from core.families.layout import Layout
 from core.formats.models import sd_keys
+from core.formats.models.text_keys import full_name
 from core.machine_check.random_model import (
     random_state,
     shipped_config,
@@ -200,7 +201,7 @@ def single_file_tensor(part: str, key: str, value: torch.Tensor, family_name: st
     if part == "unet":
         return sd_keys.UNET_PREFIX + sd_keys.unet_to_ldm(key, family_name), value
     if part == "text_encoder":
-        return sd_keys.CLIP_PREFIXES[family_name] + sd_keys.clip_to_ldm(key), value
+        return sd_keys.CLIP_PREFIXES[family_name] + full_name(key), value
     name = sd_keys.vae_to_ldm(key)
     if ".attn_1." in name and value.ndim == 2:
         value = value[:, :, None, None]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from core.formats.lora.names import BUNDLED
 from core.formats.models.overflow import not_finite, refuse_not_finite
-from core.formats.tensors.entry import TensorEntry
+from core.formats.tensors.entry import FLOATS, TensorEntry
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 ONE = ("emb_params",)  # SD 1 and 2; A1111 reads any single tensor
 SDXL = ("clip_l", "clip_g")
 A1111 = "string_to_param."
-FLOATS = {"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"}
 MOST_NUMBERS = 20_000_000  # 75 vectors for each of SDXL's two encoders are 153,600
 LAYERS = (
     *("IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID"),

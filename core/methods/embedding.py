@@ -14,8 +14,7 @@ from core.families.components import Components
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, write_embedding
 from core.formats.tensors.writer import type_named
 from core.methods import Method
-from core.methods.layers import OneTextEach
-from core.methods.tokens import TokenTable, add_tokens, first_rows, spelled_out, tokens_of
+from core.methods.tokens import OneTextEach, TokenTable, add_tokens, first_rows, spelled_out, tokens_of
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.names import without_signs

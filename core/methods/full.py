@@ -20,7 +20,7 @@ from core.formats.models.sd_keys import unet_to_ldm
 from core.formats.models.whole_model import ENDINGS, Form, ModelFacts, form_of
 from core.formats.tensors.writer import type_named
 from core.methods import Method
-from core.networks.blocks import block_of
+from core.networks.block_weights import block_of
 from core.optimization.groups import Trainable
 from core.record.problems import Problem
 from core.settings.blocks import COUNTS, numbers

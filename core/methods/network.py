@@ -14,14 +14,14 @@ from core.families.components import Components
 from core.formats.tensors.writer import type_named
 from core.methods import Method
 from core.networks.adapter_file import with_convolutions, write_lora, write_lora_pickle
-from core.networks.blocks import block_count, block_of
+from core.networks.bias_norm import NormAdapter
+from core.networks.block_weights import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.kinds import kind_named
-from core.networks.kinds.lora import sizes_as_metadata
+from core.networks.kinds.lora import one_or_dynamic, sizes_as_metadata
 from core.networks.layer_sizes import part_of
 from core.networks.layers import layer_hits
 from core.networks.network import Network
-from core.networks.norm_adapter import NormAdapter
 from core.networks.starting import start_network
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
@@ -171,8 +171,8 @@ class NetworkMethod(Method):
             metadata["ss_pissa"] = "difference to the unchanged base model, at twice the trained rank"
         if self._settings.dim_from_weights:
             adapters = [each for each in self._built.adapters.values() if not isinstance(each, NormAdapter)]
-            metadata["ss_network_dim"] = _one_or_dynamic({adapter.rank for adapter in adapters})
-            metadata["ss_network_alpha"] = _one_or_dynamic({adapter.alpha for adapter in adapters})
+            metadata["ss_network_dim"] = one_or_dynamic({adapter.rank for adapter in adapters})
+            metadata["ss_network_alpha"] = one_or_dynamic({adapter.alpha for adapter in adapters})
         return metadata
 
     def write(
@@ -192,8 +192,3 @@ class NetworkMethod(Method):
         if self.network is not None and self.network.attached:
             self.network.detach()
         self.network = None
-
-
-def _one_or_dynamic(values: set) -> str:
-    """The single value, or "Dynamic" as sd-scripts' tools write for layers that differ."""
-    return str(values.pop()) if len(values) == 1 else "Dynamic"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from core.record.lazy_torch import Tensor, nn, torch
 
 if TYPE_CHECKING:
-    from core.networks.casts import CastCache
     from core.networks.dropout import Dropout
+    from core.networks.low_rank import CastCache
 
 STACK = "_adapters"
 PLUS = "plus"  # the role of weights that train at LoRA+'s higher rate
@@ -97,12 +97,12 @@ class Adapter(ABC):
 
     def cast(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """A parameter in this dtype, differentiable."""
-        from core.networks.casts import cast_weight
+        from core.networks.low_rank import cast_weight
 
         return cast_weight(weight, dtype, self.casts)
 
     def enters(self, x: Tensor) -> Tensor:
-        """The input that the module and the adapters below get for the input x."""
+        """The input x as this change alters it for the module and the adapters before it."""
         return x
 
     def below(self) -> Iterator[Adapter]:

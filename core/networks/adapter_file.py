@@ -47,9 +47,10 @@ from core.formats.models.overflow import (
     written_in_fp32,
 )
 from core.formats.models.text_keys import bare_name
+from core.formats.tensors.entry import TORCH_NAMES
 from core.formats.tensors.lazy import lazily, loaded
 from core.formats.tensors.outline import Outline, StoredTensor
-from core.formats.tensors.reading import TORCH_NAMES, TensorFile
+from core.formats.tensors.reading import TensorFile
 from core.formats.tensors.writer import (
     LEGACY_HASH,
     NO_HASH,
@@ -60,6 +61,7 @@ from core.formats.tensors.writer import (
     write_safetensors,
 )
 from core.networks.kinds import NetworkKind, is_number, kind_of_keys, kinds
+from core.networks.kinds.lora import network_sizes
 from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
@@ -537,12 +539,7 @@ def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         if (kind := kind_of_keys(layer, name)) is not None:
             module = kind.module_name
             sizes.add(kind.size(layer))
-    ranks, alphas = {size.rank for size in sizes}, {size.alpha for size in sizes}
-    network_metadata = {
-        "ss_network_module": module,
-        "ss_network_dim": str(*ranks) if len(ranks) == 1 else "Dynamic",
-        "ss_network_alpha": str(*alphas) if len(alphas) == 1 else "Dynamic",
-    }
+    network_metadata = network_sizes(module, {size.rank for size in sizes}, {size.alpha for size in sizes})
     if lora.family is not None:
         network_metadata |= version_metadata(lora.family)
     metadata = {key: value for key, value in lora.metadata.items() if key not in (PEFT_METADATA, "format")}

@@ -1,5 +1,5 @@
-"""Changes of biases (`diff_b`) and of norm layers (`w_norm`, `b_norm`, trained by LyCORIS' train_norm) that a network's
-file has next to its layers. They act at the network's strength, without alpha / rank."""
+"""Changes of norm layers (`w_norm`, `b_norm`, trained by LyCORIS' train_norm) and of biases (`diff_b`), which a network's
+file of any kind has next to its layers. They act at the network's strength, without alpha / rank."""
 
 from __future__ import annotations
 
@@ -7,12 +7,64 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import group_norm, layer_norm
 
+from core.families.targets import Target
 from core.formats.lora.names import BIAS, NORM, NORM_BIAS, group_by_module, module_path
 from core.formats.models.text_keys import full_name
 from core.networks.adapter import Adapter, as_weight
-from core.networks.network import Network
-from core.networks.norm_adapter import NormAdapter
+
+
+class NormAdapter(Adapter):
+    """The change of a norm layer: y + m * (normalized(x) * weight + shift), as LyCORIS' NormModule."""
+
+    def __init__(self, name: str, module: nn.LayerNorm | nn.GroupNorm, weight: Tensor, shift: Tensor):
+        super().__init__(name, module)
+        device = as_weight(module.weight).device
+        self.weight, self.shift = (nn.Parameter(each.float().to(device)) for each in (weight, shift))
+
+    @classmethod
+    def fresh(cls, target: Target) -> NormAdapter:
+        """A new one without effect, for a layer that train_norm trains."""
+        zero = torch.zeros_like(as_weight(target.module.weight), dtype=torch.float32)
+        return cls(target.name, target.module, zero, zero.clone())
+
+    def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        return [(self.weight, "plain"), (self.shift, "plain")]
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        weight, shift = ((each * self.multiplier).to(y.dtype) for each in (self.weight, self.shift))
+        if isinstance(self.module, nn.GroupNorm):
+            if weight.requires_grad and not x.requires_grad:
+                # Torch's backward pass (2.13, CPU) ends the process here for an x in channels_last layout.
+                plain, shape = group_norm(x, self.module.num_groups, eps=self.module.eps), (-1, *(1,) * (x.dim() - 2))
+                return y + torch.addcmul(shift.view(shape), plain, weight.view(shape))
+            return y + group_norm(x, self.module.num_groups, weight, shift, self.module.eps)
+        assert isinstance(self.module, nn.LayerNorm)
+        return y + layer_norm(x, self.module.normalized_shape, weight, shift, self.module.eps)
+
+    def delta(self) -> Tensor:
+        return self.weight.detach()
+
+    def bias_delta(self) -> Tensor | None:
+        return self.shift.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {NORM: self.weight.detach(), NORM_BIAS: self.shift.detach()}
+
+    def misfit(self, tensors: Mapping[str, Tensor]) -> str:
+        sizes = {name: tensor.numel() for name, tensor in tensors.items()}
+        fits = NORM in sizes and sizes.keys() <= {NORM, NORM_BIAS} and set(sizes.values()) == {self.weight.numel()}
+        return "" if fits else "has a different shape"
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            self.weight.copy_(tensors[NORM].flatten())
+            self.shift.copy_(tensors[NORM_BIAS].flatten() if NORM_BIAS in tensors else torch.zeros(()))
+
+    def shorten(self, ratio: Tensor) -> None:
+        for each in (self.weight, self.shift):
+            each.mul_(ratio)
 
 
 class BiasAdapter(Adapter):
@@ -45,23 +97,25 @@ class BiasAdapter(Adapter):
         return weight
 
 
-def use_bias_norm(network: Network, parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Add a file's bias and norm changes to its network; returns the keys of those that fit nothing.
+def use_bias_norm(
+    adapters: dict[str, Adapter], parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
+) -> list[str]:
+    """Add a file's bias and norm changes to the adapters of its network; returns the keys of those that fit nothing.
 
     parts    "unet", "text_encoder" ... -> the loaded model        tensors    by kohya key
     """
     norms, unused = _norms(parts) if tensors else {}, list[str]()
     for name, changes in group_by_module(tensors).items():
-        adapter, norm = network.adapters.get(name), norms.get(module_path(name))
+        adapter, norm = adapters.get(name), norms.get(module_path(name))
         used: set[str] = set()
         if adapter is not None and BIAS in changes and _fits(adapter.module.bias, changes[BIAS]):
             adapter.bias, used = changes[BIAS].float().flatten(), {BIAS}
         elif norm is not None and changes.keys() <= {NORM, NORM_BIAS, BIAS} and _norm_fits(norm, changes):
-            network.adapters[name] = _norm_adapter(name, norm, changes)
+            adapters[name] = _norm_adapter(name, norm, changes)
             used = set(changes)
         elif adapter is None and changes.keys() == {BIAS} and (layer := _layer(parts, name)) is not None:
             if _fits(layer.bias, changes[BIAS]):
-                network.adapters[name] = BiasAdapter(name, layer, changes[BIAS])
+                adapters[name] = BiasAdapter(name, layer, changes[BIAS])
                 used = {BIAS}
         unused += [f"{name}.{key}" for key in changes if key not in used]
     return unused

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from core.formats.models import sd_keys
-from core.networks.blocks import ORIGINAL, block_of
 from core.record.units import count
+from core.settings.blocks import COUNTS
 
 BASE = "BASE"  # the text encoders
 SLOTS = (BASE, *(f"IN{n:02}" for n in range(12)), "MID", *(f"OUT{n:02}" for n in range(12)))
@@ -130,3 +130,38 @@ def slot_of_key(key: str, family: str | None) -> int:
     if side == "output_blocks":
         return FIRST_OUT + min(number, 11)
     return LAST_OUT.get(family or "", len(SLOTS) - 1) if side == "out" else 1
+
+
+# -- the block of a layer (numbered as in core.settings.blocks)
+
+
+DIFFUSERS = re.compile(
+    r"lora_unet_(?P<side>down|mid|up)_blocks?_(?P<block>\d+_)?(?P<kind>resnets|attentions|downsamplers|upsamplers)_(?P<place>\d+)_"
+)
+ORIGINAL = re.compile(r"lora_unet_(?P<side>input_blocks|middle_block|output_blocks)_(?P<place>\d+)_")
+FIRST = {"input_blocks": 1, "middle_block": 10, "output_blocks": 13}
+LAST = 22  # SDXL's last convolution
+
+
+def block_of(name: str) -> int:
+    """`lora_unet_down_blocks_1_attentions_0_proj_in` -> 4; `lora_unet_input_blocks_4_1_proj_in` -> 5.
+
+    Layers outside of the blocks (time and size embeddings) are in block 0; SDXL's last convolution in 22.
+    """
+    match = ORIGINAL.match(name)
+    if match:
+        return FIRST[match["side"]] + int(match["place"])
+    match = DIFFUSERS.match(name)
+    if match is None:
+        return LAST if name.startswith("lora_unet_out_") else 0
+    if match["side"] == "mid":
+        return 12
+    three = 3 * int(match["block"].rstrip("_"))
+    if match["kind"] in ("downsamplers", "upsamplers"):
+        return three + (3 if match["side"] == "down" else 15)
+    return three + int(match["place"]) + (1 if match["side"] == "down" else 13)
+
+
+def block_count(names: Iterable[str]) -> int:
+    """25 for SD 1.x and 2.x, 23 for SDXL, whose layers have the original names."""
+    return COUNTS["sdxl" if any(ORIGINAL.match(name) for name in names) else "sd1"]

@@ -103,7 +103,9 @@ def _use_bias_norm(components: Components, network: Network, lora: LoraFile, str
 
     encoders = dict(zip(("text_encoder", "text_encoder_2"), components.text_encoders, strict=False))
     parts = {"unet": components.denoiser, **encoders}
-    unused = use_bias_norm(network, {name: part for name, part in parts.items() if part is not None}, lora.bias_norm)
+    unused = use_bias_norm(
+        network.adapters, {name: part for name, part in parts.items() if part is not None}, lora.bias_norm
+    )
     network.set_multiplier(strength)
     return unused
 

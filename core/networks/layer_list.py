@@ -55,7 +55,7 @@ def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[Listed]:
 
 
 def layers_of(family: str, parts: Mapping[str, Part]) -> list[Listed]:
-    """`listed_layers` for the parts of an opened model that are used when it is loaded."""
+    """`listed_layers` of an opened model: only of the tensors that loading it uses."""
     used = {name: layout_of(family).used(part) for name, part in parts.items()}
     return listed_layers(
         family, {name: {key: at.entry.shape for key, at in part.places.items()} for name, part in used.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import sqrt
 
-from core.networks.blocks import block_count, block_of
+from core.networks.block_weights import block_count, block_of
 from core.networks.kinds import kind_named
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize, block_sizes

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from core.families.targets import Target, is_norm
 from core.formats.lora.names import group_by_module, kohya_name, layer_name, module_path
 from core.networks.adapter import STACK, Adapter, adapt, as_weight, forward_with_adapters, restore
-from core.networks.casts import CastCache
+from core.networks.bias_norm import NormAdapter
 from core.networks.dropout import Dropout
 from core.networks.fp8 import base_weight, set_weight
 from core.networks.kinds import kind_named, kind_of_keys
 from core.networks.layer_sizes import part_of
-from core.networks.norm_adapter import NormAdapter
+from core.networks.low_rank import CastCache
 from core.networks.sizes import SizeOf, refuse_unfit, sized_layers
 from core.record.problems import ProblemsError
 from core.record.units import first_of

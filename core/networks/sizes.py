@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from core.families.targets import Target, is_norm
 from core.formats.lora.names import NORM
 from core.networks.adapter import as_weight
-from core.networks.blocks import block_count, block_of
+from core.networks.block_weights import block_count, block_of
 from core.networks.kinds import NetworkKind, kind_named
 from core.networks.layer_sizes import kind_sizes, layer_sizes, part_of, wanted
 from core.record.problems import ProblemsError

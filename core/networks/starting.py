@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from core.families.targets import Target
 from core.formats.lora.names import group_by_module
 from core.networks.adapter_file import LoraFile
+from core.networks.bias_norm import NormAdapter
 from core.networks.kinds import NetworkKind, kind_named, kind_of_keys
 from core.networks.layer_sizes import part_of, wanted
 from core.networks.network import Network, named_as
-from core.networks.norm_adapter import NormAdapter
 from core.networks.sizes import has_large_kernel, sizes_by_file
 from core.record.problems import Problem, ProblemsError
 from core.record.units import first_of

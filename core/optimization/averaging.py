@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from core.optimization.groups import weights_of
 from core.optimization.rounding import NARROW
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
         yield
         return
     with torch.no_grad():
-        copies = [(weight, weight.detach().to("cpu", copy=True)) for weight in _weights(optimizer)]
+        copies = [(weight, weight.detach().to("cpu", copy=True)) for weight in weights_of(optimizer.param_groups)]
         modes = [group.get("train_mode") for group in optimizer.param_groups]
     try:
         with torch.no_grad():
@@ -56,7 +57,7 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
 
 def _turn(optimizer: Optimizer, mode: str) -> None:
     """Call `optimizer.eval()` or `.train()`, with 16-bit weights in fp32 meanwhile, like their second set."""
-    narrow = [(weight, weight.data) for weight in _weights(optimizer) if weight.dtype in NARROW]
+    narrow = [(weight, weight.data) for weight in weights_of(optimizer.param_groups) if weight.dtype in NARROW]
     try:
         for weight, old in narrow:
             weight.data = old.float()
@@ -64,7 +65,3 @@ def _turn(optimizer: Optimizer, mode: str) -> None:
     finally:  # memory may run out in between
         for weight, old in narrow:
             weight.data = old.copy_(weight.data)
-
-
-def _weights(optimizer: Optimizer) -> list[Any]:
-    return [weight for group in optimizer.param_groups for weight in group["params"]]

@@ -78,6 +78,7 @@ class FusedBackward:
         self._hooks, self._parts = [], {}
 
     def _each(self) -> list[Part]:
+        """All parts, once each."""
         return list({id(part): part for part in self._parts.values()}.values())
 
     @torch.no_grad()

@@ -74,6 +74,11 @@ def parameter_groups(
     return list(groups.values())
 
 
+def weights_of(groups: Sequence[Group]) -> list[Any]:
+    """The weights of all groups, in order."""
+    return [weight for group in groups for weight in group["params"]]
+
+
 def rate_of(settings: OptimizerSettings, trainable: Trainable) -> float:
     """The learning rate before scale_lr and the schedule."""
     rate = settings.rate_of(trainable.part) * trainable.factor if trainable.rate is None else trainable.rate

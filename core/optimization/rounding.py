@@ -9,12 +9,12 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from core.optimization.groups import Group, weights_of
 from core.record.draws import address
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from core.optimization.groups import Group
 
 STEP = "rounding_step"  # in the first group, and so in the saved state: steps taken
 LOST = "rounding_loss"  # in a weight's state, and so in the saved state: what its rounding left out
@@ -72,7 +72,7 @@ class WideStep:
         self._optimizer, self._seed, self._stochastic, self._by_parts = optimizer, seed, stochastic, by_parts
         self._kahan = kahan
         self._plain = type(optimizer).step
-        self._index = {weight: index for index, weight in enumerate(_weights(optimizer.param_groups))}
+        self._index = {weight: index for index, weight in enumerate(weights_of(optimizer.param_groups))}
         optimizer.param_groups[0].setdefault(STEP, 0)
 
     def __call__(self, closure: Any = None) -> None:
@@ -94,7 +94,7 @@ class WideStep:
         withheld   0-d on the device: above 0, the weights stay unchanged
         """
         on_cpu = withheld is not None and withheld.device.type == "cpu"  # where reading it costs no sync
-        weights = [weight for weight in _weights(groups) if weight.grad is not None]
+        weights = [weight for weight in weights_of(groups) if weight.grad is not None]
         before = [weight.data for weight in weights]
         _widen([weight for weight in weights if weight.dtype in NARROW])
         for weight, old in zip(weights, before, strict=True):
@@ -189,7 +189,7 @@ def parts_of(groups: Sequence[Group]) -> Iterator[list[Group]]:
 def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool, kahan: bool = False) -> WideStep:
     """Make `optimizer.step()` step 16-bit weights in fp32; fp32 weights step as before."""
     wide = WideStep(optimizer, seed, stochastic=stochastic, by_parts=by_parts, kahan=kahan)
-    if any(weight.dtype in NARROW for weight in _weights(optimizer.param_groups)):
+    if any(weight.dtype in NARROW for weight in weights_of(optimizer.param_groups)):
         vars(optimizer)["step"] = wide
     return wide
 
@@ -202,7 +202,3 @@ def _step(optimizer: Optimizer, plain: Any, groups: Sequence[Group]) -> None:
         plain(optimizer)
     finally:
         optimizer.param_groups = everything
-
-
-def _weights(groups: Sequence[Group]) -> list[Any]:
-    return [weight for group in groups for weight in group["params"]]

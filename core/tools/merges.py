@@ -1,16 +1,24 @@
-"""Shared by all merges: the list of ratios, and the metadata on the merged files."""
+"""Shared by all merges: the LoRAs to merge, the list of ratios, and the metadata on the merged files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.formats.hashes import legacy_hash
-from core.record.problems import Problem
+from core.formats.detect import FAMILY_NAMES
+from core.formats.hashes import file_sha256, legacy_hash
+from core.formats.lora.names import group_by_module, layer_name
+from core.networks.adapter_file import lora_outline
+from core.networks.block_weights import block_weights, weight_of
+from core.record.context import JobContext
+from core.record.problems import Problem, collected, problems_at
 from core.record.units import count
-from core.settings.blocks import numbers
+from core.record.workspace import Workspace
+from core.settings.blocks import has_nine_blocks, numbers
+from core.tools.files import lora_of
 
 
 def ratios_of(text: str, files: int, noun: str, where: str, problems: list[Problem]) -> list[float] | None:
@@ -51,3 +59,73 @@ def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) 
 
 def _title(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
+
+
+# -- the LoRAs to merge: files, ratios and block weights, checked by their headers
+
+
+@dataclass(frozen=True)
+class LoraInput:
+    """A LoRA to merge. ratio: its strength; lbw: its block weights as text; blocks: by slot, None for 1 everywhere; layers: their
+    names."""
+
+    path: Path
+    ratio: float
+    lbw: str
+    blocks: tuple[float, ...] | None
+    family: str | None
+    layers: Sequence[str]
+
+    def block_weight(self, layer: str) -> float:
+        return 1.0 if self.blocks is None else weight_of(self.blocks, layer_name(layer))
+
+    def strength(self, layer: str) -> float:
+        return self.ratio * self.block_weight(layer)
+
+    def other_family(self, family: str, where: str) -> list[Problem]:
+        if self.family in (None, family):
+            return []
+        what = f"{self.path.name} is a LoRA for {FAMILY_NAMES[str(self.family)]}, not for {FAMILY_NAMES[family]}"
+        fix = f"choose LoRAs for {FAMILY_NAMES[family]}"
+        return [Problem(what, where, fix, code="lora.other-family")]
+
+
+def lora_inputs(
+    models: Sequence[str], ratios: str, lbws: Sequence[str], workspace: Workspace, group: str, problems: list[Problem]
+) -> list[LoraInput]:
+    """The readable LoRAs of a merge. Problems are added to `problems`."""
+    where, found = f"{group}.models", list[LoraInput]()
+    if not models:
+        fix = "give LoRAs, one per line"
+        problems.append(Problem("No LoRA is given", where, fix, code="tools.no-file-given"))
+    strengths = ratios_of(ratios, len(models), "LoRA", f"{group}.ratios", problems) or [1.0] * len(models)
+    lists = [*lbws, *([""] * (len(models) - len(lbws)))]
+    if len(lbws) > len(models):
+        what = f"{count(len(lbws), 'line')} of block weights given for {count(len(models), 'LoRA')}"
+        problems.append(Problem(what, f"{group}.lbws", "give one line per LoRA", code="merge.block-weights"))
+    header = problems_at(where)(lora_outline)
+    for name, ratio, lbw in zip(models, strengths, lists, strict=False):
+        path = collected(problems, lora_of, name, workspace, where)
+        lora = collected(problems, header, path) if path is not None else None
+        if path is None or lora is None:
+            continue
+        lbw = lbw.strip().removeprefix("[").removesuffix("]")  # sd-scripts takes JSON lists
+        try:
+            blocks = block_weights(lbw, has_nine_blocks(lora.family)) if lbw else None
+        except ValueError as error:
+            fix = "write 12, 17, 20 or 26 numbers, or a preset"
+            problems.append(Problem(f"{path.name}: {error}", f"{group}.lbws", fix, code="merge.block-weights"))
+            continue
+        found.append(LoraInput(path, ratio, lbw, blocks, lora.family, list(group_by_module(lora.tensors))))
+    return found
+
+
+def as_recipe(loras: Sequence[LoraInput], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:
+    """(each file with its SHA-256, each LoRA's entry of the recipe), for `merge_record`."""
+    inputs, recipe = list[tuple[Path, str]](), list[dict[str, Any]]()
+    for lora in loras:
+        context.stage(f"hashing {lora.path.name}")
+        sha256 = file_sha256(lora.path, context.cancel)
+        inputs.append((lora.path, sha256))
+        recipe.append({"sha256": sha256, "ratio": lora.ratio, "lbw": lora.lbw})
+    return inputs, recipe

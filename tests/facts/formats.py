@@ -49,8 +49,8 @@ def keys() -> Facts:
                 ldm = [sd_keys.vae_to_ldm(name) for name in shapes]
                 back = [sd_keys.vae_to_diffusers(name) for name in ldm]
             elif family == "sd1" or (part == "text_encoder" and family == "sdxl"):
-                ldm = [sd_keys.clip_to_ldm(name) for name in shapes]
-                back = [sd_keys.clip_to_diffusers(name) for name in ldm]
+                ldm = [text_keys.full_name(name) for name in shapes]
+                back = [text_keys.bare_name(name) for name in ldm]
             else:
                 ldm = [sd_keys.open_clip_to_ldm(name) for name in shapes]
                 back = [sd_keys.open_clip_to_diffusers(name) for name, _ in ldm]

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save
 
 from core.formats.hashes import LEGACY_BYTES, LEGACY_START
+from core.formats.tensors.entry import TORCH_NAMES
 from core.formats.tensors.header import header_with, read_header
 from core.formats.tensors.lazy import lazily
-from core.formats.tensors.reading import TORCH_NAMES
 from core.formats.tensors.spill import Spill
 from core.formats.tensors.writer import LIBRARY_DTYPES, SAFE_NAMES
 from core.networks.adapter_file import load_finite, open_lora, save_lora

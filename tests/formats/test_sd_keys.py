@@ -44,8 +44,8 @@ def test_every_clip_key_maps_both_ways(model, family):
     }
     assert len(pairs) == 196
     for ldm, (full,) in pairs.items():
-        assert sd_keys.clip_to_diffusers(ldm) == full.removeprefix("text_model.")
-        assert sd_keys.clip_to_ldm(full) == ldm == sd_keys.clip_to_ldm(text_keys.bare_name(full))
+        assert text_keys.bare_name(ldm) == full.removeprefix("text_model.")
+        assert text_keys.full_name(full) == ldm == text_keys.full_name(text_keys.bare_name(full))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.families import family
-from core.networks.blocks import block_count, block_of
+from core.networks.block_weights import block_count, block_of
 from core.networks.kinds import kinds
 from core.networks.network import Network
 from core.settings.blocks import PRESETS, block_rates, block_sizes, rate_numbers

@@ -81,7 +81,7 @@ def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tupl
 
 
 def _endings(names: Iterable[str]) -> set[str]:
-    """The keys below the layers. Of kohya's names, which have it after their first dot, one layer per key is enough."""
+    """The keys below the layers. Kohya's names have them after the first dot, so one layer of each key is enough."""
     kohya = kohya_prefixes()
     alike = {(True, name.partition(".")[2]) if name.startswith(kohya) else (False, name): name for name in names}
     return {to_kohya_key(name, None)[1] for name in alike.values()}
@@ -107,7 +107,7 @@ def ranks_of(
 
 
 def _looks(kind: KindTraits, form: tuple[str, ...], tensors: Mapping[str, TensorEntry]) -> bool:
-    """Whether the first layer with the keys of this form is of a kind."""
+    """Whether a layer with the keys of this form is of the kind, for kinds that keys alone do not tell (`looks`)."""
     if kind.looks is None:
         return True
     layers: dict[str | None, dict[str, TensorEntry]] = {}

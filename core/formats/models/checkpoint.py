@@ -18,6 +18,7 @@ from core.formats.hashes import HashMemo
 from core.formats.models import sd_keys
 from core.formats.models.part_config import check_config
 from core.formats.models.part_kinds import PART_KINDS, USUAL, PartKind, kind_of
+from core.formats.models.text_keys import bare_name
 from core.formats.tensors.entry import ITEM_BYTES, TensorEntry
 from core.formats.tensors.header import read_header
 from core.formats.tensors.reading import TensorFile
@@ -155,7 +156,7 @@ def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, koh
             name_here = sd_keys.unet_to_diffusers(name.removeprefix(sd_keys.UNET_PREFIX), family)
             places["unet"][name_here] = Place(path, name, entry)
         elif clip is not None and name.startswith(clip):
-            places["text_encoder"][sd_keys.clip_to_diffusers(name.removeprefix(clip))] = Place(path, name, entry)
+            places["text_encoder"][bare_name(name.removeprefix(clip))] = Place(path, name, entry)
         elif open_clip is not None and name.startswith(open_clip):
             names = _open_clip_entries(name.removeprefix(open_clip), entry, kohya_projection)
             places[open_clip_part].update({name_here: Place(path, name, part) for name_here, part in names.items()})

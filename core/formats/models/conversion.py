@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import Checkpoint, Part
 from core.formats.models.diffusers_folder import Published, write_part
-from core.formats.models.extra import extra_tensors
-from core.formats.models.overflow import beyond, largest, not_finite_warning, written_in_fp32
+from core.formats.models.overflow import largest, not_finite_warning
 from core.formats.models.single_file import file_tensors
 from core.formats.models.whole_model import (
-    WRITERS,
-    Form,
     Model,
-    ModelFacts,
+    Output,
     States,
     cast_states,
+    fitting_type,
     one_file,
     other_sizes,
     part_state,
@@ -39,28 +37,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """What to write of a model, and where.
-
-    parts             the source's parts to write, or replacements
-    dtype             of all weights; None keeps them as stored
-    ema               keep the EMA weights too
-    kohya_projection  the text projection is copied untransposed between file and folder, as in sd-scripts, and `parts`
-                      were read so
-    variant           "fp16" in the names of a folder's weight files
-    """
+class Conversion(Output):
+    """A model of a file or folder, to write in another form. parts: the source's, or replacements"""
 
     source: Checkpoint
-    target: Path
     parts: Mapping[str, Part]
-    family: str
-    form: Form
-    published: Published
-    facts: ModelFacts
-    dtype: torch.dtype | None = None
-    ema: bool = False
-    kohya_projection: bool = False
-    variant: str = ""
 
 
 def convert(
@@ -79,64 +60,29 @@ def convert(
     atomic.remove_leftovers(conversion.target.parent)  # they may be filling the disk
     damaged: list[str] = []
     with OpenFiles() as files:
-        states = _states(conversion, files)
+        states = conversion.states(files)
         states = change(states) if change is not None else states
         if conversion.dtype is not None:
             # Few models have values that a dtype cannot hold: only those are read twice.
             with suppress(_NotFinite, TooLarge):
-                model = _model(conversion, files, cast_states(states, conversion.dtype), conversion.dtype)
-                WRITERS[conversion.form](replace(model, see=_refuse, cancel=cancel, wrote=wrote), conversion.target)
+                cast = cast_states(states, conversion.dtype)
+                Model.of(conversion, files, cast, conversion.dtype, see=_refuse, cancel=cancel, wrote=wrote).write()
                 return []
         states, dtype, advice = _cast(states, conversion.dtype, conversion.target)
-        model = _model(conversion, files, states, dtype)
-        WRITERS[conversion.form](
-            replace(model, see=partial(_note, damaged), cancel=cancel, wrote=wrote), conversion.target
-        )
+        note = partial(_note, damaged)
+        Model.of(conversion, files, states, dtype, see=note, cancel=cancel, wrote=wrote).write()
     return advice + _damage(damaged, conversion.source.path)
 
 
 def as_single_file(conversion: Conversion, files: OpenFiles) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """The lazy tensors and the metadata of the model as a single file."""
-    model = _model(conversion, files, _states(conversion, files), None)
-    return one_file(model), {**conversion.facts.metadata, **other_sizes(model.configs, conversion.published)}
-
-
-def _configs(conversion: Conversion) -> dict[str, dict[str, Any]]:
-    return {name: part.config_after(conversion.published.config(name)) for name, part in conversion.parts.items()}
-
-
-def _states(conversion: Conversion, files: OpenFiles) -> States:
-    configs = _configs(conversion)
-    return {name: part_state(part, configs[name], files) for name, part in conversion.parts.items()}
-
-
-def _model(conversion: Conversion, files: OpenFiles, states: States, dtype: torch.dtype | None) -> Model:
-    """The lazy model to write. dtype: of the tensors besides these parts"""
-    return Model(
-        conversion.family,
-        states,
-        _configs(conversion),
-        conversion.published,
-        conversion.source,
-        conversion.facts,
-        files,
-        extra_tensors(
-            conversion.source, states, files, conversion.family, dtype, conversion.facts.prediction, ema=conversion.ema
-        ),
-        conversion.kohya_projection,
-        keeps_extra=True,
-        variant=conversion.variant,
-    )
+    model = Model.of(conversion, files, conversion.states(files), None)
+    return one_file(model), {**conversion.facts.metadata, **conversion.sizes()}
 
 
 def _cast(states: States, dtype: torch.dtype | None, target: Path) -> tuple[States, torch.dtype | None, list[Problem]]:
     """(the tensors in `dtype`, or in fp32 if some are too large for it, that dtype, the advice about those)."""
-    names = beyond(sizes_beyond(states, dtype), dtype) if dtype is not None else []
-    advice = [written_in_fp32(names, dtype, target)] if names else []
-    if names:
-        import torch
-
-        dtype = torch.float32
+    dtype, advice = fitting_type(sizes_beyond(states, dtype), dtype, target)
     return cast_states(states, dtype), dtype, advice
 
 

@@ -12,6 +12,7 @@ from core.formats.detect import read_json
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import Checkpoint, Part, Place
 from core.formats.models.single_file import V_MARKER
+from core.formats.models.text_keys import full_name
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles
@@ -96,7 +97,7 @@ def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, Lazy
     """A new position_ids tensor for CLIP, since 16-bit files round it, by its usual name with `text_model.`"""
     prefix = sd_keys.CLIP_PREFIXES.get(family, "\0")
     if name.startswith(prefix):
-        name = prefix + sd_keys.clip_to_ldm(name.removeprefix(prefix))
+        name = prefix + full_name(name.removeprefix(prefix))
 
     def position_ids(dtype: torch.dtype) -> torch.Tensor:
         import torch

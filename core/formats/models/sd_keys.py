@@ -1,4 +1,5 @@
-"""Names of weights: single-file checkpoints (LDM) <-> diffusers, for the U-Net, the VAE, CLIP-L and OpenCLIP.
+"""Names of weights: single-file checkpoints (LDM) <-> diffusers, for the U-Net, the VAE and OpenCLIP. CLIP-L's differ by
+a prefix only (text_keys.py).
 
 Names are replaced by whole components between dots, never by substring: `out.2` occurs inside other names.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from core.formats.models.text_keys import bare_name, full_name
+from core.formats.models.text_keys import bare_name
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -167,16 +168,6 @@ def vae_to_ldm(name: str) -> str:
     """The inverse of `vae_to_diffusers`. The weights of q, k, v and proj_out are 1x1 convolutions in LDM: add two
     dimensions."""
     return _rename(name, _inverse("vae", ""))
-
-
-def clip_to_diffusers(name: str) -> str:
-    """CLIP-L's name without prefix, without the `text_model.` that some files have."""
-    return bare_name(name)
-
-
-def clip_to_ldm(name: str) -> str:
-    """The inverse of `clip_to_diffusers`, with the `text_model.` prefix of single files."""
-    return full_name(name)
 
 
 def open_clip_to_diffusers(name: str) -> tuple[str, ...]:

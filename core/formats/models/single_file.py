@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from core.formats.models import sd_keys
+from core.formats.models.text_keys import full_name
 from core.formats.tensors.lazy import LazyTensor, stacked
 from core.settings.model import traits_of
 
@@ -52,7 +53,7 @@ def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: 
             tensors |= _open_clip(state, sd_keys.OPEN_CLIP_PREFIXES[family], kohya_projection)
         else:
             prefix = sd_keys.CLIP_PREFIXES[family]
-            tensors |= {prefix + sd_keys.clip_to_ldm(name): tensor for name, tensor in state.items()}
+            tensors |= {prefix + full_name(name): tensor for name, tensor in state.items()}
     return tensors
 
 

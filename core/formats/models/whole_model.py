@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,30 +57,82 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
+class Output:
+    """What to write of a model, and where.
+
+    source            the model on disk that it comes from; its unknown tensors are kept
+    parts             the parts to write: of a file or folder, or tensors in memory by the module's names
+    dtype             of all weights; None keeps them as stored
+    ema               keep the EMA weights too
+    kohya_projection  the text projection is copied untransposed between file and folder, as in sd-scripts, and `parts`
+                      were read so
+    variant           "fp16" in the names of a folder's weight files
+    keeps_extra       a folder gets a file of the unknown tensors
+    """
+
+    source: Checkpoint | None
+    target: Path
+    parts: Mapping[str, Mapping[str, torch.Tensor] | Part]
+    family: str
+    form: Form
+    published: Published
+    facts: ModelFacts
+    dtype: torch.dtype | None = None
+    ema: bool = False
+    kohya_projection: bool = False
+    variant: str = ""
+    keeps_extra: bool = True
+
+    @cached_property
+    def configs(self) -> dict[str, Mapping[str, Any]]:
+        """Each part's own config; the source's if the weights in memory come from it; else the published one."""
+        of_source = self.source.parts if self.source is not None else {}
+        published = {name: self.published.config(name) for name in self.parts}
+        stored = {name: part if isinstance(part, Part) else of_source.get(name) for name, part in self.parts.items()}
+        return {
+            name: config if (part := stored[name]) is None else part.config_after(config)
+            for name, config in published.items()
+        }
+
+    def states(self, files: OpenFiles) -> States:
+        """The lazy tensors of the parts."""
+        return {name: part_state(part, self.configs[name], files) for name, part in self.parts.items()}
+
+    def sizes(self) -> dict[str, str]:
+        """`other_sizes` of the parts, as metadata."""
+        return other_sizes(self.configs, self.published)
+
+
+@dataclass(frozen=True)
 class Model:
     """A full model to write.
 
-    extra             further tensors of the source, by their names in a single file
-    keeps_extra       a folder gets a file of them
-    kohya_projection  the text projection is written untransposed
-    variant           "fp16" in the names of a folder's weight files
-    see               called with (name, tensor) of each that is written
+    extra   further tensors of the source, by their names in a single file
+    see     called with (name, tensor) of each that is written
     """
 
-    family: str
+    output: Output
     states: States
-    configs: Mapping[str, Mapping[str, Any]]
-    published: Published
-    source: Checkpoint | None
-    facts: ModelFacts
     files: OpenFiles
     extra: Mapping[str, LazyTensor]
-    kohya_projection: bool = False
-    keeps_extra: bool = False
-    variant: str = ""
     see: Callable[[str, torch.Tensor], None] | None = None
     cancel: CancelToken | None = None
     wrote: Wrote | None = None
+
+    @classmethod
+    def of(cls, output: Output, files: OpenFiles, states: States, dtype: torch.dtype | None, **fields: Any) -> Model:
+        """The model with these tensors, and those of the source that no part has. dtype: of these, where they are weights"""
+        facts, source, extra = output.facts, output.source, dict[str, LazyTensor]()
+        if source is not None:
+            extra = extra_tensors(source, states, files, output.family, dtype, facts.prediction, ema=output.ema)
+        return cls(output, states, files, extra, **fields)
+
+    def write(self) -> None:
+        """Write it; it appears atomically at its target."""
+        if ENDINGS[self.output.form]:
+            _write_file(self)
+        else:
+            _write_folder(self)
 
     def watched(self, tensors: Mapping[str, LazyTensor], prefix: str = "") -> dict[str, LazyTensor]:
         if self.see is None:
@@ -127,25 +179,15 @@ def write_model(
     atomic.remove_leftovers(target.parent)  # they may be filling the disk
     opened = open_checkpoint(source, family, kohya_projection=kohya_projection) if source is not None else None
     chosen = _chosen_parts(parts, opened, vae, published, target)
-    configs = {name: _config(name, part, opened, published) for name, part in chosen.items()}
+    kohya = kohya_projection and source is not None and source.is_file()
+    facts = facts or ModelFacts()
+    output = Output(opened, target, chosen, family, form, published, facts, kohya_projection=kohya, keeps_extra=False)
     with OpenFiles() as files:
-        states = {name: part_state(part, configs[name], files) for name, part in chosen.items()}
-        dtype, advice = _fitting_type(states, set(parts), dtype, target)
-        facts = facts or ModelFacts()
-        states = cast_states(states, dtype)
-        model = Model(
-            family,
-            states,
-            configs,
-            published,
-            opened,
-            facts,
-            files,
-            extra_tensors(opened, states, files, family, dtype, facts.prediction) if opened is not None else {},
-            kohya_projection and source is not None and source.is_file(),
-            cancel=cancel,
-        )
-        WRITERS[form](model, target)
+        states = output.states(files)
+        sizes = sizes_beyond(states, dtype, set(parts))
+        refuse_not_finite(not_finite_names(sizes), target)
+        dtype, advice = fitting_type(sizes, dtype, target)
+        Model.of(output, files, cast_states(states, dtype), dtype, cancel=cancel).write()
     return advice
 
 
@@ -185,16 +227,6 @@ def _chosen_parts(
     return {name: chosen[name] for name in published.parts}
 
 
-def _config(
-    name: str, part: Mapping[str, torch.Tensor] | Part, source: Checkpoint | None, published: Published
-) -> Mapping[str, Any]:
-    """A part's own config; the source's if the weights in memory come from it; else the published one."""
-    if not isinstance(part, Part) and source is not None and name in source.parts:
-        part = source.parts[name]
-    config = published.config(name)
-    return part.config_after(config) if isinstance(part, Part) else config
-
-
 def part_state(
     part: Mapping[str, torch.Tensor] | Part, config: Mapping[str, Any], files: OpenFiles
 ) -> dict[str, LazyTensor]:
@@ -217,14 +249,12 @@ def _layer(name: str) -> int:
     return int(components[components.index("layers") + 1]) if "layers" in components else -1
 
 
-def _fitting_type(
-    states: States, trained: set[str], dtype: torch.dtype | None, target: Path
+def fitting_type(
+    sizes: Mapping[str, float], dtype: torch.dtype | None, target: Path
 ) -> tuple[torch.dtype | None, list[Problem]]:
-    """(the requested dtype, or fp32 if it would overflow; advice). Raises ProblemsError for NaN and inf."""
+    """(the requested dtype, or fp32 if it would overflow; advice). sizes: as `sizes_beyond`"""
     import torch
 
-    sizes = sizes_beyond(states, dtype, trained)
-    refuse_not_finite(not_finite_names(sizes), target)
     names = beyond(sizes, dtype) if dtype is not None else []
     return (torch.float32, [written_in_fp32(names, dtype, target)]) if dtype is not None and names else (dtype, [])
 
@@ -257,9 +287,9 @@ def _refuse_full_disk(target: Path, needed: int) -> None:
 
 def one_file(model: Model) -> dict[str, LazyTensor]:
     """All tensors of the model as one file."""
-    facts = model.facts
-    tensors = single_file.file_tensors(model.states, model.family, kohya_projection=model.kohya_projection)
-    spare = single_file.spare_layer(tensors, model.family)
+    output, facts = model.output, model.output.facts
+    tensors = single_file.file_tensors(model.states, output.family, kohya_projection=output.kohya_projection)
+    spare = single_file.spare_layer(tensors, output.family)
     marks = single_file.markers(facts.prediction, facts.zero_terminal_snr)
     return model.watched(marks | spare | dict(model.extra) | tensors)
 
@@ -276,81 +306,55 @@ def other_sizes(configs: Mapping[str, Mapping[str, Any]], published: Published) 
     return {SIZES_KEY: json.dumps(sizes_by_part)} if sizes_by_part else {}
 
 
-def _write_safetensors(model: Model, target: Path) -> None:
-    tensors = one_file(model)
-    _refuse_full_disk(target, file_bytes(tensors))
-    with atomic.open_atomic(target) as temporary:
-        write_safetensors(
-            temporary,
-            tensors,
-            {**model.facts.metadata, **other_sizes(model.configs, model.published)},
-            model.cancel,
-            model.wrote,
-        )
+def _write_file(model: Model) -> None:
+    """Write a .safetensors, or a .ckpt of {"state_dict", "epoch", "global_step"}, plain: torch.load(weights_only=True)
+    reads it."""
+    output, facts, tensors = model.output, model.output.facts, one_file(model)
+    _refuse_full_disk(output.target, file_bytes(tensors))
+    with atomic.open_atomic(output.target) as temporary:
+        if output.form == "safetensors":
+            metadata = {**facts.metadata, **output.sizes()}
+            write_safetensors(temporary, tensors, metadata, model.cancel, model.wrote)
+        else:
+            before = metadata_of(output.source) if output.source is not None else {}
+            counters = {
+                "epoch": _integer(before.get("epoch")) + facts.epoch,
+                "global_step": _integer(before.get("global_step")) + facts.step,
+            }
+            plain: dict[str, int | str] = {**counters, **output.sizes()}
+            write_pickle(temporary, tensors, "state_dict", plain, model.cancel, model.wrote)
         model.files.close()  # before the file is put in place: Windows cannot replace an open one
-
-
-def _write_ckpt(model: Model, target: Path) -> None:
-    """Write {"state_dict", "epoch", "global_step"}, plain: torch.load(weights_only=True) reads it."""
-    tensors = one_file(model)
-    _refuse_full_disk(target, file_bytes(tensors))
-    before = metadata_of(model.source) if model.source is not None else {}
-    counters = {
-        "epoch": _integer(before.get("epoch")) + model.facts.epoch,
-        "global_step": _integer(before.get("global_step")) + model.facts.step,
-    }
-    with atomic.open_atomic(target) as temporary:
-        write_pickle(
-            temporary,
-            tensors,
-            "state_dict",
-            {**counters, **other_sizes(model.configs, model.published)},
-            model.cancel,
-            model.wrote,
-        )
-        model.files.close()
 
 
 def _integer(text: str | None) -> int:
     return int(text) if text is not None and text.lstrip("-").isdigit() else 0
 
 
-def _write_folder(model: Model, target: Path, pickled: bool = False) -> None:
-    facts, source = model.facts, model.source.path if model.source is not None else None
-    kinds = {name: model.published.kind(name) for name in model.states}
+def _write_folder(model: Model) -> None:
+    output, facts, published = model.output, model.output.facts, model.output.published
+    configs, kinds = output.configs, {name: published.kind(name) for name in model.states}
     content = {
-        name: model.watched(kinds[name].in_folder(model.configs[name], state), f"{name}.")
+        name: model.watched(kinds[name].in_folder(configs[name], state), f"{name}.")
         for name, state in model.states.items()
     }
-    extra = model.watched(model.extra) if model.keeps_extra else {}
-    _refuse_full_disk(target, sum(file_bytes(tensors) for tensors in (*content.values(), extra)))
-    with atomic.folder_atomic(target) as temporary:
+    extra = model.watched(model.extra) if output.keeps_extra else {}
+    _refuse_full_disk(output.target, sum(file_bytes(tensors) for tensors in (*content.values(), extra)))
+    with atomic.folder_atomic(output.target) as temporary:
         for name, tensors in content.items():
             write_part(
                 temporary / name,
                 kinds[name].stem,
                 tensors,
-                model.configs[name],
-                pickled=pickled,
-                metadata=facts.metadata if name == model.published.denoiser else {},
-                variant=model.variant,
+                configs[name],
+                pickled=output.form == "diffusers",
+                metadata=facts.metadata if name == published.denoiser else {},
+                variant=output.variant,
                 cancel=model.cancel,
                 wrote=model.wrote,
             )
-        if model.keeps_extra:
+        if output.keeps_extra:
             write_safetensors(temporary / EXTRA_FILE, extra, facts.metadata, model.cancel, model.wrote)
-        inpainting = model.configs[model.published.denoiser].get("in_channels") == INPAINTING_CHANNELS
-        write_rest(temporary, model.published, source, facts.prediction, facts.zero_terminal_snr, inpainting)
+        inpainting = configs[published.denoiser].get("in_channels") == INPAINTING_CHANNELS
+        source = output.source.path if output.source is not None else None
+        write_rest(temporary, published, source, facts.prediction, facts.zero_terminal_snr, inpainting)
         model.files.close()
-
-
-def _write_pickled_folder(model: Model, target: Path) -> None:
-    _write_folder(model, target, pickled=True)
-
-
-WRITERS = {
-    "safetensors": _write_safetensors,
-    "ckpt": _write_ckpt,
-    "diffusers": _write_pickled_folder,
-    "diffusers_safetensors": _write_folder,
-}

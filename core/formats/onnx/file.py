@@ -149,7 +149,7 @@ class _Walk:
         return [side if side < 1 << 63 else 0 for side in sides]  # a negative one
 
     def at(self, start: int, end: int, fields: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Start and end of the messages at the end of a path of fields."""
+        """Start and end of each message that a path of field numbers, from the outermost in, leads to."""
         if not fields:
             yield start, end
             return

@@ -43,6 +43,7 @@ class Buffers:
 
     @contextmanager
     def one(self, size: int) -> Iterator[torch.Tensor]:
+        """A context with a buffer of at least this many bytes, returned to the pool afterwards."""
         buffer = self.take(size)
         try:
             yield buffer

@@ -5,24 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 AGAIN = "download or copy the file again"
-# Bytes per element, by safetensors' dtype names.
-ITEM_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
+# safetensors' name of a dtype -> torch's, bytes per element.
+DTYPES = {
+    "BOOL": ("bool", 1),
+    "U8": ("uint8", 1),
+    "I8": ("int8", 1),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "I16": ("int16", 2),
+    "U16": ("uint16", 2),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I32": ("int32", 4),
+    "U32": ("uint32", 4),
+    "F32": ("float32", 4),
+    "F64": ("float64", 8),
+    "I64": ("int64", 8),
+    "U64": ("uint64", 8),
 }
+TORCH_NAMES = {safe: name for safe, (name, _) in DTYPES.items()}
+ITEM_BYTES = {safe: size for safe, (_, size) in DTYPES.items()}
+FLOATS = {safe for safe, name in TORCH_NAMES.items() if "float" in name}
 
 
 @dataclass(frozen=True)

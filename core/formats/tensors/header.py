@@ -235,6 +235,11 @@ def header_with(header: bytes, metadata: Mapping[str, str]) -> bytes:
     """A safetensors header (its JSON alone) with other metadata; entries and offsets of the tensors are unchanged."""
     listing = json.loads(header)
     listing.pop("__metadata__", None)
-    described = ({"__metadata__": dict(metadata)} if metadata else {}) | listing
+    return header_of(listing, metadata)
+
+
+def header_of(listing: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """The JSON of a safetensors header, padded with spaces so that tensors start at a multiple of 8 bytes."""
+    described = ({"__metadata__": dict(metadata)} if metadata else {}) | dict(listing)
     text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    return text + b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
+    return text + b" " * (-len(text) % 8)

@@ -9,9 +9,9 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Self
 
-from core.formats.tensors.entry import ITEM_BYTES
+from core.formats.tensors.entry import ITEM_BYTES, TORCH_NAMES
 from core.formats.tensors.outline import StoredTensor
-from core.formats.tensors.reading import PIECE_BYTES, TORCH_NAMES, TensorFile, gathered, sliced
+from core.formats.tensors.reading import PIECE_BYTES, TensorFile, gathered, sliced
 
 if TYPE_CHECKING:
     import torch

@@ -9,15 +9,14 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from core.formats.tensors.entry import ITEM_BYTES
+from core.formats.tensors.entry import FLOATS, ITEM_BYTES
 
 if TYPE_CHECKING:
     import torch
 
-FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 FORMATS = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "BOOL": "?"}
-WIDER = {"BF16": "F32", "F8_E5M2": "F16"}
 FORMATS |= {"U64": "Q", "U32": "I", "U16": "H", "U8": "B"}
+WIDER = {"BF16": "F32", "F8_E5M2": "F16"}
 
 
 @dataclass(frozen=True)

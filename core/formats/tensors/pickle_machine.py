@@ -2,21 +2,22 @@
 
 A pickle is a program. Here it can build dicts, lists, tuples, numbers, strings and references to tensors; every other
 class and function is an inert placeholder. Nothing it names is called, no opcode calls another (nesting uses no stack),
-and memory is bounded by the number of steps and the bytes read: a memo index is a key, not a length.
+and memory is bounded by the number of steps and the bytes read: a memo index is a key, not a length. `pickletools`
+knows the opcodes and reads their arguments.
 """
 
 from __future__ import annotations
 
-import codecs
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from pickletools import opcodes
 from typing import Any, BinaryIO
 
 MAX_STEPS = 600_000  # SDXL takes 70,000; copied items of tuples and lists count too
 MAX_BYTES = 32_000_000  # of all strings together
 MAX_LINE = 10_000
-MAX_NUMBER_BYTES = 10  # torch's mark of a legacy file has 80 bits, all others fit 64
+MAX_BITS = 80  # of torch's mark of a legacy file; all other numbers fit 64
+LONGEST_NUMBER = 8  # bytes
 MAX_SIDE = 1 << 48
 MAX_AXES = 8
 STORAGES = {
@@ -78,7 +79,6 @@ class Tensor:
 
 
 _MARK = object()
-_FORMS = {form: struct.Struct(form) for form in ("<B", "<H", "<i", "<I", "<Q", ">d")}
 
 
 class Machine:
@@ -88,67 +88,66 @@ class Machine:
     """
 
     def __init__(self, handle: BinaryIO, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES) -> None:
-        self._read = handle.read
-        self._readline = handle.readline
-        self._steps, self._bytes = max_steps, max_bytes
+        self._handle, self._steps, self._bytes = handle, max_steps, max_bytes
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
         self.odd_keys = False
 
     def load(self) -> Any:
-        """Run the pickle and return its object. Raises Damaged; on a broken stack also IndexError, struct.error,
+        """Run the pickle and return its object. Raises Damaged; for a broken stack or argument also IndexError,
         ValueError or TypeError."""
-        read, actions = self._read, _ACTIONS
+        read = self._handle.read
         while True:
-            self._steps -= 1
-            if self._steps < 0:
-                raise Damaged("it has too many opcodes")
+            self.spend(1)
             code = read(1)
             if code == b".":
                 return self.pop()
-            action = actions.get(code)
-            if action is None:
+            if code not in _OPCODES:
                 raise Damaged("it is truncated" if not code else "it has an unknown opcode")
-            action(self)
+            argument, action = _OPCODES[code]
+            action(self) if argument is None else action(self, argument(self))
 
-    # ---- reading
+    def spend(self, count: int) -> None:
+        """Count an opcode's steps."""
+        self._steps -= count
+        if self._steps < 0:
+            raise Damaged("it has too many opcodes")
 
-    def take(self, count: int) -> bytes:
-        if count < 0 or count > self._bytes:
-            raise Damaged("its strings are too long")
-        self._bytes -= count
-        data = self._read(count)
+    # ---- what `pickletools` reads arguments from
+
+    def read(self, count: int) -> bytes:
+        if count > LONGEST_NUMBER:  # shorter ones are limited by the number of steps
+            self._spend_bytes(count)
+        data = self._handle.read(count)
         if len(data) != count:
             raise Damaged("it is truncated")
         return data
 
-    def number(self, form: str) -> Any:
-        packed = _FORMS[form]
-        return packed.unpack(self._read(packed.size))[0]
-
-    def line(self) -> str:
-        return self.line_bytes().decode("utf-8", "replace")
-
-    def line_bytes(self) -> bytes:
-        data = self._readline(MAX_LINE)
+    def readline(self) -> bytes:
+        data = self._handle.readline(MAX_LINE)
         if data[-1:] != b"\n":
             raise Damaged("a line is truncated or too long")
-        self._bytes -= len(data)
+        self._spend_bytes(len(data))
+        return data
+
+    def _spend_bytes(self, count: int) -> None:
+        self._bytes -= count
         if self._bytes < 0:
             raise Damaged("its strings are too long")
-        return data[:-1]
-
-    def spend(self, count: int) -> None:
-        """Count the steps of an opcode that does several."""
-        self._steps -= count
-        if self._steps < 0:
-            raise Damaged("it has too many opcodes")
 
     # ---- the stack
 
     def push(self, value: Any) -> None:
         self._stack.append(value)
+
+    def push_argument(self, value: Any) -> None:
+        """Push the number, text or bytes that follow an opcode."""
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise Damaged("a number is too long")
+        if isinstance(value, str) and not value.isascii():
+            value = value.encode("utf-8", "replace").decode()  # without halves of surrogates
+        self.push(value)
 
     def pop(self) -> Any:
         value = self._stack.pop()
@@ -279,51 +278,11 @@ def _tuples(*values: Any) -> bool:
     return all(isinstance(value, tuple) for value in values)
 
 
-# ---- the opcodes (pickletools.opcodes)
+# ---- the opcodes
 
 
-def _integer(data: bytes) -> int:
-    if len(data) > MAX_NUMBER_BYTES:
-        raise Damaged("a number is too long")
-    return int.from_bytes(data, "little", signed=True)
-
-
-def _integer_line(text: str) -> int:
-    if len(text) > 25:
-        raise Damaged("a number is too long")
-    return int(text.rstrip("L"), 0)
-
-
-def _int(machine: Machine) -> None:
-    text = machine.line()
-    machine.push({"00": False, "01": True}[text] if text in ("00", "01") else _integer_line(text))
-
-
-def _string_line(machine: Machine) -> None:
-    text = machine.line()
-    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
-        raise Damaged("a string has no quotes")
-    machine.push(codecs.escape_decode(text[1:-1].encode())[0].decode("utf-8", "replace"))  # type: ignore[attr-defined]
-
-
-def _text(form: str) -> Callable[[Machine], None]:
-    return lambda machine: machine.push(machine.take(machine.number(form)).decode("utf-8", "replace"))
-
-
-def _bytes(form: str) -> Callable[[Machine], None]:
-    return lambda machine: machine.push(machine.take(machine.number(form)))
-
-
-def _number(form: str) -> Callable[[Machine], None]:
-    return lambda machine: machine.push(machine.number(form))
-
-
-def _constant(value: Any) -> Callable[[Machine], None]:
-    return lambda machine: machine.push(value)
-
-
-def _fresh(make: Callable[[], Any]) -> Callable[[Machine], None]:
-    return lambda machine: machine.push(make())
+def _ignore(machine: Machine, argument: int) -> None:
+    """The protocol, or the length of a frame: only a hint for reading ahead."""
 
 
 def _tuple_of(count: int) -> Callable[[Machine], None]:
@@ -363,9 +322,10 @@ def _frozen_set(machine: Machine) -> None:
     machine.push(Inert())
 
 
-def _name(machine: Machine) -> None:
-    module, name = machine.line(), machine.line()
-    machine.push(Named(module, name))
+def _named(argument: str) -> Named:
+    """The class or function named by "module name"."""
+    module, _, name = argument.partition(" ")
+    return Named(module, name)
 
 
 def _stack_name(machine: Machine) -> None:
@@ -375,9 +335,8 @@ def _stack_name(machine: Machine) -> None:
     machine.push(Named(module, name))
 
 
-def _instance(machine: Machine) -> None:
-    function = Named(machine.line(), machine.line())
-    machine.push(machine.call(function, tuple(machine.pop_mark())))
+def _instance(machine: Machine, argument: str) -> None:
+    machine.push(machine.call(_named(argument), tuple(machine.pop_mark())))
 
 
 def _object(machine: Machine) -> None:
@@ -397,79 +356,53 @@ def _call_named(machine: Machine) -> None:
     _call(machine)
 
 
-def _pop(machine: Machine) -> None:
-    machine._stack.pop()
-
-
-def _pop_to_mark(machine: Machine) -> None:
-    machine.pop_mark()
-
-
-_ACTIONS: dict[bytes, Callable[[Machine], None]] = {
-    b"\x80": lambda machine: machine.number("<B"),  # protocol
-    b"\x95": lambda machine: machine.number("<Q"),  # length of a frame: only a hint for reading ahead
-    b"(": lambda machine: machine.push(_MARK),
-    b"0": _pop,
-    b"1": _pop_to_mark,
-    b"2": lambda machine: machine.push(machine.top()),
-    # constants and numbers
-    b"N": _constant(None),
-    b"\x88": _constant(True),
-    b"\x89": _constant(False),
-    b"I": _int,
-    b"L": lambda machine: machine.push(_integer_line(machine.line())),
-    b"J": _number("<i"),
-    b"K": _number("<B"),
-    b"M": _number("<H"),
-    b"\x8a": lambda machine: machine.push(_integer(machine.take(machine.number("<B")))),
-    b"\x8b": lambda machine: machine.push(_integer(machine.take(machine.number("<i")))),
-    b"F": lambda machine: machine.push(float(machine.line())),
-    b"G": _number(">d"),
-    # strings
-    b"S": _string_line,
-    b"T": _text("<i"),
-    b"U": _text("<B"),
-    b"V": lambda machine: machine.push(machine.line_bytes().decode("raw-unicode-escape", "replace")),
-    b"X": _text("<I"),
-    b"\x8c": _text("<B"),
-    b"\x8d": _text("<Q"),
-    b"B": _bytes("<I"),
-    b"C": _bytes("<B"),
-    b"\x8e": _bytes("<Q"),
-    b"\x96": _bytes("<Q"),
+_VALUES = """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING
+UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"""
+_ACTIONS: dict[str, Callable[..., object]] = {
+    **dict.fromkeys(_VALUES.split(), Machine.push_argument),
+    **dict.fromkeys(("PROTO", "FRAME"), _ignore),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine.remember),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine.recall),
+    "MEMOIZE": lambda machine: machine.remember(len(machine._memo)),
+    "MARK": lambda machine: machine.push(_MARK),
+    "POP": lambda machine: machine._stack.pop(),
+    "POP_MARK": Machine.pop_mark,
+    "DUP": lambda machine: machine.push(machine.top()),
+    # constants
+    "NONE": lambda machine: machine.push(None),
+    "NEWTRUE": lambda machine: machine.push(True),
+    "NEWFALSE": lambda machine: machine.push(False),
+    "EMPTY_TUPLE": lambda machine: machine.push(()),
     # containers
-    b"]": _fresh(list),
-    b"a": _append_one,
-    b"e": lambda machine: machine.append(machine.pop_mark()),
-    b"l": lambda machine: machine.push(machine.pop_mark()),
-    b")": _constant(()),
-    b"t": lambda machine: machine.push(tuple(machine.pop_mark())),
-    b"\x85": _tuple_of(1),
-    b"\x86": _tuple_of(2),
-    b"\x87": _tuple_of(3),
-    b"}": _fresh(dict),
-    b"d": _dict_of_marked,
-    b"s": _set_item,
-    b"u": lambda machine: machine.fill(machine.pop_mark()),
-    b"\x8f": _fresh(Inert),
-    b"\x90": _add_items,
-    b"\x91": _frozen_set,
-    # the memo
-    b"p": lambda machine: machine.remember(_integer_line(machine.line())),
-    b"q": lambda machine: machine.remember(machine.number("<B")),
-    b"r": lambda machine: machine.remember(machine.number("<I")),
-    b"\x94": lambda machine: machine.remember(len(machine._memo)),
-    b"g": lambda machine: machine.recall(_integer_line(machine.line())),
-    b"h": lambda machine: machine.recall(machine.number("<B")),
-    b"j": lambda machine: machine.recall(machine.number("<I")),
+    "EMPTY_LIST": lambda machine: machine.push([]),
+    "APPEND": _append_one,
+    "APPENDS": lambda machine: machine.append(machine.pop_mark()),
+    "LIST": lambda machine: machine.push(machine.pop_mark()),
+    "TUPLE": lambda machine: machine.push(tuple(machine.pop_mark())),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
+    "EMPTY_DICT": lambda machine: machine.push({}),
+    "DICT": _dict_of_marked,
+    "SETITEM": _set_item,
+    "SETITEMS": lambda machine: machine.fill(machine.pop_mark()),
+    "EMPTY_SET": lambda machine: machine.push(Inert()),
+    "ADDITEMS": _add_items,
+    "FROZENSET": _frozen_set,
     # classes and objects
-    b"c": _name,
-    b"\x93": _stack_name,
-    b"i": _instance,
-    b"o": _object,
-    b"R": _call,
-    b"\x81": _call,
-    b"\x92": _call_named,
-    b"b": lambda machine: machine.build(),
-    b"Q": lambda machine: machine.persistent(machine.pop()),
+    "GLOBAL": lambda machine, argument: machine.push(_named(argument)),
+    "STACK_GLOBAL": _stack_name,
+    "INST": _instance,
+    "OBJ": _object,
+    "REDUCE": _call,
+    "NEWOBJ": _call,
+    "NEWOBJ_EX": _call_named,
+    "BUILD": Machine.build,
+    "BINPERSID": lambda machine: machine.persistent(machine.pop()),
+}
+# {code: (what reads its argument, if it has one; its action)}; others are refused
+_OPCODES: dict[bytes, tuple[Callable[[Any], Any] | None, Callable[..., object]]] = {
+    each.code.encode("latin-1"): (each.arg.reader if each.arg is not None else None, _ACTIONS[each.name])
+    for each in opcodes
+    if each.name in _ACTIONS
 }

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 from core.formats.tensors.chunks import BLOCK_BYTES, CHUNK_BYTES, Buffers, bypass_cache, is_cached, use_cache_after
-from core.formats.tensors.entry import ITEM_BYTES, TensorEntry
+from core.formats.tensors.entry import ITEM_BYTES, TORCH_NAMES, TensorEntry
 from core.formats.tensors.header import read_header
 from core.formats.tensors.outline import Outline, StoredTensor, number_of
 from core.record.problems import ProblemsError
@@ -25,23 +25,6 @@ if TYPE_CHECKING:
     import torch
 
 PIECE_BYTES = 1 << 20  # a single read of a hundred megabytes is slower than a hundred of one
-TORCH_NAMES = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "I16": "int16",
-    "U16": "uint16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I32": "int32",
-    "U32": "uint32",
-    "F32": "float32",
-    "F64": "float64",
-    "I64": "int64",
-    "U64": "uint64",
-}
 
 
 class TensorFile:

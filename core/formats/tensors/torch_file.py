@@ -17,24 +17,15 @@ from typing import Any
 
 import torch
 
+from core.formats.tensors import pickle_machine
 from core.formats.tensors.chunks import ChunkedFile
+from core.formats.tensors.entry import TORCH_NAMES
 from core.formats.tensors.lazy import LazyTensor
 from core.formats.tensors.puts import Wrote, as_bytes, in_threads, put_tensor
 from core.record.cancel import CancelToken
 
 # Storage classes of torch that old and new versions name in pickles; newer dtypes have none.
-STORAGES = {
-    torch.float64: torch.DoubleStorage,
-    torch.float32: torch.FloatStorage,
-    torch.float16: torch.HalfStorage,
-    torch.bfloat16: torch.BFloat16Storage,
-    torch.int64: torch.LongStorage,
-    torch.int32: torch.IntStorage,
-    torch.int16: torch.ShortStorage,
-    torch.int8: torch.CharStorage,
-    torch.uint8: torch.ByteStorage,
-    torch.bool: torch.BoolStorage,
-}
+STORAGES = {getattr(torch, TORCH_NAMES[safe]): getattr(torch, name) for name, safe in pickle_machine.STORAGES.items()}
 ALIGNMENT = 64  # of a tensor's first byte, as in torch's files, so that the file can be mapped
 
 
@@ -61,15 +52,12 @@ class _Pickler(pickle.Pickler):
         if not isinstance(content, LazyTensor):
             return NotImplemented
         self.stored.append(content)
-        strides, step = [], 1
-        for side in reversed(content.shape):
-            strides.append(step)
-            step *= max(side, 1)
+        strides = torch.empty(content.shape, device="meta").stride()
         arguments: tuple[Any, ...] = (
             _Storage(len(self.stored) - 1, content),
             0,
             content.shape,
-            tuple(reversed(strides)),
+            strides,
             False,
             OrderedDict(),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.hashes import LEGACY_BYTES, LEGACY_START
 from core.formats.tensors.chunks import ChunkedFile
+from core.formats.tensors.entry import TORCH_NAMES
+from core.formats.tensors.header import header_of
 from core.formats.tensors.lazy import LazyTensor
 from core.formats.tensors.puts import Wrote, as_bytes, count, in_threads, put_tensor
-from core.formats.tensors.reading import TORCH_NAMES
 
 if TYPE_CHECKING:
     import torch
@@ -87,10 +87,8 @@ def write_safetensors(
 
 
 def _header(listing: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """The length of the JSON and the JSON, padded with spaces so that tensors start at a multiple of 8 bytes."""
-    content = {"__metadata__": dict(metadata), **listing} if metadata else listing
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
+    """The length of the JSON and the JSON."""
+    text = header_of(listing, metadata)
     return len(text).to_bytes(8, "little") + text
 
 

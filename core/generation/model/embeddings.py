@@ -218,8 +218,7 @@ def embeddings_attached(
     if not embeddings:
         yield PromptEncoder(components, {}, set(), cache)
         return
-    from core.methods.layers import OneTextEach
-    from core.methods.tokens import TokenTable, add_tokens
+    from core.methods.tokens import OneTextEach, TokenTable, add_tokens
 
     vectors_by_name = {name.name: read_embedding(name.path, name.token) for name in embeddings}
     layered = {name for name, vectors in vectors_by_name.items() if LAYERS[0] in vectors}

@@ -6,13 +6,14 @@ too (LoRA-C3Lier, also called LoCon), in kohya's file format, which LoRA-FA and 
     y = W x + multiplier * scale * up(down(x)),   scale = alpha / rank; a missing alpha means alpha = r
 
 A convolution's down has the module's stride and padding. Both are cast to the dtype that the module computes in
-(core/networks/casts.py).
+(core/networks/low_rank.py).
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Self
 
 from core import extensions
@@ -28,7 +29,7 @@ from core.settings.optimization.optimizer import LORA_PLUS
 
 if TYPE_CHECKING:
     from core.families.targets import Target
-    from core.networks.casts import CastCache
+    from core.networks.low_rank import CastCache
     from core.settings.job import TrainJob
 
 MODULE = "networks.lora"
@@ -217,7 +218,7 @@ def add_low_rank_conv(
 
         sum_: Tensor = AddLowRankOverChannels.apply(y, x, down, up, strength, casts)
         return sum_
-    from core.networks.casts import cast_weight
+    from core.networks.low_rank import cast_weight
 
     down, up = cast_weight(down, x.dtype, casts), cast_weight(up, x.dtype, casts)
     return torch.add(y, up_conv(hidden_conv(x, down, conv), up), alpha=strength)
@@ -300,28 +301,31 @@ def network_args(job: TrainJob) -> dict[str, str]:
 def sizes_as_metadata(tensors: Tensors, args: str = "") -> dict[str, str]:
     """ss_network_module, ss_network_dim, ss_network_alpha and ss_network_args of these LoRA tensors: "Dynamic" if
     layers differ; 3x3 convolutions have conv_dim and conv_alpha. args: the ss_network_args that the file had"""
-    sizes: dict[bool, set[tuple[int, float]]] = {False: set(), True: set()}
+    plain, conv = set[tuple[int, float]](), set[tuple[int, float]]()
     for layer in group_by_module(tensors).values():
-        if DOWN not in layer:  # a norm layer
-            continue
-        sizes[math.prod(layer[DOWN].shape[2:]) > 1].add((len(layer[DOWN]), float(layer[ALPHA])))
-
-    def common(conv: bool, index: int) -> str:
-        values = {size[index] for size in sizes[conv]}
-        return f"{values.pop()}" if len(values) == 1 else "Dynamic"
-
-    plain = not sizes[False]  # a file of convolutions only
+        if DOWN in layer:  # not a norm layer
+            sizes = conv if math.prod(layer[DOWN].shape[2:]) > 1 else plain
+            sizes.add((len(layer[DOWN]), float(layer[ALPHA])))
     previous = json_or_none(args)
     previous = previous if isinstance(previous, dict) else {}
     arguments = {key: value for key, value in previous.items() if key not in ("algo", "conv_dim", "conv_alpha")}
-    if sizes[True]:
-        arguments |= {"conv_dim": common(True, 0), "conv_alpha": common(True, 1)}
-    metadata = {
-        "ss_network_module": MODULE,
-        "ss_network_dim": common(plain, 0),
-        "ss_network_alpha": common(plain, 1),
-    }
+    if conv:
+        arguments["conv_dim"] = one_or_dynamic({rank for rank, _ in conv})
+        arguments["conv_alpha"] = one_or_dynamic({alpha for _, alpha in conv})
+    sizes = plain or conv  # a file may have convolutions only
+    metadata = network_sizes(MODULE, {rank for rank, _ in sizes}, {alpha for _, alpha in sizes})
     return metadata | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
+
+
+def network_sizes(module: str, ranks: Collection[int], alphas: Collection[float]) -> dict[str, str]:
+    """ss_network_module, ss_network_dim and ss_network_alpha of a file with these ranks and alphas."""
+    sizes = {"ss_network_dim": one_or_dynamic(ranks), "ss_network_alpha": one_or_dynamic(alphas)}
+    return {"ss_network_module": module} | sizes
+
+
+def one_or_dynamic(values: Collection[Any]) -> str:
+    """The single value, or "Dynamic" as sd-scripts' tools write for layers that differ."""
+    return str(*values) if len(values) == 1 else "Dynamic"
 
 
 def register_lora(adapter: type[LoraAdapter], **fields: Any) -> None:

@@ -148,11 +148,16 @@ def _bad_output(settings: CopySettings, output: Path, folder: Path | None) -> li
         what = "Copies would be written into the image folder itself"
         fix = "choose another folder, or the copies would be trained too"
         return [Problem(what, f"{settings.tool}.output", fix, code="tools.output-inside-folder")]
-    if os.path.exists(output) and not output.is_dir():
-        what = f"The output folder '{printable(output)}' is a file"
-        return [Problem(what, f"{settings.tool}.output", "choose another", code="tools.output-is-file")]
-    problem = impossible_path(output, f"{settings.tool}.output")
+    problem = output_is_file(output, f"{settings.tool}.output") or impossible_path(output, f"{settings.tool}.output")
     return [] if problem is None else [problem]
+
+
+def output_is_file(output: Path, where: str) -> Problem | None:
+    """The problem of an output folder that is a file; None if it is none. where: the setting"""
+    if not os.path.exists(output) or output.is_dir():
+        return None
+    what = f"The output folder '{printable(output)}' is a file"
+    return Problem(what, where, "choose another", code="tools.output-is-file")
 
 
 def _bad_faces(settings: FaceSettings) -> list[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from core.record import atomic
 from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
 from core.record.draws import normal
-from core.record.problems import Problem, ProblemsError, at_setting, raise_if_errors
+from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.upscale import LatentUpscalerSettings
@@ -36,6 +36,7 @@ SIDE, SCALE = 8, 2  # images are cut to multiples of the VAE's factor
 MOST_LINES = 20
 WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # output formats; others become PNG
 Read = tuple["Image", Path]  # with where it goes
+Find = Callable[[str, Workspace, str], Path]  # (a setting's value, workspace, setting) -> the file
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Plan:
 def plan(settings: LatentUpscalerSettings, workspace: Workspace) -> Plan:
     problems: list[Problem] = []
     images = _images(settings.images, problems)
-    vae = _named(settings.vae, "vae", problems, lambda name, where: _vae_path(name, workspace, where))
-    weights = _named(settings.weights, "weights", problems, lambda name, where: _weights_path(name, workspace, where))
+    vae = collected(problems, _file, settings.vae, "vae", "VAE", _vae_path, workspace)
+    weights = collected(problems, _file, settings.weights, "weights", "weights file", _weights_path, workspace)
     folder = resolve_path(settings.output_dir) if settings.output_dir else None
     if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
         what, fix = f"{display_path(folder)} is a file", "choose a folder"
@@ -101,18 +102,13 @@ def _is_source(path: Path) -> bool:
     return path.is_file() and not others and is_image(path, path.name)
 
 
-def _named(name: str | None, setting: str, problems: list[Problem], find: Any) -> Path | None:
+def _file(name: str | None, setting: str, title: str, find: Find, workspace: Workspace) -> Path:
+    """The file that a setting names, by `find`. Raises ProblemsError."""
     where = f"{GROUP}.{setting}"
     if not name:
-        what, fix = f"No {'VAE' if setting == 'vae' else 'weights file'} is given", "choose a file"
-        problems.append(Problem(what, where, fix, code=f"upscale.no-{setting}"))
-        return None
-    try:
-        path: Path = find(name, where)
-    except ProblemsError as error:
-        problems += at_setting(where, error.problems)
-        return None
-    return path
+        raise ProblemsError.one(f"No {title} is given", where, "choose a file", f"upscale.no-{setting}")
+    with problems_at(where):
+        return find(name, workspace, where)
 
 
 def _vae_path(name: str, workspace: Workspace, where: str) -> Path:

@@ -43,6 +43,7 @@ from core.settings.hints import BY_MODEL
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
 from core.settings.tools.hints import MakePairsSettings
+from core.tools.images.folders import output_is_file
 from core.tools.images.hints import write_hint
 
 if TYPE_CHECKING:
@@ -146,9 +147,8 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
     requests = [_request(base, captions, settings.seed, number) for number in range(settings.number or len(captions))]
     generation = collected(problems, plan_for, base, requests, workspace)
     output = _output(settings, workspace)
-    if os.path.exists(output) and not output.is_dir():
-        what = f"The output folder '{printable(output)}' is a file"
-        problems.append(Problem(what, f"{GROUP}.output", "choose another", code="tools.output-is-file"))
+    if (problem := output_is_file(output, f"{GROUP}.output")) is not None:
+        problems.append(problem)
     raise_if_errors([_at_tool_setting(problem) for problem in problems])
     assert generation is not None
     pairs = []

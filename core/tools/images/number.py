@@ -147,6 +147,7 @@ def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
 
 
 def _stage(new: Path, number: int, prefix: str) -> Path:
+    """The intermediate name of the file that is to become `new`. prefix: _GOING or _COMING"""
     return new.with_name(f"{prefix}{number:06d}{new.suffix}")
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
+from core.formats.tensors.entry import TORCH_NAMES
 from core.formats.tensors.outline import StoredTensor
-from core.formats.tensors.reading import TORCH_NAMES
 from core.formats.tensors.writer import type_named
 from core.networks.adapter import as_weight
 from core.networks.adapter_file import LoraFile

@@ -24,7 +24,7 @@ from core.settings.model import traits_of
 from core.settings.tools.weights import CheckWeightsSettings
 from core.tools.charts import table
 from core.tools.files import file_of
-from core.tools.loras.base_model import check_base_model, model_of
+from core.tools.loras.headers import check_base_model, model_of
 from core.tools.loras.plots import check_png, save_png
 from core.tools.models.inspect import FAR_TOO_LARGE, inspect_lora
 from core.tools.plans import FilePlan
@@ -64,8 +64,7 @@ def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> O
 
 
 def _of_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
-    from core.tools.loras.layers import open_layers, place_of
-    from core.tools.loras.weight_maps import layer_maps, root_of_squares
+    from core.tools.loras.layers import layer_maps, open_layers, place_of, root_of_squares
 
     health = inspect_lora(path, context.cancel)
     if any(name.endswith("alpha") for name in health["not_finite"]):  # no layer can be read with it
@@ -138,7 +137,7 @@ def _damage(not_finite: list[str], too_large: list[str]) -> list[str]:
 
 
 def _of_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any]]:
-    from core.tools.loras.weight_maps import maps, mean
+    from core.tools.loras.layers import maps, mean
 
     kind = identify(path)
     not_finite, too_large, zero, sizes, numbers, weights = [], [], [], {}, [], 0

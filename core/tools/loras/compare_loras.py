@@ -17,7 +17,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import CompareLorasSettings
 from core.tools.charts import table
 from core.tools.files import lora_of
-from core.tools.loras.base_model import check_base_model, check_measurable, model_of
+from core.tools.loras.headers import check_base_model, check_measurable, model_of
 from core.tools.loras.plots import check_png, save_png
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def _files(settings: CompareLorasSettings, workspace: Workspace) -> tuple[Path, 
 
 def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outcome:
     """Compare the changes A and B of each common layer: cosine <A, B> / (|A| |B|), difference |A - B|."""
-    from core.tools.loras.layers import open_layers
-    from core.tools.loras.weight_maps import layer_maps, mean, root_of_squares
+    from core.tools.loras.layers import layer_maps, mean, open_layers, root_of_squares
 
     files = (plan.one, plan.other)
     model = model_of(settings.base_model, plan.one, context)

@@ -34,8 +34,7 @@ from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.readers import PROGRAMS
 from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.files import file_of, files_below
-from core.tools.loras.base_model import check_base_model
-from core.tools.loras.headers import BYTES
+from core.tools.loras.headers import BYTES, check_base_model
 from core.tools.loras.plain import MODEL, is_plain, plain_bytes, to_plain
 from core.tools.output import output_file, output_problems
 

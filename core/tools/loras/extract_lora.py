@@ -19,6 +19,7 @@ from core.formats.tensors.lazy import OpenFiles
 from core.formats.tensors.spill import Spill
 from core.formats.tensors.writer import type_named
 from core.networks.adapter_file import save_lora, with_convolutions
+from core.networks.kinds.lora import MODULE, network_sizes
 from core.networks.layer_list import layers_of
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
@@ -197,9 +198,7 @@ def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) ->
     prediction = plan.tuned.kind.prediction
     about = {
         **version_metadata(plan.family, prediction),
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(settings.dim),
-        "ss_network_alpha": str(float(settings.dim)),
+        **network_sizes(MODULE, {settings.dim}, {float(settings.dim)}),
     }
     if settings.conv_dim:
         args = {"conv_dim": str(settings.conv_dim), "conv_alpha": str(float(settings.conv_dim))}

@@ -1,22 +1,31 @@
-"""Shapes and sizes from the headers of LoRA files, without torch, for tools that write LoRAs."""
+"""What LoRA tools check by headers, without torch: shapes and sizes of LoRAs, and the base model, which `model_of` loads."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.dataset.sources.image_info import listed
+from core.families import family
+from core.families.locate import family_of, model_path
+from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.lora.names import BIAS, group_by_module
 from core.formats.lora.recognition import CONVOLUTION
 from core.formats.tensors.entry import ITEM_BYTES
 from core.networks.adapter_file import PEFT_METADATA, LoraFile, lora_outline
 from core.networks.kinds import kind_of_keys
+from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError
+from core.record.units import with_article
+from core.record.workspace import Workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from core.families.components import Components
 
 SHOWN = 3
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -36,7 +45,7 @@ def refuse_device(device: str, where: str) -> None:
 def without_weights(path: Path, where: str) -> LoraFile:
     """The outline of a LoRA whose layers' changes do not depend on the base model. Raises ProblemsError for others."""
     lora = lora_outline(path)
-    unknown, _ = _by_knowledge(lora)
+    unknown, _ = _dependent_layers(lora)
     if unknown:
         title, names = next(iter(unknown.items()))
         what = f"{path.name} has layers of {title}, whose change depends on the base model: {', '.join(names[:SHOWN])}"
@@ -45,7 +54,7 @@ def without_weights(path: Path, where: str) -> LoraFile:
     return lora
 
 
-def _by_knowledge(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
+def _dependent_layers(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
     """({title of a kind: its layers whose change depends on the base model}, number of other layers)."""
     unknown: dict[str, list[str]] = {}
     modules = group_by_module(lora.tensors)
@@ -54,12 +63,6 @@ def _by_knowledge(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
         if kind is None or kind.weight_shape(tensors) is None:
             unknown.setdefault(kind.title if kind is not None else "an unknown kind", []).append(name)
     return unknown, len(modules) - sum(map(len, unknown.values()))
-
-
-def kinds_without_shape(path: Path) -> tuple[list[str], int]:
-    """(titles of the kinds whose layers' change depends on the base model, number of other layers)."""
-    unknown, others = _by_knowledge(lora_outline(path))
-    return sorted(unknown), others
 
 
 def weight_shape(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
@@ -113,3 +116,45 @@ def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width
         into = shape[1] * (shape[2] * shape[3] if len(shape) > 2 else 1)
         numbers += (shape[0] + into) * min(conv_rank if has_large_kernel(shape) else rank, shape[0], into)
     return numbers * width
+
+
+# -- the base model that some LoRA tools need
+
+
+def check_base_model(name: str | None, lora: Path, workspace: Workspace, where: str) -> None:
+    """Raise ProblemsError for a missing base model, a file that is none, or one of another family than the LoRA's."""
+    if not name:
+        return
+    path = model_path(name, workspace, where)
+    try:
+        family_name = family_of(path)
+    except ProblemsError as error:
+        raise ProblemsError([replace(problem, where=where) for problem in error.problems]) from None
+    lora_family = identify(lora).family
+    if lora_family not in (None, family_name):
+        what = f"The model is {FAMILY_NAMES[family_name]}, the LoRA {FAMILY_NAMES[lora_family]}"
+        fix = f"choose {with_article(FAMILY_NAMES[lora_family])} model"
+        raise ProblemsError.one(what, where, fix, "tools.other-family")
+
+
+def check_measurable(name: str | None, lora: Path, where: str) -> None:
+    """Raise ProblemsError without a base model if every layer of the LoRA needs it (it rotates or scales the weight)."""
+    if name:
+        return
+    kinds, others = _dependent_layers(lora_outline(lora))
+    if kinds and not others:
+        what = f"{lora.name} ({', '.join(sorted(kinds))}) has no layer that can be measured without its base model"
+        raise ProblemsError.one(what, where, "choose the base model that it was trained on", "tools.no-layers")
+
+
+def model_of(
+    name: str | None, lora: Path, context: JobContext, parts: tuple[str, ...] = ("denoiser", "text_encoders")
+) -> Components | None:
+    """Load the parts of a checked base model, in fp32 on the job's device; None without one."""
+    if not name:
+        return None
+    from core.families.loading import load
+
+    path = model_path(name, context.workspace)
+    context.stage(f"loading {path.name}")
+    return load(family(family_of(path)).layout, path, parts=parts, device=context.device, cancel=context.cancel)

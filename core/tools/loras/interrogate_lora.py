@@ -16,7 +16,7 @@ from core.settings.model import traits_of
 from core.settings.tools.weights import InterrogateLoraSettings
 from core.tools.charts import table
 from core.tools.files import lora_of
-from core.tools.loras.base_model import check_base_model, model_of
+from core.tools.loras.headers import check_base_model, model_of
 from core.tools.plans import FilePlan
 
 if TYPE_CHECKING:

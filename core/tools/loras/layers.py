@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from core.families import family
 from core.families.targets import Target
 from core.formats.lora.names import BIAS, group_by_module, layer_name, module_path
 from core.formats.tensors.lazy import loaded
@@ -19,10 +19,12 @@ from core.formats.tensors.outline import StoredTensor
 from core.networks.adapter import Adapter, as_weight
 from core.networks.adapter_file import LoraFile
 from core.networks.block_weights import SLOTS, slot_of
+from core.networks.files import targets_of
 from core.networks.kinds import kind_of_keys
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
+from core.tools.charts import heat_map
 from core.tools.loras.headers import weight_shape
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def layers_of(
     modules: Mapping[str, Mapping[str, Tensor | StoredTensor]], model: Components | None, cancel: CancelToken
 ) -> Iterator[Layer]:
     """Yield the layers whose change can be computed, with a base model or without. Stored tensors are read layer by layer."""
-    targets = {} if model is None else {target.name: target for target in _targets(model)}
+    targets = {} if model is None else {target.name: target for target in targets_of(model)}
     for file_name, given in modules.items():
         cancel.check()
         tensors = {key: loaded(each) for key, each in given.items()}
@@ -104,12 +106,6 @@ def layers_of(
         adapter = kind.from_tensors(target, tensors) if target is not None else None
         if adapter is not None and (model is not None or _has_delta(adapter)):
             yield Layer(file_name, kind.title, adapter)
-
-
-def _targets(model: Components) -> Iterator[Target]:
-    for part in (*model.text_encoders, model.denoiser):
-        if part is not None:
-            yield from family(model.family).layers(part)
 
 
 def _has_delta(adapter: Adapter) -> bool:
@@ -157,3 +153,46 @@ def columns_of(part: str, columns: set[str]) -> list[str]:
     """The columns in the order of the model, `other` last."""
     order = [*SLOTS, OTHER] if part == PARTS["unet"] else [*map(str, range(100)), OTHER]
     return [column for column in order if column in columns]
+
+
+# -- heat maps: a map for each part of the model, rows by kind of layer, columns by block
+
+
+Place = tuple[str, str, str]  # part, row, column
+
+
+def root_of_squares(values: Sequence[float]) -> float:
+    """The norm of several layers together: sqrt of the sum of squares."""
+    return math.sqrt(sum(value * value for value in values))
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def maps(
+    title: str,
+    numbers: Iterable[tuple[Place, float]],
+    together: Callable[[Sequence[float]], float],
+    notes: Mapping[Place, str] | None = None,
+    **drawn: Any,
+) -> list[dict[str, Any]]:
+    """A heat map for each part. numbers: (cell, value) of each layer; together: combines several values of a cell."""
+    cells: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for (part, row, column), value in numbers:
+        cells.setdefault(part, {}).setdefault((row, column), []).append(value)
+    found = []
+    for part, held in sorted(cells.items(), key=lambda item: (item[0] != "U-Net", item[0])):
+        rows = sorted({row for row, _ in held})
+        columns = columns_of(part, {column for _, column in held})
+        values = [
+            [together(held[row, column]) if (row, column) in held else None for column in columns] for row in rows
+        ]
+        marked = {f"{row}|{column}": note for (each, row, column), note in (notes or {}).items() if each == part}
+        found.append(heat_map(f"{title}: {part}", rows, columns, values, notes=marked, **drawn))
+    return found
+
+
+def layer_maps(title: str, numbers: Mapping[str, float], together: Any, **drawn: Any) -> list[dict[str, Any]]:
+    """`maps` for {LoRA layer's name: value}."""
+    return maps(title, ((place_of(name), value) for name, value in numbers.items()), together, **drawn)

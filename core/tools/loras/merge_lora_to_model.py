@@ -28,8 +28,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.loras import MergeLoraToModelSettings
 from core.tools.files import model_file
-from core.tools.loras.merge_inputs import LoraInput, as_recipe, lora_inputs
-from core.tools.merges import merge_record
+from core.tools.merges import LoraInput, as_recipe, lora_inputs, merge_record
 from core.tools.models import convert_model
 from core.tools.models.convert_model import named_form
 
@@ -51,7 +50,7 @@ class Plan:
     loras: Sequence[LoraInput]
 
     def __str__(self) -> str:
-        return f"merge {count(len(self.loras), 'LoRA')} into {display_path(self.copy.target)}"
+        return f"merge {count(len(self.loras), 'LoRA')} into {display_path(self.copy.conversion.target)}"
 
 
 def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
@@ -69,7 +68,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
     loras = lora_inputs(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     if copy is not None:
         for lora in loras:
-            problems += lora.other_family(copy.family, f"{GROUP}.models")
+            problems += lora.other_family(copy.conversion.family, f"{GROUP}.models")
             problems += [] if problems else _without_layers(lora, copy)
     raise_if_errors(problems)
     assert copy is not None
@@ -77,7 +76,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
 
 
 def _without_layers(lora: LoraInput, copy: convert_model.Plan) -> list[Problem]:
-    places = {name: part.places for name, part in copy.parts.items()}
+    places = {name: part.places for name, part in copy.conversion.parts.items()}
     found = [place for name in lora.layers if (place := module_of_layer(name)) is not None]
     if any(f"{path}.weight" in places.get(part, ()) for part, path in found):
         return []
@@ -90,9 +89,11 @@ def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> O
     """Write the model with every LoRA's changes."""
     merging = _Merging(plan, context)
     # Without the hash of all weights, which takes longer than the merge.
-    metadata = {key: value for key, value in plan.copy.facts.metadata.items() if key != WEIGHTS_HASH}
-    facts = replace(plan.copy.facts, metadata=metadata | _metadata(plan, context))
-    outcome = convert_model.run(replace(plan.copy, facts=facts), context, merging.changed)
+    metadata = {key: value for key, value in plan.copy.conversion.facts.metadata.items() if key != WEIGHTS_HASH}
+    facts = replace(plan.copy.conversion.facts, metadata=metadata | _metadata(plan, context))
+    outcome = convert_model.run(
+        replace(plan.copy, conversion=replace(plan.copy.conversion, facts=facts)), context, merging.changed
+    )
     lines = [f"{count(len(merging.merged), 'layer')} changed"]
     for path, names in merging.left_out.items():
         lines.append(f"layers of {path.name} that this model does not have, left out: {listed(names, SHOWN)}")
@@ -102,11 +103,11 @@ def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> O
 
 def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
     """modelspec and merge metadata. The model's hash is the short one, which avoids reading 7 GB."""
-    source = plan.copy.source.path
+    source = plan.copy.conversion.source.path
     inputs, loras = as_recipe(plan.loras, context)
     first = (source, "" if source.is_dir() else legacy_hash(source))
     recipe = {"method": "loras", "model": source.name, "loras": loras}
-    return {"modelspec.title": plan.copy.target.stem, **merge_record([first, *inputs], recipe)}
+    return {"modelspec.title": plan.copy.conversion.target.stem, **merge_record([first, *inputs], recipe)}
 
 
 class _Merging:
@@ -144,13 +145,14 @@ class _Merging:
         part, path = place
         weight, bias = f"{path}.weight", f"{path}.bias"
         before = state[weight]
-        compute = change.sums if change.is_product(before.shape, bias in state) else change.weight
-        places = self.plan.copy.parts[part].places
+        product = change.is_product(before.shape, bias in state)
+        places = self.plan.copy.conversion.parts[part].places
         self.merged.add(place)
-        state[weight] = change.explained(before, places[weight], lambda dtype: compute(before, dtype))
+        compute = partial(change.sums, before) if product else partial(_whole, before, change.weight)
+        state[weight] = change.explained(before, places[weight], compute)
         if bias in state and change.has_bias:
-            old = state[bias]
-            state[bias] = change.explained(old, places[bias], lambda dtype: change.bias(old, before.shape, dtype))
+            compute = partial(_whole, state[bias], partial(change.bias, before.shape))
+            state[bias] = change.explained(state[bias], places[bias], compute)
 
     def _add(
         self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change, key: str, value: Tensor
@@ -162,8 +164,8 @@ class _Merging:
             self.left_out.setdefault(change.path, []).append(f"{change.name}.{key}")
             return
         self.merged.add(place)
-        compute = partial(change.added, before, value)
-        state[found[1]] = change.explained(before, self.plan.copy.parts[place[0]].places[found[1]], compute)
+        compute = partial(_whole, before, partial(change.added, value))
+        state[found[1]] = change.explained(before, self.plan.copy.conversion.parts[place[0]].places[found[1]], compute)
 
 
 @dataclass(frozen=True)
@@ -200,14 +202,9 @@ class _Change:
             raise ProblemsError.one(what, f"{GROUP}.models", fix, "lora.other-size")
         return adapter.factors() is not None and self.strength != 0
 
-    def weight(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The changed weight in `dtype`, computed in fp32, as one piece."""
-        import torch
-
-        with torch.no_grad():
-            weight = before.fetch(torch.float32)
-            merged = _cast(self._adapter(weight).merged(weight) if self.strength else weight, dtype)
-        yield merged.view(-1)
+    def weight(self, weight: Tensor) -> Tensor:
+        """The changed weight."""
+        return self._adapter(weight).merged(weight) if self.strength else weight
 
     def sums(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
         """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the CPU's cache."""
@@ -223,21 +220,13 @@ class _Change:
                 part.addmm_(up[rows], down, alpha=adapter.strength)
                 yield _cast(part, dtype).view(-1)
 
-    def bias(self, before: LazyTensor, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[Tensor]:
-        """The changed bias of a weight of this shape, as one piece."""
-        import torch
+    def bias(self, shape: tuple[int, ...], bias: Tensor) -> Tensor:
+        """The changed bias of a weight of this shape."""
+        return bias + self._adapter(bias.new_zeros(shape)).bias_delta() * self.strength
 
-        with torch.no_grad():
-            delta = self._adapter(torch.zeros(shape)).bias_delta()
-            merged = _cast(before.fetch(torch.float32) + delta * self.strength, dtype)
-        yield merged.view(-1)
-
-    def added(self, before: LazyTensor, value: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The tensor with an additive change of the same shape, as one piece."""
-        import torch
-
-        weight = before.fetch(torch.float32)
-        yield _cast(weight + value.to(weight).view_as(weight) * self.strength, dtype).view(-1)
+    def added(self, value: Tensor, weight: Tensor) -> Tensor:
+        """The tensor with an additive change of the same shape."""
+        return weight + value.to(weight).view_as(weight) * self.strength
 
     def explained(
         self, before: LazyTensor, place: Place, compute: Callable[[torch.dtype], Iterator[Tensor]]
@@ -259,6 +248,15 @@ class _Change:
         what = f"{place.name} becomes too large for the precision of the copy when {self.path.name} is merged"
         fix = "save as bf16 or fp32, or lower the ratio of this LoRA"
         return TooLarge.one(what, f"{GROUP}.save_precision", fix, "merge.overflow")
+
+
+def _whole(before: LazyTensor, change: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
+    """A tensor changed as a whole in fp32, then in `dtype`, as one piece."""
+    import torch
+
+    with torch.no_grad():
+        changed = _cast(change(before.fetch(torch.float32)), dtype)
+    yield changed.view(-1)
 
 
 class _Unfit(Exception):

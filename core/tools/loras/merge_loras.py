@@ -14,7 +14,7 @@ from core.formats.model_spec import model_spec_of
 from core.formats.tensors.spill import Spill
 from core.networks.adapter_file import LoraFile, open_lora, save_lora
 from core.networks.kinds import kind_named, kind_of_keys
-from core.networks.kinds.lora import sizes_as_metadata
+from core.networks.kinds.lora import MODULE, network_sizes, sizes_as_metadata
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, collected, raise_if_errors
 from core.record.units import count
@@ -33,8 +33,7 @@ from core.tools.loras.headers import (
     with_kernel,
     without_weights,
 )
-from core.tools.loras.merge_inputs import LoraInput, as_recipe, lora_inputs
-from core.tools.merges import merge_record
+from core.tools.merges import LoraInput, as_recipe, lora_inputs, merge_record
 from core.tools.output import output_file, output_problems
 
 if TYPE_CHECKING:
@@ -265,15 +264,5 @@ def _sizes_of_sd_scripts(settings: MergeLorasSettings, firsts: Sequence[tuple[in
         rank = settings.new_rank or USUAL_RANK
         conv = settings.new_conv_rank or rank
         args = f'{{"conv_dim": {conv}, "conv_alpha": {conv}}}'
-        return {
-            "ss_network_module": "networks.lora",
-            "ss_network_dim": str(rank),
-            "ss_network_alpha": str(rank),
-            "ss_network_args": args,
-        }
-    ranks, alphas = {rank for rank, _ in firsts}, {alpha for _, alpha in firsts}
-    return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": f"{ranks.pop()}" if len(ranks) == 1 else "Dynamic",
-        "ss_network_alpha": f"{alphas.pop()}" if len(alphas) == 1 else "Dynamic",
-    }
+        return network_sizes(MODULE, {rank}, {rank}) | {"ss_network_args": args}
+    return network_sizes(MODULE, {rank for rank, _ in firsts}, {alpha for _, alpha in firsts})

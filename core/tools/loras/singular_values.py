@@ -13,7 +13,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import SingularValuesSettings
 from core.tools.charts import curves, table
 from core.tools.files import lora_of
-from core.tools.loras.base_model import check_base_model, check_measurable, model_of
+from core.tools.loras.headers import check_base_model, check_measurable, model_of
 from core.tools.loras.plots import check_png, save_png
 from core.tools.plans import FilePlan
 
@@ -38,8 +38,7 @@ def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
 
 def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) -> Outcome:
     """Compute the retained norm by rank k, sqrt(sum of the first k squares / sum of all), for each layer and for all together."""
-    from core.tools.loras.layers import open_layers
-    from core.tools.loras.weight_maps import layer_maps
+    from core.tools.loras.layers import layer_maps, open_layers
 
     model = model_of(settings.base_model, plan.path, context)
     layers, unread = open_layers(load_finite(plan.path), model, context.cancel)

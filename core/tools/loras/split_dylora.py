@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
 from core.networks.adapter_file import load_finite, lora_outline, save_lora
 from core.networks.kinds import kind_named
-from core.networks.kinds.lora import size, sizes_as_metadata
+from core.networks.kinds.lora import MODULE, size, sizes_as_metadata
 from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, raise_if_errors
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUP = "split_dylora"
-LORA_MODULE = "networks.lora"  # in the metadata of what was trained as a plain LoRA
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcom
 
     path, targets = plan.path, plan.targets
     lora = load_finite(path)
-    if lora.metadata.get("ss_network_module") == LORA_MODULE:
+    if lora.metadata.get("ss_network_module") == MODULE:
         what = f"{path.name} was trained as a LoRA, not as a DyLoRA: its first ranks are no better than others"
         fix = "lower its rank with resize_lora"
         context.warn(Problem(what, f"{GROUP}.model", fix, "warning", code="split.not-a-dylora"))

@@ -35,21 +35,27 @@ class Term:
         assert self.factors is not None
         return len(self.factors.down)
 
+    def scaled(self, to_up: float, to_down: float) -> tuple[Tensor, Tensor]:
+        """up and down times these."""
+        assert self.factors is not None
+        return self.factors.up * to_up, self.factors.down * to_down
+
 
 Layer = tuple[Tensor, Tensor, float]  # up, down, alpha
 
 
 def concatenated(terms: Sequence[Term]) -> Layer:
     """The exact sum with a scale of 1: the root of each |strength * alpha / r| goes into both matrices, the sign into down."""
-    ups, downs = [], []
-    for term in terms:
-        assert term.factors is not None
-        size = term.strength * term.alpha / term.rank
-        root = math.sqrt(abs(size))
-        ups.append(term.factors.up * root)
-        downs.append(term.factors.down * math.copysign(root, size))
-    down = torch.cat(downs)
-    return torch.cat(ups, 1), down, float(len(down))
+    sizes = [term.strength * term.alpha / term.rank for term in terms]
+    roots = [math.sqrt(abs(size)) for size in sizes]
+    up, down = _joined(terms, [(root, math.copysign(root, size)) for root, size in zip(roots, sizes, strict=True)])
+    return up, down, float(len(down))
+
+
+def _joined(terms: Sequence[Term], scales: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
+    """The matrices of all terms next to each other, times their scales of up and down."""
+    ups, downs = zip(*(term.scaled(*scale) for term, scale in zip(terms, scales, strict=True)), strict=True)
+    return torch.cat(ups, 1), torch.cat(downs)
 
 
 def averaged(terms: Sequence[Term]) -> Layer:
@@ -66,17 +72,9 @@ def averaged_as_sd_scripts(terms: Sequence[Term]) -> Layer:
 
 
 def _summed_factors(terms: Sequence[Term], squared: bool) -> Layer:
-    first = next(
-        (term for term in terms if term.alpha), terms[0]
-    )  # an alpha of 0 has no effect, and no measure of others
-    assert first.factors is not None
-    up, down = torch.zeros_like(first.factors.up), torch.zeros_like(first.factors.down)
-    for term in terms:
-        assert term.factors is not None
-        to_up, to_down = _scales(term, first.alpha, squared)
-        up += term.factors.up * to_up
-        down += term.factors.down * to_down
-    return up, down, first.alpha
+    alpha = next((term.alpha for term in terms if term.alpha), 0.0)  # one of 0 has no effect, and no measure of others
+    ups, downs = zip(*(term.scaled(*_scales(term, alpha, squared)) for term in terms), strict=True)
+    return sum(ups, torch.zeros_like(ups[0])), sum(downs, torch.zeros_like(downs[0])), alpha
 
 
 def _scales(term: Term, alpha: float, both: bool) -> tuple[float, float]:
@@ -92,14 +90,8 @@ def _scales(term: Term, alpha: float, both: bool) -> tuple[float, float]:
 
 def concatenated_as_sd_scripts(terms: Sequence[Term]) -> Layer:
     """sd-scripts' concatenation, whose alpha does not grow with the rank: two LoRAs at 1 get half their strength."""
-    first = terms[0]
-    ups, downs = [], []
-    for term in terms:
-        assert term.factors is not None
-        to_up, to_down = _scales(term, first.alpha, both=True)
-        ups.append(term.factors.up * to_up)
-        downs.append(term.factors.down * to_down)
-    return torch.cat(ups, 1), torch.cat(downs), first.alpha
+    alpha = terms[0].alpha
+    return *_joined(terms, [_scales(term, alpha, both=True) for term in terms]), alpha
 
 
 def whole(terms: Sequence[Term]) -> Product | Tensor:

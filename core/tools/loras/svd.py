@@ -74,10 +74,10 @@ def decompose(
     Each left vector's largest element is positive, so that results do not depend on the library's choice of signs.
 
     rank            how many of the largest values are needed; None: all
-    compatibility   "sd-scripts": as sd-scripts computes it
+    compatibility   "sd-scripts": as sd-scripts computes it, of the whole product in fp32, with the library's signs
     """
     if compatibility == "sd-scripts":
-        return as_sd_scripts(change)
+        return Parts(*torch.linalg.svd(_whole(change).float(), full_matrices=False))
     if isinstance(change, Product) and change.is_low_rank:
         return _with_signs(*_by_factors(change, device))
     matrix = _whole(change).to(device)
@@ -105,12 +105,6 @@ def _with_signs(u: Tensor, s: Tensor, v: Tensor, squares: float | None = None) -
 
 def _whole(change: Product | Tensor) -> Tensor:
     return change if isinstance(change, Tensor) else change.up.float() @ change.down.float()
-
-
-def as_sd_scripts(change: Product | Tensor) -> Parts:
-    """The decomposition that sd-scripts computes: of the whole product in fp32, with the library's signs."""
-    u, s, v = torch.linalg.svd(_whole(change).float(), full_matrices=False)
-    return Parts(u, s, v)
 
 
 def clamped(up: Tensor, down: Tensor, quantile: float) -> tuple[Tensor, Tensor]:

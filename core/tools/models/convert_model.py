@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +30,7 @@ from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.model import traits_of
 from core.settings.needs import without_effect
-from core.settings.tools.convert_model import (
-    ConvertModelSettings,
-)
+from core.settings.tools.convert_model import ConvertModelSettings
 from core.tools.files import model_file
 from core.tools.models.inspect import total_bytes
 from core.tools.output import FILE_ENDINGS, output_file, output_problems, progress
@@ -47,20 +45,15 @@ FOLDERS = ("diffusers", "diffusers_safetensors")
 
 @dataclass(frozen=True)
 class Plan:
-    """The conversion. size: bytes of the result; advice: warnings for the user"""
+    """The plan. conversion: its dtype is `precision`; size: bytes of the result; advice: warnings for the user"""
 
-    settings: ConvertModelSettings
-    source: Checkpoint
-    family: str
-    parts: dict[str, Part]
-    target: Path
-    form: Form
+    conversion: Conversion
+    precision: str | None
     size: int
-    facts: ModelFacts
     advice: list[Problem]
 
     def __str__(self) -> str:
-        return f"write {display_path(self.target)}, {size_words(self.size)}"
+        return f"write {display_path(self.conversion.target)}, {size_words(self.size)}"
 
 
 def do(settings: ConvertModelSettings, plan: Plan, context: JobContext) -> Outcome:
@@ -109,7 +102,19 @@ def plan(
     facts, advice = _facts(settings, source, layout, target)
     advice += [problem for problem in problems if problem.level != "error"]
     advice += without_effect(settings, group) if group == "convert_model" else []
-    return Plan(settings, source, layout.family, parts, target, form, size, facts, advice)
+    conversion = Conversion(
+        source,
+        target,
+        parts,
+        layout.family,
+        form,
+        layout.published,
+        facts,
+        ema=settings.ema == "keep",
+        kohya_projection=settings.text_projection == "kohya",
+        variant=settings.variant or "" if form in FOLDERS else "",
+    )
+    return Plan(conversion, settings.save_precision, size, advice)
 
 
 def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
@@ -250,22 +255,9 @@ def _side(source: Checkpoint, layout: Layout, prediction: str | None) -> int:
 @heap.without_gc()
 def run(plan: Plan, context: JobContext, change: Callable[[States], States] | None = None) -> Outcome:
     """Write the converted model. change: the parts' lazy tensors -> those to write."""
-    settings = plan.settings
-    conversion = Conversion(
-        plan.source,
-        plan.target,
-        plan.parts,
-        plan.family,
-        plan.form,
-        layout_of(plan.family).published,
-        plan.facts,
-        dtype=dtype_of(settings.save_precision),
-        ema=settings.ema == "keep",
-        kohya_projection=settings.text_projection == "kohya",
-        variant=settings.variant or "" if plan.form in FOLDERS else "",
-    )
-    wrote = progress(context, plan.target, plan.size)
-    return saved(plan.target, plan.advice + convert(conversion, change, context.cancel, wrote), context)
+    conversion = replace(plan.conversion, dtype=dtype_of(plan.precision))
+    wrote = progress(context, conversion.target, plan.size)
+    return saved(conversion.target, plan.advice + convert(conversion, change, context.cancel, wrote), context)
 
 
 def saved(target: Path, advice: list[Problem], context: JobContext) -> Outcome:

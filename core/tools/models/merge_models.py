@@ -17,6 +17,7 @@ from core.formats.models import sd_keys
 from core.formats.models.checkpoint import SIZES_KEY, Place
 from core.formats.models.conversion import Conversion, as_single_file
 from core.formats.models.overflow import beyond, largest, not_finite, not_finite_names
+from core.formats.models.text_keys import full_name
 from core.formats.models.whole_model import ModelFacts
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_pieces
@@ -180,7 +181,7 @@ def _from_file(path: Path, kind: ModelKind, files: OpenFiles) -> tuple[dict[str,
 
 def _current_name(name: str, clip: str) -> str:
     """The current name of a text encoder's tensor: old files lack `text_model.`."""
-    return clip + sd_keys.clip_to_ldm(name.removeprefix(clip)) if name.startswith(clip) else name
+    return clip + full_name(name.removeprefix(clip)) if name.startswith(clip) else name
 
 
 def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:

@@ -15,10 +15,10 @@ from core.families.loading import load
 from core.formats.tensors.header import read_header
 from core.formats.tensors.reading import TensorFile
 from core.networks.adapter_file import save_lora
+from core.networks.bias_norm import NormAdapter
 from core.networks.files import MergedFile, merge_files, targets_of
 from core.networks.kinds import kind_named, kinds
 from core.networks.network import Network
-from core.networks.norm_adapter import NormAdapter
 from core.settings.network import NetworkSettings
 from tests.models import tiny_folder, tiny_lora
 from tests.refusals import refused
