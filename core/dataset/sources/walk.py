@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +37,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
 from core.record.stamps import stamp_of
 
-HEADER_THREADS = 4  # they wait for disks and network drives, not the CPU
-_CHUNK, _AT_ONCE = 1024, 32  # files between two checks for a cancel; files per thread task
+AT_ONCE = 1024  # headers between two writes of the cache
 _KIND = "header 2"  # kind of entry in the memo; raised when `read_header` returns other facts
 
 
@@ -162,11 +159,7 @@ def walk(
             cancel.check()
         folder, prefix = waiting.pop()
         try:
-            identity = identity_of(folder)
-            if identity in visited:
-                continue
-            visited.add(identity)
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            entries = _entries(folder, visited)
         except OSError as error:
             fix = "check its permissions, or move it out of the dataset"
             what = f"A subfolder cannot be opened ({error.strerror})"
@@ -187,6 +180,15 @@ def _identities(folders: Iterable[Path]) -> set[object]:
         with suppress(OSError):
             identities.add(identity_of(folder))
     return identities
+
+
+def _entries(folder: Path, visited: set[object]) -> list[os.DirEntry]:
+    """A folder's entries by name; none of a folder that was visited. Raises OSError."""
+    identity = identity_of(folder)
+    if identity in visited:
+        return []
+    visited.add(identity)
+    return sorted(os.scandir(folder), key=lambda entry: entry.name)
 
 
 def _sort_out(
@@ -263,14 +265,9 @@ def first_files(
             files += [file] if (file := each()) else []
             continue
         folder, prefix = each
-        try:
-            identity = identity_of(folder)
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            continue
-        if identity in visited:
-            continue
-        visited.add(identity)
+        entries: list[os.DirEntry] = []
+        with suppress(OSError):
+            entries = _entries(folder, visited)
         skipped = left_out if not prefix else frozenset()
         sidecars, others, subfolders = _classified(entries, folder, prefix, Walk(), skipped, endings)
         inside: dict[str, Any] = {path: (below, path) for below, path in subfolders if recursive}
@@ -362,28 +359,19 @@ def file_at(path: Path, relative: str) -> File:
 
 def headers(
     files: Sequence[File], memo: Memo | None = None, cancel: CancelToken | None = None
-) -> Iterator[tuple[File, HeaderFacts | str]]:
+) -> list[tuple[File, HeaderFacts | str]]:
     """Each file with its header, or the reason why it has none, in order. Headers of unchanged files come from the cache;
     errors are not cached, since permissions and links change without changing the file."""
-    memo = memo or Memo(None)
-    known = memo.known(_KIND, files)
-    remaining = iter(files)
-    unread = len(files) - len(known)
-    with ThreadPoolExecutor(HEADER_THREADS if unread >= 64 else 1) as pool:
-        while chunk := list(islice(remaining, _CHUNK)):
-            if cancel:
-                cancel.check()
-            open_questions = [file for file in chunk if file.path not in known]
-            parts = [open_questions[start : start + _AT_ONCE] for start in range(0, len(open_questions), _AT_ONCE)]
-            read = {file.path: header for part in pool.map(_headers_of, parts) for file, header in part}
-            facts = {path: _written(each) for path, each in read.items() if isinstance(each, HeaderFacts)}
-            memo.remember(_KIND, facts, open_questions)
-            for file in chunk:
-                yield file, read[file.path] if file.path in read else _parsed(known[file.path])
-
-
-def _headers_of(files: Sequence[File]) -> list[tuple[File, HeaderFacts | str]]:
-    return [(file, _header_or_reason(file)) for file in files]
+    facts = (memo or Memo(None)).facts(
+        _KIND,
+        files,
+        _header_or_reason,
+        cancel.check if cancel else None,
+        to_text=_written,
+        from_text=_parsed,
+        at_once=AT_ONCE,
+    )
+    return [(file, facts[file.path]) for file in files]
 
 
 def _header_or_reason(file: File) -> HeaderFacts | str:
@@ -399,7 +387,9 @@ def _header_or_reason(file: File) -> HeaderFacts | str:
     return HeaderFacts(header.width, header.height, header.rotated, header.animated, really)
 
 
-def _written(header: HeaderFacts) -> str:
+def _written(header: HeaderFacts | str) -> str | None:
+    if isinstance(header, str):
+        return None
     return f"{header.width} {header.height} {int(header.rotated)} {int(header.animated)} {header.really}"
 
 
