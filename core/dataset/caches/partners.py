@@ -145,16 +145,8 @@ class MaskCache(PartnerCache):
         return source
 
     def _parts(self, placed: Placed) -> tuple[object, ...]:
-        where, settings = placed.placement, placed.concept.images
         kind = "alpha" if mask_source(placed) == placed.image.path else "mask"
-        return (
-            kind,
-            where.resized,
-            where.crop,
-            where.bucket,
-            settings.resize_interpolation,
-            self.latent_pixels,
-        )
+        return kind, *placed.placement.cut, placed.concept.images.resize_interpolation, self.latent_pixels
 
     def _shapes(self, placed: Placed) -> Shapes:
         width, height = placed.placement.bucket
@@ -258,15 +250,9 @@ class ControlCache(PartnerCache):
         return placed.image.control
 
     def _parts(self, placed: Placed) -> tuple[object, ...]:
-        where, concept = placed.placement, placed.concept
-        return (
-            where.resized,
-            where.crop,
-            where.bucket,
-            concept.control_fit,
-            control_filter(concept),
-            concept.images.enable_bucket,  # stretched ones are compared with the bucket by it
-        )
+        concept = placed.concept  # `enable_bucket`: stretched ones are compared with the bucket by it
+        fit = (concept.control_fit, control_filter(concept), concept.images.enable_bucket)
+        return *placed.placement.cut, *fit
 
     def _shapes(self, placed: Placed) -> Shapes:
         return SHAPES
