@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from core.dataset.captions.files import Caption, join_texts, lines_of
 from core.dataset.captions.templates import TEMPLATES
+from core.dataset.captions.words import word_pattern
 from core.record import draws
 from core.settings.dataset.captions import CaptionSettings
 
@@ -321,7 +322,7 @@ def _warm_tags(count: int, settings: CaptionSettings, step: int, total_steps: in
 
 @lru_cache(maxsize=64)
 def _word(trigger: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
+    return word_pattern([trigger])
 
 
 def _led_by(trigger: str, caption: str, separator: str) -> str:
