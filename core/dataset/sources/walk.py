@@ -30,7 +30,7 @@ from core.dataset.sources.files import (
     repeats_and_words,
     without_face,
 )
-from core.dataset.sources.image_info import about
+from core.dataset.sources.image_info import ImageInfo, about
 from core.dataset.sources.memo import Memo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
@@ -372,6 +372,23 @@ def headers(
         at_once=AT_ONCE,
     )
     return [(file, facts[file.path]) for file in files]
+
+
+def image_of(source: str, file: File, header: HeaderFacts, **more: Any) -> ImageInfo:
+    """The image of a file and its header. source: id of its folder; more: other fields of ImageInfo"""
+    return ImageInfo(
+        source,
+        file.relative,
+        file.path,
+        header.width,
+        header.height,
+        file.bytes,
+        file.mtime_ns,
+        animated=header.animated,
+        rotated=header.rotated,
+        really=header.really,
+        **more,
+    )
 
 
 def _header_or_reason(file: File) -> HeaderFacts | str:
