@@ -17,7 +17,7 @@ from typing import Any
 
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.files import join_texts
-from core.dataset.sources.files import extension, printable
+from core.dataset.sources.files import ends_of, extension, printable
 from core.dataset.sources.image_info import about
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import may_reach
@@ -167,6 +167,7 @@ def _lines(text: str, shown: str) -> Iterator[tuple[str, Any]]:
 
 
 def _keyed(value: Any, where: str) -> tuple[str, Any]:
+    """(key, the rest) of an entry in a list. Raises ProblemsError for one without a path."""
     fields = dict(value) if isinstance(value, _Pairs) else {}
     name = next((name for name in _KEY_NAMES if isinstance(fields.get(name), str)), None)
     if name is None:
@@ -210,6 +211,7 @@ def _take(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
 
 
 def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
+    """(the entry of a key, None for a value that is no object; what is wrong with it)."""
     if not isinstance(value, _Pairs):
         return None, [f"{printable(key)} is {_kind(value)}, not an object"]
     fields, wrong = dict(value), []
@@ -297,6 +299,7 @@ class Finder:
         self._closed: set[str] = set()
 
     def match(self, entries: Sequence[Entry]) -> Matches:
+        """Find the image of each entry; of several entries for one image the last counts."""
         matches = Matches()
         last: dict[Path, tuple[Entry, File]] = {}
         for entry in entries:
@@ -353,9 +356,8 @@ class Finder:
 
     def _name_outside(self, path: Path) -> str:
         """The shortest unique end of the path: addresses of random draws contain no absolute paths."""
-        parts = [part for part in path.parts if part != path.anchor]
-        names = ("/".join(parts[-most:]) for most in range(1, len(parts) + 1))
-        name = next((name for name in names if name not in self._exact and name not in self._outside), str(path))
+        names = (name for name in ends_of(path) if name not in self._exact and name not in self._outside)
+        name = next(names, str(path))
         self._outside.add(name)
         return name
 
@@ -398,7 +400,7 @@ def match_problems(matches: Matches, finder: Finder, metadata: Metadata) -> list
     level = "advice" if matches.pairs else "error"
     reported = {entry.key for entry in (*matches.only_latents, *matches.closed)}
     gone = [entry.key for entry in matches.missing if entry.key not in reported]
-    gone[:3] = [_with_nearest(key, finder) for key in gone[:3]]
+    gone[:3] = [f"{key} (nearest: {near})" if (near := finder.nearest(key)) else key for key in gone[:3]]
     what = f"{len(gone)} of {total} entries of the metadata file match no image: {{names}}"
     fix = f"put the images into {folder}, or remove the entries (keys are names without extension, or paths)"
     problems = about(gone, what, fix, "metadata.no-image", level, where=shown, most=3)
@@ -422,8 +424,3 @@ def match_problems(matches: Matches, finder: Finder, metadata: Metadata) -> list
     what = "{n} in the folder not listed in the metadata file and not used: {names}"
     fix = f"add them to {printable(metadata.path.name)} to train on them"
     return problems + about(names, what, fix, "metadata.unlisted-images", where=folder)
-
-
-def _with_nearest(key: str, finder: Finder) -> str:
-    near = finder.nearest(key)
-    return key + (f" (nearest: {near})" if near else "")
