@@ -115,15 +115,11 @@ def unused_repeats(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Prob
     """Advice on <repeats>_<words> folders too deep for their repeats to count, such as img/10_fox of kohya_ss projects."""
     inside = [f"{base}/{file.relative}" if base else file.relative for base, each in walks for file in each.files]
     parents = dict.fromkeys(os.path.dirname(path) for path in inside)
-    deeper = [path for path in parents if "/" in path and _has_repeats(os.path.basename(path))]
+    named = {path: repeats_and_words(os.path.basename(path)) for path in parents if "/" in path}
+    deeper = [path for path, parsed in named.items() if parsed is not None and parsed[0] < MANY_REPEATS]
     fix = f"choose the folder that contains them: {printable(folder / os.path.dirname(deeper[0]))}" if deeper else ""
     what = "The repeats of {n} deeper inside are not used: {names}"
     return about(deeper, what, fix, "dataset.deeper-repeats", where=printable(folder), noun="folder")
-
-
-def _has_repeats(name: str) -> bool:
-    parsed = repeats_and_words(name)
-    return parsed is not None and parsed[0] < MANY_REPEATS
 
 
 def note_unused(walk: Walk, path: str) -> None:
@@ -159,16 +155,16 @@ def walk(
             cancel.check()
         folder, prefix = waiting.pop()
         try:
-            entries = _entries(folder, visited)
+            listing = _listing(folder, prefix, visited, left_out, endings)
         except OSError as error:
             fix = "check its permissions, or move it out of the dataset"
             what = f"A subfolder cannot be opened ({error.strerror})"
             result.problems.append(Problem(what, printable(folder), fix, "advice", code="dataset.unreadable-folder"))
             continue
         before = len(result.files)
-        subfolders = _sort_out(entries, folder, prefix, result, left_out if not prefix else frozenset(), endings)
+        _sort_out(listing, result)
         result.folders += len(result.files) > before
-        waiting += reversed(subfolders) if recursive else ()
+        waiting += reversed(listing.subfolders) if recursive else ()
     result.files.sort(key=lambda each: each.relative)
     return result
 
@@ -182,69 +178,85 @@ def _identities(folders: Iterable[Path]) -> set[object]:
     return identities
 
 
-def _entries(folder: Path, visited: set[object]) -> list[os.DirEntry]:
-    """A folder's entries by name; none of a folder that was visited. Raises OSError."""
-    identity = identity_of(folder)
+@dataclass
+class _Listing:
+    """A folder's entries by kind. prefix: its path below the root, with "/"; captions: {image's stem in lower case: its caption files};
+    others: images, and files of other kinds"""
+
+    folder: Path
+    prefix: str
+    captions: dict[str, list[os.DirEntry]] = field(default_factory=lambda: defaultdict(list))
+    others: list[os.DirEntry] = field(default_factory=list)
+    subfolders: list[tuple[Path, str]] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    def file(self, entry: os.DirEntry, used: set[str], shared_stems: Collection[str]) -> File:
+        """The image with its caption files: a.txt, then a.png.txt, which comes first if a.jpg exists too. used: gets their names."""
+        relative, path = self.prefix + entry.name, reachable(self.folder / entry.name)
+        stem = os.path.splitext(entry.name)[0]
+        captions = self.captions.get(stem.casefold(), [])
+        if len(captions) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
+            captions = [each for each in captions if each.name.startswith(stem + ".")] or captions
+        whole = self.captions.get(entry.name.casefold(), [])
+        first, second = (whole, captions) if stem.casefold() in shared_stems else (captions, whole)
+        endings = {extension(each.name) for each in first}
+        captions = first + [each for each in second if extension(each.name) not in endings]
+        of_face = without_face(stem)
+        shared = self.captions.get(of_face.casefold(), []) if of_face else []
+        used.update(each.name for each in (*captions, *shared))
+        names, states = tuple(each.name for each in captions), tuple(_state(each) for each in (*captions, *shared))
+        status = _stat(entry)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return File(relative, path, 0, 0, names, states, _refusal_of(path))
+        return File(relative, path, *stamp_of(status), names, states)
+
+    def image(self, entry: os.DirEntry) -> File | None:
+        """The file of an entry, None if it is no image. Of a.png.txt and a.txt the latter is taken."""
+        return self.file(entry, set(), ()) if is_image(entry.path, entry.name) else None
+
+
+def _listing(
+    folder: Path, prefix: str, visited: set[object], left_out: frozenset[str], endings: Sequence[str]
+) -> _Listing:
+    """The entries of a folder, by name; none of one that was visited. left_out, endings: as in `walk`. Raises OSError."""
+    listing, identity = _Listing(folder, prefix), identity_of(folder)
     if identity in visited:
-        return []
+        return listing
     visited.add(identity)
-    return sorted(os.scandir(folder), key=lambda entry: entry.name)
-
-
-def _sort_out(
-    entries: Sequence[os.DirEntry],
-    folder: Path,
-    prefix: str,
-    result: Walk,
-    left_out: frozenset[str],
-    endings: Sequence[str],
-) -> list[tuple[Path, str]]:
-    """Add a folder's images to the walk; return its subfolders. A caption may differ from its image in case."""
-    sidecars, others, subfolders = _classified(entries, folder, prefix, result, left_out, endings)
-    used: set[str] = set()
-    images = {entry.name for entry in others if is_image(entry.path, entry.name)}
-    stems = Counter(os.path.splitext(name)[0].casefold() for name in images)
-    shared = {stem for stem, number in stems.items() if number > 1}
-    for entry in others:
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         name = entry.name
-        if name in images:
-            result.files.append(_file(entry, folder, prefix, sidecars, used, shared))
-            continue
-        result.others[extension(name) or name] += 1
-        result.unread += (prefix + name,) if is_worth_naming(name) else ()
-        if entry.is_symlink() and not os.path.exists(entry):
-            result.problems.append(_dead_link(folder / name))
-    captions = [entry.name for beside in sidecars.values() for entry in beside]
-    result.others.update(extension(name) for name in captions)
-    result.orphans += [prefix + name for name in captions if name not in used]
-    return subfolders
-
-
-def _classified(
-    entries: Iterable[os.DirEntry],
-    folder: Path,
-    prefix: str,
-    result: Walk,
-    left_out: frozenset[str],
-    endings: Sequence[str],
-) -> tuple[dict[str, list[os.DirEntry]], list[os.DirEntry], list[tuple[Path, str]]]:
-    """({image's stem in lower case: its caption files}, other files, subfolders)."""
-    sidecars: dict[str, list[os.DirEntry]] = defaultdict(list)
-    others: list[os.DirEntry] = []
-    subfolders: list[tuple[Path, str]] = []
-    for entry in entries:
-        name = entry.name
-        if name in left_out:
+        if name in left_out and not prefix:
             continue
         if is_junk(name):
-            result.ignored += () if is_quiet_junk(entry) else (prefix + name,)
+            listing.ignored += () if is_quiet_junk(entry) else (prefix + name,)
         elif is_folder(entry):
-            subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
+            listing.subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
         elif ending := _caption_ending(name, endings):
-            sidecars[name[: -len(ending)].casefold()].append(entry)
+            listing.captions[name[: -len(ending)].casefold()].append(entry)
         else:
-            others.append(entry)
-    return sidecars, others, subfolders
+            listing.others.append(entry)
+    return listing
+
+
+def _sort_out(listing: _Listing, result: Walk) -> None:
+    """Add a folder's images and what is not used to the walk. A caption may differ from its image in case."""
+    result.ignored += listing.ignored
+    used: set[str] = set()
+    images = {entry.name for entry in listing.others if is_image(entry.path, entry.name)}
+    stems = Counter(os.path.splitext(name)[0].casefold() for name in images)
+    shared = {stem for stem, number in stems.items() if number > 1}
+    for entry in listing.others:
+        name = entry.name
+        if name in images:
+            result.files.append(listing.file(entry, used, shared))
+            continue
+        result.others[extension(name) or name] += 1
+        result.unread += (listing.prefix + name,) if is_worth_naming(name) else ()
+        if entry.is_symlink() and not os.path.exists(entry):
+            result.problems.append(_dead_link(listing.folder / name))
+    captions = [entry.name for beside in listing.captions.values() for entry in beside]
+    result.others.update(extension(name) for name in captions)
+    result.orphans += [listing.prefix + name for name in captions if name not in used]
 
 
 def first_files(
@@ -265,19 +277,14 @@ def first_files(
             files += [file] if (file := each()) else []
             continue
         folder, prefix = each
-        entries: list[os.DirEntry] = []
-        with suppress(OSError):
-            entries = _entries(folder, visited)
-        skipped = left_out if not prefix else frozenset()
-        sidecars, others, subfolders = _classified(entries, folder, prefix, Walk(), skipped, endings)
-        inside: dict[str, Any] = {path: (below, path) for below, path in subfolders if recursive}
-        inside |= {prefix + each.name: partial(_image_file, each, folder, prefix, sidecars) for each in others}
+        try:
+            listing = _listing(folder, prefix, visited, left_out, endings)
+        except OSError:
+            continue
+        inside: dict[str, Any] = {path: (below, path) for below, path in listing.subfolders if recursive}
+        inside |= {prefix + each.name: partial(listing.image, each) for each in listing.others}
         waiting += [inside[path] for path in sorted(inside, reverse=True)]
     return files
-
-
-def _image_file(entry: os.DirEntry, folder: Path, prefix: str, sidecars: dict[str, list[os.DirEntry]]) -> File | None:
-    return _file(entry, folder, prefix, sidecars, set(), ()) if is_image(entry.path, entry.name) else None
 
 
 def _dead_link(path: Path) -> Problem:
@@ -302,34 +309,6 @@ def _caption_ending(name: str, endings: Sequence[str]) -> str:
     """The longest matching caption extension; "" when none."""
     lowered = name.lower()
     return max((ending for ending in endings if lowered.endswith(ending)), key=len, default="")
-
-
-def _file(
-    entry: os.DirEntry,
-    folder: Path,
-    prefix: str,
-    sidecars: dict[str, list[os.DirEntry]],
-    used: set[str],
-    shared_stems: Collection[str],
-) -> File:
-    """The image with its caption files: a.txt, then a.png.txt, which comes first if a.jpg exists too. used: gets their names."""
-    relative, path = prefix + entry.name, reachable(folder / entry.name)
-    stem = os.path.splitext(entry.name)[0]
-    captions = sidecars.get(stem.casefold(), [])
-    if len(captions) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
-        captions = [each for each in captions if each.name.startswith(stem + ".")] or captions
-    whole = sidecars.get(entry.name.casefold(), [])
-    first, second = (whole, captions) if stem.casefold() in shared_stems else (captions, whole)
-    endings = {extension(each.name) for each in first}
-    captions = first + [each for each in second if extension(each.name) not in endings]
-    of_face = without_face(stem)
-    shared = sidecars.get(of_face.casefold(), []) if of_face else []
-    used.update(each.name for each in (*captions, *shared))
-    names, states = tuple(each.name for each in captions), tuple(_state(each) for each in (*captions, *shared))
-    status = _stat(entry)
-    if status is None or not stat.S_ISREG(status.st_mode):
-        return File(relative, path, 0, 0, names, states, _refusal_of(path))
-    return File(relative, path, *stamp_of(status), names, states)
 
 
 def _state(entry: os.DirEntry) -> tuple[int, int]:
