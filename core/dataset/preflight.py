@@ -134,6 +134,7 @@ def _report(
     all_once: Sequence[Placed],
     looks: Mapping[Key, Look],
 ) -> Report:
+    """The report of a plan. all_once: training and validation images, each once"""
     placed = placing.placed
     length = length_of(job.schedule, epochs)
     never = _never_shown(epochs)

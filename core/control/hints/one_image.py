@@ -85,6 +85,7 @@ class OneImageModel(OfProcess):
         return across, down
 
     def _input(self, usual: Size) -> tuple[str, int, Size | None]:
+        """(layout, batch size, (width, height) or None if open) of the input. Raises ProblemsError for unusable ones."""
         inputs = self._model.inputs
         shape = inputs[0][2] if inputs else []
         if len(inputs) != 1 or len(shape) != 4 or inputs[0][1] not in FLOATS:

@@ -112,6 +112,7 @@ class _Plans:
         return placements
 
     def _plan(self, settings: ImageSettings) -> BucketPlan | None:
+        """The bucket plan of size settings; None if they contradict each other, which is reported once."""
         key = tuple(getattr(settings, name) for name in SIZE_SETTINGS)
         if key not in self._known:
             self._known[key] = None

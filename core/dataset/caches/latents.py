@@ -146,6 +146,7 @@ class LatentCache(Store):
         return path
 
     def _lacking(self, items: Sequence[Placed], check: Check | None, reads: bool = True) -> dict[Path, Side]:
+        """{file: side} of what is not cached; see `lacking`."""
         missing: dict[Path, Side] = {}
         cached = set(self._held)
         for side, path in self._files_of([side for placed in items for side in sides(placed)], check):
@@ -171,6 +172,7 @@ class LatentCache(Store):
         return [(side, self._entry_path(side)) for side in wanted]
 
     def _entry_path(self, side: Side) -> Path:
+        """The file of a side whose image is hashed already."""
         images, state = side.placed.concept.images, _state(side.placed)
         return self.path_of(
             self._contents[state],

@@ -89,6 +89,7 @@ class PartnerCache(Store, ABC):
         raise_if_errors(problems)
 
     def _entry(self, placed: Placed, path: Path) -> dict[str, Tensor] | BrokenImage:
+        """An entry, computed and written if it is not cached; the error of a file that cannot be read."""
         tensors = self.read_entry(path, self._shapes(placed))
         if tensors is not None:
             return tensors
@@ -231,6 +232,7 @@ class ControlCache(PartnerCache):
         return unpacked(data, view.placement.bucket)
 
     def _resized(self, items: Sequence[Placed]) -> list[Placed]:
+        """The images whose control image must be resized, or has no readable header."""
         files = {path: file_at(path, path.name) for placed in items if (path := placed.image.control)}
         read = headers(list(files.values()), Memo(self.memo_path))
         sizes = {file.path: (header.width, header.height) for file, header in read if not isinstance(header, str)}

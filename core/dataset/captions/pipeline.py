@@ -176,7 +176,12 @@ def _dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
 def _worded(
     raw: str, settings: CaptionSettings, rng: Random, step: int, total_steps: int, words: str, is_sentence: bool
 ) -> str:
-    """All steps after caption dropout. is_sentence: there are no tags to shuffle or drop."""
+    """The caption after all steps that follow caption dropout.
+
+    raw    the text of the caption file                rng   decides what is random
+    step, total_steps   for token warmup               words   the folder's default caption, for templates
+    is_sentence   there are no tags to shuffle or drop
+    """
     caption = _surrounded_line(raw, settings, rng)
     if settings.enable_wildcard:
         caption = choose(caption, rng)
