@@ -25,7 +25,7 @@ from core.record.temporary import HeldFolder
 _WAIT_SECONDS = 5
 THREADS = 4  # that measure files: they wait for disks and network drives, not the CPU
 _ELSEWHERE: dict[Path, Path] = {}  # files their disk does not support -> where they are instead
-_TURNS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # of each kind of fact
+_turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # of each kind of fact
 _AT_ONCE = 500  # variables in one query; SQLite's limit is 999 in old builds
 
 
@@ -139,7 +139,7 @@ class Memo:
     @contextmanager
     def _turn(self, kind: str, check: Callable[[], None] | None) -> Iterator[None]:
         """Context of one thread at a time for each kind, where facts are cached."""
-        lock = _TURNS[kind] if self.path is not None else threading.Lock()
+        lock = _turns[kind] if self.path is not None else threading.Lock()
         waiting = True
         while waiting:
             if check:
