@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from core import extensions, tasks
 from core.captioning.captioner import captioner
@@ -67,6 +68,5 @@ for _task, _module, _of_source, _title, _about in SOURCES:
     _describe, _check = (
         extensions.later(f"core.captioning.source.{_module}", _function) for _function in ("describe", "check")
     )
-    tasks.register(
-        captioner(_task, _of_source, _describe, title=_title, about=_about, ready=_check, lane="light", with_job=True)
-    )
+    _how: dict[str, Any] = {"ready": _check, "lane": "light", "with_job": True, "rows": _module == "names"}
+    tasks.register(captioner(_task, _of_source, _describe, title=_title, about=_about, **_how))

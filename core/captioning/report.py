@@ -87,7 +87,8 @@ def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems
     return report.rows
 
 
-def _written(row: Row, text: str, sidecars: SidecarIndex) -> Change:
+def _change_of(row: Row, text: str, sidecars: SidecarIndex) -> Change:
+    """The change that writes a missing caption. {words} in the text is the folder's default caption."""
     text = text.replace("{words}", row.caption.text)
     return caption_change(row.image.path, text, row.settings.caption_extension, over="", sidecars=sidecars)
 
@@ -101,7 +102,7 @@ def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
     if text:
         sidecars = SidecarIndex()
         readable = [row for row in report.missing if row.caption.problem is None]
-        changes = [_written(row, text, sidecars) for row in readable]
+        changes = [_change_of(row, text, sidecars) for row in readable]
         context.check()
         done, left = write_captions(context, "Write missing captions", changes)
         written = len(done.written)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.control.controlnet import for_rows
-from core.control.shapes import LLLiteTarget, targets_among
+from core.control.shapes import LLLiteTarget, conditioning_layers, targets_among
 from core.record.draws import address
 
 if TYPE_CHECKING:
@@ -31,18 +31,13 @@ class LayerNet(nn.Module):
 
     def __init__(self, width: int, depth: int, cond_emb_dim: int, network_dim: int):
         super().__init__()
-        half, emb = cond_emb_dim // 2, cond_emb_dim
         self.shrinks = 4 * 2**depth
-        layers: list[nn.Module] = [nn.Conv2d(3, half, 4, 4), nn.ReLU()]
-        if depth == 1:
-            layers.append(nn.Conv2d(half, emb, 2, 2))
-        elif depth == 2:
-            layers.append(nn.Conv2d(half, emb, 4, 4))
-        else:
-            layers += [nn.Conv2d(half, half, 4, 4), nn.ReLU(), nn.Conv2d(half, emb, 2, 2)]
-        self.conditioning1 = nn.Sequential(*layers)
+        layers: list[nn.Module] = []
+        for before, after, size in conditioning_layers(depth, cond_emb_dim):
+            layers += [nn.Conv2d(before, after, size, size), nn.ReLU()]
+        self.conditioning1 = nn.Sequential(*layers[:-1])
         self.down = nn.Sequential(nn.Linear(width, network_dim), nn.ReLU())
-        self.mid = nn.Sequential(nn.Linear(network_dim + emb, network_dim), nn.ReLU())
+        self.mid = nn.Sequential(nn.Linear(network_dim + cond_emb_dim, network_dim), nn.ReLU())
         self.up = nn.Sequential(nn.Linear(network_dim, width))
 
     def tokens(self, hint: Tensor) -> Tensor:

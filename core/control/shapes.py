@@ -140,18 +140,22 @@ def targets_among(widths: Mapping[str, int], family: str) -> list[LLLiteTarget]:
     return targets
 
 
+def conditioning_layers(depth: int, emb: int) -> list[tuple[int, int, int]]:
+    """(input channels, output channels, kernel and stride) of the convolutions of a hint, each followed by a ReLU but the last."""
+    half = emb // 2
+    rest = {1: [(half, emb, 2)], 2: [(half, emb, 4)], 3: [(half, half, 4), (half, emb, 2)]}
+    return [(3, half, 4), *rest[depth]]
+
+
 def lllite_shapes(unet: Shapes, family: str, emb: int, hidden: int) -> Shapes:
     """The tensors of an LLLite of these sizes for such a U-Net: see `core.control.lllite.LayerNet`."""
-    half = emb // 2
-    last: dict[int, dict[str, tuple[int, ...]]] = {
-        1: {"conditioning1.2": (emb, half, 2, 2)},
-        2: {"conditioning1.2": (emb, half, 4, 4)},
-        3: {"conditioning1.2": (half, half, 4, 4), "conditioning1.4": (emb, half, 2, 2)},
-    }
     weights: dict[str, tuple[int, ...]] = {}
     widths = {name.removesuffix(".weight"): shape[-1] for name, shape in unet.items() if name.endswith(".weight")}
     for target in targets_among(widths, family):
-        shapes = {"conditioning1.0": (half, 3, 4, 4), **last[target.depth], "down.0": (hidden, target.width)}
-        shapes |= {"mid.0": (hidden, hidden + emb), "up.0": (target.width, hidden)}
+        layers = enumerate(conditioning_layers(target.depth, emb))
+        shapes: dict[str, tuple[int, ...]] = {
+            f"conditioning1.{2 * n}": (after, before, size, size) for n, (before, after, size) in layers
+        }
+        shapes |= {"down.0": (hidden, target.width), "mid.0": (hidden, hidden + emb), "up.0": (target.width, hidden)}
         weights |= {f"{target.name}.{module}": shape for module, shape in shapes.items()}
     return dict(_with_biases(weights))

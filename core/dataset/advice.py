@@ -38,6 +38,7 @@ def caption_advice(placed: Sequence[Placed], counted: Mapping[Key, int], limit: 
 
 
 def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
+    """Advice on images without a caption of their own, by what is used in its place."""
     groups: dict[tuple[str, str], list[ImageInfo]] = defaultdict(list)
     for each in placed:
         if each.caption.source != "file" and not (each.caption.source == "metadata" and each.caption.text):
@@ -97,21 +98,18 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def _encodings(placed: Sequence[Placed]) -> list[Problem]:
-    groups: dict[str, list[Placed]] = defaultdict(list)
+    """Advice on captions that are not UTF-8, one for each encoding."""
+    groups: dict[str, list[ImageInfo]] = defaultdict(list)
+    first: dict[str, Problem] = {}
     for each in placed:
         if each.caption.problem and each.caption.source == "file":
-            groups[each.caption.encoding].append(each)
-    problems = []
-    for encoding, group in groups.items():
-        problem = group[0].caption.problem
-        if problem is None:
-            continue
-        if len(group) > 1:
-            names = names_of([each.image for each in group])
-            what = f"{len(group)} captions were read as {encoding}, not UTF-8: {names}"
-            problem = replace(problem, what=what, where=printable(group[0].image.path.parent))
-        problems.append(problem)
-    return problems
+            groups[each.caption.encoding].append(each.image)
+            first.setdefault(each.caption.encoding, each.caption.problem)
+    for encoding, images in groups.items():
+        if len(images) > 1:
+            what = f"{len(images)} captions were read as {encoding}, not UTF-8: {names_of(images)}"
+            first[encoding] = replace(first[encoding], what=what, where=printable(images[0].path.parent))
+    return list(first.values())
 
 
 def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
@@ -140,6 +138,7 @@ def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[P
 
 
 def size_advice(placed: Sequence[Placed]) -> list[Problem]:
+    """Advice on rotated, misnamed, upscaled and cropped images. placed: each image once"""
     turned = [each.image for each in placed if each.image.rotated]
     what = "{n} {is} rotated upright according to the EXIF orientation: {names}"
     problems = about(turned, what, "no action needed; describe them upright in captions", "image.exif-rotation")

@@ -31,17 +31,15 @@ GRAY, COLORED = 6.0, 20.0  # mean difference between the highest and the lowest 
 
 def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo: Path | str) -> list[Problem]:
     """Advice on the control images decoded so far. looks: measurements of the training images."""
-    pairs = {each.image.key: (each.image, each.image.control) for each in placed if each.image.control is not None}
+    pairs = {each.image.key: (each.image, path) for each in placed if (path := each.image.control)}
     if not pairs:
         return []
-    files = {path: file_at(path, "") for _, path in pairs.values() if path is not None}
+    files = {path: file_at(path, "") for _, path in pairs.values()}
     known = known_looks(Memo(memo), list(files.values()))
     decoded = [(image, path) for image, path in pairs.values() if path in known and image.key in looks]
-    blank = [image for image, path in decoded if path and _one_color(known[path])]
-    alike = [(image, path) for image, path in decoded if path and looks[image.key].dhash == known[path].dhash][
-        :COMPARED
-    ]
-    itself = [image for image, path in alike if image not in blank and path and _same(image, path)]
+    blank = [image for image, path in decoded if _one_color(known[path])]
+    alike = [(image, path) for image, path in decoded if looks[image.key].dhash == known[path].dhash][:COMPARED]
+    itself = [image for image, path in alike if image not in blank and _same(image, path)]
     itself = [] if _softer(itself) else itself
     what = f"{{n}} {'shows' if len(blank) == 1 else 'show'} nothing but one color, such as black: {{names}}"
     fix = "make them again, with lower thresholds for edges, or remove these images"
@@ -62,10 +60,10 @@ def _one_color(look: Look) -> bool:
     return not look.reason and look.blur == 0 and look.border == 1
 
 
-def _exchanged(decoded: Sequence[tuple[ImageInfo, Path | None]]) -> list[Problem]:
+def _exchanged(decoded: Sequence[tuple[ImageInfo, Path]]) -> list[Problem]:
     """The problem of exchanged folders: gray images with colored control images."""
     step = max(1, len(decoded) // SAMPLED)
-    colors = [(_chroma(image.path), _chroma(path)) for image, path in decoded[::step] if path]
+    colors = [(_chroma(image.path), _chroma(path)) for image, path in decoded[::step]]
     if len(colors) < 2 or not all(of_image < GRAY and of_control > COLORED for of_image, of_control in colors):
         return []
     what = "The images are gray and their control images colored: the folders seem to be exchanged"

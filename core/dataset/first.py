@@ -11,8 +11,7 @@ from core.dataset.sources.conditioning import conditioning_folder
 from core.dataset.sources.files import is_label, printable
 from core.dataset.sources.folders import Root, folder_of, roots_of
 from core.dataset.sources.gathered import caption_endings
-from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.walk import File, first_files, headers
+from core.dataset.sources.walk import File, first_files, headers, image_of
 from core.record.cancel import CancelToken
 from core.settings.dataset.concepts import Concept, concepts_of
 from core.settings.job import TrainJob
@@ -42,10 +41,8 @@ def _rows(files: list[File], root: Root, concept: Concept, cancel: CancelToken |
         if isinstance(header, str):
             yield Row((id, file.relative), file.path, why=header, readable=False)
             continue
-        size = (header.width, header.height)
-        image = ImageInfo(
-            id, file.relative, file.path, *size, file.bytes, file.mtime_ns, root.repeats, root.words, file.sidecars
-        )
+        image = image_of(id, file, header, repeats=root.repeats, words=root.words, sidecars=file.sidecars)
         caption = read_caption(image, concept.captions)
         text = plain_caption(caption.text, concept.captions, image.words)
+        size = (image.width, image.height)
         yield Row(image.key, image.path, size, caption=text, caption_path=caption.path, source=caption.source)

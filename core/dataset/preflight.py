@@ -41,7 +41,6 @@ def preflight(
     *,
     count_tokens: Callable[[str], int] | None = None,
     decode: bool = False,
-    advice: Iterable[Problem] = (),
     cancel: CancelToken | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -49,13 +48,12 @@ def preflight(
 
     count_tokens   caption -> number of tokens without start and end tokens
     decode         also decode every image (cached, see `look_at_all`); without it, cached results still count
-    advice         problems with the settings, listed with the dataset's own
     progress       called with (done, total) images and masks while decoding
     """
     concepts = concepts_of(job)
     memo = workspace.private / "index.sqlite"
     scan = scan_dataset(job.dataset, concepts, cancel, memo)
-    problems = [*advice, *scan.problems]
+    problems = [*scan.problems]
     images, masks, undecoded = _looked_at(scan.images, memo, decode, cancel, progress)
     placing = _place(job, concepts, scan, {**masks, **reasons_of(images)}, memo, cancel)
     problems += placing.problems
@@ -136,6 +134,7 @@ def _report(
     all_once: Sequence[Placed],
     looks: Mapping[Key, Look],
 ) -> Report:
+    """The report of a plan. all_once: training and validation images, each once"""
     placed = placing.placed
     length = length_of(job.schedule, epochs)
     never = _never_shown(epochs)

@@ -52,11 +52,9 @@ class Seen:
         dataset = {"folder": str(self.theirs), **DATASET, **groups.pop("dataset", self.groups.get("dataset", {}))}
         self.job = TrainJob.model_validate({**self.groups, **groups, "dataset": dataset})
         before = tree(self.theirs)
-        self.report = preflight(
-            self.job, self.workspace, decode=True, advice=training_problems(self.job), count_tokens=len
-        )
+        self.report = preflight(self.job, self.workspace, decode=True, count_tokens=len)
         assert tree(self.theirs) == before
-        self.problems = self.report.problems
+        self.problems = (*training_problems(self.job), *self.report.problems)
         return self.report
 
     def told(self, code, where, about="", blocks=False):

@@ -23,6 +23,7 @@ from core.dataset.captions.pipeline import caption_preview
 from core.dataset.images import opening
 from core.dataset.images.opening import open_rgb
 from core.dataset.images.pixels import load_pixels
+from core.dataset.images.views import View
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import ProblemsError
 from tests.dataset.bad_input import Table, image, told
@@ -53,10 +54,10 @@ def transparent_images(theirs):
     (question,) = seen.report.questions
     assert (question.kind, question.images, question.examples) == ("transparency", 1, ("glass.png",))
     placed = seen.placed("glass.png")
-    assert (load_pixels(placed.image.path, placed.placement, images=placed.concept.images) == 1).all()
+    assert (load_pixels(placed.image.path, View(placed.placement), images=placed.concept.images) == 1).all()
     seen.look(dataset={"alpha_color": "#000000"})
     placed = seen.placed("glass.png")
-    assert (load_pixels(placed.image.path, placed.placement, images=placed.concept.images) == -1).all()
+    assert (load_pixels(placed.image.path, View(placed.placement), images=placed.concept.images) == -1).all()
 
 
 @table.row(3)

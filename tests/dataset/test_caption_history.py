@@ -226,14 +226,14 @@ def test_files_that_a_power_failure_left_empty_get_their_text(tmp_path, history)
 
 def test_a_text_that_comes_between_look_and_write_stays(tmp_path, history, monkeypatch):
     paths = files(tmp_path)
-    whole = module.Opened.note
+    whole = module.OpenChange.note
 
     def note(self, *lines):
         whole(self, *lines)
         if any("path" in line for line in lines):
             paths[1].write_text("typed")
 
-    monkeypatch.setattr(module.Opened, "note", note)
+    monkeypatch.setattr(module.OpenChange, "note", note)
     done = history.apply("Replace", changed(paths))
     assert done.changed_since == (paths[1],) and paths[1].read_text() == "typed"
     assert len(done.written) == len(paths) - 1

@@ -132,8 +132,8 @@ def test_what_is_transparent_takes_the_chosen_color(tmp_path):
     pixels = np.full((4, 4, 4), (200, 0, 0, 51), np.uint8)  # 0.2 of red 200, 0.8 of what is behind
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert open_rgb(tmp_path / "a.png").getpixel((0, 0)) == (244, 204, 204)
-    assert open_rgb(tmp_path / "a.png", background=color_of("#000000")).getpixel((0, 0)) == (40, 0, 0)
-    assert open_rgb(tmp_path / "a.png", background=color_of("#0A64ff")).getpixel((0, 0)) == (48, 80, 204)
+    assert open_decoded(tmp_path / "a.png").on(color_of("#000000")).getpixel((0, 0)) == (40, 0, 0)
+    assert open_decoded(tmp_path / "a.png").on(color_of("#0A64ff")).getpixel((0, 0)) == (48, 80, 204)
 
 
 def test_one_pixel_that_lets_through_is_transparency(tmp_path):

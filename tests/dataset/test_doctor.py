@@ -20,6 +20,7 @@ from core.dataset.doctor.finding import ExaminedImage
 from core.dataset.doctor.images import (
     Closer,
     Limits,
+    Reading,
     close_pairs,
     copies,
     difference,
@@ -361,8 +362,9 @@ def test_the_most_enlarged_the_longest_and_the_most_blurred_come_first(monkeypat
     items += [examined(3 + n, size=(width, 100)) for n, width in enumerate((400, 900, 500))]
     found = {finding.kind: names(finding) for finding in wrong_size(items, Limits())}
     assert found == {"enlarged": [["1.png"], ["2.png"], ["0.png"]], "long": [["4.png"], ["5.png"], ["3.png"]]}
-    looks = {item.key: Look(blur=blur) for item, blur in zip(items, (50, 1, 20, 100, 100, 100), strict=True)}
-    (finding,) = looks_wrong(items, looks, Limits(), None, None, None)
+    blurs = (50, 1, 20, 100, 100, 100)
+    items = [replace(item, look=Look(blur=blur)) for item, blur in zip(items, blurs, strict=True)]
+    (finding,) = looks_wrong(items, Limits(), Reading())
     assert names(finding) == [["1.png"], ["2.png"], ["0.png"]]
 
 
@@ -371,7 +373,6 @@ def test_the_most_enlarged_the_longest_and_the_most_blurred_come_first(monkeypat
     [
         ({"blur": 100.0}, 0, []),
         ({"blur": 99.9}, 0, ["blur"]),
-        ({"blur": 99.9, "reason": "is damaged"}, 0, []),
         ({"blur": 0.0, "border": 1.0}, 0, ["plain"]),
         ({"blur": 200.0, "border": 0.99}, 0, []),
         ({"blur": 200.0, "border": 0.03}, 0.03, ["border"]),
@@ -382,8 +383,7 @@ def test_the_most_enlarged_the_longest_and_the_most_blurred_come_first(monkeypat
 def test_looks_are_found_from_their_limits_on(monkeypatch, look, frame, found):
     closer = lambda images, *_: {each.key: Closer(np.zeros((16, 16)), frame) for each in images}  # noqa: E731
     monkeypatch.setattr(doctor_images, "second_look", closer)
-    item = examined()
-    assert kinds(looks_wrong([item], {item.key: Look(**look)}, Limits(), None, None, None)) == found
+    assert kinds(looks_wrong([replace(examined(), look=Look(**look))], Limits(), Reading())) == found
 
 
 def test_of_duplicates_the_trained_captioned_largest_is_kept():
@@ -411,8 +411,8 @@ def test_near_copies_differ_by_so_much(monkeypatch, bits, gray, found):
         each.key: Closer(np.full((16, 16), gray * each.bytes, np.float32), 0) for each in images
     }
     monkeypatch.setattr(doctor_images, "second_look", closer)
-    looks = {item.key: Look(dhash=f"{1 ^ (bits * n):016x}") for n, item in enumerate(items)}
-    assert kinds(copies(items, looks, Limits(), None, None, None)) == found
+    items = [replace(item, look=Look(dhash=f"{1 ^ (bits * n):016x}")) for n, item in enumerate(items)]
+    assert kinds(copies(items, Limits(), Reading())) == found
 
 
 def test_the_difference_of_two_grays_is_measured_by_the_smaller_contrast():

@@ -18,6 +18,7 @@ from core.dataset.images.opening import BrokenImage, open_decoded, open_rgb, rea
 from core.dataset.images.pixels import load_bucketed, load_pixels
 from core.dataset.images.resize import area_average, resize
 from core.dataset.images.thumbnails import thumbnail
+from core.dataset.images.views import View
 from core.dataset.sources.image_info import ImageInfo
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.dataset.dataset import DatasetSettings
@@ -186,23 +187,23 @@ def test_pixels_are_the_crop_of_the_resized_image_from_minus_one_to_one(tmp_path
     (left, top), (width, height) = placement.crop, placement.bucket
     whole = np.asarray(resize(open_rgb(path), placement.resized), np.float32)
     expected = whole[top : top + height, left : left + width].transpose(2, 0, 1) / 127.5 - 1
-    pixels = load_pixels(path, placement)
+    pixels = load_pixels(path, View(placement))
     assert pixels.dtype == np.float32 and pixels.shape == (3, height, width) and pixels.flags.c_contiguous
     assert np.allclose(pixels, expected, atol=1e-6)
-    assert np.array_equal(load_pixels(path, placement, flip=True), pixels[:, :, ::-1])
+    assert np.array_equal(load_pixels(path, View(placement, True)), pixels[:, :, ::-1])
     assert load_bucketed(path, placement).size == placement.bucket
 
 
 def test_black_is_minus_one_and_white_is_one(tmp_path):
     same = Placement((8, 8), (8, 8), (8, 8), (0, 0))
     for color, value in (("black", -1), ("white", 1)):
-        assert (load_pixels(saved(tmp_path, Image.new("RGB", (8, 8), color)), same) == value).all()
+        assert (load_pixels(saved(tmp_path, Image.new("RGB", (8, 8), color)), View(same)) == value).all()
 
 
 def test_an_image_that_changed_its_size_since_the_scan_is_named(tmp_path, add):
     path = add("a.png", 80, 64)
     with pytest.raises(BrokenImage, match=r"was 64 x 64 pixels .* is 80 x 64 now"):
-        load_pixels(path, Placement((64, 64), (64, 64), (64, 64), (0, 0)))
+        load_pixels(path, View(Placement((64, 64), (64, 64), (64, 64), (0, 0))))
 
 
 # ---- thumbnails

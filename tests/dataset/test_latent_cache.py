@@ -24,6 +24,7 @@ from core.dataset.captions.files import Caption
 from core.dataset.images.look import look_at_all
 from core.dataset.images.opening import read_header
 from core.dataset.images.pixels import load_pixels
+from core.dataset.images.views import View
 from core.dataset.sources.image_info import ImageInfo
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
@@ -111,7 +112,7 @@ def test_what_is_loaded_is_what_was_encoded_bit_for_bit(add, place, cache):
     loaded = stored(cache(), place())
     assert set(loaded) == {(placed.key, False) for placed in place()}
     for placed in place():
-        pixels = torch.from_numpy(load_pixels(placed.image.path, placed.placement))[None]
+        pixels = torch.from_numpy(load_pixels(placed.image.path, View(placed.placement)))[None]
         mean, logvar = pooled(pixels)
         assert torch.equal(loaded[placed.key, False][0], mean[0]) and torch.equal(
             loaded[placed.key, False][1], logvar[0]
@@ -213,7 +214,7 @@ def test_a_cancel_keeps_what_was_encoded_and_the_rest_follows(tmp_path, add, pla
 def test_an_image_whose_result_is_not_finite_is_tried_again_and_then_named(add, place, cache):
     six(add)
     bad = next(placed for placed in place() if placed.key[1] == "bx.png")
-    pixels = torch.from_numpy(load_pixels(bad.image.path, bad.placement))
+    pixels = torch.from_numpy(load_pixels(bad.image.path, View(bad.placement)))
 
     def overflowing(batch):
         mean, logvar = pooled(batch)
@@ -300,7 +301,7 @@ def test_another_color_behind_transparency_encodes_only_images_that_let_it_throu
     found.fill(other, pooled)
     for (key, _), (mean, _) in stored(found, other).items():
         (placed,) = [placed for placed in other if placed.key == key]
-        pixels = load_pixels(placed.image.path, placed.placement, images=placed.concept.images)
+        pixels = load_pixels(placed.image.path, View(placed.placement), images=placed.concept.images)
         assert torch.allclose(mean, pooled(torch.from_numpy(pixels)[None])[0][0])
 
 
@@ -344,7 +345,7 @@ def test_a_mirrored_side_is_encoded_from_the_mirrored_image(add, place, cache):
     loaded = stored(cache(), place(flip_aug=True))
     assert len(loaded) == 12
     for placed in place():
-        pixels = torch.from_numpy(load_pixels(placed.image.path, placed.placement, flip=True))[None]
+        pixels = torch.from_numpy(load_pixels(placed.image.path, View(placed.placement, True)))[None]
         assert torch.equal(loaded[placed.key, True][0], pooled(pixels)[0][0])
 
 

@@ -142,14 +142,11 @@ def test_a_bucket_of_images_that_are_never_enlarged_joins_none_that_would_enlarg
     assert all(each.placement.scale <= 1 for each in found)
 
 
-def test_sizes_from_metadata_are_the_buckets_when_all_images_have_one():
+def test_sizes_from_metadata_are_the_buckets():
     with_size = [image(n, size=(1000, 1500), metadata_bucket=(384, 640)) for n in range(2)]
     placing = place(with_size, folders({}), no_caption)
     assert {each.placement.bucket for each in placing.placed} == {(384, 640)}
     assert placing.placed[0].placement.resized == (427, 640)  # covered and cropped, not squashed
-    placing = place([*with_size, image(3)], folders({}), no_caption)
-    assert placing.placed[0].placement.bucket != (384, 640) or placing.problems
-    assert placing.problems[0].code == "metadata.partial-resolutions" and "2 of 3" in placing.problems[0].what
 
 
 def test_contradicting_sizes_are_said_once_for_all_images():

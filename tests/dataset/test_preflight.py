@@ -13,7 +13,7 @@ from core.dataset.buckets.length import advised_epochs, length_of, length_senten
 from core.dataset.buckets.plan import Epochs
 from core.dataset.caches.contents import content_hashes, dataset_fingerprint
 from core.dataset.preflight import preflight
-from core.record.problems import Problem, ProblemsError, errors
+from core.record.problems import ProblemsError, errors
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.optimization.schedule import ScheduleSettings
@@ -23,13 +23,13 @@ from core.settings.optimization.schedule import ScheduleSettings
 def check(tmp_path):
     """check(dataset={...}, schedule={...}, decode=True) -> the report on tmp_path/fox."""
 
-    def run(decode=False, count_tokens=None, advice=(), **groups):
+    def run(decode=False, count_tokens=None, **groups):
         groups["dataset"] = {"folder": str(tmp_path / "fox"), "resolution": 128, "bucket_reso_steps": 32} | groups.get(
             "dataset", {}
         )
         job = TrainJob.model_validate(groups)
         workspace = Workspace(outputs=tmp_path / "outputs")
-        return preflight(job, workspace, decode=decode, count_tokens=count_tokens, advice=advice)
+        return preflight(job, workspace, decode=decode, count_tokens=count_tokens)
 
     return run
 
@@ -60,12 +60,9 @@ def test_a_good_folder_has_no_problems_and_every_number(check, add):
 def test_everything_wrong_is_listed_at_once(check, add):
     add("fox/a.png").write_bytes(b"")
     add("fox/b.png", 4000, 8)
-    report = check(
-        dataset={"max_bucket_reso": 64, "sources": [{"folder": "/nowhere/at/all"}]},
-        advice=[Problem("Epochs are ignored.", "schedule", "Empty them.", "advice")],
-    )
+    report = check(dataset={"max_bucket_reso": 64, "sources": [{"folder": "/nowhere/at/all"}]})
     whats = " / ".join(problem.what for problem in report.problems)
-    for part in ("Epochs are ignored", "is empty (0 bytes)", "does not exist", "64 is below the resolution"):
+    for part in ("is empty (0 bytes)", "does not exist", "64 is below the resolution"):
         assert part in whats
     assert not report.ok and report.trained == 0 and report.sentence == "No images to train on"
 
@@ -320,7 +317,6 @@ def test_the_fingerprint_names_every_image_with_content_caption_and_place(check,
     (row,) = json.loads(json.dumps(fingerprint))["images"]
     assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (row["source"], row["path"], row["caption"], row["bucket"]) == ("fox", "a.png", "a fox", [128, 128])
-    assert dataset_fingerprint(placed, hashes=False)["images"][0]["sha256"] is None
 
 
 def test_hashes_are_read_once_and_again_after_a_change(check, add, tmp_path, monkeypatch):

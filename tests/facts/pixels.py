@@ -207,7 +207,7 @@ def placings() -> Facts:
             5,
             1,
             concept=n % 5,
-            metadata_bucket=(64 * (1 + n % 4), 128) if n % 5 == 3 or n == 4 else None,
+            metadata_bucket=(64 * (1 + n % 4), 128) if n % 5 == 3 else None,
         )
         for n, size in enumerate(SIZES)
     ]

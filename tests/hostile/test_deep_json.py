@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 from PIL import Image
 
-from core.dataset.doctor.images import second_look
+from core.dataset.doctor.images import Reading, second_look
 from core.dataset.images.look import look_at_all, looks
 from core.formats.hub import catalog
 from core.formats.hub.fetch import Remote, _Transfer
@@ -59,9 +59,9 @@ def test_what_is_cached_of_images_is_measured_again(tmp_path):
     found = look_at_all(images, memo_path=memo)
     damage(memo, "look")
     assert looks(images, memo) == {} and look_at_all(images, memo_path=memo) == found
-    assert second_look(images, memo)
+    assert second_look(images, Reading(memo))
     damage(memo, "closer")
-    assert second_look(images, memo) == {}
+    assert second_look(images, Reading(memo)) == {}
 
 
 def test_the_gallery_reads_an_image_again(tmp_path):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from core.captioning.combining import removed
+from core.dataset.captions.words import word_pattern
 from core.settings.captioning.sentences import CaptionCleaningSettings
 
 OPENED, CLOSED = "<think>", "</think>"
@@ -107,7 +108,7 @@ def without_repetition(text: str) -> str:
 
 def missing_words(text: str, required: Sequence[str]) -> list[str]:
     """The required words that a caption does not contain as whole words, in any case."""
-    return [word for word in required if word.strip() and not _contains(text, word.strip())]
+    return [word for word in required if word.strip() and not word_pattern([word.strip()]).search(text)]
 
 
 def with_words(text: str, required: Sequence[str]) -> str:
@@ -115,7 +116,3 @@ def with_words(text: str, required: Sequence[str]) -> str:
     if not (missing := missing_words(text, required)):
         return text
     return ", ".join([*filter(None, [text.rstrip(" .")]), *missing])
-
-
-def _contains(text: str, word: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None

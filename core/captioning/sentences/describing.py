@@ -147,6 +147,7 @@ class Writer:
         return self._answers(queries[: self.most], attempt)
 
     def _caption(self, query: Query, answer: Answer | None) -> tuple[Described, bool]:
+        """(caption of an answer or why there is none, whether a second attempt may improve it)."""
         settings, name = self._settings, printable(query.path.name)
         if answer is None:
             fix = "lower max image side, max new tokens or the precision, or use the CPU"

@@ -117,6 +117,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _dtype(precision: str, device: str) -> torch.dtype:
+    """The dtype of a precision; for "auto" bf16 where it is fast, else fp16 on GPUs and fp32 on the CPU."""
     import torch
 
     if precision in ("bf16", "fp16", "fp32"):
@@ -127,6 +128,7 @@ def _dtype(precision: str, device: str) -> torch.dtype:
 
 
 def _quantization(precision: str, dtype: torch.dtype) -> Any:
+    """The bitsandbytes config of a precision; None for 16 and 32 bits."""
     from transformers import BitsAndBytesConfig
 
     skip = {"llm_int8_skip_modules": [rf"(?:\w+\.)*{name}" for name in NOT_QUANTIZED]}

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from core.captioning.combining import parts_of, pattern_problems
 from core.captioning.described import Described, from_text, skipped
+from core.captioning.report import Row
 from core.dataset.captions.words import name_words, number_of
 from core.dataset.sources.files import printable
 from core.dataset.sources.folders import folder_of
-from core.dataset.sources.scan import scan_dataset
+from core.dataset.sources.image_info import ImageInfo
 from core.record.context import JobContext
 from core.record.patterns import Pattern
 from core.record.problems import Problem, raise_if_errors
@@ -45,40 +46,31 @@ def check(settings: NamesSettings, workspace: Workspace) -> None:
 
 
 def describe(
-    job: CaptionerJob, images: Sequence[Path], settings: NamesSettings, context: JobContext
+    job: CaptionerJob, rows: Sequence[Row], settings: NamesSettings, context: JobContext
 ) -> Iterator[Described]:
     """Yield the pattern with the names of each image."""
     check(settings, context.workspace)
     context.stage("reading names")
-    places = _places(job)
+    folders = [folder_of(each.source)[0] for each in concepts(job.dataset, job.captions, ValidationSettings())]
     expression = Pattern(settings.expression, "caption_names.expression")
-    for path in images:
-        yield _described(path, *places.get(path, (path.name, "")), settings, expression, job.captioning.separator)
-
-
-def _places(job: CaptionerJob) -> dict[Path, tuple[str, str]]:
-    """{image: (its path below the dataset's folder with "/", the class tokens of that folder)}."""
-    folders = concepts(job.dataset, job.captions, ValidationSettings())
-    roots = [folder_of(each.source)[0] for each in folders]
-    places = {}
-    for image in scan_dataset(job.dataset, folders).images:
-        root = roots[image.concept]
-        inside = root is not None and image.path.is_relative_to(root)
-        relative = image.path.relative_to(root).as_posix() if root is not None and inside else image.relative
-        places[image.path] = (relative, image.words)
-    return places
+    for row in rows:
+        yield _described(row.image, folders[row.image.concept], settings, expression, job.captioning.separator)
 
 
 def _described(
-    path: Path, relative: str, words: str, settings: NamesSettings, expression: Pattern, separator: str
+    image: ImageInfo, folder: Path | None, settings: NamesSettings, expression: Pattern, separator: str
 ) -> Described:
+    """The caption of an image. folder: the dataset's folder, below which the expression sees its path"""
+    path, relative = image.path, image.relative
+    if folder is not None and path.is_relative_to(folder):
+        relative = path.relative_to(folder).as_posix()
     match = expression.first(relative)
     if match is None:
         what = f"The regular expression does not match {printable(relative)}"
         return skipped(path, what, "change the expression, or write its caption by hand", "names.no-match")
     names = {"name": path.stem, "folder": path.parent.name} | match.groupdict("")
     values = {name: _words(text, settings) for name, text in names.items()}
-    values = {"number": number_of(path.stem), "words": words} | values
+    values = {"number": number_of(path.stem), "words": image.words} | values
     used = _FIELD.findall(settings.pattern)
     nothing = skipped(
         path,

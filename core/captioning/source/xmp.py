@@ -34,6 +34,8 @@ def _refused(why: str) -> ProblemsError:
 
 
 class _Reader:
+    """Collects the texts of an XMP packet into `values` while expat parses it."""
+
     def __init__(self) -> None:
         self.values: dict[str, list[str]] = {}
         self.parser = expat.ParserCreate(namespace_separator=" ")

@@ -86,6 +86,7 @@ def check_files(files: ModelFiles) -> None:
 
 
 def _missing(files: ModelFiles) -> Problem:
+    """The problem of missing files, with where to get them."""
     names, verb = " and ".join(files.missing), "are" if len(files.missing) > 1 else "is"
     where = display_path(files.folder)
     foreign = next((what for name, what in FOREIGN.items() if (files.folder / name).exists()), "")

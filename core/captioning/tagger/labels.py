@@ -71,7 +71,7 @@ def read_mapping(path: Path) -> list[Label]:
         kinds = inner.get("tag_to_category")
         if not isinstance(kinds, dict):
             raise _bad(path, "has no tag_to_category")
-        pairs = {number: (tag, _of(kinds, tag)) for number, tag in inner["idx_to_tag"].items()}
+        pairs = {number: (tag, _category_of(tag, kinds)) for number, tag in inner["idx_to_tag"].items()}
     else:
         pairs = {number: _tag_and_kind(each) for number, each in values.items()}
     labels: dict[int, Label] = {}
@@ -86,7 +86,8 @@ def read_mapping(path: Path) -> list[Label]:
 NOTHING = Label("", "")  # an output without a tag
 
 
-def _of(kinds: dict[str, Any], tag: Any) -> Any:
+def _category_of(tag: Any, kinds: dict[str, Any]) -> Any:
+    """The category of a tag, "general" for an unknown one; None for anything but a text."""
     return kinds.get(tag, "general") if isinstance(tag, str) else None
 
 

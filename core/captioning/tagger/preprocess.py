@@ -31,6 +31,7 @@ def preparing(profile: Profile, size: tuple[int, int], compatibility: str) -> Pr
 
 
 def _prepare(path: Path, profile: Profile, size: tuple[int, int]) -> np.ndarray:
+    """Prepare an image by the profile: padded, resized, in its layout."""
     image = open_decoded(path, enough=(2 * size[0], 2 * size[1])).on(WHITE)
     resample = RESAMPLE[profile.resample]
     if profile.pad == "square":

@@ -74,6 +74,7 @@ def pairs_of(text: str) -> list[tuple[str, str]]:
 
 
 def _expanded(name: str, separator: str) -> str:
+    """A character's tag with its series as a tag of its own: "miku_(vocaloid)" -> "miku, vocaloid"."""
     if not name.endswith(")"):
         return name
     left, _, series = name.rpartition("(")
@@ -81,6 +82,7 @@ def _expanded(name: str, separator: str) -> str:
 
 
 def _replace_first(groups: dict[str, list[tuple[str, float]]], old: str, new: str) -> None:
+    """Rename the first tag that has the old name, as sd-scripts replaces one of several."""
     for group in GROUPS:
         for number, (name, score) in enumerate(groups[group]):
             if name == old:

@@ -89,6 +89,7 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
 
 
 def _say_provider(tagger: Tagger, settings: TagSettings, context: JobContext) -> None:
+    """Report what the tagger runs on, and warn if that is slower than the settings ask for."""
     context.say(f"{tagger.files.title} runs on {provider_title(tagger.provider)}")
     if tagger.provider != tagger.wanted:
         fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
@@ -113,6 +114,7 @@ def _warn_of_ignored(settings: TagTextSettings, context: JobContext) -> None:
 
 
 def _scores(tagger: Tagger, batch: Sequence[tuple[Path, Prepared]]) -> Iterator[tuple[Path, list[Scored] | Problem]]:
+    """Yield each image of a batch with its scores, or why there are none."""
     results = iter(_run(tagger, [values for _, values in batch if not isinstance(values, Problem)]))
     for path, values in batch:
         result = values if isinstance(values, Problem) else next(results)
@@ -180,6 +182,7 @@ def preview(
 def _cached(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Sequence[Scored] | Problem, Format]]:
+    """Yield each image with its cached scores, or why there are none, and the formatter for its model's thresholds."""
     files = find(settings, workspace)
     scores = ScoreCache(workspace, model_key(files))
     forms: dict[str, Format] = {}

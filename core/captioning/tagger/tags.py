@@ -141,6 +141,7 @@ class Formatter:
     # ---- which
 
     def selected(self, scored: Sequence[Scored]) -> Iterator[Tag]:
+        """Yield the tags that reach the threshold of their category."""
         best: dict[str, tuple[float, int]] = {}
         cuts: dict[str, float] = {}
         for number, (label, score) in enumerate(scored):
@@ -206,6 +207,7 @@ class Formatter:
     # ---- in which order, and how written
 
     def ordered(self, tags: list[Tag]) -> list[Tag]:
+        """The tags in the order of the settings: rating and quality, first tags, characters, the rest."""
         if self.options.order == "score":
             tags = sorted(tags, key=lambda tag: -(tag.score or 0))
         named = {self.key(tag.name): tag for tag in tags}
@@ -227,6 +229,7 @@ class Formatter:
         return [*at("first", BEST), *front.values(), *rest, *at("last", BEST[::-1])]
 
     def written(self, tags: Sequence[Tag]) -> Tagged:
+        """The caption of the tags, with weights if the settings ask for them."""
         names = [self.display(tag.name) for tag in tags]
         scores = [tag.score for tag in tags]
         parts = names

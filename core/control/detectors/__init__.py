@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from core import extensions
 from core.settings.generation.detailer import DetailerSettings
 from core.settings.growth import add_choice
 
@@ -60,10 +61,5 @@ def _faces() -> Iterator[Find]:
     ]
 
 
-def _check_faces() -> None:
-    from core.control.detectors.mtcnn import weights_folder
-
-    weights_folder()
-
-
+_check_faces = extensions.later("core.control.detectors.mtcnn", "weights_folder")
 register(Detector("face", "Faces", _faces, _check_faces, confidence=0.9))

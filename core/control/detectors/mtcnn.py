@@ -208,6 +208,7 @@ def _patches(pixels: torch.Tensor, boxes: np.ndarray, side: int) -> torch.Tensor
 
 
 def _moved(boxes: np.ndarray, offsets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """[N, 5]: boxes with each edge moved by its offset, a share of the box's side, and with new scores."""
     sides = boxes[:, 2:4] - boxes[:, :2] + 1
     return np.concatenate([boxes[:, :4] + offsets * np.tile(sides, 2), scores[:, None]], 1)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.control.hints import make_hint
 from core.control.hints.models import DWPOSE, IMAGE, OPENPOSE, ModelFile, checked_model
-from core.control.hints.one_image import OneImageModel, normalized
+from core.control.hints.one_image import ProfiledModel, normalized
 from core.control.hints.plain import as_rgb, to_levels
 from core.control.hints.pose.bottom_up import OpenPose
 from core.control.hints.pose.finding import PoseModel
@@ -21,15 +21,11 @@ from core.record.workspace import Workspace
 from core.settings.hints import BY_MODEL, AnyHintSettings
 
 
-class HintModel(OneImageModel):
+class HintModel(ProfiledModel):
     """Makes control images with an image-to-image model."""
 
-    def __init__(self, model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken):
-        self.profile = model.profile
-        usual = (self.profile.size, self.profile.size)
-        super().__init__(model.file, model.title, model.where, providers, device, cancel, usual)
+    def prepare(self) -> None:
         if len(self.outputs) != 1:
-            self.close()
             names = ", ".join(self.outputs)[:200]
             raise self.refused(f"returns {len(self.outputs)} outputs ({names}) in place of one image")
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from core.control.hints.models import ABOUT, Profile
+from core.control.hints.models import ABOUT, ModelFile, Profile
 from core.formats.onnx.file import MAX_INPUT, batch_too_large
 from core.formats.onnx.process import ModelProcess, OfProcess
 from core.record.cancel import CancelToken
@@ -42,9 +42,13 @@ class OneImageModel(OfProcess):
         self._room: tuple[int, ...] = ()
         try:
             self.layout, self.batch, self.fixed = self._input(usual)
+            self.prepare()
         except BaseException:
             self.close()
             raise
+
+    def prepare(self) -> None:
+        """Check the outputs and load what else is needed; the model is closed if that raises."""
 
     def run(self, pixels: np.ndarray, outputs: Sequence[str], pick: Pick) -> list[np.ndarray]:
         """The outputs for an image: float32, the first of the batch each.
@@ -81,6 +85,7 @@ class OneImageModel(OfProcess):
         return across, down
 
     def _input(self, usual: Size) -> tuple[str, int, Size | None]:
+        """(layout, batch size, (width, height) or None if open) of the input. Raises ProblemsError for unusable ones."""
         inputs = self._model.inputs
         shape = inputs[0][2] if inputs else []
         if len(inputs) != 1 or len(shape) != 4 or inputs[0][1] not in FLOATS:
@@ -103,6 +108,21 @@ class OneImageModel(OfProcess):
         """The error for a model that cannot be used. end: of its code"""
         fix = "choose a model of a kind that docs/control_images.md names, or correct its profile.json"
         return ProblemsError.one(f"The model {self._title} {why}", self._where, fix, f"{ABOUT}.{end}")
+
+
+class ProfiledModel(OneImageModel):
+    """A model with a profile. defaults: of its kind, for what the profile leaves out"""
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken):
+        self.source, self.opened_with = model, (providers, device, cancel)
+        self.profile = model.profile.over(self.defaults)
+        super().__init__(model.file, model.title, model.where, providers, device, cancel, self.usual_size)
+
+    @property
+    def usual_size(self) -> Size:
+        return self.profile.size, self.profile.size
 
 
 def normalized(pixels: np.ndarray, profile: Profile) -> np.ndarray:

@@ -32,6 +32,11 @@ class Placement:
     crop: tuple[int, int]
 
     @property
+    def cut(self) -> tuple[Size, tuple[int, int], Size]:
+        """(resized, crop, bucket): what the pixels depend on besides the image, for keys of caches."""
+        return self.resized, self.crop, self.bucket
+
+    @property
     def scale(self) -> float:
         """Resize factor, the larger of both sides: above 1 the image is upscaled."""
         return max(self.resized[0] / self.image[0], self.resized[1] / self.image[1])

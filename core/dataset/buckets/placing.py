@@ -63,7 +63,7 @@ def place(
     level      of the problem about images that are too narrow
     """
     result = Placing()
-    plans = _Plans(images, concepts, result.problems)
+    plans = _Plans(result.problems)
     for image in images:
         concept = concepts[image.concept]
         placements = plans.places(image, concept)
@@ -91,15 +91,14 @@ def place(
 class _Plans:
     """Bucket plans, one for each distinct set of size settings; problems are reported once."""
 
-    def __init__(self, images: Sequence[ImageInfo], concepts: Sequence[Concept], problems: list[Problem]):
+    def __init__(self, problems: list[Problem]):
         self._problems = problems
         self._known: dict[tuple, BucketPlan | None] = {}
-        self._with_buckets = _folders_with_buckets(images, concepts, problems)
 
     def places(self, image: ImageInfo, concept: Concept) -> list[tuple[Placement | None, str]] | None:
         """[(placement, variant's name)] for each resolution; None if the settings are invalid."""
         size = (image.width, image.height)
-        if image.concept in self._with_buckets and image.metadata_bucket is not None:
+        if image.metadata_bucket is not None:
             return [(fit_to_bucket(size, image.metadata_bucket), "")]
         placements: list[tuple[Placement | None, str]] = []
         for number, settings in enumerate(_sizes_of(concept.images)):
@@ -113,6 +112,7 @@ class _Plans:
         return placements
 
     def _plan(self, settings: ImageSettings) -> BucketPlan | None:
+        """The bucket plan of size settings; None if they contradict each other, which is reported once."""
         key = tuple(getattr(settings, name) for name in SIZE_SETTINGS)
         if key not in self._known:
             self._known[key] = None
@@ -135,22 +135,6 @@ def _sizes_of(settings: ImageSettings) -> list[ImageSettings]:
 def _name(resolution: int | Size) -> str:
     width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
     return f"{width}x{height}"
-
-
-def _folders_with_buckets(
-    images: Sequence[ImageInfo], concepts: Sequence[Concept], problems: list[Problem]
-) -> set[int]:
-    """Numbers of the folders whose metadata has every image's bucket, as prepare_buckets_latents writes it."""
-    with_size = Counter(each.concept for each in images if each.metadata_bucket is not None)
-    whole = Counter(each.concept for each in images)
-    complete = {number for number, count in with_size.items() if count == whole[number]}
-    for number, count in with_size.items():
-        if number not in complete:
-            where = printable(concepts[number].source.metadata_file or "")
-            what = f"Only {count} of {whole[number]} images have a bucket in the metadata, so all are assigned by size"
-            fix = "add train_resolution to all entries, or to none"
-            problems.append(Problem(what, where, fix, "advice", code="metadata.partial-resolutions"))
-    return complete
 
 
 def _too_narrow(image: ImageInfo, level: str) -> Problem:

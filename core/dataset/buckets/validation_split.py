@@ -29,6 +29,7 @@ def held_out(
     """
     keys: set[Key] = set()
     by_share: set[Key] = set()
+    alike = _Alike(images, contents)
     roles = {image.key: concepts[image.concept].role for image in images}
     folders: defaultdict[int, list[ImageInfo]] = defaultdict(list)
     for image in images:
@@ -45,23 +46,11 @@ def held_out(
         if share > 0:
             by_share |= _share(members, share, contents(members), seed)
     if not any(concept.holds_out for concept in concepts):
-        keys |= _automatic(images, concepts, contents, seed)
-    by_share |= _copies(by_share, images, contents)
-    keys |= by_share
+        keys |= _automatic(images, concepts, alike, seed)
+    keys |= {key for image in images if image.key in by_share for key in alike.of(image)}
     files = {image.path for image in images if image.key in keys}
     keys |= {image.key for image in images if image.path in files}
     return frozenset(key for key in keys if roles[key] != "regularization")
-
-
-def _copies(out: set[Key], images: Sequence[ImageInfo], contents: Callable) -> set[Key]:
-    """Images of any folder with the content of a held-out image. Only files of equal size are read."""
-    lengths = {each.bytes for each in images if each.key in out}
-    alike = [each for each in images if each.bytes in lengths]
-    if len(alike) == len(out):
-        return set()
-    content = contents(alike)
-    held = {content[key] for key in out}
-    return {each.key for each in alike if content[each.key] in held}
 
 
 def _share(members: Sequence[ImageInfo], share: float, contents: Mapping[Key, str], seed: int) -> set[Key]:
@@ -83,7 +72,7 @@ def automatic_count(images: int) -> int:
     return min(max(round(AUTOMATIC_SHARE * images), AUTOMATIC_LEAST), AUTOMATIC_MOST) if images >= AUTOMATIC_FROM else 0
 
 
-def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], contents: Callable, seed: int) -> set[Key]:
+def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], alike: _Alike, seed: int) -> set[Key]:
     """A few training images, from each folder in proportion and at most half of it, ordered by a hash of seed and name
     (hashing every file's content before each scan would take minutes for a large dataset).
 
@@ -102,7 +91,6 @@ def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], content
         if "validation_split" not in own_settings(concepts[each.concept].source):
             folders[each.source].append(each)
     quotas = _quotas({name: len(members) for name, members in folders.items()}, wanted)
-    alike = _Alike(images, contents)
     keys: set[Key] = set()
     for name, left in quotas.items():
         members = {each.key for each in folders[name]}
@@ -147,4 +135,4 @@ class _Alike:
         if image.bytes not in self._known:
             self._known[image.bytes] = self._contents(list(same.values()))
         known = self._known[image.bytes]
-        return {key for key, content in known.items() if content == known[image.key]}
+        return {key for key, content in known.items() if content == known[same[image.path].key]}

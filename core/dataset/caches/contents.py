@@ -58,16 +58,11 @@ def _sha256(file: FileFacts) -> str | OSError:
 def dataset_fingerprint(
     placed: Sequence[Placed],
     *,
-    hashes: bool = True,
     memo_path: Path | str | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, Any]:
-    """The content of a run's dataset.json: every image with its caption, bucket and content hash.
-
-    hashes   also the SHA-256 of each file's bytes, read once and then cached in `memo_path`
-    """
-    check = cancel.check if cancel else None
-    by_key = content_hashes([each.image for each in placed], memo_path, check) if hashes else {}
+    """The content of a run's dataset.json: every image with its caption, bucket and the SHA-256 of the file's bytes."""
+    hashes = content_hashes([each.image for each in placed], memo_path, cancel.check if cancel else None)
     images = [
         {
             "source": each.image.source,
@@ -75,7 +70,7 @@ def dataset_fingerprint(
             "width": each.image.width,
             "height": each.image.height,
             "bytes": each.image.bytes,
-            "sha256": by_key.get(each.image.key),
+            "sha256": hashes[each.image.key],
             "repeats": each.repeats,
             "caption": each.caption.whole,
             "caption_source": each.caption.source,

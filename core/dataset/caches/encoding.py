@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.pixels import load_pixels
+from core.dataset.images.views import View
 from core.dataset.sources.files import printable
 from core.record.problems import Problem, raise_if_errors
 
@@ -118,13 +119,13 @@ def _decoded_ahead(
 
 
 def of_side(side: Side, pixels: np.ndarray) -> np.ndarray:
-    """Pixels [3, H, W] of the image, mirrored for a flipped side."""
+    """The pixels [3, H, W] of a side, from those of its image as it is."""
     return pixels[..., ::-1] if side.mirrored else pixels
 
 
 def pixels_of(placed: Placed) -> np.ndarray:
     """The image in its bucket, without random augmentation: float32 [3, H, W] in [-1, 1]."""
-    return load_pixels(placed.image.path, placed.placement, images=placed.concept.images)
+    return load_pixels(placed.image.path, View(placed.placement), placed.concept.images)
 
 
 def batches_of(todo: Sequence[Side], size: int) -> list[list[Side]]:
@@ -147,6 +148,7 @@ def _in_batches(items: Iterable[T], size: int, side_of: Callable[[T], Side]) -> 
 
 
 def encode_pixels(batch: Sequence[tuple[Side, np.ndarray]], encode: Encode) -> tuple[Tensor, Tensor]:
+    """(mean, log variance) [B, C, h, w] of a batch of sides with their pixels, on the device of the VAE."""
     import numpy as np
     import torch
 
@@ -164,6 +166,7 @@ def posteriors_of(
 
 
 def _again(side: Side, pixels: np.ndarray, retry: Encode | None) -> Posterior | None:
+    """The posterior of one side by `retry`; None without it, and where the result is not finite either."""
     if retry is None:
         return None
     mean, logvar = encode_pixels([(side, pixels)], retry)
@@ -212,6 +215,7 @@ def _finite(parts: Iterable[Tensor]) -> bool:
 
 
 def not_finite(placed: Placed) -> Problem:
+    """The problem of an image whose posterior has NaN or infinite values."""
     name = printable(placed.image.relative)
     what = f"The VAE returns NaN or infinity for the image {name}"
     return Problem(what, printable(placed.image.path), "remove the image, or choose another VAE", code="image.vae-nan")

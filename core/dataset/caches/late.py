@@ -102,6 +102,7 @@ class LatePosteriors:
         self._decoding.clear()
 
     def _read_or_encode(self, side: Side) -> Posterior:
+        """The posterior from the cache, encoded first where it is missing or damaged."""
         batch = self._batches.get(self._cache.file(side))
         if batch is not None:
             self._encode_batch(batch)

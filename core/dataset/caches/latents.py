@@ -87,18 +87,16 @@ class LatentCache(Store):
     ) -> int:
         """Encode and store what is missing; return how many. What was stored stays stored however the work ends, so the
         next call continues from there (see `encode_sides`)."""
-        missing = self._lacking(items, check)
+        todo = list(self._lacking(items, check).values())
         self._damaged.clear()  # `missing` reports them
-        files = {side.key: path for path, side in missing.items()}
         others: list[Placed] = []  # images that are no longer those that were hashed
-        todo = list(missing.values())
         self.require_room(todo)
 
         def keep(side: Side, mean: Tensor, logvar: Tensor) -> None:
             other = is_changed(side.placed)
             if other:
                 others.append(side.placed)
-            self._keep(files[side.key], mean, logvar, writes=not other)
+            self.keep(side, mean, logvar, writes=not other)
 
         try:
             return encode_sides(
@@ -136,20 +134,19 @@ class LatentCache(Store):
 
     def keep(self, side: Side, mean: Tensor, logvar: Tensor, *, writes: bool = True) -> None:
         """Store the posterior of a side. writes: False holds it in memory, whatever the settings are"""
-        self._keep(self.file(side), mean, logvar, writes)
+        path = self.file(side)
+        if self.writes and writes:
+            write_tensors(path, {"mean": mean, "logvar": logvar})
+        else:
+            self._held[path] = (mean, logvar)
 
     def file(self, side: Side) -> Path:
         """The cache file of a side; sides of equal content and crop share one."""
         ((_, path),) = self._files_of([side], None)
         return path
 
-    def _keep(self, path: Path, mean: Tensor, logvar: Tensor, writes: bool = True) -> None:
-        if self.writes and writes:
-            write_tensors(path, {"mean": mean, "logvar": logvar})
-        else:
-            self._held[path] = (mean, logvar)
-
     def _lacking(self, items: Sequence[Placed], check: Check | None, reads: bool = True) -> dict[Path, Side]:
+        """{file: side} of what is not cached; see `lacking`."""
         missing: dict[Path, Side] = {}
         cached = set(self._held)
         for side, path in self._files_of([side for placed in items for side in sides(placed)], check):
@@ -175,12 +172,11 @@ class LatentCache(Store):
         return [(side, self._entry_path(side)) for side in wanted]
 
     def _entry_path(self, side: Side) -> Path:
-        where, images, state = side.placed.placement, side.placed.concept.images, _state(side.placed)
+        """The file of a side whose image is hashed already."""
+        images, state = side.placed.concept.images, _state(side.placed)
         return self.path_of(
             self._contents[state],
-            where.resized,
-            where.crop,
-            where.bucket,
+            *side.placed.placement.cut,
             "mirrored" if side.mirrored else "as it is",
             images.resize_interpolation,
             NO_COLOR if state in self._opaque else images.alpha_color.lower(),

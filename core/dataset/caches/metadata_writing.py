@@ -120,6 +120,7 @@ def _folder_of_all(placed: Sequence[Placed]) -> str | None:
 
 
 def _texts(each: Placed, caption_extension: str | None, tags_extension: str | None) -> dict[str, str]:
+    """The `caption` and `tags` of an image's entry."""
     texts: dict[str, str] = {}
     if each.image.metadata_texts is not None:
         return dict(zip(("caption", "tags"), each.image.metadata_texts, strict=True))

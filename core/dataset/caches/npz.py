@@ -69,6 +69,7 @@ class NpzCaches:
         return None if path is None else _as_posterior(read_latents(path, side))
 
     def _choose(self, side: Side) -> Path | None:
+        """The first file that fits the side; the others are added to `refused`."""
         for path in self._candidates(side.placed):
             name = printable(path.name)
             try:
@@ -149,6 +150,7 @@ def _bare(path: Path, side: Side, size: Size) -> np.ndarray:
 
 
 def _array(file: zipfile.ZipFile, name: str, size: Size) -> np.ndarray:
+    """float32 [4, h, w] of an entry. Raises Unfit for another (width, height) in latent pixels, and for NaN."""
     import numpy as np
 
     width, height = size

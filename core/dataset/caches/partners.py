@@ -48,10 +48,6 @@ class PartnerCache(Store, ABC):
     """Cache entries of the masks or control images of training images."""
 
     @abstractmethod
-    def _source(self, placed: Placed) -> Path:
-        """The mask or control image file of an entry."""
-
-    @abstractmethod
     def _parts(self, placed: Placed) -> tuple[object, ...]:
         """What an entry depends on, besides the content of its file."""
 
@@ -64,15 +60,15 @@ class PartnerCache(Store, ABC):
 
     def _entries(
         self,
-        items: Sequence[Placed],
+        pairs: Sequence[tuple[Placed, Path]],
         threads: int,
         check: Check | None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[Placed, Path, dict[str, Tensor]]]:
-        """Yield each item with its entry's path and tensors, read or computed by `threads` threads. Raises ProblemsError at the end
-        with every file that cannot be read."""
-        files, problems, done = self._files(items, check), list[Problem](), 0
-        remaining = iter(zip(items, files, strict=True))
+        """Yield each image with its entry's path and tensors, read or computed by `threads` threads. Raises ProblemsError at the end
+        with every file that cannot be read. pairs: (image, its mask or control image)"""
+        files, problems, done = self._files(pairs, check), list[Problem](), 0
+        remaining = iter(zip((placed for placed, _ in pairs), files, strict=True))
         with ThreadPoolExecutor(max(1, threads)) as pool:
             while part := list(islice(remaining, 8 * threads)):
                 if check:
@@ -84,11 +80,12 @@ class PartnerCache(Store, ABC):
                         yield placed, path, entry
                 done += len(part)
                 if progress:
-                    progress(done, len(items))
+                    progress(done, len(pairs))
         self.report_damaged()
         raise_if_errors(problems)
 
     def _entry(self, placed: Placed, path: Path) -> dict[str, Tensor] | BrokenImage:
+        """An entry, computed and written if it is not cached; the error of a file that cannot be read."""
         tensors = self.read_entry(path, self._shapes(placed))
         if tensors is not None:
             return tensors
@@ -99,12 +96,13 @@ class PartnerCache(Store, ABC):
         self.try_write(path, tensors)
         return tensors
 
-    def _files(self, items: Sequence[Placed], check: Check | None) -> list[Path]:
-        sources = {path: file_at(path, path.name) for path in map(self._source, items)}
+    def _files(self, pairs: Sequence[tuple[Placed, Path]], check: Check | None) -> list[Path]:
+        """The path of each entry. Raises ProblemsError with the masks or control images that are gone."""
+        sources = {path: file_at(path, path.name) for _, path in pairs}
         gone = [problem_of(path, BrokenImage(file.gone)) for path, file in sources.items() if file.gone]
         raise_if_errors(gone)
         hashes = file_hashes(list(sources.values()), self.memo_path, check)
-        return [self.path_of(hashes[self._source(placed)], *self._parts(placed)) for placed in items]
+        return [self.path_of(hashes[path], *self._parts(placed)) for placed, path in pairs]
 
 
 # ---- masks
@@ -133,28 +131,13 @@ class MaskCache(PartnerCache):
 
         A failed write is ignored: the masks are computed again next time.
         """
-        return {
-            placed.key: entry["mask"]
-            for placed, _, entry in self._entries(items, threads, check)
-            if bool((entry["mask"] < 1).any())
-        }
-
-    def _source(self, placed: Placed) -> Path:
-        source = mask_source(placed)
-        assert source is not None
-        return source
+        pairs = [(placed, source) for placed in items if (source := mask_source(placed))]
+        entries = self._entries(pairs, threads, check)
+        return {placed.key: entry["mask"] for placed, _, entry in entries if bool((entry["mask"] < 1).any())}
 
     def _parts(self, placed: Placed) -> tuple[object, ...]:
-        where, settings = placed.placement, placed.concept.images
         kind = "alpha" if mask_source(placed) == placed.image.path else "mask"
-        return (
-            kind,
-            where.resized,
-            where.crop,
-            where.bucket,
-            settings.resize_interpolation,
-            self.latent_pixels,
-        )
+        return kind, *placed.placement.cut, placed.concept.images.resize_interpolation, self.latent_pixels
 
     def _shapes(self, placed: Placed) -> Shapes:
         width, height = placed.placement.bucket
@@ -238,35 +221,23 @@ class ControlCache(PartnerCache):
             data = entry["control"].numpy().tobytes() if entry else b""  # gone or damaged since `fill`: not unpacked
         return unpacked(data, view.placement.bucket)
 
-    def _resized(self, items: Sequence[Placed]) -> list[Placed]:
-        files = {path: file_at(path, path.name) for placed in items if (path := placed.image.control)}
+    def _resized(self, items: Sequence[Placed]) -> list[tuple[Placed, Path]]:
+        """(image, its control image) where that must be resized, or has no readable header."""
+        pairs = [(placed, path) for placed in items if (path := placed.image.control)]
+        files = {path: file_at(path, path.name) for _, path in pairs}
         read = headers(list(files.values()), Memo(self.memo_path))
         sizes = {file.path: (header.width, header.height) for file, header in read if not isinstance(header, str)}
-        return [
-            placed
-            for placed in items
-            if (path := placed.image.control) and (path not in sizes or is_resized(sizes[path], placed))
-        ]
+        return [pair for pair in pairs if pair[1] not in sizes or is_resized(sizes[pair[1]], pair[0])]
 
     def _hold(self, path: Path, entry: Tensor) -> None:
         if path not in self._held and entry.nbytes <= self._room:
             self._held[path] = entry.numpy().tobytes()
             self._room -= entry.nbytes
 
-    def _source(self, placed: Placed) -> Path:
-        assert placed.image.control is not None
-        return placed.image.control
-
     def _parts(self, placed: Placed) -> tuple[object, ...]:
-        where, concept = placed.placement, placed.concept
-        return (
-            where.resized,
-            where.crop,
-            where.bucket,
-            concept.control_fit,
-            control_filter(concept),
-            concept.images.enable_bucket,  # stretched ones are compared with the bucket by it
-        )
+        concept = placed.concept  # `enable_bucket`: stretched ones are compared with the bucket by it
+        fit = (concept.control_fit, control_filter(concept), concept.images.enable_bucket)
+        return *placed.placement.cut, *fit
 
     def _shapes(self, placed: Placed) -> Shapes:
         return SHAPES

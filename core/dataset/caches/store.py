@@ -199,17 +199,18 @@ def _sound(path: Path, shapes: Shapes, dtypes: Sequence[str]) -> bytes:
         raise ValueError("not an entry")
     header = json.loads(data[8:start])
     stated = header.get("__metadata__", {}).get(CHECKSUM)
-    if not all(_is(header[name], shape, dtypes) for name, shape in shapes.items()):
+    if not all(_fits(header[name], shape, dtypes) for name, shape in shapes.items()):
         raise ValueError("other tensors")
     if stated is not None and stated != _checksum(data, start):
         raise ValueError("wrong checksum")
     return data
 
 
-def _is(entry: dict[str, Any], shape: tuple[int | None, ...], dtypes: Sequence[str]) -> bool:
+def _fits(entry: dict[str, Any], shape: tuple[int | None, ...], dtypes: Sequence[str]) -> bool:
+    """Whether a tensor's entry in the header has this shape and one of these dtypes."""
     sides = entry["shape"]
-    fits = len(sides) == len(shape) and all(want in (None, side) for side, want in zip(sides, shape, strict=True))
-    return fits and entry["dtype"] in dtypes
+    same = len(sides) == len(shape) and all(want in (None, side) for side, want in zip(sides, shape, strict=True))
+    return same and entry["dtype"] in dtypes
 
 
 class Entry(NamedTuple):

@@ -166,6 +166,7 @@ class TextCache(Store):
     # -- disk
 
     def _write(self, caption: str, states: TextStates) -> None:
+        """Write an entry, unless it is on disk or an earlier write failed; the first failure is reported."""
         if caption in self._on_disk or self.unwritten is not None:
             return
         if self._disk_used is None:

@@ -154,6 +154,7 @@ def caption_path(image: Path, caption_extension: str, sidecars: Sequence[str] = 
 
 
 def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
+    """The caption in a metadata file, with advice on an empty one."""
     text = _one_line_end(image.metadata_caption or "")
     path = caption_path(image.path, settings.caption_extension, image.sidecars)
     if image.metadata_texts is not None and settings.sidecars != "one":
@@ -169,6 +170,7 @@ def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
 
 
 def _from_file(path: Path, data: bytes) -> Caption:
+    """The caption in a file's bytes, with advice on an empty one and on other encodings than UTF-8."""
     decoded = decode_text(data)
     text = _one_line_end(decoded.text)
     if not text:
@@ -277,18 +279,14 @@ def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> Done:
         try:
             old = read_regular(path, MAX_CAPTION_BYTES)
         except ProblemsError as error:
-            problems += [
-                replace(each, what=f"No caption was converted: {_lower(each.what)}") for each in error.problems
-            ]
+            for each in error.problems:
+                what = f"No caption was converted: {each.what[:1].lower()}{each.what[1:]}"
+                problems.append(replace(each, what=what))
             continue
         text = decode_text(old).text.replace("\r\n", "\n").replace("\r", "\n")
         changes.append(Change(path, old, text.encode("utf-8", "replace")))
     raise_if_errors(problems)
     return history.apply("Rewrite as UTF-8", changes)
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
 
 
 def _names_in(folder: Path) -> list[str]:

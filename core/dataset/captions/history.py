@@ -42,7 +42,7 @@ PRUNE_EVERY = 100  # changes; looking for old ones lists the folder
 
 
 _WRITING = threading.Lock()
-WHAT, KEPT = "The file could not be saved", "the previous one is unchanged"
+NOT_SAVED, UNCHANGED = "The file could not be saved", "the previous one is unchanged"
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Entry:
 
 
 @dataclass
-class _Read:
-    """What was read of a change's file. lines: where those of each caption file begin, by its path"""
+class _Index:
+    """The index of a change's file. size: in bytes, when it was read; lines: {path of a caption file: where its lines begin}"""
 
     size: int
     damaged: int = 0
@@ -95,7 +95,7 @@ class History:
         self._folder = folder
         self._opened = 0
         self._lock = threading.Lock()
-        self._read: dict[str, _Read] = {}
+        self._read: dict[str, _Index] = {}
         self._changed, self._listed = 0, list[Path]()  # the folder's time when its files were listed
 
     # -- changing
@@ -155,13 +155,13 @@ class History:
         return opened.id
 
     @contextmanager
-    def open(self, title: str, about: Mapping[str, Any] | None = None, resume: str = "") -> Iterator[Opened]:
+    def open(self, title: str, about: Mapping[str, Any] | None = None, resume: str = "") -> Iterator[OpenChange]:
         """Context for a change in several steps. After an exception it stays unfinished.
 
         resume   the id of an unfinished change to continue
         """
         resume = resume if self._file(resume).exists() else ""  # it may have been deleted as one of the oldest
-        opened = Opened(self._file(resume) if resume else self._new(), resume)
+        opened = OpenChange(self._file(resume) if resume else self._new(), resume)
         if not resume:
             if self._opened % PRUNE_EVERY == 0:
                 self._prune()
@@ -199,10 +199,10 @@ class History:
 
     def end(self, id: str) -> None:
         """Record that the interruption of a change was reported."""
-        Opened(self._file(id), id).note({"told": True})
+        OpenChange(self._file(id), id).note({"told": True})
 
     def _has(self, id: str, *names: str) -> bool:
-        return any(name in each.line for each in _placed_lines(self._file(id)) for name in names)
+        return any(name in each.line for each in _lines_of(self._file(id)) for name in names)
 
     def interruption(self) -> str:
         """The message on the newest change if it was interrupted after it wrote files, which is reported once; else ""."""
@@ -236,7 +236,7 @@ class History:
 
     def entry(self, id: str) -> Entry:
         """The change with this id. Raises ProblemsError if it is no longer stored."""
-        first = next((each.line for each in _placed_lines(self._file(id))), {})
+        first = next((each.line for each in _lines_of(self._file(id))), {})
         if "title" not in first:
             what = "The earlier captions are no longer available; nothing was changed"
             raise ProblemsError.one(what, "caption history", "write the captions again", "caption.no-history")
@@ -251,7 +251,7 @@ class History:
     def changes(self, id: str) -> list[Change]:
         """The files of a change, each from its first text to its last."""
         changes: dict[Path, Change] = {}
-        for line, _, _ in _placed_lines(self._file(id)):
+        for line, _, _ in _lines_of(self._file(id)):
             if "path" in line:
                 path = Path(line["path"])
                 first = changes.get(path) or Change(path, _bytes(line.get("old")), None)
@@ -275,7 +275,7 @@ class History:
         newest = []
         for id, begins in sorted(places, reverse=True)[:most]:
             with suppress(ProblemsError, StopIteration, KeyError):  # pruned since, or damaged
-                first, last = [next(_placed_lines(self._file(id), each)).line for each in (begins[0], begins[-1])]
+                first, last = [next(_lines_of(self._file(id), each)).line for each in (begins[0], begins[-1])]
                 newest.append((self.entry(id), Change(path, _bytes(first["old"]), _bytes(last["new"]))))
         return newest
 
@@ -286,8 +286,8 @@ class History:
             with suppress(OSError):
                 size = file.stat().st_size
                 if file.stem not in self._read or self._read[file.stem].size != size:
-                    read = self._read[file.stem] = _Read(size)
-                    for each in _placed_lines(file):
+                    read = self._read[file.stem] = _Index(size)
+                    for each in _lines_of(file):
                         read.damaged += not each.line
                         if "path" in each.line:
                             read.lines.setdefault(str(each.line["path"]), []).append(each.begin)
@@ -298,7 +298,7 @@ class History:
             known = offsets.get(file.stem, 0)
             with suppress(OSError):
                 if file.stat().st_size > known:
-                    lines = list(_placed_lines(file, known))
+                    lines = list(_lines_of(file, known))
                     offsets[file.stem] = lines[-1].end if lines else known
                     yield file.stem, [each.line for each in lines]
 
@@ -310,10 +310,10 @@ class History:
         """The number of damaged lines of a change, whose files undo leaves alone."""
         return self._read_of(id).damaged
 
-    def _read_of(self, id: str) -> _Read:
+    def _read_of(self, id: str) -> _Index:
         with self._lock:
             self._read_new()
-            return self._read.get(id) or _Read(0)
+            return self._read.get(id) or _Index(0)
 
     # -- files
 
@@ -387,7 +387,7 @@ def interruption_message(folder: Path) -> str:
     return ""
 
 
-class Opened:
+class OpenChange:
     """A change in progress. id: for undo."""
 
     def __init__(self, file: Path, resumed: str):
@@ -404,7 +404,7 @@ class Opened:
                 with suppress(OSError):  # a network drive that cannot
                     os.fsync(handle.fileno())
         except OSError as error:
-            raise unwritten(error, WHAT, printable(self._file), KEPT) from error
+            raise unwritten(error, NOT_SAVED, printable(self._file), UNCHANGED) from error
 
     def write(self, changes: Sequence[Change]) -> Done:
         """Make these changes, except for files without the expected old text. Raises ProblemsError for a file that cannot be written:
@@ -474,7 +474,7 @@ def _aside(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
                 try:
                     temporary[each.path] = atomic.write_aside(each.path, each.new)
                 except OSError as error:
-                    raise unwritten(error, WHAT, printable(each.path), KEPT) from error
+                    raise unwritten(error, NOT_SAVED, printable(each.path), UNCHANGED) from error
         if temporary:
             atomic.sync_all(temporary.values())
         yield temporary
@@ -496,7 +496,7 @@ def _put_over(change: Change, aside: Path | None) -> bool:
         try:
             _put(change.path, change.new, change.link, aside=aside)
         except OSError as error:
-            raise unwritten(error, WHAT, printable(change.path), KEPT) from error
+            raise unwritten(error, NOT_SAVED, printable(change.path), UNCHANGED) from error
     return True
 
 
@@ -545,7 +545,7 @@ def _is_sound(line: Any) -> bool:
         return False
 
 
-class Placed(NamedTuple):
+class Line(NamedTuple):
     """A line of a change's file with its byte range."""
 
     line: dict[str, Any]
@@ -553,7 +553,7 @@ class Placed(NamedTuple):
     end: int
 
 
-def _placed_lines(path: Path, begin: int = 0) -> Iterator[Placed]:
+def _lines_of(path: Path, begin: int = 0) -> Iterator[Line]:
     """Yield the lines of a change's file from a byte on: {} for a damaged line; an incomplete last line is skipped. Nothing for a
     missing file."""
     with suppress(OSError, ValueError), open(path, "rb") as handle:  # ValueError: a name that no file can have
@@ -564,7 +564,7 @@ def _placed_lines(path: Path, begin: int = 0) -> Iterator[Placed]:
                     line = json.loads(text)
                 except (ValueError, RecursionError):
                     line = None
-                yield Placed(line if _is_sound(line) else {}, begin, begin + len(text))
+                yield Line(line if _is_sound(line) else {}, begin, begin + len(text))
             begin += len(text)
 
 

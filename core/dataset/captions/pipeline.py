@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from core.dataset.captions.files import Caption, join_texts, lines_of
 from core.dataset.captions.templates import TEMPLATES
+from core.dataset.captions.words import word_pattern
 from core.record import draws
 from core.settings.dataset.captions import CaptionSettings
 
@@ -175,7 +176,12 @@ def _dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
 def _worded(
     raw: str, settings: CaptionSettings, rng: Random, step: int, total_steps: int, words: str, is_sentence: bool
 ) -> str:
-    """All steps after caption dropout. is_sentence: there are no tags to shuffle or drop."""
+    """The caption after all steps that follow caption dropout.
+
+    raw    the text of the caption file                rng   decides what is random
+    step, total_steps   for token warmup               words   the folder's default caption, for templates
+    is_sentence   there are no tags to shuffle or drop
+    """
     caption = _surrounded_line(raw, settings, rng)
     if settings.enable_wildcard:
         caption = choose(caption, rng)
@@ -321,7 +327,7 @@ def _warm_tags(count: int, settings: CaptionSettings, step: int, total_steps: in
 
 @lru_cache(maxsize=64)
 def _word(trigger: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
+    return word_pattern([trigger])
 
 
 def _led_by(trigger: str, caption: str, separator: str) -> str:

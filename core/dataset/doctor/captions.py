@@ -132,7 +132,8 @@ def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """Tags used by one image only: often typos (blue_eye), and trained from that image alone."""
     tags = [_tags(item) for item in captioned]
     pieces = [tag for each in tags for tag in each]
-    if len(captioned) < 5 or median(map(len, tags)) < TAGS_FROM or _mean_words(pieces) > TAG_WORDS:
+    words = sum(len(piece.split()) for piece in pieces)
+    if len(captioned) < 5 or median(map(len, tags)) < TAGS_FROM or words > TAG_WORDS * len(pieces):
         return []
     counts = Counter(tag for each in tags for tag in set(each))
     rare = {number: [tag for tag in each if counts[tag] == 1] for number, each in enumerate(tags)}
@@ -150,10 +151,6 @@ def _tags(item: ExaminedImage) -> list[str]:
     separator = item.placed.concept.captions.caption_separator or ","
     parts = (part.strip().lower() for part in item.placed.caption.text.split(separator.strip() or separator))
     return [part for part in parts if part]
-
-
-def _mean_words(pieces: Sequence[str]) -> float:
-    return sum(len(piece.split()) for piece in pieces) / max(1, len(pieces))
 
 
 def _plain(text: str) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.doctor.captions import caption_findings
 from core.dataset.doctor.finding import KINDS, ExaminedImage, Finding
-from core.dataset.doctor.images import Limits, copies, copies_by_content, looks_wrong, wrong_size
+from core.dataset.doctor.images import Limits, Reading, copies, copies_by_content, looks_wrong, wrong_size
 from core.dataset.doctor.trash import put_away
 from core.dataset.images.look import look_at_all
 from core.dataset.report import Report
@@ -43,12 +44,12 @@ def examine(
     items = _images_of(dataset)
     if not items:
         return ()
-    images = [item.image for item in items]
-    looks = {key: look for key, look in look_at_all(images, cancel, progress, memo_path).items() if not look.reason}
-    whole = [item for item in items if item.key in looks]
+    looks = look_at_all([item.image for item in items], cancel, progress, memo_path)
+    whole = [replace(item, look=looks[item.key]) for item in items if not looks[item.key].reason]
+    reading = Reading(memo_path, cancel, progress)
     findings = [
-        *copies(whole, looks, limits, memo_path, cancel, progress),
-        *looks_wrong(whole, looks, limits, memo_path, cancel, progress),
+        *copies(whole, limits, reading),
+        *looks_wrong(whole, limits, reading),
         *wrong_size(whole, limits),
         *caption_findings(whole),
     ]
@@ -61,7 +62,7 @@ def held_out_copies(report: Report, memo_path: Path | str | None, cancel: Cancel
     nothing, and does nothing without validation images."""
     if not report.validation:
         return []
-    findings = copies_by_content(_images_of(report), memo_path, cancel)
+    findings = copies_by_content(_images_of(report), Reading(memo_path, cancel))
     return [finding.problem() for finding in findings if finding.level == "error"]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.dataset.buckets.batches import Placed
+from core.dataset.images.look import Look
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import Problem
@@ -117,11 +118,12 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class ExaminedImage:
     """An image to examine. role: "train", "regularization" or "validation"; sidecars: its mask and control image, if no other image
-    uses them."""
+    uses them; look: its measurements."""
 
     placed: Placed
     role: str
     sidecars: tuple[Path, ...] = ()
+    look: Look = field(default_factory=Look)
 
     @property
     def image(self) -> ImageInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,12 @@ from PIL import Image
 
 from core.dataset.caches.contents import content_hashes
 from core.dataset.doctor.finding import ExaminedImage, Finding, Key, joined_groups, one_by_one, size_of
-from core.dataset.images.look import Look
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import Memo
 from core.record.bounded_json import json_or_none
 from core.record.cancel import CancelToken
 from core.settings.dataset.images import ImageSettings
-
-Progress = Callable[[int, int], None]
 
 _CLOSER = "closer 2"  # the memo's name for the closer look
 _SIDE = 16
@@ -48,28 +45,31 @@ class Limits:
     extreme_aspect: float = 3.0  # beyond the usual buckets, so much is cropped
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read. memo_path: where measurements are cached; progress: called with (done, total)"""
+
+    memo_path: Path | str | None = None
+    cancel: CancelToken | None = None
+    progress: Callable[[int, int], None] | None = None
+
+    @property
+    def check(self) -> Callable[[], None] | None:
+        return self.cancel.check if self.cancel else None
+
+
 # ---- duplicates
 
 
-def copies(
-    items: Sequence[ExaminedImage],
-    looks: Mapping[Key, Look],
-    limits: Limits,
-    memo_path: Path | str | None,
-    cancel: CancelToken | None,
-    progress: Progress | None,
-) -> list[Finding]:
+def copies(items: Sequence[ExaminedImage], limits: Limits, reading: Reading) -> list[Finding]:
     """Exact and near duplicates, within the training set and across training, validation and regularization."""
-    exact = _same_content(items, memo_path, cancel)
-    near = _near(items, looks, limits, exact, memo_path, cancel, progress)
-    return _by_roles((exact, ""), (near, "near "))
+    exact = _same_content(items, reading)
+    return _by_roles((exact, ""), (_near(items, limits, exact, reading), "near "))
 
 
-def copies_by_content(
-    items: Sequence[ExaminedImage], memo_path: Path | str | None, cancel: CancelToken | None
-) -> list[Finding]:
+def copies_by_content(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
     """Exact duplicates only; nothing is decoded."""
-    return _by_roles((_same_content(items, memo_path, cancel), ""))
+    return _by_roles((_same_content(items, reading), ""))
 
 
 def _by_roles(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
@@ -138,13 +138,11 @@ def _worth(item: ExaminedImage) -> tuple:
     return (_ROLE_ORDER.get(item.role, 3), not captioned, -pixels, -image.bytes, item.key)
 
 
-def _same_content(
-    items: Sequence[ExaminedImage], memo_path: Path | str | None, cancel: CancelToken | None
-) -> list[list[ExaminedImage]]:
+def _same_content(items: Sequence[ExaminedImage], reading: Reading) -> list[list[ExaminedImage]]:
     """Groups of files with equal bytes. Only files of equal size are read."""
     lengths = Counter(item.image.bytes for item in items)
     suspects = [item for item in items if lengths[item.image.bytes] > 1]
-    hashes = content_hashes([item.image for item in suspects], memo_path, cancel.check if cancel else None)
+    hashes = content_hashes([item.image for item in suspects], reading.memo_path, reading.check)
     groups: dict[str, list[ExaminedImage]] = defaultdict(list)
     for item in suspects:
         groups[hashes[item.key]].append(item)
@@ -152,27 +150,14 @@ def _same_content(
 
 
 def _near(
-    items: Sequence[ExaminedImage],
-    looks: Mapping[Key, Look],
-    limits: Limits,
-    exact: Sequence[Sequence[ExaminedImage]],
-    memo_path: Path | str | None,
-    cancel: CancelToken | None,
-    progress: Progress | None,
+    items: Sequence[ExaminedImage], limits: Limits, exact: Sequence[Sequence[ExaminedImage]], reading: Reading
 ) -> list[list[ExaminedImage]]:
     """Groups of near duplicates; of exact duplicates only the one to keep is compared."""
-    left_out = set()
-    for group in exact:
-        ordered = sorted(group, key=_worth)
-        left_out |= {item.key for item in ordered[1:]}
-    able = [
-        item
-        for item in items
-        if item.key not in left_out and item.key in looks and int(looks[item.key].dhash or "0", 16)
-    ]
-    pairs = list(close_pairs([looks[item.key].dhash for item in able], limits.near_distance, cancel))
+    left_out = {item.key for group in exact for item in sorted(group, key=_worth)[1:]}
+    able = [item for item in items if item.key not in left_out and int(item.look.dhash or "0", 16)]
+    pairs = list(close_pairs([item.look.dhash for item in able], limits.near_distance, reading.cancel))
     wanted = sorted({number for pair in pairs for number in pair})
-    closer = second_look([able[number].image for number in wanted], memo_path, cancel, progress)
+    closer = second_look([able[number].image for number in wanted], reading)
     alike = []
     for one, other in pairs:
         first, second = closer.get(able[one].key), closer.get(able[other].key)
@@ -213,15 +198,10 @@ class Closer:
     frame: float
 
 
-def second_look(
-    images: Sequence[ImageInfo],
-    memo_path: Path | str | None,
-    cancel: CancelToken | None = None,
-    progress: Progress | None = None,
-) -> dict[Key, Closer]:
+def second_look(images: Sequence[ImageInfo], reading: Reading) -> dict[Key, Closer]:
     """Decode the images at a small size and measure what settles the doubtful cases; cached by file."""
-    check = cancel.check if cancel else None
-    known = Memo(memo_path).facts(_CLOSER, images, _look_closer, check, progress)
+    memo = Memo(reading.memo_path)
+    known = memo.facts(_CLOSER, images, _look_closer, reading.check, reading.progress)
     result = {}
     for image in images:
         stored = json_or_none(known[image.path])
@@ -277,24 +257,13 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
 # ---- single images
 
 
-def looks_wrong(
-    items: Sequence[ExaminedImage],
-    looks: Mapping[Key, Look],
-    limits: Limits,
-    memo_path: Path | str | None,
-    cancel: CancelToken | None,
-    progress: Progress | None,
-) -> list[Finding]:
+def looks_wrong(items: Sequence[ExaminedImage], limits: Limits, reading: Reading) -> list[Finding]:
     """Blurry, single-color and framed images."""
-    whole = [item for item in items if item.key in looks and not looks[item.key].reason]
-    plain = [item for item in whole if looks[item.key].border >= 1.0]
-    rest = [item for item in whole if looks[item.key].border < 1.0]
-    blurred = sorted(
-        (item for item in rest if looks[item.key].blur < limits.blur_below),
-        key=lambda item: looks[item.key].blur,
-    )
-    edged = [item for item in rest if looks[item.key].border >= limits.border_from]
-    closer = second_look([item.image for item in edged], memo_path, cancel, progress)
+    plain = [item for item in items if item.look.border >= 1.0]
+    rest = [item for item in items if item.look.border < 1.0]
+    blurred = sorted((item for item in rest if item.look.blur < limits.blur_below), key=lambda item: item.look.blur)
+    edged = [item for item in rest if item.look.border >= limits.border_from]
+    closer = second_look([item.image for item in edged], reading)
     frames = {item.key: closer[item.key].frame for item in edged if item.key in closer}
     framed = sorted(
         (item for item in edged if frames.get(item.key, 0.0) >= limits.border_from),
@@ -313,7 +282,7 @@ def looks_wrong(
             blurred,
             "{n} blurry or very soft, which makes generated images soft too",
             "check each, and move those that are not meant to be soft to the trash",
-            lambda item: f"sharpness {looks[item.key].blur:.0f}",
+            lambda item: f"sharpness {item.look.blur:.0f}",
             put_away=True,
         ),
         *one_by_one(

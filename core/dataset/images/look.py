@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +141,6 @@ def _even_lines(pixels: np.ndarray, color: np.ndarray) -> int:
 
 MOST_REMARK = 200  # letters
 ImageKey = tuple[str, str]
-_TURN = threading.Lock()
 
 
 def look_at_all(
@@ -161,71 +156,37 @@ def look_at_all(
     after a cancel, except errors that may pass while the file stays the same (permissions, memory, missing decoders).
     progress is called with (done, total).
     """
-    memo = Memo(memo_path)
-    known = known_looks(memo, images)
-    unread = [image for image in images if image.path not in known]
-    remaining, done = iter(unread), len(images) - len(unread)
-    if progress and unread:
-        progress(done, len(images))
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        while part := list(islice(remaining, 8 * threads)):
-            with _alone(cancel):
-                known |= known_looks(memo, part)  # another thread may have decoded these meanwhile
-                facts: dict[Path, str] = {}
-                for image, look, lasting in _decoded([each for each in part if each.path not in known], pool, cancel):
-                    known[image.path] = look
-                    if lasting:
-                        facts[image.path] = to_text(look)
-                    if progress:
-                        progress(done + sum(each.path in known for each in part), len(images))
-                memo.remember(FACT, facts, part)
-            if cancel:
-                cancel.check()
-            done += len(part)
-            if progress:
-                progress(done, len(images))
-    return {image.key: known[image.path] for image in images}
+    known = Memo(memo_path).facts(
+        FACT,
+        images,
+        _look_at,
+        cancel.check if cancel else None,
+        progress,
+        to_text=lambda look: to_text(look) if isinstance(look, Look) else None,
+        from_text=from_text,
+        threads=max(1, threads),
+        at_once=8 * threads,
+    )
+    looks = ((image.key, known[image.path]) for image in images)
+    return {key: look if isinstance(look, Look) else Look(str(look)) for key, look in looks}
 
 
-@contextmanager
-def _alone(cancel: CancelToken | None) -> Iterator[None]:
-    """One decoding at a time in this process, part by part, so that two tabs and a start decode each image once."""
-    while not _TURN.acquire(timeout=0.1):
-        if cancel:
-            cancel.check()
-    try:
-        yield
-    finally:
-        _TURN.release()
-
-
-def _decoded(
-    images: Sequence[ImageInfo], pool: Executor, cancel: CancelToken | None
-) -> Iterator[tuple[ImageInfo, Look, bool]]:
-    """Results as they complete; after a cancel only those already started."""
-
-    def decode(image: ImageInfo) -> tuple[ImageInfo, Look, bool] | None:
-        return None if cancel and cancel.wanted else (image, *_look_at(image))
-
-    for future in as_completed([pool.submit(decode, image) for image in images]):
-        if result := future.result():
-            yield result
-
-
-def _look_at(image: ImageInfo) -> tuple[Look, bool]:
-    """Decode one image: its measurements or error, and whether that is valid as long as the file is unchanged."""
+def _look_at(image: ImageInfo) -> Look | UnreachableImage:
+    """Decode one image: its measurements, or the error that may pass while the file stays the same."""
     try:
         with remarks() as warnings:
             opened = open_decoded(image.path, enough=(2 * MEASURED_SIDE, 2 * MEASURED_SIDE))
         if opened.size != (image.width, image.height):
-            return Look("has a different size than its header states"), True
+            return Look("has a different size than its header states")
         red = opened.on(BLACK).getchannel("R")
         look = measure(opened.on(WHITE), transparent=opened.alpha is not None)
         opaque = 255 if opened.alpha is None else int(opened.alpha.getextrema()[1])  # type: ignore[arg-type]
         remark = warnings[0].strip()[:MOST_REMARK] if warnings else ""
-        return replace(look, brightest=int(red.getextrema()[1]), opaque=opaque, remark=remark), True  # type: ignore[arg-type]
+        return replace(look, brightest=int(red.getextrema()[1]), opaque=opaque, remark=remark)  # type: ignore[arg-type]
+    except UnreachableImage as error:
+        return error
     except BrokenImage as error:
-        return Look(str(error)), not isinstance(error, UnreachableImage)
+        return Look(str(error))
 
 
 def reasons_of(looks: Mapping[ImageKey, Look]) -> dict[ImageKey, str]:

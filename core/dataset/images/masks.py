@@ -40,7 +40,8 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
         mask = opened.alpha
     else:
         return None
-    return np.asarray(_fitted(mask, placed, view), dtype=np.float32)[None] / np.float32(255)
+    fitted = in_view(mask, view.placement, view.flip, images.resize_interpolation)
+    return np.asarray(fitted, dtype=np.float32)[None] / np.float32(255)
 
 
 def load_control(placed: Placed, view: View) -> np.ndarray | None:
@@ -115,7 +116,3 @@ def _open_partner(path: Path, kind: str, view: View) -> Opened:
         return open_decoded(path, managed=False, enough=enough_for(view.placement))
     except BrokenImage as error:
         raise BrokenImage(f"has a {kind}, {os.path.basename(printable(path))}, that {error}") from error
-
-
-def _fitted(image: Image.Image, placed: Placed, view: View) -> Image.Image:
-    return in_view(image, view.placement, view.flip, placed.concept.images.resize_interpolation)

@@ -242,11 +242,9 @@ def _averageable(image: Image.Image) -> Image.Image:
     return image.convert(wider) if wider else image
 
 
-def open_rgb(
-    path: Path | str, draft: tuple[int, int] | None = None, background: tuple[int, int, int] = WHITE
-) -> Image.Image:
-    """The decoded image as RGB, composited on `background`; see `open_decoded`."""
-    return open_decoded(path, draft).on(background)
+def open_rgb(path: Path | str, draft: tuple[int, int] | None = None) -> Image.Image:
+    """The decoded image as RGB, composited on white; see `open_decoded`."""
+    return open_decoded(path, draft).on(WHITE)
 
 
 def problem_of(path: Path | str, error: Exception, level: str = "error") -> Problem:

@@ -35,15 +35,8 @@ def enough_for(placement: Placement) -> tuple[int, int]:
     return (2 * placement.resized[0], 2 * placement.resized[1])
 
 
-def load_pixels(
-    path: Path | str, view: View | Placement, flip: bool = False, images: ImageSettings | None = None
-) -> np.ndarray:
-    """float32 [3, H, W] in [-1, 1], H and W the bucket's: what the VAE encodes.
-
-    view   the augmentation; or the placement alone, with `flip`
-    """
-    if not isinstance(view, View):
-        view = View(view, flip)
+def load_pixels(path: Path | str, view: View, images: ImageSettings | None = None) -> np.ndarray:
+    """float32 [3, H, W] in [-1, 1], H and W the bucket's: what the VAE encodes. images: as in `load_bucketed`"""
     pixels = np.asarray(load_bucketed(path, view.placement, view.flip, images), dtype=np.float32)
     return as_training(change_colors(pixels, view.hue, view.gamma))
 

@@ -152,20 +152,14 @@ def size_conditioning(placed: Placed, view: View, mode: str = "true") -> tuple[S
            arXiv:2307.01952, section 2.2); of a flipped view, the crop of the flipped image
            "kohya": sd-scripts' values, from the image fitted into the bucket (reference: section 3.7)
     """
-    placement = view.placement
-    crop = _kohya_crop(placement, view.flip) if mode == "kohya" else _true_crop(placement, view.flip)
+    placement, width = view.placement, view.placement.bucket[0]
+    if mode == "kohya":  # the margins, whatever the actual crop is
+        left, top, right, _ = recorded_crop(placement.bucket, placement.image)
+        crop = int(width - right if view.flip else left), int(top)
+    else:
+        begin, above = placement.crop
+        crop = (placement.resized[0] - width - begin if view.flip else begin), above
     return placement.image, crop, placement.bucket
-
-
-def _true_crop(placement: Placement, flip: bool) -> tuple[int, int]:
-    left, top = placement.crop
-    return (placement.resized[0] - placement.bucket[0] - left if flip else left), top
-
-
-def _kohya_crop(placement: Placement, flip: bool) -> tuple[int, int]:
-    """The margins at the left and top when the image is fitted inside its bucket; independent of the actual crop."""
-    left, top, right, _ = recorded_crop(placement.bucket, placement.image)
-    return int(placement.bucket[0] - right if flip else left), int(top)
 
 
 def recorded_crop(bucket: Size, image: Size) -> tuple[float, float, float, float]:

@@ -15,7 +15,7 @@ from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, pri
 from core.dataset.sources.image_info import ImageInfo, about, listed
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.painted import is_painted
-from core.dataset.sources.walk import File, file_at, headers, walk
+from core.dataset.sources.walk import File, file_at, headers, image_of, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.units import count
@@ -232,8 +232,7 @@ def unreadable_masks(
         if isinstance(header, str):
             reasons[file.path] = header
         else:
-            size = (header.width, header.height)
-            whole.append(ImageInfo("masks", file.relative, file.path, *size, file.bytes, file.mtime_ns))
+            whole.append(image_of("masks", file, header))
     measured = look_at_all(whole, cancel, progress, memo_path) if decode else looks(whole, memo_path)
     reasons |= {each.path: look.reason for each in whole if (look := measured.get(each.key)) and look.reason}
     unreadable = {

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.dataset.sources.files import MAX_REPEATS, printable, reachable
+from core.dataset.sources.files import MAX_REPEATS, ends_of, printable, reachable
 from core.dataset.sources.folders import Root
 from core.dataset.sources.gathered import Gathered
 from core.dataset.sources.image_info import ImageInfo, Scan, about
@@ -75,13 +75,15 @@ def _take(gathered: Gathered, rows: Sequence[dict[str, Any]], name: str, concept
     id = gathered.new_id(name)
     by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}
     listed = gathered.read(files, id, Root(Path(name), 1, ""), concept)
-    images = [_with(image, by_relative[image.relative]) for image in listed]
+    images = [_as_listed(image, by_relative[image.relative]) for image in listed]
     gathered.finish(images, concept, {})
 
 
-def _with(image: ImageInfo, row: Mapping[str, Any]) -> ImageInfo:
-    caption = row.get("caption")
-    return replace(image, metadata_caption=caption, repeats=row.get("repeats") or 1, words=row.get("words") or "")
+def _as_listed(image: ImageInfo, row: Mapping[str, Any]) -> ImageInfo:
+    """The image with the caption, repeats and words of its row."""
+    return replace(
+        image, metadata_caption=row.get("caption"), repeats=row.get("repeats") or 1, words=row.get("words") or ""
+    )
 
 
 def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
@@ -90,8 +92,7 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
     files = []
     for row in rows:
         path = reachable(resolve_path(os.fspath(row["path"])))
-        parts = [part for part in path.parts if part != path.anchor]
-        names = ["/".join(parts[-most:]) for most in range(1, len(parts) + 1)]
+        names = list(ends_of(path))
         number, name = 1, next((name for name in names if name not in taken), "")
         while not name or name in taken:  # one image listed twice
             number += 1

@@ -186,6 +186,12 @@ def words_of(folder_name: str) -> str:
     return " ".join(re.sub(r"[_\-]+", " ", folder_name).split())
 
 
+def ends_of(path: Path) -> Iterator[str]:
+    """The ends of a path, the file's name first: "c.png", "b/c.png" ... up to the whole without its drive or root."""
+    parts = [part for part in path.parts if part != path.anchor]
+    return ("/".join(parts[-most:]) for most in range(1, len(parts) + 1))
+
+
 _FACE = re.compile(r"(.+)_[0-9]+_[0-9]+_[0-9]+_[0-9]+", re.DOTALL)
 
 

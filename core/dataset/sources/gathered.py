@@ -29,7 +29,7 @@ from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, abo
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
 from core.dataset.sources.painted import is_painted
-from core.dataset.sources.walk import File, Walk, headers, unused_files, unused_repeats, walk
+from core.dataset.sources.walk import File, Walk, headers, image_of, unused_files, unused_repeats, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.workspace import resolve_path
@@ -75,6 +75,7 @@ class Gathered:
             self._add_folders(concept, path)
 
     def result(self) -> Scan:
+        """The scan, with the problems that concern several folders."""
         self.problems += [problem_of(each.path, BrokenImage(each.reason), self.level) for each in self.broken]
         for (kind, shown), (files, named) in self._partners_of.items():
             self.problems += extra_problems(kind, shown, files, named)
@@ -104,6 +105,7 @@ class Gathered:
         return same
 
     def _add_folders(self, concept: Concept, path: Path) -> None:
+        """Scan the folder of an entry and the `<repeats>_<words>` folders in it."""
         roots, problems = roots_of(concept.source, path)
         self.problems += problems
         without = self._without(concept, path)
@@ -249,25 +251,18 @@ class Gathered:
                 continue
             entry = entries[file.path] if entries is not None else None
             good.append(
-                ImageInfo(
-                    source=id,
-                    relative=file.relative,
-                    path=file.path,
-                    width=header.width,
-                    height=header.height,
-                    bytes=file.bytes,
-                    mtime_ns=file.mtime_ns,
+                image_of(
+                    id,
+                    file,
+                    header,
                     repeats=root.repeats,
                     words=root.words,
                     sidecars=file.sidecars if entry is None else (),
-                    animated=header.animated,
-                    rotated=header.rotated,
                     concept=concept.number,
                     metadata_caption=entry.text(concept.captions) if entry else None,
                     metadata_texts=entry.both if entry else None,
                     metadata_bucket=entry.train_resolution if entry and buckets else None,
                     sidecar_states=file.sidecar_states if entry is None else (),
-                    really=header.really,
                 )
             )
         self.folders.append(Folder(id, root.path, root.repeats, root.words, root.named, len(good), concept.number))
@@ -306,6 +301,7 @@ class Gathered:
     def _partners(
         self, concept: Concept, inside: dict[str, str], kind: Kind, others: Partners | None
     ) -> Partners | None:
+        """The masks or control images of an entry: of its folder, else `others`; None where the settings use none."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         if folder is None:
             images = concept.images

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -21,8 +23,9 @@ from core.record.atomic import remove
 from core.record.temporary import HeldFolder
 
 _WAIT_SECONDS = 5
-THREADS = 4  # that measure files
+THREADS = 4  # that measure files: they wait for disks and network drives, not the CPU
 _ELSEWHERE: dict[Path, Path] = {}  # files their disk does not support -> where they are instead
+_turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # of each kind of fact
 _AT_ONCE = 500  # variables in one query; SQLite's limit is 999 in old builds
 
 
@@ -89,29 +92,63 @@ class Memo:
         self,
         kind: str,
         files: Sequence[Any],
-        measure: Callable[[Any], str | OSError],
+        measure: Callable[[Any], Any],
         check: Callable[[], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        to_text: Callable[[Any], str | None] = lambda fact: fact if isinstance(fact, str) else None,
+        from_text: Callable[[str], Any] = str,
+        threads: int = THREADS,
+        at_once: int = 16 * THREADS,
     ) -> dict[Path, Any]:
-        """The fact of each file, measured where it is not cached. An OSError is not cached.
+        """The fact of each file, measured where it is not cached. What several threads ask for is measured once.
 
-        check   called between chunks of files; may raise to cancel; facts so far are kept
-        progress   called with (done, total)
+        check      may raise to cancel; facts so far are kept      progress   called with (done, total)
+        to_text    the text of a fact; None for one that is not cached, such as an error
+        from_text  the fact of a text; None for a damaged one, which counts as not cached
+        at_once    files between two writes
         """
-        known: dict[Path, Any] = dict(self.known(kind, files))
+        known = self._read(kind, files, from_text)
         unread = [file for file in files if file.path not in known]
-        remaining, done = iter(unread), len(files) - len(unread)
-        with ThreadPoolExecutor(THREADS) as pool:
-            while part := list(islice(remaining, 16 * THREADS)):
-                if check:
-                    check()
-                measured = dict(zip((file.path for file in part), pool.map(measure, part), strict=True))
-                self.remember(kind, {path: fact for path, fact in measured.items() if isinstance(fact, str)}, part)
-                known |= measured
-                done += len(part)
-                if progress:
-                    progress(done, len(files))
+        done, remaining = len(files) - len(unread), iter(unread)
+        with ThreadPoolExecutor(threads) as pool:
+            while part := list(islice(remaining, at_once)):
+                with self._turn(kind, check):
+                    known |= self._read(kind, part, from_text)  # another thread may have measured these meanwhile
+                    rest = [file for file in part if file.path not in known]
+                    done += len(part) - len(rest)
+                    if progress:
+                        progress(done, len(files))
+                    try:
+                        with closing(pool.map(measure, rest)) as facts:  # type: ignore[type-var]
+                            for file, fact in zip(rest, facts, strict=True):
+                                known[file.path], done = fact, done + 1
+                                if progress:
+                                    progress(done, len(files))
+                                if check:
+                                    check()
+                    finally:
+                        texts = {each.path: to_text(known[each.path]) for each in rest if each.path in known}
+                        self.remember(kind, {path: text for path, text in texts.items() if text is not None}, rest)
         return known
+
+    def _read(self, kind: str, files: Sequence[FileFacts], from_text: Callable[[str], Any]) -> dict[Path, Any]:
+        facts = {path: from_text(text) for path, text in self.known(kind, files).items()}
+        return {path: fact for path, fact in facts.items() if fact is not None}
+
+    @contextmanager
+    def _turn(self, kind: str, check: Callable[[], None] | None) -> Iterator[None]:
+        """Context of one thread at a time for each kind, where facts are cached."""
+        lock = _turns[kind] if self.path is not None else threading.Lock()
+        waiting = True
+        while waiting:
+            if check:
+                check()
+            waiting = not lock.acquire(timeout=0.1)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _insert(self, rows: Sequence[tuple]) -> None:
         assert self.path is not None

@@ -17,7 +17,7 @@ from typing import Any
 
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.files import join_texts
-from core.dataset.sources.files import extension, printable
+from core.dataset.sources.files import ends_of, extension, printable
 from core.dataset.sources.image_info import about
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import may_reach
@@ -109,45 +109,31 @@ def _read_pairs(metadata: Metadata) -> list[tuple[str, Any]] | None:
     path, shown = metadata.path, printable(metadata.path)
     try:
         decoded = decode_text(read_regular(path, MAX_BYTES))
+        if decoded.guessed:
+            what = f"The metadata file was read as {decoded.encoding}, not UTF-8"
+            fix = "check the captions, and save it as UTF-8"
+            metadata.problems.append(Problem(what, shown, fix, "advice", code="metadata.not-utf8"))
+        return list((_lines if path.suffix.lower() == ".jsonl" else _whole)(decoded.text, shown))
     except MissingFile:
         fix = "check the path, or choose another file"
         metadata.problems.append(Problem("The metadata file does not exist", shown, fix, code="metadata.missing-file"))
-        return None
     except ProblemsError as error:
         metadata.problems += error.problems
-        return None
-    if decoded.guessed:
-        what, fix = (
-            f"The metadata file was read as {decoded.encoding}, not UTF-8",
-            "check the captions, and save it as UTF-8",
-        )
-        metadata.problems.append(Problem(what, shown, fix, "advice", code="metadata.not-utf8"))
-    try:
-        return list(_lines(decoded.text) if path.suffix.lower() == ".jsonl" else _whole(decoded.text))
-    except _NotJson as error:
-        metadata.problems.append(Problem(error.what, f"{shown}, {error.place}", error.fix, code=error.code))
-        return None
+    return None
 
 
-class _NotJson(Exception):
-    def __init__(self, what: str, place: str, fix: str, code: str):
-        super().__init__(what)
-        self.what, self.place, self.fix, self.code = what, place, fix, code
-
-
-def _load(text: str, line: int = 0) -> Any:
+def _load(text: str, shown: str, line: int = 0) -> Any:
     """Parse JSON with objects as lists of pairs, to detect duplicate keys. line: lines of the file before the text."""
     try:
         return parse_json(text, "", max_values=MAX_VALUES, object_pairs_hook=_Pairs)
     except ProblemsError as error:
-        cause, fix = error.__cause__, "correct it there, or create the file again"
+        cause, (problem,) = error.__cause__, error.problems
+        what, place, code = problem.what, f"line {line + 1}" if line else "the whole file", problem.code
         if isinstance(cause, json.JSONDecodeError):
-            what = f"The metadata file is not valid JSON: {cause.msg}"
+            what, code = f"The metadata file is not valid JSON: {cause.msg}", "json.invalid"
             place = f"line {line + cause.lineno}, column {cause.colno}"
-            raise _NotJson(what, place, fix, "json.invalid") from error
-        (problem,) = error.problems
-        place = f"line {line + 1}" if line else "the whole file"
-        raise _NotJson(problem.what, place, fix, problem.code) from error
+        fix = "correct it there, or create the file again"
+        raise ProblemsError.one(what, f"{shown}, {place}", fix, code) from error
 
 
 class _Pairs(list):
@@ -161,31 +147,35 @@ def _plain_value(value: Any) -> Any:
     return [_plain_value(each) for each in value] if isinstance(value, list) else value
 
 
-def _whole(text: str) -> Iterator[tuple[str, Any]]:
-    """{key: {...}}, or a list of {image_path: ..., ...}."""
-    content = _load(text)
+def _whole(text: str, shown: str) -> Iterator[tuple[str, Any]]:
+    """{key: {...}}, or a list of {image_path: ..., ...}. shown: the file, for problems"""
+    content = _load(text, shown)
     if isinstance(content, _Pairs):
         yield from content
     elif isinstance(content, list):
         for number, value in enumerate(content, 1):
-            yield _keyed(value, f"entry {number}")
+            yield _keyed(value, f"{shown}, entry {number}")
     else:
-        fix = 'use the form {"name": {"caption": "..."}, ...}'
-        raise _NotJson("The metadata file is not a list of images", "line 1", fix, "metadata.not-a-list")
+        what, fix = "The metadata file is not a list of images", 'use the form {"name": {"caption": "..."}, ...}'
+        raise ProblemsError.one(what, f"{shown}, line 1", fix, "metadata.not-a-list")
 
 
-def _lines(text: str) -> Iterator[tuple[str, Any]]:
+def _lines(text: str, shown: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n")):
         if line.strip():
-            yield _keyed(_load(line, number), f"line {number + 1}")
+            yield _keyed(_load(line, shown, number), f"{shown}, line {number + 1}")
 
 
-def _keyed(value: Any, place: str) -> tuple[str, Any]:
+def _keyed(value: Any, where: str) -> tuple[str, Any]:
+    """(key, the rest) of an entry in a list. Raises ProblemsError for one without a path."""
     fields = dict(value) if isinstance(value, _Pairs) else {}
     name = next((name for name in _KEY_NAMES if isinstance(fields.get(name), str)), None)
     if name is None:
-        fix = 'use the form {"image_path": "...", "caption": "..."}'
-        raise _NotJson("An entry of the metadata file has no image path", place, fix, "metadata.no-path")
+        what, fix = (
+            "An entry of the metadata file has no image path",
+            'use the form {"image_path": "...", "caption": "..."}',
+        )
+        raise ProblemsError.one(what, where, fix, "metadata.no-path")
     if "text" in fields and "caption" not in fields:  # Hugging Face's name for it
         value = _Pairs([*value, ("caption", fields["text"])])
     return fields[name], _Pairs(pair for pair in value if pair[0] != name)
@@ -221,6 +211,7 @@ def _take(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
 
 
 def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
+    """(the entry of a key, None for a value that is no object; what is wrong with it)."""
     if not isinstance(value, _Pairs):
         return None, [f"{printable(key)} is {_kind(value)}, not an object"]
     fields, wrong = dict(value), []
@@ -308,6 +299,7 @@ class Finder:
         self._closed: set[str] = set()
 
     def match(self, entries: Sequence[Entry]) -> Matches:
+        """Find the image of each entry; of several entries for one image the last counts."""
         matches = Matches()
         last: dict[Path, tuple[Entry, File]] = {}
         for entry in entries:
@@ -364,9 +356,8 @@ class Finder:
 
     def _name_outside(self, path: Path) -> str:
         """The shortest unique end of the path: addresses of random draws contain no absolute paths."""
-        parts = [part for part in path.parts if part != path.anchor]
-        names = ("/".join(parts[-most:]) for most in range(1, len(parts) + 1))
-        name = next((name for name in names if name not in self._exact and name not in self._outside), str(path))
+        names = (name for name in ends_of(path) if name not in self._exact and name not in self._outside)
+        name = next(names, str(path))
         self._outside.add(name)
         return name
 
@@ -409,7 +400,7 @@ def match_problems(matches: Matches, finder: Finder, metadata: Metadata) -> list
     level = "advice" if matches.pairs else "error"
     reported = {entry.key for entry in (*matches.only_latents, *matches.closed)}
     gone = [entry.key for entry in matches.missing if entry.key not in reported]
-    gone[:3] = [_with_nearest(key, finder) for key in gone[:3]]
+    gone[:3] = [f"{key} (nearest: {near})" if (near := finder.nearest(key)) else key for key in gone[:3]]
     what = f"{len(gone)} of {total} entries of the metadata file match no image: {{names}}"
     fix = f"put the images into {folder}, or remove the entries (keys are names without extension, or paths)"
     problems = about(gone, what, fix, "metadata.no-image", level, where=shown, most=3)
@@ -433,8 +424,3 @@ def match_problems(matches: Matches, finder: Finder, metadata: Metadata) -> list
     what = "{n} in the folder not listed in the metadata file and not used: {names}"
     fix = f"add them to {printable(metadata.path.name)} to train on them"
     return problems + about(names, what, fix, "metadata.unlisted-images", where=folder)
-
-
-def _with_nearest(key: str, finder: Finder) -> str:
-    near = finder.nearest(key)
-    return key + (f" (nearest: {near})" if near else "")

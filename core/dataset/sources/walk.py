@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +30,14 @@ from core.dataset.sources.files import (
     repeats_and_words,
     without_face,
 )
-from core.dataset.sources.image_info import about
+from core.dataset.sources.image_info import ImageInfo, about
 from core.dataset.sources.memo import Memo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
 from core.record.stamps import stamp_of
 
-HEADER_THREADS = 4  # they wait for disks and network drives, not the CPU
-_CHUNK, _AT_ONCE = 1024, 32  # files between two checks for a cancel; files per thread task
+AT_ONCE = 1024  # headers between two writes of the cache
 _KIND = "header 2"  # kind of entry in the memo; raised when `read_header` returns other facts
 
 
@@ -118,15 +115,11 @@ def unused_repeats(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Prob
     """Advice on <repeats>_<words> folders too deep for their repeats to count, such as img/10_fox of kohya_ss projects."""
     inside = [f"{base}/{file.relative}" if base else file.relative for base, each in walks for file in each.files]
     parents = dict.fromkeys(os.path.dirname(path) for path in inside)
-    deeper = [path for path in parents if "/" in path and _has_repeats(os.path.basename(path))]
+    named = {path: repeats_and_words(os.path.basename(path)) for path in parents if "/" in path}
+    deeper = [path for path, parsed in named.items() if parsed is not None and parsed[0] < MANY_REPEATS]
     fix = f"choose the folder that contains them: {printable(folder / os.path.dirname(deeper[0]))}" if deeper else ""
     what = "The repeats of {n} deeper inside are not used: {names}"
     return about(deeper, what, fix, "dataset.deeper-repeats", where=printable(folder), noun="folder")
-
-
-def _has_repeats(name: str) -> bool:
-    parsed = repeats_and_words(name)
-    return parsed is not None and parsed[0] < MANY_REPEATS
 
 
 def note_unused(walk: Walk, path: str) -> None:
@@ -162,20 +155,16 @@ def walk(
             cancel.check()
         folder, prefix = waiting.pop()
         try:
-            identity = identity_of(folder)
-            if identity in visited:
-                continue
-            visited.add(identity)
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            listing = _listing(folder, prefix, visited, left_out, endings)
         except OSError as error:
             fix = "check its permissions, or move it out of the dataset"
             what = f"A subfolder cannot be opened ({error.strerror})"
             result.problems.append(Problem(what, printable(folder), fix, "advice", code="dataset.unreadable-folder"))
             continue
         before = len(result.files)
-        subfolders = _sort_out(entries, folder, prefix, result, left_out if not prefix else frozenset(), endings)
+        _sort_out(listing, result)
         result.folders += len(result.files) > before
-        waiting += reversed(subfolders) if recursive else ()
+        waiting += reversed(listing.subfolders) if recursive else ()
     result.files.sort(key=lambda each: each.relative)
     return result
 
@@ -189,60 +178,85 @@ def _identities(folders: Iterable[Path]) -> set[object]:
     return identities
 
 
-def _sort_out(
-    entries: Sequence[os.DirEntry],
-    folder: Path,
-    prefix: str,
-    result: Walk,
-    left_out: frozenset[str],
-    endings: Sequence[str],
-) -> list[tuple[Path, str]]:
-    """Add a folder's images to the walk; return its subfolders. A caption may differ from its image in case."""
-    sidecars, others, subfolders = _classified(entries, folder, prefix, result, left_out, endings)
-    used: set[str] = set()
-    images = {entry.name for entry in others if is_image(entry.path, entry.name)}
-    stems = Counter(os.path.splitext(name)[0].casefold() for name in images)
-    shared = {stem for stem, number in stems.items() if number > 1}
-    for entry in others:
-        name = entry.name
-        if name in images:
-            result.files.append(_file(entry, folder, prefix, sidecars, used, shared))
-            continue
-        result.others[extension(name) or name] += 1
-        result.unread += (prefix + name,) if is_worth_naming(name) else ()
-        if entry.is_symlink() and not os.path.exists(entry):
-            result.problems.append(_dead_link(folder / name))
-    captions = [entry.name for beside in sidecars.values() for entry in beside]
-    result.others.update(extension(name) for name in captions)
-    result.orphans += [prefix + name for name in captions if name not in used]
-    return subfolders
+@dataclass
+class _Listing:
+    """A folder's entries by kind. prefix: its path below the root, with "/"; captions: {image's stem in lower case: its caption files};
+    others: images, and files of other kinds"""
+
+    folder: Path
+    prefix: str
+    captions: dict[str, list[os.DirEntry]] = field(default_factory=lambda: defaultdict(list))
+    others: list[os.DirEntry] = field(default_factory=list)
+    subfolders: list[tuple[Path, str]] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    def file(self, entry: os.DirEntry, used: set[str], shared_stems: Collection[str]) -> File:
+        """The image with its caption files: a.txt, then a.png.txt, which comes first if a.jpg exists too. used: gets their names."""
+        relative, path = self.prefix + entry.name, reachable(self.folder / entry.name)
+        stem = os.path.splitext(entry.name)[0]
+        captions = self.captions.get(stem.casefold(), [])
+        if len(captions) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
+            captions = [each for each in captions if each.name.startswith(stem + ".")] or captions
+        whole = self.captions.get(entry.name.casefold(), [])
+        first, second = (whole, captions) if stem.casefold() in shared_stems else (captions, whole)
+        endings = {extension(each.name) for each in first}
+        captions = first + [each for each in second if extension(each.name) not in endings]
+        of_face = without_face(stem)
+        shared = self.captions.get(of_face.casefold(), []) if of_face else []
+        used.update(each.name for each in (*captions, *shared))
+        names, states = tuple(each.name for each in captions), tuple(_state(each) for each in (*captions, *shared))
+        status = _stat(entry)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return File(relative, path, 0, 0, names, states, _refusal_of(path))
+        return File(relative, path, *stamp_of(status), names, states)
+
+    def image(self, entry: os.DirEntry) -> File | None:
+        """The file of an entry; None if it is no image."""
+        return self.file(entry, set(), ()) if is_image(entry.path, entry.name) else None
 
 
-def _classified(
-    entries: Iterable[os.DirEntry],
-    folder: Path,
-    prefix: str,
-    result: Walk,
-    left_out: frozenset[str],
-    endings: Sequence[str],
-) -> tuple[dict[str, list[os.DirEntry]], list[os.DirEntry], list[tuple[Path, str]]]:
-    """({image's stem in lower case: its caption files}, other files, subfolders)."""
-    sidecars: dict[str, list[os.DirEntry]] = defaultdict(list)
-    others: list[os.DirEntry] = []
-    subfolders: list[tuple[Path, str]] = []
-    for entry in entries:
+def _listing(
+    folder: Path, prefix: str, visited: set[object], left_out: frozenset[str], endings: Sequence[str]
+) -> _Listing:
+    """The entries of a folder, by name; none of one that was visited. left_out, endings: as in `walk`. Raises OSError."""
+    listing, identity = _Listing(folder, prefix), identity_of(folder)
+    if identity in visited:
+        return listing
+    visited.add(identity)
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         name = entry.name
-        if name in left_out:
+        if name in left_out and not prefix:
             continue
         if is_junk(name):
-            result.ignored += () if is_quiet_junk(entry) else (prefix + name,)
+            listing.ignored += () if is_quiet_junk(entry) else (prefix + name,)
         elif is_folder(entry):
-            subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
+            listing.subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
         elif ending := _caption_ending(name, endings):
-            sidecars[name[: -len(ending)].casefold()].append(entry)
+            listing.captions[name[: -len(ending)].casefold()].append(entry)
         else:
-            others.append(entry)
-    return sidecars, others, subfolders
+            listing.others.append(entry)
+    return listing
+
+
+def _sort_out(listing: _Listing, result: Walk) -> None:
+    """Add a folder's images and what is not used to the walk. A caption may differ from its image in case."""
+    result.ignored += listing.ignored
+    used: set[str] = set()
+    images = {entry.name for entry in listing.others if is_image(entry.path, entry.name)}
+    stems = Counter(os.path.splitext(name)[0].casefold() for name in images)
+    shared = {stem for stem, number in stems.items() if number > 1}
+    for entry in listing.others:
+        name = entry.name
+        if name in images:
+            result.files.append(listing.file(entry, used, shared))
+            continue
+        result.others[extension(name) or name] += 1
+        result.unread += (listing.prefix + name,) if is_worth_naming(name) else ()
+        if entry.is_symlink() and not os.path.exists(entry):
+            result.problems.append(_dead_link(listing.folder / name))
+    captions = [entry.name for beside in listing.captions.values() for entry in beside]
+    result.others.update(extension(name) for name in captions)
+    result.orphans += [listing.prefix + name for name in captions if name not in used]
 
 
 def first_files(
@@ -264,23 +278,13 @@ def first_files(
             continue
         folder, prefix = each
         try:
-            identity = identity_of(folder)
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            listing = _listing(folder, prefix, visited, left_out, endings)
         except OSError:
             continue
-        if identity in visited:
-            continue
-        visited.add(identity)
-        skipped = left_out if not prefix else frozenset()
-        sidecars, others, subfolders = _classified(entries, folder, prefix, Walk(), skipped, endings)
-        inside: dict[str, Any] = {path: (below, path) for below, path in subfolders if recursive}
-        inside |= {prefix + each.name: partial(_image_file, each, folder, prefix, sidecars) for each in others}
+        inside: dict[str, Any] = {path: (below, path) for below, path in listing.subfolders if recursive}
+        inside |= {prefix + each.name: partial(listing.image, each) for each in listing.others}
         waiting += [inside[path] for path in sorted(inside, reverse=True)]
     return files
-
-
-def _image_file(entry: os.DirEntry, folder: Path, prefix: str, sidecars: dict[str, list[os.DirEntry]]) -> File | None:
-    return _file(entry, folder, prefix, sidecars, set(), ()) if is_image(entry.path, entry.name) else None
 
 
 def _dead_link(path: Path) -> Problem:
@@ -305,34 +309,6 @@ def _caption_ending(name: str, endings: Sequence[str]) -> str:
     """The longest matching caption extension; "" when none."""
     lowered = name.lower()
     return max((ending for ending in endings if lowered.endswith(ending)), key=len, default="")
-
-
-def _file(
-    entry: os.DirEntry,
-    folder: Path,
-    prefix: str,
-    sidecars: dict[str, list[os.DirEntry]],
-    used: set[str],
-    shared_stems: Collection[str],
-) -> File:
-    """The image with its caption files: a.txt, then a.png.txt, which comes first if a.jpg exists too. used: gets their names."""
-    relative, path = prefix + entry.name, reachable(folder / entry.name)
-    stem = os.path.splitext(entry.name)[0]
-    captions = sidecars.get(stem.casefold(), [])
-    if len(captions) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
-        captions = [each for each in captions if each.name.startswith(stem + ".")] or captions
-    whole = sidecars.get(entry.name.casefold(), [])
-    first, second = (whole, captions) if stem.casefold() in shared_stems else (captions, whole)
-    endings = {extension(each.name) for each in first}
-    captions = first + [each for each in second if extension(each.name) not in endings]
-    of_face = without_face(stem)
-    shared = sidecars.get(of_face.casefold(), []) if of_face else []
-    used.update(each.name for each in (*captions, *shared))
-    names, states = tuple(each.name for each in captions), tuple(_state(each) for each in (*captions, *shared))
-    status = _stat(entry)
-    if status is None or not stat.S_ISREG(status.st_mode):
-        return File(relative, path, 0, 0, names, states, _refusal_of(path))
-    return File(relative, path, *stamp_of(status), names, states)
 
 
 def _state(entry: os.DirEntry) -> tuple[int, int]:
@@ -362,28 +338,36 @@ def file_at(path: Path, relative: str) -> File:
 
 def headers(
     files: Sequence[File], memo: Memo | None = None, cancel: CancelToken | None = None
-) -> Iterator[tuple[File, HeaderFacts | str]]:
+) -> list[tuple[File, HeaderFacts | str]]:
     """Each file with its header, or the reason why it has none, in order. Headers of unchanged files come from the cache;
     errors are not cached, since permissions and links change without changing the file."""
-    memo = memo or Memo(None)
-    known = memo.known(_KIND, files)
-    remaining = iter(files)
-    unread = len(files) - len(known)
-    with ThreadPoolExecutor(HEADER_THREADS if unread >= 64 else 1) as pool:
-        while chunk := list(islice(remaining, _CHUNK)):
-            if cancel:
-                cancel.check()
-            open_questions = [file for file in chunk if file.path not in known]
-            parts = [open_questions[start : start + _AT_ONCE] for start in range(0, len(open_questions), _AT_ONCE)]
-            read = {file.path: header for part in pool.map(_headers_of, parts) for file, header in part}
-            facts = {path: _written(each) for path, each in read.items() if isinstance(each, HeaderFacts)}
-            memo.remember(_KIND, facts, open_questions)
-            for file in chunk:
-                yield file, read[file.path] if file.path in read else _parsed(known[file.path])
+    facts = (memo or Memo(None)).facts(
+        _KIND,
+        files,
+        _header_or_reason,
+        cancel.check if cancel else None,
+        to_text=_written,
+        from_text=_parsed,
+        at_once=AT_ONCE,
+    )
+    return [(file, facts[file.path]) for file in files]
 
 
-def _headers_of(files: Sequence[File]) -> list[tuple[File, HeaderFacts | str]]:
-    return [(file, _header_or_reason(file)) for file in files]
+def image_of(source: str, file: File, header: HeaderFacts, **more: Any) -> ImageInfo:
+    """The image of a file and its header. source: id of its folder; more: other fields of ImageInfo"""
+    return ImageInfo(
+        source,
+        file.relative,
+        file.path,
+        header.width,
+        header.height,
+        file.bytes,
+        file.mtime_ns,
+        animated=header.animated,
+        rotated=header.rotated,
+        really=header.really,
+        **more,
+    )
 
 
 def _header_or_reason(file: File) -> HeaderFacts | str:
@@ -399,7 +383,9 @@ def _header_or_reason(file: File) -> HeaderFacts | str:
     return HeaderFacts(header.width, header.height, header.rotated, header.animated, really)
 
 
-def _written(header: HeaderFacts) -> str:
+def _written(header: HeaderFacts | str) -> str | None:
+    if isinstance(header, str):
+        return None
     return f"{header.width} {header.height} {int(header.rotated)} {int(header.animated)} {header.really}"
 
 

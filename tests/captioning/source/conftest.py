@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from core import tasks
+from core.captioning.report import rows_of
 from core.record.workspace import Workspace
 from core.settings.check import build
 from tests.tasks import surroundings
@@ -35,7 +36,8 @@ class Place:
         """{name of each skipped image: the code of its problem}."""
         images = sorted(path for path in self.folder.rglob("*") if path.suffix not in (".txt", ".json"))
         job = build(tasks.named(task).job, {"dataset": {"folder": str(self.folder)}, task: asked})
-        said = describe(job, images, getattr(job, task), surroundings(Workspace(self.top / "out")))
+        rows = rows_of(job) if task == "caption_names" else images
+        said = describe(job, rows, getattr(job, task), surroundings(Workspace(self.top / "out")))
         return {path.name: each.problem.code for path, each in zip(images, said, strict=True) if each.problem}
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.control.hints.models import HEAT_MAPS, PART_FIELDS, ModelFile
+from core.control.hints.models import HEAT_MAPS, PART_FIELDS
 from core.control.hints.one_image import Size, letterboxed, normalized
 from core.control.hints.pose.drawing import LIMBS
 from core.control.hints.pose.finding import PoseModel
 from core.control.hints.pose.person import Person
-from core.record.cancel import CancelToken
 
 # (value - 128) / 256, as OpenPose and Lightweight OpenPose, in the profile's words
 USUAL = {"channels": "BGR", "mean": (128 / 255,) * 3, "std": (256 / 255,) * 3, "size": 368, "multiple": 8}
@@ -30,12 +29,10 @@ FEWEST_PARTS, LOWEST_SCORE = 4, 0.4  # of a person; the score is a mean over its
 class OpenPose(PoseModel):
     """Finds all people at once."""
 
-    def __init__(self, model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken):
-        self.profile = model.profile.over(USUAL)
-        usual = (self.profile.size, self.profile.size)
-        super().__init__(model.file, model.title, model.where, providers, device, cancel, usual)
+    defaults = USUAL
+
+    def prepare(self) -> None:
         if len(self.outputs) > MAX_OUTPUTS:
-            self.close()
             raise self.refused(f"returns {len(self.outputs)} outputs, more than {MAX_OUTPUTS}")
 
     def find(self, image: np.ndarray) -> list[Person]:

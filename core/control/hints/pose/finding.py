@@ -6,12 +6,12 @@ from abc import abstractmethod
 
 import numpy as np
 
-from core.control.hints.one_image import OneImageModel
+from core.control.hints.one_image import ProfiledModel
 from core.control.hints.pose.drawing import draw
 from core.control.hints.pose.person import Person
 
 
-class PoseModel(OneImageModel):
+class PoseModel(ProfiledModel):
     """Makes control images of people's poses."""
 
     @abstractmethod

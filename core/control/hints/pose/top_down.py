@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from core.control.hints.models import KEYPOINTS, ModelFile
+from core.control.hints.models import KEYPOINTS
 from core.control.hints.one_image import Size, normalized
 from core.control.hints.pose.detector import USUAL_SIZE, PersonDetector
 from core.control.hints.pose.finding import PoseModel
 from core.control.hints.pose.person import Person, person_of
-from core.record.cancel import CancelToken
 
 USUAL = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "size": 288}
 PADDING = 1.25  # of a person's box
@@ -24,23 +23,19 @@ PADDING = 1.25  # of a person's box
 class DWPose(PoseModel):
     """Estimates the pose in each box of a detector; without one, a single pose in the whole image."""
 
+    defaults = USUAL
     _detector: PersonDetector | None = None
 
-    def __init__(self, model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken):
-        self.profile = model.profile.over(USUAL)
-        usual = (self.profile.size, self.profile.size * 4 // 3)
-        super().__init__(model.file, model.title, model.where, providers, device, cancel, usual)
-        self._size = self.fixed or usual
-        try:
-            if len(self.outputs) != 2:
-                raise self.refused(
-                    f"returns {len(self.outputs)} outputs ({', '.join(self.outputs)[:200]}), not x and y"
-                )
-            if file := model.detector:
-                self._detector = PersonDetector(file, file.name, model.where, providers, device, cancel, USUAL_SIZE)
-        except BaseException:
-            self.close()
-            raise
+    @property
+    def usual_size(self) -> Size:
+        return self.profile.size, self.profile.size * 4 // 3
+
+    def prepare(self) -> None:
+        self._size = self.fixed or self.usual_size
+        if len(self.outputs) != 2:
+            raise self.refused(f"returns {len(self.outputs)} outputs ({', '.join(self.outputs)[:200]}), not x and y")
+        if file := self.source.detector:
+            self._detector = PersonDetector(file, file.name, self.source.where, *self.opened_with, USUAL_SIZE)
 
     def close(self) -> None:
         super().close()
