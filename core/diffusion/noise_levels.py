@@ -54,18 +54,19 @@ def _spread(count: int) -> Tensor:
 
 
 def _ended(levels: Tensor) -> Tensor:
+    """The levels with a final 0."""
     import torch
 
     return torch.cat([levels, levels.new_zeros(1)])
 
 
 def uniform(table: Tensor, steps: int) -> Tensor:
-    """Evenly spaced timesteps, including both ends."""
+    """The levels of evenly spaced timesteps, including both ends."""
     return _ended(level_at(table, (1 - _spread(steps)) * (len(table) - 1)))
 
 
 def sgm_uniform(table: Tensor, steps: int) -> Tensor:
-    """Evenly spaced timesteps, without the table's first."""
+    """The levels of evenly spaced timesteps, without the table's first."""
     return _ended(level_at(table, (1 - _spread(steps + 1)[:-1]) * (len(table) - 1)))
 
 
@@ -75,7 +76,7 @@ def simple(table: Tensor, steps: int) -> Tensor:
 
 
 def karras(table: Tensor, steps: int) -> Tensor:
-    """Karras et al. 2022, arXiv:2206.00364, equation 5."""
+    """Levels evenly spaced in level ** (1 / RHO): Karras et al. 2022, arXiv:2206.00364, equation 5."""
     low, high = table[0] ** (1 / RHO), table[-1] ** (1 / RHO)
     return _ended((high + _spread(steps) * (low - high)) ** RHO)
 
@@ -91,7 +92,7 @@ def kl_optimal(table: Tensor, steps: int) -> Tensor:
 
 
 def beta(table: Tensor, steps: int) -> Tensor:
-    """Lee et al. 2024, arXiv:2407.12173."""
+    """Levels at quantiles of a beta distribution between both ends of the table: Lee et al. 2024, arXiv:2407.12173."""
     import torch
 
     shares = torch.tensor(beta_quantiles(steps), dtype=torch.float64)
@@ -99,7 +100,8 @@ def beta(table: Tensor, steps: int) -> Tensor:
 
 
 def align_your_steps(published: Sequence[float], table: Tensor, steps: int) -> Tensor:
-    """The published levels, within the table's; for other numbers of steps their logarithm is interpolated."""
+    """The published levels, clamped to the table; for other numbers of steps their logarithm is interpolated. The last one is
+    replaced by 0."""
     import torch
 
     known = torch.tensor(published, dtype=torch.float64).log()

@@ -117,7 +117,8 @@ def identify(path: Path | str) -> ModelKind:
 
 @lru_cache(maxsize=256)
 def _identify_file(path: str, *state: int) -> ModelKind | tuple[Problem, ...]:
-    """The kind or the problems of a file; cached until the file changes, since one check asks several times."""
+    """The kind or the problems of a file, cached since one check asks several times. state: its size and times, which end the
+    caching when the file changes. Raises ProblemsError if it cannot be read, which is not cached."""
     try:
         return identify_header(*read_header(path))
     except ProblemsError as error:

@@ -201,7 +201,7 @@ def _dataset(
 
 
 def _tables(document: Document, raw: Any, path: str) -> list[tuple[int, dict[str, Any]]]:
-    """The elements of an array of tables."""
+    """(index, table) of each table of an array; adds a problem for everything else."""
     if not isinstance(raw, list):
         fix = f"write {DATASET if path == 'datasets' else SUBSET} with double brackets"
         document.error(f"{path} is not an array of tables", path, fix, "not-an-array")
@@ -222,6 +222,7 @@ def method_of(subsets: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _check_required(document: Document, subset: Mapping[str, Any], path: str, method: str) -> None:
+    """Add a problem for each required option that is missing or empty. A misspelled one is already reported as unknown."""
     for name in REQUIRED[method]:
         misspelt = [key for key in subset if key not in OPTIONS and _meant_by(key, SUBSET, method) == name]
         if name in subset and subset[name] == "":
@@ -234,7 +235,7 @@ def _check_required(document: Document, subset: Mapping[str, Any], path: str, me
 
 
 def _check_table(document: Document, table: Mapping[str, Any], path: str, level: str, method: str) -> dict[str, Any]:
-    """The valid values of a table."""
+    """The valid values {option: value} of a table; adds a problem for each other one."""
     good: dict[str, Any] = {}
     for name, value in table.items():
         place = f"{path}.{name}"
@@ -389,7 +390,7 @@ def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int
 
 
 def _without_twins(document: Document, dataset: Dataset) -> list[Subset]:
-    """A folder listed twice in one dataset counts once; repeats below 1 exclude a folder."""
+    """The dataset's subsets: a folder that is listed twice only once, and those with repeats below 1 disabled."""
     folders: dict[tuple, Subset] = {}
     for subset in dataset.subsets:
         options = subset.options
@@ -411,7 +412,7 @@ def _without_twins(document: Document, dataset: Dataset) -> list[Subset]:
 
 
 def _values(document: Document, subsets: list[Subset]) -> dict[str, dict[str, Any]]:
-    """Folders with their own values; values that all share go into the common groups."""
+    """{group: {setting: value}} of the job. A value that all folders share goes into its group, others stay with the folder."""
     grouped = len({subset.dataset for subset in subsets}) > 1
     sources = [_source(document, subset) for subset in subsets]
     for subset, source in zip(subsets, sources, strict=True):
@@ -477,7 +478,7 @@ def _path(document: Document, text: str, tell: bool = True) -> str:
 
 
 def _seed(document: Document, subsets: list[Subset]) -> dict[str, int]:
-    """One seed selects the validation images of every folder."""
+    """{"validation_seed": the lowest one}, or {} if none is set; advice if they differ, since one seed serves all folders."""
     seeds = {subset.options["validation_seed"] for subset in subsets} - {None}
     if len(seeds) > 1:
         what = f"Datasets have different values of validation_seed; {min(seeds)} is used for all"
@@ -486,7 +487,7 @@ def _seed(document: Document, subsets: list[Subset]) -> dict[str, int]:
 
 
 def _summary(document: Document, subsets: list[Subset]) -> None:
-    """What was imported, in one sentence; and what sd-scripts needs a command line option for."""
+    """Add notes: the numbers of folders and datasets first, then what sd-scripts needs a command line option for."""
     datasets = {subset.dataset for subset in subsets}
     document.notes.insert(0, f"{count(len(subsets), 'folder')} in {count(len(datasets), 'dataset')}.")
     if any(subset.method == CONDITIONED for subset in subsets):

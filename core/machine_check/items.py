@@ -14,6 +14,7 @@ DTYPES = {"fp32": "fp32", "tf32": "TF32", "bf16": "bf16", "fp16": "fp16", "fp8":
 
 
 def all_items() -> list[Item]:
+    """All items; those that an item needs are before it."""
     return [
         Item("python", "Python", MACHINE, system.python),
         Item("packages", "Packages", MACHINE, system.packages),
@@ -46,6 +47,7 @@ def all_items() -> list[Item]:
 
 
 def _twelve_steps(group: str, cases: dict[str, trainings.Case]) -> list[Item]:
+    """A training of 12 steps for each case {name: case}."""
     return [
         Item(name, case.title, group, partial(trainings.look, name), case.seconds, (*BASIS, *case.needs), case.gpu)
         for name, case in cases.items()
@@ -53,7 +55,7 @@ def _twelve_steps(group: str, cases: dict[str, trainings.Case]) -> list[Item]:
 
 
 def _full_size_trainings() -> list[Item]:
-    """The first one also encodes the images and captions."""
+    """A training of a real model for each option. More seconds are allowed for the first, which also encodes images and captions."""
     return [
         Item(
             name=f"real_{name}",

@@ -323,7 +323,7 @@ class Declared:
 
     @property
     def bounds(self) -> dict[str, Any]:
-        """The declared ones of ge, gt, le, lt and multiple_of: {name: value}."""
+        """{name: value} of the declared limits, named ge, gt, le, lt and multiple_of."""
         found: dict[str, Any] = {}
         for constraint in _constraints(self.info):
             for name in ("ge", "gt", "le", "lt", "multiple_of"):

@@ -79,6 +79,7 @@ class Entry:
         self._patterns = [None if one is None else Pattern(one, where, "network", seconds) for one in made]
 
     def finds(self, layer: Layer) -> bool:
+        """Whether it chooses this layer: plain text or an expression found in the name or path, a preset's expression in the path."""
         if self._preset is None:
             (pattern,) = self._patterns
             if PLAIN.fullmatch(self.text):

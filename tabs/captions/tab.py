@@ -202,12 +202,13 @@ class Handlers:
         return key, ""
 
     def _fill(self, keys: str, arg: str, value: str) -> dict[str, Any]:
+        """Change the field `arg` of the bulk form and return the form, as `_form`."""
         with suppress(ProblemsError):  # the preview shows the problem
             self.bulk.form.change(arg, value)
         return self._form(keys)
 
     def _preset(self, act: str, keys: str, arg: str, value: str, session: Any) -> dict[str, Any]:
-        """Handle an event of the bulk form's preset bar. Its message comes with the next tick."""
+        """Handle an event of the bulk form's preset bar and return the form, as `_form`. Its message comes with the next tick."""
         current = CURRENT_SESSION.set(_text(session))
         try:
             self.bulk.form.act(act, arg, value)
@@ -216,9 +217,11 @@ class Handlers:
         return self._form(keys)
 
     def _form(self, keys: str) -> dict[str, Any]:
+        """{"bulk": HTML of the bulk form and its preview}. keys: of the selected images, separated by spaces"""
         return {"bulk": self.bulk.html(self._chosen(keys))}
 
     def _fill_scores(self, key: str, arg: str, value: str) -> dict[str, Any]:
+        """Change the field `arg` of the scores form. Returns {"result": HTML for the image with this key}."""
         self.scores.fill(arg, value)
         return {"result": self._scored(key)}
 

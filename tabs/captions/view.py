@@ -112,12 +112,15 @@ def name_of(placed: Placed) -> str:
     return printable(placed.image.relative)
 
 
-def image(placed: Placed, place: int, total: int, thumb_url: Callable[..., str]) -> str:
-    """HTML of the open image with its crop frame, and its control image."""
+def image(placed: Placed, index: int, total: int, thumb_url: Callable[..., str]) -> str:
+    """HTML of the open image with its crop frame, and its control image.
+
+    index   its index among the `total` images of the list, from 0; -1 if it is not in the list
+    """
     name = name_of(placed)
     width, height = placed.image.width, placed.image.height
     bucket = placed.placement.bucket
-    where = f"{place + 1:,} of {total:,}" if place >= 0 else f"not in this list of {total:,}"
+    where = f"{index + 1:,} of {total:,}" if index >= 0 else f"not in this list of {total:,}"
     control = thumb_url(placed.image.control, 768) if placed.image.control is not None else ""
     url = thumb_url(placed.image.path, 768)
     image = framed_image(url, name, (width, height), placed.placement.frame, control)

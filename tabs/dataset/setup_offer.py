@@ -84,7 +84,7 @@ class SetupOffer:
 def card(setup: Setup | None, lead: bool = True) -> str:
     """HTML of the card on Dataset and Train: title, old and new value, and reason of each change; "" without an offer.
 
-    lead   with the reason why no base model can be trained, which Train lists among the problems
+    lead   whether to include the reason why no base model can be trained; Train lists it among the problems instead
     """
     if setup is None:
         return ""

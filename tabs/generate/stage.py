@@ -219,6 +219,7 @@ def _retries(identity: str, problem: Problem) -> str:
 
 
 def _line(entry: QueueEntry, wait: Wait | None, now: dict[str, Any] | None) -> str:
+    """HTML of a job, running or waiting, with its Cancel button. now: facts of the running job"""
     facts = now if now and now.get("entry") == entry.id else {}
     stops = bool(facts.get("stopping"))
     cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}", disabled=stops)
@@ -227,6 +228,7 @@ def _line(entry: QueueEntry, wait: Wait | None, now: dict[str, Any] | None) -> s
 
 
 def _running(now: dict[str, Any], stops: bool) -> str:
+    """HTML of a running job's progress bar: stage, step of the image, time left and speed. now: its facts, {} before the first ones"""
     if stops:
         return progress("Stopping", None)
     text = str(now.get("stage") or "starting")
@@ -243,6 +245,7 @@ def _running(now: dict[str, Any], stops: bool) -> str:
 
 
 def _pace(seconds: float) -> str:
+    """The speed as "1.5 s/it" or "3.0 it/s". seconds: of one step"""
     return f"{seconds:.1f} s/it" if seconds >= 1 else f"{1 / seconds:.1f} it/s"
 
 
@@ -251,6 +254,7 @@ def _begun(text: str) -> str:
 
 
 def _waiting(entry: QueueEntry, wait: Wait | None) -> str:
+    """HTML of a waiting job: what it waits for, and its title."""
     words = wait.words if wait else "about to start"
     return f'<span class="gen-words">{esc(_begun(words))}: <q>{esc(short(entry.title, 40))}</q></span>'
 

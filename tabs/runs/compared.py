@@ -295,7 +295,8 @@ def differing_settings(sides: Sequence[Side]) -> dict[str, list[tuple[Any, bool]
 
 
 def checkpoint(side: Side) -> str:
-    """Name of the checkpoint at the best validation, or nearest to it."""
+    """Name of the checkpoint at the best validation, else text on which one is nearest or why there is none; "" without
+    validation."""
     best, files = side.best, side.facts.get("files", [])
     if not best:
         return ""

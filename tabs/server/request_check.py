@@ -210,7 +210,8 @@ class RequestCheck:
     async def _forward(
         self, scope: Any, receive: Any, send: Any, max_bytes: float, timeout: float | None = None
     ) -> int:
-        """Pass the request on, within limits of its body's size and duration (BODY_TIMEOUT by default). Returns the bytes received."""
+        """Pass the request on and return the bytes received. A body over `max_bytes` is answered with 413; one that pauses for
+        READ_TIMEOUT or takes more than `timeout` seconds (BODY_TIMEOUT by default), with 408."""
         received, started, complete = 0, False, False
         aborted: RequestAborted | None = None
         end = time.monotonic() + (BODY_TIMEOUT if timeout is None else timeout)

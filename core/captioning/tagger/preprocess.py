@@ -31,7 +31,8 @@ def preparing(profile: Profile, size: tuple[int, int], compatibility: str) -> Pr
 
 
 def _prepare(path: Path, profile: Profile, size: tuple[int, int]) -> np.ndarray:
-    """Prepare an image by the profile: padded, resized, in its layout."""
+    """Open an image on white, fit it to (width, height) by the profile's padding, and return the model's input: float32 [H, W, 3] or
+    [3, H, W]. Raises BrokenImage."""
     image = open_decoded(path, enough=(2 * size[0], 2 * size[1])).on(WHITE)
     resample = RESAMPLE[profile.resample]
     if profile.pad == "square":
@@ -52,11 +53,13 @@ def _square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """The image at the largest size of its aspect ratio within (width, height)."""
     scale = min(size[0] / image.width, size[1] / image.height)
     return image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))), resample)
 
 
 def _edge(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image centered on (width, height), padded by repeating its border pixels."""
     left, top = (size[0] - image.width) // 2, (size[1] - image.height) // 2
     around = ((top, size[1] - image.height - top), (left, size[0] - image.width - left), (0, 0))
     return Image.fromarray(np.pad(np.asarray(image), around, mode="edge"))

@@ -141,7 +141,8 @@ class Formatter:
     # ---- which
 
     def selected(self, scored: Sequence[Scored]) -> Iterator[Tag]:
-        """Yield the tags that reach the threshold of their category."""
+        """Yield the tags at or above the threshold of their category, in the order of the labels; of a rating or quality only the best
+        one, if it is wanted."""
         best: dict[str, tuple[float, int]] = {}
         cuts: dict[str, float] = {}
         for number, (label, score) in enumerate(scored):
@@ -198,6 +199,7 @@ class Formatter:
         return [tag for tag in tags if not inside_another(tag)]
 
     def limited(self, tags: list[Tag]) -> list[Tag]:
+        """The `max_tags` tags with the highest scores, in the same order; rating and quality do not count."""
         if self.options.max_tags is None:
             return tags
         counted = sorted((tag for tag in tags if tag.category not in BEST), key=lambda tag: -(tag.score or 0))
@@ -207,7 +209,8 @@ class Formatter:
     # ---- in which order, and how written
 
     def ordered(self, tags: list[Tag]) -> list[Tag]:
-        """The tags in the order of the settings: rating and quality, first tags, characters, the rest."""
+        """The tags in caption order: tags that always come first (missing ones inserted if set so), then the rest; rating and quality
+        at the beginning or the end."""
         if self.options.order == "score":
             tags = sorted(tags, key=lambda tag: -(tag.score or 0))
         named = {self.key(tag.name): tag for tag in tags}
@@ -229,7 +232,7 @@ class Formatter:
         return [*at("first", BEST), *front.values(), *rest, *at("last", BEST[::-1])]
 
     def written(self, tags: Sequence[Tag]) -> Tagged:
-        """The caption of the tags, with weights if the settings ask for them."""
+        """The caption, the names of its tags as displayed, and their scores."""
         names = [self.display(tag.name) for tag in tags]
         scores = [tag.score for tag in tags]
         parts = names
@@ -241,6 +244,7 @@ class Formatter:
         return Tagged(self.options.caption_separator.join(parts), tuple(names), scored)
 
     def display(self, name: str) -> str:
+        """A tag's name as written in captions: underscores, separators and parentheses by the settings."""
         if self.options.remove_underscore and name not in KAOMOJI:
             name = name.replace("_", " ")
         name = " ".join(self.spaced(name).split())

@@ -125,12 +125,12 @@ def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
 
 
 def _drawn_from(placed: Placed) -> tuple[str, ...]:
-    """What a view shows one of: the image at any of its resolutions where they are drawn, else this one."""
+    """Key that an image's resolutions share if each view shows one of them at random; else the key of this one."""
     return placed.image.key if placed.concept.images.resolution_choice == "drawn" else placed.key
 
 
 def _part(placed: Sequence[Placed], make: MakePart) -> Part:
-    """The part that `make` returns for these images; those whose resolution is drawn count once."""
+    """Return `make(placed)`; if images choose their resolution at random, a `Drawn` of them in which each image counts once."""
     variants: defaultdict[tuple[str, ...], list[Placed]] = defaultdict(list)
     for each in placed:
         variants[_drawn_from(each)].append(each)

@@ -108,10 +108,12 @@ def is_worth_naming(name: str) -> bool:
 
 
 def begins_like_image(start: bytes) -> bool:
+    """Whether a file's first bytes are those of an image format."""
     return _MARKS.match(start) is not None
 
 
 def _first_bytes(path: str | os.PathLike) -> bytes:
+    """The first MARK_BYTES bytes of a file; b"" if it is not a regular file or cannot be read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return b""

@@ -205,12 +205,13 @@ class Gathered:
         self.problems += about(twice, what, fix, "metadata.duplicate-images", where=where)
 
     def _without(self, concept: Concept, path: Path) -> list[Path]:
-        """Folders inside this one to skip: the masks."""
+        """Folders inside this one to skip: that of the masks or control images, if it is another folder."""
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
 
     def _split_sidecars(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
-        """(images, their sidecar masks or control images, unused masks and control images of OneTrainer)."""
+        """Split files by name: (images, their sidecars, which are masks or control images, and the masks and control images named
+        as in OneTrainer that are not used)."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         partners: list[File] = []
         if concept.images.conditioning_suffix and folder is None:
@@ -243,7 +244,10 @@ class Gathered:
         entries: Listed | None = None,
         buckets: bool = False,
     ) -> list[ImageInfo]:
-        """Read headers: files become images or broken files. entries: metadata entries by file."""
+        """Read the headers of files and return those that are images; broken files and the folder are added to the result.
+
+        entries   metadata entries by file; None: no metadata
+        """
         good: list[ImageInfo] = []
         for file, header in headers(files, self.memo, self.cancel):
             if isinstance(header, str):

@@ -315,7 +315,8 @@ class _Graph:
         return None
 
     def size(self, sampler: Mapping[str, Any], image: tuple[int, int] | None) -> str | None:
-        """The size of the latents; the image's if no node has it and none changes it."""
+        """The size of the latents as "WxH", from the nearest node that states it; else the size (width, height) of `image`, unless a
+        node or a second sampler changes it; None if unknown."""
         for inputs in (sampler, *self.before(sampler.get("latent_image"))):
             for names in SIDES:
                 sides = [self.value(inputs, name, (int,), NUMBERS) for name in names]
@@ -325,7 +326,7 @@ class _Graph:
         return "{}x{}".format(*image) if image and not changed else None
 
     def vae(self) -> str | None:
-        """The selected VAE."""
+        """The name of the VAE in use; None if no node names one."""
         used = {_linked(value) for inputs in self.inputs.values() for value in inputs.values()}
         named = (inputs["vae_name"] for name, inputs in self.inputs.items() if "vae_name" in inputs and name in used)
         return next(named, None)
@@ -359,7 +360,8 @@ class _Graph:
 
 
 def _carriers(inputs: Mapping[str, Any], side: str) -> list[str]:
-    """The inputs that carry the text of a side, if the node names it."""
+    """Names of a node's inputs that carry the text of a side, "positive" or "negative": those named after the side, else its
+    result or selected input, else all that carry a text or a conditioning."""
     chosen = inputs.get("select")  # a switch
     for names in ((side, f"text_{side}", f"{side}_prompt"), ("populated_text", "result"), (f"input{chosen}",)):
         if named := [name for name in names if inputs.get(name)]:

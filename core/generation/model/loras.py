@@ -116,7 +116,7 @@ class LorasInUse:
         return tuple(key)
 
     def _merge(self) -> None:
-        """Merge the first networks into the weights; `restore` needs the original weights, which are copied."""
+        """Merge the first `merged` networks into the model's weights, and keep copies of the original weights for `restore`."""
         self.restore()
         weights = {
             id(adapter.module): adapter.module

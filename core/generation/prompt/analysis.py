@@ -126,7 +126,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A prompt.
+    """The parts, separators and problems of a prompt.
 
     joints   (start, end) of each AND and BREAK
     drawn    it has variants, so the parts are those of one random choice
@@ -139,7 +139,8 @@ class Analysis:
 
 
 def analyze(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> Analysis:
-    """The analysis of a prompt. Tokens of variants are counted for one random choice."""
+    """Return the parts of a prompt with their token counts, the spans of AND and BREAK, and all problems. Tokens of variants are
+    counted for one random choice; of a prompt longer than LONGEST characters, only the problem is returned."""
     findings = findings_of(text, known, mode)
     if len(text) > LONGEST:
         return Analysis((), (), findings)

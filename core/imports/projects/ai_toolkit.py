@@ -160,6 +160,7 @@ def _items(config: Config, key: str) -> list[Values]:
 
 
 def model(config: Config) -> Values:
+    """{setting: value} of method, model, attention, seed, output name and logger; a warning if no model is named."""
     if not config["model.name_or_path"]:
         config.warn("The text names no model", "model.name_or_path", "choose the base model", "import.no-model")
     lora = config["model.lora_path"]
@@ -175,6 +176,7 @@ def model(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
+    """{setting: value} of the network and its trained parts, or of the trained parts of a full model; {} for other methods."""
     kind, text, unet = config["network.type"].lower(), config["train.train_text_encoder"], config["train.train_unet"]
     if config.method == "fine_tune":
         return {"method.train_text_encoder": "yes" if text else "no"} | ({} if unet else {"optimizer.unet_lr": 0.0})
@@ -211,6 +213,7 @@ def _per_step(config: Config) -> int:
 
 
 def length(config: Config) -> Values:
+    """{setting: value} of steps, gradient accumulation, saving and sampling, in optimizer steps."""
     each, key = _per_step(config), "train.gradient_accumulation_steps"
     if config[key] < 0:
         config.note(key, "unavailable", "accumulates a whole epoch; 1 is set")
@@ -231,6 +234,7 @@ def length(config: Config) -> Values:
 
 
 def optimizer(config: Config) -> Values:
+    """{setting: value} of the optimizer, its arguments and the learning rate; notes where AI Toolkit itself uses other values."""
     name = config["train.optimizer"].lower()
     of_class, implied = chosen_optimizer(config, "train.optimizer", name)
     given = config["train.optimizer_params"]
@@ -251,6 +255,7 @@ def optimizer(config: Config) -> Values:
 
 
 def schedule(config: Config) -> Values:
+    """{setting: value} of the learning rate scheduler: constant, constant with warmup, or cosine; a note for others."""
     key, name, given = "train.lr_scheduler_params", config["train.lr_scheduler"], config["train.lr_scheduler_params"]
     numbers = {word: _number(each) for word, each in given.items()} if isinstance(given, dict) else {}
     warmup = int(numbers.get("num_warmup_steps") or 0)
@@ -278,6 +283,7 @@ def _number(value: Any) -> Any:
 
 
 def noise(config: Config) -> Values:
+    """{setting: value} of timesteps, precision, loss weights, EMA and prior preservation."""
     low, high = (within(0, 999, config[f"train.{end}_denoising_steps"]) for end in ("min", "max"))
     precision = config.choice("train.dtype")
     settings = {
@@ -307,6 +313,7 @@ RULES = (model, network, length, optimizer, schedule, noise)
 
 
 def datasets(config: Config, listed: list[Values]) -> Values:
+    """{setting: value} of the image folders and of latent caching; a warning if there is no folder."""
     taken = [config.take(each, "datasets.") for each in listed]
     sources = [source for values in taken for source in _source(config, values)]
     if not sources:
@@ -330,6 +337,7 @@ def datasets(config: Config, listed: list[Values]) -> Values:
 
 
 def _source(config: Config, values: Values) -> Iterator[Values]:
+    """Yield the settings {name: value} of a dataset's folder; nothing but a note if it has no folder."""
     folder = values["datasets.dataset_path"] or values["datasets.folder_path"]
     if not folder.strip() or folder.lower().endswith(".json"):
         config.note("datasets.folder_path", "unavailable", "a dataset without a folder is left out")
@@ -357,6 +365,7 @@ def _sizes(config: Config, value: Any) -> list[int]:
 
 
 def samples(config: Config, listed: list[Values]) -> Values:
+    """{setting: value} of the sample prompts, their negative prompt and seed."""
     prompts = config.written.get("sample.prompts")
     texts = [str(each) for each in (prompts if isinstance(prompts, list) else [])[:MOST]]
     items = listed or [{"sample.samples.prompt": text} for text in texts]
@@ -370,7 +379,8 @@ def samples(config: Config, listed: list[Values]) -> Values:
 
 
 def _line(config: Config, given: Values, seed: int | None) -> str:
-    """A prompt with its options."""
+    """A sample prompt as one line with options, such as "a cat --w 512 --d 1"; "" for an empty one. Options that are not available
+    are left out with a note."""
     values = {key.rpartition(".")[2]: value for key, value in given.items()}
     text, *rest = FLAG.split(" ".join(str(values.get("prompt") or "")[:LONGEST].split()))
     options: Values = {} if seed is None else {"d": seed}

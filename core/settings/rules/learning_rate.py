@@ -69,6 +69,7 @@ def _fix(job: TrainJob, far: Far) -> str:
 
 
 def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
+    """A problem with the first part whose rate is negative: an error, or advice for a full model, which can unlearn images."""
     below = [part for part, rate in rates.items() if rate < 0]
     if not below:
         return
@@ -94,7 +95,7 @@ def _rate_setting(job: TrainJob, part: str) -> str:
 
 
 def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
-    """D-Adaptation and Prodigy: the learning rate is a factor of the one they find."""
+    """Problems with D-Adaptation and Prodigy, where the learning rate is a factor of the one they find. rates: by part"""
     entry = find(job.optimizer.optimizer_type)
     if entry is None:
         return

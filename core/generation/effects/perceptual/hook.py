@@ -221,12 +221,13 @@ class Clip:
         return weight
 
     def _image(self, pixels: Tensor) -> Tensor:
+        """The unit CLIP embedding [N, C] of images [N, 3, H, W] in 0..1."""
         side = self.model.config.vision_config.image_size
         inputs = _model_input(pixels, (side, side), CLIP_NUMBERS)
         return normalize(self.model.get_image_features(inputs).pooler_output, dim=-1)
 
     def to_text(self, text: str) -> Measure:
-        """The distance to a text, of which CLIP reads 75 tokens."""
+        """Return a function from an image to its spherical distance to a text, of which CLIP reads 75 tokens."""
         ids = load_tokenizer()(text, truncation=True, max_length=TOKENS)["input_ids"]
         with torch.no_grad():
             features = self.model.get_text_features(torch.tensor([ids], device=self._like.device))
@@ -234,6 +235,7 @@ class Clip:
         return lambda pixels: spherical(self._image(pixels), target)
 
     def to_image(self, image: Image) -> Measure:
+        """Return a function from an image to its spherical distance to `image`."""
         side = self.model.config.vision_config.image_size
         with torch.no_grad():
             target = self._image(_pixels(image, (side, side), self._like))
@@ -264,8 +266,8 @@ class Vgg16:
         return features.eval().requires_grad_(False)
 
     def to_image(self, image: Image, layer: int, size: tuple[int, int]) -> Measure:
-        """The mean squared difference of a layer's output from that of an image. size: (width, height) of the generated
-        images"""
+        """Return a function from an image to the mean squared difference of a layer's outputs for it and for `image`, both at
+        a quarter of `size`, the (width, height) of the generated images."""
         net, like = self.layers[: layer + 1], next(self.layers.parameters())
         small = max(size[1] // 4, SMALLEST), max(size[0] // 4, SMALLEST)
         with torch.no_grad():
