@@ -132,6 +132,7 @@ def fill(inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Pl
 
 
 def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Sequence[Placed], keep_vae: bool) -> None:
+    """Encode these images into the cache; then release the VAE from the device unless `keep_vae`."""
     context, vae = inputs.context, models.vae()
     cache.fill(
         missing,

@@ -126,6 +126,8 @@ class Texts:
         )
 
     def _encode(self, captions: Sequence[str], read: EncodeText) -> TextStates:
+        """Text states of captions by the method, which calls `read`. Raises ProblemsError where frozen encoders return NaN
+        or infinity."""
         method = self._inputs.method
         self._models.encoders()
         # Frozen encoders are in the compute dtype, so cached states are the same for every method.
@@ -141,6 +143,7 @@ class Texts:
         return encode_texts(self._models.encoders(), prompts, self.reading, tokens)
 
     def _encode_captions(self, captions: Sequence[str]) -> TextStates:
+        """Text states of captions without the method's tokens, by the caption settings."""
         from core.families.clip import join_whole, join_windows
 
         settings = self._job.captions

@@ -344,6 +344,7 @@ def encodes_each_time(job: TrainJob) -> bool:
 
 
 def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
+    """Bytes of the largest forward and backward pass: stated by the family, else counted on torch's meta device."""
     from core.training.memory.activations import Pass, peak_bytes
 
     stated = family(facts.family).activation_bytes(prod(facts.sides), facts.batch)
@@ -385,6 +386,7 @@ def _method_settings(job: TrainJob) -> str:
 
 
 def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
+    """Bytes that passes of the text encoders store for the backward pass; 0 where they do not train. item: bytes of a number"""
     if not trains_text(job):
         return 0
     tokens = (job.captions.max_token_length or 75) + 2

@@ -67,6 +67,7 @@ def _rate_jump(job: TrainJob, state: Path | None, step: int, total: int) -> list
 
 
 def _after_end(job: TrainJob, step: int, total: int) -> list[Problem]:
+    """The error of a training whose first step is not before its last one; else []."""
     if step < total:
         return []
     names = [name for name in ("initial_step", "initial_epoch") if getattr(job.resume, name) is not None]
@@ -99,6 +100,7 @@ def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
     """Folder of a complete training state. text: the folder, that of its run, or the name of the run
 
     quick   check names only, without hashing gigabytes
+    Raises ProblemsError where there is none, or only damaged ones.
     """
     candidates = [resolve_path(text)]
     if text == Path(text).name:
