@@ -100,6 +100,7 @@ class EmbeddingMethod(Method):
         return [loaded.get(name) for name in names]
 
     def _fitting(self, loaded: Tensor | None, begin: Tensor) -> Tensor:
+        """`loaded`, if it has the shape of `begin`; else raises ProblemsError."""
         assert loaded is not None
         if loaded.shape != begin.shape:
             (count, width), (needed, size) = loaded.shape, begin.shape
@@ -152,7 +153,7 @@ class EmbeddingMethod(Method):
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write one file for each token."""
+        """Write one file for each token: the first one's at `path`, the others at `extra_files(path)`. Returns no problems."""
         dtype = type_named(precision)
         for word, file in zip(self.words[1:], self.extra_files(path), strict=True):
             write_embedding(file, self.vectors(word), metadata, dtype)

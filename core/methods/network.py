@@ -84,6 +84,7 @@ class NetworkMethod(Method):
         return trainables
 
     def _trainables(self, network: Network) -> list[Trainable]:
+        """A Trainable for each parameter, with its part, LoRA+ role and block."""
         names = list(network.adapters)
         rates = block_rates(self._settings, block_count(names))
         trainables = []

@@ -239,7 +239,7 @@ def lora_outline(path: Path | str) -> LoraFile:
 
 
 def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[float], Any]) -> LoraFile:
-    """number: makes a tensor of an alpha"""
+    """Read a LoRA file. read: (file, name) -> the tensor; number: (alpha) -> its tensor"""
     with TensorFile(path) as file:
         kind = identify_header(file.entries, file.metadata)
         _refuse_other(kind, path)
@@ -323,6 +323,7 @@ def _without_numbers(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _refuse_other(kind: ModelKind, path: Path) -> None:
+    """Raise ProblemsError unless it is a LoRA of a supported type."""
     if kind.kind != "lora":
         what = f"This file is not a LoRA but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, str(path), "choose a LoRA file", "lora.not-a-lora")
@@ -373,8 +374,8 @@ def _unread(keys_by_name: Mapping[str, str]) -> tuple[str, ...]:
 def _peft_alphas(
     keys_by_name: Mapping[str, str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path
 ) -> dict[str, float]:
-    """The alphas that PEFT stores outside the tensors: in the metadata, or in an adapter_config.json; without one alpha
-    = rank."""
+    """{kohya key: alpha} of the alphas that PEFT stores outside the tensors: in the metadata, or in an adapter_config.json;
+    without one alpha = rank."""
     config = _peft_config(keys_by_name, metadata, path)
     ranked = {key for kind in kinds().values() for key in kind.rank_keys}
     alphas: dict[str, float] = {}
@@ -390,6 +391,8 @@ def _peft_alphas(
 
 
 def _peft_config(places: Iterable[str], metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """PEFT's LoraConfig: from the metadata, else from adapter_config.json next to a file of PEFT; else {}. Raises
+    ProblemsError for other methods of PEFT. places: names of the tensors"""
     if text := metadata.get(PEFT_METADATA):
         config = parse_json(text, f"{path}, {PEFT_METADATA}", AGAIN)
         if not isinstance(config, dict):

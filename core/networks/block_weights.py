@@ -55,8 +55,10 @@ LARGEST = 10.0
 
 
 def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
-    """The strengths of the 26 slots. sdxl: whether it is for SDXL; None if not known yet.
+    """The strengths of the 26 slots from a text: a preset, or 12, 17, 20 or 26 numbers separated by commas; slots without a
+    number have 1.
 
+    sdxl   whether it is for SDXL; None if not known yet
     Raises ValueError with a message for users.
     """
     name = text.strip().upper()

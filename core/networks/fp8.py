@@ -61,6 +61,7 @@ def to_fp8(model: nn.Module) -> int:
 
 @torch.no_grad()
 def _convert(module: Any, kind: type[nn.Module]) -> int:
+    """Store a layer's weight in fp8 and make the layer a `kind`, in place; returns the bytes saved."""
     weight = module.weight
     small, factors = _quantized(weight.float(), weight.dtype)
     saved = weight.numel() * (weight.element_size() - 1)

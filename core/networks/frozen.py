@@ -214,6 +214,7 @@ class PackedConv:
             self.conv.weight.data = self.forward_pack.to_dense().contiguous(memory_format=order)
 
     def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        """A weight in oneDNN's layout for images of x's shape."""
         plain = weight.detach().to_mkldnn()
         pad, ones = list(self.conv.padding), [1, 1]
         pack: Tensor = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, pad, ones, ones, 1, list(x.shape))

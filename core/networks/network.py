@@ -118,7 +118,7 @@ class Network:
         }
 
     def saved(self) -> dict[str, Tensor]:
-        """The tensors of its file, by file key."""
+        """The tensors to write to its file, by file key; some kinds write others than they train."""
         return {
             f"{adapter.file_name}.{key}": tensor
             for adapter in self.adapters.values()

@@ -75,7 +75,8 @@ def refuse_unfit(kind: NetworkKind, sized: Sequence[tuple[Target, BlockSize]]) -
 
 
 def sizes_by_file(settings: NetworkSettings, modules: Mapping[str, Mapping[str, Tensor]]) -> SizeOf:
-    """The file's layers, ranks and alphas, for the trained parts and the blocks with a learning rate.
+    """Return a function from a layer to its rank and alpha in a file; None for layers that the file lacks, and for those of
+    untrained parts or of blocks with a learning rate of 0.
 
     modules  layer -> its tensors, by the key below its name in the file
     """

@@ -68,6 +68,8 @@ def groups_for(entry: Entry, groups: Sequence[Group], embeddings: Iterable[Tenso
 
 
 def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -> Optimizer:
+    """Create the optimizer; each group gets its rate as `lr` and `initial_lr`, except with AdaFactor's relative step. Raises
+    ProblemsError if the library refuses its arguments."""
     arguments = arguments_in_force(settings, entry)
     if entry.path in FUSED and not INSTEAD_OF_FUSED & set(arguments):
         arguments["fused"] = True
@@ -91,8 +93,8 @@ def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -
 
 
 def resolve(name: str) -> Entry:
-    """The entry for a job's optimizer_type; for one from an allowed module it is built from its class. Raises
-    ProblemsError."""
+    """The entry of a job's optimizer_type; one in an allowed module gets an entry with its class's arguments. Raises
+    ProblemsError for all others."""
     problem = type_problem(name)
     if problem is not None:
         raise ProblemsError([problem])
@@ -107,7 +109,8 @@ def resolve(name: str) -> Entry:
 
 
 def load_class(entry: Entry) -> Any:
-    """Import the class. Only for listed optimizers and modules that the owner allowed."""
+    """Import the class, only of listed optimizers and modules that the owner allowed. Raises ProblemsError if its package
+    does not work here."""
     module, _, attribute = entry.path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)

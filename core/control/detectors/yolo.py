@@ -67,6 +67,7 @@ class YoloDetector(OneImageModel):
         return self.run(normalized(pixels, self._profile), self.outputs, self._boxes)[0]
 
     def _boxes(self, shapes: Sequence[Sequence[int]]) -> list[int]:
+        """`pick` of `run`: the first output. Raises ProblemsError if its shape is not that of boxes."""
         shape = shapes[0]
         if (
             len(shape) != 3
