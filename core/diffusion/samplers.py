@@ -112,7 +112,7 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
 
 
 def _distilled(name: str) -> Make:
-    """A scheduler for distilled models, with the timesteps of the distillation (50), or more for more steps."""
+    """Return a maker of diffusers' scheduler `name` with the timesteps of the distillation (50), or more for more steps."""
 
     def make(prediction: str, zero_terminal_snr: bool) -> Any:
         scheduler = _of_diffusers(name, {}, prediction, zero_terminal_snr)

@@ -82,7 +82,8 @@ class EmbeddingMethod(Method):
         return [Trainable(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]
 
     def _initial(self, encoders: int) -> list[Tensor | None] | None:
-        """The vectors of `embedding_weights` for each encoder, with XTI layers stacked; None without a file."""
+        """The vectors of `embedding_weights` for each encoder, with XTI layers stacked; None without a file. Raises
+        ProblemsError for a file of another kind or family."""
         if self._start is None:
             return None
         loaded = read_embedding(self._start)

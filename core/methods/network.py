@@ -61,7 +61,8 @@ class NetworkMethod(Method):
         self._clips_all = rates.clips_as_kohya
 
     def build(self, components: Components) -> list[Trainable]:
-        """Create the network on these parts and attach it; returns the trained weights, with roles for LoRA+."""
+        """Create the network on these parts and attach it; returns the trained weights, with roles for LoRA+. Raises
+        ProblemsError if no layer would be trained."""
         settings, start = self._settings, self._files.start
         self._family = components.family
         targets = list(targets_of(components, norms=settings.may_train_norms))

@@ -200,7 +200,7 @@ def with_convolutions(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor | StoredTensor], dtype: torch.dtype | None) -> None:
-    """Before anything is written: refuse NaN, inf, and values that overflow in the dtype."""
+    """Raise ProblemsError for NaN, infinity and values that overflow in the dtype, before anything is written."""
     sizes = {name: largest(loaded(value)) for name, value in tensors.items()}
     refuse_not_finite(not_finite_names(sizes), path)
     names = beyond(_matrices(sizes), dtype) if dtype is not None else []
@@ -409,7 +409,8 @@ def _peft_config(places: Iterable[str], metadata: Mapping[str, str], path: Path)
 
 
 def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: int, where: Path) -> float | None:
-    """The alpha of a module: alpha_pattern's, else lora_alpha; times the square root of the rank with use_rslora."""
+    """The alpha of a module in PEFT's config: alpha_pattern's, else lora_alpha; times the square root of the rank with
+    use_rslora. None if the config has none; raises ProblemsError if it cannot be read."""
     start = f"{part}." if f"{part}.r" in config else ""
     if f"{start}r" not in config:
         return None

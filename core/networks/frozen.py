@@ -129,7 +129,8 @@ def suits(conv: nn.Conv2d) -> bool:
 
 
 def fits(conv: nn.Conv2d) -> bool:
-    """Whether it is on the CPU, of a dtype that oneDNN packs, and keeps the size of its input."""
+    """Whether a convolution can be packed: on the CPU, of a dtype that oneDNN packs, plain, large enough and with outputs of
+    the size of its input."""
     weight = conv.weight
     same_size = (
         tuple(2 * p for p in conv.padding) == tuple(k - 1 for k in conv.kernel_size)

@@ -126,7 +126,8 @@ class Network:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the weights of a file with the same modules and sizes, including its alphas. All or nothing."""
+        """Load the weights of a file, including its alphas. Raises ProblemsError, loading nothing, unless it has the same
+        modules and sizes."""
         by_module = group_by_module(tensors)
         wrong = [f"{name} is not trained" for name in by_module if name not in self.adapters]
         for name, adapter in self.adapters.items():

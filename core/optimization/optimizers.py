@@ -29,10 +29,11 @@ INSTEAD_OF_FUSED = {"fused", "foreach", "differentiable", "capturable"}
 def build_optimizer(
     settings: OptimizerSettings, groups: Sequence[Group], seed: int = 0, embeddings: Iterable[Tensor] = ()
 ) -> Optimizer:
-    """The optimizer for these groups. Each group keeps its own rate in `initial_lr` for the learning rate schedule.
+    """The optimizer for these groups, ready to train. Each group keeps its own rate in `initial_lr` for the learning rate
+    schedule. Raises ProblemsError for invalid rates and arguments.
 
-    Schedule-free ones are ready to train. `seed` is for those that use random numbers; `embeddings` are weights whose rows
-    are vectors of their own, no matrix.
+    seed         for optimizers that use random numbers
+    embeddings   weights whose rows are vectors of their own, no matrix
     """
     rates = [group["lr"] for group in groups]
     if not all(math.isfinite(rate) for rate in rates):
@@ -156,8 +157,8 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def step_sizes(optimizer: Optimizer) -> dict[str, float]:
-    """Group name -> d * lr, for optimizers that estimate their step size, if it can be read without a sync; of Automagic
-    the average rate, with one."""
+    """{group's name: d * lr} of optimizers that estimate their step size, if it can be read without a sync; of Automagic the
+    average rate, which needs one."""
     from core.optimization.automagic import FactoredOptimizer
 
     sizes = {}

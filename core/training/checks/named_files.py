@@ -37,7 +37,7 @@ def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = T
 
 
 def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:
-    """Functions that raise ProblemsError."""
+    """Yield a function for each check; it raises ProblemsError."""
     controlled = job.method.traits.control_images
     yield lambda: _advice(read_prompts(job.samples, controlled)[1])
     if controlled:

@@ -103,7 +103,8 @@ class LossBuffer:
         self._waiting = []
 
     def read(self) -> ReadBack | None:
-        """Wait for the device and read all records, up to the first non-finite step beyond those allowed."""
+        """Wait for the device and read all records, up to the first non-finite step beyond those allowed. None without
+        records."""
         self._last = time.monotonic()
         records, self._waiting = self._waiting, []
         if not records:

@@ -242,7 +242,7 @@ def log_folder(job: TrainJob, folder: Path) -> Path:
 
 
 def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
-    """{tracker: its table} of a .toml file. Raises ProblemsError for a file that cannot be read."""
+    """{tracker: its table} of a .toml file; {} without one. Raises ProblemsError for a file that cannot be read."""
     if not path:
         return {}
     fix = "write a table for each tracker: [wandb] or [tensorboard]"

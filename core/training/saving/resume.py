@@ -154,7 +154,11 @@ def parse_address(text: str) -> HubState:
 
 
 def fetch_state(text: str, target: Path, endpoint: str | None = None) -> Path:
-    """Download a training state to a folder and return it; a complete download is not repeated."""
+    """Download a training state from the hub into `target` and return its folder; a complete download is not repeated. Raises
+    ProblemsError if it fails or is incomplete.
+
+    text   see `parse_address`
+    """
     from huggingface_hub import HfApi
 
     address = parse_address(text)
