@@ -136,7 +136,7 @@ class EmbeddingMethod(Method):
                 table.rows.copy_(tensors[f"rows_{index}"])
 
     def vectors(self, word: str) -> dict[str, Tensor]:
-        """The embedding of one token, by the names of tensors in its file."""
+        """{name in its file: vectors [count, C]} of the embedding of one token."""
         count = self._settings.num_vectors_per_token
         begin = self.words.index(word) * count
         tables = [table.rows.data for table in self._tables]

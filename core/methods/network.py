@@ -130,7 +130,8 @@ class NetworkMethod(Method):
         self._built.hide()
 
     def after_update(self) -> dict[str, Tensor]:
-        """Apply max weight norm, if set. Once per step: in between, no weight changes."""
+        """Apply max weight norm, if set, and return its numbers by logged name. Once per step: in between, no weight
+        changes."""
         limit = self._settings.scale_weight_norms
         if limit is None:
             return {}
@@ -151,7 +152,7 @@ class NetworkMethod(Method):
             self.set_strength(strength)
 
     def metadata(self) -> dict[str, str]:
-        """The files that the network started from, and ranks and alphas if they come from a file."""
+        """Metadata: the files that the network started from, and ranks and alphas if they come from a file."""
         metadata = {}
         if self._files.start is not None:
             start = {"name": self._files.start.name, "sha256": self._files.start_sha256}

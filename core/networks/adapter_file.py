@@ -121,7 +121,7 @@ class LoraFile:
 
     @property
     def with_norms(self) -> dict[str, torch.Tensor]:
-        """`tensors` and those of norm layers, which can be trained further."""
+        """`tensors` and those tensors of `bias_norm` that belong to norm layers, which can be trained further."""
         norms = {
             f"{name}.{key}": value
             for name, layer in group_by_module(self.bias_norm).items()
@@ -536,8 +536,8 @@ def _peft_metadata(sizes: Mapping[str, Mapping[str, BlockSize]], dora: bool) -> 
 
 
 def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The LoRA with kohya's names and metadata, for `save_lora`: SD 2.x's projections as convolutions, as sd-scripts
-    reads them."""
+    """(tensors, metadata) of the LoRA with kohya's names, for `save_lora`: SD 2.x's projections as convolutions, as
+    sd-scripts reads them."""
     sizes, module = set(), ""
     for name, layer in group_by_module(lora.tensors).items():
         if (kind := kind_of_keys(layer, name)) is not None:

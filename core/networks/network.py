@@ -110,7 +110,7 @@ class Network:
         return parts["text_encoder"] + parts["unet"]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """File key -> float32 tensor; the weights are live, not copied."""
+        """{file key: float32 tensor}; the weights are live, not copied."""
         return {
             f"{name}.{key}": tensor
             for name, adapter in self.adapters.items()

@@ -42,8 +42,8 @@ def layer_of(target: Target) -> Layer:
 def sized_layers(
     targets: Iterable[Target], settings: NetworkSettings, kind_settings: Settings | None, size_of: SizeOf | None = None
 ) -> list[tuple[Target, BlockSize]]:
-    """The layers that a network with these settings changes, with their sizes; norm layers if other layers of their
-    part train, whatever the kind. size_of: replaces the settings' sizes"""
+    """(layer, size) of the layers that a network with these settings changes; norm layers if other layers of their part
+    train, whatever the kind. size_of: replaces the settings' sizes"""
     targets = list(targets)
     if size_of is None:
         layers = list(map(layer_of, targets))

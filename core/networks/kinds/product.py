@@ -42,7 +42,7 @@ class Form:
     ins: str
 
     def lengths(self, tensors: Tensors) -> dict[str, int]:
-        """The size of each letter. Raises ValueError with the key that differs."""
+        """{letter: size}. Raises ValueError with the key that differs."""
         sizes: dict[str, int] = {"1": 1}
         for key, letters in self.keys.items():
             shape = tensors[key].shape

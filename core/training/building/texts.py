@@ -60,7 +60,8 @@ class Texts:
         return self._encode(prompts, partial(self._encode_prompts, tokens))
 
     def frozen(self) -> tuple[FrozenText, FrozenPromptTexts]:
-        """Encode the sample prompts, and the captions of the first epoch unless its steps do; release the encoders."""
+        """Encode the sample prompts, and the captions of the first epoch unless its steps do; release the encoders. Returns
+        the sources of `sources`."""
         inputs, context, started = self._inputs, self._inputs.context, False
 
         def text_of(tokens: int | None) -> FrozenText:

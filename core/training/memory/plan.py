@@ -131,7 +131,8 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
 
 
 def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, int]:
-    """Width and height of the bucket with the most pixels in a batch, and the number of images of that batch in a process."""
+    """((width, height), images in a process) of the batch with the most pixels: of the images in `report`, else by the
+    settings."""
     batches: list[tuple[Sides, int]] = []
     if report is not None:
         batches = [(each.placement.bucket, each.concept.images.train_batch_size) for each in report.placed]

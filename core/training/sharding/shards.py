@@ -40,7 +40,7 @@ class Shards:
                 yield master
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Copies of the master weights and optimizer state of each partition."""
+        """{"master": master weights, "memory": optimizer state} of each partition, copied."""
         parts = []
         for master in self.each():
             memory = {name: _copy(value) for name, value in self._optimizer.state.get(master, {}).items()}
