@@ -133,6 +133,7 @@ class OneTextEach:
     @staticmethod
     def _pick(number: int) -> Any:
         """Return a pre-hook that passes text `number` of the context to the transformer."""
+
         def pick(module: nn.Module, args: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
             text = named.get("encoder_hidden_states")
             if isinstance(text, Tensor) and text.ndim == 4:

@@ -192,6 +192,7 @@ def _changes(
 ) -> Iterator[Change]:
     """Each recommended value with its reason, also where it is the present one. real: the model can train photographs; other
     arguments: see `setup_for`"""
+
     def free(path: str) -> bool:
         return path in left or _is_demo(job, path)
 
