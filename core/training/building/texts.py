@@ -61,7 +61,7 @@ class Texts:
 
     def frozen(self) -> tuple[FrozenText, FrozenPromptTexts]:
         """Encode the sample prompts, and the captions of the first epoch unless its steps do; release the encoders. Returns
-        the sources of `sources`."""
+        the sources for training and for samples."""
         inputs, context, started = self._inputs, self._inputs.context, False
 
         def text_of(tokens: int | None) -> FrozenText:

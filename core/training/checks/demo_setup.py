@@ -286,8 +286,8 @@ def _rate(job: TrainJob) -> float | None:
 
 def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
     """Short prompts from captions that are lists of tags; [] for sentences. Each has the tags that most images share, in the
-    order of the captions, then a few of one image, so that it describes one subject in one situation; every `apart`-th
-    image is used."""
+    order of the captions, then a few of one image, so that it describes one subject in one situation. apart: distance of
+    the captions that are used"""
     listed = [list(filter(None, map(str.strip, caption.split(",")))) for caption in captions]
     if median(map(len, listed)) < TAGS_FROM or median(len(tag.split()) for tags in listed for tag in tags) > 2:
         return []

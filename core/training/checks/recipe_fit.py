@@ -21,7 +21,7 @@ def recipe_problems(recipe: Preset | None, family: str, gpu: int | None = None) 
     """Problems of using a recipe; [] for None and other presets.
 
     family   of the base model, a key of FAMILY_NAMES; any other text where unknown
-    gpu      bytes of VRAM; None without a GPU
+    gpu      see `fits`
     """
     if recipe is None or recipe.kind != "recipe":
         return []
@@ -41,7 +41,7 @@ def recipe_problems(recipe: Preset | None, family: str, gpu: int | None = None) 
 
 def nearest(recipes: Iterable[Preset], wanted: Preset, family: str, gpu: int | None) -> Preset | None:
     """The recipe of a family that is most similar to `wanted`: fitting VRAM, the same method and optimizer; None without
-    any. gpu: bytes of VRAM, None without a GPU"""
+    any. gpu: see `fits`"""
 
     def distance(each: Preset) -> tuple[bool, ...]:
         stated, other = each.stated(), wanted.stated()

@@ -264,7 +264,7 @@ class Timetable:
 
 
 class Timer:
-    """Time since the last restart. minutes: when it is due; empty or 0 is never"""
+    """Whether this number of minutes has passed since the last restart. minutes: empty or 0 is never"""
 
     def __init__(self, minutes: float | None):
         self._minutes = every(minutes)
