@@ -142,7 +142,7 @@ def _train(
 
 
 def _content(folder: RunFolder) -> dict[str, str]:
-    """{name: SHA-256} of the entries of the newest training state."""
+    """{name: SHA-256} of the entries of the newest training state. Raises ProblemsError where there is none."""
     state = newest_state(folder.states)
     if state is None:
         what = "A training of the resume check saved no training state"

@@ -113,7 +113,8 @@ class MemoryPlan:
 
 
 def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | None = None) -> MemoryFacts:
-    """Facts from the headers of the model's files, and the largest bucket of the dataset, or without `report` of the settings."""
+    """Facts from the headers of the model's files, and the largest bucket of the dataset, or without `report` of the
+    settings. Raises ProblemsError for a model that is missing or unknown."""
     from core.families.locate import family_of, model_path
     from core.formats.models.checkpoint import open_vae
 

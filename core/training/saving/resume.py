@@ -55,7 +55,7 @@ def start_step_problems(job: TrainJob, workspace: Workspace, report: Report) -> 
 
 
 def _rate_jump(job: TrainJob, state: Path | None, step: int, total: int) -> list[Problem]:
-    """The warning of a learning rate that differs much from that in the run of the training state."""
+    """The warning of a learning rate that differs much from that in the run of the training state; [] without such a run."""
     folder = RunFolder(state.parent.parent) if state else None
     if folder is None or not folder.job_file.is_file():
         return []
