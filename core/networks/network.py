@@ -271,8 +271,8 @@ class NormFacts:
 
 @torch.no_grad()
 def apply_max_norm(adapters: Iterable[Adapter], limit: float) -> NormFacts:
-    """Scale each change W to a Frobenius norm of at most `limit`: with n = max(|W|, limit / 2), by the ratio min(n,
-    limit) / n."""
+    """Scale each change W to a Frobenius norm of at most `limit`: with n = max(|W|, limit / 2), by the ratio min(n, limit) /
+    n. Returns the norms after it."""
     adapters = list(adapters)
     lengths = torch.stack([adapter.norm() for adapter in adapters])
     n = lengths.clamp(min=limit / 2)

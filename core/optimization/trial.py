@@ -87,8 +87,7 @@ def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu
 
 
 def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -> Result:
-    """Train a small net, save, resume and compare. Returns what failed ("": nothing) and the traits found, "draws" and
-    "averages"."""
+    """`attempt`, with errors raised."""
     import torch
 
     from core.optimization.averaging import averaged, averages, ready_to_train

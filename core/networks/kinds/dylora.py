@@ -95,7 +95,7 @@ class DyLoraAdapter(LoraAdapter):
         return super().strength * factor
 
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """In training down and up of all ranks, of which only the current group has gradients."""
+        """down and up of all ranks; in training only the current group has gradients."""
         first = self.drawn
         if first is None:
             return self.down, self.up
