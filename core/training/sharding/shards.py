@@ -81,7 +81,7 @@ class SharedWeights(Shards):
 
     @contextmanager
     def _loaded(self, number: int) -> Iterator[Tensor]:
-        """Context with the master weights of a partition in memory, where they are offloaded to disk."""
+        """Inside, the partition is in memory: read from disk before and written back after, if it is offloaded there."""
         zero = self._zero
         on_disk = zero._swappable_optimizer_subgroup(number)
         if on_disk:
