@@ -26,6 +26,7 @@ class LayerNet(nn.Module):
     """The small network of one layer; adds up(mid([hint, relu(down(x))])) to the layer's input x.
 
     width   of the layer's input      cond_emb_dim  of the hint's tokens      network_dim  of the hidden layers
+    depth   see `LLLiteTarget`
     shrinks the image's pixels per token, along each side
     """
 

@@ -94,7 +94,8 @@ def _is_included(name: str, depths: Mapping[str, int]) -> bool:
 
 
 def _hint_shapes(width: int) -> dict[str, tuple[int, ...]]:
-    """The layers of the hint embedding, which shrinks a control image to an eighth of its size."""
+    """{layer: shape of its weight} of the hint embedding, which shrinks a control image to an eighth of its size. width: of
+    its output"""
     pairs = enumerate(pairwise(HINT_CHANNELS))
     shapes: dict[str, tuple[int, ...]] = {
         f"{HINT}blocks.{number}": (after, before, 3, 3) for number, (before, after) in pairs

@@ -292,6 +292,7 @@ class BrownianPath:
         self.at = lru_cache(maxsize=4)(self._at)
 
     def _draw(self, *node: int) -> Tensor:
+        """Standard normal numbers of a node of the tree, (number, depth); without one those of the whole path."""
         import torch
         from numpy.random import SeedSequence
 
@@ -443,7 +444,7 @@ class KDiffusion:
 
 
 def _evaluated(algorithm: Algorithm, levels: Sequence[float]) -> list[float]:
-    """The level of each evaluation."""
+    """The level of each evaluation in a run over these levels."""
     import torch
 
     nothing = torch.zeros(())

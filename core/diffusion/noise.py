@@ -94,6 +94,8 @@ def _multires(
     shared: Sequence[Address],
     device: torch.device,
 ) -> Tensor:
+    """The multi-resolution noise of a batch, float32 [B, C, H, W]. shape: (C, H, W); shared: each image's address for the
+    sizes of its levels"""
     channels, height, width = shape
     iterations, discount = settings.multires_noise_iterations, settings.multires_noise_discount
     assert iterations is not None

@@ -112,7 +112,7 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
 
 
 def _distilled(name: str) -> Make:
-    """A scheduler for distilled models, with the timesteps of the distillation (50), or more for more steps."""
+    """Return a maker of diffusers' scheduler `name` with the timesteps of the distillation (50), or more for more steps."""
 
     def make(prediction: str, zero_terminal_snr: bool) -> Any:
         scheduler = _of_diffusers(name, {}, prediction, zero_terminal_snr)
@@ -259,7 +259,8 @@ def make_sampler(
 
 
 def _completed(scheduler: Any, sampler: Sampler, prediction: str, zero_terminal_snr: bool) -> Any:
-    """The scheduler with attributes that a package's may lack; those for other objectives get no noise schedule."""
+    """Add attributes that a scheduler of a package may lack: `config`, and `alphas_cumprod` if it samples only diffusion
+    models; return it."""
     from diffusers.configuration_utils import FrozenDict
 
     if not hasattr(scheduler, "config"):
@@ -272,7 +273,7 @@ def _completed(scheduler: Any, sampler: Sampler, prediction: str, zero_terminal_
 
 
 def _at_levels(scheduler: Any, schedule: str, zero_terminal_snr: bool) -> Any:
-    """A diffusers scheduler with one evaluation per step, set to the levels of a schedule type."""
+    """Make a diffusers scheduler with one evaluation per step use the levels of a schedule type; return it."""
     usual, table = scheduler.set_timesteps, level_table(zero_terminal_snr)
 
     def set_timesteps(num_inference_steps: int, device: Any = None) -> None:

@@ -80,7 +80,7 @@ def _no_compiler() -> Problem:
 
 
 def try_compiling(backend: str, device: str) -> None:
-    """Compile a small layer and its gradient. ProblemsError with the compiler's message where that fails."""
+    """Compile a small layer and compute its gradient. Raises ProblemsError with the compiler's message if that fails."""
     import torch
 
     layer = torch.nn.Linear(4, 4).to(device)
@@ -137,6 +137,8 @@ class CompiledBlocks:
                     )
 
     def _compile(self, kind: str, graph: Any, inputs: Any) -> Any:
+        """torch.compile's backend for blocks of this class: counts their compiled graphs, and reports once that the limit is
+        reached."""
         self.pieces[kind] += 1
         if self.pieces[kind] == self._most:
             self._say(
@@ -157,6 +159,7 @@ class CompiledBlocks:
 
 
 def _where_gradients_are_wanted(plain: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls `compiled` while gradients are recorded, else `plain`."""
     import torch
 
     def forward(*args: Any, **named: Any) -> Any:

@@ -59,7 +59,8 @@ def load(
     cancel: CancelToken | None = None,
     kohya_projection: bool = False,
 ) -> Components:
-    """Load parts of a model, frozen and in eval mode.
+    """Load parts of a model, frozen and in eval mode. Raises ProblemsError for a model of another family, missing parts and
+    wrong tensors.
 
     dtype      of U-Net and text encoders   vae_dtype  of the VAE, separate since 16 bits visibly reduce its quality
     vae        a file or folder whose VAE replaces the model's

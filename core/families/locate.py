@@ -37,7 +37,8 @@ CLIP_SKIP = {
 
 
 def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
-    """The file or folder that a setting names. Raises ProblemsError, for a hub id that is not downloaded with the command."""
+    """The file or folder that a setting names. Raises ProblemsError: for a hub id that is not downloaded, with the download
+    command."""
     try:
         resolved = resolve(reference, workspace.models, workspace.outputs)
     except ProblemsError as error:
@@ -70,7 +71,7 @@ def family_found(settings: ModelSettings, workspace: Workspace) -> str:
 
 
 def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", variants: Collection[str] = ()) -> str:
-    """`family_of` for a file that is already identified."""
+    """`family_of` for a file that is already identified. Raises the same errors."""
     handled = " or ".join(FAMILY_NAMES[name] for name in (FAMILIES if wanted == "auto" else [wanted]))
     if kind.kind != "checkpoint":
         fix = "choose a checkpoint or a diffusers folder as the base model"

@@ -131,7 +131,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def make_empty(name: str, config: Mapping[str, Any], kind: PartKind | None = None) -> Any:
-    """Build the module of a part on the "meta" device, without memory.
+    """Build the module of a part on the "meta" device, without memory. Raises ProblemsError for an invalid config.
 
     kind  the part's class, if the family knows it; None: the class named in its config
     """

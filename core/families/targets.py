@@ -89,6 +89,11 @@ def _targets(
     conv: bool,
     kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d),
 ) -> Iterator[Target]:
+    """The layers inside the containers of a part, in its order.
+
+    classes  class names of the containers      kinds  classes of the layers
+    conv     also convolutions larger than 1x1  name   (path of a module) -> the path in files
+    """
     for root, container in part.named_modules():
         if type(container).__name__ not in classes:
             continue

@@ -98,6 +98,7 @@ def weigh(states: torch.Tensor, weights: Weights, encoder: int, normalize: str =
 
 
 def _one(tokenizer: Any, runs: list[Run], most: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`weighted_windows` of one caption: [n, 77] each. most: tokens without BOS and EOS, the rest is cut off; pad: id"""
     content: list[int] = []
     weights: list[float] = []
     ended: set[int] = set()  # windows that a BREAK ends: they end with EOS, whatever the padding

@@ -36,6 +36,7 @@ def bf16_pays() -> bool:
 
 @cache
 def _bf16_pays(key: str) -> bool:
+    """`bf16_pays` for the CPU, threads and torch in `key`; measured once and stored in a file."""
     try:
         known = read_json_object(speeds_file())
     except (ProblemsError, OSError):

@@ -68,6 +68,8 @@ def _digest(file: Path, stamp: Stamp | None) -> str:
 
 @lru_cache(maxsize=2)
 def _read(files: _Files) -> Vocabulary:
+    """Read tokenizer.json, else vocab.json and merges.txt, with added_tokens.json. Raises ProblemsError unless they are a
+    valid byte-pair encoding."""
     folder = files.folder
     whole = folder / "tokenizer.json"
     if whole.is_file():
@@ -92,6 +94,7 @@ def _read(files: _Files) -> Vocabulary:
 
 
 def _words(words: Any, where: Path) -> dict[str, int]:
+    """Return a vocabulary {token: id} if it has BOS and EOS and its ids are 0, 1, 2 ...; else raise ProblemsError."""
     if not isinstance(words, dict) or not 2 <= len(words) <= MOST_WORDS:
         raise _refused(where, "its vocabulary is not a list of tokens with their ids")
     numbers = words.values()
@@ -103,6 +106,7 @@ def _words(words: Any, where: Path) -> dict[str, int]:
 
 
 def _merges(merges: Any, words: dict[str, int], where: Path) -> list[tuple[str, str]]:
+    """The merges as pairs of tokens, from "a b" or ["a", "b"]. Raises ProblemsError for tokens outside of the vocabulary."""
     if not isinstance(merges, list):
         raise _refused(where, "it has no merges")
     pairs = []
@@ -117,7 +121,8 @@ def _merges(merges: Any, words: dict[str, int], where: Path) -> list[tuple[str, 
 
 
 def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> list[dict[str, Any]]:
-    """The added tokens that are not in the vocabulary. Raises ProblemsError unless their ids follow the vocabulary's."""
+    """The added tokens that are not in the vocabulary, ordered by id. Raises ProblemsError unless their ids follow the
+    vocabulary's."""
     by_content: dict[str, dict[str, Any]] = {}
     for token in tokens:
         content, number = token.get("content"), token.get("id")

@@ -52,6 +52,8 @@ class ControlNetMethod(SideMethod):
         return self._parts()
 
     def _parts(self) -> list[Trainable]:
+        """All weights of the net; those that a ControlNet adds to the U-Net in a group of their own if `control_net_lr` is
+        set."""
         added: list[nn.Parameter] = []
         copied: list[nn.Parameter] = []
         for name, weight in self.net.named_parameters():

@@ -29,8 +29,8 @@ class WeightAverage:
         self.average = {name: self._place(weight.detach()).clone() for name, weight in self._weights.items()}
 
     def keep(self) -> float:
-        """The EMA decay at this step; with warmup (1 + n) / (10 + n) while that is less, with n the number of updates
-        (diffusers, EMAModel)."""
+        """The share of the average that this update keeps: decay ** update_every, with warmup (1 + n) / (10 + n) while that
+        is less, with n the number of updates (diffusers, EMAModel)."""
         every = self._settings.ema_update_every
         decay = self._settings.ema_decay**every
         updates = self.steps // every

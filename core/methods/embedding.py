@@ -82,7 +82,8 @@ class EmbeddingMethod(Method):
         return [Trainable(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]
 
     def _initial(self, encoders: int) -> list[Tensor | None] | None:
-        """The vectors of `embedding_weights` for each encoder, with XTI layers stacked; None without a file."""
+        """The vectors of `embedding_weights` for each encoder, with XTI layers stacked; None without a file. Raises
+        ProblemsError for a file of another kind or family."""
         if self._start is None:
             return None
         loaded = read_embedding(self._start)
@@ -100,6 +101,7 @@ class EmbeddingMethod(Method):
         return [loaded.get(name) for name in names]
 
     def _fitting(self, loaded: Tensor | None, begin: Tensor) -> Tensor:
+        """`loaded`, if it has the shape of `begin`; else raises ProblemsError."""
         assert loaded is not None
         if loaded.shape != begin.shape:
             (count, width), (needed, size) = loaded.shape, begin.shape
@@ -134,7 +136,7 @@ class EmbeddingMethod(Method):
                 table.rows.copy_(tensors[f"rows_{index}"])
 
     def vectors(self, word: str) -> dict[str, Tensor]:
-        """The embedding of one token, by the names of tensors in its file."""
+        """{name in its file: vectors [count, C]} of the embedding of one token."""
         count = self._settings.num_vectors_per_token
         begin = self.words.index(word) * count
         tables = [table.rows.data for table in self._tables]
@@ -152,7 +154,7 @@ class EmbeddingMethod(Method):
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write one file for each token."""
+        """Write one file for each token: the first one's at `path`, the others at `extra_files(path)`. Returns no problems."""
         dtype = type_named(precision)
         for word, file in zip(self.words[1:], self.extra_files(path), strict=True):
             write_embedding(file, self.vectors(word), metadata, dtype)

@@ -61,7 +61,8 @@ class NetworkMethod(Method):
         self._clips_all = rates.clips_as_kohya
 
     def build(self, components: Components) -> list[Trainable]:
-        """Create the network on these parts and attach it; returns the trained weights, with roles for LoRA+."""
+        """Create the network on these parts and attach it; returns the trained weights, with roles for LoRA+. Raises
+        ProblemsError if no layer would be trained."""
         settings, start = self._settings, self._files.start
         self._family = components.family
         targets = list(targets_of(components, norms=settings.may_train_norms))
@@ -84,6 +85,7 @@ class NetworkMethod(Method):
         return trainables
 
     def _trainables(self, network: Network) -> list[Trainable]:
+        """A Trainable for each parameter, with its part, LoRA+ role and block."""
         names = list(network.adapters)
         rates = block_rates(self._settings, block_count(names))
         trainables = []
@@ -128,7 +130,8 @@ class NetworkMethod(Method):
         self._built.hide()
 
     def after_update(self) -> dict[str, Tensor]:
-        """Apply max weight norm, if set. Once per step: in between, no weight changes."""
+        """Apply max weight norm, if set, and return its numbers by logged name. Once per step: in between, no weight
+        changes."""
         limit = self._settings.scale_weight_norms
         if limit is None:
             return {}
@@ -149,7 +152,8 @@ class NetworkMethod(Method):
             self.set_strength(strength)
 
     def metadata(self) -> dict[str, str]:
-        """The files that the network started from, and ranks and alphas if they come from a file."""
+        """Metadata of the network: the files it started from, its choice of layers, and ranks and alphas if they come from a
+        file."""
         metadata = {}
         if self._files.start is not None:
             start = {"name": self._files.start.name, "sha256": self._files.start_sha256}

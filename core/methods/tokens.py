@@ -73,7 +73,10 @@ def spelled_out(text: str, words: Sequence[str], count: int, suffix: str = "") -
 
 
 def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> None:
-    """Add the vectors' tokens to a tokenizer. Raises ProblemsError if one of the trained tokens already exists."""
+    """Add tokens to a tokenizer. Raises ProblemsError if one of the trained tokens already exists.
+
+    words   the trained tokens, as in captions      names   the tokens of all their vectors, which are added
+    """
     from tokenizers import AddedToken
 
     vocabulary = tokenizer.get_vocab()
@@ -94,7 +97,8 @@ def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> No
 
 
 def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) -> Tensor:
-    """Initial embeddings [count, C]: the initializer's tokens, repeated, or the mean of all tokens."""
+    """Initial embeddings [count, C]: those of the initializer's tokens, repeated; without an initializer the mean of all
+    tokens. Raises ProblemsError for an initializer without tokens."""
     table = encoder.get_input_embeddings().weight.detach().float()
     if init_word is None:
         return table.mean(dim=0, keepdim=True).repeat(count, 1)
@@ -128,6 +132,8 @@ class OneTextEach:
 
     @staticmethod
     def _pick(number: int) -> Any:
+        """Return a pre-hook that passes text `number` of the context to the transformer."""
+
         def pick(module: nn.Module, args: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
             text = named.get("encoder_hidden_states")
             if isinstance(text, Tensor) and text.ndim == 4:

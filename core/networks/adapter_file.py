@@ -121,7 +121,7 @@ class LoraFile:
 
     @property
     def with_norms(self) -> dict[str, torch.Tensor]:
-        """`tensors` and those of norm layers, which can be trained further."""
+        """`tensors` and those tensors of `bias_norm` that belong to norm layers, which can be trained further."""
         norms = {
             f"{name}.{key}": value
             for name, layer in group_by_module(self.bias_norm).items()
@@ -200,7 +200,7 @@ def with_convolutions(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor | StoredTensor], dtype: torch.dtype | None) -> None:
-    """Before anything is written: refuse NaN, inf, and values that overflow in the dtype."""
+    """Raise ProblemsError for NaN, infinity and values that overflow in the dtype, before anything is written."""
     sizes = {name: largest(loaded(value)) for name, value in tensors.items()}
     refuse_not_finite(not_finite_names(sizes), path)
     names = beyond(_matrices(sizes), dtype) if dtype is not None else []
@@ -239,7 +239,7 @@ def lora_outline(path: Path | str) -> LoraFile:
 
 
 def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[float], Any]) -> LoraFile:
-    """number: makes a tensor of an alpha"""
+    """Read a LoRA file. read: (file, name) -> the tensor; number: (alpha) -> its tensor"""
     with TensorFile(path) as file:
         kind = identify_header(file.entries, file.metadata)
         _refuse_other(kind, path)
@@ -323,6 +323,7 @@ def _without_numbers(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _refuse_other(kind: ModelKind, path: Path) -> None:
+    """Raise ProblemsError unless it is a LoRA of a supported type."""
     if kind.kind != "lora":
         what = f"This file is not a LoRA but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, str(path), "choose a LoRA file", "lora.not-a-lora")
@@ -373,8 +374,8 @@ def _unread(keys_by_name: Mapping[str, str]) -> tuple[str, ...]:
 def _peft_alphas(
     keys_by_name: Mapping[str, str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path
 ) -> dict[str, float]:
-    """The alphas that PEFT stores outside the tensors: in the metadata, or in an adapter_config.json; without one alpha
-    = rank."""
+    """{kohya key: alpha} of the alphas that PEFT stores outside the tensors: in the metadata, or in an adapter_config.json;
+    without one alpha = rank."""
     config = _peft_config(keys_by_name, metadata, path)
     ranked = {key for kind in kinds().values() for key in kind.rank_keys}
     alphas: dict[str, float] = {}
@@ -390,6 +391,8 @@ def _peft_alphas(
 
 
 def _peft_config(places: Iterable[str], metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """PEFT's LoraConfig: from the metadata, else from adapter_config.json next to a file of PEFT; else {}. Raises
+    ProblemsError for other methods of PEFT. places: names of the tensors"""
     if text := metadata.get(PEFT_METADATA):
         config = parse_json(text, f"{path}, {PEFT_METADATA}", AGAIN)
         if not isinstance(config, dict):
@@ -406,7 +409,8 @@ def _peft_config(places: Iterable[str], metadata: Mapping[str, str], path: Path)
 
 
 def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: int, where: Path) -> float | None:
-    """The alpha of a module: alpha_pattern's, else lora_alpha; times the square root of the rank with use_rslora."""
+    """The alpha of a module in PEFT's config: alpha_pattern's, else lora_alpha; times the square root of the rank with
+    use_rslora. None if the config has none; raises ProblemsError if it cannot be read."""
     start = f"{part}." if f"{part}.r" in config else ""
     if f"{start}r" not in config:
         return None
@@ -532,8 +536,8 @@ def _peft_metadata(sizes: Mapping[str, Mapping[str, BlockSize]], dora: bool) -> 
 
 
 def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The LoRA with kohya's names and metadata, for `save_lora`: SD 2.x's projections as convolutions, as sd-scripts
-    reads them."""
+    """(tensors, metadata) of the LoRA with kohya's names, for `save_lora`: SD 2.x's projections as convolutions, as
+    sd-scripts reads them."""
     sizes, module = set(), ""
     for name, layer in group_by_module(lora.tensors).items():
         if (kind := kind_of_keys(layer, name)) is not None:

@@ -130,7 +130,7 @@ def _norm_adapter(name: str, module: nn.LayerNorm | nn.GroupNorm, changes: Mappi
 
 
 def _layer(parts: Mapping[str, nn.Module], name: str) -> nn.Linear | nn.Conv2d | None:
-    """The layer for which a file has only a bias."""
+    """The layer of this name, for which a file has only a bias; None if the model lacks it."""
     for part, model in parts.items():
         for path, module in model.named_modules():
             named = part, path if part == "unet" else full_name(path)
@@ -140,7 +140,7 @@ def _layer(parts: Mapping[str, nn.Module], name: str) -> nn.Linear | nn.Conv2d |
 
 
 def _norms(parts: Mapping[str, nn.Module]) -> dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm]:
-    """A model's norm layers that have weights, by part and path."""
+    """{(part, path): norm layer} of a model's norm layers that have weights."""
     norms: dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm] = {}
     for part, model in parts.items():
         for path, module in model.named_modules():

@@ -55,8 +55,10 @@ LARGEST = 10.0
 
 
 def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
-    """The strengths of the 26 slots. sdxl: whether it is for SDXL; None if not known yet.
+    """The strengths of the 26 slots from a text: a preset, or 12, 17, 20 or 26 numbers separated by commas; slots without a
+    number have 1.
 
+    sdxl   whether it is for SDXL; None if not known yet
     Raises ValueError with a message for users.
     """
     name = text.strip().upper()
@@ -83,6 +85,7 @@ def _number(text: str) -> float:
 
 
 def _of_preset(name: str, sdxl: bool) -> tuple[float, ...]:
+    """The strengths of a preset: 0 or 0.5 everywhere, or 1 in the blocks that it names and 0 in the others."""
     if name in (NONE, HALF):
         return (0.0 if name == NONE else 0.5,) * len(SLOTS)
     deep_in, deep_out = HALVES[sdxl]
@@ -144,7 +147,8 @@ LAST = 22  # SDXL's last convolution
 
 
 def block_of(name: str) -> int:
-    """`lora_unet_down_blocks_1_attentions_0_proj_in` -> 4; `lora_unet_input_blocks_4_1_proj_in` -> 5.
+    """The index of a layer's block: `lora_unet_down_blocks_1_attentions_0_proj_in` -> 4; `lora_unet_input_blocks_4_1_proj_in`
+    -> 5.
 
     Layers outside of the blocks (time and size embeddings) are in block 0; SDXL's last convolution in 22.
     """

@@ -54,7 +54,7 @@ def check_layers(path: Path, family_name: str) -> None:
 
 
 def check_lora(detected: ModelKind, path: Path, family_name: str) -> None:
-    """`check_file` for a detected file."""
+    """`check_file` for a detected file. Raises ProblemsError unless it is a LoRA of a supported type and of this family."""
     if detected.kind != "lora":
         what = f"{path.name} is not a LoRA but: {detected} ({detected.evidence})"
         raise ProblemsError.one(what, display_path(path), "choose a LoRA file", "lora.not-a-lora")

@@ -61,6 +61,7 @@ def to_fp8(model: nn.Module) -> int:
 
 @torch.no_grad()
 def _convert(module: Any, kind: type[nn.Module]) -> int:
+    """Store a layer's weight in fp8 and make the layer a `kind`, in place; returns the bytes saved."""
     weight = module.weight
     small, factors = _quantized(weight.float(), weight.dtype)
     saved = weight.numel() * (weight.element_size() - 1)
@@ -71,8 +72,8 @@ def _convert(module: Any, kind: type[nn.Module]) -> int:
 
 
 def _quantized(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A float32 weight in fp8, and its factors in the dtype in which they multiply it again: divided by the rounded ones, a channel
-    as a whole is not off by their rounding."""
+    """(weight in fp8, factors [out, 1, ...] in `dtype`) of a float32 weight, which is divided by the rounded factors, so
+    that their rounding does not scale a whole channel."""
     largest = weight.abs().flatten(1).amax(1)
     factors = (largest / LARGEST).to(dtype).clamp(min=torch.finfo(dtype).tiny).view(-1, *(1 for _ in weight.shape[1:]))
     # Clamped: rounding up could exceed the dtype's range, which has no infinity.

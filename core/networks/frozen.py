@@ -129,7 +129,8 @@ def suits(conv: nn.Conv2d) -> bool:
 
 
 def fits(conv: nn.Conv2d) -> bool:
-    """Whether it is on the CPU, of a dtype that oneDNN packs, and keeps the size of its input."""
+    """Whether a convolution can be packed: on the CPU, of a dtype that oneDNN packs, plain, large enough and with outputs of
+    the size of its input."""
     weight = conv.weight
     same_size = (
         tuple(2 * p for p in conv.padding) == tuple(k - 1 for k in conv.kernel_size)
@@ -214,6 +215,7 @@ class PackedConv:
             self.conv.weight.data = self.forward_pack.to_dense().contiguous(memory_format=order)
 
     def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        """A weight in oneDNN's layout for images of x's shape."""
         plain = weight.detach().to_mkldnn()
         pad, ones = list(self.conv.padding), [1, 1]
         pack: Tensor = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, pad, ones, ones, 1, list(x.shape))

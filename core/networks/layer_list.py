@@ -33,7 +33,8 @@ class Listed(NamedTuple):
 
 
 def block_title(name: str) -> str:
-    """A text encoder, or a block's name in block weights ("IN01", "MID", "OUT11"), by a layer's name in a file."""
+    """Title of the text encoder or block that a layer belongs to: blocks as in block weights ("IN01", "MID", "OUT11"), or
+    OUTSIDE. name: in LoRA files"""
     prefix = name.split("_text_model_")[0]
     if prefix in TEXT_ENCODERS:
         return TEXT_ENCODERS[prefix]
@@ -63,6 +64,7 @@ def layers_of(family: str, parts: Mapping[str, Part]) -> list[Listed]:
 
 
 def _layer(family: str, part: str, name: str, shape: Sequence[int]) -> Layer | None:
+    """The layer of a weight, by its name and shape in the part; None if no network trains it."""
     path = name.removesuffix(".weight")
     if path == name or len(shape) < 2:
         return None

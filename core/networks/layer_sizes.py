@@ -32,9 +32,10 @@ def usual(settings: NetworkSettings, layer: Layer) -> bool:
 
 
 def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize:
-    """A function from a layer to its rank and alpha. Parts by `train_unet` and `train_text_encoder`, layers by `layers`
-    and `exclude_layers`, else residual and resampling blocks by `hooks_residual`; ranks and alphas of the U-Net by
-    block, and ranks by `layer_dims`. Conv rank and alpha apply to 3x3 convolutions only. layers: of the whole model"""
+    """A function from a layer to its rank and alpha, None for one that does not train. Parts by `train_unet` and
+    `train_text_encoder`, layers by `layers` and `exclude_layers`, else residual and resampling blocks by
+    `hooks_residual`; ranks and alphas of the U-Net by block, and ranks by `layer_dims`. Conv rank and alpha apply to 3x3
+    convolutions only. layers: of the whole model"""
     plain, wide = block_sizes(settings, block_count(layer.name for layer in layers))
     choice = choice_of(settings)
 

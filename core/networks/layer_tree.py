@@ -70,7 +70,7 @@ class LayerTree:
 
     @cached_property
     def expressions(self) -> dict[str, int]:
-        """{expression: the layers it matches}, from the widest to single layers."""
+        """{expression: bit mask of the layers it matches}, from the widest to single layers."""
         masks: dict[str, int] = {}
         levels: list[dict[str, int]] = [{} for _ in range(9)]
         containers = self._containers()
@@ -82,7 +82,8 @@ class LayerTree:
         return masks
 
     def _containers(self) -> dict[tuple[str, int | str], list[str]]:
-        """The modules that contain a block's layers: all of them, those of a part, and those of an index in PARTS."""
+        """{(block, key): the modules with its layers, such as "down_blocks.0 attentions.0"}. key: "" for all of them, the
+        name of a part in PARTS, or an index in PARTS"""
         containers: dict[tuple[str, int | str], list[str]] = {}
         for each, kind in zip(self.listed, self._kinds, strict=True):
             if (match := CONTAINER.match(each.layer.path)) and each.layer.unet:

@@ -46,6 +46,7 @@ def empty_targets(
 
 @lru_cache(maxsize=16)
 def _targets(family_name: str, configs: str, norms: bool) -> tuple[Target, ...]:
+    """`empty_targets`, cached. configs: as JSON"""
     loaded = family(family_name)
     return tuple(
         target

@@ -110,7 +110,7 @@ class Network:
         return parts["text_encoder"] + parts["unet"]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """File key -> float32 tensor; the weights are live, not copied."""
+        """{file key: float32 tensor}; the weights are live, not copied."""
         return {
             f"{name}.{key}": tensor
             for name, adapter in self.adapters.items()
@@ -118,7 +118,7 @@ class Network:
         }
 
     def saved(self) -> dict[str, Tensor]:
-        """The tensors of its file, by file key."""
+        """The tensors to write to its file, by file key; some kinds write others than they train."""
         return {
             f"{adapter.file_name}.{key}": tensor
             for adapter in self.adapters.values()
@@ -126,7 +126,8 @@ class Network:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the weights of a file with the same modules and sizes, including its alphas. All or nothing."""
+        """Load the weights of a file, including its alphas. Raises ProblemsError, loading nothing, unless it has the same
+        modules and sizes."""
         by_module = group_by_module(tensors)
         wrong = [f"{name} is not trained" for name in by_module if name not in self.adapters]
         for name, adapter in self.adapters.items():
@@ -270,8 +271,8 @@ class NormFacts:
 
 @torch.no_grad()
 def apply_max_norm(adapters: Iterable[Adapter], limit: float) -> NormFacts:
-    """Scale each change W to a Frobenius norm of at most `limit`: with n = max(|W|, limit / 2), by the ratio min(n,
-    limit) / n."""
+    """Scale each change W to a Frobenius norm of at most `limit`: with n = max(|W|, limit / 2), by the ratio min(n, limit) /
+    n. Returns the norms after it."""
     adapters = list(adapters)
     lengths = torch.stack([adapter.norm() for adapter in adapters])
     n = lengths.clamp(min=limit / 2)

@@ -42,8 +42,8 @@ def layer_of(target: Target) -> Layer:
 def sized_layers(
     targets: Iterable[Target], settings: NetworkSettings, kind_settings: Settings | None, size_of: SizeOf | None = None
 ) -> list[tuple[Target, BlockSize]]:
-    """The layers that a network with these settings changes, with their sizes; norm layers if other layers of their
-    part train, whatever the kind. size_of: replaces the settings' sizes"""
+    """(layer, size) of the layers that a network with these settings changes; norm layers if other layers of their part
+    train, whatever the kind. size_of: replaces the settings' sizes"""
     targets = list(targets)
     if size_of is None:
         layers = list(map(layer_of, targets))
@@ -75,7 +75,8 @@ def refuse_unfit(kind: NetworkKind, sized: Sequence[tuple[Target, BlockSize]]) -
 
 
 def sizes_by_file(settings: NetworkSettings, modules: Mapping[str, Mapping[str, Tensor]]) -> SizeOf:
-    """The file's layers, ranks and alphas, for the trained parts and the blocks with a learning rate.
+    """Return a function from a layer to its rank and alpha in a file; None for layers that the file lacks, and for those of
+    untrained parts or of blocks with a learning rate of 0.
 
     modules  layer -> its tensors, by the key below its name in the file
     """

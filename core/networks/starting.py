@@ -50,6 +50,8 @@ def start_network(
 def _take_over(
     network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]], settings: NetworkSettings
 ) -> list[Problem]:
+    """Load the file's layers that the network has; return advice about differences. Raises ProblemsError for other ranks,
+    shapes or kinds. modules: layer -> its tensors in the file"""
     loaded, ranks, shapes, alphas = {}, {}, [], {}
     for name, adapter in network.adapters.items():
         tensors = modules.get(name, {})
@@ -96,6 +98,12 @@ def _refuse(
     shapes: Sequence[str],
     kinds: Sequence[NetworkKind],
 ) -> None:
+    """Raise ProblemsError if layers differ in rank or shape, or none could be loaded.
+
+    ranks    layer -> (rank in the file, rank set, name of its setting)
+    shapes   layers of other shapes
+    kinds    the kinds of the file, if they are not the set one
+    """
     problems = []
     by_setting = {
         setting: {sizes[0] for sizes in ranks.values() if sizes[2] == setting} for _, _, setting in ranks.values()
@@ -138,6 +146,7 @@ def _rank_setting(name: str, module: nn.Module, settings: NetworkSettings) -> st
 
 
 def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSettings) -> list[Problem]:
+    """Advice about alphas that differ. alphas: layer -> (alpha in the file, alpha set)"""
     if not alphas or settings.dim_from_weights:
         return []
     pairs = Counter(alphas.values()).most_common(SHOWN)
@@ -156,6 +165,7 @@ def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
 def _about_layers(
     network: Network, modules: Mapping[str, object], loaded: Mapping[str, object], settings: NetworkSettings
 ) -> list[Problem]:
+    """Advice about layers that only the network or only the file has."""
     problems = []
     fresh = [name for name in network.adapters if name not in loaded]
     if fresh:

@@ -15,7 +15,7 @@ RATES = 1e-8, 1e3  # limits of Automagic3's rate
 
 
 class FactoredOptimizer(Optimizer):
-    """What both versions share: the update and the groups' rates.
+    """Base of Automagic and Automagic3: their update and their groups' rates.
 
     A group's `initial_lr` is where its rates start; the learning rate scheduler multiplies them by `lr / initial_lr`.
     """

@@ -90,6 +90,7 @@ class FusedBackward:
             self._move(part)
 
     def _clip(self, weight: nn.Parameter) -> None:
+        """Clip a weight's gradient alone; its norm is recorded and watched for non-finite values."""
         assert weight.grad is not None
         norm = wide_norm(weight.grad)
         self._guard.watch(norm)

@@ -42,7 +42,8 @@ def parameter_groups(
     parts: Mapping[str, Sequence[nn.Parameter]] | Sequence[Trainable],
     scale: float = 1.0,
 ) -> list[Group]:
-    """One group for all weights of a name and a rate, text encoders first; a rate of 0 excludes weights.
+    """One group for all weights of a name and a rate, text encoders first; a rate of 0 excludes weights. Raises ProblemsError
+    if no weights are left.
 
     Excluded weights get requires_grad False, so no gradient is computed and they do not count in the gradient norm.
     They are still saved with the network.

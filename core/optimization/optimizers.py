@@ -29,10 +29,11 @@ INSTEAD_OF_FUSED = {"fused", "foreach", "differentiable", "capturable"}
 def build_optimizer(
     settings: OptimizerSettings, groups: Sequence[Group], seed: int = 0, embeddings: Iterable[Tensor] = ()
 ) -> Optimizer:
-    """The optimizer for these groups. Each group keeps its own rate in `initial_lr` for the learning rate schedule.
+    """The optimizer for these groups, ready to train. Each group keeps its own rate in `initial_lr` for the learning rate
+    schedule. Raises ProblemsError for invalid rates and arguments.
 
-    Schedule-free ones are ready to train. `seed` is for those that use random numbers; `embeddings` are weights whose rows
-    are vectors of their own, no matrix.
+    seed         for optimizers that use random numbers
+    embeddings   weights whose rows are vectors of their own, no matrix
     """
     rates = [group["lr"] for group in groups]
     if not all(math.isfinite(rate) for rate in rates):
@@ -68,6 +69,8 @@ def groups_for(entry: Entry, groups: Sequence[Group], embeddings: Iterable[Tenso
 
 
 def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -> Optimizer:
+    """Create the optimizer; each group gets its rate as `lr` and `initial_lr`, except with AdaFactor's relative step. Raises
+    ProblemsError if the library refuses its arguments."""
     arguments = arguments_in_force(settings, entry)
     if entry.path in FUSED and not INSTEAD_OF_FUSED & set(arguments):
         arguments["fused"] = True
@@ -91,8 +94,8 @@ def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -
 
 
 def resolve(name: str) -> Entry:
-    """The entry for a job's optimizer_type; for one from an allowed module it is built from its class. Raises
-    ProblemsError."""
+    """The entry of a job's optimizer_type; one in an allowed module gets an entry with its class's arguments. Raises
+    ProblemsError for all others."""
     problem = type_problem(name)
     if problem is not None:
         raise ProblemsError([problem])
@@ -107,7 +110,8 @@ def resolve(name: str) -> Entry:
 
 
 def load_class(entry: Entry) -> Any:
-    """Import the class. Only for listed optimizers and modules that the owner allowed."""
+    """Import the class, only of listed optimizers and modules that the owner allowed. Raises ProblemsError if its package
+    does not work here."""
     module, _, attribute = entry.path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -153,8 +157,8 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def step_sizes(optimizer: Optimizer) -> dict[str, float]:
-    """Group name -> d * lr, for optimizers that estimate their step size, if it can be read without a sync; of Automagic
-    the average rate, with one."""
+    """{group's name: d * lr} of optimizers that estimate their step size, if it can be read without a sync; of Automagic the
+    average rate, which needs one."""
     from core.optimization.automagic import FactoredOptimizer
 
     sizes = {}

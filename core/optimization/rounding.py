@@ -42,8 +42,8 @@ def round_stochastically(values: Tensor, shorts: Shorts) -> Tensor:
 
 
 def draws(seed: int, device: torch.device) -> Shorts:
-    """A source of random shorts: four from each random number, since generating them takes the time (on a CPU torch's
-    own generator would take ten times as long)."""
+    """Return a function (count) -> random int16 [count]. Each random number gives four, since generating takes the time (on
+    a CPU torch's own generator would take ten times as long)."""
     if device.type == "cpu":
         source = numpy.random.SFC64(seed)
         return lambda count: torch.from_numpy(source.random_raw(-(-count // 4)).view(numpy.int16)[:count])
@@ -195,7 +195,7 @@ def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: 
 
 
 def _step(optimizer: Optimizer, plain: Any, groups: Sequence[Group]) -> None:
-    """The optimizer's own step for these groups only; its state is keyed by weight, so the others are not needed."""
+    """Call the optimizer's own step for these groups only; its state is keyed by weight, so the others are not needed."""
     everything = optimizer.param_groups
     optimizer.param_groups = list(groups)
     try:

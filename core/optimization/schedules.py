@@ -81,6 +81,7 @@ def _cosine_with_min_lr(inputs: ScheduleInputs) -> float:
 
 
 def _stable_decay(inputs: ScheduleInputs) -> float:
+    """Factor of warmup_stable_decay after the warmup."""
     low = inputs.settings.lr_scheduler_min_lr_ratio or 0.0
     into = inputs.tick - (inputs.total - inputs.decay)  # a decay longer than the time after warmup is shortened
     if into < 0:
@@ -126,6 +127,7 @@ NO_WARMUP = ("piecewise_constant", "adafactor")
 
 
 def _rise(inputs: ScheduleInputs) -> float:
+    """Factor during the warmup."""
     part = (inputs.tick + (0 if inputs.settings.lr_warmup_from_zero else 1)) / inputs.warmup
     if inputs.settings.lr_scheduler != "warmup_stable_decay":
         return part

@@ -29,6 +29,7 @@ def arguments_of(constructor: Any, skip: tuple[str, ...] = ("params", "lr")) -> 
 
 
 def _argument(name: str, parameter: inspect.Parameter, hint: Any) -> Argument | None:
+    """A parameter as an Argument; None if a job cannot set it, such as a function."""
     required = parameter.default is inspect.Parameter.empty
     default = None if required else parameter.default
     members = _members(hint)

@@ -37,7 +37,8 @@ def _bare(name: str) -> str:
 
 @lru_cache(maxsize=32)
 def _run(name: str, arguments: str, total: int, base_rate: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The rate of every step relative to the base rate, and its momentum, from one run of the scheduler."""
+    """(rates relative to the base rate, momenta), one of each per step, from one run of torch's scheduler. arguments: as JSON.
+    Raises ProblemsError for invalid ones."""
     import torch
 
     keyword_arguments = json.loads(arguments)

@@ -87,6 +87,7 @@ def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu
 
 
 def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -> Result:
+    """`attempt`, with errors raised."""
     import torch
 
     from core.optimization.averaging import averaged, averages, ready_to_train

@@ -65,7 +65,8 @@ def step_or_undo(optimizer: Optimizer, withheld: Tensor) -> None:
 
 
 def _slots(optimizer: Optimizer) -> Iterator[Slot]:
-    """The slots of the weights and all tensors of the state and groups. TypeError for types that may hide some."""
+    """The slots of the weights and of all tensors in the state and groups. Raises TypeError for types that may contain
+    tensors."""
     for group in optimizer.param_groups:
         for index in range(len(group["params"])):
             yield group["params"], index
@@ -75,6 +76,8 @@ def _slots(optimizer: Optimizer) -> Iterator[Slot]:
 
 
 def _tensors(values: Any, box: Any) -> Iterator[Slot]:
+    """The slots of all tensors in a container, at any depth; box: the object that contains the values. Raises TypeError as
+    `_slots`."""
     pairs = values.items() if isinstance(values, dict) else enumerate(values)
     for key, value in pairs:
         if isinstance(value, Tensor):

@@ -75,6 +75,8 @@ class ProbeBatches:
         self.pixels: list[int] = []  # of each step of the first epoch
 
     def __call__(self, report: Report) -> Report:
+        """The report with only the images of the largest and the smallest batch of the first epoch. Sets `groups` to these
+        batches, and `pixels` to the pixels of every step of the epoch."""
         job, processes = self._job, self._job.memory.num_processes
         groups = Plan(report.placed, job, job.schedule.seed or 0).epochs.groups(job.schedule.seed or 0, 0)
         shares = [[Planned(batch.bucket, batch.items[::processes]) for batch in group] for group in groups]
@@ -112,6 +114,7 @@ def probe(job: TrainJob, context: JobContext) -> Forecasted:
 
 
 def _probe(job: TrainJob, context: JobContext) -> Forecasted:
+    """`probe` in the context's folder, which remains."""
     from core.training.building.setup import build_training
 
     batches = ProbeBatches(job)

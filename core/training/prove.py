@@ -49,6 +49,7 @@ class Proof:
         return self.whole == self.resumed and self.losses_equal
 
     def words(self) -> str:
+        """The comparison as lines for a terminal."""
         lines = [
             f"{self.steps} steps in one go:               {self.whole}",
             f"{self.stopped_at} steps, stopped, {self.steps - self.stopped_at} more steps:  {self.resumed}",
@@ -141,7 +142,7 @@ def _train(
 
 
 def _content(folder: RunFolder) -> dict[str, str]:
-    """{name: SHA-256} of the entries of the newest training state."""
+    """{name: SHA-256} of the entries of the newest training state. Raises ProblemsError where there is none."""
     state = newest_state(folder.states)
     if state is None:
         what = "A training of the resume check saved no training state"
@@ -179,6 +180,7 @@ def _largest_difference(one: Mapping[int, float], other: Mapping[int, float]) ->
 
 
 def _losses(folder: RunFolder) -> dict[int, float]:
+    """{step: loss} of a run's journal."""
     return {
         step: loss
         for line in read_lines(folder.journal_file)

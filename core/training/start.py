@@ -81,7 +81,8 @@ def with_seed(job: Job, context: JobContext) -> Job:
 
 
 def prepare_caches(job: PrepareJob, context: JobContext) -> Outcome:
-    """Task of the prepare job: write latents and text states to disk, so that a training with these settings starts at once."""
+    """Task of the prepare job: write latents and text states to disk, so that a training with these settings starts at once,
+    and the metadata file and .npz caches if set. Raises ProblemsError."""
     from core.dataset.caches.metadata_writing import write_metadata
     from core.dataset.sources.files import printable
     from core.record.problems import ProblemsError

@@ -134,7 +134,7 @@ class FaceDetector:
         return conv2d(x, w[9], w[10])[0], conv2d(x, w[11], w[12])[0].softmax(0)[1]
 
     def _refined(self, pixels: torch.Tensor, boxes: np.ndarray) -> np.ndarray:
-        """Run the second network: refined boxes, fewer of them."""
+        """Run the second network: the boxes that it accepts, refined, in the form of `_proposals`."""
         import torch
         from torch.nn.functional import conv2d, linear, max_pool2d, prelu
 
@@ -153,7 +153,7 @@ class FaceDetector:
         return _squares(boxes[_nms(boxes, _OVERLAP)])
 
     def _faces(self, pixels: torch.Tensor, boxes: np.ndarray, min_score: float) -> list[Face]:
-        """Run the third network: the faces with their eyes."""
+        """Run the third network: the faces with at least this score, with their eyes."""
         import torch
         from torch.nn.functional import conv2d, linear, max_pool2d, prelu
 

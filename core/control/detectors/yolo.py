@@ -67,7 +67,7 @@ class YoloDetector(OneImageModel):
         return self.run(normalized(pixels, self._profile), self.outputs, self._boxes)[0]
 
     def _boxes(self, shapes: Sequence[Sequence[int]]) -> list[int]:
-        """The index of the first output. Raises ProblemsError if its shape is not that of boxes."""
+        """`pick` of `run`: the first output. Raises ProblemsError if its shape is not that of boxes."""
         shape = shapes[0]
         if (
             len(shape) != 3
@@ -79,7 +79,8 @@ class YoloDetector(OneImageModel):
         return [0]
 
     def _decoded(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Corners [M, 4] in the pixels of the input, and scores [M] of the wanted classes."""
+        """Corners [M, 4] in the pixels of the input, and scores [M] of the wanted classes. Raises ProblemsError for an
+        output of other shape."""
         if values.shape[1] == 6:
             return values[:, :4], np.where(_wanted(values[:, 5], self._classes), values[:, 4], 0)
         by_class = values[4 : len(values) - (MASK_NUMBERS if len(self.outputs) > 1 else 0)].T

@@ -46,7 +46,7 @@ class HintModel(ProfiledModel):
         return [0]
 
     def _levels(self, values: np.ndarray) -> np.ndarray:
-        """RGB uint8."""
+        """The output as RGB uint8, by the profile's `values` and `invert`."""
         match self.profile.values:
             case "range":
                 low, high = float(values.min()), float(values.max())

@@ -145,7 +145,8 @@ def _kind_of_file(file: Path) -> str:
 
 
 def _only_model(folder: Path) -> Path:
-    """model.onnx, or the folder's only model that is not a person detector."""
+    """model.onnx, or the folder's only model that is not a person detector. Raises ProblemsError where there are several or
+    none."""
     files = _models_in(folder)
     named = [file for file in files if file.name == "model.onnx"]
     if len(files) > 1 and not named:
@@ -157,7 +158,8 @@ def _only_model(folder: Path) -> Path:
 
 
 def _detector_of(file: Path, profile: Profile) -> Path | None:
-    """The model next to a pose model that detects people for it."""
+    """The model next to a pose model that detects people for it; None without one. Raises ProblemsError where there are
+    several."""
     if profile.detector:
         detector = file.with_name(profile.detector)
         check_regular(detector)

@@ -66,6 +66,7 @@ class OneImageModel(OfProcess):
         return [self._read(number, results[number][0]) for number in pick([shape for _, shape in results])]
 
     def _read(self, number: int, dtype: str) -> np.ndarray:
+        """An output as float32, of the first image in the batch. Raises ProblemsError for integers, NaN and infinity."""
         if not dtype.startswith("float"):
             raise self.refused(f"returns {dtype} in place of floats")
         values: np.ndarray = self._model.values(number).astype(np.float32)
@@ -74,8 +75,8 @@ class OneImageModel(OfProcess):
         return values[0]
 
     def size_for(self, width: int, height: int, profile: Profile) -> Size:
-        """(width, height) of the input for an image, unless fixed: the shorter side near the profile's size, both of
-        its multiple."""
+        """(width, height) of the input for an image: the model's if fixed, else with a shorter side near the profile's size,
+        both multiples of its `multiple`. Raises ProblemsError if that is too large."""
         if self.fixed:
             return self.fixed
         scale, step = profile.size / min(width, height), profile.multiple
@@ -85,7 +86,8 @@ class OneImageModel(OfProcess):
         return across, down
 
     def _input(self, usual: Size) -> tuple[str, int, Size | None]:
-        """(layout, batch size, (width, height) or None if open) of the input. Raises ProblemsError for unusable ones."""
+        """(layout, batch, size or None where both sides are open) of the input; `usual` for one open side. Raises
+        ProblemsError unless it takes one RGB image as floats."""
         inputs = self._model.inputs
         shape = inputs[0][2] if inputs else []
         if len(inputs) != 1 or len(shape) != 4 or inputs[0][1] not in FLOATS:

@@ -31,7 +31,7 @@ def masked(image: np.ndarray, settings: HintSettings) -> np.ndarray:
 
 
 def random_mask(height: int, width: int, share: float, seed: int) -> np.ndarray:
-    """bool [H, W], at least `share` of it True."""
+    """bool [H, W], True inside random rectangles and ellipses that cover at least `share` of it."""
     dice = np.random.default_rng(address(seed, "hint.mask"))
     rows, columns = np.mgrid[0:height, 0:width]
     mask: np.ndarray = np.zeros((height, width), bool)

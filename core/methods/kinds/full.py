@@ -45,6 +45,7 @@ def _trained(job: TrainJob, parts: Parts) -> list[tuple[str, PartSize]]:
 
 
 def _dreambooth_needs(job: TrainJob, family: str, size: str) -> Needs:
+    """What preserves the class, in a text that ends with `size`, and the [title, setting] pairs that it depends on."""
     sources = [source for source in job.dataset.all_sources() if source.enabled and source.role == "regularization"]
     keeps = [["Prior preservation", "method.prior"], ["Class caption", "method.class_caption"]]
     if job.method.prior == "model":

@@ -35,6 +35,7 @@ def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, 
 
 @lru_cache(maxsize=16)
 def _counted(family_name: str, config: str, cond_emb_dim: int, network_dim: int) -> int:
+    """Number of an LLLite's weights. config: the U-Net's, as JSON"""
     from core.control.lllite import empty, lllite_targets
     from core.families import family
 

@@ -149,8 +149,8 @@ def without_scale(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _per_output(diffusers: str) -> Misread:
-    """The programs that misread it: ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by those of
-    the columns."""
+    """How programs misread magnitudes per output: ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by
+    those of the columns. diffusers: what diffusers does"""
     return Misread(
         {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": diffusers},
         "a magnitude per output",
@@ -171,7 +171,7 @@ def decomposed(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]
 
 
 def register_decomposed(over: str, name: str, title: str, settings: type[Settings]) -> None:
-    """Register DoRA over another kind."""
+    """Register the kind `name`: DoRA over the kind `over`."""
     kind = kind_named(over)
 
     def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> DoraAdapter | None:

@@ -95,6 +95,7 @@ class DyLoraAdapter(LoraAdapter):
         return super().strength * factor
 
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """down and up of all ranks; in training only the current group has gradients."""
         first = self.drawn
         if first is None:
             return self.down, self.up
@@ -117,6 +118,7 @@ def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int)
 
 
 def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
+    """(setting, its ranks) of each setting that contains ranks."""
     yield "rank", [network.rank]
     try:
         for name in ("block_dims", "conv_block_dims"):

@@ -109,7 +109,7 @@ class GloraAdapter(ScaledAdapter):
 
 
 def shapes(module: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
-    """The matrices' shapes in files."""
+    """{key: shape} of the matrices in files."""
     (out, width, *kernel), ones = as_weight(module.weight).shape, [1 for _ in as_weight(module.weight).shape[2:]]
     return {
         A1: (width, rank, *ones),

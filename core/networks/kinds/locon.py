@@ -41,7 +41,7 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
 
 
 def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
-    """As in LyCORIS: all kaiming, except up: zero unless there is a scalar."""
+    """Initialization of each tensor as in LyCORIS: all kaiming, except up: zero unless there is a scalar."""
     (out, width, *kernel), ones = module.weight.shape, tuple(1 for _ in module.weight.shape[2:])
     last: Any = "kaiming" if options.use_scalar else "zero"
     if options.use_tucker and prod(kernel) > 1:

@@ -29,7 +29,8 @@ def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
 
 
 def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
-    """As in LyCORIS: the b matrices normal, a matrices and cores a tenth of it, w2_a zero unless there is a scalar."""
+    """Initialization of each tensor as in LyCORIS: the b matrices normal, a matrices and cores a tenth of it, w2_a zero
+    unless there is a scalar."""
     shape = module.weight.shape
     core = options.use_tucker and prod(shape[2:]) > 1
     outs = (rank, shape[0]) if core else (shape[0], rank)

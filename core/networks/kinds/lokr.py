@@ -31,7 +31,7 @@ def split(width: int, factor: int) -> tuple[int, int]:
 
 
 def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
-    """As in LyCORIS: all kaiming, except w2 or w2_b: zero unless there is a scalar."""
+    """Initialization of each tensor as in LyCORIS: all kaiming, except w2 or w2_b: zero unless there is a scalar."""
     shape = module.weight.shape
     (a, b), (c, d), kernel = split(shape[0], options.factor), split(shape[1], options.factor), shape[2:]
     if options.unbalanced_factorization:

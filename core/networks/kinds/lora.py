@@ -150,8 +150,8 @@ class LoraAdapter(ScaledAdapter):
             parameter.mul_(root.to(parameter.dtype))
 
     def norm(self) -> Tensor:
-        """The root of the sum over (up^T up) * (down down^T), two small matrices, in float64: the product itself is as
-        large as the layer's weight."""
+        """The Frobenius norm of the change: the root of the sum over (up^T up) * (down down^T), two small matrices, in
+        float64; the product itself is as large as the layer's weight."""
         wide = torch.float32 if self.down.device.type == "mps" else torch.float64  # not available on Apple devices
         down, up = self.down.detach().flatten(1).to(wide), self.up.detach().flatten(1).to(wide)
         square = ((up.t() @ up) * (down @ down.t())).sum()

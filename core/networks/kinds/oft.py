@@ -112,6 +112,7 @@ class OftAdapter(Adapter):
         return self._cached
 
     def _computed(self) -> Tensor:
+        """R - I of each block, float32, with the limit of the norm applied to Q."""
         q = self.blocks.float()
         q = q - q.transpose(-1, -2)
         if self.alpha > 0:

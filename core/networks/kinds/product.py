@@ -42,7 +42,7 @@ class Form:
     ins: str
 
     def lengths(self, tensors: Tensors) -> dict[str, int]:
-        """The size of each letter. Raises ValueError with the key that differs."""
+        """{letter: size}. Raises ValueError with the key that differs."""
         sizes: dict[str, int] = {"1": 1}
         for key, letters in self.keys.items():
             shape = tensors[key].shape
@@ -232,6 +232,7 @@ class ProductAdapter(ScaledAdapter):
         return torch.add(y, z, alpha=self.strength * factor)
 
     def _product(self, x: Tensor) -> Tensor:
+        """The product of x and the change without alpha / rank; recomputed in the backward pass if the kind does so."""
         trains = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.weights.values())
         if trains and self.product.recomputes and not torch.compiler.is_compiling():
             from torch.utils.checkpoint import checkpoint
@@ -248,6 +249,7 @@ class ProductAdapter(ScaledAdapter):
         return applied(self.module, x, change, factors.get(self.product.bias))
 
     def _factors(self, dtype: torch.dtype) -> Factors:
+        """The tensors in this dtype, with the scalar multiplied in."""
         # Detached without gradients: matmul would sum parameters in another order, and samples differ from Generate's.
         trains = torch.is_grad_enabled()
         weights = {

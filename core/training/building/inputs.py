@@ -90,7 +90,8 @@ def read_inputs(job: TrainJob, context: JobContext, select: Select = lambda repo
 
 
 def checked(job: TrainJob, context: JobContext) -> Report:
-    """Repeat the preflight when the training starts, as files may have changed while the job waited in the queue."""
+    """Repeat the preflight and all checks when the training starts, as files may have changed while the job waited in the
+    queue; return the report. Raises ProblemsError for errors."""
     context.stage("scanning the dataset")
     report = preflight(
         job,
@@ -138,7 +139,8 @@ def _precision(job: TrainJob, context: JobContext, size: int) -> Precision:
 
 
 def _decided_type(job: TrainJob, context: JobContext, size: int) -> str:
-    """The dtype of mixed precision "auto". Decided once at the start of a run: a resumed run must not change it."""
+    """The dtype that mixed precision "auto" stands for: "no", "bf16" or "fp16". Decided once at the start of a run, as a
+    resumed run must not change it."""
     folder, device = context.folder, context.device
     with context.processes.first_does():
         known = _decided_before(folder.machine_file, device)

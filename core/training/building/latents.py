@@ -107,7 +107,7 @@ def decode_threads(device: str) -> int:
 
 
 def latent_cache(inputs: Inputs, images: Sequence[Placed]) -> LatentCache:
-    """The latent cache of the job's VAE."""
+    """The cache of these images' latents for the job's VAE."""
     identity = inputs.family.digest(inputs.model, "vae", vae=inputs.vae, memo=inputs.memo)
     others = None
     if inputs.job.memory.npz_caches and inputs.family_name in NPZ_KINDS:
@@ -132,6 +132,7 @@ def fill(inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Pl
 
 
 def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Sequence[Placed], keep_vae: bool) -> None:
+    """Encode these images into the cache; then release the VAE from the device unless `keep_vae`."""
     context, vae = inputs.context, models.vae()
     cache.fill(
         missing,

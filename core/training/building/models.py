@@ -54,7 +54,7 @@ class Models:
     # -- text encoders
 
     def encoders(self) -> Components:
-        """Components with the text encoders: the trained ones after `load`, else frozen ones."""
+        """The text encoders and tokenizers: the trained ones after `load`, else frozen ones, loaded at first use."""
         if self._text is None:
             self._inputs.context.stage("loading the text encoder")
             self._text = self._load(
@@ -70,7 +70,7 @@ class Models:
     # -- the trained model
 
     def load(self) -> Components:
-        """Load the U-Net, and the text encoders where they train."""
+        """Load the U-Net, and the text encoders where they train, merge the LoRAs of the settings, and return them."""
         self._inputs.context.stage("loading the model")
         trains_text = self._inputs.method.trains_text
         loaded = self._load_trained(("denoiser", "text_encoders", "tokenizers") if trains_text else ("denoiser",))

@@ -60,7 +60,8 @@ class Texts:
         return self._encode(prompts, partial(self._encode_prompts, tokens))
 
     def frozen(self) -> tuple[FrozenText, FrozenPromptTexts]:
-        """Encode the sample prompts, and the captions of the first epoch unless its steps do; release the encoders."""
+        """Encode the sample prompts, and the captions of the first epoch unless its steps do; release the encoders. Returns
+        the sources for training and for samples."""
         inputs, context, started = self._inputs, self._inputs.context, False
 
         def text_of(tokens: int | None) -> FrozenText:
@@ -126,6 +127,8 @@ class Texts:
         )
 
     def _encode(self, captions: Sequence[str], read: EncodeText) -> TextStates:
+        """Text states of captions by the method, which calls `read`. Raises ProblemsError where frozen encoders return NaN
+        or infinity."""
         method = self._inputs.method
         self._models.encoders()
         # Frozen encoders are in the compute dtype, so cached states are the same for every method.
@@ -141,6 +144,7 @@ class Texts:
         return encode_texts(self._models.encoders(), prompts, self.reading, tokens)
 
     def _encode_captions(self, captions: Sequence[str]) -> TextStates:
+        """Text states of captions without the method's tokens, by the caption settings."""
         from core.families.clip import join_whole, join_windows
 
         settings = self._job.captions

@@ -73,7 +73,8 @@ def problems_without_model(
     *,
     begins: bool = True,
 ) -> list[Problem]:
-    """Problems of settings, images, files and device, without those of the base model. Arguments as above."""
+    """Problems of settings, images, files and device, without those of the base model. Arguments: see
+    `problems_before_start`"""
     problems = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
     problems += demo_problems(job, workspace)
     problems += weight_problems(job, [*report.placed, *report.validation])

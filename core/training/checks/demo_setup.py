@@ -190,6 +190,9 @@ def _changes(
     *,
     real: bool,
 ) -> Iterator[Change]:
+    """Each recommended value with its reason, also where it is the present one. real: the model can train photographs; other
+    arguments: see `setup_for`"""
+
     def free(path: str) -> bool:
         return path in left or _is_demo(job, path)
 
@@ -283,7 +286,8 @@ def _rate(job: TrainJob) -> float | None:
 
 def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
     """Short prompts from captions that are lists of tags; [] for sentences. Each has the tags that most images share, in the
-    order of the captions, then a few of one image, so that it describes one subject in one situation."""
+    order of the captions, then a few of one image, so that it describes one subject in one situation. apart: distance of
+    the captions that are used"""
     listed = [list(filter(None, map(str.strip, caption.split(",")))) for caption in captions]
     if median(map(len, listed)) < TAGS_FROM or median(len(tag.split()) for tags in listed for tag in tags) > 2:
         return []
@@ -294,7 +298,8 @@ def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
 
 
 def prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
-    """(sample prompts, source): captions with their control images, of validation images where some are held out."""
+    """(sample prompts, source): captions with their control images, of validation images if some are held out; None without
+    control images."""
     wanted = (row for row in report.rows if row.control and (row.trains or row.role == "validation"))
     pairs = [row for row in wanted if _is_prompt(" ".join(row.caption.split())) and " --" not in str(row.control)]
     held = [row for row in pairs if row.role == "validation"]
@@ -320,8 +325,8 @@ def _is_prompt(caption: str) -> bool:
 
 
 def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
-    """(output name, reason) from the folder's name: "10_mira woman" -> "mira_woman"; from a folder inside or the parent where
-    that name is generic."""
+    """(output name, reason) from the folder's name: "10_mira woman" -> "mira_woman"; where that name is generic, from the
+    folders `inside` or the parent."""
     path = Path(os.path.abspath(resolve_path(folder)))
     for part in (path.name, *inside, path.parent.name):
         text = re.sub(r"\W+", "_", without_signs(re.sub(r"^\d+_", "", part))).strip("_")

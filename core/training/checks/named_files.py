@@ -23,7 +23,7 @@ from core.training.sharding.fast_disk import disk_folders, require_folder
 
 
 def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = True) -> list[Problem]:
-    """Problems of these files, folders and packages, and advice about prompts.
+    """Problems of files, folders and packages that settings name, and advice about prompts.
 
     begins  the run has no training state yet, so that the state it starts from must exist
     """
@@ -37,7 +37,7 @@ def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = T
 
 
 def _checks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:
-    """Functions that raise ProblemsError."""
+    """Yield a function for each check; it raises ProblemsError."""
     controlled = job.method.traits.control_images
     yield lambda: _advice(read_prompts(job.samples, controlled)[1])
     if controlled:

@@ -18,7 +18,11 @@ def fits(recipe: Preset, gpu: int | None) -> bool:
 
 
 def recipe_problems(recipe: Preset | None, family: str, gpu: int | None = None) -> list[Problem]:
-    """Problems of using a recipe. family: of the base model, a key of FAMILY_NAMES; any other text where unknown"""
+    """Problems of using a recipe; [] for None and other presets.
+
+    family   of the base model, a key of FAMILY_NAMES; any other text where unknown
+    gpu      see `fits`
+    """
     if recipe is None or recipe.kind != "recipe":
         return []
     name, problems = recipe.title or recipe.name, []
@@ -36,7 +40,8 @@ def recipe_problems(recipe: Preset | None, family: str, gpu: int | None = None) 
 
 
 def nearest(recipes: Iterable[Preset], wanted: Preset, family: str, gpu: int | None) -> Preset | None:
-    """The recipe of a family that is most similar to `wanted`: the same method and optimizer, fitting VRAM; None without any."""
+    """The recipe of a family that is most similar to `wanted`: fitting VRAM, the same method and optimizer; None without
+    any. gpu: see `fits`"""
 
     def distance(each: Preset) -> tuple[bool, ...]:
         stated, other = each.stated(), wanted.stated()

@@ -62,7 +62,8 @@ class Batch:
         return torch.tensor(rows, dtype=torch.float32)
 
     def loss_masks(self, settings: NoiseSettings, *, training: bool) -> Tensor | None:
-        """`masks` with the weight of unmasked areas; in training, images drawn by `unmasked_probability` have none."""
+        """`masks` with the weight of unmasked areas; in training 1 everywhere for the images that `unmasked_probability`
+        selects. None without masks."""
         if self.masks is None:
             return None
         masks, chance = self.masks.clamp_min(settings.unmasked_weight), settings.unmasked_probability

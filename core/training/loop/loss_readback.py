@@ -103,7 +103,8 @@ class LossBuffer:
         self._waiting = []
 
     def read(self) -> ReadBack | None:
-        """Wait for the device and read all records, up to the first non-finite step beyond those allowed."""
+        """Wait for the device and read all records, up to the first non-finite step beyond those allowed. None without
+        records."""
         self._last = time.monotonic()
         records, self._waiting = self._waiting, []
         if not records:
@@ -139,7 +140,8 @@ class LossBuffer:
 
 
 def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> ProblemsError:
-    """Error of a non-finite step. losses: of its images; the non-finite ones are named, or all if there are none."""
+    """Error of a non-finite step. what: "loss" or "gradient"; losses: of its images; the non-finite ones are named, or all
+    if there are none."""
     named = list(zip(record.images, record.timesteps, strict=True))
     broken = [each for each, loss in zip(named, losses, strict=False) if not math.isfinite(loss)] or named
     names = first_of([name for name, _ in broken], 8)

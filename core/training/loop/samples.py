@@ -82,6 +82,7 @@ def _all_texts(prompt: SamplePrompt, edited: bool) -> list[str]:
 
 
 def _states(prompt: SamplePrompt, edited: bool, states_of: Callable[[list[str]], TextStates]) -> PromptStates:
+    """Text states of a prompt and its negative prompt, with those of later steps where prompt editing changes the text."""
     moments, texts = _texts_at(prompt, edited), _all_texts(prompt, edited)
     read = states_of(texts)
     if len(moments) == 1:

@@ -182,6 +182,7 @@ class Latents:
         return self._validation_seed if epoch == EPOCH else self._seed
 
     def _sampled(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, mirrored: bool) -> Tensor:
+        """An image's latent by `mode`, float32 [C, h, w], not scaled."""
         mean, logvar = posterior
         if self._mode == "mean":
             return mean.float()

@@ -89,6 +89,7 @@ class SpillGuard:
         return self._look(slow) if self._since_reading >= interval else None
 
     def _is_slow(self, size: Size, rate: float) -> bool:
+        """Add the seconds per pixel of a step to the statistics of its size; return whether the step is slow."""
         if size not in self._usual:
             self._usual[size] = deque(maxlen=RECENT)
             return False
@@ -106,6 +107,8 @@ class SpillGuard:
         return statistics.median(rates) if len(rates) >= ENOUGH else inf  # where nothing is slow
 
     def _look(self, slow: Sequence[tuple[Size, int]]) -> Problem | None:
+        """Read the GPU's memory and empty torch's cache if it is full; return the warning, once per episode. slow: (size,
+        pixels) of each slow batch"""
         reading, self._since_reading = self._read(), 0
         retried, self._retries = reading.retries > self._retries, reading.retries
         self._over = self._over + 1 if reading.reserved > reading.total else 0

@@ -137,7 +137,7 @@ class Stepper:
     # -- training state
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer state and scaler."""
+        """The part of a training state that steps change: "weights", "optimizer", "scaler" ... `load` reads it."""
         return {
             "weights": with_average(self._method.state_dict(), self.average),
             "optimizer": self.optimizer.state_dict(),

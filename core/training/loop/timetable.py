@@ -73,6 +73,7 @@ class Timetable:
             self._sample()
 
     def after_step(self) -> None:
+        """Save, back up, validate and sample where this step is due; the last step is left to `at_the_end`."""
         step, plan = self._state.step, self._run.plan
         if step >= plan.total:
             return
@@ -172,8 +173,9 @@ class Timetable:
             self.back_up()
 
     def _save(self, name: str, state: bool | None = None) -> None:
-        """Write a periodic checkpoint and state. A failed write (full disk, unreachable base model) is reported and tried
-        again at the next save; training continues."""
+        """Write the periodic checkpoint `name`, and a training state if `state` (None: if the settings save states with
+        checkpoints). A failed write (full disk, unreachable base model) is reported and tried again at the next save;
+        training continues."""
         self._run.reports.all()
         try:
             with self._run.stepper.weights_for("files"):
@@ -220,8 +222,9 @@ class Timetable:
             self._context.say(f"Best checkpoint: {Path(best.file).name}, lowest {best.what}; {best.sure}")
 
     def _attempt(self, name: str, fix: str, smaller: str, work: Callable[[], None], use: Use = "samples") -> None:
-        """Sample or validate with the weights for this use. An error is reported and does not end the training.
+        """Call `work` with the weights for this use. An error is reported and does not end the training.
 
+        name           of the work, for messages
         fix, smaller   the fix of an error, and of one that ran out of memory
         """
         ran_out = False
@@ -240,7 +243,7 @@ class Timetable:
         self._context.stage("training" if self._state.step < self._run.total else "finishing")
 
     def _rotate(self, remove_old: Callable[[], None]) -> None:
-        """Remove expired files. One that cannot be removed, such as an open one, is reported; the new file is saved anyway."""
+        """Call `remove_old`. A file that cannot be removed, such as an open one, is reported and does not end the training."""
         try:
             remove_old()
         except OSError as error:
@@ -249,6 +252,7 @@ class Timetable:
             self._context.say(what, "warning", "close the program that uses it; the next save tries again")
 
     def _say_unwritten(self, error: OSError | ProblemsError) -> None:
+        """Report that a checkpoint or state could not be written."""
         intact = f"nothing was saved at step {self._state.step}; earlier files are complete"
         then = "no action needed: the next save tries again"
         if isinstance(error, ProblemsError):
@@ -260,7 +264,7 @@ class Timetable:
 
 
 class Timer:
-    """Time since the last restart. minutes: when it is due; empty or 0 is never"""
+    """Whether this number of minutes has passed since the last restart. minutes: empty or 0 is never"""
 
     def __init__(self, minutes: float | None):
         self._minutes = every(minutes)

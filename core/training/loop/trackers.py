@@ -80,6 +80,7 @@ class Trackers:
         self._trackers, self._failed = [], {}
 
     def _each(self, work: Callable[[Tracker], None]) -> None:
+        """Call `work` with each tracker that works, or whose next attempt is due."""
         now = time.monotonic()
         for tracker in [each for each in self._trackers if self._failed.get(each, 0.0) <= now]:
             name = type(tracker).__name__
@@ -92,6 +93,7 @@ class Trackers:
                     self._say(f"{name} works again; the numbers in between are in the run's journal", "info")
 
     def _leave_out(self, tracker: Tracker, name: str, error: Exception) -> None:
+        """Report a tracker's first error; skip it until its next attempt, or for the rest of the run."""
         tracker.abandon()
         if tracker.retry_seconds is None:
             self._trackers.remove(tracker)
@@ -208,7 +210,11 @@ class Wandb:
 
 
 def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -> Tracker:
-    """Return the trackers of a run. folder: the run's log folder, for settings that name none"""
+    """Return one tracker that passes on to all trackers of the settings.
+
+    folder   the run's log folder, used if the settings name none
+    say      (message, severity) -> None
+    """
     logging = job.logging
     if logging.log_with == "none":
         return Trackers([], say)
@@ -236,7 +242,7 @@ def log_folder(job: TrainJob, folder: Path) -> Path:
 
 
 def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
-    """{tracker: its table} of a .toml file. Raises ProblemsError for a file that cannot be read."""
+    """{tracker: its table} of a .toml file; {} without one. Raises ProblemsError for a file that cannot be read."""
     if not path:
         return {}
     fix = "write a table for each tracker: [wandb] or [tensorboard]"

@@ -71,7 +71,8 @@ class Watch:
         return corrected
 
     def _quotient(self, image: StepImage, loss: float) -> float | None:
-        """Loss of an image divided by the mean of its timestep's band; None where its loss weight is 0."""
+        """Add an image's loss to the statistics; return it divided by the mean of its timestep's band. None, adding nothing,
+        where its loss weight is 0."""
         if image.weight == 0:
             return None
         loss /= image.weight

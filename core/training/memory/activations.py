@@ -69,6 +69,7 @@ def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
 
 @lru_cache(maxsize=256)
 def _peak(one: Pass, config: tuple) -> int:
+    """`peak_bytes`, cached. config: `frozen`"""
     unet, side, weights = _models(one, dict(config))
     rows, (width, height) = one.batch, one.sides
 

@@ -116,7 +116,7 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
 
 
 def moved(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
-    """The facts with the bucket and batch of another resolution or batch size."""
+    """The facts with the bucket and batch scaled from the settings of `before` to those of `after`."""
     (wide, high), batch = largest_batch(before)
     (new_wide, new_high), new_batch = largest_batch(after)
     part = (new_wide * new_high / (wide * high)) ** 0.5

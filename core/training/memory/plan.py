@@ -113,7 +113,8 @@ class MemoryPlan:
 
 
 def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | None = None) -> MemoryFacts:
-    """Facts from the headers of the model's files, and the largest bucket of the dataset, or without `report` of the settings."""
+    """Facts from the headers of the model's files, and the largest bucket of the dataset, or without `report` of the
+    settings. Raises ProblemsError for a model that is missing or unknown."""
     from core.families.locate import family_of, model_path
     from core.formats.models.checkpoint import open_vae
 
@@ -131,7 +132,8 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
 
 
 def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, int]:
-    """Width and height of the bucket with the most pixels in a batch, and the number of images of that batch in a process."""
+    """((width, height), images in a process) of the batch with the most pixels: of the images in `report`, else by the
+    settings."""
     batches: list[tuple[Sides, int]] = []
     if report is not None:
         batches = [(each.placement.bucket, each.concept.images.train_batch_size) for each in report.placed]
@@ -344,6 +346,7 @@ def encodes_each_time(job: TrainJob) -> bool:
 
 
 def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
+    """Bytes of the largest forward and backward pass: stated by the family, else counted on torch's meta device."""
     from core.training.memory.activations import Pass, peak_bytes
 
     stated = family(facts.family).activation_bytes(prod(facts.sides), facts.batch)
@@ -385,6 +388,7 @@ def _method_settings(job: TrainJob) -> str:
 
 
 def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
+    """Bytes that passes of the text encoders store for the backward pass; 0 where they do not train. item: bytes of a number"""
     if not trains_text(job):
         return 0
     tokens = (job.captions.max_token_length or 75) + 2

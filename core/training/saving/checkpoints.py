@@ -96,7 +96,8 @@ class Checkpoints:
         return self.context.folder.checkpoints / f"{self.settings.output_name}{self.method.extension}"
 
     def write(self, name: str, step: int, final: bool = False) -> Path:
-        """Write a checkpoint under checkpoints/ with its extra files; a final one is also copied where the settings say so."""
+        """Write a checkpoint under checkpoints/ with its extra files and return its path; a final one is also copied where
+        the settings say so."""
         path = self.context.folder.checkpoints / name
         atomic.make_folders(path.parent)
         written = self.method.write(

@@ -219,6 +219,7 @@ def datasets_of(placed: Sequence[Placed], views: Sequence[Placed]) -> list[dict[
 
 
 def _dataset(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Sequence[Placed]) -> dict[str, Any]:
+    """An entry of ss_datasets. group: folders that share batches and sizes"""
     numbers = {concept.number for concept in group}
     members = [each for each in placed if each.concept.number in numbers]
     views = [each for each in epoch_views if each.concept.number in numbers]
@@ -241,6 +242,7 @@ def _dataset(group: Sequence[Concept], placed: Sequence[Placed], epoch_views: Se
 
 
 def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
+    """An entry of "subsets" in ss_datasets: one folder."""
     members = [each for each in _first_sizes(placed) if each.concept.number == concept.number]
     return {
         "img_count": len(members),

@@ -55,7 +55,7 @@ def start_step_problems(job: TrainJob, workspace: Workspace, report: Report) -> 
 
 
 def _rate_jump(job: TrainJob, state: Path | None, step: int, total: int) -> list[Problem]:
-    """The warning of a learning rate that differs much from that in the run of the training state."""
+    """The warning of a learning rate that differs much from that in the run of the training state; [] without such a run."""
     folder = RunFolder(state.parent.parent) if state else None
     if folder is None or not folder.job_file.is_file():
         return []
@@ -67,6 +67,7 @@ def _rate_jump(job: TrainJob, state: Path | None, step: int, total: int) -> list
 
 
 def _after_end(job: TrainJob, step: int, total: int) -> list[Problem]:
+    """The error of a training whose first step is not before its last one; else []."""
     if step < total:
         return []
     names = [name for name in ("initial_step", "initial_epoch") if getattr(job.resume, name) is not None]
@@ -99,6 +100,7 @@ def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
     """Folder of a complete training state. text: the folder, that of its run, or the name of the run
 
     quick   check names only, without hashing gigabytes
+    Raises ProblemsError where there is none, or only damaged ones.
     """
     candidates = [resolve_path(text)]
     if text == Path(text).name:
@@ -152,7 +154,11 @@ def parse_address(text: str) -> HubState:
 
 
 def fetch_state(text: str, target: Path, endpoint: str | None = None) -> Path:
-    """Download a training state to a folder and return it; a complete download is not repeated."""
+    """Download a training state from the hub into `target` and return its folder; a complete download is not repeated. Raises
+    ProblemsError if it fails or is incomplete.
+
+    text   see `parse_address`
+    """
     from huggingface_hub import HfApi
 
     address = parse_address(text)

@@ -40,7 +40,7 @@ class Shards:
                 yield master
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Copies of the master weights and optimizer state of each partition."""
+        """{"master": master weights, "memory": optimizer state} of each partition, copied."""
         parts = []
         for master in self.each():
             memory = {name: _copy(value) for name, value in self._optimizer.state.get(master, {}).items()}
@@ -81,6 +81,7 @@ class SharedWeights(Shards):
 
     @contextmanager
     def _loaded(self, number: int) -> Iterator[Tensor]:
+        """Inside, the partition is in memory: read from disk before and written back after, if it is offloaded there."""
         zero = self._zero
         on_disk = zero._swappable_optimizer_subgroup(number)
         if on_disk:

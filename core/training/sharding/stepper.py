@@ -290,6 +290,7 @@ class ShardedStepper(Stepper):
 
     @contextmanager
     def _averaged(self, average: WeightAverage) -> Iterator[None]:
+        """Inside, the average replaces the master weights and the weights."""
         try:
             with average.in_place():
                 self._shards.push()
@@ -361,7 +362,8 @@ def config_of(
 
 
 def suited(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Optimizer:
-    """The optimizer, or DeepSpeed's CPU Adam where its state is on disk or master weights are fp16."""
+    """The optimizer, or DeepSpeed's CPU Adam where its state is on disk or master weights are fp16. Raises ProblemsError
+    where that cannot be compiled."""
     if settings.offload_optimizer_device != "nvme" and not settings.fp16_master_weights_and_gradients:
         return optimizer
     with joined(device):

@@ -45,7 +45,8 @@ class OpenPose(PoseModel):
         return [Person((body + 0.5) / scale - 0.5) for body in bodies_of(peaks, fields, size, inner[1])]
 
     def _maps(self, shapes: Sequence[Sequence[int]]) -> list[int]:
-        """The last outputs with the right number of channels: a network of several stages refines them."""
+        """`pick` of `run`: the heat maps and part affinity fields, the last outputs with these numbers of channels, as a
+        network of several stages refines them. Raises ProblemsError without them."""
         indices = []
         for channels in (HEAT_MAPS, PART_FIELDS):
             fitting = [number for number, shape in enumerate(shapes) if [*shape[:2]] == [self.batch, channels]]
@@ -131,7 +132,10 @@ def bodies_of(peaks: Sequence[np.ndarray], fields: np.ndarray, size: Size, heigh
 def _limbs(
     starts: np.ndarray, ends: np.ndarray, field: np.ndarray, size: Size, height: int
 ) -> Iterator[tuple[int, int, float]]:
-    """(start, end, score) of the limbs between two keypoints, best first, each peak in at most one of them."""
+    """(index in starts, index in ends, score) of the limbs between two keypoints, best first, each peak in at most one of them.
+
+    starts, ends   peaks (x, y, value) [P, 3]      field   [2, h, w]      size, height   see `bodies_of`
+    """
     if not len(starts) or not len(ends):
         return
     vectors = ends[None, :, :2] - starts[:, None, :2]

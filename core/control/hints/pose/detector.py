@@ -26,7 +26,8 @@ class PersonDetector(OneImageModel):
     """
 
     def find(self, image: np.ndarray) -> np.ndarray:
-        """float [P, 4]: left, top, right, bottom in the pixels of an image, RGB uint8 [H, W, 3], best first."""
+        """float [P, 4]: left, top, right, bottom in the pixels of an image, RGB uint8 [H, W, 3], best first. Raises
+        ProblemsError for outputs that are no boxes."""
         height, width = image.shape[:2]
         size = self.fixed or USUAL_SIZE
         pixels, scale = letterboxed(image, size, AROUND)

@@ -48,6 +48,7 @@ class DWPose(PoseModel):
         return [self._person(image, box) for box in boxes]
 
     def _person(self, image: np.ndarray, box: np.ndarray) -> Person:
+        """The pose in a detector's box, in pixels of the image."""
         center, extent = region_of(box, self._size)
         pixels = normalized(cropped(image, center, extent, self._size), self.profile)
         along_x, along_y = self.run(pixels, self.outputs, self._axes)
@@ -56,7 +57,8 @@ class DWPose(PoseModel):
         return person_of(points, self.profile)
 
     def _axes(self, shapes: Sequence[Sequence[int]]) -> list[int]:
-        """Indices of the outputs for x and y, which have the same number of positions per pixel."""
+        """`pick` of `run`: indices of the outputs for x and y, which have the same number of positions per pixel. Raises
+        ProblemsError for other outputs."""
         first, second = shapes
         if len(first) != 3 or len(second) != 3 or [*first[:2]] != [*second[:2]] or first[0] != self.batch:
             raise self.refused(f"returns {[*first]} and {[*second]}, not x and y of keypoints")
