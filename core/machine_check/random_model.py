@@ -49,7 +49,7 @@ def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: in
 
 
 def _spread(key: str, count: int, shape: torch.Size) -> tuple[float, float]:
-    """Standard deviation and mean of a tensor."""
+    """(standard deviation, mean) of a tensor's random values. count: its number of elements"""
     if key.endswith("bias"):
         return 0.02, 0.0
     if "norm" in key.split(".")[-2]:

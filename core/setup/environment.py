@@ -135,7 +135,8 @@ def index_answers(url: str) -> bool:
 
 
 def make(root: Path, target: Path, build: Build) -> None:
-    """A new environment in `target`: torch and xformers together from their index, the rest, and a test import."""
+    """Create an environment in `target`: torch and xformers together from their index, the rest, and a test import. Raises
+    SetupError."""
     remove(target)
     say(f"creating an environment with Python {python_version()} and PyTorch for {build.title}.")
     run_step([sys.executable, "-m", "venv", "--prompt", ".venv", str(target)], VENV_FAILED)
