@@ -215,8 +215,8 @@ def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> str | None:
-    """"epsilon", "v" or None: by metadata, else marker tensors, else step counts of the published SD 2 files, else the family's
-    only prediction type."""
+    """The prediction type, "epsilon", "v" or None: by metadata, else marker tensors, else step counts of the published SD 2
+    files, else the family's only one."""
     stated = metadata.get("modelspec.prediction_type")
     # Merge tools write "v" into every SD 2 file because they cannot know, so it is ignored there.
     if stated in ("epsilon", "v", "v_prediction") and not (family == "sd2" and "modelspec.merged_from" in metadata):

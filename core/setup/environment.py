@@ -266,7 +266,7 @@ def sync_deepspeed(root: Path) -> None:
 
 @contextmanager
 def lock(root: Path) -> Iterator[None]:
-    """One launcher at a time changes the environment; a second one waits and says so."""
+    """A context in which no other launcher changes the environment; a second one waits and says so."""
     try:
         handle = open(root / ".venv.lock", "a+b")
     except OSError as error:

@@ -10,7 +10,7 @@ OLDEST, NEWEST = (3, 11), (3, 13)  # the same two numbers are in launch.py; a te
 
 
 def fitness():
-    """"ok" for a Python that Atelier can use, else the reason against it: old, new, 32bit, freethreaded, novenv, or its
+    """Return "ok" for a Python that Atelier can use, else the reason against it: old, new, 32bit, freethreaded, novenv, or its
     implementation."""
     version = sys.version_info[:2]
     if version < OLDEST:
