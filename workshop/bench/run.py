@@ -55,6 +55,7 @@ class Part(NamedTuple):
     measure     its parameters are fields of a Bench, or `bench` itself
     rows        (result) -> rows of the table
     usual       whether it runs without `--only`; others take hours or 21 GB of disk space
+    with_rates  whether the GEMM rates are measured for it
     """
 
     measure: Callable[..., Any]
@@ -77,7 +78,7 @@ def known_part(name: str) -> bool:
 def run_bench(
     outputs: Path, device: str, *, quick: bool, only: str | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Measure all parts, or the one named by `only`; returns plain JSON. Ratios within one run are what matters: machines
+    """Measure the usual parts, or the one named by `only`; returns plain JSON. Ratios within one run are what matters: machines
     differ and are noisy."""
     import torch
 

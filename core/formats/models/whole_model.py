@@ -260,7 +260,7 @@ def fitting_type(
 
 
 def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:
-    """{"part.tensor": largest absolute value} of the parts that have a dtype with a larger range than `dtype`, and of those in
+    """{"part.tensor": largest absolute value} of each part with a dtype of a larger range than `dtype`, and of the parts in
     `always`."""
     import torch
 

@@ -95,6 +95,7 @@ def devices(config: Config) -> int:
 
 
 def memory(config: Config) -> Values:
+    """{setting: value} of TF32, latent caching, dtypes and the fused backward pass."""
     eight_bit = [config[f"{part}.weight_dtype"] == "FLOAT_8" for part in ("unet", "text_encoder")]
     settings = {
         "memory.allow_tf32": config["train_dtype"] == "TFLOAT_32",
@@ -345,6 +346,7 @@ def _optimizer_name(config: Config) -> tuple[str, Mapping[str, Any], bool]:
 
 
 def optimizer(config: Config) -> Values:
+    """{setting: value} of the optimizer, its arguments and gradient clipping."""
     name, nulls, exact = _optimizer_name(config)
     if not exact:
         what = f"The optimizer {shorten(config['optimizer.optimizer'])} is not available"

@@ -230,6 +230,7 @@ def _of_modules(preset: Any, given: Values) -> list[str]:
 
 
 def optimizer(config: Config) -> Values:
+    """{setting: value} of the optimizer, its arguments and gradient clipping."""
     name = config["optimizer"]
     of_class, implied = chosen_optimizer(config, "optimizer", name)
     pairs = [each.partition("=") for each in config["optimizer_config"].split(",") if each.strip()]
@@ -253,6 +254,7 @@ def optimizer(config: Config) -> Values:
 
 
 def schedule(config: Config) -> Values:
+    """{setting: value} of the learning rate scheduler."""
     key, name, rate, end = "lr_scheduler", config["lr_scheduler"], config["learning_rate"], config["lr_end"]
     warmup = max(0, config["lr_warmup_steps"])
     settings: Values = {"lr_scheduler": name, "lr_warmup_steps": warmup}

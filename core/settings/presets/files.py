@@ -383,6 +383,7 @@ class PresetStore:
         return name
 
     def rename(self, name: str, new: str) -> str:
+        """Rename a user preset and return its new name."""
         source, new = self._own(name), "user/" + new.strip().removeprefix("user/")
         target = self.path(new)
         if target.exists() and not target.samefile(source):  # "fox" may become "Fox" where case makes no difference
