@@ -27,7 +27,7 @@ TOLERANCE = 1  # pixels between a line and its line
 
 
 def place(images: Path, prompts: Path, out: Path) -> None:
-    """Each image at random places; the images of every eighth subject in folders of their own."""
+    """Write each image at random places with its caption: to `out`/train, or for every eighth subject to valid and test."""
     lines = [line.split(" --")[0] for line in prompts.read_text().splitlines()]
     subjects = [at // LINES_A_SUBJECT for at in range(len(lines))]
     kinds = list(range(max(subjects) + 1))
@@ -88,6 +88,8 @@ def overlap(lines: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def measure(pairs: Path, folders: list[str]) -> None:
+    """Print a table of how far generated images follow their own control image's edges and another subject's. folders:
+    NAME=FOLDER"""
     wanted = [np.asarray(Image.open(path).convert("L")) > 127 for path in sorted((pairs / "edges").glob("*.png"))]
     print("| | own edges | edges of another subject | closer to its own |\n|---|---|---|---|")
     for name, _, folder in (each.partition("=") for each in folders):

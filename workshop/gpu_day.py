@@ -30,8 +30,12 @@ GPU_TESTS = ("tests/generation/sample/test_noise.py", "tests/tools/loras/test_ex
 
 @dataclass(frozen=True)
 class Part:
-    """name: of its results (NAME.json, NAME.txt). seconds: its limit. words: arguments of Python. small: those on a CPU, where it
-    only shows that the part works; empty for the same."""
+    """A part of the measurements.
+
+    name      of its results (NAME.json, NAME.txt)      seconds   its limit
+    words     arguments of Python                       small     those for a CPU, where it only shows that the part works;
+                                                                  empty for the same
+    """
 
     name: str
     seconds: int
@@ -67,6 +71,7 @@ def run_day(results: Path, device: str) -> dict[str, str]:
 
 
 def _run(part: Part, words: tuple[str, ...], device: str, results: Path, work: Path) -> str:
+    """Run a part and return how it ended, in words."""
     command = [sys.executable, *words]
     if words[0] == "webui.py":  # one folder for all benchmarks: their models are written once
         outputs = work / ("check" if part.name == "check" else "bench")

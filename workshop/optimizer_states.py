@@ -69,7 +69,8 @@ def _storages(value: Any) -> Iterator[Any]:
 
 
 def fitted(settings: OptimizerSettings, shapes: Sequence[Shape]) -> list[float]:
-    """The bytes for each term of these shapes, which are of one class; or only for the first, the numbers."""
+    """Bytes for each term of these shapes, which are of one class, fitted to measurements; only for the first term, the number
+    of weights, if no fit is good."""
     import numpy
 
     # one weight more: what all weights share is not counted
@@ -91,7 +92,7 @@ def fitted(settings: OptimizerSettings, shapes: Sequence[Shape]) -> list[float]:
 
 
 def described(entry: Entry) -> dict[str, list[float]]:
-    """{class of shapes: bytes for each term} of an optimizer, without classes that are as matrices; "small": of few numbers,
+    """{class of shapes: bytes for each term} of an optimizer, without classes that equal "matrix"; "small": for the few weights
     whose state is in 32 bits."""
     settings, eight_bit = settings_of(entry), "eight_bit" in entry.traits
     sets = (

@@ -16,7 +16,7 @@ FAMILIES = ("sd1", "sd2", "sdxl", "sdxl_refiner")
 
 
 def shapes() -> dict[str, dict[str, dict[str, list[int]]]]:
-    """{family, or "starter": {part: {name: shape}}}, of modules built without memory."""
+    """{family, or "starter": {part: {name: shape}}}, of modules on the meta device."""
     by_family: dict[str, dict[str, dict[str, list[int]]]] = {}
     for name in (*FAMILIES, "starter"):
         layout = family(name if name in FAMILIES else "sd1").layout

@@ -13,7 +13,7 @@ from core.settings.flags import merge
 
 
 def record(folder: Path) -> None:
-    """Write the losses and the sample of this machine's CPU in fp32 as the recorded ones."""
+    """Train and generate on this machine's CPU in fp32, and write the losses and the sample as the recorded ones."""
     import torch
 
     torch.set_num_threads(1)

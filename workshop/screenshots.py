@@ -32,7 +32,7 @@ TOUR_WIDTH, TOUR_MS = 1000, 2200  # pixels, and how long each of its images stan
 
 @contextmanager
 def served(outputs: Path) -> Iterator[str]:
-    """The page's address."""
+    """A context in which the page runs; its value is the page's address."""
     argv = [sys.executable, "webui.py", "--no-browser", "--outputs", str(outputs), "--device", "cpu", "--port", "7990"]
     log = outputs.with_suffix(".log")
     with log.open("w", encoding="utf-8") as said:
@@ -55,7 +55,7 @@ def open_tab(page: Any, name: str) -> None:
 
 
 def take(page: Any, folder: Path, name: str, widths: list[int], height: int) -> None:
-    """One image for each width: name.webp of the first, name-390.webp of the others."""
+    """Save a screenshot of a tab for each width: NAME.webp for the first, NAME-390.webp and so on for the others."""
     for at, width in enumerate(widths):
         page.set_viewport_size({"width": width, "height": height})
         open_tab(page, name)
@@ -73,7 +73,7 @@ def frame(page: Any) -> Image.Image:
 
 
 def all_tabs(page: Any, folder: Path, widths: list[int], height: int) -> None:
-    """Trains, generates, and takes the tabs in the order in which they have something to show."""
+    """Train, generate, and take the tabs in the order in which they have something to show."""
     tour = []
     page.wait_for_selector("body[data-atelier=ready]")
     page.wait_for_function("atelier.stamp")

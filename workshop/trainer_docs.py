@@ -53,7 +53,7 @@ LENGTHS = {
 
 
 class Row(NamedTuple):
-    """Names of a program that are the same here, the settings that they become, and remarks."""
+    """A row of a table: names of a program with the same meaning here, their settings, and remarks."""
 
     names: tuple[str, ...]
     here: str

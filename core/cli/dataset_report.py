@@ -38,6 +38,7 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
 
 
 def _image(job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[str, ...], list[str]]) -> Iterator[str]:
+    """Lines on one image. placed: in its bucket, None if it is left out; drawn: captions of the first epochs, by image key"""
     name = "/".join(row.key)
     if placed is None or not (row.trains or row.role == "validation"):
         yield f"{name}  not trained: {row.why}"
@@ -86,6 +87,7 @@ def batch_lines(job: TrainJob, report: Report, epochs: int) -> Iterator[str]:
 
 
 def _samples(job: TrainJob, plan: Plan, batch: Planned, seed: int, epoch: int, step: int) -> Iterator[str]:
+    """Lines on the samples of one batch: weight, conditioning sizes, augmentations, caption."""
     for placed, repeat in batch.items:
         view = draw_view(placed, seed, epoch, repeat)
         original, crop, target = size_conditioning(placed, view, job.dataset.crop_conditioning)

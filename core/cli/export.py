@@ -45,7 +45,7 @@ def run(words: list[str]) -> int:
 
 
 def _exported(job: TrainJob, program: str) -> tuple[str, str, dict[str, tuple[Any, Any]], str]:
-    """(what is printed, the file, what is lost, what the file is for)."""
+    """(text to print, content of the file, settings that are lost as in `Exported.lost`, what the file is for)."""
     if program == "kohya_ss":
         preset = export_preset(job)
         return preset.text, preset.text, preset.lost, f"to open on the {preset.title} tab"

@@ -129,6 +129,7 @@ def _execute(
     options: Options,
     processes: Together | None = None,
 ) -> int:
+    """Run a job in its folder with a progress bar. Returns the exit code."""
     on_device = tasks.named(task).lane == "device"
     if on_device:
         import torch

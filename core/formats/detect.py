@@ -169,6 +169,7 @@ def _as_checkpoint(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, st
 
 
 def _checkpoint_family(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, str]:
+    """(family, None if unknown; evidence) of a checkpoint."""
     for key, family in (
         ("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias", "sdxl"),
         ("conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias", "sdxl_refiner"),
@@ -195,7 +196,8 @@ def _checkpoint_family(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, 
 
 
 def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
-    """LCM, and models with SDXL's shapes but another noise schedule, or with only some of SDXL's layers."""
+    """The variant by the tensors, None for a plain model: LCM, SDXL's shapes with another noise schedule, or only some of
+    SDXL's layers."""
     if f"{UNET}time_embed.cond_proj.weight" in tensors:
         return LCM
     if "edm_vpred.sigma_max" in tensors:
@@ -213,8 +215,8 @@ def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> str | None:
-    """By, in this order, metadata, marker tensors, step counts of the published SD 2 files, the family's only
-    prediction type."""
+    """The prediction type, "epsilon", "v" or None: by metadata, else marker tensors, else step counts of the published SD 2
+    files, else the family's only one."""
     stated = metadata.get("modelspec.prediction_type")
     # Merge tools write "v" into every SD 2 file because they cannot know, so it is ignored there.
     if stated in ("epsilon", "v", "v_prediction") and not (family == "sd2" and "modelspec.merged_from" in metadata):
@@ -274,6 +276,7 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
 
 
 def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> tuple[str | None, str]:
+    """(family, None if unknown; evidence) of a LoRA."""
     by_name = _family_of_names(tensors)
     if by_name is not None:
         return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"
@@ -293,7 +296,7 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
 
 
 def _stated_family(metadata: Mapping[str, str]) -> tuple[str, str] | None:
-    """(family, evidence) by the metadata that trainers write."""
+    """(family, evidence) by the metadata that trainers write; None if they state none."""
     version = metadata.get("ss_base_model_version", "")
     for start, family in (("sdxl_", "sdxl"), ("sd_v1", "sd1"), ("sd_v2", "sd2")):
         if version.startswith(start):
@@ -451,7 +454,8 @@ def _identify_folder(path: Path) -> ModelKind:
 
 
 def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
-    """By the width of the text encoder states; another width with SD 1's block layout (the starter model) is SD 1."""
+    """(family, None if unknown; evidence) by the width of the text encoder states; another width with SD 1's block layout (the
+    starter model) is SD 1."""
     width = _integer(config, "cross_attention_dim")
     if config.get("addition_embed_type") == "text_time":
         return ("sdxl_refiner" if width == 1280 else "sdxl"), "its U-Net takes size conditions (text_time)"

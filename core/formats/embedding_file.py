@@ -95,7 +95,7 @@ def _tables(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
 
 
 def _names(entries: Mapping[str, TensorEntry], path: Path, token: str) -> dict[str, str]:
-    """{name in `write_embedding`: key in the file} of the tensors that are token vectors."""
+    """{name in `write_embedding`: key in the file} of the tensors that are token vectors. Raises ProblemsError without any."""
     if token in bundled_tokens(entries):
         begin = f"{BUNDLED}{token}."
         inside = {name.removeprefix(begin): entry for name, entry in entries.items() if name.startswith(begin)}

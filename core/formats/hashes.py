@@ -36,7 +36,7 @@ class HashMemo:
                 self._values = read_json_object(self.path)
 
     def get(self, purpose: str, files: Sequence[Path], compute: Callable[[], str]) -> str:
-        """The cached value if no file has changed, else `compute()`."""
+        """The cached value if no file has changed, else `compute()`. purpose: what is computed, a part of the cache's key"""
         key = f"{purpose}|" + "|".join(str(real_path(file)) for file in files)
         stamps = [list(stamp(file)) for file in files]
         entry = self._values.get(key)

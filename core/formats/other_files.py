@@ -25,7 +25,7 @@ def recognized(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
 
 
 def _ip_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
-    """Ye et al. 2023, arXiv:2308.06721."""
+    """Recognize IP-Adapters (Ye et al. 2023, arXiv:2308.06721)."""
     adapter_keys = [name for name in tensors if name.startswith("ip_adapter.")]
     if not adapter_keys or not any(name.startswith("image_proj.") for name in tensors):
         return None
@@ -35,7 +35,7 @@ def _ip_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
 
 
 def _t2i_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
-    """Mou et al. 2023, arXiv:2302.08453; the authors' and diffusers' files."""
+    """Recognize T2I-Adapters (Mou et al. 2023, arXiv:2302.08453): the authors' and diffusers' files."""
     for prefix in ("", "adapter."):
         first = tensors.get(f"{prefix}conv_in.weight")
         starts = tuple(f"{prefix}body.0.{inner}" for inner in ("block1.", "in_conv.", "resnets.0.block1."))

@@ -110,7 +110,7 @@ class Dataset:
 def read_dataset_config(path: str | os.PathLike, fallback: Mapping[str, Any] | None = None) -> Imported:
     """Read a dataset config. Raises nothing: all errors and advice are in `problems`.
 
-    fallback   options of the command line, which hold where the file is silent
+    fallback   options of the command line, used where the file does not set them
     """
     document = read_document(path)
     subsets: list[Subset] = []
@@ -317,7 +317,7 @@ def _unknown(name: str, level: str, method: str) -> str:
 
 
 def _check_dataset_values(document: Document, dataset: Dataset) -> None:
-    """Rules over several options of one dataset."""
+    """Add the problems of options of one dataset that do not fit together."""
     subsets = dataset.subsets
     if not subsets:
         return
@@ -352,7 +352,8 @@ def _check_dataset_values(document: Document, dataset: Dataset) -> None:
 
 
 def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any]) -> None:
-    """Shortest and longest bucket side against the resolution, after rounding to the step."""
+    """Add problems of bucket sides that do not fit the resolution, after rounding to the step; only advice with
+    bucket_no_upscale."""
     if not options["enable_bucket"]:
         return
     size, step = options["resolution"], options["bucket_reso_steps"]
@@ -439,7 +440,7 @@ def _values(document: Document, subsets: list[Subset]) -> dict[str, dict[str, An
 
 
 def _source(document: Document, subset: Subset) -> dict[str, Any]:
-    """One folder under our setting names. sd-scripts neither searches subfolders nor reads the folder's name."""
+    """{setting: value} of one folder. sd-scripts neither searches subfolders nor reads the folder's name."""
     options = subset.options
     source: dict[str, Any] = {"recursive": False, "enabled": subset.enabled}
     for name, option in OPTIONS.items():
@@ -465,7 +466,8 @@ def _source(document: Document, subset: Subset) -> dict[str, Any]:
 
 
 def _path(document: Document, text: str, tell: bool = True) -> str:
-    """A path of the file. One relative to the file instead of the program is made absolute."""
+    """A path of the file. If it exists relative to the file, but not to the program, it is made absolute. tell: add a note
+    then"""
     path = Path(text)
     if path.is_absolute() or not text or os.path.exists(PROJECT / path):
         return text

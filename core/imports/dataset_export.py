@@ -72,7 +72,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Folder:
-    """One folder as a subset of sd-scripts, without subfolders. masks: its conditioning folder."""
+    """One folder as a subset of sd-scripts, without subfolders. words: its class tokens; masks: its conditioning folder."""
 
     path: str
     repeats: int
@@ -195,7 +195,7 @@ def _sides(images: ImageSettings) -> tuple[int, int]:
 
 
 def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
-    """The value of every option for one folder, its dataset's included."""
+    """{option: value} of one folder and its dataset: all options that its kind of dataset supports."""
     images, captions, source = concept.images, concept.captions, concept.source
     lowest, highest = _sides(images)
     values: dict[str, Any] = {
@@ -250,7 +250,7 @@ def _captions_in(folder: _Folder) -> list[tuple[str, str]]:
 
 
 def _unread_captions(concept: Concept, folder: _Folder) -> Iterator[Problem]:
-    """Captions that `auto` reads and sd-scripts does not, with its one extension per folder."""
+    """Advice on captions that `auto` reads and sd-scripts does not, with its one extension per folder."""
     if concept.captions.caption_extension != "auto" or concept.source.metadata_file:
         return
     written = _extension(concept, folder)
@@ -287,7 +287,8 @@ def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
 
 
 def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[Problem]) -> list[_Folder]:
-    """Every folder of a source that directly contains images, with the repeats and class tokens of its path."""
+    """Every folder of a source that directly contains images, with the repeats and class tokens of its path. Adds advice on
+    files that sd-scripts does not read, or on finding no images."""
     source = concept.source
     folders: list[_Folder] = []
     others: Counter[str] = Counter()
@@ -329,7 +330,8 @@ def _seed(job: TrainJob, concepts: list[Concept]) -> dict[str, int]:
 
 
 def _tidy(datasets: list[dict[str, Any]], general: dict[str, Any]) -> dict[str, Any]:
-    """Values that all share go to [general]; sd-scripts' defaults are left out."""
+    """The content of the file: values that all share are moved to [general], sd-scripts' defaults removed. Changes its
+    arguments."""
     for name, option in OPTIONS.items():
         if GENERAL not in option.levels or name in NOT_SHARED:
             continue
@@ -386,7 +388,7 @@ def _advice(what: str, where: str, fix: str, slug: str) -> Problem:
 
 
 def _of_a_folder(concept: Concept) -> Iterator[Problem]:
-    """Advice for what a folder cannot contain, also because its kind of dataset does not support it."""
+    """Advice for a folder's settings that the file cannot contain, also because its kind of dataset does not support them."""
     source, images, captions = concept.source, concept.images, concept.captions
     masks, metadata = images.conditioning_data_dir, source.metadata_file
     regularization = concept.role == "regularization"
@@ -453,7 +455,7 @@ def survives(value: Any) -> bool:
 
 
 def reads_as(text: str, content: dict[str, Any]) -> bool:
-    """Whether sd-scripts' parser reads this content from the text, which a file in UTF-8 can hold."""
+    """Whether the text can be written in UTF-8 and sd-scripts' parser reads this content from it."""
     try:
         text.encode("utf-8")
         return toml.loads(text) == content
@@ -462,7 +464,7 @@ def reads_as(text: str, content: dict[str, Any]) -> bool:
 
 
 def toml_table(values: dict[str, Any], path: str, indent: str) -> list[str]:
-    """Plain values first: anything after a sub-table's header would belong to it."""
+    """The lines of a table's content. Plain values first: anything after a sub-table's header would belong to it."""
     lines = [f"{indent}{_key(name)} = {_value(value)}" for name, value in values.items() if not isinstance(value, dict)]
     for name, value in values.items():
         if isinstance(value, dict):

@@ -146,7 +146,7 @@ KINDS: dict[str, tuple[Any, str]] = {  # kind -> its type, and what to write; tr
 
 
 def fits(kind: str, value: Any) -> bool:
-    """Whether a value has the type."""
+    """Whether a value has the type of `KINDS` with this name."""
     try:
         TypeAdapter(KINDS[kind][0]).validate_python(value, strict=True)
     except ValidationError:

@@ -43,7 +43,7 @@ _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)")
 
 @dataclass
 class Document:
-    """A file's content. raw: its tables, None if unreadable. lines: table path -> line, from 1."""
+    """A file's content. raw: its tables, None if unreadable. lines: {path of a table or key: line, from 1}."""
 
     path: Path
     raw: dict[str, Any] | None = None
@@ -90,6 +90,7 @@ def read_document(path: str | os.PathLike) -> Document:
 
 
 def _read_text(document: Document, suffix: str) -> str | None:
+    """The file's text; None, with a problem added, if it is unreadable."""
     try:
         data = read_regular(document.path, MAX_BYTES)
     except ProblemsError as error:
@@ -155,6 +156,7 @@ def _as_escapes(written: str) -> str:
 
 
 def _report_path(document: Document, suffix: str, key: str, line: int, meant: str) -> None:
+    """Add the problem of a path with single backslashes: advice if the intended path exists, else an error."""
     place = next((path for path, number in document.lines.items() if number == line and path.endswith(key)), "")
     where = document.where(place) if place else f"{document.path}, line {line}, {key}"
     slashed = meant.replace("\\", "/")
@@ -197,7 +199,8 @@ def _parse_toml(document: Document, text: str) -> None:
 
 
 def _broken_toml(document: Document, reason: str) -> None:
-    """reason: the parser's message, such as "Expected '=' after a key (at line 3, column 5)"."""
+    """Add the problem of invalid TOML. reason: the parser's message, such as "Expected '=' after a key (at line 3, column
+    5)"."""
     place = re.search(r"\(at line (\d+), column (\d+)\)$", reason)
     plain = reason[: place.start()].strip() if place else reason
     in_text = "in a string" in plain or "hex value" in plain
@@ -258,7 +261,7 @@ _JSON_PART = re.compile(r'"(?:\\.|[^"\\])*"(?P<key>\s*:)?|(?P<opened>[\[{])')
 
 
 def nearest_line(lines: dict[str, int], path: str) -> int | None:
-    """The line of a path, or of its table."""
+    """The line of a path, or of the nearest table above it; None if neither is known."""
     while path:
         if path in lines:
             return lines[path]
@@ -267,7 +270,8 @@ def nearest_line(lines: dict[str, int], path: str) -> int | None:
 
 
 def toml_lines(text: str) -> dict[str, int]:
-    """Tables and keys of a TOML text. Keys inside inline tables are not listed: the table's line is used for them."""
+    """{path: line} of the tables and keys of a TOML text. Keys inside inline tables are not listed: the table's line is used
+    for them."""
     lines: dict[str, int] = {}
     counts: dict[str, int] = {}
     table, depth = "", 0
@@ -301,7 +305,7 @@ def _table(parts: list[str], new: bool, counts: dict[str, int]) -> str:
 
 
 def json_lines(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
-    """Objects and keys of a valid JSON text, and the keys that appear twice in one object: (lines, [(path, line)])."""
+    """({path: line} of the objects and keys of a valid JSON text, [(path, line)] of keys that appear twice in one object)."""
     lines: dict[str, int] = {}
     twice: list[tuple[str, int]] = []
     breaks = [match.end() for match in re.finditer("\n", text)]

@@ -95,7 +95,7 @@ def waits_within(events: Iterable[Any], mark: str = MARK) -> Counter[str]:
 
 @contextmanager
 def waiting_lines() -> Iterator[list[str]]:
-    """Inside, the lines of this project at which torch waited for the GPU are collected."""
+    """A context whose list receives the lines of this project at which torch waited for the GPU: "inner:12 < outer:34"."""
     import torch
 
     places: list[str] = []
@@ -173,7 +173,7 @@ def real_training(option: str, place: Place) -> Finding:
 
 
 def _too_large(place: Place, forecast: int) -> Finding:
-    """A small GPU is not a failure."""
+    """The finding for an option that does not fit: a small GPU is not a failure."""
     there = machine.memory(place.device)[1]
     facts = {"forecast_bytes": forecast, "device_bytes": there}
     reason = f"it does not fit: {memory_words(there)} VRAM, forecast {memory_words(forecast)}"

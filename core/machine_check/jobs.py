@@ -21,7 +21,7 @@ FP32 = {"memory": {"mixed_precision": "no"}}
 
 
 def generated(place: Place, **more: Any) -> Path:
-    """One image from the starter, generated like in Generate."""
+    """The path of one image from the starter, generated as in Generate. more: further settings of `generate`"""
     from core.generation.model.store import make_store
     from core.generation.run import run_generate
 
@@ -38,7 +38,7 @@ def generated(place: Place, **more: Any) -> Path:
 
 
 def tones(path: Path) -> list[float]:
-    """Mean gray values of an image in TONES x TONES fields."""
+    """Mean gray values of an image in TONES x TONES fields, 0 to 255, row by row."""
     from PIL import Image
 
     with Image.open(path) as image:

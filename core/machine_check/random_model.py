@@ -49,7 +49,7 @@ def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: in
 
 
 def _spread(key: str, count: int, shape: torch.Size) -> tuple[float, float]:
-    """Standard deviation and mean of a tensor."""
+    """(standard deviation, mean) of a tensor's random values. count: its number of elements"""
     if key.endswith("bias"):
         return 0.02, 0.0
     if "norm" in key.split(".")[-2]:
@@ -62,7 +62,7 @@ def _spread(key: str, count: int, shape: torch.Size) -> tuple[float, float]:
 def write_folder(
     folder: Path, configs: dict[str, dict[str, Any]], dtype: torch.dtype, seed: int = 0, family_name: str = "sd1"
 ) -> Path:
-    """A diffusers folder with random weights for these configurations."""
+    """Write a diffusers folder with random weights. configs: {part's folder: its config}"""
     for name, config in configs.items():
         write_part(folder, name, config, random_state(name, config, dtype, seed))
     write_rest(folder, family_name)
@@ -78,7 +78,7 @@ def write_part(folder: Path, name: str, config: dict[str, Any], state: dict[str,
 
 
 def write_rest(folder: Path, family_name: str = "sd1") -> None:
-    """Scheduler, tokenizers and model_index.json."""
+    """Write scheduler, tokenizers and model_index.json of the family."""
     configs = family(family_name).layout.configs
     for inside in (configs / "scheduler", *configs.glob("tokenizer*")):
         shutil.copytree(inside, folder / inside.name, dirs_exist_ok=True)

@@ -28,7 +28,7 @@ HOME_FOLDER = re.compile(r"((?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+)[^/\\\s'\":
 
 @dataclass(frozen=True)
 class Line:
-    """An item with its finding; None while it runs."""
+    """An item with its finding, which is None while it runs."""
 
     item: Item
     finding: Finding | None = None

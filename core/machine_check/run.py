@@ -67,7 +67,8 @@ def run_check(
 
 
 def _own_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
-    """A folder below the outputs for one check at a time; if it cannot be created, a temporary one."""
+    """(its lock, a folder for one check at a time); (None, a temporary folder) if outputs are not writable. Raises
+    ProblemsError while another check runs."""
     place = workspace.private / "check"
     lock = Lock(workspace.private / "check.lock")
     try:
@@ -101,6 +102,7 @@ class Examiner:
         return self.device.startswith("cuda")
 
     def examine(self, items: Sequence[Item], end: float, tell: Listener) -> None:
+        """Examine the items in order until `end` (time.monotonic), and report to `tell` before and after each."""
         for item in items:
             self.token.check()
             if item.gpu and not self.gpu:
@@ -113,7 +115,7 @@ class Examiner:
             tell(self.lines, total)
 
     def _unmet(self, item: Item) -> Finding | None:
-        """Why the item is not run, if so."""
+        """The finding for an item that needs another one which is not ok; None if it can run."""
         for line in self.lines:
             if line.item.name not in item.needs or line.finding is None or line.finding.state in (OK, SLOWER):
                 continue
@@ -124,6 +126,7 @@ class Examiner:
         return None
 
     def _look(self, item: Item, end: float) -> Finding:
+        """The finding of an item, run in the worker within its time limit."""
         left = end - time.monotonic()
         if left <= 0:
             return _no_time()

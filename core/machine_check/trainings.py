@@ -120,7 +120,8 @@ CASES = PRECISIONS | MODES | COMPILED
 
 
 def starter() -> dict[str, Any]:
-    """The starter's images at half their size, batch size 2: small enough for many trainings in a minute."""
+    """Settings of a training on the starter's images at half their size, batch size 2: small enough for many trainings in a
+    minute."""
     return {
         "model": {"base_model": str(STARTER)},
         "dataset": {"folder": str(STARTER / "images"), "resolution": 64, "train_batch_size": 2},

@@ -17,7 +17,7 @@ ADAFACTOR = {
 
 
 def make_model(folder: Path, family_name: str = "sd1") -> Path:
-    """A diffusers folder with the family's architecture in fp16."""
+    """Write a diffusers folder with the family's architecture and random weights in fp16."""
     from core.machine_check.random_model import write_real_size  # loads torch
 
     model = folder / f"{family_name}_random"

@@ -118,6 +118,7 @@ def _sizes(ranks: list[float], alphas: list[float], rates: list[float]) -> list[
 
 
 def _list(text: str | None, blocks: int) -> list[float] | None:
+    """The numbers of a block-wise list, None if it is empty. Raises ValueError for another count than `blocks`."""
     if not text:
         return None
     found = numbers(text)

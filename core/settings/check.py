@@ -34,7 +34,7 @@ def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
 
 
 def _not_for_people(model: type[Settings], values: Mapping[str, Any], where: str) -> list[Problem]:
-    """Names of fields that follow another setting and cannot be set."""
+    """Errors for values of fields that follow another setting and cannot be set."""
     groups = {name: info.annotation for name, info in model.model_fields.items() if isinstance(values.get(name), dict)}
     return [
         Problem(
@@ -90,7 +90,7 @@ def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
 
 
 def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], place: str) -> Problem | None:
-    """A bad item of a plain list; None for other settings."""
+    """The problem of a bad item in a list of plain values; None for other settings."""
     entry, number = _plain_list(item["loc"], known), item["loc"][2] if len(item["loc"]) > 2 else 0
     if entry is None:
         return None
@@ -157,7 +157,7 @@ def shorten(value: Any) -> str:
 
 
 def _nearest(path: str, model: type[Settings], known: dict[str, Declared]) -> str:
-    """The setting that was probably meant: by name, sd-scripts' name, else spelling."""
+    """The fix for an unknown name: a suggestion by name, by sd-scripts' name, else by spelling; or to remove it."""
     name = path.rsplit(".", 1)[-1]
     if called := settings_called(name, known):
         return f"did you mean '{called[0]}'?"

@@ -38,7 +38,7 @@ class Usual:
 
 
 class PartSize(Protocol):
-    """A part of a model by its header: its numbers, its config.json, and {shape: number of tensors}."""
+    """A part of a model by its header: number of parameters, config.json, and {shape: number of tensors}."""
 
     @property
     def numbers(self) -> int: ...

@@ -155,6 +155,7 @@ def leads_out(text: str) -> bool:
 
 
 def _problem(named: Named, limits: Limits) -> Problem | None:
+    """The problem of a name that jobs of a shared page may not use; None if they may."""
     text, where = named.value, named.where
     match named.what:
         case "path":
@@ -171,6 +172,7 @@ def _problem(named: Named, limits: Limits) -> Problem | None:
 
 
 def _of_another_kind(named: Named, limits: Limits) -> Problem | None:
+    """`_problem` of names that are not local paths: parts of a path, downloads, uploads and trackers."""
     text, where = named.value, named.where
     if named.what == "part" and any(bad_name(part.strip(". ") or ".") for part in text.split("/")):
         fix = "use letters, digits, - and _"

@@ -135,7 +135,8 @@ def index_answers(url: str) -> bool:
 
 
 def make(root: Path, target: Path, build: Build) -> None:
-    """A new environment in `target`: torch and xformers together from their index, the rest, and a test import."""
+    """Create an environment in `target`: torch and xformers together from their index, the rest, and a test import. Raises
+    SetupError."""
     remove(target)
     say(f"creating an environment with Python {python_version()} and PyTorch for {build.title}.")
     run_step([sys.executable, "-m", "venv", "--prompt", ".venv", str(target)], VENV_FAILED)
@@ -265,7 +266,7 @@ def sync_deepspeed(root: Path) -> None:
 
 @contextmanager
 def lock(root: Path) -> Iterator[None]:
-    """One launcher at a time changes the environment; a second one waits and says so."""
+    """A context in which no other launcher changes the environment; a second one waits and says so."""
     try:
         handle = open(root / ".venv.lock", "a+b")
     except OSError as error:

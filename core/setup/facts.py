@@ -58,7 +58,8 @@ def ask_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:
 
 
 def parse_nvidia_smi(text: str) -> tuple[str | None, tuple[str, ...]]:
-    """Lines "580.65.06, 8.6", one a card. Anything else (an error message) counts as no answer."""
+    """(driver version or None, compute capabilities) from lines "580.65.06, 8.6", one a GPU. Other lines, such as error
+    messages, are ignored."""
     driver, compute = None, []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]

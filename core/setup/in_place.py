@@ -26,7 +26,7 @@ from core.setup.facts import machine_facts
 
 
 def install(root: Path) -> None:
-    """raises SetupError"""
+    """Install this machine's build and requirements.txt into the Python that runs this. Raises SetupError."""
     build = build_for(root, machine_facts(), index_answers)
     for note in build.notes:
         say(note)
@@ -50,8 +50,9 @@ def installed_torch() -> str | None:
 
 def plan(present: str | None, build: Build, requirements: str) -> tuple[list[list[str]], str]:
     """(arguments of pip for torch and xformers, text of the requirements for the last step).
-    present   the installed torch; kept if it has the pinned version, whatever CUDA it was built for, because
-              it was built for that machine
+
+    present   version of the installed torch, None without one; kept if it has the pinned version, whatever CUDA it was built
+              for, because it was built for that machine
     """
     if present and f"torch=={present.split('+')[0]}" == build.torch:
         if build.index_url and build.xformers and present.endswith(f"+{build.name}"):

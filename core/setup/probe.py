@@ -10,6 +10,8 @@ OLDEST, NEWEST = (3, 11), (3, 13)  # the same two numbers are in launch.py; a te
 
 
 def fitness():
+    """Return "ok" for a Python that Atelier can use, else the reason against it: old, new, 32bit, freethreaded, novenv, or its
+    implementation."""
     version = sys.version_info[:2]
     if version < OLDEST:
         return "old"

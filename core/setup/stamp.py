@@ -27,7 +27,7 @@ def python_of(environment: str) -> str:
 
 
 def read_stamp(environment: str) -> dict | None:
-    """None if the environment is missing, incomplete or not made by this launcher."""
+    """What an environment was made from; None if it is missing, incomplete or not made by this launcher."""
     try:
         with open(os.path.join(environment, STAMP_FILE), encoding="utf-8") as file:
             stamp = json.load(file)

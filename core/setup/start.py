@@ -28,7 +28,8 @@ RESTARTS, SHORT_RUN = 3, 120.0  # give up after so many runs in a row that were 
 
 
 def run(root: str, arguments: list[str]) -> int:
-    """The exit code. On Linux and macOS a job replaces this process, so signals and exit codes are its own."""
+    """Do what the arguments ask for and return the exit code. On Linux and macOS a job replaces this process, so signals and
+    exit codes are its own."""
     for name, value in (("HF_HUB_DISABLE_TELEMETRY", "1"), ("GRADIO_ANALYTICS_ENABLED", "False"), ("PYTHONUTF8", "1")):
         os.environ.setdefault(name, value)
     command = arguments[0] if arguments else ""
@@ -55,7 +56,8 @@ def run(root: str, arguments: list[str]) -> int:
 
 
 def set_up(root: str, *, force: bool = False) -> bool:
-    """Whether there is an environment to start with: a current one, or the old one after a failed update."""
+    """Update the environment if necessary. Returns whether there is one to start with: a current one, or the old one after a
+    failed update."""
     if not force and is_current(root):
         return True
     from core.setup.environment import say, sync
@@ -195,7 +197,7 @@ def near_tests(python: str, arguments: list[str]) -> list[str]:
 
 
 def run_checks(root: str, arguments: list[str]) -> int:
-    """Every check runs, even if an earlier one failed."""
+    """Run every check, even if an earlier one failed, and return the exit code."""
     import subprocess
 
     from core.setup.environment import say, sync_tests

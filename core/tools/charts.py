@@ -23,8 +23,8 @@ def heat_map(
     span: tuple[float, float] | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A heat map. values: by row and column, None for an empty cell; span: values of the palest and strongest color, with two colors
-    from below 0 to above; notes: {"row|column": note}, which marks the cell."""
+    """A heat map as JSON. values: by row and column, None for an empty cell; span: values of the palest and strongest color,
+    with two colors from below 0 to above; notes: {"row|column": note}, which marks the cell"""
     held = [[_plain(cell) for cell in row] for row in values]
     known = [cell for row in held for cell in row if cell is not None]
     low, high = span or (0.0, max(known, default=0.0))

@@ -25,7 +25,7 @@ ROUNDS = 3
 
 
 def measure_caching(device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Images per second, once filling a cache as a training does and once with the VAE alone: the best of several rounds."""
+    """Images per second, as a training fills a cache and by the VAE alone: the best of several rounds; and their ratio."""
     from core.dataset.caches.encoding import pixels_of
     from core.families.sd1 import FAMILY as sd1
     from core.training.building.latents import decode_threads
@@ -95,7 +95,7 @@ def _placed(folder: Path, count: int) -> list[Placed]:
 
 
 def _alone(pixels: Sequence[Any], encode: Callable[[Any], Any], device: str) -> float:
-    """Seconds of the VAE for images already decoded."""
+    """Seconds of the VAE for all these images, already decoded."""
     import torch
 
     wait(device)

@@ -112,7 +112,7 @@ def compare(
 def measure_case(
     case: Case, folder: Path, device: str, steps: int, rounds: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Both in turn, `rounds` times; the faster time and the lower peak of each count."""
+    """`summary` of a case. Both trainers run in turn, `rounds` times."""
     model = model_of(case, folder)
     images = workload.make_images(folder, case.size)
     outputs = folder / "outputs"
@@ -138,7 +138,8 @@ def measure_case(
 def summary(
     case: Case, device: str, ours: list[tuple[float, int]], plain: dict[str, list[tuple[float, int]]]
 ) -> dict[str, Any]:
-    """Ratios of the best rounds. On a GPU, resident memory does not include VRAM, so there is no memory ratio."""
+    """Time and memory of both, with ratios of the faster times and lower peaks. On a GPU, resident memory does not include
+    VRAM, so there is no memory ratio. ours, plain: (seconds per step, peak bytes) of each round"""
 
     def best(measured: list[tuple[float, int]]) -> dict[str, Any]:
         return {

@@ -25,7 +25,8 @@ LINES = 400
 
 
 def measure_controls(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Milliseconds of one thread's CPU time, so that other programs do not count: the median of several times."""
+    """Milliseconds for each kind of control image and size, of one thread's CPU time, so that other programs do not count:
+    medians."""
     rows, rounds = [], 3 if quick else ROUNDS
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:
         for kind, image, ending in _images():

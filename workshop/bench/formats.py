@@ -19,9 +19,9 @@ FORMS = {"safetensors": "file.safetensors", "diffusers_safetensors": "folder", "
 
 
 def measure_formats(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """A model of random numbers with SDXL's architecture in fp16 (quick: SD 1.5's), from a folder to a file, from that to a
-    folder and to a .ckpt. Each conversion is a process of its own, as on the command line, and follows a copy of the same file;
-    both read from the disk and end when their bytes are there."""
+    """Seconds and peak memory of conversions of a model with random weights and SDXL's architecture in fp16 (quick: SD 1.5's):
+    from a folder to a file, from that to a folder and to a .ckpt. Each is a process, as on the command line, and is compared
+    with a copy of the same file; both read from the disk and end when their bytes are on it."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="formats-", dir=folder) as name:
         root = Path(name)

@@ -86,7 +86,7 @@ def _ours(
 
 @contextmanager
 def _time_inside() -> Iterator[list[float]]:
-    """Seconds spent in U-Net and VAE decoder, in a list of one number."""
+    """A context with a list of one number: the seconds spent in U-Net and VAE decoder."""
     from torch.nn.modules import module
 
     spent, begun = [0.0], [0.0]

@@ -25,7 +25,7 @@ PAUSE, TICK = 0.02, 1.0  # seconds between two looks at what is shown, and betwe
 
 
 def measure_lists(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Each number in a process of its own, as after the start of a page."""
+    """`_runs` after a first and a second start, and `_images`, each in its own process."""
     runs, images = (RUNS // 10, IMAGES // 10) if quick else (RUNS, IMAGES)
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:
         outputs, folder = Path(name) / "outputs", Path(name) / "images"
@@ -97,7 +97,7 @@ def _page(outputs: str) -> Any:
 
 
 def _runs(outputs: str) -> dict[str, float]:
-    """Seconds until the tab shows its first rows and all of them, seconds for showing it again, and memory for it."""
+    """Seconds until the tab shows its first rows and all of them, and to show it again; bytes that it holds."""
     import psutil
 
     from tabs.runs.tab import Handlers
@@ -117,7 +117,7 @@ def _runs(outputs: str) -> dict[str, float]:
 
 
 def _images(outputs: str, folder: str) -> dict[str, float]:
-    """Seconds until Dataset shows images and knows all, and until a search on Captions is answered."""
+    """Seconds until Dataset shows images, until it knows all, and of searches on Captions meanwhile and afterwards."""
     from tabs.captions.tab import Handlers as Captions
     from tabs.dataset.tab import Handlers as Dataset
 
@@ -146,7 +146,7 @@ def _images(outputs: str, folder: str) -> dict[str, float]:
 
 
 def _searches(captions: Any) -> list[float]:
-    """Seconds of some searches, each as the browser gets it: as JSON."""
+    """Seconds of each of SEARCHES, with the answer as JSON for the browser."""
 
     def answer(words: str) -> str:
         return json.dumps(captions.answer({"act": "find", "value": words}))

@@ -40,7 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what each changes in BASE
 
 @contextmanager
 def _channels_last() -> Iterator[None]:
-    """The U-Net's convolutions in channels_last layout on a GPU too; on a CPU they are always."""
+    """A context in which the U-Net's convolutions have the channels_last layout on a GPU too; on a CPU they always have."""
     import torch
 
     from core.training.building.models import Models
@@ -58,7 +58,7 @@ def _channels_last() -> Iterator[None]:
 
 @contextmanager
 def _cudnn_benchmark() -> Iterator[None]:
-    """cuDNN tries its algorithms at each new shape. No setting: two runs may then differ."""
+    """A context in which cuDNN tries its algorithms at each new shape. Not a setting, since two runs may then differ."""
     import torch
 
     before = torch.backends.cudnn.benchmark
@@ -77,7 +77,8 @@ CONTEXTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
 
 
 def measure_options(folder: Path, device: str, case: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """{option: its numbers, or the error as a text} for one of JOBS. An option that fails does not stop the next."""
+    """{"what": the training, "options": {option: its numbers, or {"error": text}}} for one of JOBS. An option that fails does
+    not stop the next."""
     what, family, size, text = JOBS[case]
     place = Place(device, Workspace(folder / "outputs"), folder)
     model = workload.make_model(folder, family) if family else workload.STARTER

@@ -131,7 +131,8 @@ class PlainTrainer:
         return torch.optim.AdamW(self.trainable, lr=self.spec.rate, weight_decay=0.01)
 
     def encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Captions are encoded at every step, whether or not the text encoder trains, like the usual scripts."""
+        """(text encoder states, SDXL's added conditions or {}) of token ids: at every step, whether or not the text encoder
+        trains, like the usual scripts."""
         trains = any(parameter.requires_grad for text in self.texts for parameter in text.parameters())
         with torch.enable_grad() if trains else torch.no_grad():
             if len(self.texts) == 1:

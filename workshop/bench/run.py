@@ -50,8 +50,13 @@ class Bench:
 
 
 class Part(NamedTuple):
-    """A part of the benchmark. measure: its parameters are fields of a Bench, or `bench` itself; rows: of the table; usual: without
-    `--only`, others take hours or 21 GB of the disk"""
+    """A part of the benchmark.
+
+    measure     its parameters are fields of a Bench, or `bench` itself
+    rows        (result) -> rows of the table
+    usual       whether it runs without `--only`; others take hours or 21 GB of disk space
+    with_rates  whether the GEMM rates are measured for it
+    """
 
     measure: Callable[..., Any]
     rows: Callable[[Any], Sequence[tuple[str, str]]]
@@ -73,7 +78,8 @@ def known_part(name: str) -> bool:
 def run_bench(
     outputs: Path, device: str, *, quick: bool, only: str | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """All numbers as plain JSON. Ratios within one run are what matters: machines differ and are noisy."""
+    """Measure the usual parts, or the one named by `only`; returns plain JSON. Ratios within one run are what matters: machines
+    differ and are noisy."""
     import torch
 
     torch.set_num_threads(machine.threads())
@@ -110,7 +116,8 @@ def machine_facts(device: str) -> dict[str, Any]:
 
 
 def train_part(bench: Bench) -> dict[str, Any]:
-    """SD 1.5, LoRA rank 16 on U-Net and text encoder, 256 px, batch 1, bf16: with empty caches, then with full ones."""
+    """Speed and memory of a training with empty caches, then with full ones: SD 1.5, LoRA rank 16 on U-Net and text encoder,
+    256 px, batch 1, bf16."""
     folder, device, say = bench.folder, bench.device, bench.say
     say("creating a model of random weights with SD 1.5's architecture")
     model, images = workload.make_model(folder), workload.make_images(folder, SIZE)

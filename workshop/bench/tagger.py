@@ -56,7 +56,7 @@ def tagger_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _alone(folder: Path, images: int) -> float:
-    """Seconds of the model's runs on prepared images, and of nothing else."""
+    """Seconds of the model alone, on prepared images."""
     from core.formats.onnx.providers import onnxruntime
     from core.record import machine
 

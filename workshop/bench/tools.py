@@ -26,8 +26,8 @@ VERSIONS = {"sd1": "sd_v1", "sdxl": "sdxl_base_v1-0"}
 
 
 def measure_tools(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """SD 1.5's layers at rank 128 (quick: every eighth), an extraction's (quick: the smaller ones), and files with SDXL's shapes in fp16
-    (quick: SD 1.5's)."""
+    """Results of SVDs of SD 1.5's layers at rank 128 (quick: every eighth), an extraction (quick: the smaller layers), a resize
+    and a merge of files with SDXL's shapes in fp16 (quick: SD 1.5's)."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tools-", dir=folder) as name:
         return {
@@ -39,7 +39,8 @@ def measure_tools(folder: Path, quick: bool, say: Callable[[str], None]) -> dict
 
 
 def measure_svd(every: int, say: Callable[[str], None]) -> dict[str, float]:
-    """Seconds by the factors and whole; the largest difference of singular values, as a share of each layer's first."""
+    """Seconds of the decompositions by the factors and of the whole products; the largest difference of singular values, as a
+    share of each layer's first."""
     import torch
 
     from core.tools.loras.svd import Product, decompose

@@ -119,7 +119,7 @@ def here(entry: Entry, models: Path) -> Path | None:
 
 
 def state(entry: Entry, models: Path) -> dict[str, Any]:
-    """The state of an entry for the page: "here" with its path, or the bytes downloaded so far."""
+    """Facts about an entry for the page. found: its path on this machine, or None; have: bytes of a partial download."""
     path = here(entry, models)
     return {
         "id": entry.id,

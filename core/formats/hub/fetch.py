@@ -104,6 +104,7 @@ class _Transfer:
         self.digest = hashlib.sha256()
 
     def run(self) -> str:
+        """Download the file and return its SHA-256. Raises FetchError, and ProblemsError for a file that is not a model."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._take_up()
         failures = 0
@@ -242,7 +243,7 @@ class _Transfer:
                     require_room(self.path.parent, CHUNK_BYTES, self.path.name)
 
     def _finish(self) -> str:
-        """Rename the file to its final name, unless its hash is wrong."""
+        """Check hash, size and format, rename the file to its final name, and return its SHA-256. Raises as `run`."""
         digest = self.digest.hexdigest()
         size = self.remote.size if self.remote.size and not self.expected else self.total
         if (self.expected and digest != self.expected) or (size and size != self.have):

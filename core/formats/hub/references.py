@@ -370,7 +370,8 @@ def _listing(hub_id: HubId, endpoint: str | None = None) -> list[RemoteFile]:
 
 
 def choose_files(hub_id: HubId, files: list[RemoteFile]) -> list[RemoteFile]:
-    """The needed files: one format of the weights (fp16 and safetensors preferred), configs and vocabulary."""
+    """The needed files of a repository: the one that `hub_id` names, else one format of the weights (fp16 and safetensors
+    preferred), configs and vocabulary. Raises ProblemsError if there is no such file, or no single one to choose."""
     by_name = {file.name: file for file in files}
     if hub_id.file is not None:
         if hub_id.file not in by_name:
@@ -421,6 +422,7 @@ def _fetch_all(
     cancel: CancelToken | None,
     endpoint: str | None,
 ) -> None:
+    """Download the files into `partial`. Complete ones are kept, and an interrupted one resumes."""
     total, done = sum(file.size for file in files), 0
     on_progress(0, total)
     for file in files:
@@ -490,7 +492,7 @@ def _is_network(error: OSError) -> bool:
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """The cause of an error, and advice other than downloading by hand."""
+    """(the cause of a failed download, advice other than downloading by hand, "" for none)."""
     kinds: Mapping[str, tuple[str, str]] = {
         "GatedRepoError": (
             "its owner requires you to accept its terms",

@@ -150,7 +150,7 @@ def stated_triggers(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
 
 
 def _of_run(path: Path) -> Iterator[str]:
-    """The trigger word of the run that saved the file."""
+    """Yield the trigger word of the run that saved the file, if the file is still in its folder."""
     if path.parent.name == "checkpoints":
         with suppress(ProblemsError, OSError):
             captions = read_json_object(path.parent.parent / "job.json").get("captions")

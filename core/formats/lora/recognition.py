@@ -58,7 +58,8 @@ def lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tuple[str | None, str | None]:
-    """(title of the registered kind, the algorithm if no registered kind reads it)."""
+    """(title of the registered kind, title of the algorithm if no registered kind reads it); each may be None. module:
+    sd-scripts' network_module, which decides between kinds with the same keys"""
     extensions.load()  # network kinds register their keys
     endings = _endings(tensors)
     fitting = (  # LoCon has LoRA's keys and one more

@@ -136,6 +136,7 @@ def open_vae(path: Path | str) -> Part:
 
 
 def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """{part: config values} that the metadata of a file state. Raises ProblemsError for invalid ones."""
     fix = "save the model again, or use its diffusers folder"
     sizes_by_part = parse_json(metadata.get(SIZES_KEY, "{}"), f"{path}, {SIZES_KEY} in its metadata", fix)
     if not isinstance(sizes_by_part, dict) or not all(isinstance(sizes, dict) for sizes in sizes_by_part.values()):

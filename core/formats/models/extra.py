@@ -94,7 +94,7 @@ def _names_in_parts(source: Checkpoint, states: Mapping[str, Mapping[str, LazyTe
 
 
 def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, LazyTensor]:
-    """A new position_ids tensor for CLIP, since 16-bit files round it, by its usual name with `text_model.`"""
+    """{name: a new position_ids tensor} for CLIP, since 16-bit files round it, by its usual name with `text_model.`"""
     prefix = sd_keys.CLIP_PREFIXES.get(family, "\0")
     if name.startswith(prefix):
         name = prefix + full_name(name.removeprefix(prefix))

@@ -18,7 +18,8 @@ def _integer(low: int, high: int) -> Callable[[Any], bool]:
 
 
 def _or_list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Accepts a value for all blocks, or a list with one per block; a block's may be a list too."""
+    """A check for a value for all blocks, or a list with one per block; a block's may be a list too. accepts: checks one
+    value"""
 
     def check(value: Any) -> bool:
         if not isinstance(value, list):

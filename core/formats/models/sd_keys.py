@@ -191,7 +191,8 @@ def open_clip_to_diffusers(name: str) -> tuple[str, ...]:
 
 
 def open_clip_to_ldm(name: str) -> tuple[str, int | None]:
-    """The inverse: OpenCLIP's name, and which third of its rows (q 0, k 1, v 2), or None for the whole tensor."""
+    """The inverse of `open_clip_to_diffusers`: OpenCLIP's name, and which third of its rows (q 0, k 1, v 2), None for the whole
+    tensor."""
     name = bare_name(name)
     if name.startswith(TRANSFORMERS_LAYER + "."):
         number, _, inner = name.removeprefix(TRANSFORMERS_LAYER + ".").partition(".")

@@ -260,7 +260,8 @@ def fitting_type(
 
 
 def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:
-    """The largest values of each tensor that does not fit `dtype`, and of those in `always`."""
+    """{"part.tensor": largest absolute value} of each part with a dtype of a larger range than `dtype`, and of the parts in
+    `always`."""
     import torch
 
     sizes: dict[str, float] = {}
@@ -286,7 +287,7 @@ def _refuse_full_disk(target: Path, needed: int) -> None:
 
 
 def one_file(model: Model) -> dict[str, LazyTensor]:
-    """All tensors of the model as one file."""
+    """{key: tensor} of all that a single file of the model contains."""
     output, facts = model.output, model.output.facts
     tensors = single_file.file_tensors(model.states, output.family, kohya_projection=output.kohya_projection)
     spare = single_file.spare_layer(tensors, output.family)

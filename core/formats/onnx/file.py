@@ -97,7 +97,7 @@ def outputs_too_many(shape: Sequence[int]) -> str:
 
 
 def _size_of(about: str, location: str, path: Path) -> int:
-    """The size of a file with weights next to the model."""
+    """The size of a file with external weights. Raises ProblemsError if it is missing or outside the model's folder."""
     inside = PurePosixPath(location.replace("\\", "/"))
     folder = os.path.realpath(path.parent)
     real = os.path.realpath(path.parent / location) if "\0" not in location else ""
@@ -110,6 +110,8 @@ def _size_of(about: str, location: str, path: Path) -> int:
 
 
 class _Walk:
+    """Reads the protobuf messages of an ONNX file. Raises ValueError for a damaged or too deeply nested one."""
+
     def __init__(self, data: mmap.mmap):
         self.data, self.count, self.nodes = data, 0, 0
 

@@ -60,7 +60,8 @@ class ModelProcess:
         self._folder.close()
 
     def room(self, images: int, shape: Sequence[int]) -> None:
-        """Allocate the file for a batch in full: a disk that fills up later would crash this process."""
+        """Allocate the shared file for batches of `images` images of this shape, in full: a disk that fills up later would
+        crash this process."""
         kind = np.float16 if self.inputs[0][1] == "tensor(float16)" else np.float32
         image: np.ndarray = np.zeros(shape, kind)
         self._images = None
@@ -89,6 +90,8 @@ class ModelProcess:
         return values
 
     def _ask(self, question: dict[str, Any], fails: str, seconds: float) -> dict[str, Any]:
+        """The answer of the process. fails: begins the message about an error. Raises ProblemsError, or ModelGone if the
+        process crashed or hung."""
         answer = self._worker.ask(question, seconds, self._cancel)
         if isinstance(answer, Gone):
             why = f"gave no answer within {seconds:.0f} seconds" if answer.hung else f"crashed ({answer.code_words})"

@@ -29,9 +29,9 @@ def put_tensor(
     see: Callable[[memoryview], Future[None] | None] | None,
     ends: threading.Event,
 ) -> int:
-    """Read, compute and write a tensor piece by piece, until `ends` is set. Returns its bytes.
+    """Read, compute and write a tensor piece by piece, until `ends` is set. Returns the number of bytes written.
 
-    see    called with each piece, here or in another thread
+    see    called with the bytes of each piece; may return a Future to wait for before the next one
     """
     import torch
 
@@ -56,8 +56,9 @@ def in_threads(
     cancel: CancelToken | None,
     wrote: Wrote | None,
 ) -> None:
-    """Run several at a time, each in its own thread: while one waits for the drive, others compute.
+    """Run several `puts` at a time, each in its own thread: while one waits for the drive, others compute.
 
+    puts      (an event that is set on errors) -> number of bytes written
     threads   None: as many as useful; 1: in order, in this thread
     """
     ends = threading.Event()

@@ -95,6 +95,7 @@ def write_torch_file(
 
 
 def _info(name: str, offset: int, size: int) -> zipfile.ZipInfo:
+    """The zip header of an uncompressed member at `offset`, padded so that its content is aligned."""
     info = zipfile.ZipInfo(f"archive/{name}")
     info.file_size = info.compress_size = size
     info.CRC, info.header_offset, info.external_attr = 0, offset, 0o600 << 16

@@ -85,7 +85,7 @@ def _folders(job: TrainJob) -> dict[str, Any]:
 
 
 def _arguments(values: Mapping[str, Any]) -> list[str]:
-    """name=value with Python literals, as sd-scripts reads them."""
+    """name=value words with Python literals, as sd-scripts reads them."""
     words = []
     for name, value in values.items():
         items = value if isinstance(value, list) else []
@@ -219,6 +219,7 @@ def _imported(script: Script, options: Mapping[str, Any]) -> TrainJob:
 
 
 def _script(job: TrainJob) -> Script:
+    """The script that trains the job. Raises ProblemsError if sd-scripts has none."""
     scripts = METHODS.get(job.method.kind)
     if scripts is None:
         what, fix = f"sd-scripts has no script for '{job.method.label('kind')}'", "choose another training method"

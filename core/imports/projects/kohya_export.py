@@ -46,7 +46,11 @@ TITLES = {LORA: "LoRA", DREAMBOOTH: "Dreambooth", FINE_TUNE: "Finetuning", EMBED
 
 @dataclass(frozen=True)
 class KohyaPreset:
-    """All fields of a tab of kohya_ss but its keys and tokens, and what these cannot express: {setting: (its value, kohya_ss')}."""
+    """A preset of kohya_ss.
+
+    fields   of the tab, without keys and tokens
+    lost     what they cannot express: {setting: (its value, kohya_ss' value)}
+    """
 
     tab: str
     fields: Form
@@ -94,7 +98,7 @@ def _for_tab(job: TrainJob) -> TrainJob:
 
 
 def _fields(tab: str, wanted: Reading) -> Form:
-    """The fields of a tab, of which each that is one option has its value."""
+    """{field: value} of a tab. A field that is one option has the option's value, others their default."""
     fields = {name: value for name, value in form_of(tab).items() if name not in SECRETS}
     for name, default in fields.items():
         (option,) = FIELDS[name].get("options", [name])[:1]
@@ -128,7 +132,7 @@ def _within(name: str, value: Any) -> bool:
 
 
 def _special(tab: str, wanted: Reading, job: TrainJob) -> Form:
-    """Fields that several options decide, or that have another form."""
+    """{field: value} of fields that depend on several options, or have another form than their option."""
     names = FIELDS["optimizer"]["choices"]
     fields = {
         "xformers": "xformers" if wanted["xformers"] else "sdpa" if wanted["sdpa"] else "none",
@@ -186,7 +190,7 @@ def _metadata(wanted: Reading) -> Form:
 
 
 def _rates(wanted: Reading) -> Form:
-    """Learning rates of the LoRA tab: a 0 leaves a part untrained, and two are the main rate for both."""
+    """{field: value} of the LoRA tab's learning rates: one 0 leaves that part untrained, two mean the main rate for both."""
     unet, text = wanted["unet_lr"], (wanted["text_encoder_lr"] or [None])[0]
     without_text, without_unet = wanted["network_train_unet_only"], wanted["network_train_text_encoder_only"]
     if unet is None and text is None and not (without_text or without_unet):
@@ -204,7 +208,7 @@ def _full_rates(tab: str, wanted: Reading) -> Form:
 
 
 def _network(wanted: Reading) -> Form:
-    """The network's type and the fields of its arguments; the tab's own type where none fits."""
+    """{field: value} of the network's type and its arguments; "Standard" if no type fits."""
     written, plain = arguments_of(wanted["network_args"] or []), form_of(LORA)
     convolutions = is_on(written.get("conv_dim"))
     named = {"networks.lora": "Kohya LoCon" if convolutions else "Standard"}
@@ -227,6 +231,7 @@ def _algo(row: Mapping[str, str]) -> str:
 
 
 def _argument(name: str, default: Any, text: str | None) -> Any:
+    """The value of an argument's field, in the type of the field's default. text: in network_args; None if absent"""
     if text is None:
         return default if name in ("factor", "unit", "LyCORIS_preset") else type(default)()
     if isinstance(default, bool):
@@ -273,7 +278,8 @@ def same_value(path: str, here: Any, there: Any) -> bool:
 
 
 def _same(path: str, here: Any, there: Any, job: TrainJob, back: TrainJob) -> bool:
-    """Whether the jobs train alike by a setting."""
+    """Whether both jobs train alike by a setting. here, there: its values in `job` and in `back`, the job read from the
+    preset"""
     if path in OURS or same_value(path, here, there):
         return True
     if path == "optimizer.unet_lr":

@@ -107,7 +107,7 @@ class Resolved:
     typed: frozenset[str] = frozenset()
 
     def written(self, preset: Mapping[str, Any]) -> Iterator[str]:
-        """The options that the file states, the form's own defaults left out."""
+        """Options that follow from fields stated in the file, not from the form's defaults."""
         stated = {_field_of(name) for name, value in preset.items() if value is not None}
         for name in self.options:
             sources = [self.keys.get(name, name), *self.used.get(name, ())]
@@ -151,7 +151,7 @@ def resolve(preset: Mapping[str, Any], tab: str, where: str, counts: Counts) -> 
 
 
 def _loaded(preset: Mapping[str, Any], tab: str) -> tuple[Form, dict[str, str]]:
-    """The form with a preset loaded: null keeps the field; and sentences on values that loading changes."""
+    """(the form with a preset loaded, {field: how loading changes its value}). null keeps the form's default."""
     form, changed = form_of(tab), dict[str, str]()
     stated = {name: value for name, value in preset.items() if value is not None}
     form |= {name: value for name, value in stated.items() if name in form}
@@ -193,7 +193,7 @@ def _on(value: Any) -> bool:
 
 
 def passes(name: str, value: Any, tab: str, sdxl: bool) -> bool:
-    """Whether a value reaches sd-scripts."""
+    """Whether kohya_ss passes a field's value on to sd-scripts."""
     row = FIELDS.get(name, {})
     if value is None or value is False or (isinstance(value, str) and value == "") or ("sdxl" in row and not sdxl):
         return False
@@ -205,7 +205,7 @@ def passes(name: str, value: Any, tab: str, sdxl: bool) -> bool:
 
 
 def _computed(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
-    """Options that have another name or form than their field."""
+    """{option: value} of options with another name or form than their field. Sets `resolved.prompts`."""
     form, tab = resolved.form, resolved.tab
     lines = str(form["sample_prompts"]).splitlines()
     resolved.prompts = [line for line in lines if line.strip()[:1] not in ("", "#")]
@@ -247,7 +247,7 @@ def _words(value: Any) -> list[str]:
 
 
 def _network(resolved: Resolved) -> dict[str, Any]:
-    """The network's module and arguments."""
+    """{option: value} of the network's module and arguments."""
     form = resolved.form
     if resolved.tab != LORA:
         return {}
@@ -269,7 +269,7 @@ def _network(resolved: Resolved) -> dict[str, Any]:
 
 
 def _rates(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
-    """Learning rates; of the LoRA tab a 0 of one part leaves it untrained."""
+    """{option: value} of the learning rates. On the LoRA tab a 0 for one part leaves it untrained."""
     form, tab, rates = resolved.form, resolved.tab, dict[str, Any]()
     if tab == LORA:
         unet, text = form["unet_lr"], form["text_encoder_lr"]
@@ -288,7 +288,7 @@ def _rates(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
 
 
 def _length(resolved: Resolved, counts: Counts) -> dict[str, Any]:
-    """The steps: those of the form, else of `epoch` epochs by the images in the folders."""
+    """{option: value} of the training length: the form's steps, else `epoch` epochs of the images in the folders."""
     form, tab, notes = resolved.form, resolved.tab, resolved.notes
     steps, epochs = form["max_train_steps"], form["epoch"]
     if form["dataset_config"]:
@@ -312,7 +312,7 @@ def _length(resolved: Resolved, counts: Counts) -> dict[str, Any]:
 
 
 def _images(form: Form, tab: str, counts: Counts) -> float | None:
-    """Images of an epoch, with their repeats; None where the folder is not here."""
+    """Number of images in an epoch, with their repeats; None if the folder does not exist here."""
     here = counts(str(form["image_folder"] if tab == FINE_TUNE else form["train_data_dir"]))
     if here is None:
         return None
@@ -338,7 +338,8 @@ def counted(folder: str) -> dict[str, int] | None:
 
 
 def _warmup(resolved: Resolved, total: int | None) -> float:
-    """Warmup steps: those of the form, else a percentage of the run."""
+    """lr_warmup_steps: the form's steps, else its percentage as a fraction of the run. With a dataset config on the LoRA tab,
+    always in steps if `total` is known."""
     form = resolved.form
     percent, steps = form["lr_warmup"], int(_number(form["lr_warmup_steps"]))
     if resolved.tab == LORA and form["dataset_config"]:
@@ -352,7 +353,7 @@ def _warmup(resolved: Resolved, total: int | None) -> float:
 
 
 def _typed(text: str) -> list[str]:
-    """Words between spaces, without their quotes."""
+    """The words of additional_parameters, without their quotes."""
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
     try:
@@ -408,7 +409,8 @@ def _rest(preset: Mapping[str, Any], resolved: Resolved, reported: set[str]) -> 
 
 
 def _not_passed(key: str, value: Any, name: str, resolved: Resolved, sentence: str) -> Entry:
-    """A field that this tab, these choices or its value keep from sd-scripts. sentence: the reason of its own, if it has one."""
+    """The entry of a field that this tab, these choices or its value keep from sd-scripts. sentence: the reason, "" if it is
+    one of these"""
     if not sentence and name not in resolved.form:
         sentence = "belongs to another tab of kohya_ss"
     if not sentence and name not in options_of():

@@ -54,7 +54,7 @@ ASKED = {
 
 @dataclass
 class Header:
-    """A LoRA file's header, and what it tells. kind: of its network, "" for none that is known."""
+    """A LoRA file's header. kind: the name of its network kind, "" if unknown; entries: for the report."""
 
     source: Source
     tensors: Mapping[str, Any]
@@ -109,7 +109,7 @@ def read(source: Source) -> Import:
 
 
 def _header(source: Source) -> Header:
-    """Raises ProblemsError for files that are no LoRA that a training of SD or SDXL made."""
+    """Read the header. Raises ProblemsError for files other than a LoRA trained on SD 1.x, SD 2.x or SDXL."""
     tensors, metadata = read_header(source.path or "")
     kind = identify_header(tensors, metadata)
     what, code, words = "", "", f"{metadata.get('ss_training_comment')} {metadata.get('modelspec.title')}".lower()
@@ -127,7 +127,7 @@ def _header(source: Source) -> Header:
 
 
 def _from_options(header: Header) -> Import:
-    """The options that sd-scripts recorded."""
+    """Import the options that sd-scripts recorded in the metadata."""
     metadata, version = header.metadata, header.metadata.get("ss_base_model_version", "")
     script = SCRIPTS["sdxl_train_network" if header.family == "sdxl" else "train_network"]
     of_datasets, raw = _dataset(header), Values()
@@ -155,7 +155,7 @@ def _from_options(header: Header) -> Import:
 
 
 def _dataset(header: Header) -> Values:
-    """The first dataset and its first folder, of a training with a dataset config."""
+    """{option: value} of the first dataset and its first folder, if a dataset config was used."""
     datasets = json_or_none(header.metadata.get("ss_datasets") or "[]")
     first: Values = {}
     for key in ("", "subsets"):
@@ -181,7 +181,7 @@ def _optimizer(metadata: Mapping[str, str]) -> tuple[str | None, list[str]]:
 
 
 def _from_tensors(header: Header) -> Import:
-    """What the tensors and a few keys tell; all else is Atelier's usual."""
+    """Import what follows from the tensors and a few metadata keys; everything else is at its default."""
     kind = NETWORK_KINDS.get(header.kind)
     rank, conv = ranks_of(header.tensors, kind.title if kind else None, header.metadata)
     adapter = {key.rpartition(".")[2]: value for key, value in header.json("lora_adapter_metadata").items()}
@@ -209,7 +209,7 @@ def _from_tensors(header: Header) -> Import:
 
 
 def _facts(header: Header, reported: set[str]) -> Iterator[Entry]:
-    """What else is in the file."""
+    """Entries for the metadata without one: dataset folders, likely trigger words, and others. reported: keys that have one"""
     folders = header.json("ss_dataset_dirs") | header.json("ss_reg_dataset_dirs")
     listed = [
         f"{name} ({each.get('n_repeats')} repeats, {each.get('img_count')} images)"

@@ -26,7 +26,7 @@ MOST_SEARCHED, DEEPEST, MOST_FOUND = 20_000, 4, 4  # entries of folders, folders
 
 
 def missing_paths(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> Iterator[tuple[str, str]]:
-    """(setting, path) of what is not on this machine."""
+    """(setting, path) of the job's files and folders that are not on this machine."""
     folders = [(SOURCES, each.folder) for each in job.dataset.sources]
     for setting, text in (*((path, value_of(job, path)) for path in PATHS), *folders):
         if isinstance(text, str) and text and "\0" not in text and (setting not in MODELS or LOCAL.match(text)):
@@ -42,7 +42,7 @@ def missing_paths(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -
 
 
 def missing_files(job: TrainJob, folders: Sequence[Path] = ()) -> Iterator[Problem]:
-    """Warnings about them. folders: where they are searched for"""
+    """Warnings about `missing_paths`. folders: searched for files and folders of the same name, to suggest"""
     missing = list(missing_paths(job))
     near = nearby([text for _, text in missing], folders)
     for setting, text in missing:
@@ -72,7 +72,7 @@ def nearby(texts: Sequence[str], folders: Sequence[Path]) -> dict[str, list[Path
 
 
 def _below(level: list[Path]) -> Iterator[Path]:
-    """What is in folders and in those in them, the nearest first."""
+    """Files and folders in `level` and in folders below, the nearest first. Limited in depth and number."""
     left = MOST_SEARCHED
     for _ in range(DEEPEST):
         inner = []

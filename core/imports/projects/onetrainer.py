@@ -43,7 +43,8 @@ def read(source: Source) -> Import:
 
 
 def items(config: Config, name: str, file_key: str) -> list[Values]:
-    """The concepts or samples by key ("concepts.text.prompt_source"), with the keys that are written."""
+    """The concepts or samples as {"concepts.path": value}, with the keys that are written: from the config, else from the file
+    that `file_key` names."""
     given = config.written.get(name)
     if not isinstance(given, list):
         given = config.source.json_of(config[file_key])
@@ -68,6 +69,7 @@ def concepts(config: Config, listed: list[Values]) -> Values:
 
 
 def _sources(config: Config, given: Values) -> Iterator[Values]:
+    """Yield the settings {name: value} of a concept's folder; nothing but a note if it has no folder."""
     old = given.get("concepts.type")
     if isinstance(old, bool):  # validation_concept
         given = given | {"concepts.type": "VALIDATION" if old else "STANDARD"}
@@ -100,7 +102,7 @@ def _dropout(config: Config, values: Values) -> Values:
 
 
 def _repeats(config: Config, values: Values) -> Values:
-    """How many images of a folder an epoch has: OneTrainer shows floor(images * balancing)."""
+    """{name: value} of the setting for a folder's images per epoch, in OneTrainer floor(images * balancing)."""
     number, path = values["concepts.balancing"], values["concepts.path"]
     if values["concepts.balancing_strategy"] == "SAMPLES":
         return {"samples_per_epoch": int(number)}
@@ -122,7 +124,7 @@ def samples(config: Config, listed: list[Values]) -> Values:
 
 
 def _line(config: Config, given: Values) -> Iterator[str]:
-    """A sample as a line of prompts with its options."""
+    """Yield a sample as a prompt line with options; nothing but a note if it is off."""
     values = {key.partition(".")[2]: value for key, value in config.take(given, "samples.").items()}
     key = "samples.noise_scheduler"
     sampler = config.choice(key, values["noise_scheduler"])

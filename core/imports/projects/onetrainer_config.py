@@ -39,7 +39,7 @@ def rows() -> Mapping[str, Row]:
 
 
 class Config(TableConfig):
-    """What OneTrainer makes of a file."""
+    """A config of OneTrainer in the current version."""
 
     @property
     def encoders(self) -> list[str]:
@@ -86,7 +86,7 @@ def _version(given: Mapping[str, Any]) -> int:
 
 
 def _updated(config: Config, version: int) -> Values:
-    """What is written, under the keys of today."""
+    """{key: value} of what is written, by the keys of the current version; these are also noted in `config.today`."""
     written, raw = config.written, Values()
     for key, value in written.items():
         before, name = data()["former"].get(key, (0, ""))
@@ -119,7 +119,7 @@ def _updated(config: Config, version: int) -> Values:
 
 
 def _timesteps(raw: Mapping[str, Any]) -> Values:
-    """The timestep distribution of versions before 4."""
+    """The keys of the timestep distribution, from a version before 4."""
     if raw.get("noising_weight") in OFF:
         return {"timestep_distribution": "UNIFORM", "noising_weight": 0.0, "noising_bias": 0.0}
     bias = raw.get("noising_bias", 0.5)

@@ -67,6 +67,7 @@ FIXED: dict[str, tuple[Any, str]] = {
 
 
 def model(config: Config) -> Values:
+    """{setting: value} of method, family, prediction type, clip skip and processes; a warning if no model is named."""
     family, prediction = data()["families"][config["model_type"]]
     skip, forced = config["text_encoder_layer_skip"], {"v": config["force_v_prediction"]}
     forced["epsilon"] = config["force_epsilon_prediction"]
@@ -94,6 +95,7 @@ def devices(config: Config) -> int:
 
 
 def memory(config: Config) -> Values:
+    """{setting: value} of TF32, latent caching, dtypes and the fused backward pass."""
     eight_bit = [config[f"{part}.weight_dtype"] == "FLOAT_8" for part in ("unet", "text_encoder")]
     settings = {
         "memory.allow_tf32": config["train_dtype"] == "TFLOAT_32",
@@ -114,7 +116,7 @@ def memory(config: Config) -> Values:
 
 
 def _trained_dtype(config: Config) -> Values:
-    """The dtype of a network or embedding, which is 16 bits only where passes are too."""
+    """{setting: value} of the dtype of a network or embedding: 16 bits only if the passes are in bf16 too."""
     key = f"{config.method}_weight_dtype"
     if (config[key], config["train_dtype"]) == ("BFLOAT_16", "BFLOAT_16"):
         return {"memory.full_precision": "bf16", "memory.stochastic_rounding": config["optimizer.stochastic_rounding"]}
@@ -124,6 +126,7 @@ def _trained_dtype(config: Config) -> Values:
 
 
 def output(config: Config) -> Values:
+    """{setting: value} of name, folder and format of the saved model."""
     text, full = config["output_model_destination"], config.method == "fine_tune"
     windows = "\\" in text or text[1:2] == ":"
     path: PurePath = PureWindowsPath(text) if windows else PurePosixPath(text)
@@ -142,6 +145,7 @@ def output(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
+    """{setting: value} of the network, its size and trained layers; for embeddings of their number of tokens."""
     if config.method == "embedding":
         return {"embedding.num_vectors_per_token": config["embedding.token_count"] or 1}
     if config.method != "lora":
@@ -161,7 +165,8 @@ def network(config: Config) -> Values:
 
 
 def _layers(config: Config, rank: int, text_trains: bool) -> Values:
-    """OneTrainer filters layers of the U-Net by parts of their names; all of the text encoders train."""
+    """{setting: value} of the trained layers. OneTrainer filters those of the U-Net by parts of their names, and trains all of
+    the text encoders."""
     text, regex = config["layer_filter"].strip(), config["layer_filter_regex"]
     text = text or FILTERS.get(config["layer_filter_preset"], "")
     if text == "attentions" and not regex:  # what a LoRA has without a conv rank
@@ -172,6 +177,7 @@ def _layers(config: Config, rank: int, text_trains: bool) -> Values:
 
 
 def ema(config: Config) -> Values:
+    """{setting: value} of EMA."""
     device = config.among("ema", {"OFF": "", "GPU": "device", "CPU": "cpu"})
     if not device:
         return {}
@@ -193,6 +199,7 @@ def _scale(config: Config, key: str) -> int:
 
 
 def rates(config: Config) -> Values:
+    """{setting: value} of the learning rates and of whether a full model's text encoders train."""
     scale = _scale(config, "learning_rate_scaler")
     keys = (
         "learning_rate",
@@ -220,7 +227,8 @@ def rates(config: Config) -> Values:
 
 
 def stops(config: Config) -> Values:
-    """Where the text encoders stop. Those of SDXL stop together here: where the first of them does that trains."""
+    """{setting: value} of where the text encoders stop training. Those of SDXL stop together: where the first trained one
+    does."""
     if config.method == "embedding":
         return {}
     _stop(config, "unet")  # has no setting: a note
@@ -233,6 +241,7 @@ def stops(config: Config) -> Values:
 
 
 def _stop(config: Config, part: str) -> Values:
+    """{setting: value} of where a part stops training; {} if it trains to the end, with a note if it is to stop by time."""
     key, unit = f"{part}.stop_training_after", config[f"{part}.stop_training_after_unit"]
     after = config[key]
     if unit == "NEVER" or not after:
@@ -253,6 +262,7 @@ def _stop(config: Config, part: str) -> Values:
 
 
 def schedule(config: Config) -> Values:
+    """{setting: value} of training length and learning rate scheduler."""
     key, name = "learning_rate_warmup_steps", config["learning_rate_scheduler"]
     warmup = config[key]
     steps: Any = int(max(0, warmup) // config.accumulation)
@@ -274,6 +284,7 @@ def schedule(config: Config) -> Values:
 
 
 def _curve(config: Config, name: str, warmup: bool) -> Values:
+    """{name: value} of a scheduler's schedule settings; cosine, with a note, for an unknown one."""
     low, cycles = within(0.0, 1.0, config["learning_rate_min_factor"]), within(0.0, 1e4, config["learning_rate_cycles"])
     if name not in CURVES:
         sentence = f"{shorten(name)} is not available; cosine is the nearest"
@@ -293,6 +304,7 @@ def _curve(config: Config, name: str, warmup: bool) -> Values:
 
 
 def _custom(config: Config) -> Values:
+    """{name: value} of the schedule settings for one of torch's schedulers; {} with a note for other classes."""
     name, given = config["custom_learning_rate_scheduler"].removeprefix(TORCH), config["scheduler_params"]
     if not name.isidentifier():
         sentence = "is no class of torch.optim.lr_scheduler; constant is set"
@@ -322,7 +334,8 @@ def _is_json(value: Any) -> bool:
 
 
 def _optimizer_name(config: Config) -> tuple[str, Mapping[str, Any], bool]:
-    """(the optimizer, the values that OneTrainer has for null or false, whether it is the very one)."""
+    """(name of the optimizer, the values that OneTrainer uses for null or false, whether it is the same one, not the
+    nearest)."""
     known, name = data()["optimizers"], config["optimizer.optimizer"]
     near = name.removesuffix("_ADV").removesuffix("_8BIT")
     chosen, *nulls = known.get(name) or known.get(near) or known["ADAMW"]
@@ -333,6 +346,7 @@ def _optimizer_name(config: Config) -> tuple[str, Mapping[str, Any], bool]:
 
 
 def optimizer(config: Config) -> Values:
+    """{setting: value} of the optimizer, its arguments and gradient clipping."""
     name, nulls, exact = _optimizer_name(config)
     if not exact:
         what = f"The optimizer {shorten(config['optimizer.optimizer'])} is not available"
@@ -348,7 +362,7 @@ def optimizer(config: Config) -> Values:
 
 
 def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values:
-    """The arguments that are not the class's defaults."""
+    """{argument: value} where it is not the class's default; a note for what the class does not take."""
     rest = {key: row for key, row in rows().items() if "optimizer.optimizer_args" in row.settings and "." in key}
     given = {key.partition(".")[2]: config[key] for key in rest}
     given = {
@@ -382,6 +396,7 @@ def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values
 
 
 def loss(config: Config) -> Values:
+    """{setting: value} of loss type, loss weights and masks."""
     strengths = {name: config[name] for name in LOSSES if config[name] > 0} or {"mse_strength": 1.0}
     weight, huber = config["loss_weight_fn"], strengths.get("huber_strength")
     if huber and (len(strengths) > 1 or huber != 1):
@@ -407,6 +422,7 @@ def loss(config: Config) -> Values:
 
 
 def timesteps(config: Config) -> Values:
+    """{setting: value} of timestep range and distribution."""
     drawn, weight, bias = config["timestep_distribution"], config["noising_weight"], config["noising_bias"]
     least, most = (within(0.0, 1.0, config[f"{end}_noising_strength"]) for end in ("min", "max"))
     settings: Values = {"noise.min_timestep": int(1000 * least), "noise.max_timestep": int(1000 * most)}
@@ -428,6 +444,7 @@ def timesteps(config: Config) -> Values:
 
 
 def sizes(config: Config) -> Values:
+    """{setting: value} of resolutions and buckets."""
     parts = [part.strip().lower() for part in config["resolution"].split(",") if part.strip()]
     if not 0 < len(parts) < MOST_SIZES or not all(map(SIZE.fullmatch, parts)):
         config.note("resolution", "unavailable", "is neither a number, a width x height nor a list; 512 is set")
@@ -450,6 +467,7 @@ def size_of(text: str) -> int | list[int]:
 
 
 def periods(config: Config) -> Values:
+    """{setting: value} of when to save, sample, validate and back up."""
     settings: Values = {}
     for key, (epochs, steps, minutes) in PERIODS.items():
         number, unit = config[key], config[f"{key}_unit"]

@@ -48,7 +48,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Script:
-    """A training script. guessed: the text does not name it, so that its family may be another."""
+    """A training script. guessed: the text does not name it; it may be the one of another family."""
 
     name: str
     method: str
@@ -113,7 +113,7 @@ def is_option(word: str) -> bool:
 
 
 def parse_words(script: str, words: Iterable[str]) -> tuple[dict[str, Any], list[Entry]]:
-    """Values by option (True, a text, or a list of texts), and entries for the words that are none. The last repetition wins."""
+    """({option: True, a text or a list of texts}, entries for words that could not be parsed). The last repetition wins."""
     known, entries = options_of(script), list[Entry]()
     values: dict[str, Any] = {}
     rest = deque(words)
@@ -155,7 +155,8 @@ def _stray(word: str, sentence: str) -> Entry:
 
 
 def _matching(name: str, known: Mapping[str, Option], script: str, before: int) -> tuple[Option | None, str]:
-    """The option that a name or unique prefix means; else None and the reason."""
+    """(the option that a name or unique prefix means, ""), or (None, the reason). before: number of earlier entries, to limit
+    suggestions"""
     if name in known:
         return known[name], ""
     longer = [each for each in known if each.startswith(name)]
@@ -178,8 +179,8 @@ def unknown(name: str, known: Iterable[str], before: int = 0) -> str:
 
 
 def convert(option: Option, value: Any) -> tuple[Any, str]:
-    """The value in the option's type, None for unset; and a sentence where it was read in another way than written. Raises ValueError
-    with the reason for what cannot be read."""
+    """(the value in the option's type, None for unset; a sentence if it was read otherwise than written, else ""). Raises
+    ValueError with the reason for what cannot be read."""
     if value is None or value == "" or value == []:
         return None, ""
     if option.many:

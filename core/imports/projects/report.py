@@ -186,7 +186,8 @@ class Source:
         return "correct that line" + ("; in a path write / for each \\" if "\\" in self.text else "")
 
     def file(self, name: str) -> Path | None:
-        """An existing file that the text names, also next to it; None where files are not read, or there is none."""
+        """The path of an existing file that the text names, also next to it; None where files are not read, or there is
+        none."""
         if self.folder is None or "\0" in name or not name.strip():
             return None
         places = [self.folder / name]

@@ -58,6 +58,7 @@ class Reading(Remarks):
                 self._take(self.script.options[name], value)
 
     def _take(self, option: Option, raw: Any) -> None:
+        """Convert and store an option's value. A value that cannot be read becomes a note, sometimes with a warning."""
         words = [word for word in (raw if isinstance(raw, list) else [raw]) if isinstance(word, str)]
         missing = [each for word in words for each in unresolved(word)]
         if missing:
@@ -138,7 +139,7 @@ RULES: dict[tuple[str, ...], Callable[[Reading], Values]] = {
 
 
 def rule(*names: str) -> Callable[[Callable[[Reading], Values]], Callable[[Reading], Values]]:
-    """Register what the options of these names become: {path: value}."""
+    """Decorator: register a function from a Reading to {path: value} as the conversion of these options."""
 
     def register(function: Callable[[Reading], Values]) -> Callable[[Reading], Values]:
         RULES[names] = function
@@ -184,6 +185,7 @@ def _folders(read: Reading) -> Values:
 
 @rule("dataset_class", "cache_info")
 def _not_taken(read: Reading) -> Values:
+    """Notes on options that have no setting here."""
     if read["dataset_class"]:
         sentence = "names Python code, which is never imported; set dataset.dataset_class if you trust its module"
         read.note("dataset_class", "unavailable", sentence)
@@ -235,7 +237,7 @@ def _network(read: Reading) -> Values:
 
 
 def _of_arguments(read: Reading, module: str, kind: str, written: Mapping[str, str]) -> Values:
-    """The settings of network_args. What LyCORIS takes where they are silent is not what ours have as default."""
+    """{path: value} of network_args. Where these are silent, LyCORIS' defaults apply, not those of our settings."""
     known = known_settings()
     arguments = dict(written)
     if module == LYCORIS:

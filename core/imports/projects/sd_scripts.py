@@ -59,7 +59,8 @@ def keys() -> Iterable[str]:
 
 
 def flattened(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[Entry]]:
-    """Options by name as sd-scripts reads them: tables are taken apart by one level, the last one wins."""
+    """({option: value} as sd-scripts reads them: the content of tables on one level, the last one wins; entries for tables in
+    tables)."""
     values, entries = dict[str, Any](), list[Entry]()
     for name, value in tables.items():
         if not isinstance(value, dict):
@@ -88,7 +89,8 @@ def _from_toml(source: Source, tables: Mapping[str, Any]) -> Import:
 
 
 def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple[str, ...]]:
-    """The script that options without one are for, and those that it may be."""
+    """(the script for options that come without one, names of scripts to choose from). Raises ChoiceNeeded if they do not show
+    the method."""
     name = last_part(source.choice).removesuffix(".py")
     if name in SCRIPTS:
         return SCRIPTS[name], tuple(SCRIPTS)
@@ -161,7 +163,7 @@ def _command(words: list[str], source: Source) -> Import:
 
 
 def _config_file(values: dict[str, Any], source: Source, entries: list[Entry]) -> dict[str, Any]:
-    """The options of --config_file, below those of the command line."""
+    """{option: value} from the file of --config_file, which the command line overrides. Adds its entries to `entries`."""
     if "config_file" not in values or values.get("output_config"):
         return {}
     name = str(values.pop("config_file"))
@@ -196,6 +198,7 @@ LAUNCHER = {
 
 
 def _of_launcher(key: str, text: str, name: str, precision: bool) -> Entry:
+    """The entry of an option of accelerate. precision: whether sd-scripts' own mixed_precision is given"""
     if name == "num_processes" and text.isdecimal() and 0 < int(text[:9]) <= 64:
         return Entry("taken", key, int(text), ("memory.num_processes",))
     if name == "mixed_precision" and not precision:

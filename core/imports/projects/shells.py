@@ -46,7 +46,7 @@ class Script:
 
 
 def read_script(text: str, suffix: str = "", variables: Mapping[str, str] | None = None) -> Script:
-    """The commands of a text. suffix: of its file, which tells the shell; "" detects it from the text."""
+    """The commands of a text. suffix: of its file, which determines the shell; "" detects it from the text."""
     plain = text.replace("\r\n", "\n")
     text = _DASH.sub("--", plain.translate(_TYPOGRAPHY))
     notes = []
@@ -78,7 +78,7 @@ def unresolved(text: str) -> list[str]:
 
 
 def _python_values(text: str) -> dict[str, Value]:
-    """The texts and numbers that lines of a notebook set."""
+    """{name: value as text} of the variables that lines of a notebook set to texts and numbers."""
     values: dict[str, Value] = {}
     for name, written in _PYTHON_LINE.findall(text):
         values.pop(name, None)
@@ -89,7 +89,7 @@ def _python_values(text: str) -> dict[str, Value]:
 
 
 def _with_python(text: str, values: Mapping[str, Value]) -> str:
-    """Cells with values for {name}, in quotes too."""
+    """The text of cells with the values of {name}, in quotes too; unknown ones are marked by UNSET."""
     left = MOST_EXPANDED
 
     def value(match: Token) -> str:
@@ -296,7 +296,7 @@ class _Shell(_Reader):
         self.add(text)
 
     def _substitution(self, start: int) -> None:
-        """$(command), which is never run."""
+        """Add $(command) as a value that is not known; it is never run."""
         depth, self.at = 0, min(len(self.text), start + 2000)
         for sign in re.finditer(r"[()]", self.text[start : self.at]):
             depth += 1 if sign[0] == "(" else -1
@@ -314,7 +314,7 @@ class _Shell(_Reader):
         self.several = self.several or isinstance(value, list)
 
     def _insert(self, value: Value | None, written: str, whole: bool) -> None:
-        """A variable's value: one word, or split at spaces as bash does without quotes; several words for an array."""
+        """Add a variable's value: one word, or split at spaces as bash does without quotes; several words for an array."""
         self.left -= sum(map(len, value or ()))
         if value is None or self.left < 0:
             self.add(UNSET + written + END)
@@ -397,7 +397,7 @@ class _Shell(_Reader):
         super().end_command()
 
     def _assign(self) -> None:
-        """NAME=value at the start of a command, after the words of a branch."""
+        """Set the variables of NAME=value at the start of a command, after the words of a branch."""
         while self.words and self.words[0] in _BRANCHES:
             self.branches = max(0, self.branches + _BRANCHES[self.words[0]])
             self.words = self.words[1:]
@@ -419,7 +419,7 @@ _LARGEST = 10**15
 
 
 def _arithmetic(text: str, variables: Mapping[str, Value]) -> str | None:
-    """$((...)) of whole numbers; None for anything else."""
+    """The result of $((...)) with whole numbers, as text; None for anything else."""
     filled = re.sub(r"\$?\{?([A-Za-z_]\w*)\}?", lambda name: str(variables.get(name[1], "?"))[:20], text)
     try:
         return str(_computed(ast.parse(filled.strip(), mode="eval").body))

@@ -61,7 +61,7 @@ def _content(config: Values) -> Values:
 
 
 def _backends_alone(source: Source) -> list[Any]:
-    """The data backends of a text that has nothing else."""
+    """The data backends of a text that is only a list of them; [] for other texts."""
     content = json_or_none(source.text) if source.text.lstrip("\ufeff \t\r\n").startswith("[") else None
     backends, marks = (
         content if isinstance(content, list) else [],
@@ -109,6 +109,7 @@ def resolve(source: Source) -> Config:
 
 
 def model(config: Config) -> Values:
+    """{setting: value} of method, family, prediction type, model, VAE, seed and output name."""
     family, flavour, key = config["model_family"].lower(), config["model_flavour"], "pretrained_model_name_or_path"
     base = config[key] or table().data["models"].get(family, {}).get(flavour, "")
     if not base:
@@ -133,6 +134,7 @@ def model(config: Config) -> Values:
 
 
 def machine(config: Config) -> Values:
+    """{setting: value} of memory, speed, EMA and trackers."""
     attention, backend, report = config["attention_mechanism"], config["dynamo_backend"], config["report_to"]
     if attention not in ("diffusers", "xformers") and not attention.startswith("native"):
         config.note("attention_mechanism", "unavailable", "is not available; SDPA is used")
@@ -162,6 +164,7 @@ def machine(config: Config) -> Values:
 
 
 def length(config: Config) -> Values:
+    """{setting: value} of training length and saving."""
     steps, epochs = config["max_train_steps"], config["num_train_epochs"]
     if steps > 0 and epochs > 0:
         config.note("num_train_epochs", "idle", "max_train_steps counts")
@@ -174,6 +177,7 @@ def length(config: Config) -> Values:
 
 
 def network(config: Config) -> Values:
+    """{setting: value} of the network and of whether text encoders train."""
     text, rate = config["train_text_encoder"], config["text_encoder_lr"]
     rates = {"optimizer.text_encoder_lr": rate} if rate else {}
     if config.method != "lora":
@@ -190,7 +194,7 @@ def network(config: Config) -> Values:
 
 
 def _lycoris(config: Config) -> Values:
-    """What the file for LyCORIS says."""
+    """{setting: value} of LyCORIS' file; of LoKr, with a note, if it is missing or unknown."""
     key, given = "lycoris_config", config.source.json_of(config["lycoris_config"])
     if not isinstance(given, dict) or given.get("algo") not in ALGORITHMS:
         sentence = "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
@@ -215,7 +219,7 @@ def _lycoris(config: Config) -> Values:
 
 
 def _of_modules(preset: Any, given: Values) -> list[str]:
-    """The kinds of modules for which LyCORIS' file has other values than for the rest."""
+    """Names of the kinds of modules for which LyCORIS' file has other values than for the rest."""
     algorithms = preset.get("module_algo_map") if isinstance(preset, dict) else None
     modules = algorithms.items() if isinstance(algorithms, dict) else ()
     return [
@@ -226,6 +230,7 @@ def _of_modules(preset: Any, given: Values) -> list[str]:
 
 
 def optimizer(config: Config) -> Values:
+    """{setting: value} of the optimizer, its arguments and gradient clipping."""
     name = config["optimizer"]
     of_class, implied = chosen_optimizer(config, "optimizer", name)
     pairs = [each.partition("=") for each in config["optimizer_config"].split(",") if each.strip()]
@@ -249,6 +254,7 @@ def optimizer(config: Config) -> Values:
 
 
 def schedule(config: Config) -> Values:
+    """{setting: value} of the learning rate scheduler."""
     key, name, rate, end = "lr_scheduler", config["lr_scheduler"], config["learning_rate"], config["lr_end"]
     warmup = max(0, config["lr_warmup_steps"])
     settings: Values = {"lr_scheduler": name, "lr_warmup_steps": warmup}
@@ -285,6 +291,7 @@ def loss(config: Config) -> Values:
 
 
 def samples(config: Config) -> Values:
+    """{setting: value} of the sample prompts, their size, sampler and schedule."""
     prompts, library = [config["validation_prompt"]], config["user_prompt_library"]
     content = config.source.json_of(library) if library else {}
     if isinstance(content, dict):
@@ -354,6 +361,8 @@ def _backends(config: Config) -> list[Values]:
 
 
 def folders(config: Config, listed: list[Values]) -> Values:
+    """{setting: value} of the image folders, resolution, validation and latent caching; a warning if there is no folder.
+    listed: as `_backends`"""
     taken = [config.take(each, "data.") for each in listed]
     ids = {str(values["data.id"]): values["data.instance_data_dir"] for values in taken}
     sources = [source for values in taken for source in _source(config, values, ids)]
@@ -389,6 +398,8 @@ def _resolution(config: Config, value: Any, kind: str, key: str) -> int:
 
 
 def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Values]:
+    """Yield the settings {name: value} of a data backend's folder; nothing, or a note, for other backends. ids: {id: folder} of
+    all"""
     kind = values["data.dataset_type"]
     role = (table().rows["data.dataset_type"].choices or {}).get(kind, "")
     if not role:  # embeds, conditioning, videos
@@ -426,7 +437,7 @@ def _source(config: Config, values: Values, ids: dict[str, str]) -> Iterator[Val
 
 
 def _captions(config: Config, values: Values) -> Values:
-    """The captions of a folder by its strategy."""
+    """{name: value} of the caption settings of a folder, by its caption strategy."""
     strategy = values["data.caption_strategy"] or config["caption_strategy"] or "filename"
     prompt = values["data.instance_prompt"] or config["instance_prompt"]
     if strategy.replace("_", "") == "instanceprompt" or values["data.only_instance_prompt"]:

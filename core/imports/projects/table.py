@@ -43,7 +43,8 @@ OF_METHODS = {"network": "lora", "embedding": "embedding"}
 
 @dataclass(frozen=True)
 class Row:
-    """One key, as the table describes it."""
+    """A key in the table. here: the settings that it becomes, or IDLE or SECRET; sentence: why it is not imported; notes: see
+    `note`."""
 
     default: Any
     here: str
@@ -110,10 +111,10 @@ def read_table(name: str, title: str, lists: tuple[str, ...], nullable: tuple[st
 
 @dataclass
 class Config(Remarks):
-    """What a program makes of a file, by key: those of a part with a dot ("unet.train").
+    """A program's config, by key: those of a part with a dot ("unet.train").
 
     written   the file's own keys and values          today   key of the file -> its key in the table, where that is another
-    method    of the training, as settings name it
+    values    of all keys in the table                method  of the training, as settings name it
     """
 
     table: Table
@@ -212,7 +213,7 @@ def bounded(source: Values) -> Values:
 
 
 def first_other(listed: Iterable[Values], table: Table) -> Values:
-    """{key: the first value that is not its default} over all items of lists."""
+    """{key: its first value that is not the default, else the default} over all items of lists."""
     values: Values = {}
     for key, value in (pair for each in listed for pair in each.items()):
         if key not in values or (key in table.rows and values[key] == table.rows[key].default):
@@ -229,7 +230,7 @@ def optimizer_settings(name: str, arguments: Values) -> Values:
 
 
 def chosen_optimizer(config: Config, key: str, name: str) -> tuple[str, Values]:
-    """The class that a program's name stands for, and the arguments that it has there; the default's where it is unknown."""
+    """(class for a program's optimizer name, or for its default if unknown; arguments that this name implies)."""
     data, row = config.table.data, config.table.rows[key]
     of_class, implied = (
         data["optimizers"].get(name) or data["near"].get(name) or (data["optimizers"] | data["near"])[row.default]
@@ -276,7 +277,8 @@ def flattened(given: Mapping[str, Any], parts: tuple[str, ...]) -> Values:
 
 
 def to_import(config: Config, job_settings: Values, written: Values, fixed: Fixed, name: str, about: str) -> Import:
-    """The job with these settings. written: every key of the file, those of the items of lists too; about: what it trains"""
+    """The import of these settings. written: every key of the file, also of the items of lists; fixed: values that the program
+    always uses, with a sentence; about: what it trains"""
     job_settings = {**job_settings, **{path: value for path, (value, _) in fixed.items()}}
     job_settings = {path: value for path, value in job_settings.items() if path in known_settings()}
     job, corrected = built(by_group(job_settings))
@@ -337,7 +339,7 @@ def _entry(
 def _absent(
     config: Config, written: Values, job_settings: Mapping[str, Any], job: TrainJob, fixed: Fixed
 ) -> Iterator[Entry]:
-    """An entry for each key that is not in the file and whose default makes the job another than ours."""
+    """An entry for each key that is not in the file and whose default changes our default job, and for each fixed value."""
     plain, rows = TrainJob(), config.table.rows
     stated = {config.today.get(key, key) for key in written}
     reported = {path for key in stated if key in rows for path in rows[key].settings}

@@ -96,7 +96,7 @@ def settings_of(read: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Val
 
 
 def _dataset(read: Reading, source: Source, settings: Mapping[str, Any]) -> Imported | None:
-    """The folders of a dataset config that the options name."""
+    """The import of the dataset config that the options name; None without one, with a note if it is missing or has errors."""
     name = read["dataset_config"]
     if not name:
         return None
@@ -118,7 +118,7 @@ def _dataset(read: Reading, source: Source, settings: Mapping[str, Any]) -> Impo
 
 
 def _fallback(read: Reading, settings: Mapping[str, Any]) -> Values:
-    """What a dataset config takes from the command line where it is silent."""
+    """{option: value} of the command line that a dataset config uses where it does not set them."""
     names = {COMMAND_LINE_NAMES.get(name, name): name for name in read.raw}
     general = {name: option for name, option in DATASET_OPTIONS.items() if name in names and GENERAL in option.levels}
     options = {name: read[names[name]] for name in general}
@@ -138,7 +138,8 @@ def by_group(settings: Mapping[str, Any]) -> dict[str, Values]:
 
 
 def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
-    """The job, and {path: sentence} of settings that cannot have their value: the nearest that they can, else the default."""
+    """(the job, {path: sentence} of settings whose value is not allowed). These get the nearest allowed value, else the
+    default."""
     known = known_settings()
     corrected: dict[str, str] = {}
     while True:
@@ -160,7 +161,7 @@ def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
 
 
 def _near(entry: Declared, value: Any) -> Any:
-    """The nearest number that a setting takes; None where it is no number."""
+    """The nearest number that a setting allows; None if the value is not a number, or the setting has no limits."""
     bounds = entry.bounds
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not {"ge", "le"} & set(bounds):
         return None
@@ -174,7 +175,8 @@ def _near(entry: Declared, value: Any) -> Any:
 def _entries(
     read: Reading, job: TrainJob, become: Mapping[str, tuple[str, ...]], corrected: Mapping[str, str]
 ) -> Iterator[Entry]:
-    """An entry for each option that is written, and for each default that is not ours."""
+    """An entry for each option that is written, and for each default that differs from ours. become: {option: its settings};
+    corrected: see `built`"""
     plain, shown, strangers = TrainJob(), set[str](), 0
     for name in dict.fromkeys((*(each for each in read.raw if each in read.written), *read.values)):
         settings, value = become.get(name, ()), read.raw.get(name, read[name])

@@ -21,7 +21,7 @@ ONE_FOR_ALL = frozenset(
 
 
 def _own_fields() -> dict[str, Any]:
-    """Every shared setting again, empty by default: empty uses the common value."""
+    """{name: (type, Field)} of the settings that a folder can override. Their default is None: the common value."""
     fields: dict[str, Any] = {}
     for group in SHARED:
         for name, info in fields_of(group).items():

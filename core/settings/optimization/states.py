@@ -60,6 +60,9 @@ def state_bytes(settings: OptimizerSettings, shapes: Mapping[Shape, float]) -> f
 def _of_weight(
     shape: Shape, state: Mapping[str, list[float]], entry: Entry | None, arguments: Mapping[str, Any], more: int
 ) -> float:
+    """Bytes of the state of one weight. state: bytes for each term of `terms`, by class of shapes; more: number of optional
+    states that the arguments add"""
+
     def argument(name: str) -> float | None:
         known = None if entry is None else entry.arguments.get(name)
         value = arguments.get(name, known.default if known else None)

@@ -372,6 +372,8 @@ class PresetStore:
         return self._write(name, content(preset), replace)
 
     def _write(self, name: str, values: dict[str, Any], replace: bool = False) -> str:
+        """Write the content of a user preset and return its name ("user/..."). Raises ProblemsError if it exists, unless
+        `replace`."""
         name = "user/" + name.strip().removeprefix("user/")
         path = self.path(name)
         if path.exists() and not replace:
@@ -381,6 +383,7 @@ class PresetStore:
         return name
 
     def rename(self, name: str, new: str) -> str:
+        """Rename a user preset and return its new name."""
         source, new = self._own(name), "user/" + new.strip().removeprefix("user/")
         target = self.path(new)
         if target.exists() and not target.samefile(source):  # "fox" may become "Fox" where case makes no difference
@@ -393,6 +396,7 @@ class PresetStore:
         atomic.remove(self._own(name))
 
     def _own(self, name: str) -> Path:
+        """The file of an existing user preset. Raises ProblemsError for others."""
         if not name.startswith("user/"):
             what = f"'{name}' comes with Atelier and cannot be changed"
             raise ProblemsError.one(what, "preset", "save it under your own name first", "preset.shipped")

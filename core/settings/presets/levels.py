@@ -35,7 +35,7 @@ class Level:
 def levels(job: TrainJob, device: str = "") -> list[Level]:
     """The levels that differ for this job, from the fastest to the one that uses the least memory.
 
-    device   "mps" has no fp8
+    device   of the job: "mps" gets no fp8
     """
     found: list[Level] = []
     for number, (title, words) in enumerate(zip(TITLES, WORDS, strict=True)):

@@ -78,6 +78,7 @@ def settings_of_arguments(
 
 
 def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:
+    """The setting of a network argument, "" if there is none."""
     own = next((real for real, others in ALSO_CALLED.items() if name in others), name)
     if f"{kind}.{own}" in known:
         return f"{kind}.{own}"

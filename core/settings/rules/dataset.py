@@ -59,10 +59,8 @@ def _sides(job: TrainJob) -> Iterator[Problem]:
 
 
 def changes_by_chance(images: ImageSettings) -> list[str]:
-    """The augmentations that change an image at each step, so that its latents cannot be cached.
-
-    Flips can: both sides are cached.
-    """
+    """Names of the enabled augmentations that change an image at each step, so that its latents cannot be cached. Flips can be:
+    both sides are cached."""
     found = [name for name in ("color_aug", "random_crop") if getattr(images, name)]
     if images.face_crop_aug_range is not None and not images.enable_bucket:
         found.append("face_crop_aug_range")
@@ -70,7 +68,7 @@ def changes_by_chance(images: ImageSettings) -> list[str]:
 
 
 def cache_problems(job: TrainJob) -> list[Problem]:
-    """Random augmentations cannot be used with a latent cache."""
+    """An error for each random augmentation of a folder if latents are to be cached."""
     if job.memory.cache_latents in ("auto", "off"):
         return []
     return [

@@ -44,7 +44,8 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _several_rates(optimizer: str) -> Iterator[Problem]:
-    """D-Adaptation and Prodigy: the learning rate is a factor of the one they find."""
+    """The problem of block LR weights with this optimizer: an error if it supports one learning rate only, advice if it adapts
+    one (D-Adaptation, Prodigy)."""
     entry = find(optimizer)
     where = "network.down_lr_weight, mid_lr_weight, up_lr_weight"
     if entry is not None and "one_rate" in entry.traits:

@@ -45,7 +45,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Problem]:
-    """Settings that do not fit the prediction type, "epsilon" or "v"."""
+    """Problems of settings that do not fit the prediction type, "epsilon" or "v"."""
     if prediction == "v":
         if noise.v_pred_like_loss:
             what = "v-prediction-like loss is for noise-prediction models; this is a v-prediction model"
@@ -65,7 +65,7 @@ def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Probl
 
 
 def _infinite_weights(noise: NoiseSettings) -> Iterator[Problem]:
-    """Loss weights that divide by the SNR, which is 0 at the last timestep of the rescaled schedule."""
+    """Errors for loss weights that divide by the SNR, which is 0 at the last timestep of the rescaled schedule."""
     for name, on in (
         ("debiased_estimation_loss", noise.debiased_estimation_loss),
         ("v_pred_like_loss", bool(noise.v_pred_like_loss)),

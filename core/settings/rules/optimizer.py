@@ -50,7 +50,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _argument_problems(settings: OptimizerSettings, entry: Entry) -> list[Problem]:
-    """What is wrong with the optimizer's arguments, those that are settings of their own among them."""
+    """Problems of the optimizer's arguments, including those that have their own setting."""
     given = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
     own = {name: f"optimizer.{name}" for name in given}
     found = argument_problems(given_arguments(settings), entry.arguments, entry.name, ARGUMENTS, own)

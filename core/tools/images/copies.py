@@ -59,7 +59,7 @@ def size_within(width: int, height: int, most_pixels: int) -> tuple[int, int]:
 
 
 def cropped_copies(path: Path, settings: CropSettings) -> tuple[list[Copy], list[str]]:
-    """A copy center-cropped to the crop size."""
+    """([a copy center-cropped to the crop size], []). Raises Skip for an image that is too small."""
     opened = open_decoded(path)
     width, height = opened.colors.size
     wanted = settings.crop_size

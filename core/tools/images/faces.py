@@ -36,7 +36,8 @@ def do(settings: FaceSettings, plan: FolderPlan, context: JobContext, detector: 
 
 
 def face_copies(path: Path, settings: FaceSettings, detector: Detector) -> tuple[list[Copy], list[str]]:
-    """(a PNG copy for each qualifying face, the largest first; why others were left out)."""
+    """(a PNG copy for each qualifying face, the largest first; why others were left out). Raises Skip for masks and images
+    without faces."""
     if split_label(path.stem)[1]:
         raise Skip("is a mask or control image")
     image = open_decoded(path).on(WHITE)
@@ -69,7 +70,8 @@ def face_copies(path: Path, settings: FaceSettings, detector: Detector) -> tuple
 
 
 def upright(image: Image.Image, face: Face, settings: FaceSettings) -> tuple[Image.Image, Sequence[int]]:
-    """(the window around a face, the face's (center x, center y, width, height) in it)."""
+    """(the window around a face, the face's (center x, center y, width, height) in it). Raises Skip if the window does not
+    fit."""
     scale = 1.0
     size = max(face.size)
     window = settings.crop_size if settings.face_crop == "size" else None

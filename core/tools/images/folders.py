@@ -205,6 +205,7 @@ def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
 def _one(
     path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies, sidecars: SidecarIndex
 ) -> None:
+    """Write the copies of one image, with its captions, and add them or the reasons for skipping to `report`."""
     try:
         copies, left_out = copies_of(path)
     except (Skip, BrokenImage) as reason:

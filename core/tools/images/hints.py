@@ -126,6 +126,7 @@ def _targets(
 
 
 def _hint_of(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, report: Report) -> np.ndarray | None:
+    """The control image of an image; None for a skipped one, which is added to `report`."""
     try:
         return hint(_at_resolution(open_decoded(path), settings.hint_resolution), _name(path, folder))
     except BrokenImage as error:

@@ -166,7 +166,7 @@ def _settings(settings: MakePairsSettings) -> dict[str, Any]:
 
 
 def _of_other_settings(settings: MakePairsSettings, pairs: Sequence[Pair], output: Path) -> list[Problem]:
-    """The problem of existing pairs that other settings or captions made: they are never mixed."""
+    """The problem of existing pairs that were made with other settings or captions: they are never mixed."""
     there = [pair for pair in pairs if pair.is_complete]
     if not there:
         return []

@@ -64,6 +64,7 @@ def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> O
 
 
 def _of_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
+    """(lines, facts) of the outcome for a LoRA."""
     from core.tools.loras.layers import layer_maps, open_layers, place_of, root_of_squares
 
     health = inspect_lora(path, context.cancel)
@@ -115,6 +116,7 @@ def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list
 
 
 def _by_block(norms: dict[str, float]) -> list[str]:
+    """A line with the norm of each text encoder and U-Net block; [] without layers. norms: by layer"""
     from core.tools.loras.layers import PARTS, columns_of, place_of
 
     squares: defaultdict[str, float] = defaultdict(float)
@@ -137,6 +139,7 @@ def _damage(not_finite: list[str], too_large: list[str]) -> list[str]:
 
 
 def _of_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any]]:
+    """(lines, facts) of the outcome for any other model file."""
     from core.tools.loras.layers import maps, mean
 
     kind = identify(path)

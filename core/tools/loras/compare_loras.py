@@ -99,6 +99,8 @@ def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outco
 
 
 def _compared(one: Layer, other: Layer) -> dict[str, Any]:
+    """cosine (None if a change is 0), difference, first and second (norms), product of two layers. Raises ProblemsError for
+    different sizes."""
     a, b = one.change().flatten().double(), other.change().flatten().double()
     if a.numel() != b.numel():
         fix = "compare LoRAs of one family"

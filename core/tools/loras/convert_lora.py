@@ -111,6 +111,7 @@ def _base_model(settings: ConvertLoraSettings, workspace: Workspace) -> Checkpoi
 
 
 def _plan_file(plan: Plan, source: Path, settings: ConvertLoraSettings, workspace: Workspace) -> None:
+    """Add one LoRA to the plan. Raises ProblemsError if nothing would change."""
     with problems_at(FILE):
         unchanged = _is_unchanged(source, settings)
     if unchanged:
@@ -126,6 +127,7 @@ def _twice(target: Path) -> Problem:
 
 
 def _plan_folder(plan: Plan, folder: Path, settings: ConvertLoraSettings, workspace: Workspace) -> None:
+    """Add all LoRAs of a folder to the plan; other files get a line in `plan.left_out`. Raises ProblemsError without any."""
     out = resolve_path(settings.output) if settings.output else folder
     if out.suffix.lower() in SUFFIXES or os.path.isfile(out):
         what, fix = f"'{settings.output}' is not a folder, and there are several LoRAs", "name a folder"

@@ -177,7 +177,8 @@ def maps(
     notes: Mapping[Place, str] | None = None,
     **drawn: Any,
 ) -> list[dict[str, Any]]:
-    """A heat map for each part. numbers: (cell, value) of each layer; together: combines several values of a cell."""
+    """A heat map for each part of the model. numbers: (cell, value) of each layer; together: combines several values of a cell;
+    drawn: further arguments of `heat_map`"""
     cells: dict[str, dict[tuple[str, str], list[float]]] = {}
     for (part, row, column), value in numbers:
         cells.setdefault(part, {}).setdefault((row, column), []).append(value)

@@ -182,6 +182,7 @@ class _Change:
         return BIAS in self.tensors
 
     def _adapter(self, weight: Tensor):
+        """The adapter of the layer for this weight, with the LoRA's strength as its multiplier."""
         from core.tools.loras.layers import target_with
 
         kind = kind_of_keys(self.tensors, self.name)

@@ -218,7 +218,7 @@ def _highest_factors(plan: Plan, read: Sequence[LoraFile], context: JobContext) 
 
 
 def _with_bias_norm(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraFile]) -> dict[str, Any]:
-    """The tensors with the sums of the changes of biases and norm layers."""
+    """The tensors, and the sums of the changes of biases and norm layers."""
     from core.formats.tensors.lazy import loaded
 
     found = dict(tensors)

@@ -61,6 +61,7 @@ def draw(plots: Sequence[Mapping[str, Any]]) -> Image:
 
 
 def _page(width: int, height: int, title: str) -> tuple[Image, ImageDraw, Any]:
+    """(a white image with a title, the object that renders on it, a font)."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (width, height), PAPER)

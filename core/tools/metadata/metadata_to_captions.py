@@ -174,7 +174,8 @@ class Matches:
     not_files: list[Problem] = field(default_factory=list)
 
     def problems(self, source: Path, total: int, level: str) -> list[Problem]:
-        """Errors that prevent writing, and problems of entries that are left out, with `level`."""
+        """Errors that prevent writing, and problems of entries that are left out, with `level`. total: number of entries in the
+        file"""
         where, problems = printable(source), list(self.not_files)
 
         def say(names: Sequence[str], what: str, fix: str, code: str, level: str) -> None:

@@ -185,6 +185,7 @@ def _replacer(each: Replacement, by_word: bool) -> Callable[[str], str]:
 
 
 def _settled(text: str, replace: Callable[[str], str], each: Replacement) -> str:
+    """The text after `replace`, repeated until it changes nothing. Raises NeverSettles."""
     for _ in range(ROUNDS):
         changed = replace(text)
         if changed == text:

@@ -61,8 +61,8 @@ def do(settings: HashesSettings, plan: Plan, context: JobContext) -> Outcome:
 
 
 def hashes_of(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
-    """legacy (8 digits), sha256, weights_sha256 (of the tensors only; sshs_model_hash in metadata), auto_v3 (its first 12 digits);
-    changed: whether the metadata state another one."""
+    """path, legacy (8 digits), sha256, weights_sha256 (of the tensors only, as sshs_model_hash), auto_v3 (its first 12 digits),
+    changed (whether the metadata state another weights_sha256)."""
     weights = weights_hash(path, read_header(path)[1], cancel)
     return {
         "path": display_path(path),

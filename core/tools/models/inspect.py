@@ -46,8 +46,8 @@ def do(settings: InspectSettings, plan: FilePlan, context: JobContext) -> Outcom
 def inspect(path: Path | str, cancel: CancelToken | None = None) -> dict[str, Any]:
     """Facts about a file or folder as plain JSON. Raises ProblemsError for a damaged one.
 
-    path, what (text), kind, family, layout, prediction, evidence, bytes; of a file also tensors, parameters, types,
-    sha256, model_hash (A1111's old one), metadata; of a LoRA also `lora` (see `inspect_lora`).
+    path, what (text), kind, family, layout, prediction, evidence, offered, bytes; of a folder also parts; of a file also
+    tensors, parameters, types, sha256, model_hash (A1111's old one), metadata; of a LoRA also `lora` (see `inspect_lora`).
     """
     path = Path(path)
     kind = identify(path)
@@ -96,7 +96,8 @@ def _opened(text: str) -> Any:
 
 
 def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | None = None) -> dict[str, Any]:
-    """SHA-256 of the tensors only, and whether it is the one in the metadata (None without one); False for an edited file."""
+    """sha256 of the tensors only, and as_in_metadata: whether the metadata state it, None if they state none. False shows an
+    edited file; both are None for other formats than safetensors."""
     if sniff(path) != "safetensors":
         return {"sha256": None, "as_in_metadata": None}
     with open_regular(path) as handle:

@@ -144,6 +144,7 @@ def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, Laz
 def _opened(
     settings: MergeModelsSettings, workspace: Workspace, files: OpenFiles, problems: list[Problem]
 ) -> list[MergeModel]:
+    """The models that can be opened, in order. Adds problems, also of their number and the method's multiplier."""
     where, models = f"{GROUP}.models", list[MergeModel]()
     wanted = {"add_difference": (3, 3, "three models, A, B and C"), "sigmoid": (2, 2, "two models")}
     least, most, words = wanted.get(settings.method, (2, 99, "two models or more"))
@@ -286,6 +287,7 @@ def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Pr
 
 
 def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
+    """{key: lazy tensor} of the merge: the first model's, with those of `plan.mixed` merged when they are read."""
     first, floats = plan.models[0], [model.floats for model in plan.models]
     found = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
     for key in plan.mixed:
@@ -309,6 +311,7 @@ def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype, numbers: int) 
 
 
 def _checked(key: str, parts: Sequence[_Share], mixed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`mixed` in `dtype`. Raises ProblemsError for NaN, inf and what the dtype cannot hold."""
     sizes = {key: largest(mixed)}
     if not_finite_names(sizes):
         damaged = [path for _, path, part in parts if not_finite({key: part.read()})]
