@@ -21,7 +21,8 @@ DAMAGED = (
 
 
 class _Bounded:
-    """An open file as `zipfile` sees it while reading the list of members, which it does in one read."""
+    """Limits the size of the first read from an open file, by which `zipfile` loads the list of members. limit: bytes; None: no
+    limit."""
 
     def __init__(self, handle: BinaryIO, limit: int) -> None:
         self._handle = handle
