@@ -48,7 +48,7 @@ EDITOR: ContextVar[tuple[str, str | None]] = ContextVar("editor", default=("", N
 
 @contextmanager
 def edited_by(session: str, stamp: str | None = None) -> Iterator[None]:
-    """Within this context, changes are by this session, of the state with this stamp."""
+    """Context in which changes are by this session, based on the state with this stamp."""
     token = EDITOR.set((session, stamp))
     try:
         yield
@@ -184,8 +184,8 @@ class Project(PresetForm):
             self.change(with_values(self.job, values), did=did, paths=values)
 
     def change(self, job: TrainJob, *, did: str, paths: Iterable[str] = ()) -> None:
-        """Replace the job as one step of undo. Invalid input is discarded in the fields that change and in `paths`; it stays
-        in all others, so that no run starts with the previous value of a mistake."""
+        """Replace the job as one undo step. Invalid input is discarded in the fields that change and in `paths`; elsewhere it
+        stays, so that no run starts with the value before it."""
         with self.lock:
             corrected = {*differences(job, self.job), *paths}
             bad = {path: each for path, each in self.bad.items() if path not in corrected}

@@ -254,7 +254,7 @@ def _on_start(send: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _with_security_headers(send: Any, close: bool) -> Any:
-    """Return `send` with security headers, cookies for this site only, no permissions for others. close: close the connection after."""
+    """Return `send` that adds security headers, restricts cookies to this site, and with `close` ends the connection."""
 
     def protected(start: Any) -> Any:
         headers = MutableHeaders(scope=start)

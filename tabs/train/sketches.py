@@ -70,7 +70,7 @@ def _nothing(total: int, about: str) -> dict[str, Any]:
 
 
 def timestep_facts(noise: NoiseSettings) -> dict[str, Any]:
-    """Data of the chart; "steps" is empty for uniform timesteps, and where the range is empty."""
+    """Data of the chart of the timestep distribution; "steps" is empty if it is uniform or the range is empty."""
     if noise.uniform_timesteps or noise.min_timestep >= noise.max_timestep:
         return {"steps": [], "lines": [], "about": ""}
     middles = [(number + 0.5) * 1000 / BANDS for number in range(BANDS)]
