@@ -146,8 +146,8 @@ def row_of(name: str) -> str:
 
 
 def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
-    """The `arg` of a row's event, "index" or "index:name", with the row's present index, since another window may have changed the list;
-    "" if the row is gone.
+    """The `arg` of a row's event, "index" or "index:name", with the row's current index, since another window may have changed the
+    list; "" if the row is gone.
 
     rows   the name of each current row, as passed to `row_of`
     """

@@ -166,6 +166,7 @@ class Source:
         return next((file["step"] for file in files if file["name"] == self.path.name), None)
 
     def facts(self) -> Iterator[Fact]:
+        """All facts of the card, section by section, before `clean`."""
         yield from self._use()
         yield from self._base()
         yield from self._measures()

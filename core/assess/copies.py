@@ -64,7 +64,7 @@ def limit_of(pairs: Sequence[float], base: Sequence[float], images: int) -> floa
 
 
 class Gallery:
-    """The training images, searched by image hash and then by latents. load: number -> image; encode: image -> latents [C, h,
+    """The training images, compared by image hash and then by latents. load: number -> image; encode: image -> latents [C, h,
     w]"""
 
     def __init__(self, count: int, load: Callable[[int], Image], encode: Callable[[Image], Tensor]):

@@ -76,7 +76,7 @@ def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSum
 
 
 def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
-    """Return the row with the present title, note and newest training state, which change without new events in the journal."""
+    """Return the row with the current title, note and newest training state, which change without new events in the journal."""
     about, spoilt = about_of(folder)
     return replace(
         row,

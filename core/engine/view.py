@@ -291,7 +291,7 @@ class RunView:
         return max(0.0, until - self.started - self._idle)
 
     def _files(self) -> list[dict[str, Any]]:
-        """Data of the saved files that still exist: a run may delete old checkpoints."""
+        """{name, path, bytes, step} of each saved file that still exists: a run may delete old checkpoints."""
         found = []
         for save in self.saves:
             path = self.folder.path / save["file"]

@@ -31,8 +31,8 @@ def is_average(name: str) -> bool:
 
 
 def label_of(file: str, step: int | None) -> str:
-    """Label of a checkpoint by the step it was saved after, "step 1,200"; of an average, "average 40 to 120"; "base model" for
-    ""."""
+    """Label of a checkpoint by the step that it was saved after, "step 1,200"; of an average, "average 40 to 120"; of an empty
+    name, "base model"."""
     if not file:
         return BASE_MODEL
     if average := AVERAGE.search(Path(file).stem):

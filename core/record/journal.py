@@ -43,8 +43,8 @@ class Journal:
         self._listeners.append(listener)
 
     def put(self, event: Event) -> Line:
-        """Write an event, with keys of the user masked, pass it to the listeners, and return its line: at the next flush, at once
-        if urgent."""
+        """Pass an event to the listeners and return its line, in which the user's keys are masked. It is written at the next
+        flush; if urgent, at once."""
         with self._lock:
             self._seq += 1
             line = {

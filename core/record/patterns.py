@@ -54,7 +54,8 @@ class Pattern:
         Pattern(f"{self._text}|", where, self._area).replaced("", by)
 
     def _timed(self, use: Callable[[float], Any]) -> Any:
-        """Return `use(timeout in seconds)`, within what is left of the limit. Raises ProblemsError when it is used up."""
+        """Return `use(timeout in seconds)`, with at most PATTERN_SECONDS of what is left for this object. Raises ProblemsError
+        after a timeout."""
         begin = time.thread_time()  # a busy machine makes no pattern slow
         try:
             return use(max(0.001, min(PATTERN_SECONDS, self._left)))

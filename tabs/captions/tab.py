@@ -313,8 +313,8 @@ class Handlers:
         """The list, the open image (that of `key`, else the last open one, else the first), and the captions around it.
 
         reach   number of captions on either side
-        In the result, "chain" has the keys of these captions in the order of the list, "at" the index of the open one in it, and "ring" is
-        whether the chain is the whole list.
+        In the result, "chain" has the keys of these captions in the order of the list, "at" the index of the open one among them, and
+        "ring" is whether the chain is the whole list.
         """
         stamp, state, report = self._stamp(), self._state(), self.reading.report
         show, find = str(state.get("show", "all")), str(state.get("find", ""))

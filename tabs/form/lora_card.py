@@ -33,9 +33,10 @@ def card(
 ) -> str:
     """HTML of a card, 72 px high: three lines next to the image.
 
-    head   HTML of the first line, with the name       middle, words   HTML of the second and third     about   text at the end of the third
-    why    reason why it cannot be used, or ""         steps   HTML of `strip` or `strip_later`
-    below  HTML below the lines                        attributes   of the card's element
+    head            HTML of the first line, with the name      middle, words   HTML of the second and third
+    about           text at the end of the third               why             reason why it cannot be used, or ""
+    steps           HTML of `strip` or `strip_later`           below           HTML below the lines
+    attributes      of the card's element
     """
     error = f"<p class=field-error>{esc(why)}</p>" if why else ""
     return (

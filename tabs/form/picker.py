@@ -75,8 +75,8 @@ def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base
 def file_named(
     name: str, page: FormPage, family: str, holds: Sequence[str] = ("lora",), *, steps: bool = True
 ) -> tuple[Lora, FileFacts | None, str]:
-    """(the model file that a setting names; its facts, None for a file that is missing or that this user may not read; the reason why it
-    cannot be used, or ""). steps: with the other steps of its run; family, holds: see `check_choice`"""
+    """(the model file that a setting names; its facts, None for a file that is missing or that this user may not read; the reason why
+    it cannot be used, or ""). steps: with the other steps of its run; family, holds: see `check_choice`"""
     path = find_file(name, page.workspace)
     if path is None or not page.roots.holds(path):
         return Lora(Path(name), file_stem(name)), None, "is not on this machine"
@@ -221,6 +221,7 @@ class Picker:
         return face(brief(path, self.page.workspace), self.page.thumb_url)
 
     def _problems(self, chosen: str, entry: Declared, family: str) -> list[Problem]:
+        """Reasons why a chosen file does not fit the field; [] for a text that is not a readable file."""
         path = find_file(chosen, self.page.workspace)
         if path is None or not self.page.roots.holds(path):
             return []  # a text that is not a file is checked when the field is read

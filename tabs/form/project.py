@@ -264,6 +264,10 @@ class Project(PresetForm):
             self._take(preset=name)
 
     def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
+        """Load a preset, or the defaults if it is None. Returns the message about it: `done`, else the usual text.
+
+        name   of the preset, "" for the defaults; None for the text of the JSON pane, which has no message
+        """
         unsaved = self._unsaved()
         job = preset_files.apply(preset, self.job) if preset else new_project()
         assert isinstance(job, TrainJob)

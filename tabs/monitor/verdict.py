@@ -56,8 +56,8 @@ TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a comparison. paths: (row, column, index of a strength) -> path; failed: the same -> reason; total, missing:
-    number of images in all, and of those not generated yet"""
+    """The images of a comparison. paths: (row, column, index of a strength) -> path; failed: the same -> reason; total: number of
+    images; missing: those not generated yet"""
 
     paths: Mapping[Index, str]
     failed: Mapping[Index, str]

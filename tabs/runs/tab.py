@@ -138,6 +138,8 @@ class Handlers:
     # -- actions
 
     def act(self, place: dict[str, Any], event: gr.EventData):
+        """Handle an event of the boards: {name: update} of `place`, the boards, and the tabs, to open another one. Raises
+        ProblemsError."""
         act, arg, value = board_event(event)
         place, opened = dict(place), str(place.get("open", ""))
         if act in ("open", "back"):

@@ -38,6 +38,8 @@ class Models:
         self._choices: tuple[float, list[Any]] = (float("-inf"), [])
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
+        """Part of the tick: on tabs with these lists the catalog and the models, and the folder that the file browser
+        requests."""
         if tab not in BROWSING:
             return {}
         wants = body.get("wants")
@@ -116,6 +118,7 @@ def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> 
 
 
 def _files(roots: Roots, folder: Path, kind: str) -> list[dict[str, Any]]:
+    """[{"name", "size": bytes}] of the files that can be chosen, at most MOST_FILES."""
     sizes: dict[str, int] = {}
     with os.scandir(folder) as entries:
         for entry in islice(entries, MAX_ENTRIES):

@@ -49,6 +49,7 @@ class RateSketch:
             self._known = (key, facts)
 
     def _drawn(self, job: TrainJob, total: int) -> dict[str, Any]:
+        """Compute `facts` of a job now."""
         if any(problem.level == "error" for problem in rules.problems(job)):
             return _nothing(total, "The schedule is shown once its settings are valid.")
         steps = total or GUESSED_STEPS
