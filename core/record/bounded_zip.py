@@ -21,8 +21,8 @@ DAMAGED = (
 
 
 class _Bounded:
-    """Limits the size of the first read from an open file, by which `zipfile` loads the list of members. limit: bytes; None: no
-    limit."""
+    """Limits reads from an open file while `zipfile` loads the list of members, which it does in one read. limit: bytes, None for
+    none"""
 
     def __init__(self, handle: BinaryIO, limit: int) -> None:
         self._handle = handle

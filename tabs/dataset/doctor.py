@@ -111,7 +111,7 @@ def cards(
 
 
 def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> str:
-    """HTML of a finding with thumbnails. places: rows of the report by image"""
+    """HTML of a finding with thumbnails. places: {image key: (index, row) in the report}"""
     advised = set(finding.advised)
     images, shown = "", 0
     for group in finding.images:

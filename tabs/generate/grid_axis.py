@@ -190,7 +190,7 @@ def drop_field(letter: str) -> str:
 
 
 def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page) -> dict[str, str]:
-    """{field: text} of an axis after an act on its cards; {} if the card is gone or the axis has another setting.
+    """{field: text} of an axis after an act on its cards; {} if the card is gone, or a file cannot be added to this axis.
 
     arg     the letter for "file_add" and "file_none", else the number of the card, with a file for "file_step"
     value   the files to add, a line each
