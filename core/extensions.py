@@ -49,7 +49,8 @@ FLAG = "--allow-module"
 
 
 def later(module: str, name: str) -> Callable[..., Any]:
-    """A function of a module that is imported when it is called: registering stays cheap and free of circles."""
+    """A function that imports `module` when it is called, and calls its function `name`: registering stays cheap and free of
+    circular imports."""
 
     def call(*args: Any) -> Any:
         return getattr(import_module(module), name)(*args)

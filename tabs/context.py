@@ -182,8 +182,8 @@ class Page:
         return gr.on(triggers, fn, inputs, targets, **more)
 
     def on_input(self, triggers: Any, fn: Callable, field: Any, outputs: Any) -> None:
-        """Call `fn` with the value of a field after the user changed it. Gradio's blur also fires for a field that only had the
-        focus, whose value may be empty or one that another window has replaced."""
+        """Call `fn` with the value of a field after the user changed it. Gradio's blur also fires without a change, with a value
+        that may be empty or that another window has replaced."""
 
         def changed(value: Any, edited: str) -> Any:
             return fn(value) if edited else gr.skip()
@@ -227,7 +227,7 @@ def make_page(engine: Any, workspace: Workspace, *, shared: bool = False, keys: 
 
 
 def _turn_of(args: Sequence[Any]) -> tuple[int, str]:
-    """Return (number of a board's event, id of the field that it changes or ""). The number is 0 for other events."""
+    """(number of a board's event, id of the field that it changes or ""); the number is 0 for other events."""
     event = next((each for each in args if isinstance(each, gr.EventData)), None)
     data = event._data if event is not None and isinstance(event._data, dict) else {}
     board = getattr(event, "target", None)

@@ -146,8 +146,8 @@ def row_of(name: str) -> str:
 
 
 def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
-    """The `arg` of a row's event, "index" or "index:name". Its index is the row's present one: another window may have changed the
-    list. "" if the row is gone.
+    """The `arg` of a row's event, "index" or "index:name", with the row's current index, since another window may have changed the
+    list; "" if the row is gone.
 
     rows   the name of each current row, as passed to `row_of`
     """
@@ -329,8 +329,8 @@ def short(text: str, length: int = 60) -> str:
 
 
 def middle(text: str) -> str:
-    """HTML of a name that the browser shortens before its last 8 characters, which distinguish checkpoints; never next to a space,
-    which a screen reader would lose."""
+    """HTML of a name that the browser shortens before its last 8 characters, which distinguish checkpoints. Never splits at a
+    space, which a screen reader would drop."""
     at = max(0, len(text) - 8)
     while at and " " in text[at - 1 : at + 1]:
         at -= 1

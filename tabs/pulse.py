@@ -51,7 +51,7 @@ def build(page: Page) -> None:
 
 
 def changed_parts(page: Page, body: dict[str, Any], browser: Browser) -> str:
-    """`answer`, or after an unexpected error a message about it, unless the browser shows that one already."""
+    """`answer`; after an unexpected error, a message about it, unless the browser shows that already."""
     try:
         return errors_as_problems(lambda: answer(page, body, browser), "pulse")
     except ProblemsError as error:
@@ -64,7 +64,7 @@ def changed_parts(page: Page, body: dict[str, Any], browser: Browser) -> str:
 
 
 def answer(page: Page, body: dict[str, Any], browser: Browser) -> str:
-    """Return the parts whose signatures differ from `body["have"]` as JSON; "" if none does."""
+    """JSON of the parts whose signatures differ from those in `body["have"]`; "" if none does."""
     have = body.get("have")
     have = have if isinstance(have, dict) else {}
     parts = {name: with_signature(data) for name, data in all_parts(page, body, browser).items()}
@@ -93,7 +93,7 @@ def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, A
 
 
 def _fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> bool:
-    """Whether the form was changed after a refused start and no error is left."""
+    """Whether the errors of a refused start are fixed: the form was changed since, and no error is left."""
     if browser.failed != START or browser.failed_at == page.project.revision:
         return False
     if checks.get("checking") or checks.get("undecoded"):

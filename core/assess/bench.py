@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Probe(NamedTuple):
-    """An input of the model: latents [C, h, w] in its scale, to be noised to a timestep, and a caption. item: number of its image"""
+    """An input of the model: latents [C, h, w], scaled, to be noised to a timestep, with a caption. item: number of its image"""
 
     item: int
     latents: Tensor
@@ -70,7 +70,7 @@ class Bench:
 
     @contextmanager
     def opened(self, checkpoint: Checkpoint | None) -> Iterator[Subject]:
-        """A context with the base model and a checkpoint; None: the base model alone."""
+        """Context with the base model and a checkpoint loaded; None: the base model alone."""
         plan, device = plan_of(self._job(checkpoint), self.target.workspace), self.context.device
         with ready(plan, self.target.workspace, store=self._store, device=device, reports=self.context) as (maker, _):
             assert isinstance(maker, Maker)
@@ -93,6 +93,8 @@ class Bench:
         self.context.say(f"{left:,} of {self._total:,} predictions left: about {clock(seconds)}")
 
     def _probes(self, name: str, triggers: bool) -> list[Probe]:
+        """The inputs of a set (see `Bench.sets`), each image at every one of TIMESTEPS. triggers: "inside" captions get the
+        trigger word"""
         target, word = self.target, self.target.trigger
         if name == "outside":
             captions, images = target.outside, [image for image, _ in self.base.generate(target.outside, 1)]
@@ -114,7 +116,8 @@ class Bench:
         return [float(each) for each in change / base.norm(dim=1)]
 
     def moved(self, subject: Subject, name: str, block_weights: str) -> list[float]:
-        """|prediction - that with these block weights| / |base model's| of each image of a set, at a timestep in turn."""
+        """Relative change of the predictions with other block weights, |prediction - changed| / |base model's|, of each image of
+        a set, each at one timestep in turn."""
         probes = self.sets[self.target.set_named(name)]
         other = torch.cat(list(subject.predictions(in_turn(probes), block_weights=block_weights)))
         rows = in_turn(range(len(probes)))
@@ -134,6 +137,7 @@ class Bench:
         self.context.stage("assessing", min(self._done, self._total), self._total)
 
     def _job(self, checkpoint: Checkpoint | None) -> GenerateJob:
+        """Generation settings with the base model, and a checkpoint or None."""
         target, (width, height) = self.target, self.target.size
         model, samples = to_values(target.job.model), target.job.samples
         generate: dict[str, Any] = {"width": width, "height": height, "seed": 0, "prompt_weights": False}
@@ -166,7 +170,7 @@ class Subject:
     def predictions(
         self, probes: Sequence[Probe], strength: float = 1.0, block_weights: str | None = None
     ) -> Iterator[Tensor]:
-        """Batches of predictions, as of `predicted`."""
+        """Yield batches of predictions [B, C, h, w], as of `predicted`."""
         components, kind, size = self.maker.components, self.maker.kind, self.bench.target.size
         update = {"strength": strength, "block_weights": block_weights}
         self.maker.loras.use([use.model_copy(update=update) for use in self.job.generate.loras])

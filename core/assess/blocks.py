@@ -26,6 +26,7 @@ SMALL = 0.05  # share of a part whose multiple says nothing
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    """`blocks_of` the parts of the model that the LoRA trains."""
     loras, whole = subject.maker.loras, in_turn(bench.changes(subject, "outside"))
     trained = {slot_of(name) for network in loras.networks for name in network.adapters}
     moved = {}
@@ -47,8 +48,12 @@ def slots_of(sdxl: bool) -> dict[str, frozenset[int]]:
 
 
 def blocks_of(whole: Sequence[float], moved: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
-    """{part: share of the whole change of other prompts that depends on it, with its interval; times: the change that depends on it,
-    as a multiple of the dataset's}, the largest first. whole: relative changes outside; moved: (outside, inside) of each part"""
+    """{"parts": {part: {value, low, high, times}}}, the largest value first. Raises NotMeasured.
+
+    value   share of the whole drift for other prompts that depends on the part, with its interval
+    times   drift that depends on it, as a multiple of the dataset's
+    whole   relative changes for other prompts      moved   {part: (relative changes for other prompts, for the dataset)}
+    """
     if not min(whole) > 0:
         raise NotMeasured("the checkpoint changes nothing")
     parts = {}

@@ -127,7 +127,8 @@ def card_of(path: Path, settings: CardSettings, workspace: Workspace, cancel: Ca
 
 @dataclass(frozen=True)
 class Source:
-    """A file and what is known of it. about: of `inspect`; run, job, snapshot: of the run that saved it, else None and {}"""
+    """A file and what is known of it. about: result of `inspect`; run, job: of the run that saved it, or None; snapshot: of that
+    run, or {}"""
 
     path: Path
     settings: CardSettings
@@ -165,6 +166,7 @@ class Source:
         return next((file["step"] for file in files if file["name"] == self.path.name), None)
 
     def facts(self) -> Iterator[Fact]:
+        """All facts of the card, section by section, before `clean`."""
         yield from self._use()
         yield from self._base()
         yield from self._measures()
@@ -228,7 +230,7 @@ class Source:
         yield fact("license_url", "Its text", entry.license_url)
 
     def _base_digest(self) -> tuple[str, Entry | None]:
-        """(SHA-256 of the base model, "" if it is unknown, and its entry in the catalog), of a model in the catalog its own."""
+        """(SHA-256 of the base model, "" if unknown; its entry in the catalog). For a file in the catalog, its own."""
         if entry := of_sha256(str(self.about.get("sha256"))):
             return entry.sha256, entry
         if SHA256.fullmatch(digest := self.metadata.get("ss_new_sd_model_hash", "").lower()):

@@ -53,9 +53,9 @@ LONGEST_LINE = 100  # characters of a value in the list of contents
 
 @dataclass(frozen=True)
 class Fact:
-    """A row of the card. section: a key of SECTIONS; name: in the JSON
+    """A row of the card. section: a key of SECTIONS; name: its key in the JSON
 
-    personal   the setting that includes it, "" for what is always in      note   what the value means
+    personal   the setting that includes it, "" if it is always included      note   what the value means
     """
 
     section: str
@@ -111,6 +111,7 @@ def _short(text: str) -> str:
 
 
 def page(card: Card) -> str:
+    """The HTML page of a card."""
     sections = {
         name: _section(title, name, [fact for fact in card.facts if fact.section == name])
         for name, title in SECTIONS.items()

@@ -29,6 +29,8 @@ FOLDER = "assess"  # in the run folder, for images
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
+    """{distance, limit, typical: latent distances; near: images below the limit, of `images`; name: nearest training image; prompt;
+    files: both images, written to the run folder}. Raises NotMeasured."""
     from core.assess.bench import load
 
     placed, run = bench.target.training, bench.target.run
@@ -62,7 +64,8 @@ def limit_of(pairs: Sequence[float], base: Sequence[float], images: int) -> floa
 
 
 class Gallery:
-    """The training images. load: number -> image; encode: image -> latents [C, h, w]"""
+    """The training images, compared by image hash and then by latents. load: number -> image; encode: image -> latents [C, h,
+    w]"""
 
     def __init__(self, count: int, load: Callable[[int], Image], encode: Callable[[Image], Tensor]):
         self.load, self.encode = load, encode
@@ -70,7 +73,7 @@ class Gallery:
         self._latents = cache(lambda number: self.encode(load(number)))
 
     def typical(self) -> list[float]:
-        """Distances of pairs of training images, those with the nearest hashes that are no near duplicates."""
+        """Distances of pairs of training images that are not near duplicates, of those with the nearest hashes."""
         count, pairs = len(self._hashes), dict[frozenset[int], float]()
         for number in sorted({number * count // COMPARED for number in range(COMPARED)}):
             near = self.near(self.load(number), Limits().near_distance)
@@ -78,7 +81,8 @@ class Gallery:
         return list(pairs.values())
 
     def near(self, image: Image, beyond: int = -1) -> list[tuple[float, int]]:
-        """(distance, number) of the candidates, nearest first. beyond: only of those whose hash differs in more bits"""
+        """[(distance, number)] of the training images with the nearest hashes, nearest latents first. beyond: only those whose
+        hash differs in more bits"""
         from PIL.Image import Transpose
 
         sides = [image, image.transpose(Transpose.FLIP_LEFT_RIGHT)]

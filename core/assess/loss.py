@@ -18,7 +18,8 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 
 def loss_of(lines: Mapping[int, Mapping[str, Any]], step: int) -> dict[str, Any]:
-    """The loss at a step. lines: "validated" events by step"""
+    """{loss, images, step, lowest: step with the lowest loss, and the paired difference to it if it is another} at a step. lines:
+    "validated" events by step. Raises NotMeasured"""
     lines = {at: line for at, line in lines.items() if line.get("measured_on", "held_out") == "held_out"}
     if step not in lines:
         raise NotMeasured("the training did not measure this step" if lines else "no images were held out")

@@ -24,8 +24,8 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 
 def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Directions that hold KEPT of the norm, the rank to resize to and what it loses, the layers that change most. values: singular
-    values of each layer, descending"""
+    """{used: directions that hold KEPT of the norm; resize: rank to resize to; lost: share of the norm that this loses; layers: norms
+    of those that change most; norm: of all; text: share of the text encoders}. values: singular values of each layer, descending"""
     from core.tools.loras.singular_values import retained_together, usual_rank
 
     if not values:

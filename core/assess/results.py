@@ -15,7 +15,7 @@ Cells = dict[str, dict[str, dict[str, Any]]]  # name of a checkpoint's file -> m
 
 
 def read_results(run: Path) -> Cells:
-    """What was measured of a run; empty without a file, or for a damaged one."""
+    """{file: {measure: data}} of a run; empty without assess.json, or if it is damaged."""
     try:
         cells = read_json_object(run / FILE)["cells"]
         return {str(file): {name: dict(measured[name]) for name in measured} for file, measured in cells.items()}

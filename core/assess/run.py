@@ -45,7 +45,7 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
 
 
 class Work:
-    """Measures what assess.json lacks. lost: why checkpoints could not be read, by path"""
+    """Measures what assess.json lacks, into `cells`. lost: why checkpoints could not be read, by path"""
 
     def __init__(self, target: Target, context: JobContext):
         self.target, self.context = target, context
@@ -64,7 +64,7 @@ class Work:
             raise ProblemsError(list(self.lost.values()))
 
     def _missing(self, checkpoint: Checkpoint) -> list[Measure]:
-        """The measures to take of a checkpoint. The reason of those that cannot be taken is written."""
+        """The measures to take of a checkpoint. For those that cannot be taken, the reason becomes their result."""
         cells = self.cells.get(checkpoint.path.name, {})
         target, missing = self.target, list[Measure]()
         for measure in target.measures:
@@ -76,6 +76,7 @@ class Work:
         return missing
 
     def _measure(self, todo: Mapping[Checkpoint, Sequence[Measure]]) -> None:
+        """Take these measures; each result is written as soon as it is there."""
         from core.assess.bench import Bench
 
         measures = list({measure.name: measure for each in todo.values() for measure in each}.values())
@@ -94,8 +95,8 @@ class Work:
 
     @contextmanager
     def _reported(self, checkpoint: Checkpoint, measures: Sequence[Measure]) -> Iterator[None]:
-        """Context that reports a checkpoint that cannot be read, in the log and in its cells of these measures, and goes on with the
-        others. The cells of one that is gone stay."""
+        """Context that skips a checkpoint that cannot be read: the problem is logged, and stored as the result of these measures;
+        stored results of a deleted one stay."""
         path = checkpoint.path
         try:
             yield

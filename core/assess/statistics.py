@@ -20,7 +20,7 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95% interval, which is None of too few values."""
+    """A value with its 95% interval; low and high are None if there are too few values."""
 
     value: float
     low: float | None = None

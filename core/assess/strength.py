@@ -17,8 +17,9 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 
 def strength_of(base: Sequence[float], each: Mapping[float, Sequence[float]], drift: Sequence[float]) -> dict[str, Any]:
-    """The strength to use, None if no loss is clearly lower than the base model's, and rows of (strength, share of the base model's
-    loss that it removes, drift). base, each: losses of the base model and at each strength, paired"""
+    """{best: strength to use, None if no loss is clearly lower than the base model's; lowest: strength with the lowest loss; rows:
+    [strength, share of the base model's loss that it removes, drift]}. base, each: losses of the base model and at each strength,
+    paired"""
     lowest = min(each, key=lambda strength: (fmean(each[strength]), strength))
     enough = (s for s in sorted(each) if s >= lowest or not clearly_lower(each[lowest], each[s], len(each) - 1))
     best = next(enough)

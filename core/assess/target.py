@@ -58,7 +58,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Target:
-    """What is assessed. base: path of the base model; training, held_out: images; why: why there are none"""
+    """What is assessed. base: path of the base model; training, held_out: images of the dataset; why: reason if there are none"""
 
     run: RunFolder
     job: TrainJob
@@ -119,7 +119,7 @@ class Target:
         return "the run has no trigger word" if measure.name == "trigger" and not self.trigger else ""
 
     def predictions(self, checkpoints: Sequence[Checkpoint], measures: Sequence[Measure]) -> int:
-        """How many predictions of the model these take, with those of the base model."""
+        """Number of predictions of the model that these measures take, including those of the base model."""
         todo = [measure for measure in measures if not self.reason(measure)]
         reads = {(self.set_named(name), strength) for measure in todo for name, strength in measure.reads}
         sets, prompts = {name for name, _ in reads}, self.settings.prompts
@@ -193,7 +193,8 @@ def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
 def checkpoints_of(
     facts: Mapping[str, Any], job: TrainJob, workspace: Workspace, steps: Sequence[str] = ()
 ) -> list[Checkpoint]:
-    """The checkpoints of these steps; without steps all, of many evenly spaced ones, and averages. facts: the run's snapshot"""
+    """The checkpoints of these steps; without steps, all of them (evenly spaced ones if there are many) and averages. facts: the
+    run's snapshot"""
     saved: dict[int, list[Path]] = {}
     averages = [Checkpoint(file["step"], Path(file["path"])) for file in facts["files"] if is_average(file["name"])]
     for file in facts["files"]:

@@ -41,6 +41,7 @@ def run_in_child(
 
 
 def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the child process with half of the CPU threads and its output in `log`."""
     request = {
         "folder": str(folder.path.resolve()),
         "places": [str(path.resolve()) for path in (workspace.outputs, workspace.models, workspace.presets)],

@@ -95,6 +95,7 @@ class Engine:
     # -- life
 
     def start(self) -> None:
+        """Start the threads, and the waiting jobs that need no device."""
         self._cut_off = interruption_message(self.workspace.captions)
         remove_left()
         for entry in self.queue():
@@ -193,6 +194,7 @@ class Engine:
             self._light.submit(self._do_in_lane, entry.id, title=entry.title, kind=LANES[lane])
 
     def _do_in_lane(self, entry_id: str, task: LightTask) -> None:
+        """Run a job in this thread of a light lane, unless it was cancelled before."""
         entry = self._queue.begin(entry_id)
         if entry is None:
             return
@@ -290,6 +292,7 @@ class Engine:
     # -- the device thread
 
     def _work(self) -> None:
+        """The device thread: run waiting jobs one by one until the engine closes."""
         while not self._closing:
             if not self._device_lock.acquire(QUEUE, WAIT_SECONDS):
                 continue
@@ -318,6 +321,7 @@ class Engine:
                 listener(entry)
 
     def _guarded(self, entry: QueueEntry) -> None:
+        """Run a job; an error outside of the job itself (no folder, invalid settings) makes it fail with that message."""
         try:
             self._run(entry)
         except Exception as error:  # outside the job's own guard: no folder can be made, settings do not fit
@@ -342,6 +346,8 @@ class Engine:
             return
 
     def _run(self, entry: QueueEntry) -> None:
+        """Run a job to its end where its lane belongs, and store its state in the queue. Ends this process if CUDA is unusable
+        afterwards."""
         job = build(tasks.named(entry.task).job, entry.job)
         admit(job, self.limits)  # it may have waited since before the page was shared
         lane = lane_of(entry)
@@ -375,6 +381,8 @@ class Engine:
     def _on_device(
         self, task: str, job: Settings, folder: RunFolder, device: str, channel: Any
     ) -> tuple[str, Explanation | None]:
+        """Run a device job in this thread, or as several processes if it trains on several GPUs. Returns (state, explanation of a
+        failure). channel: listener and token of the job"""
         store = self.models if task in ("generate", "grid", "class_images") else None
         if store is None:
             self.models.release()  # trainings and captioners load models of their own: the kept one makes room
@@ -390,6 +398,7 @@ class Engine:
         os._exit(POISONED)
 
     def _new_folder(self, entry: QueueEntry, job: Settings) -> RunFolder:
+        """Create the run folder of a job; for jobs other than trainings, the oldest above MAX_JOB_FOLDERS are deleted."""
         runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"
         if entry.task != "train":
             for old in list_runs(runs)[MAX_JOB_FOLDERS:]:
@@ -423,7 +432,7 @@ class Engine:
         return found
 
     def command(self, run_name: str, name: str) -> str:
-        """Send "pause", "resume", "stop", "save" or "sample" to a run; returns the command's id."""
+        """Send a command ("pause", "resume", "stop", "save" or "sample") to a run; returns its id."""
         for entry in self.queue():
             if entry.run == run_name and entry.state == "running":
                 check_may_manage(entry)
@@ -531,6 +540,7 @@ class Engine:
         return self._light.submit(admitted if self.limits else work, *arguments, title=title, kind=kind)
 
     def status(self) -> dict[str, Any]:
+        """{"device": name, "memory_used", "memory_total": bytes, "job": the running device job, as `_job_status`}."""
         used, total = machine.memory(self.device)
         return {
             "device": machine.device_words(self.device),
@@ -540,6 +550,8 @@ class Engine:
         }
 
     def _job_status(self) -> dict[str, Any] | None:
+        """Title, state and progress of the running device job; None without one. Progress is missing until it has a run
+        folder."""
         now = self._now
         if now is None:
             return None

@@ -61,6 +61,8 @@ def execute(
 
 
 def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explanation | None]:
+    """Run the task, write its result and last state to the journal, and return (state, explanation of a failure). Any Exception
+    becomes "failed"."""
     journal = context.journal
     try:
         outcome = tasks.named(task).start(job, context)

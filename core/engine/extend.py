@@ -63,6 +63,7 @@ def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None 
 
 
 def _refused(before: TrainJob, after: TrainJob) -> Iterator[Problem]:
+    """A problem for each setting that differs and may not change when a run is resumed."""
     for entry in declared(TrainJob):
         if value_of(before, entry.path) == value_of(after, entry.path):
             continue

@@ -40,6 +40,7 @@ def _texts(entry: QueueEntry, workspace: Workspace) -> Iterator[tuple[str, str]]
 
 
 def _texts_in(value: Any, setting: str = "") -> Iterator[tuple[str, str]]:
+    """(name of its setting, text) of every text in nested values."""
     if isinstance(value, str):
         yield setting, value
     elif isinstance(value, dict):

@@ -54,7 +54,7 @@ def unmark_file(file: Path, workspace: Workspace, cancel: CancelToken) -> None:
 
 
 def put_away_others(run: RunFolder, files: Sequence[Path], workspace: Workspace, jobs: Iterable[QueueEntry]) -> str:
-    """Move the run's checkpoints that are not kept to the trash next to them; return the token for `core.dataset.doctor.trash.put_back`.
+    """Move the run's checkpoints that are not kept to the trash next to them; return the token for `trash.put_back`.
 
     files   all checkpoints        jobs   of the queue
     Raises ProblemsError without a kept one, with nothing left to move, or while the run trains or a job reads its files.

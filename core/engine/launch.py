@@ -60,6 +60,7 @@ def check_cards(wanted: int, device: str) -> None:
 
 
 def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start `accelerate launch` for this run, with its output in `log`."""
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(job.memory.num_processes)]
     quiet = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     places = ["--outputs", str(workspace.outputs.resolve()), "--models", str(workspace.models.resolve())]

@@ -17,7 +17,7 @@ LANES = {"light": "short", "downloads": "downloads", "process": "process"}  # a 
 
 
 class LightTask:
-    """Handle of a job in a light lane. progress: 0 to 1."""
+    """Handle of a job in a light lane: its progress (0 to 1) and text, and, once `done`, its result or error."""
 
     def __init__(self, title: str = ""):
         self.title, self.text = title, ""
@@ -51,6 +51,7 @@ class LightTask:
         return self.result
 
     def _run(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Call `work(*arguments, task=self)` and store its result, or its exception as a ProblemsError."""
         from core.engine.explain import explain
 
         try:

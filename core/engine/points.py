@@ -11,7 +11,8 @@ Numbers = Sequence[float | None] | dict[str, float | None]
 
 
 class Points(Sequence[list[Any]]):
-    """Values by step: [step, value, ...], or [step, {name: value}] if `named`. Missing values and NaN are returned as None."""
+    """The points of a series as a sequence: [step, value, ...], or [step, {name: value}] if `named`. Missing values and NaN are
+    returned as None."""
 
     def __init__(self, named: bool = False):
         self._named = named

@@ -70,7 +70,7 @@ def proposed_prompts(
 
 
 def trigger_of(explicit: Iterable[str | None], captions: Sequence[str]) -> str:
-    """The first text that is set, else the first tag that most captions have; "" if there is none."""
+    """The trigger word: the first of `explicit` that is set, else the first tag that most captions have; "" if there is none."""
     for text in explicit:
         if text and text.strip():
             return _plain(text)

@@ -134,6 +134,8 @@ class Queue:
         message: str = "",
         preset: str = "",
     ) -> QueueEntry:
+        """Add a job and return its entry once it is on disk. Raises OSError, and the queue is as before then. Arguments: see
+        `QueueEntry`"""
         entry = QueueEntry(
             uuid.uuid4().hex[:12], task, title, job, state, run, time.time(), message, preset, GUEST.get()
         )
@@ -148,6 +150,7 @@ class Queue:
         return entry
 
     def change(self, identity: str, **changes: Any) -> QueueEntry:
+        """Replace fields of an entry and return the new one."""
         with self.lock:
             entry = replace(self.get(identity), **changes)
             self._entries = [entry if old.id == identity else old for old in self._entries]
@@ -164,7 +167,7 @@ class Queue:
             return True
 
     def forget(self, identities: Collection[str]) -> None:
-        """Remove ended jobs."""
+        """Remove these jobs from the queue, if they have ended."""
         with self.lock:
             remaining = [
                 each for each in self._entries if each.id not in identities or each.state in ("waiting", "running")

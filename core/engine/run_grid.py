@@ -118,6 +118,8 @@ def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[i
 
 
 def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePrompt]:
+    """The run's sample prompts, at most MOST_PROMPTS, else `instead`. base: path of its base model. Raises ProblemsError without
+    any."""
     from core.training.loop.samples import prompts_of
 
     found = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
@@ -169,7 +171,8 @@ def _escaped(prompt: str) -> str:
 
 
 def words_of(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
-    """The embeddings of one step as "word=name". The file of the first word has no suffix, others end in "-WORD"."""
+    """The embeddings that were saved together as "word=name", as axis values. The file of the first word has no suffix, others
+    end in "-WORD"."""
     words, found = job.embedding.words, []
     for number, word in enumerate(words):
         ends = [f"-{without_signs(other)}" for other in words[1:]]
@@ -180,7 +183,7 @@ def words_of(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list
 
 
 def _note(facts: Mapping[str, Any], step: int) -> str:
-    """ "validation loss 0.1234, best"."""
+    """Text below a checkpoint, "validation loss 0.1234, best"; "" if it was not measured."""
     point = next((each for each in facts.get("measured", []) if each["step"] == step), None)
     parts = []
     if point is not None:

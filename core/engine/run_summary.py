@@ -76,7 +76,7 @@ def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSum
 
 
 def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
-    """Return the row with current title, note and newest state, which change without the journal."""
+    """Return the row with the current title, note and newest training state, which change without new events in the journal."""
     about, spoilt = about_of(folder)
     return replace(
         row,
@@ -88,7 +88,7 @@ def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
 
 
 def newest_state_name(folder: RunFolder) -> int:
-    """The step of the newest training state, by its name only (hashes are checked on resuming); -1 without one."""
+    """Step in the name of the newest training state (hashes are checked on resuming); -1 without one."""
     try:
         states = list(folder.states.iterdir())
     except OSError:

@@ -153,7 +153,8 @@ class Runs:
         self._facts[folder.name] = facts
 
     def _known(self, folder: RunFolder, reads: bool = True) -> tuple[RunSummary | None, bool]:
-        """(the row of a run without reading its journal, None if unknown; whether it is current)."""
+        """(row of a run without reading its journal, None if unknown; whether it is current). reads: whether its summary.json may
+        be read"""
         if self._running(folder.name):
             return self._of_view(folder), True
         facts, valid = self._facts_at_hand(folder, reads)
@@ -181,7 +182,8 @@ class Runs:
         return summary_of(folder, view.facts(held, stamps(folder)), held)
 
     def _facts_at_hand(self, folder: RunFolder, reads: bool = True) -> tuple[RunFacts | None, bool]:
-        """(the cached facts of a run, None without any; whether they are current, else the journal must be read)."""
+        """(facts of a run in memory or summary.json, None without any; whether they are current, else the journal must be
+        read)."""
         known = self._facts.get(folder.name)
         if known is not None and known.is_current(folder):
             return known, True
@@ -196,6 +198,7 @@ class Runs:
         return [RunState(folder.name, title_of(folder), self._state(folder)) for folder in folders]
 
     def _state(self, folder: RunFolder) -> str:
+        """The state of a run, with as little reading as possible."""
         if not self._running(folder.name):
             if folder.damaged and not folder.held:
                 return "damaged"

@@ -112,7 +112,8 @@ def captions_of(run: RunFolder) -> tuple[list[str], list[str]]:
 
 @lru_cache(maxsize=4)
 def _read_captions(path: Path, stamp: Stamp | None) -> tuple[list[str], list[str]]:
-    """`captions_of`, from dataset.json, cached until the file changes: Monitor asks again with each image of the comparison."""
+    """`captions_of` by a dataset.json, cached until the file changes, since Monitor needs them with each new image of the
+    comparison."""
     try:
         content = read_json_object(path, max_bytes=MOST_BYTES, max_values=1_000_000)
         trained, measured = content["images"], content.get("validation", {}).get("images", [])
@@ -163,7 +164,7 @@ def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
 
 
 def measured_sentence(best: Mapping[str, Any] | None) -> str:
-    """What the losses say about the checkpoints, as one sentence. best: `Best.to_dict`"""
+    """A sentence on which checkpoint has the lowest loss, and how certain that is. best: `Best.to_dict`"""
     if best is None:
         return "No loss was measured at these checkpoints: compare the images."
     if not best["as_good"]:
@@ -178,7 +179,7 @@ def measured_sentence(best: Mapping[str, Any] | None) -> str:
 
 
 def chosen_because(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
-    """Why a checkpoint may have been chosen: what was measured of the run, and how it fared in blind choices."""
+    """Text on why a checkpoint may have been chosen: the measured losses, and its result in blind choices."""
     sentence = measured_sentence(facts.get("best"))
     names = [each["name"] for each in facts["files"]]
     if len(choices) < LEAST_CHOICES or file not in names:

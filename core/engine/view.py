@@ -87,6 +87,7 @@ class RunView:
             self.apply(line)
 
     def apply(self, line: Line) -> None:
+        """Take in a line of the journal, once; damaged ones are ignored."""
         with self._lock:
             whole = isinstance(line.get("time"), (int, float)) and isinstance(line.get("kind"), str)
             if line["seq"] <= self.seq or not whole:
@@ -135,6 +136,7 @@ class RunView:
             self._add_points(line)
 
     def _add_points(self, line: Line) -> None:
+        """Add the losses (raw, smoothed and corrected), learning rates and norms of some steps."""
         self._forget_after(line["steps"][0] - 1)
         corrected = line.get("corrected") or []  # journals of earlier versions have none
         for step, quotient in zip(line["steps"], corrected, strict=False):
@@ -199,6 +201,8 @@ class RunView:
         return (total - done) * (self._last_time - began) / (done - before) if done > before else 0.0
 
     def snapshot(self, held: bool) -> dict[str, Any]:
+        """The run as JSON values for the page: state, progress, series by step, samples, log and files. held: whether a process
+        runs it"""
         with self._lock:
             state = self.true_state(held)
             measured = [_point(line) for line in self._best.measured]
@@ -262,7 +266,7 @@ class RunView:
             )
 
     def progress(self, state: str) -> dict[str, Any]:
-        """The progress of a job: stage with its count, log lines, results and problems."""
+        """{state, text: stage, done, total, lines, facts: of the result, images: files, problems} of a job in this state."""
         with self._lock:
             entries = [entry for entry in self.log if entry["text"] != self.message]
             wrong = [{"what": entry["text"], "fix": entry["fix"]} for entry in entries if entry["level"] == "error"]
@@ -287,7 +291,7 @@ class RunView:
         return max(0.0, until - self.started - self._idle)
 
     def _files(self) -> list[dict[str, Any]]:
-        """Saved files that still exist: a run may delete old checkpoints."""
+        """{name, path, bytes, step} of each saved file that still exists: a run may delete old checkpoints."""
         found = []
         for save in self.saves:
             path = self.folder.path / save["file"]

@@ -34,7 +34,7 @@ class Wait:
 
     @property
     def words(self) -> str:
-        """ "starts in about 1:20, after fox", or "starts in at least 1:20, after fox and 1 more"."""
+        """Text such as "starts in about 1:20, after fox" or "starts in at least 1:20, after fox and 1 more"."""
         if not self.on:
             behind = f", after {count(self.ahead, 'job')}" if self.ahead else ""
             return f"waiting in the paused queue{behind}" if self.queue_paused else "about to start"
@@ -69,6 +69,7 @@ def _in_lane(
     paused: bool,
     lent_to: str,
 ) -> Iterator[tuple[str, Wait]]:
+    """`waits` for the entries of one lane, as (id, Wait)."""
     running = [entry for entry in entries if entry.state == "running"]
     waiting = [entry for entry in entries if entry.state == "waiting"]
     full = len(running) >= (1 if lane == "device" else LightLane.THREADS[LANES[lane]])

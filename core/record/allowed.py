@@ -39,6 +39,7 @@ def allowed_modules() -> frozenset[str]:
 
 
 def _lines(file: Path) -> set[str]:
+    """Module names in a file, one per line, without # comments; an empty set if it cannot be read."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):  # no readable file: nothing is allowed

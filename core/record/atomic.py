@@ -34,6 +34,7 @@ UMASK = _umask()
 
 
 def _retry(action, *arguments) -> None:
+    """Call `action`, up to RETRIES times while it raises PermissionError (on Windows, another program has the file open)."""
     for attempt in range(RETRIES):
         try:
             return action(*arguments)
@@ -164,8 +165,8 @@ def _temporary_file(target: Path) -> Path:
 
 
 def write_aside(target: Path, data: bytes) -> Path:
-    """Write `data` to a temporary file next to the target and return its path, for `put_aside` to rename. Many files need
-    only one `sync_all` in between."""
+    """Write `data` to a temporary file next to the target and return its path, which `put_aside` renames later. Not flushed to
+    disk: for many files, one `sync_all` in between does it."""
     temporary = _temporary_file(_written_at(target))
     try:
         temporary.write_bytes(data)
@@ -181,6 +182,8 @@ def put_aside(temporary: Path, target: Path) -> None:
 
 
 def _written_at(target: Path) -> Path:
+    """The path that writing to `target` replaces: of a link the file that it leads to, if that may be written, else itself.
+    Raises OSError for devices and pipes."""
     if os.path.islink(target):
         leads_to = Path(os.path.realpath(target))
         follows = may_reach(target) and (leads_to.is_file() or not os.path.lexists(leads_to))

@@ -52,7 +52,7 @@ class Best:
 
     @property
     def sure(self) -> str:
-        """Return text that says how certain the choice is."""
+        """Text on how certain the choice is: "clearly better than ...", "the only measured checkpoint"."""
         if not self.others:
             return "the only measured checkpoint"
         if self.unknown and not self.as_good:
@@ -75,7 +75,7 @@ class Best:
 
 
 def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping[str, Any]]) -> Best | None:
-    """The best of the remaining checkpoints; None if none of them was measured.
+    """Return the checkpoint with the lowest loss among those that exist; None if none of them was measured.
 
     saved      (step, file) of existing ones; the first of several files of one step counts
     measured   "validated" events as in the journal, the newest of a step last
@@ -140,7 +140,7 @@ def student_t(probability: float, freedom: int) -> float:
 
 
 class BestTracker:
-    """Collects measurements and files from a journal, line by line."""
+    """Collects "validated" and "saved" events of a journal, line by line, for `best`."""
 
     def __init__(self) -> None:
         self.measured: list[Line] = []

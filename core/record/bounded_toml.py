@@ -38,7 +38,7 @@ def parse_toml(text: str, where: str, fix: str) -> dict[str, Any]:
 
 
 def bounded_loads(text: str) -> dict[str, Any]:
-    """What tomllib reads, within limits. Raises ValueError or RecursionError."""
+    """Parse TOML within limits. Raises ValueError or RecursionError."""
     if LONG_KEY.search(text):
         raise ValueError(f"a key has more than {MOST_PARTS} parts")
     content = tomllib.loads(text)

@@ -22,7 +22,7 @@ else:
 
 
 class _Loader(Base):
-    """YAML's plain values. repeated: keys that a mapping has twice, of which the last counts"""
+    """Loads plain values. repeated: keys that a mapping has twice ("lr (line 12)"), of which the last counts."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in each if tag not in LEFT_OUT]
@@ -54,7 +54,7 @@ def parse_yaml(text: str, where: str, fix: str) -> tuple[Any, list[str]]:
 
 
 def bounded_yaml(text: str) -> tuple[Any, list[str]]:
-    """What `parse_yaml` returns. Raises ValueError or RecursionError."""
+    """`parse_yaml` that raises ValueError or RecursionError instead."""
     try:
         _check_structure(text)
         loader = _Loader(text)

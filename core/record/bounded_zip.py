@@ -21,7 +21,8 @@ DAMAGED = (
 
 
 class _Bounded:
-    """An open file as `zipfile` sees it while reading the list of members, which it does in one read."""
+    """Limits reads from an open file while `zipfile` loads the list of members, which it does in one read. limit: bytes, None for
+    none"""
 
     def __init__(self, handle: BinaryIO, limit: int) -> None:
         self._handle = handle

@@ -10,6 +10,8 @@ class Cancelled(Exception):
 
 
 class CancelToken:
+    """`check` raises Cancelled once `cancel` was called, from any thread."""
+
     def __init__(self) -> None:
         self._event = threading.Event()
 

@@ -14,7 +14,7 @@ NAMES = ("pause", "resume", "stop", "save", "sample")
 
 
 def send(folder: Path, name: str) -> str:
-    """Append a command and return its id."""
+    """Append a command, one of NAMES, to the commands.jsonl of a run folder; return its id."""
     if name not in NAMES:
         raise ValueError(f"unknown command {name!r}")
     identity = uuid.uuid4().hex

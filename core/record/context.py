@@ -38,8 +38,8 @@ class Reports:
     def stage(
         self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0, *, of_bytes: bool = False
     ) -> None:
-        """Report the current stage and its progress. step, steps: of the image that is being generated; of_bytes: done and
-        total are bytes."""
+        """Report the current stage with its count. step, steps: sampling steps of the image that is being generated; of_bytes:
+        done and total are bytes."""
 
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
         """Write a line to the log."""
@@ -141,6 +141,7 @@ class JobContext(Reports):
         return [name for name in self.pending if name in ("pause", "resume")][-1:] == ["pause"]
 
     def _wait(self) -> None:
+        """Wait until the job is resumed or stopped; the journal gets "paused" and "running"."""
         self.journal.put(StateChanged("paused"))
         while self._pause_requested() and not self.token.wanted:
             time.sleep(PAUSE_SECONDS)
@@ -151,6 +152,8 @@ class JobContext(Reports):
 
 
 class _Checked(CancelToken):
+    """A token whose `check` is `JobContext.check`, which also waits while the job is paused."""
+
     def __init__(self, context: JobContext):
         self._context = context
 

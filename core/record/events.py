@@ -55,7 +55,7 @@ class Result(Event, kind="result", urgent=True):
 
 @dataclass(frozen=True)
 class Planned(Event, kind="planned"):
-    """Length of the run, once it is known."""
+    """Length of the run in steps, once it is known. sentence: how it results from the settings"""
 
     total: int
     epochs: int

@@ -31,7 +31,8 @@ def is_average(name: str) -> bool:
 
 
 def label_of(file: str, step: int | None) -> str:
-    """ "base model", "step 1,200", "average 40 to 120"."""
+    """Label of a checkpoint by the step that it was saved after, "step 1,200"; of an average, "average 40 to 120"; of an empty
+    name, "base model"."""
     if not file:
         return BASE_MODEL
     if average := AVERAGE.search(Path(file).stem):
@@ -50,7 +51,7 @@ def labels_of(files: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def title_of_file(path: Path, runs: Path) -> str:
-    """ "fox, step 250" of a checkpoint in the folder of runs; the name of another file, without its extension."""
+    """Title of a model file: "fox, step 250" for a checkpoint in the folder of runs, else its name without extension."""
     run = run_of(path, runs)
     if run is None:
         return file_stem(path.name)
@@ -59,8 +60,8 @@ def title_of_file(path: Path, runs: Path) -> str:
 
 
 def titles_of(files: Sequence[Sequence[Path]], runs: Path) -> list[str]:
-    """A title for each group of files. Equal ones of different files get the first of these that distinguishes them: the name of
-    the run's folder or the file's folder, of the file, the path."""
+    """A title for each group of files. Equal titles of different groups are extended by the first of these that distinguishes
+    them: the name of the run's folder or the file's folder, the name of the file, the path."""
     titles = [", ".join(dict.fromkeys(title_of_file(path, runs) for path in each)) for each in files]
     groups: dict[str, set[tuple[Path, ...]]] = {}
     for title, each in zip(titles, files, strict=True):
@@ -69,7 +70,7 @@ def titles_of(files: Sequence[Sequence[Path]], runs: Path) -> list[str]:
 
 
 def _distinction(files: tuple[Path, ...], groups: set[tuple[Path, ...]], runs: Path) -> str:
-    """ " (fox-2)" for one of these groups of files; "" for the only one."""
+    """Text that distinguishes a group of files from the others with the same title, " (fox-2)"; "" if it is the only one."""
     if len(groups) == 1:
         return ""
     names: dict[tuple[Path, ...], str] = {}

@@ -43,6 +43,8 @@ class Journal:
         self._listeners.append(listener)
 
     def put(self, event: Event) -> Line:
+        """Pass an event to the listeners and return its line, in which the user's keys are masked. It is written at the next
+        flush; if urgent, at once."""
         with self._lock:
             self._seq += 1
             line = {

@@ -30,7 +30,8 @@ def _marks(run: Path) -> tuple[tuple[str, str], ...] | None:
 
 @lru_cache(maxsize=2000)
 def _read(path: Path, stamp: Stamp) -> tuple[tuple[str, str], ...] | None:
-    """`_marks`, cached until the file changes: lists of runs ask for hundreds every few seconds."""
+    """The (file, name) pairs in kept.json; None if it is damaged. Cached until the file changes, since lists of runs need
+    hundreds every few seconds."""
     try:
         content = read_json_object(path, "delete the file", max_bytes=MAX_BYTES)
     except (ProblemsError, OSError):

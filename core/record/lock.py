@@ -59,6 +59,8 @@ class Lock:
         return []
 
     def _hold_by_sign(self, age: float | None) -> list[str]:
+        """`acquire` by a heartbeat file, on a drive without file locks. age: seconds since the last heartbeat in it, None without
+        one."""
         sign = sign_file(self._path)
         messages = [
             f"This drive has no file locks: a heartbeat every {BEAT_SECONDS:g} seconds marks the folder as in use"

@@ -42,7 +42,8 @@ def free_memory() -> None:
 
 
 class PeakMemory:
-    """Context that measures peak memory: of torch's allocator on a GPU, else the process's resident memory."""
+    """Context that measures peak memory, afterwards in `bytes`: of torch's allocator on a GPU, else the process's resident
+    memory."""
 
     def __init__(self, device: str, seconds: float = WATCH_SECONDS):
         self._device, self._seconds, self.bytes = device, seconds, 0

@@ -73,7 +73,8 @@ class Preference:
 
 @dataclass(frozen=True)
 class _Fit:
-    """The mode of the posterior and its covariance: strengths relative to their mean, and the log of the tie parameter."""
+    """Mode and covariance of the posterior. strengths: relative to their mean; log_tie: log of the tie parameter; first:
+    probability of being the most preferred"""
 
     strengths: Array
     covariance: Array
@@ -96,7 +97,7 @@ def _counted(names: Sequence[str], choices: Iterable[Choice]) -> list[Choice]:
 
 
 def _fit(names: Sequence[str], choices: Sequence[Choice]) -> _Fit:
-    """Newton's method on the log posterior of Davidson's model (1970), Bradley-Terry with ties, which is concave:
+    """The mode by Newton's method on the log posterior of Davidson's model (1970), Bradley-Terry with ties, which is concave:
     P(left) : P(equal) : P(right) = e^(d/2) : nu : e^(-d/2), d the difference of the strengths."""
     number, index = len(names), {name: place for place, name in enumerate(names)}
     sides = np.zeros((len(choices), number))
@@ -137,10 +138,10 @@ def _moments(difference: Array, log_tie: float) -> tuple[Array, Array, Array]:
 
 
 def next_pair(names: Sequence[str], pairs: Sequence[Pair], choices: Sequence[Choice]) -> Pair | None:
-    """The pair, (left, right, prompt), whose answer tells most about who is first; None without pairs. The same choices give the
-    same pair.
+    """The pair to show next, (left, right, prompt): the one whose answer is expected to say most about which checkpoint is preferred.
 
-    pairs   of which both images exist; each is shown once before any is shown again
+    pairs     of which both images exist; each is shown once before any is shown again
+    returns   None without pairs; always the same for the same choices
     """
     shown = Counter((frozenset((each.left, each.right)), each.prompt) for each in choices)
     fewest = min((shown[frozenset(pair[:2]), pair[2]] for pair in pairs), default=0)
@@ -157,7 +158,8 @@ def next_pair(names: Sequence[str], pairs: Sequence[Pair], choices: Sequence[Cho
 
 
 def _gain(fit: _Fit, one: int, other: int) -> float:
-    """What a choice between two tells about their difference, in nats, weighted by how likely one of them is first."""
+    """Expected information (nats) of a choice between two checkpoints about their difference, weighted by how likely one of them
+    is first."""
     cov = fit.covariance
     spread = cov[one, one] + cov[other, other] - 2 * cov[one, other]
     _, variance, _ = _moments(fit.strengths[one] - fit.strengths[other], fit.log_tie)

@@ -77,6 +77,7 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
 
 
 def _refuse_special(mode: int, path: Path | str) -> None:
+    """Raise ProblemsError unless a file mode is that of a regular file."""
     for is_kind, code in _KINDS:
         if is_kind(mode):
             fix = "choose a file in it" if code == "file.is-folder" else "choose a regular file"
@@ -87,6 +88,7 @@ def _refuse_special(mode: int, path: Path | str) -> None:
 
 
 def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:
+    """The ProblemsError for a file that cannot be opened or read; MissingFile if nothing is there."""
     where = str(path)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return MissingFile.one("The file does not exist", where, "check the path", "file.missing")

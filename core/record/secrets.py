@@ -69,7 +69,7 @@ def store(name: str, value: str | None) -> None:
 
 
 def mask(text: str) -> str:
-    """The text without any of the keys."""
+    """Return the text with every key of the user replaced by MASK."""
     for name in NAMES:
         for value in _values(name):
             if len(value) >= SHORTEST:
@@ -83,6 +83,7 @@ def _values(name: str) -> list[str]:
 
 
 def _stored() -> dict[str, str]:
+    """The keys in the keys file by name, cached until it changes; {} if it cannot be read."""
     path = keys_file()
     try:
         key = (str(path), *stamp(path))

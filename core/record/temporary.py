@@ -19,7 +19,8 @@ NEW_SECONDS = 1.0  # in which a folder's lock may not be held yet
 
 
 class HeldFolder:
-    """A new temporary folder, removed by `close` or at the end of this process. Leftovers of other processes are removed first."""
+    """A new temporary folder, `path`, removed by `close` or at the end of this process. Leftovers of processes that have ended
+    are removed first."""
 
     def __init__(self, kind: str):
         remove_left()

@@ -105,6 +105,7 @@ class Worker:
                 return self._gone(hung=True)
 
     def _gone(self, *, hung: bool) -> Gone:
+        """End the process, unless it has ended, and return how it ended with the end of its output."""
         if not hung:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=END_SECONDS)

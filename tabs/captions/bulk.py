@@ -56,7 +56,7 @@ TAG_ORDERS: dict[str, Callable[[tuple[str, int]], Any]] = {  # the most frequent
 
 
 class Bulk:
-    """Filter, tags and bulk changes. storage: (reads the stored values of the form, stores values)"""
+    """Filter, tags and bulk changes of captions. storage: (reads the stored values of the form, stores values)"""
 
     def __init__(
         self,
@@ -133,8 +133,8 @@ class Bulk:
     # -- tags
 
     def tags(self, tag: str, find: str = "", order: str = "") -> dict[str, Any]:
-        """Tags of the dataset that contain the text `find`, with counts, in one of TAG_ORDERS; the most frequent ones of all; and
-        those that often occur together with `tag`."""
+        """Data for the tag list: tags of the dataset that contain the text `find`, with counts, in one of TAG_ORDERS; the most
+        frequent ones of all; and those that often occur together with `tag`."""
         items = list(self.items().values())
         counts, wanted = self._counts(items), comparable(find)
         listed = [each for each in counts if wanted in comparable(each[0])]
@@ -304,7 +304,7 @@ def _search_text(before: tuple[Row, str] | None, row: Row) -> tuple[Row, str]:
 
 
 def _entry(before: Any, placed: Placed, row: Row, finding_kinds: tuple[str, ...]) -> tuple[Placed, Row, Item]:
-    """(placed, row, item) of an image; `before` if it is unchanged, since its tags are parsed."""
+    """(placed, row, item) of an image; `before`, whose tags are already parsed, if the image is unchanged."""
     if before is not None and before[0] is placed and before[1] is row:
         return before  # type: ignore[no-any-return]
     image, caption = placed.image, placed.caption

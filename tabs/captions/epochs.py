@@ -109,7 +109,7 @@ class Encodings:
         return rewrite_as_utf8(self._history, [caption.path for caption in self.old()])
 
     def html(self) -> str:
-        """HTML of their number and the button; "" if there is none."""
+        """HTML of the number of such files and the button; "" if there are none."""
         old = self.old()
         if not old:
             return ""

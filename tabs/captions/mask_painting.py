@@ -71,7 +71,7 @@ class Spot:
 
 
 class Masks:
-    """Answers atelier/masks. edits: has the images by key"""
+    """Answers requests of the mask painter, atelier/masks. edits: returns the image of a key"""
 
     def __init__(self, page: Page, edits: Edits):
         self.page, self.edits, self._history = page, edits, History(page.workspace.captions)
@@ -132,7 +132,8 @@ class Masks:
         }
 
     def save(self, placed: Placed, spot: Spot, body: dict[str, Any]) -> dict[str, Any]:
-        """Write the painted mask {"png"}. over: version of the mask that it replaces, "" for none; always: replace any"""
+        """Write the painted mask {"png"}. "over": version of the mask that it replaces, "" for none; "always": replace any
+        version"""
         mask = painting.decoded_mask(png_bytes(body.get("png"), "Captions"), spot.image)
         with self._lock:
             if spot.version != body.get("over") and not body.get("always"):

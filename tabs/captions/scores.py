@@ -24,6 +24,8 @@ FIELDS = (
 
 
 class Scores:
+    """The preview and its form, which shares its values with the captioners' form."""
+
     def __init__(self, page: Page):
         task = named(TASK)
         assert task.card is not None
@@ -59,6 +61,7 @@ class Scores:
         return f'<p class="scored" role="status">{esc(tagged.text) or "<i>no tags</i>"}</p><p class="hint">{scores}</p>{write}'
 
     def _tagged(self, placed: Placed) -> Any:
+        """The caption of an image with its tags and scores, from stored scores by the form's settings. Raises ProblemsError."""
         from core.captioning.tagger.tagging import check_retag, preview
 
         job = job_of(self.task, self._form.values(self.task), self.page.project.job)

@@ -168,7 +168,8 @@ class Handlers:
         return {"disk": saved.disk, "wrote": bool(saved.file), "said": message, **self._steps()}
 
     def look(self, key: str, text: str) -> dict[str, Any]:
-        """Meter and notes for a text that is being typed, and the caption on disk."""
+        """{"disk": the caption on disk, and `_about` of a text that is being typed}, or {"unknown": True} for an image that is
+        gone."""
         placed = self.edits.image(key)
         if placed is None:
             return {"unknown": True}
@@ -311,8 +312,9 @@ class Handlers:
     def shelf(self, key: str, reach: int = REACH) -> dict[str, Any]:
         """The list, the open image (that of `key`, else the last open one, else the first), and the captions around it.
 
-        chain   in the response: keys in the order of the list; at: index of the open one; ring: it is the whole list
         reach   number of captions on either side
+        In the result, "chain" has the keys of these captions in the order of the list, "at" the index of the open one among them, and
+        "ring" is whether the chain is the whole list.
         """
         stamp, state, report = self._stamp(), self._state(), self.reading.report
         show, find = str(state.get("show", "all")), str(state.get("find", ""))
@@ -391,7 +393,8 @@ class Handlers:
         }
 
     def _about(self, placed: Placed, text: str) -> dict[str, str]:
-        """HTML of meter and notes for a text of an image; for the class tokens of its folder without a text and a file."""
+        """{name: HTML} of meter and notes for a text of an image; without text and caption file, for the class tokens of its
+        folder."""
         settings, words = placed.concept.captions, placed.image.words
         caption = self.edits.caption(placed)
         text = words if caption.missing and not text.strip() else text

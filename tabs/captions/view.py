@@ -132,7 +132,7 @@ def image(placed: Placed, index: int, total: int, thumb_url: Callable[..., str])
 
 
 def words_on_length(tokens: int, longest: int) -> str:
-    """Text about a length: "9 of 75 tokens", "81 of 75 tokens: the last 6 are not trained"."""
+    """Text on a caption's length: "9 of 75 tokens", "81 of 75 tokens: the last 6 are not trained"."""
     text = f"{tokens} of {longest} tokens"
     if tokens <= longest:
         return text
@@ -202,7 +202,7 @@ def lead(report: Report | None) -> str:
 
 @once_per_report
 def tally(report: Report | None) -> str:
-    """The number of images with and without a caption, including validation images."""
+    """Text on the number of images with and without a caption, including validation images; "" without images."""
     if report is None or not report.placed:
         return ""
     rows = listed(report, "all")

@@ -21,7 +21,7 @@ NEW = -1  # in place of a card's number: no regularization folder yet
 
 
 class ClassForm:
-    """The form, which is open on one card at a time. load, keep: read and store the state of the tab"""
+    """The form, which is open on one card at a time. load, keep: read and store the state of the Dataset tab"""
 
     def __init__(self, page: Page, load: Callable[[], dict[str, Any]], keep: Callable[..., None]):
         self.page, self._load, self._keep = page, load, keep
@@ -38,7 +38,7 @@ class ClassForm:
         self._keep(class_on=None if self.open_on == number else number)
 
     def make(self, listed: list[Source]) -> Source | None:
-        """Queue the job. Returns the Source of its folder if that is a new one."""
+        """Queue the form's job. Returns the Source of its folder if that is new. Raises ProblemsError, with the fields marked."""
         number = self.open_on
         entry = listed[number] if number is not None and 0 <= number < len(listed) else None
         try:
@@ -99,6 +99,7 @@ class ClassForm:
         )
 
     def _going(self, entry: Source | None) -> str:
+        """HTML of the state of the job that fills a card's folder; "" without one."""
         for job in self.jobs():
             folder = job.job.get(TASK, {}).get("folder") if isinstance(job.job, dict) else None
             if entry is None or not folder or resolve_path(folder) != resolve_path(entry.folder):

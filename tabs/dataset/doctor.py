@@ -25,7 +25,7 @@ MOST_AT_ONCE = 0.25  # of the images; more are moved only after a question
 
 
 class DoctorHandlers:
-    """Handlers of the doctor's buttons. reading: has the findings"""
+    """Handlers of the doctor's buttons. reading: whose findings they treat"""
 
     def __init__(self, page: Page, reading: Reading):
         self.page, self.reading = page, reading
@@ -34,7 +34,7 @@ class DoctorHandlers:
         self._treated: set[str] = set()
 
     def put_away(self, finding_id: str, entries: Sequence[Source]) -> None:
-        """Move the images that a finding advises to remove to the trash of their folders."""
+        """Move the images that a finding advises to remove to the trash of their folder, and read the dataset again."""
         finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)
         if finding is None and finding_id in self._treated:  # a second click on the same button
             return
@@ -111,6 +111,7 @@ def cards(
 
 
 def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> str:
+    """HTML of a finding with thumbnails. places: {image key: (index, row) in the report}"""
     advised = set(finding.advised)
     images, shown = "", 0
     for group in finding.images:

@@ -68,7 +68,8 @@ def shown_rows(report: Report | None, show: str) -> list[tuple[int, Row]]:
 
 
 def validation_states(entries: Sequence[Source]) -> Callable[[Row], str]:
-    """Return a function of an image: "named" if the user has chosen it for validation, "free" if the user can, else ""."""
+    """Return a function of an image: "named" if validation_images has it, "free" if the user can choose it for validation, else
+    ""."""
     used = [entry for entry in entries if entry.enabled]
     named = [set(entry.validation_images) for entry in used]
 
@@ -145,7 +146,7 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -
 
 
 def first_tile(row: Row, thumb_url: Callable[..., str]) -> str:
-    """HTML of an image of which only the header was read."""
+    """HTML of an image before there is a report, when only its header was read."""
     name = printable(row.key[1])
     size = f"{row.size[0]}×{row.size[1]}" if row.size else ""
     return (

@@ -26,7 +26,7 @@ WINDOWS = (75, 150, 225)  # tokens of one, two and three passes through the text
 
 
 def size_marks(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, float, int]], float]:
-    """Bin images of similar size. Returns ([(mean width, mean height, number of images)], longest side)."""
+    """Group images of similar size into marks: ([(mean width, mean height, number of images)], longest side), in pixels."""
     longest = max((max(size) for size in sizes), default=0)
     marks: list[tuple[float, float, int]] = []
     for cells in CELLS:
@@ -84,7 +84,7 @@ def _plane(label: str, right: float, top: float, across: str, up: str) -> dict[s
 
 
 def balance(names: Sequence[str], roles: Sequence[str], views: Sequence[int]) -> str:
-    """Chart of the views per epoch of each folder. Arguments: one entry per folder"""
+    """Chart of the views per epoch of each folder. names, roles, views: one entry per folder"""
     total = sum(views)
     if len(names) < 2 or not total:
         return ""

@@ -140,8 +140,8 @@ class Reading:
 
     @contextmanager
     def undisturbed(self, files: int) -> Iterator[None]:
-        """Stop reading while many caption files are written, since both would slow each other at every file. An interrupted
-        reading is repeated afterwards."""
+        """Context in which many caption files are written: an ongoing reading is stopped, since each would slow down the other at
+        every file, and repeated afterwards."""
         self.writing += 1
         stopped = files > COUNTED_AT_ONCE and self.busy and self.report is not None
         if stopped and (task := self._task) is not None:
@@ -196,6 +196,8 @@ class Reading:
     # -- reading
 
     def _read(self, job: TrainJob, key: str, task: Any) -> None:
+        """Read the images on the light lane: first headers and captions, then decoded images and token counts, then the doctor. A
+        new report is published after each."""
         try:
             self._roots.admit(job)  # a shared page reads only open folders, whatever the settings say
             self._find_first(job, key, task)
@@ -253,6 +255,7 @@ class Reading:
         *,
         finished: bool = False,
     ) -> None:
+        """Replace report and problems, unless the settings have changed meanwhile. key: of the settings that were read"""
         with self._lock:
             if key != self._key:
                 return
@@ -277,6 +280,7 @@ class Reading:
             self.want(now=True)  # counts their tokens
 
     def _update(self, stems: Collection[str]) -> None:
+        """Replace the captions of images with these stems (paths without extension) in the report by those on disk."""
         report = self.report
         if report is None or not stems:
             return
@@ -319,7 +323,7 @@ def _folders(job: TrainJob) -> list[str]:
 
 
 def _layout(job: TrainJob) -> str:
-    """A sentence about the form of the first folder, and the number of further ones."""
+    """Text on how the first folder is organized, and on the number of further ones."""
     folders = _folders(job)
     if not folders:
         return ""

@@ -57,7 +57,7 @@ class SetupOffer:
         return dataset_key(job) not in declined and (bool(self._left(job)) or holds_demo(job, self._workspace))
 
     def _left(self, job: TrainJob) -> list[str]:
-        """Paths of the settings that still have the values of an earlier offer for other folders."""
+        """Paths of settings that still have the values of an offer which was applied for other images."""
         applied = self._project.tab_state(STATE).get("made")
         if not isinstance(applied, dict) or applied.get("of") == dataset_key(job) or not other_images(job):
             return []

@@ -127,7 +127,8 @@ class Handlers:
         return changed_boards("", self._stamp(), self._render())
 
     def tick(self, client: str):
-        """The contents that this browser does not show yet, so that a text that is being typed is not replaced."""
+        """The boards that this browser does not show yet; those that it shows stay, so that a text that is being typed is not
+        replaced."""
         self.reading.want()
         stamp = self._stamp()
         if stamp == client_stamp(client):
@@ -135,6 +136,7 @@ class Handlers:
         return changed_boards(client, stamp, self._render())
 
     def _stamp(self) -> str:
+        """A text that changes with the boards."""
         task = self._intake
         intake = f"{task.progress:.2f} {task.text} {task.done}" if task else ""
         if (jobs := self.class_form.stamp) != self._class_jobs:
@@ -192,6 +194,7 @@ class Handlers:
         return values | sent_boards(values)
 
     def _plots(self, entries: list[Source], contents: list[FolderContents], show: str) -> str:
+        """HTML of the charts; "" without images."""
         report, job = self.reading.report, self.page.project.job
         used = [(entry, each) for entry, each in zip(entries, contents, strict=True) if entry.enabled]
         names = [printable(resolve_path(entry.folder).name or entry.folder) for entry, _ in used]
@@ -210,8 +213,8 @@ class Handlers:
     # -- choosing
 
     def choose(self, text: str):
-        """Set the folder to a text that the user wrote. A folder that has settings is left as it is: after Enter, leaving the
-        field sends it again, maybe after those settings were made."""
+        """Set the folder to a text that the user wrote. A folder that has settings already stays as it is, since the field sends
+        its text again on blur after Enter."""
         text = text if isinstance(text, str) else ""
         sources = self.page.project.job.dataset.sources
         if not text.strip() or resolve_path(text) not in {resolve_path(each.folder) for each in sources if each.folder}:
@@ -234,8 +237,8 @@ class Handlers:
         return self._all()
 
     def _chosen_folders(self) -> str:
-        """HTML of hidden fields that take a folder from the folder browser, which begins at the first folder: to use it, or to add
-        it to the others."""
+        """HTML of hidden fields for the folder browser, which begins at the first folder: one to use the chosen folder alone, one
+        to add it."""
         begin = esc(next((entry.folder for entry in entries_of(self.page.project.job)), "."))
         browses = '<button type="button" data-browse="folder"></button>'
         fields = (f'<span><input data-act="{act}" value="{begin}">{browses}</span>' for act in ("use", "also"))

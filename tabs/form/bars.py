@@ -88,6 +88,7 @@ def line_bars(files: Sequence[tuple[str, str]], control: str) -> str:
 
 
 def _weight_facts(family: str, default: float = 1.0, checkpoints: bool = False) -> dict[str, Any]:
+    """Data of `weight_bars` for the page's script: named lists of blocks by length, presets and limits."""
     sdxl = has_nine_blocks(family)
     length, others = WEIGHT_LENGTHS[sdxl], (ONLY_SD if sdxl else ONLY_SDXL) if family else ()
     short = {len(WITHOUT_BASE[sdxl]): WITHOUT_BASE[sdxl]} if checkpoints else {}

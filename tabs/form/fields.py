@@ -84,6 +84,7 @@ def facts() -> dict[str, dict[str, Any]]:
 
 
 def _facts_of(entry: Declared) -> dict[str, Any]:
+    """The declaration of a field as JSON values for the page's script."""
     tab, _, place = entry.elsewhere.partition("#")
     return {name: getattr(entry, name) for name in ("title", "unit", "help", "only", "costs", "kohya", "source")} | {
         "id": place or element_id(entry.path),
@@ -96,7 +97,7 @@ def _facts_of(entry: Declared) -> dict[str, Any]:
 
 
 def paths_of(where: str) -> list[str]:
-    """Paths of the fields that `Problem.where` names: "memory.fp8_base, fp8_base_unet" are two of one group."""
+    """Paths of the fields that a Problem's `where` names; "memory.fp8_base, fp8_base_unet" names two of one group."""
     paths, group = [], ""
     for name in where.split(", "):
         group = name.split(".")[0] if "." in name else group

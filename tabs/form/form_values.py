@@ -41,7 +41,7 @@ def raw(entry: Declared, text: str) -> Any:
 
 
 def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
-    """Parse a control's text. optional: an empty text gives None. Raises ProblemsError."""
+    """Parse a control's text into a value of the setting. optional: an empty text gives None. Raises ProblemsError."""
     stripped = text.strip()
     if optional and not stripped:
         return None

@@ -31,11 +31,12 @@ def card(
     below: str = "",
     attributes: str = "",
 ) -> str:
-    """HTML of a card, 72 px high: three lines beside the image.
+    """HTML of a card, 72 px high: three lines next to the image.
 
-    head   HTML of the first line, with the name       middle, words   HTML of the other two; about: text at the end of the last one
-    why    it cannot be used, or ""      steps   HTML of `strip` or `strip_later`
-    below  HTML of what follows         attributes   of the card
+    head            HTML of the first line, with the name      middle, words   HTML of the second and third
+    about           text at the end of the third               why             reason why it cannot be used, or ""
+    steps           HTML of `strip` or `strip_later`           below           HTML below the lines
+    attributes      of the card's element
     """
     error = f"<p class=field-error>{esc(why)}</p>" if why else ""
     return (
@@ -47,7 +48,8 @@ def card(
 
 
 def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callable[..., str]) -> str:
-    """HTML of a step's name, which opens the run's other steps; "" of no run. attributes: see `step_buttons`"""
+    """HTML of the step's name, which opens the other steps of its run; "" for a file without a run. attributes: see
+    `step_buttons`"""
     here = lora.here
     if here is None:
         return ""
@@ -60,7 +62,8 @@ def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callab
 
 
 def strip_later(lora: Lora, form: str) -> str:
-    """`strip` whose buttons assets/picker.js asks for when it is opened; of a single file with the button that copies its path."""
+    """`strip` without its buttons, which assets/picker.js requests when it is opened; for a file without a run, the button that
+    copies its path."""
     marks = lora.here.marks if lora.here and form == RUNS else ()  # other lists show them next to the name
     text = ", ".join((lora.here.label, *marks)) if lora.here else "path"
     says = f"Other steps of {lora.name}, now {text}" if lora.here else f"Copy the path of {lora.name}"
@@ -77,7 +80,8 @@ def step_buttons(
     attributes: Callable[[Checkpoint], str],
     thumb_url: Callable[..., str],
 ) -> str:
-    """HTML of a button for each checkpoint of a run, with its own sample. here: the chosen one"""
+    """HTML of a button for each checkpoint of a run, with its own sample. here: the chosen one; attributes: returns those of a
+    button"""
     buttons = ""
     for each in steps:
         words = ", ".join((each.label, *each.marks))

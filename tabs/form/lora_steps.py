@@ -37,8 +37,8 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Lora:
-    """A model file as a thing. name: title of its run, else of the file; image: sample or preview; here: its checkpoint, None of no
-    run; steps: all of its run, where they were read"""
+    """A model file as lists and cards show it. name: title of its run, else of the file; image: sample or preview; here: its
+    checkpoint, None without a run; steps: all of its run, if they were read"""
 
     path: Path
     name: str
@@ -48,7 +48,7 @@ class Lora:
 
 
 def brief(path: Path, workspace: Workspace) -> Lora:
-    """A file as a thing, by what is read fast: without the run's journal, and so without its other steps and losses."""
+    """The `Lora` of a file by what is fast to read: without the journal of its run, so without other steps and losses."""
     run, image, stem = run_of(path, workspace.runs), preview_of(path, workspace), file_stem(path.name)
     if run is None:
         return Lora(path, stem, image)
@@ -73,7 +73,7 @@ def output_of(stem: str) -> str:
 
 
 def lora_of(page: FormPage, path: Path) -> Lora:
-    """A file as a thing, with its run's other steps."""
+    """The `Lora` of a file with the other steps of its run."""
     thing, steps = brief(path, page.workspace), checkpoints(page, path)
     here = next((each for each in steps if each.path == path), None)
     if here is None:
@@ -82,7 +82,7 @@ def lora_of(page: FormPage, path: Path) -> Lora:
 
 
 def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
-    """The checkpoints of the run that saved a file, in the order of their steps; [] of no run, or one without its journal."""
+    """The checkpoints of the run that saved a file, by step; [] without a run or its journal."""
     run = run_of(path, page.workspace.runs)
     if run is None:
         return []
@@ -102,7 +102,8 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
 
 
 def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tuple[Listed, int]]:
-    """The best file of each run, else its first one here, with the number of its files; other files with 1."""
+    """[(file, number of files)]: of each run its best file, else the first one listed, with the number of its files; other files
+    with 1."""
     found: dict[Any, list[Listed]] = {}
     for each in files:
         run = run_of(each.path, workspace.runs)

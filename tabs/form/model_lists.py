@@ -45,7 +45,7 @@ CHOICES_WAIT, MAX_CHOICES = 0.12, 200  # of a list of choices: seconds it waits 
 
 @dataclass(frozen=True)
 class Listed:
-    """A file or folder in a list. label: shown text; name: its name in settings of images; value: its value in other settings"""
+    """A file or folder in a list. label: shown text; name: its name in generation settings; value: its value in other settings"""
 
     label: str
     name: str
@@ -136,7 +136,7 @@ class ModelLists:
         return find_all("lora", name, self.workspace, [(each.label, each.path) for each in self.of(["lora"])])
 
     def named(self, name: str) -> Listed:
-        """The LoRA with this name in settings of images. Raises ProblemsError."""
+        """The LoRA with this name in generation settings. Raises ProblemsError."""
         file = next((each for each in self.of(["lora"]) if each.name == name), None)
         if file is None:
             what = "This LoRA no longer exists"
@@ -164,8 +164,8 @@ def with_starter(checkpoints: list[Listed]) -> list[Listed]:
 
 
 def choices_of(kind: str, workspace: Workspace) -> list[tuple[str, str]]:
-    """[(label, value)] of the files of a kind, the starter first. Reads the folders again; if that takes long, returns the files
-    of the last reading."""
+    """[(label, value)] of the files of a kind, the starter first. Waits up to CHOICES_WAIT seconds for a new reading, else uses
+    the last one."""
     lists = model_lists(workspace)
     lists.refresh(CHOICES_WAIT)
     files = lists.of([kind])

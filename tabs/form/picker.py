@@ -75,8 +75,8 @@ def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base
 def file_named(
     name: str, page: FormPage, family: str, holds: Sequence[str] = ("lora",), *, steps: bool = True
 ) -> tuple[Lora, FileFacts | None, str]:
-    """(the model file that a setting names, its facts, why it cannot be used, or ""). Facts are None of a file that is not on this
-    machine, or that this user may not read. family, holds: see `check_choice`; steps: with the other steps of its run"""
+    """(the model file that a setting names; its facts, None for a file that is missing or that this user may not read; the reason why
+    it cannot be used, or ""). steps: with the other steps of its run; family, holds: see `check_choice`"""
     path = find_file(name, page.workspace)
     if path is None or not page.roots.holds(path):
         return Lora(Path(name), file_stem(name)), None, "is not on this machine"
@@ -155,8 +155,8 @@ class Picker:
         self.forms: dict[str, Form] = {}  # by id
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The list for a field {"form", "field", "query"}; with "chosen", the problems of that choice; with "steps", the other steps
-        of the run that saved a file; with "faces", what fields show of the files that they name."""
+        """The list for a field {"form", "field", "query"}; with "chosen", the problems of that choice; with "steps", the other steps of
+        the run that saved a file; with "faces", name and image of the files that fields name."""
         form, field = str(body.get("form")), str(body.get("field"))
         if "steps" in body:
             return {"steps": self._steps(body["steps"], form)}
@@ -172,6 +172,8 @@ class Picker:
         return self._list(form, entry, family, str(body.get("query", ""))[:100])
 
     def _list(self, form: str, entry: Declared, family: str, query: str) -> dict[str, Any]:
+        """{"rows": HTML, "count": number of all files, "reading": whether the folders are being read} for a field. family:
+        required, "" for any"""
         lists = model_lists(self.page.workspace)
         lists.refresh(WAIT_SECONDS, REFRESH_SECONDS)
         files = lists.of(entry.holds)
@@ -199,7 +201,7 @@ class Picker:
         return path if path is not None and self.page.roots.holds(path) else None
 
     def _steps(self, text: Any, form: str) -> str:
-        """HTML of the steps of the run that saved a file, and of the button that copies its path."""
+        """HTML of the steps of the run that saved a file, and of the button that copies the file's path."""
         path = self._readable(text)
         if path is None:
             return '<li class="hint">This file is not on this machine.</li>'
@@ -219,6 +221,7 @@ class Picker:
         return face(brief(path, self.page.workspace), self.page.thumb_url)
 
     def _problems(self, chosen: str, entry: Declared, family: str) -> list[Problem]:
+        """Reasons why a chosen file does not fit the field; [] for a text that is not a readable file."""
         path = find_file(chosen, self.page.workspace)
         if path is None or not self.page.roots.holds(path):
             return []  # a text that is not a file is checked when the field is read

@@ -69,7 +69,8 @@ class PlainForm(PresetForm):
         """Return (values of a job, problems of its files that are not on this machine). before: the current values"""
 
     def family_for(self, name: str) -> str:
-        """The family that a model file in this field must have: that of the first other file in the form; "" if unknown."""
+        """The family that a model file in this field must have, which is that of the first other file in the form; "" if
+        unknown."""
         values = self.load()
         for other, entry in self.known.items():
             if not {"lora", "checkpoint"} & set(entry.holds) or (other == name and entry.kind != "list"):
@@ -102,7 +103,7 @@ class PlainForm(PresetForm):
         return {}
 
     def changed(self) -> dict[str, Any]:
-        """{field: the preset's value} of the fields that differ from it. A default equals its effective value."""
+        """{field: value in the preset} of the fields that differ from the preset. An empty field equals its effective value."""
         now, before = self.load(), self.reference()
         empty = self.empty(now)
 

@@ -51,8 +51,8 @@ class Steps(Generic[State]):
         self.undone.clear()
 
     def step(self, now: State, redo: bool = False) -> State | None:
-        """Return the state before the last change, or with redo that before the last undo; None if there is none. now: the
-        current state"""
+        """Return the state before the last change, or with `redo` that before the last undo; None if there is none. now: current
+        state"""
         source, target = (self.undone, self.past) if redo else (self.past, self.undone)
         if not source:
             return None
@@ -127,7 +127,7 @@ class PresetForm(ABC):
         return self.apply_preset(self.presets.load(name, self.task_name) if name else None, name, done)
 
     def save(self, name: str, replace: bool = False) -> Done:
-        """Save the form as an own preset and make it the loaded one, which keeps its kind, title and reasons where it is replaced."""
+        """Save the form as a user preset and load it. One that it replaces passes on its kind, title and reasons."""
         with self.lock:
             job, user_name = self.checked_job(), "user/" + name.strip().removeprefix("user/")
             before = read_preset(self.presets, user_name) if replace and user_name == self.name else None

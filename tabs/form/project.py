@@ -48,7 +48,7 @@ EDITOR: ContextVar[tuple[str, str | None]] = ContextVar("editor", default=("", N
 
 @contextmanager
 def edited_by(session: str, stamp: str | None = None) -> Iterator[None]:
-    """Within this context, changes are by this session, of the state with this stamp."""
+    """Context in which changes are by this session, based on the state with this stamp."""
     token = EDITOR.set((session, stamp))
     try:
         yield
@@ -184,8 +184,8 @@ class Project(PresetForm):
             self.change(with_values(self.job, values), did=did, paths=values)
 
     def change(self, job: TrainJob, *, did: str, paths: Iterable[str] = ()) -> None:
-        """Replace the job as one step of undo. Invalid input is discarded in the fields that change and in `paths`; it stays
-        in all others, so that no run starts with the previous value of a mistake."""
+        """Replace the job as one undo step. Invalid input is discarded in the fields that change and in `paths`; elsewhere it
+        stays, so that no run starts with the value before it."""
         with self.lock:
             corrected = {*differences(job, self.job), *paths}
             bad = {path: each for path, each in self.bad.items() if path not in corrected}
@@ -264,6 +264,10 @@ class Project(PresetForm):
             self._take(preset=name)
 
     def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
+        """Load a preset, or the defaults if it is None. Returns the message about it: `done`, else the usual text.
+
+        name   of the preset, "" for the defaults; None for the text of the JSON pane, which has no message
+        """
         unsaved = self._unsaved()
         job = preset_files.apply(preset, self.job) if preset else new_project()
         assert isinstance(job, TrainJob)

@@ -78,6 +78,7 @@ class TaskForm(PlainForm):
         return {name: self._bars(name, values) for name in names} | self._rows(values)
 
     def _rows(self, values: Values) -> dict[str, str]:
+        """{field: HTML shown instead of its control}: files of LoRAs with their strengths as cards."""
         files, strengths = self.known.get(FILES), self.known.get(STRENGTHS)
         if files is None or strengths is None or files.holds != ("lora",):
             return {}
@@ -87,7 +88,7 @@ class TaskForm(PlainForm):
         return {FILES: f"<lora-rows {about}></lora-rows>"}
 
     def _card(self, file: str, family: str = "") -> str:
-        """HTML of the card of a LoRA, which assets/merging.js completes with its strength; "": of one that is not read yet.
+        """HTML of the card of a LoRA, to which assets/merging.js adds its strength; for "", of one that is still being read.
         family: of the others, "" for any"""
         lora, facts, why = file_named(file, self.page, "", steps=False)
         if facts and not why and family and facts.family not in (None, family):

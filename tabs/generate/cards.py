@@ -27,9 +27,9 @@ class Card:
     """A group of settings with a card.
 
     group    of GenerateJob, whose fields the card has      title    of the card and its button
-    needs    (value without which it has no effect, what to do about it)
+    needs    (field without whose value the card has no effect, what to do about it)
     adds     values that the button sets                    lists    names of the group's values that are not fields
-    shown    fields in sight; the others are under More     masked   fields that are in sight too while there is a mask
+    shown    visible fields; the others are under More      masked   fields that are visible too while there is a mask
     titles   {field: its title in A1111}
     """
 
@@ -185,7 +185,7 @@ def _card(
 
 
 def frame(name: str, title: str, body: str, shown: bool, note: str = "") -> str:
-    """HTML of a card. body: HTML below its title; note: text beside the title"""
+    """HTML of a card. body: HTML below its title; note: text next to the title"""
     cross = button(
         "card_remove",
         "\u00d7",

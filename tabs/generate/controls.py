@@ -57,7 +57,7 @@ HINT_OF_NAME = {
 
 
 class Controls:
-    """Handlers for ControlNets. fields: the form, which stores those in use"""
+    """Handlers for ControlNets. fields: the form, which stores the ControlNets in use"""
 
     def __init__(self, page: Page, fields: PlainForm, painting: Painting):
         self.page, self._fields, self._painting = page, fields, painting
@@ -126,7 +126,7 @@ class Controls:
         )
 
     def _about(self, file: str, family: str) -> tuple[str, str]:
-        """(kind and family of a file, reason why it cannot be used or "")."""
+        """(text with kind and family of a file, reason why it cannot be used or "")."""
         try:
             path = find("controlnet", file, self.page.workspace)
         except ProblemsError as error:
@@ -187,6 +187,8 @@ class Controls:
             self._fields.put(values | {"nets": uses})
 
     def _added(self, text: str, before: int) -> dict[str, Any]:
+        """Values of a new ControlNet by its name or path, with the preprocessor that its file name suggests. before: number in
+        use. Raises ProblemsError."""
         if before >= MAX_NETS:
             raise ProblemsError.one(
                 f"{MAX_NETS} ControlNets are the most", "ControlNet", "remove one", "controls.too-many"

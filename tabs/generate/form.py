@@ -144,7 +144,7 @@ def values_of(
     project: ModelSettings,
     net_hashes: Mapping[str, str],
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Return (values of the fields that generate `job` again, advice about files that are not on this machine).
+    """Return (values of the fields that generate `job` again, advice on files that are not on this machine).
 
     before      the current values          project   the model settings of Train
     net_hashes  {name of a ControlNet in an image: its hash}
@@ -187,7 +187,8 @@ def values_of(
 
 
 def model_values_in(job: GenerateJob, workspace: Workspace, notes: list[Problem]) -> dict[str, Any]:
-    """Values of the model settings in an image of another program, whose model is not known. notes: collects problems"""
+    """Values of the model settings in an image of another program, which does not identify its base model. notes: collects
+    problems"""
     values = {name: value for name in MODEL if (value := getattr(job.model, name)) != ENTRIES[name].default}
     if name := values.pop("vae", None):
         paths = [path for _, path in list_vaes(workspace) if name in (path.name, path.stem)]
@@ -226,8 +227,8 @@ def _not_found(title: str, text: str, where: str) -> Problem:
 def _net_here(
     use: ControlUse, hashes: Mapping[str, str], workspace: Workspace, notes: list[Problem]
 ) -> dict[str, Any] | None:
-    """A ControlNet of an image with the paths of this machine; None if its file is missing. hashes: {name: hash}; notes: collects
-    problems"""
+    """The values of an image's ControlNet with paths of this machine; None if its file is missing. hashes: {name: hash}; notes:
+    collects problems"""
     paths: dict[str, Any] = {}
     try:
         net, fits = net_of_image(use.file, hashes.get(use.file, ""), workspace)
@@ -258,8 +259,8 @@ def _escaped_prompt(job: GenerateJob, dynamic: bool) -> dict[str, Any]:
 
 
 def ratio_size(ratio: str, native: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of a ratio such as "2:3" with about as many pixels as the model's size, in multiples of 64, of a small model
-    in multiples of 8."""
+    """(width, height) for a ratio such as "2:3" with about the area of the model's native size, in multiples of 64 (8 for a small
+    model)."""
     wide, high = (int(part) for part in ratio.split(":"))
     area = native[0] * native[1]
     step = 64 if area >= SMALL_MODEL**2 else 8
@@ -283,7 +284,7 @@ def default_texts(values: dict[str, Any], project: TrainJob, workspace: Workspac
 
 
 def default_values(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, float]:
-    """{field: its value while it is empty} with the chosen model; {} if the model is not known."""
+    """{field: value that applies while it is empty} with the chosen model; {} if the model is unknown."""
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
     try:
         if path is None:
@@ -459,8 +460,8 @@ def _renewed(name: str, value: Any) -> Any:
 def marked_for_zero_snr(
     values: dict[str, Any], project: TrainJob, workspace: Workspace, lora: Callable[[str], Path]
 ) -> list[str]:
-    """Names of the chosen files whose metadata says that they were trained with zero terminal SNR. Missing files are skipped, since
-    the start reports them. lora: returns the file of a LoRA"""
+    """Names of the chosen files that were trained with zero terminal SNR, by their metadata. Missing files are skipped, since the
+    start reports them. lora: returns the file of a LoRA's name"""
     looks: list[tuple[Callable[..., Any], str]] = [
         (lambda text: model_path(text, workspace), str(values["base_model"]).strip() or project.model.base_model),
         *((lora, use["file"]) for use in values["loras"] if LoraUse.model_validate(use).used),

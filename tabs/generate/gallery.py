@@ -130,6 +130,7 @@ class Shelf:
         return {"gallery": {"version": self.follow(), "copy": self._copy_state()}} if tab == TAB else {}
 
     def _copy_state(self) -> dict[str, Any] | None:
+        """{id, text, share: 0 to 1, done, and then problems and message} of the newest copy to the dataset; None without one."""
         task = self._copying
         if task is None:
             return None
@@ -175,6 +176,7 @@ class Shelf:
         }
 
     def _tiles(self, request: dict[str, Any]) -> dict[str, Any]:
+        """{"tiles": {name: tile}} of the named images that still exist."""
         tiles = {}
         for name in names_of(request, MAX_TILES):
             try:
@@ -184,6 +186,7 @@ class Shelf:
         return {"tiles": tiles}
 
     def _tile(self, name: str) -> dict[str, Any]:
+        """Data of an image in the strip or gallery."""
         shot, known, base = self.gallery.shot(name), self.gallery.facts(name), self.gallery.twin(name)
         return {
             "thumb": self.page.thumb_url(shot.path, THUMB),
@@ -215,7 +218,7 @@ class Shelf:
         }
 
     def _initial(self, job: GenerateJob | None) -> dict[str, str]:
-        """{"file", "url"} of an image's initial image; {} without one. "url" is empty if it no longer exists."""
+        """{"file", "url"} of the initial image of an image; {} without one. "url" is empty if the file is gone."""
         name = job.image_to_image.image_path if job is not None else None
         if not name:
             return {}
@@ -263,6 +266,7 @@ class Shelf:
         return {"copy": self._copy_state()}
 
     def _copy(self, images: list[tuple[Path, str]], name: str, task: Any) -> str:
+        """Copy (image, prompt) pairs as a new dataset folder, add it to the dataset, and return the message."""
         folder = copy_as_dataset(images, name, self.page.workspace.datasets, task.check, task.stage)
         project, shown = self.page.project, display_path(folder)
         with project.lock:
@@ -302,7 +306,7 @@ def _file(name: str, called: Callable[[str], str]) -> str:
 
 
 def about_job(job: GenerateJob | None, record: ImageRecord, called: Callable[[str], str] = file_stem) -> str:
-    """HTML of an image's settings, or of the reason why they are unknown. called: returns what a model file is called"""
+    """HTML of an image's settings, or of the reason why they are unknown. called: returns the display name of a model file"""
     if job is None:
         return f'<p class="hint">{esc(record.reason)}</p>'
     settings = job.generate

@@ -30,9 +30,12 @@ ACTS = ("file_add", "file_none", "file_off", "file_step", "file_steps")
 
 @dataclass(frozen=True)
 class Kind:
-    """The model files of an axis. name: its setting; holds: kinds of file; none: title of the value without one, "" if there must
-    be one; any_family: whether they need not have the family of the model; tokens: whether a value may be TOKEN=FILE, or several
-    such separated by semicolons"""
+    """The model files of an axis.
+
+    name         setting of the axis                  holds    kinds of file
+    none         title of the value without a file, "" if each value needs one
+    any_family   files of any family are allowed      tokens   a value may be TOKEN=FILE, or several of these separated by semicolons
+    """
 
     name: str
     title: str
@@ -77,7 +80,8 @@ KINDS: Mapping[str, Kind] = {  # by name
 
 
 class AxisForm:
-    """The axes as a form of the picker: each takes files of its setting. fields: of the cells' images; axes: see `files_in`"""
+    """The axes as a form of the picker: each takes files of its setting. fields: form of the cells' images; axes: returns them as
+    in `files_in`"""
 
     def __init__(self, page: Page, fields: PlainForm, axes: Callable[[], Mapping[str, str]]):
         self._fields, self._axes = fields, axes
@@ -110,7 +114,7 @@ def files_in(axes: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def file_axes(axes: Mapping[str, str], fields: PlainForm, page: Page) -> dict[str, str]:
-    """{letter: HTML of its values as cards} of the axes of model files. fields: of the cells' images"""
+    """{letter: HTML of the values as cards} of each axis of model files. fields: form of the cells' images"""
     kinds, listed = kinds_in(axes), files_in(axes)
     families = {letter: kind.family(fields) for letter, kind in kinds.items()}
     named = [
@@ -165,7 +169,7 @@ def _card(
 
 
 def add_buttons(letter: str, kind: Kind) -> str:
-    """HTML of the buttons that add a file, or a value without one, to an axis. The list of files puts its choice into a hidden
+    """HTML of the buttons that add a file, or the value without one, to an axis. The picker writes its choice into a hidden
     field."""
     field, words = f"{letter}_values", f"{kind.title} for {letter.upper()}"
     about = f'data-pick="{field}" data-form="{AXES}" data-looks="any" data-title="{words}" aria-label="{words}"'
@@ -186,7 +190,7 @@ def drop_field(letter: str) -> str:
 
 
 def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page) -> dict[str, str]:
-    """{fields: texts} of an axis after an action on its cards; {} if the card is gone, or to add to an axis of another setting.
+    """{field: text} of an axis after an act on its cards; {} if the card is gone, or a file cannot be added to this axis.
 
     arg     the letter for "file_add" and "file_none", else the number of the card, with a file for "file_step"
     value   the files to add, a line each

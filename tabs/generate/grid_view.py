@@ -71,7 +71,8 @@ def panel(
 def _axis(
     letter: str, axes: Mapping[str, str], wrong: set[str], kind: Kind | None, cards: str, loras: Mapping[str, str]
 ) -> str:
-    """HTML of an axis. kind: of its model files, whose cards are shown instead of its text; loras: {name: title} of those in use"""
+    """HTML of an axis. kind: of its model files, shown as cards instead of text; cards: their HTML; loras: {name: title} of those
+    in use"""
     name, values = f"{letter}_axis", f"{letter}_values"
     mark = {each: ' aria-invalid="true"' if each in wrong else "" for each in (name, values)}
     up = letter.upper()
@@ -136,7 +137,8 @@ def table(
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
-    """HTML of the open grid: state, files and tables. checkpoints: {(axis, index): checkpoint} of the values that are one"""
+    """HTML of the open grid: state, files and tables. checkpoints: {(axis, index): checkpoint} of the values that are
+    checkpoints"""
     done = folder.generated()
     columns, rows, tables = content.size
     total = columns * rows * tables
@@ -208,7 +210,7 @@ def _words(axis: AxisTexts, number: int) -> str:
 
 
 def _keep_button(axis: AxisTexts, number: int, checkpoints: Mapping[tuple[str, int], Checkpoint]) -> str:
-    """HTML of the button that marks a checkpoint to keep, or of its name; "" for a value that is not a checkpoint."""
+    """HTML of the button that marks a checkpoint to keep, or of the name it is kept under; "" for other values."""
     checkpoint = checkpoints.get((axis.letter, number))
     if checkpoint is None:
         return ""
@@ -255,7 +257,7 @@ def _cell(
 
 
 def removed(state: Mapping[str, Any]) -> str:
-    """HTML of the undo of what was removed last: the axes, or a grid; "" without either. state: of the tab"""
+    """HTML of the undo of the last removal, of the axes or a grid; "" without one. state: of the tab"""
     what = "The axes were removed." if state.get("axes") else "The grid was moved to the trash."
     if not (state.get("axes") or state.get("trashed")):
         return ""

@@ -111,7 +111,7 @@ class Grids:
         return {"panel": self.panel(), "table": self._table()}
 
     def _stamp(self) -> str:
-        """A text that changes with the boards: with new cells, the state of grids, and fields changed in other browsers."""
+        """A text that changes with the boards: new cells, states of grids, fields changed by other browsers."""
         name = str(self._state().get("open", ""))
         folder = GridFolder(self.page.workspace.outputs / "grids" / name) if name else None
         paths = [folder.path.parent, folder.path, folder.cells, folder.path / "grid.json"] if folder else []
@@ -158,6 +158,7 @@ class Grids:
         return ", ".join([*words, *([f"about {clock(each * steps)}"] if each else [])]), False
 
     def _earlier(self, folder: GridFolder) -> view.Earlier | None:
+        """The row of a grid in the list."""
         try:
             content = folder.content()
         except ProblemsError:
@@ -169,6 +170,7 @@ class Grids:
         return view.Earlier(folder.name, content.title, len(folder.generated()), total, len(content.failed), doing)
 
     def _open(self) -> tuple[GridFolder, GridContent] | None:
+        """The open grid; None without one, or if it is gone or damaged."""
         name = str(self._state().get("open", ""))
         if not name:
             return None
@@ -182,6 +184,7 @@ class Grids:
         return view.removed(self._state()) + self._opened_table()
 
     def _opened_table(self) -> str:
+        """HTML of the open grid, or of the reason why it cannot be read; "" without one."""
         name = str(self._state().get("open", ""))
         if not name:
             return ""
@@ -194,6 +197,7 @@ class Grids:
         return view.table(folder, content, self._doing(name), checkpoints, self.page.thumb_url, self.page.file_url)
 
     def _doing(self, name: str) -> view.State:
+        """State of a grid: its active job, else the message if its newest job failed."""
         entry = entry_of(self.page, name)
         if entry is None:
             failed = entry_of(self.page, name, ("failed",))
@@ -204,6 +208,7 @@ class Grids:
     # -- actions
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
+        """Handle an event of either board. Returns {name: HTML} of both. Raises ProblemsError."""
         act, arg, value = board_event(event, MAX_LENGTH)
         with self._lock:
             if act == "field" and arg in FIELDS:
@@ -250,6 +255,7 @@ class Grids:
         self._set(f"{letter}_values", joined(known[:MAX_FILLED]))
 
     def _known(self, name: str) -> list[str]:
+        """All values to offer for an axis of this setting; [] if there is no such list."""
         if kind := KINDS.get(name):
             self.shelf.refresh()
             listed = [kind.value(each.path, self.page) for each in self.shelf.of(kind.holds)]
@@ -267,6 +273,7 @@ class Grids:
         return build(GridJob, to_values(images) | {"grid": axes | {"name": name}})
 
     def _make(self) -> None:
+        """Queue the grid of the form. Problems are marked in the fields and shown."""
         browser = self.page.browsers.of(CURRENT_SESSION.get())
         self._wrong = []
         try:
@@ -291,6 +298,7 @@ class Grids:
             show(self.page, name)
 
     def _delete(self, name: str) -> None:
+        """Move a grid to the trash, and close it. Raises ProblemsError while it is being generated."""
         folder = GridFolder.named(name, self.page.workspace)
         if entry_of(self.page, name) is not None:
             what, fix = "This grid is being made", "cancel it first"
@@ -301,7 +309,7 @@ class Grids:
         self._keep(open="", axes={}, trashed=target.name)
 
     def _put_back(self) -> None:
-        """Undo the last removal: of the axes, or of a grid, which comes out of the trash. Raises ProblemsError."""
+        """Undo the last removal, of the axes or of a grid. Raises ProblemsError."""
         state = self._state()
         if axes := state.get("axes"):
             cards.put(self.page, cards.GRID, True)
@@ -320,7 +328,7 @@ class Grids:
     # -- checkpoints
 
     def _checkpoints(self, content: GridContent) -> dict[tuple[str, int], view.Checkpoint]:
-        """{(axis, index): state} of the values that are checkpoints of runs."""
+        """{(axis, index): whether it is kept, and copied} of the values that are checkpoints of runs."""
         checkpoints = {}
         for axis in content.axes:
             for number in range(len(axis.values)):

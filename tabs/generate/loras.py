@@ -48,7 +48,7 @@ DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 
 
 def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
-    """HTML of the closed list with a search: LoRAs that fit the model, then the others, dimmed, with the reason."""
+    """HTML of the closed list of LoRAs with a search: those that fit the model, then the others, dimmed, with the reason."""
     loras = lists.of(["lora"])
     number = len(one_for_each_run(loras, page.workspace))
 
@@ -186,7 +186,7 @@ def _details(number: int, use: dict[str, Any], words: str, family: str, tools: s
 
 
 def changed(values: dict[str, Any], act: str, arg: str, value: str, page: Page) -> dict[str, Any]:
-    """Return the values after an action in a row. Raises ProblemsError."""
+    """Return the form's values after an act on a LoRA's card. Raises ProblemsError."""
     first, _, what = arg.partition(":")
     uses = list(values.get("loras", []))
     if (number := index_of(first, len(uses))) is None:
@@ -268,7 +268,7 @@ class Loras:
         return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True)
 
     def refused_embedding(self, text: str) -> list[Problem]:
-        """Problems of an embedding that does not fit the model; [] for a name without a file, which the start reports."""
+        """The problem of an embedding that does not fit the model; [] if it fits or is missing, which the start reports."""
         family = self._family(self.fields.load())
         try:
             path = find_embedding(text, self.page.workspace).path
@@ -288,7 +288,8 @@ class Loras:
         return path
 
     def act(self, event: gr.EventData) -> str | None:
-        """Handle an event of the list or a row. Returns the HTML of the list if only that changes. Raises ProblemsError."""
+        """Handle an event of the list or a card. Returns the HTML of the list if nothing else changes, else None. Raises
+        ProblemsError."""
         act, arg, value = board_event(event)
         if act in ("find", "refresh", "add"):
             self.page.browser.lora_query = value[:100] if act == "find" else ""

@@ -45,6 +45,7 @@ class MemoryLine:
         return line(self.page.engine.models.loaded(), used, self._forecast("torch" in sys.modules))
 
     def act(self, event: gr.EventData) -> str:
+        """Handle a button: unload models or make the forecast. Returns the HTML of the line."""
         act = board_event(event)[0]
         if act == "unload":
             self.page.engine.models.release(wait=False)  # except models in use
@@ -71,6 +72,7 @@ class MemoryLine:
         return "" if busy else None
 
     def _count(self, job: GenerateJob, key: str, task: Any) -> None:
+        """Compute the forecast of a job on the light lane. key: of the job"""
         from core.generation.plan.forecast import forecast
 
         device, words = self.page.engine.known_device or machine.default_device(), ""
@@ -82,7 +84,8 @@ class MemoryLine:
 
 
 def line(held: Sequence[Any], used: bool, forecast: str | None) -> str:
-    """HTML of the line. held: loaded models of the store; used: whether one is in use; forecast: its text, None for a button"""
+    """HTML of the line. held: loaded models; used: whether one of them is in use; forecast: its text, None for a button that
+    requests it"""
     sizes: dict[str, int] = {}
     for each in held:
         name = Path(each.name).stem

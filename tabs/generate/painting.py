@@ -114,6 +114,7 @@ class Painting:
     # -- the requests
 
     def _mask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of the painter for a mask of the initial image, which starts from "mask" if the form has one."""
         path = self._image(request)
         size = _upright(path)
         note, start = "Paint what should be generated again.", ""
@@ -131,6 +132,8 @@ class Painting:
         return self._saved(mask, f"{path.stem[:60]}_mask", "mask_path", "Mask")
 
     def _regions(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of the painter for a region map, with a color for each part of the prompt between ANDs; it starts from "map"
+        if the form has one."""
         size, path = self._canvas(request)
         parts = parts_of(str(request.get("prompt", "")))
         names = [short(part, 40) for part in parts[:MAX_REGIONS]] if len(parts) > 1 else []
@@ -155,6 +158,7 @@ class Painting:
         return REGION_WORDS | {"note": note, "mask": start, "image": image, "colors": listed}
 
     def _save_regions(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Store the painted region map; returns the changed fields."""
         size, _ = self._canvas(request)
         image = decoded_png(png_bytes(request.get("png"), MAP), size, MAP)
         answer = self._saved(image, "regions", "region_map", "Regions")
@@ -171,6 +175,7 @@ class Painting:
         return self._file(request["image"], IMAGE)
 
     def _file(self, text: Any, where: str) -> Path:
+        """The file that a field names. Raises ProblemsError if it is missing, a folder, or not allowed."""
         path = self.page.roots.check(str(text), where)
         if path.is_dir():
             what, fix = f"'{printable(path.name)}' is a folder", "choose one image of it to paint"
@@ -211,6 +216,7 @@ class Painting:
 
 
 def _upright(path: Path) -> tuple[int, int]:
+    """(width, height) of an image with its EXIF rotation applied. Raises ProblemsError for an unreadable or too large one."""
     try:
         header = read_header(path)
     except BrokenImage as error:

@@ -41,7 +41,8 @@ Draw = Callable[..., str]  # names of fields -> HTML of their controls
 
 @dataclass(frozen=True)
 class Model:
-    """The chosen base model. family: "" if unknown, for the reason `problem`; trained: (width, height)"""
+    """The chosen base model. family: "" if unknown, and `problem` is the reason; trained: (width, height) of its training, or
+    None"""
 
     family: str = ""
     trained: tuple[int, int] | None = None
@@ -161,8 +162,8 @@ def about_size(model: Model, size: tuple[int, int], hires: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """A closed row of settings. summary: text beside its title; fields: HTML; in_use: what of it is shown while all rows are closed:
-    the fields to fix, and those that differ from their defaults"""
+    """A closed row of settings. summary: text next to its title; fields: HTML; in_use: HTML shown while all rows are closed, of
+    the fields to fix and those that differ from their defaults"""
 
     name: str
     title: str
@@ -198,7 +199,7 @@ def rows_of(
     """The closed rows, with all settings that are neither in `shown` nor on a card.
 
     first   returns the HTML above the fields of a group      notes   {row: end of its summary}
-    wrong   fields with invalid input: they are listed while they have no effect too, and counted in the summary
+    wrong   fields with invalid input: counted in the summary, and shown even where they have no effect
     """
     above = {*shown, cards.STRENGTH, *(name for card in cards.CARDS for name in card.fields)}
     left = [name for name in (BASE, *form.MODEL, *form.FIELDS) if name not in above]

@@ -63,6 +63,8 @@ class PromptBox:
     # -- while typing
 
     def _look(self, request: dict[str, Any]) -> dict[str, Any]:
+        """{"meter": token counts, "marks": problems with their position in UTF-16} of a prompt {"name", "text"} that is being
+        typed."""
         values, text = self._form.load(), _text(request.get("text"))
         negative = request.get("name") == "negative_prompt"
         dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
@@ -94,6 +96,7 @@ class PromptBox:
         return Parsing()
 
     def _chosen_words(self, values: Values) -> list[tuple[str, Path, str]]:
+        """(name, file, token) of the embeddings that are chosen in the form."""
         words = []
         for text in values["embeddings"]:
             try:
@@ -103,7 +106,8 @@ class PromptBox:
         return words
 
     def _complete(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Completions of {"kind": "lora", "wildcard" or "word", "value"}. length: number of characters that they replace"""
+        """{"options", "length": number of characters to replace} that complete {"kind": "lora", "wildcard" or "word",
+        "value"}."""
         kind, value = str(request.get("kind")), _text(request.get("value"))[:200]
         looks = {"lora": self._loras, "wildcard": self._wildcards}
         if kind in looks:
@@ -195,6 +199,7 @@ class PromptBox:
         return f'{boxes}<div class="prompt-tools">{history}{self._styles(values["styles"])}</div>{chips}'
 
     def _styles(self, chosen: Iterable[str]) -> str:
+        """HTML of the styles menu. chosen: names"""
         wrong, styles = "", dict[str, Style]()
         try:
             styles = read_styles(self.page.workspace)
@@ -288,6 +293,7 @@ class History:
             return []
 
     def _of_images(self) -> Iterable[Pair]:
+        """(prompt, negative prompt) of the newest images."""
         for shot in self._gallery.newest()[:HISTORY_IMAGES]:
             facts = self._gallery.facts(shot.name)
             if (

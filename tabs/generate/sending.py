@@ -52,7 +52,7 @@ SENDING = "send image"  # `about` of messages
 
 
 class Sending:
-    """Handlers for images of the gallery and dropped images.
+    """Handlers that use an image of the gallery or a dropped one.
 
     make    queues checked jobs      checked    returns the jobs of values; raises ProblemsError
     """
@@ -160,7 +160,8 @@ class Sending:
 
     @contextmanager
     def _uploaded(self, file: str) -> Iterator[None]:
-        """Within this context an upload is used: a ProblemsError is shown as a message. Removes the server's own copy."""
+        """Context in which an upload is used: its copy on the server is removed afterwards, and a ProblemsError shown as a
+        message."""
         try:
             with self.page.browsers.reporting(self.page.browser, SENDING):
                 yield
@@ -179,8 +180,8 @@ class Sending:
             self._fields.update(fields)
 
     def _remember(self, fields: Values) -> None:
-        """Store the values before an initial image sets `fields`. If the form has another initial image whose previous values are
-        unknown, store the defaults."""
+        """Store the values that `fields` will replace, for `stop`; their defaults if the form has an initial image that was not
+        set from here."""
         values, state = self._fields.load(), self._sent_state()
         before = {name: values[name] for name in fields}
         earlier = state.get("given", {})

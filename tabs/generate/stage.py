@@ -59,6 +59,7 @@ class Stage:
         return [self.page.engine.submit("generate", job) for job in jobs][-1]
 
     def _toggle(self) -> None:
+        """Turn "Generate forever" on, beginning after the last open job or at once, or off."""
         with self._lock:
             self._refused = []
             if self._awaited:
@@ -106,6 +107,7 @@ class Stage:
         return "Cancelled"
 
     def newest(self) -> str:
+        """HTML of the large image, with the live preview while a job runs."""
         now = self.page.engine.status()["job"]
         live = b""
         if self._preview_time(now):
@@ -134,6 +136,7 @@ class Stage:
         return [(entry.id, self._problem(entry)) for entry in failed[-3:]]
 
     def _problem(self, entry: QueueEntry) -> Problem:
+        """The problem of a failed job, with the fix from its run."""
         what = entry.message or "Generation failed"
         facts: dict[str, Any] = {}
         with suppress(ProblemsError, OSError, KeyError, ValueError):
@@ -228,7 +231,7 @@ def _line(entry: QueueEntry, wait: Wait | None, now: dict[str, Any] | None) -> s
 
 
 def _running(now: dict[str, Any], stops: bool) -> str:
-    """HTML of a running job's progress bar: stage, step of the image, time left and speed. now: its facts, {} before the first ones"""
+    """HTML of a running job's progress bar: stage, sampling step, time left and speed. now: its facts, {} before there are any"""
     if stops:
         return progress("Stopping", None)
     text = str(now.get("stage") or "starting")

@@ -192,6 +192,7 @@ class Fields(PlainForm):
         return panel.model_of(self.load(), self.page.project.job.model, self.page.workspace).family
 
     def empty(self, values: dict[str, Any]) -> dict[str, Any]:
+        """{field: value that applies while it is empty}."""
         project = self.page.project.job
         effective: dict[str, Any] = {"base_model": project.model.base_model}
         effective |= form.default_values(values, project, self.page.workspace)
@@ -288,7 +289,7 @@ class Handlers:
         cards.put(self.page, name, False)
 
     def _quick(self, act: str, arg: str) -> dict[str, Any]:
-        """The values that a button sets: sides, seed, or the scale of hires fix."""
+        """{field: value} that a button of the form sets: sides, seed, or the scale of hires fix."""
         values = self._values()
         if act == "seed":
             return {"seed": self._seed(values["seed"])}
@@ -306,8 +307,7 @@ class Handlers:
         return {"width": height, "height": width}
 
     def _seed(self, now: int | None) -> int | None:
-        """Seed after a click on Lock: that of the newest image, or a new one; a locked seed becomes None, which draws a random one for
-        each generation."""
+        """The seed after a click on Lock: None if it was locked, else that of the newest image or a random one."""
         if now is not None:
             return None
         newest = self.shelf.last_seed()

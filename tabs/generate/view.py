@@ -24,7 +24,7 @@ def prompts(fields: str, start_fields: str, below: str) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """The large image. name: in the gallery; settings: whether its settings can be loaded; stars: 0 to 5"""
+    """The large image. name: in the gallery; settings: whether it has settings to load; stars: 0 to 5"""
 
     name: str
     path: Path

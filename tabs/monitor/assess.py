@@ -36,8 +36,11 @@ def stamp(page: Page, run: Path) -> tuple[Any, ...]:
 
 
 def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict[str, Any] | None:
-    """{state, entry, done, total, message; missing: checkpoints that were not measured, about: time for them; rows: what was
-    measured, by file}; None for a run whose checkpoints cannot be assessed."""
+    """The assessment of a run for assets/verdict.js; None for a run whose checkpoints cannot be assessed.
+
+    missing   number of checkpoints that are not fully measured      about   time that they take
+    rows      {file: measures}; the other keys are the state and progress of its job
+    """
     cells = read_results(run)
     try:
         settings = AssessSettings(run=run.name)

@@ -17,7 +17,7 @@ def rounded(value: Any) -> float | None:
 
 
 def loss_series(points: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    """Columns of [[step, raw, smooth], ...]."""
+    """{"steps", "raw", "smooth"}: the columns of [[step, raw, smooth], ...]."""
     return {
         "steps": [int(point[0]) for point in points],
         "raw": [rounded(point[1]) for point in points],
@@ -26,7 +26,8 @@ def loss_series(points: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
 
 
 def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Columns of [[step, {"unet": 1e-4, ...}], ...]; groups with equal rates share one line."""
+    """{"steps", "lines": [{"name", "values"}]} of [[step, {"unet": 1e-4, ...}], ...]; parameter groups with equal rates share a
+    line."""
     names = list(dict.fromkeys(name for _, rates in points for name in rates))
     columns = {name: [rounded(rates.get(name)) for _, rates in points] for name in names}
     lines: dict[tuple, list[str]] = {}
@@ -42,7 +43,8 @@ def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
 
 
 def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Columns of validation losses and their gaps to training losses, by step, and the newest losses by timestep."""
+    """Columns of validations, by step: loss, training loss, gap, and effect of a ControlNet; "images" and "on": number and kind
+    of images of the newest."""
     newest = points[-1] if points else {}
     return {
         "steps": [int(point["step"]) for point in points],

@@ -100,8 +100,7 @@ def saved_files(page: Page, files: Sequence[dict[str, Any]]) -> list[dict[str, A
 
 
 def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
-    """The next training if it has no run folder yet, to be shown instead of the last run; None if another job runs or none is
-    next."""
+    """The next training, to show instead of the last run, if it is first in the queue and has no run folder yet; else None."""
     first = queue["entries"][0] if queue["entries"] else None
     waits = first is not None and first["state"] == "waiting" and queue["paused"]
     if first is None or first["task"] != "train" or first["run"] or waits:
@@ -128,7 +127,7 @@ def _download(page: Page, path: str) -> str:
 
 
 def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Further losses: corrected for timesteps, by band of timesteps, by image; and norms of gradients and weights."""
+    """Further losses: corrected for timesteps, by timestep band, by image; and norms of gradients and weights."""
     losses = page.engine.watch(name)
     paths = page.checks.paths_of(_job_of(page, name))
     images = [_image(page, item, paths) for item in losses.get("images", [])[:WORST]]
@@ -191,6 +190,7 @@ def _next_step(state: str, facts: dict[str, Any]) -> NextStep | None:
 
 
 def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[str]:
+    """Names of the buttons for a run in this state, the most useful first. entry: its job in the queue, or None"""
     if entry is not None and entry.state == "waiting":
         return ["cancel"]
     if state == "running":
@@ -266,6 +266,7 @@ def _doing(entry: Any, job: dict[str, Any] | None) -> str:
 
 
 def _row(entry: Any) -> dict[str, Any]:
+    """Data of a job for the list. own: whether this user may manage it"""
     facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
     kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
     named = "" if entry.title.startswith(kind) else kind
@@ -343,6 +344,8 @@ def report_stopped(page: Page, browser: Browser, body: dict[str, Any]) -> None:
 
 
 def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
+    """Handle a button of Monitor: a command to a run, or a change of the queue. data: "run", "entry" and what the command needs.
+    Raises ProblemsError."""
     engine = page.engine
     run, entry = str(data.get("run", "")), str(data.get("entry", ""))
     if name in COMMANDS:

@@ -56,8 +56,8 @@ TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a comparison: (row, column, index of a strength) -> path; failed: the same -> reason; missing: how many will be
-    made, total: of how many."""
+    """The images of a comparison. paths: (row, column, index of a strength) -> path; failed: the same -> reason; total: number of
+    images; missing: those not generated yet"""
 
     paths: Mapping[Index, str]
     failed: Mapping[Index, str]
@@ -84,6 +84,7 @@ def part(page: Page, name: str, facts: Mapping[str, Any], job: TrainJob | None) 
 
 
 def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | None) -> tuple[Any, ...]:
+    """A value that changes with the data of the part."""
     files = [file["name"] for file in facts["files"]]
     paths, entry = [run / name for name in ("choices.jsonl", "kept.json")], None
     if verdict is not None:
@@ -153,8 +154,8 @@ def _comparison(
     more: bool = False,
     strength: float = 1.0,
 ) -> Comparison:
-    """The comparison to make: that of the verdict with what is new in the run, or the first one, of as many prompts as the
-    minutes allow. more: of all prompts; strength: one more strength"""
+    """The comparison to generate: that of the verdict extended by what is new in the run; without a verdict the first one, with as
+    many prompts as the time limit allows. more: with all prompts; strength: one more strength"""
     strengths = sorted({*(verdict.strengths if verdict is not None else USUAL), strength} & {*STRENGTHS})
     most = None if more else len(verdict.prompts) if verdict is not None else FEW
     comparison = comparison_of(facts, job, page.workspace, most, _prompt(page), strengths)
@@ -236,7 +237,8 @@ def _making(
     comparison: Comparison,
     new: set[str],
 ) -> dict[str, Any]:
-    """How far the images are, and what can be done. state: "", "waiting", "running", "stopped" or "done"; more: further prompts."""
+    """Progress of the images, and what can be added. state: "", "waiting", "running", "stopped" or "done"; more: about further
+    prompts; column: number of images of one more strength."""
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
     failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
@@ -289,7 +291,8 @@ def _blind(
 
 
 def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) -> dict[str, Any] | None:
-    """What the blind choices say so far; rows only after enough of them. Shares: how often it is chosen over the mean checkpoint."""
+    """Result of the blind choices; None without any. rows: the checkpoints, once there are enough choices; share: probability of
+    being chosen over the mean checkpoint"""
     names = [column["file"] for column in columns[1:]]
     if not names or not choices:
         return None
@@ -306,7 +309,7 @@ def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) 
 
 
 def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:
-    """The state of an average that is being computed; None for a method whose checkpoints are not LoRAs."""
+    """{running, problems, saved: label of the file} of the newest average; None for a method whose checkpoints are not LoRAs."""
     traits = job.method.traits
     if traits.new_words or traits.base_trains or traits.control_images:
         return None
@@ -336,8 +339,8 @@ def _text(data: Mapping[str, Any], name: str) -> str:
 
 
 def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> None:
-    """Make the images of a run's comparison: begin its grid, resume it, or begin one with what is new, which takes over the images
-    that exist. more: with all prompts; strength: with one more strength. Raises ProblemsError."""
+    """Queue the images of a run's comparison: begin or resume its grid, or begin an extended one that takes over the images.
+    more: with all prompts; strength: with one more strength. Raises ProblemsError."""
     with _STARTING:
         facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.workspace.runs / Path(run).name
         verdict = read_verdict(folder)
@@ -402,6 +405,7 @@ def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Restore the checkpoints that Keep last moved to the trash. Raises ProblemsError if they were restored already."""
     run, _ = _run(page, data)
     away = put_away_lately(run.checkpoints, 1)
     if not away:
@@ -419,6 +423,7 @@ def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _begin_average(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Start to average the checkpoints {"files", "power"} on the light lane. Raises ProblemsError while one is computed."""
     (run, facts), files = _run(page, data), data.get("files")
     names = [str(each) for each in files[:100]] if isinstance(files, list) else []
     _require_no_average(page, run.name)

@@ -35,7 +35,7 @@ SWITCH = {"on": True, "true": True, "off": False, "false": False}
 
 @dataclass(frozen=True)
 class Again:
-    """The runs to queue. values: as the form writes them; seconds: of all, None if the run's pace is unknown"""
+    """The runs to queue. values: as texts of the form; seconds: estimate for all, None if the run's speed is unknown"""
 
     entry: Declared
     values: list[str]
@@ -80,7 +80,7 @@ def _path_of(text: str, known: Mapping[str, Declared]) -> str:
 
 
 def _steps(job: TrainJob, before: TrainJob, total: int) -> float:
-    """About how many steps a job has, from those of the run. total: of the run"""
+    """Estimated number of steps of a job. before, total: job and steps of the run it is based on"""
     if job.schedule.steps_in_force is not None:
         return job.schedule.steps_in_force
     epochs = [each.schedule.max_train_epochs or 1 for each in (job, before)]
@@ -116,6 +116,7 @@ class Agains:
         self._tasks[name] = engine.light(self._queue, planned, engine.run_preset(name), title="Run again")
 
     def _queue(self, planned: Again, preset: str, task: Any) -> int:
+        """Check the jobs and queue all of them, or none. Returns their number. Raises ProblemsError."""
         checks, engine = self._page.checks, self._page.engine
         problems: list[Problem] = []
         for job in planned.jobs:
@@ -151,6 +152,7 @@ class Agains:
         )
 
     def _plan(self, run: RunSummary, job: TrainJob, now: dict[str, Any], path: str, text: str) -> str:
+        """HTML of the runs that a setting and its values would queue, with the button, and of the last attempt."""
         task = self._tasks.get(run.name)
         if task is not None and not task.done:
             return '<p class="hint" role="status">Checking the images ...</p>'

@@ -37,7 +37,7 @@ class Comparisons:
         return {"compare": self.answer(*(str(name)[:200] for name in names))}
 
     def answer(self, *names: str) -> dict[str, Any]:
-        """HTML of the head and the parts below it, and the curves; the head alone while journals are read."""
+        """HTML of the head and the parts below it, and the series of the charts; the head alone while journals are read."""
         data: dict[str, Any] = {"runs": list(names), "reading": False}
         data["head"] = compare_view.head(names, list_runs(self._page.workspace.runs)[:LISTED])
         try:
@@ -46,7 +46,7 @@ class Comparisons:
             return data | {"gone": [problem.to_dict() for problem in error.problems]}
 
     def _compared(self, names: Names) -> dict[str, Any]:
-        """HTML of the parts, and the curves, cached until a run has new data."""
+        """HTML of the parts, and the series of the charts, cached until a run has new data."""
         facts = [self._page.engine.snapshot(name) for name in names]
         state = [(each["seq"], each["state"], len(each["files"])) for each in facts]
         known = self._comparisons.get(names)
@@ -58,7 +58,7 @@ class Comparisons:
         return known[1]
 
     def _ready(self, names: Names) -> bool:
-        """Whether the journals have been read once, in a thread, since 100,000 lines take seconds."""
+        """Whether the journals have been read. The first call starts that in a thread: 100,000 lines take seconds."""
         task = self._first.get(names)
         if task is None or (task.done and task.error is not None):
             task = self._page.engine.light(self._read, names, title="Loading runs")
@@ -81,7 +81,7 @@ class Comparisons:
         return Side(letter, facts, self._page.readable_job(name), folder.preset, self._dataset(folder))
 
     def _dataset(self, folder: RunFolder) -> dict[str, Any]:
-        """Contents of dataset.json, cached until it changes, since it has megabytes for 10,000 images."""
+        """Contents of a run's dataset.json, which has megabytes for 10,000 images, cached until it changes."""
         path = folder.dataset_file
         try:
             changed = path.stat().st_mtime_ns
@@ -100,7 +100,7 @@ def newest(known: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def curves(side: Side) -> dict[str, Any]:
-    """The lines of a run: smoothed loss, loss corrected for timesteps, validation loss."""
+    """The series of a run: smoothed loss, loss corrected for timesteps, validation loss."""
     loss, measured = loss_series(side.facts.get("loss", [])), validation_points(side.facts.get("validation", []))
     return {
         "smooth": {"steps": loss["steps"], "values": loss["smooth"]},

@@ -30,7 +30,7 @@ NO_EFFECT = "<span class='hint'>no effect</span>"
 
 
 def head(chosen: Sequence[str], folders: Sequence[RunFolder]) -> str:
-    """HTML of the back button, for each run a list to choose another one, and a list to add one."""
+    """HTML of the back button, a list for each run to replace it, and a list to add one."""
     names = {folder.name: f"{title_of(folder)}, {moment_of(folder.name)}" for folder in folders}
     names |= {name: title_words(name) for name in chosen if name not in names}
     free = {name: words for name, words in names.items() if name not in chosen}
@@ -65,7 +65,7 @@ def title_words(name: str) -> str:
 
 
 def comparison_parts(sides: Sequence[Side], thumb_url: Url, file_url: Url) -> dict[str, str]:
-    """{name: HTML} of the parts below the head. The script replaces those that change."""
+    """{name: HTML} of the parts below the head, which the script replaces one by one."""
     return {
         "words": "".join(f'<p class="run-message verdict">{esc(words)}</p>' for words in verdicts(sides)),
         "facts": _facts(sides),

@@ -82,7 +82,8 @@ def verdicts(sides: Sequence[Side]) -> list[str]:
 
 
 def verdict(a: Side, b: Side, notes: bool = True) -> str:
-    """Sentences on which run has the lower validation loss, and how reliable that is. notes: on runs that are best at an end too"""
+    """Sentences on which of two runs has the lower validation loss, and how reliable that is. notes: also on runs whose lowest
+    loss is early or at the end"""
     if not a.best and not b.best:
         return (
             "Neither run measured validation loss, so the numbers do not show which is better: training losses are of "
@@ -169,7 +170,7 @@ def _unlike_settings(a: Side, b: Side) -> list[str]:
 
 
 def _by_timestep(a: Side, b: Side) -> list[str]:
-    """Sentence on the number of timesteps at which the lower loss is lower, since one timestep can dominate the mean."""
+    """Sentence on how many timesteps agree with the mean on which loss is lower, since one timestep can dominate the mean."""
     low, high = _lower_first(a, b)
     of_low, of_high = (side.best.get("by_timestep") or {} for side in (low, high))
     both = [name for name in of_low if name in of_high]
@@ -180,8 +181,8 @@ def _by_timestep(a: Side, b: Side) -> list[str]:
 
 
 def _by_chance(a: Side, b: Side) -> list[str]:
-    """Sentence on a difference within chance: in earlier versions, the VAE sampled latents of validation images by the training
-    seed."""
+    """Sentence on a difference that may be random: in earlier versions the training seed affected the VAE's latents of validation
+    images."""
     assert a.job is not None and b.job is not None
     low, high = (side.best["loss"] for side in _lower_first(a, b))
     methods = [side.dataset.get("measured_with") for side in (a, b)]
@@ -248,8 +249,8 @@ class ImageChanges:
 
 
 def image_changes(before: dict[str, Any], after: dict[str, Any]) -> ImageChanges | None:
-    """Differences of two dataset.json, image by image; None where one of them does not list its images. An image keeps its identity
-    when it is renamed, and when the file of a name gets another content."""
+    """Differences of two dataset.json, image by image; None if one does not list its images. A renamed image is the same one, and
+    so is one whose file content changed."""
     old, new = (each.get("images", []) for each in (before, after))
     if not old or not new:
         return None
@@ -284,7 +285,8 @@ def _image(row: dict[str, Any]) -> str:
 
 
 def differing_settings(sides: Sequence[Side]) -> dict[str, list[tuple[Any, bool]]]:
-    """{dotted path: (value, whether it has an effect) of each run} of the settings that differ and have an effect in one of the runs."""
+    """{dotted path: [(value, whether it has an effect) of each run]} of the settings that differ and have an effect in one of
+    them."""
     jobs = [side.job for side in sides if side.job is not None]
     paths = dict.fromkeys(path for job in jobs[1:] for path in differences(jobs[0], job))
     unused = [ineffective(job) for job in jobs]
@@ -372,8 +374,9 @@ class SampleRow:
 
 
 def sample_rows(*sides: Side, most: int = 5) -> list[SampleRow]:
-    """Rows of the prompts that all runs sampled, in the first one's order: each step of the run with fewest samples, with the nearest
-    steps of the others, each sample once; and the last samples if the runs end at different steps."""
+    """Rows of the prompts that all runs sampled, in the first run's order, with at most `most` moments: steps of the run with
+    fewest samples and the nearest ones of the others, no sample twice; and the last samples if the runs end at different
+    steps."""
     by_prompt = [_by_prompt(side) for side in sides]
     return [
         SampleRow(prompt, _moments([each[prompt] for each in by_prompt], most), _compared(prompt, sides))
@@ -408,6 +411,8 @@ def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
 
 
 def _moments(samples: list[list[dict[str, Any]]], most: int) -> list[Moment]:
+    """For each step of the run with fewest samples (at most `most`), a sample of each run. samples: of one prompt, by run, in
+    order of steps"""
     fewest = min(samples, key=len)
     steps = [fewest[index]["step"] for index in spread(len(fewest), most)]
     near = [tuple(_nearest(each, step) for each in samples) for step in steps]

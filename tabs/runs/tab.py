@@ -103,6 +103,7 @@ class Handlers:
         return runs_view.table(runs, show, find, page, self.page, picked, asking, left, sort)
 
     def _details(self, run: RunSummary, place: dict[str, Any]) -> str:
+        """HTML of the open run."""
         now = self.page.engine.snapshot(run.name)
         size = self._size(run)
         job = self.page.readable_job(run.name)
@@ -137,6 +138,8 @@ class Handlers:
     # -- actions
 
     def act(self, place: dict[str, Any], event: gr.EventData):
+        """Handle an event of the boards: {name: update} of `place`, the boards, and the tabs, to open another one. Raises
+        ProblemsError."""
         act, arg, value = board_event(event)
         place, opened = dict(place), str(place.get("open", ""))
         if act in ("open", "back"):
@@ -270,6 +273,7 @@ class Proofs:
             self._tasks[run].cancel()
 
     def _prove(self, job: TrainJob, task: Any) -> Proof:
+        """Run the resume test on the device, on the light lane."""
         from core.training.prove import prove
 
         stages: list[str] = []

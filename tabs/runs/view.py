@@ -225,7 +225,8 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
 
 
 def _shown(run: RunSummary, host: FormPage) -> Lora | None:
-    """The best checkpoint of a run, else its last one; None before one is saved. Its image is the newest sample where its step has none."""
+    """The best checkpoint of a run, else its last one, with the newest sample if it has none of its own; None before one is
+    saved."""
     best = run.folder / run.best_file["file"] if run.best_file else None
     file = best if best in run.files else run.files[-1] if run.files else None
     if file is None:
@@ -297,6 +298,7 @@ def details(
 
 
 def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
+    """HTML of the title with the run's actions. asking: the user is asked whether to delete it"""
     back = button("back", "All runs", kind="quiet")
     does = []
     if run.state in CONTINUABLE:
@@ -407,6 +409,7 @@ def _files(
     best: dict[str, Any] | None,
     kept_names: Mapping[str, str],
 ) -> str:
+    """HTML of the saved files. kept_names: {file: name} of those marked to keep"""
     if not files:
         return section("Files", '<p class="hint">No files saved yet.</p>')
     ordered = sorted(files, key=lambda file: (file["step"], file["name"]), reverse=True)

@@ -40,6 +40,8 @@ class Browser:
 
 
 class Browsers:
+    """The open browsers by session."""
+
     def __init__(self) -> None:
         self._all: OrderedDict[str, Browser] = OrderedDict()
         self._news = threading.Condition()
@@ -54,7 +56,8 @@ class Browsers:
             return browser
 
     def is_newest(self, browser: Browser, path: str, number: int) -> bool:
-        """Whether no newer change of this field was applied; then this one is the newest. Messages may arrive out of order."""
+        """Mark a change as the newest of its field, unless a newer one was applied: then False. Messages may arrive out of
+        order."""
         with self._news:
             if number < browser.newest.get(path, 0):
                 return False
@@ -63,8 +66,8 @@ class Browsers:
 
     @contextmanager
     def in_turn(self, browser: Browser, number: int) -> Iterator[None]:
-        """Wait until the events with lower numbers are handled, at most TURN_SECONDS: messages may arrive out of order, and a
-        button's before that of the field that was just typed in."""
+        """Context for an event: first waits, at most TURN_SECONDS, until those with lower numbers are handled, since a button's
+        message may arrive before that of the field that was just typed in."""
         with self._news:
             self._news.wait_for(lambda: browser.turn >= number - 1, timeout=TURN_SECONDS)
         try:

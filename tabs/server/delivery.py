@@ -95,6 +95,7 @@ class Delivery:
                 self._pages.popitem(last=False)
 
     async def _deliver(self, scope: Any, start: Any, body: bytes, send: Any) -> None:
+        """Send a text: compressed if the browser accepts it, or 304 if it has the same."""
         requested, headers = Headers(scope=scope), MutableHeaders(scope=start)
         if scope["method"] == "GET" and start["status"] == 200:
             tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
@@ -132,8 +133,8 @@ class Delivery:
 async def buffered_response(
     app: Any, scope: Any, receive: Any, send: Any, wanted: Callable[[Any], bool] = lambda start: True
 ) -> tuple[Any, bytes] | None:
-    """Run the app and return (start message, body) of its response without sending it. A response that is not `wanted` is sent
-    as it comes, and None returned."""
+    """Run the app and return (start message, body) of its response without sending it. If `wanted(start message)` is false, the
+    response is sent as it comes and None returned."""
     start: Any = None
     body = bytearray()
 

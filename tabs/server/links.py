@@ -107,6 +107,7 @@ class Links:
         return Path(path)
 
     def _file(self, request: Request) -> Response:
+        """A file: shown by the browser if it is an image or page, else as download."""
         path = self._allowed(request)
         if isinstance(path, Response):
             return path
@@ -119,6 +120,7 @@ class Links:
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
     def _thumb(self, request: Request) -> Response:
+        """A thumbnail of `size` pixels (JPEG), or a placeholder for an image that is gone or unreadable."""
         path = self._allowed(request)
         if isinstance(path, Response) and path.status_code == 404:  # moved while a page still shows it
             return Response(UNREADABLE, media_type="image/svg+xml", headers=NO_STORE)

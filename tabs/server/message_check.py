@@ -84,6 +84,7 @@ class MessageCheck:
             await self.app(scope, receive, send)
 
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass on the checked call of an event listener; invalid arguments are answered with a 4xx response."""
         body = await Request(scope, receive).body()
         try:
             body = with_uploads(check(body, self.blocks()), self._folder()) or body

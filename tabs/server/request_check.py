@@ -106,6 +106,7 @@ class RequestCheck:
                 limit.active -= 1
 
     async def _busy(self) -> Response:
+        """The response to a request over its rate limit, after a delay that a limited number of them wait for."""
         if self._delayed < MAX_DELAYED:
             self._delayed += 1
             try:
@@ -144,6 +145,7 @@ class RequestCheck:
         return method in SAFE_METHODS and document
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any, session: str) -> None:
+        """Name the guest, set cookies, and pass a request on with the limits of its kind: stream, login, upload or other."""
         path, port, has_login = scope["path"], scope["server"][1], self.limits.logins() is not None
         scope["logged_in"] = bool(session) or not has_login
         cookie, has_guests = f"atelier-guest-{port}", has_login and self.shared
@@ -165,6 +167,7 @@ class RequestCheck:
             await self._forward(scope, receive, send, MAX_BODY_BYTES)
 
     async def _login(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a login on after the delay of its address, and count its result."""
         address = _address(scope)
 
         def counted(start: Any) -> Any:
@@ -178,6 +181,7 @@ class RequestCheck:
         await self._forward(scope, receive, _on_start(send, counted), MAX_LOGIN_BYTES)
 
     async def _upload(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass an upload on, or refuse one over the limit of its address or the free disk space."""
         address = _address(scope)
         length = Headers(scope=scope).get("content-length", "")
         size = int(length) if length.isdigit() else 0
@@ -254,7 +258,7 @@ def _on_start(send: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _with_security_headers(send: Any, close: bool) -> Any:
-    """Return `send` with security headers, cookies for this site only, no permissions for others. close: close the connection after."""
+    """Return `send` that adds security headers, restricts cookies to this site, and with `close` ends the connection."""
 
     def protected(start: Any) -> Any:
         headers = MutableHeaders(scope=start)

@@ -73,8 +73,8 @@ def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None
 
 
 def _names(paths: Sequence[Path], images: Collection[Path]) -> list[str]:
-    """A free name for each file, on file systems that know no case too. The second files of one name belong together, as an image and
-    its caption do. Raises ProblemsError where some images of one name have a caption and others have none."""
+    """A unique name for each file, also ignoring case. Repeated names get a suffix, the same for an image and its caption. Raises
+    ProblemsError if only some images of one name have a caption."""
     times = Counter(path.name.casefold() for path in paths)
     named: dict[str, set[int]] = defaultdict(set)
     for path in paths:

@@ -42,8 +42,8 @@ element.addEventListener('keydown', (event) => {
 
 @dataclass(frozen=True)
 class Copying:
-    """One copy, pending or finished. name: of the copy; task: of the light lane; misread: problems that the folder's program has with
-    the file"""
+    """A copy, running or finished. name: of the copy; task: of the light lane; misread: problems that the folder's program has
+    with the file"""
 
     folder: Path
     name: str
@@ -105,8 +105,8 @@ class Copies:
         return copy_into(source, folder, task.token, report, name)
 
     def keep(self, run: str, name: str, wanted: str | None) -> None:
-        """Mark a file of a run to keep, with a name ("" for the file's name), and copy it to the remembered folder. A marked file
-        is not copied again for another name. None removes the mark and leaves the copy."""
+        """Mark a file of a run to keep, with a name ("" for the file's own), and copy it to the remembered folder; renaming a
+        kept one does not copy it again. None removes the mark, not the copy."""
         source, folder = self._file(run, name), self._page.workspace.runs / run
         file, into = source.relative_to(folder).as_posix(), self.folder
         new = wanted is not None and file not in read_kept(folder)
@@ -134,7 +134,7 @@ class Copies:
         return title_of_file(source, self._page.workspace.runs)
 
     def _write_metadata(self, run: str, source: Path, browser: Browser, task: Any) -> None:
-        """Make the metadata of a file say whether it is kept, and why it was chosen."""
+        """Write into a file's metadata whether it is kept, and why it was chosen."""
         page = self._page
         folder = page.workspace.runs / run
         name = read_kept(folder).get(source.relative_to(folder).as_posix())

@@ -46,6 +46,7 @@ class Handlers:
         self.page = page
 
     def act(self, place: dict[str, Any], event: gr.EventData) -> tuple[dict[str, Any], str]:
+        """Handle an event. Returns the new `place` and the HTML of the card. Raises ProblemsError."""
         act, arg, value = board_event(event)
         asking = place.get("asking", "")
         if act == "keep":
@@ -60,6 +61,8 @@ class Handlers:
         return place, self.html(place)
 
     def _prune(self, name: str, keep: str) -> int:
+        """Delete the oldest files of a cache until at most `keep` GB (a text) are left; returns the bytes freed. Raises
+        ProblemsError."""
         try:
             gigabytes = float(keep.replace(",", "."))
         except ValueError:

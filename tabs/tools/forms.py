@@ -60,7 +60,7 @@ def cards(tab: str) -> list[Card]:
 
 
 class ToolForm:
-    """One card. The project stores its values: those that its tasks share once, the others by `Task.values`."""
+    """A card with its tasks. The project stores its values: those that its tasks share once, the others by `Task.values`."""
 
     def __init__(self, page: Page, card: Card):
         self.page, self.card = page, card
@@ -88,6 +88,7 @@ class ToolForm:
         return values | {name: separate[key][name] for name, key in keys.items() if name in separate.get(key, {})}
 
     def _store(self, task: Task, values: dict[str, Any]) -> None:
+        """Store the values of a task's form, those that it does not share under keys of its own."""
         before, keys, separate = self.values(task), self._keys(task), self._separate()
         stored = {name: value for name, value in self._stored().items() if name in keys or name not in before}
         stored |= {name: value for name, value in values.items() if name not in keys}
@@ -108,8 +109,8 @@ class ToolForm:
         )
 
     def _keys(self, task: Task) -> dict[str, str]:
-        """{setting: key of its stored value} of the settings whose values the card's tasks do not share: SEPARATE, and the groups that
-        only this task has."""
+        """{setting: key of its stored value} of the settings that the card's tasks do not share: those in SEPARATE or in a group
+        of this task only."""
         groups = Counter(group for each in self.tasks.values() for group in each.job.model_fields)
         settings = form_settings(task).items() if task.values else ()
         keys = {name: task.values for name, entry in settings if groups[entry.group] == 1}
@@ -203,6 +204,7 @@ class ToolForm:
         return gr.skip() if stamp == client_stamp(client) else changed_boards(client, stamp, {"area": self.html()})
 
     def act(self, event: gr.EventData) -> str:
+        """Handle an event of the card. Returns its HTML. Raises ProblemsError."""
         act, arg, value = board_event(event)
         if act == "field" and arg == CHOSEN and value in self.tasks:
             self.choose(value)
@@ -233,7 +235,7 @@ class ToolForm:
         return {PREVIEW: wanted if entry.kind == "bool" else PREVIEWED if wanted else None}
 
     def acted(self, event: gr.EventData) -> Any:
-        """`act` with problems: those of a start are shown below its button until the next start, others in the panel."""
+        """`act` that shows problems: those of a start below its button until the next start, others in the panel."""
         starts, browser = board_event(event)[0] in STARTS, self.page.browser
         about = f"change {self.card.name}"
         try:

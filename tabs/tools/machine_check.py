@@ -23,7 +23,7 @@ WHERE = "Check this machine"
 
 
 class MachineCheck:
-    """The newest check, shared by all browsers. items: for tests, instead of all"""
+    """The newest check, shared by all browsers. items: checks to run instead of all (for tests)"""
 
     items: Sequence[Item] | None = None
 
@@ -74,6 +74,7 @@ class MachineCheck:
         return {"machine_check": self._facts()} if tab == "Tools" else {}
 
     def _facts(self) -> dict[str, Any]:
+        """Data of the running check, else of a failed one, else of the last report."""
         if self._running():
             share = max(0, len(self._lines) - 1) / self._total if self._total else 0.0
             return self._data(self._lines, self._words, running=True, share=share)

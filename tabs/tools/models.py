@@ -38,6 +38,8 @@ class Models:
         self._choices: tuple[float, list[Any]] = (float("-inf"), [])
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
+        """Part of the tick: on tabs with these lists the catalog and the models, and the folder that the file browser
+        requests."""
         if tab not in BROWSING:
             return {}
         wants = body.get("wants")
@@ -50,7 +52,7 @@ class Models:
         return [each | {"found": display_path(each["found"]) if each["found"] else ""} for each in facts]
 
     def _listed(self) -> list[Any]:
-        """The entries of the lists. A browser updates its lists when they change."""
+        """The entries of the lists of models, read again every few seconds. A browser updates its lists when they change."""
         when, choices = self._choices
         if time.monotonic() - when > LOOKED_AFTER:
             choices = [value for kind in ("checkpoint", "vae") for _, value in choices_of(kind, self._workspace)]
@@ -58,6 +60,7 @@ class Models:
         return choices
 
     def _browse(self, folder: str, kind: str) -> dict[str, Any]:
+        """`browse`; for a folder that cannot be opened, the models folder with the reason."""
         try:
             if folder and kind != MODEL:  # what stands in a field: a file, a new folder, a name
                 folder = str(nearest(self._roots, resolve_path(folder)))
@@ -91,9 +94,9 @@ class Models:
 
 
 def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> dict[str, Any]:
-    """A folder for the file browser: its subfolders, its files with sizes, the number of its images, and starts.
+    """A folder for the file browser: its subfolders, its files with sizes, the number of its images, and where browsing can start.
 
-    kind   of what is chosen: "model", "file", "folder", or "any" of the two last
+    kind   of what is chosen: "model", "file", "folder", or "any" (a file or a folder)
     """
     places = [("Models", workspace.models), *starts(roots)]
     known = [
@@ -115,6 +118,7 @@ def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> 
 
 
 def _files(roots: Roots, folder: Path, kind: str) -> list[dict[str, Any]]:
+    """[{"name", "size": bytes}] of the files that can be chosen, at most MOST_FILES."""
     sizes: dict[str, int] = {}
     with os.scandir(folder) as entries:
         for entry in islice(entries, MAX_ENTRIES):

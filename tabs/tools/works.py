@@ -39,7 +39,7 @@ Start = Callable[[Task, Settings], None]
 
 @dataclass
 class Work:
-    """One job of a tool. id: in the queue; about: text of its input; reads: whether it only reads"""
+    """A job of a tool. id: in the queue; about: display text of its input; reads: whether it only reads"""
 
     id: str
     task: Task
@@ -59,7 +59,7 @@ class Work:
         return self.task.name == other.task.name == DOWNLOAD and self.about == other.about
 
     def facts(self, engine: Any) -> dict[str, Any]:
-        """Data for the page's script."""
+        """State, progress, result and problems as JSON values for the page's script; fixed once the job has ended."""
         if self.ended:
             return self.ended
         progress = engine.progress(self.id)
@@ -152,7 +152,7 @@ class Works:
         }
 
     def works(self) -> list[Work]:
-        """The jobs, newest first; of several attempts of a download the last."""
+        """The jobs, newest first; of several attempts at one download only the last."""
         works: list[Work] = []
         for entry in reversed(self._engine.queue()):
             task = tasks().get(entry.task)
@@ -166,6 +166,7 @@ class Works:
         return [work for work in works if work.id not in self._hidden][:MAX_WORKS]
 
     def _work(self, identity: str, task: Task, entry: QueueEntry) -> Work:
+        """The Work of a queue entry; with the entry's title as input if its settings cannot be read."""
         try:
             job = build_job(task.job, entry.job)
             reference, about = self._about(task, job)
@@ -198,7 +199,7 @@ class Works:
             )
 
     def _about(self, task: Task, job: Settings) -> tuple[str, str]:
-        """(input of a job, its shown text)."""
+        """(identity of a job's input, display text of it)."""
         from core.formats.hub.references import parse_source
 
         name = main_setting(task)

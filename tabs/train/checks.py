@@ -102,6 +102,7 @@ class Checks:
         return self._roots.check(path, "model.base_model") if isinstance(path, Path) else path
 
     def _identify(self, text: str, family: str) -> dict[str, Any]:
+        """The facts of a base model: see `model`."""
         answer: dict[str, Any] = {"family": "", "evidence": "", "problem": "", "fix": "", "offer": "", "numbers": 0}
         try:
             path = self._locate(text)
@@ -129,9 +130,9 @@ class Checks:
     # -- the preflight
 
     def look(self, job: TrainJob, again: bool = False) -> dict[str, Any]:
-        """The latest facts. Starts a new preflight if the job has changed, after a while, or with `again`.
+        """The latest facts of the preflight. Starts a new one if the job has changed, after a while, or with `again`.
 
-        "checking"    whether they are of an earlier job with the same folders
+        "checking"    whether the facts are of an earlier job with the same folders
         "undecoded"   number of images and masks of which only the header was read
         "read"        (decoded, all) images of the running preflight
         """
@@ -175,6 +176,7 @@ class Checks:
         return self._paths[1] if job is not None and _folders(job) == self._paths[0] else {}
 
     def _preflight(self, job: TrainJob, task: Any) -> None:
+        """Publish the facts of a job, first without, then with decoded images."""
         began = time.monotonic()
         facts = self.facts(job, task.token)
         with self._lock:
@@ -238,6 +240,7 @@ class Checks:
         }
 
     def report(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> Report:
+        """The preflight of a job. decode: read whole images, not only headers. Raises ProblemsError."""
         from core.dataset.preflight import preflight
 
         self._roots.admit(job)

@@ -108,6 +108,7 @@ class Forecast:
         }
 
     def _plan(self, job: TrainJob, key: Any, task: Any) -> None:
+        """Compute the forecast of a job and the hints below its settings, on the light lane. key: its `plan_key`"""
         from core.record import machine
         from core.training.memory.advice import advise, level_plans, switch_savings
         from core.training.memory.plan import facts_of, memory_plan
@@ -183,7 +184,7 @@ def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
 
 
 def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
-    """{path: number of layers and parameters of the network} below the setting that chooses the layers."""
+    """{path: text with the number of layers and parameters of the network} for the setting that chooses the layers."""
     from core.methods.kinds.lora import trained_numbers
     from core.networks.layers import empty_targets, layer_hits
 
@@ -198,7 +199,7 @@ def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
 
 
 def _outside_gpu(memory: int, disk: int) -> list[str]:
-    """Texts on what DeepSpeed stores in RAM, relative to this machine's, and on disk."""
+    """Texts on what DeepSpeed offloads to RAM, compared with this machine's, and to disk. memory, disk: bytes"""
     from core.record import machine
 
     there = machine.memory("cpu")[1]

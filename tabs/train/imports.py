@@ -72,7 +72,8 @@ def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
 
 
 def _of_header(header: str, name: str, folder: Path) -> Import:
-    """The settings in a file of weights, of which only the header was sent: its data take no space in the file that is read."""
+    """The settings in the metadata of a weights file, of which the browser sent only the header: a sparse file stands in for its
+    data."""
     data, stops = header.encode(), [int(stop) for stop in STOP.findall(header)]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="import-", dir=folder) as place:
@@ -90,7 +91,7 @@ def _of_header(header: str, name: str, folder: Path) -> Import:
 
 
 def marks(project: Project) -> dict[str, Any] | None:
-    """{"token": of the request, "about": title, "folders": of the dataset now} of the import that the form began with; None
+    """{"token": of the request, "about": title, "folders": of the dataset now} of the import that the form is based on; None
     without one."""
     if not project.imported:
         return None
@@ -156,7 +157,7 @@ def found_folder(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _described(description: str) -> dict[str, Any]:
-    """The report that a preset's description holds (`Import.description`)."""
+    """The report that is stored in a preset's description (`Import.description`)."""
     head, *lines = description.split("\n")
     title, _, summary = head.partition(": ")
     parts: list[dict[str, Any]] = []
@@ -172,8 +173,8 @@ def _described(description: str) -> dict[str, Any]:
 
 
 def exported(page: Page, program: str = "") -> dict[str, Any]:
-    """The form for sd-scripts (command line and config file) or "kohya_ss" (a preset), with a dataset config, and what these
-    cannot express. Raises ProblemsError."""
+    """The form as files for sd-scripts (command line and config file), or with "kohya_ss" as its preset, with a dataset config
+    and a list of what these cannot express. Raises ProblemsError."""
     page.project.check()
     job = page.project.job
     found: dict[str, Any]

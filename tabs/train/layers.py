@@ -70,7 +70,7 @@ class Layers:
         self._problem = ""
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Part of the tick for a browser that shows the tree."""
+        """Part of the tick: the facts of the tree that the browser shows."""
         wants = body.get("wants")
         shown = wants.get("layers") if tab == "Train" and isinstance(wants, dict) else None
         if not isinstance(shown, dict):

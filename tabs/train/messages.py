@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def form_part(page: Page, browser: Browser) -> dict[str, Any]:
-    """Values, marks, notes and all other state of the form."""
+    """The whole state of the form: values, marks, notes."""
     project = page.project
     with project.lock:
         job, bad, changed = project.job, dict(project.bad), project.changed()
@@ -69,6 +69,8 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
 def _group(
     group: str, job: Any, changed: dict[str, Any], errors: dict[str, Any], idle: dict[str, str]
 ) -> dict[str, Any]:
+    """Whether a group is shown, its summary, and the number of changed, invalid and unused fields in it."""
+
     def inside(paths: Any) -> int:
         return sum(FIELDS[path].group == group and form.in_group(FIELDS[path]) for path in paths)
 

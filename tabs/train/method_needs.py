@@ -65,11 +65,12 @@ def idle_group(group: str, idle: dict[str, str]) -> str:
 
 
 def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What the chosen method needs before a start. model: see Checks.model
+    """What the chosen method needs before a start. model: see `Checks.model`
 
-    text, fields   in the result: a sentence, and the fields it names: [[label, path], ...]
-    here           paths of the fields below it, of methods with control images
-    does           buttons of these methods: [[label, action], ...]
+    In the result:
+    text, fields   a sentence, and the fields that it names: [[label, path], ...]
+    here           paths of fields to show below it, for methods with control images
+    does           its buttons, for these methods: [[label, action], ...]
     """
     text, fields = spec_of(job).needs(job, model["family"], _size(job, model))
     if usual_rate(job):

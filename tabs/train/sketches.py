@@ -49,6 +49,7 @@ class RateSketch:
             self._known = (key, facts)
 
     def _drawn(self, job: TrainJob, total: int) -> dict[str, Any]:
+        """Compute `facts` of a job now."""
         if any(problem.level == "error" for problem in rules.problems(job)):
             return _nothing(total, "The schedule is shown once its settings are valid.")
         steps = total or GUESSED_STEPS
@@ -70,7 +71,7 @@ def _nothing(total: int, about: str) -> dict[str, Any]:
 
 
 def timestep_facts(noise: NoiseSettings) -> dict[str, Any]:
-    """Data of the chart; "steps" is empty for uniform timesteps, and where the range is empty."""
+    """Data of the chart of the timestep distribution; "steps" is empty if it is uniform or the range is empty."""
     if noise.uniform_timesteps or noise.min_timestep >= noise.max_timestep:
         return {"steps": [], "lines": [], "about": ""}
     middles = [(number + 0.5) * 1000 / BANDS for number in range(BANDS)]
