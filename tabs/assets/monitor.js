@@ -240,7 +240,7 @@
     samples = data;
     atelier.slot(byId("samples-hint"), data.rows.length > 0);
     holder.style.minHeight = `${SAMPLE_HEAD + SAMPLE_ROW * data.expected}px`;
-    if (!data.rows.length) { holder.replaceChildren(h("p", {class: "hint"}, "No samples yet. Write sample prompts in Train, or press Sample now.")); return; }
+    if (!data.rows.length) { holder.replaceChildren(h("p", {class: "hint"}, "No samples yet. Write sample prompts in Train, or press Sample now while it trains.")); return; }
     let table = holder.querySelector("table");
     if (!table || other) {
       table = h("table", {class: "samples"}, h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Prompt"))), h("tbody", {}));

@@ -43,6 +43,7 @@
     p.after = button("Next", () => go(column, row + 1), "small", {"aria-label": "Next prompt"});
     p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B)"});
     p.all = button("Table of all", () => send("verdict_all"), "small", {title: "All images of the comparison, in Generate"});
+    p.limit.addEventListener("change", () => send("verdict_minutes", {minutes: Number(p.limit.value)}));
     p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
       ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
     p.count, h("span", {class: "grow"}), button("End", () => setBlind(false)));
@@ -69,6 +70,8 @@
   };
   const showBase = (on) => { if (base !== on && !blind && data && data.columns) { base = on; drawStage(); } };
   const setBlind = (on) => {
+    const [first] = data.preferred ? data.preferred.rows : [];
+    if (blind && !on && first) column = Math.max(1, data.columns.findIndex((one) => one.file === first.file));  // what leads is what K keeps
     blind = on && Boolean(data.blind);
     draw();
     parts.stage.focus({preventScroll: true});
@@ -151,6 +154,7 @@
     show(parts.answers, blind);
     text(parts.keys, blind ? BLIND_KEYS : KEYS);
     parts.blind.disabled = !data.blind;
+    parts.all.disabled = !data.making.state;
     attr(parts.blind, "aria-pressed", String(blind));
     drawMake();
     drawStage();
@@ -217,6 +221,7 @@
   };
   const drawMake = () => {
     const {make, limit} = parts, {state, total, missing, about, more, message, entry, late} = data.making, fresh = data.making.new;
+    if (make.querySelector("button:active")) return;  // it must not change under the pointer that presses it
     if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length, strength, isMade()])) return;
     const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); }, kind); return made; };
     const done = total - missing, column = data.making.column, over = late ? `The ${minutes(data.making.minutes)} are over` : message;
@@ -238,7 +243,7 @@
     const waits = answered === `${data.blind.number}`, result = data.preferred;
     for (const node of parts.answers.querySelectorAll("[data-outcome]")) node.disabled = waits || (node.dataset.outcome === "undo" && data.blind.number === 1);
     const left = result ? result.least - result.choices : 10;
-    text(parts.count, left > 0 ? `${data.blind.prompt} · ${left} more choice${left === 1 ? "" : "s"} to a result` : `${data.blind.prompt} · ${result.choices} choices${result.settled ? ", the first place is settled" : ""}`);
+    text(parts.count, left > 0 ? `${data.blind.prompt} · ${left} more choice${left === 1 ? "" : "s"} to a result` : `${data.blind.prompt} · ${result.choices} choices${result.settled ? ", the first place is settled" : ": End shows the result, more choices make it surer"}`);
   };
   const drawKeep = () => {
     const one = data.columns[column], {keep: holder} = parts;

@@ -258,7 +258,8 @@ class Grids:
         """All values to offer for an axis of this setting; [] if there is no such list."""
         if kind := KINDS.get(name):
             self.shelf.refresh()
-            listed = [kind.value(each.path, self.page) for each in self.shelf.of(kind.holds)]
+            files = sorted(self.shelf.of(kind.holds), key=lambda each: each.name)  # a run's steps in order
+            listed = [kind.value(each.path, self.page) for each in files]
             return [NONE, *listed] if kind.none else listed
         if name.partition(":")[0] in (STRENGTH, WEIGHT):
             return ["0.4", "0.6", "0.8", "1"]

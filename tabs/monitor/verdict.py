@@ -363,18 +363,24 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> No
 
 def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """The command of the button: {more, strength, minutes}."""
-    strength, minutes = data.get("strength", 1.0), data.get("minutes")
+    strength = data.get("strength", 1.0)
     if strength not in STRENGTHS:
         listed = ", ".join(f"{each:g}" for each in STRENGTHS)
         raise ProblemsError.one(
             "This strength is not offered", "strength", f"choose one of {listed}", "verdict.strength"
         )
-    if minutes is not None:
-        if not isinstance(minutes, (int, float)) or not 0 < minutes <= MOST_MINUTES:
-            what, fix = "The minutes are not a usable number", f"write a number above 0, at most {MOST_MINUTES:,.0f}"
-            raise ProblemsError.one(what, "minutes", fix, "verdict.minutes")
-        page.project.keep(TAB, page.project.tab_state(TAB) | {"minutes": float(minutes)})
+    if data.get("minutes") is not None:
+        _keep_minutes(page, data, browser)
     start(page, _text(data, "run"), bool(data.get("more")), float(strength))
+
+
+def _keep_minutes(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Remember the minutes that the images may take, which decide how many prompts there are at first."""
+    minutes = data.get("minutes")
+    if not isinstance(minutes, (int, float)) or not 0 < minutes <= MOST_MINUTES:
+        what, fix = "The minutes are not a usable number", f"write a number above 0, at most {MOST_MINUTES:,.0f}"
+        raise ProblemsError.one(what, "minutes", fix, "verdict.minutes")
+    page.project.keep(TAB, page.project.tab_state(TAB) | {"minutes": float(minutes)})
 
 
 def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -443,6 +449,7 @@ def _require_no_average(page: Page, run: str) -> None:
 
 COMMANDS = {
     "grid": _start,
+    "verdict_minutes": _keep_minutes,
     "verdict_all": _show_all,
     "verdict_keep": _keep,
     "verdict_copy": _copy,

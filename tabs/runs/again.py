@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +46,7 @@ class Again:
 
 def again(job: TrainJob, path: str, text: str, run: RunSummary, now: dict[str, Any]) -> Again:
     """The runs with each value of a setting. Raises ProblemsError with the problems of all values. now: the run's snapshot"""
-    path = _path_of(path, known := offered(job))
-    if path not in known:
-        what, fix = f"'{path[:60]}' cannot be varied", "choose a setting of the list that has an effect in this run"
-        raise ProblemsError.one(what, "Setting", fix, "again.setting")
+    path = _path_of(path, offered(job))
     entry, texts = FIELDS[path], list(dict.fromkeys(re.split(r"[;\s]+|,\s+", text.strip().strip(",;"))))
     if not 1 <= len(texts) <= MOST or not texts[0]:
         what = f"{len(texts)} values are given" if texts[0] else "No value is given"
@@ -73,10 +71,13 @@ def again(job: TrainJob, path: str, text: str, run: RunSummary, now: dict[str, A
 
 
 def _path_of(text: str, known: Mapping[str, Declared]) -> str:
-    """The path of the one setting with this name or title, else the text."""
+    """The path of the one setting with this path, name or title. Raises ProblemsError."""
     named = text.strip().lower()
     paths = [path for path, entry in known.items() if named in (path, entry.name, entry.title.lower())]
-    return paths[0] if len(paths) == 1 else text
+    if len(paths) != 1:
+        what, fix = f"'{text[:60]}' cannot be varied", "choose a setting of the list that has an effect in this run"
+        raise ProblemsError.one(what, "Setting", fix, "again.setting")
+    return paths[0]
 
 
 def _steps(job: TrainJob, before: TrainJob, total: int) -> float:
@@ -137,7 +138,10 @@ class Agains:
         """HTML of the fields, of what they would queue, and of the last attempt."""
         known, name = offered(job), esc(run.name)
         offers = options((entry.title, each) for each, entry in known.items())
-        present = str(text_of(FIELDS[path], value_of(job, path))) if path in known else ""
+        present = ""
+        with suppress(ProblemsError):
+            found = _path_of(path, known)
+            present = str(text_of(FIELDS[found], value_of(job, found)))
         hint = f"now {present}" if present else "such as 4 8 16"
         fields = (
             f'<label>Setting <input type="text" list="again-settings" data-act="again-setting" data-arg="{name}" value="{esc(path)}" '
@@ -160,9 +164,11 @@ class Agains:
         if task is not None:
             done = f'<p class="run-message fine" role="status">{count(task.result or 0, "run")} added to the queue.</p>'
             last = problems_html(task.error.problems) if task.error else done
-        if not path or not text:
-            return last
         try:
+            if path:
+                _path_of(path, offered(job))
+            if not path or not text:
+                return last
             planned = again(job, path, text, run, now)
         except ProblemsError as error:
             return problems_html(error.problems)

@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 from itertools import islice
@@ -108,6 +108,12 @@ class Memo:
         from_text  the fact of a text; None for a damaged one, which counts as not cached
         at_once    files between two writes
         """
+
+        def measured(file: Any) -> Any:
+            if check:
+                check()  # after a cancel only those end that had begun
+            return measure(file)
+
         known = self._read(kind, files, from_text)
         unread = [file for file in files if file.path not in known]
         done, remaining = len(files) - len(unread), iter(unread)
@@ -119,17 +125,19 @@ class Memo:
                     done += len(part) - len(rest)
                     if progress:
                         progress(done, len(files))
-                    try:
-                        with closing(pool.map(measure, rest)) as facts:  # type: ignore[type-var]
-                            for file, fact in zip(rest, facts, strict=True):
-                                known[file.path], done = fact, done + 1
-                                if progress:
-                                    progress(done, len(files))
-                                if check:
-                                    check()
-                    finally:
-                        texts = {each.path: to_text(known[each.path]) for each in rest if each.path in known}
-                        self.remember(kind, {path: text for path, text in texts.items() if text is not None}, rest)
+                    texts: dict[Path, str] = {}
+                    futures = {pool.submit(measured, file): file.path for file in rest}
+                    for future in as_completed(futures):
+                        if future.exception() is None:
+                            path, done = futures[future], done + 1
+                            known[path] = future.result()
+                            if (text := to_text(known[path])) is not None:
+                                texts[path] = text
+                            if progress:
+                                progress(done, len(files))
+                    self.remember(kind, texts, rest)
+                    for future in futures:
+                        future.result()  # raises what ended it
         return known
 
     def _read(self, kind: str, files: Sequence[FileFacts], from_text: Callable[[str], Any]) -> dict[Path, Any]:

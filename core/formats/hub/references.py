@@ -277,10 +277,10 @@ def download_files(
         raise _failed(hub_id, folder, error, by_hand) from error
 
 
-def file_names(hub_id: HubId, folder: Path) -> list[str]:
+def file_names(hub_id: HubId, folder: Path, endpoint: str | None = None) -> list[str]:
     """The names of a model's files on the hub. folder: where to put them by hand, for messages without a network"""
     try:
-        return [file.name for file in _listing(hub_id)]
+        return [file.name for file in _listing(hub_id, endpoint)]
     except Exception as error:
         by_hand = f"download its files from https://{HUB}/{hub_id} into {display_path(folder)} by hand"
         raise _failed(hub_id, folder, error, by_hand) from error
@@ -357,7 +357,7 @@ def _token() -> str | bool | None:
     return secret("huggingface_token") or None if may_use_keys() else False
 
 
-def _listing(hub_id: HubId, endpoint: str | None = None) -> list[RemoteFile]:
+def _listing(hub_id: HubId, endpoint: str | None) -> list[RemoteFile]:
     from huggingface_hub import HfApi
 
     info = HfApi(endpoint=endpoint, token=_token()).model_info(
