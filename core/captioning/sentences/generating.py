@@ -118,7 +118,7 @@ def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
 def _inputs(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings
 ) -> tuple[dict[str, Any], list[str]]:
-    """(the model's inputs on its device, the texts of the queries)."""
+    """(the processor's tensors on the model's device; the text of each query, with a chat model as its template renders it)."""
     images: list[Any] = [each.image for each in queries]
     texts = [each.prompt for each in queries]
     arguments: dict[str, Any] = {"return_tensors": "pt"}

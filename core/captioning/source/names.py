@@ -47,7 +47,7 @@ def check(settings: NamesSettings, workspace: Workspace) -> None:
 def describe(
     job: CaptionerJob, images: Sequence[Path], settings: NamesSettings, context: JobContext
 ) -> Iterator[Described]:
-    """Yield the pattern with the names of each image."""
+    """Yield each image's caption: the pattern filled in from its names."""
     check(settings, context.workspace)
     context.stage("reading names")
     places = _places(job)
@@ -72,6 +72,7 @@ def _places(job: CaptionerJob) -> dict[Path, tuple[str, str]]:
 def _described(
     path: Path, relative: str, words: str, settings: NamesSettings, expression: Pattern, separator: str
 ) -> Described:
+    """The pattern filled in for an image, or why that gives no caption. relative, words: as in `_places`."""
     match = expression.first(relative)
     if match is None:
         what = f"The regular expression does not match {printable(relative)}"

@@ -34,6 +34,8 @@ def _refused(why: str) -> ProblemsError:
 
 
 class _Reader:
+    """Expat handlers that collect `values`: {"title", "description" or "subject": texts}. They raise ProblemsError."""
+
     def __init__(self) -> None:
         self.values: dict[str, list[str]] = {}
         self.parser = expat.ParserCreate(namespace_separator=" ")

@@ -113,6 +113,7 @@ def _warn_of_ignored(settings: TagTextSettings, context: JobContext) -> None:
 
 
 def _scores(tagger: Tagger, batch: Sequence[tuple[Path, Prepared]]) -> Iterator[tuple[Path, list[Scored] | Problem]]:
+    """Yield (image, its labels with scores, or the problem), in the order of the batch."""
     results = iter(_run(tagger, [values for _, values in batch if not isinstance(values, Problem)]))
     for path, values in batch:
         result = values if isinstance(values, Problem) else next(results)
@@ -180,6 +181,8 @@ def preview(
 def _cached(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Sequence[Scored] | Problem, Format]]:
+    """Yield (image, its cached scores, the formatter for the thresholds cached with them); a problem in place of missing and
+    outdated scores."""
     files = find(settings, workspace)
     scores = ScoreCache(workspace, model_key(files))
     forms: dict[str, Format] = {}

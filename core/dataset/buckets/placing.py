@@ -38,7 +38,7 @@ SIZE_SETTINGS = (
 
 @dataclass
 class Placing:
-    """The placed images. refused: image key -> why it does not train."""
+    """The placed training and regularization images, and the validation images. refused: image key -> why it does not train."""
 
     placed: list[Placed] = field(default_factory=list)
     validation: list[Placed] = field(default_factory=list)
@@ -113,6 +113,7 @@ class _Plans:
         return placements
 
     def _plan(self, settings: ImageSettings) -> BucketPlan | None:
+        """The plan of these sizes, made once; None if they are invalid. Its problems are recorded."""
         key = tuple(getattr(settings, name) for name in SIZE_SETTINGS)
         if key not in self._known:
             self._known[key] = None

@@ -120,6 +120,8 @@ def _folder_of_all(placed: Sequence[Placed]) -> str | None:
 
 
 def _texts(each: Placed, caption_extension: str | None, tags_extension: str | None) -> dict[str, str]:
+    """{"caption", "tags"}, those that the image has: from its metadata, else from the files with these extensions, else its
+    caption."""
     texts: dict[str, str] = {}
     if each.image.metadata_texts is not None:
         return dict(zip(("caption", "tags"), each.image.metadata_texts, strict=True))

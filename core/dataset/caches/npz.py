@@ -69,6 +69,7 @@ class NpzCaches:
         return None if path is None else _as_posterior(read_latents(path, side))
 
     def _choose(self, side: Side) -> Path | None:
+        """The first file that has all sides of the image; None without one. Files that do not fit are noted in `refused`."""
         for path in self._candidates(side.placed):
             name = printable(path.name)
             try:
@@ -149,6 +150,8 @@ def _bare(path: Path, side: Side, size: Size) -> np.ndarray:
 
 
 def _array(file: zipfile.ZipFile, name: str, size: Size) -> np.ndarray:
+    """Latents from a zip member as float32 [4, h, w], `size` (w, h). Raises Unfit for another size or values that are not
+    finite."""
     import numpy as np
 
     width, height = size

@@ -89,6 +89,7 @@ class PartnerCache(Store, ABC):
         raise_if_errors(problems)
 
     def _entry(self, placed: Placed, path: Path) -> dict[str, Tensor] | BrokenImage:
+        """The entry's tensors, computed and written where they are not cached; the error of a file that cannot be read."""
         tensors = self.read_entry(path, self._shapes(placed))
         if tensors is not None:
             return tensors
@@ -229,6 +230,7 @@ class ControlCache(PartnerCache):
         return as_control(pixels[..., ::-1] if view.flip else pixels)
 
     def _cached(self, placed: Placed, view: View) -> np.ndarray | None:
+        """The control image of a view, uint8 [1 or 3, H, W]; None where it has no entry or another crop."""
         placement, path = self._places.get(placed.key, (None, None))
         if path is None or placement != view.placement:
             return None
@@ -239,6 +241,7 @@ class ControlCache(PartnerCache):
         return unpacked(data, view.placement.bucket)
 
     def _resized(self, items: Sequence[Placed]) -> list[Placed]:
+        """The images whose control image is resized for the bucket, or cannot be read."""
         files = {path: file_at(path, path.name) for placed in items if (path := placed.image.control)}
         read = headers(list(files.values()), Memo(self.memo_path))
         sizes = {file.path: (header.width, header.height) for file, header in read if not isinstance(header, str)}

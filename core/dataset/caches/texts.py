@@ -155,6 +155,8 @@ class TextCache(Store):
         return True
 
     def _hold(self, caption: str, states: TextStates) -> None:
+        """Hold the states in memory; drop the least recently used beyond `room_bytes`, after writing those that are needed
+        again."""
         self._held[caption] = states
         self._held_bytes += _bytes(states)
         while self._held_bytes > self.room_bytes and len(self._held) > 1:
@@ -166,6 +168,7 @@ class TextCache(Store):
     # -- disk
 
     def _write(self, caption: str, states: TextStates) -> None:
+        """Write the states unless they are on disk or an earlier write failed; `warn` is called for the first failure."""
         if caption in self._on_disk or self.unwritten is not None:
             return
         if self._disk_used is None:

@@ -321,6 +321,7 @@ class History:
         return self._folder / f"{Path(id).name}.jsonl"
 
     def _new(self) -> Path:
+        """Create the empty file of a new change; returns its path."""
         atomic.make_folders(self._folder)
         while True:
             path = self._file(f"{time.time_ns()}")
@@ -501,6 +502,8 @@ def _put_over(change: Change, aside: Path | None) -> bool:
 
 
 def _put(path: Path, content: bytes | None, link: str | None = None, *, aside: Path | None = None) -> None:
+    """Write the file; without content remove it; with `link` restore that link if nothing is in its place. aside: a synced
+    temporary file to move there instead."""
     if aside is not None:
         atomic.put_aside(aside, path)
     elif content is None:
@@ -517,6 +520,7 @@ def content_of(path: Path) -> bytes | None:
 
 
 def _text(data: bytes | None) -> Any:
+    """A file's bytes for JSON: text if they are UTF-8, else {"base64": ...}; None for no file."""
     if data is None:
         return None
     try:

@@ -119,6 +119,8 @@ _COPIES = {
 
 
 def _copies(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Finding:
+    """The finding of a kind of duplicates. groups: the image to keep first; the others are advised for the trash, unless they are
+    the same file."""
     level, what, fix = _COPIES[kind]
     advised = [item.key for group in groups for item in group[1:] if item.image.path != group[0].image.path]
     groups_text = "1 image" if len(groups) == 1 else f"{len(groups)} images"
@@ -219,7 +221,8 @@ def second_look(
     cancel: CancelToken | None = None,
     progress: Progress | None = None,
 ) -> dict[Key, Closer]:
-    """Decode the images at a small size and measure what settles the doubtful cases; cached by file."""
+    """{image key: its `Closer`} of images that need a closer look, decoded at a small size; cached by file. Images that cannot be
+    decoded are left out."""
     check = cancel.check if cancel else None
     known = Memo(memo_path).facts(_CLOSER, images, _look_closer, check, progress)
     result = {}
@@ -232,6 +235,7 @@ def second_look(
 
 
 def _look_closer(image: ImageInfo) -> str:
+    """Decode an image for its `Closer`, as JSON for the memo; "null" if it cannot be decoded."""
     try:
         pixels = open_rgb(image.path, draft=(512, 512))
     except BrokenImage:

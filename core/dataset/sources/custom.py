@@ -71,6 +71,7 @@ def scan_class(
 
 
 def _take(gathered: Gathered, rows: Sequence[dict[str, Any]], name: str, concept: Concept) -> None:
+    """Add the images of the class's rows to the result, with the settings of `concept`. name: of the class."""
     files = _files(rows)
     id = gathered.new_id(name)
     by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}

@@ -38,7 +38,7 @@ class FileFacts(Protocol):
 
 
 class Memo:
-    """(kind of fact, file) -> text. path None: nothing is cached."""
+    """Cached facts in the SQLite file `path`: (kind of fact, file) -> text. path None: nothing is cached."""
 
     def __init__(self, path: Path | str | None):
         self._wanted = Path(path) if path is not None else None

@@ -162,7 +162,7 @@ def _plain_value(value: Any) -> Any:
 
 
 def _whole(text: str) -> Iterator[tuple[str, Any]]:
-    """{key: {...}}, or a list of {image_path: ..., ...}."""
+    """Yield (key, fields) of a JSON text: {key: {...}}, or a list of {image_path: ..., ...}."""
     content = _load(text)
     if isinstance(content, _Pairs):
         yield from content
@@ -181,6 +181,8 @@ def _lines(text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _keyed(value: Any, place: str) -> tuple[str, Any]:
+    """(image path, the other fields) of an entry of a list; Hugging Face's `text` becomes `caption`. place: where it is, for the
+    error."""
     fields = dict(value) if isinstance(value, _Pairs) else {}
     name = next((name for name in _KEY_NAMES if isinstance(fields.get(name), str)), None)
     if name is None:
@@ -221,6 +223,7 @@ def _take(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
 
 
 def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
+    """(the entry without its invalid fields, a message for each of these); None if it is not an object."""
     if not isinstance(value, _Pairs):
         return None, [f"{printable(key)} is {_kind(value)}, not an object"]
     fields, wrong = dict(value), []
@@ -308,6 +311,7 @@ class Finder:
         self._closed: set[str] = set()
 
     def match(self, entries: Sequence[Entry]) -> Matches:
+        """Find the file of each entry; of several entries for one file the last counts."""
         matches = Matches()
         last: dict[Path, tuple[Entry, File]] = {}
         for entry in entries:

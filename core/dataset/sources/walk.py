@@ -387,6 +387,7 @@ def _headers_of(files: Sequence[File]) -> list[tuple[File, HeaderFacts | str]]:
 
 
 def _header_or_reason(file: File) -> HeaderFacts | str:
+    """The facts in a file's header; else why it cannot be read, worded to follow "the image"."""
     if file.gone:
         return file.gone
     if file.bytes == 0:
