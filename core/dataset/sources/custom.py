@@ -149,7 +149,8 @@ def _imported(name: str) -> Any:
 
 
 def _place(error: BaseException) -> str:
-    """The last line of the class's module in the traceback."""
+    """Where a dataset class failed, as "file, line n": the last line of a package or of the user in the traceback; else the
+    setting."""
     library = os.path.dirname(os.__file__)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         installed = "site-packages" in frame.filename

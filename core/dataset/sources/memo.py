@@ -93,7 +93,8 @@ class Memo:
         check: Callable[[], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[Path, Any]:
-        """The fact of each file, measured where it is not cached. An OSError is not cached.
+        """{path: its fact}, measured where it is not cached. An OSError that `measure` returns takes the fact's place and is not
+        cached.
 
         check   called between chunks of files; may raise to cancel; facts so far are kept
         progress   called with (done, total)

@@ -173,6 +173,7 @@ class PromptEncoder:
         return [first.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
 
     def _read(self, texts: Sequence[str], others: Sequence[str], reading: Reading) -> TextStates:
+        """The states of texts whose names are already tokens, padded to equal T; encoded only where they are not cached."""
         from core.families.offload import visiting_by_layers
 
         tokens = reading.tokens(
@@ -195,6 +196,7 @@ class PromptEncoder:
         return [name for name in self._counts if name.casefold() not in used]
 
     def _spelled(self, text: str, suffix: str) -> str:
+        """The text with each embedding's name replaced by its tokens. suffix: after the name of tokens of layered ones"""
         from core.methods.tokens import tokens_of
 
         if not self._counts:

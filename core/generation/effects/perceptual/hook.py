@@ -250,6 +250,7 @@ class Vgg16:
 
     @classmethod
     def load(cls, file: Path, device: str) -> nn.Module:
+        """VGG16's features from a file, frozen, in fp32 on the device."""
         shapes = vgg_shapes(file)
 
         def layer(number: int) -> nn.Module:
