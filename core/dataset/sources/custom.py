@@ -149,8 +149,7 @@ def _imported(name: str) -> Any:
 
 
 def _place(error: BaseException) -> str:
-    """Where a dataset class failed, as "file, line n": the last line of a package or of the user in the traceback; else the
-    setting."""
+    """Where a dataset class failed: "file, line n" of the last frame outside Python's own library, else the setting."""
     library = os.path.dirname(os.__file__)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         installed = "site-packages" in frame.filename

@@ -114,8 +114,8 @@ class Preview(Hook):
         self.show(self._jpeg(tiled(images), images.shape[2]))
 
     def _jpeg(self, pixels: Tensor, width: int) -> bytes:
-        """Images in rows, uint8 [H, W, 3], as a JPEG scaled to `size` per image, at most LARGEST in total. width: of one image in
-        `pixels`"""
+        """Images in rows, uint8 [H, W, 3], as a JPEG scaled to `size` per image, its sides at most LARGEST. width: of one image
+        in `pixels`"""
         from PIL import Image
 
         image, times = Image.fromarray(pixels.cpu().numpy()), self.size[0] / width

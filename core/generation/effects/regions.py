@@ -156,8 +156,8 @@ class Regions(Hook):
     # -- LoRAs
 
     def _replace(self, adapter: Adapter, number: int, name: str, stack: ExitStack) -> None:
-        """Limit an adapter to the region of sub-prompt `number` until the stack ends; one of the time embedding acts everywhere
-        unless `weak_time` is set. name: of its module"""
+        """Limit an adapter to the region of sub-prompt `number` until the stack ends, one of the time embedding only with
+        `weak_time`. name: of its module"""
         if "time_emb" in name and not self._weak_time:
             return
         waiting = adapter.module.__dict__[STACK]

@@ -173,7 +173,8 @@ class PromptEncoder:
         return [first.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
 
     def _read(self, texts: Sequence[str], others: Sequence[str], reading: Reading) -> TextStates:
-        """The states of texts whose names are already tokens, padded to equal T; encoded only where they are not cached."""
+        """The states of texts whose names are already tokens, padded to the T of the longest of these and `others`; encoded where
+        they are not cached."""
         from core.families.offload import visiting_by_layers
 
         tokens = reading.tokens(

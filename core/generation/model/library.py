@@ -360,7 +360,7 @@ def _listed_as(path: Path, root: Path) -> str:
 
 
 def _diffusers_folders(root: Path) -> Iterator[Path]:
-    """Yield the diffusers folders below a folder; they are not searched themselves."""
+    """Yield the diffusers folders below a folder, without searching inside them."""
     for folder, names, files in walk_folders(root):
         if INDEX in files:
             names[:] = []

@@ -116,7 +116,7 @@ def upscaler_kind(path: Path, where: str = UPSCALER) -> str:
 
 
 def kind_of_upscaler(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
-    """"images" or "latents": what the file upscales. Raises ProblemsError for another kind. where: the setting that names it"""
+    """What the file upscales, "images" or "latents". Raises ProblemsError for another kind. where: the setting that names it"""
     if kind.kind in ("upscaler", "latent_upscaler") and kind.offered:
         return "images" if kind.kind == "upscaler" else "latents"
     what = f"{path.name} is not a supported upscaler but: {kind} ({kind.evidence})"
