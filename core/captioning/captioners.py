@@ -115,7 +115,8 @@ class Tally:
 def run_captioner(
     name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, of_rows: bool = False
 ) -> Outcome:
-    """Caption the job's images and write each caption as soon as it is ready. A preview writes nothing."""
+    """Caption the job's images and write each caption as soon as it is ready, or all into one file at the end. A preview writes
+    nothing."""
     tally, about, settings = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
     def described(rows: Sequence[Row]) -> Iterator[tuple[Row, Described]]:
@@ -318,7 +319,8 @@ def _line(previewed: dict[str, Any]) -> str:
 
 
 def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:
-    """Check the job before its start. Raises ProblemsError for problems of the dataset and missing requirements."""
+    """Check the job before its start; returns the number of images as text ("24 images to caption"). Raises ProblemsError for
+    problems of the dataset and missing requirements."""
     problems: list[Problem] = []
     rows = collected(problems, _rows, job) or []
     if ready is not None:

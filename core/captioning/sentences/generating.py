@@ -88,7 +88,7 @@ def answers(
 
 
 def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:
-    """Arguments of `generate`. `do_sample` is off: AddressedSampling samples instead."""
+    """Keyword arguments of transformers' `generate`. `do_sample` is off: AddressedSampling samples instead."""
     options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True}
     if settings.decoding == "beams":
         options |= {"num_beams": settings.num_beams, "length_penalty": settings.length_penalty}

@@ -44,6 +44,7 @@ def read_csv(path: Path) -> list[Label]:
 
 
 def _row(row: Sequence[str], columns: dict[str, int], line: int, path: Path) -> Label:
+    """The label in a row. columns: {"name", "category" and perhaps "ips": index}; line: for messages. Raises ProblemsError."""
     if len(row) <= max(columns.values()):
         raise _bad(path, f"has too few columns in line {line}")
     code = row[columns["category"]].strip().lower()

@@ -208,7 +208,8 @@ def _smaller(one: Size | None, other: Size) -> Size:
 
 
 def _nearest(bucket: Bucket, members: Mapping[Bucket, object], most: Size) -> tuple[Bucket, Bucket] | None:
-    """(bucket, the nearest other bucket of the group by aspect ratio, with at least half and at most twice its area)."""
+    """(bucket, the nearest other bucket of the group by aspect ratio, with at least half and at most twice its area); None
+    without one. most: (width, height) that its images fill without upscaling"""
     group, (width, height) = bucket
     others = [
         other

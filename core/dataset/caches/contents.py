@@ -64,7 +64,7 @@ def dataset_fingerprint(
 ) -> dict[str, Any]:
     """The content of a run's dataset.json: every image with its caption, bucket and content hash.
 
-    hashes   also the SHA-256 of each file's bytes, read once and then cached in `memo_path`
+    hashes   False: no file is read, and each hash is None; else hashes are cached in `memo_path`
     """
     check = cancel.check if cancel else None
     by_key = content_hashes([each.image for each in placed], memo_path, check) if hashes else {}

@@ -134,7 +134,7 @@ def _texts(each: Placed, caption_extension: str | None, tags_extension: str | No
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of `in_json`, with all its keys."""
+    """{image's key: its entry} of `in_json`, with all its keys. Raises ProblemsError."""
     shown = printable(path)
     text = decode_text(read_regular(path, MAX_BYTES)).text
     content = parse_json(text, shown, "correct it there, or write a new file", max_values=MAX_VALUES)

@@ -259,7 +259,8 @@ def export_npz(
 
 
 def _arrays(placed: Placed, sample: Callable[[Side], Tensor], mask: Callable[[Placed], np.ndarray]) -> dict[str, Any]:
-    """The arrays of one image at one size, under sd-scripts' names."""
+    """{sd-scripts' name: array} of one image at one size: "latents", "original_size", "crop_ltrb", with flip_aug
+    "latents_flipped", with alpha_mask "alpha_mask"."""
     import numpy as np
 
     arrays: dict[str, Any] = {

@@ -485,8 +485,8 @@ def _aside(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
 
 
 def _put_over(change: Change, aside: Path | None) -> bool:
-    """Write a change if the file has its old text; returns whether it did. Threads are excluded, other processes only outside the
-    moment between check and write. aside: a synced temporary file with the new text."""
+    """Write a change if the file has its old text; returns whether it did. No other thread writes meanwhile; another process
+    could, between check and write. aside: a synced temporary file with the new text"""
     with _WRITING:
         if content_of(change.path) != change.old:
             return False

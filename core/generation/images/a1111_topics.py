@@ -123,7 +123,7 @@ class Reading:
             self.note(f"{name} '{text[:60]}' is not available and was ignored", slug)
 
     def valid(self, values: dict[str, Any], group: type[Settings]) -> dict[str, Any]:
-        """The settings within their range; others get a note and keep their defaults."""
+        """`values` without those that are invalid in `group`, each with a note; they keep their defaults."""
         try:
             group.model_validate(values)
         except ValidationError as error:
@@ -452,7 +452,7 @@ def written_pairs(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def read_pairs(reading: Reading) -> dict[str, Any]:
-    """The groups of settings of a reading that has the prompts, and notes on unread settings."""
+    """{group: its settings}, read from all names; notes on unread settings. reading: its groups have the prompts"""
     _former_names(reading)
     for topic in TOPICS:
         topic.read(reading)

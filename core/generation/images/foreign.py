@@ -228,7 +228,7 @@ def _in_xmp(packet: str) -> str:
 
 
 def _dream(line: str) -> dict[str, Any]:
-    """InvokeAI's command line as the JSON of its later versions."""
+    """InvokeAI's command line as the JSON of its later versions; {} for one that is not valid."""
     try:
         arguments = shlex.split(line) if 0 < len(line) <= LONGEST_LINE else []
     except ValueError:  # an unpaired quotation mark

@@ -171,10 +171,10 @@ def _now(edit: Switch | Alternation, step: int, during: Pass) -> Text:
 
 
 def schedule(prompt: str, during: Pass | None, most: int | None = None) -> list[tuple[int, str]]:
-    """[(its last step, the text)] in the order of the steps, counted from 1; one entry for a prompt without edits, or
-    without a pass.
+    """[(its last step, the text)] in the order of the steps, counted from 1; one entry for a prompt without edits, or without a
+    pass.
 
-    most   the last ones
+    most   return at most this number, the last ones
     """
     if during is None:
         return [(1, prompt)]
