@@ -63,7 +63,7 @@ class Page:
 
 
 def label(content: GridContent, letter: str, number: int) -> str:
-    """The label of a column, row or table: title and value, with the value's note on a second line."""
+    """The label of a column, row or table: title and value, with the value's note on a second line; "" without that axis."""
     axis = content.axis(letter)
     if axis is None:
         return ""

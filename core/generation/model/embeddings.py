@@ -213,7 +213,7 @@ class PromptEncoder:
 def embeddings_attached(
     components: Components, embeddings: Sequence[Embedding], cache: ModelTextCache | None = None
 ) -> Iterator[PromptEncoder]:
-    """A context with these checked embeddings.
+    """A context with a PromptEncoder for these checked embeddings.
 
     No weight is changed: rows are appended to the encoders' embedding tables, and tokens are added to copies of the
     tokenizers. At the end, also after an error, the original tables and single-context U-Net layers are restored.
@@ -240,7 +240,7 @@ def embeddings_attached(
 
 
 def _rows(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
-    """(tokens, their vectors [n, C]) for one of the encoders."""
+    """(tokens, their vectors [n, C]) of all embeddings for the text encoder with this index."""
     import torch
 
     from core.methods.tokens import tokens_of

@@ -113,7 +113,7 @@ def _syntax(job: GenerateJob, entries: Sequence[Entry], names: Names, where: str
 
 
 def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
-    """(the unparsed prompts; the setting they are from)"""
+    """(the unparsed prompts; the setting they are from). Raises ProblemsError if there are none."""
     settings = job.prompts
     if settings.from_file and settings.from_module:
         what, fix = "There are prompts from a file and from a module", "empty one of the two"
