@@ -447,7 +447,7 @@ class Maker:
 
 
 def _joined(each: Sequence[PromptStates]) -> PromptStates:
-    """The states of a batch, at all steps."""
+    """The states of a batch from those of each image, at all steps."""
     joined: dict[tuple[int, ...], PromptStates] = {}
     times = []
     for begin in sorted({0, *(begin for image in each for begin, _ in image.later)}):

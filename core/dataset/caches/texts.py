@@ -59,8 +59,8 @@ class TextCache(Store):
     def ensure(self, captions: Sequence[str], encode: EncodeText) -> int:
         """Encode the captions that are not cached, so that `get` needs no encoder; return how many.
 
-        A call with the list object of the last one, which must not have changed, costs nothing; of another list only captions that the
-        last one lacked are looked up. The first call also writes them to disk for later runs.
+        A call with the list object of the last one, which must not have changed, costs nothing; of another list only captions that
+        the last one lacked are looked up. The first call also writes them to disk for later runs.
         """
         if captions is self._ensured:
             return 0

@@ -212,7 +212,7 @@ class SidecarIndex:
         self._folders: dict[Path, dict[str, list[str]]] = {}
 
     def of(self, image: Path) -> list[str]:
-        """Names of the files with the image's stem, that of its caption first, as `walk` orders them."""
+        """Names of the files with the image's stem, itself included, in the order in which `walk` prefers them."""
         if image.parent not in self._folders:
             names: dict[str, list[str]] = {}
             for name in _names_in(image.parent):

@@ -290,8 +290,8 @@ def _named(
 
 
 def _missing(kind: Kind, shown: str, total: int, missing: Sequence[ImageInfo], level: str) -> list[Problem]:
-    """The problem of images without a partner: of `level` if they need it, else advice. shown: the partners' folder; total:
-    number of all images."""
+    """The problem of images without a partner, of `level` if the kind needs one, else advice. shown: the partners' folder; total:
+    number of all images"""
     what = f"{len(missing)} of {total} images without a {kind.word}"
     if kind.needed:
         fix = f"add a {kind.word} of the same name for each, or remove these images"

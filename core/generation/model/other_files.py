@@ -96,8 +96,7 @@ def _has_hash(path: Path, digest: str) -> bool:
 
 
 def control_file(path: Path, family: str | None, model: Path | None) -> ControlFile:
-    """The ControlNet or LLLite in a file. Raises ProblemsError for anything else or, if the model is known, if it does
-    not fit."""
+    """The ControlNet or LLLite in a file. Raises ProblemsError for anything else, and if it does not fit a model that is known."""
     file = ControlFile(path, identify(path).kind == LLLITE)
     if model and family:
         check = lllite_file.file_problems if file.is_lllite else controlnet_file.file_problems
