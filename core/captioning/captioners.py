@@ -96,6 +96,7 @@ class Tally:
         return Outcome("stopped", [message], {"images": self.images, "written": self.written})
 
     def _lines(self) -> Iterator[str]:
+        """Yield the outcome's lines: counts, skipped images with the reason, captions left alone."""
         yield from (f"{name}: {number}" for name, number in self.counts.most_common(LISTED))
         if len(self.counts) > LISTED:
             where = f"; full table: {display_path(self.table)}" if self.table else ""
@@ -114,7 +115,8 @@ class Tally:
 def run_captioner(
     name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, of_rows: bool = False
 ) -> Outcome:
-    """Caption the job's images and write each caption as soon as it is ready. A preview writes nothing."""
+    """Caption the job's images and write each caption as soon as it is ready, or all into one file at the end. A preview writes
+    nothing."""
     tally, about, settings = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
     def described(rows: Sequence[Row]) -> Iterator[tuple[Row, Described]]:
@@ -178,7 +180,8 @@ def _collect(
     saved, warned = time.monotonic(), False
 
     def save() -> None:
-        """With the captions that were in the images' own files: those may be edited before the job resumes."""
+        """Write the captions so far, each with that in the image's own file, which may be edited before the job resumes. Warns
+        once if it fails."""
         nonlocal warned
         texts = {str(row.image.path): [_file_caption(row), text] for row, text in captions.items()}
         try:
@@ -206,7 +209,8 @@ def _collect(
 
 
 def _resumed(unfinished: Path, rows: Sequence[Row], context: JobContext, tally: Tally) -> dict[Row, str]:
-    """{image: its caption} of a job that was cut off, without images that are newer and those whose own caption has changed."""
+    """{image: its caption} from the file of a job that was cut off, {} without a readable one. Images changed after it was
+    written are left out, and those whose own caption has changed."""
     if not unfinished.exists():
         return {}
     try:
@@ -293,7 +297,8 @@ def _file_caption(row: Row) -> str:
 
 
 def _previewed(row: Row, caption: Described, job: CaptionerJob) -> dict[str, Any]:
-    """The preview of an image as plain JSON. The caption is "" if it only repeats the tags."""
+    """An image's preview as plain JSON: {"image", "name", "caption", "before", "tags"}. `caption` is "" if it only repeats the
+    tags, `before` if nothing changes; `tags` are [tag, score] pairs."""
     before, after = _file_caption(row), caption.joined(_file_caption(row), job.captioning)
     names = (caption.separator or job.captioning.separator).join(name for name, _ in caption.scored)
     return {
@@ -314,7 +319,8 @@ def _line(previewed: dict[str, Any]) -> str:
 
 
 def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:
-    """Check the job before its start. Raises ProblemsError for problems of the dataset and missing requirements."""
+    """Check the job before its start; returns the number of images as text ("24 images to caption"). Raises ProblemsError for
+    problems of the dataset and missing requirements."""
     problems: list[Problem] = []
     rows = collected(problems, _rows, job) or []
     if ready is not None:

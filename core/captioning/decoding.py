@@ -18,7 +18,7 @@ T = TypeVar("T")
 def decoded_ahead(
     images: Iterable[Path], prepare: Callable[[Path], T], threads: int, batch_size: int
 ) -> Iterator[tuple[Path, T | Problem]]:
-    """Yield each image with its prepared data, in order. Threads work at most two batches ahead."""
+    """Yield (image, its prepared data, or a Problem if it cannot be read), in order. Threads work at most two batches ahead."""
     waiting: deque[tuple[Path, Future[T | Problem]]] = deque()
     pool = ThreadPoolExecutor(threads, "decode")
     try:

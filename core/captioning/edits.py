@@ -106,6 +106,7 @@ def _each_line(change: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def _add(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
+    """Return the change that adds the tags that a caption lacks: at its start, its end or after a tag."""
     wanted = {comparable(tag): tag for tag in reversed(_tags(settings.tags, settings))}
     ordered, after = list(reversed(wanted.items())), comparable(settings.after)
 
@@ -136,6 +137,8 @@ def _front(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 
 def _sort(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
+    """Return the change that sorts all tags but the first `keep_first`: by their frequency in `texts`, most frequent first, or by
+    name."""
     counts: Counter[str] = Counter()
     if settings.order == "frequency":
         counts.update(

@@ -121,6 +121,7 @@ class _Reader:
         self._at, self._depth = 0, 0
 
     def _add(self, sign: str | None, quoted: str | None, word: str | None) -> None:
+        """Append an operator or a term to `signs`. Words next to each other, none with a field, become one term."""
         if sign or (word and word.casefold() in _WORDS):
             self.signs.append((sign or _WORDS[str(word).casefold()], ""))
             return
@@ -235,6 +236,7 @@ def _compared(read: Callable[[Facts], float], sign: str, number: float) -> Test:
 
 
 def _day(value: str) -> Test:
+    """Return the test of the day on which a caption file changed: "2026-01-31", with or without a comparison (">") before it."""
     sign = re.match(r"(>=|<=|>|<|=)?", value)[0]  # type: ignore[index]
     try:
         day = datetime.strptime(value.removeprefix(sign), "%Y-%m-%d").date()

@@ -38,7 +38,7 @@ def caption_advice(placed: Sequence[Placed], counted: Mapping[Key, int], limit: 
 
 
 def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
-    """Advice on images without a caption of their own, by what is used in its place."""
+    """Advice on images without a caption of their own: empty files, metadata without one, the folder's default caption, none."""
     groups: dict[tuple[str, str], list[ImageInfo]] = defaultdict(list)
     for each in placed:
         if each.caption.source != "file" and not (each.caption.source == "metadata" and each.caption.text):
@@ -68,7 +68,7 @@ def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
-    """Caption files with an extension that the settings do not select."""
+    """Advice on caption files with an extension that the settings do not select."""
     unread = [
         each.image
         for each in placed
@@ -122,7 +122,7 @@ def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) 
 
 
 def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[Problem]:
-    """Images that decode although part of the file is damaged, grouped by the decoder's remark."""
+    """Advice on images that decode although part of the file is damaged, one problem for each remark of the decoder."""
     groups: dict[str, list[ImageInfo]] = defaultdict(list)
     for each in placed:
         look = looks.get(each.image.key)
@@ -138,7 +138,8 @@ def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[P
 
 
 def size_advice(placed: Sequence[Placed]) -> list[Problem]:
-    """Advice on rotated, misnamed, upscaled and cropped images. placed: each image once"""
+    """Advice on images that are rotated by EXIF, have the extension of another format, are upscaled, or lose more than half to
+    the crop."""
     turned = [each.image for each in placed if each.image.rotated]
     what = "{n} {is} rotated upright according to the EXIF orientation: {names}"
     problems = about(turned, what, "no action needed; describe them upright in captions", "image.exif-rotation")
@@ -171,7 +172,7 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
 
 
 def balance_advice(epochs: Epochs) -> list[Problem]:
-    """Regularization images without training images, and images that no epoch uses."""
+    """Advice on regularization images without training images, and on images that no epoch uses."""
     problems = []
     for part in epochs.parts:
         if isinstance(part, Turn | Drawn) and part.pool and not len(part):

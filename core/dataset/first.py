@@ -36,6 +36,7 @@ def first_rows(job: TrainJob, most: int, cancel: CancelToken | None = None) -> l
 
 
 def _rows(files: list[File], root: Root, concept: Concept, cancel: CancelToken | None) -> Iterator[Row]:
+    """Yield the row of each file, without bucket and tokens; of an unreadable one with the reason."""
     id = printable(root.path.name) or "images"
     for file, header in headers(files, cancel=cancel):
         if isinstance(header, str):

@@ -134,7 +134,7 @@ def _report(
     all_once: Sequence[Placed],
     looks: Mapping[Key, Look],
 ) -> Report:
-    """The report of a plan. all_once: training and validation images, each once"""
+    """The report of a planned dataset. all_once: each placed image at one of its resolutions."""
     placed = placing.placed
     length = length_of(job.schedule, epochs)
     never = _never_shown(epochs)
@@ -206,7 +206,7 @@ def _rows(
 
 
 def _row(image: ImageInfo, at: Sequence[Placed], why: str, counted: Mapping[Key, int]) -> Row:
-    """why: the reason not to train, else empty."""
+    """The row of a readable image. at: its resolutions, [] if it is not placed; why: the reason not to train, else ""."""
     size = (image.width, image.height)
     if not at:
         return Row(image.key, image.path, size, repeats=image.repeats, why=why, concept=image.concept)

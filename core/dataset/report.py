@@ -60,8 +60,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of the preflight. placed: the training images; problems: errors (blocking) and advice; undecoded: number of
-    images and masks of which only the header was read so far."""
+    """The result of the preflight.
+
+    placed      the training and regularization images      problems   errors (blocking) and advice
+    undecoded   number of images and masks of which only the header was read so far
+    """
 
     problems: tuple[Problem, ...]
     placed: tuple[Placed, ...]

@@ -158,6 +158,7 @@ def _only_training(dataset: DatasetSettings, class_word: str) -> DatasetSettings
 
 
 def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
+    """Errors of a folder for regularization images that cannot be used, is a file, or is inside or around a training folder."""
     try:
         is_file = folder.exists() and not folder.is_dir()
     except OSError as error:  # a name that no disk can hold

@@ -144,6 +144,7 @@ class Enlarger:
         yield from ([request] for request in requests)
 
     def make(self, batch: Sequence[Request], on_step: Callable[[int], None] = lambda done: None) -> BatchResult:
+        """The upscaled initial image of the batch's first request, as its only stage; no step is reported."""
         job = batch[0].job
         image = opened(resolve_path(job.image_to_image.image_path or ""), IMAGE)
         size, file = stages_of(job)[-1].size, job.hires.highres_fix_upscaler_file
@@ -265,6 +266,8 @@ class Maker:
         result: BatchResult,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
+        """The latents of a stage of the base model; `result` gets its canvas, initial latents and noises. during: the pass for
+        prompts with edits; on_step: (steps done, steps of the stage)"""
         job = batch[0].job
         sampling = self.sampling(job)
         seeds, variations = [each.seed for each in batch], [each.variation for each in batch]
@@ -325,6 +328,7 @@ class Maker:
         latents: Tensor | None,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
+        """The latents of a stage, sampled with all its hooks."""
         hooks, cancel = hooks_of(making), self.reports.cancel
         stage, noises = making.stage, making.noises
         return denoise(
@@ -412,7 +416,12 @@ class Maker:
         weights: tuple[float, ...],
         every: Sequence[str],
     ) -> PromptStates:
-        """sides, weights: as of `_texts`; every: the texts of all steps, which all get the same length"""
+        """The states of one image's texts at a step, with its LoRAs. With regions those of the sub-prompts are coupled, each with
+        its own LoRA.
+
+        sides, weights   as of `_texts`
+        every            the texts of all steps, which all get the same length
+        """
         reading, count, uses = reading_of(job, self.kind.name), len(weights), job.generate.loras
         encode = partial(encoder.encode_each, sides, reading, every)
         if encoder is self.encoder:
@@ -438,7 +447,7 @@ class Maker:
 
 
 def _joined(each: Sequence[PromptStates]) -> PromptStates:
-    """The states of a batch, at all steps."""
+    """The states of a batch from those of each image, at all steps."""
     joined: dict[tuple[int, ...], PromptStates] = {}
     times = []
     for begin in sorted({0, *(begin for image in each for begin, _ in image.later)}):

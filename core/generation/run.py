@@ -102,7 +102,7 @@ def ready(
 def _nets_of(
     store: ModelStore, components: Components, sources: Sources, workspace: Workspace, reports: Reports
 ) -> AbstractContextManager[Nets | None]:
-    """Leases the ControlNets of a job."""
+    """A context with the job's ControlNets; with None if it has none."""
     if not sources.controls:
         return nullcontext()
     from core.generation.effects.controls.hook import nets_of
@@ -111,7 +111,7 @@ def _nets_of(
 
 
 def _lender(store: ModelStore, components: Components, sources: Sources) -> Lend:
-    """Leases the models of hooks."""
+    """Return a function that leases the models of hooks: (name in the settings, loader) -> a context with the model."""
 
     def lend(name: str, load: Callable[[Path], Any]) -> AbstractContextManager[Any]:
         file, device = sources.hook_files[name], components.device

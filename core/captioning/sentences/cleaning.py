@@ -77,7 +77,8 @@ def to_sentence_end(text: str) -> str:
 
 
 def within(text: str, tokens: int, count: Callable[[str], int]) -> str:
-    """The text cut to at most `tokens` tokens: after whole sentences, else parts between commas, else words."""
+    """The text cut to at most `tokens` tokens: after whole sentences, else parts between commas, else words; "" if not even one
+    fits."""
     if count(text) <= tokens:
         return text
     for ends in (_SENTENCE_END.finditer(text), re.finditer(r"(?=[,;])", text), re.finditer(r"(?<=\S)(?=\s)", text)):

@@ -117,7 +117,7 @@ class Writer:
         self.most = settings.batch_size
 
     def described(self, queries: Sequence[Query]) -> list[Described]:
-        """A caption for each query, or why there is none."""
+        """A caption for each query, in order, or why there is none. Those that may get better are generated a second time."""
         first = self._captions(queries, attempt=0)
         again = [number for number, (_, better) in enumerate(first) if better]
         for number, (second, _) in zip(again, self._captions([queries[n] for n in again], attempt=1), strict=True):
@@ -147,7 +147,7 @@ class Writer:
         return self._answers(queries[: self.most], attempt)
 
     def _caption(self, query: Query, answer: Answer | None) -> tuple[Described, bool]:
-        """(caption of an answer or why there is none, whether a second attempt may improve it)."""
+        """(the caption of an answer, or why there is none; whether a second attempt may do better)."""
         settings, name = self._settings, printable(query.path.name)
         if answer is None:
             fix = "lower max image side, max new tokens or the precision, or use the CPU"

@@ -109,7 +109,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _check_complete(files: ModelFiles) -> None:
-    """Raise ProblemsError for missing files, pickled weights and adapters."""
+    """Raise ProblemsError for missing files, and for weights that are a pickle or an adapter."""
     folder, where = files.folder, display_path(files.folder)
     if not folder.is_dir():
         what = f"The model {files.title} is not downloaded"
@@ -145,7 +145,7 @@ def _get(files: ModelFiles) -> tuple[str, str, str]:
 
 
 def _has_template(folder: Path) -> bool:
-    """Whether the folder has a chat template, as a file or inside a config."""
+    """Whether the folder has a chat template; also True for a damaged config, which is reported elsewhere."""
     if any((folder / name).is_file() for name in TEMPLATES):
         return True
     configs = [
@@ -196,7 +196,8 @@ def _check_numbers(path: Path, values: dict[str, Any]) -> None:
 
 
 def _check_kind(files: ModelFiles) -> None:
-    """Raise ProblemsError for a model of another captioner, and for packed weights."""
+    """Raise ProblemsError for a model type that the captioner does not support, and for packed weights. An unreadable config
+    passes: it is reported with the other files."""
     where = files.folder / CONFIG
     try:
         values = read_json_object(where, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)

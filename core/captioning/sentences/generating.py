@@ -88,7 +88,7 @@ def answers(
 
 
 def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:
-    """Arguments of `generate`. `do_sample` is off: AddressedSampling samples instead."""
+    """Keyword arguments of transformers' `generate`. `do_sample` is off: AddressedSampling samples instead."""
     options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True}
     if settings.decoding == "beams":
         options |= {"num_beams": settings.num_beams, "length_penalty": settings.length_penalty}
@@ -118,7 +118,7 @@ def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
 def _inputs(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings
 ) -> tuple[dict[str, Any], list[str]]:
-    """(the model's inputs on its device, the texts of the queries)."""
+    """(the processor's tensors on the model's device; the text of each query, with a chat model as its template renders it)."""
     images: list[Any] = [each.image for each in queries]
     texts = [each.prompt for each in queries]
     arguments: dict[str, Any] = {"return_tensors": "pt"}

@@ -117,7 +117,8 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _dtype(precision: str, device: str) -> torch.dtype:
-    """The dtype of a precision; for "auto" bf16 where it is fast, else fp16 on GPUs and fp32 on the CPU."""
+    """The dtype to compute in: that of the precision; for "auto" and quantized weights bf16 where it is fast, else fp32 on a CPU
+    and fp16 on a GPU."""
     import torch
 
     if precision in ("bf16", "fp16", "fp32"):
@@ -128,7 +129,7 @@ def _dtype(precision: str, device: str) -> torch.dtype:
 
 
 def _quantization(precision: str, dtype: torch.dtype) -> Any:
-    """The bitsandbytes config of a precision; None for 16 and 32 bits."""
+    """The BitsAndBytesConfig of "8bit" and "4bit"; None for other precisions."""
     from transformers import BitsAndBytesConfig
 
     skip = {"llm_int8_skip_modules": [rf"(?:\w+\.)*{name}" for name in NOT_QUANTIZED]}

@@ -48,7 +48,7 @@ _WITH_NAMES = ("prompt", "caption_start", "person_name")  # settings in which na
 
 
 def facts_of(row: Row) -> Texts:
-    """{name in braces: its value} for an image."""
+    """{"tags", "name", "folder", "trigger"}: the texts for these names in braces in an image's prompt, "" where it has none."""
     return {
         "tags": " ".join(row.caption.text.split()) if row.caption.source in ("file", "metadata") else "",
         "name": row.image.path.stem,

@@ -209,7 +209,7 @@ def fields_of(settings: ImageTextSettings) -> list[str]:
 
 
 def check(settings: ImageTextSettings, workspace: Workspace) -> None:
-    """Raise ProblemsError for unknown fields, and for none."""
+    """Raise ProblemsError for unknown fields, or if there are none."""
     where, fix = "caption_metadata.text_fields", f"use {', '.join(FIELDS)} or {PNG_TEXT}NAME"
     fields = fields_of(settings)
     problems = [
@@ -262,6 +262,7 @@ def _texts_in(path: Path, settings: ImageTextSettings, separator: str) -> tuple[
 
 
 def _text_of(texts: ImageTexts, field: str, settings: ImageTextSettings, separator: str) -> str:
+    """The text of one field, "" without one; of a prompt as in `plain_prompt`. Raises ProblemsError."""
     if field not in FIELDS:
         return texts.png.get(field.removeprefix(PNG_TEXT), "")
     value = FIELDS[field](texts)

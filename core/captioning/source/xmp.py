@@ -34,7 +34,7 @@ def _refused(why: str) -> ProblemsError:
 
 
 class _Reader:
-    """Collects the texts of an XMP packet into `values` while expat parses it."""
+    """Expat handlers that collect `values`: {"title", "description" or "subject": texts}. They raise ProblemsError."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[str]] = {}

@@ -44,6 +44,7 @@ def read_csv(path: Path) -> list[Label]:
 
 
 def _row(row: Sequence[str], columns: dict[str, int], line: int, path: Path) -> Label:
+    """The label in a row. columns: {"name", "category" and perhaps "ips": index}; line: for messages. Raises ProblemsError."""
     if len(row) <= max(columns.values()):
         raise _bad(path, f"has too few columns in line {line}")
     code = row[columns["category"]].strip().lower()
@@ -63,7 +64,7 @@ def _series(text: str, path: Path, line: int) -> tuple[str, ...]:
 
 def read_mapping(path: Path) -> list[Label]:
     """Read tag_mapping.json of cl_tagger ({"0": {"tag", "category"}}), or the metadata of Camie and older cl_tagger files
-    (idx_to_tag and tag_to_category). Outputs without a number are no tags."""
+    (idx_to_tag and tag_to_category). The label of an output that the file does not list is NOTHING."""
     values = read_json_object(path, AGAIN)
     inner = values.get("dataset_info", values)
     inner = inner.get("tag_mapping", inner) if isinstance(inner, dict) else values
@@ -111,6 +112,7 @@ def read_metadata(text: str, path: Path) -> list[Label]:
 
 
 def _name(text: str, where: str, path: Path) -> str:
+    """The tag without control characters. Raises ProblemsError if it is empty or too long."""
     name = CONTROL.sub(" ", text).strip()
     if not name or len(name) > MAX_NAME:
         raise _bad(

@@ -66,7 +66,7 @@ def _edge(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _prepare_as_sd_scripts(path: Path, profile: Profile, size: tuple[int, int]) -> np.ndarray:
-    """Prepare an image as sd-scripts: no EXIF rotation, no alpha; downscaled bilinearly without antialiasing, upscaled by
+    """`_prepare` as sd-scripts does it: no EXIF rotation, no alpha; downscaled bilinearly without antialiasing, upscaled by
     Lanczos."""
     with open_image(path) as opened:
         try:

@@ -54,7 +54,7 @@ class LinePosition:
 
 @dataclass
 class Index:
-    """Positions in a cache file. images: by names as JSON; lines: number of image lines, including outdated ones."""
+    """Byte positions in a cache file of scores. images: by names as JSON; lines: number of image lines, including outdated ones."""
 
     stamp: Stamp
     images: dict[bytes, LinePosition] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class FolderScores:
         return ImageScores((int(size), int(time)), scored)
 
     def _labels(self, handle: BinaryIO, index: Index, head: int) -> tuple[list[Label], dict[str, float]]:
-        """The labels and thresholds of a block."""
+        """The labels and thresholds {category: value} of the block that starts at byte `head`."""
         if head not in index.labels:
             line = self._line(handle, head, index.heads[head])
             labels = [Label(name, category, tuple(series)) for name, category, series in line["labels"]]
@@ -203,6 +203,7 @@ def indexed(handle: BinaryIO, stamp: Stamp) -> Index | None:
 
 
 def _block(images: Mapping[str, ImageScores], thresholds: Mapping[str, float]) -> bytes:
+    """A block as JSON lines: first thresholds and labels, then each image with its scores as [index of the label, score]."""
     numbers: dict[Label, int] = {}
     lines = []
     for name, entry in images.items():

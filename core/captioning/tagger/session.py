@@ -53,7 +53,8 @@ class Tagger(OfProcess):
         return (height, width, 3) if self.profile.layout == "NHWC" else (3, height, width)
 
     def _input(self, batch_size: int) -> tuple[int | None, tuple[int, int]]:
-        """(fixed batch size or None, (width, height)) of the model's input. Raises ProblemsError for unusable ones."""
+        """(fixed batch size or None, (width, height)) of the model's input. Raises ProblemsError unless it is one batch of RGB
+        images of acceptable size."""
         inputs = self._model.inputs
         shape = inputs[0][2] if inputs else []
         if len(inputs) != 1 or len(shape) != 4 or inputs[0][1] not in ("tensor(float)", "tensor(float16)"):
@@ -77,7 +78,7 @@ class Tagger(OfProcess):
         return batch, (width, height)
 
     def _output(self) -> str:
-        """The name of the output with the scores. Raises ProblemsError without it."""
+        """The name of the profile's output. Raises ProblemsError if the model lacks it."""
         names = self._model.outputs
         wanted = self.profile.output
         if isinstance(wanted, int) and 0 <= wanted < len(names):

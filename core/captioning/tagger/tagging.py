@@ -114,7 +114,7 @@ def _warn_of_ignored(settings: TagTextSettings, context: JobContext) -> None:
 
 
 def _scores(tagger: Tagger, batch: Sequence[tuple[Path, Prepared]]) -> Iterator[tuple[Path, list[Scored] | Problem]]:
-    """Yield each image of a batch with its scores, or why there are none."""
+    """Yield (image, its labels with scores, or the problem), in the order of the batch."""
     results = iter(_run(tagger, [values for _, values in batch if not isinstance(values, Problem)]))
     for path, values in batch:
         result = values if isinstance(values, Problem) else next(results)
@@ -182,7 +182,8 @@ def preview(
 def _cached(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Sequence[Scored] | Problem, Format]]:
-    """Yield each image with its cached scores, or why there are none, and the formatter for its model's thresholds."""
+    """Yield (image, its cached scores, the formatter for the thresholds cached with them); a problem in place of missing and
+    outdated scores."""
     files = find(settings, workspace)
     scores = ScoreCache(workspace, model_key(files))
     forms: dict[str, Format] = {}

@@ -38,7 +38,7 @@ SIZE_SETTINGS = (
 
 @dataclass
 class Placing:
-    """The placed images. refused: image key -> why it does not train."""
+    """The placed training and regularization images, and the validation images. refused: image key -> why it does not train."""
 
     placed: list[Placed] = field(default_factory=list)
     validation: list[Placed] = field(default_factory=list)
@@ -112,7 +112,7 @@ class _Plans:
         return placements
 
     def _plan(self, settings: ImageSettings) -> BucketPlan | None:
-        """The bucket plan of size settings; None if they contradict each other, which is reported once."""
+        """The plan of these sizes, made once; None if they are invalid. Its problems are recorded."""
         key = tuple(getattr(settings, name) for name in SIZE_SETTINGS)
         if key not in self._known:
             self._known[key] = None
@@ -191,7 +191,8 @@ def _smaller(one: Size | None, other: Size) -> Size:
 
 
 def _nearest(bucket: Bucket, members: Mapping[Bucket, object], most: Size) -> tuple[Bucket, Bucket] | None:
-    """(bucket, the nearest other bucket of the group by aspect ratio, with at least half and at most twice its area)."""
+    """(bucket, the nearest other bucket of the group by aspect ratio, with at least half and at most twice its area); None
+    without one. most: (width, height) that its images fill without upscaling"""
     group, (width, height) = bucket
     others = [
         other

@@ -198,6 +198,7 @@ class _Results:
             self._keeping.popleft().result()
 
     def _settle(self) -> None:
+        """Check the results of the waiting batch and pass the finite ones to `keep`; re-raises its errors."""
         if self._late is None:
             return
         (batch, mean, logvar), self._late = self._late, None

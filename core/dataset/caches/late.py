@@ -102,7 +102,8 @@ class LatePosteriors:
         self._decoding.clear()
 
     def _read_or_encode(self, side: Side) -> Posterior:
-        """The posterior from the cache, encoded first where it is missing or damaged."""
+        """The cached posterior, after encoding the batch that the side waits in. A side whose entry is damaged or deleted is
+        encoded alone."""
         batch = self._batches.get(self._cache.file(side))
         if batch is not None:
             self._encode_batch(batch)

@@ -114,7 +114,7 @@ class LatentCache(Store):
                 self.warn(changed(others[0]))
 
     def read(self, side: Side) -> Posterior:
-        """One cached side."""
+        """Posterior of a cached side. Raises ProblemsError where `find` has none."""
         posterior = self.find(side)
         if posterior is None:
             what = "The latents of an image are missing from the cache or damaged"
@@ -146,7 +146,7 @@ class LatentCache(Store):
         return path
 
     def _lacking(self, items: Sequence[Placed], check: Check | None, reads: bool = True) -> dict[Path, Side]:
-        """{file: side} of what is not cached; see `lacking`."""
+        """{cache file: its side} of the sides that are not cached; see `lacking`."""
         missing: dict[Path, Side] = {}
         cached = set(self._held)
         for side, path in self._files_of([side for placed in items for side in sides(placed)], check):
@@ -161,7 +161,7 @@ class LatentCache(Store):
         return missing
 
     def _files_of(self, wanted: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
-        """Each side with its file. Images are hashed once per object, and only once ever with a memo."""
+        """Each side with the path of its entry. Images are hashed once per object, and only once ever with a memo."""
         unread = {_state(side.placed): side.placed.image for side in wanted}
         unread = {state: image for state, image in unread.items() if state not in self._contents}
         hashes = content_hashes(list(unread.values()), self.memo_path, check) if unread else {}

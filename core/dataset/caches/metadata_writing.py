@@ -120,7 +120,8 @@ def _folder_of_all(placed: Sequence[Placed]) -> str | None:
 
 
 def _texts(each: Placed, caption_extension: str | None, tags_extension: str | None) -> dict[str, str]:
-    """The `caption` and `tags` of an image's entry."""
+    """{"caption", "tags"}, those that the image has: from its metadata, else from the files with these extensions, else its
+    caption."""
     texts: dict[str, str] = {}
     if each.image.metadata_texts is not None:
         return dict(zip(("caption", "tags"), each.image.metadata_texts, strict=True))
@@ -133,7 +134,7 @@ def _texts(each: Placed, caption_extension: str | None, tags_extension: str | No
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of `in_json`, with all its keys."""
+    """{image's key: its entry} of `in_json`, with all its keys. Raises ProblemsError."""
     shown = printable(path)
     text = decode_text(read_regular(path, MAX_BYTES)).text
     content = parse_json(text, shown, "correct it there, or write a new file", max_values=MAX_VALUES)

@@ -69,7 +69,7 @@ class NpzCaches:
         return None if path is None else _as_posterior(read_latents(path, side))
 
     def _choose(self, side: Side) -> Path | None:
-        """The first file that fits the side; the others are added to `refused`."""
+        """The first file that has all sides of the image; None without one. Files that do not fit are noted in `refused`."""
         for path in self._candidates(side.placed):
             name = printable(path.name)
             try:
@@ -150,7 +150,8 @@ def _bare(path: Path, side: Side, size: Size) -> np.ndarray:
 
 
 def _array(file: zipfile.ZipFile, name: str, size: Size) -> np.ndarray:
-    """float32 [4, h, w] of an entry. Raises Unfit for another (width, height) in latent pixels, and for NaN."""
+    """Latents from a zip member as float32 [4, h, w], `size` (w, h). Raises Unfit for another size or values that are not
+    finite."""
     import numpy as np
 
     width, height = size
@@ -258,7 +259,8 @@ def export_npz(
 
 
 def _arrays(placed: Placed, sample: Callable[[Side], Tensor], mask: Callable[[Placed], np.ndarray]) -> dict[str, Any]:
-    """The arrays of one image at one size, under sd-scripts' names."""
+    """{sd-scripts' name: array} of one image at one size: "latents", "original_size", "crop_ltrb", with flip_aug
+    "latents_flipped", with alpha_mask "alpha_mask"."""
     import numpy as np
 
     arrays: dict[str, Any] = {

@@ -85,7 +85,7 @@ class PartnerCache(Store, ABC):
         raise_if_errors(problems)
 
     def _entry(self, placed: Placed, path: Path) -> dict[str, Tensor] | BrokenImage:
-        """An entry, computed and written if it is not cached; the error of a file that cannot be read."""
+        """The entry's tensors, computed and written where they are not cached; the error of a file that cannot be read."""
         tensors = self.read_entry(path, self._shapes(placed))
         if tensors is not None:
             return tensors
@@ -212,6 +212,7 @@ class ControlCache(PartnerCache):
         return as_control(pixels[..., ::-1] if view.flip else pixels)
 
     def _cached(self, placed: Placed, view: View) -> np.ndarray | None:
+        """The control image of a view, uint8 [1 or 3, H, W]; None where it has no entry or another crop."""
         placement, path = self._places.get(placed.key, (None, None))
         if path is None or placement != view.placement:
             return None

@@ -59,8 +59,8 @@ class TextCache(Store):
     def ensure(self, captions: Sequence[str], encode: EncodeText) -> int:
         """Encode the captions that are not cached, so that `get` needs no encoder; return how many.
 
-        The list of the call before costs nothing, if it is the same object, which must not have changed; of another list only the
-        captions that were not in that one are looked for. The first call also writes them to disk for later runs.
+        A call with the list object of the last one, which must not have changed, costs nothing; of another list only captions that
+        the last one lacked are looked up. The first call also writes them to disk for later runs.
         """
         if captions is self._ensured:
             return 0
@@ -89,7 +89,7 @@ class TextCache(Store):
     def expect(self, captions: Sequence[str]) -> None:
         """Instead of `ensure`: let `get` encode captions that are not cached, filling its batches with waiting ones.
 
-        Captions of the first call are also written to disk, and wait until they are encoded, also where a later call names others.
+        Captions of the first call are also written to disk; they wait to be encoded even if a later call names others.
         """
         self._first = frozenset(captions) if self._first is None else self._first
         rest = [caption for caption in self._waiting if caption in self._first]
@@ -155,6 +155,8 @@ class TextCache(Store):
         return True
 
     def _hold(self, caption: str, states: TextStates) -> None:
+        """Hold the states in memory; drop the least recently used beyond `room_bytes`, after writing those that are needed
+        again."""
         self._held[caption] = states
         self._held_bytes += _bytes(states)
         while self._held_bytes > self.room_bytes and len(self._held) > 1:
@@ -166,7 +168,7 @@ class TextCache(Store):
     # -- disk
 
     def _write(self, caption: str, states: TextStates) -> None:
-        """Write an entry, unless it is on disk or an earlier write failed; the first failure is reported."""
+        """Write the states unless they are on disk or an earlier write failed; `warn` is called for the first failure."""
         if caption in self._on_disk or self.unwritten is not None:
             return
         if self._disk_used is None:

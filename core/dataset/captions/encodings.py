@@ -23,7 +23,7 @@ def decode_text(data: bytes) -> Decoded:
 
 
 def _decoded(data: bytes) -> Decoded:
-    """As `decode_text`, with zero characters."""
+    """Decode a file's bytes: by the byte order mark, as text with zero bytes, as UTF-8, else by a guess."""
     for mark, encoding, width in (
         (b"\xef\xbb\xbf", "utf-8", 1),
         (b"\xff\xfe\0\0", "utf-32", 4),

@@ -154,7 +154,7 @@ def caption_path(image: Path, caption_extension: str, sidecars: Sequence[str] = 
 
 
 def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
-    """The caption in a metadata file, with advice on an empty one."""
+    """The caption in the image's metadata entry; an empty one has advice as its problem."""
     text = _one_line_end(image.metadata_caption or "")
     path = caption_path(image.path, settings.caption_extension, image.sidecars)
     if image.metadata_texts is not None and settings.sidecars != "one":
@@ -170,7 +170,7 @@ def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
 
 
 def _from_file(path: Path, data: bytes) -> Caption:
-    """The caption in a file's bytes, with advice on an empty one and on other encodings than UTF-8."""
+    """The caption in a file's bytes; an empty file and another encoding than UTF-8 have advice as its problem."""
     decoded = decode_text(data)
     text = _one_line_end(decoded.text)
     if not text:
@@ -212,6 +212,7 @@ class SidecarIndex:
         self._folders: dict[Path, dict[str, list[str]]] = {}
 
     def of(self, image: Path) -> list[str]:
+        """Names of the files with the image's stem, itself included, in the order in which `walk` prefers them."""
         if image.parent not in self._folders:
             names: dict[str, list[str]] = {}
             for name in _names_in(image.parent):

@@ -321,6 +321,7 @@ class History:
         return self._folder / f"{Path(id).name}.jsonl"
 
     def _new(self) -> Path:
+        """Create the empty file of a new change; returns its path."""
         atomic.make_folders(self._folder)
         while True:
             path = self._file(f"{time.time_ns()}")
@@ -484,8 +485,8 @@ def _aside(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
 
 
 def _put_over(change: Change, aside: Path | None) -> bool:
-    """Write a change if the file has its old text; returns whether it did. Threads are excluded, other processes only outside the
-    moment between check and write. aside: a synced temporary file with the new text."""
+    """Write a change if the file has its old text; returns whether it did. No other thread writes meanwhile; another process
+    could, between check and write. aside: a synced temporary file with the new text"""
     with _WRITING:
         if content_of(change.path) != change.old:
             return False
@@ -501,6 +502,8 @@ def _put_over(change: Change, aside: Path | None) -> bool:
 
 
 def _put(path: Path, content: bytes | None, link: str | None = None, *, aside: Path | None = None) -> None:
+    """Write the file; without content remove it; with `link` restore that link if nothing is in its place. aside: a synced
+    temporary file to move there instead."""
     if aside is not None:
         atomic.put_aside(aside, path)
     elif content is None:
@@ -517,6 +520,7 @@ def content_of(path: Path) -> bytes | None:
 
 
 def _text(data: bytes | None) -> Any:
+    """A file's bytes for JSON: text if they are UTF-8, else {"base64": ...}; None for no file."""
     if data is None:
         return None
     try:

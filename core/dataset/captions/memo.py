@@ -108,6 +108,7 @@ def _written(caption: Caption) -> str:
 
 
 def _parsed(text: str, image: ImageInfo) -> Caption | None:
+    """The caption from its cached JSON; None if another version wrote it."""
     try:
         values = dict(zip(_NAMES, json.loads(text), strict=True))
         values["path"] = image.path.parent / values["path"]

@@ -40,7 +40,7 @@ def _has_caption(item: ExaminedImage) -> bool:
 
 
 def _none(items: Sequence[ExaminedImage]) -> list[Finding]:
-    """The finding about images without a caption."""
+    """The finding about images without a caption; [] if all have one."""
     lacking = [item for item in items if not _has_caption(item)]
 
     def note(item: ExaminedImage) -> str:
@@ -57,6 +57,7 @@ def _none(items: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _one_for_all(captioned: Sequence[ExaminedImage]) -> list[Finding]:
+    """The finding that all captions are identical; [] if they are not, or for fewer than 3."""
     texts = {_plain(item.placed.caption.text) for item in captioned}
     if len(captioned) < 3 or len(texts) != 1:
         return []
@@ -66,7 +67,7 @@ def _one_for_all(captioned: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _alike(captioned: Sequence[ExaminedImage]) -> list[Finding]:
-    """Groups of captions with nearly the same words, in any order."""
+    """The finding about groups of captions with nearly the same words, in any order; [] without any."""
     words = [frozenset(_WORD.findall(item.placed.caption.text.lower())) for item in captioned]
     if len(set(words)) == 1:
         return []
@@ -112,7 +113,7 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
 
 
 def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
-    """Captions that are only the file name with a number, such as IMG_0231."""
+    """The finding about captions that are only the file name with a number, such as IMG_0231; [] without any."""
     named = [
         item
         for item in captioned
@@ -129,7 +130,7 @@ def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
 
 
 def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
-    """Tags used by one image only: often typos (blue_eye), and trained from that image alone."""
+    """The finding about tags used by one image only: often typos (blue_eye), and trained from that image alone."""
     tags = [_tags(item) for item in captioned]
     pieces = [tag for each in tags for tag in each]
     words = sum(len(piece.split()) for piece in pieces)

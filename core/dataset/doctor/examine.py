@@ -67,7 +67,8 @@ def held_out_copies(report: Report, memo_path: Path | str | None, cancel: Cancel
 
 
 def treat(finding: Finding, dataset_folder: Path | str) -> str:
-    """Move the suggested images of a finding and their files to the trash; returns a token for `trash.put_back`."""
+    """Move the suggested images of a finding and their files to the trash; returns a token for `trash.put_back`. Raises
+    ProblemsError, also if it suggests none."""
     advised = set(finding.advised)
     chosen = [each for group in finding.images for each in group if each.key in advised]
     if not chosen:

@@ -119,6 +119,8 @@ _COPIES = {
 
 
 def _copies(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Finding:
+    """The finding of a kind of duplicates. groups: the image to keep first; the others are advised for the trash, unless they are
+    the same file."""
     level, what, fix = _COPIES[kind]
     advised = [item.key for group in groups for item in group[1:] if item.image.path != group[0].image.path]
     groups_text = "1 image" if len(groups) == 1 else f"{len(groups)} images"
@@ -212,6 +214,7 @@ def second_look(images: Sequence[ImageInfo], reading: Reading) -> dict[Key, Clos
 
 
 def _look_closer(image: ImageInfo) -> str:
+    """Decode an image for its `Closer`, as JSON for the memo; "null" if it cannot be decoded."""
     try:
         pixels = open_rgb(image.path, draft=(512, 512))
     except BrokenImage:

@@ -325,6 +325,7 @@ def _too_much_text(error: Exception) -> str:
 
 
 def _plain_reason(error: Exception) -> str:
+    """Why decoding failed, worded to follow "the image"."""
     text = _too_much_text(error) or str(error)
     if text != str(error):
         return text

@@ -39,7 +39,8 @@ class Start:
 
 
 def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], bool]) -> Start:
-    """The painted mask, else the one of the mask folder, else a sidecar mask, else the image's transparency."""
+    """The painted mask, else the one of the mask folder, else a sidecar mask, else the image's transparency. may_read: (mask
+    file) -> False skips it"""
     size = (image.width, image.height)
     paired = image.conditioning
     where = "beside" if paired and is_label(paired.name) and paired.parent == image.path.parent else "folder"

@@ -191,7 +191,7 @@ def _without_outer_folder(entries: list[_Entry]) -> list[_Entry]:
 
 
 def _refuse_too_large(entries: list[_Entry], packed: int, folder: Path, where: str) -> None:
-    """Raise ProblemsError for too many or too large files, a zip bomb, or a full disk. packed: bytes of the zip"""
+    """Raise ProblemsError for too many files, bytes or folders, a zip bomb, or too little disk space. packed: bytes of the zip."""
     total = sum(entry.info.file_size for entry in entries)
     if len(entries) > MAX_FILES or total > MAX_BYTES:
         most = f"{MAX_FILES} files and {size_words(MAX_BYTES)}"
@@ -220,7 +220,7 @@ def _refuse_too_large(entries: list[_Entry], packed: int, folder: Path, where: s
 def _write(
     archive: zipfile.ZipFile, entries: list[_Entry], folder: Path, where: str, cancel: CancelToken | None
 ) -> None:
-    """Unpack the entries into the folder. Raises ProblemsError, also once most images turn out to be broken."""
+    """Unpack the members into a folder. Raises ProblemsError for a damaged zip, a failed write, and if most images are broken."""
     images = broken = 0
     for entry in entries:
         if cancel:

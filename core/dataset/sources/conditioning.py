@@ -83,8 +83,8 @@ class Partners:
 def in_folder(
     folder: Path, inside: Mapping[str, str], kind: Kind, suffix: str | None = None, cancel: CancelToken | None = None
 ) -> Partners | Problem:
-    """The files of a folder, by the names of images: any image extension, any case, same subfolders.
-    A painted mask (`painted.py`) is only for the image at the same path: another of its name has none.
+    """Partners in a folder, found by the images' names: any image extension, any case, same subfolders; the problem if it is no
+    folder. A painted mask (`painted.py`) is only for the image at the same path: another of its name has none.
 
     inside   source id -> its path below the folder of the settings ("10_fox"), which masks may mirror too
     suffix   of the partners' names, after the image's name
@@ -289,6 +289,8 @@ def _named(
 
 
 def _missing(kind: Kind, shown: str, total: int, missing: Sequence[ImageInfo], level: str) -> list[Problem]:
+    """The problem of images without a partner, of `level` if the kind needs one, else advice. shown: the partners' folder; total:
+    number of all images"""
     what = f"{len(missing)} of {total} images without a {kind.word}"
     if kind.needed:
         fix = f"add a {kind.word} of the same name for each, or remove these images"

@@ -71,6 +71,7 @@ def scan_class(
 
 
 def _take(gathered: Gathered, rows: Sequence[dict[str, Any]], name: str, concept: Concept) -> None:
+    """Add the images of the class's rows to the result, with the settings of `concept`. name: of the class."""
     files = _files(rows)
     id = gathered.new_id(name)
     by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}
@@ -149,7 +150,7 @@ def _imported(name: str) -> Any:
 
 
 def _place(error: BaseException) -> str:
-    """The last line of the class's module in the traceback."""
+    """Where a dataset class failed: "file, line n" of the last frame outside Python's own library, else the setting."""
     library = os.path.dirname(os.__file__)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         installed = "site-packages" in frame.filename

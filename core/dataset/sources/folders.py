@@ -47,7 +47,8 @@ def words_for(source: Source, folder_words: str) -> str:
 
 
 def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
-    """The existing folder of a source."""
+    """(the folder of a source, or None; the problem if it cannot be used). Of a source with only a metadata file it is that
+    file's."""
     if not source.folder:  # it would mean the project's own folder
         if source.metadata_file:  # optional there, as in sd-scripts
             return resolve_path(source.metadata_file).parent, None
@@ -93,7 +94,7 @@ def whole_root(source: Source, path: Path) -> Root:
 def _named_root(
     path: Path, parsed: tuple[int, str], source: Source, inside: str = ""
 ) -> tuple[list[Root], list[Problem]]:
-    """A `<repeats>_<words>` folder; the source's own settings win."""
+    """([a `<repeats>_<words>` folder], advice about its repeats); [] for 0 repeats. The source's own settings win."""
     repeats = source.num_repeats or parsed[0]
     if repeats == 0:
         what, fix = "The folder is skipped: its name sets 0 repeats", "rename the folder, or set its repeats, to use it"

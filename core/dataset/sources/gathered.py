@@ -75,7 +75,7 @@ class Gathered:
             self._add_folders(concept, path)
 
     def result(self) -> Scan:
-        """The scan, with the problems that concern several folders."""
+        """The finished scan, with the problems of all folders together."""
         self.problems += [problem_of(each.path, BrokenImage(each.reason), self.level) for each in self.broken]
         for (kind, shown), (files, named) in self._partners_of.items():
             self.problems += extra_problems(kind, shown, files, named)
@@ -105,7 +105,7 @@ class Gathered:
         return same
 
     def _add_folders(self, concept: Concept, path: Path) -> None:
-        """Scan the folder of an entry and the `<repeats>_<words>` folders in it."""
+        """Scan the folders of one source: itself, or each `<repeats>_<words>` folder in it."""
         roots, problems = roots_of(concept.source, path)
         self.problems += problems
         without = self._without(concept, path)
@@ -305,7 +305,7 @@ class Gathered:
     def _partners(
         self, concept: Concept, inside: dict[str, str], kind: Kind, others: Partners | None
     ) -> Partners | None:
-        """The masks or control images of an entry: of its folder, else `others`; None where the settings use none."""
+        """The files to pair a folder's images with; None if nothing is paired. others: partners that need no folder setting."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         if folder is None:
             images = concept.images

@@ -41,7 +41,7 @@ class FileFacts(Protocol):
 
 
 class Memo:
-    """(kind of fact, file) -> text. path None: nothing is cached."""
+    """Cached facts in the SQLite file `path`: (kind of fact, file) -> text. path None: nothing is cached."""
 
     def __init__(self, path: Path | str | None):
         self._wanted = Path(path) if path is not None else None
@@ -101,7 +101,8 @@ class Memo:
         threads: int = THREADS,
         at_once: int = 16 * THREADS,
     ) -> dict[Path, Any]:
-        """The fact of each file, measured where it is not cached. What several threads ask for is measured once.
+        """{path: its fact}, measured where it is not cached. An OSError that `measure` returns takes the fact's place and is not
+        cached.
 
         check      may raise to cancel; facts so far are kept      progress   called with (done, total)
         to_text    the text of a fact; None for one that is not cached, such as an error

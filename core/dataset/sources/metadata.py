@@ -211,7 +211,7 @@ def _take(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
 
 
 def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
-    """(the entry of a key, None for a value that is no object; what is wrong with it)."""
+    """(the entry without its invalid fields, a message for each of these); None if it is not an object."""
     if not isinstance(value, _Pairs):
         return None, [f"{printable(key)} is {_kind(value)}, not an object"]
     fields, wrong = dict(value), []
@@ -299,7 +299,7 @@ class Finder:
         self._closed: set[str] = set()
 
     def match(self, entries: Sequence[Entry]) -> Matches:
-        """Find the image of each entry; of several entries for one image the last counts."""
+        """Find the file of each entry; of several entries for one file the last counts."""
         matches = Matches()
         last: dict[Path, tuple[Entry, File]] = {}
         for entry in entries:

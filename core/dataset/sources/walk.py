@@ -371,6 +371,7 @@ def image_of(source: str, file: File, header: HeaderFacts, **more: Any) -> Image
 
 
 def _header_or_reason(file: File) -> HeaderFacts | str:
+    """The facts in a file's header; else why it cannot be read, worded to follow "the image"."""
     if file.gone:
         return file.gone
     if file.bytes == 0:

@@ -60,6 +60,8 @@ class DeepShrink(Hook):
             yield
 
     def _shrink(self, depth: int) -> Any:
+        """Return a forward pre-hook for the block at this depth, which downscales its input where that depth is in effect."""
+
         def change(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if not self._in_effect(depth):
                 return None

@@ -73,7 +73,7 @@ def problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    """Sizes of detections that the model cannot generate."""
+    """Problems of inpainting sizes that the model cannot generate."""
     step = FAMILIES[sources.family].size_step
     for name in ("ad_inpaint_width", "ad_inpaint_height"):
         side = getattr(job.detailer, name) if job.detailer.used else None
@@ -129,6 +129,8 @@ class Detailer(ExitStack):
         self._finders: dict[tuple[str, str], Find] = {}  # by detector and classes
 
     def __call__(self, inpaint: Inpaint, job: GenerateJob, image: Image) -> Image:
+        """The image with its detections inpainted, one after another; unchanged with advice if there are none. inpaint: (job,
+        canvas) -> the image"""
         settings = job.detailer
         if not settings.used:
             return image
@@ -152,6 +154,7 @@ class Detailer(ExitStack):
         return self._finders[key](image, lowest_confidence(settings))
 
     def _opened(self, settings: DetailerSettings) -> Find:
+        """The detector of these settings, which closes with this context."""
         if not settings.ad_model_file:
             return self.enter_context(DETECTORS[settings.ad_model].open())
         from core.control.detectors.yolo import YoloDetector

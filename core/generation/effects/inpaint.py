@@ -128,7 +128,8 @@ def reading_mask(
 
 
 def hook_of(making: Making) -> Hook | None:
-    """The hook, for an initial image with a mask. sd-scripts' second stage repaints everything."""
+    """The hook for an initial image with a mask; None without them, for an inpainting model, and for sd-scripts' second stage,
+    which repaints everything."""
     if reads_mask(making.components):
         return None
     latents, kohya = making.latents, as_generator(making.job)

@@ -32,7 +32,7 @@ FITTED: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()  # by VAE
 
 
 def hook_of(making: Making) -> Preview | None:
-    """The preview of `output.preview_every_n_steps`."""
+    """The preview of `output.preview_every_n_steps`; None if that is off."""
     every = making.job.output.preview_every_n_steps
     if every is None:
         return None
@@ -114,7 +114,8 @@ class Preview(Hook):
         self.show(self._jpeg(tiled(images), images.shape[2]))
 
     def _jpeg(self, pixels: Tensor, width: int) -> bytes:
-        """width: of one image in it"""
+        """Images in rows, uint8 [H, W, 3], as a JPEG scaled to `size` per image, its sides at most LARGEST. width: of one image
+        in `pixels`"""
         from PIL import Image
 
         image, times = Image.fromarray(pixels.cpu().numpy()), self.size[0] / width

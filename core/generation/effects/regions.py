@@ -37,7 +37,7 @@ LEVELS = 5  # resolutions of the U-Net, each half of the one before
 
 
 def hook_of(making: Making) -> Hook | None:
-    """The hook, if there is a region map and a prompt with AND."""
+    """The hook, if there is a region map and a prompt with AND; else None."""
     job = making.job
     if not has_regions(job):
         return None
@@ -128,6 +128,7 @@ class Regions(Hook):
     # -- the cross-attention
 
     def _couple(self, module: nn.Module, stack: ExitStack) -> None:
+        """Until the stack ends, compute a cross-attention once per sub-prompt and average its outputs by the masks."""
         plain = module.forward
 
         def couple(
@@ -155,6 +156,8 @@ class Regions(Hook):
     # -- LoRAs
 
     def _replace(self, adapter: Adapter, number: int, name: str, stack: ExitStack) -> None:
+        """Limit an adapter to the region of sub-prompt `number` until the stack ends, one of the time embedding only with
+        `weak_time`. name: of its module"""
         if "time_emb" in name and not self._weak_time:
             return
         waiting = adapter.module.__dict__[STACK]
@@ -163,6 +166,7 @@ class Regions(Hook):
         stack.callback(waiting.__setitem__, index, adapter)
 
     def _change_for(self, name: str, number: int) -> Change:
+        """Return how a LoRA of sub-prompt `number` changes the output of the module `name`."""
         if ".attn2.to_k" in name or ".attn2.to_v" in name:
             return lambda y, start, x, adapter: self._prompt_rows(y, start, x, adapter, number, None)
         if "time_emb" in name:
@@ -176,7 +180,7 @@ class Regions(Hook):
     def _prompt_rows(
         self, y: Tensor, start: Tensor, x: Tensor, adapter: Adapter, number: int, factor: Tensor | None
     ) -> Tensor:
-        """The output with the LoRA's change in the rows of its sub-prompt only."""
+        """The output with the LoRA's change in the rows of its sub-prompt only. factor: of the change; None: 1"""
         rows = slice(self._before + number, self._before + self._images * self._count, self._count)
         output = y[rows]
         change = adapter.changed(start[rows], x[rows]) - output
@@ -185,6 +189,7 @@ class Regions(Hook):
         return y
 
     def _masked(self, y: Tensor, start: Tensor, x: Tensor, adapter: Adapter, number: int) -> Tensor:
+        """The output with the LoRA's change weighted by the mask of its sub-prompt."""
         change = adapter.changed(start, x) - y
         if y.ndim == 4:
             weights = self._masks(y.shape[-2] * y.shape[-1], y)[number]

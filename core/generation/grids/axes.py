@@ -115,6 +115,7 @@ def axes_of(job: GridJob) -> list[Axis]:
 
 
 def _axis(letter: str, name: str, text: str, problems: list[Problem]) -> list[Axis]:
+    """The axis as a list; [] with its problems added."""
     where, values_at = f"grid.{letter}_axis", f"grid.{letter}_values"
     if not name:
         what = f"The values of the {letter.upper()} axis have no setting"
@@ -133,6 +134,7 @@ def _axis(letter: str, name: str, text: str, problems: list[Problem]) -> list[Ax
 
 
 def _twice(axes: list[Axis]) -> Iterator[Problem]:
+    """Errors of axes that change the same setting."""
     changed_before: set[str] = set()
     for axis in axes:
         changed = {"generate.width", "generate.height"} if axis.setting == SIZE else {axis.setting}
@@ -268,6 +270,7 @@ def _range(text: str, integers: bool) -> Iterator[str]:
 
 
 def _value(setting: str, entry: Declared | None, text: str, problems: list[Problem]) -> Value:
+    """The checked value of a text; for an invalid one some value, with a problem added."""
     if setting == SIZE:
         return _size(text, problems)
     if setting in (PROMPT_SR, *FILES):

@@ -49,6 +49,7 @@ class Page:
 
     @classmethod
     def of(cls, folder: GridFolder, content: GridContent, z: int) -> Page:
+        """The table of the Z axis's value `z`, with the cells generated so far."""
         existing = folder.generated()
         columns, rows, _ = content.size
 
@@ -62,7 +63,7 @@ class Page:
 
 
 def label(content: GridContent, letter: str, number: int) -> str:
-    """The label of a column, row or table: title and value, with the value's note on a second line."""
+    """The label of a column, row or table: title and value, with the value's note on a second line; "" without that axis."""
     axis = content.axis(letter)
     if axis is None:
         return ""
@@ -149,6 +150,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 
 
 def _pieces(word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """A word split into pieces of at most `width` pixels."""
     pieces, now = [], ""
     for letter in word:
         if now and font.getlength(now + letter) > width:
@@ -166,6 +168,7 @@ def _centered(
     box: tuple[int, int, int, int],
     ink: tuple[int, int, int] = INK,
 ) -> None:
+    """Draw lines of text in the center of a box (left, top, width, height)."""
     x, y, width, height = box
     line_height = _line_height(font)
     y += max(0, (height - line_height * len(lines)) // 2)
@@ -181,6 +184,7 @@ def _paste(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     box: tuple[int, int, int, int],
 ) -> None:
+    """Put a cell into a box (left, top, width, height): its image, scaled down if needed, or why there is none."""
     x, y, wide, high = box
     if cell.path is None:
         draw.rectangle((x, y, x + wide - 1, y + high - 1), EMPTY)
@@ -240,6 +244,7 @@ def html_of(content: GridContent, pages: Sequence[Page]) -> str:
 
 
 def _table(content: GridContent, page: Page, embedded: dict[Path, str]) -> str:
+    """A table as HTML. embedded: {image: its data URL}, to which new ones are added"""
     columns, _, _ = content.size
     tops = [label(content, "x", x) for x in range(columns)]
     corner = "<td></td>" if content.axis("y") else ""

@@ -132,7 +132,11 @@ class GridFolder:
         same: Mapping[Index, Index],
         run: str = "",
     ) -> GridFolder:
-        """A new grid. job: with its seeds decided. Raises ProblemsError if it cannot be written"""
+        """Create the folder of a new grid and its grid.json. Raises ProblemsError if it cannot be written.
+
+        job    with its seeds decided      axes   `Grid.texts`      run    whose checkpoints are compared
+        same   {cell: an equal one before it}
+        """
         root = grids_of(workspace)
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{safe_name(job.grid.name)}"
         for number in count(1):

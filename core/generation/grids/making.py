@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 
 def run_task(job: GridJob, context: JobContext) -> Outcome:
-    """Run the task `grid`."""
+    """The task `grid`: generate the missing cells of a grid and export it. The outcome's facts are {"grid": name of its folder,
+    "failed": number of cells}."""
     store = context.store or make_store()
     folder, failed = run_grid(job, context.workspace, store=store, device=context.device, reports=context)
     lines = [f"{count(failed, 'image')} failed"] if failed else []
@@ -45,7 +46,7 @@ def run_task(job: GridJob, context: JobContext) -> Outcome:
 def begin(
     job: GridJob, workspace: Workspace, run: str = "", notes: Mapping[str, Sequence[str]] | None = None
 ) -> GridFolder:
-    """The folder of a new grid. Raises ProblemsError with all problems of the settings.
+    """Create the folder of a new grid, with its random seeds decided. Raises ProblemsError with all problems of the settings.
 
     run     whose checkpoints are compared        notes   {letter of an axis: a note for each value}
     """

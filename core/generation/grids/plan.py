@@ -163,6 +163,7 @@ def _positions(axes: Sequence[Axis]) -> Iterator[Index]:
 
 
 def _ignored(job: GenerateJob) -> Iterator[Problem]:
+    """Advice that a number of images is ignored, and an error for a list of prompts."""
     fix = "leave it at its default"
     if job.generate.count > 1:
         what = "The number of images is ignored: a grid has one image in each cell"
@@ -280,7 +281,7 @@ def _is(use: LoraUse, name: str) -> bool:
 
 
 def _unused_loras(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Problem]:
-    """Axes of LoRA strengths without such a LoRA."""
+    """Errors of axes of LoRA strengths without such a LoRA."""
     for axis in axes:
         head, _, name = axis.setting.partition(":")
         uses = [use for cell in cells for use in cell.request.job.generate.loras]

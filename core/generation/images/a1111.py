@@ -115,6 +115,7 @@ def _resources(pairs: Mapping[str, str]) -> list[str]:
 
 
 def _unquoted(value: str) -> str:
+    """A value without surrounding blanks, or without its quotes, which are those of JSON."""
     if len(value) >= 2 and value.startswith('"') and value.endswith('"'):
         try:
             return str(json.loads(value, strict=False))

@@ -55,6 +55,7 @@ def units_of(job: GenerateJob, hashes: Hashes) -> dict[str, str]:
 
 
 def _unit(use: ControlUse, hashes: Hashes) -> str:
+    """One ControlNet as sd-webui-controlnet writes it: "Module: canny, Model: ..."."""
     name = PurePath(use.hint_model).stem if use.preprocessor == BY_MODEL else use.preprocessor
     module, settings = MODULES.get(use.preprocessor, (name, ()))
     digest = hashes.controls.get(use.file, "")
@@ -114,6 +115,7 @@ def _values(text: str) -> dict[str, str]:
 
 
 def _use(values: Mapping[str, str], note: Note) -> dict[str, Any]:
+    """The settings of one ControlNet; `note` is called for a preprocessor that is not available."""
     module = values.get("module", "none")
     preprocessor = next((name for name, (a1111, _) in MODULES.items() if a1111.casefold() == module.casefold()), None)
     if preprocessor is None:

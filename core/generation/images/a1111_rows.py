@@ -162,7 +162,7 @@ def other_settings() -> dict[str, Declared]:
 
 
 def other_texts(job: GenerateJob) -> dict[str, str]:
-    """{name: text} of these settings that are not at their defaults, without those of unselected guidance kinds."""
+    """{name: text} of the `other_settings` that are not at their defaults, without those of unselected guidance kinds."""
     texts = {}
     for name, entry in other_settings().items():
         value = value_of(job, entry.path)

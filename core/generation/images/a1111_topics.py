@@ -114,6 +114,7 @@ class Reading:
         self.groups[group][name] = value
 
     def read(self, name: str, path: str, convert: Any) -> None:
+        """Take the text of a name and put its converted value into the setting `path`; a note if `convert` raises ValueError."""
         text = self.take(name)
         try:
             self.put(path, convert(text))
@@ -122,7 +123,7 @@ class Reading:
             self.note(f"{name} '{text[:60]}' is not available and was ignored", slug)
 
     def valid(self, values: dict[str, Any], group: type[Settings]) -> dict[str, Any]:
-        """The settings within their range; others get a note and keep their defaults."""
+        """`values` without those that are invalid in `group`, each with a note; they keep their defaults."""
         try:
             group.model_validate(values)
         except ValidationError as error:
@@ -220,6 +221,7 @@ def _emphasis(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def _read_emphasis(reading: Reading) -> None:
+    """Read the emphasis. Without one, brackets in prompts of A1111, sd-scripts and this program are weights."""
     name, generate = reading.unread.get("Emphasis", ""), reading.groups["generate"]
     brackets = _brackets(generate["prompt"], generate["negative_prompt"])
     if not name and brackets and (reading.of_a1111 or reading.source == "sd-scripts" or reading.by_atelier):
@@ -241,6 +243,7 @@ def _rows(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def _read_rows(reading: Reading) -> None:
+    """Read the settings that have a row, and those by our names."""
     reading.put("start_noise.noise_source", "device" if reading.of_a1111 else "cpu")  # A1111 leaves RNG out for the GPU
     others = other_settings()
     for row in ROWS:
@@ -270,8 +273,8 @@ def _read_size(reading: Reading) -> None:
 
 
 def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """A1111's names for hires fix. A1111's size and steps are those of the first stage; where that has steps of its own,
-    its setting says so too."""
+    """{A1111's name: text} for hires fix; None leaves out our own name. A1111's size and steps are those of the first stage;
+    where that has steps of its own, its setting says so too."""
     hires, settings = job.hires, job.generate
     if hires.highres_fix_scale is None:
         return {}
@@ -336,6 +339,7 @@ def _resize(reading: Reading, width: int, height: int) -> None:
 
 
 def _model(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    """{A1111's name: text} of the model, and of the hashes of all files."""
     return {
         "Model hash": hashes.model[:10],
         "Model": Path(job.model.base_model).name.removesuffix(".safetensors"),
@@ -448,7 +452,7 @@ def written_pairs(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def read_pairs(reading: Reading) -> dict[str, Any]:
-    """The groups of settings of a reading that has the prompts, and notes on unread settings."""
+    """{group: its settings}, read from all names; notes on unread settings. reading: its groups have the prompts"""
     _former_names(reading)
     for topic in TOPICS:
         topic.read(reading)

@@ -206,7 +206,7 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
 
 
 def _of_any(content: dict[str, Any], texts: Mapping[str, Any], size: tuple[int, int]) -> ForeignSettings | None:
-    """The settings of JSON in a place that several programs use. texts: the image's other ones"""
+    """The settings of JSON in a place that several programs use; None if it is of none of them. texts: the image's other ones"""
     if isinstance(parameters := content.get("sui_image_params"), dict):
         return _read(SWARMUI, parameters)
     if is_graph(content):  # of websites that run ComfyUI
@@ -228,7 +228,7 @@ def _in_xmp(packet: str) -> str:
 
 
 def _dream(line: str) -> dict[str, Any]:
-    """InvokeAI's command line as the JSON of its later versions."""
+    """InvokeAI's command line as the JSON of its later versions; {} for one that is not valid."""
     try:
         arguments = shlex.split(line) if 0 < len(line) <= LONGEST_LINE else []
     except ValueError:  # an unpaired quotation mark

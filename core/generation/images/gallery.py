@@ -224,6 +224,7 @@ class Gallery:
             self.version += 1
 
     def _listed(self, folder: Path, full: bool) -> _Folder:
+        """The folder as it was listed before, if it has not changed since and not `full`; else listed now. Raises OSError."""
         mtime_ns, listed = os.stat(folder).st_mtime_ns, self._folders.get(folder)
         settled = listed is not None and listed.listed_ns > mtime_ns + SETTLED_NS
         if listed is not None and settled and listed.mtime_ns == mtime_ns and not full:
@@ -278,6 +279,7 @@ class Gallery:
             self._reading.release()
 
     def _take(self, texts: dict[Path, str]) -> None:
+        """Add facts to the index. texts: {image: its facts as JSON}; damaged ones are read from the image again"""
         for path, text in texts.items():
             shot = self._shots.get(path.relative_to(self.folder).as_posix())
             if shot is None:  # deleted meanwhile

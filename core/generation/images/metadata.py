@@ -168,6 +168,7 @@ def user_comment(exif: Any) -> str:
 
 
 def _from_chunk(text: str) -> ImageRecord:
+    """The settings in our chunk or EXIF; without a job, but with a reason, if they are damaged or of a newer version."""
     try:
         content = parse_json(text, "the image's settings")
         if content["format"] > FORMAT:

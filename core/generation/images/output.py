@@ -84,7 +84,7 @@ def _stem(name: str | None, job: GenerateJob, now: time.struct_time, number: int
 
 
 def _filled(pattern: str, job: GenerateJob, now: time.struct_time, number: int) -> str:
-    """One part of a path with its fields filled in, without separators."""
+    """A folder or file name of the pattern with its fields filled in."""
     settings = job.generate
     values = {
         "date": time.strftime("%Y-%m-%d", now),

@@ -173,6 +173,8 @@ class PromptEncoder:
         return [first.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
 
     def _read(self, texts: Sequence[str], others: Sequence[str], reading: Reading) -> TextStates:
+        """The states of texts whose names are already tokens, padded to the T of the longest of these and `others`; encoded where
+        they are not cached."""
         from core.families.offload import visiting_by_layers
 
         tokens = reading.tokens(
@@ -195,6 +197,7 @@ class PromptEncoder:
         return [name for name in self._counts if name.casefold() not in used]
 
     def _spelled(self, text: str, suffix: str) -> str:
+        """The text with each embedding's name replaced by its tokens. suffix: after the name of tokens of layered ones"""
         from core.methods.tokens import tokens_of
 
         if not self._counts:
@@ -210,7 +213,7 @@ class PromptEncoder:
 def embeddings_attached(
     components: Components, embeddings: Sequence[Embedding], cache: ModelTextCache | None = None
 ) -> Iterator[PromptEncoder]:
-    """A context with these checked embeddings.
+    """A context with a PromptEncoder for these checked embeddings.
 
     No weight is changed: rows are appended to the encoders' embedding tables, and tokens are added to copies of the
     tokenizers. At the end, also after an error, the original tables and single-context U-Net layers are restored.
@@ -237,7 +240,7 @@ def embeddings_attached(
 
 
 def _rows(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
-    """(tokens, their vectors [n, C]) for one of the encoders."""
+    """(tokens, their vectors [n, C]) of all embeddings for the text encoder with this index."""
     import torch
 
     from core.methods.tokens import tokens_of

@@ -89,6 +89,7 @@ def facts_of_file(path: Path) -> FileFacts:
 
 
 def _read(path: Path) -> FileFacts:
+    """The facts of a file; of the kind UNREADABLE, with the error, if there are none."""
     try:
         return _detected(path)
     except ProblemsError as error:
@@ -154,6 +155,7 @@ def cached_facts(workspace: Workspace) -> Iterator[None]:
 
 
 def _load(file: Path) -> None:
+    """Add the stored facts to the cache, unless another version of the code detected them."""
     with suppress(ProblemsError, OSError):
         stored = read_json_object(file)
         files = stored.get("files")

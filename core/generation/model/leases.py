@@ -32,7 +32,7 @@ Refiner = Callable[[GenerateJob], AbstractContextManager[tuple[Components, Promp
 def leased(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, reports: Reports, offload: Offload
 ) -> Iterator[Components]:
-    """A context with the job's model. Text encoders are loaded when first used. Raises ProblemsError.
+    """A context with the job's model; sets the store's budget. Text encoders are loaded when first used. Raises ProblemsError.
 
     offload   parts that rest in RAM (`core.generation.plan.forecast.offload_for`)
     """
@@ -143,7 +143,7 @@ def _sliced(loaded: Components, parts: Parts, strips: int | None, reports: Repor
 def text_cache(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, workspace: Workspace, loras: LorasInUse
 ) -> ModelTextCache:
-    """The cache of text states for the job's model with its embeddings and LoRAs."""
+    """The cache of text states for the job's model with its embeddings and LoRAs; sets the store's room for them."""
     kind, memory = family(sources.family), job.memory
     store.texts.room = memory.text_cache_bytes
     encoders = kind.digest(sources.model, "text_encoders", memo=HashMemo(workspace.private / "hashes.json"))

@@ -360,6 +360,7 @@ def _listed_as(path: Path, root: Path) -> str:
 
 
 def _diffusers_folders(root: Path) -> Iterator[Path]:
+    """Yield the diffusers folders below a folder, without searching inside them."""
     for folder, names, files in walk_folders(root):
         if INDEX in files:
             names[:] = []
@@ -369,6 +370,7 @@ def _diffusers_folders(root: Path) -> Iterator[Path]:
 
 
 def _results(workspace: Workspace, kind: str) -> Iterator[tuple[str, Path]]:
+    """Yield (label, path) of the files of a kind among the checkpoints of all runs."""
     if not workspace.runs.is_dir():
         return
     for run in sorted(workspace.runs.iterdir()):

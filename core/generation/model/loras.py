@@ -199,6 +199,7 @@ def _network(components: Components, path: Path, before: int) -> Network:
 
 
 def _forget_oldest(components: Components) -> None:
+    """Drop the least recently used networks of a model beyond MOST_CACHED and MOST_CACHED_BYTES."""
     cached = _NETWORKS.get(components.denoiser, {})
     sizes = {key: sum(each.nbytes for each in network.parameters()) for key, network in cached.items()}
     for key in list(cached):

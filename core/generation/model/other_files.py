@@ -96,8 +96,7 @@ def _has_hash(path: Path, digest: str) -> bool:
 
 
 def control_file(path: Path, family: str | None, model: Path | None) -> ControlFile:
-    """The ControlNet or LLLite in a file. Raises ProblemsError for anything else or, if the model is known, if it does
-    not fit."""
+    """The ControlNet or LLLite in a file. Raises ProblemsError for anything else, and if it does not fit a model that is known."""
     file = ControlFile(path, identify(path).kind == LLLITE)
     if model and family:
         check = lllite_file.file_problems if file.is_lllite else controlnet_file.file_problems
@@ -116,7 +115,7 @@ def upscaler_kind(path: Path, where: str = UPSCALER) -> str:
 
 
 def kind_of_upscaler(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
-    """`upscaler_kind` for a file that is already identified."""
+    """What the file upscales, "images" or "latents". Raises ProblemsError for another kind. where: the setting that names it"""
     if kind.kind in ("upscaler", "latent_upscaler") and kind.offered:
         return "images" if kind.kind == "upscaler" else "latents"
     what = f"{path.name} is not a supported upscaler but: {kind} ({kind.evidence})"

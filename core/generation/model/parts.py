@@ -84,6 +84,7 @@ class Parts:
         return sum(self._bytes(name).values())
 
     def _bytes(self, name: str) -> dict[str, int]:
+        """{key of a tensor: its bytes in memory} of a part, at its dtype or in fp8."""
         item = (self.vae_dtype if name == "vae" else self.dtype).itemsize
         narrow = {self.kind.denoiser: self.memory.narrow_unet, "vae": False}.get(name, self.memory.fp8_base)
         shapes = {key: place.entry.shape for key, place in self.opened[name].places.items()}
@@ -143,6 +144,7 @@ class Parts:
         return loaded
 
     def text_encoders(self) -> Components:
+        """Load the text encoders, in RAM if they are fp8 or offloaded."""
         from core.networks.fp8 import to_fp8
 
         # Converted in RAM too; users move them to where they rest.

@@ -110,6 +110,7 @@ class ModelStore:
         return next((loaded for loaded in self._entries if (loaded.slot, loaded.key) == (slot, key)), None)
 
     def _load(self, slot: Slot, key: Any, load: Callable[[], Any], name: str, size: int, device: str) -> LoadedModel:
+        """Load a model into a slot, within the budget. If it runs out of memory, once more after all idle models are dropped."""
         if size:
             self._make_room(size, device)
         else:  # unload first: two models stay in memory together only if both are known to fit

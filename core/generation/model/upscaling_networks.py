@@ -209,6 +209,7 @@ class LatentUpscaler(nn.Module):
         self.conv_final = nn.Conv2d(64, 4, 1)
 
     def forward(self, latents: Tensor) -> Tensor:
+        """[B, 4, h, w] without the VAE's scaling factor -> the corrected latents."""
         x = functional.relu(self.bn1(self.conv1(latents)))
         for first in range(1, 21, 4):
             before = x

@@ -190,7 +190,7 @@ def root_of(job: GenerateJob, workspace: Workspace) -> Path:
 
 
 def depth_problems(jobs: Jobs, kind: Family) -> Iterator[Problem]:
-    """Depths of Deep Shrink that a family's models do not have."""
+    """Errors of depths of Deep Shrink that a family's models do not have."""
     shrunk = [job.deep_shrink for job in jobs if job.deep_shrink.ds_depth_1 is not None]
     if not shrunk:
         return
@@ -220,7 +220,7 @@ def guidance_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
 
 
 def stage_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
-    """Stages of a job of known size that a family's models cannot compute."""
+    """Errors of stages that a family's models cannot compute. job: of known size"""
     if has_regions(job) and kind.input_blocks is None:
         what, fix = "Regions need a U-Net; models of this family have none", "remove the region map"
         yield Problem(what, "regions.region_map", fix, code="regions.family")
@@ -232,7 +232,7 @@ def stage_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
 
 
 def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
-    """Refiners or base models that would run no step, in jobs of known size and schedule."""
+    """Problems of refiners and base models that would run no step. jobs: of known size and schedule"""
     switched = {}
     for job in jobs:
         if job.refiner.refiner_checkpoint:

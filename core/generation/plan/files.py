@@ -111,7 +111,7 @@ def _named(
 def _chosen_embeddings(
     texts: Sequence[str], family_name: str | None, model: Path | None, workspace: Workspace, problems: list[Problem]
 ) -> list[Embedding]:
-    """The embeddings of the settings."""
+    """The embeddings that the settings name; `problems` gets those that are missing or, with a known model, do not fit it."""
     embeddings: list[Embedding] = []
     for text in texts:
         for embedding in collected(problems, find_embeddings, text, workspace) or ():
@@ -173,7 +173,7 @@ def image_problems(job: GenerateJob, family_name: str | None, has_loras: bool) -
 
 
 def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
-    """Sides that are not multiples of `step`, as the family's models need."""
+    """Errors of sides that are not multiples of `step`, as the family's models need."""
     for side in ("width", "height"):
         length = getattr(job.generate, side) or step
         if length % step:
@@ -182,7 +182,7 @@ def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
 
 
 def lora_problems(jobs: Sequence[GenerateJob], family_name: str | None) -> Iterator[Problem]:
-    """Invalid block weights, and empty step ranges."""
+    """Problems of block weights that are invalid, and of empty step ranges."""
     sdxl = None if family_name is None else has_nine_blocks(family_name)
     for use in [use for each in jobs for use in each.generate.loras]:
         try:

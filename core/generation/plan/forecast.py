@@ -85,7 +85,8 @@ class Needs:
 
 
 def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bool = False) -> int:
-    """The peak of a model and its refiners, one at a time: together, or one in RAM if anything is offloaded."""
+    """The highest peak of a model, alone and with each of its refiners: both on the device, or one in RAM if anything is
+    offloaded."""
     peaks = [base.peak(offload, sliced)]
     for refiner in refiners:
         together = base.with_refiner(refiner) if offload == "off" else replace(refiner, loras=base.loras)
@@ -158,7 +159,7 @@ def images_together(job: GenerateJob, device: str, sides: tuple[int, int], laten
 
 
 def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
-    """Bytes on the device for decoding in strips. Its maps are in RAM, which is the device without a GPU."""
+    """Bytes on the device for decoding in strips. The feature maps are in RAM, and count on a CPU only."""
     width, height = sides
     widths = parts.config("vae").get("block_out_channels", (128, 256))
     channels = widths[1]  # of the widest map at the image's size

@@ -113,7 +113,7 @@ def _syntax(job: GenerateJob, entries: Sequence[Entry], names: Names, where: str
 
 
 def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
-    """(the unparsed prompts; the setting they are from)"""
+    """(the unparsed prompts; the setting they are from). Raises ProblemsError if there are none."""
     settings = job.prompts
     if settings.from_file and settings.from_module:
         what, fix = "There are prompts from a file and from a module", "empty one of the two"
@@ -143,6 +143,7 @@ class _Seeds:
         self._varied = ((variation_seed + number) % SEEDS for number in numbers())
 
     def _draws(self, job: GenerateJob, prompts: int) -> Iterator[int]:
+        """An endless iterator of seeds: counted up, constant with a variation strength, or random as in sd-scripts' generator."""
         alone = bool(job.prompts.from_file) and prompts == 1 and job.generate.count == 1
         per_image = not job.prompts.dynamic_prompts or (alone and job.generate.seed is not None)  # as recorded
         if job.generate.compatibility != "kohya" or per_image:
@@ -171,6 +172,8 @@ class _Seeds:
 def _of_entry(
     job: GenerateJob, entry: Entry, seeds: _Seeds, files: Files, notes: list[Problem], where: str
 ) -> Iterator[Request]:
+    """Yield the requests of one prompt, one for each seed or combination of variants. notes: gets problems; where: the prompt's
+    setting"""
     if not job.prompts.dynamic_prompts and where == PROMPT:
         for seed in seeds.of((), job.generate.count, False):
             yield _request(job, PromptLine(str(entry)), seed, seeds, notes, where)
@@ -193,6 +196,8 @@ def _of_entry(
 
 
 def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes: list[Problem], where: str) -> Request:
+    """The request of one image: the job with a line's text, options and LoRAs. notes: gets the error of a merged LoRA with a step
+    range"""
     changes: dict[str, dict[str, Any]] = {"generate": {"prompt": line.text, "seed": seed, "count": 1}}
     if line.values.get("generate.variation_strength", job.generate.variation_strength):
         changes["generate"]["variation_seed"] = seeds.next_variation()

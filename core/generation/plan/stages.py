@@ -119,8 +119,8 @@ def _second_steps(job: GenerateJob) -> tuple[int, int | None]:
 
 
 def passes_of(job: GenerateJob) -> list[Pass | None]:
-    """The steps of each stage for which prompts with edits are parsed, a refiner's with the base model's; None: edits
-    are not parsed."""
+    """For each stage the `Pass` by which prompts with edits are parsed, a refiner's with the base model's; None: edits are not
+    parsed."""
     stages = stages_of(job)
     if as_generator(job) or not job.generate.prompt_weights:
         return [None] * len(stages)

@@ -231,6 +231,7 @@ def _of_options(text: str, line: Sequence[LinePart], mode: Parsing) -> Iterator[
 
 
 def _of_prompt_text(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
+    """Findings of LoRA tags, weights, edits, other programs' notations and embeddings."""
     tags = list(placed_tags(text))
     yield from _of_tags(text, tags, known, mode)
     for start, end in open_tags(text):
@@ -321,6 +322,7 @@ def _is_idle(edit: Switch, passes: Sequence[Pass]) -> bool:
 
 
 def _of_embeddings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
+    """Findings of ComfyUI's "embedding:name", and of words that are nearly the name of an embedding."""
     names = {name.casefold(): name for name in known.embeddings}
     for match in _COMFY.finditer(text):
         near = names.get(match[1].casefold()) or next(iter(difflib.get_close_matches(match[1], names.values(), 1)), "")
@@ -343,6 +345,7 @@ def _of_embeddings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
 
 
 def _parts(text: str, known: Names, mode: Parsing) -> Iterator[Part]:
+    """Yield the prompts between AND, with the windows of the step that has the most tokens."""
     text = tagless(read_line(text, [], mode.where).text if mode.dynamic else text)
     count = _counter(known.embeddings)
     breaks = BREAK if mode.passes else BREAK_ANYWHERE

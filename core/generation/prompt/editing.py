@@ -101,6 +101,7 @@ def near_misses(prompt: str) -> tuple[tuple[int, int], ...]:
 
 @lru_cache(maxsize=256)
 def _read(prompt: str) -> tuple[Text, tuple[tuple[int, int], ...]]:
+    """(the parsed prompt, (start, end) of each bracket that resembles an edit but is none)."""
     opened, missed = [_Open("", 0)], list[tuple[int, int]]()
     for match in _PARTS.finditer(prompt):
         part = match[0]
@@ -133,6 +134,7 @@ def _leave_open(opened: list[_Open]) -> None:
 
 
 def _edit(bracket: _Open, end: int) -> Switch | Alternation | None:
+    """The edit of a closed bracket; None if it is plain text. end: after the bracket"""
     if set(bracket.between) == {"|"}:
         return Alternation(tuple(map(tuple, bracket.texts)), bracket.start, end)
     when = _WHEN.fullmatch(bracket.last) if bracket.between[-1:] == [":"] else None
@@ -169,10 +171,10 @@ def _now(edit: Switch | Alternation, step: int, during: Pass) -> Text:
 
 
 def schedule(prompt: str, during: Pass | None, most: int | None = None) -> list[tuple[int, str]]:
-    """[(its last step, the text)] in the order of the steps, counted from 1; one entry for a prompt without edits, or
-    without a pass.
+    """[(its last step, the text)] in the order of the steps, counted from 1; one entry for a prompt without edits, or without a
+    pass.
 
-    most   the last ones
+    most   return at most this number, the last ones
     """
     if during is None:
         return [(1, prompt)]

@@ -79,6 +79,7 @@ def _toml_entries(path: Path, where: str) -> list[Entry]:
 
 
 def _json_entries(path: Path, where: str) -> list[Entry]:
+    """The texts and tables in a JSON list. Raises ProblemsError."""
     entries = read_json(path, "correct it", max_bytes=MAX_BYTES)
     if not isinstance(entries, list):
         what = "The file contains no list of prompts"
@@ -91,6 +92,7 @@ def _json_entries(path: Path, where: str) -> list[Entry]:
 
 
 def _of_table(entry: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
+    """The prompt of a table; `notes` gets advice on unknown options. Raises ProblemsError without a text."""
     unknown = sorted(set(entry) - {"prompt", *KEYS})
     if unknown:
         what = f"'{first_of(unknown, 5)}' is not an option of prompts"
@@ -140,6 +142,7 @@ def module_entries(job: GenerateJob) -> list[Entry]:
 
 
 def _imported(name: str) -> ModuleType:
+    """Import a module that is allowed on this machine. Raises ProblemsError."""
     if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
         fix = "put mine.py next to webui.py and write: mine"
         raise ProblemsError.one(f"'{name}' is not the name of a module", MODULE, fix, "prompts.module-name")

@@ -86,6 +86,7 @@ def tagless(prompt: str) -> str:
 
 
 def _tag(body: str) -> LoraTag:
+    """The tag with this body, such as "ink:0.8". Raises ValueError with a message for users."""
     name, *values = (part.strip() for part in body.split(":"))
     if not name:
         raise ValueError(f"<lora:{body[:40]}> has no LoRA name")

@@ -211,6 +211,7 @@ def line_of(text: str, texts: Mapping[str, Any], notes: list[Problem], where: st
 
 
 def _take(values: dict[str, Any], switch: str, value: Any, notes: list[Problem], where: str) -> None:
+    """Put an option's value into `values`, clamped to its bounds; `notes` gets a problem for an invalid or clamped one."""
     option, value_text = OPTIONS[switch], str(value).strip()
     try:
         parsed = option.read(value_text)

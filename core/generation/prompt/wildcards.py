@@ -176,7 +176,8 @@ def _lines_of(match: re.Match[str], files: Files) -> Group:
 
 
 def _group(match: re.Match[str], texts: Sequence[str] = ()) -> Group:
-    """texts: the variants, instead of those in the match"""
+    """The group in a match. Raises WildcardError if it asks for more variants than it has. texts: the variants, instead of those
+    in the match"""
     each, first, second, joined, inline = match.groups()
     choices, weights = _weighed(texts or inline.split("|"))
     low, high = sorted((int(first or 1), int(second or first or 1)))

@@ -65,7 +65,7 @@ UNGUIDED = Guidance((POSITIVE,), lambda outputs, at: outputs[POSITIVE])
 
 
 def at_any_scale(scale: float) -> Guidance:
-    """n + scale (p - n)."""
+    """Classifier-free guidance n + scale (p - n), also at scales up to 1."""
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
         away, to = outputs[NEGATIVE], outputs[POSITIVE]

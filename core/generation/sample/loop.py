@@ -339,6 +339,8 @@ class _Inputs:
         return self.states.at(at.index * total_steps(self.stage) // at.steps)
 
     def _of(self, now: PromptStates, guided: bool | None) -> tuple[Guidance, Conditioning]:
+        """(the guidance, the conditioning of its sides) for these states. guided: False for a step without guidance; None: the
+        prompt alone, without parts"""
         key = id(now), guided
         if key not in self.cached:
             now = replace(now, parts=()) if guided is None else now
@@ -426,6 +428,7 @@ def _first_evaluations(scheduler: Any, stage: Stage, sampling: Sampling) -> tupl
 
 
 def _guided(model: Denoiser, guidance: Guidance, given: Conditioning, at: Moment, hooks: Sequence[Hook]) -> Tensor:
+    """The guided output at a moment, [B, C, h, w], before hooks correct it; sets `at.sides` and `at.unguided`."""
     import torch
 
     at.sides = sides = guidance.sides
@@ -440,6 +443,7 @@ def _guided(model: Denoiser, guidance: Guidance, given: Conditioning, at: Moment
 
 
 def _next(at: Moment, output: Tensor, hooks: Sequence[Hook]) -> Tensor:
+    """The next latents: those of the first hook that returns any, else of the sampler's step."""
     for hook in hooks:
         replaced = hook.step(at, output)
         if replaced is not None:

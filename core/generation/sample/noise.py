@@ -120,6 +120,7 @@ def slerp(fraction: float, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _changed(noise: Tensor, settings: StartNoise, chance: Random, generator: Generator) -> Tensor:
+    """The initial noise with pyramid noise and noise offset, each added by its probability."""
     import torch
 
     if settings.pyramid_prob and chance.random() < settings.pyramid_prob:

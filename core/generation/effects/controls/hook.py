@@ -73,6 +73,8 @@ def nets_of(
 
 
 def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, Size, Canvas | None], np.ndarray]:
+    """Return `Nets.hint`: a function to a control image, which caches the last CACHED_HINTS and warns of black results."""
+
     @lru_cache(maxsize=CACHED_HINTS)
     def cached(use: ControlUse, size: Size, part: Part | None) -> np.ndarray:
         def make(image: Image) -> Image:

@@ -80,6 +80,7 @@ def files_of(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, Hoo
 
 
 def _clip_file(path: Path) -> HookFile:
+    """The CLIP model in a folder with its bytes in fp32. Raises ProblemsError unless it is a complete one."""
     from core.families.loading import part_problems
 
     part = clip_part(path)
@@ -103,6 +104,8 @@ def clip_part(folder: Path) -> Part:
 
 
 def _vgg_file(path: Path) -> HookFile:
+    """The VGG16 in a file, or in a folder's first weight file, with the bytes of its features in fp32. Raises ProblemsError for
+    anything else."""
     file = weight_files(path)[0] if path.is_dir() else path
     shapes, inputs = vgg_shapes(file), 3
     for number in CONVOLUTIONS:

@@ -108,10 +108,12 @@ class Perceptual(Hook):
         return output - spread * moved if velocity else output
 
     def gradient(self, noisy: Tensor, root: float, ask: Ask, velocity: bool, share: float) -> Tensor:
-        """The gradient of the distances with respect to the latents in the model's input: [B, C, h, w]. Raises ProblemsError
-        for NaN values.
+        """The gradient of the distances with respect to the latents in the model's input: [B, C, h, w]. Raises ProblemsError for
+        NaN values.
 
-        root    of alpha_bar        share   of the clean latents in the decoded ones; the rest is `noisy`
+        root       of alpha_bar                            ask   (model's input) -> its output
+        velocity   whether that output is v, not epsilon
+        share      of the clean latents in the decoded ones; the rest is `noisy`
         """
         spread = (1 - root**2) ** 0.5
         with torch.enable_grad():
@@ -250,6 +252,7 @@ class Vgg16:
 
     @classmethod
     def load(cls, file: Path, device: str) -> nn.Module:
+        """VGG16's features from a file, frozen, in fp32 on the device."""
         shapes = vgg_shapes(file)
 
         def layer(number: int) -> nn.Module:

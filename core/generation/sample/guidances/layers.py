@@ -81,6 +81,8 @@ def _block(part: str) -> str:
 
 
 def _itself(layer: Any, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
+    """A context in which self-attention returns the projected values in the perturbed rows. first: (tensor) -> index of the first
+    such row"""
     plain = layer.forward
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -95,6 +97,7 @@ def _itself(layer: Any, at: Moment, first: Callable[[Tensor], int]) -> AbstractC
 
 
 def _skipped(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
+    """A context in which the layer returns its input in the perturbed rows. first: as in `_itself`"""
     plain = layer.forward
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -106,6 +109,8 @@ def _skipped(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> Ab
 
 @contextmanager
 def _blurred_queries(layer: Any, at: Moment, first: Callable[[Tensor], int], sigma: float | None) -> Iterator[None]:
+    """A context in which the queries of self-attention are blurred in the perturbed rows. first: as in `_itself`; sigma: as in
+    `smoothed`"""
     height, width = at.latents.shape[-2:]
 
     def change(module: nn.Module, inputs: Any, queries: Tensor) -> Tensor:
