@@ -175,7 +175,7 @@ def measured_sentence(best: Mapping[str, Any] | None) -> str:
     named = f"{', '.join(steps[:-1])} and {steps[-1]}" if len(steps) <= SHOWN_STEPS else first_of(steps, SHOWN_STEPS)
     rest = best["others"] - len(best["as_good"]) - len(best["unknown"])
     better = f"; the other {'one is' if rest == 1 else f'{rest} are'} worse" if rest else ""
-    return f"Steps {named} cannot be told apart by {best['what']}: choose among them by the images{better}."
+    return f"Steps {named} cannot be told apart by {best['what']}: choose among them by eye{better}."
 
 
 def chosen_because(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
