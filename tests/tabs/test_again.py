@@ -85,6 +85,16 @@ def test_what_cannot_be_varied_is_refused(planned, path, text, code):
     assert [each.code for each in refused.value.problems] == [code]
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"), [("nothing.here", "cannot be varied"), ("Network rank (dim)", "now "), ("", "such as")]
+)
+def test_an_unknown_setting_is_named_before_values_are_written(page, path, shown):
+    make_run(page.workspace.runs, A)
+    run, job, now = page.engine.run(A), page.engine.run_job(A), page.engine.snapshot(A)
+    html = Agains(page).html(run, job, now, path, "")
+    assert shown in html and ("cannot be varied" in html) == (path == "nothing.here")
+
+
 def test_all_wrong_values_are_named_at_once(planned):
     with pytest.raises(ProblemsError) as refused:
         planned("network.rank", "8 0 many")

@@ -90,6 +90,8 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     assert len(read_choices(run.folder)) == 11
     tab.keyboard.press("Escape")
     expect(card.locator(".verdict-choices tbody tr")).to_have_count(3)
+    leads = card.locator(".verdict-choices tbody th").first.inner_text()
+    expect(label).to_contain_text(leads)
     assessed(run)
     tab.reload()
     expect(card.locator(".verdict-choices tbody tr")).to_have_count(3)

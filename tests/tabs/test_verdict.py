@@ -153,6 +153,11 @@ def test_the_first_prompts_are_as_many_as_the_minutes_allow(page, monkeypatch):
     steps = verdict.expected_steps(
         verdict._comparison(page, page.engine.snapshot(RUN), page.engine.run_job(RUN), None).grid.job, ()
     )
+    before = len(part(page)["prompts"])
+    command(page, "verdict_minutes", minutes=3 * steps * 2.5 / 60)
+    assert before > len(part(page)["prompts"]) == 2 and part(page)["making"]["total"] == 6, "said before they are made"
+    with refused("verdict.minutes"):
+        command(page, "verdict_minutes", minutes=0)
     command(page, "grid", minutes=3 * steps * 2.5 / 60)
     assert len(part(page)["prompts"]) == 2 and part(page)["making"]["more"] > 0
     command(page, "grid", more=True)
