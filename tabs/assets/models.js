@@ -133,7 +133,7 @@
   };
   atelier.parts.browse = (data) => {
     const holder = byId("model-browser");
-    if (!holder || !open || !atelier.differs(holder, data)) return;  // a click on what is drawn again at the same time would be lost
+    if (!holder || !open || holder.querySelector("button:active") || !atelier.differs(holder, data)) return;  // a click on what is drawn again at the same time would be lost
     const inside = (name) => data.folder.replace(/[\\/]$/, "") + data.separator + name;
     const folder = (words, to) => h("button", {type: "button", class: "btn folder", onclick: () => go(to)}, words);
     holder.replaceChildren(...[
