@@ -66,19 +66,21 @@ def titles_of(files: Sequence[Sequence[Path]], runs: Path) -> list[str]:
     groups: dict[str, set[tuple[Path, ...]]] = {}
     for title, each in zip(titles, files, strict=True):
         groups.setdefault(title, set()).add(tuple(each))
-    return [title + _distinction(tuple(each), groups[title], runs) for title, each in zip(titles, files, strict=True)]
+    names = {title: _distinctions(same, runs) for title, same in groups.items() if len(same) > 1}
+    return [
+        f"{title} ({names[title][tuple(each)]})" if title in names else title
+        for title, each in zip(titles, files, strict=True)
+    ]
 
 
-def _distinction(files: tuple[Path, ...], groups: set[tuple[Path, ...]], runs: Path) -> str:
-    """Text that distinguishes a group of files from the others with the same title, " (fox-2)"; "" if it is the only one."""
-    if len(groups) == 1:
-        return ""
+def _distinctions(groups: set[tuple[Path, ...]], runs: Path) -> dict[tuple[Path, ...], str]:
+    """{group: text that distinguishes it from the others}, of groups of files with one title."""
     names: dict[tuple[Path, ...], str] = {}
     for name in (lambda path: (run_of(path, runs) or path.parent).name, lambda path: path.name, Path.as_posix):
         names = {each: ", ".join(dict.fromkeys(map(name, each))) for each in groups}
         if len(set(names.values())) == len(groups):
             break
-    return f" ({names[files]})"
+    return names
 
 
 def _steps(run: Path) -> dict[str, int]:

@@ -22,7 +22,7 @@ from tabs.form.lora_steps import Checkpoint, Lora, checkpoints
 from tabs.form.model_lists import network_words
 from tabs.form.picker import file_named, is_path
 from tabs.form.plain_presets import PlainForm
-from tabs.markup import button, esc, middle, row_of
+from tabs.markup import button, esc, index_of, middle, row_of
 
 AXES = "axes"  # id of the form
 ACTS = ("file_add", "file_none", "file_off", "file_step", "file_steps")
@@ -204,8 +204,8 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
         names = [*names_in(values), *added] if act == "file_add" else [NONE, *names_in(values)]
         return {f"{arg}_axis": name or LORA, f"{arg}_values": joined(list(dict.fromkeys(names)))}
     listed, (number, _, file) = files_in(axes), arg.partition(":")
-    at = int(number) if number.isdecimal() and len(number) < 9 else len(listed)
-    if at >= len(listed):
+    at = index_of(number, len(listed))
+    if at is None:
         return {}
     letter, name = listed[at]
     kind = kinds_in(axes)[letter]

@@ -40,13 +40,13 @@ from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GridJob
 from core.settings.presets.files import to_values
-from tabs.context import CURRENT_SESSION, Page
+from tabs.context import Page
 from tabs.form.model_lists import ModelLists
 from tabs.form.plain_presets import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
 from tabs.generate.grid_axis import ACTS, KINDS, AxisForm, changed, file_axes, files_in, kinds_in
-from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state
+from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state, index_of
 from tabs.tools.copies import Copies
 
 TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
@@ -275,7 +275,7 @@ class Grids:
 
     def _make(self) -> None:
         """Queue the grid of the form. Problems are marked in the fields and shown."""
-        browser = self.page.browsers.of(CURRENT_SESSION.get())
+        browser = self.page.browser
         self._wrong = []
         try:
             self.fields.check()
@@ -359,9 +359,9 @@ class Grids:
         """Mark the checkpoint of an axis value (such as "x3") to keep, with a name, and copy it to the remembered folder; None
         removes the mark."""
         opened = self._open()
-        letter, number = place[:1], int(place[1:]) if place[1:].isdecimal() and len(place) < 9 else -1
-        axis = opened[1].axis(letter) if opened else None
-        if axis is None or not 0 <= number < len(axis.values) or (file := self._file(axis, number)) is None:
+        axis = opened[1].axis(place[:1]) if opened else None
+        number = index_of(place[1:], len(axis.values)) if axis else None
+        if axis is None or number is None or (file := self._file(axis, number)) is None:
             raise ProblemsError.one("The file no longer exists", "grid", "open the grid again", "file.gone")
         run, path = file
         self.copies.keep(run.name, path.name, name)
@@ -403,7 +403,7 @@ def queue(page: Page, folder: GridFolder) -> None:
 
 def show(page: Page, name: str) -> None:
     """Open a grid in Generate."""
-    page.project.keep(STATE, page.project.tab_state(STATE) | {"open": name, "axes": {}, "trashed": ""})
+    page.project.update_tab(STATE, open=name, axes={}, trashed="")
 
 
 def entry_of(page: Page, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:

@@ -380,7 +380,7 @@ def _keep_minutes(page: Page, data: dict[str, Any], browser: Browser) -> None:
     if not isinstance(minutes, (int, float)) or not 0 < minutes <= MOST_MINUTES:
         what, fix = "The minutes are not a usable number", f"write a number above 0, at most {MOST_MINUTES:,.0f}"
         raise ProblemsError.one(what, "minutes", fix, "verdict.minutes")
-    page.project.keep(TAB, page.project.tab_state(TAB) | {"minutes": float(minutes)})
+    page.project.update_tab(TAB, minutes=float(minutes))
 
 
 def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
