@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.generation.model.library import find_file
+from core.record.file_titles import title_of_file
 from core.record.problems import ProblemsError
 from core.record.units import clock, count
 from core.record.workspace import Workspace
@@ -45,7 +47,7 @@ class Work:
     task: Task
     about: str
     reads: bool = False
-    reference: str = ""  # of a download: the whole link, which may have a key and is not shown
+    reference: str = ""  # its input as entered; of a download the whole link, which may have a key and is not shown
     ended: dict[str, Any] = field(default_factory=dict)  # the final facts
     failed: float | None = None  # when a page first showed the failure
     first: tuple[float, int] | None = None  # time and number of the first bytes of a download
@@ -54,9 +56,14 @@ class Work:
     def tab(self) -> str:
         return self.task.card.tab if self.task.card else ""
 
+    @property
+    def same(self) -> tuple[str, str, bool]:
+        """Equal of jobs of one tool with the same input."""
+        return self.task.name, self.about if self.task.name == DOWNLOAD else self.reference, self.reads
+
     def replaces(self, other: Work) -> bool:
         """Whether this is another attempt of the same download."""
-        return self.task.name == other.task.name == DOWNLOAD and self.about == other.about
+        return self.task.name == DOWNLOAD and self.same == other.same
 
     def facts(self, engine: Any) -> dict[str, Any]:
         """State, progress, result and problems as JSON values for the page's script; fixed once the job has ended."""
@@ -188,18 +195,18 @@ class Works:
         """Check a job and queue it. Raises ProblemsError, also if a job with the same input is active, other than its preview."""
         self._roots.admit(job)
         task.look(job, self._workspace)
-        _, about = self._about(task, job)
+        reference, about = self._about(task, job)
+        work = Work("", task, about, task.only_reads(job), reference)
         with self._lock:
             for each in self.works():
-                same = (each.task.name, each.about, each.reads) == (task.name, about, task.only_reads(job))
-                if same and self._runs(each):
+                if each.same == work.same and self._runs(each):
                     raise _already(each.facts(self._engine))
             self._engine.submit(
                 task.name, job, title=about if about.startswith(task.title) else f"{task.title}: {about}"
             )
 
     def _about(self, task: Task, job: Settings) -> tuple[str, str]:
-        """(identity of a job's input, display text of it)."""
+        """(a job's input as entered, display text of it: a file by its title)."""
         from core.formats.hub.references import parse_source
 
         name = main_setting(task)
@@ -207,7 +214,12 @@ class Works:
         text = ", ".join(value) if isinstance(value, list) else str(value or "")
         if task.name == DOWNLOAD:
             return text, str(parse_source(text))
-        return text, f"{task.title}: {text}" if text else task.title
+        names = [self._title(each) for each in (value if isinstance(value, list) else [text])]
+        return text, f"{task.title}: {', '.join(names)}" if text else task.title
+
+    def _title(self, text: str) -> str:
+        path = find_file(text, self._workspace) if isinstance(text, str) else None
+        return title_of_file(path, self._workspace.runs) if path is not None and path.is_file() else str(text)
 
     def _runs(self, work: Work) -> bool:
         return work.facts(self._engine)["state"] in ACTIVE

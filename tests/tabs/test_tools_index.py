@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 import torch
 from work_parts import event, wait_until
 
 from core import tasks
 from core.formats.tensors.header import read_header
 from core.networks.adapter_file import save_lora
-from tabs.tools import index
+from core.record.problems import ProblemsError
+from tabs.tools import index, works
 from tabs.tools.forms import ToolForm, cards
 
 
@@ -63,6 +67,24 @@ def test_what_a_tool_shows_and_wrote_is_sent(page):
             assert len(work["lines"]) == 1, "the table has the rest"
         else:
             assert work["file"]["name"] == "fox_shared.safetensors" and "atelier/file?" in work["file"]["url"]
+
+
+def test_a_file_is_shown_by_its_title_and_told_from_others_by_its_path(page, monkeypatch):
+    run, outputs = page.workspace.runs / "20260131-120000_fox", page.workspace.outputs
+    (run / "checkpoints").mkdir(parents=True)
+    saved = {"seq": 1, "t": 1.0, "kind": "saved", "step": 250, "file": "checkpoints/fox.safetensors"}
+    (run / "events.jsonl").write_text(json.dumps(saved) + "\n")
+    paths = [layer_file(each / "fox.safetensors") for each in (run / "checkpoints", outputs / "a", outputs / "b")]
+    monkeypatch.setattr(works, "ACTIVE", (*works.ACTIVE, "done"))  # none of them ends while the next is started
+    for path in paths:
+        page.works.use({"tool": "hashes", "about": str(path)}, None)
+    title = tasks.named("hashes").title
+    shown = [work["about"] for work in page.works.parts("Tools", {})["works"]]
+    assert shown == [f"{title}: fox", f"{title}: fox", f"{title}: fox, step 250"]
+    assert [entry.title for entry in page.engine.queue()] == shown[::-1]
+    with pytest.raises(ProblemsError) as refused:
+        page.works.use({"tool": "hashes", "about": str(paths[1])}, None)
+    assert refused.value.codes == ["tools.running-already"]
 
 
 def test_an_empty_choice_of_a_tool_says_what_it_means(page):
