@@ -5,6 +5,7 @@ verdict.json in the run folder names the grid with the images, and what its colu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
 from core.engine.run_grid import RunGrid, run_grid_of, sample_of
-from core.generation.grids.folder import Index
+from core.generation.grids.folder import GridFolder, Index
 from core.generation.model.library import find_file
 from core.generation.prompt.sample_prompts import SamplePrompt
 from core.record import atomic
@@ -152,6 +153,19 @@ def read_verdict(run: Path) -> Verdict | None:
         return Verdict(str(raw["grid"]), tuple(map(str, raw["files"])), prompts, strengths)
     except (ProblemsError, KeyError, TypeError, ValueError):
         return None
+
+
+def image_in(run: Path, file: str, workspace: Workspace) -> Path | None:
+    """The image of a checkpoint in the last comparison of its run: of the first prompt, at the usual strength; None before it is
+    generated."""
+    verdict = read_verdict(run)
+    if verdict is None or file not in verdict.files:
+        return None
+    at = position_of(verdict, 0, verdict.files.index(file), verdict.strengths.index(*USUAL))
+    with suppress(ProblemsError):  # the grid was deleted
+        image = GridFolder.named(verdict.grid, workspace).cell(at)
+        return image if image.is_file() else None
+    return None
 
 
 def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:

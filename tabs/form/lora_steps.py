@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.engine.verdict import candidates
+from core.engine.verdict import candidates, image_in
 from core.generation.model.index import facts_of_file, preview_of
 from core.record.best import read_best
 from core.record.file_titles import AVERAGE, file_stem, label_of
@@ -26,7 +26,8 @@ EPOCH = re.compile(r"-(\d{6})$")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of a run. label: "step 250"; marks: "best", "kept"; sample: its own first one, or None"""
+    """A checkpoint of a run. label: "step 250"; marks: "best", "kept"; sample: its own first one, else its image in the comparison,
+    or None"""
 
     path: Path
     label: str
@@ -54,7 +55,7 @@ def brief(path: Path, workspace: Workspace) -> Lora:
         return Lora(path, stem, image)
     folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
     file, own = path.relative_to(run).as_posix(), output_of(stem)
-    title = title_of(folder)
+    title, image = title_of(folder), image or image_in(run, path.name, workspace)
     marks = (("best", best is not None and best[0] == file), ("kept", file in kept))
     here = Checkpoint(path, _label(path), tuple(mark for mark, marked in marks if marked), None, None)
     return Lora(path, title if own in (title, initial_title(folder)) else f"{title} / {own}", image, here)
@@ -96,7 +97,7 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
     for row in rows:
         marks = tuple(mark for mark, marked in (("best", row["file"] == best), ("kept", row["file"] in kept)) if marked)
         sample = run / "samples" / f"{row['step']:08d}_00.png"
-        existing = sample if sample.is_file() else None
+        existing = sample if sample.is_file() else image_in(run, row["file"], page.workspace)
         found.append(Checkpoint(run / "checkpoints" / row["file"], row["label"], marks, existing, row["loss"]))
     return found
 

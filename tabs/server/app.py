@@ -172,6 +172,7 @@ def launch(
     )
     _at_a_free_port(serve_at, host, port)
     limit_connections(blocks.server)
+    page.engine.runs_so_far(0)  # begins to read the runs, so that their list opens at once
     # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works there too.
     blocks.share = False
     return blocks

@@ -34,6 +34,7 @@ from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace, display_path
 from core.settings.job import TrainJob
 from core.tasks import tasks
+from tabs.form.lora_steps import brief, checkpoints
 from tabs.form.task_form import TaskForm
 from tabs.monitor import verdict
 from tests.refusals import refused
@@ -94,6 +95,24 @@ def test_a_run_that_ended_shows_its_samples_at_once_and_the_images_of_its_grid_a
     assert len(page.engine.jobs) == 2 and len(list_grids(page.workspace)) == 1, "it is resumed"
     command(page, "verdict_all")
     assert page.project.tab_state("Grids")["open"] == folder.name
+
+
+def test_a_checkpoint_without_a_sample_is_shown_by_its_image_in_the_comparison(page):
+    run = page.workspace.runs / RUN
+    files = {step: run / "checkpoints" / f"fox-step{step:08d}.safetensors" for step in (20, 40)}
+    sample = (run / "samples" / "20.png").rename(run / "samples" / "00000020_00.png")
+
+    def shown():
+        return [each.sample for each in checkpoints(page, files[20])], brief(files[40], page.workspace).image
+
+    assert shown() == ([sample, None], sample)
+    sample.unlink()
+    command(page, "grid", strength=0.6)
+    (grid,) = list_grids(page.workspace)
+    make(grid, (1, 0, 0), (2, 0, 0), (2, 1, 0), (2, 1, 1))
+    assert shown() == ([None, grid.cell((2, 1, 0))], grid.cell((2, 1, 0))), "at strength 1, not 0.6"
+    grid.path.rename(grid.path.with_name("gone"))
+    assert shown() == ([None, None], None)
 
 
 def test_more_prompts_are_a_grid_that_takes_over_equal_cells_which_no_file_has_changed_since(page):
