@@ -60,13 +60,14 @@
     document.title = job && job.total ? `${Math.floor(100 * job.step / job.total)} % · Atelier` : "Atelier";
   };
 
-  /** What each job waits for, wherever the server has drawn a place for it. */
+  /** What each job waits for, wherever there is a place for it. */
   atelier.tellWaits = () => {
     for (const place of document.querySelectorAll("[data-waits]")) {
       const wait = (atelier.waits || []).find((each) => each.id === place.dataset.waits);
       if (wait) text(place, wait.words);
     }
   };
+  new MutationObserver(() => { if (document.querySelector("[data-waits]:empty")) atelier.tellWaits(); }).observe(document.documentElement, {childList: true, subtree: true});
 
   atelier.parts.names = (names) => {
     text(byId("header-project"), names.project);

@@ -219,6 +219,8 @@
     });
     if (held && !strip.contains(document.activeElement)) strip.children[column - 1].focus({preventScroll: true});
   };
+  /** What a job in the queue waits for, which `atelier.tellWaits` keeps current. */
+  const waiting = (entry) => h("span", {"data-waits": entry});
   const drawMake = () => {
     const {make, limit} = parts, {state, total, missing, about, more, message, entry, late} = data.making, fresh = data.making.new;
     if (make.querySelector("button:active")) return;  // it must not change under the pointer that presses it
@@ -234,7 +236,7 @@
       stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost()],
       done: () => [fresh ? begin(`Add ${fresh} new checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
     };
-    kinds.waiting = () => [h("span", {}, `${images(missing)} in the queue.`), button("Cancel", () => send("cancel", {entry}), "small")];
+    kinds.waiting = () => [h("span", {}, `${images(missing)}: `, waiting(entry)), button("Cancel", () => send("cancel", {entry}), "small")];
     make.replaceChildren(...further(), ...kinds[state]());
   };
   const drawAnswers = () => {
@@ -274,7 +276,7 @@
     const {state, entry, done, total, missing, about, message, rows} = found, measured = rows[one.file] || [], checkpoints = `${missing} checkpoint${missing === 1 ? "" : "s"}`;
     const begin = button(`Assess ${checkpoints}`, () => { atelier.once(begin); send("verdict_assess"); }, measured.length ? "small" : "");
     const cancel = button("Cancel", () => send("cancel", {entry}), "small");
-    const doing = state === "waiting" ? [h("span", {class: "hint"}, "In the queue."), cancel]
+    const doing = state === "waiting" ? [h("span", {class: "hint"}, waiting(entry)), cancel]
       : state === "running" ? [h("span", {class: "hint"}, total ? `${Math.round(100 * done / total)}% measured` : "Loading the model"), h("span", {class: "progress"}, h("i", {style: `width:${total ? (100 * done / total).toFixed(1) : 0}%`})), cancel]
         : missing ? [message ? h("span", {class: "bad"}, message) : h("span", {class: "hint"}, `Measures near-copies, drift, trigger, diversity, strength and rank${about ? `, about ${about}` : ""}.`), begin] : [];
     const pair = (images) => h("div", {class: "verdict-pair"}, ...images.map((image, n) => h("figure", {}, h("a", {href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: n ? "Training image" : "Generated image"})), h("figcaption", {}, n ? "training image" : "generated"))));

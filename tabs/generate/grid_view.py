@@ -123,9 +123,11 @@ def _earlier(grid: Earlier, is_open: bool) -> str:
 
 @dataclass(frozen=True)
 class State:
-    """State of the open grid. entry: id of its job in the queue, "" without one; message: of the error that ended it"""
+    """State of the open grid. entry: id of its job in the queue, "" without one; waits: whether that has not begun; message: of the
+    error that ended it"""
 
     entry: str = ""
+    waits: bool = False
     message: str = ""
 
 
@@ -164,10 +166,11 @@ def _head(
         does += button("delete", "Delete", folder.name, kind="quiet", label=name, sure=sure)
     does += button("close", "Close", kind="quiet")
     words = f"{there:,} of {total:,} cells"
+    wait = f', <span data-waits="{esc(state.entry)}"></span>' if state.waits else ""
     message = f'<p class="run-message error"><strong>{esc(state.message)}</strong></p>' if state.message else ""
     return (
         f'<div class="grid-head"><h3 tabindex="-1" data-land="{esc(folder.name)}">{esc(content.title)}</h3>'
-        f'<span class="hint">{esc(words)}</span>'
+        f'<span class="hint">{esc(words)}{wait}</span>'
         f'<span class="grow"></span><span class="does">{does}</span></div>{message}'
     )
 

@@ -203,7 +203,7 @@ class Grids:
             failed = entry_of(self.page, name, ("failed",))
             newest = entry_of(self.page, name, ("failed", "done", "stopped", "cancelled"))
             return view.State(message=failed.message if failed is not None and failed is newest else "")
-        return view.State(entry.id)
+        return view.State(entry.id, entry.state == "waiting")
 
     # -- actions
 

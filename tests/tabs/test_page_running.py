@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import expect
 from test_page_train import until
+from test_page_verdict import trained
 
 from core import tasks
 from core.record.problems import ProblemsError
 from tabs.monitor import tab as monitor
+from tests.generation.test_run import small_lora
 
 WAITS = re.compile(r"\d:\d\d.*\bfox\b")  # the time left of what is waited for, and its name
 
@@ -31,6 +33,9 @@ def start(engine, page, *names: str) -> list[str]:
 @pytest.mark.slow
 def test_a_waiting_job_says_what_it_waits_for_wherever_it_was_started(window, served, monkeypatch):
     monkeypatch.setitem(tasks.TASKS, "tag", replace(tasks.named("tag"), check=None))  # no tagger is here
+    ended = trained(served, "wren")
+    for file in (ended.folder / "checkpoints").iterdir():
+        small_lora(file)
     served.engine.step_seconds = 3.0
     start(served.engine, served.page, "fox", "owl")
     tab = window.open("Captions")
@@ -54,9 +59,16 @@ def test_a_waiting_job_says_what_it_waits_for_wherever_it_was_started(window, se
     tab.evaluate("location.hash = '#Generate'")
     tab.locator("#gen-draw").click()
     expect(tab.locator("#gen-status .gen-now")).to_contain_text(WAITS)
+    tab.evaluate(f"location.hash = '#Monitor/{ended.name}'")
+    verdict = tab.locator("#verdict")
+    for place, does in ((".verdict-assess .verdict-make", "Assess"), ("> .verdict-make", "Make .* images")):
+        verdict.locator(place).get_by_role("button", name=re.compile(does)).click()
+        expect(verdict.locator(place)).to_contain_text(WAITS)
+    verdict.get_by_role("button", name="Table of all").click()
+    expect(tab.locator("#gen-table .grid-head")).to_contain_text(WAITS)
     tab.evaluate("location.hash = '#Monitor'")
     rows = tab.locator("#monitor .queue li.state-waiting .hint")
-    expect(rows).to_have_count(5)
+    expect(rows).to_have_count(7)
     for row in rows.all():
         expect(row).to_contain_text(WAITS)
 
