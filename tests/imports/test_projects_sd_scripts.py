@@ -219,6 +219,7 @@ python train_network.py --network_dim=$dim $extra `
     found = imported(text)
     assert (found.job.network.rank, found.job.dataset.resolution, found.job.memory.attention) == (8, (512, 768), "sdpa")
     assert of_key(found, "seed").kind == "unavailable"
+    assert imported(text, variables={"Seed": "5"}).job.schedule.seed == 5, "PowerShell's names have no case"
     text = "%cd x\nlr = 1e-4 #@param\nname = 'my fox'\nsteps = len(images)\n"
     text += "!accelerate launch train_network.py --network_dim 8 --vae '{a.vae}' \\\n"
     found = imported(text + " --learning_rate {lr} --output_name '{name} 2' --max_train_steps={steps} --sdpa\n")

@@ -46,7 +46,11 @@ class Script:
 
 
 def read_script(text: str, suffix: str = "", variables: Mapping[str, str] | None = None) -> Script:
-    """The commands of a text. suffix: of its file, which determines the shell; "" detects it from the text."""
+    """The commands of a script, with the variables that it sets filled in. Nothing is run.
+
+    suffix      of its file (".ps1"), which determines the shell; "" or another detects it from the text
+    variables   values of variables that the script does not set, or computes
+    """
     plain = text.replace("\r\n", "\n")
     text = _DASH.sub("--", plain.translate(_TYPOGRAPHY))
     notes = []
@@ -58,7 +62,9 @@ def read_script(text: str, suffix: str = "", variables: Mapping[str, str] | None
         notes.append(what)
     marked = (name for name, mark in _MARKS if re.search(mark, text))
     dialect: Shell = SUFFIXES.get(suffix) or next(marked, None) or "bash"
-    known: dict[str, Value] = dict(variables or {})
+    known: dict[str, Value] = {
+        name if dialect == "bash" else name.lower(): value for name, value in (variables or {}).items()
+    }
     if dialect == "bash" and (cells := _CELL.findall(text)):
         known = _python_values(text) | known
         text = _with_python("\n".join(cells), known)
@@ -465,7 +471,6 @@ class _Cmd(_Reader):
         return _cmd_tokens(self.quoted, self.literal)
 
     def read(self, text: str) -> None:
-        self.variables = {name.lower(): value for name, value in self.variables.items()}
         self.delayed = "enabledelayedexpansion" in text.lower()
         branches, answers = 0, dict(self.variables)
         for line in text.replace("^\n", "").split("\n"):
