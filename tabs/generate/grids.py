@@ -232,7 +232,7 @@ class Grids:
             elif act in ("uncopy", "copied"):
                 self._end_copy(act, arg)
             elif act == "card_remove":
-                self._wrong = []
+                self._forget_wrong()
                 self._keep(fields={}, axes={name: text for name, text in self._axes().items() if text}, trashed="")
                 cards.put(self.page, cards.GRID, False)
             elif act == "put_back":
@@ -241,8 +241,13 @@ class Grids:
         return boards | {"client": changed_boards("", self._stamp(), boards)["client"]}
 
     def _set(self, name: str, value: str) -> None:
-        self._wrong = []
+        self._forget_wrong()
         self._keep(fields=self._axes() | {name: value})
+
+    def _forget_wrong(self) -> None:
+        """Remove what a refused start has marked, and its message: the form is another one now."""
+        self._wrong = []
+        self.page.browsers.succeeded(self.page.browser, START)
 
     def _fill(self, letter: str) -> None:
         """Fill in an axis with all known values. Raises ProblemsError if there is no list of values."""

@@ -68,6 +68,7 @@ def give(desk, **fields):
 
 
 RUN = "20260102-030405_fox"
+WAITING = 'class="grid-cell waits"'
 
 
 def trained(desk, name=RUN):
@@ -236,20 +237,30 @@ def test_cells_of_files_with_one_name_have_different_heads(desk, tmp_path):
     assert {name for name, *_ in card_names(desk.panel())} == {head.replace(", step 20", "") for head in heads}
 
 
+@pytest.mark.parametrize("mends", [event("field", "x_values", "1, 2"), event("card_remove")])
+def test_the_message_of_a_refused_grid_leaves_with_its_marks_once_the_form_has_changed(desk, mends):
+    browser = desk.page.browser
+    give(desk, x_axis="steps", x_values="one")
+    desk.act(event("make"))
+    assert browser.message["kind"] == "error" and browser.message["problems"]
+    desk.act(mends)
+    assert browser.message["kind"] == "over" and "aria-invalid" not in desk.panel()
+
+
 def test_a_grid_is_queued_with_its_folder_shown_cancelled_and_resumed(desk):
     give(desk, x_axis="steps", x_values="1, 2", y_axis="prompt_sr", y_values="fox, <b>dog</b>")
     shown = desk.act(event("make"))
     (folder,) = list_grids(desk.page.workspace)
     (job,) = desk.page.engine.jobs
     assert job.grid.folder == folder.name and job.generate.seed == 3
-    assert "0 of 4" in shown["panel"] and "<b>dog" not in shown["table"] and shown["table"].count("waits") == 4
+    assert "0 of 4" in shown["panel"] and "<b>dog" not in shown["table"] and shown["table"].count(WAITING) == 4
     folder.cells.mkdir()
     before = desk._stamp()
     Image.new("RGB", (64, 64)).save(folder.cell((0, 0, 0)))
     folder.change(failed={(1, 0, 0): "The device ran out of <memory>"})
     assert desk._stamp() != before
     table = desk._table()
-    assert table.count("<img") == 1 and "ran out of &lt;memory&gt;" in table and table.count("waits") == 2
+    assert table.count("<img") == 1 and "ran out of &lt;memory&gt;" in table and table.count(WAITING) == 2
     assert table.count('scope="col"') == 2 and table.count('scope="row"') == 2
     desk.page.engine.cancel("e0")
     assert not desk.page.engine.entries and "Resume" in desk._table()
