@@ -18,6 +18,8 @@
     const own = atelier.modelsDialog(pressed.dataset.title || pressed.ariaLabel.replace(/^Choose: /, ""), find, refused, list, says,
       h("div", {class: "actions"}, h("button", {type: "button", class: "btn", onclick: () => pressed.dataset.looks === "model" ? atelier.browseModels(field.split(".")[1]) : atelier.browseInto(button(field, form), pressed.dataset.looks)}, "Browse files")));
     const rows = () => [...list.querySelectorAll("button.choose")];
+    const taken = new Set();  // by a list, which stays open for more
+    const mark = () => rows().forEach((row) => row.closest("li").classList.toggle("taken", row.ariaDisabled = taken.has(row.dataset.value)));
     old = true;
     const fill = async () => {
       const number = ++asked, found = await ask({form, field, query: find.value});
@@ -27,6 +29,7 @@
         const at = rows().indexOf(document.activeElement);
         list.innerHTML = found.rows;  // made by the server, names escaped
         if (at >= 0) (rows()[at] || find).focus();
+        mark();
       }
       text(says, !found ? "The list cannot be read: the server does not answer." : found.reading ? "Reading the folders ..." : list.children.length ? ""
         : found.count ? "No file has these words." : "The models folder has no file of this kind yet. Browse files to choose one from elsewhere.");
@@ -36,13 +39,18 @@
     find.addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(fill, PAUSE); });
     list.addEventListener("click", async (event) => {
       const row = event.target.closest("button[data-value]");
-      if (!row) return;
+      if (!row || taken.has(row.dataset.value)) return;
       const found = await ask({form, field, chosen: row.dataset.value});
       if (!found || !own.open) return;
       refused.replaceChildren(...(found.problems.length ? [atelier.problems(found.problems)] : []));
       if (found.problems.length) return refused.scrollIntoView({block: "nearest"});
-      own.close();
-      put(field, form, row.dataset.value);
+      const into = button(field, form);
+      if (!into) return own.close();
+      atelier.takePath(fieldBeside(into), row.dataset.value);  // a list of files gets one more line
+      if (fieldBeside(into).tagName !== "TEXTAREA") return own.close();
+      taken.add(row.dataset.value);
+      mark();
+      text(says, `${taken.size} added. Choose more, or close the list.`);
     });
     /* The arrow keys go through the search and the rows. */
     own.addEventListener("keydown", (event) => {
@@ -52,6 +60,7 @@
       event.preventDefault();
       (stops[at + step] || stops[at]).focus();
     });
+    own.addEventListener("close", () => { const left = buttons(field, form).find((each) => each.checkVisibility()); if (left) left.focus(); }, {once: true});
     find.focus();
     fill();
   };
@@ -59,13 +68,6 @@
   const buttons = (name, form) => [...document.querySelectorAll(`button[data-pick="${name}"][data-form="${form}"]`)];
   const fieldBeside = (each) => each.parentElement.querySelector("input, textarea");
   const button = (name, form) => buttons(name, form).find(fieldBeside);
-  /** A field of one file takes it, a list of files gets one more line. */
-  const put = (name, form, value) => {
-    const beside = button(name, form);
-    if (!beside) return;
-    atelier.takePath(fieldBeside(beside), value);
-    (buttons(name, form).find((each) => each.checkVisibility()) || beside).focus();
-  };
 
   atelier.on("click", "button[data-pick]", open);
 

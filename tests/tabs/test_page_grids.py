@@ -107,3 +107,38 @@ def test_a_lora_is_dragged_by_its_image_onto_an_axis(made, chromium):
     expect(tab.locator(".grid-axis.aimed")).to_have_count(0)
     visit.close()
     assert visit.errors == [] and visit.outside == []
+
+
+@pytest.mark.slow
+def test_the_list_of_an_axis_stays_open_until_all_are_chosen(made, chromium):
+    from page_server import Visit, card_of
+
+    folder = made.workspace.models / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("crow", "hare", "moth"):
+        small_lora(folder / f"{name}.safetensors")
+    made.page.project.keep("Grids", {"fields": {"x_axis": "lora"}})
+    visit = Visit(chromium, made.url)
+    tab = visit.open("Generate")
+    card_of(tab, "grid")
+    add, values = (
+        tab.get_by_role("button", name="LoRA for X", exact=True),
+        tab.locator(".grid-axis").first.locator(".axis-cards b"),
+    )
+    add.click()
+    rows = tab.locator("#pick-list > li")
+    for name in ("crow", "moth"):
+        rows.filter(has_text=name).locator(".choose").click()
+        expect(rows.filter(has_text=name)).to_have_class(re.compile("taken"))
+        expect(values.filter(has_text=name)).to_have_count(1)
+    rows.filter(has_text="moth").locator(".choose").dispatch_event("click")  # once is enough
+    expect(tab.locator(".models-dialog [aria-live]")).to_contain_text("2 added")
+    tab.locator("#pick-find").fill("moth")
+    expect(rows).to_have_count(1)
+    expect(rows).to_have_class(re.compile("taken"))
+    tab.keyboard.press("Escape")
+    expect(tab.locator("dialog")).to_have_count(0)
+    expect(add).to_be_focused()
+    expect(values).to_have_text(["crow", "moth"])
+    visit.close()
+    assert visit.errors == [] and visit.outside == []
