@@ -70,6 +70,8 @@ class Engine:
     """Runs jobs. Holds outputs/.atelier/lock while it exists. Every method may be called from any thread."""
 
     def __init__(self, workspace: Workspace, device: str | None = None, what: str = "a page"):
+        """Lock the outputs; nothing runs before `start`. device: found when first needed if None. what: names the holder to
+        other processes. Raises ProblemsError if the folder is in use or cannot be written."""
         self.workspace = workspace
         self._owner = Ownership(workspace, what, page=True)
         self._device = device

@@ -397,7 +397,8 @@ class Maker:
         return _joined([self._states_of_one(encoder, request.job, during) for request in batch])
 
     def _states_of_one(self, encoder: PromptEncoder, job: GenerateJob, during: Pass | None) -> PromptStates:
-        """The states of one image, with those of later steps, each encoded once."""
+        """The states of one image, with those of the texts that follow at later steps (prompt editing); equal texts are encoded
+        once. during: as of `passes_of`"""
         texts, weights = self._texts(job)
         every = [text for side in texts for text in texts_of(side, passes_of(job))]
         encoded: dict[tuple[str, ...], PromptStates] = {}

@@ -80,7 +80,8 @@ def _forms(path: Path) -> set[str]:
 
 
 def cleaned(value: Any, places: Mapping[str, str]) -> Any:
-    """The same value with cleaned texts; numbers that JSON cannot represent become texts."""
+    """The value as JSON can hold it, with its texts, not dictionaries' keys, made `private`; infinity and NaN become texts.
+    places: see `hidden`"""
     if isinstance(value, Mapping):
         return {str(name): cleaned(each, places) for name, each in value.items()}
     if isinstance(value, (list, tuple)):

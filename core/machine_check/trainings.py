@@ -161,7 +161,8 @@ def context_of(place: Place, job: TrainJob) -> JobContext:
 
 
 def ready_training(place: Place, job: TrainJob) -> Training:
-    """The training of this job as a run sets it up, ready for its first step."""
+    """The training of this job, all images and captions encoded, ready for its first step; the caller must `release` it. Raises
+    ProblemsError."""
     from core.training.building.setup import build_training
 
     training = build_training(job, context_of(place, job), at_once=True)  # its steps and their memory are measured

@@ -58,7 +58,8 @@ class EmbeddingMethod(Method):
         return [f"_{name}" for name in LAYERS] if self._settings.extended else [""]
 
     def build(self, components: Components) -> list[Trainable]:
-        """Add the tokens to the tokenizers, and their embeddings to the encoders' tables."""
+        """Add the tokens to the tokenizers, and their embeddings to the encoders' tables; everything else is frozen. Raises
+        ProblemsError for an `embedding_weights` that does not fit and an initializer without tokens."""
         self._family = components.family
         count = self._settings.num_vectors_per_token
         tokens = [token for suffix in self._suffixes for word in self.words for token in tokens_of(word, count, suffix)]

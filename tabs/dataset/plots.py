@@ -84,7 +84,8 @@ def _plane(label: str, right: float, top: float, across: str, up: str) -> dict[s
 
 
 def balance(names: Sequence[str], roles: Sequence[str], views: Sequence[int]) -> str:
-    """Chart of the views per epoch of each folder. names, roles, views: one entry per folder"""
+    """Chart of the views per epoch of each folder; "" for fewer than two folders or without views. names, roles, views: one
+    entry per folder"""
     total = sum(views)
     if len(names) < 2 or not total:
         return ""

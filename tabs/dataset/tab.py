@@ -194,7 +194,7 @@ class Handlers:
         return values | sent_boards(values)
 
     def _plots(self, entries: list[Source], contents: list[FolderContents], show: str) -> str:
-        """HTML of the charts; "" without images."""
+        """HTML of the charts, without disabled folders in that of views; "" without images. show: as of `histogram`"""
         report, job = self.reading.report, self.page.project.job
         used = [(entry, each) for entry, each in zip(entries, contents, strict=True) if entry.enabled]
         names = [printable(resolve_path(entry.folder).name or entry.folder) for entry, _ in used]

@@ -73,7 +73,7 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
 
 
 def histogram(report: Report | None, show: str) -> str:
-    """HTML of a bar for each bucket; a click shows its images."""
+    """HTML of a bar for each bucket; a click shows its images. "" without buckets. show: the view of the grid ("512x768")"""
     if report is None or not report.buckets:
         return ""
     most = max(number for number, _ in report.buckets.values())

@@ -58,7 +58,8 @@ def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: 
 
 
 def _unet(state: State, family: str) -> dict[str, LazyTensor]:
-    """The U-Net: SD 1 files store the transformers' projections as 1x1 convolutions, SD 2 and SDXL as matrices."""
+    """The U-Net's tensors under a single file's names. SD 1 files store proj_in and proj_out as 1x1 convolutions, SD 2 and SDXL
+    as matrices."""
     tensors = {}
     for name, tensor in state.items():
         if name.endswith(PROJECTIONS):

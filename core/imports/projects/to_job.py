@@ -81,7 +81,8 @@ def direct_paths() -> dict[str, str]:
 
 
 def settings_of(read: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Values]]:
-    """({option: its settings}, {setting: value}) of the options of one name, then of the rules."""
+    """({option: its settings}, {setting: value}): of each option that is itself a setting, then of each of RULES. Options that
+    are settings are left out without a value."""
     paths = direct_paths()
     ruled = {name for names in RULES for name in names}
     for name, value in read.values.items():
