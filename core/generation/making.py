@@ -210,8 +210,12 @@ class Maker:
         decoded: bool = True,
         inpainted: Canvas | None = None,
     ) -> BatchResult:
-        """Generate the images of requests that differ only in prompt and seed. on_step: called with the steps done, of
-        all stages; inpainted: the initial image, in place of the settings' file"""
+        """Generate the images of requests that differ only in prompt and seed.
+
+        on_step     called with the steps done, of all stages
+        decoded     False returns latents only
+        inpainted   the initial image, in place of the settings' file; such an image is not detailed
+        """
         job = batch[0].job
         self.loras.use(job.generate.loras)
         stages = stages_of(job)

@@ -155,7 +155,8 @@ class EmbeddingMethod(Method):
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write one file for each token: the first one's at `path`, the others at `extra_files(path)`. Returns no problems."""
+        """Write one file for each token: the first one's at `path`, the others at `extra_files(path)`. Returns no problems;
+        raises ProblemsError for NaN or infinite vectors."""
         dtype = type_named(precision)
         for word, file in zip(self.words[1:], self.extra_files(path), strict=True):
             write_embedding(file, self.vectors(word), metadata, dtype)

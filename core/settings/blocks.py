@@ -77,7 +77,8 @@ def side_count(name: str, blocks: int) -> int:
 
 
 def block_rates(settings: NetworkSettings, blocks: int) -> list[float] | None:
-    """The learning rate factor of each of the 25 or 23 blocks; None without block learning rates.
+    """The learning rate factor of each of the 25 or 23 blocks; None without block learning rates. Raises ValueError for invalid
+    lists.
 
     A side that is not set has the factor 1. A list that is too short is extended by 1, one that is too long is cut. Factors up
     to the threshold become 0.
@@ -97,7 +98,8 @@ def block_rates(settings: NetworkSettings, blocks: int) -> list[float] | None:
 
 
 def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize], list[BlockSize]]:
-    """(rank and alpha by block of Linear and 1x1 layers, the same of 3x3 convolutions). Blocks with rate factor 0 have rank 0."""
+    """(rank and alpha by block of Linear and 1x1 layers, the same of 3x3 convolutions). Blocks with rate factor 0 have rank 0.
+    Raises ValueError for invalid lists."""
     ranks = _block_numbers(settings.block_dims, blocks) or [settings.rank] * blocks
     alphas = _block_numbers(settings.block_alphas, blocks) or [settings.alpha] * blocks
     as_plain = bool(settings.layers) and not settings.trains_conv  # chosen by name, and without a size of their own

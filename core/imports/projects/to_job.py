@@ -140,7 +140,7 @@ def by_group(settings: Mapping[str, Any]) -> dict[str, Values]:
 
 def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
     """(the job, {path: sentence} of settings whose value is not allowed). These get the nearest allowed value, else the
-    default."""
+    default. Raises ProblemsError for a problem of no such setting."""
     known = known_settings()
     corrected: dict[str, str] = {}
     while True:
