@@ -197,7 +197,8 @@ def write_control_net(
     config: Mapping[str, Any] | None = None,
     pickled: bool = False,
 ) -> list[Problem]:
-    """Write a ControlNet atomically; returns advice. If `dtype` would overflow, the file is in fp32.
+    """Write a ControlNet atomically; returns advice. If `dtype` would overflow, the file is in fp32. Raises ProblemsError for
+    weights that are not finite.
 
     tensors   by diffusers' names, on any device
     family    SD 1.x and 2.x files get the original's names with their prefix, SDXL diffusers': what other programs read

@@ -119,7 +119,7 @@ def exit_code(report: Mapping[str, Any]) -> int:
 
 
 def line_words(line: Line) -> list[str]:
-    """A line of the table, followed by the fix if there is one."""
+    """A line of the table, followed by the fix if there is one; [] while the item runs."""
     finding = line.finding
     if finding is None:
         return []

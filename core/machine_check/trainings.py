@@ -180,7 +180,7 @@ def take_steps(run: Run, count: int) -> None:
 
 
 def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Trained:
-    """Run the steps of this job and read back the losses."""
+    """Run the steps of this job and read back the losses. Raises ProblemsError, also at a loss of NaN or infinity."""
     from core.record.memory import PeakMemory, free_memory
 
     free_memory()

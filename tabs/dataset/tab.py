@@ -257,7 +257,7 @@ class Handlers:
     # -- dropped files
 
     def take(self, files: list[str] | None):
-        """Start storing dropped files, and clear the drop area."""
+        """Start storing dropped files, and clear the drop area. Raises ProblemsError while others are stored."""
         if not files:
             return gr.skip()
         if self._intake is not None and not self._intake.done:

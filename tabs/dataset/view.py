@@ -17,7 +17,8 @@ PROBLEMS_SHOWN = 30
 
 
 def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str:
-    """HTML of the folder's form, the numbers of images, and progress."""
+    """HTML of the numbers of images, the folder's form (`layout`, a sentence) and progress. doing: (text, share done), "" if
+    nothing is read"""
     parts = []
     if report is not None and report.rows:
         all_images = count(len(report.rows), "image")

@@ -273,8 +273,8 @@ def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -
 
 
 def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> Done:
-    """Convert caption files of any encoding to UTF-8 without a BOM and with \n line ends; all of them or none. Raises ProblemsError
-    with the files that cannot be read."""
+    """Convert caption files of any encoding to UTF-8 without a BOM and with \n line ends; all of them or none. Raises
+    ProblemsError with the files that cannot be read."""
     changes: list[Change] = []
     problems: list[Problem] = []
     for path in map(Path, paths):

@@ -72,7 +72,7 @@ def grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def non_max_suppression(corners: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The best boxes, without those that overlap a better one by more than `OVERLAP`."""
+    """The best boxes, at most `MAX_PEOPLE`, without those that overlap a better one by more than `OVERLAP`."""
     remaining = corners[np.argsort(-scores, kind="stable")]
     boxes: list[np.ndarray] = []
     while len(remaining) and len(boxes) < MAX_PEOPLE:
