@@ -233,7 +233,8 @@ def link(href: str, text: str, *, download: str | None = None) -> str:
 
 
 def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "", label: str = "Pages") -> str:
-    """HTML of Previous, Next and a list of pages, with the total if there is a noun. page: from 0; label: unique on its tab"""
+    """HTML of Previous, Next and a list of pages, with the total if there is a noun; "" for a single page. page: from 0; label:
+    unique on its tab"""
     if pages <= 1:
         return ""
     before = button(act, "Previous", page - 1, disabled=page <= 0, again=True)

@@ -70,7 +70,7 @@ class Bench:
 
     @contextmanager
     def opened(self, checkpoint: Checkpoint | None) -> Iterator[Subject]:
-        """Context with the base model and a checkpoint loaded; None: the base model alone."""
+        """Context with the base model and a checkpoint loaded; None: the base model alone. Raises ProblemsError."""
         plan, device = plan_of(self._job(checkpoint), self.target.workspace), self.context.device
         with ready(plan, self.target.workspace, store=self._store, device=device, reports=self.context) as (maker, _):
             assert isinstance(maker, Maker)

@@ -24,8 +24,9 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 
 def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """{used: directions that hold KEPT of the norm; resize: rank to resize to; lost: share of the norm that this loses; layers: norms
-    of those that change most; norm: of all; text: share of the text encoders}. values: singular values of each layer, descending"""
+    """{used: directions that hold KEPT of the norm; resize: rank to resize to; lost: share of the norm that this loses; layers:
+    norms of those that change most; norm: of all; text: share of the text encoders}. values: singular values of each layer,
+    descending. Raises NotMeasured without any"""
     from core.tools.loras.singular_values import retained_together, usual_rank
 
     if not values:

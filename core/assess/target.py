@@ -193,8 +193,8 @@ def find_target(settings: AssessSettings, workspace: Workspace) -> Target:
 def checkpoints_of(
     facts: Mapping[str, Any], job: TrainJob, workspace: Workspace, steps: Sequence[str] = ()
 ) -> list[Checkpoint]:
-    """The checkpoints of these steps; without steps, all of them (evenly spaced ones if there are many) and averages. facts: the
-    run's snapshot"""
+    """The checkpoints of these steps; without steps, all of them (evenly spaced ones if there are many) and averages. facts:
+    the run's snapshot. Raises ProblemsError for a step without one."""
     saved: dict[int, list[Path]] = {}
     averages = [Checkpoint(file["step"], Path(file["path"])) for file in facts["files"] if is_average(file["name"])]
     for file in facts["files"]:

@@ -116,7 +116,11 @@ def run_captioner(
     name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, of_rows: bool = False
 ) -> Outcome:
     """Caption the job's images and write each caption as soon as it is ready, or all into one file at the end. A preview writes
-    nothing."""
+    nothing.
+
+    of_rows   as `rows` of `captioner`
+    Raises ProblemsError. A stop raises Cancelled before the first caption is written, and has an outcome after it.
+    """
     tally, about, settings = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
     def described(rows: Sequence[Row]) -> Iterator[tuple[Row, Described]]:

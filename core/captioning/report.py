@@ -94,7 +94,8 @@ def _change_of(row: Row, text: str, sidecars: SidecarIndex) -> Change:
 
 
 def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
-    """Report the captions, and write `caption.write_missing` for each image without a caption file."""
+    """Report the captions, and write `caption.write_missing` for each image without a caption file. Raises ProblemsError for
+    errors of the folders."""
     report = caption_report(job)
     raise_if_errors(report.problems)
     text = job.caption.write_missing

@@ -35,7 +35,8 @@ def with_present_tool(words: list[str]) -> list[str]:
 
 
 def renewed(words: list[str]) -> list[str]:
-    """The words of a former command in the current form. Settings of its other tools had no effect and are left out."""
+    """The words of a former command in the current form. Settings of its other tools had no effect and are left out. Raises
+    ProblemsError for an unknown tool."""
     command, rest = words[0], words[1:]
     chooser, usual, tools = FORMER[command]
     if rest and rest[0] in tasks.tasks():

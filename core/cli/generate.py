@@ -42,7 +42,7 @@ def run(words: list[str]) -> int:
 
 def prompt_loop(job: GenerateJob, options: Options) -> int:
     """Ask for prompts until the input ends, and generate the images of each; problems with a prompt are printed. Returns the
-    exit code."""
+    exit code. Raises ProblemsError if the outputs folder is in use."""
     from core.generation.model.store import make_store
     from core.generation.run import run_generate
 

@@ -45,7 +45,8 @@ PASSED_ON_SECONDS = 3.0  # within which a launcher repeats a signal that all its
 
 
 def run_job(task: str, job: Settings, title: str, options: Options, resume: RunFolder | None = None) -> int:
-    """Run the job in this process, or with --queue hand it to the page. Returns the exit code."""
+    """Run the job in this process, or with --queue hand it to the page. Returns the exit code. Raises ProblemsError if the
+    outputs folder is in use or cannot be written. resume: the run to resume"""
     workspace = options.workspace()
     if options.values.get("queue"):
         hand_in(workspace, task, title, to_values(job), resume.name if resume else "", options.preset_name)

@@ -206,7 +206,8 @@ def _take_option(name: str, placeholder: str, word: str, rest: deque[str], optio
 
 
 def _take_setting(word: str, rest: deque[str], options: Options) -> None:
-    """Store the setting `word`, and its value if the next word is one."""
+    """Store the setting `word` and its value: none for --name=value, all words up to the next option for --network_args, else
+    one."""
     options.settings.append(word)
     # sd-scripts' --network_args takes several values; it is read only to report its replacement
     most = len(rest) if word == "--network_args" else 0 if "=" in word else 1

@@ -56,7 +56,7 @@ def train_job(job: Settings, options: Options) -> int:
 
 def resume(options: Options) -> int:
     """--continue: resume a run with its own settings; only its length, saving, samples and logging can be changed. Returns the
-    exit code."""
+    exit code. Raises ProblemsError for an unknown run and for other changes."""
     if options.preset or options.argument or "dataset-config" in options.values:
         what, fix = "--continue takes the settings of the run", "leave out the preset and the dataset file"
         raise ProblemsError.one(what, "command line", fix, "cli.continue-with-preset")
@@ -71,7 +71,8 @@ def resume(options: Options) -> int:
 
 
 def prove_it(job: TrainJob, options: Options) -> int:
-    """--prove N: train N steps in one run and in two with a resume, and compare the results. Returns the exit code."""
+    """--prove N: train N steps in one run and in two with a resume, and compare the results. Returns the exit code. Raises
+    ProblemsError for an invalid N."""
     from core.training.prove import prove
 
     text = str(options.values["prove"])
@@ -152,7 +153,8 @@ def say_advice(problems: list[Problem]) -> None:
 
 
 def get_models(settings: ModelSettings, options: Options) -> None:
-    """Download a base model and VAE named by hub ids that are not on this machine, with a progress bar; not with --check."""
+    """Download a base model and VAE named by hub ids that are not on this machine, with a progress bar; not with --check.
+    Raises ProblemsError."""
     from core.formats.hub.references import download
 
     if options.values.get("check"):

@@ -84,7 +84,8 @@ def open_control_net(path: Path) -> ControlNetFile:
 
 
 def _named(keys: list[str]) -> Iterator[tuple[str, str]]:
-    """(diffusers' name, key) of each tensor of the net; keys of anything else are skipped."""
+    """(diffusers' name, key) of each tensor, without the mark of a difference. With the prefix `control_model.` only of the
+    keys that have it: such a file may hold the base model too."""
     if any(key.startswith("controlnet_cond_embedding.") for key in keys):
         yield from ((key, key) for key in keys)
         return
@@ -196,7 +197,8 @@ def write_control_net(
     config: Mapping[str, Any] | None = None,
     pickled: bool = False,
 ) -> list[Problem]:
-    """Write a ControlNet atomically; returns advice. If `dtype` would overflow, the file is in fp32.
+    """Write a ControlNet atomically; returns advice. If `dtype` would overflow, the file is in fp32. Raises ProblemsError for
+    weights that are not finite.
 
     tensors   by diffusers' names, on any device
     family    SD 1.x and 2.x files get the original's names with their prefix, SDXL diffusers': what other programs read

@@ -58,7 +58,8 @@ def write_tensors(
     config: Mapping[str, Any] | None = None,
     pickled: bool = False,
 ) -> list[Problem]:
-    """Write a file atomically; returns advice. If `dtype` would overflow, the file is in fp32.
+    """Write a file atomically; returns advice. If `dtype` would overflow, the file is in fp32. Raises ProblemsError for weights
+    that are not finite.
 
     metadata  for safetensors; .ckpt and .pt have none
     config    writes a diffusers folder with this config in place of a file; `pickled`: with a .bin

@@ -51,7 +51,8 @@ def _check(path: Path, expected: Shapes, family: str) -> None:
 
 
 def load_lllite(path: Path, targets: list[LLLiteTarget], family: str) -> LLLite:
-    """Load an LLLite file, in fp32 on the CPU, not attached. Raises ProblemsError if it does not fit the U-Net."""
+    """Load an LLLite file, in fp32 on the CPU, not attached. Raises ProblemsError if it does not fit the U-Net, or has NaN or
+    infinite values."""
     from core.control.lllite import empty
 
     net = empty(targets, *sizes_of(path, family))

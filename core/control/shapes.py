@@ -60,7 +60,7 @@ def _same(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
 
 
 def control_net_shapes(unet: Shapes, names: Iterable[str]) -> Shapes:
-    """The tensors of a ControlNet for such a U-Net.
+    """The tensors of a ControlNet for such a U-Net; {} if it has no input blocks.
 
     names   of the file's tensors: SDXL's small and mid ControlNets have fewer attention layers
     """

@@ -19,7 +19,7 @@ from core.settings.job import TrainJob
 
 def first_rows(job: TrainJob, most: int, cancel: CancelToken | None = None) -> list[Row]:
     """The first `most` images in the order of the report, with size and caption, without bucket and usability, which are not
-    known yet. Stops at a folder whose images are listed in a metadata file."""
+    known yet. Stops at a folder whose images are listed in a metadata file; none with a dataset class."""
     rows: list[Row] = []
     for concept in () if job.dataset.dataset_class else concepts_of(job):
         source, (path, _) = concept.source, folder_of(concept.source)

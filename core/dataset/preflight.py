@@ -134,7 +134,8 @@ def _report(
     all_once: Sequence[Placed],
     looks: Mapping[Key, Look],
 ) -> Report:
-    """The report of a planned dataset. all_once: each placed image at one of its resolutions."""
+    """The report of a planned dataset. counted: tokens of each image's longest caption; looks: measurements of the decoded
+    images; all_once: each placed image, of training and validation, at one of its resolutions"""
     placed = placing.placed
     length = length_of(job.schedule, epochs)
     never = _never_shown(epochs)

@@ -94,8 +94,11 @@ def _multires(
     shared: Sequence[Address],
     device: torch.device,
 ) -> Tensor:
-    """The multi-resolution noise of a batch, float32 [B, C, H, W]. shape: (C, H, W); shared: each image's address for the
-    sizes of its levels"""
+    """The multi-resolution noise of a batch, float32 [B, C, H, W].
+
+    shape: (C, H, W)       addresses: of each image's noise
+    shared: of the sizes of each image's levels, with `compatibility` the first image's for all
+    """
     channels, height, width = shape
     iterations, discount = settings.multires_noise_iterations, settings.multires_noise_discount
     assert iterations is not None

@@ -191,7 +191,7 @@ def register(name: str, title: str, make: Make, objectives: frozenset[str] = FOR
 
 
 def sampler_problem(name: str, objective: str, where: str) -> Problem | None:
-    """The problem of a sampler that does not fit models of this objective; None if it fits."""
+    """The problem of a sampler that does not fit models of this objective; None if it fits or is unknown."""
     fitting = [each for each, sampler in SAMPLERS.items() if objective in sampler.objectives]
     if name in fitting or name not in SAMPLERS:
         return None
@@ -216,7 +216,7 @@ def schedules_of(name: str) -> list[str]:
 
 
 def schedule_problem(name: str, schedule: str, where: str) -> Problem | None:
-    """The problem of a schedule type that a sampler does not support; None if it does."""
+    """The problem of a schedule type that a sampler does not support; None if it does, or for an unknown sampler."""
     schedules = schedules_of(name)
     if name not in SAMPLERS or schedule in schedules:
         return None

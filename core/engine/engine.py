@@ -70,6 +70,8 @@ class Engine:
     """Runs jobs. Holds outputs/.atelier/lock while it exists. Every method may be called from any thread."""
 
     def __init__(self, workspace: Workspace, device: str | None = None, what: str = "a page"):
+        """Lock the outputs; nothing runs before `start`. device: found when first needed if None. what: names the holder to
+        other processes. Raises ProblemsError if the folder is in use or cannot be written."""
         self.workspace = workspace
         self._owner = Ownership(workspace, what, page=True)
         self._device = device
@@ -148,8 +150,8 @@ class Engine:
 
     @contextmanager
     def borrow_device(self, token: CancelToken, what: str) -> Iterator[str]:
-        """Hold the device for work outside of the queue (`what`, for messages): waits for a running job, and no job starts
-        meanwhile."""
+        """Hold the device for work outside of the queue (`what`, for messages) and yield its name: waits for a running job, and
+        no job starts meanwhile. Unloads the models kept between generations. Raises Cancelled."""
         while not self._device_lock.acquire(what, WAIT_SECONDS):
             token.check()
         try:
@@ -232,7 +234,8 @@ class Engine:
             self._begin_in_lane(moved)
 
     def cancel(self, entry_id: str) -> None:
-        """Cancel a waiting job, or send a stop to a running one."""
+        """Cancel a waiting job, or send a stop to a running one; nothing for one that has ended. Raises ProblemsError for an
+        unknown job or another user's."""
         check_may_manage(self._queue.get(entry_id))
         if self._queue.cancel_waiting(entry_id):
             return self._report_ended(entry_id)
@@ -258,9 +261,11 @@ class Engine:
         self._notify()
 
     def continue_run(self, run_name: str, changes: dict[str, Any] | None = None) -> str:
-        """Resume an interrupted, stopped or failed run, or a finished one with a greater length: queue it and return the job's id.
+        """Resume an interrupted, stopped or failed run, or a finished one with a greater length: queue it, unpause the queue
+        and return the job's id.
 
         changes   settings that may change when a run resumes (core/engine/extend.py), by group and name
+        Raises ProblemsError for a run that is running, queued or unknown, and for changes that are not possible.
         """
         folder = self._folder(run_name)
         if folder.held:
@@ -432,7 +437,8 @@ class Engine:
         return found
 
     def command(self, run_name: str, name: str) -> str:
-        """Send a command ("pause", "resume", "stop", "save" or "sample") to a run; returns its id."""
+        """Send a command ("pause", "resume", "stop", "save" or "sample") to a run; returns its id. Raises ProblemsError for an
+        unknown run or another user's, ValueError for another name."""
         for entry in self.queue():
             if entry.run == run_name and entry.state == "running":
                 check_may_manage(entry)
@@ -442,7 +448,7 @@ class Engine:
         return commands.send(folder.path, name)
 
     def current_run(self) -> str | None:
-        """The training that runs, else the last one of this server, else the newest on disk."""
+        """The training that runs, else the last one of this server, else the newest on disk; None without any."""
         now = self._now
         if now is not None and now.task == "train" and now.run:
             return now.run
@@ -499,7 +505,7 @@ class Engine:
         write_about(self._folder(run_name), title=title, note=note)
 
     def star_run(self, run_name: str, starred: bool) -> None:
-        """Star a run, or take its star away."""
+        """Star a run, or take its star away. Raises ProblemsError."""
         path = self._folder(run_name).star_file
         try:
             atomic.write_bytes(path, b"") if starred else path.unlink(missing_ok=True)
@@ -507,7 +513,7 @@ class Engine:
             raise unwritten(error, "The star cannot be saved", str(path.parent)) from None
 
     def delete_run(self, run_name: str) -> None:
-        """Move a run to the trash of this project."""
+        """Move a run to the trash of this project. Raises ProblemsError while it runs or a job uses its files."""
         folder = self._folder(run_name)
         if folder.held:
             what = f"'{run_name}' is running and cannot be deleted"

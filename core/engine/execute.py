@@ -39,7 +39,11 @@ def execute(
     store: Any = None,
     processes: Processes | None = None,
 ) -> tuple[str, Explanation | None]:
-    """Run a job to its end. Returns (state, explanation of a failure). KeyboardInterrupt passes through, after cleaning up."""
+    """Run a job to its end. Returns (state, explanation of a failure). KeyboardInterrupt passes through, after cleaning up.
+
+    store   models kept between generations      processes   those of a training on several GPUs
+    Raises ProblemsError if the run is running elsewhere.
+    """
     messages = folder.lock()
     try:
         with Journal(folder.path) as journal:
@@ -125,7 +129,7 @@ def memory_advice(task: str, job: Settings, context: JobContext) -> str:
 
 
 def write_details(folder: RunFolder, text: str, name: str = "error.txt") -> None:
-    """Write the traceback to the run's logs, for bug reports; never shown to the user."""
+    """Write the traceback to the run's logs, for bug reports; never shown to the user. Nothing if they cannot be written."""
     try:
         folder.logs.mkdir(exist_ok=True)
         atomic.write_text(folder.logs / name, mask(text))

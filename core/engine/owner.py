@@ -90,7 +90,8 @@ def inbox(workspace: Workspace) -> Path:
 
 
 def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], run: str = "", preset: str = "") -> None:
-    """Add a job to the inbox of the engine that holds the folder, which reads it within a second. run: resume this run."""
+    """Add a job to the inbox of the engine that holds the folder, which reads it within a second. run: resume this run. Raises
+    ProblemsError if the folder cannot be written."""
     name = f"{time.time():.3f}-{uuid.uuid4().hex[:8]}.json"
     try:
         content = {"task": task, "title": title, "job": job, "run": run, "preset": preset}

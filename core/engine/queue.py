@@ -150,7 +150,8 @@ class Queue:
         return entry
 
     def change(self, identity: str, **changes: Any) -> QueueEntry:
-        """Replace fields of an entry and return the new one."""
+        """Replace fields of an entry and return the new one; if the disk is full, it is stored with the next change. Raises
+        ProblemsError for an unknown one."""
         with self.lock:
             entry = replace(self.get(identity), **changes)
             self._entries = [entry if old.id == identity else old for old in self._entries]
@@ -177,7 +178,8 @@ class Queue:
                 self._write()
 
     def move(self, identity: str, position: int) -> None:
-        """Move a waiting job to `position` (from 0) among those that wait for the same lane."""
+        """Move a waiting job to `position` (from 0) among those that wait for the same lane; a guest only among their own.
+        Nothing if it no longer waits."""
         with self.lock:
             entry = self.get(identity)
             if entry.state != "waiting":

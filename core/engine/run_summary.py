@@ -52,7 +52,7 @@ class RunSummary:
 
 
 def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSummary:
-    """Return the row of a run. held: whether a process runs it"""
+    """Return the row of a run. held: whether a process runs it. Raises OSError if it was deleted meanwhile."""
     state = true_state(facts.state, facts.damaged, held)
     message, fix = DAMAGED if state == "damaged" else (facts.message, facts.fix)
     row = RunSummary(

@@ -49,7 +49,8 @@ class Runs:
         raise ProblemsError.one("There is no such run", name, "choose one from the list", "runs.no-such-run")
 
     def view(self, name: str) -> RunView:
-        """The view of a run. A running one is updated by its journal's listener, others are read again after a change."""
+        """The view of a run. A running one is updated by its journal's listener, others are read again after a change. Raises
+        ProblemsError for an unknown run."""
         folder = self.folder(name)
         with self._views_lock:
             view = self._views.setdefault(name, RunView(folder))

@@ -203,7 +203,8 @@ def chosen_because(facts: Mapping[str, Any], choices: Sequence[Choice], file: st
 
 
 def candidates(files: Sequence[str], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """{file, step, label, loss, average} of each column; the loss is None where none was measured."""
+    """{file, step, label, loss, average} of each column. step: 0 for the base model (""), None for a file that is gone; loss:
+    None where none was measured"""
     steps = {file["name"]: file["step"] for file in facts["files"]}
     losses = {point["step"]: point["loss"] for point in facts.get("measured", [])}
     rows = []

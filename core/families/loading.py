@@ -230,7 +230,8 @@ def digest(
     cancel: CancelToken | None = None,
     kohya_projection: bool = False,
 ) -> str:
-    """SHA-256 of the stored weights of a part ("denoiser", "vae" or "text_encoders"), for cache keys. Loads nothing."""
+    """SHA-256 of the stored weights of a part ("denoiser", "vae" or "text_encoders"), for cache keys. Loads nothing. Raises
+    ProblemsError for a missing part."""
     assert part in ("denoiser", "vae", "text_encoders"), part
     if part == "vae" and vae is not None:
         return part_digest(open_vae(vae), memo, cancel)

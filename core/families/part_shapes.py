@@ -27,7 +27,8 @@ SHOWN_KEYS = 5
 
 
 def known_tensors(layout: Layout, part: Part) -> tuple[Part, list[Problem]]:
-    """(the part without unknown tensors, problems of missing tensors and of wrong shapes and dtypes)."""
+    """(the part without unknown tensors, problems of missing tensors and of wrong shapes and dtypes). Raises ProblemsError for
+    an invalid config."""
     wanted = published_shapes(layout, part)
     if wanted is None:
         wanted = shapes_of(layout.kind(part.name), part.name, json.dumps(config_of(layout, part), sort_keys=True))
@@ -45,7 +46,8 @@ def tensor_problems(wanted: Mapping[str, tuple[int, ...]], part: Part, title: st
 
 
 def mismatch_problems(layout: Layout, parts: Iterable[Part], path: Path) -> list[Problem]:
-    """Problems of complete parts that do not work together; for a missing VAE the published one counts."""
+    """Problems of complete parts that do not work together; for a missing VAE the published one counts. Raises ProblemsError
+    for a damaged tokenizer."""
     configs = {"vae": layout.config("vae")} | {part.name: config_of(layout, part) for part in parts}
     fix = f"choose a plain {FAMILY_NAMES[layout.family]} model, or download the folder again"
     return [

@@ -18,7 +18,8 @@ def tokenizer_folder(model: Path | str | None) -> Path:
 
 
 def load_tokenizer(path: Path | str | None = None, *, pad: str = END, pad_is_mark: bool = True) -> Any:
-    """The tokenizer of a model folder, else the built-in one of CLIP (49,408 tokens). Never downloads.
+    """The tokenizer of a model folder, else the built-in one of CLIP (49,408 tokens). Never downloads. Raises ProblemsError for
+    a damaged one.
 
     Only vocabulary, merges and added tokens are read from the folder; normalization and pre-tokenization are always CLIP's.
 

@@ -50,7 +50,7 @@ def stated_size(model: Path) -> tuple[int, int] | None:
 
 def trained_size(model: Path, family: str = "auto") -> tuple[int, int]:
     """(width, height) of a model's training resolution: as stated in the file, else the `sample_size` of the folder's denoiser,
-    else the family's."""
+    else the family's. Raises ProblemsError for a model of unknown family."""
     if stated := stated_size(model):
         return stated
     layout = layout_of(family_of(model, family, GENERATED))

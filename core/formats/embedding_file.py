@@ -37,7 +37,8 @@ LAYERS = (
 def write_embedding(
     path: Path, vectors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], dtype: torch.dtype
 ) -> None:
-    """Write a .safetensors with metadata, or a .pt (torch.save of the same names), atomically.
+    """Write a .safetensors with metadata, or a .pt (torch.save of the same names), atomically. Raises ProblemsError for NaN or
+    infinity.
 
     vectors   {"emb_params": [n, C]}, {"clip_l": ..., "clip_g": ...} or one per name in LAYERS
     """

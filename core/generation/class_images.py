@@ -61,10 +61,10 @@ def make_class_images(
     device: str = "cpu",
     reports: Reports = NO_REPORTS,
 ) -> list[Path]:
-    """Generate the missing regularization images; returns their files in order of generation.
+    """Generate the missing regularization images; returns their files in order of generation. Raises ProblemsError.
 
-    A cancelled or interrupted job keeps finished images; running it again generates the others, byte for byte as they
-    would have been.
+    A cancelled or interrupted job keeps finished images; running it again generates the others, byte for byte as they would
+    have been.
     """
     reports.stage("scanning the dataset")
     plan = plan_class_images(job, workspace)

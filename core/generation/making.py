@@ -210,8 +210,12 @@ class Maker:
         decoded: bool = True,
         inpainted: Canvas | None = None,
     ) -> BatchResult:
-        """Generate the images of requests that differ only in prompt and seed. on_step: called with the steps done, of
-        all stages; inpainted: the initial image, in place of the settings' file"""
+        """Generate the images of requests that differ only in prompt and seed.
+
+        on_step     called with the steps done, of all stages
+        decoded     False returns latents only
+        inpainted   the initial image, in place of the settings' file; such an image is not detailed
+        """
         job = batch[0].job
         self.loras.use(job.generate.loras)
         stages = stages_of(job)
@@ -397,7 +401,8 @@ class Maker:
         return _joined([self._states_of_one(encoder, request.job, during) for request in batch])
 
     def _states_of_one(self, encoder: PromptEncoder, job: GenerateJob, during: Pass | None) -> PromptStates:
-        """The states of one image, with those of later steps, each encoded once."""
+        """The states of one image, with those of the texts that follow at later steps (prompt editing); equal texts are encoded
+        once. during: as of `passes_of`"""
         texts, weights = self._texts(job)
         every = [text for side in texts for text in texts_of(side, passes_of(job))]
         encoded: dict[tuple[str, ...], PromptStates] = {}

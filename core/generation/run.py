@@ -50,7 +50,7 @@ def run_generate(
     device: str = "cpu",
     reports: Reports = NO_REPORTS,
 ) -> list[Path]:
-    """Generate the job's images; returns their files in order.
+    """Generate the job's images; returns their files in order. Raises ProblemsError.
 
     reports   its stage counts the steps of all images
     A cancelled job raises Cancelled and keeps finished images.

@@ -352,8 +352,8 @@ def _check_dataset_values(document: Document, dataset: Dataset) -> None:
 
 
 def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any]) -> None:
-    """Add problems of bucket sides that do not fit the resolution, after rounding to the step; only advice with
-    bucket_no_upscale."""
+    """Add problems of bucket sides that do not fit the resolution after rounding to the step, only advice with
+    bucket_no_upscale, and a note on a step that sd-scripts refuses. Nothing without enable_bucket."""
     if not options["enable_bucket"]:
         return
     size, step = options["resolution"], options["bucket_reso_steps"]

@@ -129,7 +129,8 @@ def _only_toml(config: dict[str, Any]) -> list[Problem]:
 
 
 def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
-    """The content of the file, and advice on what it cannot contain. Reads folders and writes nothing."""
+    """The content of the file, and advice on what it cannot contain. Reads folders and writes nothing. Raises ProblemsError
+    without a folder."""
     concepts = [*_all_concepts(job)]
     if not concepts:
         what = "There is no folder to write"

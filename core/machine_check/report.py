@@ -80,7 +80,8 @@ def _forms(path: Path) -> set[str]:
 
 
 def cleaned(value: Any, places: Mapping[str, str]) -> Any:
-    """The same value with cleaned texts; numbers that JSON cannot represent become texts."""
+    """The value as JSON can hold it, with its texts, not dictionaries' keys, made `private`; infinity and NaN become texts.
+    places: see `hidden`"""
     if isinstance(value, Mapping):
         return {str(name): cleaned(each, places) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -118,7 +119,7 @@ def exit_code(report: Mapping[str, Any]) -> int:
 
 
 def line_words(line: Line) -> list[str]:
-    """A line of the table, followed by the fix if there is one."""
+    """A line of the table, followed by the fix if there is one; [] while the item runs."""
     finding = line.finding
     if finding is None:
         return []

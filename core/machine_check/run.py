@@ -102,7 +102,8 @@ class Examiner:
         return self.device.startswith("cuda")
 
     def examine(self, items: Sequence[Item], end: float, tell: Listener) -> None:
-        """Examine the items in order until `end` (time.monotonic), and report to `tell` before and after each."""
+        """Examine the items in order until `end` (time.monotonic), and report to `tell` before and after each; those for a GPU
+        only with one. Raises Cancelled."""
         for item in items:
             self.token.check()
             if item.gpu and not self.gpu:

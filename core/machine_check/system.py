@@ -111,7 +111,7 @@ def disk(place: Place) -> Finding:
 
 
 def write_pace(path: Path) -> float:
-    """Bytes per second, synced to the disk."""
+    """Bytes per second of writing a file, synced to the disk; it is removed afterwards. Raises OSError."""
     block = os.urandom(1 << 20)
     begun = time.perf_counter()
     try:

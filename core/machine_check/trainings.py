@@ -161,7 +161,8 @@ def context_of(place: Place, job: TrainJob) -> JobContext:
 
 
 def ready_training(place: Place, job: TrainJob) -> Training:
-    """The training of this job as a run sets it up, ready for its first step."""
+    """The training of this job, all images and captions encoded, ready for its first step; the caller must `release` it. Raises
+    ProblemsError."""
     from core.training.building.setup import build_training
 
     training = build_training(job, context_of(place, job), at_once=True)  # its steps and their memory are measured
@@ -179,7 +180,7 @@ def take_steps(run: Run, count: int) -> None:
 
 
 def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Trained:
-    """Run the steps of this job and read back the losses."""
+    """Run the steps of this job and read back the losses. Raises ProblemsError, also at a loss of NaN or infinity."""
     from core.record.memory import PeakMemory, free_memory
 
     free_memory()

@@ -58,7 +58,8 @@ class EmbeddingMethod(Method):
         return [f"_{name}" for name in LAYERS] if self._settings.extended else [""]
 
     def build(self, components: Components) -> list[Trainable]:
-        """Add the tokens to the tokenizers, and their embeddings to the encoders' tables."""
+        """Add the tokens to the tokenizers, and their embeddings to the encoders' tables; everything else is frozen. Raises
+        ProblemsError for an `embedding_weights` that does not fit and an initializer without tokens."""
         self._family = components.family
         count = self._settings.num_vectors_per_token
         tokens = [token for suffix in self._suffixes for word in self.words for token in tokens_of(word, count, suffix)]
@@ -154,7 +155,8 @@ class EmbeddingMethod(Method):
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write one file for each token: the first one's at `path`, the others at `extra_files(path)`. Returns no problems."""
+        """Write one file for each token: the first one's at `path`, the others at `extra_files(path)`. Returns no problems;
+        raises ProblemsError for NaN or infinite vectors."""
         dtype = type_named(precision)
         for word, file in zip(self.words[1:], self.extra_files(path), strict=True):
             write_embedding(file, self.vectors(word), metadata, dtype)

@@ -140,12 +140,12 @@ def save_lora(
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write a LoRA file atomically. Adds the hashes by which A1111 identifies it.
+    """Write a LoRA file atomically. Adds the hashes by which A1111 identifies it. Raises ProblemsError for weights that are not
+    finite, or that overflow in `dtype`: write_lora falls back to fp32.
 
-    tensors  by kohya key, on any device, or stored, which are read twice, one after the other
+    tensors   by kohya key, on any device, or stored, which are read twice, one after the other
     metadata  all strings; None or empty writes only the hashes
-    dtype    of the matrices; alphas stay float32, which stores them exactly. Weights that overflow are refused by name:
-             write_lora falls back to fp32
+    dtype     of the matrices; alphas stay float32, which stores them exactly
     """
     path = Path(path)
     _refuse_overflow(path, tensors, dtype)
@@ -164,7 +164,8 @@ def write_lora(
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> list[Problem]:
-    """`save_lora` for a run that must not fail at its save: if `dtype` would overflow, the file is in fp32.
+    """`save_lora` for a run that must not fail at its save: if `dtype` would overflow, the file is in fp32. Raises
+    ProblemsError for weights that are not finite.
 
     returns  advice that names the weights
     """
@@ -176,8 +177,8 @@ def write_lora(
 
 
 def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Problem]:
-    """Write a .ckpt or .pt like `write_lora`: torch.save of {kohya key: tensor}, as sd-scripts does, without metadata;
-    readable with `torch.load(weights_only=True)`."""
+    """Write a .ckpt or .pt with the same result and errors as `write_lora`: torch.save of {kohya key: tensor}, as sd-scripts
+    does, without metadata; readable with `torch.load(weights_only=True)`."""
     import torch
 
     refuse_not_finite(not_finite(tensors), path)
@@ -458,8 +459,8 @@ def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
 
 
 def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The LoRA with diffusers' and PEFT's names: tensors `unet.<path>.lora_A.weight`,
-    `text_encoder.<path>.lora_B.weight` ..., and metadata.
+    """The LoRA with diffusers' and PEFT's names: tensors `unet.<path>.lora_A.weight`, `text_encoder.<path>.lora_B.weight` ...,
+    and metadata. Raises ProblemsError as `peft_layers`.
 
     fold_alpha  False: unchanged matrices, ranks and alphas in the metadata, where diffusers and `load_lora` read them;
                 converting back gives the same bits. True: alpha / rank is multiplied into B, for programs that read no
@@ -509,7 +510,8 @@ def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str
 def save_diffusers(
     path: Path | str, lora: LoraFile, dtype: torch.dtype | None = None, *, fold_alpha: bool = False
 ) -> Path:
-    """Write the LoRA as `to_diffusers` returns it, atomically. Weights that overflow in `dtype` are refused by name."""
+    """Write the LoRA as `to_diffusers` returns it, atomically. Raises ProblemsError as that, and for weights that are not
+    finite or overflow in `dtype`."""
     from safetensors.torch import save_file
 
     tensors, metadata = to_diffusers(lora, fold_alpha=fold_alpha)

@@ -122,7 +122,8 @@ def unmatched_problems(network: Network, path: Path) -> list[Problem]:
 
 
 def merge_files(components: Components, files: Sequence[MergedFile]) -> None:
-    """Merge LoRAs permanently into the loaded weights, each with its strength, in order.
+    """Merge LoRAs permanently into the loaded weights, each with its strength, in order. Raises ProblemsError for another kind
+    or family.
 
     Called at each load: parts loaded later are merged then. A LoRA may have no layers for these parts.
     """

@@ -55,7 +55,8 @@ class Network:
         size_of: SizeOf | None = None,
         kind_settings: Settings | None = None,
     ) -> Network:
-        """A new network on the targets that have a size: by the settings, unless `size_of` is passed.
+        """A new network on the targets that have a size: by the settings, unless `size_of` is passed. Raises ProblemsError for
+        a rank that layers cannot have.
 
         kind_settings   the settings of its kind
         """

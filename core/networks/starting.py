@@ -31,7 +31,8 @@ def start_network(
     lora: LoraFile,
     kind_settings: Settings | None = None,
 ) -> tuple[Network, list[Problem]]:
-    """The network with the weights of a file loaded, and advice about differences.
+    """The network with the weights of a file loaded, and advice about differences. Raises ProblemsError for other ranks, shapes
+    or kinds, and for a file without one of its layers.
 
     With `dim_from_weights` the network has the file's layers, ranks and alphas; otherwise those of the settings, and
     the file must have the same ranks. The file's alpha is used in training, as in any program that reads the file; with

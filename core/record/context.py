@@ -85,7 +85,8 @@ class JobContext(Reports):
     def stage(
         self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0, *, of_bytes: bool = False
     ) -> None:
-        """Report the current stage; counts are written at most every STAGE_SECONDS, and always at the end."""
+        """Report the current stage; counts are written at most every STAGE_SECONDS, and always at the end. step, steps: of the
+        image that is being generated; of_bytes: the counts are bytes"""
         now = time.monotonic()
         if text == self._stage_text and done < total and now - self._stage_time < STAGE_SECONDS:
             return

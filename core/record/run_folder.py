@@ -40,7 +40,8 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs: Path, name: str, job: dict[str, Any], now: float | None = None) -> RunFolder:
-        """Create a run folder with its job.json. `job` is a preset's content (kind, schema_version, groups)."""
+        """Create a run folder with its job.json. job: a preset's content (kind, schema_version, groups); now: time in its name.
+        Raises ProblemsError if it cannot be written."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
         stem = f"{stamp}_{safe_name(name)}"
         for number in range(1, 1000):

@@ -77,7 +77,8 @@ def side_count(name: str, blocks: int) -> int:
 
 
 def block_rates(settings: NetworkSettings, blocks: int) -> list[float] | None:
-    """The learning rate factor of each of the 25 or 23 blocks; None without block learning rates.
+    """The learning rate factor of each of the 25 or 23 blocks; None without block learning rates. Raises ValueError for invalid
+    lists.
 
     A side that is not set has the factor 1. A list that is too short is extended by 1, one that is too long is cut. Factors up
     to the threshold become 0.
@@ -97,13 +98,16 @@ def block_rates(settings: NetworkSettings, blocks: int) -> list[float] | None:
 
 
 def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize], list[BlockSize]]:
-    """(rank and alpha by block of Linear and 1x1 layers, the same of 3x3 convolutions). Blocks with rate factor 0 have rank 0."""
-    ranks = _list(settings.block_dims, blocks) or [settings.rank] * blocks
-    alphas = _list(settings.block_alphas, blocks) or [settings.alpha] * blocks
+    """(rank and alpha by block of Linear and 1x1 layers, the same of 3x3 convolutions). Blocks with rate factor 0 have rank 0.
+    Raises ValueError for invalid lists."""
+    ranks = _block_numbers(settings.block_dims, blocks) or [settings.rank] * blocks
+    alphas = _block_numbers(settings.block_alphas, blocks) or [settings.alpha] * blocks
     as_plain = bool(settings.layers) and not settings.trains_conv  # chosen by name, and without a size of their own
-    wide_ranks = _list(settings.conv_block_dims, blocks) or [settings.conv_rank or 0] * blocks
+    wide_ranks = _block_numbers(settings.conv_block_dims, blocks) or [settings.conv_rank or 0] * blocks
     own = settings.conv_alpha
-    wide_alphas = _list(settings.conv_block_alphas, blocks) or [own if own is not None else rank for rank in wide_ranks]
+    wide_alphas = _block_numbers(settings.conv_block_alphas, blocks) or [
+        own if own is not None else rank for rank in wide_ranks
+    ]
     wide_ranks, wide_alphas = (ranks, alphas) if as_plain else (wide_ranks, wide_alphas)
     rates = block_rates(settings, blocks) or [1.0] * blocks
     return _sizes(ranks, alphas, rates), _sizes(wide_ranks, wide_alphas, rates)
@@ -117,8 +121,8 @@ def _sizes(ranks: list[float], alphas: list[float], rates: list[float]) -> list[
     ]
 
 
-def _list(text: str | None, blocks: int) -> list[float] | None:
-    """The numbers of a block-wise list, None if it is empty. Raises ValueError for another count than `blocks`."""
+def _block_numbers(text: str | None, blocks: int) -> list[float] | None:
+    """The numbers of a block-wise list; None if it is empty. Raises ValueError unless they are `blocks` finite numbers."""
     if not text:
         return None
     found = numbers(text)

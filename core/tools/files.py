@@ -15,7 +15,8 @@ from core.record.workspace import Workspace, display_path, typed_path
 
 
 def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
-    """The input file of a tool, by its path or the name of a LoRA. where: the setting, for problems."""
+    """The input file of a tool, by its path or the name of a LoRA. where: the setting, for problems. Raises ProblemsError
+    without one."""
     from core.generation.model.library import find, find_file
 
     wanted = (name or "").strip()

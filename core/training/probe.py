@@ -100,8 +100,8 @@ def largest(group: Group) -> int:
 
 
 def probe(job: TrainJob, context: JobContext) -> Forecasted:
-    """Train the job on two of its batches, in a folder that is removed, and return the forecast. Encoded latents and captions stay
-    in the caches."""
+    """Train the job on two of its batches, in a folder that is removed, and return the forecast. Encoded latents and captions
+    stay in the caches. Raises ProblemsError or Cancelled."""
     parent = context.workspace.private / "probes" / secrets.token_hex(4)
     seeded = short_job(job, 1)
     length = {"max_train_steps": job.schedule.max_train_steps, "max_train_epochs": job.schedule.max_train_epochs}

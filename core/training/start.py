@@ -25,7 +25,8 @@ def run_task(job: TrainJob, context: JobContext) -> Outcome:
 
 
 def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None) -> str:
-    """Train from the start, or from the newest complete state in the run's folder. Returns "done" or "stopped".
+    """Train from the start, or from the newest complete state in the run's folder. Returns "done" or "stopped". Raises
+    ProblemsError.
 
     stop_at   a step after which to save and stop, as on request
     """

@@ -117,7 +117,7 @@ class Edits:
     # -- saving
 
     def save(self, key: str, text: str, over: Collection[str], visit: str) -> Saved | None:
-        """Write a caption; None for an unknown image.
+        """Write a caption; None for an unknown image. Raises ProblemsError if it cannot be edited or the text is too long.
 
         over     texts that the file may have: the one that was shown, and those that this browser has sent since
         visit    id of one opening of the image in one browser; all that was typed in it is one undo step
@@ -241,7 +241,7 @@ class Edits:
         return self._history.count(str(steps[number][2])) if number >= 0 else 0
 
     def step(self, which: str, progress: Callable[[int, int], None]) -> Step | None:
-        """Undo or redo the newest change; None if there is none. Captions can be saved meanwhile."""
+        """Undo or redo the newest change; None if there is none. Captions can be saved meanwhile. Raises ProblemsError."""
         with self._stepping:
             with self._lock:
                 steps = list(self._load().get(which, []))

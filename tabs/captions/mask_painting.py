@@ -132,8 +132,8 @@ class Masks:
         }
 
     def save(self, placed: Placed, spot: Spot, body: dict[str, Any]) -> dict[str, Any]:
-        """Write the painted mask {"png"}. "over": version of the mask that it replaces, "" for none; "always": replace any
-        version"""
+        """Write the painted mask {"png"}. Raises ProblemsError if the mask on disk is not of the version "over" ("" for none),
+        except with "always": true."""
         mask = painting.decoded_mask(png_bytes(body.get("png"), "Captions"), spot.image)
         with self._lock:
             if spot.version != body.get("over") and not body.get("always"):
@@ -149,7 +149,8 @@ class Masks:
         return state | {"said": f"Mask saved to {display_path(spot.path)}", "version": spot.version}
 
     def use(self, placed: Placed, spot: Spot) -> dict[str, Any]:
-        """Set the folder's settings to train with its painted masks."""
+        """Set the folder's settings to train with its painted masks. Raises ProblemsError if none are painted, or if its mask
+        folder has control images."""
         if not spot.folder.is_dir():
             what, fix = "No masks have been painted for this folder", "paint one first"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.none-painted")

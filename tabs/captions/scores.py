@@ -45,7 +45,7 @@ class Scores:
         return f'<div class="concept-fields">{fields}</div>'
 
     def result(self, placed: Placed | None) -> str:
-        """HTML of the tags and scores of an image with these settings, or of the problem."""
+        """HTML of the tags and scores of an image with these settings, or of the problem; "" without an image."""
         if placed is None:
             return ""
         try:

@@ -152,7 +152,8 @@ class Handlers:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
     def save(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Save the caption {"key", "text", "over", "visit"}: see `Edits.save`."""
+        """Save the caption {"key", "text", "over", "visit"}: see `Edits.save`. Returns {"conflict": the caption on disk} if it
+        was refused, and {"unknown": whether that is final} for an unknown image."""
         over = body.get("over")
         saved = self.edits.save(
             str(body.get("key", "")),

@@ -76,7 +76,11 @@ def image_list(
     busy: bool = False,
     first: Sequence[Row] = (),
 ) -> Listed:
-    """One page of the list, with the open image marked. first: rows that are shown until there is a report"""
+    """A page of the list, from 0 and within the number of pages, with the open image (`key`) marked; a sentence without images
+    or matches.
+
+    busy: the folder is being read: until there is a report, the rows in `first` are listed.
+    """
     if report is None and busy:
         items = "".join(_item(row, False, thumb_url, ready=False) for row in first[:PAGE_SIZE])
         return Listed((f'<ul class="picks">{items}</ul>' if items else "") + progress("Reading the folder", None))

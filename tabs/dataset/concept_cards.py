@@ -46,6 +46,7 @@ def cards(
 ) -> str:
     """HTML of one card per folder.
 
+    busy         the folders are being read, so none is called empty
     opened       numbers of the cards with open settings      proposed   {number: rare tokens for the subject of a card}
     undo         HTML of the undo buttons
     class_form   returns the HTML of the form for regularization images on a card; number -1: for a new folder

@@ -34,7 +34,8 @@ class DoctorHandlers:
         self._treated: set[str] = set()
 
     def put_away(self, finding_id: str, entries: Sequence[Source]) -> None:
-        """Move the images that a finding advises to remove to the trash of their folder, and read the dataset again."""
+        """Move the images that a finding advises to remove to the trash of their folder, and read the dataset again. Raises
+        ProblemsError for a finding that no longer exists, unless it was treated before."""
         finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)
         if finding is None and finding_id in self._treated:  # a second click on the same button
             return
@@ -60,7 +61,8 @@ class DoctorHandlers:
         return str(self.page.roots.check(used[most].folder, "dataset.folder"))
 
     def put_back(self, token: str, entries: Sequence[Source]) -> None:
-        """Restore the images of one action, if it is recorded in the trash of the dataset's folders."""
+        """Restore the images of one action, and read the dataset again. Raises ProblemsError if the trash of the dataset's
+        folders does not have it."""
         if token not in [each.token for each in self.away(entries)]:
             raise ProblemsError.one("This was already restored", "Dataset", "check the list", "doctor.already-restored")
         try:
@@ -96,7 +98,8 @@ def cards(
     thumb_url: Callable[..., str],
     examining: tuple[str, float] | None = None,
 ) -> str:
-    """HTML of the findings with thumbnails; images that would be removed are marked."""
+    """HTML of the findings with thumbnails; images that would be removed are marked. "" if nothing was examined. examining:
+    (text, share done) while that goes on"""
     if findings is None:
         return progress(examining[0], examining[1] or None) if examining else ""
     if not findings:

@@ -26,7 +26,8 @@ class Exchange:
         self.written: Path | None = None  # the last export, for as long as there is no other
 
     def take(self, file: str) -> None:
-        """Replace the folders and their settings by those of a config file. Undo on Train reverts it."""
+        """Replace the folders and their settings by those of an uploaded config file, which is removed; errors are shown as a
+        message. Undo on Train reverts it."""
         name = printable(Path(file).name)
         try:
             job, report = importer_of(file).apply(self.page.project.job, file)

@@ -92,7 +92,12 @@ def grid(
     hold: Callable[[Row], str] = NO_HOLD,
     first: Sequence[Row] = (),
 ) -> str:
-    """HTML of one page of thumbnails, with pagers and the list of views. first: rows that are shown until there is a report"""
+    """HTML of one page of thumbnails, with pagers and the list of views.
+
+    show    the view, as of `shown_rows`                 page    from 0; clamped
+    busy    the dataset is being read                    first   rows that are shown until there is a report
+    hold    returns an image's `hold` of `tile`
+    """
     if report is None:
         if busy and first:
             return section(
@@ -127,7 +132,8 @@ def grid(
 
 
 def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -> str:
-    """HTML of an image with its crop frame, caption and facts."""
+    """HTML of an image with its crop frame, caption and facts. number: its index in the report's rows; hold: "named" if it is
+    chosen for validation, "" where it cannot be, else any text"""
     name = printable(row.key[1])
     image = _image(row, name, thumb_url)
     opens = row.bucket is not None

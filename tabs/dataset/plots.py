@@ -44,7 +44,7 @@ def size_marks(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, floa
 
 
 def sizes_plot(job: TrainJob, report: Report | None) -> str:
-    """Chart of widths and heights, with the line of the resolution's area: images below it are enlarged."""
+    """Chart of widths and heights, with the line of the resolution's area: images below it are enlarged. "" without sizes."""
     sizes = [row.size for row in report.rows if row.size is not None] if report else []
     if not sizes:
         return ""
@@ -84,7 +84,8 @@ def _plane(label: str, right: float, top: float, across: str, up: str) -> dict[s
 
 
 def balance(names: Sequence[str], roles: Sequence[str], views: Sequence[int]) -> str:
-    """Chart of the views per epoch of each folder. names, roles, views: one entry per folder"""
+    """Chart of the views per epoch of each folder; "" for fewer than two folders or without views. names, roles, views: one
+    entry per folder"""
     total = sum(views)
     if len(names) < 2 or not total:
         return ""
@@ -116,7 +117,7 @@ def length_bins(tokens: Sequence[int]) -> tuple[list[int], int]:
 
 
 def lengths_plot(report: Report | None) -> str:
-    """Chart of caption lengths in tokens, with marks where captions are cut."""
+    """Chart of caption lengths in tokens, with marks where captions are cut; "" until tokens are counted."""
     tokens = [row.tokens for row in report.rows if row.trains and row.tokens is not None] if report else []
     if report is None or not tokens:
         return ""

@@ -145,7 +145,7 @@ def in_force(job: TrainJob, kind: str) -> str:
 
 
 def cards(job: TrainJob, questions: Sequence[Question], done: Collection[str], lately: Collection[str] = ()) -> str:
-    """HTML of the questions.
+    """HTML of the questions; "" without one of known kind.
 
     done     kinds of answered ones, which are one line each
     lately   of these, the ones that keep their choices, so that the next question does not move under the pointer

@@ -185,7 +185,7 @@ class Reading:
 
     @property
     def failure(self) -> tuple[Problem, ...]:
-        """The problem of a failed reading."""
+        """The problems of a failed reading; () if it goes on, succeeded or was cancelled."""
         task = self._task
         return (
             tuple(task.error.problems)

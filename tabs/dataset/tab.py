@@ -194,7 +194,7 @@ class Handlers:
         return values | sent_boards(values)
 
     def _plots(self, entries: list[Source], contents: list[FolderContents], show: str) -> str:
-        """HTML of the charts; "" without images."""
+        """HTML of the charts, without disabled folders in that of views; "" without images. show: as of `histogram`"""
         report, job = self.reading.report, self.page.project.job
         used = [(entry, each) for entry, each in zip(entries, contents, strict=True) if entry.enabled]
         names = [printable(resolve_path(entry.folder).name or entry.folder) for entry, _ in used]
@@ -257,7 +257,7 @@ class Handlers:
     # -- dropped files
 
     def take(self, files: list[str] | None):
-        """Start storing dropped files, and clear the drop area."""
+        """Start storing dropped files, and clear the drop area. Raises ProblemsError while others are stored."""
         if not files:
             return gr.skip()
         if self._intake is not None and not self._intake.done:

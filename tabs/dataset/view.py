@@ -17,7 +17,8 @@ PROBLEMS_SHOWN = 30
 
 
 def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str:
-    """HTML of the folder's form, the numbers of images, and progress."""
+    """HTML of the numbers of images, the folder's form (`layout`, a sentence) and progress. doing: (text, share done), "" if
+    nothing is read"""
     parts = []
     if report is not None and report.rows:
         all_images = count(len(report.rows), "image")
@@ -73,7 +74,7 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
 
 
 def histogram(report: Report | None, show: str) -> str:
-    """HTML of a bar for each bucket; a click shows its images."""
+    """HTML of a bar for each bucket; a click shows its images. "" without buckets. show: the view of the grid ("512x768")"""
     if report is None or not report.buckets:
         return ""
     most = max(number for number, _ in report.buckets.values())

@@ -58,7 +58,8 @@ def _drives() -> list[str]:
 
 
 def listing(roots: Roots, text: str) -> Listing:
-    """List the folder that `text` names. Raises ProblemsError if it is not allowed."""
+    """List the folder that `text` names, PROJECT for "". Raises ProblemsError if it is not allowed; an unreadable one has a
+    reason."""
     folder = roots.check(text or str(PROJECT), "folder")
     folder = Path(os.path.abspath(folder))
     parent = folder.parent if folder.parent != folder and roots.holds(folder.parent) else None

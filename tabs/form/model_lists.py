@@ -65,7 +65,7 @@ class Listed:
 
 
 def badges(facts: FileFacts) -> list[str]:
-    """Short texts about a file: family, network kind or file kind, rank."""
+    """Short texts about a file: family, network kind or file kind, rank; [] for one that cannot be read."""
     if facts.problem:
         return []
     family = FAMILY_NAMES.get(facts.family or "", "")

@@ -127,7 +127,8 @@ class PresetForm(ABC):
         return self.apply_preset(self.presets.load(name, self.task_name) if name else None, name, done)
 
     def save(self, name: str, replace: bool = False) -> Done:
-        """Save the form as a user preset and load it. One that it replaces passes on its kind, title and reasons."""
+        """Save the form as a user preset and load it. One that it replaces passes on its kind, title and reasons. Raises
+        ProblemsError for invalid fields, an invalid name, and an existing one without `replace`."""
         with self.lock:
             job, user_name = self.checked_job(), "user/" + name.strip().removeprefix("user/")
             before = read_preset(self.presets, user_name) if replace and user_name == self.name else None

@@ -154,7 +154,8 @@ class Project(PresetForm):
             raise OldRevision
 
     def edit(self, path: str, raw: Any) -> bool:
-        """Set a field from its control. Invalid input is stored in `bad`. Returns whether anything changed."""
+        """Set a field from its control; invalid input is stored in `bad`. Returns whether anything changed. Raises
+        OldRevision."""
         with self.lock:
             job, bad = self.job, {name: each for name, each in self.bad.items() if name != path}
             try:
@@ -185,7 +186,7 @@ class Project(PresetForm):
 
     def change(self, job: TrainJob, *, did: str, paths: Iterable[str] = ()) -> None:
         """Replace the job as one undo step. Invalid input is discarded in the fields that change and in `paths`; elsewhere it
-        stays, so that no run starts with the value before it."""
+        stays, so that no run starts with the value before it. Raises OldRevision."""
         with self.lock:
             corrected = {*differences(job, self.job), *paths}
             bad = {path: each for path, each in self.bad.items() if path not in corrected}

@@ -269,7 +269,7 @@ def ratio_size(ratio: str, native: tuple[int, int]) -> tuple[int, int]:
 
 
 def sides(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> tuple[int, int]:
-    """(width, height) of the images of these values."""
+    """(width, height) of the images of these values: an empty one is the model's trained size, 512 if that is unknown."""
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
     native = (512, 512)
     with suppress(ProblemsError, OSError, StopIteration):

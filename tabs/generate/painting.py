@@ -89,7 +89,7 @@ class Painting:
         return self._store(stem, path.read_bytes(), ending)
 
     def row(self, group: str, values: dict[str, Any]) -> str:
-        """HTML above the fields of a group: the chosen images and the buttons to upload and paint."""
+        """HTML above the fields of a group: the chosen images and the buttons to upload and paint; "" for other groups."""
         if group == "image_to_image":
             shown = self.thumb(values["image_path"], "Initial image") + self.thumb(values["mask_path"], "Mask")
             buttons = _button("upload", "Upload image") + _button("mask", "Paint mask")

@@ -54,7 +54,7 @@ class Model:
 
 
 def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace) -> Model:
-    """Family and trained size of the chosen model, from its header."""
+    """Family and trained size of the chosen model, from its header; a problem if it is missing or unreadable."""
     chosen = str(values["base_model"]).strip()
     path = find_file(chosen or project_model.base_model, workspace)
     if path is None:

@@ -274,7 +274,7 @@ class History:
         self.page, self._gallery = page, gallery
 
     def add(self, job: GenerateJob) -> None:
-        """Add the prompts of a job."""
+        """Add the prompts of a job, unless the prompt is empty or both together are longer than MAX_LENGTH."""
         pair = (job.generate.prompt, job.generate.negative_prompt)
         if not pair[0].strip() or sum(map(len, pair)) > MAX_LENGTH:
             return

@@ -99,7 +99,7 @@ class Sending:
     # -- its settings
 
     def read(self, file: str) -> None:
-        """Load the settings of a dropped image."""
+        """Load the settings of a dropped image and remove the upload; an unreadable image is shown as a message."""
         name = printable(Path(file).name)
         try:
             read_header(file)

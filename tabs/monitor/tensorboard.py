@@ -28,7 +28,8 @@ class TensorBoard:
         self.run = ""
 
     def open(self, run: str, logs: Path) -> str:
-        """Start TensorBoard for `logs` and return its URL, which answers after a few seconds."""
+        """Start TensorBoard for `logs` and return its URL, which answers after a few seconds. Raises ProblemsError on a shared
+        page, and if `logs` has no TensorBoard files."""
         if not self.offered:
             what = "TensorBoard can only be opened on the machine itself"
             raise ProblemsError.one(what, "TensorBoard", "open the page there", "tensorboard.shared-page")

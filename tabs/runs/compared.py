@@ -220,7 +220,7 @@ def fact_rows(*sides: Side) -> list[Row]:
 
 
 def shared_images(*datasets: dict[str, Any]) -> str:
-    """Text on the number of shared training images, and of those with the same caption."""
+    """Text on the number of shared training images, and of those with the same caption; "" if those of a run are unknown."""
     known = [
         {each["sha256"]: each.get("caption") for each in one.get("images", []) if each.get("sha256")}
         for one in datasets

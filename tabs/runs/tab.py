@@ -286,7 +286,7 @@ class Proofs:
             return prove(job, self._page.workspace, device, STEPS, token=task.token, say=say)
 
     def html(self, run: str, possible: bool) -> str:
-        """HTML of the button, the progress, or the result."""
+        """HTML of the button, the progress, or the result; "" for a run that cannot be tested and has not been."""
         task = self._tasks.get(run)
         if not possible and task is None:
             return ""

@@ -384,7 +384,7 @@ def pace_words(now: Mapping[str, Any]) -> str:
 
 
 def loss_chart(losses: Sequence[Sequence[float]]) -> str:
-    """HTML of a small chart of the smoothed loss, with its first and last value."""
+    """HTML of a small chart of the smoothed loss, with its first and last value; "" for fewer than three points."""
     if len(losses) < 3:
         return ""
     series, words = loss_series(losses), f"Smoothed loss from {loss_words(losses[0][2])} to {loss_words(losses[-1][2])}"

@@ -66,7 +66,7 @@ def _module(tab: str) -> bool:
 
 
 def free_port(host: str, port: int) -> int:
-    """Return `port`, or the next one that no program listens on."""
+    """Return `port`, or the next one that no program listens on. Raises OSError if none of PORTS_TRIED is free."""
     for candidate in range(port, min(port + PORTS_TRIED, 65536)):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
             if os.name != "nt":  # a port that waits for its last packets is free; on Windows it means more

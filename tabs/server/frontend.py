@@ -78,7 +78,7 @@ class Pack:
     style: str = ""
 
     def into(self, page: bytes) -> bytes:
-        """Return the page's HTML with the two bundle files in place of Gradio's entry."""
+        """Return the page's HTML with the two bundle files in place of Gradio's entry; unchanged without a bundle or entry."""
         entry, style = ENTRY.search(page), STYLE.search(page)
         if not self.script or not entry or not style:
             return page
@@ -104,7 +104,8 @@ def pack(kinds: frozenset[str], folder: Path = ASSETS) -> Pack:
 
 
 def needed(kinds: Iterable[str], folder: Path) -> list[str]:
-    """Names of the files to bundle: the entry, the Blocks module, each component type, and all that these import."""
+    """Names of the files to bundle: the entry, the Blocks module, each component type, and all that these import; [] if the
+    page has no entry."""
     read = functools.cache(lambda name: (folder / name).read_text("utf-8"))
     entry = ENTRY.search((folder.parent / "index.html").read_bytes())
     style = STYLE.search((folder.parent / "index.html").read_bytes())

@@ -22,7 +22,8 @@ FIX = "Drop images (.png, .jpg, .webp ...) with .txt captions, or one zip file."
 
 
 def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
-    """Store one zip, or any number of images with captions, in a new folder, and return it.
+    """Store one zip, or any number of images with captions, in a new folder, and return it. Raises ProblemsError, also for a
+    zip with other files.
 
     task   a LightTask          unused   collects the names of files that are left out
     """
@@ -40,7 +41,8 @@ def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk
 
 
 def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
-    """Copy images and captions into one new folder, which is removed if one fails."""
+    """Copy images and captions into one new folder, which is removed if one fails; return it. Raises ProblemsError, also
+    without an image. For `unused` see `take_in`."""
     wanted = [
         path
         for path in paths

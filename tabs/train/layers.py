@@ -111,8 +111,9 @@ class Layers:
         return chosen_layers(job, _tree_of(path, family, os.stat(path).st_mtime_ns))
 
     def choose(self, data: dict[str, Any]) -> None:
-        """Choose or deselect the leaves of these indices; with "usual", empty the settings. Runs in the request, in milliseconds
-        since the tree has been read: on a busy lane the choice would be lost."""
+        """Choose or deselect the leaves of these indices; with "usual", empty the settings. Raises ProblemsError for another
+        model's tree. Runs in the request, in milliseconds since the tree has been read: on a busy lane the choice would be
+        lost."""
         texts: tuple[list[str], list[str]] = ([], [])
         if not data.get("usual"):
             job = self._project.job

@@ -35,7 +35,7 @@ class RateSketch:
             later = job.schedule.lr_scheduler_type and "torch" not in sys.modules
             self._known = (
                 key,
-                _nothing(total, "The schedule is being calculated.") if later else self._drawn(job, total),
+                _nothing(total, "The schedule is being calculated.") if later else self._computed(job, total),
             )
             if later:
                 self._engine.light(self._later, job, total, key, title="learning-rate curve")
@@ -44,12 +44,12 @@ class RateSketch:
     def _later(self, job: TrainJob, total: int, key: Any, task: Any) -> None:
         import torch  # noqa: F401  the curve is one of its classes
 
-        facts = self._drawn(job, total)
+        facts = self._computed(job, total)
         if self._known[0] == key:
             self._known = (key, facts)
 
-    def _drawn(self, job: TrainJob, total: int) -> dict[str, Any]:
-        """Compute `facts` of a job now."""
+    def _computed(self, job: TrainJob, total: int) -> dict[str, Any]:
+        """The result of `facts`, computed now. total: optimizer steps, 0 while unknown"""
         if any(problem.level == "error" for problem in rules.problems(job)):
             return _nothing(total, "The schedule is shown once its settings are valid.")
         steps = total or GUESSED_STEPS

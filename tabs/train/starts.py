@@ -25,7 +25,8 @@ QUICK_SECONDS = 0.4  # for which a response waits for the checks
 
 
 def press(page: Page, browser: Browser, message: dict[str, Any]) -> None:
-    """Handle a click on Start ("how": "start") or Add to queue ("queue"). The result is shown in the browser's panel."""
+    """Handle a click on Start ("how": "start") or Add to queue ("queue"). The result is shown in the browser's panel. Raises
+    OldRevision."""
     if message.get("how") not in ("start", "queue"):
         return  # cancelled in a dialog
     how = message["how"]

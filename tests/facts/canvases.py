@@ -46,7 +46,7 @@ def masks() -> Facts:
     """Boxes around masked areas, prepared images, masks at latent size, and the result pasted back."""
     areas = ((0, 0, 10, 10), (40, 20, 50, 60), (90, 90, 100, 100), (0, 0, 100, 100), (30, 30, 31, 80))
     for area, padding, size in product(areas, (0, 8, 200), ((64, 64), (128, 64), (64, 192))):
-        yield f"around {area} {padding} {size}", inpaint.around(area, (100, 120), padding, size)
+        yield f"around {area} {padding} {size}", inpaint.box_around(area, (100, 120), padding, size)
     yield (
         "stretched",
         [

@@ -284,7 +284,7 @@ def tagged() -> Facts:
         "sd-scripts pairs",
         [refused(lambda each=each: sd_scripts.pairs_of(each)) for each in ("a,b;c\\,d,e", "a,b;", "", "a , b")],
     )
-    yield "wildcards", [tags.with_wildcards(each) for each in ("a", "a*", "*a*b*", "a.b*")]
+    yield "wildcards", [tags.wildcard_pattern(each) for each in ("a", "a*", "*a*b*", "a.b*")]
     yield "cuts", [tags.mcut(each) for each in ([0.9, 0.8, 0.2], [0.5], [0.9, 0.1])]
     yield (
         "expanded",

@@ -55,7 +55,8 @@ def check_sentences(task: str, settings: SentenceSettings, workspace: Workspace)
 
 
 def describe(task: str, rows: Sequence[Row], settings: SentenceSettings, context: JobContext) -> Iterator[Described]:
-    """Yield the caption of each row, in order. task: the captioner's name, which selects the model"""
+    """Yield the caption of each row, in order. Downloads missing files of the model if the settings allow it. Raises
+    ProblemsError. task: the captioner's name, which selects the model"""
     if not rows:
         return
     files = find(PROFILES[task], settings, context.workspace)
@@ -92,7 +93,8 @@ def _captions(
 
 
 def prepared(path: Path, side: int | None) -> Image.Image:
-    """The image as a training sees it, transparency on white, with at most `side` pixels on its longer side."""
+    """The image as a training sees it, transparency on white, with at most `side` pixels on its longer side; None for its own
+    size. Raises BrokenImage."""
     image = open_decoded(path, enough=(2 * side, 2 * side) if side else None).on(WHITE)
     if side is not None and max(image.size) > side:
         scale = side / max(image.size)

@@ -86,7 +86,8 @@ class ImageTexts:
         return _or({}, lambda: IptcImagePlugin.getiptcinfo(self.image) or {})  # type: ignore[arg-type]
 
     def exif_text(self, tag: int) -> str:
-        """An EXIF text. Pillow reads it as Latin-1, most programs write UTF-8."""
+        """An EXIF text; "" without one, and for those that cameras write into every image. Pillow reads it as Latin-1, most
+        programs write UTF-8."""
         text = _or("", lambda: self.exif.get(tag, ""))
         if not isinstance(text, str):
             return ""
@@ -225,7 +226,7 @@ def check(settings: ImageTextSettings, workspace: Workspace) -> None:
 def describe(
     job: CaptionerJob, images: Sequence[Path], settings: ImageTextSettings, context: JobContext
 ) -> Iterator[Described]:
-    """Yield the caption from each image's metadata."""
+    """Yield the caption from each image's metadata, or why there is none. Raises ProblemsError for invalid settings."""
     check(settings, context.workspace)
     for path in images:
         yield _described(path, settings, job.captioning.separator)

@@ -48,7 +48,7 @@ def check(settings: NamesSettings, workspace: Workspace) -> None:
 def describe(
     job: CaptionerJob, rows: Sequence[Row], settings: NamesSettings, context: JobContext
 ) -> Iterator[Described]:
-    """Yield each image's caption: the pattern filled in from its names."""
+    """Yield each image's caption: the pattern filled in from its names. Raises ProblemsError for invalid settings."""
     check(settings, context.workspace)
     context.stage("reading names")
     folders = [folder_of(each.source)[0] for each in concepts(job.dataset, job.captions, ValidationSettings())]

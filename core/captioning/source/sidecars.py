@@ -36,7 +36,8 @@ def check(settings: SidecarSettings, workspace: Workspace) -> None:
 def describe(
     job: CaptionerJob, images: Sequence[Path], settings: SidecarSettings, context: JobContext
 ) -> Iterator[Described]:
-    """Yield the tags in each image's JSON file, in the order of the settings."""
+    """Yield the tags in each image's JSON file, in the order of the settings, or why there are none. Raises ProblemsError for
+    invalid settings."""
     check(settings, context.workspace)
     for path in images:
         yield _described(path, settings, job.captioning.separator)

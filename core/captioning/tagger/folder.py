@@ -103,7 +103,8 @@ def _missing(files: ModelFiles) -> Problem:
 
 
 def read_labels(files: ModelFiles, metadata: str) -> list[Label]:
-    """The label of each output. metadata: the list in the model file, for taggers without a label file."""
+    """The label of each output. metadata: the list in the model file, for taggers without a label file. Raises ProblemsError
+    for damaged ones."""
     path = files.folder / files.profile.labels
     match files.profile.label_kind:
         case "csv":
@@ -115,7 +116,7 @@ def read_labels(files: ModelFiles, metadata: str) -> list[Label]:
 
 
 def fetch_missing(files: ModelFiles, settings: TagSettings, context: JobContext) -> None:
-    """Download missing or damaged files, or all files, according to the settings."""
+    """Download missing or damaged files, or all files, according to the settings. Raises ProblemsError."""
     if files.is_users and settings.force_download:
         context.say("'Download again' has no effect with a model folder", "warning")
     if not downloads(files, settings):

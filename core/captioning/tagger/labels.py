@@ -29,7 +29,8 @@ CONTROL = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]+")
 
 
 def read_csv(path: Path) -> list[Label]:
-    """Read selected_tags.csv of WD, PixAI and others: columns name and category; `ips` has the series of characters."""
+    """Read selected_tags.csv of WD, PixAI and others: columns name and category; `ips` has the series of characters. Raises
+    ProblemsError."""
     try:
         text = read_regular(path, MAX_BYTES).decode("utf-8-sig")
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -64,7 +65,7 @@ def _series(text: str, path: Path, line: int) -> tuple[str, ...]:
 
 def read_mapping(path: Path) -> list[Label]:
     """Read tag_mapping.json of cl_tagger ({"0": {"tag", "category"}}), or the metadata of Camie and older cl_tagger files
-    (idx_to_tag and tag_to_category). The label of an output that the file does not list is NOTHING."""
+    (idx_to_tag and tag_to_category). The label of an output that the file does not list is NOTHING. Raises ProblemsError."""
     values = read_json_object(path, AGAIN)
     inner = values.get("dataset_info", values)
     inner = inner.get("tag_mapping", inner) if isinstance(inner, dict) else values
@@ -97,7 +98,7 @@ def _tag_and_kind(entry: Any) -> tuple[Any, Any]:
 
 
 def read_metadata(text: str, path: Path) -> list[Label]:
-    """Read DeepDanbooru's list of tags, a Python literal in the model's metadata."""
+    """Read DeepDanbooru's list of tags, a Python literal in the model's metadata. Raises ProblemsError. path: of the model"""
     try:
         if len(text) > MAX_LITERAL:
             raise ValueError("too long")

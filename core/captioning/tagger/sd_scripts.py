@@ -62,7 +62,7 @@ def formatter(options: TagTextSettings) -> Format:
 
 
 def pairs_of(text: str) -> list[tuple[str, str]]:
-    """(old, new) pairs, not stripped. An empty pair, as after a trailing semicolon, is an error."""
+    """(old, new) pairs, not stripped. Raises ProblemsError for an empty pair too, as after a trailing semicolon."""
     pairs = []
     for part in re.split(r"(?<!\\);", text) if text else []:
         tags = re.split(r"(?<!\\),", part)

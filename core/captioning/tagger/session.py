@@ -34,12 +34,14 @@ class Tagger(OfProcess):
         self._model = ModelProcess(files.model, wanted, context.device, context.cancel, self._refused)
         self.provider, self.wanted = self._model.provider, wanted[0]
         try:
-            self._load(settings)
+            self._prepare(settings)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, settings: TagSettings) -> None:
+    def _prepare(self, settings: TagSettings) -> None:
+        """Read the labels, check the loaded model's input and output, reserve memory for a batch and try one image. Raises
+        ProblemsError."""
         self.labels: list[Label] = read_labels(self.files, self._model.tags)
         self.always = np.array([label.category in ALWAYS_STORED for label in self.labels])
         self.batch, self.size = self._input(settings.batch_size)

@@ -64,7 +64,8 @@ def check_retag(settings: RetagSettings, workspace: Workspace) -> None:
 
 
 def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> Iterator[Described]:
-    """Yield each image's tags by the model. The scores are cached."""
+    """Yield each image's tags by the model, or the problem of an image that has none. Downloads a missing model if the settings
+    allow it, and stores the scores for `retag`. Raises ProblemsError."""
     if not images:
         return
     files = find(settings, context.workspace)

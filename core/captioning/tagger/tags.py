@@ -83,9 +83,12 @@ def not_a_pair(part: str) -> ProblemsError:
     return ProblemsError.one(what, "tag_replacement", fix, "tagger.bad-replacement")
 
 
-def with_wildcards(key: str) -> str:
-    """The regular expression of a key in which * matches any text. Text between two stars matches at its first occurrence, without
-    backtracking (an atomic group): many stars would otherwise take exponential time."""
+def wildcard_pattern(key: str) -> str:
+    """Regular expression, for `fullmatch` with DOTALL, of a key in which * matches any text.
+
+    Text between two stars matches at its first occurrence, without backtracking (an atomic group): many stars would otherwise
+    take exponential time.
+    """
     first, *rest = map(re.escape, key.split("*"))
     if not rest:
         return first
@@ -172,7 +175,7 @@ class Formatter:
     def pattern(self, text: str) -> re.Pattern[str] | None:
         """The regular expression that matches the keys of a list; None for an empty list."""
         keys = [self.key(item) for item in items_of(text)]
-        return re.compile("|".join(map(with_wildcards, keys)), re.DOTALL) if keys else None
+        return re.compile("|".join(map(wildcard_pattern, keys)), re.DOTALL) if keys else None
 
     def matches(self, pattern: re.Pattern[str] | None, tag: Tag) -> bool:
         return pattern is not None and pattern.fullmatch(self.key(tag.name)) is not None

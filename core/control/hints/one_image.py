@@ -51,7 +51,7 @@ class OneImageModel(OfProcess):
         """Check the outputs and load what else is needed; the model is closed if that raises."""
 
     def run(self, pixels: np.ndarray, outputs: Sequence[str], pick: Pick) -> list[np.ndarray]:
-        """The outputs for an image: float32, the first of the batch each.
+        """The outputs for an image: float32, the first of the batch each. Raises ProblemsError.
 
         pixels   float32 [H, W, 3]
         pick     (shapes of all outputs) -> indices of those to return; raises for outputs that do not fit

@@ -56,11 +56,13 @@ def place(
     processes: int = 1,
     level: str = "error",
 ) -> Placing:
-    """Assign every image a bucket at each resolution of its folder.
+    """Assign every image a bucket at each resolution of its folder; those that get none are in the result's `refused`.
 
-    held_out   keys of validation images (validation_split.py)
-    merge      move images of buckets that cannot fill one global batch to the nearest bucket
-    level      of the problem about images that are too narrow
+    captions    image -> its caption
+    held_out    keys of validation images (validation_split.py)
+    merge       move images of buckets that cannot fill one global batch to the nearest bucket
+    processes   GPUs that share a global batch
+    level       of the problem about images that are too narrow
     """
     result = Placing()
     plans = _Plans(result.problems)

@@ -61,7 +61,8 @@ def dataset_fingerprint(
     memo_path: Path | str | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, Any]:
-    """The content of a run's dataset.json: every image with its caption, bucket and the SHA-256 of the file's bytes."""
+    """The content of a run's dataset.json: every image with its caption, bucket and the SHA-256 of the file's bytes. Raises
+    ProblemsError with the files that cannot be read."""
     hashes = content_hashes([each.image for each in placed], memo_path, cancel.check if cancel else None)
     images = [
         {

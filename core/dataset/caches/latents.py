@@ -85,8 +85,8 @@ class LatentCache(Store):
         check: Check | None = None,
         progress: Progress | None = None,
     ) -> int:
-        """Encode and store what is missing; return how many. What was stored stays stored however the work ends, so the
-        next call continues from there (see `encode_sides`)."""
+        """Encode and store what is missing; return how many. What was stored stays stored however the work ends, so the next
+        call continues from there (see `encode_sides`, also for errors). Raises ProblemsError if the disk has no room."""
         todo = list(self._lacking(items, check).values())
         self._damaged.clear()  # `missing` reports them
         others: list[Placed] = []  # images that are no longer those that were hashed

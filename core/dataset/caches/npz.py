@@ -226,12 +226,13 @@ def export_npz(
     mask: Callable[[Placed], np.ndarray],
     check: Callable[[], None] | None = None,
 ) -> Exported:
-    """Write `<stem>.npz` next to each image, for sd-scripts and tools that read its caches.
+    """Write `<stem>.npz` next to each image, for sd-scripts and tools that read its caches. Existing files, and those that two
+    images would share, are skipped.
 
     sample   the latents of a side, float32 [4, h, w], not scaled
     mask     the loss mask of an image, [1, H, W] in 0..1 at its bucket's size; called with alpha_mask on
 
-    More resolutions of an image go into the same file under keys with their size.
+    More resolutions of an image go into the same file under keys with their size. Raises ProblemsError for a failed write.
     """
     done = Exported()
     files: dict[Path, list[Placed]] = defaultdict(list)

@@ -128,7 +128,8 @@ def file_of(folder: Path, key: str) -> Path:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
-    """Write an entry and return its size in bytes. No fsync: an entry damaged by a power cut fails its checksum."""
+    """Write an entry and return its size in bytes. No fsync: an entry damaged by a power cut fails its checksum. Raises
+    ProblemsError if it cannot be written."""
     from safetensors.torch import save
 
     data = _with_checksum(save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))

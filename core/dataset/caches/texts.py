@@ -96,7 +96,8 @@ class TextCache(Store):
         self._needed, self._waiting = set(captions), dict.fromkeys([*self.lacking(captions), *rest])
 
     def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
-        """The captions' states on the CPU, in order. What is neither in memory nor on disk goes through `encode`."""
+        """The captions' states on the CPU, in order. What is neither in memory nor on disk goes through `encode`; without it
+        KeyError."""
         states_of: dict[str, TextStates] = {}
         missing: list[str] = []
         for caption in dict.fromkeys(captions):

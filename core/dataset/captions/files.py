@@ -256,7 +256,7 @@ def as_file(text: str) -> bytes:
 def save_caption(
     history: History, image_path: Path | str, text: str, extension: str = "auto", *, over: str, resume: str = ""
 ) -> Done:
-    """Write one image's caption if the file still has the text `over` ("" for no file).
+    """Write one image's caption if the file still has the text `over` ("" for no file). Raises ProblemsError.
 
     resume   the id of an earlier save: both are undone together
     """
@@ -273,7 +273,8 @@ def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -
 
 
 def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> Done:
-    """Convert caption files of any encoding to UTF-8 without a BOM and with \n line ends; all of them or none."""
+    """Convert caption files of any encoding to UTF-8 without a BOM and with \n line ends; all of them or none. Raises
+    ProblemsError with the files that cannot be read."""
     changes: list[Change] = []
     problems: list[Problem] = []
     for path in map(Path, paths):

@@ -397,7 +397,7 @@ class OpenChange:
             os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
 
     def note(self, *lines: Mapping[str, Any]) -> None:
-        """Append lines and wait until they are on disk."""
+        """Append lines and wait until they are on disk. Raises ProblemsError."""
         try:
             with open(self._file, "ab") as handle:
                 handle.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))

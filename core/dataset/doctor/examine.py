@@ -34,7 +34,8 @@ def examine(
     progress: Progress | None = None,
     settings: Limits | None = None,
 ) -> tuple[Finding, ...]:
-    """Everything the doctor finds, errors first, then in the order of KINDS. Changes nothing.
+    """Everything the doctor finds, errors first, then in the order of KINDS. Changes nothing. Images that cannot be decoded are
+    left out.
 
     dataset    a preflight's report, or placed images (the validation set is then their folders with that role)
     memo_path  where measurements are cached, as for the decode pass

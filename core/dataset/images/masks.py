@@ -91,8 +91,8 @@ def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Im
 
 
 def control_for(path: Path, size: Size, stretched: bool = False) -> np.ndarray:
-    """The control image of a sample of this size, in the form of `load_control`: resized to cover it and center-cropped, or with
-    `stretched` resized to it by Lanczos, without transparency."""
+    """The control image of a sample of this size, in the form of `load_control`: resized to cover it and center-cropped, or
+    with `stretched` resized to it by Lanczos, without transparency. Raises BrokenImage."""
     opened = open_decoded(path, managed=False)
     if stretched:
         return as_control(_channels(resize(opened.colors, size, "lanczos")))

@@ -168,7 +168,7 @@ def open_decoded(
     managed: bool = True,
     enough: tuple[int, int] | None = None,
 ) -> Opened:
-    """The decoded image: first frame, upright, colors and alpha separate.
+    """The decoded image: first frame, upright, colors and alpha separate. Raises BrokenImage.
 
     draft     (width, height) that is sufficient: a JPEG is then decoded at the nearest larger eighth, which is faster
     enough    the same for images of more than LARGE_PIXELS only, of any format; smaller images are not affected

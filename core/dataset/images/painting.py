@@ -95,7 +95,8 @@ def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
 
 
 def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None:
-    """Create a folder for painted masks of the images in `images`, atomically. copies: {name: mask file} to copy into it."""
+    """Create a folder for painted masks of the images in `images`, atomically. copies: {name: mask file} to copy into it.
+    Raises ProblemsError."""
     try:
         with atomic.folder_atomic(folder) as temporary:
             atomic.write_json(temporary / MARK, {"images": os.path.realpath(images)})
@@ -108,7 +109,7 @@ def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None
 
 
 def add_missing(folder: Path, copies: Mapping[str, Path]) -> None:
-    """Copy the masks of images that have none in a folder of painted masks."""
+    """Copy the masks of images that have none in a folder of painted masks. copies: {name: mask file}. Raises ProblemsError."""
     there = {os.path.splitext(file.relative)[0].casefold() for file in walk(folder).files}
     for name, path in copies.items():
         if os.path.splitext(name)[0].casefold() in there:
@@ -129,7 +130,8 @@ def mask_in(folder: Path, stem: str) -> Path | None:
 
 
 def write_mask(history: History, folder: Path, stem: str, mask: Image.Image) -> Path:
-    """Save a painted mask, replacing a copied mask of another format. Undo restores the replaced one."""
+    """Save a painted mask, replacing a copied mask of another format, and return its path. Undo restores the replaced one.
+    Raises ProblemsError."""
     target = reachable(folder / f"{stem}.png")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

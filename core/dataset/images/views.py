@@ -100,7 +100,7 @@ def random_crop(placement: Placement, draw: random.Random) -> Placement:
 
 
 def face_of(name: str) -> Face | None:
-    """The face in a file's name: "anna_0512_0300_0120_0140.png" is center 512, 300 and size 120 x 140."""
+    """The face in a file's name: "anna_0512_0300_0120_0140.png" is center 512, 300 and size 120 x 140. None without one."""
     match = _FACE_NAME.fullmatch(PurePath(name).stem)
     if match is None:
         return None

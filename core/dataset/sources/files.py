@@ -198,7 +198,7 @@ _FACE = re.compile(r"(.+)_[0-9]+_[0-9]+_[0-9]+_[0-9]+", re.DOTALL)
 
 
 def without_face(stem: str) -> str | None:
-    """The source image of a face crop: "foo_0123_0200_0080_0080" -> "foo", whose caption it may share.
+    """The source image of a face crop: "foo_0123_0200_0080_0080" -> "foo", whose caption it may share; None for another name.
 
     sd-scripts takes any four parts between underscores for the face; here they must be numbers, so that
     `my_long_name_of_image.png` does not get the caption `my.txt`.

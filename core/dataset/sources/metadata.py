@@ -182,7 +182,8 @@ def _keyed(value: Any, where: str) -> tuple[str, Any]:
 
 
 def _take(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
-    """Add entries for the pairs. The last of duplicate keys wins, as in every JSON parser."""
+    """Set the entries of the metadata to those of the pairs. Adds problems: duplicate keys, of which the last wins as in every
+    JSON parser, invalid values, no entries, and a train_resolution that only some have."""
     by_key: dict[str, Entry] = {}
     twice: list[str] = []
     wrong: list[str] = []

@@ -227,11 +227,11 @@ def download(
     cancel: CancelToken | None = None,
     endpoint: str | None = None,
 ) -> Path:
-    """Download the needed files of a model into models/ and return its path there.
+    """Download the needed files of a model into models/ and return its path there. Raises ProblemsError or Cancelled.
 
     It appears atomically; an interrupted download resumes. on_progress(bytes done, total bytes).
-    The access token is the environment's (HF_TOKEN), the one stored in Tools, or huggingface_hub's login; it is sent to
-    the hub only, and jobs of a shared page have none unless the owner allows it.
+    The access token is the environment's (HF_TOKEN), the one stored in Tools, or huggingface_hub's login; it is sent to the hub
+    only, and jobs of a shared page have none unless the owner allows it.
     """
     models = Path(models)
     progress = on_progress or (lambda done, total: None)
@@ -259,7 +259,8 @@ def download_files(
     cancel: CancelToken | None = None,
     endpoint: str | None = None,
 ) -> None:
-    """Download these files of a model into a folder, each atomically; an interrupted download resumes.
+    """Download these files of a model into a folder, each atomically; an interrupted download resumes. Raises ProblemsError or
+    Cancelled.
 
     names   paths in the repository, kept below the folder      on_progress(bytes done, total bytes)
     """
@@ -278,7 +279,8 @@ def download_files(
 
 
 def file_names(hub_id: HubId, folder: Path, endpoint: str | None = None) -> list[str]:
-    """The names of a model's files on the hub. folder: where to put them by hand, for messages without a network"""
+    """The names of a model's files on the hub. Raises ProblemsError. folder: where to put them by hand, for messages without a
+    network"""
     try:
         return [file.name for file in _listing(hub_id, endpoint)]
     except Exception as error:

@@ -98,7 +98,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: bool = False) -> Checkpoint:
-    """Find the parts of a single file or a diffusers folder.
+    """Find the parts of a single file or a diffusers folder. Raises ProblemsError for a damaged one.
 
     family            decides the layout of a file whose family cannot be detected
     kohya_projection  read the text projection of an SDXL file untransposed, as sd-scripts does (reference: training
@@ -117,7 +117,7 @@ def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: 
 
 
 def open_vae(path: Path | str) -> Part:
-    """The VAE of a file or folder, which may be a full checkpoint's."""
+    """The VAE of a file or folder, which may be a full checkpoint's. Raises ProblemsError without one."""
     path = Path(path)
     if path.is_dir():
         for folder in (path, path / "vae"):
@@ -231,7 +231,7 @@ def folder_part(folder: Path, config: Mapping[str, Any], kind: PartKind) -> Part
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight file, or the shards listed in an index."""
+    """The weight file, or the shards listed in an index. Raises ProblemsError if one is missing."""
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return [folder / name]

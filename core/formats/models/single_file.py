@@ -58,7 +58,8 @@ def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: 
 
 
 def _unet(state: State, family: str) -> dict[str, LazyTensor]:
-    """The U-Net: SD 1 files store the transformers' projections as 1x1 convolutions, SD 2 and SDXL as matrices."""
+    """The U-Net's tensors under a single file's names. SD 1 files store proj_in and proj_out as 1x1 convolutions, SD 2 and SDXL
+    as matrices."""
     tensors = {}
     for name, tensor in state.items():
         if name.endswith(PROJECTIONS):
@@ -92,10 +93,10 @@ def _open_clip(state: State, prefix: str, kohya_projection: bool) -> dict[str, L
 
 
 def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, LazyTensor]:
-    """The unused tensors of SD 2 files: OpenCLIP's last layer, its projection and scale.
+    """The unused tensors of SD 2 files: OpenCLIP's last layer, its projection and scale; {} for other families.
 
-    Other programs build it with 24 layers and read the second to last. If no source has them they are created as in
-    sd-scripts: a copy of the layer before, ones, and 1.
+    Other programs build it with 24 layers and read the second to last. If no source has them they are created as in sd-scripts:
+    a copy of the layer before, ones, and 1.
     """
     if not traits_of(family).spare_layer:
         return {}

@@ -173,6 +173,7 @@ def write_model(
     vae      a file or folder whose VAE replaces the source's
     dtype    of all weights; None keeps them as in memory, or as stored
     kohya_projection   SDXL's text projection was read as in sd-scripts, and is written back that way
+    Raises ProblemsError for NaN or infinite weights, and for a target that cannot be used.
     """
     target, source = Path(target), Path(source) if source is not None else None
     _refuse_target(target, source, form)

@@ -61,7 +61,7 @@ class ModelProcess:
 
     def room(self, images: int, shape: Sequence[int]) -> None:
         """Allocate the shared file for batches of `images` images of this shape, in full: a disk that fills up later would
-        crash this process."""
+        crash this process. Raises ProblemsError."""
         kind = np.float16 if self.inputs[0][1] == "tensor(float16)" else np.float32
         image: np.ndarray = np.zeros(shape, kind)
         self._images = None

@@ -20,8 +20,8 @@ PROVIDERS = {
 
 
 def onnxruntime(providers: Sequence[str] = ()) -> Any:
-    """Import the library; with torch if one of the providers uses a GPU, since torch's package has the CUDA libraries
-    of both."""
+    """Import the library; with torch if one of the providers uses a GPU, since torch's package has the CUDA libraries of both.
+    Raises ProblemsError if it does not load."""
     try:
         import onnxruntime as library
 

@@ -119,7 +119,7 @@ def _blocks(size: int) -> int:
 
 
 def bypass_cache(handle: Any) -> bool:
-    """Whether the system and the drive can read and write this open file past the cache."""
+    """Let this open file be read and written past the cache; False if the system or the drive cannot."""
     try:
         import fcntl
 

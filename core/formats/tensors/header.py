@@ -38,7 +38,8 @@ MOST_USUAL_BYTES = 4_000_000  # of a listing in that form: 20,000 tensors take 3
 
 
 def sniff(path: Path | str) -> str:
-    """The format by the first bytes, ignoring the name: safetensors, zip, pickle, empty, page, pointer or unknown."""
+    """The format by the first bytes, ignoring the name: safetensors, zip, pickle, empty, page, pointer or unknown. Raises
+    ProblemsError for a file that cannot be opened."""
     with open_regular(path) as handle:
         first = handle.read(512)
     if not first:
@@ -90,7 +91,7 @@ def check_form(path: Path, name: str) -> None:
 
 
 def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """The tensors and metadata of a model file, without reading weights or running anything from it.
+    """The tensors and metadata of a model file, without reading weights or running anything from it. Raises ProblemsError.
 
     For a pickle the metadata are its plain top-level numbers and strings (global_step, epoch ...).
     """

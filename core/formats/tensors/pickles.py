@@ -31,7 +31,8 @@ Storages = dict[str, tuple[int, int]]  # storage key -> absolute (start, bytes)
 
 
 def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Tensors and plain top-level values of a "zip" (torch 1.6 and later) or legacy "pickle" file."""
+    """Tensors and plain top-level values of a "zip" (torch 1.6 and later) or legacy "pickle" file. Raises ProblemsError for a
+    damaged one."""
     try:
         _, root, storages = _read_zip(path) if form == "zip" else _read_legacy(path)
         tensors = {name: _entry(tensor, storages) for name, tensor in _named_tensors(_unwrap(root)).items()}

@@ -66,7 +66,8 @@ class TensorFile:
         return StoredTensor(outline.shape, outline.dtype, outline.number, fetch=partial(self.read, name))
 
     def read_entry(self, entry: TensorEntry, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """`read` for any byte range of the file that is a tensor, such as a third of one."""
+        """`read` for any byte range of the file that is a tensor, such as a third of one. Raises ProblemsError if it does not
+        fit into memory."""
         try:
             return self._read_entry(entry, dtype)
         except (MemoryError, RuntimeError) as error:  # torch's allocator raises RuntimeError

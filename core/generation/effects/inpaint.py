@@ -46,7 +46,7 @@ def canvas_of(job: GenerateJob, size: tuple[int, int]) -> Canvas:
 
 def only_masked(image: Image, mask: Image, padding: int, size: tuple[int, int], fill: bool = False) -> Canvas:
     """The masked area of an image plus padding, for a stage of (width, height). fill: the mask's content is `filled`"""
-    box = around(mask.getbbox() or (0, 0, *mask.size), mask.size, padding, size)
+    box = box_around(mask.getbbox() or (0, 0, *mask.size), mask.size, padding, size)
     visible, small = fitted(image.crop(box), size, "resize"), fitted(mask.crop(box), size, "resize")
     return Canvas(filled(visible, small) if fill else visible, small, image, box, mask)
 
@@ -57,8 +57,9 @@ def blurred(mask: Image, radius: int) -> Image:
     return mask.filter(ImageFilter.GaussianBlur(radius)) if radius else mask
 
 
-def around(area: Box, image: tuple[int, int], padding: int, size: tuple[int, int]) -> Box:
-    """The box of a masked area plus padding, within the image, widened to the aspect ratio of `size` if possible."""
+def box_around(area: Box, image: tuple[int, int], padding: int, size: tuple[int, int]) -> Box:
+    """The box of a masked area plus `padding` pixels, grown to the aspect ratio of `size` as far as the image allows. image,
+    size: (width, height)"""
     left, top, right, bottom = area
     left, top = max(left - padding, 0), max(top - padding, 0)
     right, bottom = min(right + padding, image[0]), min(bottom + padding, image[1])

@@ -22,7 +22,7 @@ GAP, MOST_LINES = 6, 8
 
 
 def export(folder: GridFolder) -> None:
-    """Write grid.png and grid.html from the cells generated so far."""
+    """Write grid.png and grid.html from the cells generated so far. Raises ProblemsError for a damaged grid.json."""
     content = folder.content()
     pages = [Page.of(folder, content, z) for z in range(content.size[2])]
     image = image_of(content, pages)

@@ -63,7 +63,10 @@ def run_grid(
     device: str = "cpu",
     reports: Reports = NO_REPORTS,
 ) -> tuple[GridFolder, int]:
-    """Generate the missing cells of a grid; returns (its folder, number of failed cells). Also exports a stopped grid."""
+    """Generate the missing cells of a grid; returns (its folder, number of failed cells). Also exports a stopped grid.
+
+    Raises ProblemsError for an invalid grid, before any cell; one that fails later is only counted.
+    """
     reports.stage("checking files")
     folder = GridFolder.named(job.grid.folder, workspace) if job.grid.folder else begin(job, workspace)
     grid = grid_of(folder.job(), workspace)

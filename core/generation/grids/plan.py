@@ -120,7 +120,7 @@ def _texts_of(axis: Axis, workspace: Workspace) -> list[str]:
 
 
 def decided(job: GridJob) -> GridJob:
-    """The job with all random seeds drawn, so that it can be resumed."""
+    """The job with all random seeds chosen, so that it can be resumed. Raises ProblemsError for invalid axes."""
     random = [name for name in ("seed", "variation_seed") if getattr(job.generate, name) is None]
     axes, job = axes_of(job), with_settings(job, generate={name: secrets.randbelow(FRESH_SEEDS) for name in random})
     for axis in axes:

@@ -16,8 +16,10 @@ from core.settings.named import named_in
 
 
 def reuse(folder: GridFolder, grid: Grid, workspace: Workspace) -> int:
-    """Link the images of equal cells of the run's other grids; returns how many. An image counts if no file that its settings
-    name was changed after it was made."""
+    """Fill missing cells of a grid with the images of cells with equal settings in the run's other grids; returns how many.
+
+    Images older than a file that their settings name are not used. Raises ProblemsError for a damaged grid.json.
+    """
     run, existing = folder.content().run, folder.generated()
     missing = {_key(cell.request.job): cell.position for cell in grid.cells if run and cell.position not in existing}
     linked = 0

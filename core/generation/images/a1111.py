@@ -125,8 +125,8 @@ def _unquoted(value: str) -> str:
 
 
 def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
-    """A1111's text as settings. Unread settings are noted, never dropped silently. processed: changes to the finished
-    image"""
+    """A1111's text as settings, or the reason why there are none. Unread settings are noted, never dropped silently. processed:
+    changes to the finished image"""
     if len(text) > LONGEST_TEXT:
         return ImageRecord(reason=f"This image contains a text of {len(text):,} characters, too long for settings.")
     prompt, negative, pairs = a1111_parts(text.removeprefix("\ufeff"))
@@ -159,7 +159,7 @@ def _limited(reading: Reading, tag: LoraTag) -> LoraTag | None:
 
 
 def from_foreign(settings: ForeignSettings) -> ImageRecord:
-    """The settings of another program as a job, with notes on differences."""
+    """The settings of another program as a job, with notes on differences; without a job for a text that is too long."""
     if len(settings.prompt) + len(settings.negative) > LONGEST_TEXT:
         return ImageRecord(reason="This image contains a text that is too long for settings.")
     reading = Reading(settings.pairs, settings.source.lower(), settings.unread)

@@ -111,7 +111,7 @@ def _carried(graph: Graph, name: str) -> Iterator[Any]:
 
 
 def _starts(graph: Graph) -> Iterator[str]:
-    """The links of the positive inputs of samplers and guiders."""
+    """The nodes that the positive inputs of samplers and guiders are linked to."""
     for name, each in graph.items():
         kind = str(each.get("class_type", "")) if isinstance(each, dict) else ""
         if "Sampler" in kind or "Guider" in kind:

@@ -155,7 +155,8 @@ class Filter:
     stars: int = 0
 
     def span(self) -> tuple[float, float]:
-        """(first, end) of the day filter in seconds since the epoch, the end exclusive."""
+        """(first, end) of the day filter in seconds since the epoch, the end exclusive. Raises ProblemsError for an invalid
+        date."""
         today = date.today()
         try:
             first = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
@@ -317,7 +318,8 @@ class Gallery:
         return entry[1] if entry else UNREAD
 
     def matching(self, criteria: Filter | None = None) -> list[Shot]:
-        """The images that match a filter, newest first, without those shown as another one's `twin`."""
+        """The images that match a filter, newest first, without those shown as another one's `twin`. Raises ProblemsError for
+        an invalid date."""
         criteria = criteria or Filter()
         words = criteria.words.casefold().split()
         begin, end = criteria.span()
@@ -465,6 +467,7 @@ def copy_as_dataset(
     """Copy images, each with its plain prompt as caption, into a new folder below `datasets`, atomically; returns it.
 
     images   (file, prompt); without a prompt no caption is written      name   gets -2, -3 ... if it is taken
+    Raises ProblemsError for an invalid name, without images, and if they cannot be copied.
     """
     if (problem := bad_name(name)) is not None:
         what = f"The dataset cannot be called '{name[:60]}': {problem}"

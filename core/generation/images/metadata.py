@@ -56,7 +56,7 @@ def png_info(job: GenerateJob, hashes: Hashes) -> PngInfo:
 def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
     """EXIF for JPEG and WebP: A1111's text as UserComment, as A1111 writes it, and our JSON as ImageDescription.
 
-    EXIF is limited to 64 KB: if both are longer, the JSON is left out; if the text alone is, so is the text.
+    EXIF is limited to 64 KB: if both are longer, the JSON is left out; if the text alone is, it is empty.
     """
     from PIL.Image import Exif
 
@@ -85,8 +85,8 @@ def _content(job: GenerateJob, hashes: Hashes) -> str:
 
 
 def read_image_metadata(path: str | Path) -> ImageRecord:
-    """The settings an image was generated with: from Atelier's chunk, else as another program wrote them (PNG text or
-    EXIF)."""
+    """The settings an image was generated with, or the reason why there are none: from Atelier's chunk, else as another program
+    wrote them (PNG text or EXIF). Never raises ProblemsError."""
     from core.dataset.images.opening import BrokenImage, open_image
 
     try:

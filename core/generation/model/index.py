@@ -118,8 +118,9 @@ def _facts(kind: detect.ModelKind) -> FileFacts:
 
 
 def preview_of(path: Path, workspace: Workspace) -> Path | None:
-    """The preview image next to a file, as in A1111 and ComfyUI (name.png, name.preview.png ...), else the first
-    prompt's sample of its step, else the newest of its run. Not cached: images come and go without a change of the file."""
+    """The preview image next to a file, as in A1111 and ComfyUI (name.png, name.preview.png ...), else the first prompt's
+    sample of its step, else the newest of its run; None without any. Not cached: images come and go without a change of the
+    file."""
     stem = file_stem(path.name)
     preview = next((file for end in PREVIEWS if (file := path.with_name(stem + end)).is_file()), None)
     if preview is not None or path.parent.name != "checkpoints" or not path.is_relative_to(workspace.runs):

@@ -409,8 +409,8 @@ MOST_WILDCARD_BYTES = 4_000_000
 
 
 def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
-    """The lines of models/wildcards/NAME.txt, or of all files that match a name with * or **, without comments and
-    empty lines. Raises WildcardError if there are none."""
+    """The lines of models/wildcards/NAME.txt, or of all files that match a name with * or **, without comments and empty lines.
+    Raises WildcardError if there are none or a file is not UTF-8."""
     folder = (workspace.models / "wildcards").resolve()
     plain = name.strip("/")
     names = [each for each in wildcard_names(workspace) if _fits(plain, each)] if "*" in plain else [plain]

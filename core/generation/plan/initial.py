@@ -40,10 +40,10 @@ def image_files(text: str, where: str) -> list[Path]:
 
 
 def opened(path: Path, where: str) -> Image:
-    """The decoded image, upright: RGB on white for an initial image, RGB on black for a region map, a
-    control image or a guide image, "L" on black for a mask.
+    """The decoded image, upright. Raises ProblemsError for an unreadable one.
 
-    Raises ProblemsError for an unreadable one.
+    where   the setting that names it, which decides the form: RGB on white for an initial image, "L" on black for a mask,
+            RGB on black for a region map, a control image or a guide image
     """
     from core.dataset.images.colors import BLACK, WHITE
     from core.dataset.images.opening import BrokenImage, open_decoded

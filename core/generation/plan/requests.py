@@ -92,7 +92,8 @@ def _with_enabled(job: GenerateJob) -> GenerateJob:
 
 
 def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, list[Entry], str]:
-    """(the job with its styles applied and removed, its prompts with the styles applied, the setting they are from)"""
+    """(the job with its styles applied and removed, its prompts with the styles applied, the setting they are from). Raises
+    ProblemsError as `entries_of`."""
     entries, where = entries_of(job)
     entries = [styled_entry(entry, styles, job.prompts.dynamic_prompts or where == FILE) for entry in entries]
     negative = styled(job.generate.negative_prompt, [style.negative_prompt for style in styles])

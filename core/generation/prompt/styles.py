@@ -65,7 +65,8 @@ def style_file(workspace: Workspace) -> Path:
 
 
 def read_styles(workspace: Workspace) -> dict[str, Style]:
-    """The styles by name, in the order of the file. Raises ProblemsError for a damaged one."""
+    """The styles by name, in the order of the file; {} without one. Invalid styles are left out. Raises ProblemsError for a
+    damaged file."""
     path = style_file(workspace)
     if not path.exists():
         return {}

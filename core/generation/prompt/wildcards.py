@@ -144,7 +144,8 @@ def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
 
 
 def _follow(name: str, files: Files, through: tuple[str, ...], sound: set[str]) -> None:
-    """Raise WildcardError if a file includes itself, directly or not, or a missing one. sound: files already checked"""
+    """Raise WildcardError if a file is missing, includes itself through others, or is nested deeper than DEEPEST. through:
+    files that led to it; sound: files already checked, to which it is added"""
     if name in sound:
         return
     if name in through:

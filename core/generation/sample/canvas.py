@@ -135,6 +135,7 @@ def decode(
 
     decoder   the family's `decode_latents`; None: that of Stable Diffusion
     warn      gets a problem for an image that was decoded again in fp32
+    Raises Cancelled, and ProblemsError for NaN values.
     """
     from PIL import Image
 

@@ -337,7 +337,7 @@ def datasets(config: Config, listed: list[Values]) -> Values:
 
 
 def _source(config: Config, values: Values) -> Iterator[Values]:
-    """Yield the settings {name: value} of a dataset's folder; nothing but a note if it has no folder."""
+    """Yield the settings {name: value} of a dataset's folder; nothing but a note for a .json file or without a folder."""
     folder = values["datasets.dataset_path"] or values["datasets.folder_path"]
     if not folder.strip() or folder.lower().endswith(".json"):
         config.note("datasets.folder_path", "unavailable", "a dataset without a folder is left out")

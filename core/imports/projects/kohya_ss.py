@@ -323,7 +323,8 @@ def _images(form: Form, tab: str, counts: Counts) -> float | None:
 
 
 def counted(folder: str) -> dict[str, int] | None:
-    """The images in a folder and in each of its subfolders, as kohya_ss counts them."""
+    """{"": images in a folder, name of a subfolder: images in it}, as kohya_ss counts them; None for a folder that cannot be
+    read."""
     try:
         root = Path(folder).expanduser()
         if not folder or not root.is_dir():

@@ -95,7 +95,8 @@ def devices(config: Config) -> int:
 
 
 def memory(config: Config) -> Values:
-    """{setting: value} of TF32, latent caching, dtypes and the fused backward pass."""
+    """{setting: value} of TF32, latent caching, weight dtypes and stochastic rounding; for fine-tuning the fused backward pass
+    too."""
     eight_bit = [config[f"{part}.weight_dtype"] == "FLOAT_8" for part in ("unet", "text_encoder")]
     settings = {
         "memory.allow_tf32": config["train_dtype"] == "TFLOAT_32",

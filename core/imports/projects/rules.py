@@ -409,7 +409,7 @@ def _face_crop(read: Reading) -> Values:
 
 @rule("validation_seed", "validate_every_n_epochs", "validate_every_n_steps", "validation_split")
 def _validation(read: Reading) -> Values:
-    """Without a seed or period of its own, sd-scripts takes the training's seed and each epoch."""
+    """Validation; without a seed of its own the training's, without a period each epoch (the default here too)."""
     epochs, steps, seed = (
         read[name] for name in ("validate_every_n_epochs", "validate_every_n_steps", "validation_seed")
     )

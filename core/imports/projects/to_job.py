@@ -81,7 +81,8 @@ def direct_paths() -> dict[str, str]:
 
 
 def settings_of(read: Reading) -> Iterator[tuple[dict[str, tuple[str, ...]], Values]]:
-    """({option: its settings}, {setting: value}) of the options of one name, then of the rules."""
+    """({option: its settings}, {setting: value}): of each option that is itself a setting, then of each of RULES. Options that
+    are settings are left out without a value."""
     paths = direct_paths()
     ruled = {name for names in RULES for name in names}
     for name, value in read.values.items():
@@ -139,7 +140,7 @@ def by_group(settings: Mapping[str, Any]) -> dict[str, Values]:
 
 def built(nested: dict[str, Values]) -> tuple[TrainJob, dict[str, str]]:
     """(the job, {path: sentence} of settings whose value is not allowed). These get the nearest allowed value, else the
-    default."""
+    default. Raises ProblemsError for a problem of no such setting."""
     known = known_settings()
     corrected: dict[str, str] = {}
     while True:

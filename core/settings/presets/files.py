@@ -283,7 +283,8 @@ def of_task(preset: Preset, task: str, where: str = "preset", fix: str = "load i
 
 
 def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
-    """The job after loading the preset: a job preset exactly as saved; a recipe with model, data and names of `current`."""
+    """The job after loading the preset: a job preset exactly as saved; a recipe with model, data and names of `current`. Raises
+    ProblemsError for invalid values."""
     model = JOBS[preset.task]
     if preset.kind == "job" or current is None:
         return build(model, preset.values, preset.name)
@@ -364,7 +365,8 @@ class PresetStore:
         replace: bool = False,
         description: str = "",
     ) -> str:
-        """Write a user preset with a job's values and return its name ("user/...")."""
+        """Write a user preset with a job's values and return its name ("user/..."). Raises ProblemsError for an invalid name,
+        and for an existing one without `replace`."""
         return self._write(name, dump(job, kind=kind, task=task, description=description), replace)
 
     def keep(self, name: str, preset: Preset, *, replace: bool = False) -> str:
@@ -383,7 +385,8 @@ class PresetStore:
         return name
 
     def rename(self, name: str, new: str) -> str:
-        """Rename a user preset and return its new name."""
+        """Rename a user preset and return its new name. Raises ProblemsError for a shipped preset, and if the new name is
+        invalid or taken."""
         source, new = self._own(name), "user/" + new.strip().removeprefix("user/")
         target = self.path(new)
         if target.exists() and not target.samefile(source):  # "fox" may become "Fox" where case makes no difference

@@ -88,7 +88,11 @@ def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:
 
 
 def network_problem(module: str | None, words: Iterable[str], known: Mapping[str, Declared]) -> Problem:
-    """The problem of --network_module and --network_args on the command line, with the equivalent settings as its fix."""
+    """The problem of --network_module and --network_args on the command line, with the equivalent settings as its fix; for an
+    unknown module, with the known ones.
+
+    module: None if only --network_args is given; words: its values; known: the job's settings by path.
+    """
     arguments = arguments_of(list(words))
     kind = "lora" if module is None else kind_of({"network_module": module, **arguments})
     if not kind:

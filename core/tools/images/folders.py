@@ -102,7 +102,8 @@ class Copies:
 
 
 def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, copies_of: CopiesOf) -> Outcome:
-    """Write copies of every image of the folder. Images are never changed, and no file is overwritten."""
+    """Write copies of every image of the folder. Images are never changed, and no file is overwritten. Raises ProblemsError
+    without images."""
     images, others = images_to_use(plan.folder, settings.recursive)
     copies, sidecars = Copies(plan.output, others=others), SidecarIndex()
     for done, path in enumerate(images):

@@ -81,7 +81,8 @@ def _name(image: Path) -> str:
 
 
 def _images(typed: str | None, problems: list[Problem]) -> list[Path]:
-    """The images of a folder, file or glob pattern, sorted by name, without those already upscaled."""
+    """The images of a folder, file or glob pattern, sorted by name, without masks and those already upscaled. If none are left,
+    a problem is added."""
     where = f"{GROUP}.images"
     if not typed:
         problems.append(Problem("No images are given", where, "choose a folder", code="upscale.no-images"))

@@ -62,7 +62,8 @@ def numbered_stems(images: Sequence[Path], settings: NumberSettings) -> dict[Pat
 
 
 def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Path) -> tuple[str | None, int]:
-    """Rename the files in place, all or none, without overwriting. Returns (token for `rename_back`, number of renamed files)."""
+    """Rename the files in place, all or none, without overwriting. Returns (token for `rename_back`, number of renamed files);
+    (None, 0) if all have these names. Raises ProblemsError if a name is taken."""
     stems = numbered_stems(images, settings)
     pairs = [(path, path.with_name(stem + path.suffix)) for path, stem in stems.items()]
     pairs += [(each, each.with_name(stem + rest)) for each, stem, rest in belonging(stems)]
@@ -89,7 +90,8 @@ def belonging(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
 
 
 def rename_back(folder: Path) -> int:
-    """Undo the last numbering of a folder. Returns the number of renamed files."""
+    """Undo the last numbering of a folder. Returns the number of renamed files. Raises ProblemsError without one, and if an
+    original name is taken."""
     for record in reversed(records(folder, RECORD)):
         try:
             content = read_json_object(record)

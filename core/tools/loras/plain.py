@@ -109,8 +109,11 @@ def to_plain(
     files: OpenFiles,
     spill: Spill,
 ) -> tuple[LoraFile, list[str]]:
-    """(an open file as plain layers in fp32, lines for the result). Tensors can be read while lora, files and spill are open. Those of
-    a full difference are computed when read, since together they are as large as the model."""
+    """(an open file as plain layers in fp32, lines for the result). Raises ProblemsError as `layer_shapes`.
+
+    Tensors can be read while lora, files and spill are open. Those of a full difference are computed when read, since together
+    they are as large as the model.
+    """
     shapes, lacking = layer_shapes(lora, base)
     modules = group_by_module(lora.tensors)
     tensors, retained, done = dict[str, Any](), dict[str, tuple[float, float]](), count()

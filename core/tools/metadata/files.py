@@ -85,8 +85,8 @@ def source_problems(path: Path, tool: str) -> list[Problem]:
 def images_in(
     folders: Sequence[Path], recursive: bool, extensions: Sequence[str], cancel: CancelToken
 ) -> tuple[list[Image], list[Problem]]:
-    """(the images of each folder in sd-scripts' order (by path components), each once, without masks; advice). Raises
-    ProblemsError without images. extensions: of caption files"""
+    """(images, advice): each image once, by folder and then in sd-scripts' order (by path components). Masks are left out, and
+    with advice those that a shared page may not read. Raises ProblemsError without images. extensions: of caption files"""
     found: dict[Path, Image] = {}
     problems: list[Problem] = []
     endings = tuple(dict.fromkeys((*CAPTION_EXTENSIONS, *(each.lower() for each in extensions))))

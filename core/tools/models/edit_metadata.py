@@ -121,7 +121,7 @@ def _edited(path: Path, settings: EditMetadataSettings) -> bytes:
 
 
 def thumbnail_url(path: Path) -> str:
-    """The image as data URL for modelspec.thumbnail: a JPEG of at most THUMBNAIL_SIDE pixels a side."""
+    """The image as data URL for modelspec.thumbnail: a JPEG of at most THUMBNAIL_SIDE pixels a side. Raises ProblemsError."""
     if not path.is_file():
         what, fix = f"There is no image {display_path(path)}", "choose an image file"
         raise ProblemsError.one(what, "thumbnail", fix, "tools.no-thumbnail")

@@ -62,7 +62,8 @@ def do(settings: HashesSettings, plan: Plan, context: JobContext) -> Outcome:
 
 def hashes_of(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
     """path, legacy (8 digits), sha256, weights_sha256 (of the tensors only, as sshs_model_hash), auto_v3 (its first 12 digits),
-    changed (whether the metadata state another weights_sha256)."""
+    changed (whether the metadata state another weights_sha256). Other formats than safetensors have "" as the hashes of
+    tensors."""
     weights = weights_hash(path, read_header(path)[1], cancel)
     return {
         "path": display_path(path),

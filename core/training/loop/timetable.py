@@ -147,7 +147,7 @@ class Timetable:
             self._context.say("There are no sample prompts", "warning", "enter some for the next run")
 
     def back_up(self) -> None:
-        """Save a training state."""
+        """Save a training state. A failed write is only a warning."""
         self._run.reports.all()
         try:
             self._states.save()

@@ -130,7 +130,8 @@ def shortened(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def user_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
-    """The user's description of the file as modelspec metadata; empty fields are left out."""
+    """The user's description of the file as modelspec metadata; empty fields are left out. Raises ProblemsError for a thumbnail
+    that cannot be used."""
     saving = job.saving
     facts = {name: getattr(saving, f"metadata_{name}") for name in USER_METADATA} | {
         "trigger_phrase": saving.metadata_trigger_phrase or trigger_words(placed),

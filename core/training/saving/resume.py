@@ -77,7 +77,8 @@ def _after_end(job: TrainJob, step: int, total: int) -> list[Problem]:
 
 
 def begin(run: Run, states: States) -> None:
-    """Load the training state of the settings into a new run, and set the step to start at."""
+    """Load the training state of the settings into a new run, and set the step to start at. Raises ProblemsError without a
+    state that fits, and for a step after the end."""
     settings, context = run.job.resume, run.context
     if settings.resume:
         if settings.resume_from_huggingface:

@@ -45,7 +45,8 @@ def extension_locks(settings: ShardingSettings) -> list[Path]:
 
 
 def wait_for(lock: Path, context: JobContext) -> None:
-    """Wait until this lock is gone, reporting it after a few seconds."""
+    """Wait until this lock is gone, reporting it after a few seconds; one that a killed compiler left behind is removed. Raises
+    Cancelled."""
     began, reported = time.monotonic(), False
     while lock.exists():
         context.check()

@@ -57,7 +57,7 @@ def space_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> int:
-    """Bytes that these offload settings write to disk."""
+    """Bytes that these offload settings write to disk. Raises ProblemsError for a model that is missing or unknown."""
     from core.training.memory.plan import facts_of, sharded_sizes
 
     others = {

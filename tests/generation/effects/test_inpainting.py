@@ -9,7 +9,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageFilter, ImageOps
 
 from core.generation import making
-from core.generation.effects.inpaint import around, canvas_of, filled
+from core.generation.effects.inpaint import box_around, canvas_of, filled
 from core.generation.images.metadata import read_image_metadata
 from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
@@ -92,7 +92,7 @@ def test_the_box_around_a_mask_is_that_of_diffusers(size, area):
     mask = Image.new("L", (400, 300))
     mask.paste(255, area)
     theirs = VaeImageProcessor.get_crop_region(mask.convert("RGB"), *size, pad=16)
-    assert np.abs(np.subtract(around(area, mask.size, 16, size), theirs)).max() <= 1, "they round once more"
+    assert np.abs(np.subtract(box_around(area, mask.size, 16, size), theirs)).max() <= 1, "they round once more"
 
 
 def test_fill_puts_the_colors_around_a_mask_into_it():

@@ -47,7 +47,11 @@ class PersonDetector(OneImageModel):
 
 
 def corners_of(values: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Corners [M, 4] in the pixels of an input of (width, height), and scores [M] of people, from an output [M, C]."""
+    """Corners [M, 4] in the pixels of an input of (width, height), and scores [M] of people, of every box.
+
+    values: [M, C] of an image, YOLOX's raw head or corners and scores (see `PersonDetector`). Corners of a damaged head can be
+    infinite.
+    """
     cells, strides = grid(size)
     if values.shape[1] == 5 or len(values) != len(cells):
         return values[:, :4], values[:, 4]
@@ -68,7 +72,7 @@ def grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def non_max_suppression(corners: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The best boxes, without those that overlap a better one by more than `OVERLAP`."""
+    """The best boxes, at most `MAX_PEOPLE`, without those that overlap a better one by more than `OVERLAP`."""
     remaining = corners[np.argsort(-scores, kind="stable")]
     boxes: list[np.ndarray] = []
     while len(remaining) and len(boxes) < MAX_PEOPLE:

@@ -54,7 +54,8 @@ def kind_of(name: str) -> GuidanceKind:
 def make_guidance(
     name: str, scale: float, negative_scale: float | None = None, rescale: float = 0.0, settings: Any = None
 ) -> Guidance:
-    """A new guidance for one stage, since kinds may have state over its steps."""
+    """A new guidance for one stage, since kinds may have state over its steps; none at scales up to 1, except for kinds that
+    act alone. settings: the kind's group"""
     kind = kind_of(name)
     if scale <= 1 and not kind.alone:
         return UNGUIDED
