@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from made_runs import make_run
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -113,10 +114,9 @@ def test_a_lora_is_dragged_by_its_image_onto_an_axis(made, chromium):
 def test_the_list_of_an_axis_stays_open_until_all_are_chosen(made, chromium):
     from page_server import Visit, card_of
 
-    folder = made.workspace.models / "loras"
-    folder.mkdir(parents=True, exist_ok=True)
     for name in ("crow", "hare", "moth"):
-        small_lora(folder / f"{name}.safetensors")
+        run = make_run(made.workspace.runs, f"20260102-030405_{name}", saved=(20,))
+        small_lora(run / "checkpoints" / f"{name}-step00000020.safetensors")
     made.page.project.keep("Grids", {"fields": {"x_axis": "lora"}})
     visit = Visit(chromium, made.url)
     tab = visit.open("Generate")
@@ -136,7 +136,7 @@ def test_the_list_of_an_axis_stays_open_until_all_are_chosen(made, chromium):
     tab.locator("#pick-find").fill("moth")
     expect(rows).to_have_count(1)
     expect(rows).to_have_class(re.compile("taken"))
-    tab.keyboard.press("Escape")
+    tab.get_by_role("dialog").get_by_role("button", name="Close").click()
     expect(tab.locator("dialog")).to_have_count(0)
     expect(add).to_be_focused()
     expect(values).to_have_text(["crow", "moth"])
