@@ -197,7 +197,7 @@ class Copies:
         browse = '<button type="button" class="btn" data-browse="folder">Browse</button>'
         go = '<button type="button" class="btn primary" data-act="into" data-from="copy-folder">Copy</button>'
         return (
-            f'<section class="block-part copy-to"><h3>Copy {esc(name)} to a folder</h3>'
+            f'<section class="block-part copy-to" role="dialog" aria-label="Copy"><h3>Copy {esc(name)} to a folder</h3>'
             f'<div class="copy-line">{field}{browse}{go}{button("shut", "Cancel")}</div>'
             f'<p class="hint">Files with the same name are never replaced. The folder is remembered.</p></section>'
         )
