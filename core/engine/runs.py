@@ -142,7 +142,8 @@ class Runs:
                 self.read(folder)
 
     def read(self, folder: RunFolder) -> None:
-        """Read the journal of a run. The facts of a run that no process runs are cached, in memory and in its folder."""
+        """Read the journal of a run. The facts of a run that no process runs are cached, in memory and in its folder, and its row
+        in memory."""
         facts = read_facts(folder)
         if not (facts and facts.state in ENDED) and folder.held:
             self.refresh(folder.name)
@@ -152,6 +153,7 @@ class Runs:
             with self._writing:
                 write_facts(folder, facts)
         self._facts[folder.name] = facts
+        self._row(folder, facts)
 
     def _known(self, folder: RunFolder, reads: bool = True) -> tuple[RunSummary | None, bool]:
         """(row of a run without reading its journal, None if unknown; whether it is current). reads: whether its summary.json may
