@@ -319,7 +319,8 @@ def control_source(inputs: Inputs) -> ControlSource:
 
 
 def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
-    """{image key: mask [1, h, w] in 0..1} of the images with a mask."""
+    """{image key: mask [1, h, w] in 0..1, at the latents' size} of the images whose mask is not all ones. Read from the cache,
+    which is filled here."""
     masked = [placed for placed in images if mask_source(placed) is not None]
     if not masked:
         return {}
