@@ -98,8 +98,8 @@ def cards(
     thumb_url: Callable[..., str],
     examining: tuple[str, float] | None = None,
 ) -> str:
-    """HTML of the findings with thumbnails; images that would be removed are marked. "" if nothing was examined. examining:
-    (text, share done) while that goes on"""
+    """HTML of the first FINDINGS_SHOWN findings with thumbnails; images that would be removed are marked. "" if nothing was
+    examined. examining: (text, share done) while that goes on"""
     if findings is None:
         return progress(examining[0], examining[1] or None) if examining else ""
     if not findings:

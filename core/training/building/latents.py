@@ -347,8 +347,9 @@ def prepare_latents(inputs: Inputs, models: Models) -> None:
 
 
 def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
-    """Write <stem>.npz with fixed latents next to each training image, for sd-scripts. Existing files are not overwritten, and images
-    that are augmented at random get none. Raises ProblemsError for other families than SD 1.x, 2.x and SDXL."""
+    """Write <stem>.npz with fixed latents next to each training and validation image, for sd-scripts. Existing files are not
+    overwritten, and images that are augmented at random get none. Raises ProblemsError for other families than SD 1.x, 2.x and
+    SDXL."""
     if inputs.family_name not in NPZ_KINDS:
         what = ".npz caches are for Stable Diffusion 1.x, 2.x and SDXL"
         raise ProblemsError.one(what, "model.base_model", "choose another model", code="npz.other-family")

@@ -90,8 +90,8 @@ class Watch:
     # -- for the page
 
     def snapshot(self) -> dict[str, Any]:
-        """Content of watch.json. bands: from, to, mean, recent, count, of those with losses. images: source, name,
-        corrected (running mean, 1 is usual), count; the worst first."""
+        """Content of watch.json. bands: from, to, mean, recent, count, of those with losses. images: source, name, corrected
+        (running mean, 1 is usual), count, of the WORST images with the highest corrected losses, the worst first."""
         bands = [
             {
                 "from": number * BAND,
