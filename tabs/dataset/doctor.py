@@ -154,7 +154,7 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
 
 
 def back(away: Sequence[PutAway]) -> str:
-    """HTML of the actions that can be undone."""
+    """HTML of the first BACK_SHOWN actions that can be undone, and the number of the others."""
     rows = ""
     for each in away[:BACK_SHOWN]:
         when = time.strftime("%d %B, %H:%M", time.localtime(each.when))

@@ -156,7 +156,7 @@ class History:
 
     @contextmanager
     def open(self, title: str, about: Mapping[str, Any] | None = None, resume: str = "") -> Iterator[OpenChange]:
-        """Context for a change in several steps. After an exception it stays unfinished.
+        """Context for a change in several steps. After an exception it stays unfinished; if it wrote nothing, it is removed.
 
         resume   the id of an unfinished change to continue
         """
