@@ -129,7 +129,7 @@ class Page:
         return self.links.file_url(path)
 
     def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str:
-        """URL of a thumbnail whose longer side is at most `size` pixels."""
+        """URL of a thumbnail of about `size` pixels. See `Links.thumb_url`."""
         return self.links.thumb_url(path, size)
 
     @property

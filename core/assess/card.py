@@ -151,7 +151,8 @@ class Source:
         return cls(path, settings, workspace, about, metadata, run, job, snapshot, cancel)
 
     def clean(self, value: Any) -> Any:
-        """A value without control characters, too long texts and, unless they are included, paths."""
+        """A text without control characters, cut to LONGEST characters and, unless names are included, without paths; a list of
+        such texts without empty ones; any other value unchanged."""
         if isinstance(value, list):
             return [text for each in value if (text := self.clean(each))]
         if not isinstance(value, str):
@@ -291,7 +292,8 @@ class Source:
     # -- samples
 
     def samples(self) -> list[Sample]:
-        """The samples of the file's step, else of the nearest one; without a run its preview image."""
+        """At most `settings.samples` samples: those of the step nearest to the file's, without those of the base model; without
+        any, the file's preview image."""
         samples = [each for each in self.snapshot.get("samples", []) if each["step"] not in COMPARED]
         step = self.step if self.step is not None else self.snapshot.get("step", 0)
         nearest = min((each["step"] for each in samples), key=lambda other: abs(other - step), default=None)

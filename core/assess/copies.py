@@ -81,8 +81,8 @@ class Gallery:
         return list(pairs.values())
 
     def near(self, image: Image, beyond: int = -1) -> list[tuple[float, int]]:
-        """[(distance, number)] of the training images with the nearest hashes, nearest latents first. beyond: only those whose
-        hash differs in more bits"""
+        """[(distance, number)] of the CANDIDATES training images with the nearest hashes, mirrored or not, nearest latents
+        first. beyond: only those whose hash differs in more bits"""
         from PIL.Image import Transpose
 
         sides = [image, image.transpose(Transpose.FLIP_LEFT_RIGHT)]

@@ -93,7 +93,8 @@ class Target:
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """(width, height) at which all images are compared: the most frequent bucket."""
+        """(width, height) at which all images are compared: the most frequent bucket; the training resolution without training
+        images."""
         sizes = Counter(placed.placement.bucket for placed in self.training)
         return sizes.most_common(1)[0][0] if sizes else training_resolution(self.job)
 
@@ -194,7 +195,7 @@ def checkpoints_of(
     facts: Mapping[str, Any], job: TrainJob, workspace: Workspace, steps: Sequence[str] = ()
 ) -> list[Checkpoint]:
     """The checkpoints of these steps; without steps, all of them (evenly spaced ones if there are many) and averages. facts:
-    the run's snapshot. Raises ProblemsError for a step without one."""
+    the run's snapshot. Raises ProblemsError for a step without one, and for a run without checkpoints."""
     saved: dict[int, list[Path]] = {}
     averages = [Checkpoint(file["step"], Path(file["path"])) for file in facts["files"] if is_average(file["name"])]
     for file in facts["files"]:

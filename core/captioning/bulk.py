@@ -123,7 +123,7 @@ def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:
 
 
 def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str, int]]:
-    """The tags that occur most often together with this tag."""
+    """The tags that occur most often together with this tag, with the number of captions that have both."""
     wanted = comparable(tag)
     counts = tag_counts((item for item in items if wanted in item.tags), most + 1)
     return [each for each in counts if comparable(each[0]) != wanted][:most]

@@ -18,7 +18,8 @@ T = TypeVar("T")
 def decoded_ahead(
     images: Iterable[Path], prepare: Callable[[Path], T], threads: int, batch_size: int
 ) -> Iterator[tuple[Path, T | Problem]]:
-    """Yield (image, its prepared data, or a Problem if it cannot be read), in order. Threads work at most two batches ahead."""
+    """Yield (image, its prepared data, or a Problem if it cannot be read), in order. At most `threads` images and two batches
+    are decoded ahead."""
     waiting: deque[tuple[Path, Future[T | Problem]]] = deque()
     pool = ThreadPoolExecutor(threads, "decode")
     try:
@@ -43,7 +44,8 @@ def _prepared(path: Path, prepare: Callable[[Path], T]) -> T | Problem:
 
 
 def batches(prepared: Iterable[tuple[Path, T | Problem]], size: int) -> Iterator[list[tuple[Path, T | Problem]]]:
-    """Yield batches of `size` readable images; unreadable ones (a Problem) are included without counting."""
+    """Yield batches of `size` readable images, the last one of the rest; unreadable ones (a Problem) are included without
+    counting."""
     batch: list[tuple[Path, T | Problem]] = []
     for each in prepared:
         batch.append(each)

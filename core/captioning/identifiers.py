@@ -60,7 +60,7 @@ def word_facts(word: str) -> WordFacts:
 
 
 def identifier_note(word: str) -> str:
-    """One or two sentences of advice on a trigger word."""
+    """Up to three sentences of advice on a trigger word."""
     word = " ".join(word.split())
     if not word:
         return "Write a rare word as the trigger word of the subject."

@@ -78,7 +78,10 @@ def caption_report(job: CaptionJob, of_files: bool = False) -> CaptionReport:
 
 
 def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems: Sequence[Problem] = ()) -> list[Row]:
-    """The images of the job's dataset. Raises ProblemsError for errors, including those in `problems`, and without images."""
+    """The images of the job's dataset. Raises ProblemsError for errors, and without images.
+
+    of_files   see `caption_report`      problems   found before, to be reported together with those of the dataset
+    """
     report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions), of_files)
     raise_if_errors([*report.problems, *problems])
     if not report.rows:

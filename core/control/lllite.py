@@ -42,10 +42,8 @@ class LayerNet(nn.Module):
         self.up = nn.Sequential(nn.Linear(network_dim, width))
 
     def tokens(self, hint: Tensor) -> Tensor:
-        """[B, 3, H, W] in -1..1 -> [B, h * w, cond_emb_dim].
-
-        The border is repeated up to a multiple: a U-Net rounds up when it halves, the layers here round down.
-        """
+        """[B, 3, H, W] in -1..1 -> [B, h * w, cond_emb_dim], with h and w = H and W / `shrinks`, rounded up. For that the
+        border is repeated up to a multiple of `shrinks`: a U-Net rounds up when it halves, the layers here round down."""
         high, wide = (-side % self.shrinks for side in hint.shape[2:])
         if high or wide:
             hint = nn.functional.pad(hint, (0, wide, 0, high), mode="replicate")

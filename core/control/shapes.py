@@ -149,7 +149,10 @@ def conditioning_layers(depth: int, emb: int) -> list[tuple[int, int, int]]:
 
 
 def lllite_shapes(unet: Shapes, family: str, emb: int, hidden: int) -> Shapes:
-    """The tensors of an LLLite of these sizes for such a U-Net: see `core.control.lllite.LayerNet`."""
+    """{name in the file: shape} of an LLLite for a U-Net.
+
+    unet   see `unet_shapes`      emb, hidden   cond_emb_dim and network_dim of `core.control.lllite.LayerNet`
+    """
     weights: dict[str, tuple[int, ...]] = {}
     widths = {name.removesuffix(".weight"): shape[-1] for name, shape in unet.items() if name.endswith(".weight")}
     for target in targets_among(widths, family):

@@ -122,7 +122,8 @@ def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) 
 
 
 def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[Problem]:
-    """Advice on images that decode although part of the file is damaged, one problem for each remark of the decoder."""
+    """Advice on images that decode although part of the file is damaged, one problem for each of the first MOST_REMARKS remarks
+    of the decoder."""
     groups: dict[str, list[ImageInfo]] = defaultdict(list)
     for each in placed:
         look = looks.get(each.image.key)

@@ -88,7 +88,7 @@ class Report:
 
     @property
     def trained(self) -> int:
-        """Number of training images, each counted once however many resolutions it trains at."""
+        """Number of training and regularization images, each counted once however many resolutions it trains at."""
         return sum(row.trains for row in self.rows)
 
     @property
@@ -97,7 +97,7 @@ class Report:
 
     @property
     def held_out(self) -> str:
-        """The validation images by name, in one line; "" for none."""
+        """The number of validation images and the first MOST_NAMED names, in one line; "" for none."""
         names = list(dict.fromkeys("/".join(each.image.key) for each in self.validation))
         return f"{count(len(names), 'image')} held out for validation: {listed(names, MOST_NAMED)}" if names else ""
 

@@ -527,7 +527,7 @@ class Engine:
 
     @property
     def works(self) -> bool:
-        """Whether a job runs or waits in any lane."""
+        """Whether a job runs in any lane, or waits where the queue is not paused."""
         waits = not self._queue.paused and any(entry.state == "waiting" for entry in self.queue())
         return self._now is not None or waits or self._light.works
 

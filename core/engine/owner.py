@@ -90,8 +90,13 @@ def inbox(workspace: Workspace) -> Path:
 
 
 def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], run: str = "", preset: str = "") -> None:
-    """Add a job to the inbox of the engine that holds the folder, which reads it within a second. run: resume this run. Raises
-    ProblemsError if the folder cannot be written."""
+    """Add a job to the inbox of the engine that holds the folder, which reads it within a second. Raises ProblemsError if the
+    folder cannot be written.
+
+    job      its settings as plain values
+    run      name of the run to resume, "" for a new one
+    preset   name of its preset, "" for none
+    """
     name = f"{time.time():.3f}-{uuid.uuid4().hex[:8]}.json"
     try:
         content = {"task": task, "title": title, "job": job, "run": run, "preset": preset}

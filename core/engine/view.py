@@ -337,7 +337,7 @@ def _point(line: Line) -> dict[str, Any]:
 
 
 def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The validation with the lowest loss on held-out images, the earliest of equal ones; None without any."""
+    """The validation with the lowest finite loss, the earliest of equal ones; None without any."""
     return min(
         (point for point in points if math.isfinite(point["loss"])), key=lambda point: point["loss"], default=None
     )

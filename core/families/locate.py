@@ -54,7 +54,8 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
 
 
 def family_of(path: Path | str, wanted: str = "auto", variants: Collection[str] = ()) -> str:
-    """The family of the model at this path. Raises ProblemsError if it is unknown or not the wanted one.
+    """The family of the model at this path. Raises ProblemsError if it is not a checkpoint, an unsupported variant, unknown or
+    not the wanted one.
 
     wanted    the family set by the user, which decides where the file does not tell; "auto": any
     variants  accepted model variants: none for training, `GENERATED` (inpainting) for generation
@@ -94,7 +95,8 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", varian
 
 
 def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Problem]:
-    """Problems of the base model and the VAE: missing files, unknown families; advice on clip skip."""
+    """Problems of the base model and the VAE: missing files, unknown families, the scaling factor of another family's VAE;
+    advice on clip skip."""
     problems: list[Problem] = []
     name = None
     try:

@@ -126,7 +126,8 @@ def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | Non
 def model_spec_of(
     before: Mapping[str, str], family: str, prediction: str | None, kind: Kind, title: str, side: int
 ) -> dict[str, str]:
-    """The modelspec metadata of a model without a training: its previous metadata, completed.
+    """The modelspec metadata of a model without a training: its previous metadata with missing values added, and with the
+    current version, implementation and prediction type.
 
     prediction  None if unknown      side  of the images it is made for, in pixels
     """

@@ -181,7 +181,8 @@ class Maker:
     # -- batches
 
     def batches(self, requests: Sequence[Request], most: int | None = None) -> Iterator[list[Request]]:
-        """Batches of requests that differ only in prompt and seed, in order, as many as fit. most: the largest batch"""
+        """Batches of requests that differ only in prompt and seed, in order: of at most `most`, else of the batch size of the
+        settings, else of as many as fit."""
         for _, alike in groupby(requests, self._alike):
             remaining = list(alike)
             job = remaining[0].job

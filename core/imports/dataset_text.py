@@ -293,7 +293,11 @@ def _parts(dotted: str) -> list[str]:
 
 
 def _table(parts: list[str], new: bool, counts: dict[str, int]) -> str:
-    """The path of a header, with the number of the latest element of each array of tables in it."""
+    """The path of a header, with the number of the latest element of each array of tables in it.
+
+    new      whether it is [[...]], which begins an element
+    counts   {path of an array of tables: elements so far}, updated
+    """
     path = ""
     for position, part in enumerate(parts):
         path = f"{path}.{part}" if path else part

@@ -59,7 +59,7 @@ def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds:
 
 
 def hidden(workspace: Workspace) -> dict[str, str]:
-    """{text: its replacement}: folders of this machine, and the user's name."""
+    """{path of a folder of this machine: its replacement}, the longest first."""
     places = {
         "<outputs>": workspace.outputs,
         "<models>": workspace.models,

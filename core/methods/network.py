@@ -152,8 +152,8 @@ class NetworkMethod(Method):
             self.set_strength(strength)
 
     def metadata(self) -> dict[str, str]:
-        """Metadata of the network: the files it started from, its choice of layers, and ranks and alphas if they come from a
-        file."""
+        """Metadata of the network: the files it started from, the step at which the text encoders stopped, its choice of
+        layers, PiSSA, and ranks and alphas if they come from a file."""
         metadata = {}
         if self._files.start is not None:
             start = {"name": self._files.start.name, "sha256": self._files.start_sha256}

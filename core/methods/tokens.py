@@ -97,8 +97,8 @@ def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> No
 
 
 def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) -> Tensor:
-    """Initial embeddings [count, C]: those of the initializer's tokens, repeated; without an initializer the mean of all
-    tokens. Raises ProblemsError for an initializer without tokens."""
+    """Initial embeddings [count, C]: the first `count` of the initializer's tokens, repeated if there are fewer; without an
+    initializer the mean of all tokens. Raises ProblemsError for an initializer without tokens."""
     table = encoder.get_input_embeddings().weight.detach().float()
     if init_word is None:
         return table.mean(dim=0, keepdim=True).repeat(count, 1)

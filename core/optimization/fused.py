@@ -63,8 +63,8 @@ class FusedBackward:
             part.waiting = {weight for weight in part.weights if weight.requires_grad}
 
     def end(self) -> Tensor:
-        """Call after `loss.backward()`: steps parts in which a tensor got no gradient; returns the L2 norm of all
-        gradients, 0-d."""
+        """Call after `loss.backward()`: steps the parts of which only some tensors got a gradient. Returns the L2 norm of all
+        gradients before clipping, 0-d; 0 without gradients."""
         for part in self._each():
             if part.waiting and any(weight.grad is not None for weight in part.weights):
                 self._move(part)

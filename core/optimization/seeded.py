@@ -42,7 +42,7 @@ def seed_globally(seed: int) -> None:
 
 
 def global_state() -> tuple[bytes, Any, str]:
-    """The state of all generators, for detecting whether one was used."""
+    """The state of torch's CPU generator, Python's and numpy's, for detecting whether one was used."""
     import numpy
     import torch
 

@@ -26,7 +26,8 @@ _keys_lent = False
 
 
 def allow(name: str) -> None:
-    """Allow a top-level module until this process ends: the command line's --allow-module."""
+    """Allow a top-level module until this process ends: the command line's --allow-module. Raises ProblemsError for a text that
+    is not a module's name."""
     if not _NAME.fullmatch(name):
         fix = "use the first part of package.module.Class: package"
         raise ProblemsError.one(f"--allow-module {name}: not a module name", "command line", fix, "module.bad-name")

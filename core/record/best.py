@@ -75,7 +75,8 @@ class Best:
 
 
 def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping[str, Any]]) -> Best | None:
-    """Return the checkpoint with the lowest loss among those that exist; None if none of them was measured.
+    """Return the checkpoint with the lowest loss among those that exist and were measured on the same images as the newest;
+    None if none was measured.
 
     saved      (step, file) of existing ones; the first of several files of one step counts
     measured   "validated" events as in the journal, the newest of a step last

@@ -40,8 +40,8 @@ def _read(path: Path, stamp: Stamp) -> tuple[tuple[str, str], ...] | None:
 
 
 def keep(run: Path, file: Path, name: str | None) -> None:
-    """Mark a checkpoint of the run as kept under a name, "" for its own; None removes the mark. A damaged kept.json is set
-    aside. Raises ProblemsError."""
+    """Mark a checkpoint of the run as kept under a name, "" for the file's name without extension; None removes the mark. A
+    damaged kept.json is set aside. Raises ProblemsError if the name is too long or the mark cannot be saved."""
     place = file.relative_to(run).as_posix()
     mark = {} if name is None else {place: _checked(name) or file.stem}
     try:

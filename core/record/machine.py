@@ -79,7 +79,7 @@ def bf16_is_fast(device: str) -> bool:
 
 
 def memory(device: str) -> tuple[int, int]:
-    """(bytes used, total bytes) of the device; for a CPU, this process's resident memory and the machine's RAM."""
+    """(bytes used, total bytes) of a CUDA device; for others, this process's resident memory and the machine's RAM."""
     if device.startswith("cuda") and "torch" in sys.modules:
         free, total = torch.cuda.mem_get_info(device)
         return total - free, total

@@ -107,7 +107,8 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on every usual file system and 
 
 
 def impossible_path(target: Path, where: str) -> Problem | None:
-    """The problem of a path that can never be written (invalid name, a parent that is not a folder); None for any other."""
+    """The problem of a path that cannot be written (invalid name, a parent that is not a folder or is read-only); None for any
+    other."""
 
     def problem(what: str, fix: str, code: str) -> Problem:
         return Problem(what, where, fix, code=code)

@@ -129,7 +129,8 @@ def outputs_unwritable(runs: Path, error: OSError) -> ProblemsError:
 
 
 def safe_name(text: str) -> str:
-    """A valid part of a file name on every system: letters and digits of any script, blanks, - and _; at most 60 characters."""
+    """A valid part of a file name on every system: letters and digits of any script, blanks, - and _; at most 60 characters,
+    "run" if none is left."""
     text = unicodedata.normalize("NFC", text).strip()
     text = re.sub(r"[^\w\- ]+", "_", text).strip("_ ")
     return text[:60].rstrip() or "run"

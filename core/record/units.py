@@ -69,7 +69,7 @@ def progress_words(done: int, total: int, of_bytes: bool = False) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """Seconds as h:mm:ss, or m:ss below an hour; a dash if None."""
+    """Seconds as h:mm:ss, or m:ss below an hour; a dash if None, negative or not finite."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return "–"
     hours, rest = divmod(round(seconds), 3600)

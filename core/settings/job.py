@@ -96,7 +96,7 @@ class EmbeddingSettings(Settings):
 
     @property
     def init_words(self) -> list[str | None]:
-        """The initializer word of each new token; a single one is used for all."""
+        """The initializer word of each new token, None without one; a single word is used for all tokens."""
         given = [word.strip() for word in (self.init_word or "").split(",") if word.strip()]
         if len(given) <= 1:
             return [given[0] if given else None] * len(self.words)

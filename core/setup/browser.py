@@ -23,7 +23,7 @@ MISSING = (
 
 
 def find_browser() -> str | None:
-    """Path of Chromium, Chrome or Edge, None without one; ATELIER_BROWSER first."""
+    """Path of Chromium, Chrome or Edge, None without one; with ATELIER_BROWSER only that program."""
     named = os.environ.get("ATELIER_BROWSER")
     if named:
         return shutil.which(named)

@@ -169,7 +169,7 @@ def pip(environment: Path, arguments: list[str]) -> None:
 
 
 def run_step(command: list[str], failed: str) -> None:
-    """Run one step of the installation with its output shown on stderr. raises SetupError(failed)"""
+    """Run one step of the installation with its output shown on stderr. Raises SetupError, whose text begins with `failed`."""
     inherited = {
         key: value
         for key, value in os.environ.items()
@@ -229,7 +229,7 @@ def remove(folder: Path) -> None:
 
 
 def point_scripts_to(environment: Path, made_as: str) -> None:
-    """An environment's scripts contain the path it was created under. Windows' .exe scripts are left: none is used."""
+    """Replace the path that an environment was created under in its scripts. Windows' .exe scripts are left: none is used."""
     for script in (environment / ("Scripts" if os.name == "nt" else "bin")).iterdir():
         if script.is_symlink() or not script.is_file() or script.stat().st_size > 100_000:
             continue

@@ -91,7 +91,8 @@ def replace_by(command: list[str]) -> int:
 
 
 def page(command: list[str]) -> int:
-    """Run the page, and restart it if it ends because CUDA broke (exit code 75): its queue resumes by itself."""
+    """Run the page, and restart it if it ends because CUDA broke (exit code 75): its queue resumes by itself. Gives up after
+    more than RESTARTS short runs in a row."""
     import time
 
     short_runs = 0

@@ -22,7 +22,7 @@ from core.tools.files import lora_of
 
 
 def ratios_of(text: str, files: int, noun: str, where: str, problems: list[Problem]) -> list[float] | None:
-    """The comma-separated ratios, one per file; None for an empty setting. Problems are added to `problems`.
+    """The comma-separated ratios, one per file; None for an empty or invalid setting. Problems are added to `problems`.
 
     noun   of one file: "LoRA", "model"      where   the setting
     """

@@ -102,7 +102,7 @@ def prove(
 
 
 def short_job(job: TrainJob, steps: int) -> TrainJob:
-    """The job with `steps` steps and a seed, without samples, trackers, uploads and intermediate saves."""
+    """The job with `steps` steps and a seed, without samples, validation, trackers, uploads and intermediate saves."""
     seed = job.schedule.seed if job.schedule.seed is not None else secrets.randbelow(2**32)
     schedule = {"max_train_steps": steps, "max_train_epochs": None, "seed": seed}
     quiet = {

@@ -156,7 +156,8 @@ class Bulk:
             return self._counted[1]
 
     def complete(self, text: str) -> dict[str, Any]:
-        """Tags that begin with a text, of the dataset and then of the lists in models/tag_lists, and problems of these lists."""
+        """At most OPTIONS tags that begin with a text, of the dataset and then of the lists in models/tag_lists, and problems
+        of these lists."""
         wanted = comparable(text)
         counts = self._counts(list(self.items().values())) if wanted else []
         matches = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(wanted)][:OPTIONS]

@@ -145,7 +145,8 @@ def words_on_length(tokens: int, longest: int) -> str:
 
 
 def meter(tokens: int, longest: int) -> str:
-    """HTML of a bar of the token count, with marks at one, two and three windows of the text encoder."""
+    """HTML of a bar of the token count, with marks at one, two and three windows of the text encoder; of a long text only at
+    `longest`."""
     scale = max(WINDOWS[-1], tokens)
     shown = WINDOWS if scale < 2 * WINDOWS[-1] else (longest,)  # else the marks would overlap
     trained = min(tokens, longest)

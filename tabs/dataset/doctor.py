@@ -98,8 +98,8 @@ def cards(
     thumb_url: Callable[..., str],
     examining: tuple[str, float] | None = None,
 ) -> str:
-    """HTML of the findings with thumbnails; images that would be removed are marked. "" if nothing was examined. examining:
-    (text, share done) while that goes on"""
+    """HTML of the first FINDINGS_SHOWN findings with thumbnails; images that would be removed are marked. "" if nothing was
+    examined. examining: (text, share done) while that goes on"""
     if findings is None:
         return progress(examining[0], examining[1] or None) if examining else ""
     if not findings:
@@ -154,7 +154,7 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
 
 
 def back(away: Sequence[PutAway]) -> str:
-    """HTML of the actions that can be undone."""
+    """HTML of the first BACK_SHOWN actions that can be undone, and the number of the others."""
     rows = ""
     for each in away[:BACK_SHOWN]:
         when = time.strftime("%d %B, %H:%M", time.localtime(each.when))

@@ -40,7 +40,7 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
 
 
 def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], checking: bool = False) -> str:
-    """HTML of errors and then advice, with the option to skip broken images next to those."""
+    """HTML of the first PROBLEMS_SHOWN problems, errors before advice, below the option to skip broken images."""
     broken = sum(problem.remedy == SKIP for problem in problems)
     body = ""
     if broken or job.dataset.skip_broken:
@@ -74,7 +74,8 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
 
 
 def histogram(report: Report | None, show: str) -> str:
-    """HTML of a bar for each bucket; a click shows its images. "" without buckets. show: the view of the grid ("512x768")"""
+    """HTML of a bar for each of the BUCKETS_SHOWN largest buckets; a click shows its images. "" without buckets. show: the view
+    of the grid ("512x768")"""
     if report is None or not report.buckets:
         return ""
     most = max(number for number, _ in report.buckets.values())

@@ -82,7 +82,8 @@ def listing(roots: Roots, text: str) -> Listing:
 
 
 def image_folders(workspace: Workspace) -> list[tuple[str, str]]:
-    """[(label, path)] of image folders: the starter's images, then the folders in outputs/datasets, newest first."""
+    """[(label, path)] of image folders: the starter's images, then the newest MAX_SETS folders in outputs/datasets, newest
+    first."""
     folders: list[tuple[str, str]] = []
     starter = STARTER / "images"
     if starter.is_dir():

@@ -164,8 +164,8 @@ def with_starter(checkpoints: list[Listed]) -> list[Listed]:
 
 
 def choices_of(kind: str, workspace: Workspace) -> list[tuple[str, str]]:
-    """[(label, value)] of the files of a kind, the starter first. Waits up to CHOICES_WAIT seconds for a new reading, else uses
-    the last one."""
+    """[(label, value)] of at most MAX_CHOICES files of a kind; of checkpoints also the starter, first. Waits up to CHOICES_WAIT
+    seconds for a new reading, else uses the last one."""
     lists = model_lists(workspace)
     lists.refresh(CHOICES_WAIT)
     files = lists.of([kind])

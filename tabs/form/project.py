@@ -236,10 +236,10 @@ class Project(PresetForm):
         return {"description": loaded.description} if loaded and loaded.description.startswith(IMPORTED) else {}
 
     def take_import(self, job: TrainJob, title: str, done: str, imported: dict[str, Any]) -> Done:
-        """Fill in the form from another program's settings.
+        """Fill in the form from another program's settings. Returns the message about it. Raises OldRevision.
 
-        title      what was read, for undo        done    text of the message
-        imported   {"description": for a preset that is saved, and what the page shows of it}
+        title      name of the file or program, for the undo step      done   text of the message
+        imported   what the page shows of the import; "description" is stored in a preset that is saved from it
         """
         unsaved = self._unsaved()
         with self.lock:

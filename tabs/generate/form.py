@@ -327,9 +327,11 @@ def with_seed(job: GenerateJob) -> GenerateJob:
 
 
 def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list[GenerateJob]:
-    """[job], or with `compare` [job with the base model alone, job]. Raises ProblemsError if there is nothing to compare.
+    """[job]; with `compare` [the job with the base model alone, the job], both with the same seed and with the LoRAs of the
+    prompt moved to the LoRAs.
 
-    For LoRAs and embeddings the base model is that of the job, else that of Train.
+    A job with LoRAs or embeddings is compared with its own model without them; any other with the model of Train (`project`).
+    Raises ProblemsError for invalid LoRAs in the prompt, and if there is nothing to compare.
     """
     if not compare:
         return [job]

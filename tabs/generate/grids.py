@@ -418,7 +418,7 @@ def entry_of(page: Page, name: str, states: tuple[str, ...] = ("waiting", "runni
 
 
 def pace(workspace: Workspace) -> float:
-    """Seconds per sampling step in the newest grid; 0 if unknown."""
+    """Seconds per sampling step, of the newest grid among the LISTED newest that recorded them; 0 if none did."""
     for folder in list_grids(workspace)[:LISTED]:
         with suppress(ProblemsError):
             content = folder.content()

@@ -127,7 +127,8 @@ def _download(page: Page, path: str) -> str:
 
 
 def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Further losses: corrected for timesteps, by timestep band, by image; and norms of gradients and weights."""
+    """Further losses: corrected for timesteps, by timestep band, of the WORST images that train worst; and norms of gradients
+    and weights."""
     losses = page.engine.watch(name)
     paths = page.checks.paths_of(_job_of(page, name))
     images = [_image(page, item, paths) for item in losses.get("images", [])[:WORST]]
@@ -223,8 +224,8 @@ def samples(page: Page, items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Running, waiting and ended jobs of the device, in order, without the ended trainings, which Runs lists. Tools shows the jobs
-    that do not use the device."""
+    """Jobs of the device: the running, then the waiting ones in order, and the last SHOWN_ENDED ended ones, newest first,
+    without the trainings, which Runs lists. Tools shows the jobs that do not use the device."""
     entries = [entry for entry in page.engine.queue() if lane_of(entry) == "device"]
     going = [entry for entry in entries if entry.state == "running"]
     going += [entry for entry in entries if entry.state == "waiting"]
@@ -284,7 +285,7 @@ def _added_by(guest: str) -> str:
 
 
 def run_names(page: Page) -> list[dict[str, str]]:
-    """All runs for the list, newest first. Read from the engine every few seconds and when a job begins or ends."""
+    """The newest 200 runs for the list, newest first. Read from the engine every few seconds and when a job begins or ends."""
     now = (time.monotonic() // RUNS_SECONDS, [(entry.id, entry.state) for entry in page.engine.queue()])
     if page.run_list[0] != now:
         known = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.run_states(200)]

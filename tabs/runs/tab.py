@@ -260,7 +260,7 @@ class Proofs:
         self._tasks: dict[str, Any] = {}
 
     def start(self, run: str) -> None:
-        """Start a resume test. Raises ProblemsError while a job uses the device."""
+        """Start a resume test. Raises ProblemsError while a job uses the device or another test is running."""
         engine = self._page.engine
         if engine.status()["job"] is not None:
             raise ProblemsError.one("A job is running", run, "try again when the device is free", code="job.running")

@@ -562,7 +562,7 @@ def _settings(job: TrainJob | None) -> str:
 
 
 def value_words(path: str, value: Any) -> str:
-    """HTML of a value as the form shows it."""
+    """HTML of a value as the form shows it; of a text the first 12 lines."""
     entry = FIELDS[path]
     if entry.kind in ("bool", "choice"):
         return esc(shown_value(entry, value))

@@ -58,7 +58,8 @@ class Links:
         return "atelier/file?" + self._query(path, "")
 
     def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str:
-        """URL of a thumbnail whose longer side is at most `size` pixels, rounded up to one of SIZES."""
+        """URL of a thumbnail whose longer side is at most the smallest of SIZES from `size` on, or the largest if all are
+        smaller."""
         return "atelier/thumb?" + self._query(path, str(next((known for known in SIZES if known >= size), SIZES[-1])))
 
     def answer(self, name: str, fn: Callable[[dict[str, Any]], dict[str, Any] | str]) -> None:

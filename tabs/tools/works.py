@@ -159,7 +159,8 @@ class Works:
         }
 
     def works(self) -> list[Work]:
-        """The jobs, newest first; of several attempts at one download only the last."""
+        """At most MAX_WORKS jobs of tools that wait, run or were added since the start, newest first, without hidden ones; of
+        several attempts at one download only the last."""
         works: list[Work] = []
         for entry in reversed(self._engine.queue()):
             task = tasks().get(entry.task)

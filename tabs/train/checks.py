@@ -172,7 +172,7 @@ class Checks:
         return self.setup if self._facts_folders == _folders(job) else None
 
     def paths_of(self, job: TrainJob | None) -> dict[tuple[str, str], Path]:
-        """{(folder, name): path} of the images, if a run's job has the folders of the last preflight."""
+        """{(folder, name): path} of the training images, if a run's job has the folders of the last preflight."""
         return self._paths[1] if job is not None and _folders(job) == self._paths[0] else {}
 
     def _preflight(self, job: TrainJob, task: Any) -> None:

@@ -98,7 +98,7 @@ class Tagger(OfProcess):
             raise self._refused(f"returns {values.max():.3g} as a score: its profile needs sigmoid")
 
     def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Scores [N, labels] of prepared images, at most `batch`. Raises ProblemsError."""
+        """Scores [N, outputs] of prepared images, at most `batch`. Raises ProblemsError."""
         many = self.batch or len(images)  # a fixed batch takes no fewer
         ((dtype, shape),) = self._model.run(images, many, [self.output])
         if why := outputs_too_many(shape):

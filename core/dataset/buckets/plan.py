@@ -95,7 +95,8 @@ class Epochs:
         return bisect_right(self._first, step) - 1
 
     def never_shown(self) -> list[Placed]:
-        """Images that no epoch uses, because their bucket never fills a batch and incomplete ones are dropped."""
+        """Images that no epoch uses, because their bucket never fills a batch and incomplete ones are dropped. If the epochs
+        differ, only the first LOOKED_AT are looked at."""
         if self._short != "drop":
             return []
         filled: Counter[Bucket] = Counter()
@@ -218,7 +219,7 @@ class Plan:
         return captions
 
     def captions(self, epoch: int) -> list[str]:
-        """Every caption that an epoch uses, each once."""
+        """Every caption that an epoch uses, each once; if captions do not vary, those of all images."""
         if self._captioned == epoch or (self._captioned >= 0 and not self._varies):
             return self._variants
         first = self.epochs.first_step(epoch) + self.begin

@@ -109,8 +109,8 @@ def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Capt
 def join_texts(sentence: str, tags: str, settings: CaptionSettings, glue: str | None = None) -> str:
     """A sentence and tags as one caption: sentence, separator (or `glue`), tags, without added spaces (reference: 2.3).
 
-    Each of several lines gets the tags; sd-scripts does that for random lines only, and loses the tags where it takes
-    the first line.
+    Each of several lines gets the tags, unless `caption_lines` joins them; sd-scripts does that for random lines only, and
+    loses the tags where it takes the first line.
     """
     if not sentence or not tags:
         return sentence or tags

@@ -156,7 +156,7 @@ class History:
 
     @contextmanager
     def open(self, title: str, about: Mapping[str, Any] | None = None, resume: str = "") -> Iterator[OpenChange]:
-        """Context for a change in several steps. After an exception it stays unfinished.
+        """Context for a change in several steps. After an exception it stays unfinished; if it wrote nothing, it is removed.
 
         resume   the id of an unfinished change to continue
         """
@@ -259,7 +259,7 @@ class History:
         return list(changes.values())
 
     def unfinished(self, about: Mapping[str, Any]) -> str:
-        """The id of the newest change with these facts that is unfinished and not undone; "" for none."""
+        """The id of the newest change with these facts; "" without one, and if it is finished or undone."""
         undone = set()
         for entry in self.entries():
             undone.add(entry.about.get("undoes"))
@@ -293,7 +293,8 @@ class History:
                             read.lines.setdefault(str(each.line["path"]), []).append(each.begin)
 
     def news(self, offsets: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Yield (id, new lines) of the changes that have grown, oldest first. offsets: {id: bytes read so far}, which is updated."""
+        """Yield (id, new lines) of those of the FOLLOWED newest changes that have grown, oldest first. offsets: {id: bytes read
+        so far}, which is updated."""
         for file in self._files()[-FOLLOWED:]:
             known = offsets.get(file.stem, 0)
             with suppress(OSError):

@@ -60,7 +60,8 @@ def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
 
 
 def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
-    """The folders of one source: each `<repeats>_<words>` folder in it, and itself for the rest."""
+    """(the folders of one source, problems): each `<repeats>_<words>` folder in it and itself for the rest; itself alone if it
+    has such a name or is not recursive."""
     shown = printable(path)
     name = path.name or os.path.basename(os.path.realpath(path))
     parsed = repeats_and_words(name)

@@ -52,7 +52,7 @@ class Memo:
         return _ELSEWHERE.get(self._wanted, self._wanted) if self._wanted is not None else None
 
     def known(self, kind: str, files: Sequence[FileFacts]) -> dict[Path, str]:
-        """Cached facts of those files that have not changed since."""
+        """{path: cached fact} of those files that have not changed since."""
         if self.path is None or not self.path.exists():
             return {}
         wanted = {os.fsencode(file.path): file for file in files}

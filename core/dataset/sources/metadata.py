@@ -377,7 +377,7 @@ class Finder:
         return any(os.path.isfile(f"{place}.npz") for place in (bare, self.folder / bare, self.folder / name))
 
     def nearest(self, key: str) -> str | None:
-        """The image with the name most similar to the key."""
+        """An image with a name similar to the key's, among the first _MOST_NAMES names; None if there is none."""
         name = os.path.splitext(_plain(key).rpartition("/")[2])[0].casefold()
         stems = list(self._stems)[:_MOST_NAMES]
         near = difflib.get_close_matches(name, [stem.rpartition("/")[2] for stem in stems], 1)

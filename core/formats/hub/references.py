@@ -173,10 +173,9 @@ def _parse_link(text: str) -> Source:
 
 
 def here(source: Source, models: Path, cancel: CancelToken | None = None) -> Path | None:
-    """The path of a model already downloaded from the same address with the same size and hash; None without one.
-
-    Raises ProblemsError for a file that is no model, such as a saved login page.
-    """
+    """The path of a model that is already downloaded; None without one. Files of the catalog and of links must have the known
+    size and hash, other hub models are not checked. Raises ProblemsError for a file that is no model, such as a saved login
+    page."""
     if isinstance(source, Link):
         facts = catalog.recorded(models).get(source.file, {})
         same = (facts.get("source"), facts.get("query", "")) == (str(source), source.query)

@@ -137,7 +137,8 @@ def write_rest(
 def scheduler_config(
     published: Published, source: Path | None, prediction: str | None, zero_terminal_snr: bool
 ) -> dict[str, Any]:
-    """The source folder's scheduler config or the published one, with the current prediction type."""
+    """The source folder's scheduler config or the published one, with the current prediction type; with zero terminal SNR
+    rescaled betas and trailing timesteps."""
     name = "scheduler_config.json"
     config = read_json(source / "scheduler" / name) if source is not None and source.is_dir() else None
     if config is None or "_class_name" not in config:

@@ -43,8 +43,8 @@ def largest_of(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
 
 
 def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
-    """Names of the tensors whose largest value becomes infinite in `dtype`, or NaN if it has no infinity (fp8). sizes: of
-    `largest_of`"""
+    """Names of the tensors whose largest value is finite, but becomes infinite in `dtype`, or NaN if it has no infinity (fp8).
+    sizes: of `largest_of`"""
     import torch
 
     return [

@@ -231,7 +231,8 @@ def _chosen_parts(
 def part_state(
     part: Mapping[str, torch.Tensor] | Part, config: Mapping[str, Any], files: OpenFiles
 ) -> dict[str, LazyTensor]:
-    """A part's tensors by the names of core.formats.models.checkpoint, without counters and unused layers."""
+    """A part's tensors by the names of core.formats.models.checkpoint, without `position_ids` and without a text encoder's
+    layers from num_hidden_layers of its config on."""
     if isinstance(part, Part):
         state = {name: files.lazy(place) for name, place in part.places.items()}
     else:

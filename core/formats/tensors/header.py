@@ -78,7 +78,7 @@ FORMS = {".safetensors": ("safetensors",)} | dict.fromkeys(
 
 
 def check_form(path: Path, name: str) -> None:
-    """Raise ProblemsError if a file does not have the format of a weights file with this name."""
+    """Raise ProblemsError if a file does not have the format of a weights file with this name, or if its header is damaged."""
     allowed = FORMS.get(Path(name).suffix.lower())
     if allowed is None:
         return

@@ -193,6 +193,8 @@ class Machine:
             raise Damaged("it sets an item of something that is not a dict")
 
     def key(self, value: Any) -> Any:
+        """A value in a form that is safe as a key of a dict: itself if it is None, text, bytes or a number of at most 64 bits;
+        else a stand-in, and `odd_keys` is set."""
         if value is None or isinstance(value, (str, bytes, float, bool)):
             return value
         # Larger numbers could be chosen to share one hash, and a dict of those takes quadratic time.

@@ -165,7 +165,8 @@ class Detailer(ExitStack):
 
 
 def chosen(boxes: Sequence[Box], size: tuple[int, int], settings: DetailerSettings) -> list[Pixels]:
-    """The boxes that are detailed, in order, dilated, in whole pixels within an image of (width, height)."""
+    """The boxes of an area that the settings allow, at most the `ad_mask_k_largest` largest, in the order of `ad_bbox_sortby`:
+    dilated, in whole pixels within an image of (width, height)."""
     low, high = (ratio * size[0] * size[1] for ratio in (settings.ad_mask_min_ratio, settings.ad_mask_max_ratio))
     fitting = [box for box in boxes if low <= area(box) <= high]
     if settings.ad_mask_k_largest:

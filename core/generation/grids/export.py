@@ -16,13 +16,14 @@ from core.generation.grids.folder import GridContent, GridFolder, Index
 from core.record import atomic
 
 PAPER, INK, SOFT, EMPTY = (255, 255, 255), (20, 20, 20), (110, 110, 110), (236, 236, 236)
-MOST_SIDE, MOST_PIXELS = 16_000, 120_000_000  # of the image: most programs can open it
+MOST_SIDE, MOST_PIXELS = 16_000, 120_000_000  # of the cells together, so that most programs can open the image
 LARGEST_IN_HTML = 768  # pixels of a cell's longer side
 GAP, MOST_LINES = 6, 8
 
 
 def export(folder: GridFolder) -> None:
-    """Write grid.png and grid.html from the cells generated so far. Raises ProblemsError for a damaged grid.json."""
+    """Write grid.png and grid.html from the cells generated so far. Raises ProblemsError for a damaged grid.json, and
+    ValueError if no cell has an image."""
     content = folder.content()
     pages = [Page.of(folder, content, z) for z in range(content.size[2])]
     image = image_of(content, pages)
@@ -75,7 +76,8 @@ def label(content: GridContent, letter: str, number: int) -> str:
 
 
 def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
-    """All tables below one another, with wrapped labels; scaled down to MOST_SIDE and MOST_PIXELS."""
+    """All tables below one another, with wrapped labels. Cells are scaled down, to at least 16 pixels a side, so that they
+    alone fit MOST_SIDE and MOST_PIXELS; labels and gaps are added to that. Raises ValueError if no cell has an image."""
     columns, rows, _ = content.size
     wide, high = _cell_size(pages)
     scale = min(1.0, _fitting(columns, rows * len(pages), wide, high))

@@ -173,7 +173,7 @@ def other_texts(job: GenerateJob) -> dict[str, str]:
 
 
 def read_other(entry: Declared, text: str) -> Any:
-    """The value of such a setting, still unchecked. Raises ValueError."""
+    """The value of one of the `other_settings`, still unchecked. Raises ValueError for a pair that is not JSON."""
     value = json_or_none(text) if entry.kind == "pair" else text
     if value is None:
         raise ValueError(f"{entry.title} is not JSON")

@@ -123,8 +123,8 @@ def nets_text(job: GenerateJob, title_of: Callable[[str], str] = file_stem) -> s
 
 
 def pair_key(job: GenerateJob, ignored: Iterable[str] = (), *groups: str) -> str:
-    """A hash of all settings except LoRAs and embeddings. ignored, groups: settings of generate, and groups, that
-    do not count either"""
+    """A hash of all settings that identify an image, without LoRAs, embeddings, count, zero terminal SNR and memory. ignored,
+    groups: settings of generate, and groups, that do not count either"""
     excluded = {"loras", "embeddings", "count", "zero_terminal_snr", *ignored}
     values = job.model_dump(mode="json", exclude={"generate": excluded, **dict.fromkeys(("memory", *groups), True)})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -341,8 +341,9 @@ class Gallery:
         return all(word in text for word in words)
 
     def twin(self, name: str) -> str:
-        """The newest image with the same settings from the base model alone, without LoRAs and embeddings; "" without
-        one. For a model trained here, any model that was not trained here counts as its base."""
+        """The newest image with the same settings from the base model alone, without LoRAs and embeddings; "" without one. For
+        a model trained here, any model that was not trained here counts as its base, and older images than this one come
+        first."""
         facts = self.facts(name)
         if not facts.plain:
             return self._plain_ones()[0].get(facts.pair, "")

@@ -98,7 +98,7 @@ class ForeignSettings:
     unread: list[str] = field(default_factory=list)
 
     def put(self, values: Mapping[str, Any]) -> None:
-        """Add pairs, except None and values that are neither text nor numbers."""
+        """Add pairs, except empty ones, "None", and values that are neither text nor numbers; cut to 300 characters."""
         for name, value in values.items():
             if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value not in ("", "None"):
                 self.pairs[name] = f"{value:g}" if isinstance(value, float) else str(value)[:300]

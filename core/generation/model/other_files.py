@@ -180,7 +180,7 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
 
 
 def check_refiner(kind: ModelKind, path: Path) -> None:
-    """Raise ProblemsError unless a detected file or folder is a complete refiner."""
+    """Raise ProblemsError unless a detected file or folder is a refiner. `find_refiner` checks that it is complete."""
     if not is_refiner(kind):
         what = f"{path.name} is not a refiner but: {kind} ({kind.evidence})"
         fix = "choose the refiner of SDXL, or empty the field"

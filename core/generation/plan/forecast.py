@@ -174,7 +174,7 @@ def _of_diffusers(parts: Parts) -> bool:
 
 
 def offload_of(job: GenerateJob, parts: Parts, refiners: Iterable[Parts] = ()) -> Offload:
-    """The offload setting; "auto" is the fastest that fits into the GPU's memory, including a refiner."""
+    """The offload setting, "off" without CUDA; "auto" is the fastest that fits into the GPU's memory, including a refiner."""
     settings = job.generation_memory
     if not parts.device.startswith("cuda"):
         return "off"

@@ -57,8 +57,8 @@ def opened(path: Path, where: str) -> Image:
 
 
 def size_from(job: GenerateJob, image: tuple[int, int], step: int) -> tuple[int, int]:
-    """(width, height) of the result for an initial image of this size: as set; with one side set, in the image's aspect
-    ratio; else the image's. Rounded down to multiples of `step`."""
+    """(width, height) of the result for an initial image of this size: as set; with one side set, in the image's aspect ratio;
+    else the image's. Rounded down to multiples of `step`, of FIRST_STEP with compatibility "kohya"; at least one of them."""
     step = FIRST_STEP if as_generator(job) else step
     width, height = job.generate.width, job.generate.height
     if width and not height:

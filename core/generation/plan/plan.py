@@ -97,8 +97,8 @@ def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:
 
 
 def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> GenerateJob:
-    """The job of one image with its size resolved: as set, else the initial image's, else the model's (`trained`).
-    "Only masked" uses the model's size."""
+    """The job of one image with its size resolved: as set, else the initial image's, else the model's (`trained`). "Only
+    masked" does not use the initial image's size."""
     settings = job.image_to_image
     first, alone = settings.image_path, settings.inpaint_area == "masked" and settings.mask_path
     if first and not alone:

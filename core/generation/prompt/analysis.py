@@ -155,7 +155,7 @@ def analyze(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> Ana
 
 
 def findings_of(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> tuple[Finding, ...]:
-    """All problems of a prompt, in order of position."""
+    """The first MOST_FINDINGS problems of a prompt, in order of position."""
     if len(text) > LONGEST:
         what = f"The prompt has {len(text):,} characters; {LONGEST:,} is the limit"
         return (Finding(0, len(text), Problem(what, mode.where, "shorten it", code="prompt.too-long")),)

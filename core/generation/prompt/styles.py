@@ -100,7 +100,8 @@ def _style(value: Any) -> Style | None:
 
 
 def styles_of_csv(text: str) -> list[Style]:
-    """The styles of A1111's styles.csv: name,prompt,negative_prompt. Raises ProblemsError."""
+    """The styles in the first MOST rows of A1111's styles.csv: name,prompt,negative_prompt. Raises ProblemsError, also without
+    any."""
     try:
         rows = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline="")))
     except csv.Error as error:

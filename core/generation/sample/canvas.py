@@ -182,8 +182,8 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def images_at_once(components: Components, width: int, height: int) -> int:
-    """Images of this size per batch, 1 to 4: on a CPU while larger batches are faster, on a GPU as many as fit into
-    half of its free memory."""
+    """Images of this size per batch, 1 to 4: on a CPU while larger batches are faster, on a CUDA GPU as many as fit into half
+    of its free memory, on other devices 1."""
     import torch
 
     weight = next(components.denoiser.parameters())

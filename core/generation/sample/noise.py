@@ -109,7 +109,8 @@ def mixed_noise(noises: Sequence[ImageNoise], device: torch.device) -> Tensor:
 
 
 def slerp(fraction: float, low: Tensor, high: Tensor) -> Tensor:
-    """Spherical interpolation from `low` to `high`, [C, h, w] each, as in A1111: of the columns of each channel."""
+    """Spherical interpolation from `low` to `high`, [C, h, w] each, as in A1111: of the columns of each channel. Nearly
+    parallel ones are mixed linearly, as there with `fraction` as the share of `low`."""
     import torch
 
     dot = (low / low.norm(dim=1, keepdim=True) * (high / high.norm(dim=1, keepdim=True))).sum(1, keepdim=True)

@@ -82,8 +82,9 @@ def read(source: Source) -> Import:
 
 
 def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
-    """The config of the chosen process, and what can be chosen. Raises ProblemsError for models and methods that are not trained
-    here."""
+    """(config of the chosen process, the lines to choose from, the chosen line); () and "" for a single process. Raises
+    ChoiceNeeded if `source.choice` names none of several, and ProblemsError without a process and for models and methods that
+    are not trained here."""
     content, repeated = (source.json, []) if source.json else parse_yaml(source.text, source.where, source.fix)
     job = content.get("config") if isinstance(content, dict) else None
     processes = job.get("process") if isinstance(job, dict) else None
@@ -313,7 +314,8 @@ RULES = (model, network, length, optimizer, schedule, noise)
 
 
 def datasets(config: Config, listed: list[Values]) -> Values:
-    """{setting: value} of the image folders and of latent caching; a warning if there is no folder."""
+    """{setting: value} of the image folders and of latent caching; a warning if there is no folder. listed: the items of
+    `datasets`"""
     taken = [config.take(each, "datasets.") for each in listed]
     sources = [source for values in taken for source in _source(config, values)]
     if not sources:
@@ -365,7 +367,8 @@ def _sizes(config: Config, value: Any) -> list[int]:
 
 
 def samples(config: Config, listed: list[Values]) -> Values:
-    """{setting: value} of the sample prompts, their negative prompt and seed."""
+    """{setting: value} of the sample prompts, their negative prompt and seed. listed: the items of sample.samples, which count
+    instead of sample.prompts"""
     prompts = config.written.get("sample.prompts")
     texts = [str(each) for each in (prompts if isinstance(prompts, list) else [])[:MOST]]
     items = listed or [{"sample.samples.prompt": text} for text in texts]

@@ -51,7 +51,8 @@ def missing_files(job: TrainJob, folders: Sequence[Path] = ()) -> Iterator[Probl
 
 
 def nearby(texts: Sequence[str], folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """For each path, the files and folders below `folders` that have the name at its end, those with most of its parents first."""
+    """For each path, at most MOST_FOUND files and folders below `folders` that have the name at its end, those with most of its
+    parents first."""
     parts = {text: [part.lower() for part in PureWindowsPath(text).parts] for text in texts}
     names = {path[-1] for path in parts.values() if path}
     named = defaultdict[str, list[Path]](list)

@@ -96,7 +96,8 @@ def concepts_of(job: TrainJob) -> list[Concept]:
 
 
 def captions_in_force(job: TrainJob) -> CaptionSettings:
-    """The caption settings. For textual inversion with a single token, that is the trigger word, so that all captions have it."""
+    """The caption settings. For textual inversion with a single token and no trigger word, the token is the trigger word, so
+    that all captions have it."""
     words = job.embedding.words
     if not job.method.traits.new_words or len(words) != 1 or job.captions.trigger_word:
         return job.captions

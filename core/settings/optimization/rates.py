@@ -38,7 +38,8 @@ def trains_text(job: TrainJob) -> bool:
 
 
 def has_frozen_blocks(job: TrainJob) -> bool:
-    """Whether block_lr has blocks with learning rate 0, which sd-scripts includes in the gradient norm for clipping."""
+    """Whether block_lr has blocks with learning rate 0 that sd-scripts includes in the gradient norm for clipping: not where it
+    steps during the backward pass."""
     if not job.method.traits.base_trains or not job.method.block_lr:
         return False
     within = job.memory.fused_backward_pass or job.memory.fused_optimizer_groups

@@ -48,8 +48,8 @@ class Far:
 
 
 def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
-    """The usual learning rates of a part of the model ("unet", "text_encoder_2", "unet_block3", "unet plus") in this job;
-    None if the optimizer sets it."""
+    """The usual learning rates of a part of the model ("unet", "text_encoder_2", "unet_block3", "unet plus") in this job; None
+    if the optimizer sets it, or does not support LoRA+."""
     if relative_steps(job.optimizer):
         return None
     if adapts(job.optimizer.optimizer_type):

@@ -76,7 +76,7 @@ _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 
 
 def converted_copies(path: Path, settings: ConvertSettings) -> tuple[list[Copy], list[str]]:
-    """A copy in the output format; a file that already has it is copied unchanged, without loss."""
+    """([a copy in the output format], []); a file that already has it is copied unchanged, without loss."""
     opened = open_decoded(path)  # also for a copy: a broken image is named, not copied
     with Image.open(path) as image:
         same = image.format == _PILLOW_NAMES[settings.format] and not getattr(image, "is_animated", False)

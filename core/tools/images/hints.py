@@ -74,7 +74,8 @@ def folder_plan(settings: MadeHintsSettings, preprocessor: str, workspace: Works
 
 
 def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext, hint: Hint) -> Outcome:
-    """Write each image's control image atomically. A cancelled job that is started again makes the rest."""
+    """Write each image's control image atomically; a preview writes those of the first images to the run folder instead. A
+    cancelled job that is started again makes the rest."""
     folder = plan.folder
     images, _ = folders.images_to_use(folder, settings.recursive)
     report = Report(folder, plan.output)

@@ -95,7 +95,7 @@ def concatenated_as_sd_scripts(terms: Sequence[Term]) -> Layer:
 
 
 def whole(terms: Sequence[Term]) -> Product | Tensor:
-    """The sum as a change to decompose: as factors if all terms have them and they are smaller than the matrix."""
+    """The sum as a change to decompose: as factors if all terms have them, else the full matrix."""
     if all(term.factors is not None for term in terms):
         up, down, _ = concatenated(terms)
         return Product(up, down)

@@ -134,7 +134,8 @@ class ImageIndex:
                 self._by_name[name].append(image)
 
     def find(self, key: str) -> list[Image]:
-        """Images by full path or path within a folder, with or without extension, else by name if the key is one."""
+        """Images by full path or path within a folder, with or without extension; else by name if the key is one or
+        `match_by_name` is on."""
         plain = key.replace("\\", "/")
         places = [_address(folder / form) for folder in self.folders for form in dict.fromkeys((key, plain))]
         for known in (self._by_path, self._by_stem):

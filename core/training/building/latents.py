@@ -319,7 +319,8 @@ def control_source(inputs: Inputs) -> ControlSource:
 
 
 def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
-    """{image key: mask [1, h, w] in 0..1} of the images with a mask."""
+    """{image key: mask [1, h, w] in 0..1, at the latents' size} of the images whose mask is not all ones. Read from the cache,
+    which is filled here."""
     masked = [placed for placed in images if mask_source(placed) is not None]
     if not masked:
         return {}
@@ -346,8 +347,9 @@ def prepare_latents(inputs: Inputs, models: Models) -> None:
 
 
 def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
-    """Write <stem>.npz with fixed latents next to each training image, for sd-scripts. Existing files are not overwritten, and images
-    that are augmented at random get none. Raises ProblemsError for other families than SD 1.x, 2.x and SDXL."""
+    """Write <stem>.npz with fixed latents next to each training and validation image, for sd-scripts. Existing files are not
+    overwritten, and images that are augmented at random get none. Raises ProblemsError for other families than SD 1.x, 2.x and
+    SDXL."""
     if inputs.family_name not in NPZ_KINDS:
         what = ".npz caches are for Stable Diffusion 1.x, 2.x and SDXL"
         raise ProblemsError.one(what, "model.base_model", "choose another model", code="npz.other-family")

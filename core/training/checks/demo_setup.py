@@ -298,8 +298,8 @@ def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
 
 
 def prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
-    """(sample prompts, source): captions with their control images, of validation images if some are held out; None without
-    control images."""
+    """(at most PROMPTS_SET sample prompts, source): captions with their control images, of validation images if some are held
+    out; None without control images."""
     wanted = (row for row in report.rows if row.control and (row.trains or row.role == "validation"))
     pairs = [row for row in wanted if _is_prompt(" ".join(row.caption.split())) and " --" not in str(row.control)]
     held = [row for row in pairs if row.role == "validation"]

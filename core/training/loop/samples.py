@@ -41,7 +41,7 @@ KOHYA_SIZE = (512, 512)  # of samples in sd-scripts, for any model and resolutio
 
 
 def sample_size(job: TrainJob) -> tuple[int, int]:
-    """(width, height) of samples whose prompt sets no size: the training resolution."""
+    """(width, height) of samples whose prompt sets no size: the training resolution, with compatibility "kohya" KOHYA_SIZE."""
     return KOHYA_SIZE if job.samples.compatibility == "kohya" else training_resolution(job)
 
 

@@ -86,7 +86,7 @@ class Latents:
     posterior_of    posterior of an image side that is encoded once
     late            the same source, where sides are still encoded during training
     mode            "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
-    masks           {image key: [1, h, w] in 0..1 at latent size} of the images with a mask
+    masks           {image key: [1, h, w] in 0..1 at latent size} of the images whose mask is not all ones
     views           loads control images and the images that are encoded at each step
     uncached        keys of the images that are encoded at each step, by `encode`, `encode_at_once` together
     latent_pixels   image pixels per latent, along a side

@@ -90,8 +90,8 @@ class Watch:
     # -- for the page
 
     def snapshot(self) -> dict[str, Any]:
-        """Content of watch.json. bands: from, to, mean, recent, count, of those with losses. images: source, name,
-        corrected (running mean, 1 is usual), count; the worst first."""
+        """Content of watch.json. bands: from, to, mean, recent, count, of those with losses. images: source, name, corrected
+        (running mean, 1 is usual), count, of the WORST images with the highest corrected losses, the worst first."""
         bands = [
             {
                 "from": number * BAND,
@@ -111,7 +111,7 @@ class Watch:
         return {"step": self.step, "bands": bands, "images": images, "images_seen": len(self._images)}
 
     def write(self, folder: Path, at_once: bool = False) -> None:
-        """Write watch.json a few times a minute. Errors are ignored: a full disk must not end a training."""
+        """Write watch.json, once in WRITE_SECONDS unless `at_once`. Errors are ignored: a full disk must not end a training."""
         if not at_once and time.monotonic() - self._written < WRITE_SECONDS:
             return
         self._written = time.monotonic()

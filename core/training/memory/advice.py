@@ -125,7 +125,7 @@ def moved(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
 
 
 def smaller_resolution(job: TrainJob) -> int | None:
-    """Three quarters of the resolution, as a multiple of 64; None where that is 0."""
+    """Three quarters of the resolution's shorter side, rounded down to a multiple of 64; None where that is 0."""
     value = value_of(job, "dataset.resolution")
     side = min(value) if isinstance(value, (tuple, list)) else value
     less = side * 3 // 4 // 64 * 64

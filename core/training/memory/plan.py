@@ -132,8 +132,8 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
 
 
 def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, int]:
-    """((width, height), images in a process) of the batch with the most pixels: of the images in `report`, else by the
-    settings."""
+    """((width, height) rounded down to multiples of 8, at least 64; images in a process) of the batch with the most pixels: of
+    the images in `report`, else by the settings."""
     batches: list[tuple[Sides, int]] = []
     if report is not None:
         batches = [(each.placement.bucket, each.concept.images.train_batch_size) for each in report.placed]

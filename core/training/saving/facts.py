@@ -142,7 +142,8 @@ def user_metadata(job: TrainJob, placed: Sequence[Placed]) -> dict[str, str]:
 
 
 def trigger_words(placed: Sequence[Placed]) -> str:
-    """Comma-separated trigger phrases: the trigger word, and identifier and class of each folder."""
+    """Comma-separated trigger phrases of the training folders, each once: the trigger word, and identifier and class of those
+    with an identifier."""
     triggers = []
     for concept in {id(each.concept): each.concept for each in placed}.values():
         if concept.role != "train":

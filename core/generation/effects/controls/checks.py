@@ -59,8 +59,8 @@ def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspa
 
 
 def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
-    """The jobs of images with one control image for each ControlNet; those of a folder take turns. Raises ProblemsError
-    for missing and unreadable images."""
+    """The jobs of images with one control image for each ControlNet, without ControlNets that are off; images of a folder take
+    turns. Raises ProblemsError for missing and unreadable images."""
     files: dict[str, list[Path]] = {}
     with_images = []
     for number, job in enumerate(jobs):

@@ -43,7 +43,8 @@ def projected(difference: Tensor, positive: Tensor, eta: float, threshold: float
 
 
 def cfg_zero(scale: float, negative_scale: float | None, settings: CfgZeroSettings) -> Guidance:
-    """CFG-Zero* (Fan et al. 2025, arXiv:2503.18886): the negative output is scaled to the prompt's by least squares."""
+    """CFG-Zero* (Fan et al. 2025, arXiv:2503.18886): the negative output is scaled to the prompt's by least squares; the first
+    `cfg_zero_steps` outputs are zero."""
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
         away, to = outputs[NEGATIVE], outputs[POSITIVE]
