@@ -74,9 +74,9 @@ def trigger_of(explicit: Iterable[str | None], captions: Sequence[str]) -> str:
     for text in explicit:
         if text and text.strip():
             return _plain(text)
-    tags = Counter(tag for caption in captions for tag in {each.strip() for each in _plain(caption).split(",")} if tag)
-    shared = [tag for tag, number in tags.most_common() if number >= max(SHARED * len(captions), 2)]
-    return min(shared, key=lambda tag: captions[0].find(tag), default="")
+    split = (dict.fromkeys(each.strip() for each in _plain(caption).split(",")) for caption in captions)
+    tags = Counter(tag for own in split for tag in own if tag)  # in the order of their first use
+    return next((tag for tag, number in tags.items() if number >= max(SHARED * len(captions), 2)), "")
 
 
 def words_of(texts: Iterable[str]) -> Iterator[str]:

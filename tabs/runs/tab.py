@@ -70,7 +70,7 @@ class Handlers:
 
     def __init__(self, page: Page):
         self.page = page
-        self._lock = threading.Lock()
+        self._lock, self._listing = threading.Lock(), threading.Lock()
         self.proofs = Proofs(page)
         self.agains = Agains(page)
         self.copies = copies.Copies(page)
@@ -86,6 +86,8 @@ class Handlers:
         return {"place": place, "main": self._main(place), "copy": self.copies.panel(place)}
 
     def tick(self, client: str, place: dict[str, Any]):
+        if self._listing.locked():  # a browser has just opened the list: it comes first
+            return gr.skip()
         fresh = changed_boards(client, "", {"main": self._main(place)})
         return gr.skip() if fresh["client"] == client else fresh
 
@@ -95,7 +97,8 @@ class Handlers:
         run = self.page.engine.run(name) if name else None
         if run is not None:
             return self._details(run, place)
-        runs, left = self.page.engine.runs_so_far(runs_view.PATIENCE)
+        with self._listing:
+            runs, left = self.page.engine.runs_so_far(runs_view.PATIENCE)
         show, find = str(place.get("show", "all")), str(place.get("find", ""))
         picked = place.get("picked", ())
         asking, page = bool(place.get("asking")), int(place.get("page", 0))

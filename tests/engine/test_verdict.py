@@ -36,6 +36,8 @@ def test_prompts_are_proposed_one_of_each_kind_first_and_contexts_are_new_to_the
 def test_the_trigger_is_what_is_set_else_the_tag_that_most_captions_share():
     assert trigger_of([None, " ", "zkw"], CAPTIONS) == "zkw"
     assert trigger_of([None], CAPTIONS) == "zkw style"
+    most = ["foxes in snow, fox", "late, fox, red", "fox, late", "late, fox", "late, fox"]
+    assert trigger_of([None], most) == "fox", "the first caption has it; most have another one too"
     assert trigger_of([None], CAPTIONS[:1]) == trigger_of([None], []) == trigger_of([], ["a", "b", "c"]) == ""
 
 

@@ -364,6 +364,10 @@ def test_nothing_is_sent_when_nothing_is_new(desk):
     write_run(desk.page, "20260101-120000_one")
     seen = desk.tick("", {})["client"]
     assert desk.tick(seen, {}) == gr.skip()
+    write_run(desk.page, "20260102-120000_two")
+    with desk._listing:  # for a browser that opens the list
+        assert desk.tick(seen, {}) == gr.skip()
+    assert desk.tick(seen, {}) != gr.skip()
 
 
 def test_a_samples_table_of_many_steps_is_thinned_with_base_and_last_kept():
