@@ -133,7 +133,9 @@
   };
   atelier.parts.browse = (data) => {
     const holder = byId("model-browser");
-    if (!holder || !open || holder.querySelector("button:active") || !atelier.differs(holder, data)) return;  // a click on what is drawn again at the same time would be lost
+    if (!holder || !open) return;
+    if (holder.querySelector("button:active")) { delete atelier.have.browse; return; }  // a click on what is drawn again at the same time would be lost
+    if (!atelier.differs(holder, data)) return;
     const inside = (name) => data.folder.replace(/[\\/]$/, "") + data.separator + name;
     const folder = (words, to) => h("button", {type: "button", class: "btn folder", onclick: () => go(to)}, words);
     holder.replaceChildren(...[

@@ -223,7 +223,7 @@
   const waiting = (entry) => h("span", {"data-waits": entry});
   const drawMake = () => {
     const {make, limit} = parts, {state, total, missing, about, more, message, entry, late} = data.making, fresh = data.making.new;
-    if (make.querySelector("button:active")) return;  // it must not change under the pointer that presses it
+    if (make.querySelector("button:active")) { delete atelier.have.verdict; return; }  // it must not change under the pointer that presses it
     if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length, strength, isMade()])) return;
     const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); }, kind); return made; };
     const done = total - missing, column = data.making.column, over = late ? `The ${minutes(data.making.minutes)} are over` : message;

@@ -253,6 +253,27 @@ def test_browsing_finds_a_file_anywhere_that_is_open(window, shop, shallow):
 
 
 @pytest.mark.slow
+def test_a_list_of_folders_that_changes_under_a_press_is_drawn_after_it(window, shop, shallow):
+    (shallow / "one").mkdir()
+    tab = window.open("Tools")
+    tab.evaluate("atelier.openTools('tools-images')")
+    tab.locator("#tool-resize-folder").fill(str(shallow))
+    tab.get_by_role("region", name="Images", exact=True).get_by_role("button", name="Browse: Image folder").click()
+    browser = tab.locator("#model-browser")
+    browser.get_by_role("button", name="one/", exact=True).hover()
+    tab.mouse.down()
+    (shallow / "two").mkdir()
+    with tab.expect_response(lambda answer: "pulse" in answer.url and '"two"' in answer.text()):
+        pass
+    expect(browser.get_by_role("button", name="two/", exact=True)).to_have_count(0)
+    tab.mouse.move(1, 1)
+    tab.mouse.up()
+    expect(browser.get_by_role("button", name="two/", exact=True)).to_be_visible()
+    browser.get_by_role("button", name="one/", exact=True).click()
+    expect(browser.locator(".at code")).to_have_text(str(shallow / "one"))
+
+
+@pytest.mark.slow
 def test_a_file_and_a_folder_that_are_browsed_for_stand_in_their_fields(window, shop, shallow):
     (shallow / "mine.safetensors").write_bytes(WEIGHTS)
     tab = window.open("Tools")
