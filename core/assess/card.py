@@ -22,7 +22,7 @@ from core.assess.results import read_results, rows_of
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.images.thumbnails import jpeg_url
 from core.engine.extend import job_of
-from core.engine.verdict import captions_of, measured_sentence, trigger_word
+from core.engine.verdict import captions_of, images_in, measured_sentence, trigger_word
 from core.engine.view import RunView
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo, model_hashes
@@ -292,13 +292,17 @@ class Source:
     # -- samples
 
     def samples(self) -> list[Sample]:
-        """At most `settings.samples` samples: those of the step nearest to the file's, without those of the base model; without
-        any, the file's preview image."""
+        """At most `settings.samples` samples: those of the file's step, else its images in the run's comparison, else the samples
+        of the nearest step, without those of the base model; without any, the file's preview image."""
         samples = [each for each in self.snapshot.get("samples", []) if each["step"] not in COMPARED]
         step = self.step if self.step is not None else self.snapshot.get("step", 0)
         nearest = min((each["step"] for each in samples), key=lambda other: abs(other - step), default=None)
-        included = [each for each in samples if each["step"] == nearest][: self.settings.samples]
-        found = []
+        included = [each for each in samples if each["step"] == nearest]
+        if nearest != step and self.run is not None:
+            compared = images_in(self.run.path, self.path.name, self.workspace)
+            made = [{"file": image, "prompt": prompt, "seed": None, "step": step} for image, prompt in compared]
+            included = made or included
+        included, found = included[: self.settings.samples], []
         for each in included:
             prompt = self.clean(each["prompt"]) if self.settings.captions else ""
             if url := _url(Path(each["file"])):

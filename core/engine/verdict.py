@@ -4,7 +4,7 @@ verdict.json in the run folder names the grid with the images, and what its colu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,7 +23,7 @@ from core.record.preference import LEAST_CHOICES, Choice, preference
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import Stamp, stamp_or_none
-from core.record.units import first_of
+from core.record.units import count, first_of
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 
@@ -155,17 +155,17 @@ def read_verdict(run: Path) -> Verdict | None:
         return None
 
 
-def image_in(run: Path, file: str, workspace: Workspace) -> Path | None:
-    """The image of a checkpoint in the last comparison of its run: of the first prompt, at the usual strength; None before it is
-    generated."""
+def images_in(run: Path, file: str, workspace: Workspace) -> Iterator[tuple[Path, str]]:
+    """(image, prompt) of a checkpoint in the last comparison of its run, at the usual strength, of those that are generated."""
     verdict = read_verdict(run)
     if verdict is None or file not in verdict.files:
-        return None
-    at = position_of(verdict, 0, verdict.files.index(file), verdict.strengths.index(*USUAL))
+        return
+    column, strength = verdict.files.index(file), verdict.strengths.index(*USUAL)
     with suppress(ProblemsError):  # the grid was deleted
-        image = GridFolder.named(verdict.grid, workspace).cell(at)
-        return image if image.is_file() else None
-    return None
+        folder = GridFolder.named(verdict.grid, workspace)
+        for row, prompt in enumerate(verdict.prompts):
+            if (image := folder.cell(position_of(verdict, row, column, strength))).is_file():
+                yield image, prompt.text
 
 
 def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
@@ -193,13 +193,27 @@ def measured_sentence(best: Mapping[str, Any] | None) -> str:
 
 
 def chosen_because(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:
-    """Text on why a checkpoint may have been chosen: the measured losses, and its result in blind choices."""
-    sentence = measured_sentence(facts.get("best"))
+    """Text on why a checkpoint may have been chosen: how its loss compares, and its result in blind choices."""
+    sentence = _chosen_by_loss(facts, file)
     names = [each["name"] for each in facts["files"]]
     if len(choices) < LEAST_CHOICES or file not in names:
         return sentence
     fit = preference(names, choices)
     return f"{sentence} First with {fit.first[names.index(file)]:.0%} probability after {fit.choices} blind choices."
+
+
+def _chosen_by_loss(facts: Mapping[str, Any], file: str) -> str:
+    best = facts.get("best")
+    if best is None:
+        return "By eye: no loss was measured."
+    step = next((each["step"] for each in facts["files"] if each["name"] == file), None)
+    if step == best["step"]:
+        equal = len(best["as_good"])
+        sure = f"{count(equal, 'other one')} cannot be told apart from it" if equal else best["sure"]
+        return f"It has the lowest {best['what']}: {sure}."
+    if step in best["as_good"]:
+        return f"By eye: its {best['what']} cannot be told apart from the lowest one, of step {best['step']:,}."
+    return f"By eye: step {best['step']:,} has the lowest {best['what']}."
 
 
 def candidates(files: Sequence[str], facts: Mapping[str, Any]) -> list[dict[str, Any]]:

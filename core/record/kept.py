@@ -22,6 +22,11 @@ def read_kept(run: Path) -> dict[str, str]:
     return {file: name for file, name in _marks(run) or () if (run / file).exists()}
 
 
+def last_kept(run: Path) -> str | None:
+    """The checkpoint of a run that was marked last, relative to the run folder; None without one."""
+    return next(reversed(read_kept(run)), None)
+
+
 def _marks(run: Path) -> tuple[tuple[str, str], ...] | None:
     """The marks, also of files that are gone; None for a damaged kept.json."""
     stamp = stamp_or_none(run / FILE)

@@ -133,6 +133,7 @@
   const WHY_NOT = {continue: "This run is finished. Runs can train it longer.", generate: "This run has saved no file.", grid: "This run has saved no file."};
   const press = (button, name) => {
     const pressed = run.run;
+    if (name === "grid" && byId("verdict").dataset.state) return byId("verdict").scrollIntoView({block: "start"});  // begun: what is missing is made there
     button.disabled = true;
     says(button, true);
     if (name === "stop") atelier.stay(pressed);

@@ -155,6 +155,7 @@
     text(parts.keys, blind ? BLIND_KEYS : KEYS);
     parts.blind.disabled = !data.blind;
     parts.all.disabled = !data.making.state;
+    byId("verdict").dataset.state = data.making.state;
     attr(parts.blind, "aria-pressed", String(blind));
     drawMake();
     drawStage();

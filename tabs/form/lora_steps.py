@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.engine.verdict import candidates, image_in
+from core.engine.verdict import candidates, images_in
 from core.generation.model.index import facts_of_file, preview_of
 from core.record.best import read_best
 from core.record.file_titles import AVERAGE, file_stem, label_of
-from core.record.kept import read_kept
+from core.record.kept import last_kept, read_kept
 from core.record.problems import ProblemsError
 from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder, run_of
@@ -55,10 +55,15 @@ def brief(path: Path, workspace: Workspace) -> Lora:
         return Lora(path, stem, image)
     folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
     file, own = path.relative_to(run).as_posix(), output_of(stem)
-    title, image = title_of(folder), image or image_in(run, path.name, workspace)
+    title, image = title_of(folder), image or _compared(run, path.name, workspace)
     marks = (("best", best is not None and best[0] == file), ("kept", file in kept))
     here = Checkpoint(path, _label(path), tuple(mark for mark, marked in marks if marked), None, None)
     return Lora(path, title if own in (title, initial_title(folder)) else f"{title} / {own}", image, here)
+
+
+def _compared(run: Path, file: str, workspace: Workspace) -> Path | None:
+    """The first image of a checkpoint in the comparison of its run."""
+    return next((image for image, _ in images_in(run, file, workspace)), None)
 
 
 def _label(path: Path) -> str:
@@ -97,14 +102,14 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
     for row in rows:
         marks = tuple(mark for mark, marked in (("best", row["file"] == best), ("kept", row["file"] in kept)) if marked)
         sample = run / "samples" / f"{row['step']:08d}_00.png"
-        existing = sample if sample.is_file() else image_in(run, row["file"], page.workspace)
+        existing = sample if sample.is_file() else _compared(run, row["file"], page.workspace)
         found.append(Checkpoint(run / "checkpoints" / row["file"], row["label"], marks, existing, row["loss"]))
     return found
 
 
 def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tuple[Listed, int]]:
-    """[(file, number of files)]: of each run its best file, else the first one listed, with the number of its files; other files
-    with 1."""
+    """[(file, number of files)]: of each run the file that was kept last, else its best, else the first one listed, with the
+    number of its files; other files with 1."""
     found: dict[Any, list[Listed]] = {}
     for each in files:
         run = run_of(each.path, workspace.runs)
@@ -116,5 +121,6 @@ def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tupl
 def _entry(files: list[Listed], workspace: Workspace) -> tuple[Listed, int]:
     run = run_of(files[0].path, workspace.runs)
     best = read_best(run) if run is not None else None
-    path = run / best[0] if run is not None and best is not None else None
+    chosen = (last_kept(run) or (best and best[0])) if run is not None else None
+    path = run / chosen if run is not None and chosen else None
     return next((each for each in files if each.path == path), files[0]), len(files)

@@ -19,6 +19,7 @@ from core.generation.model.library import find, find_file, list_vaes, portable_n
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
+from core.record.kept import last_kept
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path, real_path
 from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting, value_of
@@ -359,10 +360,11 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
 
 
 def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
-    """Fill in the form with a run's checkpoint `file`, else its best or last one: as LoRA with the run's base model and the guidance
-    scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a prompt, also with the settings of
-    the first sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
+    """Fill in the form with a run's checkpoint `file`, else the one kept last, its best or its last one: as LoRA with the run's base
+    model and the guidance scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a prompt, also
+    with the settings of the first sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
     facts = page.engine.snapshot(name)
+    file = file or Path(last_kept(page.workspace.runs / name) or "").name
     best = None if file else facts.get("best")
     saved = [each for each in facts["files"] if not file or each["name"] == file]
     files = [Path(each["path"]) for each in saved if best is None or each["step"] == best["step"]]

@@ -369,9 +369,10 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
     elif name == "settings":
         _take_settings(page, run, entry, browser)
     elif name == "generate":
-        prompt = generate_with(page, run)["prompt"]
-        then = "Press Generate." if prompt else "Enter a prompt and press Generate."
-        page.browsers.say(browser, "done", f"Loaded in Generate. {then}", go="Generate")
+        values = generate_with(page, run)
+        then = "Press Generate." if values["prompt"] else "Enter a prompt and press Generate."
+        seed = f" The seed of its samples, {values['seed']}, is set." if values.get("seed") is not None else ""
+        page.browsers.say(browser, "done", f"Loaded in Generate.{seed} {then}", go="Generate")
     elif name in verdict.COMMANDS:
         verdict.COMMANDS[name](page, data, browser)
     elif name == "tensorboard":

@@ -16,7 +16,7 @@ from core.engine.run_summary import RunSummary
 from core.optimization.jumps import rate_jump
 from core.record.events import COMPARED, sampled_words
 from core.record.file_titles import labels_of
-from core.record.kept import read_kept
+from core.record.kept import last_kept, read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
@@ -225,10 +225,11 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
 
 
 def _shown(run: RunSummary, host: FormPage) -> Lora | None:
-    """The best checkpoint of a run, else its last one, with the newest sample if it has none of its own; None before one is
-    saved."""
-    best = run.folder / run.best_file["file"] if run.best_file else None
-    file = best if best in run.files else run.files[-1] if run.files else None
+    """The checkpoint of a run that was kept last, else its best, else its last one, with the newest sample if it has none of its
+    own; None before one is saved."""
+    kept, best = last_kept(run.folder), run.folder / run.best_file["file"] if run.best_file else None
+    offered = [*([run.folder / kept] if kept else []), best]
+    file = next((each for each in offered if each in run.files), run.files[-1] if run.files else None)
     if file is None:
         return None
     thing = brief(file, host.workspace)

@@ -167,11 +167,11 @@ def trained(desk):
     return run
 
 
-def test_the_list_has_one_row_for_a_run_under_its_title_with_its_best_checkpoint(desk, trained):
+def test_the_list_has_one_row_for_a_run_under_its_title_with_the_checkpoint_that_is_kept(desk, trained):
     listed = desk.loras.picker().partition("</li>")[0]
     (row,) = re.findall(r'data-act="add" data-arg="([^"]*)"', listed)
     shown = re.sub("<[^>]*>", " ", listed.partition("model-offers")[2]).split()
-    assert row.endswith("fox-000002.safetensors") and {"fox", "best", "3", "checkpoints"} <= set(shown)
+    assert row.endswith("/fox.safetensors") and {"fox", "kept", "3", "checkpoints"} <= set(shown)
     searched = desk.lora_act(event("find", "", "000001"))["add"]
     for html in (searched, desk.tick("")["add"]):  # the search stays while something else changes
         assert re.findall(r'data-act="add" data-arg="[^"]*/([^"/]*)"', html) == ["fox-000001.safetensors"]

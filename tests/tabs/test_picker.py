@@ -229,7 +229,7 @@ def answer(page, **asked):
 
 
 @pytest.mark.parametrize("form", ["train", "tool-merge_lora_to_model", "tool-resize_lora", "tool-edit_metadata"])
-def test_a_run_is_one_card_under_its_name_with_the_best_step_and_no_captions(page, fox, form):
+def test_a_run_is_one_card_under_its_name_with_the_kept_step_and_no_captions(page, fox, form):
     field = "network.network_weights"
     if form != "train":
         task = tasks.named(form.removeprefix("tool-"))
@@ -239,11 +239,13 @@ def test_a_run_is_one_card_under_its_name_with_the_best_step_and_no_captions(pag
     rows = answer(page, form=form, field=field)["rows"]
     (card,) = [each.partition(">")[2] for each in rows.split("<li") if "fox-step" in each]
     shown = re.sub("<[^>]*>", " ", card)
-    assert shown.split() == ["fox", "best", "SD", "1.x", "LoRA", "rank", "4", "2", "checkpoints", "step", "20"]
-    assert "fox-step00000020" in re.search(r'class="choose" data-value="([^"]*)"', card)[1]
+    assert shown.split() == ["fox", "kept", "SD", "1.x", "LoRA", "rank", "4", "2", "checkpoints", "step", "250"]
+    assert "fox-step00000250" in re.search(r'class="choose" data-value="([^"]*)"', card)[1]
     assert len(re.findall("<img", card)) == 1
     found = answer(page, form=form, field=field, query="step 250")["rows"]
     assert re.findall(r">step (\d+)</summary>", found) == ["250"]
+    (fox / "kept.json").unlink()
+    assert ">step 20</summary>" in answer(page, form=form, field=field)["rows"], "the best one"
 
 
 def test_the_steps_of_a_card_are_chosen_by_value_or_act_and_the_path_is_behind_its_button(page, fox):

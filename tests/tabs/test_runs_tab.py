@@ -14,6 +14,7 @@ from work_parts import HOSTILE, event, image, said
 
 from core.formats.hub.references import resolve
 from core.generation.model import library
+from core.record.kept import keep
 from core.record.problems import ProblemsError
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.run_folder import RunFolder
@@ -484,6 +485,13 @@ def test_a_run_names_its_best_checkpoint_in_runs_and_monitor_and_generate_takes_
     desk.act({}, event("draw", f"{folder.name}/m-step00000010.safetensors"))
     (other,) = page.project.tab_state("Generate")["values"]["loras"]
     assert other["file"].endswith("m-step00000010.safetensors")
+    for step in (10, 30):
+        keep(folder, folder / "checkpoints" / f"m-step{step:08d}.safetensors", "")
+    generate_with(page, folder.name)
+    (kept,) = page.project.tab_state("Generate")["values"]["loras"]
+    assert kept["file"].endswith("m-step00000030.safetensors"), "what was kept last counts more than what was measured"
+    assert ">step 30, kept</summary>" in desk._main({})
+    (folder / "kept.json").unlink()
     (folder / "checkpoints" / "m-step00000020.safetensors").unlink()
     assert monitor.parts(page, folder.name)["best"]["step"] == 10
 

@@ -37,6 +37,7 @@ from core.tasks import tasks
 from tabs.form.lora_steps import brief, checkpoints
 from tabs.form.task_form import TaskForm
 from tabs.monitor import verdict
+from tests.assess.test_card import card
 from tests.refusals import refused
 
 
@@ -111,6 +112,10 @@ def test_a_checkpoint_without_a_sample_is_shown_by_its_image_in_the_comparison(p
     (grid,) = list_grids(page.workspace)
     make(grid, (1, 0, 0), (2, 0, 0), (2, 1, 0), (2, 1, 1))
     assert shown() == ([None, grid.cell((2, 1, 0))], grid.cell((2, 1, 0))), "at strength 1, not 0.6"
+    samples = {step: card(file, page.workspace, captions=True).samples for step, file in files.items()}
+    assert [(each.step, each.prompt) for each in samples[40]] == [
+        (40, read_verdict(run).prompts[row].text) for row in (0, 1)
+    ]
     grid.path.rename(grid.path.with_name("gone"))
     assert shown() == ([None, None], None)
 

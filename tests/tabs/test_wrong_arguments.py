@@ -129,8 +129,8 @@ def kept(page) -> list:
     """Every file of the page, and what it keeps in memory."""
     folders = (page.workspace.outputs, page.workspace.presets)
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    # what the page knows of model files it writes by itself, some time after it has looked at them
-    times = [(path, path.stat().st_mtime_ns) for path in files if path.name != "models.json"]
+    # what the page knows of model files and runs it writes by itself, some time after it has looked at them
+    times = [(path, path.stat().st_mtime_ns) for path in files if path.name not in ("models.json", "summary.json")]
     return [*times, page.page.project.job, page.page.project.revision, [each.id for each in page.engine.queue()]]
 
 
