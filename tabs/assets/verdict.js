@@ -52,6 +52,7 @@
     p.row = h("div", {class: "verdict-prompt"}, p.before, p.prompt, p.after, p.shows);
     holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all), p.problems, p.make,
       h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.film, p.assess, p.status);
+    for (const [pane, outcome] of [[p.left, "left"], [p.right, "right"]]) pane.image.addEventListener("click", () => { if (blind) answer(outcome); });
     for (const pane of [p.left, p.right]) pane.image.addEventListener("load", ({target}) => p.stage.style.setProperty("--shape", (target.naturalWidth / target.naturalHeight).toFixed(4)));
     holder.addEventListener("keydown", (event) => press(event));
     holder.addEventListener("keyup", (event) => { if (event.key === " ") showBase(false); });
@@ -166,6 +167,7 @@
     drawChoices();
     drawAssess();
     text(parts.sentence, data.sentence);
+    parts.sentence.classList.toggle("off", blind);  // it names steps
   };
   const put = (pane, image, label, words) => {
     if (pane.label.textContent !== label) text(pane.label, label);
@@ -235,7 +237,7 @@
       "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`), atMost()],
       running: () => [h("span", {}, `${done} of ${images(total)}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")],
       stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost()],
-      done: () => [fresh ? begin(`Add ${fresh} new checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
+      done: () => [fresh ? begin(`Add ${fresh} new checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts: ${images(data.making.more_images)}${data.making.more_about ? `, about ${data.making.more_about}` : ""}`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
     };
     kinds.waiting = () => [h("span", {}, `${images(missing)}: `, waiting(entry)), button("Cancel", () => send("cancel", {entry}), "small")];
     make.replaceChildren(...further(), ...kinds[state]());
@@ -303,7 +305,7 @@
     if (!result.rows.length) { choices.replaceChildren(h("p", {class: "hint"}, `${result.choices} of ${result.least} blind choices until a result.`)); return; }
     const [best] = result.rows, certain = result.settled ? "Further choices will hardly change the first place." : "More choices make it surer.";
     choices.replaceChildren(h("p", {}, h("b", {}, result.settled ? `You prefer ${best.label}` : `${best.label[0].toUpperCase()}${best.label.slice(1)} leads`), ` after ${result.choices} blind choices: first with ${percent(best.first)} probability. ${certain}`),
-      h("table", {}, h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Checkpoint"), h("th", {scope: "col"}, "Chosen over the mean"), h("th", {scope: "col", class: "num"}, "First"))),
+      h("table", {}, h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Checkpoint"), h("th", {scope: "col"}, "Chosen over an average one"), h("th", {scope: "col", class: "num"}, "First"))),
         h("tbody", {}, ...result.rows.map((one) => h("tr", {}, h("th", {scope: "row"}, one.label),
           h("td", {}, h("span", {class: "verdict-bar", "aria-hidden": "true"}, h("i", {style: `left:${100 * one.low}%;width:${100 * (one.high - one.low)}%`}), h("b", {style: `left:${100 * one.share}%`})), h("span", {class: "figures"}, `${percent(one.share)} (${percent(one.low)} to ${percent(one.high)})`)),
           h("td", {class: "num"}, percent(one.first)))))));

@@ -237,13 +237,15 @@ def _making(
     comparison: Comparison,
     new: set[str],
 ) -> dict[str, Any]:
-    """Progress of the images, and what can be added. state: "", "waiting", "running", "stopped" or "done"; more: about further
-    prompts; column: number of images of one more strength."""
+    """Progress of the images, and what can be added. state: "", "waiting", "running", "stopped" or "done"; more: number of further
+    prompts, with more_images; column: number of images of one more strength."""
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
     failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
     seconds = _seconds(page, comparison)
     column = (len(comparison.files) - 1) * len(comparison.prompts)  # images of one more strength
+    more = comparison.proposed - len(comparison.prompts)
+    more_images = more * images.total // len(comparison.prompts)
     return {
         "state": state,
         "entry": entry.id if entry else "",
@@ -255,7 +257,9 @@ def _making(
         "column": column,
         "column_about": clock(seconds * column) if seconds else "",
         "new": len(new) if opened else 0,
-        "more": comparison.proposed - len(comparison.prompts),
+        "more": more,
+        "more_images": more_images,
+        "more_about": clock(seconds * more_images) if seconds else "",
         "message": failed.message if failed is not None and state == "stopped" else "",
     }
 

@@ -88,6 +88,9 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
             "data-number", str(number + 2 if number < 4 else number)
         )
     assert len(read_choices(run.folder)) == 11
+    card.locator(".verdict-stage img").last.click()  # the image itself is a choice too
+    expect(card.locator(".verdict-answers")).to_have_attribute("data-number", "13")
+    assert read_choices(run.folder)[-1].outcome == "right"
     tab.keyboard.press("Escape")
     expect(card.locator(".verdict-choices tbody tr")).to_have_count(3)
     leads = card.locator(".verdict-choices tbody th").first.inner_text()

@@ -223,7 +223,7 @@ def read_values(setting: str, text: str) -> list[Value]:
     texts = texts_of(text)
     name = setting.partition(":")[0]
     if not texts:
-        raise ProblemsError.one("The axis has no values", "", "write at least one", "grid.empty-axis")
+        raise ProblemsError.one("The axis has no values", "", "add at least one", "grid.empty-axis")
     entry = NUMBERS.get(name) or settings_of_axes().get(name)
     if entry is not None and entry.kind in ("int", "float"):
         texts = [each for text in texts for each in _range(text, entry.kind == "int")]
