@@ -16,6 +16,7 @@ from core.record.problems import ProblemsError
 from core.record.units import first_of
 
 FILE = "best.json"
+LOWEST, ON_TRAINED = "lowest loss", " on training images"  # marks of a checkpoint
 LEAST_PAIRS = 4
 CONFIDENCE = 0.95
 
@@ -67,11 +68,18 @@ class Best:
 
     @property
     def label(self) -> str:
-        """Return the mark that follows its name in a list of files."""
-        return "best" if self.measured_on == "held_out" else "lowest loss on training images"
+        """The mark that follows its name in a list of files: "best" only where held-out images say so and no other is as good."""
+        if self.measured_on != "held_out":
+            return f"{LOWEST}{ON_TRAINED}"
+        return LOWEST if self.as_good else "best"
 
     def to_dict(self) -> dict[str, Any]:
         return vars(self) | {"what": self.what, "sure": self.sure, "label": self.label}
+
+
+def short_label(label: str) -> str:
+    """`Best.label` for a small place: without what was measured."""
+    return label.removesuffix(ON_TRAINED)
 
 
 def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping[str, Any]]) -> Best | None:

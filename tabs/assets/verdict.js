@@ -188,7 +188,8 @@
       return;
     }
     const line = lineOf(row), one = data.columns[base ? 0 : column], words = (label) => `${data.prompts[row].text}, ${label}`;
-    const marks = [one.best, one.kept !== null ? `kept as ${one.kept}` : "", one.loss !== null && !base ? `loss ${atelier.loss(one.loss)}` : ""].filter(Boolean);
+    const plain = one.kept === one.file.replace(/\.[^.]*$/, "") ? "kept" : `kept as ${one.kept}`;
+    const marks = [one.loss !== null && !base ? `loss ${atelier.loss(one.loss)}` : "", one.best, one.kept !== null ? plain : ""].filter(Boolean);
     put(left, line[0], data.columns[0].label, words(data.columns[0].label));
     put(right, line[base ? 0 : column], [one.label, ...(base ? [] : [...(strength === 1 ? [] : [`strength ${strength}`]), ...marks])].join(" · "), words(one.label));
     for (const near of [line[column - 1], line[column + 1], ...[row - 1, row + 1].map((at) => lineOf(at)[column])]) load(near);
@@ -212,7 +213,7 @@
     const held = strip.contains(document.activeElement);
     if (atelier.differs(strip, data.columns)) strip.replaceChildren(...data.columns.slice(1).map((one, n) =>
       h("button", {type: "button", class: "verdict-step", onclick: () => go(n + 1, row)}, h("span", {class: "verdict-thumb"}, h("img", {alt: "", loading: "lazy"})),
-        h("b", {}, one.label), h("small", {}, [one.best && "best", one.kept !== null && "kept", one.gone && "deleted"].filter(Boolean).join(", ") || " "))));
+        h("b", {}, one.label), h("small", {}, [one.best.replace(" on training images", ""), one.kept !== null && "kept", one.gone && "deleted"].filter(Boolean).join(", ") || " "))));
     [...strip.children].forEach((node, n) => {
       const image = line[n + 1], img = node.querySelector("img");
       attr(img, "src", image && image.small);
@@ -259,10 +260,12 @@
       : [h("label", {class: "good"}, "Kept as", h("input", {type: "text", class: "text", id: "verdict-name", value: one.kept, maxlength: 80, spellcheck: false, autocomplete: "off", title: "Its name in Runs, Generate and the file's metadata",
         onchange: ({target}) => send("verdict_keep", {file: one.file, keep: true, title: target.value})})), button("Undo", () => keep(false), "small quiet", {"aria-label": `Undo keeping ${one.label}`})];
     const once = (label, name, title) => { const made = button(label, () => { atelier.once(made); send(name); }, "small", {title}); return made; };
-    if (left) what.push(once(`Move the other ${files(left)} to the trash`, "verdict_put_away", "The files that are not kept; they can be put back here"));
+    if (left) what.push(once(`Move the ${files(left)} not kept to the trash`, "verdict_put_away", "They can be put back here"));
     if (away) what.push(once(`Put ${files(away)} back`, "verdict_put_back", "From the trash, to where they were"));
     if (one.kept !== null) what.push(copyRow(one));
+    const held = holder.contains(document.activeElement);
     holder.replaceChildren(...what);
+    if (held && holder.firstElementChild && !holder.firstElementChild.disabled) holder.firstElementChild.focus({preventScroll: true});
   };
   /** Copying a kept checkpoint to the folder of another program, and how that went. */
   const copyRow = (one) => {

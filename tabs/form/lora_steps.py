@@ -10,7 +10,7 @@ from typing import Any
 
 from core.engine.verdict import candidates, images_in
 from core.generation.model.index import facts_of_file, preview_of
-from core.record.best import read_best
+from core.record.best import read_best, short_label
 from core.record.file_titles import AVERAGE, file_stem, label_of
 from core.record.kept import last_kept, read_kept
 from core.record.problems import ProblemsError
@@ -26,8 +26,8 @@ EPOCH = re.compile(r"-(\d{6})$")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of a run. label: "step 250"; marks: "best", "kept"; sample: its own first one, else its image in the comparison,
-    or None"""
+    """A checkpoint of a run. label: "step 250"; marks: "best" or "lowest loss", "kept"; sample: its own first one, else its image in
+    the comparison, or None"""
 
     path: Path
     label: str
@@ -56,8 +56,8 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
     file, own = path.relative_to(run).as_posix(), output_of(stem)
     title, image = title_of(folder), image or _compared(run, path.name, workspace)
-    marks = (("best", best is not None and best[0] == file), ("kept", file in kept))
-    here = Checkpoint(path, _label(path), tuple(mark for mark, marked in marks if marked), None, None)
+    marks = (*((short_label(best[1]),) if best and best[0] == file else ()), *(("kept",) if file in kept else ()))
+    here = Checkpoint(path, _label(path), marks, None, None)
     return Lora(path, title if own in (title, initial_title(folder)) else f"{title} / {own}", image, here)
 
 
@@ -97,10 +97,12 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
         rows = candidates([file["name"] for file in facts["files"]], facts)
     except (ProblemsError, OSError, KeyError):
         return []
-    best, kept = Path((facts.get("best") or {}).get("file", "")).name, {Path(file).name for file in read_kept(run)}
+    best, kept = facts.get("best") or {}, {Path(file).name for file in read_kept(run)}
+    mark = short_label(best.get("label", "best"))
     found = []
     for row in rows:
-        marks = tuple(mark for mark, marked in (("best", row["file"] == best), ("kept", row["file"] in kept)) if marked)
+        is_best = row["file"] == Path(best.get("file", "")).name
+        marks = (*((mark,) if is_best else ()), *(("kept",) if row["file"] in kept else ()))
         sample = run / "samples" / f"{row['step']:08d}_00.png"
         existing = sample if sample.is_file() else _compared(run, row["file"], page.workspace)
         found.append(Checkpoint(run / "checkpoints" / row["file"], row["label"], marks, existing, row["loss"]))

@@ -32,7 +32,7 @@ from core.generation.grids.folder import GridContent, GridFolder, Index
 from core.generation.grids.plan import expected_steps, grid_of
 from core.generation.grids.reuse import reuse
 from core.record.file_titles import label_of
-from core.record.kept import read_kept
+from core.record.kept import last_kept, read_kept
 from core.record.preference import LEAST_CHOICES, Choice, Pair, add_choice, next_pair, preference, read_choices
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
@@ -126,6 +126,8 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["copied"] = copies.outcome(run / "checkpoints" / column["file"]) if column["file"] else None
         column["gone"] = bool(column["file"]) and column["step"] is None
     choices = read_choices(run)
+    preferred = _preferred(columns, choices)
+    sentence = assess.with_assessment(measured_sentence(best), run, columns[1:])
     return {
         "run": run.name,
         "columns": columns,
@@ -135,11 +137,11 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
             f"{strength:g}": [[_image(page, images, (y, x, z)) for x in range(len(files))] for y in range(len(prompts))]
             for z, strength in enumerate(strengths)
         },
-        "sentence": assess.with_assessment(measured_sentence(best), run, columns[1:]),
+        "sentence": f"{_decided(run, columns, preferred)}{sentence}",
         "assess": assess.part(page, run, facts, job),
         "making": _making(page, verdict, opened, images, comparison, set(comparison.files) - set(files)),
         "blind": _blind(page, columns, shown, images, choices),
-        "preferred": _preferred(columns, choices),
+        "preferred": preferred,
         "average": _average(page, run.name, job),
         "others": _others(run, facts, kept),
         "copy_to": printable(copies.folder) if copies.folder else "",
@@ -310,6 +312,18 @@ def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) 
         about = {"file": column["file"], "label": column["label"], "first": round(first, 3)}
         shown["rows"].append(about | {"share": share, "low": low, "high": high})
     return shown
+
+
+def _decided(run: Path, columns: Sequence[Mapping[str, Any]], preferred: Mapping[str, Any] | None) -> str:
+    """What the user has decided, before what was measured: the checkpoint kept last, else the first of the blind choices."""
+    kept = Path(last_kept(run) or "").name
+    label = next((column["label"] for column in columns[1:] if column["file"] == kept), "")
+    if label:
+        return f"You kept {label}: Generate takes it. "
+    if preferred and preferred["rows"]:
+        leads = preferred["rows"][0]
+        return f"Your blind choices prefer {leads['label']}, first with {leads['first']:.0%} probability. "
+    return ""
 
 
 def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:

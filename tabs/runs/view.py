@@ -14,6 +14,7 @@ from urllib.parse import quote
 from core.engine.points import spread
 from core.engine.run_summary import RunSummary
 from core.optimization.jumps import rate_jump
+from core.record.best import short_label
 from core.record.events import COMPARED, sampled_words
 from core.record.file_titles import labels_of
 from core.record.kept import last_kept, read_kept
@@ -234,8 +235,9 @@ def _shown(run: RunSummary, host: FormPage) -> Lora | None:
         return None
     thing = brief(file, host.workspace)
     here = thing.here
-    if here is not None and file == best:  # which a run that goes on may not have stored yet
-        here = replace(here, marks=tuple(dict.fromkeys(("best", *here.marks))))
+    if here is not None and run.best_file and file == best:  # which a run that goes on may not have stored yet
+        mark = short_label(run.best_file["label"])
+        here = replace(here, marks=tuple(dict.fromkeys((mark, *here.marks))))
     return replace(thing, image=thing.image or run.thumbnail, here=here)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.record.best import BestTracker, best_checkpoint, clearly_lower, read_best, student_t, write_best
+from core.record.best import BestTracker, best_checkpoint, clearly_lower, read_best, short_label, student_t, write_best
 
 
 def measured(step, each, **more):
@@ -106,7 +106,15 @@ def test_only_measurements_of_the_same_images_compare_and_old_journals_say_they_
 def test_what_was_measured_on_training_images_is_called_so():
     best = best_checkpoint(saved(1), [measured(1, [0.1] * 4, measured_on="training")])
     assert "training images (fixed noise)" in best.what and "cannot show overfitting" in best.what
-    assert "best" not in best.label
+    assert "best" not in best.label and short_label(best.label) == "lowest loss"
+
+
+def test_the_best_one_is_called_so_only_if_no_other_is_as_good():
+    found = [
+        best_checkpoint(saved(1, 2), [measured(1, [0.1, 0.3] * 4), measured(2, each)])
+        for each in ([0.3, 0.1] * 4, [0.5] * 8)
+    ]
+    assert [(each.as_good, each.label) for each in found] == [((2,), "lowest loss"), ((), "best")]
 
 
 def test_repeated_steps_and_files_that_are_gone_count_anew(tmp_path):

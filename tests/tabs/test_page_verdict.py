@@ -112,7 +112,7 @@ def test_a_kept_checkpoint_is_named_and_copied_the_others_go_to_the_trash_and_al
     tab = window.open(f"Monitor/{run.name}")
     keep, left = (
         tab.locator("#verdict .verdict-keep"),
-        tab.get_by_role("button", name="Move the other 2 checkpoints to the trash"),
+        tab.get_by_role("button", name="Move the 2 checkpoints not kept to the trash"),
     )
     keep.get_by_role("button", name="Keep this one").click()
     name = keep.get_by_label("Kept as")

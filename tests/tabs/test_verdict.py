@@ -199,6 +199,7 @@ def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
         pair = {name: blind[name] for name in ("left", "right", "prompt")}
         command(page, "verdict_choose", **pair, outcome="left" if blind["left"] == names[0] else "right")
         assert bool(part(page)["preferred"]["rows"]) == (number == 9)
+    assert part(page)["sentence"].startswith("Your blind choices prefer step 20, first with ")
     first = part(page)["preferred"]["rows"][0]
     assert first["file"] == names[0] and first["low"] < first["share"] < first["high"] and first["first"] > 0.9
     command(page, "verdict_choose", outcome="undo")
@@ -208,6 +209,7 @@ def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
         with refused("file.gone" if "../x" in wrong.values() else "choice.invalid"):
             command(page, "verdict_choose", **wrong, prompt="p", outcome="left")
     command(page, "verdict_keep", file=names[1], keep=True)
+    assert part(page)["sentence"].startswith("You kept step 40: ")
     assert list(read_kept(run)) == [f"checkpoints/{names[1]}"] and part(page)["columns"][2]["kept"]
     assert part(page)["others"] == {"left": 1, "away": 0}
     command(page, "verdict_put_away")
