@@ -68,10 +68,10 @@ class Best:
 
     @property
     def label(self) -> str:
-        """The mark that follows its name in a list of files: "best" only where held-out images say so and no other is as good."""
+        """The mark that follows its name in a list of files: "best" only where held-out images say so and no other may be as good."""
         if self.measured_on != "held_out":
             return f"{LOWEST}{ON_TRAINED}"
-        return LOWEST if self.as_good else "best"
+        return LOWEST if self.as_good or self.unknown else "best"
 
     def to_dict(self) -> dict[str, Any]:
         return vars(self) | {"what": self.what, "sure": self.sure, "label": self.label}

@@ -297,7 +297,7 @@ def test_a_run_gives_a_grid_with_its_losses_and_a_checkpoint_is_kept_copied_and_
     content = folder.content()
     assert content.size == (3, 3, 2) and content.run == RUN and desk.page.engine.jobs[0].grid.folder == folder.name
     table = desk._table()
-    assert "validation loss 0.1000, best" in table and table.count("Keep this one") == 2 * 2, "in both tables"
+    assert "validation loss 0.1000, lowest loss" in table and table.count("Keep this one") == 2 * 2, "in both tables"
     desk.act(event("keep", "x2", ""))
     file = "checkpoints/fox-step00000040.safetensors"
     assert "Choose" not in said(desk) and "fox, step 40" in said(desk)

@@ -103,7 +103,7 @@ def test_the_best_of_8_checkpoints_is_found_and_kept_by_mouse_in_3_clicks(page, 
     card = tab.locator("#verdict")
     expect(card.locator(".verdict-step")).to_have_count(8)
     expect(card.locator(".verdict-one figcaption")).to_contain_text(
-        f"step {BEST} · loss 0.1100 · best"
+        f"step {BEST} · loss 0.1100 · lowest loss"
     )  # shown at first
     expect(card.locator(".verdict-sentence")).to_contain_text(f"tep {BEST} has the lowest loss")  # why
     for part in (card.locator(".verdict-one"), card.locator(".verdict-strip"), card.locator(".verdict-sentence")):
@@ -127,7 +127,7 @@ def test_the_best_of_8_checkpoints_is_found_and_kept_by_keyboard_alone_in_5_keys
 
     tab.get_by_role("tab", name="Train").focus()  # where Tab leads from the address bar
     press("ArrowRight")
-    expect(label).to_contain_text(f"step {BEST} · loss 0.1100 · best")
+    expect(label).to_contain_text(f"step {BEST} · loss 0.1100 · lowest loss")
     press("ArrowDown")  # the other prompt; the arrows to the sides are the tabs' until then
     expect(tab.locator("#verdict .verdict-stage")).to_be_focused()
     press("ArrowLeft")
