@@ -68,13 +68,13 @@ def test_of_forty_images_two_never_train_and_the_best_checkpoint_is_named_and_of
         tracker.take(line)
     best = tracker.best(run.folder.path)
     assert best.step == lowest and best.others == 2
-    assert read_best(run.folder.path) == (best.file, "best")
+    assert read_best(run.folder.path) == (best.file, best.label)
     assert any(line["text"].startswith("Best checkpoint") for line in run.lines("log"))
     first = next(line["text"] for line in run.lines("log") if "held out" in line["text"])
     assert first.count(".png") == 2 and run.lines("log")[0]["text"] == first
     label, path = list_loras(run.workspace)[0]
-    assert path == run.folder.path / best.file and label.endswith("(best)")
-    assert sum("(best)" in label for label, _ in list_loras(run.workspace)) == 1
+    assert path == run.folder.path / best.file and label.endswith(f"({best.label})")
+    assert sum(f"({best.label})" in label for label, _ in list_loras(run.workspace)) == 1
     held, trained = at_first_step(
         lambda training: ({each.key for each in training.inputs.validation.images}, shown(training)), **groups
     )

@@ -58,7 +58,7 @@ def test_checkpoints_by_strengths_by_prompts_with_the_same_noise_along_each_row(
     assert len(losses) >= 2
     for note, step in zip(content.axis("x").notes[1:], (2, 4), strict=True):
         assert f"{losses[step]:.4f}" in note
-    assert sum("best" in note for note in content.axis("x").notes) == 1
+    assert sum(facts["best"]["label"] in note for note in content.axis("x").notes) == 1
     grid = grid_of(begun.job(), workspace)
     assert len(grid.cells) == 14 and sum(part.loads for part in grid.parts) == 1  # the base model once a prompt
     requests_and_notes = {cell.position: cell.request.job.generate for cell in grid.cells}
