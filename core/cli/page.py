@@ -107,8 +107,9 @@ def _login(values: dict[str, Any], problems: list[Problem]) -> tuple[str | None,
 
 
 def exit_process(code: int) -> int:
-    """End the process with this code, without returning and without Python's shutdown: threads that still compute (requests, or
-    a training after a second Ctrl-C) would crash in C++ once the interpreter is gone."""
+    """End the process with this code; never returns. The output is flushed, and atexit functions run only for DONE. The rest of
+    Python's shutdown is skipped: threads that still compute (requests, or a training after a second Ctrl-C) would crash in C++ once
+    the interpreter is gone."""
     if code == DONE:
         atexit._run_exitfuncs()  # after an interrupt they are skipped: a tracker's would wait for its uploads
     for stream in (sys.stdout, sys.stderr):

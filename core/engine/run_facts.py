@@ -103,8 +103,8 @@ def read_facts(folder: RunFolder) -> RunFacts | None:
 
 
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:
-    """Write summary.json if the folder is writable, without fsync, since it can be rebuilt. Nothing is written for a run without
-    events: the time of its folder is its start."""
+    """Write summary.json, without fsync since it can be rebuilt; errors are ignored. Nothing is written into a deleted folder, nor
+    for a run without events: its start is read from its folder's time, which writing would change."""
     with suppress(OSError, ValueError):  # a name that is no Unicode
         data = _FACTS.dump_json(facts, warnings=False)
         if facts.started and folder.there:  # a folder that was deleted meanwhile would come back

@@ -108,7 +108,8 @@ def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def _range_advice(job: TrainJob, family: str, file: controlnet_file.ControlNetFile | None) -> Iterator[Problem]:
-    """Advice for SD 1.x and 2.x if the training reads control images in another range than the file it starts from."""
+    """Advice for SD 1.x and 2.x: the training reads control images in -1 to 1, or the sd-scripts file that it starts from was trained
+    so and this training is not. file: the initial ControlNet, or None"""
     kohya_names = file is not None and file.has_sd_scripts_names
     if family not in KOHYA or kohya_names == trains_as_kohya(job, family):
         return

@@ -93,7 +93,11 @@ class LoraInput:
 def lora_inputs(
     models: Sequence[str], ratios: str, lbws: Sequence[str], workspace: Workspace, group: str, problems: list[Problem]
 ) -> list[LoraInput]:
-    """The readable LoRAs of a merge. Problems are added to `problems`."""
+    """The LoRAs of a merge, without those with problems, which are added to `problems`.
+
+    ratios   comma-separated strengths, one per LoRA; "" for 1      group   of the settings, for problems
+    lbws     block weights or a preset for each LoRA, in order; "" or a missing one for 1 everywhere
+    """
     where, found = f"{group}.models", list[LoraInput]()
     if not models:
         fix = "give LoRAs, one per line"

@@ -168,9 +168,12 @@ def meter(tokens: int, longest: int) -> str:
 def notes(
     caption: Caption, text: str, settings: CaptionSettings, words: str = "", fixed: str = "", longest: int = 0
 ) -> str:
-    """HTML of the source of a text, of the trained caption if that differs from the text, and of the part that is cut.
+    """HTML of the source of a text, of the trained caption if that differs from the text, of the part that is cut, and of the
+    caption's problem.
 
-    fixed     the reason why the caption is read-only, or ""      longest   trained tokens, 0 for no limit
+    caption   as on disk                                          text      as in the editor
+    words     class tokens of the folder                          longest   trained tokens, 0 for no limit
+    fixed     the reason why the caption is read-only, or ""
     """
     name = esc(printable(caption.path.name))
     source = {

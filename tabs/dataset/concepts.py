@@ -71,7 +71,8 @@ class FolderContents:
 
 
 def folder_contents(entries: Sequence[Source], report: Report | None) -> list[FolderContents]:
-    """The contents of each folder by a report; empty for disabled ones."""
+    """The contents of each folder, in order, as the report has them; empty for disabled folders, and for all without a report.
+    report: on the enabled ones of these folders"""
     if report is None:
         return [FolderContents()] * len(entries)
     first: dict[int, Path] = {}

@@ -51,8 +51,8 @@ class Steps(Generic[State]):
         self.undone.clear()
 
     def step(self, now: State, redo: bool = False) -> State | None:
-        """Return the state before the last change, or with `redo` that before the last undo; None if there is none. now: current
-        state"""
+        """Undo the last change, or with `redo` the last undo: returns the state to restore; None if there is none. now: the current
+        state, stored for the opposite step"""
         source, target = (self.undone, self.past) if redo else (self.past, self.undone)
         if not source:
             return None

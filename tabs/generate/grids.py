@@ -124,6 +124,7 @@ class Grids:
         return f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong} {shown} {self.shelf.version}"
 
     def panel(self) -> str:
+        """HTML of the panel with the axes, their summary and problems, and the list of earlier grids."""
         axes = self._axes()
         wrong = {each.where.removeprefix("grid.") for each in self._wrong}
         summary, bad = self._summary(axes)

@@ -278,7 +278,11 @@ class Sending:
     # -- upscaling
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Data of the Upscale dialog for an image. Raises ProblemsError."""
+        """Data of the Upscale dialog for the image {"name"}. Raises ProblemsError.
+
+        sizes       [[factor, width, height]] in pixels; [[factor]] if the size is unknown
+        upscalers   [(choice, label, whether it upscales latents, reason why it cannot be chosen)], that of the form first
+        """
         shot, known = self._image(str(request.get("name")))
         now = self._fields.load()
         chosen = now["highres_fix_upscaler_file"]

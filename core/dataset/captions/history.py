@@ -342,8 +342,8 @@ class History:
         return self._listed
 
     def _prune(self) -> None:
-        """Delete the oldest changes beyond the limits. Changes of whole metadata files have a separate limit: three of them would fill
-        the other."""
+        """Delete the oldest changes beyond the limits, never the newest. Changes above LARGE_CHANGE bytes (whole metadata files) are
+        counted separately: a few of them would push out all changes of captions."""
         sizes = {path: path.stat().st_size for path in self._files()}
         for large in (False, True):
             files = [path for path, size in sizes.items() if (size > LARGE_CHANGE) == large]

@@ -267,7 +267,8 @@ def first_files(
     without: Sequence[Path] = (),
     recursive: bool = True,
 ) -> list[File]:
-    """The first files of a `walk`, without looking at the others. Of a.png.txt and a.txt the latter is taken."""
+    """The first `most` files of a `walk`, without looking at the rest; other arguments as there. Unreadable folders are skipped. A
+    caption a.txt always comes before a.png.txt, since it is not known whether a.jpg exists too."""
     files: list[File] = []
     visited = _identities(without)
     waiting: list[tuple[Path, str] | Callable[[], File | None]] = [(root, "")]

@@ -254,8 +254,9 @@ def _write(image: Opened | Path, target: Path, ending: str, quality: int) -> Non
 
 
 def _copy_captions(path: Path, target: Path, sidecars: Sequence[str]) -> int:
-    """Copy each caption file of the image under the copy's name, byte for byte; existing files stay. Returns the number of
-    copies. sidecars: names of files with the image's stem, the caption file first."""
+    """Copy the image's captions, the first of each extension, byte for byte, as a.txt of the copy a.png; as a.png.txt if a.txt has
+    another text. Existing files stay. Returns the number of copies. sidecars: names of files with the image's stem, the caption
+    file first"""
     captions: dict[str, Path] = {}
     for name in sidecars:
         ending, caption = os.path.splitext(name)[1].lower(), path.with_name(name)

@@ -154,8 +154,8 @@ def _stage(new: Path, number: int, prefix: str) -> Path:
 
 
 def _rename(moves: Sequence[tuple[int, Path, Path]], folder: Path, prefix: str, record: Path | None = None) -> None:
-    """Rename (number, from, to), by unused intermediate names, since new names may be old names of other files. After an error,
-    all renames are reverted; the record stays if one cannot be."""
+    """Rename (number, from, to), by unused intermediate names, since new names may be old names of other files. After an error, all
+    renames are reverted, and the undo `record` is removed unless a file could not be renamed back. Raises ProblemsError."""
     stages = [(source, _stage(target, number, prefix)) for number, source, target in moves]
     steps = [(source, stage) for source, stage in stages if source != stage]
     steps += [(stage, target) for (_, stage), (_, _, target) in zip(stages, moves, strict=True)]

@@ -162,9 +162,12 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
 
 
 def fits_with_encoders(job: TrainJob, facts: MemoryFacts, free: int, late: Collection[str]) -> bool:
-    """Whether the job fits into `free` bytes while its steps encode these (IMAGES, CAPTIONS).
+    """Whether the job fits into `free` bytes while its steps encode what the caches lack.
 
-    On a CPU, encoders that fit into the share for fragmentation are accepted without counting a pass, which takes seconds.
+    late   what they still encode, of IMAGES and CAPTIONS
+
+    On a CPU, encoders within CUT_OFF of `free`, the share for fragmentation, are accepted without counting a pass, which takes
+    seconds.
     """
     encoders = _encoders(job, facts, late) + _encoding(job, facts, late)
     if facts.device.startswith("cpu") and encoders <= CUT_OFF * free:
