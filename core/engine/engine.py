@@ -481,6 +481,11 @@ class Engine:
         """A training on disk; None without one of that name."""
         return self._runs.one(run_name)
 
+    @property
+    def reads_runs(self) -> bool:
+        """Whether somebody waits for `runs_so_far`."""
+        return self._listing.locked()
+
     def runs_so_far(self, seconds: float) -> tuple[list[RunSummary], int]:
         """(trainings on disk that can be read within `seconds`, newest first; number of those still being read in another
         thread)."""

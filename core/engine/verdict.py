@@ -144,8 +144,15 @@ class Verdict:
 
 def read_verdict(run: Path) -> Verdict | None:
     """The last comparison of a run; None without one, or for a damaged file."""
+    stamp = stamp_or_none(run / FILE)
+    return _read(run / FILE, stamp) if stamp else None
+
+
+@lru_cache(maxsize=2000)
+def _read(path: Path, stamp: Stamp) -> Verdict | None:
+    """`read_verdict`, cached until the file changes: lists of runs need it for each run without samples."""
     try:
-        raw = read_json_object(run / FILE)
+        raw = read_json_object(path)
         prompts = tuple(ProposedPrompt(str(each["text"]), str(each["shows"])) for each in raw["prompts"])
         strengths = tuple(float(each) for each in raw.get("strengths", ())) or USUAL
         if not {*USUAL} <= {*strengths} <= {*STRENGTHS}:

@@ -213,7 +213,7 @@
     const held = strip.contains(document.activeElement);
     if (atelier.differs(strip, data.columns)) strip.replaceChildren(...data.columns.slice(1).map((one, n) =>
       h("button", {type: "button", class: "verdict-step", onclick: () => go(n + 1, row)}, h("span", {class: "verdict-thumb"}, h("img", {alt: "", loading: "lazy"})),
-        h("b", {}, one.label), h("small", {}, [one.best.replace(" on training images", ""), one.kept !== null && "kept", one.gone && "deleted"].filter(Boolean).join(", ") || " "))));
+        h("b", {}, one.label), h("small", {}, [one.mark, one.kept !== null && "kept", one.gone && "deleted"].filter(Boolean).join(", ") || " "))));
     [...strip.children].forEach((node, n) => {
       const image = line[n + 1], img = node.querySelector("img");
       attr(img, "src", image && image.small);

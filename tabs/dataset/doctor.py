@@ -99,7 +99,7 @@ def cards(
     examining: tuple[str, float] | None = None,
 ) -> str:
     """HTML of the first FINDINGS_SHOWN findings with thumbnails; images that would be removed are marked. "" if nothing was
-    examined. examining: (text, share done) while that goes on"""
+    examined. examining: (text, share done) while that continues"""
     if findings is None:
         return progress(examining[0], examining[1] or None) if examining else ""
     if not findings:

@@ -185,7 +185,7 @@ class Reading:
 
     @property
     def failure(self) -> tuple[Problem, ...]:
-        """The problems of a failed reading; () if it goes on, succeeded or was cancelled."""
+        """The problems of a failed reading; () if it continues, succeeded or was cancelled."""
         task = self._task
         return (
             tuple(task.error.problems)

@@ -12,7 +12,7 @@ from core.engine.verdict import candidates, images_in
 from core.generation.model.index import facts_of_file, preview_of
 from core.record.best import read_best, short_label
 from core.record.file_titles import AVERAGE, file_stem, label_of
-from core.record.kept import last_kept, read_kept
+from core.record.kept import default_checkpoint, read_kept
 from core.record.problems import ProblemsError
 from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder, run_of
@@ -123,6 +123,5 @@ def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tupl
 def _entry(files: list[Listed], workspace: Workspace) -> tuple[Listed, int]:
     run = run_of(files[0].path, workspace.runs)
     best = read_best(run) if run is not None else None
-    chosen = (last_kept(run) or (best and best[0])) if run is not None else None
-    path = run / chosen if run is not None and chosen else None
+    path = default_checkpoint(run, best and best[0]) if run is not None else None
     return next((each for each in files if each.path == path), files[0]), len(files)

@@ -19,7 +19,7 @@ from core.generation.model.library import find, find_file, list_vaes, portable_n
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
-from core.record.kept import last_kept
+from core.record.kept import default_checkpoint
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path, real_path
 from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting, value_of
@@ -364,15 +364,14 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
     model and the guidance scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a prompt, also
     with the settings of the first sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
     facts = page.engine.snapshot(name)
-    file = file or Path(last_kept(page.workspace.runs / name) or "").name
-    best = None if file else facts.get("best")
-    saved = [each for each in facts["files"] if not file or each["name"] == file]
-    files = [Path(each["path"]) for each in saved if best is None or each["step"] == best["step"]]
-    if not files:
+    folder, best = page.workspace.runs / name, facts.get("best")
+    wanted = folder / "checkpoints" / file if file else default_checkpoint(folder, best and best["file"])
+    found = {
+        Path(each["path"]): each["step"] for each in facts["files"] if wanted is None or each["name"] == wanted.name
+    }
+    if not found:
         raise ProblemsError.one("This run has no saved file", name, "wait until it has saved one", code="run.no-file")
-    newest = max(files, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
-    if best is not None:
-        newest = page.workspace.runs / name / best["file"]
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
     state, now = page.project.tab_state("Generate"), page.project.job
     before = stored_values(state, now) | {"embeddings": []}
     chosen = portable_name(newest, page.workspace)
@@ -387,8 +386,8 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         if sample and before["prompt"] in _automatic_prompts(state):
             state, before = state | {"prompt_of_run": sample["prompt"]}, before | sample
     if job is not None and job.method.traits.new_words:
-        newest_first = sorted(filter(Path.exists, files), key=lambda path: -path.stat().st_mtime_ns)
-        words = words_of(job, newest_first, page.workspace)
+        together = [Path(each["path"]) for each in facts["files"] if each["step"] == found[newest]]
+        words = words_of(job, list(filter(Path.exists, together)), page.workspace)
         values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
     elif job is not None and job.method.traits.control_images:
         values = before | {"loras": [], "nets": [{"file": chosen, **_first_control(job, base)}]}

@@ -31,6 +31,7 @@ from core.engine.verdict import (
 from core.generation.grids.folder import GridContent, GridFolder, Index
 from core.generation.grids.plan import expected_steps, grid_of
 from core.generation.grids.reuse import reuse
+from core.record.best import short_label
 from core.record.file_titles import label_of
 from core.record.kept import last_kept, read_kept
 from core.record.preference import LEAST_CHOICES, Choice, Pair, add_choice, next_pair, preference, read_choices
@@ -123,6 +124,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     for column in columns:
         column["kept"] = kept.get(f"checkpoints/{column['file']}")
         column["best"] = best["label"] if best and column["file"] == Path(best["file"]).name else ""
+        column["mark"] = short_label(column["best"])
         column["copied"] = copies.outcome(run / "checkpoints" / column["file"]) if column["file"] else None
         column["gone"] = bool(column["file"]) and column["step"] is None
     choices = read_choices(run)

@@ -70,7 +70,7 @@ class Handlers:
 
     def __init__(self, page: Page):
         self.page = page
-        self._lock, self._listing = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
         self.proofs = Proofs(page)
         self.agains = Agains(page)
         self.copies = copies.Copies(page)
@@ -86,7 +86,7 @@ class Handlers:
         return {"place": place, "main": self._main(place), "copy": self.copies.panel(place)}
 
     def tick(self, client: str, place: dict[str, Any]):
-        if self._listing.locked():  # a browser has just opened the list: it comes first
+        if self.page.engine.reads_runs:  # a browser has just opened the list: it comes first
             return gr.skip()
         fresh = changed_boards(client, "", {"main": self._main(place)})
         return gr.skip() if fresh["client"] == client else fresh
@@ -97,8 +97,7 @@ class Handlers:
         run = self.page.engine.run(name) if name else None
         if run is not None:
             return self._details(run, place)
-        with self._listing:
-            runs, left = self.page.engine.runs_so_far(runs_view.PATIENCE)
+        runs, left = self.page.engine.runs_so_far(runs_view.PATIENCE)
         show, find = str(place.get("show", "all")), str(place.get("find", ""))
         picked = place.get("picked", ())
         asking, page = bool(place.get("asking")), int(place.get("page", 0))

@@ -17,7 +17,7 @@ from core.optimization.jumps import rate_jump
 from core.record.best import short_label
 from core.record.events import COMPARED, sampled_words
 from core.record.file_titles import labels_of
-from core.record.kept import last_kept, read_kept
+from core.record.kept import default_checkpoint, read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
@@ -228,14 +228,17 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
 def _shown(run: RunSummary, host: FormPage) -> Lora | None:
     """The checkpoint of a run that was kept last, else its best, else its last one, with the newest sample if it has none of its
     own; None before one is saved."""
-    kept, best = last_kept(run.folder), run.folder / run.best_file["file"] if run.best_file else None
-    offered = [*([run.folder / kept] if kept else []), best]
-    file = next((each for each in offered if each in run.files), run.files[-1] if run.files else None)
+    best = run.best_file["file"] if run.best_file else None
+    file = default_checkpoint(run.folder, best)
+    if file not in run.files:
+        file = run.files[-1] if run.files else None
     if file is None:
         return None
     thing = brief(file, host.workspace)
     here = thing.here
-    if here is not None and run.best_file and file == best:  # which a run that goes on may not have stored yet
+    if (
+        here is not None and run.best_file and best and file == run.folder / best
+    ):  # which a run that continues may not have stored yet
         mark = short_label(run.best_file["label"])
         here = replace(here, marks=tuple(dict.fromkeys((mark, *here.marks))))
     return replace(thing, image=thing.image or run.thumbnail, here=here)
