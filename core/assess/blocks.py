@@ -72,9 +72,9 @@ def brief(data: Mapping[str, Any]) -> str:
 def sentence(data: Mapping[str, Any]) -> str:
     rows = iter(data["parts"].items())
     part, most = next(rows)
-    rest = "; ".join(f"{name} {each['value']:.2f}{_times(each)}" for name, each in rows)
-    text = f"Without it in the {PARTS[part]} ({part}), predictions for other prompts move by {Interval.of(most)} of its whole change"
-    return f"{text}{_times(most)}{f'; {rest}' if rest else ''}."
+    rest = "; ".join(f"{PARTS[name]} ({name}) {each['value']:.2f}{_times(each)}" for name, each in rows)
+    text = f"Its change of other prompts needs most the {PARTS[part]} ({part}): {Interval.of(most)} of the whole change{_times(most)}"
+    return f"{text}. Then: {rest}." if rest else f"{text}."
 
 
 def _times(part: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ _ROWS = (
         [_INSIDE],
         kinds="network model",
     ),
-    Measure("copies", "Near-copies", "Distance of its images to the nearest training image.", images=True),
+    Measure("copies", "Near-copies", "Distance of its images to the nearest training image; a near-copy is marked.", images=True),
     Measure(
         "drift",
         "Drift of the base",
@@ -67,7 +67,7 @@ _ROWS = (
     Measure(
         "blocks",
         "Drift by block",
-        "Share of its change of other prompts that needs this part of the LoRA; block weights can lower it.",
+        "The part of the LoRA that its change of other prompts needs most, with the share; block weights can lower it.",
         [_INSIDE, _OUTSIDE],
         kinds="network",
         more=12,  # six parts, two sets

@@ -49,7 +49,7 @@ def brief(data: Mapping[str, Any]) -> str:
 
 def sentence(data: Mapping[str, Any]) -> str:
     smaller = f"resizing to rank {data['resize']} loses {data['lost']:.1%}"
-    rest = smaller if data["resize"] < data["rank"] else f"no lower rank keeps {SMALL:.0%}"
+    rest = smaller if data["resize"] < data["rank"] else f"no lower rank keeps {SMALL:.0%} of it"
     text = f", {data['text']:.0%} in the text encoder" if data["text"] >= 0.005 else ""
-    most = f"Norm {data['norm']:.3g}, most in {next(iter(data['layers']))}{text}."
-    return f"{KEPT:.0%} of the norm is in {data['used']} directions of {data['rank']}: {rest}. {most}"
+    most = f"It changes {next(iter(data['layers']))} most{text} (norm of all: {data['norm']:.3g})."
+    return f"{data['used']} of its {data['rank']} directions hold {KEPT:.0%} of the change: {rest}. {most}"

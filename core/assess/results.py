@@ -24,14 +24,14 @@ def read_results(run: Path) -> Cells:
 
 
 def rows_of(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """{title, meaning, sentence, warning, files} of each measure of a checkpoint, in their order."""
+    """{title, meaning, brief, sentence, warning, files} of each measure of a checkpoint, in their order."""
     rows = []
     for measure in (each for name, each in MEASURES.items() if name in measured):
         data = measured[measure.name]
         try:
-            words = {name: measure.words(name, data) for name in ("sentence", "warning")}
+            words = {name: measure.words(name, data) for name in ("brief", "sentence", "warning")}
         except (KeyError, TypeError, ValueError, IndexError, StopIteration):  # the file was changed by hand
-            words = {"sentence": "Not readable.", "warning": ""}
+            words = {"brief": "?", "sentence": "Not readable.", "warning": ""}
         rows.append({"title": measure.title, "meaning": measure.meaning, "files": data.get("files", [])} | words)
     return rows
 

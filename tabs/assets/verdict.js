@@ -6,7 +6,7 @@
   const OUTCOMES = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "equal", s: "skip", Backspace: "undo"};
   const KEYS = "Keys: left and right step, up and down prompt, space base model, K keep, B blind choice.";
   const BLIND_KEYS = "Keys: left, right, down equal, S skip, Backspace undo, Esc end.";
-  let data = null, column = 0, row = 0, strength = 1, base = false, blind = false, answered = 0, parts = null;
+  let data = null, column = 0, row = 0, strength = 1, base = false, blind = false, answered = 0, inWords = null, parts = null;
 
   const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
   const send = (name, more) => atelier.command(name, {run: data.run, ask: atelier.ask(), ...more});
@@ -51,7 +51,7 @@
     p.film = h("div", {class: "verdict-film"}, p.strip, h("div", {class: "verdict-sliders"}, h("label", {class: "verdict-steps"}, h("span", {}, "Step"), p.slider), p.strength));
     p.row = h("div", {class: "verdict-prompt"}, p.before, p.prompt, p.after, p.shows);
     holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all), p.problems, p.make,
-      h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.film, p.assess, p.status);
+      h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers, p.film), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.assess, p.status);
     for (const [pane, outcome] of [[p.left, "left"], [p.right, "right"]]) pane.image.addEventListener("click", () => { if (blind) answer(outcome); });
     for (const pane of [p.left, p.right]) pane.image.addEventListener("load", ({target}) => p.stage.style.setProperty("--shape", (target.naturalWidth / target.naturalHeight).toFixed(4)));
     holder.addEventListener("keydown", (event) => press(event));
@@ -135,7 +135,7 @@
     const before = data && data.columns && data.columns[column], there = before && news.columns ? news.columns.findIndex((one) => one.file === before.file) : -1;
     if (column && there > 0) column = there;
     data = news;
-    for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.film, parts.assess, parts.blind, parts.all]) show(node, Boolean(data.columns));
+    for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.assess, parts.blind, parts.all]) show(node, Boolean(data.columns));
     parts.problems.replaceChildren(...(data.problems ? [atelier.problems(data.problems)] : []));
     if (!data.columns) return;
     if (!column) column = first();
@@ -237,7 +237,8 @@
     const kinds = {
       "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`), atMost()],
       running: () => [h("span", {}, `${done} of ${images(total)}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")],
-      stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost()],
+      stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost(),
+        data.making.complete ? button("Leave out what is missing", () => send("verdict_leave_out"), "small", {title: `Compares the ${images(data.making.complete)} of complete prompts only`}) : null].filter(Boolean),
       done: () => [fresh ? begin(`Add ${fresh} new checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts: ${images(data.making.more_images)}${data.making.more_about ? `, about ${data.making.more_about}` : ""}`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
     };
     kinds.waiting = () => [h("span", {}, `${images(missing)}: `, waiting(entry)), button("Cancel", () => send("cancel", {entry}), "small")];
@@ -287,7 +288,23 @@
         : missing ? [message ? h("span", {class: "bad"}, message) : h("span", {class: "hint"}, `Measures near-copies, drift, trigger, diversity, strength and rank${about ? `, about ${about}` : ""}.`), begin] : [];
     const pair = (images) => h("div", {class: "verdict-pair"}, ...images.map((image, n) => h("figure", {}, h("a", {href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: n ? "Training image" : "Generated image"})), h("figcaption", {}, n ? "training image" : "generated"))));
     const item = (each) => [h("dt", {class: each.warning ? "bad" : "", title: each.meaning}, each.title), h("dd", {}, each.sentence, ...(each.images.length ? [pair(each.images)] : []))];
-    assess.replaceChildren(h("div", {class: "verdict-make"}, h("h4", {}, measured.length ? `Assessment of ${one.label}` : "Assessment"), ...doing), h("dl", {hidden: !measured.length}, ...measured.flatMap(item)));
+    const words = h("details", {hidden: !measured.length, open: inWords ?? measured.some((each) => each.warning)}, h("summary", {onclick: () => { inWords = !words.open; }}, `${one.label[0].toUpperCase()}${one.label.slice(1)} in words`), h("dl", {}, ...measured.flatMap(item)));
+    const held = assess.contains(document.activeElement) && document.activeElement.closest("thead");
+    assess.replaceChildren(h("div", {class: "verdict-make"}, h("h4", {}, "Assessment"), ...doing), measuresTable(rows), words);
+    const table = assess.querySelector(".verdict-measures"), shown = table.querySelector("thead [aria-current]");
+    if (held) shown.focus({preventScroll: true});
+    if (shown) table.scrollLeft = shown.closest("th").offsetLeft - table.clientWidth / 2;
+  };
+  /** All that was measured: a row for each measure, a column for each checkpoint, which its head shows. */
+  const measuresTable = (rows) => {
+    const columns = data.columns.slice(1), titles = new Map(Object.values(rows).flat().map((each) => [each.title, each.meaning]));
+    const head = (one, n) => h("th", {scope: "col"}, button(one.label, () => go(n + 1, row), "small quiet", {"aria-current": n + 1 === column ? "true" : null}));
+    const cell = (one, n, title) => {
+      const each = (rows[one.file] || []).find((other) => other.title === title);
+      return h("td", {class: `num${n + 1 === column ? " on" : ""}${each && each.warning ? " bad" : ""}`, title: each && each.sentence}, each ? each.brief : "");
+    };
+    return h("div", {class: "verdict-measures", hidden: !titles.size, tabindex: 0, role: "group", "aria-label": "Measures of all checkpoints"}, h("table", {}, h("thead", {}, h("tr", {}, h("td", {}), ...columns.map(head))),
+      h("tbody", {}, ...[...titles].map(([title, meaning]) => h("tr", {}, h("th", {scope: "row"}, title, h("small", {}, meaning)), ...columns.map((one, n) => cell(one, n, title)))))));
   };
   const drawAverage = () => {
     const {average} = parts, columns = data.columns.slice(1).filter((one) => !one.gone && !one.average);

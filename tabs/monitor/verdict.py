@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations, product, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from core.generation.grids.folder import GridContent, GridFolder, Index
 from core.generation.grids.plan import expected_steps, grid_of
 from core.generation.grids.reuse import reuse
 from core.record.best import short_label
-from core.record.file_titles import label_of
+from core.record.file_titles import is_average, label_of
 from core.record.kept import last_kept, read_kept
 from core.record.preference import LEAST_CHOICES, Choice, Pair, add_choice, next_pair, preference, read_choices
 from core.record.problems import ProblemsError
@@ -57,11 +57,12 @@ TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a comparison. paths: (row, column, index of a strength) -> path; failed: the same -> reason; total: number of
-    images; missing: those not generated yet"""
+    """The images of a comparison. paths: (row, column, index of a strength) -> path; failed: the same -> reason; generated: the same,
+    of its grid; total: number of images; missing: those not generated yet"""
 
     paths: Mapping[Index, str]
     failed: Mapping[Index, str]
+    generated: frozenset[Index]
     missing: int
     total: int
 
@@ -209,6 +210,7 @@ def _images(
     paths: dict[Index, str] = {}
     failed: dict[Index, str] = {}
     size = (len(verdict.prompts), len(verdict.files), len(verdict.strengths))
+    made: frozenset[Index] = frozenset()
     done, total = 0, math.prod(size)
     for y, x, z in product(*map(range, size)):
         if not verdict.files[x] or (verdict.strengths[z],) == USUAL:
@@ -217,13 +219,28 @@ def _images(
         folder, content = opened
         generated = folder.generated()
         cells = {(y, x, z): content.source(position_of(verdict, y, x, z)) for y, x, z in product(*map(range, size))}
-        paths |= {at: str(folder.cell(cell)) for at, cell in cells.items() if cell in generated}
-        failed = {
-            at: content.failed[cell] for at, cell in cells.items() if cell in content.failed and cell not in generated
-        }
+        made = frozenset(at for at, cell in cells.items() if cell in generated)
+        paths |= {at: str(folder.cell(cells[at])) for at in made}
+        failed = {at: content.failed[cell] for at, cell in cells.items() if cell in content.failed and at not in made}
         done = len(generated.intersection(cells.values()))
         total = len(set(cells.values()))
-    return Images({at: path for at, path in paths.items() if path}, failed, total - done, total)
+    return Images({at: path for at, path in paths.items() if path}, failed, made, total - done, total)
+
+
+def _complete(verdict: Verdict, images: Images) -> Verdict | None:
+    """The part of a comparison whose images are all generated: the checkpoints with an image at the usual strength, the first
+    prompts, and the strengths; None without a checkpoint or a prompt."""
+    usual, numbers = verdict.strengths.index(*USUAL), range(len(verdict.prompts))
+    columns = [x for x in range(len(verdict.files)) if any((y, x, usual) in images.generated for y in numbers)]
+
+    def has(rows: Iterable[int], strength: int) -> bool:
+        return images.generated.issuperset((y, x, strength) for y in rows for x in columns)
+
+    rows = len(list(takewhile(lambda y: has([y], usual), numbers)))
+    if not rows or not any(verdict.files[x] for x in columns):
+        return None
+    strengths = [each for z, each in enumerate(verdict.strengths) if has(range(rows), z)]
+    return Verdict("", tuple(verdict.files[x] for x in columns), verdict.prompts[:rows], tuple(strengths))
 
 
 def _image(page: Page, images: Images, at: Index) -> dict[str, str] | None:
@@ -242,7 +259,7 @@ def _making(
     new: set[str],
 ) -> dict[str, Any]:
     """Progress of the images, and what can be added. state: "", "waiting", "running", "stopped" or "done"; more: number of further
-    prompts, with more_images; column: number of images of one more strength."""
+    prompts, with more_images; column: number of images of one more strength; complete: number of images of what is complete."""
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
     failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
@@ -250,6 +267,7 @@ def _making(
     column = (len(comparison.files) - 1) * len(comparison.prompts)  # images of one more strength
     more = comparison.proposed - len(comparison.prompts)
     more_images = more * images.total // len(comparison.prompts)
+    complete = _complete(verdict, images) if verdict is not None and state == "stopped" else None
     return {
         "state": state,
         "entry": entry.id if entry else "",
@@ -264,8 +282,15 @@ def _making(
         "more": more,
         "more_images": more_images,
         "more_about": clock(seconds * more_images) if seconds else "",
+        "complete": _size(complete) if complete is not None else 0,
         "message": failed.message if failed is not None and state == "stopped" else "",
     }
+
+
+def _size(verdict: Verdict) -> int:
+    """The number of images of a comparison, in which the base model has one for all strengths."""
+    files = len([file for file in verdict.files if file])
+    return len(verdict.prompts) * (files * len(verdict.strengths) + len(verdict.files) - files)
 
 
 def _blind(
@@ -358,9 +383,10 @@ def _text(data: Mapping[str, Any], name: str) -> str:
     return str(data.get(name, ""))[:LONGEST]
 
 
-def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> None:
+def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bool:
     """Queue the images of a run's comparison: begin or resume its grid, or begin an extended one that takes over the images.
-    more: with all prompts; strength: with one more strength. Raises ProblemsError."""
+    more: with all prompts; strength: with one more strength. Returns whether it takes the place of one in the queue. Raises
+    ProblemsError."""
     with _STARTING:
         facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.workspace.runs / Path(run).name
         verdict = read_verdict(folder)
@@ -370,15 +396,21 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> No
             if grids.entry_of(page, verdict.grid) is None:
                 opened[0].change(minutes=_minutes(page))
                 grids.queue(page, opened[0])
-            return
-        if verdict and (entry := grids.entry_of(page, verdict.grid)):
+            return False
+        entry = grids.entry_of(page, verdict.grid) if verdict else None
+        if entry is not None:
             page.engine.cancel(entry.id)
-        grid = grids.begun(page, comparison.grid.job, run, comparison.grid.notes)
-        grid.change(minutes=_minutes(page))
-        if opened:
-            reuse(grid, grid_of(grid.job(), page.workspace), page.workspace)
-        write_verdict(folder, grid.name, comparison)
-        grids.queue(page, grid)
+        grids.queue(page, _begun(page, folder, comparison))
+        return entry is not None
+
+
+def _begun(page: Page, run: Path, comparison: Comparison) -> GridFolder:
+    """The folder of a new grid, which takes over existing images, as the comparison of a run. Raises ProblemsError."""
+    grid = grids.begun(page, comparison.grid.job, run.name, comparison.grid.notes)
+    grid.change(minutes=_minutes(page))
+    reuse(grid, grid_of(grid.job(), page.workspace), page.workspace)
+    write_verdict(run, grid.name, comparison)
+    return grid
 
 
 def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -391,7 +423,26 @@ def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
         )
     if data.get("minutes") is not None:
         _keep_minutes(page, data, browser)
-    start(page, _text(data, "run"), bool(data.get("more")), float(strength))
+    if start(page, _text(data, "run"), bool(data.get("more")), float(strength)):
+        page.browsers.say(browser, "done", "The images are added to those being made, which are kept.")
+
+
+def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Reduce the comparison to what is complete. Raises ProblemsError if nothing is."""
+    run, facts = _run(page, data)
+    with _STARTING:
+        job, verdict = page.engine.run_job(run.name), read_verdict(run.path)
+        opened = _open(page, verdict)
+        part = _complete(verdict, _images(facts, job, verdict, opened)) if verdict is not None and opened else None
+        if part is None:
+            what, fix = "No prompt has all of its images", "make the rest"
+            raise ProblemsError.one(what, run.name, fix, "verdict.nothing-complete")
+        saved = [file for file in facts["files"] if file["name"] in part.files]
+        steps = {file["step"] for file in saved if not is_average(file["name"])}
+        files = [each for each in facts["files"] if each in saved or each["step"] in steps]
+        few = {**facts, "files": files}
+        comparison = comparison_of(few, job, page.workspace, len(part.prompts), _prompt(page), part.strengths)
+        _begun(page, run.path, comparison).change(state="done")
 
 
 def _keep_minutes(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -469,6 +520,7 @@ def _require_no_average(page: Page, run: str) -> None:
 
 COMMANDS = {
     "grid": _start,
+    "verdict_leave_out": _leave_out,
     "verdict_minutes": _keep_minutes,
     "verdict_all": _show_all,
     "verdict_keep": _keep,

@@ -109,7 +109,7 @@ def test_drift_by_block_is_what_depends_on_a_part_as_a_share_of_the_whole_change
         and values[2] == (0, None, None, None)
     )
     assert values[0][3] == pytest.approx(2) and values[1][3] == pytest.approx(1)
-    assert all(part in blocks.sentence(data) for part in ("shallow output blocks (OUTS)", "MID 0.50", "BASE 0.00"))
+    assert all(part in blocks.sentence(data) for part in ("shallow output blocks (OUTS)", "(MID) 0.50", "(BASE) 0.00"))
     with pytest.raises(NotMeasured):
         blocks.blocks_of([0.0] * 3, {})
     assert in_turn(list(range(24))) == [0, 5, 10, 15, 16, 21]

@@ -100,6 +100,13 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     expect(card.locator(".verdict-choices tbody tr")).to_have_count(3)
     expect(card.locator(".verdict-assess dt.bad")).to_have_text("Near-copies")
     expect(card.locator(".verdict-assess .verdict-pair img")).to_have_count(2)
+    expect(card.locator(".verdict-measures td.bad")).to_have_text(["0.10 COPY"])
+    card.locator(".verdict-measures thead").get_by_role("button", name="step 60").press("Enter")
+    expect(label).to_contain_text("step 60")
+    expect(card.locator(".verdict-measures thead [aria-current]")).to_be_focused()
+    tab.keyboard.press("ArrowLeft")
+    expect(label).to_contain_text("step 40")
+    expect(card.locator(".verdict-measures thead [aria-current]")).to_have_text("step 40")
     expect(card.locator(".verdict-sentence")).to_contain_text("step 40 nearly copies a training image (fox.png)")
     expect(card.get_by_role("button", name="Assess 3 checkpoints")).to_be_visible()
     expect(label).to_contain_text("step 40")  # the kept one
@@ -172,7 +179,7 @@ def test_the_comparison_fits_its_window_and_takes_no_key_outside_of_it(window, s
     label = tab.locator("#verdict .verdict-one figcaption")
     expect(label).to_contain_text("step 60")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    beyond = """(width) => [...document.querySelectorAll('#verdict *')].filter((node) => !node.closest('.verdict-strip'))
+    beyond = """(width) => [...document.querySelectorAll('#verdict *')].filter((node) => !node.parentElement.closest('.verdict-strip, .verdict-measures'))
       .filter((node) => node.getBoundingClientRect().right > width).map((node) => node.className)"""
     assert tab.evaluate(beyond, width) == []
     tab.locator("#run-choice").focus()

@@ -172,6 +172,47 @@ def test_a_further_strength_takes_over_every_image_and_comes_within_the_minutes_
             command(page, "grid", **wrong)
 
 
+def test_what_is_not_made_can_be_left_out_of_a_comparison_without_losing_an_image(page):
+    command(page, "grid")
+    (first,) = list_grids(page.workspace)
+    page.engine.entries = []
+    assert part(page)["making"]["complete"] == 0
+    with refused("verdict.nothing-complete"):
+        command(page, "verdict_leave_out")
+    make(first, *((x, y, 0) for x in range(3) for y in range(5)))
+    command(page, "grid", strength=0.6, more=True)
+    second = next(folder for folder in list_grids(page.workspace) if folder.name != first.name)
+    page.engine.entries = []
+    later = part(page)["making"]
+    assert later["state"] == "stopped" and later["missing"] > 0 and later["complete"] == 15
+    make(second, *((x, 0, y) for x in (1, 2) for y in range(4)))  # [0.6, 1.0] by prompt; 0.6 is not complete
+    assert part(page)["making"]["complete"] == 15
+    make(second, (1, 0, 4), (2, 0, 4), (1, 0, 5))
+    assert part(page)["making"]["complete"] == 25
+    jobs = len(page.engine.jobs)
+    command(page, "verdict_leave_out")
+    after = part(page)
+    assert (after["making"]["state"], after["making"]["total"], after["making"]["missing"]) == ("done", 25, 0)
+    assert len(after["prompts"]) == 5 and after["making"]["more"] > 0 and len(page.engine.jobs) == jobs
+    assert all(map(all, [*after["images"]["0.6"], *after["images"]["1"]]))
+    third = read_verdict(page.workspace.runs / RUN)
+    assert third.strengths == (0.6, 1.0) and len(third.files) == 3
+    command(page, "verdict_leave_out")
+    assert read_verdict(page.workspace.runs / RUN).content == third.content, "twice is once"
+
+
+def test_checkpoints_without_an_image_are_left_out_and_can_be_added_again(page):
+    command(page, "grid")
+    (first,) = list_grids(page.workspace)
+    make(first, *((x, y, 0) for x in range(2) for y in range(2)))
+    page.engine.entries = []
+    assert part(page)["making"]["complete"] == 4
+    command(page, "verdict_leave_out")
+    after = part(page)
+    assert [column["label"] for column in after["columns"]] == ["base model", "step 20"] and len(after["prompts"]) == 2
+    assert after["making"]["missing"] == 0 and after["making"]["new"] == 1
+
+
 def test_the_first_prompts_are_as_many_as_the_minutes_allow(page, monkeypatch):
     monkeypatch.setattr(verdict.grids, "pace", lambda workspace: 1.0)  # second per step
     steps = verdict.expected_steps(
