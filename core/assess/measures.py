@@ -56,7 +56,12 @@ _ROWS = (
         [_INSIDE],
         kinds="network model",
     ),
-    Measure("copies", "Near-copies", "Distance of its images to the nearest training image; a near-copy is marked.", images=True),
+    Measure(
+        "copies",
+        "Near-copies",
+        "Distance of its images to the nearest training image; a near-copy is marked.",
+        images=True,
+    ),
     Measure(
         "drift",
         "Drift of the base",

@@ -77,6 +77,11 @@
   };
 
   atelier.whenReady(() => {
+    byId("header-waiting").addEventListener("click", () => setTimeout(() => {
+      const queue = document.querySelector("#monitor .queue-card");
+      queue.tabIndex = -1;
+      queue.focus();
+    }, 100));
     const stop = byId("header-stop");
     if (stop) stop.addEventListener("click", () => {
       stopped = {entry: stop.dataset.entry, until: Date.now() + PATIENCE};

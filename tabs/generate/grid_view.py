@@ -15,6 +15,19 @@ from tabs.markup import button, esc, link, middle, options, section, short
 
 WHERE = {"x": "columns", "y": "rows", "z": "tables"}
 EXAMPLES = {"x": "20-40 (+10)", "y": "ddim, Euler a", "z": 'fox, dog, "red hat"'}
+FIRST = (  # of the settings of an axis: those that people compare most
+    "model.base_model",
+    "generate.prompt",
+    "generate.sampler",
+    "generate.schedule_type",
+    "generate.steps",
+    "generate.guidance_scale",
+    "generate.seed",
+    "image_to_image.strength",
+    "hires.highres_fix_scale",
+    "model.clip_skip",
+    "model.vae",
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ def _axis(
     face = f'<span class="pick-face"><span><b>{middle(title)}</b></span></span>' if title else ""
     own = (
         f'<label class="own"><span>{"Strength" if title else "Values"}</span><textarea rows="1" id="grid-{letter}-values" '
-        f'data-act="field" data-arg="{values}" placeholder="{esc(EXAMPLES[letter])}" spellcheck="false"{mark[values]}>'
+        f'data-act="field" data-arg="{values}" placeholder="such as {esc(EXAMPLES[letter])}" spellcheck="false"{mark[values]}>'
         f"{esc(axes.get(values, ''))}</textarea></label>{drop_field(letter)}"
     )
     return (
@@ -94,9 +107,11 @@ def _axis(
 
 
 def _offers(loras: Mapping[str, str]) -> list[tuple[str, str]]:
-    """[(name, label)] of the settings that an axis can change, the special ones first."""
+    """[(name, label)] of the settings that an axis can change, the special ones and those of FIRST first."""
     titles = {name: str(info.title) for name, info in GenerateJob.model_fields.items()}
-    entries = settings_of_axes().values()
+    entries = sorted(
+        settings_of_axes().values(), key=lambda entry: FIRST.index(entry.path) if entry.path in FIRST else len(FIRST)
+    )
     special = [*SPECIAL.items(), *((f"lora_strength:{name}", f"Strength of {title}") for name, title in loras.items())]
     return special + [(entry.path, f"{entry.title} ({titles[entry.group]})") for entry in entries]
 

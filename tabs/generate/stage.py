@@ -191,16 +191,19 @@ def status(
     endless: bool = False,
     cancelled: str = "",
 ) -> str:
-    """HTML of the status line: the running job or the first waiting one, a list of the others, and the Forever button. The lists
+    """HTML of the status line: the first job of this tab, else of a grid, a list of the others, and the Forever button. The lists
     are overlays, so that nothing moves. cancelled: text while no job is active"""
-    active = sorted((entry for entry in entries if _is_open(entry)), key=lambda entry: entry.state != "running")
+    active = sorted(
+        (entry for entry in entries if _is_open(entry)),
+        key=lambda entry: (TASKS.index(entry.task), entry.state != "running"),
+    )
     lines = [_line(entry, waits.get(entry.id), now) for entry in active]
     idle = f"{cancelled or 'Nothing is being generated'}."
     first = lines[0] if lines else f'<span class="hint">{esc(idle)}</span>'
     rest = "".join(f"<li>{line}</li>" for line in lines[1:])
     if rest:
         rest = (
-            f'<details class="gen-waits" data-group="waits"><summary class="btn quiet">{len(lines) - 1} waiting</summary>'
+            f'<details class="gen-waits" data-group="waits"><summary class="btn quiet">{len(lines) - 1} more</summary>'
             f'<ul class="jobs">{rest}</ul></details>'
         )
     paused = any(wait.queue_paused for wait in waits.values())

@@ -181,6 +181,7 @@ class Handlers:
         elif act in ("rename", "note"):
             self.page.engine.describe_run(arg, **{"title" if act == "rename" else "note": value})
             self.page.run_list = (None, self.page.run_list[1])  # the lists read it again
+            self.page.say("done", f"The {'title' if act == 'rename' else 'note'} is saved.")
         elif act == "use":
             self._use(arg)
         elif act == "draw":

@@ -284,7 +284,7 @@ def details(
     """HTML of a run: actions, files, samples, settings and log.
 
     copies  returns (HTML of the copy buttons, HTML of the copy's state) of a file
-    more    HTML below the files
+    more    HTML below the samples
     """
     parts = [_head(run, asking, size, job is not None)]
     if facts_now.get("message") and run.state in ("failed", "stopped", "damaged"):
@@ -294,8 +294,8 @@ def details(
     parts.append(_naming(run))
     kept = {(run.folder / file).name: name for file, name in read_kept(run.folder).items()}
     files = _files(facts_now.get("files", []), file_url, copies, run.best_file, kept)
-    left = [_about(run, facts_now, size), files, more]
-    right = [_samples(facts_now.get("samples", []), thumb_url, file_url)]
+    left = [_about(run, facts_now, size), files]
+    right = [_samples(facts_now.get("samples", []), thumb_url, file_url), more]
     parts.append(f'<div class="run-columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
     parts.append(_settings(job))
     message = facts_now.get("message") if run.state == "failed" else None  # shown at the top

@@ -461,8 +461,16 @@ def test_a_line_that_a_click_has_drawn_is_drawn_again_where_the_next_tick_has_wh
 def test_jobs_behind_the_first_are_one_number_that_unfolds(desk):
     for prompt in ("one", "two", "three"):
         status = press(desk, prompt=prompt)
-    assert "2 waiting" in status and status.count('data-act="cancel"') == 3
-    assert "waiting</summary>" not in desk.stage.act(event("cancel", "e2")).replace("1 waiting</summary>", "")
+    assert "2 more</summary>" in status and status.count('data-act="cancel"') == 3
+    assert "1 more</summary>" in desk.stage.act(event("cancel", "e2"))
+
+
+def test_a_job_of_this_tab_is_shown_before_a_grid_that_runs(desk):
+    press(desk, prompt="mine")
+    ours = desk.page.engine.queue()[0]
+    desk.page.engine.entries.insert(0, replace(ours, id="e0", task="grid", title="Grid: fox", state="running"))
+    status = desk.stage.status()
+    assert "1 more</summary>" in status and status.index(f'data-arg="{ours.id}"') < status.index('data-arg="e0"')
 
 
 def test_without_loras_the_list_says_where_they_come_from(desk):

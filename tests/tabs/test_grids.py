@@ -94,7 +94,9 @@ def test_the_panel_says_what_the_axes_come_to_or_what_is_wrong(desk):
     assert "1 to 1000" in desk.panel()
     desk.act(event("make"))
     assert "settings.bad-value" in said(desk) and not desk.page.engine.jobs
-    assert 'data-arg="x_values" placeholder="20-40 (+10)" spellcheck="false" aria-invalid="true"' in desk.panel()
+    assert (
+        'data-arg="x_values" placeholder="such as 20-40 (+10)" spellcheck="false" aria-invalid="true"' in desk.panel()
+    )
     give(desk, x_values=HOSTILE)
     assert HOSTILE not in desk.panel()
 

@@ -179,7 +179,8 @@ def test_the_comparison_fits_its_window_and_takes_no_key_outside_of_it(window, s
     label = tab.locator("#verdict .verdict-one figcaption")
     expect(label).to_contain_text("step 60")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    beyond = """(width) => [...document.querySelectorAll('#verdict *')].filter((node) => !node.parentElement.closest('.verdict-strip, .verdict-measures'))
+    beyond = """(width) => [...document.querySelectorAll('#verdict *')]
+      .filter((node) => !node.parentElement.closest('.verdict-strip, .verdict-measures'))
       .filter((node) => node.getBoundingClientRect().right > width).map((node) => node.className)"""
     assert tab.evaluate(beyond, width) == []
     tab.locator("#run-choice").focus()
