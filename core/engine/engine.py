@@ -86,7 +86,7 @@ class Engine:
         self._tokens: dict[str, CancelToken] = {}
         self._runs = Runs(workspace, lambda name: self._running(name) is not None)
         self._reading: LightTask | None = None  # of journals for the list of runs
-        self._listing = threading.Lock()  # of the list of runs
+        self.listing = threading.Lock()  # held while somebody waits for `runs_so_far`
         self._last_run = ""
         self.ended: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
@@ -481,15 +481,10 @@ class Engine:
         """A training on disk; None without one of that name."""
         return self._runs.one(run_name)
 
-    @property
-    def reads_runs(self) -> bool:
-        """Whether somebody waits for `runs_so_far`."""
-        return self._listing.locked()
-
     def runs_so_far(self, seconds: float) -> tuple[list[RunSummary], int]:
         """(trainings on disk that can be read within `seconds`, newest first; number of those still being read in another
         thread)."""
-        with self._listing:  # a second page finds what the first one has read
+        with self.listing:  # a second page finds what the first one has read
             found, left = self._runs.at_hand(seconds)
             if left:
                 if self._reading is None or self._reading.done:

@@ -192,7 +192,8 @@ def measured_sentence(best: Mapping[str, Any] | None) -> str:
         return f"Step {best['step']:,} has the lowest {best['what']}: {best['sure']}."
     steps = [f"{step:,}" for step in sorted([best["step"], *best["as_good"]])]
     if len(best["as_good"]) == best["others"]:
-        return f"Step {best['step']:,} has the lowest {best['what']}, but none is clearly worse: choose by the images, best by blind choices."
+        images = "choose by the images, best by blind choices"
+        return f"Step {best['step']:,} has the lowest {best['what']}, but none is clearly worse: {images}."
     named = f"{', '.join(steps[:-1])} and {steps[-1]}" if len(steps) <= SHOWN_STEPS else first_of(steps, SHOWN_STEPS)
     rest = best["others"] - len(best["as_good"]) - len(best["unknown"])
     better = f"; the other {'one is' if rest == 1 else f'{rest} are'} worse" if rest else ""

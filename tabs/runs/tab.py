@@ -86,7 +86,7 @@ class Handlers:
         return {"place": place, "main": self._main(place), "copy": self.copies.panel(place)}
 
     def tick(self, client: str, place: dict[str, Any]):
-        if self.page.engine.reads_runs:  # a browser has just opened the list: it comes first
+        if self.page.engine.listing.locked():  # a browser has just opened the list: it comes first
             return gr.skip()
         fresh = changed_boards(client, "", {"main": self._main(place)})
         return gr.skip() if fresh["client"] == client else fresh

@@ -366,7 +366,7 @@ def test_nothing_is_sent_when_nothing_is_new(desk):
     seen = desk.tick("", {})["client"]
     assert desk.tick(seen, {}) == gr.skip()
     write_run(desk.page, "20260102-120000_two")
-    with desk.page.engine._listing:  # for a browser that opens the list
+    with desk.page.engine.listing:  # for a browser that opens the list
         assert desk.tick(seen, {}) == gr.skip()
     assert desk.tick(seen, {}) != gr.skip()
 
