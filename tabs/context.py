@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -241,6 +241,18 @@ def _with_turn(turn: int, component: Any, value: Any) -> Any:
     return f"{value}<!--{turn}-->" if turn and is_board and isinstance(value, str) else value
 
 
+@contextmanager
+def handling(request: gr.Request | None) -> Iterator[None]:
+    """For what handles a request: `Page.browser` is its browser, and jobs are those of its guest."""
+    session = CURRENT_SESSION.set(getattr(request, "session_hash", None))
+    guest = GUEST.set(getattr(getattr(request, "request", None), "scope", {}).get("guest", ""))
+    try:
+        yield
+    finally:
+        CURRENT_SESSION.reset(session)
+        GUEST.reset(guest)
+
+
 def as_listener(
     page: Page, fn: Callable, outputs: Sequence[Any], drop_if_overtaken: bool = False, names: Sequence[str] = ()
 ) -> Callable:
@@ -258,16 +270,13 @@ def as_listener(
 
     def wrapped(*args):
         request = LocalContext.request.get(None)
-        session = getattr(request, "session_hash", None)
-        current = CURRENT_SESSION.set(session)
-        guest = GUEST.set(getattr(getattr(request, "request", None), "scope", {}).get("guest", ""))
-        browser = page.browsers.of(session)
+        browser = page.browsers.of(getattr(request, "session_hash", None))
         overtaken, before = page.browsers.overtaken(browser, ANY_TAB), browser.message
         turn, field = _turn_of(args)
         handled = 0
         try:
             act = nullcontext() if drop_if_overtaken else page.browsers.acting(browser, ANY_TAB)
-            with page.browsers.in_turn(browser, turn), act:
+            with handling(request), page.browsers.in_turn(browser, turn), act:
                 handled = max(turn, browser.turn)  # later ones, which may end meanwhile, are not in this result
                 late = field and not page.browsers.is_newest(browser, field, turn)
                 result = gr.skip() if late else errors_as_problems(lambda: fn(*args), about)
@@ -279,9 +288,6 @@ def as_listener(
                 page.browsers.say(browser, "error", problems=error.problems, about=about)
         else:
             page.browsers.succeeded(browser, about)
-        finally:
-            CURRENT_SESSION.reset(current)
-            GUEST.reset(guest)
         message = gr.skip() if browser.message is before else to_json({"said": with_signature(browser.message)})
         skipped = result is None or (isinstance(result, dict) and result.get("__type__") == "update")
         if isinstance(result, dict) and not skipped:

@@ -12,6 +12,7 @@ import gradio as gr
 
 from core.engine.queue import may_manage
 from core.record.problems import ProblemsError
+from tabs.context import handling
 from tabs.monitor import tab as monitor
 from tabs.server.browsers import Browser
 from tabs.server.error_answers import errors_as_problems
@@ -42,7 +43,7 @@ def build(page: Page) -> None:
     def command(request: gr.Request, event: gr.EventData) -> Any:
         data = event._data if isinstance(event._data, dict) else {}
         browser = page.browsers.of(request.session_hash)
-        with page.browsers.acting(browser, COMMANDS):
+        with handling(request), page.browsers.acting(browser, COMMANDS):
             monitor.command(page, data, browser)
             return changed_parts(page, json_object(data.get("ask")), browser) or gr.skip()
 

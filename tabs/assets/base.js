@@ -341,6 +341,10 @@
       if (found || Date.now() > end) return found || null;
     }
   };
+  /* What was typed is sent before a file is dropped or chosen: or it would stay in front of what the file brings. */
+  for (const kind of ["drop", "change"]) addEventListener(kind, ({target}) => {
+    if ((kind === "drop" || target.type === "file") && document.activeElement.matches("textarea, input:not([type=file])")) document.activeElement.blur();
+  }, true);
   /** Leave the field that is being typed in, and wait until the server has every change. */
   atelier.settle = async () => {
     const active = document.activeElement;

@@ -116,6 +116,9 @@ class Copies:
         self._page.engine.light(
             self._write_metadata, run, source, browser, title=f"metadata of {self._title(source)}", kind="copies"
         )
+        copied = (self.outcome(source) or {}).get("path")
+        if wanted is None and copied:
+            self._page.say("done", f"No longer kept: {self._title(source)}. Its copy stays: {copied}.")
         if not new:
             return
         known = read_kept(folder)[file]

@@ -144,6 +144,7 @@ def test_a_kept_checkpoint_is_named_and_copied_the_others_go_to_the_trash_and_al
     assert len([*checkpoints.glob("*.safetensors")]) == 3
     keep.get_by_role("button", name="Undo keeping step 60").click()
     expect(keep.get_by_role("button", name="Keep this one")).to_be_visible()
+    expect(tab.locator("#said")).to_contain_text("fox for icons.safetensors")
     assert read_kept(run.folder) == {} and len([*other.iterdir()]) == 1, "the copy stays"
 
 

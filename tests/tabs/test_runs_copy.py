@@ -10,7 +10,7 @@ import pytest
 import torch
 from made_runs import make_run
 from safetensors.torch import save_file
-from work_parts import event, make_page, wait_until
+from work_parts import event, make_page, said, wait_until
 
 from core import tasks
 from core.record.kept import read_kept
@@ -90,6 +90,17 @@ def test_a_kept_file_is_copied_under_the_name_it_is_kept_with(desk, loras):
     copy(desk, str(loras), name=OTHER)
     ended(desk)
     assert (loras / "my fox_ 1_2-2.safetensors").is_file() and "under another name" in desk._main({"open": RUN})
+
+
+def test_undoing_a_keep_says_where_the_copy_stays(desk, loras):
+    desk.copies.keep(RUN, FILE, "")
+    desk.copies.keep(RUN, FILE, None)
+    assert "stays" not in said(desk)
+    desk.page.project.keep(TAB, {"copy_to": str(loras)})
+    desk.copies.keep(RUN, FILE, "")
+    ended(desk)
+    desk.copies.keep(RUN, FILE, None)
+    assert str(loras / FILE) in said(desk) and (loras / FILE).is_file()
 
 
 def test_what_the_folders_program_does_not_read_of_the_file_is_said(desk, loras, tmp_path):
