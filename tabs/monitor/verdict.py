@@ -439,7 +439,8 @@ def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
             raise ProblemsError.one(what, run.name, fix, "verdict.nothing-complete")
         saved = [file for file in facts["files"] if file["name"] in part.files]
         steps = {file["step"] for file in saved if not is_average(file["name"])}
-        files = [each for each in facts["files"] if each in saved or each["step"] in steps]
+        of_steps = [file for file in facts["files"] if file["step"] in steps and not is_average(file["name"])]
+        files = [file for file in facts["files"] if file in saved or file in of_steps]  # an embedding's other words too
         few = {**facts, "files": files}
         comparison = comparison_of(few, job, page.workspace, len(part.prompts), _prompt(page), part.strengths)
         _begun(page, run.path, comparison).change(state="done")

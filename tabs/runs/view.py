@@ -228,8 +228,8 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
 def _shown(run: RunSummary, host: FormPage) -> Lora | None:
     """The checkpoint of a run that was kept last, else its best, else its last one, with the newest sample if it has none of its
     own; None before one is saved."""
-    best = run.best_file["file"] if run.best_file else None
-    file = default_checkpoint(run.folder, best)
+    best = run.best_file
+    file = default_checkpoint(run.folder, best and best["file"])
     if file not in run.files:
         file = run.files[-1] if run.files else None
     if file is None:
@@ -237,9 +237,9 @@ def _shown(run: RunSummary, host: FormPage) -> Lora | None:
     thing = brief(file, host.workspace)
     here = thing.here
     if (
-        here is not None and run.best_file and best and file == run.folder / best
-    ):  # which a run that continues may not have stored yet
-        mark = short_label(run.best_file["label"])
+        here is not None and best and file == run.folder / best["file"]
+    ):  # a run that continues may not have stored it yet
+        mark = short_label(best["label"])
         here = replace(here, marks=tuple(dict.fromkeys((mark, *here.marks))))
     return replace(thing, image=thing.image or run.thumbnail, here=here)
 
