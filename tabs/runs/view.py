@@ -229,7 +229,7 @@ def _shown(run: RunSummary, host: FormPage) -> Lora | None:
     """The checkpoint of a run that was kept last, else its best, else its last one, with the newest sample if it has none of its
     own; None before one is saved."""
     best = run.best_file
-    file = default_checkpoint(run.folder, best and best["file"])
+    file = default_checkpoint(run.folder, best["file"] if best else None)
     if file not in run.files:
         file = run.files[-1] if run.files else None
     if file is None:
