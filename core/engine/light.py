@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from core.engine.queue import GUEST
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 
@@ -85,9 +86,10 @@ class LightLane:
         self._starting = threading.Lock()
 
     def submit(self, work: Callable[..., Any], *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
+        """Run `work(*arguments, task=...)` in a thread of this kind; jobs that it queues are those of the guest who asks now."""
         task = LightTask(title)
         self._open = [each for each in self._open if not each.done] + [task]
-        self._jobs[kind].put((task, work, arguments))
+        self._jobs[kind].put((task, GUEST.get(), work, arguments))
         self._start_thread(kind)
         return task
 
@@ -109,7 +111,8 @@ class LightLane:
     @staticmethod
     def _work(jobs: queue.Queue[Any]) -> None:
         while (job := jobs.get()) is not None:
-            task, work, arguments = job
+            task, guest, work, arguments = job
+            GUEST.set(guest)  # of this thread alone
             task._run(work, arguments)
 
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:

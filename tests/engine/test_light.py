@@ -6,6 +6,7 @@ import pytest
 
 from core.engine.engine import Engine
 from core.engine.light import LightLane
+from core.engine.queue import GUEST
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -128,3 +129,13 @@ def test_tools_run_beside_a_training_and_while_the_queue_is_paused(tmp_path, mon
     finally:
         go.set()
         engine.close(wait_seconds=60)
+
+
+def test_work_is_that_of_the_guest_who_asks_for_it():
+    lane = LightLane()
+    for name in ("one", "two", ""):
+        token = GUEST.set(name)
+        work = lane.submit(lambda task: GUEST.get(), kind="copies")  # one thread for all three
+        GUEST.reset(token)
+        assert work.wait(60) == name
+    lane.close()
