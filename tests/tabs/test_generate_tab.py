@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.explain import explain
-from core.engine.queue import QueueEntry
+from core.engine.queue import GUEST, QueueEntry
 from core.generation.images.gallery import nets_text, pair_key
 from core.generation.images.metadata import png_info
 from core.generation.images.record import ImageRecord
@@ -402,6 +402,15 @@ def test_forever_queues_the_fields_of_now_with_a_random_seed_until_it_is_switche
     assert 'aria-pressed="false"' in desk.stage.act(event("forever", ""))
     ended(desk, "e3")
     assert len(engine.jobs) == 3
+
+
+def test_forever_queues_for_the_guest_whose_job_ended(desk, monkeypatch):
+    desk.stage.act(event("forever", ""))
+    desk.page.engine.entries = [replace(each, guest="one") for each in desk.page.engine.entries]
+    submit, seen = desk.stage.submit, []
+    monkeypatch.setattr(desk.stage, "submit", lambda jobs: seen.append(GUEST.get()) or submit(jobs))
+    ended(desk, "e1")
+    assert seen == ["one"] and GUEST.get() == "" and len(desk.page.engine.jobs) == 2
 
 
 def test_forever_follows_what_is_made_already_and_ends_with_a_failure_or_fields_that_cannot_be_used(desk):
