@@ -31,6 +31,7 @@ FILE = "verdict.json"
 FEW = 5  # prompts at first: one of each kind
 MOST_BYTES = 64_000_000  # of dataset.json: the captions of larger ones are not read
 SHOWN_STEPS = 4  # in a sentence
+BY_EYE = "compare the images, or make blind choices"
 STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)  # that the comparison offers
 USUAL = (1.0,)  # what it begins with
 
@@ -184,20 +185,21 @@ def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
 # -- in words
 
 
-def measured_sentence(best: Mapping[str, Any] | None) -> str:
-    """A sentence on which checkpoint has the lowest loss, and how certain that is. best: `Best.to_dict`"""
+def measured_sentence(best: Mapping[str, Any] | None, decided: bool = False) -> str:
+    """A sentence on which checkpoint has the lowest loss, and how certain that is. best: `Best.to_dict`; decided: the user has
+    chosen by the images, so it gives no advice"""
+    by_eye = "" if decided else f": {BY_EYE}"
     if best is None:
-        return "No loss was measured at these checkpoints: compare the images."
+        return f"No loss was measured at these checkpoints{by_eye}."
     if not best["as_good"]:
         return f"Step {best['step']:,} has the lowest {best['what']}: {best['sure']}."
     steps = [f"{step:,}" for step in sorted([best["step"], *best["as_good"]])]
     if len(best["as_good"]) == best["others"]:
-        images = "choose by the images, best by blind choices"
-        return f"Step {best['step']:,} has the lowest {best['what']}, but none is clearly worse: {images}."
+        return f"Step {best['step']:,} has the lowest {best['what']}, but by so few the others may be as good{by_eye}."
     named = f"{', '.join(steps[:-1])} and {steps[-1]}" if len(steps) <= SHOWN_STEPS else first_of(steps, SHOWN_STEPS)
     rest = best["others"] - len(best["as_good"]) - len(best["unknown"])
     better = f"; the other {'one is' if rest == 1 else f'{rest} are'} worse" if rest else ""
-    return f"Steps {named} cannot be told apart by {best['what']}: choose among them by eye{better}."
+    return f"Steps {named} cannot be told apart by {best['what']}{by_eye}{better}."
 
 
 def chosen_because(facts: Mapping[str, Any], choices: Sequence[Choice], file: str) -> str:

@@ -63,7 +63,7 @@ class Best:
         if not self.as_good:
             return f"{how} than the other {better}" if better > 1 else f"{how} than the other one"
         steps = first_of([f"{step:,}" for step in self.as_good], 6)
-        noise = f"within noise of step{'s' if len(self.as_good) > 1 else ''} {steps}, so they are equally good"
+        noise = f"within noise of step{'s' if len(self.as_good) > 1 else ''} {steps}, which may be as good"
         return f"{noise}; {how} than the other {better}" if better else noise
 
     @property

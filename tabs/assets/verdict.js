@@ -46,7 +46,7 @@
     p.limit.addEventListener("change", () => send("verdict_minutes", {minutes: Number(p.limit.value)}));
     p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
       ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
-    p.count, h("span", {class: "grow"}), button("End", () => setBlind(false)));
+    h("span", {class: "grow"}), button("End", () => setBlind(false)), p.count);
     p.strength = h("label", {class: "verdict-strength"}, h("span", {}, "Strength"), p.force, p.forced);
     p.film = h("div", {class: "verdict-film"}, p.strip, h("div", {class: "verdict-sliders"}, h("label", {class: "verdict-steps"}, h("span", {}, "Step"), p.slider), p.strength));
     p.row = h("div", {class: "verdict-prompt"}, p.before, p.prompt, p.after, p.shows);
@@ -189,7 +189,7 @@
     }
     const line = lineOf(row), one = data.columns[base ? 0 : column], words = (label) => `${data.prompts[row].text}, ${label}`;
     const plain = one.kept === one.file.replace(/\.[^.]*$/, "") ? "kept" : `kept as ${one.kept}`;
-    const marks = [one.loss !== null && !base ? `loss ${atelier.loss(one.loss)}` : "", one.best, one.kept !== null ? plain : ""].filter(Boolean);
+    const marks = [one.loss !== null && !base ? `loss ${atelier.loss(one.loss)}` : "", one.mark, one.kept !== null ? plain : ""].filter(Boolean);
     put(left, line[0], data.columns[0].label, words(data.columns[0].label));
     put(right, line[base ? 0 : column], [one.label, ...(base ? [] : [...(strength === 1 ? [] : [`strength ${strength}`]), ...marks])].join(" · "), words(one.label));
     for (const near of [line[column - 1], line[column + 1], ...[row - 1, row + 1].map((at) => lineOf(at)[column])]) load(near);
@@ -199,7 +199,7 @@
     force.max = strengths.length - 1;
     force.value = strengths.indexOf(strength);
     attr(force, "aria-valuetext", String(strength));
-    text(parts.forced, `${strength}${isMade() ? "" : ", not made"}`);
+    text(parts.forced, `${strength}${isMade() && line[column] ? "" : ["running", "waiting"].includes(data.making.state) && isMade() ? ", in work" : ", not made"}`);
     show(parts.strength, strengths.length > 1);
     if (atelier.differs(prompt, data.prompts)) prompt.replaceChildren(...data.prompts.map((one, n) => h("option", {value: n}, `${n + 1}. ${one.text}`)));
     prompt.value = String(row);
@@ -213,7 +213,7 @@
     const held = strip.contains(document.activeElement);
     if (atelier.differs(strip, data.columns)) strip.replaceChildren(...data.columns.slice(1).map((one, n) =>
       h("button", {type: "button", class: "verdict-step", onclick: () => go(n + 1, row)}, h("span", {class: "verdict-thumb"}, h("img", {alt: "", loading: "lazy"})),
-        h("b", {}, one.label), h("small", {}, [one.mark, one.kept !== null && "kept", one.gone && "deleted"].filter(Boolean).join(", ") || " "))));
+        h("b", {}, one.label), ...[one.mark, one.preferred && "preferred", one.kept !== null && "kept", one.gone && "deleted"].filter(Boolean).map((mark) => h("small", {}, mark)))));
     [...strip.children].forEach((node, n) => {
       const image = line[n + 1], img = node.querySelector("img");
       attr(img, "src", image && image.small);
@@ -238,7 +238,7 @@
       "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`), atMost()],
       running: () => [h("span", {}, `${done} of ${images(total)}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")],
       stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost(),
-        data.making.complete ? button("Leave out what is missing", () => send("verdict_leave_out"), "small", {title: `Compares the ${images(data.making.complete)} of complete prompts only`}) : null].filter(Boolean),
+        data.making.complete ? button(`Leave out ${data.making.incomplete}`, () => send("verdict_leave_out"), "small", {title: `Compares the ${images(data.making.complete)} that are complete; nothing is deleted`}) : null].filter(Boolean),
       done: () => [fresh ? begin(`Add ${fresh} new checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts: ${images(data.making.more_images)}${data.making.more_about ? `, about ${data.making.more_about}` : ""}`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
     };
     kinds.waiting = () => [h("span", {}, `${images(missing)}: `, waiting(entry)), button("Cancel", () => send("cancel", {entry}), "small")];
@@ -250,7 +250,7 @@
     const waits = answered === `${data.blind.number}`, result = data.preferred;
     for (const node of parts.answers.querySelectorAll("[data-outcome]")) node.disabled = waits || (node.dataset.outcome === "undo" && data.blind.number === 1);
     const left = result ? result.least - result.choices : 10;
-    text(parts.count, left > 0 ? `${data.blind.prompt} · ${left} more choice${left === 1 ? "" : "s"} to a result` : `${data.blind.prompt} · ${result.choices} choices${result.settled ? ", the first place is settled" : ": End shows the result, more choices make it surer"}`);
+    text(parts.count, left > 0 ? `Which is better for "${data.blind.prompt}"? ${left} more choice${left === 1 ? "" : "s"} to a result.` : `Which is better for "${data.blind.prompt}"? ${result.choices} choices${result.settled ? ", the first place is settled" : ": End shows the result, more choices make it surer"}`);
   };
   const drawKeep = () => {
     const one = data.columns[column], {keep: holder} = parts;
@@ -289,15 +289,15 @@
     const pair = (images) => h("div", {class: "verdict-pair"}, ...images.map((image, n) => h("figure", {}, h("a", {href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: n ? "Training image" : "Generated image"})), h("figcaption", {}, n ? "training image" : "generated"))));
     const item = (each) => [h("dt", {class: each.warning ? "bad" : "", title: each.meaning}, each.title), h("dd", {}, each.sentence, ...(each.images.length ? [pair(each.images)] : []))];
     const words = h("details", {hidden: !measured.length, open: inWords ?? measured.some((each) => each.warning)}, h("summary", {onclick: () => { inWords = !words.open; }}, `${one.label[0].toUpperCase()}${one.label.slice(1)} in words`), h("dl", {}, ...measured.flatMap(item)));
-    const held = assess.contains(document.activeElement) && document.activeElement.closest("thead");
+    const heads = () => [...assess.querySelectorAll("thead .btn")], held = heads().indexOf(document.activeElement), follows = held >= 0 && document.activeElement.hasAttribute("aria-current");
     assess.replaceChildren(h("div", {class: "verdict-make"}, h("h4", {}, "Assessment"), ...doing), measuresTable(rows), words);
     const table = assess.querySelector(".verdict-measures"), shown = table.querySelector("thead [aria-current]");
-    if (held) shown.focus({preventScroll: true});
+    if (held >= 0) (follows ? shown : heads()[held]).focus({preventScroll: true});
     if (shown) table.scrollLeft = shown.closest("th").offsetLeft - table.clientWidth / 2;
   };
   /** All that was measured: a row for each measure, a column for each checkpoint, which its head shows. */
   const measuresTable = (rows) => {
-    const columns = data.columns.slice(1), titles = new Map(Object.values(rows).flat().map((each) => [each.title, each.meaning]));
+    const columns = data.columns.slice(1), titles = new Map(Object.values(rows).flat().filter((each) => each.brief !== "-").map((each) => [each.title, each.meaning]));
     const head = (one, n) => h("th", {scope: "col"}, button(one.label, () => go(n + 1, row), "small quiet", {"aria-current": n + 1 === column ? "true" : null}));
     const cell = (one, n, title) => {
       const each = (rows[one.file] || []).find((other) => other.title === title);

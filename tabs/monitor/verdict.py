@@ -33,12 +33,12 @@ from core.generation.grids.plan import expected_steps, grid_of
 from core.generation.grids.reuse import reuse
 from core.record.best import short_label
 from core.record.file_titles import is_average, label_of
-from core.record.kept import last_kept, read_kept
+from core.record.kept import read_kept
 from core.record.preference import LEAST_CHOICES, Choice, Pair, add_choice, next_pair, preference, read_choices
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
-from core.record.units import clock
+from core.record.units import clock, count
 from core.settings.job import TrainJob
 from tabs.generate import form, grids
 from tabs.monitor import assess
@@ -130,7 +130,11 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["gone"] = bool(column["file"]) and column["step"] is None
     choices = read_choices(run)
     preferred = _preferred(columns, choices)
-    sentence = assess.with_assessment(measured_sentence(best), run, columns[1:])
+    first = preferred["rows"][0]["file"] if preferred and preferred["rows"] else None
+    for column in columns[1:]:
+        column["preferred"] = column["file"] == first
+    decided = _decided(run, columns, preferred)
+    sentence = assess.with_assessment(measured_sentence(best, bool(decided)), run, columns[1:])
     return {
         "run": run.name,
         "columns": columns,
@@ -140,7 +144,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
             f"{strength:g}": [[_image(page, images, (y, x, z)) for x in range(len(files))] for y in range(len(prompts))]
             for z, strength in enumerate(strengths)
         },
-        "sentence": f"{_decided(run, columns, preferred)}{sentence}",
+        "sentence": f"{decided}{sentence}",
         "assess": assess.part(page, run, facts, job),
         "making": _making(page, verdict, opened, images, comparison, set(comparison.files) - set(files)),
         "blind": _blind(page, columns, shown, images, choices),
@@ -259,7 +263,8 @@ def _making(
     new: set[str],
 ) -> dict[str, Any]:
     """Progress of the images, and what can be added. state: "", "waiting", "running", "stopped" or "done"; more: number of further
-    prompts, with more_images; column: number of images of one more strength; complete: number of images of what is complete."""
+    prompts, with more_images; column: number of images of one more strength; complete: number of images of what is
+    complete; incomplete: the rest in words."""
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
     failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
@@ -283,8 +288,20 @@ def _making(
         "more_images": more_images,
         "more_about": clock(seconds * more_images) if seconds else "",
         "complete": _size(complete) if complete is not None else 0,
+        "incomplete": _incomplete(verdict, complete) if verdict is not None and complete is not None else "",
         "message": failed.message if failed is not None and state == "stopped" else "",
     }
+
+
+def _incomplete(verdict: Verdict, complete: Verdict) -> str:
+    """What is in a comparison but not in its complete part: "2 checkpoints, 5 prompts and strength 0.8"."""
+    parts = [
+        (len(verdict.files) - len(complete.files), "checkpoint"),
+        (len(verdict.prompts) - len(complete.prompts), "prompt"),
+    ]
+    words = [count(number, noun) for number, noun in parts if number]
+    words += [f"strength {each:g}" for each in verdict.strengths if each not in complete.strengths]
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _size(verdict: Verdict) -> int:
@@ -342,15 +359,16 @@ def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) 
 
 
 def _decided(run: Path, columns: Sequence[Mapping[str, Any]], preferred: Mapping[str, Any] | None) -> str:
-    """What the user has decided, before what was measured: the checkpoint kept last, else the first of the blind choices."""
-    kept = Path(last_kept(run) or "").name
-    label = next((column["label"] for column in columns[1:] if column["file"] == kept), "")
-    if label:
-        return f"You kept {label}: Generate takes it. "
+    """What the user has decided, before what was measured: the kept checkpoints, and the first of the blind choices."""
+    labels = {column["file"]: column["label"] for column in columns[1:]}
+    kept = [labels[name] for file in read_kept(run) if (name := Path(file).name) in labels]
+    words = ""
+    if kept:
+        words = f"You kept {' and '.join(kept)}: Generate takes {kept[-1] + ', kept last' if kept[1:] else 'it'}. "
     if preferred and preferred["rows"]:
         leads = preferred["rows"][0]
-        return f"Your blind choices prefer {leads['label']}, first with {leads['first']:.0%} probability. "
-    return ""
+        words += f"Your blind choices prefer {leads['label']}, first with {leads['first']:.0%} probability. "
+    return words
 
 
 def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:

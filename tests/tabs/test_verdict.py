@@ -31,6 +31,7 @@ from core.record.kept import read_kept
 from core.record.preference import read_choices
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
+from core.record.units import count
 from core.record.workspace import PROJECT, Workspace, display_path
 from core.settings.job import TrainJob
 from core.tasks import tasks
@@ -184,6 +185,7 @@ def test_what_is_not_made_can_be_left_out_of_a_comparison_without_losing_an_imag
     second = next(folder for folder in list_grids(page.workspace) if folder.name != first.name)
     page.engine.entries = []
     later = part(page)["making"]
+    assert later["incomplete"] == f"{count(len(part(page)['prompts']) - 5, 'prompt')} and strength 0.6"
     assert later["state"] == "stopped" and later["missing"] > 0 and later["complete"] == 15
     make(second, *((x, 0, y) for x in (1, 2) for y in range(4)))  # [0.6, 1.0] by prompt; 0.6 is not complete
     assert part(page)["making"]["complete"] == 15
@@ -207,6 +209,7 @@ def test_checkpoints_without_an_image_are_left_out_and_can_be_added_again(page):
     make(first, *((x, y, 0) for x in range(2) for y in range(2)))
     page.engine.entries = []
     assert part(page)["making"]["complete"] == 4
+    assert part(page)["making"]["incomplete"] == "1 checkpoint and 3 prompts"
     command(page, "verdict_leave_out")
     after = part(page)
     assert [column["label"] for column in after["columns"]] == ["base model", "step 20"] and len(after["prompts"]) == 2
@@ -241,6 +244,7 @@ def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
         command(page, "verdict_choose", **pair, outcome="left" if blind["left"] == names[0] else "right")
         assert bool(part(page)["preferred"]["rows"]) == (number == 9)
     assert part(page)["sentence"].startswith("Your blind choices prefer step 20, first with ")
+    assert [column.get("preferred") for column in part(page)["columns"]] == [None, True, False]
     first = part(page)["preferred"]["rows"][0]
     assert first["file"] == names[0] and first["low"] < first["share"] < first["high"] and first["first"] > 0.9
     command(page, "verdict_choose", outcome="undo")

@@ -51,6 +51,31 @@ def job_of(prompt="a fox, flat icon", generate=None, base_model="models/starter"
 TWO = {"x_axis": "steps", "x_values": "1,2,3", "y_axis": "seed", "y_values": "1-2"}
 
 
+def test_a_comparison_of_checkpoints_makes_strength_1_before_the_others(workspace, store, tmp_path):
+    files = [small_lora(tmp_path / f"{name}.safetensors") for name in "ab"]
+    axes = {
+        "x_axis": "lora",
+        "x_values": f"none, {files[0]}, {files[1]}",
+        "y_axis": "lora_strength",
+        "y_values": "0.5, 1",
+    }
+    asked = job_of(generate={"steps": 1}, **axes)
+    for run, order in (("", [0.5, 1.0, 0.5, 1.0]), ("a run", [1.0, 1.0, 0.5, 0.5])):
+        folder = begin(asked, workspace, run)
+        parts = grid_of(folder.job(), workspace).parts
+        made = [cell for part in (grids_making.usual_first(parts) if run else parts) for cell in part.cells]
+        used = [use.strength for cell in made for use in cell.request.job.generate.loras]
+        assert used == order and len(made) == 5, "the base model is made once, first"
+        heard = Heard()
+        run_grid(
+            asked.model_copy(update={"grid": asked.grid.model_copy(update={"folder": folder.name})}),
+            workspace,
+            store=store,
+            reports=heard,
+        )
+        assert [path.stem for path, _ in heard.images] == [folder.cell(cell.position).stem for cell in made]
+
+
 def test_each_cell_is_the_image_that_its_settings_make_alone(workspace, store):
     heard = Heard()
     folder, failed = run_grid(job_of(**TWO), workspace, store=store, reports=heard)
