@@ -257,7 +257,7 @@
     show(holder, !blind);
     const {left, away} = data.others, files = (count) => `${count} checkpoint${count === 1 ? "" : "s"}`;
     if (!atelier.differs(holder, [one.file, one.kept, one.copied, one.gone, left, away, data.copy_to])) return;
-    const what = one.kept === null ? [button("Keep this one", () => keep(true), "primary", {title: "Marks it in Runs and Generate (K)", disabled: one.gone})]
+    const what = one.kept === null ? [button("Keep this one", () => keep(true), "primary", {title: "Marks it in Runs and Generate (K)", disabled: one.gone}), data.copy_to ? h("span", {class: "hint"}, `and copy it to ${data.copy_to}`) : null].filter(Boolean)
       : [h("label", {class: "good"}, "Kept as", h("input", {type: "text", class: "text", id: "verdict-name", value: one.kept, maxlength: 80, spellcheck: false, autocomplete: "off", title: "Its name in Runs, Generate and the file's metadata",
         onchange: ({target}) => send("verdict_keep", {file: one.file, keep: true, title: target.value})})), button("Undo", () => keep(false), "small quiet", {"aria-label": `Undo keeping ${one.label}`})];
     const once = (label, name, title) => { const made = button(label, () => { atelier.once(made); send(name); }, "small", {title}); return made; };

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.generation.grids.axes import LETTERS, SPECIAL, STRENGTH, setting_named, settings_of_axes
+from core.generation.grids.axes import LETTERS, SIZE, SPECIAL, STRENGTH, WEIGHT, setting_named, settings_of_axes
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.settings.job import GenerateJob
 from tabs.generate.cards import GRID, frame
@@ -15,6 +15,17 @@ from tabs.markup import button, esc, link, middle, options, section, short
 
 WHERE = {"x": "columns", "y": "rows", "z": "tables"}
 EXAMPLES = {"x": "20-40 (+10)", "y": "ddim, Euler a", "z": 'fox, dog, "red hat"'}
+EXAMPLE_OF = {  # by setting or kind of setting
+    STRENGTH: "0.6, 0.8, 1",
+    WEIGHT: "0.6, 0.8, 1",
+    SIZE: "512x512, 512x768",
+    "generate.guidance_scale": "4-8 (+2)",
+    "generate.sampler": "ddim, Euler a",
+    "int": "20-40 (+10)",
+    "float": "0.5, 0.75, 1",
+    "bool": "on, off",
+}
+HIDDEN = ("memory", "generation_memory", "output")  # groups whose settings change no image: accepted, not offered
 FIRST = (  # of the settings of an axis: those that people compare most
     "model.base_model",
     "generate.prompt",
@@ -93,7 +104,8 @@ def _axis(
     face = f'<span class="pick-face"><span><b>{middle(title)}</b></span></span>' if title else ""
     own = (
         f'<label class="own"><span>{"Strength" if title else "Values"}</span><textarea rows="1" id="grid-{letter}-values" '
-        f'data-act="field" data-arg="{values}" placeholder="such as {esc(EXAMPLES[letter])}" spellcheck="false"{mark[values]}>'
+        f'data-act="field" data-arg="{values}" data-live placeholder="such as {esc(_example(letter, axes.get(name, "")))}" '
+        f'spellcheck="false"{mark[values]}>'
         f"{esc(axes.get(values, ''))}</textarea></label>{drop_field(letter)}"
     )
     return (
@@ -106,12 +118,20 @@ def _axis(
     )
 
 
+def _example(letter: str, axis: str) -> str:
+    """Values that suit the setting of an axis, as an example."""
+    name = setting_named(axis) or ""
+    if name.partition(":")[0] in EXAMPLE_OF:
+        return EXAMPLE_OF[name.partition(":")[0]]
+    entry = settings_of_axes().get(name)
+    return EXAMPLES[letter] if entry is None else EXAMPLE_OF.get(entry.kind, EXAMPLES["z"])
+
+
 def _offers(loras: Mapping[str, str]) -> list[tuple[str, str]]:
     """[(name, label)] of the settings that an axis can change, the special ones and those of FIRST first."""
     titles = {name: str(info.title) for name, info in GenerateJob.model_fields.items()}
-    entries = sorted(
-        settings_of_axes().values(), key=lambda entry: FIRST.index(entry.path) if entry.path in FIRST else len(FIRST)
-    )
+    entries = [entry for entry in settings_of_axes().values() if entry.group not in HIDDEN]
+    entries.sort(key=lambda entry: FIRST.index(entry.path) if entry.path in FIRST else len(FIRST))
     special = [*SPECIAL.items(), *((f"lora_strength:{name}", f"Strength of {title}") for name, title in loras.items())]
     return special + [(entry.path, f"{entry.title} ({titles[entry.group]})") for entry in entries]
 

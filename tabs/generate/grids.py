@@ -149,7 +149,7 @@ class Grids:
             axes = axes_of(job)
         except ProblemsError as error:
             first = error.problems[0]
-            return f"{first.what}: {first.fix}" if first.fix else first.what, True
+            return f"{first.what}: {first.fix}" if first.fix else first.what, first.code != "grid.empty-axis"
         cells, steps = prod(len(axis.values) for axis in axes), expected_steps(job, axes)
         loads = next(
             (len({each.value for each in axis.values}) for axis in axes if axis.setting == "model.base_model"), 1

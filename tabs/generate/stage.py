@@ -15,7 +15,7 @@ from core.engine.queue import GUEST, QueueEntry
 from core.engine.waiting import Wait
 from core.record.problems import Problem, ProblemsError
 from core.record.run_folder import RunFolder
-from core.record.units import clock
+from core.record.units import clock, count
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import GenerateJob
@@ -206,7 +206,7 @@ def status(
     rest = "".join(f"<li>{line}</li>" for line in lines[1:])
     if rest:
         rest = (
-            f'<details class="gen-waits" data-group="waits"><summary class="btn quiet">{len(lines) - 1} more</summary>'
+            f'<details class="gen-waits" data-group="waits"><summary class="btn quiet">{count(len(lines) - 1, "more job")}</summary>'
             f'<ul class="jobs">{rest}</ul></details>'
         )
     paused = any(wait.queue_paused for wait in waits.values())

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.engine.queue import QueueEntry
 from core.generation.model.index import preview_of
 from core.generation.model.library import find, find_file, title_of_name
 from core.generation.plan.plan import plan_of
@@ -231,6 +232,8 @@ class Handlers:
         self.controls = Controls(page, self.presets, self.painting)
         self.prompt_box = PromptBox(page, self.presets, self.shelf.gallery, self.loras.shelf)
         self.stage = Stage(page, self.shelf.newest, self._jobs)
+        self._shown_after = ""  # id of the job after which the open grid closes
+        page.engine.ended.append(self._ended)
         self.sending = Sending(
             page, self.presets, self.shelf, self.painting, self.loras.shelf, self._checked, self._make
         )
@@ -492,9 +495,14 @@ class Handlers:
         return shown | ({"settings": self._form()["settings"]} if board_event(event)[0] == "forever" else {})
 
     def _make(self, jobs: Sequence[GenerateJob]) -> None:
-        """Queue jobs, and close the open grid so that their images are in view."""
-        self.stage.submit(jobs)
+        """Queue jobs, and close the open grid so that their images are in view: one that runs when they end."""
+        self._shown_after = self.stage.submit(jobs)
         grids.close(self.page)
+
+    def _ended(self, entry: QueueEntry) -> None:
+        """Listener for ended jobs."""
+        if entry.id == self._shown_after and entry.state == "done":
+            grids.close(self.page)
 
     def _jobs(self, new_seed: bool = False) -> list[GenerateJob]:
         """The jobs of the form, with its seed or a random one. Raises ProblemsError."""

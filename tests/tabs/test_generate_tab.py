@@ -34,6 +34,7 @@ from core.settings.presets.files import to_values
 from core.training.checks.demo_setup import demo
 from tabs.generate import form, loras
 from tabs.generate.gallery import about_job
+from tabs.generate.grids import STATE
 from tabs.generate.stage import status
 from tabs.generate.tab import Handlers
 from tests.models import tiny_file
@@ -404,6 +405,20 @@ def test_forever_queues_the_fields_of_now_with_a_random_seed_until_it_is_switche
     assert len(engine.jobs) == 3
 
 
+def test_the_image_of_a_press_takes_the_place_of_a_grid_that_ran_meanwhile_when_it_ends(desk):
+    page = desk.page
+    page.project.keep(STATE, {"open": "a grid"})
+    page.engine.entries = [QueueEntry("g", "grid", "Grid: fox", {}, state="running")]
+    press(desk)
+    mine = page.engine.entries[-1].id
+    assert page.project.tab_state(STATE)["open"] == "a grid"
+    page.engine.entries = page.engine.entries[1:]
+    ended(desk, mine, "failed")
+    assert page.project.tab_state(STATE)["open"] == "a grid"
+    ended(desk, mine)
+    assert page.project.tab_state(STATE)["open"] == ""
+
+
 def test_forever_queues_for_the_guest_whose_job_ended(desk, monkeypatch):
     desk.stage.act(event("forever", ""))
     desk.page.engine.entries = [replace(each, guest="one") for each in desk.page.engine.entries]
@@ -470,8 +485,8 @@ def test_a_line_that_a_click_has_drawn_is_drawn_again_where_the_next_tick_has_wh
 def test_jobs_behind_the_first_are_one_number_that_unfolds(desk):
     for prompt in ("one", "two", "three"):
         status = press(desk, prompt=prompt)
-    assert "2 more</summary>" in status and status.count('data-act="cancel"') == 3
-    assert "1 more</summary>" in desk.stage.act(event("cancel", "e2"))
+    assert "2 more jobs</summary>" in status and status.count('data-act="cancel"') == 3
+    assert "1 more job</summary>" in desk.stage.act(event("cancel", "e2"))
 
 
 def test_a_job_of_this_tab_is_shown_before_a_grid_that_runs(desk):
@@ -479,7 +494,7 @@ def test_a_job_of_this_tab_is_shown_before_a_grid_that_runs(desk):
     ours = desk.page.engine.queue()[0]
     desk.page.engine.entries.insert(0, replace(ours, id="e0", task="grid", title="Grid: fox", state="running"))
     status = desk.stage.status()
-    assert "1 more</summary>" in status and status.index(f'data-arg="{ours.id}"') < status.index('data-arg="e0"')
+    assert "1 more job</summary>" in status and status.index(f'data-arg="{ours.id}"') < status.index('data-arg="e0"')
 
 
 def test_without_loras_the_list_says_where_they_come_from(desk):

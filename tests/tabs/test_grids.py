@@ -95,7 +95,8 @@ def test_the_panel_says_what_the_axes_come_to_or_what_is_wrong(desk):
     desk.act(event("make"))
     assert "settings.bad-value" in said(desk) and not desk.page.engine.jobs
     assert (
-        'data-arg="x_values" placeholder="such as 20-40 (+10)" spellcheck="false" aria-invalid="true"' in desk.panel()
+        'data-arg="x_values" data-live placeholder="such as 20-40 (+10)" spellcheck="false" aria-invalid="true"'
+        in desk.panel()
     )
     give(desk, x_values=HOSTILE)
     assert HOSTILE not in desk.panel()
