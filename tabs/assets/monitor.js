@@ -345,7 +345,7 @@
   atelier.parts.files = (files) => {
     if (!begun()) return;
     byId("run-files").replaceChildren(...(files.length ? files.map((file) =>
-      h("li", {}, file.url ? h("a", {href: file.url, download: file.name, title: file.name}, file.label) : h("span", {class: "grow"}, `${file.label} (a folder)`), file.final ? h("span", {class: "chip"}, "final") : null, h("span", {class: "figures"}, atelier.bytes(file.bytes))))
+      h("li", {}, file.url ? h("a", {href: file.url, download: file.name, title: file.name}, file.label) : h("span", {class: "grow"}, `${file.label} (a folder)`), ...["final", "kept"].filter((mark) => file[mark]).map((mark) => h("span", {class: "chip"}, mark)), h("span", {class: "figures"}, atelier.bytes(file.bytes))))
       : [h("li", {class: "none"}, "No files saved yet.")]));
   };
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.generation.grids.axes import LETTERS, SIZE, SPECIAL, STRENGTH, WEIGHT, setting_named, settings_of_axes
+from core.generation.grids.axes import LETTERS, LORA, SIZE, SPECIAL, STRENGTH, WEIGHT, setting_named, settings_of_axes
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.settings.job import GenerateJob
 from tabs.generate.cards import GRID, frame
@@ -114,8 +114,16 @@ def _axis(
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
         f"{own if kind is None else add_buttons(letter, kind)}"
         f"{button('fill', 'Fill in all', letter, kind='quiet', label=f'Fill in all values of {up}', title='All known values')}"
-        f"{cards}</div>"
+        f"{cards}{_replaces(kind, loras)}</div>"
     )
+
+
+def _replaces(kind: Kind | None, loras: Mapping[str, str]) -> str:
+    """HTML that says which LoRA of the form an axis of LoRAs stands for; "" for other axes."""
+    if kind is None or kind.name != LORA or not loras:
+        return ""
+    others = "; the others act in each image" if len(loras) > 1 else ""
+    return f'<span class="hint replaces">In place of {esc(next(iter(loras.values())))}{others}.</span>'
 
 
 def _example(letter: str, axis: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import gradio as gr
 from core.engine.queue import GUEST, MAX_ENDED, lane_of
 from core.record.events import sampled_words
 from core.record.file_titles import is_average, labels_of
+from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError
 from core.record.units import clock
 from core.settings.check import build as build_job
@@ -78,12 +79,14 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     }
     data["verdict"] = verdict.part(page, name, facts, _job_of(page, name))
     data["log"] = facts["log"]
-    data["files"] = saved_files(page, facts["files"])
+    kept = {Path(file).name for file in read_kept(page.workspace.runs / Path(name).name)}
+    data["files"] = saved_files(page, facts["files"], kept)
     return data
 
 
-def saved_files(page: Page, files: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Data of a run's files, newest first. final: saved at the end, without a step in its name"""
+def saved_files(page: Page, files: Sequence[dict[str, Any]], kept: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Data of a run's files, newest first. final: saved at the end, without a step in its name; kept: names of those marked to
+    keep"""
     return [
         {
             "name": file["name"],
@@ -91,6 +94,7 @@ def saved_files(page: Page, files: Sequence[dict[str, Any]]) -> list[dict[str, A
             "url": _download(page, file["path"]),
             "bytes": file["bytes"],
             "step": file["step"],
+            "kept": file["name"] in kept,
             "final": not is_average(file["name"]) and re.search(r"-step\d{8}$", Path(file["name"]).stem) is None,
         }
         for file, label in reversed(

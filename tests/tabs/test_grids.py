@@ -227,6 +227,18 @@ def test_an_axis_of_a_loras_strength_shows_its_title(desk):
     assert re.findall("<span>(Strength|Values)</span>", desk.panel()) == ["Strength", "Values", "Values"]
 
 
+def test_an_axis_of_loras_says_which_lora_of_the_form_it_replaces(desk):
+    trained(desk)
+    files = [f"outputs/runs/{RUN}/checkpoints/fox-step{step:08d}.safetensors" for step in (20, 40)]
+    give(desk, x_axis="LoRA")
+    assert "replaces" not in desk.panel()
+    said = []
+    for used in (files[:1], files):
+        desk.fields.put(desk.fields.load() | {"loras": [{"file": file, "strength": 1.0} for file in used]})
+        said += re.findall('class="hint replaces">(.*?)</span>', desk.panel())
+    assert len(said) == 2 and all("fox, step 20" in each for each in said) and len(said[1]) > len(said[0])
+
+
 def test_cells_of_files_with_one_name_have_different_heads(desk, tmp_path):
     trained(desk)
     trained(desk, "20260203-030405_fox")

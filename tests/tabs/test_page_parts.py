@@ -407,7 +407,8 @@ def test_monitor_lists_the_newest_file_first_and_marks_the_final_one(page, tmp_p
     files = [
         {"name": name, "path": str(tmp_path / name), "bytes": 9, "step": 10 * n} for n, name in enumerate(names, 1)
     ]
-    listed = monitor.saved_files(page, files)
+    listed = monitor.saved_files(page, files, {names[1]})
+    assert [each["kept"] for each in listed] == [False, True, False]
     assert [(each["name"], each["final"]) for each in listed] == [
         (names[2], True),
         (names[1], False),
