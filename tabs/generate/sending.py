@@ -125,7 +125,8 @@ class Sending:
             else:
                 self._keep({})
             self._fields.put(values)
-        self.page.say("done", f"The settings of {what} were loaded.", problems=record.notes + notes)
+        seed = "" if values["seed"] is None else f" Its seed {values['seed']} is set: turn off Lock for other images."
+        self.page.say("done", f"The settings of {what} were loaded.{seed}", problems=record.notes + notes)
 
     def _values_of(self, record: ImageRecord) -> tuple[Values, list[Problem]]:
         """(values that generate an image again, problems of its files that are not on this machine)."""

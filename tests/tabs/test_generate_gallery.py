@@ -14,7 +14,7 @@ import pytest
 import torch
 from generate_parts import draw, lora, made, make_desk, said_codes
 from PIL import Image
-from work_parts import HOSTILE, answered, event, wait_until
+from work_parts import HOSTILE, answered, event, said, wait_until
 
 from core.generation.grids.folder import GridFolder
 from core.generation.images.gallery import Facts, Shot
@@ -95,7 +95,7 @@ def test_a_seed_of_64_bits_reaches_the_page_and_comes_back_from_it(desk):
     draw(desk.page.workspace.images / "d" / "1.png", seed=seed)
     assert answer(desk, "list")["tiles"]["d/1.png"]["seed"] == str(seed)
     desk.send(event("use", "d/1.png"))
-    assert desk._values()["seed"] == seed
+    assert desk._values()["seed"] == seed and str(seed) in said(desk), "that it is set is said"
 
 
 def test_the_viewer_shows_every_setting_escaped_and_they_are_taken_over(desk):
