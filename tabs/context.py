@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 CURRENT_SESSION: ContextVar[str | None] = ContextVar("session of the browser whose request is handled", default=None)
 ANY_TAB = "tabs"  # scope of actions that discard the ticks of every tab
+ANSWERS = itertools.count(1)  # numbers of the answers to listeners, in the order in which they were made
 TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 
 
@@ -235,10 +237,11 @@ def _turn_of(args: Sequence[Any]) -> tuple[int, str]:
     return to_count(data.get("turn")), field[:400]
 
 
-def _with_turn(turn: int, component: Any, value: Any) -> Any:
-    """Return an output value; for a board, its HTML with the number of the last handled event, if there is one."""
+def _with_turn(turn: int, answer: int, component: Any, value: Any) -> Any:
+    """Return an output value; for a board, its HTML with the number of the last handled event, if there is one, and that of the
+    answer, which is later than others with the same event."""
     is_board = isinstance(component, gr.HTML) and "board" in (component.elem_classes or ())
-    return f"{value}<!--{turn}-->" if turn and is_board and isinstance(value, str) else value
+    return f"{value}<!--{turn}.{answer}-->" if turn and is_board and isinstance(value, str) else value
 
 
 @contextmanager
@@ -297,7 +300,8 @@ def as_listener(
             result = [result]
         elif skipped:
             result = [gr.skip()] * len(outputs)
-        values = [_with_turn(handled, each, value) for each, value in zip(outputs, result, strict=True)]
+        answer = next(ANSWERS)
+        values = [_with_turn(handled, answer, each, value) for each, value in zip(outputs, result, strict=True)]
         return (*values, message) if values else message
 
     wrapped.__signature__ = signature  # type: ignore[attr-defined]

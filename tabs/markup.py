@@ -89,11 +89,12 @@ const follow = (field, turn) => {
   else if (field.tagName === 'SELECT') field.value = (field.querySelector('option[selected]') || field).value;
   else field.value = field.getAttribute('value') || '';
 };
-let shown = {turn: 0, value: props.value};
+let shown = {turn: 0, answer: 0, value: props.value};
 watch('value', () => {
-  const turn = Number((/<!--(\d+)-->$/.exec(props.value) || [0, Infinity])[1]);  // written by `_with_turn` (tabs/context.py)
-  if (turn < shown.turn) { props.value = shown.value; return; }
-  if (turn < Infinity) shown = {turn, value: props.value};
+  const label = /<!--(\d+)\.(\d+)-->$/.exec(props.value);  // written by `_with_turn` (tabs/context.py)
+  const [turn, answer] = label ? label.slice(1).map(Number) : [Infinity, 0];
+  if (turn < shown.turn || turn === shown.turn && answer < shown.answer) { props.value = shown.value; atelier.askAgain(); return; }
+  if (label) shown = {turn, answer, value: props.value};
   fields().forEach((field) => follow(field, turn));
   element.dispatchEvent(new Event('atelier-drawn', {bubbles: true}));
   element.querySelectorAll('block-bars').forEach((bars) => { if (bars.shadowRoot) bars.draw(); });
@@ -167,8 +168,9 @@ def _mark(name: str) -> str:
 
 def client_state() -> gr.Textbox:
     """Hidden textbox with the stamp and the hashes of the contents that the browser shows, for `changed_boards`. It is in the
-    browser, so that a late response that replaced newer contents is noticed and corrected by the next tick."""
-    return gr.Textbox("", visible="hidden", elem_classes="carrier", label="what is shown")
+    browser, so that a late response that replaced newer contents is noticed and corrected by the next tick. The page's script
+    empties it where a response was ignored (`atelier.askAgain`): the next tick returns the whole tab."""
+    return gr.Textbox("", visible="hidden", elem_classes="carrier client", label="what is shown")
 
 
 def client_stamp(client: str) -> Any:

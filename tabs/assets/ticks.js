@@ -22,6 +22,12 @@
   const failed = new Set(), again = new WeakMap(); // image -> the address that was asked for twice
   addEventListener("error", ({target}) => { if (target instanceof HTMLImageElement && again.get(target) !== target.src) failed.add(target); }, true);
 
+  /** An answer was ignored (tabs/markup.py): forget what the server believes is shown, so that the next tick returns the tab whole. */
+  atelier.askAgain = () => setTimeout(() => document.querySelectorAll(".client textarea, .client input").forEach((box) => {
+    box.value = "";
+    box.dispatchEvent(new Event("input", {bubbles: true}));
+  }));
+
   /** A part of a message has come: what changes may change further. */
   atelier.arrived = (name, data) => {
     if (name === "status") runs = !!data.busy;

@@ -137,7 +137,7 @@ def build(page: Page) -> None:
     boards = {"memory": memory, "status": line, "newest": newest}
     shown = {"client": client, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, handlers.show, None, shown)
-    page.on_tick(TAB, handlers.tick, client, {"client": client, "add": add} | boards)
+    page.on_tick(TAB, handlers.tick, client, shown)
     page.on_input([words.input], handlers.choose_words, words, fields | {"embeddings": words})
     page.listen(initial.upload, handlers.begin_with, initial, fields | {"initial": initial})
     page.listen(control.upload, handlers.follow, control, fields | {"control": control})
@@ -432,6 +432,8 @@ class Handlers:
         return self._all()
 
     def tick(self, client: str):
+        if not client:
+            return self._all()
         if self._stamp() == client_stamp(client):
             return gr.skip()
         self.loras.shelf.refresh(0)

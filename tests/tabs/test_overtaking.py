@@ -256,8 +256,8 @@ def test_a_change_that_comes_after_a_newer_one_of_the_same_field_does_nothing():
 
     change.__annotations__ = {"event": gr.EventData}
     handle = as_listener(page, change, [board("some")])
-    assert heard(handle, Act(1, "a"))[0] == "a<!--1-->"
-    assert heard(handle, Act(3, "c"))[0] == "c<!--3-->"  # the second took too long
+    assert heard(handle, Act(1, "a"))[0].startswith("a<!--1.")
+    assert heard(handle, Act(3, "c"))[0].startswith("c<!--3.")  # the second took too long
     assert heard(handle, Act(2, "b"))[0] == gr.skip()
     assert kept == ["a", "c"]
 
@@ -275,8 +275,8 @@ def test_a_result_has_the_number_of_what_it_holds_not_of_what_has_ended_since():
 
     for handler in (change, slow):
         handler.__annotations__ = {"event": gr.EventData}
-    assert heard(as_listener(page, slow, [board("some")]), Act(1, "a"))[0] == "a<!--1-->"
-    assert heard(as_listener(page, change, [board("some")]), Act(3, "c"))[0] == "c<!--3-->"
+    assert heard(as_listener(page, slow, [board("some")]), Act(1, "a"))[0].startswith("a<!--1.")
+    assert heard(as_listener(page, change, [board("some")]), Act(3, "c"))[0].startswith("c<!--3.")
 
 
 @pytest.mark.slow

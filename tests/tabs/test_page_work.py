@@ -15,6 +15,7 @@ from test_overtaking import slowly
 from work_parts import HOSTILE, image, wait_until
 
 from core.settings.check import build
+from tabs.generate.sending import Sending
 
 ASKED = "() => fetch('robots.txt').then(() => new Promise((done) => setTimeout(done, 200)))"
 
@@ -304,6 +305,24 @@ def test_settings_of_an_image_come_back_by_a_click_and_by_dropping_it_and_contro
     field(tab, "prompt").fill("by keyboard alone")
     field(tab, "prompt").press("Control+Enter")
     expect(tab.locator("#shelf-strip .tile").first).to_contain_text("by keyboard alone")
+
+
+@pytest.mark.slow
+def test_settings_of_a_dropped_image_are_shown_also_when_a_field_is_changed_while_it_is_read(window, work, monkeypatch):
+    work.engine.submit("generate", build_generate(prompt="a late cactus", seed=124, steps=7))
+    tab = window.open("Generate")
+    expect(tab.locator("#shelf-grid .tile").filter(has_text="a late cactus").first).to_be_visible()
+    file = next(path for path in work.workspace.images.rglob("*_124.png"))
+    begun = slowly(monkeypatch, Sending, "read", 1.5)
+    field(tab, "prompt").fill("other words")
+    tab.locator("#gen-drop input[type=file]").set_input_files(str(file))
+    wait_until(lambda: begun)
+    field(tab, "steps").fill("9")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#said")).to_contain_text("were loaded")
+    tab.wait_for_timeout(1000)  # an ignored answer is visible for a moment
+    expect(field(tab, "prompt")).to_have_value("a late cactus")
+    expect(field(tab, "steps")).to_have_value("7")
 
 
 @pytest.mark.slow
