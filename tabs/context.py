@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.context import LocalContext
 
-from core.engine.queue import GUEST
+from core.engine.queue import as_guest
 from core.imports.projects.report import MAX_BYTES as IMPORT_LETTERS
 from core.record.machine import gpu_memory
 from core.record.problems import ProblemsError
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 CURRENT_SESSION: ContextVar[str | None] = ContextVar("session of the browser whose request is handled", default=None)
 ANY_TAB = "tabs"  # scope of actions that discard the ticks of every tab
 ANSWERS = itertools.count(1)  # numbers of the answers to listeners, in the order in which they were made
+PRIVATE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of all listeners
 TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 
 
@@ -170,14 +171,13 @@ class Page:
         A parameter of `fn` called `event` gets the gr.EventData; `self.browser` is the browser. A ProblemsError of `fn` is shown as a
         message, and no output changes.
         """
-        more = {"queue": False, "show_progress": "hidden", "api_visibility": "private"} | more
-        bus, targets = self.pulse_bus, outputs
-        if fn is not None and bus is not None:
+        more = PRIVATE | more
+        targets = outputs
+        if fn is not None and self.pulse_bus is not None:
             names = list(outputs) if isinstance(outputs, Mapping) else []
             outputs = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
             listed = list(outputs) if isinstance(outputs, (list, tuple)) else [] if outputs is None else [outputs]
-            if not any(each is bus for each in listed):
-                fn, targets = as_listener(self, fn, listed, drop_if_overtaken, names), [*listed, bus]
+            fn, targets = as_listener(self, fn, listed, drop_if_overtaken, names), [*listed, self.pulse_bus]
         if not isinstance(triggers, (list, tuple)) and not hasattr(triggers, "has_trigger"):
             return triggers(fn, inputs, targets, **more)  # an event that the script of a gr.HTML triggers
         triggers = list(triggers) if isinstance(triggers, (list, tuple)) else [triggers]
@@ -248,12 +248,11 @@ def _with_turn(turn: int, answer: int, component: Any, value: Any) -> Any:
 def handling(request: gr.Request | None) -> Iterator[None]:
     """For what handles a request: `Page.browser` is its browser, and jobs are those of its guest."""
     session = CURRENT_SESSION.set(getattr(request, "session_hash", None))
-    guest = GUEST.set(getattr(getattr(request, "request", None), "scope", {}).get("guest", ""))
     try:
-        yield
+        with as_guest(getattr(getattr(request, "request", None), "scope", {}).get("guest", "")):
+            yield
     finally:
         CURRENT_SESSION.reset(session)
-        GUEST.reset(guest)
 
 
 def as_listener(

@@ -6,13 +6,13 @@ times, which took 15% of a CPU core from a training on it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
 from core.engine.queue import may_manage
 from core.record.problems import ProblemsError
-from tabs.context import handling
+from tabs.context import PRIVATE, Page, handling
 from tabs.monitor import tab as monitor
 from tabs.server.browsers import Browser
 from tabs.server.error_answers import errors_as_problems
@@ -20,9 +20,6 @@ from tabs.server.message_check import SESSION
 from tabs.train.messages import form_part, names
 from tabs.train.starts import START
 from tabs.wire import json_object, to_json, with_signature
-
-if TYPE_CHECKING:
-    from tabs.context import Page
 
 COMMANDS = "pulse"  # scope of the commands, which discard earlier ticks
 MEMORY_STEP = 1 << 26  # 64 MB: smaller moves of the memory bar are not worth a message
@@ -48,7 +45,8 @@ def build(page: Page) -> None:
             return changed_parts(page, json_object(data.get("ask")), browser) or gr.skip()
 
     page.links.answer("pulse", tick)
-    page.listen(page.pulse_bus.command, command, None, page.pulse_bus, trigger_mode="multiple")
+    # not by `page.listen`: its message would be a second value of the same bus
+    page.pulse_bus.command(command, None, page.pulse_bus, trigger_mode="multiple", **PRIVATE)
 
 
 def changed_parts(page: Page, body: dict[str, Any], browser: Browser) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from core.assess.measures import MEASURES
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
+from core.record.units import listed
 
 FILE = "assess.json"
 Cells = dict[str, dict[str, dict[str, Any]]]  # name of a checkpoint's file -> measure -> data
@@ -42,7 +43,7 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells) -> str
     clauses: dict[str, list[str]] = {}
     for file, label in labels.items():
         if warnings := [row["warning"] for row in rows_of(cells.get(file, {})) if row["warning"]]:
-            clauses.setdefault(" and ".join(warnings), []).append(label)
+            clauses.setdefault(listed(warnings), []).append(label)
     parts = (f"{', '.join(names)}{':' * (len(names) > 1)} {clause}" for clause, names in clauses.items())
     return "; ".join([sentence.removesuffix("."), *parts]) + "."
 

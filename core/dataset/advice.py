@@ -14,7 +14,7 @@ from core.dataset.images.look import Look
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo, about, names_of
 from core.record.problems import Problem
-from core.record.units import count
+from core.record.units import count, listed
 from core.settings.dataset.captions import LENGTHS, CaptionSettings
 from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.images import ImageSettings
@@ -94,7 +94,7 @@ def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _listed(counts: Counter[str]) -> str:
-    return " and ".join(f"{number} {ending}" for ending, number in sorted(counts.items())) or "none"
+    return listed([f"{number} {ending}" for ending, number in sorted(counts.items())]) or "none"
 
 
 def _encodings(placed: Sequence[Placed]) -> list[Problem]:

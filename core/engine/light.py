@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from core.engine.queue import GUEST
+from core.engine.queue import GUEST, as_guest
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 
@@ -112,8 +112,8 @@ class LightLane:
     def _work(jobs: queue.Queue[Any]) -> None:
         while (job := jobs.get()) is not None:
             task, guest, work, arguments = job
-            GUEST.set(guest)  # of this thread alone
-            task._run(work, arguments)
+            with as_guest(guest):
+                task._run(work, arguments)
 
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
         """Cancel all work and wait for what runs: a thread in C++ code at Python's exit would abort the process ("terminate called

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -62,6 +62,16 @@ def lane_of(entry: QueueEntry) -> str:
     """The lane of a job. Jobs of unregistered tasks go to the device's lane, where they fail."""
     task = tasks.tasks().get(entry.task)
     return entry.lane or (task.lane if task else "device")
+
+
+@contextmanager
+def as_guest(name: str) -> Iterator[None]:
+    """For what is done on behalf of a guest of a shared page ("": the owner): jobs queued meanwhile are the guest's."""
+    token = GUEST.set(name)
+    try:
+        yield
+    finally:
+        GUEST.reset(token)
 
 
 def may_manage(entry: QueueEntry) -> bool:

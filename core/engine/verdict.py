@@ -23,7 +23,7 @@ from core.record.preference import LEAST_CHOICES, Choice, preference
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import Stamp, stamp_or_none
-from core.record.units import count, first_of
+from core.record.units import count, first_of, listed
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 
@@ -196,7 +196,7 @@ def measured_sentence(best: Mapping[str, Any] | None, decided: bool = False) -> 
     steps = [f"{step:,}" for step in sorted([best["step"], *best["as_good"]])]
     if len(best["as_good"]) == best["others"]:
         return f"Step {best['step']:,} has the lowest {best['what']}, but by so few the others may be as good{by_eye}."
-    named = f"{', '.join(steps[:-1])} and {steps[-1]}" if len(steps) <= SHOWN_STEPS else first_of(steps, SHOWN_STEPS)
+    named = listed(steps) if len(steps) <= SHOWN_STEPS else first_of(steps, SHOWN_STEPS)
     rest = best["others"] - len(best["as_good"]) - len(best["unknown"])
     better = f"; the other {'one is' if rest == 1 else f'{rest} are'} worse" if rest else ""
     return f"Steps {named} cannot be told apart by {best['what']}{by_eye}{better}."

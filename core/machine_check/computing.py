@@ -13,7 +13,7 @@ from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place, 
 from core.machine_check.system import REINSTALL
 from core.record import machine
 from core.record.problems import ProblemsError, errors
-from core.record.units import memory_words
+from core.record.units import listed, memory_words
 from core.setup.facts import machine_facts
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def onnxruntime(place: Place) -> Finding:
     finding = Finding(OK, f"onnxruntime {library.__version__}: {', '.join(providers)}", facts=facts)
     if len(names) > 1:
         fix = f"run pip uninstall {' '.join(names)}, then ./launch.sh update"
-        return finding.failed(f"{' and '.join(names)} are both installed and conflict", fix)
+        return finding.failed(f"{listed(names)} are both installed and conflict", fix)
     if place.cuda and "CUDAExecutionProvider" not in providers:
         return finding.limited("it uses the CPU although there is a GPU", REINSTALL)
     return finding

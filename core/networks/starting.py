@@ -16,7 +16,7 @@ from core.networks.layer_sizes import part_of, wanted
 from core.networks.network import Network, named_as
 from core.networks.sizes import has_large_kernel, sizes_by_file
 from core.record.problems import Problem, ProblemsError
-from core.record.units import first_of
+from core.record.units import first_of, listed
 from core.settings.base import Settings
 from core.settings.network import NetworkSettings
 
@@ -122,7 +122,7 @@ def _refuse(
         what = f"{len(shapes)} layers of the LoRA differ in size from the model's: {first_of(shapes, SHOWN)}"
         problems.append(Problem(what, WHERE, "choose a LoRA of the same model family", code="network.start-shape"))
     if not problems and kinds:
-        what = f"The LoRA to start from is of the network type {' and '.join(each.title for each in kinds)}"
+        what = f"The LoRA to start from is of the network type {listed([each.title for each in kinds])}"
         fix = f"set network.kind to {kinds[0].name}, or choose another LoRA"
         problems.append(Problem(what, f"{WHERE}, kind", fix, code="network.start-kind"))
     if not problems and not loaded:

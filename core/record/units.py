@@ -13,6 +13,11 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {plural or (noun[:-1] + 'ies' if noun.endswith('ry') else noun + 's')}"
 
 
+def listed(texts: Sequence[str]) -> str:
+    """Texts as a list in a sentence: "a", "a and b", "a, b and c"; "" without any."""
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
+
+
 def first_of(texts: Sequence[str], most: int, mark: str = ", ") -> str:
     """The first `most` texts joined, and how many more there are: a, b and 3 more."""
     rest = len(texts) - most

@@ -199,7 +199,8 @@
     force.max = strengths.length - 1;
     force.value = strengths.indexOf(strength);
     attr(force, "aria-valuetext", String(strength));
-    text(parts.forced, `${strength}${isMade() && line[column] ? "" : ["running", "waiting"].includes(data.making.state) && isMade() ? ", in work" : ", not made"}`);
+    const open = ["running", "waiting"].includes(data.making.state);
+    text(parts.forced, `${strength}${isMade() && line[column] ? "" : isMade() && open ? ", in work" : ", not made"}`);
     show(parts.strength, strengths.length > 1);
     if (atelier.differs(prompt, data.prompts)) prompt.replaceChildren(...data.prompts.map((one, n) => h("option", {value: n}, `${n + 1}. ${one.text}`)));
     prompt.value = String(row);

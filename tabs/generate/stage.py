@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from core.engine.explain import NO_MEMORY
-from core.engine.queue import GUEST, QueueEntry
+from core.engine.queue import QueueEntry, as_guest
 from core.engine.waiting import Wait
 from core.record.problems import Problem, ProblemsError
 from core.record.run_folder import RunFolder
@@ -76,13 +76,11 @@ class Stage:
             self._awaited = ""
             if entry.state in ("failed", "cancelled"):
                 return
-            guest = GUEST.set(entry.guest)  # the next is queued by the engine's thread, for the same one
             try:
-                self._awaited = self.submit(self._jobs(True))
+                with as_guest(entry.guest):
+                    self._awaited = self.submit(self._jobs(True))
             except ProblemsError as error:
                 self._refused = error.problems
-            finally:
-                GUEST.reset(guest)
 
     # -- display
 

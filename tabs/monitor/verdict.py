@@ -38,7 +38,7 @@ from core.record.preference import LEAST_CHOICES, Choice, Pair, add_choice, next
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
-from core.record.units import clock, count
+from core.record.units import clock, count, listed
 from core.settings.job import TrainJob
 from tabs.generate import form, grids
 from tabs.monitor import assess
@@ -215,7 +215,7 @@ def _images(
     failed: dict[Index, str] = {}
     size = (len(verdict.prompts), len(verdict.files), len(verdict.strengths))
     made: frozenset[Index] = frozenset()
-    done, total = 0, math.prod(size)
+    done, total = 0, _size(verdict)
     for y, x, z in product(*map(range, size)):
         if not verdict.files[x] or (verdict.strengths[z],) == USUAL:
             paths[y, x, z] = samples.get((steps.get(verdict.files[x], -1), verdict.prompts[y].text), "")
@@ -301,7 +301,7 @@ def _incomplete(verdict: Verdict, complete: Verdict) -> str:
     ]
     words = [count(number, noun) for number, noun in parts if number]
     words += [f"strength {each:g}" for each in verdict.strengths if each not in complete.strengths]
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    return listed(words)
 
 
 def _size(verdict: Verdict) -> int:
@@ -364,7 +364,7 @@ def _decided(run: Path, columns: Sequence[Mapping[str, Any]], preferred: Mapping
     kept = [labels[name] for file in read_kept(run) if (name := Path(file).name) in labels]
     words = ""
     if kept:
-        words = f"You kept {' and '.join(kept)}: Generate takes {kept[-1] + ', kept last' if kept[1:] else 'it'}. "
+        words = f"You kept {listed(kept)}: Generate takes {kept[-1] + ', kept last' if kept[1:] else 'it'}. "
     if preferred and preferred["rows"]:
         leads = preferred["rows"][0]
         words += f"Your blind choices prefer {leads['label']}, first with {leads['first']:.0%} probability. "

@@ -223,7 +223,7 @@ def run_grids() -> Facts:
     ):
         heard: list[Any] = []
         note = partial(_noted, heard)
-        content = SimpleNamespace(minutes=2.5, state="late" if late else "done")
+        content = SimpleNamespace(minutes=2.5, run="", state="late" if late else "done")
         home: Any = SimpleNamespace(
             name="g", png=Path("a.png"), html=Path("a.html"), job=lambda: 1, content=lambda content=content: content
         )

@@ -181,14 +181,14 @@ def test_start_queues_for_the_login_that_asked(page, monkeypatch):
 
 
 def test_a_command_is_handled_for_its_browser_and_its_login(page, monkeypatch):
-    listened, seen = {}, []
-    monkeypatch.setattr(page, "listen", lambda trigger, fn, *more, **others: listened.update({fn.__name__: fn}))
-    monkeypatch.setattr(page, "pulse_bus", SimpleNamespace(command=None), raising=False)
+    listened, seen = [], []
+    bus = SimpleNamespace(command=lambda fn, *more, **others: listened.append(fn))
+    monkeypatch.setattr(page, "pulse_bus", bus, raising=False)
     monkeypatch.setattr(pulse.monitor, "command", lambda page, data, browser: seen.append((GUEST.get(), page.browser)))
     pulse.build(page)
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [(b"a", b"b")]}
     request = gr.Request(Request(scope | {"guest": "a login"}), session_hash="one")
-    listened["command"](request, gr.EventData(None, {"name": "cancel"}))
+    listened[0](request, gr.EventData(None, {"name": "cancel"}))
     assert seen == [("a login", page.browsers.of("one"))] and GUEST.get() == ""
 
 

@@ -69,7 +69,7 @@ def run_grid(
     """
     reports.stage("checking files")
     folder = GridFolder.named(job.grid.folder, workspace) if job.grid.folder else begin(job, workspace)
-    grid = grid_of(folder.job(), workspace)
+    grid = grid_of(folder.job(), workspace, folder.content().run)
     for note in grid.notes:
         reports.warn(note)
     if linked := reuse(folder, grid, workspace):
@@ -111,8 +111,7 @@ class Work:
         """Generate the missing cells; False if the minutes of the grid were over before the last one."""
         self._began = time.monotonic()
         self.folder.cells.mkdir(exist_ok=True)
-        parts = usual_first(self.grid.parts) if self.folder.content().run else self.grid.parts
-        for part in parts:
+        for part in self.grid.parts:
             alone = False
             while any(not self._is_over(cell) for cell in part.cells):
                 if self._is_late:
@@ -186,18 +185,6 @@ class Work:
         self.progress.add(len(cells), 0)
         self.folder.change(failed=self.failed)
         self.reports.say(f"{count(len(cells), 'image')} of the grid failed: {why}", "warning")
-
-
-def usual_first(parts: Sequence[Part]) -> list[Part]:
-    """The cells at strength 1, then the others: a comparison of checkpoints shows those first."""
-    first = [Part([cell for cell in part.cells if _is_usual(cell)], part.loads) for part in parts]
-    rest = [Part([cell for cell in part.cells if not _is_usual(cell)], False) for part in parts]
-    return [part for part in (*first, *rest) if part.cells]
-
-
-def _is_usual(cell: Cell) -> bool:
-    job = cell.request.job
-    return {use.strength for use in job.generate.loras} | {use.weight for use in job.controls.used} <= {1.0}
 
 
 class Unsaved(ProblemsError):

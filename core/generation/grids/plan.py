@@ -131,8 +131,11 @@ def decided(job: GridJob) -> GridJob:
     return job
 
 
-def grid_of(job: GridJob, workspace: Workspace) -> Grid:
-    """The grid of a job whose seeds are decided. Raises ProblemsError with all problems of axes and prompts."""
+def grid_of(job: GridJob, workspace: Workspace, run: str = "") -> Grid:
+    """The grid of a job whose seeds are decided. Raises ProblemsError with all problems of axes and prompts.
+
+    run   of a comparison of its checkpoints: images with all strengths at 1 are made first
+    """
     axes = axes_of(job)
     base = GenerateJob(**{name: getattr(job, name) for name in GenerateJob.model_fields})
     notes: list[Problem] = list(_ignored(base))
@@ -152,7 +155,8 @@ def grid_of(job: GridJob, workspace: Workspace) -> Grid:
     notes += _unused_loras(axes, cells)
     notes = list(dict.fromkeys(notes))
     raise_if_errors(notes)
-    return Grid(job, axes, parts_of(cells), same, notes)
+    parts = parts_of(cells)
+    return Grid(job, axes, _usual_first(parts) if run else parts, same, notes)
 
 
 def _positions(axes: Sequence[Axis]) -> Iterator[Index]:
@@ -307,6 +311,17 @@ def parts_of(cells: Sequence[Cell]) -> list[Part]:
         for by_files in models.values()
         for number, part in enumerate(by_files.values())
     ]
+
+
+def _usual_first(parts: Sequence[Part]) -> list[Part]:
+    first = [Part([cell for cell in part.cells if _is_usual(cell)], part.loads) for part in parts]
+    rest = [Part([cell for cell in part.cells if not _is_usual(cell)], False) for part in parts]
+    return [part for part in (*first, *rest) if part.cells]
+
+
+def _is_usual(cell: Cell) -> bool:
+    job = cell.request.job
+    return {use.strength for use in job.generate.loras} | {use.weight for use in job.controls.used} <= {1.0}
 
 
 def _model_key(job: GenerateJob) -> str:

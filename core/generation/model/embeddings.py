@@ -23,7 +23,7 @@ from core.generation.model.store import ModelTextCache
 from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, encode_texts
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
-from core.record.units import first_of
+from core.record.units import first_of, listed
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 
@@ -91,7 +91,7 @@ def check_token(embedding: Embedding, others: Sequence[Embedding], family: str, 
     expected = SDXL if traits_of(family).two_encoders else LAYERS if set(shapes) == set(LAYERS) else ONE
     name, fix = FAMILY_NAMES[family], f"choose an embedding for {FAMILY_NAMES[family]}, or a matching model"
     if set(shapes) != set(expected):
-        what = f"{embedding.path.name} contains {', '.join(shapes)}; {name} uses {' and '.join(expected)}"
+        what = f"{embedding.path.name} contains {', '.join(shapes)}; {name} uses {listed(expected)}"
         raise ProblemsError.one(what, where, fix, code="embedding.other-tensors")
     widths = token_widths(model)
     for number, key in enumerate(expected):

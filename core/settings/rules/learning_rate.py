@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from core.record.problems import Problem
+from core.record.units import listed
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.needs import ignored
@@ -100,7 +101,7 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     if entry is None:
         return
     several = sorted(set(rates.values()))
-    words = " and ".join(f"{rate:g}" for rate in several)
+    words = listed([f"{rate:g}" for rate in several])
     parts = "optimizer.unet_lr, text_encoder_lr, loraplus_lr_ratio"
     if "one_rate" in entry.traits and len(several) > 1:
         what = f"{entry.name} supports one learning rate for all parts, but {len(several)} are set: {words}"

@@ -23,6 +23,7 @@ from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hub.references import resolve
 from core.generation.model.library import list_models
 from core.record.problems import Problem, ProblemsError
+from core.record.units import listed
 from core.record.workspace import PROJECT, Workspace, display_path, real_path, resolve_path
 from core.settings.base import declared, value_of
 from core.settings.check import build
@@ -117,7 +118,7 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
         yield Problem(what, MODEL, fix, "warning", code="demo.base-model")
     paths = _demo_words(job)
     if paths:
-        left = " and ".join({NAME: "output name", PROMPTS: "sample prompts"}[path] for path in paths)
+        left = listed([{NAME: "output name", PROMPTS: "sample prompts"}[path] for path in paths])
         what = f"Still set for the demo: {left}"
         fix = "apply the recommended settings on the page, or set your own"
         yield Problem(what, ", ".join(paths), fix, "advice", code="demo.name-or-prompts")

@@ -62,8 +62,7 @@ def test_a_comparison_of_checkpoints_makes_strength_1_before_the_others(workspac
     asked = job_of(generate={"steps": 1}, **axes)
     for run, order in (("", [0.5, 1.0, 0.5, 1.0]), ("a run", [1.0, 1.0, 0.5, 0.5])):
         folder = begin(asked, workspace, run)
-        parts = grid_of(folder.job(), workspace).parts
-        made = [cell for part in (grids_making.usual_first(parts) if run else parts) for cell in part.cells]
+        made = grid_of(folder.job(), workspace, run).cells
         used = [use.strength for cell in made for use in cell.request.job.generate.loras]
         assert used == order and len(made) == 5, "the base model is made once, first"
         heard = Heard()
