@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel
@@ -120,6 +121,9 @@ def tables() -> Facts:
         yield f"family {name}", asdict(traits)
     for name, kind in NETWORK_KINDS.items():
         found = {key: value for key, value in vars(kind).items() if key != "misread" and not callable(value)}
+        found = {
+            key: each for key, each in found.items() if not isinstance(getattr(type(kind), key, 0), cached_property)
+        }
         yield f"network {name}", found
         yield f"readers of {name}", rows(kind.misread)
     entries = catalog().values()

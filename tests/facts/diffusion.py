@@ -136,7 +136,7 @@ def _run(
 ) -> list[Any]:
     scheduler = samplers.make_sampler(name, prediction, zero, program=program, schedule=schedule)
     scheduler.set_timesteps(5)
-    kind = torch.float64 if zero else torch.float32  # from the highest noise, rounding in float32 is as large as the result
+    kind = torch.float64 if zero else torch.float32  # float32 rounds the highest noise by as much as the result
     start, noise = draw(1, 4, 4, 6).to(kind), draw(1, 4, 4, 6, seed=1).to(kind)
     x = start * samplers.start_scale(scheduler)
     generator = torch.Generator().manual_seed(5)

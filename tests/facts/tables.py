@@ -74,6 +74,8 @@ def own_functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
         if getattr(value, "__module__", "") != module.__name__:
             continue
         for inner, each in vars(value).items() if inspect.isclass(value) else [("", value)]:
+            if getattr(each, "hooked", False) and inspect.unwrap(each).__qualname__ != f"{name}.{inner}":
+                continue  # torch wraps the inherited `step` of an optimizer's class when the first one is made
             each = getattr(each, "__func__", getattr(each, "__wrapped__", each))
             if inspect.isfunction(each) and each.__module__ == module.__name__:
                 yield f"{name}.{inner}".rstrip("."), each
