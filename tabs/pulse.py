@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from core.engine.queue import may_manage
+from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from tabs.context import PRIVATE, Page, handling
 from tabs.monitor import tab as monitor
@@ -116,11 +117,21 @@ def _waiting(page: Page) -> list[dict[str, str]]:
     return [{"id": entry.id, "title": entry.title, "words": waits[entry.id].words} for entry in entries]
 
 
+def _trained(page: Page) -> dict[str, str] | None:
+    """{run, title} of the last training in the queue, if it is done and none of its checkpoints is kept."""
+    entries = [entry for entry in page.engine.queue() if entry.task == "train" and entry.run]
+    last = max(entries, key=lambda entry: entry.added, default=None)
+    if last is None or last.state != "done" or read_kept(page.workspace.runs / last.run):
+        return None
+    return {"run": last.run, "title": last.title}
+
+
 def status(page: Page) -> dict[str, Any]:
     """The engine's status, with numbers rounded so that it changes only when the display does."""
     facts = dict(page.engine.status())
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
     facts["waits"] = _waiting(page)
+    facts["trained"] = _trained(page)
     facts["busy"] = bool(facts.get("job")) or bool(getattr(page.engine, "works", False))
     if facts.get("job"):
         job = dict(facts["job"])

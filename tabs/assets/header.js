@@ -4,7 +4,7 @@
   const atelier = window.atelier, {text, show, attr, byId} = atelier;
 
   const PATIENCE = 20000;  // milliseconds that a stop is waited for, as long as the other buttons (atelier.once)
-  let job = null, stopped = {entry: "", until: 0};  // what runs, and the job for which Stop was pressed last
+  let job = null, trained = null, stopped = {entry: "", until: 0};  // what runs, and the job for which Stop was pressed last
 
   const words = (job) => {
     if (job.task !== "train" || !job.total) return [job.stage || job.state, job.title].filter(Boolean).join(" · ");
@@ -30,6 +30,18 @@
     prompt.focus();
   });
 
+  /** The last training that has ended, until Monitor was opened. */
+  const drawTrained = () => {
+    if (trained && atelier.openTab() === "Monitor") atelier.remember("atelier-seen", trained.run);
+    const link = byId("header-trained"), isNew = !!trained && atelier.recall("atelier-seen") !== trained.run;
+    show(byId("header-idle"), !job && !isNew);
+    show(link, isNew);
+    if (!isNew) return;
+    text(link, `${trained.title} is trained`);
+    attr(link, "href", `#Monitor/${encodeURIComponent(trained.run)}`);
+  };
+  addEventListener("hashchange", () => setTimeout(drawTrained));
+
   atelier.parts.status = (status) => {
     text(byId("header-device"), status.device);
     const share = status.memory_total ? status.memory_used / status.memory_total : 0;
@@ -40,7 +52,8 @@
     attr(byId("header-meter"), "aria-valuenow", Math.round(share * 100));
     attr(byId("header-meter"), "aria-valuetext", said);
     job = status.job;
-    show(byId("header-idle"), !job);
+    trained = job ? null : status.trained;
+    drawTrained();
     const waiting = byId("header-waiting");
     show(waiting, status.waits.length > 0);
     text(waiting, status.waits.length ? `${status.waits.length} waiting` : "");

@@ -131,6 +131,22 @@ def test_a_run_that_is_stopped_from_another_tab_is_told_of_with_the_way_to_it(wi
 
 
 @pytest.mark.slow
+def test_the_header_leads_to_a_training_that_has_ended_until_it_was_seen(window, served):
+    served.engine.step_seconds = 0.01
+    start(served.engine, served.page, "just_trained")
+    tab = window.open("Train")
+    link = tab.locator("#header-trained")
+    expect(link).to_have_text("just_trained is trained")
+    expect(tab.locator("#header-idle")).to_be_hidden()
+    link.click()
+    expect(tab.locator("#run-title")).to_have_text("just_trained")
+    expect(tab.locator("#verdict")).to_be_visible()
+    expect(tab.locator("#header-idle")).to_be_visible()
+    tab.evaluate("location.hash = '#Train'")
+    expect(link).to_be_hidden()
+
+
+@pytest.mark.slow
 def test_a_stop_that_is_refused_can_be_pressed_again(visit, served, monkeypatch):
     def refuse(entry):
         raise ProblemsError.one("This is the job of somebody else", "fox", "ask them", "queue.not-yours")

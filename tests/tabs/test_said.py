@@ -13,6 +13,7 @@ from work_parts import heard, image, make_page, wait_until
 
 from core.engine.queue import GUEST, QueueEntry
 from core.engine.waiting import Wait
+from core.record.kept import keep
 from core.record.problems import ProblemsError
 from tabs import pulse
 from tabs.context import as_listener
@@ -190,6 +191,25 @@ def test_a_command_is_handled_for_its_browser_and_its_login(page, monkeypatch):
     request = gr.Request(Request(scope | {"guest": "a login"}), session_hash="one")
     listened[0](request, gr.EventData(None, {"name": "cancel"}))
     assert seen == [("a login", page.browsers.of("one"))] and GUEST.get() == ""
+
+
+def test_a_training_that_ended_is_named_until_one_of_its_checkpoints_is_kept(page):
+    def entry(run: str, added: float, state: str = "done", task: str = "train") -> QueueEntry:
+        return QueueEntry(f"{run}{task}", task, f"the {run}", {}, state, run, added)
+
+    def trained(*entries: QueueEntry) -> str:
+        page.engine.queue = lambda: entries
+        return (pulse.status(page)["trained"] or {}).get("run", "")
+
+    first, second = entry("fox", 1.0), entry("owl", 2.0)
+    assert trained() == "" and trained(first) == "fox"
+    assert trained(second, first, entry("grid", 3.0, task="grid")) == "owl"
+    assert trained(first, entry("owl", 2.0, "failed")) == "" and trained(first, entry("", 2.0, "waiting")) == "fox"
+    file = page.workspace.runs / "owl" / "checkpoints" / "owl.safetensors"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    keep(page.workspace.runs / "owl", file, "")
+    assert trained(first, second) == ""
 
 
 def test_a_job_of_somebody_else_is_not_offered_to_be_stopped(page):
