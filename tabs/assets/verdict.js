@@ -35,7 +35,7 @@
       forced: h("output", {class: "figures"}), limit: h("input", {type: "number", class: "text", min: 1, max: 1440, step: 1, "aria-label": "Minutes at most"}),
       sentence: h("p", {class: "verdict-sentence"}), keep: h("div", {class: "verdict-keep", role: "group", "aria-label": "Keep"}), keys: h("p", {class: "hint verdict-keys"}, KEYS),
       choices: h("div", {class: "verdict-choices"}), average: h("details", {class: "verdict-average"}), status: h("p", {class: "verdict-status", role: "status"}),
-      count: h("span", {class: "hint"}), assess: h("section", {class: "verdict-assess", "aria-label": "Assessment"}),
+      count: h("span", {}), assess: h("section", {class: "verdict-assess", "aria-label": "Assessment"}),
     };
     p.stage = h("div", {class: "verdict-stage", tabindex: 0, role: "group", "aria-label": "Images of the base model and of a checkpoint",
       "aria-keyshortcuts": "ArrowLeft ArrowRight ArrowUp ArrowDown Space K B"}, p.left.node, p.right.node);
@@ -46,9 +46,11 @@
     p.limit.addEventListener("change", () => send("verdict_minutes", {minutes: Number(p.limit.value)}));
     p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
       ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
-    h("span", {class: "grow"}), button("End", () => setBlind(false)), p.count);
+    h("span", {class: "grow"}), button("End", () => setBlind(false)));
+    p.answers.prepend(p.count);
     p.strength = h("label", {class: "verdict-strength"}, h("span", {}, "Strength"), p.force, p.forced);
-    p.film = h("div", {class: "verdict-film"}, p.strip, h("div", {class: "verdict-sliders"}, h("label", {class: "verdict-steps"}, h("span", {}, "Step"), p.slider), p.strength));
+    p.further = h("div", {class: "verdict-further"});
+    p.film = h("div", {class: "verdict-film"}, p.strip, h("div", {class: "verdict-sliders"}, h("label", {class: "verdict-steps"}, h("span", {}, "Step"), p.slider), p.strength), p.further);
     p.row = h("div", {class: "verdict-prompt"}, p.before, p.prompt, p.after, p.shows);
     holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all), p.problems, p.make,
       h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers, p.film), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.assess, p.status);
@@ -202,6 +204,7 @@
     const open = ["running", "waiting"].includes(data.making.state);
     text(parts.forced, `${strength}${isMade() && line[column] ? "" : isMade() && open ? ", in work" : ", not made"}`);
     show(parts.strength, strengths.length > 1);
+    show(parts.further, strengths.length > 1);
     if (atelier.differs(prompt, data.prompts)) prompt.replaceChildren(...data.prompts.map((one, n) => h("option", {value: n}, `${n + 1}. ${one.text}`)));
     prompt.value = String(row);
     text(parts.shows, data.prompts[row].shows);
@@ -228,9 +231,10 @@
   const waiting = (entry) => h("span", {"data-waits": entry});
   const drawMake = () => {
     const {make, limit} = parts, {state, total, missing, about, more, message, entry, late} = data.making, fresh = data.making.new;
-    if (make.querySelector("button:active")) { delete atelier.have.verdict; return; }  // it must not change under the pointer that presses it
+    if ([make, parts.further].some((each) => each.querySelector("button:active"))) { delete atelier.have.verdict; return; }  // it must not change under the pointer that presses it
     if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length, strength, isMade()])) return;
     const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); }, kind); return made; };
+    const leave = (label, more) => { const made = button(label, () => { atelier.once(made); strength = 1; send("verdict_leave_out"); draw(); }, "small", more); return made; };
     const done = total - missing, column = data.making.column, over = late ? `The ${minutes(data.making.minutes)} are over` : message;
     const atMost = () => h("label", {class: "verdict-limit"}, "at most", limit, "minutes");
     if (document.activeElement !== limit) limit.value = data.making.minutes;
@@ -239,11 +243,12 @@
       "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`), atMost()],
       running: () => [h("span", {}, `${done} of ${images(total)}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")],
       stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost(),
-        data.making.complete ? button(`Leave out ${data.making.incomplete}`, () => send("verdict_leave_out"), "small", {title: `Compares the ${images(data.making.complete)} that are complete; nothing is deleted`}) : null].filter(Boolean),
-      done: () => [fresh ? begin(`Add ${fresh} new checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts: ${images(data.making.more_images)}${data.making.more_about ? `, about ${data.making.more_about}` : ""}`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
+        data.making.complete ? leave(`Leave out ${data.making.incomplete}`, {title: `Compares the ${images(data.making.complete)} that are complete; nothing is deleted`}) : null].filter(Boolean),
+      done: () => [fresh ? begin(`Add ${fresh} checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts: ${images(data.making.more_images)}${data.making.more_about ? `, about ${data.making.more_about}` : ""}`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
     };
     kinds.waiting = () => [h("span", {}, `${images(missing)}: `, waiting(entry)), button("Cancel", () => send("cancel", {entry}), "small")];
-    make.replaceChildren(...further(), ...kinds[state]());
+    make.replaceChildren(...kinds[state]());
+    parts.further.replaceChildren(...further());
   };
   const drawAnswers = () => {
     if (!blind) return;

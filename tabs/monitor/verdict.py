@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
+MOST_NAMED = 3  # checkpoints named where they are left out
 REMEMBERED = 20  # runs
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
 TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
@@ -146,7 +147,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         },
         "sentence": f"{decided}{sentence}",
         "assess": assess.part(page, run, facts, job),
-        "making": _making(page, verdict, opened, images, comparison, set(comparison.files) - set(files)),
+        "making": _making(page, verdict, opened, images, comparison, columns),
         "blind": _blind(page, columns, shown, images, choices),
         "preferred": preferred,
         "average": _average(page, run.name, job),
@@ -260,7 +261,7 @@ def _making(
     opened: tuple[GridFolder, GridContent] | None,
     images: Images,
     comparison: Comparison,
-    new: set[str],
+    columns: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Progress of the images, and what can be added. state: "", "waiting", "running", "stopped" or "done"; more: number of further
     prompts, with more_images; column: number of images of one more strength; complete: number of images of what is
@@ -270,6 +271,7 @@ def _making(
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
     seconds = _seconds(page, comparison)
     column = (len(comparison.files) - 1) * len(comparison.prompts)  # images of one more strength
+    labels = {each["file"]: each["label"] for each in columns}
     more = comparison.proposed - len(comparison.prompts)
     more_images = more * images.total // len(comparison.prompts)
     complete = _complete(verdict, images) if verdict is not None and state == "stopped" else None
@@ -283,23 +285,23 @@ def _making(
         "late": state == "stopped" and opened is not None and opened[1].state == "late",
         "column": column,
         "column_about": clock(seconds * column) if seconds else "",
-        "new": len(new) if opened else 0,
+        "new": len({*comparison.files} - labels.keys()) if opened else 0,
         "more": more,
         "more_images": more_images,
         "more_about": clock(seconds * more_images) if seconds else "",
         "complete": _size(complete) if complete is not None else 0,
-        "incomplete": _incomplete(verdict, complete) if verdict is not None and complete is not None else "",
+        "incomplete": _incomplete(verdict, complete, labels) if verdict is not None and complete is not None else "",
         "message": failed.message if failed is not None and state == "stopped" else "",
     }
 
 
-def _incomplete(verdict: Verdict, complete: Verdict) -> str:
-    """What is in a comparison but not in its complete part: "2 checkpoints, 5 prompts and strength 0.8"."""
-    parts = [
-        (len(verdict.files) - len(complete.files), "checkpoint"),
-        (len(verdict.prompts) - len(complete.prompts), "prompt"),
-    ]
-    words = [count(number, noun) for number, noun in parts if number]
+def _incomplete(verdict: Verdict, complete: Verdict, labels: Mapping[str, str]) -> str:
+    """What is in a comparison but not in its complete part: "step 180, step 240, 5 prompts and strength 0.8"."""
+    words = [labels[file] for file in verdict.files if file not in complete.files]
+    if len(words) > MOST_NAMED:
+        words = [count(len(words), "checkpoint")]
+    if prompts := len(verdict.prompts) - len(complete.prompts):
+        words.append(count(prompts, "prompt"))
     words += [f"strength {each:g}" for each in verdict.strengths if each not in complete.strengths]
     return listed(words)
 

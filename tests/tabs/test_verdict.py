@@ -209,7 +209,7 @@ def test_checkpoints_without_an_image_are_left_out_and_can_be_added_again(page):
     make(first, *((x, y, 0) for x in range(2) for y in range(2)))
     page.engine.entries = []
     assert part(page)["making"]["complete"] == 4
-    assert part(page)["making"]["incomplete"] == "1 checkpoint and 3 prompts"
+    assert part(page)["making"]["incomplete"] == "step 40 and 3 prompts"
     command(page, "verdict_leave_out")
     after = part(page)
     assert [column["label"] for column in after["columns"]] == ["base model", "step 20"] and len(after["prompts"]) == 2

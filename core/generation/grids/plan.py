@@ -50,6 +50,7 @@ from core.settings.named import named_in
 Use = TypeVar("Use", LoraUse, ControlUse)
 SEED, MODEL = "generate.seed", "model.base_model"
 STAGED = ("image_to_image", "hires", "refiner")  # groups that decide an image's stages
+FIRST_PROMPTS = 2  # of a comparison of checkpoints: made of all checkpoints before the others
 BEFORE_TEXTS, TEXTS, AFTER, LAST = range(4)  # when an axis is applied; AFTER: once options and LoRA tags are parsed
 
 
@@ -134,7 +135,7 @@ def decided(job: GridJob) -> GridJob:
 def grid_of(job: GridJob, workspace: Workspace, run: str = "") -> Grid:
     """The grid of a job whose seeds are decided. Raises ProblemsError with all problems of axes and prompts.
 
-    run   of a comparison of its checkpoints: images with all strengths at 1 are made first
+    run   of a comparison of its checkpoints, which is made in rounds
     """
     axes = axes_of(job)
     base = GenerateJob(**{name: getattr(job, name) for name in GenerateJob.model_fields})
@@ -156,7 +157,7 @@ def grid_of(job: GridJob, workspace: Workspace, run: str = "") -> Grid:
     notes = list(dict.fromkeys(notes))
     raise_if_errors(notes)
     parts = parts_of(cells)
-    return Grid(job, axes, _usual_first(parts) if run else parts, same, notes)
+    return Grid(job, axes, _in_rounds(parts) if run else parts, same, notes)
 
 
 def _positions(axes: Sequence[Axis]) -> Iterator[Index]:
@@ -313,10 +314,18 @@ def parts_of(cells: Sequence[Cell]) -> list[Part]:
     ]
 
 
-def _usual_first(parts: Sequence[Part]) -> list[Part]:
-    first = [Part([cell for cell in part.cells if _is_usual(cell)], part.loads) for part in parts]
-    rest = [Part([cell for cell in part.cells if not _is_usual(cell)], False) for part in parts]
-    return [part for part in (*first, *rest) if part.cells]
+def _in_rounds(parts: Sequence[Part]) -> list[Part]:
+    """At strength 1 the first prompts of all files, then the other prompts, then the other strengths: if it is stopped, all files
+    can be compared."""
+    usual = [cell.request.job.generate.prompt for part in parts for cell in part.cells if _is_usual(cell)]
+    first = list(dict.fromkeys(usual))[:FIRST_PROMPTS]
+
+    def number(cell: Cell) -> int:
+        return 2 if not _is_usual(cell) else int(cell.request.job.generate.prompt not in first)
+
+    rounds = [[cell for cell in part.cells if number(cell) == each] for each in range(3) for part in parts]
+    loads = [part.loads and each == 0 for each in range(3) for part in parts]
+    return [Part(cells, new) for cells, new in zip(rounds, loads, strict=True) if cells]
 
 
 def _is_usual(cell: Cell) -> bool:

@@ -75,6 +75,17 @@ def test_a_comparison_of_checkpoints_makes_strength_1_before_the_others(workspac
         assert [path.stem for path, _ in heard.images] == [folder.cell(cell.position).stem for cell in made]
 
 
+def test_a_comparison_makes_the_first_prompts_of_all_checkpoints_before_the_others(workspace, tmp_path):
+    files = [small_lora(tmp_path / f"{name}.safetensors") for name in "ab"]
+    axes = {"x_axis": "lora", "x_values": f"{files[0]}, {files[1]}", "y_axis": "prompt", "y_values": "fox, dog, cat"}
+    job = begin(job_of(**axes), workspace, "a run").job()
+    for run, order in (("a run", "fox dog fox dog cat cat"), ("", "fox dog cat fox dog cat")):
+        made = grid_of(job, workspace, run).cells
+        assert [cell.request.job.generate.prompt for cell in made] == order.split()
+        files_of = [cell.position[0] for cell in made]
+        assert files_of == ([0, 0, 1, 1, 0, 1] if run else [0, 0, 0, 1, 1, 1])
+
+
 def test_each_cell_is_the_image_that_its_settings_make_alone(workspace, store):
     heard = Heard()
     folder, failed = run_grid(job_of(**TWO), workspace, store=store, reports=heard)
