@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,26 @@ def rows_of(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells) -> str:
+def not_worse(best: Mapping[str, Any] | None, steps: Mapping[str, int | None]) -> set[str]:
+    """The files whose loss is not clearly higher than the lowest, all without `best` (`Best.to_dict`). steps: by file"""
+    if best is None:
+        return {*steps}
+    return {file for file, step in steps.items() if step in (best["step"], *best["as_good"], *best["unknown"])}
+
+
+def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, good: Collection[str]) -> str:
     """A sentence about a run's checkpoints, with what to know of some of them: "Steps 180 and 250 cannot be told apart by loss; step
-    250 nearly copies a training image (fox.png)." labels: by file"""
+    250 nearly copies a training image (fox.png). Nothing that was measured speaks against step 180." labels: by file; good: the
+    files that may be named last (`not_worse`)"""
     clauses: dict[str, list[str]] = {}
     for file, label in labels.items():
         if warnings := [row["warning"] for row in rows_of(cells.get(file, {})) if row["warning"]]:
             clauses.setdefault(listed(warnings), []).append(label)
+    warned = {label for labels_of in clauses.values() for label in labels_of}
+    clear = [label for file, label in labels.items() if file in good and cells.get(file) and label not in warned]
     parts = (f"{', '.join(names)}{':' * (len(names) > 1)} {clause}" for clause, names in clauses.items())
-    return "; ".join([sentence.removesuffix("."), *parts]) + "."
+    last = f" Nothing that was measured speaks against {listed(clear)}." if clear else ""
+    return "; ".join([sentence.removesuffix("."), *parts]) + f".{last}"
 
 
 def table_lines(labels: Mapping[str, str], cells: Cells) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.assess.measures import Measure
-from core.assess.results import FILE, Cells, read_results, rows_of, table_lines, with_warnings
+from core.assess.results import FILE, Cells, not_worse, read_results, rows_of, table_lines, with_warnings
 from core.assess.statistics import NotMeasured
 from core.assess.target import Checkpoint, Target, find_target
 from core.engine.verdict import measured_sentence
@@ -39,8 +39,9 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
     lines = table_lines(labels, measured)
     for file, label in labels.items():
         lines += ["", f"{label}:", *(f"  {row['title']}: {row['sentence']}" for row in rows_of(measured[file]))]
-    best = RunView.read(target.run).snapshot(False).get("best")
-    lines += ["", with_warnings(measured_sentence(best), labels, measured)]
+    snapshot = RunView.read(target.run).snapshot(False)
+    best, steps = snapshot.get("best"), {each["name"]: each["step"] for each in snapshot["files"]}
+    lines += ["", with_warnings(measured_sentence(best), labels, measured, not_worse(best, steps))]
     return Outcome(lines=lines, facts={"cells": measured})
 
 

@@ -133,12 +133,12 @@
   const WHY_NOT = {continue: "This run is finished. Runs can train it longer.", generate: "This run has saved no file.", grid: "This run has saved no file."};
   const press = (button, name) => {
     const pressed = run.run;
-    if (name === "grid" && byId("verdict").dataset.state) return byId("verdict").scrollIntoView({block: "start"});  // begun: what is missing is made there
+    if (name === "grid" && byId("verdict").dataset.state) return atelier.toVerdict();  // begun: what is missing is made there
     button.disabled = true;
     says(button, true);
     if (name === "stop") atelier.stay(pressed);
     atelier.command(name, {run: run.run, entry: run.entry, ask: atelier.ask()});
-    if (name === "grid") byId("verdict").scrollIntoView({block: "start"});
+    if (name === "grid") atelier.toVerdict();
     if (name === "settings") setTimeout(() => atelier.goTo("Train"), 250);
     /* Sampling and saving leave the state as it is: the button comes back by itself. */
     setTimeout(() => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate", "grid"].includes(name) ? 3000 : 20000);

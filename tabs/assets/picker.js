@@ -32,7 +32,7 @@
         mark();
       }
       text(says, !found ? "The list cannot be read: the server does not answer." : found.reading ? "Reading the folders ..." : list.children.length ? ""
-        : found.count ? "No file has these words." : "The models folder has no file of this kind yet. Browse files to choose one from elsewhere.");
+        : found.count ? "No file has these words." : `The models folder has no file of this kind yet${found.where ? `: ${found.where}` : ""}. Browse files to choose one from elsewhere.`);
       if (!found || found.reading) setTimeout(() => { if (own.open) fill(); }, AGAIN);
     };
     let typing = 0;

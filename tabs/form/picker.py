@@ -12,7 +12,7 @@ from core.families.locate import FAMILIES, GENERATED, check_family
 from core.formats.detect import ModelKind, identify
 from core.generation.model.embeddings import check_embedding
 from core.generation.model.index import FileFacts, facts_of_file
-from core.generation.model.library import find_file, portable_name
+from core.generation.model.library import KINDS, find_file, portable_name
 from core.generation.model.other_files import check_refiner, check_upscaler
 from core.networks.files import check_lora
 from core.record.file_titles import WEIGHTS, file_stem
@@ -172,8 +172,8 @@ class Picker:
         return self._list(form, entry, family, str(body.get("query", ""))[:100])
 
     def _list(self, form: str, entry: Declared, family: str, query: str) -> dict[str, Any]:
-        """{"rows": HTML, "count": number of all files, "reading": whether the folders are being read} for a field. family:
-        required, "" for any"""
+        """{"rows": HTML, "count": number of all files, "reading": whether the folders are being read, "where": what to do without
+        any} for a field. family: required, "" for any"""
         lists = model_lists(self.page.workspace)
         lists.refresh(WAIT_SECONDS, REFRESH_SECONDS)
         files = lists.of(entry.holds)
@@ -184,7 +184,8 @@ class Picker:
 
         found = matching(files, query)
         html = rows(found, self.page, reason, lambda path: self.chooses(path, form), form)
-        return {"rows": html, "count": len(files), "reading": lists.reading}
+        where = next((KINDS[kind].none for kind in entry.holds if kind in KINDS), "")
+        return {"rows": html, "count": len(files), "reading": lists.reading, "where": where}
 
     def chooses(self, path: Path, form: str) -> str:
         """Attributes of the button that chooses a file: for a field by its value, for the LoRAs of Generate and for Runs by an act."""

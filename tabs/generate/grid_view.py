@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from core.generation.grids.axes import LETTERS, LORA, SIZE, SPECIAL, STRENGTH, WEIGHT, setting_named, settings_of_axes
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
@@ -207,6 +208,8 @@ def _head(
         sure = "Its folder moves to the trash of the outputs folder."
         name = f"Delete the grid {content.title}"
         does += button("delete", "Delete", folder.name, kind="quiet", label=name, sure=sure)
+    if content.run:
+        does += f'<a class="btn" href="#Monitor/{quote(content.run)}" title="Compare its checkpoints on Monitor">Its run</a>'
     does += button("close", "Close", kind="quiet")
     words = f"{there:,} of {total:,} cells"
     wait = f', <span data-waits="{esc(state.entry)}"></span>' if state.waits else ""

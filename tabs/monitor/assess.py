@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.assess.measures import MEASURES
-from core.assess.results import FILE, read_results, rows_of, with_warnings
+from core.assess.results import FILE, not_worse, read_results, rows_of, with_warnings
 from core.assess.target import Target, checkpoints_of
 from core.engine.queue import QueueEntry
 from core.record.problems import ProblemsError
@@ -66,9 +66,12 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict
     }
 
 
-def with_assessment(sentence: str, run: Path, columns: Sequence[Mapping[str, Any]]) -> str:
+def with_assessment(
+    sentence: str, run: Path, columns: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None
+) -> str:
     """The sentence on the losses of a run's checkpoints, with what was measured of them. columns: of the comparison"""
-    return with_warnings(sentence, {column["file"]: column["label"] for column in columns}, read_results(run))
+    good = not_worse(best, {column["file"]: column["step"] for column in columns})
+    return with_warnings(sentence, {column["file"]: column["label"] for column in columns}, read_results(run), good)
 
 
 def _row(page: Page, run: Path, row: Mapping[str, Any]) -> dict[str, Any]:

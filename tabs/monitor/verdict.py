@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
+SURE = 0.5  # probability from which blind choices prefer a checkpoint
 MOST_NAMED = 3  # checkpoints named where they are left out
 REMEMBERED = 20  # runs
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
@@ -135,7 +136,9 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     for column in columns[1:]:
         column["preferred"] = column["file"] == first
     decided = _decided(run, columns, preferred)
-    sentence = assess.with_assessment(measured_sentence(best, bool(decided)), run, columns[1:])
+    sentence = assess.with_assessment(measured_sentence(best, bool(decided)), run, columns[1:], best)
+    unmeasured = [each["label"] for each in columns[1:] if best and each["loss"] is None and not each["average"]]
+    sentence += f" No loss was measured at {listed(unmeasured)}." if unmeasured else ""
     return {
         "run": run.name,
         "columns": columns,
@@ -369,7 +372,9 @@ def _decided(run: Path, columns: Sequence[Mapping[str, Any]], preferred: Mapping
         words = f"You kept {listed(kept)}: Generate takes {kept[-1] + ', kept last' if kept[1:] else 'it'}. "
     if preferred and preferred["rows"]:
         leads = preferred["rows"][0]
-        words += f"Your blind choices prefer {leads['label']}, first with {leads['first']:.0%} probability. "
+        sure = f"{leads['label']}, first with {leads['first']:.0%} probability"
+        what = f"prefer {sure}" if leads["first"] >= SURE else f"leave the first place open: so far {sure}"
+        words += f"Your blind choices {what}. "
     return words
 
 

@@ -209,11 +209,17 @@ COPY = {"distance": 0.1, "limit": 0.5, "typical": 0.8, "near": 2, "images": 8, "
 def test_warnings_join_the_sentence_about_the_losses():
     cells = {"a": {"copies": COPY | {"near": 0}}, "b": {"copies": COPY}, "c": {"copies": COPY}}
     labels = {"a": "step 180", "b": "step 250", "c": "step 300"}
-    said = results.with_warnings("Steps 180 and 250 cannot be told apart.", labels, cells)
+    said = results.with_warnings("Steps 180 and 250 cannot be told apart.", labels, cells, ())
     assert said.startswith("Steps 180 and 250 cannot be told apart; ") and "step 250, step 300" in said
-    assert "step 250 nearly copies" in results.with_warnings("x.", {"b": "step 250"}, cells)
+    assert "step 250 nearly copies" in results.with_warnings("x.", {"b": "step 250"}, cells, ())
     assert said.count("fox.png") == 1 and "step 180" not in said
-    assert results.with_warnings("Nothing.", labels, {}) == "Nothing."
+    assert results.with_warnings("Nothing.", labels, {}, {*labels}) == "Nothing."
+    for good, named in (({"b", "c"}, False), ({"a", "b"}, True), ({*labels}, True)):
+        last = results.with_warnings("x.", labels, cells, good).partition(". ")[2]
+        assert ("step 180" in last) is named and "step 250" not in last
+    best = {"step": 20, "as_good": (30,), "unknown": (40,)}
+    assert results.not_worse(best, {"a": 10, "b": 20, "c": 30, "d": 40, "e": None}) == {"b", "c", "d"}
+    assert results.not_worse(None, {"a": 10}) == {"a"}
     header, *rows = results.table_lines(labels, cells)
     assert header.split() == ["checkpoint", "copies"] and ["COPY" in row for row in rows] == [False, True, True]
 

@@ -184,11 +184,9 @@ def test_every_list_of_every_tool_opens(page):
         form = ToolForm(page, task.card).form(task)
         for name, entry in form.known.items():
             if entry.holds:
-                assert set(page.picker.answer({"form": form.id, "field": name, "query": ""})) == {
-                    "rows",
-                    "count",
-                    "reading",
-                }
+                found = page.picker.answer({"form": form.id, "field": name, "query": ""})
+                assert found.keys() == {"rows", "count", "reading", "where"}
+                assert ("models/loras" in found["where"]) == (entry.holds[0] == "lora"), name
                 opened += 1
     assert opened >= 18
 

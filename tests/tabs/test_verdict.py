@@ -267,6 +267,13 @@ def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
     assert [column["gone"] for column in part(page)["columns"]] == [False, False, True]
 
 
+def test_blind_choices_prefer_a_checkpoint_only_if_its_first_place_is_likely(tmp_path):
+    columns = [{"file": "", "label": "base model"}, {"file": "a", "label": "step 20"}]
+    for probability, preferred in ((0.49, False), (0.5, True)):
+        words = verdict._decided(tmp_path, columns, {"rows": [{"file": "a", "label": "step 20", "first": probability}]})
+        assert ("prefer" in words) is preferred and "step 20" in words and f"{probability:.0%}" in words
+
+
 def test_files_do_not_move_under_a_job_that_reads_them_and_come_back_once(page):
     names = [column["file"] for column in part(page)["columns"][1:]]
     command(page, "verdict_keep", file=names[0], keep=True)
