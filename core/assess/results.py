@@ -12,6 +12,7 @@ from core.record.problems import ProblemsError
 from core.record.units import listed
 
 FILE = "assess.json"
+MOST_NAMED = 4  # checkpoints in a sentence
 Cells = dict[str, dict[str, dict[str, Any]]]  # name of a checkpoint's file -> measure -> data
 
 
@@ -55,7 +56,8 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, good: 
     warned = {label for labels_of in clauses.values() for label in labels_of}
     clear = [label for file, label in labels.items() if file in good and cells.get(file) and label not in warned]
     parts = (f"{', '.join(names)}{':' * (len(names) > 1)} {clause}" for clause, names in clauses.items())
-    last = f" Nothing that was measured speaks against {listed(clear)}." if clear else ""
+    what = listed(clear) if len(clear) <= MOST_NAMED else f"{len(clear)} of {len(labels)} checkpoints"
+    last = f" Nothing that was measured speaks against {what}." if clear else ""
     return "; ".join([sentence.removesuffix("."), *parts]) + f".{last}"
 
 

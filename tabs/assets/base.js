@@ -458,6 +458,7 @@
       ...(said.link ? [h("a", {class: "btn primary", href: said.link[0], download: said.link[1]}, `Download ${said.link[1]}`)] : []),
       ...(place ? [h("a", {class: "btn", href: place[0], target: place[0].startsWith("#") ? null : "_blank", onclick: () => { panel.hidden = true; }}, place[1])] : []),
       ...(said.undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.act("undo"); }}, "Undo")] : []),
+      ...(said.takes_back ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.command(said.takes_back, {ask: atelier.ask()}); }}, "Undo")] : []),
       h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
     panel.dataset.undo = said.undo || "";
     panel.hidden = false;
@@ -466,7 +467,7 @@
     setTimeout(aside, 300);  // another tab may be open by then
     const stays = kind === "error" || said.link || listed || (said.notes && said.notes.length);
     panel.toggleAttribute("data-passes", kind !== "error");
-    if (!stays) sayTimer = setTimeout(() => { panel.hidden = true; }, 1000 * SECONDS[said.undo ? "undo" : place ? "place" : kind]);
+    if (!stays) sayTimer = setTimeout(() => { panel.hidden = true; }, 1000 * SECONDS[said.undo || said.takes_back ? "undo" : place ? "place" : kind]);
   };
   atelier.complain = (problems, title) => atelier.say({kind: "error", title, problems});
   document.addEventListener("click", ({target, isTrusted}) => {  // what passes was about the tab that is left

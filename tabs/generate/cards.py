@@ -122,6 +122,13 @@ def without_card(name: str, values: dict[str, Any], added: Collection[str]) -> d
     return values | BY_NAME[name].defaults() | (shared if name in (IMAGE, HIRES) else {})
 
 
+def keep_used(page: Page | FormPage, values: Mapping[str, Any]) -> None:
+    """Remove the added cards that these values do not use, which would be refused as empty."""
+    with page.project.lock:
+        names = [name for name in added(page) if name == GRID or BY_NAME[name].is_used(values)]
+        page.project.update_tab(TAB, **{STATE: names})
+
+
 def empty_problems(values: Mapping[str, Any], added: Collection[str]) -> list[Problem]:
     """Problems of cards that were added and have no values: they would be ignored."""
     empty = [card for card in CARDS if card.group in added and not card.is_used(values)]

@@ -432,9 +432,10 @@ class Handlers:
         return self._all()
 
     def tick(self, client: str):
-        if not client:
+        known = str(client_stamp(client) or "")
+        if not client or (known and known.partition(" ")[0] != str(self.sending.taken_back)):
             return self._all()
-        if self._stamp() == client_stamp(client):
+        if self._stamp() == known:
             return gr.skip()
         self.loras.shelf.refresh(0)
         return changed_boards(client, self._stamp(), self._lists())
@@ -449,7 +450,8 @@ class Handlers:
         }
 
     def _stamp(self) -> str:
-        return f"{self.stage.stamp()} {self.shelf.follow()} {self._state().get('closed')} {self.memory.html()} {self.loras.shelf.version}"
+        back, shelf = self.sending.taken_back, self.shelf
+        return f"{back} {self.stage.stamp()} {shelf.follow()} {self._state().get('closed')} {self.memory.html()} {self.loras.shelf.version}"
 
     def _all(self) -> dict[str, Any]:
         """Outputs of the whole tab."""

@@ -132,7 +132,8 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["gone"] = bool(column["file"]) and column["step"] is None
     choices = read_choices(run)
     preferred = _preferred(columns, choices)
-    first = preferred["rows"][0]["file"] if preferred and preferred["rows"] else None
+    leads = preferred["rows"][0] if preferred and preferred["rows"] else None
+    first = leads["file"] if leads and leads["first"] >= SURE else None
     for column in columns[1:]:
         column["preferred"] = column["file"] == first
     decided = _decided(run, columns, preferred)

@@ -129,6 +129,7 @@ class Browsers:
         about: str = "",
         revision: int = 0,
         undo: str = "",
+        takes_back: str = "",
         notes: Sequence[str] = (),
         link: tuple[str, str] | None = None,
         opens: tuple[str, str] | None = None,
@@ -138,6 +139,7 @@ class Browsers:
         kind    an "error" stays until it is closed or the action `about` succeeds; "done" and "info" disappear unless they
                 have problems, notes or a link
         go      the tab that a button opens           undo    step of the form's undo, a button while it is the last step
+        takes_back              command of a button *Undo* that is offered for a while
         link    (URL, name) of a file to download     opens   (URL, text) of a link within the page
         """
         listed = [problem.to_dict() for problem in problems]
@@ -150,6 +152,7 @@ class Browsers:
             "problems": listed,
             "go": go,
             "undo": undo,
+            "takes_back": takes_back,
             "notes": list(notes),
             "link": link,
             "open": opens,

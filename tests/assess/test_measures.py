@@ -217,6 +217,9 @@ def test_warnings_join_the_sentence_about_the_losses():
     for good, named in (({"b", "c"}, False), ({"a", "b"}, True), ({*labels}, True)):
         last = results.with_warnings("x.", labels, cells, good).partition(". ")[2]
         assert ("step 180" in last) is named and "step 250" not in last
+    many = {str(n): f"step {n}" for n in range(6)}
+    last = results.with_warnings("x.", many, {key: {"drift": {"why": "x"}} for key in many}, {*many} - {"0"})
+    assert "5 of 6" in last and "step" not in last
     best = {"step": 20, "as_good": (30,), "unknown": (40,)}
     assert results.not_worse(best, {"a": 10, "b": 20, "c": 30, "d": 40, "e": None}) == {"b", "c", "d"}
     assert results.not_worse(None, {"a": 10}) == {"a"}

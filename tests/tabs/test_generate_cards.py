@@ -13,6 +13,7 @@ from work_parts import event, make_page
 from core.generation.images.metadata import read_image_metadata
 from core.record.problems import ProblemsError
 from tabs.generate import cards, form, panel
+from tabs.generate.sending import TAKE_BACK
 from tabs.generate.tab import Handlers
 
 
@@ -122,6 +123,24 @@ def test_groups_that_an_image_or_a_preset_uses_show_their_cards(desk, tmp_path):
     Image.new("RGB", (64, 64)).save(path, pnginfo=png_info(job, Hashes()))
     desk.sending._load_settings(read_image_metadata(path), "an image")
     assert in_sight(desk) == ["image_to_image", "hires", "regions"]
+
+
+def test_loaded_settings_remove_cards_that_they_leave_empty_and_can_be_taken_back(desk, tmp_path):
+    first = draw(tmp_path / "outputs" / "images" / "d" / "1.png", seed=1)
+    desk.act(event("field", "prompt", "my words"))
+    desk.act(event("card_add", "regions"))
+    desk.act(event("field", "region_map", str(first)))
+    before, browser = desk._values(), desk.page.browsers.of("one")
+    assert in_sight(desk) == ["regions"] and before["region_map"]
+    desk.sending._load_settings(read_image_metadata(first), "an image")
+    assert in_sight(desk) == [] and desk._values()["seed"] == 1 and desk.presets.start_problems() == []
+    shown = desk._all()["client"]
+    desk.page.commands[TAKE_BACK]({}, browser)
+    assert desk._values() == before and in_sight(desk) == ["regions"]
+    assert "my words" in desk.tick(shown)["prompts"], "the form is drawn again"
+    desk.act(event("field", "prompt", "other words"))
+    desk.page.commands[TAKE_BACK]({}, browser)
+    assert desk._values()["prompt"] == "other words", "once"
 
 
 def test_what_is_set_without_a_card_is_named_while_all_settings_are_closed(desk):

@@ -323,6 +323,9 @@ def test_settings_of_a_dropped_image_are_shown_also_when_a_field_is_changed_whil
     tab.wait_for_timeout(1000)  # an ignored answer is visible for a moment
     expect(field(tab, "prompt")).to_have_value("a late cactus")
     expect(field(tab, "steps")).to_have_value("7")
+    tab.locator("#said").get_by_role("button", name="Undo").click()
+    expect(field(tab, "prompt")).to_have_value("other words")
+    expect(tab.locator("#said")).to_contain_text("are back")
 
 
 @pytest.mark.slow
