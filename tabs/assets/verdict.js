@@ -10,6 +10,12 @@
 
   const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
   const send = (name, more) => atelier.command(name, {run: data.run, ask: atelier.ask(), ...more});
+  /** Show what comes on another tab, where it is below the window. */
+  const seek = (selector, until = Date.now() + 5000) => {
+    const node = document.querySelector(selector);
+    if (!node || !node.checkVisibility()) { if (Date.now() < until) setTimeout(() => seek(selector, until), 100); }
+    else if (node.getBoundingClientRect().top > innerHeight - 80) node.scrollIntoView({block: "start"});
+  };
   const percent = (share) => `${Math.round(100 * share)}%`;
   const minutes = (count) => `${count} minute${count === 1 ? "" : "s"}`;
   const isMade = () => Boolean(data.images[strength]);
@@ -42,7 +48,7 @@
     p.before = button("Previous", () => go(column, row - 1), "small", {"aria-label": "Previous prompt"});
     p.after = button("Next", () => go(column, row + 1), "small", {"aria-label": "Next prompt"});
     p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B)"});
-    p.all = button("Table of all", () => send("verdict_all"), "small", {title: "All images of the comparison, in Generate"});
+    p.all = button("Table of all", () => { send("verdict_all"); seek("#gen-table .grid-shown"); }, "small", {title: "All images of the comparison, in Generate"});
     p.limit.addEventListener("change", () => send("verdict_minutes", {minutes: Number(p.limit.value)}));
     p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
       ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
@@ -288,11 +294,11 @@
     const {assess} = parts, one = data.columns[column], found = data.assess;
     show(assess, !blind && Boolean(found));
     if (assess.hidden || !atelier.differs(assess, [one, found])) return;
-    const {state, entry, done, total, missing, about, message, rows} = found, measured = rows[one.file] || [], checkpoints = `${missing} checkpoint${missing === 1 ? "" : "s"}`;
+    const {state, entry, done, total, left, missing, about, message, rows} = found, measured = rows[one.file] || [], checkpoints = `${missing} checkpoint${missing === 1 ? "" : "s"}`;
     const begin = button(`Assess ${checkpoints}`, () => { atelier.once(begin); send("verdict_assess"); }, measured.length ? "small" : "");
     const cancel = button("Cancel", () => send("cancel", {entry}), "small");
     const doing = state === "waiting" ? [h("span", {class: "hint"}, waiting(entry)), cancel]
-      : state === "running" ? [h("span", {class: "hint"}, total ? `${Math.round(100 * done / total)}% measured` : "Loading the model"), h("span", {class: "progress"}, h("i", {style: `width:${total ? (100 * done / total).toFixed(1) : 0}%`})), cancel]
+      : state === "running" ? [h("span", {class: "hint"}, total ? `${Math.round(100 * done / total)}% measured${left ? `, ${left} left` : ""}` : "Loading the model"), h("span", {class: "progress"}, h("i", {style: `width:${total ? (100 * done / total).toFixed(1) : 0}%`})), cancel]
         : missing ? [message ? h("span", {class: "bad"}, message) : h("span", {class: "hint"}, `Measures near-copies, drift, trigger, diversity, strength and rank${about ? `, about ${about}` : ""}.`), begin] : [];
     const pair = (images) => h("div", {class: "verdict-pair"}, ...images.map((image, n) => h("figure", {}, h("a", {href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: n ? "Training image" : "Generated image"})), h("figcaption", {}, n ? "training image" : "generated"))));
     const item = (each) => [h("dt", {class: each.warning ? "bad" : "", title: each.meaning}, each.title), h("dd", {}, each.sentence, ...(each.images.length ? [pair(each.images)] : []))];

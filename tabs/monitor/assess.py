@@ -60,6 +60,7 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict
         "message": entry.message if entry and entry.state == "failed" else "",
         "done": done,
         "total": total,
+        "left": _left(page, entry) if done else "",
         "missing": len(left),
         "about": clock(seconds) if seconds else "",
         "rows": {file: [_row(page, run, row) for row in rows_of(measured)] for file, measured in cells.items()},
@@ -98,6 +99,13 @@ def _progress(page: Page, entry: QueueEntry | None) -> tuple[int, int]:
         return progress["done"], progress["total"]
     except ProblemsError:
         return 0, 0
+
+
+def _left(page: Page, entry: QueueEntry | None) -> str:
+    """The time that a running assessment still takes; "" while it is unknown."""
+    now = page.engine.status()["job"]
+    seconds = now.get("eta_seconds") if now and entry and now["entry"] == entry.id else 0
+    return clock(seconds) if seconds else ""
 
 
 def start(page: Page, run: str) -> None:

@@ -334,8 +334,12 @@ def test_an_assessment_is_started_once_and_what_it_measured_is_shown_with_the_lo
     command(page, "verdict_assess")
     assert [job.assess.run for job in page.engine.jobs] == [RUN] and part(page)["assess"]["state"] == "waiting"
     page.engine.entries[-1] = replace(page.engine.entries[-1], state="running")
-    monkeypatch.setattr(page.engine, "progress", lambda entry: {"done": 3, "total": 9}, raising=False)
-    assert (part(page)["assess"]["done"], part(page)["assess"]["total"]) == (3, 9)
+    for done, entry, left in ((3, page.engine.entries[-1].id, "1:15"), (4, "another", "")):
+        now, done_now = {"job": {"entry": entry, "eta_seconds": 75.0}}, {"done": done, "total": 9}
+        monkeypatch.setattr(page.engine, "progress", lambda entry, now=done_now: now, raising=False)
+        monkeypatch.setattr(page.engine, "status", lambda now=now: now, raising=False)
+        shown = part(page)["assess"]
+        assert (shown["done"], shown["total"], shown["left"]) == (done, 9, left)
     page.engine.entries[-1] = replace(page.engine.entries[-1], state="done")
     files = ["assess/one.png", "assess/../../../x.png", "assess/gone.png"]
     image(run / files[0])
