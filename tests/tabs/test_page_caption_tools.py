@@ -33,7 +33,10 @@ def tab(visit, served, folder):
 
 def text(folder, n):
     path = folder / f"mira_{n:03}.txt"
-    return path.read_text("utf-8").strip() if path.exists() else None
+    try:
+        return path.read_text("utf-8").strip()
+    except FileNotFoundError:  # an undo may remove it at this moment
+        return None
 
 
 def all_texts(folder):
