@@ -252,7 +252,7 @@ class Source:
         fact = partial(Fact, "measures")
         best = self.snapshot.get("best")
         if self.step is not None and best is not None:
-            sentence = f"This is step {self.step:,}. {measured_sentence(best, decided=True)}"
+            sentence = f"This is step {self.step:,}. {measured_sentence(best, advice=False)}"
             yield fact("among", "Among the checkpoints of its run", sentence)
         yield fact("choice", "Why it was kept", self.metadata.get("atelier_choice", ""))
         for name, data in self._measured.items():

@@ -185,10 +185,10 @@ def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
 # -- in words
 
 
-def measured_sentence(best: Mapping[str, Any] | None, decided: bool = False) -> str:
-    """A sentence on which checkpoint has the lowest loss, and how certain that is. best: `Best.to_dict`; decided: the user has
-    chosen by the images, so it gives no advice"""
-    by_eye = "" if decided else f": {BY_EYE}"
+def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True) -> str:
+    """A sentence on which checkpoint has the lowest loss, and how certain that is. best: `Best.to_dict`; advice: also to compare
+    the images, for a reader who can and has not yet"""
+    by_eye = f": {BY_EYE}" if advice else ""
     if best is None:
         return f"No loss was measured at these checkpoints{by_eye}."
     if not best["as_good"]:

@@ -137,7 +137,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     for column in columns[1:]:
         column["preferred"] = column["file"] == first
     decided = _decided(run, columns, preferred)
-    sentence = assess.with_assessment(measured_sentence(best, bool(decided)), run, columns[1:], best)
+    sentence = assess.with_assessment(measured_sentence(best, advice=not decided), run, columns[1:], best)
     unmeasured = [each["label"] for each in columns[1:] if best and each["loss"] is None and not each["average"]]
     sentence += f" No loss was measured at {listed(unmeasured)}." if unmeasured else ""
     return {
