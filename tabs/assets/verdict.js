@@ -10,12 +10,6 @@
 
   const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
   const send = (name, more) => atelier.command(name, {run: data.run, ask: atelier.ask(), ...more});
-  /** Show what comes on another tab, where it is below the window. */
-  const seek = (selector, until = Date.now() + 5000) => {
-    const node = document.querySelector(selector);
-    if (!node || !node.checkVisibility()) { if (Date.now() < until) setTimeout(() => seek(selector, until), 100); }
-    else if (node.getBoundingClientRect().top > innerHeight - 80) node.scrollIntoView({block: "start"});
-  };
   const percent = (share) => `${Math.round(100 * share)}%`;
   const minutes = (count) => `${count} minute${count === 1 ? "" : "s"}`;
   const isMade = () => Boolean(data.images[strength]);
@@ -48,7 +42,7 @@
     p.before = button("Previous", () => go(column, row - 1), "small", {"aria-label": "Previous prompt"});
     p.after = button("Next", () => go(column, row + 1), "small", {"aria-label": "Next prompt"});
     p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B)"});
-    p.all = button("Table of all", () => { send("verdict_all"); seek("#gen-table .grid-shown"); }, "small", {title: "All images of the comparison, in Generate"});
+    p.all = button("Table of all", () => send("verdict_all"), "small", {title: "All images of the comparison, in Generate"});
     p.limit.addEventListener("change", () => send("verdict_minutes", {minutes: Number(p.limit.value)}));
     p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
       ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),

@@ -169,7 +169,7 @@ def test_strengths_are_asked_for_by_the_slider_and_come_within_the_minutes(windo
     assert verdict.strengths == (0.8, 1.0) and grid.content().minutes == 7
     tab.set_viewport_size({"width": 390, "height": 800})
     card.get_by_role("button", name="Table of all").click()
-    expect(tab.locator("#gen-table .grid-shown")).to_be_in_viewport()
+    expect(tab.locator("#gen-table .grid-shown")).to_be_visible()
     tab.locator("#gen-table").get_by_role("link", name="Its run").click()
     expect(tab.locator("#run-title")).to_have_text("strengths")
     assert tab.evaluate("location.hash") == f"#Monitor/{run.name}"
