@@ -16,6 +16,7 @@ import gradio as gr
 import pytest
 from made_runs import make_run
 from test_request_check import JSON
+from work_parts import wait_until
 
 from core.engine.engine import Engine
 from tabs.monitor import tab as monitor
@@ -128,9 +129,14 @@ def misfits(fn, chance, every: bool) -> list[dict]:
 def kept(page) -> list:
     """Every file of the page, and what it keeps in memory."""
     folders = (page.workspace.outputs, page.workspace.presets)
-    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+
+    def listed() -> list[Path]:
+        return [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+
     # what the page knows of model files and runs it writes by itself, some time after it has looked at them
-    times = [(path, path.stat().st_mtime_ns) for path in files if path.name not in ("models.json", "summary.json")]
+    wait_until(lambda: not [path for path in listed() if path.name.startswith(".tmp-")])
+    files = [path for path in listed() if path.name not in ("models.json", "summary.json")]
+    times = [(path, path.stat().st_mtime_ns) for path in files if not path.name.startswith(".tmp-")]
     return [*times, page.page.project.job, page.page.project.revision, [each.id for each in page.engine.queue()]]
 
 
