@@ -6,11 +6,12 @@ times, which took 15% of a CPU core from a training on it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
-from core.engine.queue import may_manage
+from core.engine.queue import QueueEntry, may_manage
 from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from tabs.context import PRIVATE, Page, handling
@@ -110,17 +111,18 @@ def _checks(page: Page) -> dict[str, Any]:
     return found | ({"problems": bad + found.get("problems", [])} if bad else {})
 
 
-def _waiting(page: Page) -> list[dict[str, str]]:
+def _waiting(page: Page, entries: Sequence[QueueEntry]) -> list[dict[str, str]]:
     """The waiting jobs with the reason why each waits. The header counts them; elements with `data-waits` show a reason."""
     waits = page.engine.waits()
-    entries = [entry for entry in page.engine.queue() if entry.id in waits]
-    return [{"id": entry.id, "title": entry.title, "words": waits[entry.id].words} for entry in entries]
+    return [
+        {"id": entry.id, "title": entry.title, "words": waits[entry.id].words} for entry in entries if entry.id in waits
+    ]
 
 
-def _trained(page: Page) -> dict[str, str] | None:
+def _trained(page: Page, entries: Sequence[QueueEntry]) -> dict[str, str] | None:
     """{run, title} of the last training in the queue, if it is done and none of its checkpoints is kept."""
-    entries = [entry for entry in page.engine.queue() if entry.task == "train" and entry.run]
-    last = max(entries, key=lambda entry: entry.added, default=None)
+    trainings = [entry for entry in entries if entry.task == "train" and entry.run]
+    last = max(trainings, key=lambda entry: entry.added, default=None)
     if last is None or last.state != "done" or read_kept(page.workspace.runs / last.run):
         return None
     return {"run": last.run, "title": last.title}
@@ -128,14 +130,14 @@ def _trained(page: Page) -> dict[str, str] | None:
 
 def status(page: Page) -> dict[str, Any]:
     """The engine's status, with numbers rounded so that it changes only when the display does."""
-    facts = dict(page.engine.status())
+    facts, entries = dict(page.engine.status()), page.engine.queue()
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
-    facts["waits"] = _waiting(page)
-    facts["trained"] = _trained(page)
+    facts["waits"] = _waiting(page, entries)
+    facts["trained"] = _trained(page, entries)
     facts["busy"] = bool(facts.get("job")) or bool(getattr(page.engine, "works", False))
     if facts.get("job"):
         job = dict(facts["job"])
-        job["own"] = all(may_manage(entry) for entry in page.engine.queue() if entry.id == job.get("entry"))
+        job["own"] = all(may_manage(entry) for entry in entries if entry.id == job.get("entry"))
         job["seconds_per_step"] = round(job.get("seconds_per_step") or 0.0, 3)
         job["eta_seconds"] = round(job.get("eta_seconds") or 0)
         facts["job"] = job

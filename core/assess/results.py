@@ -8,11 +8,11 @@ from typing import Any
 
 from core.assess.measures import MEASURES
 from core.record.bounded_json import read_json_object
+from core.record.file_titles import MOST_NAMED
 from core.record.problems import ProblemsError
 from core.record.units import listed
 
 FILE = "assess.json"
-MOST_NAMED = 4  # checkpoints in a sentence
 Cells = dict[str, dict[str, dict[str, Any]]]  # name of a checkpoint's file -> measure -> data
 
 

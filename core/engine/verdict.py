@@ -18,7 +18,7 @@ from core.generation.model.library import find_file
 from core.generation.prompt.sample_prompts import SamplePrompt
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.file_titles import is_average, label_of
+from core.record.file_titles import MOST_NAMED, is_average, label_of
 from core.record.preference import LEAST_CHOICES, Choice, preference
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
@@ -30,7 +30,6 @@ from core.settings.job import TrainJob
 FILE = "verdict.json"
 FEW = 5  # prompts at first: one of each kind
 MOST_BYTES = 64_000_000  # of dataset.json: the captions of larger ones are not read
-SHOWN_STEPS = 4  # in a sentence
 BY_EYE = "compare the images, or make blind choices"
 STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)  # that the comparison offers
 USUAL = (1.0,)  # what it begins with
@@ -196,7 +195,7 @@ def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True) -> st
     steps = [f"{step:,}" for step in sorted([best["step"], *best["as_good"]])]
     if len(best["as_good"]) == best["others"]:
         return f"Step {best['step']:,} has the lowest {best['what']}, but by so few the others may be as good{by_eye}."
-    named = listed(steps) if len(steps) <= SHOWN_STEPS else first_of(steps, SHOWN_STEPS)
+    named = listed(steps) if len(steps) <= MOST_NAMED else first_of(steps, MOST_NAMED)
     rest = best["others"] - len(best["as_good"]) - len(best["unknown"])
     better = f"; the other {'one is' if rest == 1 else f'{rest} are'} worse" if rest else ""
     return f"Steps {named} cannot be told apart by {best['what']}{by_eye}{better}."

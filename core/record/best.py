@@ -181,11 +181,16 @@ def write_best(folder: Path, best: Best | None) -> None:
         atomic.write_json(folder / FILE, best.to_dict())
 
 
-def read_best(folder: Path) -> tuple[str, str] | None:
-    """(file relative to the run folder, its label) as last stored by the run; None if that file is gone."""
+def stored_best(folder: Path) -> dict[str, Any] | None:
+    """`Best.to_dict` as last stored by the run; None if its file is gone."""
     try:
         content = read_json_object(folder / FILE)
-        file, label = str(content["file"]), str(content["label"])
-        return (file, label) if (folder / file).exists() else None
+        return content if (folder / str(content["file"])).exists() else None
     except (ProblemsError, OSError, ValueError, KeyError):
         return None
+
+
+def read_best(folder: Path) -> tuple[str, str] | None:
+    """(file relative to the run folder, its label) of `stored_best`."""
+    content = stored_best(folder) or {}
+    return (str(content["file"]), str(content["label"])) if "label" in content else None

@@ -15,6 +15,7 @@ from core.record.workspace import last_part
 
 BASE_MODEL = "base model"
 AVERAGE = re.compile(r"-average-(\d+)-to-(\d+)(-power)?(-\d+)?$")  # ends the name of an average of checkpoints
+MOST_NAMED = 4  # checkpoints that a sentence names
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -55,7 +56,7 @@ def title_of_file(path: Path, runs: Path) -> str:
     run = run_of(path, runs)
     if run is None:
         return file_stem(path.name)
-    title, label = title_of(RunFolder(run)), label_of(path.name, _steps(run).get(path.name))
+    title, label = title_of(RunFolder(run)), label_of(path.name, steps_of(run).get(path.name))
     return title if label == title else f"{title}, {label}"
 
 
@@ -83,7 +84,7 @@ def _distinctions(groups: set[tuple[Path, ...]], runs: Path) -> dict[tuple[Path,
     return names
 
 
-def _steps(run: Path) -> dict[str, int]:
+def steps_of(run: Path) -> dict[str, int]:
     """{file name: step} of the files that a run saved, by its journal."""
     journal = RunFolder(run).journal_file
     return _read_steps(journal, stamp_or_none(journal))
@@ -91,6 +92,6 @@ def _steps(run: Path) -> dict[str, int]:
 
 @lru_cache(maxsize=200)
 def _read_steps(journal: Path, stamp: Stamp | None) -> dict[str, int]:
-    """`_steps`, read again only once the journal has changed."""
+    """`steps_of`, read again only once the journal has changed."""
     saved = (line for line in read_lines(journal) if line.get("kind") == "saved")
     return {Path(line["file"]).name: line["step"] for line in saved if {"file", "step"} <= line.keys()}

@@ -27,13 +27,6 @@ def last_kept(run: Path) -> str | None:
     return next(reversed(read_kept(run)), None)
 
 
-def default_checkpoint(run: Path, best: str | None) -> Path | None:
-    """The checkpoint of a run to use where the user names none: the one kept last, else `best`, which is relative to the run
-    folder; None without either."""
-    file = last_kept(run) or best
-    return run / file if file else None
-
-
 def _marks(run: Path) -> tuple[tuple[str, str], ...] | None:
     """The marks, also of files that are gone; None for a damaged kept.json."""
     stamp = stamp_or_none(run / FILE)

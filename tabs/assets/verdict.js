@@ -145,11 +145,8 @@
     if (!column) column = first();
     draw();
   };
-  /** The column that is shown at first: the kept one, else the best, else the last. */
-  const first = () => {
-    for (const is of [(one) => one.kept !== null, (one) => one.best]) { const at = data.columns.findIndex((one, n) => n && is(one)); if (at > 0) return at; }
-    return data.columns.length - 1;
-  };
+  /** The column that is shown at first: the one to use, else the last. */
+  const first = () => { const at = data.columns.findIndex((one) => one.use); return at > 0 ? at : data.columns.length - 1; };
   const draw = () => {
     column = Math.min(column, data.columns.length - 1);
     row = Math.min(row, data.prompts.length - 1);
@@ -170,7 +167,7 @@
     drawAverage();
     drawChoices();
     drawAssess();
-    text(parts.sentence, data.sentence);
+    if (atelier.differs(parts.sentence, [data.answer, data.sentence])) parts.sentence.replaceChildren(h("b", {}, data.answer), ` ${data.sentence}`);
     parts.sentence.classList.toggle("off", blind);  // it names steps
   };
   const put = (pane, image, label, words) => {
@@ -237,10 +234,10 @@
     if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length, strength, isMade()])) return;
     const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); }, kind); return made; };
     const leave = (label, more) => { const made = button(label, () => { atelier.once(made); strength = 1; send("verdict_leave_out"); draw(); }, "small", more); return made; };
-    const done = total - missing, column = data.making.column, over = late ? `The ${minutes(data.making.minutes)} are over` : message;
+    const done = total - missing, over = late ? `The ${minutes(data.making.minutes)} are over` : message;
     const atMost = () => h("label", {class: "verdict-limit"}, "at most", limit, "minutes");
     if (document.activeElement !== limit) limit.value = data.making.minutes;
-    const further = () => isMade() || !["stopped", "done", "running", "waiting"].includes(state) ? [] : [begin(`Make strength ${strength}: ${images(column)}${data.making.column_about ? `, about ${data.making.column_about}` : ""}`, "primary", {strength})];
+    const further = () => isMade() || !["stopped", "done", "running", "waiting"].includes(state) ? [] : [begin(`Make strength ${strength}: ${images(data.making.strength_images)}${data.making.strength_about ? `, about ${data.making.strength_about}` : ""}`, "primary", {strength})];
     const kinds = {
       "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`), atMost()],
       running: () => [h("span", {}, `${done} of ${images(total)}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")],

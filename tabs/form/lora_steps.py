@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from core.assess.recommended import recommended
 from core.engine.verdict import candidates, images_in
 from core.generation.model.index import facts_of_file, preview_of
-from core.record.best import read_best, short_label
+from core.record.best import read_best, short_label, stored_best
 from core.record.file_titles import AVERAGE, file_stem, label_of
-from core.record.kept import default_checkpoint, read_kept
+from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder, run_of
@@ -110,7 +111,7 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
 
 
 def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tuple[Listed, int]]:
-    """[(file, number of files)]: of each run the file that was kept last, else its best, else the first one listed, with the
+    """[(file, number of files)]: of each run the `recommended` file, else the first one listed, with the
     number of its files; other files with 1."""
     found: dict[Any, list[Listed]] = {}
     for each in files:
@@ -122,6 +123,5 @@ def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tupl
 
 def _entry(files: list[Listed], workspace: Workspace) -> tuple[Listed, int]:
     run = run_of(files[0].path, workspace.runs)
-    best = read_best(run) if run is not None else None
-    path = default_checkpoint(run, best and best[0]) if run is not None else None
+    path = recommended(run, stored_best(run))[0] if run is not None else None
     return next((each for each in files if each.path == path), files[0]), len(files)

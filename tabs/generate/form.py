@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from core.assess.recommended import recommended
 from core.engine.run_grid import words_of
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
@@ -19,7 +20,6 @@ from core.generation.model.library import find, find_file, list_vaes, portable_n
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
-from core.record.kept import default_checkpoint
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path, real_path
 from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting, value_of
@@ -360,12 +360,11 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
 
 
 def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
-    """Fill in the form with a run's checkpoint `file`, else the one kept last, its best or its last one: as LoRA with the run's base
+    """Fill in the form with a run's checkpoint `file`, else the `recommended` or its last one: as LoRA with the run's base
     model and the guidance scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a prompt, also
     with the settings of the first sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
-    facts = page.engine.snapshot(name)
-    folder, best = page.workspace.runs / name, facts.get("best")
-    wanted = folder / "checkpoints" / file if file else default_checkpoint(folder, best and best["file"])
+    facts, folder = page.engine.snapshot(name), page.workspace.runs / name
+    wanted = folder / "checkpoints" / file if file else recommended(folder, facts.get("best"))[0]
     found = {
         Path(each["path"]): each["step"] for each in facts["files"] if wanted is None or each["name"] == wanted.name
     }

@@ -15,8 +15,10 @@ from tabs.generate.grid_axis import Kind, add_buttons, drop_field
 from tabs.markup import button, esc, link, middle, options, section, short
 
 WHERE = {"x": "columns", "y": "rows", "z": "tables"}
-EXAMPLES = {"x": "20-40 (+10)", "y": "ddim, Euler a", "z": 'fox, dog, "red hat"'}
-EXAMPLE_OF = {  # by setting or kind of setting
+EXAMPLES = {  # of values, by axis without a setting, or else by setting or its kind
+    "x": "20-40 (+10)",
+    "y": "ddim, Euler a",
+    "z": 'fox, dog, "red hat"',
     STRENGTH: "0.6, 0.8, 1",
     WEIGHT: "0.6, 0.8, 1",
     SIZE: "512x512, 512x768",
@@ -130,10 +132,9 @@ def _replaces(kind: Kind | None, loras: Mapping[str, str]) -> str:
 def _example(letter: str, axis: str) -> str:
     """Values that suit the setting of an axis, as an example."""
     name = setting_named(axis) or ""
-    if name.partition(":")[0] in EXAMPLE_OF:
-        return EXAMPLE_OF[name.partition(":")[0]]
     entry = settings_of_axes().get(name)
-    return EXAMPLES[letter] if entry is None else EXAMPLE_OF.get(entry.kind, EXAMPLES["z"])
+    kind = letter if entry is None else entry.kind
+    return EXAMPLES.get(name.partition(":")[0]) or EXAMPLES.get(kind, EXAMPLES["z"])
 
 
 def _offers(loras: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -72,7 +72,6 @@ class Sending:
         self.page, self._fields, self._shelf, self._painting = page, fields, shelf, painting
         self._lists, self._checked, self._make = lists, checked, make
         self._replaced: dict[str, Any] = {}  # parts of the tab's state before an image's settings were loaded
-        self.taken_back = 0  # how often they came back
         page.commands[TAKE_BACK] = self.take_back
 
     def act(self, event: gr.EventData) -> None:
@@ -147,8 +146,7 @@ class Sending:
             state = self.page.project.tab_state(TAB) | self._replaced
             self.page.project.keep(TAB, {name: value for name, value in state.items() if value is not None})
             self._replaced = {}
-            self.taken_back += 1
-        self.page.browsers.say(browser, "done", "Your settings are back.")
+        self.page.browsers.say(browser, "done", "Your settings are back.", redraws=True)
 
     def _values_of(self, record: ImageRecord) -> tuple[Values, list[Problem]]:
         """(values that generate an image again, problems of its files that are not on this machine)."""

@@ -432,10 +432,9 @@ class Handlers:
         return self._all()
 
     def tick(self, client: str):
-        known = str(client_stamp(client) or "")
-        if not client or (known and known.partition(" ")[0] != str(self.sending.taken_back)):
+        if not client:
             return self._all()
-        if self._stamp() == known:
+        if self._stamp() == client_stamp(client):
             return gr.skip()
         self.loras.shelf.refresh(0)
         return changed_boards(client, self._stamp(), self._lists())
@@ -450,8 +449,8 @@ class Handlers:
         }
 
     def _stamp(self) -> str:
-        back, shelf = self.sending.taken_back, self.shelf
-        return f"{back} {self.stage.stamp()} {shelf.follow()} {self._state().get('closed')} {self.memory.html()} {self.loras.shelf.version}"
+        closed = self._state().get("closed")
+        return f"{self.stage.stamp()} {self.shelf.follow()} {closed} {self.memory.html()} {self.loras.shelf.version}"
 
     def _all(self) -> dict[str, Any]:
         """Outputs of the whole tab."""

@@ -10,6 +10,7 @@ from itertools import combinations, product, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.assess.recommended import PREFERS, recommended
 from core.dataset.doctor.trash import put_away_lately, put_back
 from core.dataset.sources.files import printable
 from core.engine.average import save_average
@@ -32,7 +33,7 @@ from core.generation.grids.folder import GridContent, GridFolder, Index
 from core.generation.grids.plan import expected_steps, grid_of
 from core.generation.grids.reuse import reuse
 from core.record.best import short_label
-from core.record.file_titles import is_average, label_of
+from core.record.file_titles import MOST_NAMED, is_average, label_of
 from core.record.kept import read_kept
 from core.record.preference import LEAST_CHOICES, Choice, Pair, add_choice, next_pair, preference, read_choices
 from core.record.problems import ProblemsError
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
 
 ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
-SURE = 0.5  # probability from which blind choices prefer a checkpoint
-MOST_NAMED = 3  # checkpoints named where they are left out
 REMEMBERED = 20  # runs
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
 TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
@@ -133,11 +132,13 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     choices = read_choices(run)
     preferred = _preferred(columns, choices)
     leads = preferred["rows"][0] if preferred and preferred["rows"] else None
-    first = leads["file"] if leads and leads["first"] >= SURE else None
+    use, why = recommended(run, best)
     for column in columns[1:]:
-        column["preferred"] = column["file"] == first
-    decided = _decided(run, columns, preferred)
-    sentence = assess.with_assessment(measured_sentence(best, advice=not decided), run, columns[1:], best)
+        column["preferred"] = leads is not None and column["file"] == leads["file"] and leads["first"] >= PREFERS
+        column["use"] = use is not None and column["file"] == use.name
+    answer, decided = _answer(run, columns, why, leads)
+    advice = why not in ("kept", "preferred")
+    sentence = assess.with_assessment(measured_sentence(best, advice=advice), run, columns[1:], best)
     unmeasured = [each["label"] for each in columns[1:] if best and each["loss"] is None and not each["average"]]
     sentence += f" No loss was measured at {listed(unmeasured)}." if unmeasured else ""
     return {
@@ -149,6 +150,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
             f"{strength:g}": [[_image(page, images, (y, x, z)) for x in range(len(files))] for y in range(len(prompts))]
             for z, strength in enumerate(strengths)
         },
+        "answer": answer,
         "sentence": f"{decided}{sentence}",
         "assess": assess.part(page, run, facts, job),
         "making": _making(page, verdict, opened, images, comparison, columns),
@@ -220,7 +222,7 @@ def _images(
     failed: dict[Index, str] = {}
     size = (len(verdict.prompts), len(verdict.files), len(verdict.strengths))
     made: frozenset[Index] = frozenset()
-    done, total = 0, _size(verdict)
+    done, total = 0, _size_of(verdict)
     for y, x, z in product(*map(range, size)):
         if not verdict.files[x] or (verdict.strengths[z],) == USUAL:
             paths[y, x, z] = samples.get((steps.get(verdict.files[x], -1), verdict.prompts[y].text), "")
@@ -268,16 +270,20 @@ def _making(
     columns: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Progress of the images, and what can be added. state: "", "waiting", "running", "stopped" or "done"; more: number of further
-    prompts, with more_images; column: number of images of one more strength; complete: number of images of what is
-    complete; incomplete: the rest in words."""
+    prompts; more_images, strength_images: how many images are made with them, or with one more strength, besides those that are
+    there or in work; complete: number of images of what is complete; incomplete: the rest in words."""
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
     failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
     seconds = _seconds(page, comparison)
-    column = (len(comparison.files) - 1) * len(comparison.prompts)  # images of one more strength
     labels = {each["file"]: each["label"] for each in columns}
-    more = comparison.proposed - len(comparison.prompts)
-    more_images = more * images.total // len(comparison.prompts)
+    prompts, strengths = len(comparison.prompts), len(comparison.strengths)
+    there = images.total if entry else images.total - images.missing
+    if verdict is not None:
+        gone = [file for file in verdict.files if file not in comparison.files]
+        there -= _size(gone, len(verdict.prompts), len(verdict.strengths))
+    more_images = _size(comparison.files, comparison.proposed, strengths) - there
+    strength_images = _size(comparison.files, prompts, strengths + 1) - there
     complete = _complete(verdict, images) if verdict is not None and state == "stopped" else None
     return {
         "state": state,
@@ -287,13 +293,13 @@ def _making(
         "about": clock(seconds * images.missing) if seconds else "",
         "minutes": _minutes(page),
         "late": state == "stopped" and opened is not None and opened[1].state == "late",
-        "column": column,
-        "column_about": clock(seconds * column) if seconds else "",
+        "strength_images": strength_images,
+        "strength_about": clock(seconds * strength_images) if seconds else "",
         "new": len({*comparison.files} - labels.keys()) if opened else 0,
-        "more": more,
+        "more": comparison.proposed - prompts,
         "more_images": more_images,
         "more_about": clock(seconds * more_images) if seconds else "",
-        "complete": _size(complete) if complete is not None else 0,
+        "complete": _size_of(complete) if complete is not None else 0,
         "incomplete": _incomplete(verdict, complete, labels) if verdict is not None and complete is not None else "",
         "message": failed.message if failed is not None and state == "stopped" else "",
     }
@@ -310,10 +316,13 @@ def _incomplete(verdict: Verdict, complete: Verdict, labels: Mapping[str, str]) 
     return listed(words)
 
 
-def _size(verdict: Verdict) -> int:
+def _size(files: Sequence[str], prompts: int, strengths: int) -> int:
     """The number of images of a comparison, in which the base model has one for all strengths."""
-    files = len([file for file in verdict.files if file])
-    return len(verdict.prompts) * (files * len(verdict.strengths) + len(verdict.files) - files)
+    return prompts * sum(strengths if file else 1 for file in files)
+
+
+def _size_of(verdict: Verdict) -> int:
+    return _size(verdict.files, len(verdict.prompts), len(verdict.strengths))
 
 
 def _blind(
@@ -364,19 +373,23 @@ def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) 
     return shown
 
 
-def _decided(run: Path, columns: Sequence[Mapping[str, Any]], preferred: Mapping[str, Any] | None) -> str:
-    """What the user has decided, before what was measured: the kept checkpoints, and the first of the blind choices."""
+def _answer(
+    run: Path, columns: Sequence[Mapping[str, Any]], why: str, leads: Mapping[str, Any] | None
+) -> tuple[str, str]:
+    """(which checkpoint to use, what else the user has decided), before what was measured. why: of `recommended`; leads: the first
+    of the blind choices, once there are enough"""
     labels = {column["file"]: column["label"] for column in columns[1:]}
+    first = f"first with {leads['first']:.0%} probability" if leads else ""
+    open_still = f"Your blind choices leave the first place open: so far {leads['label']}, {first}. " if leads else ""
     kept = [labels[name] for file in read_kept(run) if (name := Path(file).name) in labels]
-    words = ""
     if kept:
-        words = f"You kept {listed(kept)}: Generate takes {kept[-1] + ', kept last' if kept[1:] else 'it'}. "
-    if preferred and preferred["rows"]:
-        leads = preferred["rows"][0]
-        sure = f"{leads['label']}, first with {leads['first']:.0%} probability"
-        what = f"prefer {sure}" if leads["first"] >= SURE else f"leave the first place open: so far {sure}"
-        words += f"Your blind choices {what}. "
-    return words
+        chosen = f"Your blind choices prefer {leads['label']}, {first}. " if leads else ""
+        decided = chosen if leads and leads["first"] >= PREFERS else open_still
+        return f"You kept {listed(kept)}: Generate takes {kept[-1] + ', kept last' if kept[1:] else 'it'}.", decided
+    if why == "preferred" and leads:
+        return f"Use {leads['label']}: your blind choices prefer it, {first}.", ""
+    used = next((column for column in columns[1:] if column["use"]), columns[-1])
+    return (f"Use {used['label']} for now." if len(columns) > 2 else ""), open_still
 
 
 def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from core.assess.recommended import recommended
 from core.engine.points import spread
 from core.engine.run_summary import RunSummary
 from core.optimization.jumps import rate_jump
 from core.record.best import short_label
 from core.record.events import COMPARED, sampled_words
 from core.record.file_titles import labels_of
-from core.record.kept import default_checkpoint, read_kept
+from core.record.kept import read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
@@ -226,10 +227,10 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
 
 
 def _shown(run: RunSummary, host: FormPage) -> Lora | None:
-    """The checkpoint of a run that was kept last, else its best, else its last one, with the newest sample if it has none of its
+    """The `recommended` checkpoint of a run, else its last one, with the newest sample if it has none of its
     own; None before one is saved."""
     best = run.best_file
-    file = default_checkpoint(run.folder, best["file"] if best else None)
+    file, _ = recommended(run.folder, best)
     if file not in run.files:
         file = run.files[-1] if run.files else None
     if file is None:

@@ -130,6 +130,7 @@ class Browsers:
         revision: int = 0,
         undo: str = "",
         takes_back: str = "",
+        redraws: bool = False,
         notes: Sequence[str] = (),
         link: tuple[str, str] | None = None,
         opens: tuple[str, str] | None = None,
@@ -140,6 +141,7 @@ class Browsers:
                 have problems, notes or a link
         go      the tab that a button opens           undo    step of the form's undo, a button while it is the last step
         takes_back              command of a button *Undo* that is offered for a while
+        redraws                 the open tab shows something else now: the browser asks for it as a whole
         link    (URL, name) of a file to download     opens   (URL, text) of a link within the page
         """
         listed = [problem.to_dict() for problem in problems]
@@ -153,6 +155,7 @@ class Browsers:
             "go": go,
             "undo": undo,
             "takes_back": takes_back,
+            "redraws": redraws,
             "notes": list(notes),
             "link": link,
             "open": opens,

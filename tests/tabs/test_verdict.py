@@ -27,7 +27,7 @@ from core.generation.grids.reuse import reuse
 from core.record.cancel import CancelToken
 from core.record.file_titles import label_of
 from core.record.journal import Journal
-from core.record.kept import read_kept
+from core.record.kept import keep, read_kept
 from core.record.preference import read_choices
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
@@ -145,7 +145,7 @@ def test_a_further_strength_takes_over_every_image_and_comes_within_the_minutes_
     make(first, *((x, y, 0) for x in range(3) for y in range(5)))
     page.engine.entries = []
     shown = part(page)
-    assert list(shown["images"]) == ["1"] and shown["making"]["column"] == 10, "the base model has no strength"
+    assert list(shown["images"]) == ["1"] and shown["making"]["strength_images"] == 10, "the base model has no strength"
     first.cell((2, 4, 0)).rename(first.path / "away.png")
     first.change(state="late")
     assert part(page)["making"]["late"] and part(page)["making"]["missing"] == 1
@@ -243,7 +243,7 @@ def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
         pair = {name: blind[name] for name in ("left", "right", "prompt")}
         command(page, "verdict_choose", **pair, outcome="left" if blind["left"] == names[0] else "right")
         assert bool(part(page)["preferred"]["rows"]) == (number == 9)
-    assert part(page)["sentence"].startswith("Your blind choices prefer step 20, first with ")
+    assert part(page)["answer"].startswith("Use step 20: your blind choices prefer it, first with ")
     assert [column.get("preferred") for column in part(page)["columns"]] == [None, True, False]
     first = part(page)["preferred"]["rows"][0]
     assert first["file"] == names[0] and first["low"] < first["share"] < first["high"] and first["first"] > 0.9
@@ -254,7 +254,7 @@ def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
         with refused("file.gone" if "../x" in wrong.values() else "choice.invalid"):
             command(page, "verdict_choose", **wrong, prompt="p", outcome="left")
     command(page, "verdict_keep", file=names[1], keep=True)
-    assert part(page)["sentence"].startswith("You kept step 40: ")
+    assert part(page)["answer"].startswith("You kept step 40: ")
     assert list(read_kept(run)) == [f"checkpoints/{names[1]}"] and part(page)["columns"][2]["kept"]
     assert part(page)["others"] == {"left": 1, "away": 0}
     command(page, "verdict_put_away")
@@ -268,10 +268,21 @@ def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
 
 
 def test_blind_choices_prefer_a_checkpoint_only_if_its_first_place_is_likely(tmp_path):
-    columns = [{"file": "", "label": "base model"}, {"file": "a", "label": "step 20"}]
+    columns = [
+        {"file": file, "label": label, "use": file == "b"}
+        for file, label in (("", "base model"), ("a", "step 20"), ("b", "step 40"))
+    ]
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "b").write_bytes(b"")
     for probability, preferred in ((0.49, False), (0.5, True)):
-        words = verdict._decided(tmp_path, columns, {"rows": [{"file": "a", "label": "step 20", "first": probability}]})
-        assert ("prefer" in words) is preferred and "step 20" in words and f"{probability:.0%}" in words
+        leads = {"file": "a", "label": "step 20", "first": probability}
+        answer, decided = verdict._answer(tmp_path, columns, "preferred" if preferred else "lowest", leads)
+        assert answer.startswith("Use step 20: ") if preferred else answer == "Use step 40 for now."
+        assert f"{probability:.0%}" in answer + decided and bool(decided) is not preferred
+        keep(tmp_path, tmp_path / "checkpoints" / "b", "")
+        answer, decided = verdict._answer(tmp_path, columns, "kept", leads)
+        assert answer.startswith("You kept step 40: ") and ("prefer" in decided) is preferred and "step 20" in decided
+        keep(tmp_path, tmp_path / "checkpoints" / "b", None)
 
 
 def test_files_do_not_move_under_a_job_that_reads_them_and_come_back_once(page):

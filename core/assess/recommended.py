@@ -1,0 +1,65 @@
+"""Which checkpoint of a run to use where the user names none. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from core.assess.results import FILE as RESULTS
+from core.assess.results import read_results, rows_of
+from core.engine.verdict import FILE as COMPARISON
+from core.engine.verdict import read_verdict
+from core.record.file_titles import steps_of
+from core.record.kept import last_kept
+from core.record.preference import FILE as CHOICES
+from core.record.preference import LEAST_CHOICES, preference, read_choices
+from core.record.stamps import Stamp, stamp_or_none
+
+PREFERS = 0.5  # probability of being first from which blind choices prefer a checkpoint
+
+
+def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None, str]:
+    """(checkpoint, why): the one kept last, "kept"; else the one that blind choices prefer, "preferred"; else the one with the
+    lowest loss, "lowest", or, if the assessment warns of it, one without warnings that may be as good, "clear". (None, "") without
+    any. best: `Best.to_dict`"""
+    if kept := last_kept(run):
+        return run / kept, "kept"
+    checkpoints = run / "checkpoints"
+    chosen = _preferred(run, *(stamp_or_none(run / each) for each in (COMPARISON, CHOICES)))
+    if chosen and (checkpoints / chosen).is_file():
+        return checkpoints / chosen, "preferred"
+    if best is None:
+        return None, ""
+    warned = _warned(run, stamp_or_none(run / RESULTS))
+    if warned.get(Path(best["file"]).name) and (clear := _clear(run, best, warned)):
+        return checkpoints / clear, "clear"
+    return run / best["file"], "lowest"
+
+
+@lru_cache(maxsize=2000)
+def _preferred(run: Path, comparison: Stamp | None, choices: Stamp | None) -> str | None:
+    """The name of the checkpoint that the blind choices of a comparison prefer, cached until either file changes: lists of runs need
+    it for each run; None without one."""
+    verdict = read_verdict(run) if comparison and choices else None
+    names = [file for file in verdict.files if file] if verdict is not None else []
+    if not names:
+        return None
+    fit = preference(names, read_choices(run))
+    return names[fit.leader] if fit.choices >= LEAST_CHOICES and fit.first[fit.leader] >= PREFERS else None
+
+
+@lru_cache(maxsize=2000)
+def _warned(run: Path, results: Stamp | None) -> Mapping[str, bool]:
+    """{name of a checkpoint: whether its assessment warns of it} of those that were assessed, cached as `_preferred`."""
+    cells = read_results(run) if results else {}
+    return {file: any(row["warning"] for row in rows_of(measured)) for file, measured in cells.items()}
+
+
+def _clear(run: Path, best: Mapping[str, Any], warned: Mapping[str, bool]) -> str | None:
+    """Of the checkpoints that may be as good as `best` by loss, the one without warnings whose step is nearest."""
+    steps = steps_of(run)
+    clear = [file for file, bad in warned.items() if not bad and steps.get(file) in best.get("as_good", ())]
+    there = [file for file in clear if (run / "checkpoints" / file).is_file()]
+    return min(there, key=lambda file: (abs(steps[file] - best["step"]), steps[file]), default=None)
