@@ -72,7 +72,7 @@ _ROWS = (
     Measure(
         "blocks",
         "Drift by block",
-        "The part of the LoRA that its change of other prompts needs most, with the share; block weights can lower it.",
+        "The part of the LoRA, by its name in block weights, that its change of other prompts needs most, with the share.",
         [_INSIDE, _OUTSIDE],
         kinds="network",
         more=12,  # six parts, two sets

@@ -33,9 +33,9 @@
       slider: h("input", {type: "range", min: 1, step: 1, "aria-label": "Checkpoint", oninput: ({target}) => go(Number(target.value), row)}),
       force: h("input", {type: "range", min: 0, step: 1, "aria-label": "Strength", oninput: ({target}) => { strength = data.strengths[Number(target.value)]; draw(); text(parts.status, `strength ${strength}`); }}),
       forced: h("output", {class: "figures"}), limit: h("input", {type: "number", class: "text", min: 1, max: 1440, step: 1, "aria-label": "Minutes at most"}),
-      sentence: h("p", {class: "verdict-sentence"}), keep: h("div", {class: "verdict-keep", role: "group", "aria-label": "Keep"}), keys: h("p", {class: "hint verdict-keys"}, KEYS),
+      answer: h("p", {class: "verdict-answer"}), sentence: h("p", {class: "verdict-sentence"}), keep: h("div", {class: "verdict-keep", role: "group", "aria-label": "Keep"}), keys: h("p", {class: "hint verdict-keys"}, KEYS),
       choices: h("div", {class: "verdict-choices"}), average: h("details", {class: "verdict-average"}), status: h("p", {class: "verdict-status", role: "status"}),
-      count: h("span", {}), assess: h("section", {class: "verdict-assess", "aria-label": "Assessment"}),
+      question: h("div", {}), count: h("div", {}), assess: h("section", {class: "verdict-assess", "aria-label": "Assessment"}),
     };
     p.stage = h("div", {class: "verdict-stage", tabindex: 0, role: "group", "aria-label": "Images of the base model and of a checkpoint",
       "aria-keyshortcuts": "ArrowLeft ArrowRight ArrowUp ArrowDown Space K B"}, p.left.node, p.right.node);
@@ -47,12 +47,12 @@
     p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
       ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
     h("span", {class: "grow"}), button("End", () => setBlind(false)));
-    p.answers.prepend(p.count);
+    p.answers.prepend(h("div", {}, p.question, p.count));
     p.strength = h("label", {class: "verdict-strength"}, h("span", {}, "Strength"), p.force, p.forced);
     p.further = h("div", {class: "verdict-further"});
     p.film = h("div", {class: "verdict-film"}, p.strip, h("div", {class: "verdict-sliders"}, h("label", {class: "verdict-steps"}, h("span", {}, "Step"), p.slider), p.strength), p.further);
     p.row = h("div", {class: "verdict-prompt"}, p.before, p.prompt, p.after, p.shows);
-    holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all), p.problems, p.make,
+    holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all), p.answer, p.problems, p.make,
       h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers, p.film), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.assess, p.status);
     for (const [pane, outcome] of [[p.left, "left"], [p.right, "right"]]) pane.image.addEventListener("click", () => { if (blind) answer(outcome); });
     for (const pane of [p.left, p.right]) pane.image.addEventListener("load", ({target}) => p.stage.style.setProperty("--shape", (target.naturalWidth / target.naturalHeight).toFixed(4)));
@@ -167,8 +167,9 @@
     drawAverage();
     drawChoices();
     drawAssess();
-    if (atelier.differs(parts.sentence, [data.answer, data.sentence])) parts.sentence.replaceChildren(h("b", {}, data.answer), ` ${data.sentence}`);
-    parts.sentence.classList.toggle("off", blind);  // it names steps
+    text(parts.answer, data.answer);
+    text(parts.sentence, data.sentence);
+    for (const node of [parts.answer, parts.sentence]) node.classList.toggle("off", blind);  // they name steps
   };
   const put = (pane, image, label, words) => {
     if (pane.label.textContent !== label) text(pane.label, label);
@@ -222,7 +223,7 @@
       attr(img, "src", image && image.small);
       show(img, Boolean(image && image.small));
       attr(node, "aria-current", n + 1 === column ? "true" : null);
-      if (n + 1 === column) strip.scrollLeft = Math.max(node.offsetLeft - strip.offsetLeft + node.offsetWidth + 8 - strip.clientWidth, Math.min(strip.scrollLeft, node.offsetLeft - strip.offsetLeft - 8));
+      if (n + 1 === column) strip.scrollLeft = Math.max(node.offsetLeft + node.offsetWidth + 8 - strip.clientWidth, Math.min(strip.scrollLeft, node.offsetLeft - 8));
     });
     if (held && !strip.contains(document.activeElement)) strip.children[column - 1].focus({preventScroll: true});
   };
@@ -255,7 +256,9 @@
     const waits = answered === `${data.blind.number}`, result = data.preferred;
     for (const node of parts.answers.querySelectorAll("[data-outcome]")) node.disabled = waits || (node.dataset.outcome === "undo" && data.blind.number === 1);
     const left = result ? result.least - result.choices : 10;
-    text(parts.count, left > 0 ? `Which is better for "${data.blind.prompt}"? ${left} more choice${left === 1 ? "" : "s"} to a result.` : `Which is better for "${data.blind.prompt}"? ${result.choices} choices${result.settled ? ", the first place is settled" : ": End shows the result, more choices make it surer"}`);
+    text(parts.question, `Which is better for "${data.blind.prompt}"?`);
+    attr(parts.question, "title", parts.question.textContent);
+    text(parts.count, left > 0 ? `${left} more choice${left === 1 ? "" : "s"} to a result` : `${result.choices} choices${result.settled ? ", the first place is settled" : ": End shows the result, more choices make it surer"}`);
   };
   const drawKeep = () => {
     const one = data.columns[column], {keep: holder} = parts;

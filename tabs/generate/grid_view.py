@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from core.generation.grids.axes import LETTERS, LORA, SIZE, SPECIAL, STRENGTH, WEIGHT, setting_named, settings_of_axes
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
+from core.record.units import count
 from core.settings.job import GenerateJob
 from tabs.generate.cards import GRID, frame
 from tabs.generate.grid_axis import Kind, add_buttons, drop_field
@@ -62,6 +63,19 @@ class Checkpoint:
 
     name: str | None
     copied: str
+
+
+def recent(grids: Sequence[Earlier]) -> str:
+    """HTML of the grids of this session, to open one again; "" without any."""
+    if not grids:
+        return ""
+    links = [
+        button("open", f"{each.title}, {count(each.total, 'image')}", each.name, kind="small quiet") for each in grids
+    ]
+    return (
+        '<div class="strip grid-recent" role="group" aria-label="Grids of this session"><span class="hint">Grids</span>'
+        f"{''.join(links)}</div>"
+    )
 
 
 # -- the panel

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, cl
 from tabs.tools.copies import Copies
 
 TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
-LISTED, MAX_FILLED = 12, 200
+LISTED, RECENT, MAX_FILLED = 12, 3, 200
 MAX_LENGTH = 1 << 18
 START = "start grid"
 FIELDS = tuple(f"{letter}_{part}" for letter in LETTERS for part in ("axis", "values"))
@@ -85,6 +86,7 @@ class Grids:
         AxisForm(page, fields, self._axes)
         self._lock = threading.RLock()
         self._wrong: list[Problem] = []
+        self._begun = time.time()
 
     # -- state
 
@@ -185,10 +187,11 @@ class Grids:
         return view.removed(self._state()) + self._opened_table()
 
     def _opened_table(self) -> str:
-        """HTML of the open grid, or of the reason why it cannot be read; "" without one."""
+        """HTML of the open grid, or of the reason why it cannot be read; without one, of the newest ones of this session."""
         name = str(self._state().get("open", ""))
         if not name:
-            return ""
+            made = islice(filter(self._is_recent, list_grids(self.page.workspace)), RECENT)
+            return view.recent([each for folder in made if (each := self._earlier(folder)) is not None and each.done])
         try:
             folder = GridFolder.named(name, self.page.workspace)
             content = folder.content()
@@ -196,6 +199,13 @@ class Grids:
             return view.unreadable(name, error.problems[0].what)
         checkpoints = self._checkpoints(content)
         return view.table(folder, content, self._doing(name), checkpoints, self.page.thumb_url, self.page.file_url)
+
+    def _is_recent(self, folder: GridFolder) -> bool:
+        """Whether a grid was made or changed since the page began."""
+        try:
+            return folder.path.stat().st_mtime >= self._begun
+        except OSError:  # deleted meanwhile
+            return False
 
     def _doing(self, name: str) -> view.State:
         """State of a grid: its active job, else the message if its newest job failed."""

@@ -11,6 +11,7 @@ import gradio as gr
 from core.engine.queue import QueueEntry
 from core.generation.model.index import preview_of
 from core.generation.model.library import find, find_file, title_of_name
+from core.generation.plan.checks import problems_of
 from core.generation.plan.plan import plan_of
 from core.generation.plan.requests import in_styles
 from core.generation.prompt.styles import chosen_styles
@@ -96,7 +97,7 @@ def build(page: Page) -> None:
     with gr.Row(equal_height=False, elem_id="gen-main"):
         with gr.Column(scale=0, min_width=300, elem_id="gen-form"):
             settings = board("gen-settings", AWAITED)
-            add = board("gen-add", AWAITED, script=OPEN_GROUPS + CHOSEN)
+            add = board("gen-add", AWAITED, script=OPEN_GROUPS + CHOSEN + view.IN_REACH)
             loras = board("gen-loras", script=OPEN_GROUPS)
             added = board("gen-cards", AWAITED, script=OPEN_GROUPS)
             grid_panel = grids.panel_board()
@@ -372,8 +373,6 @@ class Handlers:
 
         above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
         notes = {"conditioning": "refiner: SDXL only"} if model.family not in ("", "sdxl") else {}
-        acting = sum(ControlUse.model_validate(use).used for use in values["nets"])
-        of_cards = {"controls": f"{acting} of {count(len(values['nets']), 'net')} on"} if values["nets"] else {}
         rows = panel.rows_of(values, above, draw, lambda group: self._above(group, values), notes, self.presets.bad)
         return {
             "prompts": view.prompts(
@@ -392,13 +391,23 @@ class Handlers:
                 cards.added(self.page),
                 draw,
                 lambda group: self._above(group, values),
-                of_cards,
+                self._card_notes(values),
                 self.presets.bad,
             ),
             "more": panel.groups(rows),
             "loras": self.loras.rows(),
             "presets": self.presets.html(),
         }
+
+    def _card_notes(self, values: dict[str, Any]) -> dict[str, str]:
+        """{group: what stands beside the title of a card}: how many nets act, or the first advice about its settings."""
+        job = collected([], form.job_of, values, self.page.project.job)
+        advice = [each for each in problems_of(job) if each.level == "advice"] if job is not None else []
+        notes = {each.where.partition(".")[0]: each.what for each in reversed(advice)}
+        if values["nets"]:
+            acting = sum(ControlUse.model_validate(use).used for use in values["nets"])
+            notes["controls"] = f"{acting} of {count(len(values['nets']), 'net')} on"
+        return notes
 
     def _above(self, group: str, values: dict[str, Any]) -> str:
         """HTML above the fields of a group."""

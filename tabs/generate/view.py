@@ -9,6 +9,16 @@ from tabs.markup import esc
 
 # -- fields
 
+# While Generate is scrolled away, a second one stays at the lower edge of the settings.
+IN_REACH = """
+const form = element.closest('#gen-form'), first = document.querySelector('#gen-prompts');
+const again = Object.assign(document.createElement('button'), {type: 'button', id: 'gen-again', className: 'btn primary'});
+Object.assign(again, {textContent: 'Generate', hidden: true, ariaHidden: 'true', tabIndex: -1});  // keys have Ctrl+Enter
+again.addEventListener('click', () => document.querySelector('#gen-draw').click());
+form.append(again);
+new IntersectionObserver(([seen]) => { again.hidden = seen.isIntersecting || !form.offsetHeight; }).observe(first);
+"""
+
 
 def prompts(fields: str, start_fields: str, below: str) -> str:
     """HTML of the prompts and the Generate button. start_fields: HTML next to the button; below: HTML below the prompts"""

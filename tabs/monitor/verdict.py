@@ -52,6 +52,11 @@ if TYPE_CHECKING:
 ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
 REMEMBERED = 20  # runs
+WHY = {  # of `recommended`
+    "lowest": "it has the lowest loss",
+    "clear": "by loss it may be as good as the lowest, which the assessment warns of",
+    "": "it is the last one",
+}
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
 TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
 
@@ -389,7 +394,7 @@ def _answer(
     if why == "preferred" and leads:
         return f"Use {leads['label']}: your blind choices prefer it, {first}.", ""
     used = next((column for column in columns[1:] if column["use"]), columns[-1])
-    return (f"Use {used['label']} for now." if len(columns) > 2 else ""), open_still
+    return (f"Use {used['label']} for now: {WHY[why]}." if len(columns) > 2 else ""), open_still
 
 
 def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:

@@ -142,6 +142,16 @@ def test_loaded_settings_remove_cards_that_they_leave_empty_and_can_be_taken_bac
     assert desk._values()["prompt"] == "other words", "once"
 
 
+def test_a_card_says_that_its_settings_have_no_effect(desk, tmp_path):
+    map_file = draw(tmp_path / "outputs" / "images" / "d" / "1.png", seed=1)
+    says = "The region map has no effect"
+    desk.act(event("field", "prompt", "a fox"))
+    desk.act(event("card_add", "regions"))
+    assert says not in desk._form()["cards"]
+    assert says in desk.act(event("field", "region_map", str(map_file)))["cards"]
+    assert says not in desk.act(event("field", "prompt", "a fox AND a dog"))["cards"]
+
+
 def test_what_is_set_without_a_card_is_named_while_all_settings_are_closed(desk):
     desk.act(event("field", "clip_skip", "2"))
     summary = desk._form()["more"].partition("</summary>")[0]

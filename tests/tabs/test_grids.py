@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 import time
 from dataclasses import replace
@@ -279,6 +280,10 @@ def test_a_grid_is_queued_with_its_folder_shown_cancelled_and_resumed(desk):
     assert table.count('scope="col"') == 2 and table.count('scope="row"') == 2
     desk.page.engine.cancel("e0")
     assert not desk.page.engine.entries and "Resume" in desk._table()
+    closed = desk.act(event("close"))["table"]
+    assert 'class="strip grid-recent"' in closed and f'data-arg="{folder.name}"' in closed, "it can be opened again"
+    os.utime(folder.path, (desk._begun - 1, desk._begun - 1))
+    assert desk._table() == "", "of an earlier session"
     desk.act(event("resume", folder.name))
     assert len(desk.page.engine.jobs) == 2 and desk.page.engine.jobs[1].grid.folder == folder.name
     with pytest.raises(Exception, match="being made"):

@@ -245,6 +245,26 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
 
 
 @pytest.mark.slow
+def test_generate_stays_in_reach_while_the_settings_are_scrolled(window, work):
+    tab = window.open("Generate")
+    tab.set_viewport_size({"width": 1280, "height": 420})
+    again = tab.locator("#gen-again")
+    tab.locator("#gen-add").wait_for()
+    expect(again).to_be_hidden()
+    tab.evaluate("scrollTo(0, 260)")
+    expect(again).to_be_in_viewport(ratio=1)
+    tab.evaluate("""() => document.addEventListener("click", (event) => {
+      if (event.target.id !== "gen-draw") return;
+      event.stopImmediatePropagation();
+      window.pressed = (window.pressed || 0) + 1;
+    }, true)""")
+    again.click()
+    assert tab.evaluate("window.pressed") == 1
+    tab.evaluate("scrollTo(0, 0)")
+    expect(again).to_be_hidden()
+
+
+@pytest.mark.slow
 def test_a_lora_is_added_moved_and_its_trigger_word_written_by_keyboard(window, work):
     path = lora_in(work, "owl")
     layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

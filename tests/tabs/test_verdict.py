@@ -277,7 +277,7 @@ def test_blind_choices_prefer_a_checkpoint_only_if_its_first_place_is_likely(tmp
     for probability, preferred in ((0.49, False), (0.5, True)):
         leads = {"file": "a", "label": "step 20", "first": probability}
         answer, decided = verdict._answer(tmp_path, columns, "preferred" if preferred else "lowest", leads)
-        assert answer.startswith("Use step 20: ") if preferred else answer == "Use step 40 for now."
+        assert answer.startswith("Use step 20: ") if preferred else answer.startswith("Use step 40 for now: ")
         assert f"{probability:.0%}" in answer + decided and bool(decided) is not preferred
         keep(tmp_path, tmp_path / "checkpoints" / "b", "")
         answer, decided = verdict._answer(tmp_path, columns, "kept", leads)
