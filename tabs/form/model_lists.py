@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 from core.control.kinds import CODES
 from core.formats.detect import FAMILY_NAMES, KIND_NAMES
 from core.generation.model.index import FileFacts, facts_of_file
 from core.generation.model.library import (
+    Scan,
     find_all,
     list_control,
     list_embeddings,
@@ -26,7 +28,7 @@ from core.generation.model.other_files import is_refiner
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace, display_path, real_path
 
-LISTS: dict[str, Callable[[Workspace], list[tuple[str, Path]]]] = {
+LISTS: dict[str, Callable[..., list[tuple[str, Path]]]] = {  # called with the workspace and a Scan
     "checkpoint": list_models,
     "lora": list_loras,
     "vae": list_vaes,
@@ -39,6 +41,7 @@ REFINER = "refiner"  # a list of the checkpoints that are refiners
 STARTER = PROJECT / "models" / "starter"
 STARTER_LABEL = "starter (SD 1.x, 128 px)"
 REFRESH_SECONDS = 3.0  # after which lists that are requested all the time are read again
+IDLE = 9  # times as long as a reading took
 WAIT_SECONDS = 0.4  # for which a response waits for the first reading of the folders
 CHOICES_WAIT, MAX_CHOICES = 0.12, 200  # of a list of choices: seconds it waits for a reading, and its length
 
@@ -80,6 +83,12 @@ def network_words(facts: FileFacts) -> str:
     return " \u00b7 ".join(text for text in badges(facts) if text != "LoRA")
 
 
+@lru_cache(maxsize=20_000)
+def _names(path: Path, real: str, workspace: Workspace) -> tuple[str, str]:
+    """(name, value) of a `Listed`, cached until a link on its way leads to another `real` file."""
+    return portable_name(path, workspace), display_path(path)
+
+
 class ModelLists:
     """The files of each kind, read in a thread since thousands of new files take long."""
 
@@ -87,7 +96,7 @@ class ModelLists:
         self.workspace = workspace
         self.version = 0  # increases with each change
         self._files: dict[str, list[Listed]] = {}
-        self._read_at = float("-inf")  # end of the last reading
+        self._read_at, self._took = float("-inf"), 0.0  # end and seconds of the last reading
         self._reading: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -97,13 +106,18 @@ class ModelLists:
 
     def read(self) -> None:
         """Read the folders now. Headers are read only of new and changed files."""
+        begun = time.monotonic()
         try:
             self._read()
         finally:
             self._read_at = time.monotonic()
+            self._took = self._read_at - begun
 
     def _read(self) -> None:
-        files = {kind: [self._listed(*each) for each in listed(self.workspace)] for kind, listed in LISTS.items()}
+        scan = Scan(self.workspace)
+        files = {
+            kind: [self._listed(*each) for each in listed(self.workspace, scan=scan)] for kind, listed in LISTS.items()
+        }
         files[REFINER] = [each for each in files["checkpoint"] if is_refiner(each.facts.as_kind())]
         if files != self._files:
             self._files = files
@@ -112,12 +126,14 @@ class ModelLists:
     def _listed(self, label: str, path: Path) -> Listed:
         facts = facts_of_file(path)
         label = label.removesuffix(f" (unreadable: {facts.problem})")
-        return Listed(label, portable_name(path, self.workspace), display_path(path), path, facts)
+        return Listed(label, *_names(path, os.path.realpath(path), self.workspace), path, facts)
 
     def refresh(self, wait: float = WAIT_SECONDS, after: float = 0.0) -> None:
-        """Start a reading in a thread, unless one ended within the last `after` seconds, and wait up to `wait` seconds for it."""
+        """Start a reading in a thread, unless one ended within the last `after` seconds, and wait up to `wait` seconds for it. With
+        `after`, a tenth of the time is spent on reading at most."""
         with self._lock:
-            if not self.reading and time.monotonic() - self._read_at >= after:
+            rest = max(after, IDLE * self._took) if after else 0.0
+            if not self.reading and time.monotonic() - self._read_at >= rest:
                 self._reading = threading.Thread(target=self.read, name="model lists", daemon=True)
                 self._reading.start()
             reading = self._reading
@@ -163,11 +179,11 @@ def with_starter(checkpoints: list[Listed]) -> list[Listed]:
     return [Listed(STARTER_LABEL, value, value, STARTER, facts_of_file(STARTER)), *others]
 
 
-def choices_of(kind: str, workspace: Workspace) -> list[tuple[str, str]]:
+def choices_of(kind: str, workspace: Workspace, after: float = 0.0) -> list[tuple[str, str]]:
     """[(label, value)] of at most MAX_CHOICES files of a kind; of checkpoints also the starter, first. Waits up to CHOICES_WAIT
-    seconds for a new reading, else uses the last one."""
+    seconds for a new reading, else uses the last one. after: of `ModelLists.refresh`"""
     lists = model_lists(workspace)
-    lists.refresh(CHOICES_WAIT)
+    lists.refresh(CHOICES_WAIT, after)
     files = lists.of([kind])
     files = with_starter(files)[: MAX_CHOICES + 1] if kind == "checkpoint" else files[:MAX_CHOICES]
     return [(each.text, each.value) for each in files]

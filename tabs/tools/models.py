@@ -55,7 +55,8 @@ class Models:
         """The entries of the lists of models, read again every few seconds. A browser updates its lists when they change."""
         when, choices = self._choices
         if time.monotonic() - when > LOOKED_AFTER:
-            choices = [value for kind in ("checkpoint", "vae") for _, value in choices_of(kind, self._workspace)]
+            listed = (choices_of(kind, self._workspace, LOOKED_AFTER) for kind in ("checkpoint", "vae"))
+            choices = [value for of_kind in listed for _, value in of_kind]
             self._choices = (time.monotonic(), choices)
         return choices
 

@@ -4,6 +4,7 @@ read once."""
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ from core.record.atomic import write_json
 from core.record.bounded_json import read_json_object
 from core.record.file_titles import file_stem
 from core.record.problems import ProblemsError
-from core.record.stamps import Stamp, stamp
+from core.record.stamps import Stamp, stamp, stamp_of
 from core.record.workspace import PROJECT, Workspace
 
 FILE = "models.json"
@@ -75,7 +76,10 @@ def facts_of_file(path: Path) -> FileFacts:
     """The facts of a model file or diffusers folder, read again only if it has changed. Never raises: one damaged file
     hides no others."""
     try:
-        name, state = str(path), stamp(next((file for name in OF_FOLDER if (file := path / name).is_file()), path))
+        name, found = str(path), os.stat(path)
+        parts = (path / each for each in OF_FOLDER) if stat.S_ISDIR(found.st_mode) else ()
+        described = next((part for part in parts if part.is_file()), None)
+        state = stamp_of(found) if described is None else stamp(described)
     except (OSError, ValueError):
         return GONE
     cached = _cache.get(name)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path, PurePosixPath
 
 from core.control.kinds import CODES
@@ -48,26 +48,77 @@ FOLDER_KINDS = {  # of folders under models/
 MOST_NEAR = 3  # suggestions for a missing name
 
 
-def list_loras(workspace: Workspace) -> list[tuple[str, Path]]:
+class Scan:
+    """The model files of a workspace, walked once for the lists of several kinds."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self._kinds: dict[Path, str] = {}
+
+    def files(self, kind: str, suffixes: Collection[str] = SUFFIXES) -> list[tuple[str, Path]]:
+        """(label, path) of the files of a kind under models/."""
+        return self._of_kind(self._own[0], self.workspace.models, kind, suffixes)
+
+    def folders(self) -> list[tuple[str, Path]]:
+        """(label, path) of the diffusers folders under models/."""
+        return [(_label(path, self.workspace.models), path) for path in self._own[1]]
+
+    def results(self, kind: str) -> Iterator[tuple[str, Path]]:
+        """Yield (label, path) of the files of a kind, and of diffusers folders, among the checkpoints of all runs."""
+        for run, (files, folders) in self._runs:
+            root = run / "checkpoints"
+            found = [(_label(path, root), path) for path in folders] if kind == "checkpoint" else []
+            found += self._of_kind(files, root, kind, SUFFIXES)
+            if found:
+                title = _run_label(run)
+                yield from ((f"{title} / {label}", path) for label, path in found)
+
+    @cached_property
+    def _own(self) -> tuple[list[Path], list[Path]]:
+        return _walked(self.workspace.models)
+
+    @cached_property
+    def _runs(self) -> list[tuple[Path, tuple[list[Path], list[Path]]]]:
+        """(run, files and diffusers folders among its checkpoints)."""
+        runs = sorted(self.workspace.runs.iterdir()) if self.workspace.runs.is_dir() else []
+        return [(run, _walked(run / "checkpoints")) for run in runs]
+
+    def _of_kind(
+        self, files: Iterable[Path], root: Path, kind: str, suffixes: Collection[str]
+    ) -> list[tuple[str, Path]]:
+        return [
+            (_label(path, root), path)
+            for path in files
+            if path.suffix.lower() in suffixes and self._kind(path, root) == kind
+        ]
+
+    def _kind(self, path: Path, root: Path) -> str:
+        if path not in self._kinds:
+            self._kinds[path] = _listed_as(path, root)
+        return self._kinds[path]
+
+
+def list_loras(workspace: Workspace, scan: Scan | None = None) -> list[tuple[str, Path]]:
     """(label, path) of every LoRA, newest first. The folder is part of a label: "loras/fox", "2026-01-31_fox / fox"."""
-    return _best_first(_newest_first(workspace, "lora"), workspace)
+    return _best_first(_newest_first(scan or Scan(workspace), "lora"), workspace)
 
 
-def list_embeddings(workspace: Workspace) -> list[tuple[str, Path]]:
+def list_embeddings(workspace: Workspace, scan: Scan | None = None) -> list[tuple[str, Path]]:
     """(label, path) of every textual inversion embedding, newest first, labeled as in `list_loras`."""
-    return _best_first(_newest_first(workspace, "embedding"), workspace)
+    return _best_first(_newest_first(scan or Scan(workspace), "embedding"), workspace)
 
 
-def _newest_first(workspace: Workspace, kind: str) -> list[tuple[str, Path]]:
-    with cached_facts(workspace):
-        files = [*_files(workspace.models, kind), *_results(workspace, kind)]
+def _newest_first(scan: Scan, kind: str) -> list[tuple[str, Path]]:
+    with cached_facts(scan.workspace):
+        files = [*scan.files(kind), *scan.results(kind)]
     return _labeled(sorted(files, key=lambda item: (-_changed(item[1]), item[0])))
 
 
-def list_control(workspace: Workspace, kind: str) -> list[tuple[str, Path]]:
+def list_control(workspace: Workspace, kind: str, scan: Scan | None = None) -> list[tuple[str, Path]]:
     """(label, path) of every ControlNet or ControlNet-LLLite, files and diffusers folders, newest first. kind:
     "controlnet" or "controlnet_lllite" """
-    return list(dict.fromkeys(_with_config(*each, kind, workspace) for each in _newest_first(workspace, kind)))
+    files = _newest_first(scan or Scan(workspace), kind)
+    return list(dict.fromkeys(_with_config(*each, kind, workspace) for each in files))
 
 
 def _with_config(label: str, path: Path, kind: str, workspace: Workspace) -> tuple[str, Path]:
@@ -94,25 +145,26 @@ def _changed(path: Path) -> int:
         return 0
 
 
-def list_models(workspace: Workspace) -> list[tuple[str, Path]]:
+def list_models(workspace: Workspace, scan: Scan | None = None) -> list[tuple[str, Path]]:
     """(label, path) of every checkpoint, files and diffusers folders: those under models/ by name, then results."""
-    folders = [(_label(path, workspace.models), path) for path in _diffusers_folders(workspace.models)]
+    scan = scan or Scan(workspace)
     with cached_facts(workspace):
-        local = sorted([*folders, *_files(workspace.models, "checkpoint")], key=lambda item: item[0].lower())
-        results = sorted(_results(workspace, "checkpoint"), key=lambda item: -_changed(item[1]))
+        local = sorted([*scan.folders(), *scan.files("checkpoint")], key=lambda item: item[0].lower())
+        results = sorted(scan.results("checkpoint"), key=lambda item: -_changed(item[1]))
     return _labeled(local + _best_first(results, workspace))
 
 
-def list_vaes(workspace: Workspace) -> list[tuple[str, Path]]:
+def list_vaes(workspace: Workspace, scan: Scan | None = None) -> list[tuple[str, Path]]:
     """(label, path) of every VAE file under models/; unreadable ones last."""
     with cached_facts(workspace):
-        return _labeled(sorted(_files(workspace.models, "vae"), key=lambda item: item[0].lower()))
+        return _labeled(sorted((scan or Scan(workspace)).files("vae"), key=lambda item: item[0].lower()))
 
 
-def list_upscalers(workspace: Workspace) -> list[tuple[str, Path]]:
+def list_upscalers(workspace: Workspace, scan: Scan | None = None) -> list[tuple[str, Path]]:
     """(label, path) of every supported upscaler under models/, for images and latents; unreadable ones last."""
+    scan = scan or Scan(workspace)
     with cached_facts(workspace):
-        kinds = [*_files(workspace.models, "upscaler", UPSCALER_SUFFIXES), *_files(workspace.models, "latent_upscaler")]
+        kinds = [*scan.files("upscaler", UPSCALER_SUFFIXES), *scan.files("latent_upscaler")]
     usable = [(label, path) for label, path in kinds if facts_of_file(path).offered]
     return _labeled(sorted(usable, key=lambda item: item[0].lower()))
 
@@ -193,14 +245,14 @@ KINDS = {
         "LoRA",
         "LoRAs",
         "lora.not-found",
-        lambda workspace: _newest_first(workspace, "lora"),
+        lambda workspace: _newest_first(Scan(workspace), "lora"),
         "train one, or put a file into models/loras",
     ),
     "embedding": Kind(
         "embedding",
         "embeddings",
         "embedding.not-found",
-        lambda workspace: _newest_first(workspace, "embedding"),
+        lambda workspace: _newest_first(Scan(workspace), "embedding"),
         "train one, or put a file into models/embeddings",
     ),
     "upscaler": Kind(
@@ -322,17 +374,21 @@ def _plain(name: str) -> str:
 # -- scanning
 
 
-def _files(root: Path, kind: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[tuple[str, Path]]:
-    """Model files of a kind below a folder, without the parts of diffusers folders and hidden folders."""
+def _walked(root: Path) -> tuple[list[Path], list[Path]]:
+    """(files with weights, diffusers folders) below a folder, without the parts of diffusers folders and hidden folders."""
+    weights, diffusers = [], []
     for folder, names, files in walk_folders(root):
         if INDEX in files:
             names[:] = []
+            diffusers.append(folder)
             continue
         names[:] = _entered(folder, names, root)
-        for file in sorted(files):
-            path = folder / file
-            if path.suffix.lower() in suffixes and not file.startswith(".") and _listed_as(path, root) == kind:
-                yield _label(path, root), path
+        weights += [
+            folder / file
+            for file in sorted(files)
+            if os.path.splitext(file)[1].lower() in UPSCALER_SUFFIXES and not file.startswith(".")
+        ]
+    return weights, diffusers
 
 
 def _weights_below(root: Path) -> list[tuple[str, Path]]:
@@ -357,29 +413,6 @@ def _listed_as(path: Path, root: Path) -> str:
         return FOLDER_KINDS.get(folder, "checkpoint")
     neighbors = (kind_of(each) for each in sorted(path.parent.iterdir()) if each.suffix.lower() in SUFFIXES)
     return next((each for each in neighbors if each in ("lora", "embedding", "checkpoint")), "lora")
-
-
-def _diffusers_folders(root: Path) -> Iterator[Path]:
-    """Yield the diffusers folders below a folder, without searching inside them."""
-    for folder, names, files in walk_folders(root):
-        if INDEX in files:
-            names[:] = []
-            yield folder
-        else:
-            names[:] = _entered(folder, names, root)
-
-
-def _results(workspace: Workspace, kind: str) -> Iterator[tuple[str, Path]]:
-    """Yield (label, path) of the files of a kind among the checkpoints of all runs."""
-    if not workspace.runs.is_dir():
-        return
-    for run in sorted(workspace.runs.iterdir()):
-        folder = run / "checkpoints"
-        if folder.is_dir():
-            folders = (
-                [(_label(path, folder), path) for path in _diffusers_folders(folder)] if kind == "checkpoint" else []
-            )
-            yield from ((f"{_run_label(run)} / {label}", path) for label, path in [*folders, *_files(folder, kind)])
 
 
 def _run_label(run: Path) -> str:
@@ -455,7 +488,7 @@ def wildcard_names(workspace: Workspace) -> list[str]:
 def _embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
     """(name in prompts, file, token) of the embeddings under models/; names may occur several times. token: in a file
     of several, whose names are the tokens; else ""."""
-    for _, path in _files(workspace.models, "embedding"):
+    for _, path in Scan(workspace).files("embedding"):
         yield from ((token or path.stem, path, token) for token in tokens_of_file(path))
 
 
