@@ -28,7 +28,7 @@ def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None,
         return run / kept, "kept"
     checkpoints = run / "checkpoints"
     chosen = _preferred(run, *(stamp_or_none(run / each) for each in (COMPARISON, CHOICES)))
-    if chosen and (checkpoints / chosen).is_file():
+    if chosen and (checkpoints / chosen).exists():
         return checkpoints / chosen, "preferred"
     if best is None:
         return None, ""
@@ -59,7 +59,9 @@ def _warned(run: Path, results: Stamp | None) -> Mapping[str, bool]:
 
 def _clear(run: Path, best: Mapping[str, Any], warned: Mapping[str, bool]) -> str | None:
     """Of the checkpoints that may be as good as `best` by loss, the one without warnings whose step is nearest."""
-    steps = steps_of(run)
-    clear = [file for file, bad in warned.items() if not bad and steps.get(file) in best.get("as_good", ())]
-    there = [file for file in clear if (run / "checkpoints" / file).is_file()]
-    return min(there, key=lambda file: (abs(steps[file] - best["step"]), steps[file]), default=None)
+    steps, step, good = steps_of(run), best.get("step"), best.get("as_good")
+    if not isinstance(step, int) or not isinstance(good, list | tuple):  # changed by hand
+        return None
+    clear = [file for file, bad in warned.items() if not bad and steps.get(file) in good]
+    there = [file for file in clear if (run / "checkpoints" / file).exists()]
+    return min(there, key=lambda file: (abs(steps[file] - step), steps[file]), default=None)

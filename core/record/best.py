@@ -187,7 +187,7 @@ def stored_best(folder: Path) -> dict[str, Any] | None:
     """`Best.to_dict` as last stored by the run; None if its file is gone."""
     stamp = stamp_or_none(folder / FILE)
     content = _read_best(folder / FILE, stamp) if stamp else None
-    return content if content is not None and (folder / str(content.get("file"))).is_file() else None
+    return content if content is not None and (folder / str(content.get("file"))).exists() else None
 
 
 @lru_cache(maxsize=2000)

@@ -69,6 +69,8 @@ def test_a_warning_leads_to_the_nearest_one_that_may_be_as_good(run):
     assessed(run, FILES[1], clear=(FILES[0], FILES[2]))
     assert recommended(run, BEST) == (run / "checkpoints" / FILES[0], "clear"), "the earlier of two as near"
     assert recommended(run, BEST | {"as_good": []})[1] == "lowest", "the others are clearly worse"
+    for damaged in ({"as_good": None}, {"as_good": 20}, {"step": "x"}):
+        assert recommended(run, BEST | damaged)[1] == "lowest"
     (run / "checkpoints" / FILES[0]).unlink()
     (run / "checkpoints" / FILES[2]).unlink()
     assert recommended(run, BEST)[1] == "lowest"

@@ -6,18 +6,23 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from generate_parts import Engine, embedding, lora
+from made_runs import make_run
 from safetensors.torch import save_file
 from work_parts import HOSTILE, make_page
 
 from core import tasks
+from core.generation.model import library
 from core.generation.model.index import preview_of
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import declared
 from core.settings.job import GenerateJob, TrainJob
+from tabs.form import model_lists as model_lists_module
+from tabs.form.model_lists import ModelLists
 from tabs.form.project import with_value
 from tabs.generate.tab import Handlers
 from tabs.tools.forms import ToolForm
@@ -277,3 +282,46 @@ def test_a_checkpoint_shows_the_sample_of_its_own_step_else_the_newest(tmp_path)
     ends = ("-step00000010", "-step00000015", "")
     shown = [preview_of(run / "checkpoints" / f"fox{end}.safetensors", workspace) for end in ends]
     assert [each and each.name for each in shown] == ["00000010_00.png", "00000020_00.png", "00000020_00.png"]
+
+
+def test_a_reading_walks_each_folder_once_for_all_kinds(page, monkeypatch):
+    make_run(page.workspace.runs, "20260102-030405_fox", saved=(20, 40))
+    walked, walk = [], library.walk_folders
+    monkeypatch.setattr(library, "walk_folders", lambda root: walked.append(root) or walk(root))
+    lists = ModelLists(page.workspace)
+    lists.read()
+    assert walked == [page.workspace.models, page.workspace.runs / "20260102-030405_fox" / "checkpoints"]
+    assert {kind for kind, files in lists._files.items() if files} >= {"checkpoint", "lora", "embedding", "upscaler"}
+
+
+def test_a_link_that_leads_to_another_file_has_its_name_at_the_next_reading(page):
+    loras = page.workspace.models / "loras"
+    lora(loras / "owl.safetensors")
+    newest, lists = loras / "newest.safetensors", ModelLists(page.workspace)
+    for target in ("fox", "owl"):
+        newest.unlink(missing_ok=True)
+        newest.symlink_to(loras / f"{target}.safetensors")
+        lists.read()
+        (link,) = (each for each in lists.of(["lora"]) if each.path == newest)
+        assert link.name == f"models/loras/{target}.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("after", "passed", "reads"), [(3.0, 2.9, 1), (3.0, 3.1, 2), (3.0, 17.9, 1), (3.0, 18.1, 2), (0.0, 0.0, 2)]
+)
+def test_lists_that_are_asked_for_all_the_time_rest_nine_times_as_long_as_a_reading_took(
+    page, monkeypatch, after, passed, reads
+):
+    now, took, done = [100.0], 2.0 if passed > 10 else 0.1, []
+    monkeypatch.setattr(model_lists_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    lists = ModelLists(page.workspace)
+
+    def read():
+        now[0] += took
+        done.append(now[0])
+
+    monkeypatch.setattr(lists, "_read", read)
+    lists.refresh(60.0)
+    now[0] += passed
+    lists.refresh(60.0, after)
+    assert len(done) == reads
