@@ -529,8 +529,12 @@
   /** `work` runs once the page's widgets stand. */
   atelier.whenReady = (work) => ready.push(work);
   /* What lies under the message panel can be scrolled out from below it, and what the keyboard reaches is never below it. */
-  atelier.whenReady(() => new ResizeObserver(([place]) =>
-    document.documentElement.style.setProperty("--said", `${Math.ceil(place.target.offsetHeight)}px`)).observe(atelier.byId("said-place")));
+  const roomBelow = () => {
+    const page = document.documentElement, high = Math.ceil(atelier.byId("said-place").offsetHeight), now = parseFloat(page.style.getPropertyValue("--said")) || 0;
+    if (high < now && scrollY + innerHeight > page.scrollHeight - now + high) addEventListener("scroll", roomBelow, {once: true, passive: true});  // at the end of the page it would move all
+    else page.style.setProperty("--said", `${high}px`);
+  };
+  atelier.whenReady(() => new ResizeObserver(roomBelow).observe(atelier.byId("said-place")));
   const begin = () => {
     if (!document.querySelector("#atelier-header") || !tabButtons().length) return setTimeout(begin, 30);
     document.title = "Atelier";

@@ -36,10 +36,10 @@
   const again = ({name, id, act, arg}, holder) => [...(holder || document).querySelectorAll(CONTROLS)].filter(holds(holder))
     .find((node) => nameOf(node) === name || (id ? node.id === id : act && node.dataset.act === act && node.dataset.arg === arg));
 
-  addEventListener("click", ({target}) => {
+  addEventListener("click", ({target, detail}) => {
     const node = target.closest && target.closest("button"), {act, arg} = node ? node.dataset : {};
     if (node && node.matches("[role=tab]")) press = null;  // answered by the tab itself, also when the address has opened it
-    else if (node) press = {node, name: nameOf(node), id: node.id, act, arg, board: node.closest(".board"), lands: landsNow().map((each) => each.dataset.land), until: Date.now() + PRESSED};
+    else if (node) press = {node, name: nameOf(node), id: node.id, act, arg, board: node.closest(".board"), keys: !detail, lands: landsNow().map((each) => each.dataset.land), until: Date.now() + PRESSED};
   }, true);
   addEventListener("focusin", ({target}) => {
     const inside = target.matches(CONTROLS) && target.parentElement.closest("[id]");
@@ -79,9 +79,9 @@
     } else if (lost && (!press.board || press.board === board || !press.node.isConnected)) {
       let next = again(press, press.board);
       if (next) press.node = next;  // what it opens may come with the answer of another board
-      while (!next && openers.length) next = again(openers.pop());
+      while (!next && openers.length) { const opener = openers.pop(); next = (opener.board && again(opener, opener.board)) || again(opener); }
       const stop = next || stopsIn(board)[0];
-      if (stop) stop.focus({preventScroll: !next});
+      if (stop) stop.focus({preventScroll: !next || !press.keys});  // the page stays where a mouse has pressed
     }
   };
   /* ---- tabs ---- */

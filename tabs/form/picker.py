@@ -138,10 +138,11 @@ def _row(each: Listed, number: int, reason: str, page: FormPage, attributes: str
 
 
 def matching(files: Sequence[Listed], query: str) -> list[Listed]:
-    """The files with all words of the query in their label, badges or trigger words."""
+    """The files with all words of the query in their label, badges or trigger words, those with all in the label first."""
     words = query.lower().split()
     texts = (" ".join((each.label, *badges(each.facts), *each.facts.words)).lower() for each in files)
-    return [each for each, text in zip(files, texts, strict=True) if all(word in text for word in words)]
+    found = [each for each, text in zip(files, texts, strict=True) if all(word in text for word in words)]
+    return sorted(found, key=lambda each: not all(word in each.label.lower() for word in words))
 
 
 # -- the answers

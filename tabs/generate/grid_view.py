@@ -56,6 +56,12 @@ class Earlier:
     failed: int
     doing: str
 
+    @property
+    def words(self) -> str:
+        """How many of its images are there: "6 images", "3 of 6, 1 failed, running"."""
+        made = count(self.total, "image") if self.done >= self.total else f"{self.done:,} of {self.total:,}"
+        return ", ".join(filter(None, [made, f"{self.failed} failed" if self.failed else "", self.doing]))
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -69,9 +75,7 @@ def recent(grids: Sequence[Earlier]) -> str:
     """HTML of the grids of this session, to open one again; "" without any."""
     if not grids:
         return ""
-    links = [
-        button("open", f"{each.title}, {count(each.total, 'image')}", each.name, kind="small quiet") for each in grids
-    ]
+    links = (button("open", f"{each.title}, {each.words}", each.name, kind="small quiet") for each in grids)
     return (
         '<div class="strip grid-recent" role="group" aria-label="Grids of this session"><span class="hint">Grids</span>'
         f"{''.join(links)}</div>"
@@ -119,6 +123,9 @@ def _axis(
     up = letter.upper()
     title = loras.get((setting_named(axes.get(name, "")) or "").removeprefix(f"{STRENGTH}:"), "")
     face = f'<span class="pick-face"><span><b>{middle(title)}</b></span></span>' if title else ""
+    entry = settings_of_axes().get(setting_named(axes.get(name, "")) or "")
+    unclear = entry is not None and entry.title.casefold() != axes.get(name, "").strip().casefold()
+    hint = f'<span class="hint replaces">{esc(entry.title)}</span>' if entry is not None and unclear else ""
     own = (
         f'<label class="own"><span>{"Strength" if title else "Values"}</span><textarea rows="1" id="grid-{letter}-values" '
         f'data-act="field" data-arg="{values}" data-live placeholder="such as {esc(_example(letter, axes.get(name, "")))}" '
@@ -131,7 +138,7 @@ def _axis(
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
         f"{own if kind is None else add_buttons(letter, kind)}"
         f"{button('fill', 'Fill in all', letter, kind='quiet', label=f'Fill in all values of {up}', title='All known values')}"
-        f"{cards}{_replaces(kind, loras)}</div>"
+        f"{cards}{_replaces(kind, loras)}{hint}</div>"
     )
 
 
@@ -169,12 +176,9 @@ def earlier(grids: Sequence[Earlier], open_one: str, more: int) -> str:
 
 
 def _earlier(grid: Earlier, is_open: bool) -> str:
-    failed = f", {grid.failed} failed" if grid.failed else ""
-    count = f"{grid.total:,} images{failed}" if grid.done >= grid.total else f"{grid.done:,} of {grid.total:,}{failed}"
-    words = f"{count}, {grid.doing}" if grid.doing else count
     opens = button("open", grid.title, grid.name, kind="quiet", label=f"Open the grid {grid.title}, {grid.name}")
     now = ' aria-current="true"' if is_open else ""
-    return f'<li{now}>{opens}<span class="hint" title="{esc(grid.name)}">{esc(words)}</span></li>'
+    return f'<li{now}>{opens}<span class="hint" title="{esc(grid.name)}">{esc(grid.words)}</span></li>'
 
 
 # -- the table

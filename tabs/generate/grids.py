@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -54,6 +55,8 @@ TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
 LISTED, RECENT, MAX_FILLED = 12, 3, 200
 MAX_LENGTH = 1 << 18
 START = "start grid"
+STRENGTH_OF_IMAGE = "image_to_image.strength"
+REPAINT = {"image_to_image.image_path", "hires.highres_fix_scale"}  # what a denoising strength acts on
 FIELDS = tuple(f"{letter}_{part}" for letter in LETTERS for part in ("axis", "values"))
 
 
@@ -152,6 +155,10 @@ class Grids:
         except ProblemsError as error:
             first = error.problems[0]
             return f"{first.what}: {first.fix}" if first.fix else first.what, first.code != "grid.empty-axis"
+        used = {axis.setting for axis in axes}
+        repaints = job.image_to_image.image_path or job.hires.highres_fix_scale or used & REPAINT
+        if STRENGTH_OF_IMAGE in used and not repaints:
+            return "Denoising strength has no effect: there is no initial image and no Hires", True
         cells, steps = prod(len(axis.values) for axis in axes), expected_steps(job, axes)
         loads = next(
             (len({each.value for each in axis.values}) for axis in axes if axis.setting == "model.base_model"), 1
@@ -253,7 +260,7 @@ class Grids:
 
     def _set(self, name: str, value: str) -> None:
         self._forget_wrong()
-        self._keep(fields=self._axes() | {name: value})
+        self._keep(fields=self._axes() | {name: value}, axes={})
 
     def _forget_wrong(self) -> None:
         """Remove what a refused start has marked, and its message: the form is another one now."""
@@ -438,11 +445,13 @@ def pace(workspace: Workspace) -> float:
     return 0.0
 
 
-def close(page: Page) -> None:
-    """Close the open grid, so that the next image is in view, unless a grid is running."""
-    state = page.project.tab_state(STATE)
-    busy = any(entry.task == "grid" and entry.state == "running" for entry in page.engine.queue())
-    if state.get("open") and not busy:
+def close(page: Page, asked: float = math.inf) -> None:
+    """Close the open grid, so that the next image is in view, unless a grid is running or the open one was asked for later.
+    asked: when the image was, in seconds since 1970"""
+    state, jobs = page.project.tab_state(STATE), [entry for entry in page.engine.queue() if entry.task == "grid"]
+    own = [each for each in jobs if each.job.get("grid", {}).get("folder") == state.get("open")]
+    later = any(each.added > asked for each in own)
+    if state.get("open") and not later and not any(entry.state == "running" for entry in jobs):
         page.project.keep(STATE, state | {"open": ""})
 
 

@@ -97,7 +97,7 @@ def build(page: Page) -> None:
     with gr.Row(equal_height=False, elem_id="gen-main"):
         with gr.Column(scale=0, min_width=300, elem_id="gen-form"):
             settings = board("gen-settings", AWAITED)
-            add = board("gen-add", AWAITED, script=OPEN_GROUPS + CHOSEN + view.IN_REACH)
+            add = board("gen-add", AWAITED, script=OPEN_GROUPS + CHOSEN)
             loras = board("gen-loras", script=OPEN_GROUPS)
             added = board("gen-cards", AWAITED, script=OPEN_GROUPS)
             grid_panel = grids.panel_board()
@@ -115,7 +115,7 @@ def build(page: Page) -> None:
             )
             presets = board("gen-presets", handlers.presets.html())
         with gr.Column(scale=1, min_width=300, elem_id="gen-side"):
-            line = board("gen-status", status((), {}, None, ()), script=OPEN_GROUPS)
+            line = board("gen-status", status((), {}, None, ()), script=OPEN_GROUPS + view.IN_REACH)
             grid_table = grids.table_board()
             newest = board("gen-newest", AWAITED)
             strip = board("gen-strip", piece("gallery_strip"))
@@ -514,7 +514,7 @@ class Handlers:
     def _ended(self, entry: QueueEntry) -> None:
         """Listener for ended jobs."""
         if entry.id == self._shown_after and entry.state == "done":
-            grids.close(self.page)
+            grids.close(self.page, entry.added)
 
     def _jobs(self, new_seed: bool = False) -> list[GenerateJob]:
         """The jobs of the form, with its seed or a random one. Raises ProblemsError."""

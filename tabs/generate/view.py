@@ -9,14 +9,29 @@ from tabs.markup import esc
 
 # -- fields
 
-# While Generate is scrolled away, a second one stays at the lower edge of the settings.
+# While Generate is scrolled away, a second one stays at the lower edge of the settings, with what is being generated.
 IN_REACH = """
-const form = element.closest('#gen-form'), first = document.querySelector('#gen-prompts');
-const again = Object.assign(document.createElement('button'), {type: 'button', id: 'gen-again', className: 'btn primary'});
-Object.assign(again, {textContent: 'Generate', hidden: true, ariaHidden: 'true', tabIndex: -1});  // keys have Ctrl+Enter
-again.addEventListener('click', () => document.querySelector('#gen-draw').click());
-form.append(again);
-new IntersectionObserver(([seen]) => { again.hidden = seen.isIntersecting || !form.offsetHeight; }).observe(first);
+{
+  const first = document.querySelector('#gen-prompts'), again = document.createElement('div'), says = document.createElement('div');
+  const press = Object.assign(document.createElement('button'), {type: 'button', className: 'btn primary', textContent: 'Generate'});
+  Object.assign(again, {id: 'gen-again', className: 'off', ariaHidden: 'true'});  // keys have Ctrl+Enter, readers the first one
+  Object.assign(press, {title: 'Ctrl+Enter', tabIndex: -1, onclick: () => first.querySelector('#gen-draw').click()});
+  again.append(press, says);
+  document.querySelector('#gen-form').append(again);
+  const look = new IntersectionObserver(([draw]) => again.classList.toggle('off', draw.isIntersecting));
+  let watched = null;
+  const follow = () => {
+    const draw = first.querySelector('#gen-draw');
+    if (!draw || draw === watched) return;
+    look.disconnect();
+    look.observe(watched = draw);
+  };
+  const tell = () => { const now = element.querySelector('.gen-now'); says.innerHTML = now ? now.innerHTML : ''; };
+  new MutationObserver(follow).observe(first, {childList: true, subtree: true});
+  new MutationObserver(tell).observe(element, {childList: true, subtree: true, characterData: true, attributes: true});
+  follow();
+  tell();
+}
 """
 
 

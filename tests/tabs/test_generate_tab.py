@@ -569,3 +569,15 @@ def test_empty_fields_show_the_models_own_size_and_guidance(tmp_path):
     other = form.default_texts(values | {"base_model": str(real)}, demo(), space)
     assert other["guidance_scale"].startswith("7.5") and other["width"].startswith("512")
     assert "4" not in form.default_texts(values | {"base_model": "nowhere"}, demo(), space)["guidance_scale"]
+
+
+def test_a_grid_that_was_asked_for_after_an_image_stays_open_when_that_ends(desk):
+    page = desk.page
+    press(desk)
+    image = replace(page.engine.entries[-1], added=10.0)
+    for added, opened in ((11.0, "a grid"), (9.0, "")):
+        page.project.keep(STATE, {"open": "a grid"})
+        grid = QueueEntry("g", "grid", "Grid: fox", {"grid": {"folder": "a grid"}}, state="waiting", added=added)
+        page.engine.entries = [image, grid]
+        ended(desk, image.id)
+        assert page.project.tab_state(STATE)["open"] == opened

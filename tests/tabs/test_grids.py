@@ -103,6 +103,15 @@ def test_the_panel_says_what_the_axes_come_to_or_what_is_wrong(desk):
     assert HOSTILE not in desk.panel()
 
 
+def test_an_axis_says_which_setting_it_means_and_that_it_has_no_effect(desk):
+    give(desk, x_axis="Seed", x_values="1, 2", y_axis="strength", y_values="0.6, 1")
+    shown = desk.panel()
+    assert shown.count("hint replaces") == 1 and ">Denoising strength</span>" in shown
+    assert "Denoising strength has no effect" in shown
+    give(desk, x_axis="hires.highres_fix_scale", x_values="1.5, 2")
+    assert "has no effect" not in desk.panel() and "4 images" in desk.panel()
+
+
 def test_all_known_values_are_filled_in(desk):
     trained(desk)
     give(desk, x_axis="sampler", y_axis="lora", z_axis="steps")

@@ -258,7 +258,7 @@ def test_generate_stays_in_reach_while_the_settings_are_scrolled(window, work):
       event.stopImmediatePropagation();
       window.pressed = (window.pressed || 0) + 1;
     }, true)""")
-    again.click()
+    again.locator(".btn").click()
     assert tab.evaluate("window.pressed") == 1
     tab.evaluate("scrollTo(0, 0)")
     expect(again).to_be_hidden()
