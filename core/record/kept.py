@@ -27,6 +27,11 @@ def last_kept(run: Path) -> str | None:
     return next(reversed(read_kept(run)), None)
 
 
+def kept_mark(file: str, name: str) -> str:
+    """How lists mark a kept file: "kept", with its name if that is another one than the file's."""
+    return "kept" if name == Path(file).stem else f"kept as {name}"
+
+
 def _marks(run: Path) -> tuple[tuple[str, str], ...] | None:
     """The marks, also of files that are gone; None for a damaged kept.json."""
     stamp = stamp_or_none(run / FILE)

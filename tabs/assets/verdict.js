@@ -41,7 +41,7 @@
       "aria-keyshortcuts": "ArrowLeft ArrowRight ArrowUp ArrowDown Space K B"}, p.left.node, p.right.node);
     p.before = button("Previous", () => go(column, row - 1), "small", {"aria-label": "Previous prompt"});
     p.after = button("Next", () => go(column, row + 1), "small", {"aria-label": "Next prompt"});
-    p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B)"});
+    p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B), once images of two checkpoints and a few prompts are made"});
     p.all = button("Table of all", () => send("verdict_all"), "small", {title: "All images of the comparison, in Generate"});
     p.limit.addEventListener("change", () => send("verdict_minutes", {minutes: Number(p.limit.value)}));
     p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
@@ -51,6 +51,7 @@
     p.strength = h("label", {class: "verdict-strength"}, h("span", {}, "Strength"), p.force, p.forced);
     p.further = h("div", {class: "verdict-further"});
     p.film = h("div", {class: "verdict-film"}, p.strip, h("div", {class: "verdict-sliders"}, h("label", {class: "verdict-steps"}, h("span", {}, "Step"), p.slider), p.strength), p.further);
+    new ResizeObserver(() => data && data.columns && drawStrip()).observe(p.strip);  // where it was out of sight, nothing could be scrolled to
     p.row = h("div", {class: "verdict-prompt"}, p.before, p.prompt, p.after, p.shows);
     holder.replaceChildren(h("div", {class: "card-head"}, h("h3", {}, "Compare checkpoints"), h("span", {class: "grow"}), p.blind, p.all), p.answer, p.problems, p.make,
       h("div", {class: "verdict-body"}, h("div", {class: "verdict-main"}, p.stage, p.answers, p.film), h("div", {class: "verdict-side"}, p.row, p.sentence, p.keep, p.choices, p.average, p.keys)), p.assess, p.status);
@@ -135,7 +136,10 @@
     show(holder, Boolean(news));
     if (!news) { data = null; return; }
     if (!build()) return;
-    if (!data || data.run !== news.run) { blind = base = false; column = row = 0; strength = 1; answered = ""; }
+    if (!data || data.run !== news.run) {
+      for (const {image} of [parts.left, parts.right]) attr(image, "src", null);  // no image of another run under this one's labels
+      blind = base = false; column = row = 0; strength = 1; answered = "";
+    }
     const before = data && data.columns && data.columns[column], there = before && news.columns ? news.columns.findIndex((one) => one.file === before.file) : -1;
     if (column && there > 0) column = there;
     data = news;

@@ -13,7 +13,7 @@ from core.engine.verdict import candidates, images_in
 from core.generation.model.index import facts_of_file, preview_of
 from core.record.best import read_best, short_label, stored_best
 from core.record.file_titles import AVERAGE, file_stem, label_of
-from core.record.kept import read_kept
+from core.record.kept import kept_mark, read_kept
 from core.record.problems import ProblemsError
 from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder, run_of
@@ -57,7 +57,10 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
     file, own = path.relative_to(run).as_posix(), output_of(stem)
     title, image = title_of(folder), image or _compared(run, path.name, workspace)
-    marks = (*((short_label(best[1]),) if best and best[0] == file else ()), *(("kept",) if file in kept else ()))
+    marks = (
+        *((short_label(best[1]),) if best and best[0] == file else ()),
+        *((kept_mark(file, kept[file]),) if file in kept else ()),
+    )
     here = Checkpoint(path, _label(path), marks, None, None)
     return Lora(path, title if own in (title, initial_title(folder)) else f"{title} / {own}", image, here)
 
@@ -98,12 +101,12 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
         rows = candidates([file["name"] for file in facts["files"]], facts)
     except (ProblemsError, OSError, KeyError):
         return []
-    best, kept = facts.get("best") or {}, {Path(file).name for file in read_kept(run)}
+    best, kept = facts.get("best") or {}, {Path(file).name: name for file, name in read_kept(run).items()}
     mark = short_label(best.get("label", "best"))
     found = []
     for row in rows:
-        is_best = row["file"] == Path(best.get("file", "")).name
-        marks = (*((mark,) if is_best else ()), *(("kept",) if row["file"] in kept else ()))
+        file, is_best = row["file"], row["file"] == Path(best.get("file", "")).name
+        marks = (*((mark,) if is_best else ()), *((kept_mark(file, kept[file]),) if file in kept else ()))
         sample = run / "samples" / f"{row['step']:08d}_00.png"
         existing = sample if sample.is_file() else _compared(run, row["file"], page.workspace)
         found.append(Checkpoint(run / "checkpoints" / row["file"], row["label"], marks, existing, row["loss"]))

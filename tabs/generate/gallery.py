@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from core.dataset.doctor import trash
+from core.dataset.images.opening import BrokenImage, read_header
 from core.generation.images.gallery import UNREAD, Filter, Gallery, Shot, copy_as_dataset, read_facts
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
@@ -211,7 +213,9 @@ class Shelf:
             "other": [self.gallery.facts(other).model, self.page.file_url(self.gallery.shot(other).path)]
             if other
             else [],
-            "about": about_job(record.job, record, partial(title_of_name, workspace=self.page.workspace)),
+            "about": about_job(
+                record.job, record, partial(title_of_name, workspace=self.page.workspace), _size(shot.path)
+            ),
             "prompt": self.gallery.facts(shot.name).prompt,
             "settings": record.job is not None,
             **{name: value for name, value in self._tile(shot.name).items() if name not in ("thumb", "base")},
@@ -305,15 +309,27 @@ def _file(name: str, called: Callable[[str], str]) -> str:
     return f'<span title="{esc(name)}">{esc(called(name))}</span>'
 
 
-def about_job(job: GenerateJob | None, record: ImageRecord, called: Callable[[str], str] = file_stem) -> str:
-    """HTML of an image's settings, or of the reason why they are unknown. called: returns the display name of a model file"""
+def _size(path: Path) -> str:
+    """The size of an image as text; "" if it cannot be read."""
+    with suppress(BrokenImage, OSError):
+        header = read_header(path)
+        return f"{header.width} × {header.height}"
+    return ""
+
+
+def about_job(
+    job: GenerateJob | None, record: ImageRecord, called: Callable[[str], str] = file_stem, size: str = ""
+) -> str:
+    """HTML of an image's settings, or of the reason why they are unknown. called: returns the display name of a model file; size:
+    of the image, which Hires or an upscaler may have enlarged"""
     if job is None:
         return f'<p class="hint">{esc(record.reason)}</p>'
     settings = job.generate
+    asked = f"{settings.width} × {settings.height}" if settings.width and settings.height else ""
     rows = [
         ("Prompt", esc(settings.prompt) or "<i>empty</i>"),
         ("Negative", esc(settings.negative_prompt)),
-        ("Size", f"{settings.width} × {settings.height}" if settings.width and settings.height else ""),
+        ("Size", f"{size}, from {asked}" if size and asked and size != asked else size or asked),
         ("Steps", f"{settings.steps}"),
         ("Sampler", esc(SAMPLER_LABELS.get(settings.sampler, settings.sampler))),
         ("Guidance", "" if settings.guidance_scale is None else f"{settings.guidance_scale:g}"),

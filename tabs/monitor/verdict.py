@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
+LEAST_PAIRS = 3  # of images to choose between
 REMEMBERED = 20  # runs
 WHY = {  # of `recommended`
     "lowest": "it has the lowest loss",
@@ -333,7 +334,8 @@ def _size_of(verdict: Verdict) -> int:
 def _blind(
     page: Page, columns: Sequence[Mapping[str, Any]], verdict: Verdict, images: Images, choices: Sequence[Choice]
 ) -> dict[str, Any] | None:
-    """The next two images of the usual strength to choose between, without names; None without two of one prompt."""
+    """The next two images of the usual strength to choose between, without names; None with fewer than LEAST_PAIRS of one prompt,
+    which would be shown again and again."""
     prompts, usual = [prompt.text for prompt in verdict.prompts], verdict.strengths.index(*USUAL)
     names = [column["file"] for column in columns[1:] if not column["gone"]]
     at = {
@@ -347,7 +349,7 @@ def _blind(
         for one, other in combinations(names, 2)
         if (prompt, one) in at and (prompt, other) in at
     ]
-    pair = next_pair(names, pairs, choices)
+    pair = next_pair(names, pairs, choices) if len(pairs) >= LEAST_PAIRS else None
     if pair is None:
         return None
     left, right, prompt = pair

@@ -123,6 +123,7 @@ def test_the_viewer_names_denoising_strength_and_mask_blur_at_their_defaults():
 def test_an_image_is_sent_on_at_its_own_size(desk):
     path = draw(desk.page.workspace.images / "d" / "1.png", prompt="a hill", seed=9, width=128, height=64)
     Image.open(path).resize((300, 130)).save(path, pnginfo=png_info(made(seed=9, prompt="a hill"), Hashes()))
+    assert "300 × 130, from 64 × 64" in answer(desk, "open", name="d/1.png")["about"]
     desk.presets.put(form.start_values() | {"prompt": "mine", "mask_path": "x.png", "seed": 4})
     for act in ("begin", "inpaint"):
         desk.send(event(act, "d/1.png"))

@@ -245,6 +245,22 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
 
 
 @pytest.mark.slow
+def test_a_message_that_goes_moves_nothing_at_the_end_of_the_page(window, work):
+    tab = window.open("Generate")
+    tab.locator("#gen-add").wait_for()
+    tab.evaluate("atelier.say({kind: 'error', text: 'words '.repeat(60)})")
+    room = "parseFloat(document.documentElement.style.getPropertyValue('--said')) || 0"
+    tab.wait_for_function(f"{room} > 40")
+    tab.evaluate("scrollTo(0, 1e6)")
+    before = tab.evaluate("scrollY")
+    tab.get_by_role("button", name="Close this message").click()
+    tab.wait_for_timeout(300)
+    assert tab.evaluate("scrollY") == before > 0
+    tab.evaluate("scrollTo(0, 0)")
+    tab.wait_for_function(f"{room} < 40")
+
+
+@pytest.mark.slow
 def test_generate_stays_in_reach_while_the_settings_are_scrolled(window, work):
     tab = window.open("Generate")
     tab.set_viewport_size({"width": 1280, "height": 420})

@@ -17,12 +17,13 @@ from work_parts import HOSTILE, make_page
 
 from core import tasks
 from core.generation.model import library
-from core.generation.model.index import preview_of
+from core.generation.model.index import FileFacts, preview_of
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import declared
 from core.settings.job import GenerateJob, TrainJob
 from tabs.form import model_lists as model_lists_module
-from tabs.form.model_lists import ModelLists
+from tabs.form.model_lists import Listed, ModelLists
+from tabs.form.picker import matching
 from tabs.form.project import with_value
 from tabs.generate.tab import Handlers
 from tabs.tools.forms import ToolForm
@@ -247,6 +248,8 @@ def test_a_run_is_one_card_under_its_name_with_the_kept_step_and_no_captions(pag
     assert len(re.findall("<img", card)) == 1
     found = answer(page, form=form, field=field, query="step 250")["rows"]
     assert re.findall(r">step (\d+)</summary>", found) == ["250"]
+    (fox / "kept.json").write_text(json.dumps({next(iter(KEPT)): "my fox"}))
+    assert "kept as my fox" in answer(page, form=form, field=field)["rows"]
     (fox / "kept.json").unlink()
     assert ">step 20</summary>" in answer(page, form=form, field=field)["rows"], "the best one"
 
@@ -325,3 +328,13 @@ def test_lists_that_are_asked_for_all_the_time_rest_nine_times_as_long_as_a_read
     now[0] += passed
     lists.refresh(60.0, after)
     assert len(done) == reads
+
+
+def test_a_search_lists_names_before_trigger_words(tmp_path):
+    def one(label, *words):
+        return Listed(label, label, label, tmp_path / label, FileFacts("lora", "sd1", words=words))
+
+    files = [one("sticker", "glyph style"), one("icons"), one("my glyph"), one("style of glyphs", "fox")]
+    assert [each.label for each in matching(files, "Glyph")] == ["my glyph", "style of glyphs", "sticker"]
+    assert [each.label for each in matching(files, "glyph style")] == ["style of glyphs", "sticker"]
+    assert matching(files, "") == files

@@ -203,6 +203,14 @@ def test_what_is_not_made_can_be_left_out_of_a_comparison_without_losing_an_imag
     assert read_verdict(page.workspace.runs / RUN).content == third.content, "twice is once"
 
 
+@pytest.mark.parametrize(("prompts", "offered"), [(2, False), (3, True)])
+def test_blind_choices_begin_with_three_pairs(page, prompts, offered):
+    command(page, "grid")
+    (folder,) = list_grids(page.workspace)
+    make(folder, *((x, y, 0) for x in (1, 2) for y in range(prompts)))
+    assert (part(page)["blind"] is not None) is offered
+
+
 def test_checkpoints_without_an_image_are_left_out_and_can_be_added_again(page):
     command(page, "grid")
     (first,) = list_grids(page.workspace)

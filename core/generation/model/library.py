@@ -23,7 +23,7 @@ from core.generation.prompt.wildcards import WildcardError
 from core.record.allowed import may_reach
 from core.record.best import read_best
 from core.record.file_titles import title_of_file
-from core.record.kept import read_kept
+from core.record.kept import kept_mark, read_kept
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import open_regular, read_regular
 from core.record.run_about import initial_title, title_of
@@ -193,8 +193,7 @@ def _marks(runs: Iterable[Path]) -> dict[Path, str]:
         if (best := read_best(run)) is not None:
             marks[run / best[0]] = [best[1]]
         for file, name in read_kept(run).items():
-            same_name = name == (run / file).stem
-            marks.setdefault(run / file, []).append("kept" if same_name else f"kept as {name}")
+            marks.setdefault(run / file, []).append(kept_mark(file, name))
     return {path: ", ".join(marks_of_file) for path, marks_of_file in marks.items()}
 
 
