@@ -142,7 +142,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     for column in columns[1:]:
         column["preferred"] = leads is not None and column["file"] == leads["file"] and leads["first"] >= PREFERS
         column["use"] = use is not None and column["file"] == use.name
-    answer, decided = _answer(run, columns, why, leads)
+    answer, decided = _answer(run, columns, use, why, leads)
     advice = why not in ("kept", "preferred")
     sentence = assess.with_assessment(measured_sentence(best, advice=advice), run, columns[1:], best)
     unmeasured = [each["label"] for each in columns[1:] if best and each["loss"] is None and not each["average"]]
@@ -381,10 +381,10 @@ def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) 
 
 
 def _answer(
-    run: Path, columns: Sequence[Mapping[str, Any]], why: str, leads: Mapping[str, Any] | None
+    run: Path, columns: Sequence[Mapping[str, Any]], use: Path | None, why: str, leads: Mapping[str, Any] | None
 ) -> tuple[str, str]:
-    """(which checkpoint to use, what else the user has decided), before what was measured. why: of `recommended`; leads: the first
-    of the blind choices, once there are enough"""
+    """(which checkpoint to use, what else the user has decided), before what was measured. use, why: of `recommended`; leads: the
+    first of the blind choices, once there are enough"""
     labels = {column["file"]: column["label"] for column in columns[1:]}
     first = f"first with {leads['first']:.0%} probability" if leads else ""
     open_still = f"Your blind choices leave the first place open: so far {leads['label']}, {first}. " if leads else ""
@@ -395,8 +395,12 @@ def _answer(
         return f"You kept {listed(kept)}: Generate takes {kept[-1] + ', kept last' if kept[1:] else 'it'}.", decided
     if why == "preferred" and leads:
         return f"Use {leads['label']}: your blind choices prefer it, {first}.", ""
+    if use is not None and use.name not in labels:
+        kind = "You kept" if why == "kept" else "Use"
+        return f"{kind} {label_of(use.name, None)}, which is not in this comparison: Generate takes it.", open_still
     used = next((column for column in columns[1:] if column["use"]), columns[-1])
-    return (f"Use {used['label']} for now: {WHY[why]}." if len(columns) > 2 else ""), open_still
+    reason = WHY.get(why, "your blind choices prefer it")
+    return (f"Use {used['label']} for now: {reason}." if len(columns) > 2 else ""), open_still
 
 
 def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:

@@ -284,13 +284,25 @@ def test_blind_choices_prefer_a_checkpoint_only_if_its_first_place_is_likely(tmp
     (tmp_path / "checkpoints" / "b").write_bytes(b"")
     for probability, preferred in ((0.49, False), (0.5, True)):
         leads = {"file": "a", "label": "step 20", "first": probability}
-        answer, decided = verdict._answer(tmp_path, columns, "preferred" if preferred else "lowest", leads)
+        why, file = ("preferred", "a") if preferred else ("lowest", "b")
+        answer, decided = verdict._answer(tmp_path, columns, tmp_path / file, why, leads)
         assert answer.startswith("Use step 20: ") if preferred else answer.startswith("Use step 40 for now: ")
         assert f"{probability:.0%}" in answer + decided and bool(decided) is not preferred
         keep(tmp_path, tmp_path / "checkpoints" / "b", "")
-        answer, decided = verdict._answer(tmp_path, columns, "kept", leads)
+        answer, decided = verdict._answer(tmp_path, columns, tmp_path / "b", "kept", leads)
         assert answer.startswith("You kept step 40: ") and ("prefer" in decided) is preferred and "step 20" in decided
         keep(tmp_path, tmp_path / "checkpoints" / "b", None)
+
+
+def test_a_kept_checkpoint_that_is_not_in_the_comparison_is_named(page):
+    command(page, "grid")
+    run = page.workspace.runs / RUN
+    average = run / "checkpoints" / "fox-average-20-to-40.safetensors"
+    average.write_bytes((run / "checkpoints" / "fox-step00000020.safetensors").read_bytes())
+    keep(run, average, "")
+    shown = part(page)
+    assert shown["answer"].startswith("You kept average 20 to 40, which is not in this comparison")
+    assert not any(column.get("use") for column in shown["columns"])
 
 
 def test_files_do_not_move_under_a_job_that_reads_them_and_come_back_once(page):
