@@ -143,7 +143,7 @@
     const before = data && data.columns && data.columns[column], there = before && news.columns ? news.columns.findIndex((one) => one.file === before.file) : -1;
     if (column && there > 0) column = there;
     data = news;
-    for (const node of [parts.make, parts.stage.closest(".verdict-body"), parts.assess, parts.blind, parts.all]) show(node, Boolean(data.columns));
+    for (const node of [parts.answer, parts.make, parts.stage.closest(".verdict-body"), parts.assess, parts.blind, parts.all]) show(node, Boolean(data.columns));
     parts.problems.replaceChildren(...(data.problems ? [atelier.problems(data.problems)] : []));
     if (!data.columns) return;
     if (!column) column = first();

@@ -400,7 +400,7 @@ class Handlers:
         }
 
     def _card_notes(self, values: dict[str, Any]) -> dict[str, str]:
-        """{group: what stands beside the title of a card}: how many nets act, or the first advice about its settings."""
+        """{group: text next to the title of a card}: how many ControlNets act, or the first advice about its settings."""
         job = collected([], form.job_of, values, self.page.project.job)
         advice = [each for each in problems_of(job) if each.level == "advice"] if job is not None else []
         notes = {each.where.partition(".")[0]: each.what for each in reversed(advice)}

@@ -334,7 +334,7 @@ def _size_of(verdict: Verdict) -> int:
 def _blind(
     page: Page, columns: Sequence[Mapping[str, Any]], verdict: Verdict, images: Images, choices: Sequence[Choice]
 ) -> dict[str, Any] | None:
-    """The next two images of the usual strength to choose between, without names; None with fewer than LEAST_PAIRS of one prompt,
+    """The next two images of the usual strength to choose between, without names; None with fewer than LEAST_PAIRS pairs,
     which would be shown again and again."""
     prompts, usual = [prompt.text for prompt in verdict.prompts], verdict.strengths.index(*USUAL)
     names = [column["file"] for column in columns[1:] if not column["gone"]]
