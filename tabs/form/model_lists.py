@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
+from operator import methodcaller
 from pathlib import Path
 
 from core.control.kinds import CODES
@@ -16,25 +17,19 @@ from core.generation.model.index import FileFacts, facts_of_file
 from core.generation.model.library import (
     Scan,
     find_all,
-    list_control,
-    list_embeddings,
-    list_loras,
-    list_models,
-    list_upscalers,
-    list_vaes,
     portable_name,
 )
 from core.generation.model.other_files import is_refiner
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace, display_path, real_path
 
-LISTS: dict[str, Callable[..., list[tuple[str, Path]]]] = {  # called with the workspace and a Scan
-    "checkpoint": list_models,
-    "lora": list_loras,
-    "vae": list_vaes,
-    "embedding": list_embeddings,
-    "upscaler": list_upscalers,
-    **{kind: partial(list_control, kind=kind) for kind in CODES},
+LISTS: dict[str, Callable[[Scan], list[tuple[str, Path]]]] = {
+    "checkpoint": Scan.checkpoints,
+    "lora": Scan.loras,
+    "vae": Scan.vaes,
+    "embedding": Scan.embeddings,
+    "upscaler": Scan.upscalers,
+    **{kind: methodcaller("control", kind) for kind in CODES},
 }
 KINDS = {"checkpoint": "", "embedding": "embedding"}  # text of the badge
 REFINER = "refiner"  # a list of the checkpoints that are refiners
@@ -115,9 +110,7 @@ class ModelLists:
 
     def _read(self) -> None:
         scan = Scan(self.workspace)
-        files = {
-            kind: [self._listed(*each) for each in listed(self.workspace, scan=scan)] for kind, listed in LISTS.items()
-        }
+        files = {kind: [self._listed(*each) for each in listed(scan)] for kind, listed in LISTS.items()}
         files[REFINER] = [each for each in files["checkpoint"] if is_refiner(each.facts.as_kind())]
         if files != self._files:
             self._files = files

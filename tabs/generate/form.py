@@ -16,7 +16,7 @@ from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
 from core.generation.model.embeddings import find_embedding, find_embeddings
-from core.generation.model.library import find, find_file, list_vaes, portable_name
+from core.generation.model.library import Scan, find, find_file, portable_name
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
@@ -192,7 +192,7 @@ def model_values_in(job: GenerateJob, workspace: Workspace, notes: list[Problem]
     problems"""
     values = {name: value for name in MODEL if (value := getattr(job.model, name)) != ENTRIES[name].default}
     if name := values.pop("vae", None):
-        paths = [path for _, path in list_vaes(workspace) if name in (path.name, path.stem)]
+        paths = [path for _, path in Scan(workspace).vaes() if name in (path.name, path.stem)]
         values |= {"vae": portable_name(paths[0], workspace)} if paths else {}
         notes += [] if paths else [_not_found("VAE", name, "model.vae")]
     if job.model.compatibility != "none":

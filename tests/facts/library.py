@@ -83,15 +83,15 @@ def listed() -> Facts:
         beside(space.models / "d" / "model_index.json", "{}")
         beside(space.models / "d" / "unet" / "config.json", '{"cross_attention_dim": 768}')
         for name, list_of in {
-            "loras": library.list_loras,
-            "embeddings": library.list_embeddings,
-            "models": library.list_models,
-            "vaes": library.list_vaes,
-            "upscalers": library.list_upscalers,
+            "loras": library.Scan.loras,
+            "embeddings": library.Scan.embeddings,
+            "models": library.Scan.checkpoints,
+            "vaes": library.Scan.vaes,
+            "upscalers": library.Scan.upscalers,
         }.items():
-            yield name, list_of(space)
+            yield name, list_of(library.Scan(space))
         for kind in ("controlnet", "controlnet_lllite"):
-            yield kind, library.list_control(space, kind)
+            yield kind, library.Scan(space).control(kind)
         for name in ("b", "a", "A", "sub/A", "c", "FOX", "fox-step5", "nope", "bb", "b.safetensors", "", "../x"):
             yield f"found {name}", [refused(partial(library.find, "lora", name, space)), library.find_file(name, space)]
         yield (

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from core.engine.owner import Ownership, is_held
-from core.generation.model.library import list_loras, list_models
+from core.generation.model.library import Scan
 from core.record import atomic, commands, draws
 from core.record.events import LogMessage, StateChanged, Steps
 from core.record.journal import Journal, Tail, read_lines
@@ -226,5 +226,5 @@ def test_the_readme_of_the_outputs_folder_is_no_run_image_model_or_job(tmp_path)
     owner.release()
     run = RunFolder.create(space.runs, "mira", {"kind": "job"})
     assert [each.path for each in list_runs(space.runs)] == [run.path]
-    assert list_models(space) == [] and list_loras(space) == []
+    assert Scan(space).checkpoints() == [] and Scan(space).loras() == []
     assert clear(space.trash) == 0 and (outputs / "README.md").is_file()

@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from core.generation.model.library import list_embeddings, list_loras, list_models
+from core.generation.model.library import Scan
 from core.record.workspace import PROJECT, Workspace
 from tests.hostile.changes import SPECIAL, special, written
 from tests.hostile.model_files import PICKLES, SAFETENSORS
@@ -45,8 +45,8 @@ def test_the_page_starts_and_its_lists_say_why_a_file_is_unreadable(hostile_page
     with urllib.request.urlopen(hostile_page.url) as answer:
         assert answer.status == 200
     # Those of the run are listed next to the one file of theirs that can be read, an embedding.
-    for listed, least in ((list_models, 30), (list_loras, 20), (list_embeddings, 20)):
-        labels = [label for label, _ in listed(hostile_page.workspace)]
+    for listed, least in ((Scan.checkpoints, 30), (Scan.loras, 20), (Scan.embeddings, 20)):
+        labels = [label for label, _ in listed(Scan(hostile_page.workspace))]
         told = [label for label in labels if "(unreadable: " in label]
         assert len(told) >= least and all(len(label) < 300 and label.isprintable() for label in told)
-    assert "starter" in [label for label, _ in list_models(hostile_page.workspace)]
+    assert "starter" in [label for label, _ in Scan(hostile_page.workspace).checkpoints()]

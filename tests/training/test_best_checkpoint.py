@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from core.dataset.buckets.validation_split import automatic_count
-from core.generation.model.library import list_loras
+from core.generation.model.library import Scan
 from core.record.best import BestTracker, read_best
 from core.record.journal import read_lines
 from core.settings.job import TrainJob, new_project
@@ -72,9 +72,9 @@ def test_of_forty_images_two_never_train_and_the_best_checkpoint_is_named_and_of
     assert any(line["text"].startswith("Best checkpoint") for line in run.lines("log"))
     first = next(line["text"] for line in run.lines("log") if "held out" in line["text"])
     assert first.count(".png") == 2 and run.lines("log")[0]["text"] == first
-    label, path = list_loras(run.workspace)[0]
+    label, path = Scan(run.workspace).loras()[0]
     assert path == run.folder.path / best.file and label.endswith(f"({best.label})")
-    assert sum(f"({best.label})" in label for label, _ in list_loras(run.workspace)) == 1
+    assert sum(f"({best.label})" in label for label, _ in Scan(run.workspace).loras()) == 1
     held, trained = at_first_step(
         lambda training: ({each.key for each in training.inputs.validation.images}, shown(training)), **groups
     )

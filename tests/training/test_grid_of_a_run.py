@@ -10,7 +10,7 @@ from core.engine.run_grid import run_grid_of
 from core.engine.view import RunView
 from core.generation.grids.making import begin, run_grid
 from core.generation.grids.plan import grid_of
-from core.generation.model.library import list_loras
+from core.generation.model.library import Scan
 from core.generation.model.store import make_store
 from core.record.kept import keep, read_kept
 from core.settings.check import build
@@ -89,15 +89,15 @@ def test_a_kept_checkpoint_is_marked_in_lists_and_can_be_let_go(trained, workspa
     file = folder.checkpoints / "fox-step00000002.safetensors"
     keep(folder.path, file, " my  fox ")
     assert read_kept(folder.path) == {"checkpoints/fox-step00000002.safetensors": "my fox"}
-    labels = {path.name: label for label, path in list_loras(workspace)}
+    labels = {path.name: label for label, path in Scan(workspace).loras()}
     assert "kept as my fox" in labels[file.name] and "kept" not in labels["fox.safetensors"]
-    assert list_loras(workspace)[0][1] == file
+    assert Scan(workspace).loras()[0][1] == file
     keep(folder.path, file, "")
     assert read_kept(folder.path) == {"checkpoints/fox-step00000002.safetensors": "fox-step00000002"}
     with refused("kept.name-too-long"):
         keep(folder.path, file, "a" * 81)
     keep(folder.path, file, None)
-    assert read_kept(folder.path) == {} and not any("kept" in label for label, _ in list_loras(workspace))
+    assert read_kept(folder.path) == {} and not any("kept" in label for label, _ in Scan(workspace).loras())
     (folder.path / "kept.json").write_text("nonsense")
     assert read_kept(folder.path) == {}
 

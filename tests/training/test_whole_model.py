@@ -12,7 +12,7 @@ from core.diffusion.text_states import Conditioning
 from core.families import family
 from core.families.locate import family_of
 from core.families.saving import save_model
-from core.generation.model.library import list_models
+from core.generation.model.library import Scan
 from core.training.building.setup import Training
 from tests.models import tiny_folder
 from tests.options import ADAFACTOR
@@ -101,7 +101,7 @@ def test_dreambooth_with_class_images_changes_the_model_and_saves_one_that_other
     assert torch.equal(theirs.unet.conv_in.weight, ours.denoiser.conv_in.weight)
     assert torch.equal(theirs.vae.encoder.conv_in.weight, base.vae.encoder.conv_in.weight)
     assert len(list(training.folder.samples.glob("*.png"))) == 2, "the base model's first"
-    assert folder in [path for _, path in list_models(training.workspace)], "the Generate tab offers it"
+    assert folder in [path for _, path in Scan(training.workspace).checkpoints()], "the Generate tab offers it"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from core.families import family
 from core.families.locate import family_of
 from core.families.saving import save_model
 from core.formats.models.whole_model import form_of
-from core.generation.model.library import list_models
+from core.generation.model.library import Scan
 from core.record.run_folder import newest_state
 from tests.models import tiny_folder
 
@@ -41,7 +41,7 @@ def test_the_average_and_the_other_vae_are_what_is_saved(train, sources, wanted,
     assert training.start() == "done"
     saved = training.file(name)
     assert form_of(saved) == form and family_of(saved) == "sd1"
-    assert saved in [path for _, path in list_models(training.workspace)], "the Generate tab offers it"
+    assert saved in [path for _, path in Scan(training.workspace).checkpoints()], "the Generate tab offers it"
     ours, base, other = (family("sd1").load(path) for path in (saved, sources[source], sources["other"]))
     state = torch.load(newest_state(training.folder.states) / "training.pt", weights_only=True)["weights"]
     before = dict(base.denoiser.named_parameters())

@@ -49,11 +49,50 @@ MOST_NEAR = 3  # suggestions for a missing name
 
 
 class Scan:
-    """The model files of a workspace, walked once for the lists of several kinds."""
+    """The model files of a workspace by kind; the folders are walked once for all lists."""
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
         self._kinds: dict[Path, str] = {}
+
+    def loras(self) -> list[tuple[str, Path]]:
+        """(label, path) of every LoRA, newest first. The folder is part of a label: "loras/fox", "2026-01-31_fox / fox"."""
+        return _best_first(self.newest_first("lora"), self.workspace)
+
+    def embeddings(self) -> list[tuple[str, Path]]:
+        """(label, path) of every textual inversion embedding, newest first, labeled as LoRAs are."""
+        return _best_first(self.newest_first("embedding"), self.workspace)
+
+    def control(self, *kinds: str) -> list[tuple[str, Path]]:
+        """(label, path) of every ControlNet or ControlNet-LLLite, files and diffusers folders, each kind's newest first. kinds:
+        of "controlnet" and "controlnet_lllite" """
+        files = [(*each, kind) for kind in kinds for each in self.newest_first(kind)]
+        return list(dict.fromkeys(_with_config(*each, self.workspace) for each in files))
+
+    def checkpoints(self) -> list[tuple[str, Path]]:
+        """(label, path) of every checkpoint, files and diffusers folders: those under models/ by name, then results."""
+        with cached_facts(self.workspace):
+            local = sorted([*self.folders(), *self.files("checkpoint")], key=lambda item: item[0].lower())
+            results = sorted(self.results("checkpoint"), key=lambda item: -_changed(item[1]))
+        return _labeled(local + _best_first(results, self.workspace))
+
+    def vaes(self) -> list[tuple[str, Path]]:
+        """(label, path) of every VAE file under models/; unreadable ones last."""
+        with cached_facts(self.workspace):
+            return _labeled(sorted(self.files("vae"), key=lambda item: item[0].lower()))
+
+    def upscalers(self) -> list[tuple[str, Path]]:
+        """(label, path) of every supported upscaler under models/, for images and latents; unreadable ones last."""
+        with cached_facts(self.workspace):
+            kinds = [*self.files("upscaler", UPSCALER_SUFFIXES), *self.files("latent_upscaler")]
+        usable = [(label, path) for label, path in kinds if facts_of_file(path).offered]
+        return _labeled(sorted(usable, key=lambda item: item[0].lower()))
+
+    def newest_first(self, kind: str) -> list[tuple[str, Path]]:
+        """(label, path) of the files of a kind, newest first; unreadable ones last."""
+        with cached_facts(self.workspace):
+            files = [*self.files(kind), *self.results(kind)]
+        return _labeled(sorted(files, key=lambda item: (-_changed(item[1]), item[0])))
 
     def files(self, kind: str, suffixes: Collection[str] = SUFFIXES) -> list[tuple[str, Path]]:
         """(label, path) of the files of a kind under models/."""
@@ -98,29 +137,6 @@ class Scan:
         return self._kinds[path]
 
 
-def list_loras(workspace: Workspace, scan: Scan | None = None) -> list[tuple[str, Path]]:
-    """(label, path) of every LoRA, newest first. The folder is part of a label: "loras/fox", "2026-01-31_fox / fox"."""
-    return _best_first(_newest_first(scan or Scan(workspace), "lora"), workspace)
-
-
-def list_embeddings(workspace: Workspace, scan: Scan | None = None) -> list[tuple[str, Path]]:
-    """(label, path) of every textual inversion embedding, newest first, labeled as in `list_loras`."""
-    return _best_first(_newest_first(scan or Scan(workspace), "embedding"), workspace)
-
-
-def _newest_first(scan: Scan, kind: str) -> list[tuple[str, Path]]:
-    with cached_facts(scan.workspace):
-        files = [*scan.files(kind), *scan.results(kind)]
-    return _labeled(sorted(files, key=lambda item: (-_changed(item[1]), item[0])))
-
-
-def list_control(workspace: Workspace, kind: str, scan: Scan | None = None) -> list[tuple[str, Path]]:
-    """(label, path) of every ControlNet or ControlNet-LLLite, files and diffusers folders, newest first. kind:
-    "controlnet" or "controlnet_lllite" """
-    files = _newest_first(scan or Scan(workspace), kind)
-    return list(dict.fromkeys(_with_config(*each, kind, workspace) for each in files))
-
-
 def _with_config(label: str, path: Path, kind: str, workspace: Workspace) -> tuple[str, Path]:
     """The diffusers folder of a weight file, which also has its config and other shards; else the file."""
     folder = path.parent
@@ -143,30 +159,6 @@ def _changed(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def list_models(workspace: Workspace, scan: Scan | None = None) -> list[tuple[str, Path]]:
-    """(label, path) of every checkpoint, files and diffusers folders: those under models/ by name, then results."""
-    scan = scan or Scan(workspace)
-    with cached_facts(workspace):
-        local = sorted([*scan.folders(), *scan.files("checkpoint")], key=lambda item: item[0].lower())
-        results = sorted(scan.results("checkpoint"), key=lambda item: -_changed(item[1]))
-    return _labeled(local + _best_first(results, workspace))
-
-
-def list_vaes(workspace: Workspace, scan: Scan | None = None) -> list[tuple[str, Path]]:
-    """(label, path) of every VAE file under models/; unreadable ones last."""
-    with cached_facts(workspace):
-        return _labeled(sorted((scan or Scan(workspace)).files("vae"), key=lambda item: item[0].lower()))
-
-
-def list_upscalers(workspace: Workspace, scan: Scan | None = None) -> list[tuple[str, Path]]:
-    """(label, path) of every supported upscaler under models/, for images and latents; unreadable ones last."""
-    scan = scan or Scan(workspace)
-    with cached_facts(workspace):
-        kinds = [*scan.files("upscaler", UPSCALER_SUFFIXES), *scan.files("latent_upscaler")]
-    usable = [(label, path) for label, path in kinds if facts_of_file(path).offered]
-    return _labeled(sorted(usable, key=lambda item: item[0].lower()))
 
 
 def _best_first(files: list[tuple[str, Path]], workspace: Workspace) -> list[tuple[str, Path]]:
@@ -244,14 +236,14 @@ KINDS = {
         "LoRA",
         "LoRAs",
         "lora.not-found",
-        lambda workspace: _newest_first(Scan(workspace), "lora"),
+        lambda workspace: Scan(workspace).newest_first("lora"),
         "train one, or put a file into models/loras",
     ),
     "embedding": Kind(
         "embedding",
         "embeddings",
         "embedding.not-found",
-        lambda workspace: _newest_first(Scan(workspace), "embedding"),
+        lambda workspace: Scan(workspace).newest_first("embedding"),
         "train one, or put a file into models/embeddings",
     ),
     "upscaler": Kind(
@@ -265,7 +257,7 @@ KINDS = {
         "ControlNet",
         "controls.nets",
         "controls.not-found",
-        lambda workspace: [each for kind in CODES for each in list_control(workspace, kind)],
+        lambda workspace: Scan(workspace).control(*CODES),
         "put it into models/controlnet, or write its path",
         folders=True,
     ),

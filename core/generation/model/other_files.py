@@ -21,7 +21,7 @@ from core.formats.hashes import LEGACY_OF_SMALL, legacy_hash
 from core.formats.models.checkpoint import open_checkpoint
 from core.formats.models.part_kinds import part_title
 from core.formats.tensors.header import read_header
-from core.generation.model.library import find, list_control
+from core.generation.model.library import Scan, find
 from core.generation.model.store import ModelStore, fingerprint
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
@@ -84,7 +84,7 @@ def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bo
         path = find("controlnet", name, workspace)
     if digest in ("", LEGACY_OF_SMALL) or (path is not None and _has_hash(path, digest)):
         return path or find("controlnet", name, workspace), True
-    listed = (file for kind in CODES for _, file in list_control(workspace, kind))
+    listed = (file for _, file in Scan(workspace).control(*CODES))
     by_hash = next((file for file in listed if _has_hash(file, digest)), None)
     return (by_hash, True) if by_hash is not None else (path or find("controlnet", name, workspace), False)
 

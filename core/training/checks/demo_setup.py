@@ -21,7 +21,7 @@ from core.families.locate import check_family
 from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hub.references import resolve
-from core.generation.model.library import list_models
+from core.generation.model.library import Scan
 from core.record.problems import Problem, ProblemsError
 from core.record.units import listed
 from core.record.workspace import PROJECT, Workspace, display_path, real_path, resolve_path
@@ -170,7 +170,7 @@ def best_model(workspace: Workspace, memory: int = 0) -> tuple[str, str] | None:
     """
     order = ("sdxl", "sd1", "sd2") if memory >= ROOM_FOR_SDXL else ("sd1", "sdxl", "sd2")
     ranked = []
-    for number, (label, path) in enumerate(list_models(workspace)):
+    for number, (label, path) in enumerate(Scan(workspace).checkpoints()):
         try:
             family = check_family(identify(path), path)
             if min(trained_size(path, family)) < PHOTOGRAPHS:

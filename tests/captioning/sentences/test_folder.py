@@ -15,7 +15,7 @@ from core.captioning.sentences import folder as model_folder
 from core.captioning.sentences import loading
 from core.captioning.sentences.folder import weight_files
 from core.formats.hub import references as hub
-from core.generation.model.library import list_loras, list_models, list_vaes
+from core.generation.model.library import Scan
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from tests.local_server import Answers, serving
@@ -217,10 +217,10 @@ def test_lists_of_other_models_leave_the_folder_out(tmp_path, models):
     for name in ("model.safetensors", "model_index.json"):
         (place / name).write_bytes((models("git") / "model.safetensors").read_bytes())
     workspace = Workspace(tmp_path / "outputs", tmp_path / "models")
-    assert [*list_models(workspace), *list_loras(workspace), *list_vaes(workspace)] == []
+    assert [*Scan(workspace).checkpoints(), *Scan(workspace).loras(), *Scan(workspace).vaes()] == []
     (tmp_path / "models" / "other").mkdir()
     (place / "model.safetensors").rename(tmp_path / "models" / "other" / "model.safetensors")
-    assert len([*list_models(workspace), *list_loras(workspace), *list_vaes(workspace)]) <= 1
+    assert len([*Scan(workspace).checkpoints(), *Scan(workspace).loras(), *Scan(workspace).vaes()]) <= 1
 
 
 class Hub(Answers):

@@ -24,7 +24,7 @@ from core.generation.model.embeddings import (
     find_embeddings,
     token_widths,
 )
-from core.generation.model.library import embedding_vectors, list_embeddings
+from core.generation.model.library import Scan, embedding_vectors
 from core.generation.model.loras import loras_attached
 from core.generation.model.store import make_store
 from core.generation.plan.files import find_sources
@@ -155,7 +155,10 @@ def test_a_job_draws_with_embeddings_of_runs_and_of_the_models_folder_and_its_im
     components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
     run = word_file(workspace.runs / "r" / "checkpoints" / "zunkel.safetensors", components, "fox")
     mine = word_file(workspace.models / "embeddings" / "cup-1.pt", components, "cup")
-    assert {label: path for label, path in list_embeddings(workspace)} == {"r / zunkel": run, "embeddings/cup-1": mine}
+    assert {label: path for label, path in Scan(workspace).embeddings()} == {
+        "r / zunkel": run,
+        "embeddings/cup-1": mine,
+    }
     store, heard = make_store(), Heard()
 
     def draw(**asked):

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from core.families import family
-from core.generation.model.library import find, find_all, list_loras, list_models, prompt_names
+from core.generation.model.library import Scan, find, find_all, prompt_names
 from core.generation.model.loras import loras_attached
 from core.generation.plan.plan import plan_of
 from core.generation.prompt.analysis import findings_of
@@ -255,7 +255,7 @@ def test_loras_are_listed_newest_first_and_found_by_path_label_and_name(starter,
     (workspace.models / "loras" / "broken.safetensors").write_bytes(b"no model")
     (workspace.runs / "2026-01-02_b" / "state").mkdir()
     save_lora(workspace.runs / "2026-01-02_b" / "state" / "network.safetensors", tensors, SD1)
-    *sound, broken = [label for label, _ in list_loras(workspace)]
+    *sound, broken = [label for label, _ in Scan(workspace).loras()]
     assert sound == ["2026-01-02_b / fox-000002", "2026-01-01_a / fox", "loras/deep/fox", "loras/old"]
     assert broken.startswith("loras/broken (unreadable: ")
     assert find("lora", str(places[0]), workspace) == places[0]
@@ -324,6 +324,6 @@ def test_a_lora_is_found_by_folder_and_name_and_several_of_one_name_are_said(sta
 
 
 def test_models_are_files_and_folders_and_not_the_parts_of_folders():
-    labels = dict(list_models(Workspace(outputs=PROJECT / "no such folder")))
+    labels = dict(Scan(Workspace(outputs=PROJECT / "no such folder")).checkpoints())
     assert labels["starter"] == STARTER
     assert not any("unet" in label or "vae" in label for label in labels)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from core.generation.model import index as model_index
-from core.generation.model.library import find, list_control, list_loras, list_models, list_vaes
+from core.generation.model.library import Scan, find
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 
@@ -51,23 +51,25 @@ def restart():
 def test_a_header_is_read_once_also_after_a_restart_and_again_when_the_file_has_changed(space, read):
     path = space.models / "loras" / "a.safetensors"
     lora(path)
-    assert [label for label, _ in list_loras(space)] == ["loras/a"] and read == ["a.safetensors"]
+    assert [label for label, _ in Scan(space).loras()] == ["loras/a"] and read == ["a.safetensors"]
     restart()
-    assert list_loras(space) and list_models(space) == list_vaes(space) == [] and read == ["a.safetensors"]
+    assert Scan(space).loras() and Scan(space).checkpoints() == Scan(space).vaes() == [] and read == ["a.safetensors"]
     os.utime(path, ns=(1, 1))
-    assert list_loras(space) and read == ["a.safetensors"] * 2
+    assert Scan(space).loras() and read == ["a.safetensors"] * 2
     path.unlink()
-    assert list_loras(space) == [] and model_index.facts_of_file(path).problem
+    assert Scan(space).loras() == [] and model_index.facts_of_file(path).problem
 
 
 def test_a_damaged_file_is_listed_with_its_fault_and_read_anew_after_a_restart(space, read):
     path = space.models / "loras" / "torn.safetensors"
     path.write_bytes(b"no")
     lora(space.models / "loras" / "whole.safetensors")
-    labels = [label for label, _ in list_loras(space)]
+    labels = [label for label, _ in Scan(space).loras()]
     assert labels[0] == "loras/whole" and labels[1].startswith("loras/torn (unreadable: ")
     restart()
-    assert len(list_loras(space)) == 2 and read.count("torn.safetensors") == 2 and read.count("whole.safetensors") == 1
+    assert (
+        len(Scan(space).loras()) == 2 and read.count("torn.safetensors") == 2 and read.count("whole.safetensors") == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,21 +77,21 @@ def test_a_damaged_file_is_listed_with_its_fault_and_read_anew_after_a_restart(s
 )
 def test_a_damaged_index_is_found_anew(space, read, kept):
     lora(space.models / "loras" / "a.safetensors")
-    list_loras(space)
+    Scan(space).loras()
     file = space.private / model_index.FILE
     whole = json.loads(file.read_text())
     file.write_text(kept.replace('{"files"', f'{{"detection": {json.dumps(whole["detection"])}, "files"'))
     restart()
-    assert len(list_loras(space)) == 1 and len(read) == 2 and json.loads(file.read_text()) == whole
+    assert len(Scan(space).loras()) == 1 and len(read) == 2 and json.loads(file.read_text()) == whole
 
 
 def test_what_an_older_program_found_is_found_anew(space, read):
     lora(space.models / "loras" / "a.safetensors")
-    list_loras(space)
+    Scan(space).loras()
     file = space.private / model_index.FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"detection": [0, 0, []]}))
     restart()
-    assert list_loras(space) and len(read) == 2
+    assert Scan(space).loras() and len(read) == 2
 
 
 CONV = "lora_unet_mid_block_resnets_0_conv1.lora_down.weight"
@@ -175,9 +177,9 @@ def test_kind_and_rank_of_a_network_are_known_and_kept(space, read, case):
     shapes, metadata, network, rank = NETWORKS[case]
     path = space.models / "loras" / "a.safetensors"
     save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, path, metadata)
-    list_loras(space)
+    Scan(space).loras()
     restart()
-    assert list_loras(space) and read == ["a.safetensors"]
+    assert Scan(space).loras() and read == ["a.safetensors"]
     found = model_index.facts_of_file(path)
     rank, conv_rank = rank if isinstance(rank, tuple) else (rank, None)
     assert (found.kind, found.network, found.rank, found.conv_rank) == ("lora", network, rank, conv_rank)
@@ -187,7 +189,7 @@ def test_trigger_words_are_kept_with_the_rest(space, read):
     path = space.models / "loras" / "a.safetensors"
     save_file({UP: torch.zeros(8, 4), DOWN: torch.zeros(4, 8)}, path, {"modelspec.trigger_phrase": "zfx, fox"})
     for _ in range(2):
-        list_loras(space)
+        Scan(space).loras()
         assert model_index.facts_of_file(path).words == ("zfx", "fox") and read == ["a.safetensors"]
         restart()
 
@@ -212,7 +214,7 @@ def test_a_control_net_of_diffusers_is_listed_as_its_folder_and_found_by_its_nam
     for name in ("diffusion_pytorch_model.fp16", "diffusion_pytorch_model-00001-of-00002"):
         save_file(hint, folder / f"{name}.safetensors")
     save_file(hint, folder.parent / "alone.safetensors")
-    listed = dict(list_control(space, "controlnet"))
+    listed = dict(Scan(space).control("controlnet"))
     assert listed == {"controlnet/canny-1.1": folder, "controlnet/alone": folder.parent / "alone.safetensors"}
     assert find("controlnet", "canny-1.1", space) == folder
 
