@@ -14,10 +14,8 @@ from core.engine.verdict import read_verdict
 from core.record.file_titles import steps_of
 from core.record.kept import last_kept
 from core.record.preference import FILE as CHOICES
-from core.record.preference import LEAST_CHOICES, preference, read_choices
+from core.record.preference import preference, read_choices
 from core.record.stamps import Stamp, stamp_or_none
-
-PREFERS = 0.5  # probability of being first from which blind choices prefer a checkpoint
 
 
 def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None, str]:
@@ -46,8 +44,7 @@ def _preferred(run: Path, comparison: Stamp | None, choices: Stamp | None) -> st
     names = [file for file in verdict.files if file] if verdict is not None else []
     if not names:
         return None
-    fit = preference(names, read_choices(run))
-    return names[fit.leader] if fit.choices >= LEAST_CHOICES and fit.first[fit.leader] >= PREFERS else None
+    return preference(names, read_choices(run)).preferred
 
 
 @lru_cache(maxsize=2000)

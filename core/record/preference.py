@@ -24,6 +24,7 @@ MAX_BYTES = 8_000_000
 COUNTED = ("left", "right", "equal")
 OUTCOMES = (*COUNTED, "skip", "undo")  # undo: takes back the choice before it
 LEAST_CHOICES = 10  # before anything is said
+PREFERS = 0.5  # probability of being first from which blind choices prefer a checkpoint
 STRENGTH_SD = 1.5  # of the prior on a strength, a log odds: nine times of ten within 1 to 12 and 12 to 1
 TIE_SD = 2.0  # of the prior on the log of the tie parameter
 SETTLED = 0.98  # probability of being first: looking after each choice makes 0.95 wrong in more than 5% of the cases
@@ -64,6 +65,12 @@ class Preference:
     def leader(self) -> int:
         """Index of the checkpoint with the highest strength."""
         return int(np.argmax(self.strengths))
+
+    @property
+    def preferred(self) -> str | None:
+        """The name of the leader, if it is the most preferred with a probability of PREFERS or more and there are enough choices."""
+        sure = self.choices >= LEAST_CHOICES and self.first[self.leader] >= PREFERS
+        return self.names[self.leader] if sure else None
 
     @property
     def settled(self) -> bool:

@@ -194,8 +194,7 @@
       return;
     }
     const line = lineOf(row), one = data.columns[base ? 0 : column], words = (label) => `${data.prompts[row].text}, ${label}`;
-    const plain = one.kept === one.file.replace(/\.[^.]*$/, "") ? "kept" : `kept as ${one.kept}`;
-    const marks = [one.loss !== null && !base ? `loss ${atelier.loss(one.loss)}` : "", one.mark, one.kept !== null ? plain : ""].filter(Boolean);
+    const marks = [one.loss !== null && !base ? `loss ${atelier.loss(one.loss)}` : "", one.mark, one.kept_mark].filter(Boolean);
     put(left, line[0], data.columns[0].label, words(data.columns[0].label));
     put(right, line[base ? 0 : column], [one.label, ...(base ? [] : [...(strength === 1 ? [] : [`strength ${strength}`]), ...marks])].join(" · "), words(one.label));
     for (const near of [line[column - 1], line[column + 1], ...[row - 1, row + 1].map((at) => lineOf(at)[column])]) load(near);

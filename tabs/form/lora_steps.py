@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,14 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
     file, own = path.relative_to(run).as_posix(), output_of(stem)
     title, image = title_of(folder), image or _compared(run, path.name, workspace)
-    marks = (
-        *((short_label(best[1]),) if best and best[0] == file else ()),
-        *((kept_mark(file, kept[file]),) if file in kept else ()),
-    )
-    here = Checkpoint(path, _label(path), marks, None, None)
+    here = Checkpoint(path, _label(path), _marks(file, best, kept), None, None)
     return Lora(path, title if own in (title, initial_title(folder)) else f"{title} / {own}", image, here)
+
+
+def _marks(file: str, best: tuple[str, str] | None, kept: Mapping[str, str]) -> tuple[str, ...]:
+    """The marks of a checkpoint. file: relative to its run; best: of `read_best`; kept: of `read_kept`"""
+    lowest = (short_label(best[1]),) if best and best[0] == file else ()
+    return lowest + ((kept_mark(file, kept[file]),) if file in kept else ())
 
 
 def _compared(run: Path, file: str, workspace: Workspace) -> Path | None:
@@ -101,15 +103,15 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
         rows = candidates([file["name"] for file in facts["files"]], facts)
     except (ProblemsError, OSError, KeyError):
         return []
-    best, kept = facts.get("best") or {}, {Path(file).name: name for file, name in read_kept(run).items()}
-    mark = short_label(best.get("label", "best"))
+    best, kept = facts.get("best"), read_kept(run)
+    measured = (best["file"], best["label"]) if best else None
     found = []
     for row in rows:
-        file, is_best = row["file"], row["file"] == Path(best.get("file", "")).name
-        marks = (*((mark,) if is_best else ()), *((kept_mark(file, kept[file]),) if file in kept else ()))
+        path = run / "checkpoints" / row["file"]
+        marks = _marks(path.relative_to(run).as_posix(), measured, kept)
         sample = run / "samples" / f"{row['step']:08d}_00.png"
         existing = sample if sample.is_file() else _compared(run, row["file"], page.workspace)
-        found.append(Checkpoint(run / "checkpoints" / row["file"], row["label"], marks, existing, row["loss"]))
+        found.append(Checkpoint(path, row["label"], marks, existing, row["loss"]))
     return found
 
 

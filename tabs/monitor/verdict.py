@@ -10,7 +10,7 @@ from itertools import combinations, product, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.assess.recommended import PREFERS, recommended
+from core.assess.recommended import recommended
 from core.dataset.doctor.trash import put_away_lately, put_back
 from core.dataset.sources.files import printable
 from core.engine.average import save_average
@@ -34,7 +34,7 @@ from core.generation.grids.plan import expected_steps, grid_of
 from core.generation.grids.reuse import reuse
 from core.record.best import short_label
 from core.record.file_titles import MOST_NAMED, is_average, label_of
-from core.record.kept import read_kept
+from core.record.kept import kept_mark, read_kept
 from core.record.preference import LEAST_CHOICES, Choice, Pair, add_choice, next_pair, preference, read_choices
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
@@ -133,16 +133,16 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["kept"] = kept.get(f"checkpoints/{column['file']}")
         column["best"] = best["label"] if best and column["file"] == Path(best["file"]).name else ""
         column["mark"] = short_label(column["best"])
+        column["kept_mark"] = kept_mark(column["file"], column["kept"]) if column["kept"] is not None else ""
         column["copied"] = copies.outcome(run / "checkpoints" / column["file"]) if column["file"] else None
         column["gone"] = bool(column["file"]) and column["step"] is None
     choices = read_choices(run)
     preferred = _preferred(columns, choices)
-    leads = preferred["rows"][0] if preferred and preferred["rows"] else None
     use, why = recommended(run, best)
     for column in columns[1:]:
-        column["preferred"] = leads is not None and column["file"] == leads["file"] and leads["first"] >= PREFERS
+        column["preferred"] = preferred is not None and column["file"] == preferred["file"]
         column["use"] = use is not None and column["file"] == use.name
-    answer, decided = _answer(run, columns, use, why, leads)
+    answer, decided = _answer(run, columns, use, why, preferred)
     advice = why not in ("kept", "preferred")
     sentence = assess.with_assessment(measured_sentence(best, advice=advice), run, columns[1:], best)
     unmeasured = [each["label"] for each in columns[1:] if best and each["loss"] is None and not each["average"]]
@@ -363,13 +363,14 @@ def _blind(
 
 
 def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) -> dict[str, Any] | None:
-    """Result of the blind choices; None without any. rows: the checkpoints, once there are enough choices; share: probability of
-    being chosen over the mean checkpoint"""
+    """Result of the blind choices; None without any. file: the preferred checkpoint; rows: all, once there are enough choices; share:
+    probability of being chosen over the mean checkpoint"""
     names = [column["file"] for column in columns[1:]]
     if not names or not choices:
         return None
     fit = preference(names, choices)
     shown: dict[str, Any] = {"choices": fit.choices, "least": LEAST_CHOICES, "rows": [], "settled": fit.settled}
+    shown["file"] = fit.preferred
     if fit.choices < LEAST_CHOICES:
         return shown
     rows = zip(columns[1:], fit.first, fit.strengths, fit.low, fit.high, strict=True)
@@ -381,17 +382,18 @@ def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) 
 
 
 def _answer(
-    run: Path, columns: Sequence[Mapping[str, Any]], use: Path | None, why: str, leads: Mapping[str, Any] | None
+    run: Path, columns: Sequence[Mapping[str, Any]], use: Path | None, why: str, preferred: Mapping[str, Any] | None
 ) -> tuple[str, str]:
-    """(which checkpoint to use, what else the user has decided), before what was measured. use, why: of `recommended`; leads: the
-    first of the blind choices, once there are enough"""
+    """(which checkpoint to use, what else the user has decided), before what was measured. use, why: of `recommended`; preferred: of
+    `_preferred`"""
+    leads = preferred["rows"][0] if preferred and preferred["rows"] else None
     labels = {column["file"]: column["label"] for column in columns[1:]}
     first = f"first with {leads['first']:.0%} probability" if leads else ""
     open_still = f"Your blind choices leave the first place open: so far {leads['label']}, {first}. " if leads else ""
     kept = [labels[name] for file in read_kept(run) if (name := Path(file).name) in labels]
     if kept:
         chosen = f"Your blind choices prefer {leads['label']}, {first}. " if leads else ""
-        decided = chosen if leads and leads["first"] >= PREFERS else open_still
+        decided = chosen if preferred and preferred["file"] else open_still
         return f"You kept {listed(kept)}: Generate takes {kept[-1] + ', kept last' if kept[1:] else 'it'}.", decided
     if why == "preferred" and leads:
         return f"Use {leads['label']}: your blind choices prefer it, {first}.", ""

@@ -80,6 +80,13 @@ def test_skips_and_checkpoints_that_are_gone_do_not_count_and_a_clear_first_plac
     assert not preference(NAMES, even).settled and preference(NAMES, even).low[0] < 0 < preference(NAMES, even).high[0]
 
 
+@pytest.mark.parametrize(("wins", "losses", "preferred"), [(9, 0, None), (10, 0, "a"), (0, 10, "b"), (5, 5, None)])
+def test_one_is_preferred_from_ten_choices_and_if_its_first_place_is_likely(wins, losses, preferred):
+    rows = [("a", "b", "left")] * wins + [("a", "b", "right")] * losses
+    fit = preference(("a", "b") if preferred else ("a", "b", "c"), choices(rows))
+    assert fit.preferred == preferred
+
+
 def test_each_pair_is_shown_once_before_any_again_those_that_may_be_first_before_others():
     pairs = [("a", "b", "p"), ("a", "c", "p"), ("b", "c", "p"), ("a", "b", "q")]
     made, shown = [], []

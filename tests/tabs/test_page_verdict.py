@@ -175,6 +175,21 @@ def test_strengths_are_asked_for_by_the_slider_and_come_within_the_minutes(windo
     assert tab.evaluate("location.hash") == f"#Monitor/{run.name}"
 
 
+def test_where_no_comparison_can_be_made_nothing_of_the_run_before_stays(window, served):
+    run, moved = trained(served, "whole"), trained(served, "moved")
+    samples = moved.job.samples.model_copy(update={"sample_prompts_file": "gone.txt"})
+    moved.job = moved.job.model_copy(update={"samples": samples})
+    tab = window.open(f"Monitor/{run.name}")
+    card, answer = tab.locator("#verdict"), tab.locator("#verdict .verdict-answer")
+    expect(answer).to_contain_text("Use step 60 for now")
+    tab.locator("#run-choice").select_option(moved.name)
+    expect(card).to_contain_text("gone.txt")
+    for part in (answer, card.locator(".verdict-stage"), card.get_by_role("button", name=re.compile("Make .* images"))):
+        expect(part).to_be_hidden()
+    tab.locator("#run-choice").select_option(run.name)
+    expect(answer).to_be_visible()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 800, 1440, 1920])
 def test_the_comparison_fits_its_window_and_takes_no_key_outside_of_it(window, served, width):

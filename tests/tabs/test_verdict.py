@@ -283,13 +283,14 @@ def test_blind_choices_prefer_a_checkpoint_only_if_its_first_place_is_likely(tmp
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "b").write_bytes(b"")
     for probability, preferred in ((0.49, False), (0.5, True)):
-        leads = {"file": "a", "label": "step 20", "first": probability}
+        rows = [{"file": "a", "label": "step 20", "first": probability}]
+        choices = {"rows": rows, "file": "a" if preferred else None}
         why, file = ("preferred", "a") if preferred else ("lowest", "b")
-        answer, decided = verdict._answer(tmp_path, columns, tmp_path / file, why, leads)
+        answer, decided = verdict._answer(tmp_path, columns, tmp_path / file, why, choices)
         assert answer.startswith("Use step 20: ") if preferred else answer.startswith("Use step 40 for now: ")
         assert f"{probability:.0%}" in answer + decided and bool(decided) is not preferred
         keep(tmp_path, tmp_path / "checkpoints" / "b", "")
-        answer, decided = verdict._answer(tmp_path, columns, tmp_path / "b", "kept", leads)
+        answer, decided = verdict._answer(tmp_path, columns, tmp_path / "b", "kept", choices)
         assert answer.startswith("You kept step 40: ") and ("prefer" in decided) is preferred and "step 20" in decided
         keep(tmp_path, tmp_path / "checkpoints" / "b", None)
 
