@@ -196,7 +196,7 @@ register(
         about="list the latest changes of captions, or undo one",
         check=later("core.captioning.bulk", "check_history"),
         lane="light",
-        reads=lambda asked: not asked.undo,
+        reads=lambda settings: not settings.undo,
         card=None,
         under="caption",
     )

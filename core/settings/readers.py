@@ -34,13 +34,13 @@ class Misread:
 
     by      {program: what it does}; for files with `option`, in place of the entry without one
     option  the option in words; "": all files of the kind
-    asked   (the kind's settings, whether 3x3 convolutions train) -> whether the file of a training will have the option
+    applies (the kind's settings, whether 3x3 convolutions train) -> whether the file of a training will have the option
     layer   (tensors of a layer in a file) -> whether it has the option
     """
 
     by: Mapping[str, str]
     option: str = ""
-    asked: Callable[[Any, bool], bool] = lambda own, conv: True
+    applies: Callable[[Any, bool], bool] = lambda own, conv: True
     layer: Callable[[Mapping[str, Any]], bool] = lambda tensors: True
 
 

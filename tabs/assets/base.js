@@ -450,6 +450,7 @@
     const kind = said.kind || "info", listed = said.problems && said.problems.length;
     const here = said.go && said.go === atelier.openTab();
     const place = said.go && !here && askedOn !== atelier.openTab() ? [`#${said.go}`, `Open ${said.go}`] : said.open;
+    const undo = said.undo ? () => atelier.act("undo") : said.undo_by ? () => atelier.command(said.undo_by, {ask: atelier.ask()}) : null;
     panel.className = `said ${kind}`;
     panel.setAttribute("role", kind === "error" ? "alert" : "status");
     panel.replaceChildren(
@@ -458,8 +459,7 @@
         listed ? [atelier.problems(said.problems), ...atelier.remedies(said.problems)] : null),
       ...(said.link ? [h("a", {class: "btn primary", href: said.link[0], download: said.link[1]}, `Download ${said.link[1]}`)] : []),
       ...(place ? [h("a", {class: "btn", href: place[0], target: place[0].startsWith("#") ? null : "_blank", onclick: () => { panel.hidden = true; }}, place[1])] : []),
-      ...(said.undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.act("undo"); }}, "Undo")] : []),
-      ...(said.takes_back ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.command(said.takes_back, {ask: atelier.ask()}); }}, "Undo")] : []),
+      ...(undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; undo(); }}, "Undo")] : []),
       h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
     panel.dataset.undo = said.undo || "";
     panel.hidden = false;
@@ -468,7 +468,7 @@
     setTimeout(aside, 300);  // another tab may be open by then
     const stays = kind === "error" || said.link || listed || (said.notes && said.notes.length);
     panel.toggleAttribute("data-passes", kind !== "error");
-    if (!stays) sayTimer = setTimeout(() => { panel.hidden = true; }, 1000 * SECONDS[said.undo || said.takes_back ? "undo" : place ? "place" : kind]);
+    if (!stays) sayTimer = setTimeout(() => { panel.hidden = true; }, 1000 * SECONDS[undo ? "undo" : place ? "place" : kind]);
   };
   atelier.complain = (problems, title) => atelier.say({kind: "error", title, problems});
   document.addEventListener("click", ({target, isTrusted}) => {  // what passes was about the tab that is left

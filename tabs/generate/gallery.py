@@ -325,11 +325,11 @@ def about_job(
     if job is None:
         return f'<p class="hint">{esc(record.reason)}</p>'
     settings = job.generate
-    asked = f"{settings.width} × {settings.height}" if settings.width and settings.height else ""
+    requested = f"{settings.width} × {settings.height}" if settings.width and settings.height else ""
     rows = [
         ("Prompt", esc(settings.prompt) or "<i>empty</i>"),
         ("Negative", esc(settings.negative_prompt)),
-        ("Size", f"{size}, from {asked}" if size and asked and size != asked else size or asked),
+        ("Size", f"{size}, from {requested}" if size and requested not in ("", size) else size or requested),
         ("Steps", f"{settings.steps}"),
         ("Sampler", esc(SAMPLER_LABELS.get(settings.sampler, settings.sampler))),
         ("Guidance", "" if settings.guidance_scale is None else f"{settings.guidance_scale:g}"),

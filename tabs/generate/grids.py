@@ -106,7 +106,7 @@ class Grids:
     # -- display
 
     def show(self) -> dict[str, Any]:
-        return self._boards() | {"client": changed_boards("", self._stamp(), self._boards())["client"]}
+        return changed_boards("", self._stamp(), self._boards())
 
     def tick(self, client: str) -> Any:
         stamp = self._stamp()
@@ -255,8 +255,7 @@ class Grids:
                 cards.put(self.page, cards.GRID, False)
             elif act == "put_back":
                 self._put_back()
-        boards = self._boards()
-        return boards | {"client": changed_boards("", self._stamp(), boards)["client"]}
+        return changed_boards("", self._stamp(), self._boards())
 
     def _set(self, name: str, value: str) -> None:
         self._forget_wrong()
@@ -445,12 +444,12 @@ def pace(workspace: Workspace) -> float:
     return 0.0
 
 
-def close(page: Page, asked: float = math.inf) -> None:
-    """Close the open grid, so that the next image is in view, unless a grid is running or the open one was asked for later.
-    asked: when the image was, in seconds since 1970"""
+def close(page: Page, requested: float = math.inf) -> None:
+    """Close the open grid, so that the next image is in view, unless a grid is running or the open one was requested later.
+    requested: when the image was, in seconds since 1970"""
     state, jobs = page.project.tab_state(STATE), [entry for entry in page.engine.queue() if entry.task == "grid"]
     own = [each for each in jobs if each.job.get("grid", {}).get("folder") == state.get("open")]
-    later = any(each.added > asked for each in own)
+    later = any(each.added > requested for each in own)
     if state.get("open") and not later and not any(entry.state == "running" for entry in jobs):
         page.project.keep(STATE, state | {"open": ""})
 

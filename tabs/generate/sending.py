@@ -135,7 +135,7 @@ class Sending:
             self._replaced = {name: before.get(name) for name in before | now if before.get(name) != now.get(name)}
         seed = "" if values["seed"] is None else f" Its seed {values['seed']} is set: turn off Lock for other images."
         self.page.say(
-            "done", f"The settings of {what} were loaded.{seed}", problems=record.notes + notes, takes_back=TAKE_BACK
+            "done", f"The settings of {what} were loaded.{seed}", problems=record.notes + notes, undo_by=TAKE_BACK
         )
 
     def take_back(self, data: dict[str, Any], browser: Browser) -> None:

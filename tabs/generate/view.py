@@ -18,7 +18,11 @@ IN_REACH = """
   Object.assign(press, {title: 'Ctrl+Enter', tabIndex: -1, onclick: () => first.querySelector('#gen-draw').click()});
   again.append(press, says);
   document.querySelector('#gen-form').append(again);
-  const look = new IntersectionObserver(([draw]) => again.classList.toggle('off', draw.isIntersecting));
+  const tell = () => {
+    const now = element.querySelector('.gen-now');
+    if (!again.classList.contains('off')) says.innerHTML = now ? now.innerHTML : '';
+  };
+  const look = new IntersectionObserver(([draw]) => { again.classList.toggle('off', draw.isIntersecting); tell(); });
   let watched = null;
   const follow = () => {
     const draw = first.querySelector('#gen-draw');
@@ -26,11 +30,9 @@ IN_REACH = """
     look.disconnect();
     look.observe(watched = draw);
   };
-  const tell = () => { const now = element.querySelector('.gen-now'); says.innerHTML = now ? now.innerHTML : ''; };
   new MutationObserver(follow).observe(first, {childList: true, subtree: true});
   new MutationObserver(tell).observe(element, {childList: true, subtree: true, characterData: true, attributes: true});
   follow();
-  tell();
 }
 """
 

@@ -129,7 +129,7 @@ class Browsers:
         about: str = "",
         revision: int = 0,
         undo: str = "",
-        takes_back: str = "",
+        undo_by: str = "",
         redraws: bool = False,
         notes: Sequence[str] = (),
         link: tuple[str, str] | None = None,
@@ -139,8 +139,9 @@ class Browsers:
 
         kind    an "error" stays until it is closed or the action `about` succeeds; "done" and "info" disappear unless they
                 have problems, notes or a link
-        go      the tab that a button opens           undo    step of the form's undo, a button while it is the last step
-        takes_back              command of a button *Undo* that is offered for a while
+        go      the tab that a button opens
+        undo    step of the form's undo, for a button *Undo* while it is the last step
+        undo_by command of such a button for what is no step of the form
         redraws                 the open tab shows something else now: the browser asks for it as a whole
         link    (URL, name) of a file to download     opens   (URL, text) of a link within the page
         """
@@ -154,7 +155,7 @@ class Browsers:
             "problems": listed,
             "go": go,
             "undo": undo,
-            "takes_back": takes_back,
+            "undo_by": undo_by,
             "redraws": redraws,
             "notes": list(notes),
             "link": link,

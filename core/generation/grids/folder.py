@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.run_folder import outputs_unwritable, safe_name
+from core.record.stamps import Stamp, stamp_or_none
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GridJob
@@ -184,7 +186,10 @@ class GridFolder:
         return build(GridJob, preset.values, self.name)
 
     def content(self) -> GridContent:
-        """The content of grid.json. Raises ProblemsError for a damaged file."""
+        """The content of grid.json, read again only after it changed. Raises ProblemsError for a damaged file."""
+        return _content(self.path, stamp_or_none(self.path / FILE))
+
+    def _content(self) -> GridContent:
         raw = self._read()
         try:
             return GridContent(
@@ -216,6 +221,11 @@ class GridFolder:
         if not self.cells.is_dir():
             return set()
         return {position for path in self.cells.glob("x*.png") if (position := position_of(path.stem)) is not None}
+
+
+@lru_cache(maxsize=500)
+def _content(path: Path, stamp: Stamp | None) -> GridContent:
+    return GridFolder(path)._content()
 
 
 def damaged(path: Path) -> Problem:

@@ -27,7 +27,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _needed_weights(job)
     yield from _dropouts(network)
     own = getattr(job, network.kind, None)
-    given = [each for each in network.traits.misread if each.asked(own, network.trains_conv)]
+    given = [each for each in network.traits.misread if each.applies(own, network.trains_conv)]
     yield from readers.problems(network.label("kind"), given, "network.kind")
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)
