@@ -132,12 +132,15 @@ def _axis(
         f'spellcheck="false"{mark[values]}>'
         f"{esc(axes.get(values, ''))}</textarea></label>{drop_field(letter)}"
     )
+    known = "All known values" if kind is None else "One file of each run, and all others"
+    used = axes.get(values, "").strip()
+    clear = button("clear", "Clear", letter, kind="quiet", label=f"Clear the values of {up}") if used else ""
     return (
         f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
         f"{own if kind is None else add_buttons(letter, kind)}"
-        f"{button('fill', 'Fill in all', letter, kind='quiet', label=f'Fill in all values of {up}', title='All known values')}"
+        f"{button('fill', 'Fill in all', letter, kind='quiet', label=f'Fill in all values of {up}', title=known)}{clear}"
         f"{cards}{_replaces(kind, loras)}{hint}</div>"
     )
 

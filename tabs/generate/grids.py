@@ -43,6 +43,7 @@ from core.settings.check import build
 from core.settings.job import GridJob
 from core.settings.presets.files import to_values
 from tabs.context import Page
+from tabs.form.lora_steps import one_for_each_run
 from tabs.form.model_lists import ModelLists
 from tabs.form.plain_presets import PlainForm
 from tabs.generate import cards, form
@@ -233,6 +234,8 @@ class Grids:
                 self._set(arg, value)
             elif act == "fill" and arg in LETTERS:
                 self._fill(arg)
+            elif act == "clear" and arg in LETTERS:
+                self._set(f"{arg}_values", "")
             elif act in ACTS:
                 rows = [name for _, name in files_in(self._axes())]
                 for field, text in changed(act, arg_now(event, rows), value, self._axes(), self.page).items():
@@ -277,11 +280,11 @@ class Grids:
         self._set(f"{letter}_values", joined(known[:MAX_FILLED]))
 
     def _known(self, name: str) -> list[str]:
-        """All values to offer for an axis of this setting; [] if there is no such list."""
+        """All values to offer for an axis of this setting, of files one for each run; [] if there is no such list."""
         if kind := KINDS.get(name):
             self.shelf.refresh()
-            files = sorted(self.shelf.of(kind.holds), key=lambda each: each.name)  # a run's steps in order
-            listed = [kind.value(each.path, self.page) for each in files]
+            files = [each for each, _ in one_for_each_run(self.shelf.of(kind.holds), self.page.workspace)]
+            listed = [kind.value(each.path, self.page) for each in sorted(files, key=lambda each: each.name)]
             return [NONE, *listed] if kind.none else listed
         if name.partition(":")[0] in (STRENGTH, WEIGHT):
             return ["0.4", "0.6", "0.8", "1"]

@@ -114,13 +114,17 @@ def test_an_axis_says_which_setting_it_means_and_that_it_has_no_effect(desk):
 
 def test_all_known_values_are_filled_in(desk):
     trained(desk)
+    trained(desk, "20260102-040000_owl")
     give(desk, x_axis="sampler", y_axis="lora", z_axis="steps")
+    assert 'data-act="clear"' not in desk.panel()
     desk.act(event("fill", "x"))
     desk.act(event("fill", "y"))
     assert "ddim" in desk._axes()["x_values"] and "tcd" in desk._axes()["x_values"]
-    assert re.findall(r"none|step\d+", desk._axes()["y_values"]) == ["none", "step00000020", "step00000040"]
+    assert re.findall(r"none|\w+-step\d+", desk._axes()["y_values"]) == ["none", "fox-step00000040", "owl-step00000040"]
     with pytest.raises(Exception, match="no list of values"):
         desk.act(event("fill", "z"))
+    desk.act(event("clear", "y"))
+    assert desk._axes()["y_values"] == "" and desk._axes()["x_values"] and desk.panel().count('data-act="clear"') == 1
 
 
 def card_names(panel):
