@@ -24,6 +24,7 @@ PREFIX, SUFFIX = ".atelier-", ".part"
 SYNC_BYTES = 1 << 26  # sync in between, so that progress is right on slow drives and a cancel takes effect
 MOST_NAMES = 1000
 CHOOSE = "choose another folder"
+MISSING = "copy.missing-folder"  # code of the problem that the page offers to solve
 PARTIAL_REMOVED = "the partial copy was removed"
 Report = Callable[[float, str], None]
 
@@ -81,7 +82,7 @@ def require_folder(folder: Path, source: Path) -> None:
         os.stat(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         what = "The folder does not exist"
-        raise ProblemsError.one(what, str(folder), f"create it, or {CHOOSE}", "copy.missing-folder") from None
+        raise ProblemsError.one(what, str(folder), f"create it, or {CHOOSE}", MISSING) from None
     except OSError as error:
         raise unwritten(error, "The folder cannot be opened", str(folder)) from None
     if not folder.is_dir():

@@ -168,9 +168,10 @@
   const REMEDIES = [
     [(problem) => problem.remedy === "dataset.skip_broken" && problem.level === "error", (count) => `Skip ${count} broken image${count === 1 ? "" : "s"}`, "leave_out"],
     [(problem) => problem.code === "control.no-folder", () => "Make control images", "make_pairs"],
+    [(problem) => problem.code === "copy.missing-folder", () => "Create the folder and copy", "copy_create"],
     [(problem) => problem.code === "prompts.no-control-image", () => "Use images with control images as samples", "sample_pairs"],
   ];
-  atelier.does = {};  // actions of the page itself; others are the form's
+  atelier.does = {copy_create: () => atelier.command("copy_create", {ask: atelier.ask()})};  // actions outside the form
   /** The buttons that do what a list of problems asks for, where one click fixes them all. */
   atelier.remedies = (list) => REMEDIES.flatMap(([is, words, act]) => {
     const count = list.filter(is).length;

@@ -199,6 +199,7 @@
     put(right, line[base ? 0 : column], [one.label, ...(base ? [] : [...(strength === 1 ? [] : [`strength ${strength}`]), ...marks])].join(" · "), words(one.label));
     for (const near of [line[column - 1], line[column + 1], ...[row - 1, row + 1].map((at) => lineOf(at)[column])]) load(near);
   };
+  const marksOf = (one) => [one.mark, one.preferred && "preferred", one.kept !== null && "kept", one.gone && "deleted"].filter(Boolean).map((mark) => h("small", {}, mark));
   const drawStrip = () => {
     const {strip, slider, prompt, force} = parts, line = lineOf(row), strengths = data.strengths;
     force.max = strengths.length - 1;
@@ -220,7 +221,7 @@
     const held = strip.contains(document.activeElement);
     if (atelier.differs(strip, data.columns)) strip.replaceChildren(...data.columns.slice(1).map((one, n) =>
       h("button", {type: "button", class: "verdict-step", onclick: () => go(n + 1, row)}, h("span", {class: "verdict-thumb"}, h("img", {alt: "", loading: "lazy"})),
-        h("b", {}, one.label), ...[one.mark, one.preferred && "preferred", one.kept !== null && "kept", one.gone && "deleted"].filter(Boolean).map((mark) => h("small", {}, mark)))));
+        h("b", {}, one.label), ...marksOf(one))));
     [...strip.children].forEach((node, n) => {
       const image = line[n + 1], img = node.querySelector("img");
       attr(img, "src", image && image.small);
@@ -290,7 +291,7 @@
   const drawAssess = () => {
     const {assess} = parts, one = data.columns[column], found = data.assess;
     show(assess, !blind && Boolean(found));
-    if (assess.hidden || !atelier.differs(assess, [one, found])) return;
+    if (assess.hidden || !atelier.differs(assess, [column, data.columns, found])) return;
     const {state, entry, done, total, left, missing, about, message, rows} = found, measured = rows[one.file] || [], checkpoints = `${missing} checkpoint${missing === 1 ? "" : "s"}`;
     const begin = button(`Assess ${checkpoints}`, () => { atelier.once(begin); send("verdict_assess"); }, measured.length ? "small" : "");
     const cancel = button("Cancel", () => send("cancel", {entry}), "small");
@@ -309,7 +310,7 @@
   /** All that was measured: a row for each measure, a column for each checkpoint, which its head shows. */
   const measuresTable = (rows) => {
     const columns = data.columns.slice(1), titles = new Map(Object.values(rows).flat().filter((each) => each.brief !== "-").map((each) => [each.title, each.meaning]));
-    const head = (one, n) => h("th", {scope: "col"}, button(one.label, () => go(n + 1, row), "small quiet", {"aria-current": n + 1 === column ? "true" : null}));
+    const head = (one, n) => h("th", {scope: "col"}, button(one.label, () => go(n + 1, row), "small quiet", {"aria-current": n + 1 === column ? "true" : null}), ...marksOf(one));
     const cell = (one, n, title) => {
       const each = (rows[one.file] || []).find((other) => other.title === title);
       return h("td", {class: `num${n + 1 === column ? " on" : ""}${each && each.warning ? " bad" : ""}`, title: each && each.sentence}, each ? each.brief : "");

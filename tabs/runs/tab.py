@@ -74,6 +74,7 @@ class Handlers:
         self.proofs = Proofs(page)
         self.agains = Agains(page)
         self.copies = copies.Copies(page)
+        page.commands["copy_create"] = self.copies.create_folder
         self._sizes: dict[str, tuple[float, int]] = {}
 
     # -- showing

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from core.dataset.sources.files import printable
 from core.engine.keeping import mark_file, unmark_file
 from core.engine.verdict import chosen_because
-from core.formats.copies import Copied, copy_into, require_folder
+from core.formats.copies import MISSING, Copied, copy_into, require_folder
 from core.networks.misread import misread_by
 from core.record.file_titles import title_of_file
 from core.record.kept import keep, read_kept
@@ -76,7 +76,12 @@ class Copies:
         if not text.strip():
             raise ProblemsError.one("No folder is chosen", WHERE, "enter its path, or browse", code="copy.no-folder")
         folder = roots.check_written(text, WHERE)
-        require_folder(folder, source)
+        try:
+            require_folder(folder, source)
+        except ProblemsError as error:
+            if error.problems[0].code == MISSING:
+                self._page.browser.folderless = (run, name, str(folder))
+            raise
         going = self._copies.get(str(source))
         if going is not None and not going.task.done:
             what = f"'{self._title(source)}' is being copied"
@@ -88,6 +93,19 @@ class Copies:
         misread = misread_by(source, (program,)) if program else []
         self._copies[str(source)] = Copying(folder, wanted, task, misread)
         self._page.project.update_tab(TAB, copy_to=str(folder))
+
+    def create_folder(self, data: dict[str, Any], browser: Browser) -> None:
+        """Create the folder whose absence refused this browser's last copy, and copy the file. Raises ProblemsError."""
+        copy, browser.folderless = browser.folderless, None
+        if copy is None:
+            return
+        folder = self._page.roots.check_written(copy[2], WHERE)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritten(error, "The folder cannot be created", str(folder), then="copy again") from None
+        self.start(*copy)
+        self._page.browsers.say(browser, "done", f"The folder was created: {printable(folder)}.", redraws=True)
 
     def _name(self, run: str, source: Path) -> str:
         """The name of a file's copy: that with which it is kept, else its own."""

@@ -131,9 +131,13 @@ def test_a_kept_checkpoint_is_named_and_copied_the_others_go_to_the_trash_and_al
     keep.get_by_label("Copy to").fill(str(tmp_path / "gone"))
     keep.get_by_role("button", name="Copy", exact=True).click()
     expect(tab.locator("#said")).to_contain_text("folder")
+    tab.locator("#said").get_by_role("button", name="Create the folder and copy").click()
+    expect(keep).to_contain_text("Copied: ")
+    expect(tab.locator("#said")).to_contain_text("The folder was created")
+    assert [path.name for path in (tmp_path / "gone").iterdir()] == ["fox for icons.safetensors"]
     keep.get_by_label("Copy to").fill(str(other))
     keep.get_by_role("button", name="Copy", exact=True).click()
-    expect(keep).to_contain_text("Copied: ")
+    expect(keep).to_contain_text("other program")
     assert [path.name for path in other.iterdir()] == ["fox for icons.safetensors"]
     left.click()
     back = keep.get_by_role("button", name="Put 2 checkpoints back")

@@ -144,6 +144,27 @@ def test_a_remembered_folder_that_is_gone_is_told(desk, loras):
     assert not loras.exists() and len(read_kept(desk.page.workspace.runs / RUN)) == 1
 
 
+def test_a_missing_folder_is_created_for_the_copy_only_where_this_browser_asked_for_it(desk, tmp_path):
+    folder, browsers = tmp_path / "ComfyUI" / "new" / "loras", desk.page.browsers
+    desk.copies.create_folder({}, browsers.of(None))
+    with refused("copy.missing-folder"):
+        copy(desk, str(folder))
+    desk.copies.create_folder({}, browsers.of("another"))
+    assert not folder.exists() and not desk.copies._copies
+    (tmp_path / "ComfyUI").write_text("a file in the way")
+    with pytest.raises(ProblemsError):
+        desk.copies.create_folder({}, browsers.of(None))
+    (tmp_path / "ComfyUI").unlink()
+    with refused("copy.missing-folder"):
+        copy(desk, str(folder))
+    desk.copies.create_folder({}, browsers.of(None))
+    ended(desk)
+    assert [each.name for each in folder.iterdir()] == [FILE] and desk.copies.folder == folder
+    desk.copies.create_folder({}, browsers.of(None))
+    ended(desk)
+    assert len([*folder.iterdir()]) == 1, "once"
+
+
 @pytest.mark.parametrize("name", ["", "..", "../job.json", "job.json", "/etc/passwd", "one-step00000060.safetensors"])
 def test_only_files_of_the_run_are_copied(desk, loras, name):
     with pytest.raises(ProblemsError):
