@@ -110,8 +110,8 @@ class Forecast:
     def _plan(self, job: TrainJob, key: Any, task: Any) -> None:
         """Compute the forecast of a job and the hints below its settings, on the light lane. key: its `plan_key`"""
         from core.record import machine
-        from core.training.memory.advice import advise, level_plans, switch_savings
-        from core.training.memory.plan import facts_of, memory_plan
+        from core.training.memory.plan import facts_of
+        from core.training.memory.store import forecast_key, store_forecast, stored_forecast
 
         self._device = self._device or machine.default_device()
         model = self._checks.model(job.model.base_model, job.model.family)
@@ -119,16 +119,12 @@ class Forecast:
             if model["problem"]:
                 raise ProblemsError.one(model["problem"], "model.base_model", model["fix"], code="model.unusable")
             facts = facts_of(job, self._workspace, self._device)
-            plan, total = memory_plan(job, facts), machine.memory(self._device)[1]
-            parts = [
-                {"name": PARTS[name], "bytes": _rounded(size)} for name, size in plan.parts().items() if _rounded(size)
-            ]
-            data: dict[str, Any] = {"parts": parts, "total": _rounded(plan.total), "device": _rounded(total)}
-            data["saved"] = {each.level.number: _rounded(each.saved) for each in level_plans(job, facts)}
-            tight = plan.total > total
-            data["advice"] = _outside_gpu(plan.memory, plan.disk)
-            data["advice"] += [each.sentence() for each in advise(job, facts)] if tight else []
-            hints = _hints(job, switch_savings(job, facts)) | _layer_hint(job, facts)
+            depends = forecast_key(key, facts, *(machine.memory(each)[1] for each in (self._device, "cpu")))
+            found = stored_forecast(depends, self._workspace)
+            if found is None or found.keys() != {"facts", "hints"}:
+                found = _computed(job, facts)
+                store_forecast(depends, found, self._workspace)
+            data, hints = found["facts"], found["hints"]
         except ProblemsError as error:
             data, hints = {"problem": error.problems[0].what}, {}
         with self._lock:
@@ -169,6 +165,21 @@ class Forecast:
             messages = [line["text"] for line in now["log"] if line["level"] == "info"]
             words = messages[-1] if entry.state == "done" and messages else str(now.get("stage") or "")
         return {"state": entry.state, "words": words, "title": entry.title}
+
+
+def _computed(job: TrainJob, facts: MemoryFacts) -> dict[str, Any]:
+    """{"facts": data of the card, "hints": as in `Forecast.hints`} of a job. Raises ProblemsError."""
+    from core.record import machine
+    from core.training.memory.advice import advise, level_plans, switch_savings
+    from core.training.memory.plan import memory_plan
+
+    plan, total = memory_plan(job, facts), machine.memory(facts.device)[1]
+    parts = [{"name": PARTS[name], "bytes": _rounded(size)} for name, size in plan.parts().items() if _rounded(size)]
+    data: dict[str, Any] = {"parts": parts, "total": _rounded(plan.total), "device": _rounded(total)}
+    data["saved"] = {str(each.level.number): _rounded(each.saved) for each in level_plans(job, facts)}
+    data["advice"] = _outside_gpu(plan.memory, plan.disk)
+    data["advice"] += [each.sentence() for each in advise(job, facts)] if plan.total > total else []
+    return {"facts": data, "hints": _hints(job, switch_savings(job, facts)) | _layer_hint(job, facts)}
 
 
 def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from types import SimpleNamespace
@@ -13,9 +14,10 @@ from core.record.problems import ProblemsError
 from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
 from core.settings.presets.levels import level_of
+from core.training.memory.store import FILE, store_forecast, stored_forecast
 from tabs.form.project import with_value
 from tabs.server.browsers import Browser
-from tabs.train.forecast import _outside_gpu, plan_key
+from tabs.train.forecast import Forecast, _outside_gpu, plan_key
 
 
 def facts(page):
@@ -39,7 +41,7 @@ def test_the_plan_adds_up_and_says_what_each_place_saves(page, monkeypatch):
     found = facts(page)
     assert "problem" not in found and "torch" in sys.modules
     assert found["total"] == pytest.approx(sum(part["bytes"] for part in found["parts"]), abs=6e6)
-    assert found["saved"][1] == 0 and found["saved"][2] > 0  # checkpointing
+    assert found["saved"]["1"] == 0 and found["saved"]["2"] > 0  # checkpointing
     hints = page.forecast.hints(page.project.job)
     assert re.fullmatch(r"In this job: [\d.]+ [MG]B less\.", hints["memory.gradient_checkpointing"])
     assert re.fullmatch(r"In this job: [\d.]+ [MG]B less with bf16\.", hints["memory.mixed_precision"]), (
@@ -49,6 +51,43 @@ def test_the_plan_adds_up_and_says_what_each_place_saves(page, monkeypatch):
     page.project.edit("dataset.resolution", "256")
     assert not facts(page)["fresh"] and page.forecast.hints(page.project.job) == {}
     wait_until(lambda: facts(page)["fresh"], 120)  # a thread in the middle of torch's work would abort the exit
+
+
+def test_what_another_server_has_computed_is_read_until_what_it_depends_on_changes(page, monkeypatch):
+    computed = []
+    monkeypatch.setattr("core.record.machine.default_device", lambda: "cpu")
+    monkeypatch.setattr(
+        "tabs.train.forecast._computed",
+        lambda job, facts: computed.append(job) or {"facts": {"total": len(computed)}, "hints": {}},
+    )
+
+    def shown(job):
+        """Total of a forecast of a new server."""
+        own = Forecast(page.engine, page.workspace, page.project, page.roots, page.checks)
+        own._plan(job, plan_key(job), None)
+        return own._facts["total"]
+
+    job, file = page.project.job, page.workspace.private / FILE
+    wider = with_value(job, "dataset.resolution", 256)
+    assert [shown(job), shown(job), shown(wider), shown(job), shown(wider)] == [1, 1, 2, 1, 2]
+    monkeypatch.setattr("core.record.machine.memory", lambda device: (1, 2))
+    assert shown(job) == 3, "another machine"
+    for damaged in ("{", "[]", json.dumps({key: {} for key in json.loads(file.read_text())})):
+        file.write_text(damaged)
+        assert shown(job) == len(computed), "computed again"
+    assert len(computed) == 6 and shown(job) == 6
+    monkeypatch.setattr("core.training.memory.store._code", lambda: "of another version")
+    assert shown(job) == 7
+
+
+def test_the_fifty_newest_forecasts_are_stored(page):
+    for number in range(51):
+        store_forecast(f"{number}", {"facts": {}}, page.workspace)
+    store_forecast("1", {"facts": {"total": 1}}, page.workspace)
+    store_forecast("51", {}, page.workspace)
+    kept = [number for number in range(52) if stored_forecast(f"{number}", page.workspace) is not None]
+    assert kept == [1, *range(3, 52)] and len(kept) == 50
+    assert stored_forecast("1", page.workspace) == {"facts": {"total": 1}}
 
 
 def test_it_is_counted_again_only_after_a_change_of_what_it_depends_on(page, monkeypatch):

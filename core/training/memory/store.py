@@ -1,0 +1,61 @@
+"""Memory forecasts of earlier processes, stored in outputs/.atelier/forecasts.json: one takes 11 s of CPU to compute, mostly the
+import of diffusers and two passes on the meta device."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from core.extensions import EXTENSIONS
+from core.record.atomic import write_json
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError
+from core.record.stamps import stamp
+from core.record.workspace import PROJECT, Workspace
+
+FILE, KEPT = "forecasts.json", 50
+LIBRARIES = ("torch", "diffusers", "transformers")
+_WRITING = threading.Lock()
+
+
+def forecast_key(*depends: Any) -> str:
+    """A digest of what a forecast depends on: these values by `repr`, the libraries' versions, and the code."""
+    return hashlib.sha256(repr((depends, _code())).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def stored_forecast(key: str, workspace: Workspace) -> dict[str, Any] | None:
+    """The forecast that was stored with a key; None without one."""
+    return _read(workspace).get(key)
+
+
+def store_forecast(key: str, forecast: dict[str, Any], workspace: Workspace) -> None:
+    """Store a forecast, a JSON object; the KEPT newest are kept. A file that cannot be written stays as it is."""
+    with _WRITING, suppress(OSError, ProblemsError):
+        others = {other: value for other, value in _read(workspace).items() if other != key}
+        file = workspace.private / FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, dict([*others.items(), (key, forecast)][-KEPT:]))
+
+
+def _read(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """{key: forecast}, oldest first; {} for a missing or damaged file."""
+    try:
+        stored = read_json_object(workspace.private / FILE)
+    except (ProblemsError, OSError):
+        return {}
+    return {key: value for key, value in stored.items() if isinstance(value, dict)}
+
+
+@cache
+def _code() -> list[Any]:
+    """A value that changes with the libraries, with core/ and with the modules of other packages."""
+    modules = [getattr(sys.modules.get(name), "__file__", None) for name in EXTENSIONS]
+    files = {*(PROJECT / "core").rglob("*.py"), *(Path(file) for file in modules if file)}
+    stamps = [stamp(file) for file in files]
+    return [*map(version, LIBRARIES), sum(size for size, _ in stamps), max(changed for _, changed in stamps)]
