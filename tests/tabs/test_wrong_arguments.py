@@ -135,7 +135,7 @@ def kept(page) -> list:
 
     # what the page knows of model files and runs it writes by itself, some time after it has looked at them
     wait_until(lambda: not [path for path in listed() if path.name.startswith(".tmp-")])
-    files = [path for path in listed() if path.name not in ("models.json", "summary.json")]
+    files = [path for path in listed() if path.name not in ("models.json", "forecasts.json", "summary.json")]
     times = [(path, path.stat().st_mtime_ns) for path in files if not path.name.startswith(".tmp-")]
     return [*times, page.page.project.job, page.page.project.revision, [each.id for each in page.engine.queue()]]
 
