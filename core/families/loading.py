@@ -21,6 +21,7 @@ from core.families.imports import turns_often
 from core.families.layout import Layout
 from core.families.locate import GENERATED, check_family
 from core.families.part_shapes import (
+    built_shapes,
     config_of,
     make_empty,
     misfits,
@@ -30,6 +31,7 @@ from core.families.part_shapes import (
     stored_shapes,
     tensor_problems,
 )
+from core.families.published_shapes import published_shapes
 from core.families.vae import overflows, safe_type
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo
@@ -116,8 +118,7 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
     problems: list[Problem] = []
     for part in parts:
         try:
-            config = json.dumps(config_of(layout, part), sort_keys=True)
-            wanted = shapes_of(layout.kind(part.name), part.name, config)
+            wanted = published_shapes(layout, part, whole=True) or built_shapes(layout, part)
         except ProblemsError as error:
             problems += [replace(problem, where=str(part.source)) for problem in error.problems]
             continue

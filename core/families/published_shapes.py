@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from core.families.layout import Layout
 from core.formats.detect import read_json
@@ -23,6 +25,15 @@ DECIDING = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "projection_dim", "vocab_size"),
     *("max_position_embeddings", "class_embed_type", "mid_block_type", "encoder_hid_dim"),
 )
+NOTES = {
+    "_class_name",
+    "_diffusers_version",
+    "_name_or_path",
+    "architectures",
+    "sample_size",
+    "torch_dtype",
+    "transformers_version",
+}
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -36,14 +47,23 @@ def recorded() -> dict[str, dict[str, Shapes]]:
     }
 
 
-def published_shapes(layout: Layout, part: Part) -> Shapes | None:
-    """{name without `text_model.`: shape} of a part with the config of the published or the starter model; None for others."""
+def published_shapes(layout: Layout, part: Part, whole: bool = False) -> Shapes | None:
+    """{name without `text_model.`: shape} of a part with the config of the published or the starter model; None for others.
+
+    whole   the config is equal in all that a class is built with, so building it succeeds; else in all that shapes depend on
+    """
     published = layout.config(part.name)
     config_of_part = part.config_after(published)
     models = {layout.family: published}
     if layout.family == "sd1" and (starter := read_json(STARTER / part.name / "config.json")):
         models["starter"] = starter
     for model, config in models.items():
-        if all(config_of_part.get(key) == config.get(key) for key in DECIDING):
+        if _compared(config_of_part, whole) == _compared(config, whole):
             return recorded().get(model, {}).get(part.name)
     return None
+
+
+def _compared(config: Mapping[str, Any], whole: bool) -> str:
+    """The values of a config that are compared, as JSON: 4.0 and true differ from 4 and 1."""
+    keys = config.keys() - NOTES if whole else DECIDING
+    return json.dumps({key: config.get(key) for key in keys}, sort_keys=True)

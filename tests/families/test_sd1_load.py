@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from core.diffusion.text_states import Conditioning
+from core.families import part_shapes
 from core.families.part_shapes import make_empty
 from core.families.sd1 import FAMILY as sd1
 from core.formats.hashes import HashMemo
@@ -304,3 +306,22 @@ def test_missing_empty_and_broken_paths_are_named(tmp_path, copy):
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     assert problems_of(copy)[0].code == "model.truncated"
+
+
+@pytest.mark.parametrize(
+    ("change", "built"),
+    [({}, False), ({"sample_size": 64}, False), ({"flip_sin_to_cos": 1}, True), ({"act_fn": "no such function"}, True)],
+)
+def test_the_starter_is_checked_without_building_it_unless_its_config_is_another_one(
+    tmp_path, monkeypatch, change, built
+):
+    folder = Path(shutil.copytree(STARTER, tmp_path / "starter", copy_function=os.symlink))
+    config = folder / "unet" / "config.json"
+    text = json.dumps(json.loads(config.read_text()) | change)
+    config.unlink()  # a link
+    config.write_text(text)
+    made, make = [], part_shapes.make_empty
+    monkeypatch.setattr(part_shapes, "make_empty", lambda name, *how: made.append(name) or make(name, *how))
+    part_shapes.shapes_of.cache_clear()
+    problems = sd1.problems(folder)
+    assert made == ["unet"] * built and bool(problems) is ("act_fn" in change)
