@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from core.extensions import EXTENSIONS
+from core import extensions
 from core.record.atomic import write_json
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
@@ -55,7 +55,7 @@ def _read(workspace: Workspace) -> dict[str, dict[str, Any]]:
 @cache
 def _code() -> list[Any]:
     """A value that changes with the libraries, with core/ and with the modules of other packages."""
-    modules = [getattr(sys.modules.get(name), "__file__", None) for name in EXTENSIONS]
+    modules = [getattr(sys.modules.get(name), "__file__", None) for name in extensions.EXTENSIONS]
     files = {*(PROJECT / "core").rglob("*.py"), *(Path(file) for file in modules if file)}
     stamps = [stamp(file) for file in files]
     return [*map(version, LIBRARIES), sum(size for size, _ in stamps), max(changed for _, changed in stamps)]
