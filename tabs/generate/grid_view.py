@@ -134,13 +134,14 @@ def _axis(
     )
     known = "All known values" if kind is None else "One file of each run, and all others"
     used = axes.get(values, "").strip()
-    clear = button("clear", "Clear", letter, kind="quiet", label=f"Clear the values of {up}") if used else ""
+    tools = button("clear", "Clear", letter, kind="quiet", label=f"Clear the values of {up}") if used else ""
+    tools += button("fill", "Fill in all", letter, kind="quiet", label=f"Fill in all values of {up}", title=known)
     return (
         f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
         f"{own if kind is None else add_buttons(letter, kind)}"
-        f"{button('fill', 'Fill in all', letter, kind='quiet', label=f'Fill in all values of {up}', title=known)}{clear}"
+        f'<div class="axis-tools">{tools}</div>'
         f"{cards}{_replaces(kind, loras)}{hint}</div>"
     )
 
