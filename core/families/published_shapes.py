@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from core.families.layout import Layout
 from core.formats.detect import read_json
 from core.formats.models.checkpoint import Part
+from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 
 STARTER = PROJECT / "models" / "starter"
@@ -55,8 +57,10 @@ def published_shapes(layout: Layout, part: Part, whole: bool = False) -> Shapes 
     published = layout.config(part.name)
     config_of_part = part.config_after(published)
     models = {layout.family: published}
-    if layout.family == "sd1" and (starter := read_json(STARTER / part.name / "config.json")):
-        models["starter"] = starter
+    if layout.family == "sd1":
+        with suppress(ProblemsError):  # a damaged starter concerns no other model
+            if starter := read_json(STARTER / part.name / "config.json"):
+                models["starter"] = starter
     for model, config in models.items():
         if _compared(config_of_part, whole) == _compared(config, whole):
             return recorded().get(model, {}).get(part.name)

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from core.diffusion.text_states import Conditioning
-from core.families import part_shapes
+from core.families import part_shapes, published_shapes
 from core.families.part_shapes import make_empty
 from core.families.sd1 import FAMILY as sd1
 from core.formats.hashes import HashMemo
@@ -325,3 +325,10 @@ def test_the_starter_is_checked_without_building_it_unless_its_config_is_another
     part_shapes.shapes_of.cache_clear()
     problems = sd1.problems(folder)
     assert made == ["unet"] * built and bool(problems) is ("act_fn" in change)
+
+
+def test_a_damaged_starter_does_not_stop_other_models(tmp_path, monkeypatch, tiny):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text("{")
+    monkeypatch.setattr(published_shapes, "STARTER", tmp_path)
+    assert sd1.problems(tiny) == []

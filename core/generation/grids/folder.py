@@ -18,7 +18,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.run_folder import outputs_unwritable, safe_name
-from core.record.stamps import Stamp, stamp_or_none
+from core.record.stamps import Stamp, stamp_of
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GridJob
@@ -187,7 +187,11 @@ class GridFolder:
 
     def content(self) -> GridContent:
         """The content of grid.json, read again only after it changed. Raises ProblemsError for a damaged file."""
-        return _content(self.path, stamp_or_none(self.path / FILE))
+        try:
+            found = os.stat(self.path / FILE)
+        except OSError:
+            return self._content()
+        return _content(self.path, found.st_ino, stamp_of(found))
 
     def _content(self) -> GridContent:
         raw = self._read()
@@ -224,7 +228,8 @@ class GridFolder:
 
 
 @lru_cache(maxsize=500)
-def _content(path: Path, stamp: Stamp | None) -> GridContent:
+def _content(path: Path, inode: int, stamp: Stamp) -> GridContent:
+    """`GridFolder.content`, cached. inode: another one after each change, even of two in the same moment"""
     return GridFolder(path)._content()
 
 
