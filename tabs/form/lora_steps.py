@@ -104,7 +104,7 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
     except (ProblemsError, OSError, KeyError):
         return []
     best, kept = facts.get("best"), read_kept(run)
-    measured = (best["file"], best["label"]) if best else None
+    measured = (best["file"], best.get("label", "best")) if best else None
     found = []
     for row in rows:
         path = run / "checkpoints" / row["file"]

@@ -106,7 +106,7 @@ def test_loras_are_those_of_the_shelf_and_the_folders_are_read_only_for_names_th
     assert look(box, "a fox <lora:ink:1>")[1] == []
     assert offered(box, "lora", "in") == (["<lora:ink:1>"], 2)
     monkeypatch.setitem(model_lists.LISTS, "lora", lambda space: pytest.fail("read again"))
-    monkeypatch.setattr(library, "_newest_first", lambda space, kind: pytest.fail("read again"))
+    monkeypatch.setattr(library.Scan, "newest_first", lambda scan, kind: pytest.fail("read again"))
     assert look(box, "a fox <lora:ink:1>")[1] == []
     assert offered(box, "word", "ink")[0] == []  # a name alone may be a trigger word
 
