@@ -27,15 +27,7 @@ DECIDING = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "projection_dim", "vocab_size"),
     *("max_position_embeddings", "class_embed_type", "mid_block_type", "encoder_hid_dim"),
 )
-NOTES = {
-    "_class_name",
-    "_diffusers_version",
-    "_name_or_path",
-    "architectures",
-    "sample_size",
-    "torch_dtype",
-    "transformers_version",
-}
+NOTES = {"_diffusers_version", "_name_or_path", "torch_dtype", "transformers_version"}  # no class is built by them
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -52,7 +44,7 @@ def recorded() -> dict[str, dict[str, Shapes]]:
 def published_shapes(layout: Layout, part: Part, whole: bool = False) -> Shapes | None:
     """{name without `text_model.`: shape} of a part with the config of the published or the starter model; None for others.
 
-    whole   the config is equal in all that a class is built with, so building it succeeds; else in all that shapes depend on
+    whole   the config is equal in all but NOTES, so building the part succeeds; else in all that shapes depend on
     """
     published = layout.config(part.name)
     config_of_part = part.config_after(published)
@@ -61,8 +53,9 @@ def published_shapes(layout: Layout, part: Part, whole: bool = False) -> Shapes 
         with suppress(ProblemsError):  # a damaged starter concerns no other model
             if starter := read_json(STARTER / part.name / "config.json"):
                 models["starter"] = starter
+    wanted = _compared(config_of_part, whole)
     for model, config in models.items():
-        if _compared(config_of_part, whole) == _compared(config, whole):
+        if _compared(config, whole) == wanted:
             return recorded().get(model, {}).get(part.name)
     return None
 

@@ -310,7 +310,14 @@ def test_missing_empty_and_broken_paths_are_named(tmp_path, copy):
 
 @pytest.mark.parametrize(
     ("change", "built"),
-    [({}, False), ({"sample_size": 64}, False), ({"flip_sin_to_cos": 1}, True), ({"act_fn": "no such function"}, True)],
+    [
+        ({}, False),
+        ({"_name_or_path": "x", "torch_dtype": "x"}, False),
+        ({"sample_size": 64}, True),
+        ({"flip_sin_to_cos": 1}, True),
+        ({"act_fn": "no such function"}, True),
+        ({"_class_name": 5}, True),
+    ],
 )
 def test_the_starter_is_checked_without_building_it_unless_its_config_is_another_one(
     tmp_path, monkeypatch, change, built
@@ -324,7 +331,7 @@ def test_the_starter_is_checked_without_building_it_unless_its_config_is_another
     monkeypatch.setattr(part_shapes, "make_empty", lambda name, *how: made.append(name) or make(name, *how))
     part_shapes.shapes_of.cache_clear()
     problems = sd1.problems(folder)
-    assert made == ["unet"] * built and bool(problems) is ("act_fn" in change)
+    assert made == ["unet"] * built and bool(problems) is bool({"act_fn", "_class_name"} & {*change})
 
 
 def test_a_damaged_starter_does_not_stop_other_models(tmp_path, monkeypatch, tiny):
