@@ -21,7 +21,6 @@ from core.families.imports import turns_often
 from core.families.layout import Layout
 from core.families.locate import GENERATED, check_family
 from core.families.part_shapes import (
-    built_shapes,
     config_of,
     make_empty,
     misfits,
@@ -30,8 +29,8 @@ from core.families.part_shapes import (
     shapes_of,
     stored_shapes,
     tensor_problems,
+    wanted_shapes,
 )
-from core.families.published_shapes import published_shapes
 from core.families.vae import overflows, safe_type
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo
@@ -118,7 +117,7 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
     problems: list[Problem] = []
     for part in parts:
         try:
-            wanted = published_shapes(layout, part, whole=True) or built_shapes(layout, part)
+            wanted = wanted_shapes(layout, part, whole=True)
         except ProblemsError as error:
             problems += [replace(problem, where=str(part.source)) for problem in error.problems]
             continue

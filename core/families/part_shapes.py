@@ -29,7 +29,7 @@ SHOWN_KEYS = 5
 def known_tensors(layout: Layout, part: Part) -> tuple[Part, list[Problem]]:
     """(the part without unknown tensors, problems of missing tensors and of wrong shapes and dtypes). Raises ProblemsError for
     an invalid config."""
-    wanted = published_shapes(layout, part) or built_shapes(layout, part)
+    wanted = wanted_shapes(layout, part)
     places = {name: place for name, place in part.places.items() if with_level(name, wanted) in wanted}
     known = replace(part, places=places)
     return known, tensor_problems(wanted, known, FAMILY_NAMES[layout.family])
@@ -58,9 +58,12 @@ def config_of(layout: Layout, part: Part) -> dict[str, Any]:
     return part.config_after(layout.config(part.name))
 
 
-def built_shapes(layout: Layout, part: Part) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of the tensors of a part, of the module that its config describes. Raises ProblemsError for an invalid one."""
-    return shapes_of(layout.kind(part.name), part.name, json.dumps(config_of(layout, part), sort_keys=True))
+def wanted_shapes(layout: Layout, part: Part, whole: bool = False) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the tensors that a part should have by its config: recorded ones, else those of the module built of it. whole:
+    see `published_shapes`. Raises ProblemsError for an invalid config."""
+    return published_shapes(layout, part, whole) or shapes_of(
+        layout.kind(part.name), part.name, json.dumps(config_of(layout, part), sort_keys=True)
+    )
 
 
 @lru_cache(maxsize=16)

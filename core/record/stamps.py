@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 Stamp = tuple[int, int]
@@ -23,6 +24,12 @@ def stamp_or_none(path: Path | str) -> Stamp | None:
         return stamp(path)
     except (OSError, ValueError):
         return None
+
+
+def stamp_of_files(paths: Iterable[Path]) -> Stamp:
+    """(bytes of all, newest modification time in ns) of files; those that do not exist do not count."""
+    stamps = [each for path in paths if (each := stamp_or_none(path))]
+    return sum(size for size, _ in stamps), max((changed for _, changed in stamps), default=0)
 
 
 def version(path: Path | str) -> str:

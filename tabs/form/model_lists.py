@@ -14,11 +14,7 @@ from pathlib import Path
 from core.control.kinds import CODES
 from core.formats.detect import FAMILY_NAMES, KIND_NAMES
 from core.generation.model.index import FileFacts, facts_of_file
-from core.generation.model.library import (
-    Scan,
-    find_all,
-    portable_name,
-)
+from core.generation.model.library import Scan, find_all, portable_name
 from core.generation.model.other_files import is_refiner
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace, display_path, real_path

@@ -137,7 +137,7 @@ def test_a_kept_checkpoint_is_named_and_copied_the_others_go_to_the_trash_and_al
     assert [path.name for path in (tmp_path / "gone").iterdir()] == ["fox for icons.safetensors"]
     keep.get_by_label("Copy to").fill(str(other))
     keep.get_by_role("button", name="Copy", exact=True).click()
-    expect(keep).to_contain_text("other program")
+    expect(keep).to_contain_text(f"Copied: {other}")
     assert [path.name for path in other.iterdir()] == ["fox for icons.safetensors"]
     left.click()
     back = keep.get_by_role("button", name="Put 2 checkpoints back")

@@ -24,7 +24,7 @@ from core.record.atomic import write_json
 from core.record.bounded_json import read_json_object
 from core.record.file_titles import file_stem
 from core.record.problems import ProblemsError
-from core.record.stamps import Stamp, stamp, stamp_of
+from core.record.stamps import Stamp, stamp, stamp_of, stamp_of_files
 from core.record.workspace import PROJECT, Workspace
 
 FILE = "models.json"
@@ -194,7 +194,7 @@ def _checker() -> TypeAdapter[FileFacts]:
 def _detection() -> list[Any]:
     """A value that changes with the code that detects files, and with what packages have registered: earlier facts are
     then read again."""
-    sources = [path.stat() for name in DETECTION for path in sorted((PROJECT / "core" / name).rglob("*.py"))]
+    sources = stamp_of_files(path for name in DETECTION for path in (PROJECT / "core" / name).rglob("*.py"))
     registered = [getattr(each, "__qualname__", "") for each in (*detect.RECOGNIZERS, *detect.FOLDER_RECOGNIZERS)]
     columns = [field.name for field in fields(FileFacts)]
-    return [max(each.st_mtime_ns for each in sources), sum(each.st_size for each in sources), registered, columns]
+    return [*sources, registered, columns]

@@ -16,7 +16,7 @@ from core import extensions
 from core.record.atomic import write_json
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
-from core.record.stamps import stamp
+from core.record.stamps import stamp_of_files
 from core.record.workspace import PROJECT, Workspace
 
 FILE, KEPT = "forecasts.json", 50
@@ -57,5 +57,4 @@ def _code() -> list[Any]:
     """A value that changes with the libraries, with core/ and with the modules of other packages."""
     modules = [getattr(sys.modules.get(name), "__file__", None) for name in extensions.EXTENSIONS]
     files = {*(PROJECT / "core").rglob("*.py"), *(Path(file) for file in modules if file)}
-    stamps = [stamp(file) for file in files]
-    return [*map(version, LIBRARIES), sum(size for size, _ in stamps), max(changed for _, changed in stamps)]
+    return [*map(version, LIBRARIES), *stamp_of_files(files)]
