@@ -481,6 +481,13 @@ def _integer(config: Mapping[str, Any], name: str) -> int:
     return value if type(value) is int else 0
 
 
+def class_of(config: Mapping[str, Any]) -> str:
+    """The class that a part's config names: diffusers' `_class_name`, else the first of transformers' `architectures`; "" if none."""
+    classes = config.get("architectures")
+    stated = config.get("_class_name") or (classes[0] if isinstance(classes, list) and classes else "")
+    return stated if isinstance(stated, str) else ""
+
+
 def _identify_part_folder(path: Path) -> ModelKind:
     """The kind of a folder with a single model part, by the class in its config.json."""
     config = read_json(path / "config.json")
@@ -488,8 +495,7 @@ def _identify_part_folder(path: Path) -> ModelKind:
         what = "This folder does not contain a model: it has neither model_index.json nor unet/config.json"
         fix = "choose a diffusers folder, or a .safetensors file in it"
         raise ProblemsError.one(what, str(path), fix, "model.empty-folder")
-    classes = config.get("architectures")
-    name = str(config.get("_class_name") or (classes[0] if isinstance(classes, list) and classes else ""))
+    name = class_of(config)
     evidence = f"its config.json names {name}"
     if name == "UNet2DConditionModel":
         family, evidence = _unet_config_family(config)

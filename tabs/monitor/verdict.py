@@ -53,10 +53,12 @@ ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
 LEAST_PAIRS = 3  # of images to choose between
 REMEMBERED = 20  # runs
-WHY = {  # of `recommended`
-    "lowest": "it has the lowest loss",
-    "clear": "by loss it may be as good as the lowest, which the assessment warns of",
-    "": "it is the last one",
+ADVICE = {  # why: of `recommended`, or "trained" for the lowest loss on training images, which cannot show overfitting
+    "lowest": "Use {} for now: it has the lowest loss.",
+    "trained": "Look at {} first: no held-out image tells which one is best.",
+    "clear": "Use {} for now: by loss it may be as good as the lowest, which the assessment warns of.",
+    "preferred": "Use {} for now: your blind choices prefer it.",
+    "": "Use {} for now: it is the last one.",
 }
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
 TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
@@ -142,6 +144,8 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     for column in columns[1:]:
         column["preferred"] = preferred is not None and column["file"] == preferred["file"]
         column["use"] = use is not None and column["file"] == use.name
+    if best and why == "lowest" and best["measured_on"] == "training":
+        why = "trained"
     answer, decided = _answer(run, columns, use, why, preferred)
     advice = why not in ("kept", "preferred")
     sentence = assess.with_assessment(measured_sentence(best, advice=advice), run, columns[1:], best)
@@ -384,8 +388,8 @@ def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) 
 def _answer(
     run: Path, columns: Sequence[Mapping[str, Any]], use: Path | None, why: str, preferred: Mapping[str, Any] | None
 ) -> tuple[str, str]:
-    """(which checkpoint to use, what else the user has decided), before what was measured. use, why: of `recommended`; preferred: of
-    `_preferred`"""
+    """(which checkpoint to use, what else the user has decided), before what was measured. use: of `recommended`; why: of ADVICE or
+    "kept"; preferred: of `_preferred`"""
     leads = preferred["rows"][0] if preferred and preferred["rows"] else None
     labels = {column["file"]: column["label"] for column in columns[1:]}
     first = f"first with {leads['first']:.0%} probability" if leads else ""
@@ -401,8 +405,7 @@ def _answer(
         kind = "You kept" if why == "kept" else "Use"
         return f"{kind} {label_of(use.name, None)}, which is not in this comparison: Generate takes it.", open_still
     used = next((column for column in columns[1:] if column["use"]), columns[-1])
-    reason = WHY.get(why, "your blind choices prefer it")
-    return (f"Use {used['label']} for now: {reason}." if len(columns) > 2 else ""), open_still
+    return (ADVICE[why].format(used["label"]) if len(columns) > 2 else ""), open_still
 
 
 def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:

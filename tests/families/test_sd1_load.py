@@ -339,3 +339,11 @@ def test_a_damaged_starter_does_not_stop_other_models(tmp_path, monkeypatch, tin
     (tmp_path / "unet" / "config.json").write_text("{")
     monkeypatch.setattr(published_shapes, "STARTER", tmp_path)
     assert sd1.problems(tiny) == []
+
+
+@pytest.mark.parametrize("stated", [True, 5, "CLIPTextModel", {}, [None], [[1]]])
+def test_a_part_whose_config_names_no_class_is_of_the_usual_one(copy, stated):
+    config = copy / "text_encoder" / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(content | {"architectures": stated}))
+    assert sd1.problems(copy) == []

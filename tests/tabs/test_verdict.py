@@ -295,6 +295,16 @@ def test_blind_choices_prefer_a_checkpoint_only_if_its_first_place_is_likely(tmp
         keep(tmp_path, tmp_path / "checkpoints" / "b", None)
 
 
+def test_a_loss_on_training_images_recommends_no_checkpoint(page):
+    """It falls for as long as the training lasts, also when every image is copied."""
+    journal = page.workspace.runs / RUN / "events.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    trained_on = [line | {"measured_on": "training"} if line["kind"] == "validated" else line for line in lines]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in trained_on))
+    command(page, "grid")
+    assert part(page)["answer"].startswith("Look at step 40 first")
+
+
 def test_a_kept_checkpoint_that_is_not_in_the_comparison_is_named(page):
     command(page, "grid")
     run = page.workspace.runs / RUN

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+from core.formats.detect import class_of
 from core.formats.models import sd_keys, text_keys
 
 State = Mapping[str, Any]  # of lazy tensors: core.formats.tensors.lazy.LazyTensor
@@ -160,6 +161,5 @@ def part_title(name: str) -> str:
 def kind_of(name: str, config: Mapping[str, Any]) -> PartKind | None:
     """The kind of a part by its name in a model's folder and its config; None for parts that no family has, such as a
     safety checker."""
-    stated = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
-    kind = PART_KINDS.get(stated) if isinstance(stated, str) else None
+    kind = PART_KINDS.get(class_of(config))
     return kind or (PART_KINDS[USUAL[name]] if name in USUAL else None)
