@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from core.diffusion.objective import Objective
 
 
+AT_ONCE = 16  # predictions or images, at most: nobody waits for a single one
+
+
 class Probe(NamedTuple):
     """An input of the model: latents [C, h, w], scaled, to be noised to a timestep, with a caption. item: number of its image"""
 
@@ -177,7 +180,7 @@ class Subject:
         captions = list(dict.fromkeys(probe.caption for probe in probes))
         reading = Reading(clip_skip=self.job.model.clip_skip, weighted=False, as_trained=True)
         states = dict(zip(captions, self.maker.encoder.encode_each(captions, reading), strict=True))
-        at_once = images_at_once(components, *size)
+        at_once = images_at_once(components, *size, AT_ONCE)
         for some in (probes[start : start + at_once] for start in range(0, len(probes), at_once)):
             x0, noise, at = inputs(some, components.device)
             noisy = self.objective.noised(x0, noise, at)
@@ -195,7 +198,8 @@ class Subject:
         seeded = [(prompt, next(used[prompt])) for prompt in prompts for _ in range(seeds)]
         changes = ({"prompt": prompt.replace(" AND ", " and "), "seed": seed} for prompt, seed in seeded)
         requests = [self.job.model_copy(update={"generate": settings.model_copy(update=each)}) for each in changes]
-        for batch in self.maker.batches([Request(job) for job in requests]):
+        at_once = images_at_once(self.maker.components, *self.bench.target.size, AT_ONCE)
+        for batch in self.maker.batches([Request(job) for job in requests], at_once):
             images += self.maker.make(batch).images[-1]
             self.bench.count(2 * len(batch) * settings.steps)
         return [(image, prompt) for image, (prompt, _) in zip(images, seeded, strict=True)]

@@ -188,7 +188,7 @@ def test_numbers_that_are_none_are_an_error_and_no_black_image(starter):
 
 
 def test_images_drawn_at_once_follow_their_size(starter):
-    assert images_at_once(starter, 128, 128) == 4
+    assert images_at_once(starter, 128, 128) == 4 and images_at_once(starter, 128, 128, 16) == 16
     assert images_at_once(starter, 512, 512) == CPU_LATENT_PIXELS // (64 * 64) == 1
     assert images_at_once(starter, 2048, 2048) == 1
 

@@ -181,17 +181,17 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(tensor.isfinite().all())
 
 
-def images_at_once(components: Components, width: int, height: int) -> int:
-    """Images of this size per batch, 1 to 4: on a CPU while larger batches are faster, on a CUDA GPU as many as fit into half
+def images_at_once(components: Components, width: int, height: int, most: int = MAX_AT_ONCE) -> int:
+    """Images of this size per batch, 1 to `most`: on a CPU while larger batches are faster, on a CUDA GPU as many as fit into half
     of its free memory, on other devices 1."""
     import torch
 
     weight = next(components.denoiser.parameters())
     latent_pixels = width * height // family(components.family).latent_pixels ** 2
     if components.device.startswith("cpu"):
-        return max(1, min(MAX_AT_ONCE, CPU_LATENT_PIXELS // latent_pixels))
+        return max(1, min(most, CPU_LATENT_PIXELS // latent_pixels))
     if not components.device.startswith("cuda"):
         return 1
     free, _ = torch.cuda.mem_get_info(components.device)
     needed = 2 * LIVE_TENSORS * latent_pixels * weight.shape[0] * weight.element_size()  # twice, for guidance
-    return max(1, min(MAX_AT_ONCE, free // 2 // needed))
+    return max(1, min(most, free // 2 // needed))
