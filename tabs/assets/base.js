@@ -464,6 +464,7 @@
       h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
     panel.dataset.undo = said.undo || "";
     panel.hidden = false;
+    atelier.byId("said-place").removeAttribute("style");  // the place of the message before
     if (said.go && !place && atelier.goTo(said.go)) { if (said.go === "Monitor" && atelier.chooseRun) atelier.chooseRun(""); scrollTo(0, 0); }
     aside();
     setTimeout(aside, 300);  // another tab may be open by then
@@ -477,14 +478,15 @@
     if (panel && panel.hasAttribute("data-passes")) panel.hidden = true;
   });
   /** Where a message stands: in the first free place from the bottom right upwards. An error keeps off the fields that it marks, the
-      buttons that begin something and the page's head; others keep off all fields, and off all buttons too where the window has room. */
+      buttons that begin something and the page's head; others keep off all fields, and off all buttons and text too where the window has room. */
   const KEPT = "#start, #gen-draw, #header-stop, #atelier-header, #tabs > .tab-wrapper, [aria-invalid=true]";
+  const TEXT = "p, h2, h3, h4, li, td, th, dt, dd, figcaption, summary";
   const FIELDS = `.field, .form, label, textarea, input, select, ${KEPT}`;
   const aside = () => {
     const place = atelier.byId("said-place"), panel = atelier.byId("said"), error = panel.classList.contains("error");
     if (panel.hidden) return;
     place.classList.toggle("aside", !error);
-    const frees = [...(error ? [] : [`${FIELDS}, ${atelier.CONTROLS}`, FIELDS]), KEPT].map((kinds) => {
+    const frees = [...(error ? [] : [`${FIELDS}, ${atelier.CONTROLS}, ${TEXT}`, `${FIELDS}, ${atelier.CONTROLS}`, FIELDS]), KEPT].map((kinds) => {
       const taken = [...document.querySelectorAll(kinds)].filter((node) => !place.contains(node)).map((node) => node.getBoundingClientRect())
         .filter((box) => box.width && box.bottom > 0 && box.top < innerHeight);
       return (x, y, width, height) => !taken.some((box) => box.left < x + width && box.right > x && box.top < y + height && box.bottom > y);

@@ -23,7 +23,7 @@
     try { answer = await ask({act: "look", name: NAMES[id], text}); } catch { return; }
     if (answer.problems) Object.assign(answer, {meter: "", marks: answer.problems.map((each) => ({...each, start: 0, end: text.length}))});
     if (number !== own.asked || !answer.marks || !byId(id) || byId(id).value !== text) return;  // late: the text has changed
-    Object.assign(own, {text, meter: answer.meter, marks: answer.marks});
+    Object.assign(own, {text, meter: answer.meter, marks: answer.marks, settings: Boolean(answer.settings)});
     paint(id);
   };
   /** [characters that two texts share at the begin, at the end] */
@@ -48,17 +48,20 @@
   const pick = (field, mark) => { field.focus(); field.setSelectionRange(mark.start, mark.end); };
   const markButton = (field, mark) => h("button", {type: "button", class: `prompt-fault ${mark.level}`, title: `${mark.what}. Fix: ${mark.fix}`, onclick: () => pick(field, mark)}, `${mark.what}: ${mark.fix}`);
 
+  /** What A1111's arrow does: a pasted text of an image becomes prompts and settings. */
+  const settingsButton = (field) => h("button", {type: "button", class: "btn small primary", "data-act": "read_text", "data-from": field.id}, "Use the settings in this text");
+
   const paint = (id) => {
     const field = byId(id), box = field && field.closest(".prompt-box");
     if (!box) return;
     const own = state(id), strip = box.querySelector(".prompt-strip"), under = box.querySelector(".prompt-under");
-    const key = JSON.stringify([own.meter, own.marks]);
+    const key = JSON.stringify([own.meter, own.marks, own.settings]);
     if (strip.dataset.painted !== key || !strip.firstChild) {
       strip.dataset.painted = key;
       const first = own.marks.find((mark) => mark.level === "error") || own.marks[0], more = own.marks.filter((mark) => mark !== first);
       strip.replaceChildren(...[
         h("span", {class: "prompt-meter", id: `${id}-meter`, title: "Tokens in each window of 75"}, own.meter ? `${own.meter} tokens` : ""),
-        h("span", {class: "prompt-said", id: `${id}-said`, "aria-live": "polite"}, first ? markButton(field, first) : null),
+        h("span", {class: "prompt-said", id: `${id}-said`, "aria-live": "polite"}, own.settings ? settingsButton(field) : first ? markButton(field, first) : null),
         more.length ? h("details", {class: "menu"}, h("summary", {class: "btn quiet"}, `and ${more.length} more`), h("div", {class: "menu-items"}, more.map((mark) => markButton(field, mark)))) : null].filter(Boolean));
       field.setAttribute("aria-describedby", `${id}-meter ${id}-said`);
       if (own.marks.some((mark) => mark.level === "error")) field.setAttribute("aria-invalid", "true"); else field.removeAttribute("aria-invalid");

@@ -4,7 +4,7 @@
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
   const OUTCOMES = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "equal", s: "skip", Backspace: "undo"};
-  const KEYS = "Keys: left and right step, up and down prompt, space base model, K keep, B blind choice.";
+  const KEYS = "Keys: left and right step, up and down prompt, hold space base model, K keep, B blind choice.";
   const BLIND_KEYS = "Keys: left, right, down equal, S skip, Backspace undo, Esc end.";
   let data = null, column = 0, row = 0, strength = 1, base = false, blind = false, answered = 0, inWords = null, parts = null;
 
@@ -206,7 +206,7 @@
     force.value = strengths.indexOf(strength);
     attr(force, "aria-valuetext", String(strength));
     const open = ["running", "waiting"].includes(data.making.state);
-    text(parts.forced, `${strength}${isMade() && line[column] ? "" : isMade() && open ? ", in work" : ", not made"}`);
+    text(parts.forced, `${strength}${isMade() && line[column] ? "" : !isMade() ? ", not made" : open ? ", in work" : ", this image not made"}`);
     show(parts.strength, strengths.length > 1);
     show(parts.further, strengths.length > 1);
     if (atelier.differs(prompt, data.prompts)) prompt.replaceChildren(...data.prompts.map((one, n) => h("option", {value: n}, `${n + 1}. ${one.text}`)));
@@ -234,7 +234,7 @@
   /** What a job in the queue waits for, which `atelier.tellWaits` keeps current. */
   const waiting = (entry) => h("span", {"data-waits": entry});
   const drawMake = () => {
-    const {make, limit} = parts, {state, total, missing, about, more, message, entry, late} = data.making, fresh = data.making.new;
+    const {make, limit} = parts, {state, total, missing, about, left, more, message, entry, late} = data.making, fresh = data.making.new;
     if ([make, parts.further].some((each) => each.querySelector("button:active"))) { delete atelier.have.verdict; return; }  // it must not change under the pointer that presses it
     if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length, strength, isMade()])) return;
     const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); }, kind); return made; };
@@ -245,7 +245,7 @@
     const further = () => isMade() || !["stopped", "done", "running", "waiting"].includes(state) ? [] : [begin(`Make strength ${strength}: ${images(data.making.strength_images)}${data.making.strength_about ? `, about ${data.making.strength_about}` : ""}`, "primary", {strength})];
     const kinds = {
       "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`), atMost()],
-      running: () => [h("span", {}, `${done} of ${images(total)}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")],
+      running: () => [h("span", {}, `${done} of ${images(total)}${left ? `, about ${left} left` : ""}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")],
       stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost(),
         data.making.complete ? leave(`Leave out ${data.making.incomplete}`, {title: `Compares the ${images(data.making.complete)} that are complete; nothing is deleted`}) : null].filter(Boolean),
       done: () => [fresh ? begin(`Add ${fresh} checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts: ${images(data.making.more_images)}${data.making.more_about ? `, about ${data.making.more_about}` : ""}`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
@@ -260,7 +260,7 @@
     const waits = answered === `${data.blind.number}`, result = data.preferred;
     for (const node of parts.answers.querySelectorAll("[data-outcome]")) node.disabled = waits || (node.dataset.outcome === "undo" && data.blind.number === 1);
     const left = result ? result.least - result.choices : 10;
-    text(parts.question, `Which is better for "${data.blind.prompt}"?`);
+    text(parts.question, `Which is better for "${data.blind.prompt}"${Object.keys(data.images).length > 1 ? ", both at strength 1" : ""}?`);
     attr(parts.question, "title", parts.question.textContent);
     text(parts.count, left > 0 ? `${left} more choice${left === 1 ? "" : "s"} to a result` : `${result.choices} choices${result.settled ? ", the first place is settled" : ": End shows the result, more choices make it surer"}`);
   };

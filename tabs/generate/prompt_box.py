@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
+from core.generation.images.a1111 import has_settings
 from core.generation.images.gallery import LONGEST, Gallery
 from core.generation.model.embeddings import find_embeddings
 from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, wildcard_names
@@ -63,8 +64,8 @@ class PromptBox:
     # -- while typing
 
     def _look(self, request: dict[str, Any]) -> dict[str, Any]:
-        """{"meter": token counts, "marks": problems with their position in UTF-16} of a prompt {"name", "text"} that is being
-        typed."""
+        """{"meter": token counts, "marks": problems with their position in UTF-16, "settings": whether it is an image's text
+        with settings} of a prompt {"name", "text"} that is being typed."""
         values, text = self._form.load(), _text(request.get("text"))
         negative = request.get("name") == "negative_prompt"
         dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
@@ -86,7 +87,7 @@ class PromptBox:
             }
             for each in analysis.findings
         ]
-        return {"meter": meter(analysis), "marks": marks}
+        return {"meter": meter(analysis), "marks": marks, "settings": not negative and has_settings(text)}
 
     def _parsing(self, values: Values) -> Parsing:
         with suppress(ProblemsError):  # which the fields show

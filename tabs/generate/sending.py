@@ -12,6 +12,7 @@ import gradio as gr
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.sources.files import printable
 from core.generation.grids.folder import GridFolder, position_of
+from core.generation.images.a1111 import from_a1111_text
 from core.generation.images.gallery import Facts, Shot, read_facts
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
@@ -116,6 +117,10 @@ class Sending:
             self._load_settings(read_image_metadata(file), f"the image {name}")
         finally:
             atomic.remove(file)  # the uploaded copy
+
+    def read_text(self, text: str) -> None:
+        """Load the settings of A1111's text that was pasted as a prompt."""
+        self._load_settings(from_a1111_text(text), "the text")
 
     def _load_settings(self, record: ImageRecord, what: str) -> None:
         """Fill in the form with an image's settings, and show a message."""

@@ -262,6 +262,8 @@ class Handlers:
                     self.prompt_box.act(act, name, value)
                 elif act == "card_remove" and name in cards.BY_NAME:
                     self._remove_card(name)
+                elif act == "read_text":
+                    self.sending.read_text(value)
                 elif act == "file_stop":
                     self.presets.update({"from_file": None, "from_module": None})
                 elif act.startswith("net_"):

@@ -49,10 +49,7 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict
         return None
     target = Target(RunFolder(run), job, settings, page.workspace, Path(), checkpoints, tuple(MEASURES.values()))
     left = [checkpoint for checkpoint in checkpoints if MEASURES.keys() - cells.get(checkpoint.path.name, {}).keys()]
-    views = job.dataset.train_batch_size * job.schedule.gradient_accumulation_steps
-    seconds = (
-        target.predictions(left, target.measures) * (facts.get("seconds_per_step") or 0.0) / (PASSES * max(views, 1))
-    )
+    seconds = target.predictions(left, target.measures) * seconds_per_prediction(facts, job)
     entry, (done, total) = _entry(page, run.name), _progress(page, _entry(page, run.name))
     return {
         "state": entry.state if entry else "",
@@ -60,7 +57,7 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict
         "message": entry.message if entry and entry.state == "failed" else "",
         "done": done,
         "total": total,
-        "left": _left(page, entry) if done else "",
+        "left": time_left(page, entry) if done else "",
         "missing": len(left),
         "about": clock(seconds) if seconds else "",
         "rows": {file: [_row(page, run, row) for row in rows_of(measured)] for file, measured in cells.items()},
@@ -101,11 +98,17 @@ def _progress(page: Page, entry: QueueEntry | None) -> tuple[int, int]:
         return 0, 0
 
 
-def _left(page: Page, entry: QueueEntry | None) -> str:
-    """The time that a running assessment still takes; "" while it is unknown."""
+def time_left(page: Page, entry: QueueEntry | None) -> str:
+    """The time that a running job still takes; "" while it is unknown."""
     now = page.engine.status()["job"]
     seconds = now.get("eta_seconds") if now and entry and now["entry"] == entry.id else 0
     return clock(seconds) if seconds else ""
+
+
+def seconds_per_prediction(facts: Mapping[str, Any], job: TrainJob) -> float:
+    """Expected seconds of a prediction for one image, from the time of a training step; 0 if it is unknown. facts: the run's snapshot"""
+    views = job.dataset.train_batch_size * job.schedule.gradient_accumulation_steps
+    return (facts.get("seconds_per_step") or 0.0) / (PASSES * max(views, 1))
 
 
 def start(page: Page, run: str) -> None:

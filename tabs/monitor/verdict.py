@@ -61,6 +61,7 @@ ADVICE = {  # why: of `recommended`, or "trained" for the lowest loss on trainin
     "": "Use {} for now: it is the last one.",
 }
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
+GUIDED = 2  # predictions of a step with guidance
 TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
 
 
@@ -129,6 +130,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     shown = verdict or Verdict("", comparison.files, comparison.prompts)
     files, prompts, strengths = shown.files, shown.prompts, shown.strengths
     images = _images(facts, job, shown, opened)
+    seconds = _seconds(page, comparison, facts, job, opened[1] if opened else None)
     columns = candidates(files, facts)
     kept, best, copies = read_kept(run), facts.get("best"), Copies(page)
     for column in columns:
@@ -163,7 +165,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "answer": answer,
         "sentence": f"{decided}{sentence}",
         "assess": assess.part(page, run, facts, job),
-        "making": _making(page, verdict, opened, images, comparison, columns),
+        "making": _making(page, seconds, verdict, opened, images, comparison, columns),
         "blind": _blind(page, columns, shown, images, choices),
         "preferred": preferred,
         "average": _average(page, run.name, job),
@@ -185,16 +187,21 @@ def _comparison(
     strengths = sorted({*(verdict.strengths if verdict is not None else USUAL), strength} & {*STRENGTHS})
     most = None if more else len(verdict.prompts) if verdict is not None else FEW
     comparison = comparison_of(facts, job, page.workspace, most, _prompt(page), strengths)
-    seconds = _seconds(page, comparison) * len(comparison.files)  # of a prompt
+    seconds = _seconds(page, comparison, facts, job) * len(comparison.files)  # of a prompt
     fits = max(1, int(60 * _minutes(page) / seconds)) if seconds else FEW
     if verdict is not None or more or fits >= len(comparison.prompts):
         return comparison
     return comparison_of(facts, job, page.workspace, fits, _prompt(page), strengths)
 
 
-def _seconds(page: Page, comparison: Comparison) -> float:
-    """Expected seconds of an image of a comparison; 0 before any was timed."""
-    return grids.pace(page.workspace) * expected_steps(comparison.grid.job, ())
+def _seconds(
+    page: Page, comparison: Comparison, facts: Mapping[str, Any], job: TrainJob, made: GridContent | None = None
+) -> float:
+    """Expected seconds of an image of a comparison, by the images of its grid, else the steps of its training, else the newest grid;
+    0 if none was timed."""
+    own = made.seconds / made.steps if made and made.steps else 0.0
+    pace = own or GUIDED * assess.seconds_per_prediction(facts, job) or grids.pace(page.workspace)
+    return pace * expected_steps(comparison.grid.job, ())
 
 
 def _minutes(page: Page) -> float:
@@ -273,19 +280,22 @@ def _image(page: Page, images: Images, at: Index) -> dict[str, str] | None:
 
 def _making(
     page: Page,
+    seconds: float,
     verdict: Verdict | None,
     opened: tuple[GridFolder, GridContent] | None,
     images: Images,
     comparison: Comparison,
     columns: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Progress of the images, and what can be added. state: "", "waiting", "running", "stopped" or "done"; more: number of further
-    prompts; more_images, strength_images: how many images are made with them, or with one more strength, besides those that are
-    there or in work; complete: number of images of what is complete; incomplete: the rest in words."""
+    """Progress of the images, and what can be added. seconds: expected of an image
+
+    state   "", "waiting", "running", "stopped" or "done"      more   number of further prompts
+    more_images, strength_images   how many images are made with them, or with one more strength, besides those there or in work
+    complete, incomplete           number of images of what is complete, and the rest in words
+    """
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
     failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
-    seconds = _seconds(page, comparison)
     labels = {each["file"]: each["label"] for each in columns}
     prompts, strengths = len(comparison.prompts), len(comparison.strengths)
     there = images.total if entry else images.total - images.missing
@@ -301,6 +311,7 @@ def _making(
         "total": images.total,
         "missing": images.missing,
         "about": clock(seconds * images.missing) if seconds else "",
+        "left": assess.time_left(page, entry),
         "minutes": _minutes(page),
         "late": state == "stopped" and opened is not None and opened[1].state == "late",
         "strength_images": strength_images,

@@ -142,6 +142,22 @@ def test_loaded_settings_remove_cards_that_they_leave_empty_and_can_be_taken_bac
     assert desk._values()["prompt"] == "other words", "once"
 
 
+def test_a_pasted_text_of_an_image_becomes_settings_and_can_be_taken_back(desk):
+    text = "a fox\nNegative prompt: blurry\nSteps: 12, Sampler: DPM++ 2M Karras, CFG scale: 5, Seed: 42, Size: 128x192"
+    for name, at, has in (("prompt", text, True), ("negative_prompt", text, False), ("prompt", "a fox", False)):
+        assert desk.prompt_box.answer({"act": "look", "name": name, "text": at})["settings"] is has
+    desk.act(event("field", "prompt", text))
+    before, browser = desk._values(), desk.page.browsers.of(None)
+    desk.act(event("read_text", "", text))
+    read = {name: desk._values()[name] for name in ("prompt", "negative_prompt", "steps", "seed", "width", "height")}
+    assert read == {"prompt": "a fox", "negative_prompt": "blurry", "steps": 12, "seed": 42, "width": 128, "height": 192}
+    assert browser.message["undo_by"] == TAKE_BACK
+    desk.page.commands[TAKE_BACK]({}, browser)
+    assert desk._values() == before
+    desk.act(event("read_text", "", ""))
+    assert browser.message["kind"] == "error" and desk._values() == before
+
+
 def test_a_card_says_that_its_settings_have_no_effect(desk, tmp_path):
     map_file = draw(tmp_path / "outputs" / "images" / "d" / "1.png", seed=1)
     says = "The region map has no effect"

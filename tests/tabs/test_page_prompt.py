@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from playwright.sync_api import expect
@@ -222,3 +223,15 @@ def test_a_dropped_text_is_named_and_the_zone_is_ready_for_the_next_file(tab, tm
     expect(tab.locator("#said")).to_contain_text("notes.txt")
     expect(zone.locator("[data-testid=upload-text]")).to_be_visible()
     expect(tab.locator(".toast-body")).to_have_count(0)
+
+
+@pytest.mark.slow
+def test_an_images_text_in_the_prompt_becomes_settings_by_one_click(tab):
+    field = tab.locator("#gen-prompt")
+    field.fill("a fox\nNegative prompt: blurry\nSteps: 12, Sampler: Euler a, CFG scale: 5, Seed: 42, Size: 128x192")
+    tab.get_by_role("button", name="Use the settings in this text").click()
+    expect(tab.locator("#gen-negative_prompt")).to_have_value("blurry")
+    expect(field).to_have_value("a fox")
+    expect(tab.locator("#gen-steps")).to_have_value("12")
+    tab.locator("#said").get_by_role("button", name="Undo").click()
+    expect(field).to_have_value(re.compile("Steps: 12"))

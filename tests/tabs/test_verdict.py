@@ -225,7 +225,7 @@ def test_checkpoints_without_an_image_are_left_out_and_can_be_added_again(page):
 
 
 def test_the_first_prompts_are_as_many_as_the_minutes_allow(page, monkeypatch):
-    monkeypatch.setattr(verdict.grids, "pace", lambda workspace: 1.0)  # second per step
+    monkeypatch.setattr(verdict.assess, "seconds_per_prediction", lambda facts, job: 0.5)  # two of them in a step
     steps = verdict.expected_steps(
         verdict._comparison(page, page.engine.snapshot(RUN), page.engine.run_job(RUN), None).grid.job, ()
     )
@@ -493,3 +493,17 @@ def test_the_comparison_of_a_poor_run_says_what_is_wrong_or_works(page, bad):
     else:
         command(page, "grid")
         assert verdict.part(page, RUN, facts, job)["making"]["state"] == "waiting"
+
+
+def test_images_are_timed_by_the_training_before_any_and_by_their_own_grid_later(page, monkeypatch):
+    """The newest grid may be of another model and size."""
+    monkeypatch.setattr(verdict.grids, "pace", lambda workspace: 1000.0)
+    job = TrainJob().model_copy(update={"dataset": TrainJob().dataset.model_copy(update={"train_batch_size": 2})})
+    comparison = SimpleNamespace(grid=SimpleNamespace(job=page.engine.run_job(RUN)))
+    monkeypatch.setattr(verdict, "expected_steps", lambda job, axes: 10)
+    content = SimpleNamespace(steps=4, seconds=1.0)
+    times = [
+        verdict._seconds(page, comparison, facts, job, made)
+        for facts, made in (({"seconds_per_step": 0.6}, None), ({"seconds_per_step": 0.6}, content), ({}, None))
+    ]
+    assert times == pytest.approx([10 * 2 * 0.6 / (3 * 2), 10 / 4, 10 * 1000])

@@ -184,7 +184,7 @@ def _names() -> dict[str, str]:
 
 def _nearest(name: str) -> str:
     near = difflib.get_close_matches(name.strip().casefold()[:80], list(_names()), n=1, cutoff=0.5)
-    return f"did you mean '{_names()[near[0]]}'?" if near else "use a name such as generate.steps"
+    return f"did you mean '{title_of(_names()[near[0]])}'?" if near else "choose one of the list"
 
 
 def title_of(setting: str) -> str:

@@ -12,6 +12,7 @@ from core.diffusion.samplers import SAMPLERS
 from core.families import family
 from core.families.locate import REFINER
 from core.formats.detect import FAMILY_NAMES
+from core.generation.images.a1111 import has_settings
 from core.generation.model.other_files import upscaler_problems
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import HOOKS
@@ -43,6 +44,12 @@ STRENGTH = "image_to_image.strength"
 SWITCH = "refiner.refiner_switch_at"
 FIELD = re.compile(r"\[([^\[\]]*)\]")
 FIELDS = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", "width", "height", "number")
+
+
+def _of_prompt(job: GenerateJob) -> Iterator[Problem]:
+    if has_settings(job.generate.prompt):
+        what, fix = "The prompt contains the settings of an image", "use them, or remove these lines"
+        yield Problem(what, "generate.prompt", fix, code="prompt.settings")
 
 
 def _of_steps(job: GenerateJob) -> Iterator[Problem]:
@@ -158,7 +165,7 @@ def refiner_problems(job: GenerateJob) -> Iterator[Problem]:
 
 def problems_of(job: GenerateJob) -> Iterator[Problem]:
     """Errors and advice about one image, by its settings alone, before files are searched."""
-    checks = (_of_steps, _of_large_images, _of_masks, _of_noise, _of_guidance, refiner_problems)
+    checks = (_of_prompt, _of_steps, _of_large_images, _of_masks, _of_noise, _of_guidance, refiner_problems)
     for check in (*checks, *(hook.problems for hook in HOOKS.values())):
         yield from check(job)
 

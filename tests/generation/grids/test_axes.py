@@ -98,7 +98,7 @@ def test_everything_wrong_with_the_axes_is_told_at_once_and_where():
         ("settings.bad-value", "grid.y_values"),
         ("settings.bad-value", "grid.z_values"),
     ]
-    assert "generate.steps" in caught.value.problems[0].fix and "euler_a" in caught.value.problems[3].fix
+    assert "Sampling steps" in caught.value.problems[0].fix and "euler_a" in caught.value.problems[3].fix
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,9 @@ NET = {"nets": [{"file": "n", "image": "i.png"}]}
         ({"perceptual": {"clip_guidance_scale": 1}, "generation_memory": {"offload": "parts"}}, []),
         ({"generation_memory": {"offload": "layers"}}, []),
         ({"generate": {"prompt": "a AND b"}, "perceptual": {"clip_guidance_scale": 1}, **MAP}, ["perceptual.regions"]),
+        # an image's text as prompt
+        ({"generate": {"prompt": "a fox\nSteps: 12, Sampler: Euler a, CFG scale: 5"}}, ["prompt.settings"]),
+        ({"generate": {"prompt": "Steps: a photo of steps, CFG"}}, []),
         # refiner
         ({"refiner": {"refiner_checkpoint": "r"}}, []),
         ({"refiner": {"refiner_checkpoint": "r"}, "generate": {"prompt": "a AND b"}, **MAP}, ["refiner.regions"]),
