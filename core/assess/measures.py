@@ -12,8 +12,9 @@ STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure. Its module, of its name, has `measure(bench, subject) -> data`, `sentence(data)`, if a table shows more than
-    data["value"] `brief(data)`, and if it warns `warning(data)`: a clause on what to know before choosing the checkpoint, or "".
+    """A measure. Its module, of its name, has `measure(bench, subject) -> data`, `sentence(data)`, and, if they say something,
+    `brief(data)`: what a table shows, else data["value"]; `warning(data)`: a clause on what to know before choosing the checkpoint,
+    or ""; `remark(data of each)`: a sentence on what holds for all checkpoints, or "".
 
     meaning   what a high or low value means
     reads     (set of predictions, strength of the LoRA), shared with other measures      images   it needs generated images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,24 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, good: 
     warned = {label for labels_of in clauses.values() for label in labels_of}
     clear = [label for file, label in labels.items() if file in good and cells.get(file) and label not in warned]
     parts = (f"{', '.join(names)}{':' * (len(names) > 1)} {clause}" for clause, names in clauses.items())
-    what = listed(clear) if len(clear) <= MOST_NAMED else f"{len(clear)} of {len(labels)} checkpoints"
+    assessed = [label for file, label in labels.items() if cells.get(file)]
+    worse = [label for label in assessed if label not in warned and label not in clear]
+    what = listed(clear)
+    if len(clear) > MOST_NAMED:
+        but = f", all but {listed(worse)}, of higher or unknown loss" if 0 < len(worse) <= MOST_NAMED else ""
+        what = f"{len(clear)} of {len(assessed)} assessed checkpoints{but}"
     last = f" Nothing that was measured speaks against {what}." if clear else ""
-    return "; ".join([sentence.removesuffix("."), *parts]) + f".{last}"
+    return "; ".join([sentence.removesuffix("."), *parts]) + f".{last}{_of_all(labels, cells)}"
+
+
+def _of_all(labels: Collection[str], cells: Cells) -> str:
+    """Sentences on what holds for all checkpoints that were measured: `remark` of the measures."""
+    remarks = []
+    for name, measure in MEASURES.items():
+        measured = [data for file in labels if (data := cells.get(file, {}).get(name)) and "why" not in data]
+        with suppress(KeyError, TypeError):  # the file was changed by hand
+            remarks += [remark] if measured and (remark := measure.call("remark", measured)) else []
+    return "".join(f" {remark}" for remark in remarks)
 
 
 def table_lines(labels: Mapping[str, str], cells: Cells) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.assess.statistics import Interval, paired_ratio
 from core.assess.target import by_image
 from core.dataset.captions.words import word_pattern
+
+NOTHING = 0.9  # of the effect without the word
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
@@ -27,3 +29,8 @@ def with_word(caption: str, word: str) -> str:
 
 def sentence(data: Mapping[str, Any]) -> str:
     return f"Without '{data['word']}' the effect on the dataset's captions is {Interval.of(data)} times that with it."
+
+
+def remark(each: Sequence[Mapping[str, Any]]) -> str:
+    nothing = all((data["low"] or 0) > NOTHING for data in each)
+    return f"The trigger word '{each[0]['word']}' does next to nothing." if nothing else ""

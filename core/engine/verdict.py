@@ -194,7 +194,7 @@ def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True) -> st
         return f"Step {best['step']:,} has the lowest {best['what']}: {best['sure']}."
     steps = [f"{step:,}" for step in sorted([best["step"], *best["as_good"]])]
     if len(best["as_good"]) == best["others"]:
-        return f"Step {best['step']:,} has the lowest {best['what']}, but by so few the others may be as good{by_eye}."
+        return f"Step {best['step']:,} has the lowest {best['what']}, but with so few images the others may be as good{by_eye}."
     named = listed(steps) if len(steps) <= MOST_NAMED else first_of(steps, MOST_NAMED)
     rest = best["others"] - len(best["as_good"]) - len(best["unknown"])
     better = f"; the other {'one is' if rest == 1 else f'{rest} are'} worse" if rest else ""

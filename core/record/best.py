@@ -55,9 +55,9 @@ class Best:
 
     @property
     def sure(self) -> str:
-        """Text on how certain the choice is: "clearly better than ...", "the only measured checkpoint"."""
+        """Text on how certain the choice is: "clearly better than ...", "the only existing checkpoint that was measured"."""
         if not self.others:
-            return "the only measured checkpoint"
+            return "the only existing checkpoint that was measured"
         if self.unknown and not self.as_good:
             return "certainty was not measured"
         better = self.others - len(self.as_good) - len(self.unknown)

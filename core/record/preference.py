@@ -63,8 +63,8 @@ class Preference:
 
     @property
     def leader(self) -> int:
-        """Index of the checkpoint with the highest strength."""
-        return int(np.argmax(self.strengths))
+        """Index of the checkpoint that is the most likely to be first."""
+        return int(np.argmax(self.first))
 
     @property
     def preferred(self) -> str | None:

@@ -3,7 +3,7 @@
 (() => {
   const atelier = window.atelier, {h, text, show, byId} = atelier;
   const UNITS = {
-    smooth: "Training loss by step, smoothed over 20 steps, and validation loss. Compare runs by the latter: training loss depends on each run's images, noise and timesteps.",
+    smooth: "Training loss by step, smoothed over 20 steps. It depends on each run's images, noise and timesteps.",
     corrected: "Loss by step, divided by the run's own mean at the same timesteps; 1 is average. It shows whether each run still improves, not which is lower.",
   };
   const KINDS = ["smooth", "second", "fourth", "fifth"];
@@ -53,7 +53,7 @@
     const steps = [...new Set(drawn.flatMap((line) => line.steps))].sort((a, b) => a - b);
     chart.set({steps, lines: drawn, points, total: Math.max(...curves.map((run) => run.total))});
     byId("compare-legend").replaceChildren(...[...drawn, ...points].flatMap((line) => [h("span", {}, h("i", {class: line.kind}), line.name), " "]));
-    text(byId("compare-units"), UNITS[kind]);
+    text(byId("compare-units"), `${UNITS[kind]}${points.length ? " Compare runs by the validation loss." : ""}`);
   };
   const begin = () => {
     chart = new atelier.Chart(byId("compare-chart"), {label: "Loss of the runs"});

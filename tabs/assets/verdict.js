@@ -194,7 +194,7 @@
       return;
     }
     const line = lineOf(row), one = data.columns[base ? 0 : column], words = (label) => `${data.prompts[row].text}, ${label}`;
-    const marks = [one.loss !== null && !base ? `loss ${atelier.loss(one.loss)}` : "", one.mark, one.kept_mark].filter(Boolean);
+    const marks = [one.loss !== null && !base && strength === 1 ? `loss ${atelier.loss(one.loss)}` : "", one.mark, one.kept_mark].filter(Boolean);
     put(left, line[0], data.columns[0].label, words(data.columns[0].label));
     put(right, line[base ? 0 : column], [one.label, ...(base ? [] : [...(strength === 1 ? [] : [`strength ${strength}`]), ...marks])].join(" · "), words(one.label));
     for (const near of [line[column - 1], line[column + 1], ...[row - 1, row + 1].map((at) => lineOf(at)[column])]) load(near);
@@ -242,10 +242,11 @@
     const done = total - missing, over = late ? `The ${minutes(data.making.minutes)} are over` : message;
     const atMost = () => h("label", {class: "verdict-limit"}, "at most", limit, "minutes");
     if (document.activeElement !== limit) limit.value = data.making.minutes;
-    const further = () => isMade() || !["stopped", "done", "running", "waiting"].includes(state) ? [] : [begin(`Make strength ${strength}: ${images(data.making.strength_images)}${data.making.strength_about ? `, about ${data.making.strength_about}` : ""}`, "primary", {strength})];
+    const progress = () => [h("span", {}, `${done} of ${images(total)}${left ? `, about ${left} left` : ""}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")];
+    const further = () => state === "running" && Object.keys(data.images).length > 1 ? progress() : isMade() || !["stopped", "done", "running", "waiting"].includes(state) ? [] : [begin(`Make strength ${strength}: ${images(data.making.strength_images)}${data.making.strength_about ? `, about ${data.making.strength_about}` : ""}`, "primary", {strength})];
     const kinds = {
       "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`), atMost()],
-      running: () => [h("span", {}, `${done} of ${images(total)}${left ? `, about ${left} left` : ""}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")],
+      running: progress,
       stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost(),
         data.making.complete ? leave(`Leave out ${data.making.incomplete}`, {title: `Compares the ${images(data.making.complete)} that are complete; nothing is deleted`}) : null].filter(Boolean),
       done: () => [fresh ? begin(`Add ${fresh} checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts: ${images(data.making.more_images)}${data.making.more_about ? `, about ${data.making.more_about}` : ""}`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),

@@ -348,11 +348,11 @@ def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list
 
 
 def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[str, Any]:
-    """Return the values with a LoRA at strength 1 added, unless it is there already. Raises ProblemsError for too many."""
+    """Return the values with a LoRA: at strength 1, or turned on if it is there already. Raises ProblemsError for too many."""
     name = portable_name(path, workspace)
     loras = list(values.get("loras", []))
     if any(use["file"] == name for use in loras):
-        return values
+        return values | {"loras": [use | {"enabled": True} if use["file"] == name else use for use in loras]}
     if len(loras) >= MAX_LORAS:
         what = f"There are {MAX_LORAS} LoRAs already"
         raise ProblemsError.one(what, "LoRAs", "remove one first", "generate.too-many-loras")

@@ -43,6 +43,7 @@ from core.record.units import clock, count, listed
 from core.settings.job import TrainJob
 from tabs.generate import form, grids
 from tabs.monitor import assess
+from tabs.monitor.answer import answer_of
 from tabs.server.browsers import Browser
 from tabs.tools.copies import Copies
 
@@ -53,13 +54,6 @@ ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
 LEAST_PAIRS = 3  # of images to choose between
 REMEMBERED = 20  # runs
-ADVICE = {  # why: of `recommended`, or "trained" for the lowest loss on training images, which cannot show overfitting
-    "lowest": "Use {} for now: it has the lowest loss.",
-    "trained": "Look at {} first: no held-out image tells which one is best.",
-    "clear": "Use {} for now: by loss it may be as good as the lowest, which the assessment warns of.",
-    "preferred": "Use {} for now: your blind choices prefer it.",
-    "": "Use {} for now: it is the last one.",
-}
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
 GUIDED = 2  # predictions of a step with guidance
 TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
@@ -146,12 +140,12 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     for column in columns[1:]:
         column["preferred"] = preferred is not None and column["file"] == preferred["file"]
         column["use"] = use is not None and column["file"] == use.name
-    if best and why == "lowest" and best["measured_on"] == "training":
-        why = "trained"
-    answer, decided = _answer(run, columns, use, why, preferred)
-    advice = why not in ("kept", "preferred")
+    trained = best and why == "lowest" and best["measured_on"] == "training"
+    answer, decided = answer_of(run, columns, use, "trained" if trained else why, preferred)
+    advice = why not in ("kept", "preferred") and not choices
     sentence = assess.with_assessment(measured_sentence(best, advice=advice), run, columns[1:], best)
-    unmeasured = [each["label"] for each in columns[1:] if best and each["loss"] is None and not each["average"]]
+    saved = [each for each in columns[1:] if not (each["average"] or each["gone"])]
+    unmeasured = [each["label"] for each in saved if best and each["loss"] is None]
     sentence += f" No loss was measured at {listed(unmeasured)}." if unmeasured else ""
     return {
         "run": run.name,
@@ -199,9 +193,8 @@ def _seconds(
 ) -> float:
     """Expected seconds of an image of a comparison, by the images of its grid, else the steps of its training, else the newest grid;
     0 if none was timed."""
-    own = made.seconds / made.steps if made and made.steps else 0.0
-    pace = own or GUIDED * assess.seconds_per_prediction(facts, job) or grids.pace(page.workspace)
-    return pace * expected_steps(comparison.grid.job, ())
+    pace = made.seconds / made.steps if made and made.steps else GUIDED * assess.seconds_per_prediction(facts, job)
+    return (pace or grids.pace(page.workspace)) * expected_steps(comparison.grid.job, ())
 
 
 def _minutes(page: Page) -> float:
@@ -383,40 +376,17 @@ def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) 
     names = [column["file"] for column in columns[1:]]
     if not names or not choices:
         return None
-    fit = preference(names, choices)
-    shown: dict[str, Any] = {"choices": fit.choices, "least": LEAST_CHOICES, "rows": [], "settled": fit.settled}
-    shown["file"] = fit.preferred
+    fit, shown = preference(names, choices), dict[str, Any](least=LEAST_CHOICES, rows=[])
+    shown |= {"choices": fit.choices, "settled": fit.settled, "file": fit.preferred}
     if fit.choices < LEAST_CHOICES:
         return shown
     rows = zip(columns[1:], fit.first, fit.strengths, fit.low, fit.high, strict=True)
-    for column, first, *log_odds in sorted(rows, key=lambda row: -row[2]):
+    for column, first, *log_odds in sorted(rows, key=lambda row: (-row[1], -row[2])):
         share, low, high = (round(1 / (1 + math.exp(-value)), 3) for value in log_odds)
-        about = {"file": column["file"], "label": column["label"], "first": round(first, 3)}
+        label = column["label"] + ", deleted" * column["gone"]
+        about = {"file": column["file"], "label": label, "gone": column["gone"], "first": round(first, 3)}
         shown["rows"].append(about | {"share": share, "low": low, "high": high})
     return shown
-
-
-def _answer(
-    run: Path, columns: Sequence[Mapping[str, Any]], use: Path | None, why: str, preferred: Mapping[str, Any] | None
-) -> tuple[str, str]:
-    """(which checkpoint to use, what else the user has decided), before what was measured. use: of `recommended`; why: of ADVICE or
-    "kept"; preferred: of `_preferred`"""
-    leads = preferred["rows"][0] if preferred and preferred["rows"] else None
-    labels = {column["file"]: column["label"] for column in columns[1:]}
-    first = f"first with {leads['first']:.0%} probability" if leads else ""
-    open_still = f"Your blind choices leave the first place open: so far {leads['label']}, {first}. " if leads else ""
-    kept = [labels[name] for file in read_kept(run) if (name := Path(file).name) in labels]
-    if kept:
-        chosen = f"Your blind choices prefer {leads['label']}, {first}. " if leads else ""
-        decided = chosen if preferred and preferred["file"] else open_still
-        return f"You kept {listed(kept)}: Generate takes {kept[-1] + ', kept last' if kept[1:] else 'it'}.", decided
-    if why == "preferred" and leads:
-        return f"Use {leads['label']}: your blind choices prefer it, {first}.", ""
-    if use is not None and use.name not in labels:
-        kind = "You kept" if why == "kept" else "Use"
-        return f"{kind} {label_of(use.name, None)}, which is not in this comparison: Generate takes it.", open_still
-    used = next((column for column in columns[1:] if column["use"]), columns[-1])
-    return (ADVICE[why].format(used["label"]) if len(columns) > 2 else ""), open_still
 
 
 def _average(page: Page, run: str, job: TrainJob) -> dict[str, Any] | None:

@@ -86,8 +86,8 @@ def verdict(a: Side, b: Side, notes: bool = True) -> str:
     loss is early or at the end"""
     if not a.best and not b.best:
         return (
-            "Neither run measured validation loss, so the numbers do not show which is better: training losses are of "
-            "different steps, images and noise. Compare the samples."
+            "Neither run measured validation loss, so the numbers do not show which is better: a training loss "
+            "depends on the images, noise and timesteps of its steps. Compare the samples."
         )
     if not a.best or not b.best:
         one, other = (a, b) if a.best else (b, a)

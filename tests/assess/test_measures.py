@@ -206,6 +206,22 @@ def test_an_average_has_no_loss_of_its_own(tmp_path):
 COPY = {"distance": 0.1, "limit": 0.5, "typical": 0.8, "near": 2, "images": 8, "name": "fox.png", "files": ["a", "b"]}
 
 
+def test_a_trigger_word_that_does_nothing_in_any_checkpoint_is_named_once():
+    labels = {"a": "step 1", "b": "step 2"}
+
+    def sentence(*lows):
+        cells = {
+            file: {"trigger": {"value": 1.0, "low": low, "high": 1.1, "word": "sks"}}
+            for file, low in zip(labels, lows, strict=False)
+        }
+        return results.with_warnings("x.", labels, cells, labels)
+
+    assert sentence(0.95, 0.91).endswith("The trigger word 'sks' does next to nothing.")
+    assert sentence(0.95).count("sks") == 1, "of those that were measured"
+    for lows in ((0.95, 0.9), (0.95, None), ()):
+        assert "sks" not in sentence(*lows)
+
+
 def test_warnings_join_the_sentence_about_the_losses():
     cells = {"a": {"copies": COPY | {"near": 0}}, "b": {"copies": COPY}, "c": {"copies": COPY}}
     labels = {"a": "step 180", "b": "step 250", "c": "step 300"}
@@ -219,7 +235,7 @@ def test_warnings_join_the_sentence_about_the_losses():
         assert ("step 180" in last) is named and "step 250" not in last
     many = {str(n): f"step {n}" for n in range(6)}
     last = results.with_warnings("x.", many, {key: {"drift": {"why": "x"}} for key in many}, {*many} - {"0"})
-    assert "5 of 6" in last and "step" not in last
+    assert "5 of 6" in last and "all but step 0," in last and "step 1" not in last
     best = {"step": 20, "as_good": (30,), "unknown": (40,)}
     assert results.not_worse(best, {"a": 10, "b": 20, "c": 30, "d": 40, "e": None}) == {"b", "c", "d"}
     assert results.not_worse(None, {"a": 10}) == {"a"}

@@ -150,7 +150,14 @@ def test_a_pasted_text_of_an_image_becomes_settings_and_can_be_taken_back(desk):
     before, browser = desk._values(), desk.page.browsers.of(None)
     desk.act(event("read_text", "", text))
     read = {name: desk._values()[name] for name in ("prompt", "negative_prompt", "steps", "seed", "width", "height")}
-    assert read == {"prompt": "a fox", "negative_prompt": "blurry", "steps": 12, "seed": 42, "width": 128, "height": 192}
+    assert read == {
+        "prompt": "a fox",
+        "negative_prompt": "blurry",
+        "steps": 12,
+        "seed": 42,
+        "width": 128,
+        "height": 192,
+    }
     assert browser.message["undo_by"] == TAKE_BACK
     desk.page.commands[TAKE_BACK]({}, browser)
     assert desk._values() == before

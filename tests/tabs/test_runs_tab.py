@@ -479,6 +479,11 @@ def test_a_run_names_its_best_checkpoint_in_runs_and_monitor_and_generate_takes_
     generate_with(page, folder.name)
     (lora,) = page.project.tab_state("Generate")["values"]["loras"]
     assert lora["file"].endswith("m-step00000020.safetensors")
+    values = page.project.tab_state("Generate")["values"]
+    page.project.update_tab("Generate", values=values | {"loras": [lora | {"enabled": False, "strength": 0.8}]})
+    generate_with(page, folder.name)
+    (again,) = page.project.tab_state("Generate")["values"]["loras"]
+    assert again == lora | {"enabled": True, "strength": 0.8}, "a LoRA that was turned off is turned on"
     row = desk._main({})
     assert re.findall(r'data-steps="[^"]*/([^"/]*)"', row) == ["m-step00000020.safetensors"]
     assert ">step 20, best</summary>" in row

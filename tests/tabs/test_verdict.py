@@ -27,6 +27,7 @@ from core.generation.grids.reuse import reuse
 from core.record.cancel import CancelToken
 from core.record.file_titles import label_of
 from core.record.journal import Journal
+from core.record.preference import Choice, add_choice
 from core.record.kept import keep, read_kept
 from core.record.preference import read_choices
 from core.record.problems import ProblemsError
@@ -38,6 +39,7 @@ from core.tasks import tasks
 from tabs.form.lora_steps import brief, checkpoints
 from tabs.form.task_form import TaskForm
 from tabs.monitor import verdict
+from tabs.monitor.answer import answer_of
 from tests.assess.test_card import card
 from tests.refusals import refused
 
@@ -277,20 +279,20 @@ def test_choices_and_the_kept_checkpoint_stay_with_the_run(page):
 
 def test_blind_choices_prefer_a_checkpoint_only_if_its_first_place_is_likely(tmp_path):
     columns = [
-        {"file": file, "label": label, "use": file == "b"}
+        {"file": file, "label": label, "use": file == "b", "gone": False}
         for file, label in (("", "base model"), ("a", "step 20"), ("b", "step 40"))
     ]
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "b").write_bytes(b"")
     for probability, preferred in ((0.49, False), (0.5, True)):
-        rows = [{"file": "a", "label": "step 20", "first": probability}]
+        rows = [{"file": "a", "label": "step 20", "first": probability, "gone": False}]
         choices = {"rows": rows, "file": "a" if preferred else None}
         why, file = ("preferred", "a") if preferred else ("lowest", "b")
-        answer, decided = verdict._answer(tmp_path, columns, tmp_path / file, why, choices)
+        answer, decided = answer_of(tmp_path, columns, tmp_path / file, why, choices)
         assert answer.startswith("Use step 20: ") if preferred else answer.startswith("Use step 40 for now: ")
         assert f"{probability:.0%}" in answer + decided and bool(decided) is not preferred
         keep(tmp_path, tmp_path / "checkpoints" / "b", "")
-        answer, decided = verdict._answer(tmp_path, columns, tmp_path / "b", "kept", choices)
+        answer, decided = answer_of(tmp_path, columns, tmp_path / "b", "kept", choices)
         assert answer.startswith("You kept step 40: ") and ("prefer" in decided) is preferred and "step 20" in decided
         keep(tmp_path, tmp_path / "checkpoints" / "b", None)
 
@@ -303,6 +305,28 @@ def test_a_loss_on_training_images_recommends_no_checkpoint(page):
     journal.write_text("".join(json.dumps(line) + "\n" for line in trained_on))
     command(page, "grid")
     assert part(page)["answer"].startswith("Look at step 40 first")
+
+
+def test_where_the_loss_tells_nothing_blind_choices_tell_what_to_look_at_first(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    columns = [{"file": file, "label": file, "use": file == "b"} for file in ("", "a", "b")]
+    row = {"file": "a", "label": "step 20", "first": 0.4, "gone": False}
+    for gone, look_at in ((False, "Look at step 20 first"), (True, "Look at b first")):
+        choices = {"rows": [row | {"gone": gone}], "file": None}
+        answer, decided = answer_of(tmp_path, columns, tmp_path / "b", "trained", choices)
+        assert answer.startswith(look_at) and not decided, "said once"
+
+
+def test_what_was_moved_to_the_trash_is_no_more_said_to_lead_or_to_be_unmeasured(page):
+    command(page, "grid")
+    run, (first, last) = page.workspace.runs / RUN, [column["file"] for column in part(page)["columns"][1:]]
+    for _ in range(12):
+        add_choice(run, Choice(first, last, "a fox", "left"))
+    assert part(page)["preferred"]["file"] == first and "step 20" in part(page)["answer"]
+    (run / "checkpoints" / first).unlink()
+    shown = part(page)
+    assert shown["preferred"]["rows"][0]["label"] == "step 20, deleted" and shown["preferred"]["rows"][0]["gone"]
+    assert "step 40" in shown["answer"] and "step 20" not in shown["answer"] + shown["sentence"]
 
 
 def test_a_kept_checkpoint_that_is_not_in_the_comparison_is_named(page):
