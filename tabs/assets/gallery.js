@@ -11,7 +11,7 @@
   const chosen = new Set();
   let names = [], strip = [], version = -1, waiting = null, total = 0, left = 0, begun = false;
   let current = "", anchor = "", columns = 1, side = CELL, tall = 0, asking = 0, timer = 0;
-  let undos = [], deleted = [], viewer = null;  // messages with Undo; what Ctrl+Z in the viewer brings back, also without them
+  let undos = [], deleted = [], away = null, viewer = null;  // messages with Undo; what Ctrl+Z in the viewer brings back, also without them
 
   const ask = async (asked, whom = "gallery") => {
     const found = await atelier.question(whom, asked);
@@ -45,7 +45,8 @@
     offer("shelf-model", [["", "any model"]], found.models);
     offer("shelf-lora", [["", "any LoRA"]], found.loras);
     offer("shelf-date", [["", "any date"], ["today", "today"], ["week", "last 7 days"]], found.days);
-    if (found.away && !undos.length && !read.has(found.away.token)) { undos.push({...found.away, names: []}); drawUndo(); }
+    away = found.away;
+    if (away && away.recent && !undos.length && !read.has(found.away.token)) { undos.push({...away, names: []}); drawUndo(); }
     if (forced || !begun || calm() || same(names, found.names)) put(found.names);
     else waiting = found.names;
     begun = true;
@@ -81,6 +82,8 @@
     show(byId("shelf-new"), !!waiting);
     byId("shelf-trash").disabled = !chosen.size;
     byId("shelf-train").disabled = !names.length;
+    byId("shelf-back").disabled = !away;
+    attr(byId("shelf-back"), "title", away ? `The last: ${away.said}` : null);
   };
 
   /* ---- tiles ---- */
@@ -251,8 +254,10 @@
     const gone = new Set(found.names), at = names.findIndex((name) => gone.has(name)), inStrip = strip.findIndex((name) => gone.has(name));
     const active = document.activeElement, inGrid = grid().contains(active), wasStrip = byId("shelf-strip").contains(active);
     undos.push(found);
-    deleted.push(undos[undos.length - 1]);
+    deleted.push(found);
+    away = found;
     drawUndo();
+    drawLine();
     for (const name of gone) chosen.delete(name);
     if (names.some((name) => gone.has(name))) put(names.filter((name) => !gone.has(name)));
     drawStrip(strip.filter((name) => !gone.has(name)));
@@ -293,7 +298,7 @@
   const putBack = async (last) => {
     const found = await ask({act: "back", token: last.token});
     if (!found) return;
-    [undos, deleted] = [undos, deleted].map((list) => list.filter((each) => each !== last));
+    [undos, deleted] = [undos, deleted].map((list) => list.filter((each) => each.token !== last.token));
     drawUndo();
     if (viewer) viewer.restored(last, found.names);
     await load(true);
@@ -428,6 +433,7 @@
     on("shelf-new", "click", () => { const first = waiting && waiting[0]; if (waiting) put(waiting); if (first) goTo(first); });
     on("shelf-select", "click", ({currentTarget}) => { const now = !selecting(); attr(currentTarget, "aria-pressed", String(now)); if (!now) clear(); });
     on("shelf-trash", "click", () => remove(names.filter((name) => chosen.has(name))));
+    on("shelf-back", "click", () => putBack(away));
     on("shelf-train", "click", train);
     new ResizeObserver(() => { measure(); draw(); if (!begun && field().clientWidth) load(true, {whole: true}); }).observe(grid());
   };

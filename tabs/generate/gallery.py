@@ -42,6 +42,7 @@ MAX_STRIP = 100  # images of the session's strip
 READ_AT_ONCE = 64  # new images whose facts are read within a request
 MAX_DAYS = 400  # in the filter
 MAX_COPIED = 1000  # images of a new dataset
+LATELY = 10  # newest deletions that are looked through for one that can be undone
 THUMB, SMALL = 384, 256
 # Settings that `about_job` lists separately, or that have no meaning for one image.
 NAMED = {
@@ -244,10 +245,10 @@ class Shelf:
         return {"token": token, "names": names, "said": f"{count(len(names), 'image')} moved to the trash"}
 
     def _away(self) -> dict[str, Any] | None:
-        """Data for Undo of the last deletion since the start of the server, so that it survives a refresh."""
-        for each in trash.put_away_lately(self.gallery.folder, most=1):
-            if each.when >= self.begun:
-                return {"token": each.token, "said": f"{count(len(each.images), 'image')} moved to the trash"}
+        """The last deletion that can be undone. recent: since the start of the server, for an Undo that survives a refresh"""
+        for each in trash.put_away_lately(self.gallery.folder, most=LATELY):
+            said = f"{count(len(each.images), 'image')} moved to the trash"
+            return {"token": each.token, "said": said, "recent": each.when >= self.begun}
         return None
 
     def _back(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,11 @@ def rows(
     prompt: str,
 ) -> str:
     """HTML of a card for each LoRA, and a note on the LoRAs in the prompt. notes: further HTML; family: of the model"""
-    named = ", ".join(f"{tag.name} {strengths(tag.unet, tag.text_encoder)}" for tag in tags)
+    stems = {Path(str(use["file"])).stem for use in uses if use.get("enabled", True)}
+    named = ", ".join(
+        f"{tag.name} {strengths(tag.unet, tag.text_encoder)}{' (in place of its card)' * (tag.name in stems)}"
+        for tag in tags
+    )
     notes = (f'<p class="hint">From the prompt: {esc(named)}</p>' if named else "") + notes
     if not uses:
         return notes

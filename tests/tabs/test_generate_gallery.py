@@ -364,6 +364,12 @@ def test_stars_trash_and_undo(desk):
     listed = answer(desk, "list")
     assert listed["names"] == [] and listed["away"]["token"] == away["token"] and "2 images" in away["said"]
     assert sorted(answer(desk, "back", token=away["token"])["names"]) == sorted(names)
+    for name in names:
+        answer(desk, "trash", names=[name])
+    desk.shelf.begun = time.time() + 60  # the server was started anew
+    for left in (1, 0):
+        last = answer(desk, "list")["away"]
+        assert not last["recent"] and len(answer(desk, "back", token=last["token"])["names"]) == 1, "one after another"
     assert answer(desk, "list")["away"] is None and answer(desk, "list")["tiles"][names[0]]["stars"] == 5
     assert codes(answer(desk, "trash", names=["../x.png"])) == ["gallery.gone"]
     assert codes(answer(desk, "trash", names=[])) == ["trash.nothing-selected"]

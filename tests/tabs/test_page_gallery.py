@@ -164,12 +164,20 @@ def test_a_new_image_comes_into_the_strip_and_nothing_that_is_looked_at_moves(ta
 
 @pytest.mark.slow
 def test_the_message_about_the_trash_goes_with_the_tab_and_by_itself(tab):
-    tab.locator("#shelf-grid .tile").first.focus()
+    tiles = tab.locator("#shelf-grid .tile")
+    expect(tiles.first).to_be_visible()
+    number, back = tab.locator("#shelf-count").inner_text(), tab.get_by_role("button", name="Put back")
+    expect(back).to_be_disabled()
+    tiles.first.focus()
     tab.keyboard.press("Delete")
     expect(tab.locator("#shelf-undo")).to_be_visible()
     tab.get_by_role("tab", name="Runs").click()  # another tab, so the message is read
     expect(tab.locator("#shelf-undo")).to_have_count(0)
     tab.get_by_role("tab", name="Generate").click()
+    expect(tab.locator("#shelf-count")).not_to_have_text(number)
+    back.click()
+    expect(tab.locator("#shelf-count")).to_have_text(number)
+    expect(back).to_be_disabled()
     tab.clock.install()
     tab.locator("#shelf-grid .tile").first.focus()
     tab.keyboard.press("Delete")

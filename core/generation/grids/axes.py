@@ -48,6 +48,9 @@ ALSO = {
     "refiner checkpoint": "refiner.refiner_checkpoint",
     "refiner switch at": "refiner.refiner_switch_at",
     "lora file": LORA,
+    "lora step": LORA,
+    "lora steps": LORA,
+    "checkpoint step": LORA,
 }
 ALONE = ("generate.count", "generate.batch_size", "generate.loras")  # a cell is one image; LoRAs have separate axes
 MOST_VALUES, MOST_CELLS, LONGEST = 1000, 1000, 200_000
@@ -183,8 +186,14 @@ def _names() -> dict[str, str]:
 
 
 def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name.strip().casefold()[:80], list(_names()), n=1, cutoff=0.5)
-    return f"did you mean '{title_of(_names()[near[0]])}'?" if near else "choose one of the list"
+    """Text with the settings that may be meant: of a similar name, else of a name with the same words, two at most."""
+    wanted, names = name.strip().casefold()[:80], _names()
+    words = {word for word in wanted.split() if len(word) > 2}
+    same = [each for each in names if words & {*each.split()}]
+    near = difflib.get_close_matches(wanted, list(names), n=1, cutoff=0.75) or same
+    near = near or difflib.get_close_matches(wanted, list(names), n=1, cutoff=0.5)
+    titles = list(dict.fromkeys(title_of(names[each]) for each in near))[:2]
+    return f"did you mean {' or '.join(titles)}?" if titles else "choose one of the list"
 
 
 def title_of(setting: str) -> str:
