@@ -50,6 +50,7 @@ LATENTS = "latent_upscaler"
 CELL = "grid:"  # prefix of the name of a grid's cell
 STEP, MAX_SIDE = 8, 4096  # pixels
 OF_GROUPS = tuple(name for name in form.FIELDS if form.OF_JOB[name].group in ("image_to_image", "hires"))
+OF_IMAGE_ALONE = tuple(name for name in OF_GROUPS if form.OF_JOB[name].group == "image_to_image")
 OF_IMAGE = (*OF_GROUPS, "width", "height")  # fields that an initial image sets
 SENDING = "send image"  # `about` of messages
 
@@ -228,7 +229,7 @@ class Sending:
             if values["image_path"] != fields.get("image_path"):
                 unchanged = {}
             after = values | unchanged | {"image_path": None, "mask_path": None}
-            left = {name: value for name, value in values.items() if after[name] != value}
+            left = {name: value for name, value in values.items() if after[name] != value or name in OF_IMAGE_ALONE}
             self._fields.put(after)
             self._keep({"left": left})
 

@@ -149,11 +149,13 @@ def test_an_image_in_use_is_said_above_generate_and_leaving_it_brings_the_fields
     line = desk.act(event("image_stop"))["prompts"]
     assert desk._values() == before | {"width": 192}, "what was changed since stays"
     assert "image_stop" not in line and 'data-act="image_again"' in line
+    desk.presets.put(desk._values() | {"strength": 0.45})  # as by the card Hires
     desk.act(event("image_again"))
     values = desk._values()
+    assert values["strength"] == 0.6, "that of the image"
     assert (values["image_path"], values["mask_path"], values["height"]) == (str(path), str(path), 64)
     desk.act(event("image_stop"))
-    assert desk._values() == before | {"width": 192}
+    assert desk._values() == before | {"width": 192, "strength": 0.45}
     desk.presets.act("preset_undo", "", "")
     assert desk._values()["image_path"] == str(path)
     desk.presets.act("preset_redo", "", "")
@@ -367,7 +369,7 @@ def test_stars_trash_and_undo(desk):
     for name in names:
         answer(desk, "trash", names=[name])
     desk.shelf.begun = time.time() + 60  # the server was started anew
-    for left in (1, 0):
+    for _ in names:
         last = answer(desk, "list")["away"]
         assert not last["recent"] and len(answer(desk, "back", token=last["token"])["names"]) == 1, "one after another"
     assert answer(desk, "list")["away"] is None and answer(desk, "list")["tiles"][names[0]]["stars"] == 5

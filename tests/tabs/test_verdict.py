@@ -27,9 +27,8 @@ from core.generation.grids.reuse import reuse
 from core.record.cancel import CancelToken
 from core.record.file_titles import label_of
 from core.record.journal import Journal
-from core.record.preference import Choice, add_choice
 from core.record.kept import keep, read_kept
-from core.record.preference import read_choices
+from core.record.preference import Choice, add_choice, read_choices
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.units import count
