@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
-from core.generation.images.a1111 import has_settings
 from core.generation.images.gallery import LONGEST, Gallery
 from core.generation.model.embeddings import find_embeddings
 from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, wildcard_names
 from core.generation.plan.stages import passes_of
-from core.generation.prompt.analysis import Analysis, Parsing, Part, analyze
+from core.generation.prompt.analysis import Analysis, Parsing, Part, analyze, has_settings
 from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles
 from core.record import atomic
 from core.record.bounded_json import read_json

@@ -70,11 +70,6 @@ def a1111_parts(text: str) -> tuple[str, str, dict[str, str]]:
     return prompt, negative, _pairs("\n".join(lines[at:]))
 
 
-def has_settings(text: str) -> bool:
-    """Whether a text is A1111's, with sampling steps."""
-    return "Steps: " in text and "Steps" in a1111_parts(text[:LONGEST_TEXT])[2]
-
-
 def _begin(lines: Sequence[str]) -> int:
     """The line where the settings begin (a value with line breaks continues on the next lines); the end if there are
     none."""

@@ -15,14 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from core.control.hints.models import portable_model
-from core.generation.images.a1111 import (
-    JSON,
-    a1111_parts,
-    a1111_text,
-    from_a1111_text,
-    from_foreign,
-    has_settings,
-)
+from core.generation.images.a1111 import JSON, LONGEST_TEXT, a1111_parts, a1111_text, from_a1111_text, from_foreign
 from core.generation.images.foreign import read_foreign
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import portable_name
@@ -111,7 +104,7 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
     prompt = texts.get("prompt", "")
     processed = next((texts[name] for name in PROCESSED if texts.get(name)), "")
     block = texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if of_camera else comment)
-    if block := block or next(filter(has_settings, (*texts.values(), description)), ""):
+    if block := block or next(filter(_has_steps, (*texts.values(), description)), ""):
         return from_a1111_text(block, processed)
     if prompt or texts.get("workflow"):
         return ImageRecord(
@@ -120,6 +113,11 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
     if processed:
         return ImageRecord(reason="This image contains only the settings by which a finished image was enlarged.")
     return ImageRecord(reason="This image contains no settings; a website or program may have removed them.")
+
+
+def _has_steps(text: str) -> bool:
+    """Whether a text in some other place is A1111's."""
+    return "Steps: " in text and "Steps" in a1111_parts(text[:LONGEST_TEXT])[2]
 
 
 def _texts(image: Any) -> dict[str, str]:

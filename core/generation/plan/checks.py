@@ -12,7 +12,6 @@ from core.diffusion.samplers import SAMPLERS
 from core.families import family
 from core.families.locate import REFINER
 from core.formats.detect import FAMILY_NAMES
-from core.generation.images.a1111 import has_settings
 from core.generation.model.other_files import upscaler_problems
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import HOOKS
@@ -24,6 +23,7 @@ from core.generation.plan.stages import (
     sampling_of,
     stages_of,
 )
+from core.generation.prompt.analysis import has_settings
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.guidances import GUIDANCES, kind_of
 from core.generation.sample.loop import evaluation_count
