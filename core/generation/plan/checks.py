@@ -48,7 +48,10 @@ FIELDS = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", 
 
 def _of_prompt(job: GenerateJob) -> Iterator[Problem]:
     if has_settings(job.generate.prompt):
-        what, fix = "The prompt contains the settings of an image", "use them, or remove these lines"
+        what, fix = (
+            "The prompt contains the settings of an image",
+            "press Use the settings in this text below it, or remove these lines",
+        )
         yield Problem(what, "generate.prompt", fix, code="prompt.settings")
 
 
