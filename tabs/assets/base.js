@@ -486,19 +486,22 @@
     const place = atelier.byId("said-place"), panel = atelier.byId("said"), error = panel.classList.contains("error");
     if (panel.hidden) return;
     place.classList.toggle("aside", !error);
-    const frees = [...(error ? [] : [`${FIELDS}, ${atelier.CONTROLS}, ${TEXT}`, `${FIELDS}, ${atelier.CONTROLS}`, FIELDS]), KEPT].map((kinds) => {
+    const kept = [...(error ? [] : [`${FIELDS}, ${atelier.CONTROLS}, ${TEXT}`, `${FIELDS}, ${atelier.CONTROLS}`, FIELDS]), KEPT];
+    const freeOf = (kinds) => {
       const taken = [...document.querySelectorAll(kinds)].filter((node) => !place.contains(node)).map((node) => node.getBoundingClientRect())
         .filter((box) => box.width && box.bottom > 0 && box.top < innerHeight);
       return (x, y, width, height) => !taken.some((box) => box.left < x + width && box.right > x && box.top < y + height && box.bottom > y);
-    });
+    };
     const now = place.getBoundingClientRect();
-    if (place.style.top && now.right <= innerWidth && now.bottom <= innerHeight && frees[0](now.x, now.y, now.width, now.height)) return;
+    if (place.style.top && now.right <= innerWidth && now.bottom <= innerHeight && freeOf(kept[0])(now.x, now.y, now.width, now.height)) return;
     place.removeAttribute("style");
     const {left: x0, width, height} = place.getBoundingClientRect();
-    for (const free of frees)
+    for (const kinds of kept) {
+      const free = freeOf(kinds);
       for (let y = innerHeight - height - 12; y > 0; y -= 12)
         for (let x = x0; x >= 12; x -= 24)
           if (free(x, y, width, height)) return Object.assign(place.style, {left: `${x}px`, top: `${y}px`, right: "auto", bottom: "auto"});
+    }
   };
   addEventListener("scroll", () => requestAnimationFrame(aside), {passive: true});
   addEventListener("resize", aside);

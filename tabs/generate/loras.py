@@ -92,7 +92,7 @@ def rows(
     """HTML of a card for each LoRA, and a note on the LoRAs in the prompt. notes: further HTML; family: of the model"""
     stems = {Path(str(use["file"])).stem for use in uses if use.get("enabled", True)}
     named = ", ".join(
-        f"{tag.name} {strengths(tag.unet, tag.text_encoder)}{' (in place of its card)' * (tag.name in stems)}"
+        f"{tag.name} {strengths(tag.unet, tag.text_encoder)}{' (added to its card)' * (tag.name in stems)}"
         for tag in tags
     )
     notes = (f'<p class="hint">From the prompt: {esc(named)}</p>' if named else "") + notes
