@@ -80,6 +80,7 @@ class Page:
     verdicts: dict[str, Any] = field(default_factory=dict)  # of runs that Monitor shows: (stamp, data)
     averages: dict[str, Any] = field(default_factory=dict)  # light task of the newest average, by run
     copies: dict[str, Any] = field(default_factory=dict)  # newest copy of each checkpoint to another folder, by path
+    replaced: dict[str, Any] = field(default_factory=dict)  # parts of Generate's state before the last `replacing`
     job_images: dict[str, list[str]] = field(default_factory=dict)  # of jobs that have ended, by id
     ticks: dict[str, float] = field(default_factory=dict)  # tab -> seconds between its ticks
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

@@ -161,6 +161,7 @@ class Subject:
 
     def __init__(self, bench: Bench, maker: Maker, job: GenerateJob, checkpoint: Checkpoint | None):
         self.bench, self.maker, self.job, self.checkpoint = bench, maker, job, checkpoint
+        self._at_once = images_at_once(maker.components, *bench.target.size, AT_ONCE)
         self._known: dict[tuple[str, float], Tensor] = {}
 
     def predicted(self, name: str, strength: float = 1.0) -> Tensor:
@@ -180,8 +181,7 @@ class Subject:
         captions = list(dict.fromkeys(probe.caption for probe in probes))
         reading = Reading(clip_skip=self.job.model.clip_skip, weighted=False, as_trained=True)
         states = dict(zip(captions, self.maker.encoder.encode_each(captions, reading), strict=True))
-        at_once = images_at_once(components, *size, AT_ONCE)
-        for some in (probes[start : start + at_once] for start in range(0, len(probes), at_once)):
+        for some in (probes[start : start + self._at_once] for start in range(0, len(probes), self._at_once)):
             x0, noise, at = inputs(some, components.device)
             noisy = self.objective.noised(x0, noise, at)
             sizes = torch.tensor([Stage(size).sizes_of(POSITIVE)] * len(some), dtype=torch.float32, device=noisy.device)
@@ -198,8 +198,7 @@ class Subject:
         seeded = [(prompt, next(used[prompt])) for prompt in prompts for _ in range(seeds)]
         changes = ({"prompt": prompt.replace(" AND ", " and "), "seed": seed} for prompt, seed in seeded)
         requests = [self.job.model_copy(update={"generate": settings.model_copy(update=each)}) for each in changes]
-        at_once = images_at_once(self.maker.components, *self.bench.target.size, AT_ONCE)
-        for batch in self.maker.batches([Request(job) for job in requests], at_once):
+        for batch in self.maker.batches([Request(job) for job in requests], self._at_once):
             images += self.maker.make(batch).images[-1]
             self.bench.count(2 * len(batch) * settings.steps)
         return [(image, prompt) for image, (prompt, _) in zip(images, seeded, strict=True)]

@@ -113,6 +113,7 @@
   atelier.results = (work) => [
     work.file && work.file.page ? h("iframe", {class: "result-page", src: work.file.url, title: work.file.name, sandbox: "allow-popups allow-popups-to-escape-sandbox"}) : null,
     work.file ? h("p", {class: "result-file"}, work.file.page ? h("a", {class: "btn small", href: work.file.url, target: "_blank", rel: "noopener"}, "Open in a tab") : null,
-      h("a", {class: "btn small", href: work.file.url, download: work.file.name}, `Download ${work.file.name}`)) : null,
+      h("a", {class: "btn small", href: work.file.url, download: work.file.name}, `Download ${work.file.name}`),
+      work.file.uses && work.state === "done" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.command("use_result", {work: work.id})}, "Use in Generate") : null) : null,
     ...(work.shown || []).map((each) => DRAWN[each.kind] ? DRAWN[each.kind](each) : null)];
 })();

@@ -34,11 +34,10 @@ from tabs.form.plain_presets import PlainForm, Values
 from tabs.generate import cards, form
 from tabs.generate.gallery import Shelf
 from tabs.generate.painting import Painting
+from tabs.generate.replaced import TAKE_BACK, replacing
 from tabs.markup import board_event, button, esc, options, short
-from tabs.server.browsers import Browser
 
 TAB = "Generate"
-TAKE_BACK = "take_back_settings"  # command
 SENT = {"begin": "The next images begin with", "inpaint": "Paint what is repainted of"}  # {act: start of the message}
 FACTORS = (2, 3, 4)  # times the sides
 KEEPS = 0.2  # a denoising strength that preserves shapes
@@ -73,8 +72,6 @@ class Sending:
     ):
         self.page, self._fields, self._shelf, self._painting = page, fields, shelf, painting
         self._lists, self._checked, self._make = lists, checked, make
-        self._replaced: dict[str, Any] = {}  # parts of the tab's state before an image's settings were loaded
-        page.commands[TAKE_BACK] = self.take_back
 
     def act(self, event: gr.EventData) -> None:
         """Handle a button of an image. Raises ProblemsError."""
@@ -128,8 +125,7 @@ class Sending:
         if record.job is None:
             fix = "choose an image that was generated here or by A1111"
             return self.page.say("error", problems=[Problem(record.reason, what, fix, code="image.no-settings")])
-        with self.page.project.lock:
-            before = self.page.project.tab_state(TAB)
+        with replacing(self.page):
             values, notes = self._values_of(record)
             if values["image_path"]:
                 self._remember({name: values[name] for name in OF_IMAGE})
@@ -137,22 +133,10 @@ class Sending:
                 self._keep({})
             self._fields.put(values)
             cards.keep_used(self.page, values)
-            now = self.page.project.tab_state(TAB)
-            self._replaced = {name: before.get(name) for name in before | now if before.get(name) != now.get(name)}
         seed = "" if values["seed"] is None else f" Its seed {values['seed']} is set: turn off Lock for other images."
         self.page.say(
             "done", f"The settings of {what} were loaded.{seed}", problems=record.notes + notes, undo_by=TAKE_BACK
         )
-
-    def take_back(self, data: dict[str, Any], browser: Browser) -> None:
-        """Put back the settings that were replaced by those of an image last. Nothing happens the second time."""
-        with self.page.project.lock:
-            if not self._replaced:
-                return
-            state = self.page.project.tab_state(TAB) | self._replaced
-            self.page.project.keep(TAB, {name: value for name, value in state.items() if value is not None})
-            self._replaced = {}
-        self.page.browsers.say(browser, "done", "Your settings are back.", redraws=True)
 
     def _values_of(self, record: ImageRecord) -> tuple[Values, list[Problem]]:
         """(values that generate an image again, problems of its files that are not on this machine)."""

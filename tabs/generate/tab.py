@@ -24,7 +24,7 @@ from tabs.context import Page
 from tabs.form.lora_card import thumb
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.form.view import label
-from tabs.generate import cards, form, grids, panel, view
+from tabs.generate import cards, form, grids, panel, replaced, view
 from tabs.generate.controls import Controls
 from tabs.generate.gallery import SENDS, Shelf
 from tabs.generate.loras import Loras
@@ -223,6 +223,7 @@ class Handlers:
 
     def __init__(self, page: Page):
         self.page = page
+        page.commands |= replaced.commands(page)
         self._lock = threading.RLock()
         self.grids: grids.Grids | None = None
         self.shelf = Shelf(page)

@@ -10,7 +10,7 @@ from core.record.file_titles import label_of
 from core.record.kept import read_kept
 from core.record.units import listed
 
-ADVICE = {  # why: of `recommended`, or "trained" for the lowest loss on training images, which cannot show overfitting
+ADVICE = {  # why: of `recommended`
     "lowest": "Use {} for now: it has the lowest loss.",
     "trained": "Look at {} first: no held-out image tells which one is best.",
     "clear": "Use {} for now: by loss it may be as good as the lowest, which the assessment warns of.",
@@ -22,8 +22,8 @@ ADVICE = {  # why: of `recommended`, or "trained" for the lowest loss on trainin
 def answer_of(
     run: Path, columns: Sequence[Mapping[str, Any]], use: Path | None, why: str, preferred: Mapping[str, Any] | None
 ) -> tuple[str, str]:
-    """(which checkpoint to use, what else the user has decided), before what was measured. use: of `recommended`; why: of ADVICE or
-    "kept"; preferred: of `_preferred`"""
+    """(which checkpoint to use, what else the user has decided), before what was measured. use, why: of `recommended`;
+    preferred: of `_preferred`"""
     leads = preferred["rows"][0] if preferred and preferred["rows"] and not preferred["rows"][0]["gone"] else None
     labels = {column["file"]: column["label"] for column in columns[1:]}
     first = f"first with {leads['first']:.0%} probability" if leads else ""

@@ -22,7 +22,7 @@ from core.settings.check import build as build_job
 from core.settings.job import TrainJob
 from core.tasks import tasks
 from tabs.form.project import edited_by
-from tabs.generate.form import generate_with
+from tabs.generate.replaced import use_run
 from tabs.monitor import verdict
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.monitor.next_step import NextStep, next_step
@@ -373,10 +373,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
     elif name == "settings":
         _take_settings(page, run, entry, browser)
     elif name == "generate":
-        values = generate_with(page, run)
-        then = "Press Generate." if values["prompt"] else "Enter a prompt and press Generate."
-        seed = f" The seed of its samples, {values['seed']}, is set." if values.get("seed") is not None else ""
-        page.browsers.say(browser, "done", f"Loaded in Generate.{seed} {then}", go="Generate")
+        use_run(page, browser, run, go="Generate")
     elif name in verdict.COMMANDS:
         verdict.COMMANDS[name](page, data, browser)
     elif name == "tensorboard":

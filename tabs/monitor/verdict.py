@@ -140,8 +140,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     for column in columns[1:]:
         column["preferred"] = preferred is not None and column["file"] == preferred["file"]
         column["use"] = use is not None and column["file"] == use.name
-    trained = best and why == "lowest" and best["measured_on"] == "training"
-    answer, decided = answer_of(run, columns, use, "trained" if trained else why, preferred)
+    answer, decided = answer_of(run, columns, use, why, preferred)
     advice = why not in ("kept", "preferred") and not choices
     sentence = assess.with_assessment(measured_sentence(best, advice=advice), run, columns[1:], best)
     saved = [each for each in columns[1:] if not (each["average"] or each["gone"])]
@@ -516,6 +515,10 @@ def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
     _require_no_average(page, run.name)
     files = [page.roots.check(file["path"], file["name"]) for file in facts["files"]]
     put_away_others(run, files, page.workspace, page.engine.queue())
+    moved = len(put_away_lately(run.checkpoints, 1)[0].images)
+    page.browsers.say(
+        browser, "done", f"{count(moved, 'checkpoint')} moved to the trash. Put back restores what was moved."
+    )
 
 
 def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -526,6 +529,7 @@ def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
         what, fix = "The files were already restored", "check the list of the run's files"
         raise ProblemsError.one(what, run.name, fix, "trash.already-restored")
     put_back(away[0].token)
+    page.browsers.say(browser, "done", f"{count(len(away[0].images), 'checkpoint')} restored from the trash.")
 
 
 def _choose(page: Page, data: dict[str, Any], browser: Browser) -> None:

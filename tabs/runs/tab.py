@@ -15,7 +15,7 @@ from core.record.space import folder_bytes
 from core.record.units import count
 from core.settings.job import TrainJob
 from tabs.context import Page
-from tabs.generate import form as generate_form
+from tabs.generate.replaced import use_run
 from tabs.markup import (
     AWAITED,
     board,
@@ -186,7 +186,7 @@ class Handlers:
         elif act == "use":
             self._use(arg)
         elif act == "draw":
-            generate_form.generate_with(self.page, *arg.split("/", 1))
+            use_run(self.page, self.page.browser, *arg.split("/", 1))
         elif act in ("mark", "unmark"):
             self.copies.keep(opened, arg, "" if act == "mark" else None)
         elif act == "delete" and place.get("asking") and opened == arg:

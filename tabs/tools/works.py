@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.generation.model.index import facts_of_file
 from core.generation.model.library import find_file
 from core.record.file_titles import title_of_file
 from core.record.problems import ProblemsError
@@ -289,18 +290,25 @@ class Works:
         if facts["state"] == "failed" and work.failed is None:
             work.failed = time.monotonic()
         previews = [each | self._thumbs(each) for each in facts["previews"]]
-        return facts | {"previews": previews, "file": self._file(facts["file"])}
+        return facts | {"previews": previews, "file": self._file(work.id)}
 
     def _thumbs(self, preview: dict[str, Any]) -> dict[str, str]:
         """Thumbnail URL of a preview's image; larger ones for an image with its control image."""
         size = 256 if "hint" in preview else 128
         return {name: self._thumb_url(preview[name], size) for name in ("image", "hint") if name in preview}
 
-    def _file(self, path: Any) -> dict[str, Any] | None:
-        """Name and URL of the file that a tool wrote, and whether it is a page to show; None if it is a folder or not allowed."""
-        if not isinstance(path, str) or not self._roots.holds(path) or not Path(path).is_file():
+    def written(self, identity: str) -> Path | None:
+        """The file that a job wrote; None if it is a folder, not allowed or gone."""
+        work = next((each for each in self.works() if each.id == identity), None)
+        path = work.facts(self._engine)["file"] if work is not None else None
+        return Path(path) if isinstance(path, str) and self._roots.holds(path) and Path(path).is_file() else None
+
+    def _file(self, identity: str) -> dict[str, Any] | None:
+        """Name and URL of the file that a job wrote, and whether it is a page to show or can be used in Generate; None without."""
+        if (path := self.written(identity)) is None:
             return None
-        return {"name": Path(path).name, "url": self._file_url(path), "page": Path(path).suffix == ".html"}
+        shown = {"page": path.suffix == ".html", "uses": facts_of_file(path).kind in ("lora", "checkpoint")}
+        return {"name": path.name, "url": self._file_url(str(path))} | shown
 
     def _captioners(self) -> list[str]:
         """Names of the captioner models on this machine."""

@@ -13,7 +13,7 @@ from work_parts import event, make_page
 from core.generation.images.metadata import read_image_metadata
 from core.record.problems import ProblemsError
 from tabs.generate import cards, form, panel
-from tabs.generate.sending import TAKE_BACK
+from tabs.generate.replaced import TAKE_BACK
 from tabs.generate.tab import Handlers
 
 

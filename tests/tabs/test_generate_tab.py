@@ -142,6 +142,9 @@ def test_a_lora_of_the_prompt_is_one_of_the_job_and_an_unknown_one_is_refused_be
     (use,) = full.generate.loras
     assert (use.file, use.strength, use.text_encoder_strength) == ("ink", 0.8, 0.5)
     assert "ink at 0.8 / 0.5" in nets_text(full) and "ink 0.8 / 0.5" in _in_prompt(desk, values)
+    cards = values | {"loras": [{"file": "ink", "strength": 0.7}]}
+    _, twice = form.jobs_to_generate(form.job_of(cards, TrainJob()), True, TrainJob())
+    assert nets_text(twice) == "ink at 0.7 + 0.8 / 0.5"
     press(desk, prompt="a fox <lora:ink:0.8>")
     assert "lora.not-found" in said(desk)
     assert not desk.page.engine.jobs

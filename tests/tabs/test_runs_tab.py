@@ -25,6 +25,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 from tabs.generate.form import generate_with, job_of
+from tabs.generate.replaced import TAKE_BACK, take_back
 from tabs.generate.tab import Fields
 from tabs.monitor import tab as monitor
 from tabs.runs import compare_view, view
@@ -322,6 +323,9 @@ def test_generate_with_it_puts_the_newest_file_into_generate(desk):
     values = desk.page.project.tab_state("Generate")["values"]
     assert [use["file"].split("/")[-3] for use in values["loras"]] == ["20260102-120000_two"]  # alone, as its samples
     assert values["guidance_scale"] == 4 and browser.message["go"] == "Generate"
+    assert browser.message["undo_by"] == TAKE_BACK
+    take_back(desk.page, {}, browser)
+    assert desk.page.project.tab_state("Generate")["values"]["loras"] == loras, "what it replaced is taken back"
 
 
 def test_generate_with_it_takes_a_sample_prompt_of_the_run_unless_another_was_written(desk):

@@ -12,6 +12,7 @@ from core import tasks
 from core.formats.tensors.header import read_header
 from core.networks.adapter_file import save_lora
 from core.record.problems import ProblemsError
+from tabs.generate import replaced
 from tabs.tools import index, works
 from tabs.tools.forms import ToolForm, cards
 
@@ -67,6 +68,28 @@ def test_what_a_tool_shows_and_wrote_is_sent(page):
             assert len(work["lines"]) == 1, "the table has the rest"
         else:
             assert work["file"]["name"] == "fox_shared.safetensors" and "atelier/file?" in work["file"]["url"]
+            assert work["file"]["uses"]
+
+
+def test_a_lora_that_a_tool_wrote_is_used_in_generate_and_can_be_taken_back(page):
+    path, browser = layer_file(page.workspace.outputs / "fox.safetensors"), page.browsers.of("tools")
+    page.works.use({"tool": "strip_metadata", "about": str(path)}, browser)
+    wait_until(lambda: page.works.parts("Tools", {})["works"][0]["state"] == "done")
+    work = {"work": page.works.works()[0].id}
+
+    def used():
+        return [use["file"] for use in page.project.tab_state("Generate").get("values", {}).get("loras", [])]
+
+    replaced.use_result(page, work, browser)
+    assert used() == ["outputs/fox_shared.safetensors"]
+    assert (browser.message["go"], browser.message["undo_by"]) == ("Generate", replaced.TAKE_BACK)
+    replaced.take_back(page, {}, browser)
+    assert used() == []
+    (page.workspace.outputs / "fox_shared.safetensors").unlink()
+    for gone in (work, {"work": "none"}):
+        with pytest.raises(ProblemsError) as refused:
+            replaced.use_result(page, gone, browser)
+        assert refused.value.codes == ["file.gone"]
 
 
 def test_a_file_is_shown_by_its_title_and_told_from_others_by_its_path(page, monkeypatch):

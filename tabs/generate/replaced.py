@@ -1,0 +1,74 @@
+"""Settings of Generate that another tab or an image replaces, which the user can take back; and a tool's file in Generate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from core.formats.detect import identify
+from core.generation.model.library import portable_name
+from core.record.file_titles import title_of_file
+from core.record.problems import ProblemsError
+from tabs.generate import form
+from tabs.server.browsers import Browser
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+TAB = "Generate"
+TAKE_BACK = "take_back_settings"  # command
+
+
+@contextmanager
+def replacing(page: Page) -> Iterator[None]:
+    """Context that replaces settings of Generate, which `take_back` then restores."""
+    with page.project.lock:
+        before = page.project.tab_state(TAB)
+        yield
+        now = page.project.tab_state(TAB)
+        page.replaced = {name: before.get(name) for name in before | now if before.get(name) != now.get(name)}
+
+
+def take_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Restore the settings that were replaced last. Nothing happens the second time."""
+    with page.project.lock:
+        if not page.replaced:
+            return
+        state = page.project.tab_state(TAB) | page.replaced
+        page.project.keep(TAB, {name: value for name, value in state.items() if value is not None})
+        page.replaced = {}
+    page.browsers.say(browser, "done", "Your settings are back.", redraws=True)
+
+
+def use_run(page: Page, browser: Browser, name: str, file: str = "", go: str = "") -> None:
+    """Fill in Generate with a checkpoint of a run, and say what to do next. file, errors: as of `form.generate_with`; go: tab of a
+    button in the message"""
+    with replacing(page):
+        values = form.generate_with(page, name, file)
+    then = "Press Generate." if values["prompt"] else "Enter a prompt and press Generate."
+    seed = f" The seed of its samples, {values['seed']}, is set." if values.get("seed") is not None else ""
+    page.browsers.say(browser, "done", f"Loaded in Generate.{seed} {then}", go=go, undo_by=TAKE_BACK)
+
+
+def use_result(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Use the file that a tool wrote, a LoRA or a base model, in Generate: {"work"}. Raises ProblemsError if it no longer exists."""
+    path = page.works.written(str(data.get("work")))
+    if path is None:
+        raise ProblemsError.one("The file no longer exists", "Generate", "start the tool again", "file.gone")
+    found = identify(path)
+    with replacing(page):
+        state = page.project.tab_state(TAB)
+        values = form.stored_values(state, page.project.job)
+        if found.kind == "lora":
+            values = form.add_lora(values, path, page.workspace)
+        else:
+            values |= {"base_model": portable_name(path, page.workspace)}
+        page.project.keep(TAB, state | {"values": values})
+    title = title_of_file(path, page.workspace.runs)
+    page.browsers.say(browser, "done", f"{title} is used in Generate.", go=TAB, undo_by=TAKE_BACK)
+
+
+def commands(page: Page) -> dict[str, Callable[[dict[str, Any], Browser], None]]:
+    return {TAKE_BACK: partial(take_back, page), "use_result": partial(use_result, page)}
