@@ -467,7 +467,7 @@
     atelier.byId("said-place").removeAttribute("style");  // the place of the message before
     if (said.go && !place && atelier.goTo(said.go)) { if (said.go === "Monitor" && atelier.chooseRun) atelier.chooseRun(""); scrollTo(0, 0); }
     aside();
-    setTimeout(aside, 300);  // another tab may be open by then
+    setTimeout(() => aside(), 300);  // another tab may be open by then
     const stays = kind === "error" || said.link || listed || (said.notes && said.notes.length);
     panel.toggleAttribute("data-passes", kind !== "error");
     if (!stays) sayTimer = setTimeout(() => { panel.hidden = true; }, 1000 * SECONDS[undo ? "undo" : place ? "place" : kind]);
@@ -482,7 +482,7 @@
   const KEPT = "#start, #gen-draw, #header-stop, #atelier-header, #tabs > .tab-wrapper, [aria-invalid=true]";
   const TEXT = "p, h2, h3, h4, li, td, th, dt, dd, figcaption, summary";
   const FIELDS = `.field, .form, label, textarea, input, select, ${KEPT}`;
-  const aside = () => {
+  const aside = (stands) => {  // one that stands already leaves only what is pressed or filled in, so that its buttons stay where they were seen
     const place = atelier.byId("said-place"), panel = atelier.byId("said"), error = panel.classList.contains("error");
     if (panel.hidden) return;
     place.classList.toggle("aside", !error);
@@ -493,7 +493,7 @@
       return (x, y, width, height) => !taken.some((box) => box.left < x + width && box.right > x && box.top < y + height && box.bottom > y);
     };
     const now = place.getBoundingClientRect();
-    if (place.style.top && now.right <= innerWidth && now.bottom <= innerHeight && freeOf(kept[0])(now.x, now.y, now.width, now.height)) return;
+    if (place.style.top && now.right <= innerWidth && now.bottom <= innerHeight && freeOf(kept[stands && kept[1] ? 1 : 0])(now.x, now.y, now.width, now.height)) return;
     place.removeAttribute("style");
     const {left: x0, width, height} = place.getBoundingClientRect();
     for (const kinds of kept) {
@@ -503,8 +503,8 @@
           if (free(x, y, width, height)) return Object.assign(place.style, {left: `${x}px`, top: `${y}px`, right: "auto", bottom: "auto"});
     }
   };
-  addEventListener("scroll", () => requestAnimationFrame(aside), {passive: true});
-  addEventListener("resize", aside);
+  addEventListener("scroll", () => requestAnimationFrame(() => aside(true)), {passive: true});
+  addEventListener("resize", () => aside(true));
 
   parts.said = (said) => atelier.say(said);
 

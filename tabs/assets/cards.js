@@ -60,7 +60,11 @@
 
   /* ---- the search ---- */
 
-  const titleOf = (field) => (field.labels && field.labels[0] ? field.labels[0] : field).textContent.trim();
+  const titleOf = (field) => {
+    const title = (field.labels && field.labels[0] ? field.labels[0] : field).cloneNode(true);
+    title.querySelectorAll("select").forEach((inside) => inside.remove());  // its options are no part of its title
+    return title.textContent.trim();
+  };
   const adds = (field) => !!field.closest("#gen-add");  // a button of a card
   const groupOf = (field) => {
     if (adds(field)) return field.title;

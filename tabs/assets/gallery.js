@@ -4,8 +4,8 @@
    The server's side is tabs/generate/gallery.py. */
 (() => {
   const atelier = window.atelier, {h, text, attr, byId, show} = atelier;
-  const CELL = 158, GAP = 10, WORDS = 40;  // pixels: a tile's least width, between tiles, the lines below an image
-  const AHEAD = 2, MOST_TILES = 300, MOST_COPIED = 1000, SOON = 60, TYPING = 250, UNDO = 10000, KEPT = 9;  // letters before the seed: the end of a LoRA's name and its strength
+  const CELL = 158, GAP = 10, WORDS = 57;  // pixels: a tile's least width, between tiles, the lines below an image
+  const AHEAD = 2, MOST_TILES = 300, MOST_COPIED = 1000, SOON = 60, TYPING = 250, UNDO = 10000, KEPT = 9;  // letters at the end of a LoRA's name, with its strength
   const tiles = new Map();   // name -> what the server says of it, with the version of the list that it came with
   const nodes = new Map();   // name -> tile in the gallery
   const chosen = new Set();
@@ -118,7 +118,7 @@
     }, SOON);
   };
   const made = (name) => h("div", {class: "tile", role: "option", "data-name": name, tabindex: -1, "aria-selected": "false"},
-    h("div", {class: "shot"}, h("img", {alt: "", loading: "lazy", decoding: "async"})), h("div", {class: "says"}), " ", h("div", {class: "sizes"}));
+    h("div", {class: "shot"}, h("img", {alt: "", loading: "lazy", decoding: "async"})), h("div", {class: "says"}), " ", h("div", {class: "own"}), " ", h("div", {class: "sizes"}));
   const placed = (name, at) => {
     let node = nodes.get(name);
     if (!node) {
@@ -136,7 +136,7 @@
   };
   const rated = (stars) => stars ? "★".repeat(stars) : "";
   const fill = (node, name) => {
-    const tile = tiles.get(name), [shot, says, sizes] = node.children;
+    const tile = tiles.get(name), [shot, says, own, sizes] = node.children;
     if (!tile || node.tile === tile) return;
     node.tile = tile;
     attr(shot.firstChild, "src", tile.thumb);
@@ -144,11 +144,11 @@
     if (base && base.getAttribute("src") !== tile.base) base.remove();
     if (tile.base && !shot.querySelector(".base")) shot.append(h("img", {class: "base", src: tile.base, alt: "", title: "base model", loading: "lazy"}));
     const seed = tile.seed === null ? "" : `seed ${tile.seed}`;
-    const below = [tile.own, seed].filter(Boolean).join(", ");
     text(says, tile.says);
     attr(says, "title", tile.says);
-    sizes.replaceChildren(...(tile.stars ? [h("span", {class: "shelf-rated", "aria-hidden": "true"}, rated(tile.stars)), " "] : []), atelier.middle(below, seed.length + KEPT));
-    attr(sizes, "title", below);
+    sizes.replaceChildren(...(tile.stars ? [h("span", {class: "shelf-rated", "aria-hidden": "true"}, rated(tile.stars)), " "] : []), seed);
+    own.replaceChildren(atelier.middle(tile.own, KEPT));
+    attr(own, "title", tile.own);
     attr(node, "aria-label", [tile.says, tile.own, seed, tile.base && "next to the base model", tile.stars && number(tile.stars, "star")].filter(Boolean).join(", "));
   };
   /** New images come in front; who has scrolled on keeps looking at the same ones. */
@@ -157,7 +157,7 @@
     const before = box.scrollLeft || box.scrollTop, room = () => Math.max(box.scrollWidth, box.scrollHeight), long = room(), held = box.contains(document.activeElement) ? document.activeElement.dataset.name : "";
     strip = fresh;
     attr(box, "role", strip.length ? "listbox" : "group");  // a list box has options
-    if (!strip.length) { if (there.size || !begun) box.replaceChildren(h("span", {class: "hint"}, "Images that you generate now appear here.")); return; }
+    if (!strip.length) { if (there.size || !begun) box.replaceChildren(h("span", {class: "hint"}, "New images appear here.")); return; }
     const wanted = strip.map((name) => there.get(name) || made(name));
     if (!same(wanted, [...box.children])) {
       box.replaceChildren(...wanted);

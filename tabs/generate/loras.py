@@ -90,17 +90,21 @@ def rows(
     prompt: str,
 ) -> str:
     """HTML of a card for each LoRA, and a note on the LoRAs in the prompt. notes: further HTML; family: of the model"""
-    stems = {Path(str(use["file"])).stem for use in uses if use.get("enabled", True)}
-    named = ", ".join(
-        f"{tag.name} {strengths(tag.unet, tag.text_encoder)}{' (added to its card)' * (tag.name in stems)}"
-        for tag in tags
-    )
+    named = ", ".join(_tag_words(tag, uses) for tag in tags)
     notes = (f'<p class="hint">From the prompt: {esc(named)}</p>' if named else "") + notes
     if not uses:
         return notes
     listed = "".join(_card(number, use, len(uses), family, prompt, page) for number, use in enumerate(uses))
     names = "".join(f'<option value="{name}">' for name in PRESETS)
     return f'<ul class="loras lora-cards">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
+
+
+def _tag_words(tag: LoraTag, uses: Sequence[dict[str, Any]]) -> str:
+    """Text of a LoRA of the prompt, "fox 0.7", or "fox 0.7 + 0.8 of its card = 1.5": strengths add up."""
+    own = [use for use in uses if Path(str(use["file"])).stem == tag.name and use.get("enabled", True)]
+    cards = [float(use["strength"]) for use in own]
+    text = f"{tag.name} {strengths(tag.unet, tag.text_encoder)}"
+    return text + (f" + {sum(cards):g} of its card = {tag.unet + sum(cards):g}" if cards else "")
 
 
 def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page) -> str:

@@ -11,6 +11,7 @@ from core.families.locate import GENERATED, family_of
 from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES
 from core.generation.model.library import find_file
+from core.generation.plan.stages import hires_sizes
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.base import chooser_of
@@ -66,14 +67,17 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
         return Model(problem=error.problems[0].what if isinstance(error, ProblemsError) else "unreadable")
 
 
-def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool, chip: str, hires: bool = False) -> str:
+def settings(
+    draw: Draw, model: Model, size: tuple[int, int], locked: bool, chip: str, hires: float | None = None
+) -> str:
     """HTML of base model, size and sampling settings.
 
-    size   of the images      locked   whether a seed is set      chip   HTML of the model      hires   whether hires fix is on
+    size   of the images        locked   whether a seed is set
+    chip   HTML of the model    hires    factor of hires fix, None without it
     """
     fix = (
         button("hires", "Hires fix", title="Begins at the trained size")
-        if hires_scale(model, size) and not hires
+        if hires_scale(model, size) and hires is None
         else ""
     )
     swap = button("swap", "\u21c4", label="Swap width and height", title="Swap width and height")
@@ -81,11 +85,12 @@ def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool, chip
         f'<button type="button" class="btn" data-act="seed" data-arg="lock" aria-pressed="{str(locked).lower()}" '
         f'title="Keep one seed, that of the newest image, for all generations">Lock</button>'
     )
+    sizes = " then ".join(f"{w} \u00d7 {h}" for w, h in dict.fromkeys(hires_sizes(size, hires) if hires else (size,)))
     return (
         f'<div class="block-part">{chip}<fieldset class="gen-sizes"><legend>Size '
-        f'<b>{size[0]} \u00d7 {size[1]}</b></legend>{_ratios(model, size)}<div class="gen-own-size">'
+        f'<b>{sizes}</b></legend>{_ratios(model, size)}<div class="gen-own-size">'
         f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}</div>'
-        f'<p class="hint gen-says">{esc(about_size(model, size, hires))} {fix}</p></div></fieldset>'
+        f'<p class="hint gen-says">{esc(about_size(model, size, hires is not None))} {fix}</p></div></fieldset>'
         f'<div class="gen-row steps">{draw("steps", "guidance_scale", "seed", titles=SHORT)}{lock}</div>'
         f'<div class="gen-row ways">{draw("sampler", "schedule_type")}</div></div>'
     )

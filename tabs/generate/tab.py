@@ -387,7 +387,7 @@ class Handlers:
                 size,
                 values["seed"] is not None and not self.stage.endless,
                 self._chip(values, model),
-                values["highres_fix_scale"] is not None,
+                values["highres_fix_scale"],
             ),
             "cards": cards.html(
                 values,

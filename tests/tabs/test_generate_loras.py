@@ -145,12 +145,12 @@ def test_one_of_another_family_or_gone_says_so_in_its_row(desk):
 
 
 def test_a_lora_in_the_prompt_and_as_a_card_is_said_to_add_up(desk):
-    """Both strengths act: with 0.8 and 0.7 the image is that of 1.5."""
+    """Both strengths act: with 0.7 and 0.8 the image is that of 1.5."""
     lora(desk.page.workspace.models / "loras" / "a.safetensors")
     desk.loras.shelf.read()
     desk.lora_act(event("add", desk.loras.shelf.of(["lora"])[0].name))
     desk.act(event("field", "prompt", "a fox <lora:a:0.7> <lora:b:0.5>"))
     shown = desk._form()["loras"]
-    assert "From the prompt: a 0.7 (added to its card), b 0.5<" in shown
+    assert "From the prompt: a 0.7 + 1 of its card = 1.7, b 0.5<" in shown
     desk.lora_act(event("on", "0", "false"))
     assert "From the prompt: a 0.7, b 0.5<" in desk._form()["loras"]
