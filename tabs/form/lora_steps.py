@@ -27,10 +27,11 @@ EPOCH = re.compile(r"-(\d{6})$")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of a run. label: "step 250"; marks: "best" or "lowest loss", "kept"; sample: its own first one, else its image in
-    the comparison, or None"""
+    """A checkpoint of a run. step: None if unknown; label: "step 250"; marks: "best" or "lowest loss", "kept"; sample: its own first
+    one, else its image in the comparison, or None"""
 
     path: Path
+    step: int | None
     label: str
     marks: tuple[str, ...]
     sample: Path | None
@@ -57,7 +58,7 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
     file, own = path.relative_to(run).as_posix(), output_of(stem)
     title, image = title_of(folder), image or _compared(run, path.name, workspace)
-    here = Checkpoint(path, _label(path), _marks(file, best, kept), None, None)
+    here = Checkpoint(path, None, _label(path), _marks(file, best, kept), None, None)
     return Lora(path, title if own in (title, initial_title(folder)) else f"{title} / {own}", image, here)
 
 
@@ -90,7 +91,15 @@ def lora_of(page: FormPage, path: Path) -> Lora:
     here = next((each for each in steps if each.path == path), None)
     if here is None:
         return Lora(path, file_stem(path.name), thing.image)
-    return replace(thing, image=here.sample or thing.image, here=here, steps=tuple(steps))
+    return replace(thing, image=here.sample or _near(here.step, path) or thing.image, here=here, steps=tuple(steps))
+
+
+def _near(step: int | None, path: Path) -> Path | None:
+    """The first prompt's sample whose step is nearest, of a run whose samples and checkpoints are of different steps; None without."""
+    samples = [each for each in path.parent.parent.glob("samples/*_00.png") if each.name[:-7].isdecimal()]
+    if step is None or not samples:
+        return None
+    return min(samples, key=lambda each: (abs(int(each.name[:-7]) - step), each.name))
 
 
 def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
@@ -111,7 +120,7 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
         marks = _marks(path.relative_to(run).as_posix(), measured, kept)
         sample = run / "samples" / f"{row['step']:08d}_00.png"
         existing = sample if sample.is_file() else _compared(run, row["file"], page.workspace)
-        found.append(Checkpoint(path, row["label"], marks, existing, row["loss"]))
+        found.append(Checkpoint(path, row["step"], row["label"], marks, existing, row["loss"]))
     return found
 
 

@@ -12,6 +12,7 @@ from work_parts import event, make_page
 
 from core.generation.images.metadata import read_image_metadata
 from core.record.problems import ProblemsError
+from tabs.form.lora_steps import lora_of
 from tabs.generate import cards, form, panel
 from tabs.generate.replaced import TAKE_BACK
 from tabs.generate.tab import Handlers
@@ -246,6 +247,18 @@ def test_a_card_names_run_and_step_and_another_step_is_one_click_away(desk, trai
     for other in ("../../job.json", "gone.safetensors"):
         desk.lora_act(event("step", f"0:{other}"))
     assert desk._values()["loras"] == [use]
+
+
+@pytest.mark.parametrize(("name", "shown"), [*zip(STEPS, (10, 10, 40), strict=True)])
+def test_a_card_of_a_step_without_a_sample_shows_the_nearest_one(desk, trained, name, shown):
+    for step in (12, 24):
+        (trained / "samples" / f"{step:08d}_00.png").unlink()
+    assert lora_of(desk.page, trained / "checkpoints" / name).image is None
+    for step in (10, 40):
+        for prompt in (0, 1):
+            Image.new("RGB", (8, 8)).save(trained / "samples" / f"{step:08d}_{prompt:02d}.png")
+    (trained / "samples" / "mine_00.png").write_bytes(b"")
+    assert lora_of(desk.page, trained / "checkpoints" / name).image == trained / "samples" / f"{shown:08d}_00.png"
 
 
 def test_a_variation_is_the_image_with_other_noise_mixed_in_and_the_form_stays(desk, tmp_path):

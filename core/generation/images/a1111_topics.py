@@ -350,8 +350,8 @@ def _model(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 def _read_model(reading: Reading) -> None:
     reading.put("generate.embeddings", list(_listed(reading.pairs, "TI hashes")))
-    if reading.pairs.get("Model"):
-        what = f"It was generated with the model {reading.pairs['Model'][:100]}; the selected model is kept"
+    if model := reading.pairs.get("Model"):
+        what = f"It was generated with the model '{model[:100]}'; the selected model is kept"
         reading.note(what, "other-model", "choose that model to generate it again")
 
 

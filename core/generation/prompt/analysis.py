@@ -215,7 +215,7 @@ def _around(text: str, start: int, end: int) -> str:
 
 def _of_variants(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
     for start, end, reason in problems_in(text, known.files):
-        what, fix = f"In the prompt '{text[:40]}', {reason}", "correct it, or write \\{ and \\} for literal braces"
+        what, fix = f"{reason[:1].upper()}{reason[1:]}", "correct it, or write \\{ and \\} for literal braces"
         yield Finding(start, end, Problem(what, mode.where, fix, code=BAD_WILDCARD))
     for index in braces(text)[1]:
         what = f"The brace in {_around(text, index, index + 1)} has no partner and is read as text"
