@@ -5,7 +5,6 @@ What tells of a person (captions, prompts, names, paths, author) is left out unl
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -50,7 +49,6 @@ from core.tools.plans import FilePlan
 
 SAMPLE_SIDE = 640  # pixels
 LONGEST = 2000  # characters of a text
-MOST_NAMES = 1000
 MOST_BYTES = 10_000_000  # of a page
 MOST_THUMBNAIL = 8_000_000  # characters of modelspec.thumbnail
 TRAINED = {
@@ -74,10 +72,7 @@ def plan(settings: CardSettings, workspace: Workspace) -> FilePlan:
         raise ProblemsError.one(what, "card.file", "choose a file in it", "card.folder")
     if settings.preview:
         return FilePlan(f"list what a report card of {display_path(path)} would contain", path)
-    endings = ("_card", *(f"_card_{number}" for number in range(2, MOST_NAMES)))
-    targets = (output_file(settings.output, path, ending, (".html",)) for ending in endings)
-    free = (each for each in targets if not any(map(os.path.lexists, files_of(each))))
-    target = next(free, None) or output_file(settings.output, path, endings[0], (".html",))
+    target = output_file(settings.output, path, "_card", (".html",), files_of)
     for file in files_of(target):
         raise_if_errors(output_problems(file, [path], MOST_BYTES, "card.output"))
     return FilePlan(f"write {display_path(target)} and the same as .json", path, target)

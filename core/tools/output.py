@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from core.record.context import JobContext
@@ -16,22 +17,32 @@ from core.record.units import size_words
 from core.record.workspace import display_path, real_path, resolve_path
 
 SAFETENSORS = (".safetensors",)
+MOST_NAMES = 1000
 FILE_ENDINGS = (*WEIGHTS, ".txt", ".htm", ".html", ".json", ".md", ".pdf")
 
 
-def output_file(output: str | None, first_input: Path, ending: str, suffixes: Sequence[str] = SAFETENSORS) -> Path:
+def output_file(
+    output: str | None,
+    first_input: Path,
+    ending: str,
+    suffixes: Sequence[str] = SAFETENSORS,
+    written: Callable[[Path], Iterable[Path]] = lambda file: (file,),
+) -> Path:
     """The file to write: `output`; if that is a folder, a file in it; if empty, a file next to the first input.
 
-    first_input  gives the name, with `ending` appended ("fox_rank8")
+    first_input  gives the name, with `ending` appended ("fox_rank8"), and a number ("fox_rank8_2") if that exists already
     suffixes     of output files; an `output` without one is a folder. Empty: the output is a folder itself
+    written      all files of an output
     """
-    name = f"{first_input.name if first_input.is_dir() else first_input.stem}{ending}{suffixes[0] if suffixes else ''}"
-    if not output:
-        return first_input.with_name(name)
-    path = resolve_path(output)
-    if not suffixes or (path.suffix.lower() in suffixes and not os.path.isdir(path)):
-        return path
-    return path / name
+    folder = first_input.parent
+    if output:
+        folder = resolve_path(output)
+        if not suffixes or (folder.suffix.lower() in suffixes and not os.path.isdir(folder)):
+            return folder
+    stem, suffix = first_input.name if first_input.is_dir() else first_input.stem, suffixes[0] if suffixes else ""
+    first = folder / f"{stem}{ending}{suffix}"
+    numbered = (folder / f"{stem}{ending}_{number}{suffix}" for number in range(2, MOST_NAMES)) if ending else ()
+    return next((each for each in chain([first], numbered) if not any(map(os.path.lexists, written(each)))), first)
 
 
 def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str) -> list[Problem]:

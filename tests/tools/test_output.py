@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from core.tools.output import output_file, output_problems
+from core.tools.output import MOST_NAMES, output_file, output_problems
 
 
 def codes(*asked):
@@ -18,6 +18,18 @@ def test_the_output_is_named_after_the_first_input_unless_given(tmp_path):
     assert output_file(str(tmp_path / "new.folder"), fox, "_r8") == tmp_path / "new.folder" / "fox.v2_r8.safetensors"
     assert output_file(None, fox, "_diffusers", ()) == tmp_path / "fox.v2_diffusers"
     assert output_file(str(tmp_path / "new.folder"), fox, "_diffusers", ()) == tmp_path / "new.folder"
+
+
+@pytest.mark.parametrize("there", [1, 2, MOST_NAMES - 1, MOST_NAMES])
+def test_a_name_that_exists_gets_the_first_free_number(tmp_path, there):
+    fox = tmp_path / "fox.safetensors"
+    names = ["fox_r8.safetensors", *(f"fox_r8_{number}.safetensors" for number in range(2, MOST_NAMES))]
+    for name in names[:there]:
+        (tmp_path / name).touch()
+    free = names[there] if there < len(names) else names[0]  # the first, which is then refused
+    assert output_file(None, fox, "_r8").name == output_file(str(tmp_path), fox, "_r8").name == free
+    assert output_file(str(tmp_path / names[0]), fox, "_r8").name == names[0], "a name that was given is kept"
+    assert output_file(None, fox, "").name == "fox.safetensors"
 
 
 def test_an_input_under_any_name_is_never_the_output(tmp_path):

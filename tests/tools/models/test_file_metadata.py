@@ -75,7 +75,10 @@ def test_metadata_are_changed_in_a_copy_whose_tensors_are_equal_in_every_byte(tm
     assert "removed: ss_tag_frequency" in lines and "changed: modelspec.title: Fox" in lines
     with safe_open(written, framework="pt") as file:  # the library reads it
         assert len(list(file.keys())) == 9
-    assert refusals(name="edit_metadata", file=str(path), metadata_title="Fox") == ["tools.output-exists"]
+    again, _ = use(name="edit_metadata", file=str(path), metadata_title="Fox")
+    assert again == tmp_path / "fox_edited_2.safetensors" and written.exists(), "nothing is replaced"
+    given = {"file": str(path), "metadata_title": "Fox", "output": str(written)}
+    assert refusals(name="edit_metadata", **given) == ["tools.output-exists"]
 
 
 def test_a_change_of_the_file_itself_is_undone_to_the_last_byte(tmp_path):
