@@ -11,7 +11,7 @@ from core.assess.measures import MEASURES
 from core.record.bounded_json import read_json_object
 from core.record.file_titles import MOST_NAMED
 from core.record.problems import ProblemsError
-from core.record.units import listed
+from core.record.units import count, listed
 
 FILE = "assess.json"
 Cells = dict[str, dict[str, dict[str, Any]]]  # name of a checkpoint's file -> measure -> data
@@ -64,7 +64,12 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, good: 
         but = f", all but {listed(worse)}, of higher or unknown loss" if 0 < len(worse) <= MOST_NAMED else ""
         what = f"{len(clear)} of {len(assessed)} assessed checkpoints{but}"
     last = f" Nothing that was measured speaks against {what}." if clear else ""
-    return "; ".join([sentence.removesuffix("."), *parts]) + f".{last}{_of_all(labels, cells)}"
+    some = (
+        f" Only {len(assessed)} of {count(len(labels), 'checkpoint')} assessed so far."
+        if 0 < len(assessed) < len(labels)
+        else ""
+    )
+    return "; ".join([sentence.removesuffix("."), *parts]) + f".{last}{_of_all(labels, cells)}{some}"
 
 
 def _of_all(labels: Collection[str], cells: Cells) -> str:

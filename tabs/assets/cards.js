@@ -55,7 +55,7 @@
 
   atelier.on("click", ".lora-steps > summary", ({parentElement: strip}) => setTimeout(() => {
     const here = strip.open && strip.querySelector("[aria-pressed=true]");
-    if (here) here.scrollIntoView({block: "nearest", inline: "center"});
+    if (here) here.scrollIntoView({block: "nearest", inline: "nearest"});
   }));
 
   /* ---- the search ---- */

@@ -80,7 +80,7 @@
     if (!found || !target.isConnected) return;
     strip.innerHTML = found.steps;  // made by the server, names escaped
     const here = strip.querySelector("[aria-pressed=true]");
-    if (here) here.scrollIntoView({block: "nearest", inline: "center"});
+    if (here) here.scrollIntoView({block: "nearest", inline: "nearest"});
   }, true);
 
   /* ---- a field that is not in use shows what its path names: image, name and step (`face` there) ---- */

@@ -334,9 +334,9 @@
   const drawChoices = () => {
     const result = data.preferred, {choices} = parts;
     show(choices, !blind && Boolean(result));
-    if (!result || !atelier.differs(choices, result)) return;
+    if (!result || !atelier.differs(choices, [result, Boolean(data.blind)])) return;
     if (!result.rows.length) { choices.replaceChildren(h("p", {class: "hint"}, `${result.choices} of ${result.least} blind choices until a result.`)); return; }
-    const [best] = result.rows, certain = result.settled ? "Further choices will hardly change the first place." : "More choices make it surer.";
+    const [best] = result.rows, certain = result.settled ? "Further choices will hardly change the first place." : data.blind ? "More choices make it surer." : "";
     choices.replaceChildren(h("p", {}, h("b", {}, result.settled ? `You prefer ${best.label}` : `${best.label[0].toUpperCase()}${best.label.slice(1)} leads`), ` after ${result.choices} blind choices: first with ${percent(best.first)} probability. ${certain}`),
       h("table", {}, h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Checkpoint"), h("th", {scope: "col"}, "Chosen over an average one"), h("th", {scope: "col", class: "num"}, "First"))),
         h("tbody", {}, ...result.rows.map((one) => h("tr", {}, h("th", {scope: "row"}, one.label),

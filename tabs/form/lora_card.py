@@ -85,9 +85,9 @@ def step_buttons(
     buttons = ""
     for each in steps:
         words = ", ".join((each.label, *each.marks))
-        loss = f"{words}, loss {each.loss:.4g}" if each.loss is not None else words
+        words += f", loss {each.loss:.4g}" if each.loss is not None else ""
         buttons += (
-            f'<li><button type="button" class="btn" {attributes(each)} title="{esc(loss)}" '
+            f'<li><button type="button" class="btn" {attributes(each)} title="{esc(words)}" '
             f'aria-pressed="{str(each.path == here).lower()}" data-again>{thumb(each.sample, thumb_url)}'
             f"<span>{esc(words)}</span></button></li>"
         )

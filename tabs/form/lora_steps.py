@@ -91,15 +91,8 @@ def lora_of(page: FormPage, path: Path) -> Lora:
     here = next((each for each in steps if each.path == path), None)
     if here is None:
         return Lora(path, file_stem(path.name), thing.image)
-    return replace(thing, image=here.sample or _near(here.step, path) or thing.image, here=here, steps=tuple(steps))
-
-
-def _near(step: int | None, path: Path) -> Path | None:
-    """The first prompt's sample whose step is nearest, of a run whose samples and checkpoints are of different steps; None without."""
-    samples = [each for each in path.parent.parent.glob("samples/*_00.png") if each.name[:-7].isdecimal()]
-    if step is None or not samples:
-        return None
-    return min(samples, key=lambda each: (abs(int(each.name[:-7]) - step), each.name))
+    image = here.sample or preview_of(path, page.workspace, here.step)
+    return replace(thing, image=image, here=here, steps=tuple(steps))
 
 
 def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:

@@ -90,7 +90,7 @@ class Controls:
         return (
             f'<li class="net{"" if on else " is-off"}"{row_of(str(use["file"]))}>'
             f'<div><div class="strip"><label><input type="checkbox" data-act="net_part" '
-            f'data-arg="{number}:enabled" aria-label="Use {esc(name)}"{" checked" if on else ""}><b title="{esc(use["file"])}">'
+            f'data-arg="{number}:enabled" aria-label="Use {esc(name)}"{" checked" if on else ""}><b title="{esc(name)}">'
             f'{middle(name)}</b></label><span class="badge{" bad" if why else ""}">{esc(words)}</span><span class="grow"></span>'
             f"{see if image else ''}{cross}</div>"
             f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}<div class='strip'>{images}</div>"

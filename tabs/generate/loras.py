@@ -117,7 +117,7 @@ def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str
     about = facts.problem or network_words(facts)
     head = (
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"'
-        f'{" checked" if on else ""}><b title="{esc(use["file"])}">{middle(name)}</b></label><span class="grow"></span>{cross}'
+        f'{" checked" if on else ""}><b title="{esc(name)}">{middle(name)}</b></label><span class="grow"></span>{cross}'
     )
 
     def swaps(each: Checkpoint) -> str:

@@ -79,10 +79,10 @@ element.addEventListener('click', ({target}) => {
   summary.click();
   summary.focus({preventScroll: true});
   const seen = new MutationObserver(() => {
-    const row = [...document.querySelectorAll('#gen-loras li b')].find((name) => name.title === chosen.dataset.arg);
+    const row = [...document.querySelectorAll('#gen-loras li')].find((card) => card.dataset.lora === chosen.dataset.arg);
     if (!row) return;
     seen.disconnect();
-    row.closest('li').scrollIntoView({block: 'nearest'});
+    row.scrollIntoView({block: 'nearest'});
   });
   seen.observe(document.querySelector('#gen-loras'), {childList: true, subtree: true});
 });

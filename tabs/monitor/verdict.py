@@ -380,7 +380,7 @@ def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) 
     if fit.choices < LEAST_CHOICES:
         return shown
     rows = zip(columns[1:], fit.first, fit.strengths, fit.low, fit.high, strict=True)
-    for column, first, *log_odds in sorted(rows, key=lambda row: (-row[1], -row[2])):
+    for column, first, *log_odds in sorted(rows, key=lambda row: (-round(row[1], 2), -row[2])):
         share, low, high = (round(1 / (1 + math.exp(-value)), 3) for value in log_odds)
         label = column["label"] + ", deleted" * column["gone"]
         about = {"file": column["file"], "label": label, "gone": column["gone"], "first": round(first, 3)}

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from core.assess.card import card_of, do, plan
 from core.assess.card_page import page
-from core.formats.hub.catalog import ENTRIES
+from core.formats.hub.catalog import ALLOWS, ENTRIES
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.tools.card import CardSettings
@@ -86,6 +86,9 @@ def test_the_recommended_strength_is_the_users_else_the_measured_one(workspace):
 def test_a_license_is_only_named_for_a_base_model_known_by_its_hash(tmp_path, workspace):
     found = card(lora(tmp_path / "fox.safetensors", ss_sd_model_name="sd_xl_base_1.0.safetensors"), workspace).data()
     assert found["base"]["name"] == "sd_xl_base_1.0.safetensors" and "license_url" not in found["base"]
+    known = next(each for each in ENTRIES if each.license in ALLOWS and each.sha256)
+    found = card(lora(tmp_path / "owl.safetensors", ss_new_sd_model_hash=known.sha256), workspace).data()["base"]
+    assert (found["license"], found["allows"]) == (known.license, ALLOWS[known.license])
 
 
 @pytest.mark.parametrize(

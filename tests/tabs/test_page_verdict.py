@@ -54,6 +54,9 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     expect(card.locator(".verdict-step")).to_have_count(3)
     expect(card.get_by_role("button", name=re.compile("Make .* images"))).to_be_visible()
     first = image.get_attribute("src")
+    for step, shown in (("2", "step 40"), ("3", "step 60")):
+        card.get_by_label("Checkpoint", exact=True).fill(step)
+        expect(label).to_contain_text(shown)
     tab.get_by_role("tab", name="Monitor").click()
     tab.keyboard.press("ArrowLeft")  # right after a click on the tab, which does not move to another tab then
     expect(label).to_contain_text("step 40")

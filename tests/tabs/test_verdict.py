@@ -6,6 +6,7 @@ import json
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,13 +15,15 @@ from made_runs import dataset, make_run
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_grids import RUN, desk, trained  # noqa: F401
-from work_parts import image
+from work_parts import image, wait_until
 
 from core.assess.measures import MEASURES
 from core.engine.average import average_weights, save_average
+from core.engine.keeping import CHOICE, NAME, THUMBNAIL
 from core.engine.queue import QueueEntry
 from core.engine.verdict import FILE, read_verdict
 from core.engine.view import RunView
+from core.formats.tensors.header import read_header
 from core.generation.grids.folder import list_grids
 from core.generation.grids.plan import grid_of
 from core.generation.grids.reuse import reuse
@@ -35,6 +38,7 @@ from core.record.units import count
 from core.record.workspace import PROJECT, Workspace, display_path
 from core.settings.job import TrainJob
 from core.tasks import tasks
+from core.tools.models.edit_metadata import thumbnail_url
 from tabs.form.lora_steps import brief, checkpoints
 from tabs.form.task_form import TaskForm
 from tabs.monitor import verdict
@@ -469,6 +473,25 @@ def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(t
     with refused("average.not-recorded"):
         save_average(run, facts(), names, False, workspace, CancelToken())
     assert facts()["files"] == before and sorted(run.checkpoints.iterdir()) == files
+
+
+def test_keep_on_the_page_writes_choice_and_sample_into_the_file_and_undo_removes_them(page):
+    run = page.workspace.runs / RUN
+    (file,) = [each for each in page.engine.snapshot(RUN)["files"] if each["step"] == 20]
+    path = Path(file["path"])
+    tensors = lora(path, 1)
+    before = path.read_bytes()
+    for number in range(10):
+        other = next(each["name"] for each in page.engine.snapshot(RUN)["files"] if each["name"] != path.name)
+        add_choice(run, Choice(path.name, other, f"prompt {number}", "left"))
+    command(page, "verdict_keep", file=path.name, keep=True, title="fox final")
+    wait_until(lambda: NAME in read_header(path)[1])
+    metadata = read_header(path)[1]
+    assert metadata[NAME] == "fox final" and "blind choices" in metadata[CHOICE]
+    assert metadata[THUMBNAIL] == thumbnail_url(run / "samples" / "20.png"), "the sample of its own step"
+    assert all(torch.equal(load_file(path)[name], value) for name, value in tensors.items())
+    command(page, "verdict_keep", file=path.name, keep=False)
+    wait_until(lambda: path.read_bytes() == before)
 
 
 def test_a_lora_of_a_merge_is_the_card_of_its_run_with_the_other_steps(page):

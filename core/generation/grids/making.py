@@ -120,17 +120,20 @@ class Work:
         return True
 
     def end(self, state: str) -> None:
-        """Write the result to grid.json, and grid.png and grid.html."""
+        """Write the result to grid.json, and grid.png and grid.html. Raises ProblemsError if they cannot be written."""
         seconds = time.monotonic() - self._began if self._began else 0.0
-        self.folder.change(
-            state=state,
-            failed=self.failed,
-            steps=max(self.progress.steps_done - self._before, 0),
-            seconds=round(seconds, 2),
-        )
-        if self.done:
-            self.reports.stage("writing the grid")
-            export(self.folder)
+        try:
+            self.folder.change(
+                state=state,
+                failed=self.failed,
+                steps=max(self.progress.steps_done - self._before, 0),
+                seconds=round(seconds, 2),
+            )
+            if self.done:
+                self.reports.stage("writing the grid")
+                export(self.folder)
+        except OSError as error:
+            raise unwritten(error, "The grid cannot be written", str(self.folder.path)) from error
 
     @property
     def _is_late(self) -> bool:

@@ -121,24 +121,25 @@ def _facts(kind: detect.ModelKind) -> FileFacts:
     return FileFacts(kind.kind, kind.family, kind.variant, kind.network, kind.offered, evidence=kind.evidence)
 
 
-def preview_of(path: Path, workspace: Workspace) -> Path | None:
+def preview_of(path: Path, workspace: Workspace, step: int | None = None) -> Path | None:
     """The preview image next to a file, as in A1111 and ComfyUI (name.png, name.preview.png ...), else the first prompt's
-    sample of its step, else the newest of its run; None without any. Not cached: images come and go without a change of the
-    file."""
+    sample of its step, else of the nearest one of its run; None without any. Not cached: images come and go without a change of
+    the file. step: if known, else that in its name, or the last one"""
     stem = file_stem(path.name)
     preview = next((file for end in PREVIEWS if (file := path.with_name(stem + end)).is_file()), None)
     if preview is not None or path.parent.name != "checkpoints" or not path.is_relative_to(workspace.runs):
         return preview
+    folder, own = path.parent.parent / "samples", stem.rpartition("-step")[2]
     try:
-        samples = sorted(
-            entry.name for entry in os.scandir(path.parent.parent / "samples") if entry.name.endswith(".png")
-        )
+        named = [entry.name.partition("_")[0] for entry in os.scandir(folder) if entry.name.endswith("_00.png")]
     except OSError:
         return None
-    newest = samples[-1].rpartition("_")[0] if samples else ""
-    own = stem.rpartition("-step")[2]
-    first = next((name for step in (own, newest) for name in samples if name.startswith(f"{step}_")), None)
-    return path.parent.parent / "samples" / first if first else None
+    steps = sorted(name for name in named if name.isdecimal())
+    if not steps:
+        return None
+    if step is None:
+        step = int(own if own.isdecimal() else steps[-1])
+    return folder / f"{min(steps, key=lambda name: abs(int(name) - step))}_00.png"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from core.cli.main import main
@@ -26,6 +27,7 @@ from core.generation.grids.plan import check_task, decided, grid_of
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.store import ModelStore
 from core.generation.run import run_generate
+from core.networks.adapter_file import save_lora
 from core.record import allowed
 from core.record.cancel import Cancelled
 from core.record.workspace import PROJECT, Workspace
@@ -371,6 +373,41 @@ def test_a_full_disk_leaves_no_folder_of_a_grid(workspace, monkeypatch):
     with refused("disk.full"):
         begin(job_of(**TWO), workspace)
     assert not list((workspace.outputs / "grids").iterdir())
+
+
+def test_a_disk_that_fills_up_ends_a_grid_with_its_images_and_the_rest_is_made_later(workspace, store, monkeypatch):
+    job = job_of(generate={"steps": 1}, x_axis="seed", x_values="1-3")
+    folder = begin(job, workspace)
+    job = job.model_copy(update={"grid": job.grid.model_copy(update={"folder": folder.name})})
+    write, calls = grids_making.atomic.write_bytes, count(1)
+
+    def filling(path, data):
+        if path.suffix == ".png" and next(calls) > 2:
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("core.generation.grids.making.atomic.write_bytes", filling)
+        with refused("disk.full"):
+            run_grid(job, workspace, store=store)
+    made = folder.generated()
+    assert len(made) == 2 and folder.content().state == "failed"
+    before = {cell: folder.cell(cell).stat().st_mtime_ns for cell in made}
+    run_grid(job, workspace, store=store)
+    assert len(folder.generated()) == 3 and folder.content().state == "done"
+    assert {cell: folder.cell(cell).stat().st_mtime_ns for cell in made} == before, "made once"
+
+
+def test_a_lora_of_another_family_on_an_axis_is_told_before_the_start(workspace, tmp_path):
+    fits, layer = (
+        small_lora(tmp_path / "fits.safetensors"),
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k",
+    )
+    tensors = {f"{layer}.lora_down.weight": torch.ones(2, 2048), f"{layer}.lora_up.weight": torch.ones(640, 2)}
+    other = save_lora(tmp_path / "other.safetensors", tensors, {"ss_base_model_version": "sdxl_base_v1-0"})
+    assert "2 images" in check_task(job_of(x_axis="lora", x_values=f"none, {fits}"), workspace)
+    with refused("lora.other-family"):
+        check_task(job_of(x_axis="lora", x_values=f"{fits}, {other}"), workspace)
 
 
 def test_a_damaged_grid_is_told(workspace):
