@@ -129,6 +129,7 @@
       const [words, url] = against(), shown = !!(on && url);
       box.classList.toggle("compares", shown);
       attr(compare, "aria-pressed", String(shown));
+      away.disabled = shown;  // another image is seen than the one that would go
       text(caption, shown ? `Comparing: ${words}` : (known.get(name) || {}).base ? known.get(name).own : "");
     };
     let kept = false, pressed = 0;  // shown until the next click; when the mouse button went down
@@ -167,7 +168,7 @@
       else if (key === "Home") go(list[0]);
       else if (key === "End") go(list[list.length - 1]);
       else if (/^[0-5]$/.test(key)) star([name], Number(key));
-      else if (key === "Delete") trash();
+      else if (key === "Delete" && !away.disabled) trash();
       else if (key === "c" || (key === " " && (!onControl || onControl === compare))) hold(true);
       else if (key === "m") mark.click();
       else return;

@@ -85,11 +85,11 @@ def step_buttons(
     buttons = ""
     for each in steps:
         words = ", ".join((each.label, *each.marks))
-        words += f", loss {each.loss:.4g}" if each.loss is not None else ""
+        loss = f"loss {each.loss:.3g}" if each.loss is not None else ""
         buttons += (
-            f'<li><button type="button" class="btn" {attributes(each)} title="{esc(words)}" '
+            f'<li><button type="button" class="btn" {attributes(each)} title="{esc(", ".join(filter(None, (words, loss))))}" '
             f'aria-pressed="{str(each.path == here).lower()}" data-again>{thumb(each.sample, thumb_url)}'
-            f"<span>{esc(words)}</span></button></li>"
+            f'<span>{esc(words)}</span><span class="hint">{loss}</span></button></li>'
         )
     return buttons
 

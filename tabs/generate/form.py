@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.assess.recommended import recommended
+from core.assess.results import best_strength
 from core.engine.run_grid import words_of
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
@@ -347,8 +348,8 @@ def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list
     return [job.model_copy(update={"model": project.model}), job]
 
 
-def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[str, Any]:
-    """Return the values with a LoRA: at strength 1, or turned on if it is there already. Raises ProblemsError for too many."""
+def add_lora(values: dict[str, Any], path: Path, workspace: Workspace, strength: float = 1.0) -> dict[str, Any]:
+    """Return the values with a LoRA: at this strength, or turned on if it is there already. Raises ProblemsError for too many."""
     name = portable_name(path, workspace)
     loras = list(values.get("loras", []))
     if any(use["file"] == name for use in loras):
@@ -356,13 +357,13 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
     if len(loras) >= MAX_LORAS:
         what = f"There are {MAX_LORAS} LoRAs already"
         raise ProblemsError.one(what, "LoRAs", "remove one first", "generate.too-many-loras")
-    return values | {"loras": [*loras, {"file": name, "strength": 1.0}]}
+    return values | {"loras": [*loras, {"file": name, "strength": strength}]}
 
 
 def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
-    """Fill in the form with a run's checkpoint `file`, else the `recommended` or its last one: as LoRA with the run's base
-    model and the guidance scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a prompt, also
-    with the settings of the first sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
+    """Fill in the form with a run's checkpoint `file`, else the `recommended` or its last one: as LoRA at its best strength with the
+    run's base model and the guidance scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a
+    prompt, also with the settings of the first sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
     facts, folder = page.engine.snapshot(name), page.workspace.runs / name
     wanted = folder / "checkpoints" / file if file else recommended(folder, facts.get("best"))[0]
     found = {
@@ -396,7 +397,7 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         values = before | {"loras": []} | model_values(model, now.model)
     else:
         alone = before | {"loras": [use for use in before["loras"] if use["file"] == chosen]}
-        values = add_lora(alone, newest, page.workspace)
+        values = add_lora(alone, newest, page.workspace, best_strength(folder, newest.name))
         values |= model_values(job.model, now.model) if job is not None else {}
     page.project.keep("Generate", state | {"values": values})
     return values

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.assess.results import best_strength
 from core.formats.detect import identify
 from core.generation.model.library import portable_name
 from core.record.file_titles import title_of_file
@@ -49,7 +51,11 @@ def use_run(page: Page, browser: Browser, name: str, file: str = "", go: str = "
         values = form.generate_with(page, name, file)
     then = "Press Generate." if values["prompt"] else "Enter a prompt and press Generate."
     seed = f" The seed of its samples, {values['seed']}, is set." if values.get("seed") is not None else ""
-    page.browsers.say(browser, "done", f"Loaded in Generate.{seed} {then}", go=go, undo_by=TAKE_BACK)
+    best = ""
+    for use in values["loras"]:  # at most one
+        measured = best_strength(page.workspace.runs / name, Path(use["file"]).name)
+        best = f" Its strength {measured:g} is the best by its assessment." if use["strength"] == measured != 1 else ""
+    page.browsers.say(browser, "done", f"Loaded in Generate.{best}{seed} {then}", go=go, undo_by=TAKE_BACK)
 
 
 def use_result(page: Page, data: dict[str, Any], browser: Browser) -> None:

@@ -69,6 +69,7 @@ def with_assessment(
 ) -> str:
     """The sentence on the losses of a run's checkpoints, with what was measured of them. columns: of the comparison"""
     good = not_worse(best, {column["file"]: column["step"] for column in columns})
+    good |= {column["file"] for column in columns if column["loss"] is None}  # which is said, and speaks against none
     return with_warnings(sentence, {column["file"]: column["label"] for column in columns}, read_results(run), good)
 
 

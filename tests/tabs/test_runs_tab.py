@@ -328,6 +328,21 @@ def test_generate_with_it_puts_the_newest_file_into_generate(desk):
     assert desk.page.project.tab_state("Generate")["values"]["loras"] == loras, "what it replaced is taken back"
 
 
+@pytest.mark.parametrize(("best", "strength"), [(0.8, 0.8), (None, 1.0), ("1", 1.0), (-1.0, 1.0), (1.0, 1.0)])
+def test_generate_with_it_takes_the_best_strength_of_the_assessment(desk, best, strength):
+    write_run(desk.page, "20260101-120000_one")
+    run, browser = desk.page.workspace.runs / "20260101-120000_one", Browser("")
+    cells = {"glyphs.safetensors": {"strength": {"best": best}}}
+    (run / "assess.json").write_text(json.dumps({"version": 1, "cells": cells}))
+    monitor.command(desk.page, {"name": "generate", "run": run.name}, browser)
+    (use,) = desk.page.project.tab_state("Generate")["values"]["loras"]
+    assert use["strength"] == strength and ("0.8 is the best" in browser.message["text"]) is (strength == 0.8)
+    desk.page.project.update_tab("Generate", values={"loras": [use | {"strength": 0.5}]})
+    desk.act({}, event("draw", run.name))
+    (use,) = desk.page.project.tab_state("Generate")["values"]["loras"]
+    assert use["strength"] == 0.5, "the user's own stays"
+
+
 def test_generate_with_it_takes_a_sample_prompt_of_the_run_unless_another_was_written(desk):
     def drawn_with(name: str, line: str) -> str:
         write_run(desk.page, name, job=build(TrainJob, {"samples": {"sample_prompts": ["# first", line]}}))

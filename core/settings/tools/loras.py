@@ -70,7 +70,7 @@ class MergeLorasSettings(Settings):
     method: Literal["concat", "svd", "plain"] = setting(
         "concat",
         level="shown",
-        labels={"concat": "concat (exact; ranks add up)", "svd": "SVD (nearest of a rank)", "plain": "plain (mean)"},
+        labels={"concat": "concat (exact)", "svd": "SVD (of a rank)", "plain": "plain (mean)"},
         help="Concat gives exactly the sum of the LoRAs. SVD gives the nearest LoRA of the new rank, and takes other kinds too. Plain averages the matrices of LoRAs of equal rank: small, and good for steps of one training, but for LoRAs that have nothing in common far from their sum.",
         source="sd-scripts' merge_lora and svd_merge_lora",
     )
@@ -78,8 +78,8 @@ class MergeLorasSettings(Settings):
         None,
         within=(1, 1024),
         level="shown",
-        hint="the highest of the LoRAs",
-        help="Rank of the result, for SVD.",
+        hint="SVD: the highest of them",
+        help="Rank of the result, for SVD. With concat the ranks add up.",
     )
     new_conv_rank: int | None = kohya_setting(
         None, within=(1, 1024), hint="as new rank", help="The same of 3x3 convolutions."
@@ -94,7 +94,7 @@ class MergeLorasSettings(Settings):
     save_precision: SavePrecision = None
     device: Device = "cpu"
     no_metadata: NoModelspec = False
-    output: str | None = _output("the first LoRA")
+    output: str | None = _output("the first LoRA, or models/loras if that is a checkpoint of a run")
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "plain and concat multiply both matrices by the ratio (plain: 0.5 is a quarter), concat divides by the growth of the rank, and SVD clamps."
     )

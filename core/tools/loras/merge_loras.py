@@ -16,7 +16,9 @@ from core.networks.adapter_file import LoraFile, open_lora, save_lora
 from core.networks.kinds import kind_named, kind_of_keys
 from core.networks.kinds.lora import MODULE, network_sizes, sizes_as_metadata
 from core.record.context import JobContext, Outcome
+from core.record.file_titles import title_of_file
 from core.record.problems import Problem, collected, raise_if_errors
+from core.record.run_folder import safe_name
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
@@ -71,7 +73,7 @@ def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
     known = [file for file in files if file is not None]
     problems += _misfits(settings, known, [each.path for each in loras])
     raise_if_errors(problems)
-    target = output_file(settings.output, loras[0].path, "_merged")
+    target = output_file(settings.output, _named(loras, workspace), "_merged")
     shapes = {name: weight_shape(layer) for file in known for name, layer in group_by_module(file.tensors).items()}
     ranks = sum(_highest_rank(file) for file in known)
     rank = settings.new_rank or ranks if settings.method == "svd" else ranks
@@ -79,6 +81,15 @@ def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
     size = bytes_of([each for each in shapes.values() if each is not None], rank, rank, width)
     raise_if_errors(output_problems(target, [each.path for each in loras], size, f"{GROUP}.output"))
     return Plan(loras, target, family, settings.method)
+
+
+def _named(loras: Sequence[LoraInput], workspace: Workspace) -> Path:
+    """The path that names the result: the first LoRA's, or in models/loras after all runs if that is a run's checkpoint."""
+    first = loras[0].path
+    if not first.is_relative_to(workspace.runs):
+        return first
+    titles = dict.fromkeys(title_of_file(each.path, workspace.runs).partition(",")[0] for each in loras)
+    return workspace.models / "loras" / f"{safe_name('_'.join(titles))}{first.suffix}"
 
 
 def _highest_rank(file: LoraFile) -> int:

@@ -12,6 +12,9 @@ from torch import nn
 
 from core.formats.lora.names import group_by_module
 from core.networks.adapter_file import save_lora
+from core.record.workspace import Workspace
+from core.settings.tools.loras import MergeLorasSettings
+from core.tools.loras.merge_loras import plan
 from tests.tools.loras.test_resize_lora import CASES, DOWN, NORM, UP, VECTORS, A, changes, of_case
 from tests.tools.models.test_file_metadata import refusals
 from tests.tools.test_tools import use
@@ -37,6 +40,24 @@ def one(path, up=2.0, down=3.0, alpha=1.0, layer=A):
     """The scalar LoRA: a change of 6 at alpha 1."""
     tensors = {f"{layer}.{UP}": torch.full((1, 1), up), f"{layer}.{DOWN}": torch.full((1, 1), down)}
     return str(save_lora(path, tensors | {f"{layer}.alpha": torch.tensor(alpha)}, {"ss_base_model_version": "sd_v1"}))
+
+
+def test_the_merge_of_a_runs_checkpoint_is_named_after_all_runs_and_saved_in_models(tmp_path):
+    space = Workspace(outputs=tmp_path / "outputs", models=tmp_path / "models")
+    names = ("20260101-120000_fox/checkpoints/fox-step00000020", "20260102-120000_owl, look/checkpoints/owl")
+    files = [space.runs / f"{name}.safetensors" for name in names]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        one(file)
+    alone = tmp_path / "mine.safetensors"
+    one(alone)
+
+    def target(*models):
+        return plan(MergeLorasSettings(models=[str(each) for each in models]), space).target
+
+    assert target(*files) == space.models / "loras" / "fox_owl_merged.safetensors"
+    assert target(files[0], files[0], alone) == space.models / "loras" / "fox_mine_merged.safetensors"
+    assert target(alone, files[0]) == tmp_path / "mine_merged.safetensors"
 
 
 def numbers_of(tensors):
