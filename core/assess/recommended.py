@@ -20,8 +20,9 @@ from core.record.stamps import Stamp, stamp_or_none
 
 def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None, str]:
     """(checkpoint, why): the one kept last, "kept"; else the one that blind choices prefer, "preferred"; else the one with the
-    lowest loss, "lowest", or "trained" if measured on training images, which cannot show overfitting; or, if the assessment warns of
-    it, one without warnings that may be as good, "clear". (None, "") without any. best: `Best.to_dict`"""
+    lowest loss, "lowest", or "trained" if measured on training images, which cannot show overfitting, "only" if no other existing one
+    was measured; or, if the assessment warns of it, one without warnings that may be as good, "clear". (None, "") without any. best:
+    `Best.to_dict`"""
     if kept := last_kept(run):
         return run / kept, "kept"
     checkpoints = run / "checkpoints"
@@ -33,7 +34,9 @@ def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None,
     warned = _warned(run, stamp_or_none(run / RESULTS))
     if warned.get(Path(best["file"]).name) and (clear := _clear(run, best, warned)):
         return checkpoints / clear, "clear"
-    return run / best["file"], "trained" if best.get("measured_on") == "training" else "lowest"
+    if best.get("measured_on") == "training":
+        return run / best["file"], "trained"
+    return run / best["file"], "lowest" if best.get("others", 1) else "only"
 
 
 @lru_cache(maxsize=2000)

@@ -190,4 +190,4 @@ def _note(facts: Mapping[str, Any], step: int) -> str:
         name = "validation loss" if point["measured_on"] == "held_out" else "loss on training images"
         parts.append(f"{name} {point['loss']:.4f}")
     best = facts.get("best")
-    return ", ".join([*parts, *([best["label"]] if best and best["step"] == step else [])])
+    return ", ".join([*parts, *([best["label"]] if best and best["label"] and best["step"] == step else [])])

@@ -190,6 +190,8 @@ def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True) -> st
     by_eye = f": {BY_EYE}" if advice else ""
     if best is None:
         return f"No loss was measured at these checkpoints{by_eye}."
+    if not best["others"]:
+        return f"Of the existing checkpoints only step {best['step']:,} has a measured {best['what']}."
     if not best["as_good"]:
         return f"Step {best['step']:,} has the lowest {best['what']}: {best['sure']}."
     steps = [f"{step:,}" for step in sorted([best["step"], *best["as_good"]])]

@@ -70,7 +70,10 @@ class Best:
 
     @property
     def label(self) -> str:
-        """The mark that follows its name in a list of files: "best" only where held-out images say so and no other may be as good."""
+        """The mark that follows its name in a list of files: "best" only where held-out images say so and no other may be as good; ""
+        where no other existing one was measured."""
+        if not self.others:
+            return ""
         if self.measured_on != "held_out":
             return f"{LOWEST}{ON_TRAINED}"
         return LOWEST if self.as_good or self.unknown else "best"

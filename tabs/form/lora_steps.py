@@ -64,7 +64,7 @@ def brief(path: Path, workspace: Workspace) -> Lora:
 
 def _marks(file: str, best: tuple[str, str] | None, kept: Mapping[str, str]) -> tuple[str, ...]:
     """The marks of a checkpoint. file: relative to its run; best: of `read_best`; kept: of `read_kept`"""
-    lowest = (short_label(best[1]),) if best and best[0] == file else ()
+    lowest = (short_label(best[1]),) if best and best[1] and best[0] == file else ()
     return lowest + ((kept_mark(file, kept[file]),) if file in kept else ())
 
 

@@ -12,6 +12,7 @@ from core.record.units import listed
 
 ADVICE = {  # why: of `recommended`
     "lowest": "Use {} for now: it has the lowest loss.",
+    "only": "Use {} for now: no other existing checkpoint has a measured loss.",
     "trained": "Look at {} first: no held-out image tells which one is best.",
     "clear": "Use {} for now: by loss it may be as good as the lowest, which the assessment warns of.",
     "preferred": "Use {} for now: your blind choices prefer it.",

@@ -241,7 +241,7 @@ def _shown(run: RunSummary, host: FormPage) -> Lora | None:
         here is not None and best and file == run.folder / best["file"]
     ):  # a run that continues may not have stored it yet
         mark = short_label(best["label"])
-        here = replace(here, marks=tuple(dict.fromkeys((mark, *here.marks))))
+        here = replace(here, marks=tuple(filter(None, dict.fromkeys((mark, *here.marks)))))
     return replace(thing, image=thing.image or run.thumbnail, here=here)
 
 

@@ -47,6 +47,7 @@ def test_the_lowest_loss_is_used_until_the_user_has_chosen(run):
     assert recommended(run, None) == (None, "")
     assert recommended(run, BEST) == (checkpoints / FILES[1], "lowest")
     assert recommended(run, BEST | {"measured_on": "training"})[1] == "trained", "it shows no overfitting"
+    assert recommended(run, BEST | {"others": 0})[1] == "only" and recommended(run, BEST | {"others": 1})[1] == "lowest"
     choose(run, FILES[0], FILES[2], preference.LEAST_CHOICES - 1)
     assert recommended(run, BEST)[1] == "lowest", "too few choices"
     choose(run, FILES[0], FILES[1], 10)

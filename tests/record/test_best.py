@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.engine.verdict import measured_sentence
 from core.record.best import BestTracker, best_checkpoint, clearly_lower, read_best, short_label, student_t, write_best
 
 
@@ -104,9 +105,17 @@ def test_only_measurements_of_the_same_images_compare_and_old_journals_say_they_
 
 
 def test_what_was_measured_on_training_images_is_called_so():
-    best = best_checkpoint(saved(1), [measured(1, [0.1] * 4, measured_on="training")])
+    rows = [measured(step, [0.1 * step] * 4, measured_on="training") for step in (1, 2)]
+    best = best_checkpoint(saved(1, 2), rows)
     assert "training images (fixed noise)" in best.what and "cannot show overfitting" in best.what
     assert "best" not in best.label and short_label(best.label) == "lowest loss"
+
+
+def test_the_only_existing_one_that_was_measured_has_no_mark_and_no_lowest_loss():
+    """The other was moved to the trash, and its loss was lower."""
+    best = best_checkpoint(saved(2), [measured(1, [0.1] * 4), measured(2, [0.2] * 4)])
+    assert (best.step, best.others, best.label) == (2, 0, "")
+    assert "lowest" not in measured_sentence(best.to_dict()) and "only step 2 has" in measured_sentence(best.to_dict())
 
 
 def test_the_best_one_is_called_so_only_if_no_other_is_as_good():
