@@ -47,7 +47,7 @@ def test_cards_are_added_and_removed_by_keyboard_found_by_search_and_stay_after_
     expect(tab.locator("#gen-highres_fix_upscaler_file")).to_be_focused()
 
     tab.locator(".gen-ratios").get_by_text("2:3").click()
-    expect(tab.locator(".gen-sizes legend b")).to_have_text("104 × 160")
+    expect(tab.locator(".gen-sizes legend b")).to_have_text("104 × 160 then 208 × 320")
     expect(tab.locator("#gen-width")).to_be_hidden()
     tab.locator(".gen-ratios").get_by_text("Custom").click()
     tab.locator("#gen-steps").fill("9")
@@ -55,7 +55,7 @@ def test_cards_are_added_and_removed_by_keyboard_found_by_search_and_stay_after_
     expect(tab.locator("#gen-steps")).to_have_value("9")
     tab.locator("#gen-width").fill("96")
     tab.locator("#gen-width").press("Tab")
-    expect(tab.locator(".gen-sizes legend b")).to_have_text("96 × 160")
+    expect(tab.locator(".gen-sizes legend b")).to_have_text("96 × 160 then 192 × 320")
     expect(tab.get_by_role("radio", name="Custom")).to_be_checked()
     expect(tab.locator("#gen-height")).to_be_visible()
 
