@@ -290,7 +290,7 @@ class Works:
         if facts["state"] == "failed" and work.failed is None:
             work.failed = time.monotonic()
         previews = [each | self._thumbs(each) for each in facts["previews"]]
-        return facts | {"previews": previews, "file": self._file(work.id)}
+        return facts | {"previews": previews, "file": self._file(facts["file"])}
 
     def _thumbs(self, preview: dict[str, Any]) -> dict[str, str]:
         """Thumbnail URL of a preview's image; larger ones for an image with its control image."""
@@ -300,12 +300,14 @@ class Works:
     def written(self, identity: str) -> Path | None:
         """The file that a job wrote; None if it is a folder, not allowed or gone."""
         work = next((each for each in self.works() if each.id == identity), None)
-        path = work.facts(self._engine)["file"] if work is not None else None
+        return self._written(work.facts(self._engine)["file"]) if work is not None else None
+
+    def _written(self, path: Any) -> Path | None:
         return Path(path) if isinstance(path, str) and self._roots.holds(path) and Path(path).is_file() else None
 
-    def _file(self, identity: str) -> dict[str, Any] | None:
+    def _file(self, written: Any) -> dict[str, Any] | None:
         """Name and URL of the file that a job wrote, and whether it is a page to show or can be used in Generate; None without."""
-        if (path := self.written(identity)) is None:
+        if (path := self._written(written)) is None:
             return None
         shown = {"page": path.suffix == ".html", "uses": facts_of_file(path).kind in ("lora", "checkpoint")}
         return {"name": path.name, "url": self._file_url(str(path))} | shown
