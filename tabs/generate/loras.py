@@ -15,6 +15,7 @@ from core.generation.model.index import FileFacts, facts_of_file
 from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.loras import LoraTag
 from core.networks.block_weights import PRESETS
+from core.record.file_titles import file_stem
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
 from core.record.workspace import Workspace
@@ -100,11 +101,21 @@ def rows(
 
 
 def _tag_words(tag: LoraTag, uses: Sequence[dict[str, Any]]) -> str:
-    """Text of a LoRA of the prompt, "fox 0.7", or "fox 0.7 + 0.8 of its card = 1.5": strengths add up."""
-    own = [use for use in uses if Path(str(use["file"])).stem == tag.name and use.get("enabled", True)]
-    cards = [float(use["strength"]) for use in own]
+    """Text of a LoRA of the prompt, "fox 0.7", or "fox 0.7 + 0.8 of its card = 1.5": strengths add up. The sum is left out where
+    there is more than one: strengths of the text encoder, of blocks or of some steps."""
     text = f"{tag.name} {strengths(tag.unet, tag.text_encoder)}"
-    return text + (f" + {sum(cards):g} of its card = {tag.unet + sum(cards):g}" if cards else "")
+    own = [use for use in uses if file_stem(str(use["file"])) == tag.name and use.get("enabled", True)]
+    if not own:
+        return text
+    uniform = tag.unet == tag.text_encoder and tag.block_weights is None and tag.steps == (0, None)
+    if not uniform or any(map(_has_details, own)):
+        return f"{text}, added to its card"
+    cards = sum(float(use["strength"]) for use in own)
+    return f"{text} + {cards:g} of its card = {tag.unet + cards:g}"
+
+
+def _has_details(use: dict[str, Any]) -> bool:
+    return any(use.get(name, PARTS[name].default) != PARTS[name].default for name in DETAILS)
 
 
 def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page) -> str:
@@ -182,10 +193,9 @@ def _details(number: int, use: dict[str, Any], words: str, family: str, tools: s
         offers = "lora-blocks" if blocks else ""
         fields += FieldView(entry, value, "part", f"{number}:{name}", id, empty=entry.hint, offers=offers).line()
         bars += weight_bars(family, id) if blocks else ""
-    is_set = any(use.get(name, PARTS[name].default) != PARTS[name].default for name in DETAILS)
     return (
         f'<details data-group="lora {esc(use["file"])}"><summary title="Strengths by part, block and step" '
-        f'aria-label="Strengths by part, block and step" class="{"is-set" if is_set else ""}">\u22ef</summary>'
+        f'aria-label="Strengths by part, block and step" class="{"is-set" if _has_details(use) else ""}">\u22ef</summary>'
         f'{words}{tools}<div class="concept-fields">{fields}{bars}</div></details>'
     )
 

@@ -152,5 +152,10 @@ def test_a_lora_in_the_prompt_and_as_a_card_is_said_to_add_up(desk):
     desk.act(event("field", "prompt", "a fox <lora:a:0.7> <lora:b:0.5>"))
     shown = desk._form()["loras"]
     assert "From the prompt: a 0.7 + 1 of its card = 1.7, b 0.5<" in shown
+    desk.act(event("field", "prompt", "a fox <lora:a:0.7:0.4> <lora:b:0.5>"))
+    assert "From the prompt: a 0.4 / 0.7, added to its card, b 0.5<" in desk._form()["loras"]
+    desk.act(event("field", "prompt", "a fox <lora:a:0.7> <lora:b:0.5>"))
+    desk.lora_act(event("part", "0:start_at", "0.5"))
+    assert "From the prompt: a 0.7, added to its card, b 0.5<" in desk._form()["loras"]
     desk.lora_act(event("on", "0", "false"))
     assert "From the prompt: a 0.7, b 0.5<" in desk._form()["loras"]

@@ -145,6 +145,16 @@ def test_a_lora_of_the_prompt_is_one_of_the_job_and_an_unknown_one_is_refused_be
     cards = values | {"loras": [{"file": "ink", "strength": 0.7}]}
     _, twice = form.jobs_to_generate(form.job_of(cards, TrainJob()), True, TrainJob())
     assert nets_text(twice) == "ink at 0.7 + 0.8 / 0.5"
+    others = [
+        {"file": "models/loras/ink.safetensors", "strength": 0.7},
+        {"file": "outputs/ink.safetensors", "strength": 0.3},
+    ]
+    _, two = form.jobs_to_generate(
+        form.job_of(values | {"prompt": "a fox", "loras": others}, TrainJob()), True, TrainJob()
+    )
+    assert nets_text(two) == "ink at 0.7, ink at 0.3"
+    _, three = form.jobs_to_generate(form.job_of(values | {"loras": others[:1]}, TrainJob()), True, TrainJob())
+    assert nets_text(three) == "ink at 0.7 + 0.8 / 0.5"
     press(desk, prompt="a fox <lora:ink:0.8>")
     assert "lora.not-found" in said(desk)
     assert not desk.page.engine.jobs

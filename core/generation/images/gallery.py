@@ -110,14 +110,16 @@ def facts_of(job: GenerateJob, source: str = "atelier", title_of: Callable[[str]
 
 
 def nets_text(job: GenerateJob, title_of: Callable[[str], str] = file_stem) -> str:
-    """LoRAs with strengths and embeddings, "fox at 0.8, glyphs", or else the name of a model trained here; strengths of one LoRA add
-    up: "fox at 0.8 + 0.7". title_of: file -> its title"""
+    """LoRAs with strengths and embeddings, "fox at 0.8, glyphs", or else the name of a model trained here; strengths of one file,
+    by its path and by its name alone, add up: "fox at 0.8 + 0.7". title_of: file -> its title"""
     strengths: dict[str, list[str]] = {}
+    paths = {use.file for use in job.generate.loras if Path(use.file).name != use.file}
     for use in job.generate.loras:
         both = use.text_encoder_strength not in (None, use.strength)
         strength = f"{use.strength:g}" + (f" / {use.text_encoder_strength:g}" if both else "")
-        strengths.setdefault(title_of(use.file), []).append(strength)
-    names = [title + f" at {' + '.join(of)}" * (of != ["1"]) for title, of in strengths.items()]
+        same = [path for path in paths if use.file not in paths and file_stem(path) == file_stem(use.file)]
+        strengths.setdefault(same[0] if len(same) == 1 else use.file, []).append(strength)
+    names = [title_of(file) + f" at {' + '.join(of)}" * (of != ["1"]) for file, of in strengths.items()]
     names += [text.partition("=")[0] if "=" in text else title_of(text) for text in job.generate.embeddings]
     trained = job.model.base_model
     return ", ".join(names) or (title_of(trained) if "checkpoints" in Path(trained).parts else "")
