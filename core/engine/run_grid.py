@@ -1,4 +1,4 @@
-"""The grid that compares a run's checkpoints: checkpoints x strengths x sample prompts."""
+"""The grid that compares a run's checkpoints: checkpoints x strengths x sample prompts; and one of several runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.points import spread
-from core.generation.grids.axes import CONTROL, LORA, MOST_CELLS, NONE, STRENGTH, WEIGHT, joined
+from core.generation.grids.axes import CONTROL, LORA, MOST_CELLS, NONE, STRENGTH, WEIGHT, joined, texts_of, title_of
 from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.sample_prompts import SamplePrompt
 from core.record.file_titles import BASE_MODEL, is_average
@@ -22,6 +22,7 @@ from core.settings.presets.files import to_values
 
 STRENGTHS = (0.6, 0.8, 1.0)
 MOST_CHECKPOINTS, MOST_PROMPTS = 12, 12
+PROMPTS_EACH = 3  # of each of several runs
 # Options that make a sample again, written behind its prompt: the field of SamplePrompt, its switch.
 SWITCHES = (
     ("width", "w"),
@@ -68,7 +69,7 @@ def run_grid_of(
     saved = [file for file in facts["files"] if not is_average(file["name"])]
     averages = [Path(file["path"]) for file in facts["files"] if is_average(file["name"])][:MOST_CHECKPOINTS]
     steps = spread_steps(sorted({file["step"] for file in saved}), facts.get("best"))
-    if not steps:
+    if not (steps or averages):
         fix = "wait until it has saved one"
         raise ProblemsError.one("This run has no saved file", str(facts["run"]), fix, "run.no-file")
     base = find_file(job.model.base_model, workspace)
@@ -107,6 +108,34 @@ def run_grid_of(
     )
     notes = [BASE_MODEL, *(_note(facts, step) for step in steps), *("" for _ in averages)]
     return RunGrid(grid_job, {"x": notes}, files, len(prompts))
+
+
+def grid_of_runs(
+    runs: Sequence[tuple[Mapping[str, Any], TrainJob]], workspace: Workspace, instead: str = ""
+) -> RunGrid:
+    """The grid of one checkpoint of each run, on the prompts of all, with the base model of the first. Raises ProblemsError without
+    checkpoints or prompts, and for runs whose files are of several kinds.
+
+    runs   (the run's snapshot with this checkpoint alone in "files", its job)      instead   as of `run_grid_of`
+    """
+    prompts: dict[str, SamplePrompt] = {}
+    for _, job in runs:
+        own = _prompts(job, find_file(job.model.base_model, workspace), instead)
+        prompts |= {each.prompt: each for each in own[:PROMPTS_EACH] if each.prompt not in prompts}
+    grids = [run_grid_of(facts, job, workspace, (), prompts=list(prompts.values())) for facts, job in runs]
+    kinds = {each.job.grid.x_axis for each in grids}
+    if len(kinds) > 1:
+        what = f"These runs trained files of several kinds: {', '.join(sorted(title_of(kind) for kind in kinds))}"
+        raise ProblemsError.one(what, "", "compare runs of one training method", "run-grid.kinds")
+    values = [texts_of(each.job.grid.x_values) for each in grids]
+    titles = [safe_name(str(facts["title"]))[:25] for facts, _ in runs]
+    first = grids[0].job
+    changes = {"x_values": joined([values[0][0], *(value for _, *own in values for value in own)])}
+    changes |= {"name": ", ".join(titles)}
+    grid_job = first.model_copy(update={"grid": first.grid.model_copy(update=changes)})
+    notes = [BASE_MODEL, *(note for each in grids for note in each.notes["x"][1:])]
+    files = [None, *(path for each in grids for path in each.files[1:])]
+    return RunGrid(grid_job, {"x": notes}, files, grids[0].rows)
 
 
 def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[int]:

@@ -1,16 +1,18 @@
-"""Which checkpoints of a run a person prefers: Bradley-Terry strengths from blind choices, which are JSON lines in the run folder."""
+"""Which checkpoints of a run, or values of a grid, a person prefers: Bradley-Terry strengths from blind choices, which are JSON lines
+in its folder."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ MAX_BYTES = 8_000_000
 COUNTED = ("left", "right", "equal")
 OUTCOMES = (*COUNTED, "skip", "undo")  # undo: takes back the choice before it
 LEAST_CHOICES = 10  # before anything is said
+LEAST_PAIRS = 3  # of images to choose between: fewer would be shown again and again
 PREFERS = 0.5  # probability of being first from which blind choices prefer a checkpoint
 STRENGTH_SD = 1.5  # of the prior on a strength, a log odds: nine times of ten within 1 to 12 and 12 to 1
 TIE_SD = 2.0  # of the prior on the log of the tie parameter
@@ -97,6 +100,28 @@ def preference(names: Sequence[str], choices: Iterable[Choice]) -> Preference:
     ends = fit.strengths - reach, fit.strengths + reach
     strengths, low, high, first = (tuple(map(float, each)) for each in (fit.strengths, *ends, fit.first))
     return Preference(tuple(names), strengths, low, high, first, len(counted))
+
+
+def standing(labels: Mapping[str, str], choices: Sequence[Choice]) -> dict[str, Any] | None:
+    """Result of the choices as JSON values; None without any.
+
+    labels    {name: label}, of what is chosen between
+    returns   {"least": choices until a result, "choices": those that count, "settled", "file": the preferred name or None, "rows"}:
+              of each name, the most preferred first, {"file", "label", "first": probability of being it, "share": probability of
+              being chosen over the mean one, "low" and "high": its 95% interval}; no rows until there is a result
+    """
+    names = list(labels)
+    if not names or not choices:
+        return None
+    fit = preference(names, choices)
+    rows = zip(names, fit.first, fit.strengths, fit.low, fit.high, strict=True) if fit.choices >= LEAST_CHOICES else ()
+    shown = []
+    for name, first, *log_odds in sorted(rows, key=lambda row: (-round(row[1], 2), -row[2])):
+        share, low, high = (round(1 / (1 + math.exp(-value)), 3) for value in log_odds)
+        about = {"file": name, "label": labels[name], "first": round(first, 3)}
+        shown.append(about | {"share": share, "low": low, "high": high})
+    about = {"least": LEAST_CHOICES, "choices": fit.choices, "settled": fit.settled, "file": fit.preferred}
+    return about | {"rows": shown}
 
 
 def _counted(names: Sequence[str], choices: Iterable[Choice]) -> list[Choice]:
@@ -174,13 +199,13 @@ def _gain(fit: _Fit, one: int, other: int) -> float:
     return round(float(weight * np.log1p(variance * spread)), 9)  # equal pairs stay equal in spite of rounding
 
 
-# -- with the run
+# -- with the run or grid
 
 
-def read_choices(run: Path) -> list[Choice]:
-    """The choices of a run, without those taken back. Damaged lines are skipped."""
+def read_choices(folder: Path) -> list[Choice]:
+    """The choices of a run or grid, without those taken back. Damaged lines are skipped."""
     try:
-        lines = read_regular(run / FILE, MAX_BYTES).split(b"\n")[:-1]
+        lines = read_regular(folder / FILE, MAX_BYTES).split(b"\n")[:-1]
     except ProblemsError:
         return []
     choices: list[Choice] = []
@@ -197,16 +222,16 @@ def read_choices(run: Path) -> list[Choice]:
     return choices
 
 
-def add_choice(run: Path, choice: Choice) -> None:
-    """Append a choice to those of the run, whole or not at all. Raises ProblemsError."""
+def add_choice(folder: Path, choice: Choice) -> None:
+    """Append a choice to those of a run or grid, whole or not at all. Raises ProblemsError."""
     if choice.outcome not in OUTCOMES or (choice.left == choice.right and choice.outcome != "undo"):
         raise ProblemsError.one("The choice is not valid", "choice", "choose again", "choice.invalid")
     line = json.dumps(asdict(choice) | {"time": round(time.time(), 3)})
     try:
         with _LOCK:
-            cut_torn_line(run / FILE)  # of a process that was killed
-            with open(run / FILE, "ab", buffering=0) as handle:
+            cut_torn_line(folder / FILE)  # of a process that was killed
+            with open(folder / FILE, "ab", buffering=0) as handle:
                 handle.write(f"{line}\n".encode())
                 os.fsync(handle.fileno())
     except OSError as error:
-        raise unwritten(error, "The choice cannot be saved", str(run)) from None
+        raise unwritten(error, "The choice cannot be saved", str(folder)) from None

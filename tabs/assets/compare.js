@@ -61,6 +61,7 @@
     byId("compare-kind").addEventListener("change", draw);
   };
 
+  atelier.on("click", "#compare [data-grid-of]", (node) => { if (runs) { atelier.once(node); atelier.command("grid_of_runs", {runs, ask: atelier.ask()}); } });
   atelier.on("change", "#compare select[data-side]", (side) => {
     if (!runs) return;
     const wanted = [...runs];

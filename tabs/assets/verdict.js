@@ -3,14 +3,11 @@
    replaced only where they differ, and the ones next to the shown one are loaded before they are asked for. */
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
-  const OUTCOMES = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "equal", s: "skip", Backspace: "undo"};
   const KEYS = "Keys: left and right step, up and down prompt, hold space base model, K keep, B blind choice.";
-  const BLIND_KEYS = "Keys: left, right, down equal, S skip, Backspace undo, Esc end.";
   let data = null, column = 0, row = 0, strength = 1, base = false, blind = false, answered = 0, inWords = null, parts = null;
 
   const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
   const send = (name, more) => atelier.command(name, {run: data.run, ask: atelier.ask(), ...more});
-  const percent = (share) => `${Math.round(100 * share)}%`;
   const minutes = (count) => `${count} minute${count === 1 ? "" : "s"}`;
   const isMade = () => Boolean(data.images[strength]);
   /** The images of a prompt at the strength that is shown; the base model has the same one at each. */
@@ -44,10 +41,7 @@
     p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B), once images of two checkpoints and a few prompts are made"});
     p.all = button("Table of all", () => send("verdict_all"), "small", {title: "All images of the comparison, in Generate"});
     p.limit.addEventListener("change", () => send("verdict_minutes", {minutes: Number(p.limit.value)}));
-    p.answers = h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, ...[["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]].map(
-      ([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
-    h("span", {class: "grow"}), button("End", () => setBlind(false)));
-    p.answers.prepend(h("div", {}, p.question, p.count));
+    p.answers = atelier.blind.answers(answer, () => setBlind(false), p.question, p.count);
     p.strength = h("label", {class: "verdict-strength"}, h("span", {}, "Strength"), p.force, p.forced);
     p.further = h("div", {class: "verdict-further"});
     p.film = h("div", {class: "verdict-film"}, p.strip, h("div", {class: "verdict-sliders"}, h("label", {class: "verdict-steps"}, h("span", {}, "Step"), p.slider), p.strength), p.further);
@@ -99,7 +93,7 @@
     const letter = key.length === 1 ? key.toLowerCase() : key;
     if (letter === " " && on("button:not(.verdict-step), summary")) return;
     if (blind) {
-      if (key === "Escape") setBlind(false); else if (OUTCOMES[letter]) answer(OUTCOMES[letter]); else return;
+      if (key === "Escape") setBlind(false); else if (atelier.blind.outcomeOf(event)) answer(atelier.blind.outcomeOf(event)); else return;
     } else {
       const moves = {ArrowLeft: [column - 1, row], ArrowRight: [column + 1, row], ArrowUp: [column, row - 1], ArrowDown: [column, row + 1]};
       if (moves[key]) {
@@ -158,7 +152,7 @@
     byId("verdict").classList.toggle("blind", blind);
     for (const node of [parts.row, parts.film]) show(node, !blind);
     show(parts.answers, blind);
-    text(parts.keys, blind ? BLIND_KEYS : KEYS);
+    text(parts.keys, blind ? atelier.blind.KEYS : KEYS);
     parts.blind.disabled = !data.blind;
     parts.all.disabled = !data.making.state;
     byId("verdict").dataset.state = data.making.state;
@@ -258,12 +252,10 @@
   const drawAnswers = () => {
     if (!blind) return;
     parts.answers.dataset.number = data.blind.number;
-    const waits = answered === `${data.blind.number}`, result = data.preferred;
-    for (const node of parts.answers.querySelectorAll("[data-outcome]")) node.disabled = waits || (node.dataset.outcome === "undo" && data.blind.number === 1);
-    const left = result ? result.least - result.choices : 10;
+    atelier.blind.enable(parts.answers, answered === `${data.blind.number}`, data.blind.number);
     text(parts.question, `Which is better for "${data.blind.prompt}"${Object.keys(data.images).length > 1 ? ", both at strength 1" : ""}?`);
     attr(parts.question, "title", parts.question.textContent);
-    text(parts.count, left > 0 ? `${left} more choice${left === 1 ? "" : "s"} to a result` : `${result.choices} choices${result.settled ? ", the first place is settled" : ": End shows the result, more choices make it surer"}`);
+    text(parts.count, atelier.blind.progress(data.preferred));
   };
   const drawKeep = () => {
     const one = data.columns[column], {keep: holder} = parts;
@@ -330,17 +322,9 @@
     average.replaceChildren(h("summary", {}, "Average checkpoints"), h("p", {class: "hint"}, "The mean of several checkpoints of one run is often steadier than each. It becomes one more checkpoint to compare."),
       h("div", {class: "verdict-boxes"}, ...boxes), h("div", {class: "verdict-boxes"}, how, go), h("p", {class: "hint", hidden: !data.average.saved}, `Saved: ${data.average.saved}. It can be added to the comparison above.`), ...(data.average.problems.length ? [atelier.problems(data.average.problems)] : []));
   };
-  /** What the blind choices say: for each checkpoint how often it is chosen, with its interval, and how likely it is first. */
   const drawChoices = () => {
     const result = data.preferred, {choices} = parts;
     show(choices, !blind && Boolean(result));
-    if (!result || !atelier.differs(choices, [result, Boolean(data.blind)])) return;
-    if (!result.rows.length) { choices.replaceChildren(h("p", {class: "hint"}, `${result.choices} of ${result.least} blind choices until a result.`)); return; }
-    const [best] = result.rows, certain = result.settled ? "Further choices will hardly change the first place." : data.blind ? "More choices make it surer." : "";
-    choices.replaceChildren(h("p", {}, h("b", {}, result.settled ? `You prefer ${best.label}` : `${best.label[0].toUpperCase()}${best.label.slice(1)} leads`), ` after ${result.choices} blind choices: first with ${percent(best.first)} probability. ${certain}`),
-      h("table", {}, h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Checkpoint"), h("th", {scope: "col"}, "Chosen over an average one"), h("th", {scope: "col", class: "num"}, "First"))),
-        h("tbody", {}, ...result.rows.map((one) => h("tr", {}, h("th", {scope: "row"}, one.label),
-          h("td", {}, h("span", {class: "verdict-bar", "aria-hidden": "true"}, h("i", {style: `left:${100 * one.low}%;width:${100 * (one.high - one.low)}%`}), h("b", {style: `left:${100 * one.share}%`})), h("span", {class: "figures"}, `${percent(one.share)} (${percent(one.low)} to ${percent(one.high)})`)),
-          h("td", {class: "num"}, percent(one.first)))))));
+    if (result && atelier.differs(choices, [result, Boolean(data.blind)])) choices.replaceChildren(...atelier.blind.findings(result, Boolean(data.blind), "Checkpoint"));
   };
 })();

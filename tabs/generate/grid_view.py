@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from core.generation.grids.axes import LETTERS, LORA, SIZE, SPECIAL, STRENGTH, WEIGHT, setting_named, settings_of_axes
+from core.generation.grids.choices import axes_to_choose, preferred_words
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.record.units import count
 from core.settings.job import GenerateJob
@@ -231,12 +232,19 @@ def _head(
         sure = "Its folder moves to the trash of the outputs folder."
         name = f"Delete the grid {content.title}"
         does += button("delete", "Delete", folder.name, kind="quiet", label=name, sure=sure)
+    if axes_to_choose(content) and not content.run:  # a run's are on Monitor
+        about = "Choose between two images without names; once there are three pairs"
+        does += (
+            f'<button type="button" class="btn" data-choose="{esc(folder.name)}" title="{about}">Blind choice</button>'
+        )
     if content.run:
         does += f'<a class="btn" href="#Monitor/{quote(content.run)}" title="Compare its checkpoints on Monitor">Its run</a>'
     does += button("close", "Close", kind="quiet")
     words = f"{there:,} of {total:,} cells"
     wait = f', <span data-waits="{esc(state.entry)}"></span>' if state.waits else ""
     message = f'<p class="run-message error"><strong>{esc(state.message)}</strong></p>' if state.message else ""
+    if preferred := preferred_words(folder, content):
+        message += f'<p class="grid-preferred">{esc(preferred)}</p>'
     return (
         f'<div class="grid-head"><h3 tabindex="-1" data-land="{esc(folder.name)}">{esc(content.title)}</h3>'
         f'<span class="hint">{esc(words)}{wait}</span>'

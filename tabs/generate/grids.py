@@ -15,8 +15,9 @@ from typing import Any
 
 import gradio as gr
 
+from core.assess.recommended import recommended
 from core.engine.queue import QueueEntry
-from core.engine.run_grid import run_grid_of
+from core.engine.run_grid import grid_of_runs, run_grid_of
 from core.generation.grids.axes import (
     LETTERS,
     NONE,
@@ -28,13 +29,15 @@ from core.generation.grids.axes import (
     settings_of_axes,
     title_of,
 )
+from core.generation.grids.choices import answered
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin
 from core.generation.grids.plan import checked, expected_steps
 from core.generation.model.library import find_file, title_of_name
 from core.record import atomic
-from core.record.file_titles import file_stem
+from core.record.file_titles import file_stem, is_average
 from core.record.kept import read_kept
+from core.record.preference import FILE as CHOICES
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.run_folder import run_of
 from core.record.units import clock, count
@@ -78,6 +81,7 @@ def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, tab
     page.on_show(TAB, grids.show, None, shown)
     page.on_tick(TAB, grids.tick, client, shown)
     page.on_act([panel, table], grids.act, None, shown)
+    page.links.answer("choose", grids.choose)
     return grids
 
 
@@ -120,7 +124,11 @@ class Grids:
         """A text that changes with the boards: new cells, states of grids, fields changed by other browsers."""
         name = str(self._state().get("open", ""))
         folder = GridFolder(self.page.workspace.outputs / "grids" / name) if name else None
-        paths = [folder.path.parent, folder.path, folder.cells, folder.path / "grid.json"] if folder else []
+        paths = (
+            [folder.path.parent, folder.path, folder.cells, folder.path / "grid.json", folder.path / CHOICES]
+            if folder
+            else []
+        )
         times = [os.stat(path).st_mtime_ns if path.exists() else 0 for path in paths]
         now = self.page.engine.status()["job"]
         doing = [now.get(each) for each in ("entry", "state", "stage", "stopping")] if now else None
@@ -259,6 +267,13 @@ class Grids:
             elif act == "put_back":
                 self._put_back()
         return changed_boards("", self._stamp(), self._boards())
+
+    def choose(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer a blind choice of the script, {"grid", "axis", "choice"}, with the next images. Raises ProblemsError."""
+        folder = GridFolder.named(str(request.get("grid", "")), self.page.workspace)
+        choice = request.get("choice")
+        made = choice if isinstance(choice, dict) else {}
+        return answered(folder, str(request.get("axis", "")), made, self.page.file_url)
 
     def _set(self, name: str, value: str) -> None:
         self._forget_wrong()
@@ -463,3 +478,20 @@ def of_run(page: Page, name: str) -> None:
     facts = page.engine.snapshot(name)
     grid = run_grid_of(facts, page.engine.run_job(name), page.workspace, instead=str(prompt))
     submit(page, grid.job, run=name, notes=grid.notes)
+
+
+def of_runs(page: Page, names: Sequence[str]) -> None:
+    """Queue the grid of the recommended checkpoint of each run, its last one without any, and open it in Generate."""
+    prompt = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
+    runs = []
+    for name in names:
+        facts, job = page.engine.snapshot(name), page.engine.run_job(name)
+        use, _ = recommended(page.workspace.runs / name, facts.get("best"))
+        saved = [each for each in facts["files"] if not is_average(each["name"])]
+        last = saved[-1]["step"] if saved else None
+        chosen = [each for each in facts["files"] if use is not None and each["name"] == use.name]
+        step = next((each["step"] for each in chosen if each in saved), None if chosen else last)
+        same = [each for each in saved if each["step"] == step]  # an embedding has a file for each word
+        runs.append((dict(facts) | {"files": same or chosen}, job))
+    grid = grid_of_runs(runs, page.workspace, str(prompt))
+    submit(page, grid.job, notes=grid.notes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from core.generation.grids.reuse import reuse
 from core.record.best import short_label
 from core.record.file_titles import MOST_NAMED, is_average, label_of
 from core.record.kept import kept_mark, read_kept
-from core.record.preference import LEAST_CHOICES, Choice, Pair, add_choice, next_pair, preference, read_choices
+from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_pair, read_choices, standing
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
 
 ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
-LEAST_PAIRS = 3  # of images to choose between
 REMEMBERED = 20  # runs
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
 GUIDED = 2  # predictions of a step with guidance
@@ -341,8 +339,7 @@ def _size_of(verdict: Verdict) -> int:
 def _blind(
     page: Page, columns: Sequence[Mapping[str, Any]], verdict: Verdict, images: Images, choices: Sequence[Choice]
 ) -> dict[str, Any] | None:
-    """The next two images of the usual strength to choose between, without names; None with fewer than LEAST_PAIRS pairs,
-    which would be shown again and again."""
+    """The next two images of the usual strength to choose between, without names; None with fewer than LEAST_PAIRS pairs."""
     prompts, usual = [prompt.text for prompt in verdict.prompts], verdict.strengths.index(*USUAL)
     names = [column["file"] for column in columns[1:] if not column["gone"]]
     at = {
@@ -370,21 +367,12 @@ def _blind(
 
 
 def _preferred(columns: Sequence[Mapping[str, Any]], choices: Sequence[Choice]) -> dict[str, Any] | None:
-    """Result of the blind choices; None without any. file: the preferred checkpoint; rows: all, once there are enough choices; share:
-    probability of being chosen over the mean checkpoint"""
-    names = [column["file"] for column in columns[1:]]
-    if not names or not choices:
-        return None
-    fit, shown = preference(names, choices), dict[str, Any](least=LEAST_CHOICES, rows=[])
-    shown |= {"choices": fit.choices, "settled": fit.settled, "file": fit.preferred}
-    if fit.choices < LEAST_CHOICES:
-        return shown
-    rows = zip(columns[1:], fit.first, fit.strengths, fit.low, fit.high, strict=True)
-    for column, first, *log_odds in sorted(rows, key=lambda row: (-round(row[1], 2), -row[2])):
-        share, low, high = (round(1 / (1 + math.exp(-value)), 3) for value in log_odds)
-        label = column["label"] + ", deleted" * column["gone"]
-        about = {"file": column["file"], "label": label, "gone": column["gone"], "first": round(first, 3)}
-        shown["rows"].append(about | {"share": share, "low": low, "high": high})
+    """Result of the blind choices, as of `standing`; a row says whether its checkpoint is gone. None without any."""
+    gone = {column["file"]: column["gone"] for column in columns[1:]}
+    labels = {column["file"]: column["label"] + ", deleted" * column["gone"] for column in columns[1:]}
+    shown = standing(labels, choices)
+    if shown is not None:
+        shown["rows"] = [row | {"gone": gone[row["file"]]} for row in shown["rows"]]
     return shown
 
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder, list_runs
+from tabs.generate.grids import of_runs
 from tabs.monitor.charts import loss_series, validation_points, value_series
 from tabs.runs import compare_view
 from tabs.runs import view as runs_view
 from tabs.runs.compared import Side, read_dataset
+from tabs.server.browsers import Browser
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -28,6 +30,7 @@ class Comparisons:
         self._first: dict[Names, Any] = {}  # what reads the journals for the first time
         self._comparisons: dict[Names, tuple[list[Any], dict[str, Any]]] = {}
         self._datasets: dict[Path, tuple[int, dict[str, Any]]] = {}
+        page.commands["grid_of_runs"] = self._generate
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
         wants = body.get("wants")
@@ -44,6 +47,15 @@ class Comparisons:
             return data | (self._compared(names) if self._ready(names) else {"reading": True})
         except ProblemsError as error:
             return data | {"gone": [problem.to_dict() for problem in error.problems]}
+
+    def _generate(self, data: dict[str, Any], browser: Browser) -> None:
+        """Queue images of the best checkpoint of each run {"runs"} on the same prompts, and open them. Raises ProblemsError."""
+        asked = data.get("runs")
+        names = [Path(str(name)).name for name in asked] if isinstance(asked, list) else []
+        if not 2 <= len(names) <= len(runs_view.LETTERS):
+            raise ProblemsError.one("There are no runs to compare", "Runs", "choose two to four runs", "runs.none")
+        of_runs(self._page, names)
+        self._page.browsers.say(browser, "done", "A grid of their best checkpoints is in Generate.", go="Generate")
 
     def _compared(self, names: Names) -> dict[str, Any]:
         """HTML of the parts, and the series of the charts, cached until a run has new data."""

@@ -131,7 +131,7 @@ def preview_of(path: Path, workspace: Workspace, step: int | None = None) -> Pat
         return preview
     folder, own = path.parent.parent / "samples", stem.rpartition("-step")[2]
     try:
-        named = [entry.name.partition("_")[0] for entry in os.scandir(folder) if entry.name.endswith("_00.png")]
+        named = [entry.name.removesuffix("_00.png") for entry in os.scandir(folder) if entry.name.endswith("_00.png")]
     except OSError:
         return None
     steps = sorted(name for name in named if name.isdecimal())

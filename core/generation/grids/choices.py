@@ -1,0 +1,110 @@
+"""Blind choices between the values of an axis of a grid, such as LoRAs of several runs; they are kept in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations, islice, product
+from typing import Any
+
+from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, Index, name_of, position_of
+from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_pair, read_choices, standing
+from core.record.problems import ProblemsError
+
+LETTERS = "xyz"
+MOST_PAIRS = 10_000
+
+
+def axes_to_choose(content: GridContent) -> list[AxisTexts]:
+    """The axes with two values or more."""
+    return [axis for axis in content.axes if len(axis.values) > 1]
+
+
+def pairs_of(folder: GridFolder, content: GridContent, letter: str) -> list[Pair]:
+    """Pairs of different images of which both are made: (value, value, cell of the first value that names the other axes), with
+    "x1" for the first value of x. At most MOST_PAIRS."""
+    return list(islice(_pairs(folder, content, letter), MOST_PAIRS))
+
+
+def _pairs(folder: GridFolder, content: GridContent, letter: str) -> Iterator[Pair]:
+    done, at, size = folder.generated(), LETTERS.index(letter), list(content.size)
+    number, size[at] = size[at], 1
+    for first in product(*map(range, size)):
+        cells = [content.source(_moved(first, at, value)) for value in range(number)]
+        there = [value for value, cell in enumerate(cells) if cell in done]
+        for one, other in combinations(there, 2):
+            if cells[one] != cells[other]:
+                yield f"{letter}{one + 1}", f"{letter}{other + 1}", name_of(first)
+
+
+def _moved(position: Sequence[int], at: int, value: int) -> Index:
+    x, y, z = (value if place == at else number for place, number in enumerate(position))
+    return x, y, z
+
+
+def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Callable[[Any], str]) -> dict[str, Any]:
+    """Save a choice, unless it is empty, and return the next two images and what the choices say so far.
+
+    letter    of the axis      choice   {"left", "right", "prompt", "outcome"}      url   of an image's path
+    returns   {"title", "axis", "axes": [[letter, title]], "pair": {"left", "right", "prompt", "about", "images", "number"} or None,
+              "result": as of `standing`}
+
+    Raises ProblemsError for an axis that has no values to choose between, and for an invalid choice.
+    """
+    content = folder.content()
+    axes = axes_to_choose(content)
+    axis = next((axis for axis in axes if axis.letter == letter), axes[0] if axes and not letter else None)
+    if axis is None:
+        what, fix = "This axis has no two values to choose between", "open the grid again"
+        raise ProblemsError.one(what, content.title, fix, "grid.no-choice")
+    names = {f"{axis.letter}{number}": text for number, text in enumerate(axis.texts, 1)}
+    if choice:
+        made = Choice(*(str(choice.get(each, ""))[:100] for each in ("left", "right", "prompt", "outcome")))
+        if not {made.left, made.right} <= {"", *names}:
+            raise ProblemsError.one("The choice is not valid", content.title, "choose again", "choice.invalid")
+        add_choice(folder.path, made)
+    choices = [each for each in read_choices(folder.path) if {each.left, each.right} <= set(names)]
+    return {
+        "title": content.title,
+        "axis": axis.letter,
+        "axes": [[each.letter, each.title] for each in axes],
+        "pair": _next(folder, content, axis, list(names), choices, url),
+        "result": standing(names, choices),
+    }
+
+
+def _next(
+    folder: GridFolder,
+    content: GridContent,
+    axis: AxisTexts,
+    names: Sequence[str],
+    choices: Sequence[Choice],
+    url: Callable[[Any], str],
+) -> dict[str, Any] | None:
+    pairs = pairs_of(folder, content, axis.letter)
+    pair = next_pair(names, pairs, choices) if len(pairs) >= LEAST_PAIRS else None
+    first = position_of(pair[2]) if pair else None
+    if pair is None or first is None:
+        return None
+    at = LETTERS.index(axis.letter)
+    shown = [content.source(_moved(first, at, int(name[1:]) - 1)) for name in pair[:2]]
+    others = [f"{each.title} {each.texts[first[LETTERS.index(each.letter)]]}" for each in content.axes if each != axis]
+    return {
+        "left": pair[0],
+        "right": pair[1],
+        "prompt": pair[2],
+        "about": ", ".join(others) or content.prompt,
+        "images": [url(folder.cell(cell)) for cell in shown],
+        "number": len(choices) + 1,
+    }
+
+
+def preferred_words(folder: GridFolder, content: GridContent) -> str:
+    """What the choices say, for the head of the grid: "Blind choices prefer fox (12)."; "" without any."""
+    choices, words = read_choices(folder.path), []
+    for axis in axes_to_choose(content):
+        names = {f"{axis.letter}{number}": text for number, text in enumerate(axis.texts, 1)}
+        found = standing(names, choices)
+        if found is not None and found["rows"]:
+            leads = names[found["file"]] if found["file"] else "none of them surely"
+            words.append(f"{leads} ({found['choices']})")
+    return f"Blind choices prefer {' and '.join(words)}." if words else ""
