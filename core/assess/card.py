@@ -17,7 +17,7 @@ from PIL import Image
 
 from core.assess.card_page import Card, Fact, Sample, page
 from core.assess.measures import MEASURES
-from core.assess.results import read_results, rows_of
+from core.assess.results import best_strength, read_results, rows_of
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.images.thumbnails import jpeg_url
 from core.engine.extend import job_of
@@ -35,6 +35,7 @@ from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.context import JobContext, Outcome
 from core.record.events import COMPARED
+from core.record.file_titles import is_average, label_of
 from core.record.problems import UNSEEN, ProblemsError, raise_if_errors, unwritten
 from core.record.run_folder import RunFolder, run_of
 from core.record.units import count, size_words
@@ -196,10 +197,10 @@ class Source:
 
     def _strength(self) -> tuple[float, str]:
         """(strength to use, what it comes from)."""
-        measured = self._measured.get("strength", {}).get("best")
+        measured = best_strength(self.run.path, self.path.name) if self.run else None
         if self.settings.strength is not None:
             return self.settings.strength, ""
-        if isinstance(measured, (int, float)):
+        if measured is not None:
             return measured, "as measured on its run"
         return 1, "not measured; 1 is usual"
 
@@ -247,7 +248,9 @@ class Source:
         fact = partial(Fact, "measures")
         best = self.snapshot.get("best")
         if self.step is not None and best is not None:
-            sentence = f"This is step {self.step:,}. {measured_sentence(best, advice=False)}"
+            this = label_of(self.path.name, self.step)
+            unmeasured = f" Of the {this} no loss was measured." if is_average(self.path.name) else ""
+            sentence = f"This is {this}. {measured_sentence(best, advice=False)}{unmeasured}"
             yield fact("among", "Among the checkpoints of its run", sentence)
         yield fact("choice", "Why it was kept", self.metadata.get("atelier_choice", ""))
         for name, data in self._measured.items():
@@ -293,7 +296,7 @@ class Source:
         step = self.step if self.step is not None else self.snapshot.get("step", 0)
         nearest = min((each["step"] for each in samples), key=lambda other: abs(other - step), default=None)
         included = [each for each in samples if each["step"] == nearest]
-        if nearest != step and self.run is not None:
+        if (nearest != step or is_average(self.path.name)) and self.run is not None:
             compared = images_in(self.run.path, self.path.name, self.workspace)
             made = [{"file": image, "prompt": prompt, "seed": None, "step": step} for image, prompt in compared]
             included = made or included

@@ -26,10 +26,10 @@ def read_results(run: Path) -> Cells:
         return {}
 
 
-def best_strength(run: Path, file: str) -> float:
-    """The strength that the assessment of a checkpoint found best; 1 without one."""
+def best_strength(run: Path, file: str) -> float | None:
+    """The strength that the assessment of a checkpoint found best; None without one."""
     best = read_results(run).get(file, {}).get("strength", {}).get("best")
-    return best if isinstance(best, float) and 0 < best <= 2 else 1.0
+    return float(best) if isinstance(best, (int, float)) and 0 < best <= 2 else None
 
 
 def rows_of(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -217,6 +217,8 @@ def _chosen_by_loss(facts: Mapping[str, Any], file: str) -> str:
     best = facts.get("best")
     if best is None:
         return "By eye: no loss was measured."
+    if is_average(file):
+        return f"By eye: the loss of an average is not measured. Step {best['step']:,} has the lowest {best['what']}."
     step = next((each["step"] for each in facts["files"] if each["name"] == file), None)
     if step == best["step"]:
         equal = len(best["as_good"])

@@ -108,7 +108,7 @@ def standing(labels: Mapping[str, str], choices: Sequence[Choice]) -> dict[str, 
     labels    {name: label}, of what is chosen between
     returns   {"least": choices until a result, "choices": those that count, "settled", "file": the preferred name or None, "rows"}:
               of each name, the most preferred first, {"file", "label", "first": probability of being it, "share": probability of
-              being chosen over the mean one, "low" and "high": its 95% interval}; no rows until there is a result
+              being chosen over the mean one, "low" and "high": its 95% interval}, whole percents; no rows until there is a result
     """
     names = list(labels)
     if not names or not choices:
@@ -117,8 +117,8 @@ def standing(labels: Mapping[str, str], choices: Sequence[Choice]) -> dict[str, 
     rows = zip(names, fit.first, fit.strengths, fit.low, fit.high, strict=True) if fit.choices >= LEAST_CHOICES else ()
     shown = []
     for name, first, *log_odds in sorted(rows, key=lambda row: (-round(row[1], 2), -row[2])):
-        share, low, high = (round(1 / (1 + math.exp(-value)), 3) for value in log_odds)
-        about = {"file": name, "label": labels[name], "first": round(first, 3)}
+        share, low, high = (round(1 / (1 + math.exp(-value)), 2) for value in log_odds)
+        about = {"file": name, "label": labels[name], "first": round(first, 2)}
         shown.append(about | {"share": share, "low": low, "high": high})
     about = {"least": LEAST_CHOICES, "choices": fit.choices, "settled": fit.settled, "file": fit.preferred}
     return about | {"rows": shown}

@@ -33,7 +33,15 @@
           h("td", {}, h("span", {class: "verdict-bar", "aria-hidden": "true"}, h("i", {style: `left:${100 * one.low}%;width:${100 * (one.high - one.low)}%`}), h("b", {style: `left:${100 * one.share}%`})), h("span", {class: "figures"}, `${percent(one.share)} (${percent(one.low)} to ${percent(one.high)})`)),
           h("td", {class: "num"}, percent(one.first))))))];
   };
-  atelier.blind = {KEYS, outcomeOf, answers, enable, progress, findings};
+  /** Show an image, nothing until it is loaded: the one before would be taken for it. then: what is done after that */
+  const put = (image, src, then) => {
+    if (image.getAttribute("src") === src) return;
+    image.classList.add("waits");
+    image.onload = image.onerror = () => { image.classList.remove("waits"); then(); };
+    image.src = src;
+  };
+  const isReady = (images) => images.every((image) => !image.classList.contains("waits"));
+  atelier.blind = {KEYS, outcomeOf, answers, enable, progress, findings, put, isReady};
 
   /* ---- a grid's ---- */
 
@@ -42,6 +50,7 @@
     let data = null, axis = "", waits = false, over = false;
     const pane = (label, outcome) => { const image = h("img", {alt: `${label} image`, decoding: "async", onclick: () => answer(outcome)}); return {image, node: h("figure", {}, h("figcaption", {}, label), h("div", {class: "verdict-frame"}, image))}; };
     const panes = [pane("Left", "left"), pane("Right", "right")];
+    const images = panes.map(({image}) => image);
     const stage = h("div", {class: "verdict-stage"}, ...panes.map(({node}) => node)), problems = h("div", {}), found = h("div", {class: "verdict-choices"}), title = h("h3", {});
     const axes = h("select", {class: "text", "aria-label": "What to choose between", onchange: ({target}) => { axis = target.value; over = false; box.focus(); ask(); }});
     const question = h("div", {}), count = h("div", {role: "status"}), none = h("p", {class: "hint"}, "A blind choice needs three pairs of images that are made. Another axis with prompts or seeds gives more of them.");
@@ -51,7 +60,7 @@
     const box = h("dialog", {class: "grid-light blind", "aria-label": "Blind choice", tabindex: -1}, h("div", {class: "card-head"}, title, h("span", {class: "grow"}), axes), problems, none, stage, row, found, keys, close);
     const answer = (outcome) => {
       const pair = data && !over && data.pair;
-      if (!pair || waits || (outcome === "undo" && pair.number === 1)) return;
+      if (!pair || waits || !isReady(images) || (outcome === "undo" && pair.number === 1)) return;
       box.focus();  // a disabled button takes no key
       ask({left: pair.left, right: pair.right, prompt: pair.prompt, outcome});
     };
@@ -81,10 +90,11 @@
       text(question, `Which is better for "${pair.about}"?`);
       attr(question, "title", question.textContent);
       text(count, progress(data.result));
-      enable(row, waits, pair.number);
-      panes.forEach(({image}, n) => attr(image, "src", pair.images[n]));
+      images.forEach((image, n) => put(image, pair.images[n], draw));
+      enable(row, waits || !isReady(images), pair.number);
+      if (isReady(images)) row.dataset.number = pair.number;
     };
-    for (const {image} of panes) image.addEventListener("load", () => stage.style.setProperty("--shape", (image.naturalWidth / image.naturalHeight).toFixed(4)));
+    for (const image of images) image.addEventListener("load", () => stage.style.setProperty("--shape", (image.naturalWidth / image.naturalHeight).toFixed(4)));
     box.addEventListener("keydown", (event) => {
       const outcome = outcomeOf(event);
       if (!outcome || event.ctrlKey || event.metaKey || event.altKey || event.target === axes || !data || over) return;

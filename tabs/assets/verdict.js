@@ -76,7 +76,7 @@
   };
   const answer = (outcome) => {
     const pair = data.blind;
-    if (!pair || answered === `${pair.number}`) return;  // the next two images are on their way
+    if (!pair || answered === `${pair.number}` || !atelier.blind.isReady([parts.left.image, parts.right.image])) return;  // the next two images are on their way
     if (outcome === "undo" && pair.number === 1) return;
     answered = `${pair.number}`;
     setTimeout(() => { if (data && data.blind && data.blind.number === pair.number) { answered = ""; draw(); } }, 3000);  // it was refused or lost
@@ -183,6 +183,7 @@
     const {left, right} = parts;
     if (blind) {
       const [one, other] = data.blind.images;
+      for (const [pane, src] of [[left, one], [right, other]]) atelier.blind.put(pane.image, src, drawAnswers);
       put(left, {whole: one}, "Left", "Left image");
       put(right, {whole: other}, "Right", "Right image");
       return;
@@ -251,8 +252,9 @@
   };
   const drawAnswers = () => {
     if (!blind) return;
-    parts.answers.dataset.number = data.blind.number;
-    atelier.blind.enable(parts.answers, answered === `${data.blind.number}`, data.blind.number);
+    const ready = atelier.blind.isReady([parts.left.image, parts.right.image]);
+    if (ready) parts.answers.dataset.number = data.blind.number;
+    atelier.blind.enable(parts.answers, !ready || answered === `${data.blind.number}`, data.blind.number);
     text(parts.question, `Which is better for "${data.blind.prompt}"${Object.keys(data.images).length > 1 ? ", both at strength 1" : ""}?`);
     attr(parts.question, "title", parts.question.textContent);
     text(parts.count, atelier.blind.progress(data.preferred));

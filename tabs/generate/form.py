@@ -397,7 +397,7 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         values = before | {"loras": []} | model_values(model, now.model)
     else:
         alone = before | {"loras": [use for use in before["loras"] if use["file"] == chosen]}
-        values = add_lora(alone, newest, page.workspace, best_strength(folder, newest.name))
+        values = add_lora(alone, newest, page.workspace, best_strength(folder, newest.name) or 1.0)
         values |= model_values(job.model, now.model) if job is not None else {}
     page.project.keep("Generate", state | {"values": values})
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import time
@@ -19,6 +20,7 @@ from work_parts import HOSTILE, event, make_page, said
 from core.engine.queue import QueueEntry
 from core.engine.view import RunView
 from core.generation.grids.axes import joined
+from core.generation.grids.choices import pairs_of
 from core.generation.grids.folder import list_grids
 from core.record import atomic
 from core.record.cancel import CancelToken
@@ -72,12 +74,12 @@ RUN = "20260102-030405_fox"
 WAITING = 'class="grid-cell waits"'
 
 
-def trained(desk, name=RUN):
+def trained(desk, name=RUN, **more):
     """A finished run with two small LoRAs and a loss for each."""
     runs = desk.page.workspace.runs
     folder = make_run(
         runs, name, saved=(20, 40), validated=[(20, 0.2), (40, 0.1)],
-        settings={"samples": {"sample_prompts": ["a fox --d 4", "an owl"], "width": 64, "height": 64}},
+        settings={"samples": {"sample_prompts": ["a fox --d 4", "an owl"], "width": 64, "height": 64}} | more,
     )  # fmt: skip
     for file in (folder / "checkpoints").iterdir():
         small_lora(file)
@@ -378,3 +380,119 @@ def test_a_thousand_cells_are_checked_in_seconds(desk):
     began = time.thread_time()
     desk._stamp()
     assert time.thread_time() - began < 0.5
+
+
+# -- blind choices
+
+
+def made(desk, size, missing=()):
+    """A grid of these many columns (steps) and rows (seeds) whose images are there, without `missing`."""
+    columns, rows = size
+    give(
+        desk,
+        x_axis="steps",
+        x_values=f"1-{columns}",
+        y_axis="seed" if rows > 1 else "",
+        y_values=f"5-{4 + rows}" if rows > 1 else "",
+    )
+    desk.act(event("make"))
+    folder = list_grids(desk.page.workspace)[0]
+    folder.cells.mkdir()
+    for place in {(x, y, 0) for x in range(columns) for y in range(rows)} - set(missing):
+        Image.new("RGB", (8, 8)).save(folder.cell(place))
+    return folder
+
+
+def choose(desk, folder, axis="", **choice):
+    return desk.choose({"grid": folder.name, "axis": axis, "choice": choice or None})
+
+
+def test_the_values_of_a_grid_are_chosen_blind_on_all_rows_until_one_is_preferred(desk):
+    folder = made(desk, (3, 2))
+    assert f'data-choose="{folder.name}"' in desk._table() and "Blind choices" not in desk._table()
+    found, seen = choose(desk, folder), set()
+    assert (found["axis"], found["axes"]) == ("x", [["x", "Sampling steps"], ["y", "Seed"]]) and found["result"] is None
+    for number in range(1, 13):
+        pair = found["pair"]
+        assert pair["number"] == number and pair["left"] != pair["right"]
+        assert pair["about"] == f"Seed {4 + int(pair['prompt'][4])}"  # x1_y2_z1: the second row
+        row = pair["prompt"][2:]
+        assert [
+            row in image and side in image
+            for image, side in zip(pair["images"], (pair["left"], pair["right"]), strict=True)
+        ] == [True] * 2
+        seen.add((frozenset((pair["left"], pair["right"])), pair["prompt"]))
+        assert number > 6 or len(seen) == number, "each pair once before any again"
+        better = max(pair["left"], pair["right"])  # x3 always wins
+        outcome = "left" if better == pair["left"] else "right"
+        found = choose(
+            desk, folder, "x", left=pair["left"], right=pair["right"], prompt=pair["prompt"], outcome=outcome
+        )
+    result = found["result"]
+    assert (result["choices"], result["file"]) == (12, "x3") and [row["label"] for row in result["rows"]] == [
+        "3",
+        "2",
+        "1",
+    ]
+    assert "Blind choices prefer 3 (12)." in desk._table()
+    assert choose(desk, folder, "y")["result"] is None, "another axis has its own"
+    undone = choose(desk, folder, "x", outcome="undo")
+    assert undone["result"]["choices"] == 11
+
+
+def test_what_cannot_be_chosen_is_refused_and_nothing_is_saved(desk):
+    folder = made(desk, (2, 2), missing=[(0, 0, 0)])
+    found = choose(desk, folder)
+    assert found["pair"] is None, "one pair would be shown again and again"
+    for choice in (
+        {"left": "x1", "right": "x9"},
+        {"left": "x1", "right": "x1"},
+        {"left": "x1", "right": "x2", "outcome": "best"},
+    ):
+        with refused("choice.invalid"):
+            choose(desk, folder, "x", **{"outcome": "left", "prompt": ""} | choice)
+    with refused("grid.no-choice"):
+        choose(desk, folder, "z")
+    assert not (folder.path / "choices.jsonl").exists()
+
+
+def test_one_value_is_no_choice(desk):
+    folder = made(desk, (1, 1))
+    assert "data-choose" not in desk._table()
+    with refused("grid.no-choice"):
+        choose(desk, folder)
+
+
+def test_equal_cells_are_not_compared(desk):
+    folder = made(desk, (3, 3))
+    raw = json.loads((folder.path / "grid.json").read_text())
+    raw["same"] = {f"x2_y{y}_z1": f"x1_y{y}_z1" for y in (1, 2, 3)}
+    (folder.path / "grid.json").write_text(json.dumps(raw))
+    pairs = pairs_of(folder, folder.content(), "x")
+    assert {pair[:2] for pair in pairs} == {("x1", "x3"), ("x2", "x3")} and len(pairs) == 6
+
+
+# -- several runs
+
+
+OTHER = "20260103-030405_owl"
+
+
+def test_runs_are_compared_by_the_best_checkpoint_of_each_on_the_prompts_of_all(desk):
+    trained(desk)
+    trained(desk, OTHER)
+    grids.of_runs(desk.page, [RUN, OTHER])
+    (folder,) = list_grids(desk.page.workspace)
+    content = folder.content()
+    assert content.run == "" and content.size == (3, 2, 1) and "data-choose" in desk._table()
+    assert content.axis("x").texts == ("none", "fox, step 40", "owl, step 40")
+    assert content.axis("x").notes[1] == "validation loss 0.1000, lowest loss"
+    assert content.axis("y").texts == ("a fox", "an owl")
+
+
+def test_runs_of_several_kinds_are_refused_together(desk):
+    trained(desk)
+    trained(desk, OTHER, method={"kind": "embedding"}, embedding={"token_string": "zunkel"})
+    with refused("run-grid.kinds"):
+        grids.of_runs(desk.page, [RUN, OTHER])
+    assert not list_grids(desk.page.workspace)

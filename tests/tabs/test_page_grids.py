@@ -10,7 +10,9 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from core.engine.engine import Engine
+from core.generation.grids.folder import list_grids
 from core.generation.grids.making import begin
+from core.record.preference import read_choices
 from core.settings.check import build
 from core.settings.job import GridJob
 from tests.generation.test_run import small_lora
@@ -80,6 +82,46 @@ def test_a_grid_is_opened_gone_through_by_keyboard_and_enlarged_and_another_aske
     tab.locator("#gen-table").get_by_role("button", name="Close").click()
     expect(tab.locator(".grid-shown")).to_have_count(0)
     expect(tab.locator("#gen-newest")).to_be_visible()
+    visit.close()
+    assert visit.errors == [] and visit.outside == []
+
+
+@pytest.mark.slow
+def test_values_of_a_grid_are_chosen_blind_by_keyboard_and_never_by_images_that_are_still_loading(made, chromium):
+    from page_server import Visit, card_of
+
+    visit = Visit(chromium, made.url)
+    tab = visit.open("Generate")
+    card_of(tab, "grid")
+    tab.get_by_role("button", name="Open the grid three by two").click()
+    (folder,) = list_grids(made.workspace)
+    held, free = [], []
+    tab.route("**/atelier/file**", lambda route: route.continue_() if free else held.append(route))
+    tab.get_by_role("button", name="Blind choice").click()
+    box = tab.get_by_role("dialog", name="Blind choice")
+    expect(box).to_contain_text('Which is better for "Seed 5"?')
+    tab.keyboard.press("ArrowLeft")
+    expect(box.get_by_role("button", name="Left", exact=True)).to_be_disabled()
+    assert read_choices(folder.path) == [], "nobody has seen an image"
+    free.append(True)
+    for route in held:
+        route.continue_()
+    answers = box.locator(".verdict-answers")
+    for number, key in enumerate(["ArrowLeft", "ArrowRight", "ArrowDown", "s", *["ArrowLeft"] * 7], 1):
+        expect(answers).to_have_attribute("data-number", str(number))
+        tab.keyboard.press(key)
+    expect(answers).to_have_attribute("data-number", "12")
+    assert [each.outcome for each in read_choices(folder.path)][:4] == ["left", "right", "equal", "skip"]
+    box.get_by_role("button", name="End").click()
+    expect(box.locator("tbody tr")).to_have_count(3)
+    expect(box).to_contain_text("After 10 blind choices")
+    box.get_by_role("button", name="Continue").click()
+    tab.keyboard.press("Backspace")
+    expect(answers).to_have_attribute("data-number", "11")
+    tab.keyboard.press("Escape")
+    expect(box).to_have_count(0)
+    expect(tab.locator(".grid-shown")).not_to_contain_text("Blind choices prefer")
+    tab.locator("#gen-table").get_by_role("button", name="Close").click()
     visit.close()
     assert visit.errors == [] and visit.outside == []
 

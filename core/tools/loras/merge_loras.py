@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 GROUP = "merge_loras"
 USUAL_RANK = 4  # sd-scripts' new_rank
+# Metadata of a merge where all files state the same: checkpoints of one run do.
+AGREED = ("modelspec.resolution", "modelspec.trigger_phrase", "ss_resolution", "ss_dataset_dirs", "ss_tag_frequency")
 
 
 @dataclass(frozen=True)
@@ -255,17 +257,21 @@ def _metadata(
     about |= _sizes_of_sd_scripts(settings, firsts) if sd_scripts else sizes_as_metadata(tensors)
     if settings.no_metadata:
         return about
-    return about | _record(settings, plan, read[0].metadata, context)
+    return about | _record(settings, plan, [file.metadata for file in read], context)
 
 
-def _record(settings: MergeLorasSettings, plan: Plan, before: Mapping[str, str], context: JobContext) -> dict[str, str]:
-    """modelspec and merge metadata."""
-    prediction = before.get("modelspec.prediction_type") or traits_of(plan.family).prediction
+def _record(
+    settings: MergeLorasSettings, plan: Plan, before: Sequence[Mapping[str, str]], context: JobContext
+) -> dict[str, str]:
+    """modelspec and merge metadata, and AGREED of what all files state alike. before: metadata of each file"""
+    prediction = before[0].get("modelspec.prediction_type") or traits_of(plan.family).prediction
     side = traits_of(plan.family).resolution
     spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}
     inputs, loras = as_recipe(plan.loras, context)
     how = {"method": settings.method, "compatibility": settings.compatibility, "loras": loras}
-    return spec | merge_record(inputs, how)
+    stated = {} if settings.compatibility == "sd-scripts" else before[0]
+    alike = {key: stated[key] for key in AGREED if stated.get(key) and all(each.get(key) == stated[key] for each in before)}
+    return spec | alike | merge_record(inputs, how)
 
 
 def _sizes_of_sd_scripts(settings: MergeLorasSettings, firsts: Sequence[tuple[int, float]]) -> dict[str, str]:
