@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
+from core.generation.model.library import title_of_name
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
 from core.settings.base import Declared, Settings
@@ -35,6 +36,7 @@ class PlainForm(PresetForm):
 
     offers = TOOL_FILES  # id of the datalist for fields that name a file
     lists: ClassVar[Mapping[str, str]] = {}  # {field: id of a datalist for it alone}
+    items: ClassVar[Mapping[str, type[Settings]]] = {}  # {field: settings of each item of its list}
 
     def __init__(
         self, page: FormPage, id: str, task_name: str, known: Mapping[str, Declared], act: str, covered: Iterable[str]
@@ -108,6 +110,8 @@ class PlainForm(PresetForm):
         empty = self.empty(now)
 
         def effective(name: str, value: Any) -> Any:
+            if name in self.items:  # an item may leave out what has its default
+                return [self.items[name].model_validate(each) for each in value or []]
             return empty.get(name, value) if value == self.known[name].default else value
 
         return {
@@ -287,7 +291,7 @@ class PlainForm(PresetForm):
         save = button("preset_save", f"Save {name.removeprefix('user/')}", name, kind="row") if is_user else ""
         delete = "Delete for good" if self._deleting == name else "Delete"
         rows = "".join(
-            f"<li>{esc(self.titles[each])} {button('preset_put_back', f'Restore {_label(value)}', each, kind='quiet')}</li>"
+            f"<li>{esc(self.titles[each])} {button('preset_put_back', f'Restore {self._label(value)}', each, kind='quiet')}</li>"
             for each, value in changed.items()
         )
         rows = (
@@ -300,6 +304,18 @@ class PlainForm(PresetForm):
             f'<button type="button" class="btn" data-act="preset_save" data-arg="" data-from="{field}">Save as</button>'
             f"</div>{button('preset_delete', delete, kind='row') if is_user else ''}{rows}{self._json()}</div></details>"
         )
+
+    def _label(self, value: Any) -> str:
+        """Text of a value on a button."""
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        if isinstance(value, list):
+            files = (
+                title_of_name(each["file"], self.page.workspace) if isinstance(each, dict) else str(each)
+                for each in value
+            )
+            value = ", ".join(files)
+        return "empty" if value in (None, "") else short(str(value), 28)
 
     def _json(self) -> str:
         field = f"{self.id}-json"
@@ -319,12 +335,3 @@ class PlainForm(PresetForm):
 def plain(values: Values) -> Values:
     """Return the values as JSON would give them back, so that current and stored values can be compared."""
     return json.loads(json.dumps(values))  # type: ignore[no-any-return]
-
-
-def _label(value: Any) -> str:
-    """Text of a value on a button."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, list):
-        value = ", ".join(each["file"] if isinstance(each, dict) else str(each) for each in value)
-    return "empty" if value in (None, "") else short(str(value), 28)

@@ -54,7 +54,8 @@ def use_run(page: Page, browser: Browser, name: str, file: str = "", go: str = "
     best = ""
     for use in values["loras"]:  # at most one
         measured = best_strength(page.workspace.runs / name, Path(use["file"]).name)
-        best = f" Its strength {measured:g} is the best by its assessment." if measured not in (None, 1) and use["strength"] == measured else ""
+        if use["strength"] == measured != 1:
+            best = f" Its strength {measured:g} is the best by its assessment."
     page.browsers.say(browser, "done", f"Loaded in Generate.{best}{seed} {then}", go=go, undo_by=TAKE_BACK)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gradio as gr
 
@@ -19,6 +19,7 @@ from core.record.problems import Problem, ProblemsError, collected, raise_if_err
 from core.record.units import count
 from core.settings.base import Settings
 from core.settings.generation.controls import ControlUse
+from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 from tabs.context import Page
 from tabs.form.lora_card import thumb
@@ -168,6 +169,7 @@ class Fields(PlainForm):
         "vae": "gen-vaes",
         "highres_fix_upscaler_file": "gen-upscalers",
     }
+    items: ClassVar = {"loras": LoraUse, "nets": ControlUse}
 
     def __init__(self, page: Page):
         super().__init__(page, "gen", "generate", form.ENTRIES, "field", form.PRESET)

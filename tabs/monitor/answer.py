@@ -44,12 +44,14 @@ def _answer(
     if kept:
         chosen = f"Your blind choices prefer {leads['label']}, {first}. " if leads else ""
         decided = chosen if preferred and preferred["file"] else open_still
-        return f"You kept {listed(kept)}: Generate takes {kept[-1] + ', kept last' if kept[1:] else 'it'}.", decided, file
+        answer = f"You kept {listed(kept)}: Generate takes {kept[-1] + ', kept last' if kept[1:] else 'it'}."
+        return answer, decided, file
     if why == "preferred" and leads:
         return f"Use {leads['label']}: your blind choices prefer it, {first}.", "", file
     if use is not None and use.name not in labels:
         kind = "You kept" if why == "kept" else "Use"
-        return f"{kind} {label_of(use.name, None)}, which is not in this comparison: Generate takes it.", open_still, file
+        answer = f"{kind} {label_of(use.name, None)}, which is not in this comparison: Generate takes it."
+        return answer, open_still, file
     if why == "trained" and leads:
         return f"Look at {leads['label']} first: your blind choices put it {first} so far.", "", leads["file"]
     used = next((column for column in columns[1:] if column["use"]), columns[-1])

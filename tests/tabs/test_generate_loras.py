@@ -159,3 +159,14 @@ def test_a_lora_in_the_prompt_and_as_a_card_is_said_to_add_up(desk):
     assert "From the prompt: a 0.7, added to its card, b 0.5<" in desk._form()["loras"]
     desk.lora_act(event("on", "0", "false"))
     assert "From the prompt: a 0.7, b 0.5<" in desk._form()["loras"]
+
+
+def test_a_saved_preset_is_as_saved_with_its_loras(desk):
+    """A card leaves out what has its default, a preset does not."""
+    lora(desk.page.workspace.models / "loras" / "a.safetensors")
+    desk.loras.shelf.read()
+    desk.lora_act(event("add", desk.loras.shelf.of(["lora"])[0].name))
+    desk.presets.run_act("save", {"preset": "with a lora"})
+    assert desk.presets.name == "user/with a lora" and desk.presets.changed() == {}
+    desk.lora_act(event("strength", "0", "0.5"))
+    assert set(desk.presets.changed()) == {"loras"}
