@@ -81,6 +81,7 @@
     text(byId("shelf-new"), fresh ? `Show ${number(fresh, "new image")}` : "Show changes");
     show(byId("shelf-new"), !!waiting);
     byId("shelf-trash").disabled = !chosen.size;
+    byId("shelf-compare").disabled = chosen.size !== 2;
     byId("shelf-train").disabled = !names.length;
     byId("shelf-back").disabled = !away;
     attr(byId("shelf-back"), "title", away ? `The last: ${away.said}` : null);
@@ -328,10 +329,10 @@
 
   /* ---- the viewer ---- */
 
-  /** back: brings the keyboard to the image that was seen last */
-  const openViewer = (name, list, back) => {
+  /** back: brings the keyboard to the image that was seen last; marked: another one that is shown beside it */
+  const openViewer = (name, list, back, marked = "") => {
     if (viewer) return;
-    viewer = atelier.imageViewer({name, list: list.includes(name) ? [...list] : [name], thumb: (of) => (tiles.get(of) || {}).thumb, ask, star, remove,
+    viewer = atelier.imageViewer({name, marked, list: list.includes(name) ? [...list] : [name], thumb: (of) => (tiles.get(of) || {}).thumb, ask, star, remove,
       undo: () => { const last = deleted.pop(); if (last) putBack(last); },
       closed: (last) => {
         viewer = null;
@@ -432,6 +433,7 @@
     for (const id of ["shelf-model", "shelf-lora", "shelf-date", "shelf-stars"]) on(id, "change", again);
     on("shelf-new", "click", () => { const first = waiting && waiting[0]; if (waiting) put(waiting); if (first) goTo(first); });
     on("shelf-select", "click", ({currentTarget}) => { const now = !selecting(); attr(currentTarget, "aria-pressed", String(now)); if (!now) clear(); });
+    on("shelf-compare", "click", () => { const [marked, name] = names.filter((each) => chosen.has(each)); if (name) openViewer(name, names, goTo, marked); });
     on("shelf-trash", "click", () => remove(names.filter((name) => chosen.has(name))));
     on("shelf-back", "click", () => putBack(away));
     on("shelf-train", "click", train);

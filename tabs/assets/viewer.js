@@ -1,5 +1,5 @@
 "use strict";
-/* One image over the whole page: through a list by the arrow keys, stars, trash, comparing by holding a key, zoom, and what it can be
+/* One image over the whole page: through a list by the arrow keys, stars, trash, another image beside it or, while a key is held, in its place, zoom, and what it can be
    used for. The list is the one of the moment it was opened. gallery.js opens it. */
 (() => {
   const atelier = window.atelier, {h, text, attr, show} = atelier;
@@ -8,16 +8,17 @@
 
   atelier.imageSends = SENDS;
 
-  /** list: names; thumb(name): what is shown until the image itself is there; ask, star, remove, undo, send, closed: the gallery's */
-  atelier.imageViewer = ({name: first, list, thumb, ask, star, remove, undo, send, closed}) => {
+  /** second: an image that is shown beside it; list: names; thumb(name): what is shown until the image itself is there; ask, star, remove, undo, send, closed: the gallery's */
+  atelier.imageViewer = ({name: first, marked: second = "", list, thumb, ask, star, remove, undo, send, closed}) => {
     const known = new Map();  // name -> the server's answer
-    let name = "", before = "", marked = "", asked = 0, scale = 1, place = [50, 50];
+    let name = "", before = "", marked = second, asked = 0, scale = 1, place = [50, 50];
 
     const make = (words, work, more) => h("button", {type: "button", class: "btn", onclick: work, ...more}, words);
     const own = h("img", {class: "own", alt: ""}), other = h("img", {class: "other", alt: ""}), base = h("img", {alt: "Made by the base model"});
     const lens = h("div", {class: "lens main"}, own, other), caption = h("figcaption", {});
     const twin = h("figure", {hidden: true}, h("div", {class: "lens"}, base), h("figcaption", {}, "base model"));
-    const views = h("div", {class: "views", tabindex: 0, role: "group", "aria-label": "Image"}, twin, h("figure", {}, lens, caption));
+    const beside = h("img", {alt: ""}), besides = h("figcaption", {}), pair = h("figure", {class: "beside", hidden: true}, h("div", {class: "lens"}, beside), besides);
+    const views = h("div", {class: "views", tabindex: 0, role: "group", "aria-label": "Image"}, twin, pair, h("figure", {}, lens, caption));
     const previous = make("Previous", () => step(-1), {title: "Left", "data-again": ""}), next = make("Next", () => step(1), {title: "Right", "data-again": ""});
     const where = h("span", {class: "hint", role: "status"});
     const rates = h("div", {class: "rates", role: "group", "aria-label": "Stars"}, STARS.map((stars) =>
@@ -52,7 +53,7 @@
       if (name && name !== to) before = name;
       name = to;
       zoom(1);
-      keep(false);
+      hold(false);
       if (!known.has(to) && thumb(to)) attr(own, "src", thumb(to));
       drawBar();
       const found = await look(to);
@@ -79,7 +80,6 @@
       attr(views, "aria-label", [found.says, found.seed === null ? "" : `seed ${found.seed}`, found.own].filter(Boolean).join(", "));
       if (found.base) attr(base, "src", found.base);
       show(twin, found.base);
-      text(caption, found.base ? found.own : "");
       rate(found.stars);
       const template = h("div", {});
       template.innerHTML = found.about;  // the server has escaped it
@@ -106,43 +106,57 @@
 
     /* ---- comparing ---- */
 
-    /** What is shown in its place: the marked image, the one it began with, the twin of the base model, the same image of another
+    /** [what it is compared with, its address, its name]: the marked image, the one it began with, the twin of the base model, the same image of another
         model, or the image before. */
     const against = () => {
       const found = known.get(name) || {}, [model, theirs] = found.other || [];
-      if (marked && marked !== name) return ["the marked image", (known.get(marked) || {}).url];
+      if (marked && marked !== name) return ["the marked image", (known.get(marked) || {}).url, marked];
       if ((found.initial || {}).url) return ["the initial image", found.initial.url];
       if (found.base) return ["the base model's image", found.base];
       if (theirs) return [`the image of ${model}`, theirs];
-      return before && before !== name && known.has(before) ? ["the image before", known.get(before).url] : ["", ""];
+      return before && before !== name && known.has(before) ? ["the image before", known.get(before).url, before] : ["", ""];
     };
     const drawCompare = () => {
       const [words, url] = against(), {file} = (known.get(name) || {}).initial || {};
       const none = file ? `The initial image ${file} is no longer there` : "No image with the same settings, from the base model or another, was found";
       compare.disabled = !url;
       if (url) attr(other, "src", url);
+      drawBeside();
       text(compares, words ? ` with ${words}` : "");
-      attr(compare, "title", url ? `Click, or hold C or Space, to see ${words}` : `${none}. Mark an image (M) to compare others with it.`);
+      attr(compare, "title", url ? `Click to see ${words} beside it, or hold C or Space to see it in its place` : `${none}. Mark an image (M) to compare others with it.`);
       attr(mark, "aria-pressed", String(!!marked && marked === name));
     };
     const hold = (on) => {
-      const [words, url] = against(), shown = !!(on && url);
+      const [words, url] = against(), twins = url === (known.get(name) || {}).base;  // which stands beside it already
+      const shown = !!(url && (on || (kept && twins)));
       box.classList.toggle("compares", shown);
-      attr(compare, "aria-pressed", String(shown));
+      attr(compare, "aria-pressed", String(shown || kept));
       away.disabled = shown;  // another image is seen than the one that would go
-      text(caption, shown ? `Comparing: ${words}` : (known.get(name) || {}).base ? known.get(name).own : "");
+      if (shown) text(caption, `Comparing: ${words}`);
+      else drawBeside();
     };
-    let kept = false, pressed = 0;  // shown until the next click; when the mouse button went down
-    const keep = (on) => { kept = on; hold(kept); };
-    compare.addEventListener("pointerdown", () => { pressed = Date.now(); hold(true); });
-    compare.addEventListener("pointerup", () => { if (pressed) keep(Date.now() - pressed < CLICK && !kept); pressed = 0; });
-    for (const kind of ["pointerleave", "pointercancel", "blur"]) compare.addEventListener(kind, () => { if (pressed) hold(kept); pressed = 0; });
+    let kept = false, pressed = 0;  // beside it until the next click; when the mouse button went down
+    const factsOf = (found) => found ? [found.seed === null ? "" : `seed ${found.seed}`, found.own].filter(Boolean) : [];
+    const drawBeside = () => {
+      const [words, url, of] = against(), found = known.get(name) || {}, shown = kept && Boolean(url) && url !== found.base;
+      show(pair, shown);
+      if (shown) attr(beside, "src", url);
+      attr(beside, "alt", words);
+      text(besides, shown ? [words, ...factsOf(known.get(of))].join(" · ") : "");
+      text(caption, shown ? ["this image", ...factsOf(found)].join(" · ") : found.base ? found.own : "");
+    };
+    const keep = (on) => { kept = on; hold(false); };
+    let holds = 0;
+    compare.addEventListener("pointerdown", () => { pressed = Date.now(); holds = setTimeout(() => hold(true), CLICK / 2); });
+    const letGo = () => { clearTimeout(holds); pressed = 0; };
+    compare.addEventListener("pointerup", () => { const click = pressed && Date.now() - pressed < CLICK; if (pressed) keep(click ? !kept : kept); letGo(); });
+    for (const kind of ["pointerleave", "pointercancel", "blur"]) compare.addEventListener(kind, () => { if (pressed) hold(false); letGo(); });
 
     /* ---- zoom: the pointer's place stays where it is ---- */
 
     const zoom = (to) => {
       scale = Math.min(Math.max(to, 1), CLOSEST);
-      for (const image of [own, other, base]) {
+      for (const image of [own, other, base, beside]) {
         image.style.transform = scale > 1 ? `scale(${scale})` : "";
         image.style.transformOrigin = `${place[0]}% ${place[1]}%`;
         image.parentElement.classList.toggle("near", scale > 1);
@@ -176,7 +190,7 @@
     });
     box.addEventListener("keyup", (event) => {
       if (event.key !== "c" && event.key !== " ") return;
-      hold(kept);
+      hold(false);
       if (event.target === compare) event.preventDefault();  // no click
     });
     const narrow = matchMedia("(max-width: 900px)"), fit = () => box.classList.toggle("narrow", narrow.matches);
@@ -187,6 +201,7 @@
     atelier.modal(box);
     views.focus();
     go(first);
+    if (second) look(second).then(() => keep(true));
 
     return {
       box,

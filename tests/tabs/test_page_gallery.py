@@ -187,6 +187,30 @@ def test_the_message_about_the_trash_goes_with_the_tab_and_by_itself(tab):
 
 
 @pytest.mark.slow
+def test_two_selected_images_stand_side_by_side_each_with_its_own_facts(tab):
+    tiles, compare = tab.locator("#shelf-grid .tile"), tab.locator("#shelf-compare")
+    expect(compare).to_be_disabled()
+    names = [tiles.nth(place).get_attribute("data-name") for place in (1, 2)]
+    for place in (1, 2):
+        tiles.nth(place).click(modifiers=["Control"])
+    compare.click()
+    viewer = tab.get_by_role("dialog", name="Image viewer")
+    captions = viewer.locator(".views figcaption:visible")
+    expect(captions).to_have_text([re.compile("^the marked image · seed"), re.compile("^this image · seed")])
+    sources = [viewer.locator(kind).get_attribute("src") for kind in (".beside img", "img.own")]
+    assert [name.rpartition("/")[2] in source for name, source in zip(names, sources, strict=True)] == [True, True]
+    assert captions.nth(0).inner_text() != captions.nth(1).inner_text()
+    box = viewer.locator(".beside img").bounding_box()
+    assert box["x"] + box["width"] <= viewer.locator("img.own").bounding_box()["x"]
+    tab.keyboard.press("ArrowRight")
+    expect(captions.nth(1)).not_to_have_text(re.compile("seed 98$"))
+    expect(captions).to_have_count(2)
+    tab.keyboard.press("Escape")
+    tab.keyboard.press("Escape")
+    expect(tab.locator("#shelf-count")).not_to_contain_text("selected")
+
+
+@pytest.mark.slow
 def test_an_image_is_compared_with_the_one_it_began_with_by_a_click_or_while_the_button_is_held(tab, work):
     folder = work.workspace.images / "2026-01-01"
     given = {"image_path": "outputs/images/2026-01-01/3.png"}
@@ -203,10 +227,12 @@ def test_an_image_is_compared_with_the_one_it_began_with_by_a_click_or_while_the
     compare = viewer.get_by_role("button", name="Compare with the initial image")
     expect(compare).to_have_attribute("aria-pressed", "false")
     compare.click()
-    expect(viewer).to_contain_text("Comparing: the initial image")
-    assert "3.png" in viewer.locator("img.other").get_attribute("src")
+    pair = viewer.locator(".beside")
+    expect(pair.locator("figcaption")).to_have_text("the initial image")
+    expect(viewer.get_by_text("this image · seed 1")).to_be_visible()
+    assert "3.png" in pair.locator("img").get_attribute("src")
     compare.click()
-    expect(viewer).not_to_contain_text("Comparing")
+    expect(pair).to_be_hidden()
     compare.press("Enter")
     expect(compare).to_have_attribute("aria-pressed", "true")
     compare.press("Enter")
