@@ -16,6 +16,7 @@ from core.generation.images.a1111 import from_a1111_text
 from core.generation.images.gallery import Facts, Shot, read_facts
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
+from core.generation.model.library import find
 from core.generation.plan.initial import mask_size_advice
 from core.generation.plan.requests import FILE as FROM_FILE
 from core.generation.plan.upscalers import LANCZOS, UPSCALERS
@@ -149,6 +150,13 @@ class Sending:
             model = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
             notes = [note for note in notes if note.code != form.NO_MODEL]
             values |= model | form.model_values_in(job, self.page.workspace, notes)
+        if not values["variation_strength"]:
+            values["variation_seed"] = None  # drawn for each grid, without effect
+        space = self.page.workspace
+        if values["zero_terminal_snr"] == "off" and not form.marked_for_zero_snr(
+            values, self.page.project.job, space, lambda name: find("lora", name, space)
+        ):
+            values["zero_terminal_snr"] = "auto"  # which is off for these files
         output = {name: now[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
         return values | output | {"count": 1}, notes
 

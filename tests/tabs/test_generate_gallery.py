@@ -109,6 +109,15 @@ def test_the_viewer_shows_every_setting_escaped_and_they_are_taken_over(desk):
     assert desk._values()["seed"] == 9 and desk._values()["schedule_type"] == "karras"
 
 
+@pytest.mark.parametrize(("strength", "snr", "seed", "kept"), [(0.0, "off", None, "auto"), (0.2, "on", 7, "on")])
+def test_what_had_no_effect_on_an_image_is_not_set(desk, strength, snr, seed, kept):
+    """A grid draws a variation seed for its cells, and every image says whether zero terminal SNR was used."""
+    asked = {"seed": 9, "variation_seed": 7, "variation_strength": strength, "zero_terminal_snr": snr}
+    draw(desk.page.workspace.images / "d" / "1.png", **asked)
+    desk.send(event("use", "d/1.png"))
+    assert (desk._values()["variation_seed"], desk._values()["zero_terminal_snr"]) == (seed, kept)
+
+
 def test_the_viewer_names_denoising_strength_and_mask_blur_at_their_defaults():
     def named(**given):
         job = made().model_copy(update={"image_to_image": ImageToImageSettings(**given)})
