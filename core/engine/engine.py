@@ -13,6 +13,7 @@ from typing import Any
 from core import tasks
 from core.dataset.captions.history import interruption_message
 from core.engine.child import run_in_child
+from core.engine.deleted import name_in_trash
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
 from core.engine.extend import extend, job_of, job_to_resume
@@ -512,16 +513,18 @@ class Engine:
         except OSError as error:
             raise unwritten(error, "The star cannot be saved", str(path.parent)) from None
 
-    def delete_run(self, run_name: str) -> None:
-        """Move a run to the trash of this project. Raises ProblemsError while it runs or a job uses its files."""
+    def delete_run(self, run_name: str) -> str:
+        """Move a run to the trash of this project, and return its name there. Raises ProblemsError while it runs or a job uses its
+        files."""
         folder = self._folder(run_name)
         if folder.held:
             what = f"'{run_name}' is running and cannot be deleted"
             raise ProblemsError.one(what, run_name, "stop it first", "runs.delete-running")
         require_unused(run_name, self.queue(), self.workspace)
-        target = self.workspace.trash / f"{run_name}-{int(time.time())}"
+        target = self.workspace.trash / name_in_trash(folder.name, time.time())
         target.parent.mkdir(parents=True, exist_ok=True)
         self._runs.move_away(folder, target)
+        return target.name
 
     # -- light jobs, images, status
 

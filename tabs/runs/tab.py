@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.engine.deleted import put_back
 from core.engine.run_summary import RunSummary
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.record.space import folder_bytes
 from core.record.units import count
 from core.settings.job import TrainJob
@@ -33,12 +34,14 @@ from tabs.pieces import piece
 from tabs.runs import view as runs_view
 from tabs.runs.again import LONGEST, Agains
 from tabs.runs.compare import Comparisons
+from tabs.server.browsers import Browser
 from tabs.tools import copies
 
 if TYPE_CHECKING:
     from core.training.prove import Proof
 
 TAB = "Runs"
+PUT_BACK = "put_back_runs"  # command
 SECONDS = 2.0
 LEADS_TO = {  # the tab that an act opens
     **dict.fromkeys(("watch", "continue", "longer", "longer-constant", "longer-restart"), "Monitor"),
@@ -76,6 +79,8 @@ class Handlers:
         self.copies = copies.Copies(page)
         page.commands["copy_create"] = self.copies.create_folder
         self._sizes: dict[str, tuple[float, int]] = {}
+        self._deleted: list[str] = []  # names in the trash, of the last deletion
+        page.commands[PUT_BACK] = self._put_back
 
     # -- showing
 
@@ -190,9 +195,9 @@ class Handlers:
         elif act in ("mark", "unmark"):
             self.copies.keep(opened, arg, "" if act == "mark" else None)
         elif act == "delete" and place.get("asking") and opened == arg:
-            self.page.engine.delete_run(arg)
+            self._deleted = [self.page.engine.delete_run(arg)]
+            self._say_deleted([])
             place |= {"open": "", "asking": False, "copy": ""}
-            self.page.say("done", f"{arg} was moved to the trash of the outputs folder.")
         elif act == "delete-picked" and place.get("asking"):
             place |= {"picked": self._delete(place.get("picked", ())), "asking": False}
         return self._at(place) | {"tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip()}
@@ -200,15 +205,29 @@ class Handlers:
     def _delete(self, names: Sequence[str]) -> list[str]:
         """Move these runs to the trash. Returns those that could not be moved, and shows the problems."""
         left: dict[str, ProblemsError] = {}
+        self._deleted = []
         for name in names:
             try:
-                self.page.engine.delete_run(name)
+                self._deleted.append(self.page.engine.delete_run(name))
             except ProblemsError as error:
                 left[name] = error
-        text = f"{count(len(names) - len(left), 'run')} moved to the trash of the outputs folder."
-        problems = [problem for error in left.values() for problem in error.problems]
-        self.page.say("error" if left else "done", text, problems=problems)
+        self._say_deleted([problem for error in left.values() for problem in error.problems])
         return list(left)
+
+    def _say_deleted(self, problems: Sequence[Problem]) -> None:
+        text = f"{count(len(self._deleted), 'run')} moved to the trash of the outputs folder."
+        undo_by = PUT_BACK if self._deleted else ""
+        self.page.say("error" if problems else "done", text, problems=problems, undo_by=undo_by)
+
+    def _put_back(self, data: dict[str, Any], browser: Browser) -> None:
+        """Undo the last deletion. Nothing happens the second time. Raises ProblemsError."""
+        names, self._deleted = self._deleted, []
+        for name in names:
+            put_back(name, self.page.workspace)
+        if names:
+            self.page.browsers.say(
+                browser, "done", f"{count(len(names), 'run')} restored from the trash.", redraws=True
+            )
 
     def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
         """Handle a button of a file. Returns the changes of the browser's state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import gradio as gr
 from core.dataset.caches.store import CONTROLS, LATENTS, MASKS, TEXTS, prune
 from core.dataset.doctor import trash
 from core.dataset.sources.files import TRASH_FOLDER
+from core.engine.deleted import DeletedRun, deleted_runs, put_back
 from core.record.problems import ProblemsError
 from core.record.space import clear, folder_bytes
 from core.record.units import size_words
@@ -28,6 +30,7 @@ CACHES = {
     MASKS.folder: ("Cached masks", "Created again when needed."),
     CONTROLS.folder: ("Cached control images", "Resized again by the next training that uses them."),
 }
+LISTED = 20  # deleted runs
 RUNS, IMAGES, GENERATED = "runs", "images", "generated"
 
 
@@ -56,6 +59,8 @@ class Handlers:
             place["asking"] = arg
         elif act == "prune" and arg in CACHES:
             self.page.say("done", f"{size_words(self._prune(arg, place['keep']))} freed.")
+        elif act == "put-back":
+            self.page.say("done", f"{put_back(arg, self.page.workspace)} is in Runs again.")
         elif act == "delete" and arg == asking:
             self.page.say("done", f"{size_words(self._delete(arg))} freed.")
         return place, self.html(place)
@@ -128,6 +133,7 @@ class Handlers:
         for name, title, words, size in trashes:
             ask = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
             rows.append(_row(title, words, size, ask if asking != name else _confirm_buttons(name, size)))
+            rows += [_deleted(each) for each in deleted_runs(space)[:LISTED]] if name == RUNS else []
         keep = esc(place.get("keep", "0"))
         field = (
             '<label class="disk-keep">Emptying keeps the newest '
@@ -142,6 +148,15 @@ def _row(title: str, words: str, size: int, act: str) -> str:
     return (
         f'<li><div><strong>{esc(title)}</strong><span class="hint">{esc(words)}</span></div>'
         f'<span class="figures">{size_words(size) if size else "nothing"}</span><span class="does">{does}</span></li>'
+    )
+
+
+def _deleted(run: DeletedRun) -> str:
+    when = f"deleted {time.strftime('%Y-%m-%d %H:%M', time.localtime(run.time))}"
+    back = button("put-back", "Put back", run.name, label=f"Put back {run.run}")
+    return (
+        f'<li><div>{esc(run.run)}<span class="hint">{when}</span></div><span class="figures"></span>'
+        f'<span class="does">{back}</span></li>'
     )
 
 

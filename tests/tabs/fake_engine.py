@@ -320,10 +320,11 @@ class FakeEngine:
     def run_preset(self, run_name: str) -> str:
         return ""
 
-    def delete_run(self, run_name: str) -> None:
+    def delete_run(self, run_name: str) -> str:
         if self._now is not None and self._now.name == run_name:
             raise ProblemsError.one(f"'{run_name}' is running and cannot be deleted", run_name, "stop it first")
         self._runs.pop(run_name)
+        return run_name
 
     def current_run(self) -> str | None:
         if self._now is not None:

@@ -11,6 +11,7 @@ from core.dataset.doctor.trash import put_away, put_away_lately
 from core.record.problems import ProblemsError
 from core.record.units import size_words
 from tabs.tools.disk import Handlers
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -84,6 +85,19 @@ def test_deleted_runs_go_for_good_only_after_a_question(desk):
     place, _ = desk.act(place, event("ask", "runs"))
     desk.act(place, event("delete", "runs"))
     assert not run.exists() and "4.0 kB freed" in said(desk) and desk.page.workspace.trash.is_dir()
+
+
+def test_a_deleted_run_is_listed_and_put_back(desk):
+    space, name = desk.page.workspace, "20260101-120000_<b>fox-1767268800"
+    (space.trash / name).mkdir(parents=True)
+    (space.trash / name / "job.json").write_text("{}")
+    (space.trash / "of a person").mkdir()
+    shown = desk.html({})
+    assert shown.count("Put back") == 2 and "<b>fox" not in shown and "deleted 2026-01-01" in shown
+    desk.act({}, event("put-back", name))
+    assert (space.runs / "20260101-120000_<b>fox" / "job.json").is_file() and "in Runs again" in said(desk)
+    with refused("runs.not-in-trash"):
+        desk.act({}, event("put-back", name))
 
 
 def test_images_that_were_put_away_go_for_good_and_the_others_stay(desk, tmp_path):

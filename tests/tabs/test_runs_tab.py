@@ -12,6 +12,7 @@ import gradio as gr
 import pytest
 from work_parts import HOSTILE, event, image, said
 
+from core.engine.deleted import deleted_runs, put_back
 from core.formats.hub.references import resolve
 from core.generation.model import library
 from core.record.kept import keep
@@ -30,7 +31,7 @@ from tabs.generate.tab import Fields
 from tabs.monitor import tab as monitor
 from tabs.runs import compare_view, view
 from tabs.runs.compared import Side, sample_rows
-from tabs.runs.tab import Handlers
+from tabs.runs.tab import PUT_BACK, Handlers
 from tabs.server.browsers import Browser
 from tests.refusals import refused
 
@@ -119,6 +120,25 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     place, shown = itemgetter("place", "main")(desk.act(place, event("delete", folder.name)))
     assert not folder.exists() and "moved to the trash" in said(desk) and "No runs yet." in shown
     assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
+    browser = desk.page.browsers.of("one")
+    desk.page.commands[PUT_BACK]({}, browser)
+    assert (folder / "job.json").is_file() and "1 run restored" in browser.message["text"]
+    assert browser.message["redraws"] and ">one<" in desk._main({}) and not [*desk.page.workspace.trash.iterdir()]
+    desk.page.commands[PUT_BACK]({}, browser)  # once
+
+
+def test_a_run_is_not_put_back_over_another_and_one_that_is_gone_says_so(desk):
+    folder = write_run(desk.page, "20260101-120000_one")
+    desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
+    write_run(desk.page, folder.name)
+    browser = desk.page.browsers.of("one")
+    with refused("runs.name-taken"):
+        desk.page.commands[PUT_BACK]({}, browser)
+    (in_trash,) = deleted_runs(desk.page.workspace)
+    assert in_trash.run == folder.name and (desk.page.workspace.trash / in_trash.name / "job.json").is_file()
+    for name in ("../outside-1234567890", "20260101-120000_other-1234567890", ""):
+        with refused("runs.not-in-trash"):
+            put_back(name, desk.page.workspace)
 
 
 @pytest.mark.parametrize("state", ["done", "interrupted"])

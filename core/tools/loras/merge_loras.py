@@ -270,7 +270,9 @@ def _record(
     inputs, loras = as_recipe(plan.loras, context)
     how = {"method": settings.method, "compatibility": settings.compatibility, "loras": loras}
     stated = {} if settings.compatibility == "sd-scripts" else before[0]
-    alike = {key: stated[key] for key in AGREED if stated.get(key) and all(each.get(key) == stated[key] for each in before)}
+    alike = {
+        key: stated[key] for key in AGREED if stated.get(key) and all(each.get(key) == stated[key] for each in before)
+    }
     return spec | alike | merge_record(inputs, how)
 
 

@@ -1,0 +1,55 @@
+"""Deleted runs: folders in the trash of the outputs folder, which can be put back until it is emptied."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.record import atomic
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.workspace import Workspace
+
+NAME = re.compile(r"(\d{8}-\d{6}_.+)-(\d{9,11})", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class DeletedRun:
+    """name: of its folder in the trash; run: its name before; time: of its deletion, in seconds since 1970"""
+
+    name: str
+    run: str
+    time: int
+
+
+def name_in_trash(run: str, now: float) -> str:
+    return f"{run}-{int(now)}"
+
+
+def deleted_runs(workspace: Workspace) -> list[DeletedRun]:
+    """The runs in the trash, the one that was deleted last first."""
+    if not workspace.trash.is_dir():
+        return []
+    named = ((path, NAME.fullmatch(path.name)) for path in workspace.trash.iterdir() if RunFolder(path).there)
+    found = [DeletedRun(path.name, match[1], int(match[2])) for path, match in named if match]
+    return sorted(found, key=lambda each: (each.time, each.run), reverse=True)
+
+
+def put_back(name: str, workspace: Workspace) -> str:
+    """Move a run out of the trash, and return its name. Raises ProblemsError if it is gone or there is a run of its name."""
+    deleted = next((each for each in deleted_runs(workspace) if each.name == name), None)
+    if deleted is None:
+        what, fix = "The run is no longer in the trash", "check the list of runs"
+        raise ProblemsError.one(what, name, fix, "runs.not-in-trash")
+    target: Path = workspace.runs / deleted.run
+    if target.exists():
+        what, fix = "There is a run of this name", "rename its folder in outputs/runs first"
+        raise ProblemsError.one(what, deleted.run, fix, "runs.name-taken")
+    try:
+        atomic.make_folders(workspace.runs)
+        atomic.replace(workspace.trash / name, target)
+    except OSError as error:
+        what = f"The run cannot be moved ({error.strerror or error}); nothing was changed"
+        raise ProblemsError.one(what, deleted.run, "close programs that use its files", "runs.not-restored") from None
+    return deleted.run
