@@ -171,9 +171,10 @@ class Handlers:
         elif act == "page":
             place["page"] = page_of(value or arg, 10**6)
         elif act == "continue":
-            self.page.engine.continue_run(arg)
+            act = self._resumed(self.page.engine.continue_run(arg), arg, act)
         elif act in ("longer", "longer-constant", "longer-restart"):
-            self._longer(arg, value, act.removeprefix("longer").removeprefix("-"))
+            entry = self._longer(arg, value, act.removeprefix("longer").removeprefix("-"))
+            act = self._resumed(entry, arg, act)
         elif act == "prove":
             self.proofs.start(arg)
         elif act == "unprove":
@@ -248,8 +249,16 @@ class Handlers:
             self.copies.start(str(place.get("open", "")), str(place.get("copy", "")), value)
         return self._at({**place, "copy": ""})
 
-    def _longer(self, name: str, wanted: str, after: str) -> None:
-        """Resume the run with another length, in epochs, or in steps if these are set.
+    def _resumed(self, entry: str, name: str, act: str) -> str:
+        """Say what a resumed run waits for. Returns the act; "" if it waits, so that it leads nowhere."""
+        wait = self.page.engine.waits().get(entry)
+        if wait is None or wait.begins:
+            return act
+        self.page.say("done", f"Added to the queue: {name}, {wait.words}.")
+        return ""
+
+    def _longer(self, name: str, wanted: str, after: str) -> str:
+        """Resume the run with another length, in epochs, or in steps if these are set. Returns the job's id.
 
         after   the schedule after the present length: "constant" or "restart"; "" stretches the schedule
         """
@@ -263,7 +272,7 @@ class Handlers:
         changes: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": None} | {field: int(words)}
         if after:
             changes |= {"lr_scheduler_steps": int(snapshot["total"]), "lr_scheduler_after": after}
-        self.page.engine.continue_run(name, {"schedule": changes})
+        return self.page.engine.continue_run(name, {"schedule": changes})
 
     def _use(self, name: str) -> None:
         """Fill in Train's form with the run's settings, as one undo step."""

@@ -97,7 +97,7 @@ def _check_and_submit(
     queued = how == "queue" or (wait is not None and not wait.begins)
     words = "Added to the queue" if queued else "Started"
     ahead = f", {wait.words}" if wait is not None and not wait.begins else ""
-    go = "Monitor" if how == "start" else ""
+    go = "Monitor" if how == "start" and not queued else ""  # where one that waits is not shown yet
     advice = "".join(f" {problem.what}." for problem in uploads)
     page.browsers.say(
         browser,

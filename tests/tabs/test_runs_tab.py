@@ -13,6 +13,7 @@ import pytest
 from work_parts import HOSTILE, event, image, said
 
 from core.engine.deleted import deleted_runs, put_back
+from core.engine.waiting import Wait
 from core.formats.hub.references import resolve
 from core.generation.model import library
 from core.record.kept import keep
@@ -189,6 +190,15 @@ def test_continue_queues_the_run_once_and_leads_to_monitor(desk):
     assert [entry.run for entry in desk.page.engine.queue()] == ["20260101-120000_one"]
     with refused("runs.queued"):
         desk.act({}, event("continue", "20260101-120000_one"))
+
+
+def test_a_run_that_is_resumed_behind_another_job_says_so_and_leads_nowhere(desk):
+    write_run(desk.page, "20260101-120000_one", "interrupted")
+    desk.page.engine.waits = lambda: {entry.id: Wait("fox", 80.0) for entry in desk.page.engine.queue()}
+    tabs = desk.act({}, event("continue", "20260101-120000_one"))["tabs"]
+    assert not hasattr(
+        tabs, "selected"
+    ) and f"Added to the queue: 20260101-120000_one, {Wait('fox', 80.0).words}." in said(desk)
 
 
 def saved_state(folder, step: int = 30):

@@ -145,6 +145,11 @@ def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
     starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": "t"})
     wait_until(lambda: browser.message["kind"] == "done")
     assert browser.message["text"].endswith(f", {Wait('the resume test').words}.")
+    assert browser.message["go"] == "", "Monitor would show another run"
+    page.engine.waits = lambda: {"e1": Wait()}
+    browser.pressed = (0.0, "", "")
+    starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": "u"})
+    wait_until(lambda: browser.message["go"] == "Monitor")
 
 
 @pytest.mark.parametrize(
