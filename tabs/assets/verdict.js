@@ -5,6 +5,7 @@
   const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
   const KEYS = "Keys: left and right step, up and down prompt, hold space base model, K keep, B blind choice.";
   let data = null, column = 0, row = 0, strength = 1, base = false, blind = false, answered = 0, inWords = null, parts = null;
+  let ticks = new Map(), power = "";  // of the average, as they were set
 
   const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
   const send = (name, more) => atelier.command(name, {run: data.run, ask: atelier.ask(), ...more});
@@ -132,7 +133,7 @@
     if (!build()) return;
     if (!data || data.run !== news.run) {
       for (const {image} of [parts.left, parts.right]) attr(image, "src", null);  // no image of another run under this one's labels
-      blind = base = false; column = row = 0; strength = 1; answered = "";
+      blind = base = false; column = row = 0; strength = 1; answered = ""; ticks = new Map(); power = "";
     }
     const before = data && data.columns && data.columns[column], there = before && news.columns ? news.columns.findIndex((one) => one.file === before.file) : -1;
     if (column && there > 0) column = there;
@@ -317,9 +318,10 @@
     const {average} = parts, columns = data.columns.slice(1).filter((one) => !one.gone && !one.average);
     show(average, !blind && Boolean(data.average) && columns.length > 1);
     if (average.hidden || !atelier.differs(average, [columns.map((one) => one.file), data.average])) return;
-    const ticked = columns.slice(-3).map((one) => one.file);
-    const boxes = columns.map((one) => h("label", {class: "check"}, h("input", {type: "checkbox", value: one.file, checked: ticked.includes(one.file)}), one.label));
-    const how = h("select", {"aria-label": "Weights of the average"}, h("option", {value: ""}, "equal weights"), h("option", {value: "power"}, "power function: later steps count more"));
+    const tick = ({target}) => ticks.set(target.value, target.checked), usual = new Set(columns.slice(-3).map((one) => one.file));
+    const boxes = columns.map((one) => h("label", {class: "check"}, h("input", {type: "checkbox", value: one.file, checked: ticks.get(one.file) ?? usual.has(one.file), onchange: tick}), one.label));
+    const how = h("select", {"aria-label": "Weights of the average", onchange: ({target}) => { power = target.value; }}, h("option", {value: ""}, "equal weights"), h("option", {value: "power"}, "power function: later steps count more"));
+    how.value = power;
     const go = button(data.average.running ? "Averaging ..." : "Save the average", () => { atelier.once(go); send("verdict_average", {files: boxes.map((box) => box.firstChild).filter((box) => box.checked).map((box) => box.value), power: how.value}); }, "small", {disabled: data.average.running});
     average.replaceChildren(h("summary", {}, "Average checkpoints"), h("p", {class: "hint"}, "The mean of several checkpoints of one run is often steadier than each. It becomes one more checkpoint to compare."),
       h("div", {class: "verdict-boxes"}, ...boxes), h("div", {class: "verdict-boxes"}, how, go), h("p", {class: "hint", hidden: !data.average.saved}, `Saved: ${data.average.saved}. It can be added to the comparison above.`), ...(data.average.problems.length ? [atelier.problems(data.average.problems)] : []));

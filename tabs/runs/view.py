@@ -457,10 +457,11 @@ def _keep_button(name: str, kept_name: str | None) -> str:
             name,
             kind="quiet",
             label=f"Keep this one: {name}",
+            lands=f"keep {name}",
             title="Marks it in lists of files",
         )
     words = "Kept" if kept_name == Path(name).stem else f"Kept as {short(kept_name, 40)}"
-    undo = button("unmark", "Undo", name, kind="quiet", label=f"Undo keeping {name}")
+    undo = button("unmark", "Undo", name, kind="quiet", label=f"Undo keeping {name}", lands=f"kept {name}")
     return f'<span class="good">{esc(words)}</span>{undo}'
 
 
