@@ -333,9 +333,9 @@ def short(text: str, length: int = 60) -> str:
 
 def middle(text: str) -> str:
     """HTML of a name that the browser shortens before its last 8 characters, which distinguish checkpoints. Never splits at a
-    space, which a screen reader would drop."""
+    space, which a screen reader would drop, nor a number, whose end would be taken for the whole."""
     at = max(0, len(text) - 8)
-    while at and " " in text[at - 1 : at + 1]:
+    while at and (" " in (around := text[at - 1 : at + 1]) or around.isdigit()):
         at -= 1
     return f'<span class="cut"><span>{esc(text[:at])}</span><span>{esc(text[at:])}</span></span>'
 

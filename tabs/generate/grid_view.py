@@ -164,12 +164,22 @@ def _example(letter: str, axis: str) -> str:
 
 
 def _offers(loras: Mapping[str, str]) -> list[tuple[str, str]]:
-    """[(name, label)] of the settings that an axis can change, the special ones and those of FIRST first."""
+    """[(name, label)] of the settings that an axis can change, the special ones and those of FIRST first. name: the title where
+    that is one"""
     titles = {name: str(info.title) for name, info in GenerateJob.model_fields.items()}
     entries = [entry for entry in settings_of_axes().values() if entry.group not in HIDDEN]
     entries.sort(key=lambda entry: FIRST.index(entry.path) if entry.path in FIRST else len(FIRST))
-    special = [*SPECIAL.items(), *((f"lora_strength:{name}", f"Strength of {title}") for name, title in loras.items())]
-    return special + [(entry.path, f"{entry.title} ({titles[entry.group]})") for entry in entries]
+    special = [
+        *((title, "") for title in SPECIAL.values()),
+        *((f"lora_strength:{name}", f"Strength of {title}") for name, title in loras.items()),
+    ]
+    named = {entry.path: setting_named(entry.title) == entry.path for entry in entries}
+    return special + [
+        (entry.title, titles[entry.group])
+        if named[entry.path]
+        else (entry.path, f"{entry.title} ({titles[entry.group]})")
+        for entry in entries
+    ]
 
 
 def earlier(grids: Sequence[Earlier], open_one: str, more: int) -> str:

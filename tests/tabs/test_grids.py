@@ -19,7 +19,7 @@ from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.queue import QueueEntry
 from core.engine.view import RunView
-from core.generation.grids.axes import joined
+from core.generation.grids.axes import joined, setting_named
 from core.generation.grids.choices import pairs_of
 from core.generation.grids.folder import list_grids
 from core.record import atomic
@@ -496,3 +496,14 @@ def test_runs_of_several_kinds_are_refused_together(desk):
     with refused("run-grid.kinds"):
         grids.of_runs(desk.page, [RUN, OTHER])
     assert not list_grids(desk.page.workspace)
+
+
+def test_an_axis_offers_titles_that_it_understands(desk):
+    offered = re.findall(
+        '<option value="(.*?)">', desk.panel().partition('id="grid-settings"')[2].partition("</datalist>")[0]
+    )
+    names = [html.unescape(each) for each in offered]
+    assert names[:4] == ["Prompt S/R", "Size", "LoRA", "LoRA strength"] and "Sampling steps" in names
+    assert all(setting_named(name) for name in names) and len(set(map(setting_named, names))) == len(names)
+    coded = [name for name in names if "." in name and " " not in name]
+    assert len(coded) < 5, coded
