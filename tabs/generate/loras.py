@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from core.generation.model.embeddings import find_embedding
 from core.generation.model.index import FileFacts, facts_of_file
 from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.loras import LoraTag
+from core.generation.prompt.runs import parts_of
 from core.networks.block_weights import PRESETS
 from core.record.file_titles import file_stem
 from core.record.problems import Problem, ProblemsError
@@ -42,6 +43,7 @@ ROW_WIDTH, WORD_WIDTH = 38, 32  # characters of the trigger words in a row, and 
 MAX_WORDS = 16  # trigger words of a LoRA
 FRAME = 3  # width of a trigger word's border in characters
 PARTS: dict[str, Declared] = entries(LoraUse, "lora")
+REGION_COLORS = ("red", "green", "blue")  # of a region map, by the place of a prompt
 DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 
 
@@ -89,13 +91,17 @@ def rows(
     page: Page,
     family: str,
     prompt: str,
+    areas: Mapping[int, str] = {},
 ) -> str:
-    """HTML of a card for each LoRA, and a note on the LoRAs in the prompt. notes: further HTML; family: of the model"""
+    """HTML of a card for each LoRA, and a note on the LoRAs in the prompt. notes: further HTML; family: of the model; areas: as of
+    `areas_of`"""
     named = ", ".join(_tag_words(tag, uses) for tag in tags)
     notes = (f'<p class="hint">From the prompt: {esc(named)}</p>' if named else "") + notes
     if not uses:
         return notes
-    listed = "".join(_card(number, use, len(uses), family, prompt, page) for number, use in enumerate(uses))
+    listed = "".join(
+        _card(number, use, len(uses), family, prompt, page, areas.get(number, "")) for number, use in enumerate(uses)
+    )
     names = "".join(f'<option value="{name}">' for name in PRESETS)
     return f'<ul class="loras lora-cards">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
 
@@ -118,14 +124,28 @@ def _has_details(use: dict[str, Any]) -> bool:
     return any(use.get(name, PARTS[name].default) != PARTS[name].default for name in DETAILS)
 
 
-def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page) -> str:
+def areas_of(values: Mapping[str, Any]) -> dict[int, str]:
+    """{index of a LoRA that is used: where it acts} with a region map: each belongs to the prompt of its place; {} without regions."""
+    parts = parts_of(str(values["prompt"]))
+    if not values.get("region_map") or len(parts) < 2:
+        return {}
+    used = [number for number, use in enumerate(values["loras"]) if LoraUse.model_validate(use).used]
+    if values.get("network_regional_mask_max_color_codes"):  # with colors of its own
+        places = [f"prompt {place}" for place in range(1, len(parts) + 1)]
+    else:
+        places = [f"prompt {place}, {color}" for place, color in enumerate(REGION_COLORS, 1)][: len(parts)]
+    return dict(zip(used, [*places, *["whole image"] * len(used)], strict=False))
+
+
+def _card(number: int, use: dict[str, Any], total: int, family: str, prompt: str, page: Page, area: str = "") -> str:
+    """HTML of a LoRA's card. area: where it acts"""
     lora, known, why = file_named(str(use["file"]), page, family)
     facts, name = known or FileFacts("lora"), lora.name
     on = use.get("enabled", True)
     cross = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
     fitting = _fitting_words(facts.words)
     others = _words(number, facts.words[:MAX_WORDS], prompt, fitting)
-    about = facts.problem or network_words(facts)
+    about = " \u00b7 ".join(filter(None, [area, facts.problem or network_words(facts)]))
     head = (
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"'
         f'{" checked" if on else ""}><b title="{esc(name)}">{middle(name)}</b></label><span class="grow"></span>{cross}'
@@ -267,7 +287,8 @@ class Loras:
         used = "but it is off." if values["zero_terminal_snr"] == "off" else "and it is used."
         note = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>' if marked else ""
         prompt = str(values["prompt"])
-        return rows(values["loras"], form.tags_of(prompt), note, self.page, self._family(values), prompt)
+        family = self._family(values)
+        return rows(values["loras"], form.tags_of(prompt), note, self.page, family, prompt, areas_of(values))
 
     def picker(self) -> str:
         """HTML of the list, with the query of the browser."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from core.generation.model.index import facts_of_file, preview_of
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from tabs.form import picker
-from tabs.generate import form
+from tabs.generate import form, loras
 from tabs.generate.tab import Handlers
 
 
@@ -159,6 +160,30 @@ def test_a_lora_in_the_prompt_and_as_a_card_is_said_to_add_up(desk):
     assert "From the prompt: a 0.7, added to its card, b 0.5<" in desk._form()["loras"]
     desk.lora_act(event("on", "0", "false"))
     assert "From the prompt: a 0.7, b 0.5<" in desk._form()["loras"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "areas"),
+    [
+        ("a fox AND a dog", {}, {0: "prompt 1, red", 2: "prompt 2, green", 3: "whole image"}),
+        ("a fox AND a dog AND an owl AND a bear", {}, {0: "prompt 1, red", 2: "prompt 2, green", 3: "prompt 3, blue"}),
+        (
+            "a fox AND a dog",
+            {"network_regional_mask_max_color_codes": 4},
+            {0: "prompt 1", 2: "prompt 2", 3: "whole image"},
+        ),
+        ("a fox", {}, {}),
+        ("a fox AND a dog", {"region_map": None}, {}),
+    ],
+)
+def test_a_card_says_in_which_region_its_lora_acts(desk, prompt, more, areas):
+    """As the engine has it: by its place among those that are used."""
+    files = [{"file": f"{name}", "strength": 1.0, "enabled": name != "off"} for name in ("a", "off", "b", "c")]
+    values = desk._values() | {"prompt": prompt, "region_map": "map.png", "loras": files} | more
+    assert loras.areas_of(values) == areas
+    desk.presets.put(values)
+    shown = re.findall(r'<span class="hint" title="(prompt \d[^·"]*|whole image)', desk._form()["loras"])
+    assert [each.strip() for each in shown] == list(areas.values())
 
 
 def test_a_saved_preset_is_as_saved_with_its_loras(desk):
