@@ -23,18 +23,20 @@
     let now = cell;
     const make = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
     const image = h("img", {alt: ""}), words = h("p", {class: "hint", role: "status"}), download = h("a", {class: "btn"}, "Download");
-    const previous = make("Previous", () => step("ArrowLeft"), "", {title: "Left", "data-again": ""}), next = make("Next", () => step("ArrowRight"), "", {title: "Right", "data-again": ""});
+    const previous = make("Previous", () => along(-1), "", {title: "The image before, row by row", "data-again": ""}), next = make("Next", () => along(1), "", {title: "The next image, row by row", "data-again": ""});
     const uses = atelier.imageSends.map(([act, label, kind]) => make(label, () => atelier.useImage(act, now.dataset.name, () => box.close()), kind));
     const box = h("dialog", {class: "grid-light", "aria-label": "Enlarged cell", tabindex: -1}, image, words, h("div", {class: "strip"}, previous, next, ...uses, download, h("span", {class: "grow"}), make("Close", () => box.close())));
     const here = () => { if (!now.isConnected) now = document.querySelector(`button.grid-cell[data-name="${CSS.escape(now.dataset.name)}"]`) || now; return now.isConnected; };
     const step = (key) => { const to = here() && beside(now, STEPS[key]); if (to) show(to); };
+    const inOrder = (by) => { const cells = [...document.querySelectorAll("button.grid-cell")]; return cells[cells.indexOf(now) + by]; };
+    const along = (by) => { const to = here() && inOrder(by); if (to) show(to); };
     const show = (cell) => {
       now = cell;
       image.src = download.href = now.dataset.full;
       image.alt = words.textContent = now.title;
       download.download = now.dataset.name.replace(/^grid:/, "").replace("/", "_");
-      previous.disabled = !beside(now, STEPS.ArrowLeft);
-      next.disabled = !beside(now, STEPS.ArrowRight);
+      previous.disabled = !inOrder(-1);
+      next.disabled = !inOrder(1);
       if (document.activeElement.disabled) box.focus();  // a disabled button would take no key
     };
     box.addEventListener("click", (event) => { if (event.target === box) box.close(); });

@@ -62,7 +62,10 @@ def test_a_grid_is_opened_gone_through_by_keyboard_and_enlarged_and_another_aske
     light.get_by_role("button", name="Next").click()
     expect(light).to_contain_text("Sampling steps: 2, Seed: 5")
     light.get_by_role("button", name="Previous").click()
-    tab.keyboard.press("ArrowDown")
+    expect(light.get_by_role("button", name="Previous")).to_be_disabled()
+    for words in ("2, Seed: 5", "3, Seed: 5", "1, Seed: 6"):  # from row to row
+        light.get_by_role("button", name="Next").click()
+        expect(light).to_contain_text(f"Sampling steps: {words}")
     expect(light.get_by_role("link", name="Download")).to_have_attribute("download", re.compile("_x1_y2_z1.png$"))
     for words in ("Use settings", "Image to image", "Inpaint", "Upscale"):
         expect(light.get_by_role("button", name=words)).to_be_visible()
