@@ -245,7 +245,7 @@
       running: progress,
       stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost(),
         data.making.complete ? leave(`Leave out ${data.making.incomplete}`, {title: `Compares the ${images(data.making.complete)} that are complete; nothing is deleted`}) : null].filter(Boolean),
-      done: () => [fresh ? begin(`Add ${fresh} checkpoint${fresh === 1 ? "" : "s"}`) : null, more ? begin(`Add ${more} prompts: ${images(data.making.more_images)}${data.making.more_about ? `, about ${data.making.more_about}` : ""}`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
+      done: () => [fresh ? begin(`Add ${fresh} checkpoint${fresh === 1 ? "" : "s"}: ${images(data.making.new_images)}${data.making.new_about ? `, about ${data.making.new_about}` : ""}`) : null, more ? begin(`Add ${more} prompts: ${images(data.making.more_images)}${data.making.more_about ? `, about ${data.making.more_about}` : ""}`, "small", {more: true}) : null, fresh || more || !isMade() ? atMost() : null].filter(Boolean),
     };
     kinds.waiting = () => [h("span", {}, `${images(missing)}: `, waiting(entry)), button("Cancel", () => send("cancel", {entry}), "small")];
     make.replaceChildren(...kinds[state]());

@@ -221,12 +221,11 @@ def table(
     checkpoints"""
     done = folder.generated()
     columns, rows, tables = content.size
-    total = columns * rows * tables
+    shown = {content.source((x, y, z)) for x in range(columns) for y in range(rows) for z in range(tables)}  # equal cells share one
     bodies = "".join(_table(folder, content, z, done, checkpoints, thumb_url, file_url) for z in range(tables))
-    there = sum(content.source((x, y, z)) in done for x in range(columns) for y in range(rows) for z in range(tables))
     return (
         f'<section class="block-part grid-shown" aria-label="Grid {esc(content.title)}">'
-        f"{_head(folder, content, state, there, total, file_url)}{bodies}</section>"
+        f"{_head(folder, content, state, len(shown & done), len(shown), file_url)}{bodies}</section>"
     )
 
 
@@ -250,7 +249,7 @@ def _head(
     if content.run:
         does += f'<a class="btn" href="#Monitor/{quote(content.run)}" title="Compare its checkpoints on Monitor">Its run</a>'
     does += button("close", "Close", kind="quiet")
-    words = f"{there:,} of {total:,} cells"
+    words = f"{there:,} of {count(total, 'image')}"
     wait = f', <span data-waits="{esc(state.entry)}"></span>' if state.waits else ""
     message = f'<p class="run-message error"><strong>{esc(state.message)}</strong></p>' if state.message else ""
     if preferred := preferred_words(folder, content):

@@ -280,7 +280,8 @@ def _making(
     """Progress of the images, and what can be added. seconds: expected of an image
 
     state   "", "waiting", "running", "stopped" or "done"      more   number of further prompts
-    more_images, strength_images   how many images are made with them, or with one more strength, besides those there or in work
+    new_images, more_images, strength_images   how many images are made with new checkpoints, these prompts or one more strength,
+                                   besides those there or in work
     complete, incomplete           number of images of what is complete, and the rest in words
     """
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
@@ -292,6 +293,7 @@ def _making(
     if verdict is not None:
         gone = [file for file in verdict.files if file not in comparison.files]
         there -= _size(gone, len(verdict.prompts), len(verdict.strengths))
+    new_images = _size(comparison.files, prompts, strengths) - there
     more_images = _size(comparison.files, comparison.proposed, strengths) - there
     strength_images = _size(comparison.files, prompts, strengths + 1) - there
     complete = _complete(verdict, images) if verdict is not None and state == "stopped" else None
@@ -307,6 +309,8 @@ def _making(
         "strength_images": strength_images,
         "strength_about": clock(seconds * strength_images) if seconds else "",
         "new": len({*comparison.files} - labels.keys()) if opened else 0,
+        "new_images": new_images,
+        "new_about": clock(seconds * new_images) if seconds else "",
         "more": comparison.proposed - prompts,
         "more_images": more_images,
         "more_about": clock(seconds * more_images) if seconds else "",

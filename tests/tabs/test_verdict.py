@@ -227,6 +227,7 @@ def test_checkpoints_without_an_image_are_left_out_and_can_be_added_again(page):
     after = part(page)
     assert [column["label"] for column in after["columns"]] == ["base model", "step 20"] and len(after["prompts"]) == 2
     assert after["making"]["missing"] == 0 and after["making"]["new"] == 1
+    assert after["making"]["new_images"] == 2, "one for each prompt"
 
 
 def test_the_first_prompts_are_as_many_as_the_minutes_allow(page, monkeypatch):
