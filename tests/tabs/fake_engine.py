@@ -349,7 +349,7 @@ class FakeEngine:
                 for step in [0, *(line[0] for line in run.loss if line[0] % 20 == 0)]
             ],
             "samples": sorted(run.samples, key=lambda item: (item["index"], item["step"])), "log": list(run.log),
-            "files": [{"name": path.name, "path": str(path), "bytes": 1000, "step": int(path.stem[-8:])} for path in files],
+            "files": [{"name": path.name, "path": str(path), "bytes": 1000, "step": step_of(path, run.step)} for path in files],
         }  # fmt: skip
 
     def watch(self, run_name: str) -> dict[str, Any]:
@@ -378,3 +378,9 @@ class FakeEngine:
                    "seconds_per_step": self.step_seconds, "eta_seconds": (run.total - run.step) * self.step_seconds,
                    "run": run.name, "entry": entry}  # fmt: skip
         return {"device": "CPU, 2 cores", "memory_used": 7 << 30, "memory_total": 24 << 30, "job": job}
+
+
+def step_of(path: Path, last: int) -> int:
+    """The step in a checkpoint's name; the last one for an average."""
+    ends = path.stem[-8:]
+    return int(ends) if ends.isdecimal() else last

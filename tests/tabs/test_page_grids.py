@@ -151,6 +151,12 @@ def test_a_lora_is_dragged_by_its_image_onto_an_axis(made, chromium):
     expect(tab.locator("#grid-x-axis")).to_have_value("lora")
     expect(tab.locator("#grid-y-axis")).to_have_value("steps")
     expect(tab.locator(".grid-axis.aimed")).to_have_count(0)
+    for width in (1400, 390):  # a card is as high everywhere
+        tab.set_viewport_size({"width": width, "height": 900})
+        heights = (
+            "nodes => nodes.filter((node) => node.checkVisibility()).map((node) => node.getBoundingClientRect().height)"
+        )
+        assert tab.locator(".lora-cards > li").evaluate_all(heights) == [72, 72], width
     visit.close()
     assert visit.errors == [] and visit.outside == []
 

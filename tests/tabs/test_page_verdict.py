@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from work_parts import image
 
 from core.engine.verdict import read_verdict
+from core.formats.tensors.header import read_header
 from core.generation.grids.folder import GridFolder
 from core.record.kept import read_kept
 from core.record.preference import read_choices
@@ -85,6 +86,7 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     tab.keyboard.press("b")
     expect(card.locator(".verdict-film")).to_be_hidden()
     assert "step" not in card.locator(".verdict-body").inner_text().lower(), "no image has a name"
+    expect(card.locator(".verdict-answers")).to_have_attribute("data-number", "1")  # both images are seen
     for number, key in enumerate(["ArrowLeft", "ArrowRight", "ArrowDown", "s", "Backspace", *["ArrowLeft"] * 8]):
         tab.keyboard.press(key)
         expect(card.locator(".verdict-answers")).to_have_attribute(
@@ -113,6 +115,26 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     expect(card.locator(".verdict-sentence")).to_contain_text("step 40 nearly copies a training image (fox.png)")
     expect(card.get_by_role("button", name="Assess 3 checkpoints")).to_be_visible()
     expect(label).to_contain_text("step 40")  # the kept one
+
+
+def test_an_average_is_of_the_chosen_checkpoints_which_stay_chosen_when_it_is_saved(window, served):
+    run = trained(served, "averaging")
+    for file in (run.folder / "checkpoints").iterdir():
+        small_lora(file)
+    tab = window.open(f"Monitor/{run.name}")
+    card = tab.locator("#verdict .verdict-average")
+    card.locator("summary").click()
+    boxes, weights = card.get_by_role("checkbox"), card.get_by_label("Weights of the average")
+    card.get_by_label("step 40").uncheck()
+    weights.select_option("power")
+    card.get_by_role("button", name="Save the average").click()
+    expect(card).to_contain_text("Saved: average 20 to 60 (power)")
+    assert [box.is_checked() for box in boxes.all()] == [True, False, True]
+    expect(weights).to_have_value("power")
+    (made,) = (run.folder / "checkpoints").glob("*-average-20-to-60-power.safetensors")
+    loras = json.loads(read_header(made)[1]["sd_merge_recipe"])["loras"]
+    first, last = (each["ratio"] for each in loras)
+    assert first + last == pytest.approx(1) and first < 0.1 < last, "later steps count more"
 
 
 def test_a_kept_checkpoint_is_named_and_copied_the_others_go_to_the_trash_and_all_comes_back(window, served, tmp_path):
