@@ -144,6 +144,9 @@ def test_why_a_checkpoint_was_chosen_tells_blind_choices_from_what_was_measured(
     best = {"step": 2, "what": "loss", "sure": "clearly better than step 1", "as_good": [], "others": 2}
     assert chosen_because(facts | {"best": best}, [], "b") == "It has the lowest loss: clearly better than step 1."
     assert chosen_because(facts | {"best": best}, [], "a") == "By eye: step 2 has the lowest loss."
+    average = "fox-average-1-to-2.safetensors"
+    made = facts | {"best": best, "files": [*facts["files"], {"name": average, "step": 2}]}
+    assert "the loss of an average is not measured" in chosen_because(made, [], average)
     equal = facts | {"best": best | {"as_good": [1]}}
     assert "1 other one cannot be told apart" in chosen_because(equal, [], "b")
     assert "its loss cannot be told apart from the lowest one, of step 2" in chosen_because(equal, [], "a")

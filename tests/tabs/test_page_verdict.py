@@ -134,7 +134,7 @@ def test_an_average_is_of_the_chosen_checkpoints_which_stay_chosen_when_it_is_sa
     (made,) = (run.folder / "checkpoints").glob("*-average-20-to-60-power.safetensors")
     loras = json.loads(read_header(made)[1]["sd_merge_recipe"])["loras"]
     first, last = (each["ratio"] for each in loras)
-    assert first + last == pytest.approx(1) and first < 0.1 < last, "later steps count more"
+    assert first + last == pytest.approx(1) and first < 0.2 < last, "later steps count more"
 
 
 def test_a_kept_checkpoint_is_named_and_copied_the_others_go_to_the_trash_and_all_comes_back(window, served, tmp_path):

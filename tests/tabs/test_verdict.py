@@ -430,6 +430,9 @@ def test_an_assessment_is_started_once_and_what_it_measured_is_shown_with_the_lo
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
+STATED = {"modelspec.resolution": "128x128", "ss_tag_frequency": '{"10_fox": {"fox": 3}}'}
+
+
 def lora(path, number):
     random = torch.Generator().manual_seed(number)
     tensors = {
@@ -437,7 +440,8 @@ def lora(path, number):
         f"{LAYER}.lora_up.weight": torch.randn(32, 4, generator=random),
         f"{LAYER}.alpha": torch.tensor(2.0),
     }
-    save_file(tensors, path, {"ss_base_model_version": "sd_v1", "ss_network_module": "networks.lora"})
+    own = {"ss_base_model_version": "sd_v1", "ss_network_module": "networks.lora", "ss_steps": str(number)}
+    save_file(tensors, path, STATED | own)
     return tensors
 
 
@@ -453,6 +457,8 @@ def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(t
     path = save_average(run, facts(), names, False, workspace, CancelToken())
     for name, value in load_file(path).items():
         assert torch.allclose(value, (one[name] + other[name]) / 2, atol=1e-6), name
+    metadata = read_header(path)[1]
+    assert STATED.items() <= metadata.items() and "ss_steps" not in metadata, "what both state, and no more"
     (added,) = [file for file in facts()["files"] if file["name"] not in names]
     assert (added["path"], added["step"]) == (str(path), 40)
     assert label_of(path.name, 40) == "average 20 to 40"
@@ -469,6 +475,9 @@ def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(t
             save_average(run, facts(), too_few, False, workspace, CancelToken())
     with refused("file.gone", "gone.safetensors"):
         save_average(run, facts(), [*names, "gone.safetensors"], False, workspace, CancelToken())
+    save_file(other, run.checkpoints / names[1], {"modelspec.resolution": "512x512"})
+    with_another = save_average(run, facts(), names, False, workspace, CancelToken())
+    assert "ss_tag_frequency" not in read_header(with_another)[1]
     before, files = facts()["files"], sorted(run.checkpoints.iterdir())
     monkeypatch.setattr(Journal, "flush", lambda journal: None)  # a disk that is full by then
     with refused("average.not-recorded"):
