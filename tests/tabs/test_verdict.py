@@ -427,6 +427,31 @@ def test_an_assessment_is_started_once_and_what_it_measured_is_shown_with_the_lo
     assert len(page.engine.jobs) == 2
 
 
+@pytest.mark.parametrize(
+    ("use", "why", "leads", "label", "strength"),
+    [
+        ("a", "lowest", "", "Use step a", " Its best strength is 0.8."),
+        ("b", "trained", "", "Look at step b first", " Its best strength is 0.6."),
+        ("a", "trained", "b", "Look at step b first", " Its best strength is 0.6."),
+        ("c", "lowest", "", "Use step c", "it has the lowest loss."),
+    ],
+)
+def test_the_first_line_names_the_best_strength_of_the_checkpoint_that_it_names(
+    tmp_path, use, why, leads, label, strength
+):
+    cells = {name: {"strength": {"best": best}} for name, best in (("a", 0.8), ("b", 0.6))}
+    (tmp_path / "assess.json").write_text(json.dumps({"version": 1, "cells": cells}))
+    columns = [
+        {"file": each, "label": f"step {each}" if each else "base model", "use": each == use}
+        for each in ("", "a", "b", "c")
+    ]
+    row = {"file": leads, "label": f"step {leads}", "gone": False, "first": 0.4}
+    answer, _ = answer_of(
+        tmp_path, columns, tmp_path / "checkpoints" / use, why, {"rows": [row], "file": None} if leads else None
+    )
+    assert answer.startswith(label) and answer.endswith(strength)
+
+
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
