@@ -10,6 +10,7 @@ from tabs.form.lora_steps import Checkpoint, Lora
 from tabs.markup import esc, middle
 
 THUMB = 96  # pixels of an image
+LONG_LABEL = 13  # characters of a step that have room beside a name
 LORAS, RUNS = "gen-loras", "runs"  # ids of what chooses by an act: the list of LoRAs in Generate, the table of runs
 
 
@@ -55,8 +56,9 @@ def strip(lora: Lora, attributes: Callable[[Checkpoint], str], thumb_url: Callab
         return ""
     group = esc(f"steps {here.path.parent.parent.name}")
     buttons = step_buttons(lora.steps, here.path, attributes, thumb_url)
+    long = " long" if len(here.label) > LONG_LABEL else ""
     return (
-        f'<details class="lora-steps" data-group="{group}"><summary class="btn quiet" '
+        f'<details class="lora-steps" data-group="{group}"><summary class="btn quiet{long}" '
         f'aria-label="Other steps, now {esc(here.label)}">{esc(here.label)}</summary><ul>{buttons}</ul></details>'
     )
 

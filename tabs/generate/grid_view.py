@@ -221,7 +221,9 @@ def table(
     checkpoints"""
     done = folder.generated()
     columns, rows, tables = content.size
-    shown = {content.source((x, y, z)) for x in range(columns) for y in range(rows) for z in range(tables)}  # equal cells share one
+    shown = {
+        content.source((x, y, z)) for x in range(columns) for y in range(rows) for z in range(tables)
+    }  # equal cells share one
     bodies = "".join(_table(folder, content, z, done, checkpoints, thumb_url, file_url) for z in range(tables))
     return (
         f'<section class="block-part grid-shown" aria-label="Grid {esc(content.title)}">'

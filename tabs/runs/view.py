@@ -432,11 +432,12 @@ def _file(
     file: dict[str, Any], label: str, file_url: Callable[..., str], copy: str, copied: str, kept_name: str | None = None
 ) -> str:
     """HTML of a file: label, size and actions. kept_name: the name it is marked with, None if it is not"""
-    name = file["name"]
+    name, run = file["name"], Path(file["path"]).parent.parent.name
+    does = _take(file, file_url) + button("draw", "Generate", f"{run}/{name}", label=f"Generate with {label}")
     return (
         f'<li><div class="file-head"><b title="{esc(name)}">{breakable(label)}</b><span class="hint">{size_words(file["bytes"])}'
         f"</span>{_keep_button(name, kept_name)}</div>"
-        f'<div class="does">{_take(file, file_url)}{_card_button(file)}{copy}{copy_button(Path(file["path"]), name)}</div>{copied}</li>'
+        f'<div class="does">{does}{_card_button(file)}{copy}{copy_button(Path(file["path"]), name)}</div>{copied}</li>'
     )
 
 

@@ -26,8 +26,9 @@ from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
+from tabs.generate import form
 from tabs.generate.form import generate_with, job_of
-from tabs.generate.replaced import TAKE_BACK, take_back
+from tabs.generate.replaced import TAKE_BACK, take_back, use_run
 from tabs.generate.tab import Fields
 from tabs.monitor import tab as monitor
 from tabs.runs import compare_view, view
@@ -371,6 +372,17 @@ def test_generate_with_it_takes_the_best_strength_of_the_assessment(desk, best, 
     desk.act({}, event("draw", run.name))
     (use,) = desk.page.project.tab_state("Generate")["values"]["loras"]
     assert use["strength"] == 0.5, "the user's own stays"
+
+
+def test_only_a_seed_that_it_has_set_is_called_the_one_of_the_samples(desk):
+    job, browser = build(TrainJob, {"samples": {"sample_prompts": ["a fox --d 4"]}}), Browser("")
+    write_run(desk.page, "20260101-120000_one", job=job)
+    desk.page.project.keep("Generate", {"values": form.start_values() | {"prompt": "my own", "seed": 77}})
+    use_run(desk.page, browser, "20260101-120000_one")
+    assert desk.page.project.tab_state("Generate")["values"]["seed"] == 77 and "samples" not in browser.message["text"]
+    desk.page.project.keep("Generate", {"values": form.start_values()})
+    use_run(desk.page, browser, "20260101-120000_one")
+    assert "The seed of its samples, 4, is set." in browser.message["text"]
 
 
 def test_generate_with_it_takes_a_sample_prompt_of_the_run_unless_another_was_written(desk):
