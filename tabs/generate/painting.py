@@ -13,6 +13,7 @@ from PIL import Image
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.images.painting import decoded_png, too_large
 from core.dataset.sources.files import printable
+from core.generation.model.library import title_of_name
 from core.generation.plan.initial import IMAGE, MAP, MASK, opened
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.canvas import fitted
@@ -20,6 +21,7 @@ from core.record import atomic
 from core.record.problems import ProblemsError, raise_if_errors, unwritten
 from core.record.units import size_words
 from core.record.workspace import display_path, resolve_path
+from core.settings.generation.generate import LoraUse
 from core.settings.generation.regions import color_code
 from core.settings.names import bad_name
 from tabs.captions.mask_painting import png_bytes, png_url, to_png
@@ -37,7 +39,7 @@ MASK_WORDS = {
     "title": "Mask",
     "whites": True,
     "words": {
-        "hint": "Red parts are generated again (white in the mask), the others stay (black).",
+        "hint": "What you paint is generated again (white in the mask), the rest stays (black).",
         "brush": "B: paints what is generated again",
         "fill": "F: everything is generated again",
         "invert": "I: swaps what stays and what is generated again",
@@ -141,6 +143,9 @@ class Painting:
         # Up to three regions are the channels of sd-scripts' masks, more are its color codes.
         codes = (1, 2, 4) if number == MIN_REGIONS else range(1, number + 1)
         names += [f"prompt {index + 1}" for index in range(len(names), number)]
+        used = [use["file"] for use in self._values()["loras"] if LoraUse.model_validate(use).used]
+        titles = [title_of_name(file, self.page.workspace) for file in used]
+        names = [f"{name} \u00b7 {titles[at]}" if at < len(titles) else name for at, name in enumerate(names)]
         start, note = "", "Paint where each prompt acts. Choose a color, or press its number."
         if len(parts) < 2:
             note += " The prompt has no AND yet: write 'a fox AND a dog'."
