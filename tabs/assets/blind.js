@@ -5,6 +5,7 @@
   const atelier = window.atelier, {h, text, show, attr} = atelier;
   const OUTCOMES = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "equal", s: "skip", Backspace: "undo"};
   const BUTTONS = [["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Skip", "skip"], ["Undo", "undo"]];
+  const AGAIN = 2000;  // milliseconds after which images that were not made yet are asked for again
   const KEYS = "Keys: left, right, down equal, S skip, Backspace undo, Esc end.";
   const percent = (share) => `${Math.round(100 * share)}%`;
   const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
@@ -20,7 +21,7 @@
   /** How far the choices are, in words. */
   const progress = (result) => {
     const left = result ? result.least - result.choices : 10;
-    return left > 0 ? `${left} more choice${left === 1 ? "" : "s"} to a result` : `${result.choices} choices${result.settled ? ", the first place is settled" : ": End shows the result, more choices make it surer"}`;
+    return left > 0 ? `${left} more choice${left === 1 ? "" : "s"} to a result` : `${result.choices} choices${result.settled ? ", the first place is settled: End shows the result" : ": End shows the result, more choices make it surer"}`;
   };
   /** What the choices say: for each thing how often it is chosen, with its interval, and how likely it is first. more: whether there are
       further choices; thing: head of the column of names */
@@ -53,7 +54,7 @@
     const images = panes.map(({image}) => image);
     const stage = h("div", {class: "verdict-stage"}, ...panes.map(({node}) => node)), problems = h("div", {}), found = h("div", {class: "verdict-choices"}), title = h("h3", {});
     const axes = h("select", {class: "text", "aria-label": "What to choose between", onchange: ({target}) => { axis = target.value; over = false; box.focus(); ask(); }});
-    const question = h("div", {}), count = h("div", {role: "status"}), none = h("p", {class: "hint"}, "A blind choice needs three pairs of images that are made. Another axis with prompts or seeds gives more of them.");
+    const question = h("div", {}), count = h("div", {role: "status"}), none = h("p", {class: "hint", role: "status"});
     const end = (on) => { over = on; draw(); box.focus(); };
     const row = answers((outcome) => answer(outcome), () => end(true), question, count), keys = h("p", {class: "hint"}, KEYS);
     const go = button("Continue", () => end(false)), close = h("div", {class: "strip"}, go, h("span", {class: "grow"}), button("Close", () => box.close()));
@@ -72,11 +73,13 @@
       problems.replaceChildren(...(answered.problems ? [atelier.problems(answered.problems)] : []));
       if (!answered.problems) { data = answered; ({axis} = data); }
       draw();
+      if (data && !data.pair && data.missing && box.isConnected) setTimeout(() => { if (box.isConnected && !data.pair) ask(); }, AGAIN);
     };
     const draw = () => {
       const pair = data && data.pair, chooses = Boolean(pair) && !over;
       for (const node of [stage, row, keys]) show(node, chooses);
       show(none, Boolean(data) && !pair);
+      if (data) text(none, data.missing ? `${data.missing} image${data.missing === 1 ? " is" : "s are"} not made yet. A blind choice begins with three pairs.` : "A blind choice needs three pairs of different images. Another axis with prompts or seeds gives more of them.");
       show(found, Boolean(data && data.result) && !chooses);
       show(go, Boolean(pair) && over);
       show(close, !chooses);

@@ -110,7 +110,7 @@
         model, or the image before. */
     const against = () => {
       const found = known.get(name) || {}, [model, theirs] = found.other || [];
-      if (marked && marked !== name) return ["the marked image", (known.get(marked) || {}).url, marked];
+      if (marked && marked !== name) return [marked === second ? "the other image" : "the marked image", (known.get(marked) || {}).url, marked];
       if ((found.initial || {}).url) return ["the initial image", found.initial.url];
       if (found.base) return ["the base model's image", found.base];
       if (theirs) return [`the image of ${model}`, theirs];
@@ -143,7 +143,7 @@
       if (shown) attr(beside, "src", url);
       attr(beside, "alt", words);
       text(besides, shown ? [words, ...factsOf(known.get(of))].join(" · ") : "");
-      text(caption, shown ? ["this image", ...factsOf(found)].join(" · ") : found.base ? found.own : "");
+      text(caption, shown ? ["this image, whose settings are shown", ...factsOf(found)].join(" · ") : found.base ? found.own : "");
     };
     const keep = (on) => { kept = on; hold(false); };
     let holds = 0;

@@ -220,11 +220,8 @@ def table(
     """HTML of the open grid: state, files and tables. checkpoints: {(axis, index): checkpoint} of the values that are
     checkpoints"""
     done = folder.generated()
-    columns, rows, tables = content.size
-    shown = {
-        content.source((x, y, z)) for x in range(columns) for y in range(rows) for z in range(tables)
-    }  # equal cells share one
-    bodies = "".join(_table(folder, content, z, done, checkpoints, thumb_url, file_url) for z in range(tables))
+    shown, tables = content.cells, range(content.size[2])
+    bodies = "".join(_table(folder, content, z, done, checkpoints, thumb_url, file_url) for z in tables)
     return (
         f'<section class="block-part grid-shown" aria-label="Grid {esc(content.title)}">'
         f"{_head(folder, content, state, len(shown & done), len(shown), file_url)}{bodies}</section>"

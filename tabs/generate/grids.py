@@ -182,8 +182,7 @@ class Grids:
             content = folder.content()
         except ProblemsError:
             return view.Earlier(folder.name, folder.name, 0, 0, 0, "damaged")
-        columns, rows, tables = content.size
-        total = columns * rows * tables - len(content.same)
+        total = len(content.cells)
         entry = entry_of(self.page, folder.name)
         doing = "" if entry is None else "waiting" if entry.state == "waiting" else "running"
         return view.Earlier(folder.name, content.title, len(folder.generated()), total, len(content.failed), doing)

@@ -77,8 +77,8 @@ def read_dataset(folder: RunFolder) -> dict[str, Any]:
 
 
 def verdicts(sides: Sequence[Side]) -> list[str]:
-    """The verdict on two runs; of more, on the first one and each of the others."""
-    return [verdict(sides[0], other, notes=len(sides) == 2) for other in sides[1:]]
+    """The verdict on two runs; of more, on the first one and each of the others, equal ones once."""
+    return list(dict.fromkeys(verdict(sides[0], other, notes=len(sides) == 2) for other in sides[1:]))
 
 
 def verdict(a: Side, b: Side, notes: bool = True) -> str:
@@ -86,7 +86,7 @@ def verdict(a: Side, b: Side, notes: bool = True) -> str:
     loss is early or at the end"""
     if not a.best and not b.best:
         return (
-            "Neither run measured validation loss, so the numbers do not show which is better: a training loss "
+            "These runs measured no validation loss, so the numbers do not show which is better: a training loss "
             "depends on the images, noise and timesteps of its steps. Compare the samples."
         )
     if not a.best or not b.best:

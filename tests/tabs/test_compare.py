@@ -32,6 +32,7 @@ from tabs.runs.compared import (
     shared_images,
     unlike,
     verdict,
+    verdicts,
 )
 from tabs.runs.tab import Handlers
 from tabs.runs.view import loss_words
@@ -54,6 +55,11 @@ def sides(page):
 
 
 # -- which is better
+
+
+def test_what_is_said_of_several_runs_is_said_once(sides):
+    a, b = sides({"validated": ()}, {"validated": ()})
+    assert verdicts([a, b, b]) == [verdict(a, b)]
 
 
 def test_the_same_measure_is_comparable_and_says_so(sides):

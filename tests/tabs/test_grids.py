@@ -444,6 +444,7 @@ def test_what_cannot_be_chosen_is_refused_and_nothing_is_saved(desk):
     folder = made(desk, (2, 2), missing=[(0, 0, 0)])
     found = choose(desk, folder)
     assert found["pair"] is None, "one pair would be shown again and again"
+    assert found["missing"] == 1, "so the page asks again"
     for choice in (
         {"left": "x1", "right": "x9"},
         {"left": "x1", "right": "x1"},
@@ -454,6 +455,17 @@ def test_what_cannot_be_chosen_is_refused_and_nothing_is_saved(desk):
     with refused("grid.no-choice"):
         choose(desk, folder, "z")
     assert not (folder.path / "choices.jsonl").exists()
+
+
+def test_a_question_about_a_prompt_is_that_prompt(desk):
+    give(desk, x_axis="steps", x_values="1-3", y_axis="prompt", y_values="a fox, an owl")
+    desk.act(event("make"))
+    (folder,) = list_grids(desk.page.workspace)
+    folder.cells.mkdir()
+    for x in range(3):
+        Image.new("RGB", (8, 8)).save(folder.cell((x, 1, 0)))
+    found = choose(desk, folder)
+    assert found["pair"]["about"] == "an owl" and found["missing"] == 3
 
 
 def test_one_value_is_no_choice(desk):

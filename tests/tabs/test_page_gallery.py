@@ -196,7 +196,9 @@ def test_two_selected_images_stand_side_by_side_each_with_its_own_facts(tab):
     compare.click()
     viewer = tab.get_by_role("dialog", name="Image viewer")
     captions = viewer.locator(".views figcaption:visible")
-    expect(captions).to_have_text([re.compile("^the marked image · seed"), re.compile("^this image · seed")])
+    expect(captions).to_have_text(
+        [re.compile("^the other image · seed"), re.compile("^this image, whose settings are shown · seed")]
+    )
     sources = [viewer.locator(kind).get_attribute("src") for kind in (".beside img", "img.own")]
     assert [name.rpartition("/")[2] in source for name, source in zip(names, sources, strict=True)] == [True, True]
     assert captions.nth(0).inner_text() != captions.nth(1).inner_text()
@@ -229,7 +231,7 @@ def test_an_image_is_compared_with_the_one_it_began_with_by_a_click_or_while_the
     compare.click()
     pair = viewer.locator(".beside")
     expect(pair.locator("figcaption")).to_have_text("the initial image")
-    expect(viewer.get_by_text("this image · seed 1")).to_be_visible()
+    expect(viewer.get_by_text("this image, whose settings are shown · seed 1")).to_be_visible()
     assert "3.png" in pair.locator("img").get_attribute("src")
     compare.click()
     expect(pair).to_be_hidden()

@@ -98,6 +98,14 @@ def test_values_of_a_grid_are_chosen_blind_by_keyboard_and_never_by_images_that_
     card_of(tab, "grid")
     tab.get_by_role("button", name="Open the grid three by two").click()
     (folder,) = list_grids(made.workspace)
+    away = folder.cell((0, 0, 0)).rename(folder.path / "away.png")
+    tab.get_by_role("button", name="Blind choice").click()
+    box = tab.get_by_role("dialog", name="Blind choice")
+    expect(box).to_contain_text("2 images are not made yet")
+    expect(box.locator(".verdict-stage")).to_be_hidden()
+    away.rename(folder.cell((0, 0, 0)))
+    expect(box.locator(".verdict-stage")).to_be_visible()  # by itself
+    tab.keyboard.press("Escape")
     held, free = [], []
     tab.route("**/atelier/file**", lambda route: route.continue_() if free else held.append(route))
     tab.get_by_role("button", name="Blind choice").click()

@@ -11,6 +11,7 @@ from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_p
 from core.record.problems import ProblemsError
 
 LETTERS = "xyz"
+PROMPT = "generate.prompt"
 MOST_PAIRS = 10_000
 
 
@@ -46,7 +47,7 @@ def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Ca
 
     letter    of the axis      choice   {"left", "right", "prompt", "outcome"}      url   of an image's path
     returns   {"title", "axis", "axes": [[letter, title]], "pair": {"left", "right", "prompt", "about", "images", "number"} or None,
-              "result": as of `standing`}
+              "missing": number of images that are not made yet, "result": as of `standing`}
 
     Raises ProblemsError for an axis that has no values to choose between, and for an invalid choice.
     """
@@ -67,6 +68,7 @@ def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Ca
         "title": content.title,
         "axis": axis.letter,
         "axes": [[each.letter, each.title] for each in axes],
+        "missing": len(content.cells - folder.generated() - content.failed.keys()),
         "pair": _next(folder, content, axis, list(names), choices, url),
         "result": standing(names, choices),
     }
@@ -87,7 +89,11 @@ def _next(
         return None
     at = LETTERS.index(axis.letter)
     shown = [content.source(_moved(first, at, int(name[1:]) - 1)) for name in pair[:2]]
-    others = [f"{each.title} {each.texts[first[LETTERS.index(each.letter)]]}" for each in content.axes if each != axis]
+    others = [
+        ("" if each.setting == PROMPT else f"{each.title} ") + each.texts[first[LETTERS.index(each.letter)]]
+        for each in content.axes
+        if each != axis
+    ]
     return {
         "left": pair[0],
         "right": pair[1],

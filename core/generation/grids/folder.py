@@ -75,6 +75,12 @@ class GridContent:
         """The cell whose image is shown at a position: equal cells share one."""
         return self.same.get(position, position)
 
+    @property
+    def cells(self) -> set[Index]:
+        """The cells whose images are shown."""
+        x, y, z = self.size
+        return {self.source((column, row, table)) for column in range(x) for row in range(y) for table in range(z)}
+
 
 def name_of(position: Sequence[int]) -> str:
     """Name of the cell at a position: "x1_y2_z1", counted from 1."""
