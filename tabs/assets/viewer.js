@@ -201,7 +201,7 @@
     atelier.modal(box);
     views.focus();
     go(first);
-    if (second) look(second).then(() => keep(true));
+    if (second) look(second).then(() => { keep(true); drawCompare(); });
 
     return {
       box,

@@ -202,6 +202,9 @@ def test_two_selected_images_stand_side_by_side_each_with_its_own_facts(tab):
     sources = [viewer.locator(kind).get_attribute("src") for kind in (".beside img", "img.own")]
     assert [name.rpartition("/")[2] in source for name, source in zip(names, sources, strict=True)] == [True, True]
     assert captions.nth(0).inner_text() != captions.nth(1).inner_text()
+    pressed = viewer.get_by_role("button", name="Compare with the other image")
+    expect(pressed).to_be_enabled()
+    expect(pressed).to_have_attribute("aria-pressed", "true")
     box = viewer.locator(".beside img").bounding_box()
     assert box["x"] + box["width"] <= viewer.locator("img.own").bounding_box()["x"]
     tab.keyboard.press("ArrowRight")
