@@ -45,6 +45,13 @@ PRESET = (
     '<div class="field" id="preset"><label class="field-title" for="preset-list">Preset</label>'
     '<span class="info-text">A saved set of settings.</span><select id="preset-list"></select></div>'
 )
+ADDS = {  # {what a training adds: path of its first field}
+    "Samples": "samples.sample_every_n_steps",
+    "Validation": "validation.validation_split",
+    "Regularization": "dataset.reg_data_dir",
+    "Masks": "dataset.masked_loss",
+    "Schedule": "schedule.lr_scheduler",
+}
 BELOW = {"model": NEEDS, "length": LENGTH}  # {row: HTML below it}
 SUGGESTIONS: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
     "model.base_model": partial(choices_of, "checkpoint"),
@@ -84,11 +91,21 @@ def _form() -> str:
     return "".join(
         [
             f'<div class="card first">{"".join(_row(row, entries) for row, entries in form.first_screen())}</div>',
+            _adds(),
             piece("search"),
             *(_group(group, entries) for group, entries in form.groups().items()),
             _folding("group", "json", "JSON", piece("json_pane")),
         ]
     )
+
+
+def _adds() -> str:
+    """HTML of the buttons below the first screen that open the group of what many add next, at its first field."""
+    buttons = "".join(
+        f'<button type="button" class="btn" data-field="{path}" title="{esc(FIELDS[path].title)}">+ {words}</button>'
+        for words, path in ADDS.items()
+    )
+    return f'<div class="train-adds" role="group" aria-label="Add">{buttons}</div>'
 
 
 def _row(row: str, entries: list[Declared]) -> str:

@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 from core.dataset.images import look
 from core.settings.job import new_project
 from core.settings.presets.files import dump
+from tabs.train.tab import ADDS
 
 
 def field(tab, path: str):
@@ -118,6 +119,16 @@ def test_a_first_visitor_can_start_at_once_and_a_bad_value_is_said_kept_and_bloc
     box(tab, "saving.output_name").fill("typed_name")
     tab.evaluate("document.querySelector('#start').click()")  # without leaving the field first, as a key shortcut does
     assert until(lambda: any(entry.title == "typed_name" for entry in served.engine.queue()))
+
+
+@pytest.mark.slow
+def test_what_many_add_next_is_one_press_below_the_first_screen(visit, served):
+    tab = visit().open()
+    for words, path in ADDS.items():
+        control = field(tab, path).locator("input, select").first
+        tab.get_by_role("button", name=f"+ {words}").press("Enter")
+        expect(control).to_be_focused()
+        expect(control).to_be_in_viewport()
 
 
 @pytest.mark.slow
