@@ -102,6 +102,8 @@ class Painting:
         if group == "regions":
             shown = self.thumb(values["region_map"], "Region map")
             buttons = _button("regions", "Paint regions")
+            if len(parts_of(str(values["prompt"]))) < 2:  # the place of the image, which there is none of at first
+                shown = shown or '<span class="hint">Join the prompts by AND: a fox AND a dog.</span>'
             return f'<div class="gen-paint"><div class="strip">{buttons}</div><div class="strip">{shown}</div></div>'
         return ""
 

@@ -116,6 +116,12 @@ def test_the_colors_are_the_regions_that_a_generation_reads(desk):
     assert float(masks.sum(0).max()) == 1
 
 
+def test_the_card_of_regions_says_how_prompts_are_joined_until_they_are(desk):
+    hint = "a fox AND a dog"
+    assert hint in desk.painting.row("regions", desk._values() | {"prompt": "a fox"})
+    assert hint not in desk.painting.row("regions", desk._values() | {"prompt": "a fox AND a cat"})
+
+
 def test_what_cannot_be_painted_is_said(desk, picture, tmp_path):
     ask = partial(answered, desk.painting.answer)
     assert codes(ask({"act": "mask"})) == ["paint.no-image"]
