@@ -216,7 +216,7 @@ class Handlers:
         return list(left)
 
     def _say_deleted(self, problems: Sequence[Problem]) -> None:
-        text = f"{count(len(self._deleted), 'run')} moved to the trash of the outputs folder."
+        text = f"{count(len(self._deleted), 'run')} moved to the trash. Space on the disk, in Tools, can put it back later too."
         undo_by = PUT_BACK if self._deleted else ""
         self.page.say("error" if problems else "done", text, problems=problems, undo_by=undo_by)
 

@@ -211,6 +211,7 @@ def test_two_selected_images_stand_side_by_side_each_with_its_own_facts(tab):
     expect(captions.nth(1)).not_to_have_text(re.compile("seed 98$"))
     expect(captions).to_have_count(2)
     tab.keyboard.press("Escape")
+    tiles.first.focus()
     tab.keyboard.press("Escape")
     expect(tab.locator("#shelf-count")).not_to_contain_text("selected")
 
