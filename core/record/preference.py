@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -202,8 +202,9 @@ def _gain(fit: _Fit, one: int, other: int) -> float:
 # -- with the run or grid
 
 
-def read_choices(folder: Path) -> list[Choice]:
-    """The choices of a run or grid, without those taken back. Damaged lines are skipped."""
+def read_choices(folder: Path, names: Collection[str] | None = None) -> list[Choice]:
+    """The choices of a run or grid, without those taken back. Damaged lines are skipped. names: only between these, also what takes
+    one back"""
     try:
         lines = read_regular(folder / FILE, MAX_BYTES).split(b"\n")[:-1]
     except ProblemsError:
@@ -214,6 +215,8 @@ def read_choices(folder: Path) -> list[Choice]:
             raw = json.loads(line.decode("utf-8"))
             choice = Choice(*(str(raw[name]) for name in ("left", "right", "prompt", "outcome")))
         except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        if names is not None and not {choice.left, choice.right} <= set(names):
             continue
         if choice.outcome == "undo":
             choices = choices[:-1]

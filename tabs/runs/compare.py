@@ -49,13 +49,13 @@ class Comparisons:
             return data | {"gone": [problem.to_dict() for problem in error.problems]}
 
     def _generate(self, data: dict[str, Any], browser: Browser) -> None:
-        """Queue images of the best checkpoint of each run {"runs"} on the same prompts, and open them. Raises ProblemsError."""
+        """Queue and open images of the checkpoint of each run {"runs"} that Generate takes, on the same prompts. Raises ProblemsError."""
         asked = data.get("runs")
         names = [Path(str(name)).name for name in asked] if isinstance(asked, list) else []
         if not 2 <= len(names) <= len(runs_view.LETTERS):
             raise ProblemsError.one("There are no runs to compare", "Runs", "choose two to four runs", "runs.none")
         of_runs(self._page, names)
-        self._page.browsers.say(browser, "done", "A grid of their best checkpoints is in Generate.", go="Generate")
+        self._page.browsers.say(browser, "done", "A grid of these runs is in Generate.", go="Generate")
 
     def _compared(self, names: Names) -> dict[str, Any]:
         """HTML of the parts, and the series of the charts, cached until a run has new data."""

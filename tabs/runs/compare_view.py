@@ -45,10 +45,8 @@ def head(chosen: Sequence[str], folders: Sequence[RunFolder]) -> str:
         lists += _choice({"": "Add a run ..."} | free, "", LETTERS[len(chosen)], "Add a run")
     if len(chosen) == 2:
         lists += f'<a class="btn quiet" href="{esc(compare_address(*chosen[::-1]))}">Swap</a>'
-    lists += (
-        '<button type="button" class="btn" data-grid-of title="Generates images with the best checkpoint of each on the same prompts">'
-        "Compare images</button>"
-    )
+    about = "Images on the same prompts, with the checkpoint of each that Generate takes"
+    lists += f'<button type="button" class="btn" data-grid-of title="{about}">Compare images</button>'
     back = '<a class="btn quiet" href="#Runs">All runs</a>'
     number = ("Two", "Three", "Four")[len(chosen) - 2]
     return f'<div class="run-head">{back}<h2 tabindex="-1">{number} runs compared</h2></div><div class="versus-head">{lists}</div>'

@@ -251,10 +251,10 @@ class Handlers:
 
     def _resumed(self, entry: str, name: str, act: str) -> str:
         """Say what a resumed run waits for. Returns the act; "" if it waits, so that it leads nowhere."""
-        wait = self.page.engine.waits().get(entry)
+        wait, run = self.page.engine.waits().get(entry), self.page.engine.run(name)
         if wait is None or wait.begins:
             return act
-        self.page.say("done", f"Added to the queue: {name}, {wait.words}.")
+        self.page.say("done", f"Added to the queue: {run.title if run is not None else name}, {wait.words}.")
         return ""
 
     def _longer(self, name: str, wanted: str, after: str) -> str:

@@ -409,7 +409,7 @@ def choose(desk, folder, axis="", **choice):
 
 def test_the_values_of_a_grid_are_chosen_blind_on_all_rows_until_one_is_preferred(desk):
     folder = made(desk, (3, 2))
-    assert f'data-choose="{folder.name}"' in desk._table() and "Blind choices" not in desk._table()
+    assert f'data-choose="{folder.name}"' in desk._table() and "blind choices" not in desk._table()
     found, seen = choose(desk, folder), set()
     assert (found["axis"], found["axes"]) == ("x", [["x", "Sampling steps"], ["y", "Seed"]]) and found["result"] is None
     for number in range(1, 13):
@@ -434,10 +434,12 @@ def test_the_values_of_a_grid_are_chosen_blind_on_all_rows_until_one_is_preferre
         "2",
         "1",
     ]
-    assert "Blind choices prefer 3 (12)." in desk._table()
+    assert "12 blind choices prefer Sampling steps 3." in desk._table()
     assert choose(desk, folder, "y")["result"] is None, "another axis has its own"
-    undone = choose(desk, folder, "x", outcome="undo")
-    assert undone["result"]["choices"] == 11
+    choose(desk, folder, "y", left="y1", right="y2", prompt="x1_y1_z1", outcome="left")
+    undone = choose(desk, folder, "x", left="x1", right="x2", prompt="", outcome="undo")
+    assert undone["result"]["choices"] == 11, "of this axis, though that of the other one came later"
+    assert choose(desk, folder, "y")["result"]["choices"] == 1
 
 
 def test_what_cannot_be_chosen_is_refused_and_nothing_is_saved(desk):

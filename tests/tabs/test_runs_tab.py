@@ -197,9 +197,7 @@ def test_a_run_that_is_resumed_behind_another_job_says_so_and_leads_nowhere(desk
     write_run(desk.page, "20260101-120000_one", "interrupted")
     desk.page.engine.waits = lambda: {entry.id: Wait("fox", 80.0) for entry in desk.page.engine.queue()}
     tabs = desk.act({}, event("continue", "20260101-120000_one"))["tabs"]
-    assert not hasattr(
-        tabs, "selected"
-    ) and f"Added to the queue: 20260101-120000_one, {Wait('fox', 80.0).words}." in said(desk)
+    assert not hasattr(tabs, "selected") and f"Added to the queue: one, {Wait('fox', 80.0).words}." in said(desk)
 
 
 def saved_state(folder, step: int = 30):

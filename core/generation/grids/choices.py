@@ -60,10 +60,10 @@ def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Ca
     names = {f"{axis.letter}{number}": text for number, text in enumerate(axis.texts, 1)}
     if choice:
         made = Choice(*(str(choice.get(each, ""))[:100] for each in ("left", "right", "prompt", "outcome")))
-        if not {made.left, made.right} <= {"", *names}:
+        if not {made.left, made.right} <= set(names):
             raise ProblemsError.one("The choice is not valid", content.title, "choose again", "choice.invalid")
         add_choice(folder.path, made)
-    choices = [each for each in read_choices(folder.path) if {each.left, each.right} <= set(names)]
+    choices = read_choices(folder.path, names)
     return {
         "title": content.title,
         "axis": axis.letter,
@@ -105,12 +105,12 @@ def _next(
 
 
 def preferred_words(folder: GridFolder, content: GridContent) -> str:
-    """What the choices say, for the head of the grid: "Blind choices prefer fox (12)."; "" without any."""
-    choices, words = read_choices(folder.path), []
+    """What the choices say, for the head of the grid: "12 blind choices prefer LoRA fox."; "" until there is a result."""
+    words = []
     for axis in axes_to_choose(content):
         names = {f"{axis.letter}{number}": text for number, text in enumerate(axis.texts, 1)}
-        found = standing(names, choices)
+        found = standing(names, read_choices(folder.path, names))
         if found is not None and found["rows"]:
-            leads = names[found["file"]] if found["file"] else "none of them surely"
-            words.append(f"{leads} ({found['choices']})")
-    return f"Blind choices prefer {' and '.join(words)}." if words else ""
+            what = f"prefer {axis.title} {names[found['file']]}" if found["file"] else f"leave {axis.title} open"
+            words.append(f"{found['choices']} blind choices {what}.")
+    return " ".join(words)
