@@ -141,9 +141,9 @@ class Painting:
         size, path = self._canvas(request)
         parts = parts_of(str(request.get("prompt", "")))
         names = [short(part, 40) for part in parts[:MAX_REGIONS]] if len(parts) > 1 else []
-        number = max(len(names), MIN_REGIONS)
+        number = len(names) or MIN_REGIONS
         # Up to three regions are the channels of sd-scripts' masks, more are its color codes.
-        codes = (1, 2, 4) if number == MIN_REGIONS else range(1, number + 1)
+        codes = (1, 2, 4)[:number] if number <= MIN_REGIONS else range(1, number + 1)
         names += [f"prompt {index + 1}" for index in range(len(names), number)]
         used = [use["file"] for use in self._values()["loras"] if LoraUse.model_validate(use).used]
         titles = [title_of_name(file, self.page.workspace) for file in used]

@@ -13,7 +13,9 @@ from core.formats.detect import identify
 from core.generation.model.library import portable_name
 from core.record.file_titles import title_of_file
 from core.record.problems import ProblemsError
+from core.record.units import listed
 from tabs.generate import form
+from tabs.generate.cards import CARDS
 from tabs.server.browsers import Browser
 
 if TYPE_CHECKING:
@@ -57,7 +59,9 @@ def use_run(page: Page, browser: Browser, name: str, file: str = "", go: str = "
         measured = best_strength(page.workspace.runs / name, Path(use["file"]).name)
         if use["strength"] == measured != 1:
             best = f" Its strength {measured:g} is the best by its assessment."
-    page.browsers.say(browser, "done", f"Loaded in Generate.{best}{seed} {then}", go=go, undo_by=TAKE_BACK)
+    others = [card.title for card in CARDS if card.is_used(values)]
+    still = f" Still set: {listed(others)}." if others else ""
+    page.browsers.say(browser, "done", f"Loaded in Generate.{best}{seed}{still} {then}", go=go, undo_by=TAKE_BACK)
 
 
 def use_result(page: Page, data: dict[str, Any], browser: Browser) -> None:

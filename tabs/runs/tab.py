@@ -225,6 +225,7 @@ class Handlers:
         names, self._deleted = self._deleted, []
         for name in names:
             put_back(name, self.page.workspace)
+        self.page.run_list = (None, self.page.run_list[1])  # the lists read it again
         if names:
             self.page.browsers.say(
                 browser, "done", f"{count(len(names), 'run')} restored from the trash.", redraws=True

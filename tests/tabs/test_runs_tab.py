@@ -380,7 +380,14 @@ def test_only_a_seed_that_it_has_set_is_called_the_one_of_the_samples(desk):
     assert desk.page.project.tab_state("Generate")["values"]["seed"] == 77 and "samples" not in browser.message["text"]
     desk.page.project.keep("Generate", {"values": form.start_values()})
     use_run(desk.page, browser, "20260101-120000_one")
-    assert "The seed of its samples, 4, is set." in browser.message["text"]
+    assert (
+        "The seed of its samples, 4, is set." in browser.message["text"] and "Still set" not in browser.message["text"]
+    )
+    desk.page.project.keep(
+        "Generate", {"values": form.start_values() | {"region_map": "map.png", "highres_fix_scale": 2.0}}
+    )
+    use_run(desk.page, browser, "20260101-120000_one")
+    assert "Still set: Hires and Regions." in browser.message["text"]
 
 
 def test_generate_with_it_takes_a_sample_prompt_of_the_run_unless_another_was_written(desk):
