@@ -13,12 +13,9 @@ from safetensors.numpy import save_file
 from core.assess.card import card_of, do, plan
 from core.assess.card_page import page
 from core.formats.hub.catalog import ALLOWS, ENTRIES
-from core.record.events import Saved
-from core.record.journal import Journal
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.tools.card import CardSettings
-from tests.tabs.made_runs import make_run
 from tests.tasks import surroundings
 
 HOSTILE = '"><script>alert(1)</script><img src=https://evil.example/x onerror=alert(1)>\0\u202e'
@@ -84,18 +81,6 @@ def test_the_recommended_strength_is_the_users_else_the_measured_one(workspace):
     (run / "assess.json").write_text(json.dumps({"version": 1, "cells": {file.name: measured}}))
     assert [card(file, workspace, strength=given).data()["use"]["strength"] for given in (None, 0.7)] == [0.6, 0.7]
     assert "0.6" in card(file, workspace).data()["measures"]["strength"]
-
-
-def test_an_average_is_no_checkpoint_of_its_last_step(workspace):
-    """It is listed with the step of its newest file, whose loss is not its own."""
-    folder = make_run(workspace.runs, "20260101-120000_fox", saved=(20, 40), validated=[(20, 0.2), (40, 0.1)])
-    step = lora(folder / "checkpoints" / "fox-step00000040.safetensors")
-    average = lora(folder / "checkpoints" / "fox-average-20-to-40.safetensors")
-    with Journal(folder) as journal:
-        journal.put(Saved(40, f"checkpoints/{average.name}", 9))
-    among = [card(file, workspace).data()["measures"]["among"] for file in (step, average)]
-    assert among[0].startswith("This is step 40. ") and "no loss was measured" not in among[0]
-    assert among[1].startswith("This is average 20 to 40. ") and among[1].endswith("no loss was measured.")
 
 
 def test_a_license_is_only_named_for_a_base_model_known_by_its_hash(tmp_path, workspace):

@@ -28,6 +28,7 @@ from core.generation.grids.folder import list_grids
 from core.generation.grids.plan import grid_of
 from core.generation.grids.reuse import reuse
 from core.record.cancel import CancelToken
+from core.record.events import Saved
 from core.record.file_titles import label_of
 from core.record.journal import Journal
 from core.record.kept import keep, read_kept
@@ -44,6 +45,7 @@ from tabs.form.task_form import TaskForm
 from tabs.monitor import verdict
 from tabs.monitor.answer import answer_of
 from tests.assess.test_card import card
+from tests.assess.test_card import lora as foreign
 from tests.refusals import refused
 
 
@@ -508,6 +510,19 @@ def test_an_average_has_the_mean_of_the_factors_and_is_a_checkpoint_of_the_run(t
     with refused("average.not-recorded"):
         save_average(run, facts(), names, False, workspace, CancelToken())
     assert facts()["files"] == before and sorted(run.checkpoints.iterdir()) == files
+
+
+def test_an_average_is_no_checkpoint_of_its_last_step(tmp_path):
+    """It is listed with the step of its newest file, whose loss is not its own."""
+    workspace = Workspace(outputs=tmp_path / "outputs", models=PROJECT / "models")
+    folder = make_run(workspace.runs, "20260101-120000_fox", saved=(20, 40), validated=[(20, 0.2), (40, 0.1)])
+    step = foreign(folder / "checkpoints" / "fox-step00000040.safetensors")
+    average = foreign(folder / "checkpoints" / "fox-average-20-to-40.safetensors")
+    with Journal(folder) as journal:
+        journal.put(Saved(40, f"checkpoints/{average.name}", 9))
+    among = [card(file, workspace).data()["measures"]["among"] for file in (step, average)]
+    assert among[0].startswith("This is step 40. ") and "no loss was measured" not in among[0]
+    assert among[1].startswith("This is average 20 to 40. ") and among[1].endswith("no loss was measured.")
 
 
 def test_keep_on_the_page_writes_choice_and_sample_into_the_file_and_undo_removes_them(page):
