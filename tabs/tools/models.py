@@ -23,7 +23,6 @@ from tabs.roots import Roots
 
 FIELDS_OF_MODELS = {"base_model": "model.base_model", "vae": "model.vae"}
 LISTING = ("Train", "Tools", "", None)  # the tabs that show base models
-BROWSING = (*LISTING, "Dataset", "Captions", "Runs")  # and those with paths to choose
 LOOKED_AFTER = 3.0  # seconds until the models folder is looked at again for the lists
 MOST_FILES = 500
 MODEL = "model"  # what is browsed for, else "file", "folder" or "any"
@@ -38,10 +37,8 @@ class Models:
         self._choices: tuple[float, list[Any]] = (float("-inf"), [])
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
-        """Part of the tick: on tabs with these lists the catalog and the models, and the folder that the file browser
+        """Part of the tick: on tabs with these lists the catalog and the models, and on any tab the folder that the file browser
         requests."""
-        if tab not in BROWSING:
-            return {}
         wants = body.get("wants")
         folder, kind = (wants.get("files"), wants.get("kind", MODEL)) if isinstance(wants, dict) else (None, "")
         lists = {"catalog": self._catalog(), "models": self._listed()} if tab in LISTING else {}

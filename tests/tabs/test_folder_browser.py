@@ -10,6 +10,7 @@ from work_parts import image, make_page
 
 from core.record.problems import ProblemsError
 from tabs.form import folder_browser
+from tabs.tools.models import Models
 
 
 def test_folders_and_images_are_listed_and_junk_is_not(tmp_path):
@@ -42,3 +43,14 @@ def test_a_link_out_of_the_open_folders_is_not_listed(tmp_path):
 
 def test_a_folder_that_is_gone_is_said(tmp_path):
     assert folder_browser.listing(make_page(tmp_path).roots, str(tmp_path / "gone")).reason
+
+
+@pytest.mark.parametrize("tab", ["Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools"])
+def test_the_browser_of_files_lists_a_folder_on_every_tab(tmp_path, tab):
+    """Fields with paths are on Generate too, where nothing was listed."""
+    page = make_page(tmp_path)
+    models = Models(page.workspace, page.project, page.roots)
+    (tmp_path / "set").mkdir()
+    found = models.parts(tab, {"wants": {"files": str(tmp_path), "kind": "any"}})
+    assert "set" in str(found["browse"])
+    assert "browse" not in models.parts(tab, {})
