@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.engine.points import spread
 from core.generation.grids.axes import CONTROL, LORA, MOST_CELLS, NONE, STRENGTH, WEIGHT, joined, texts_of, title_of
+from core.generation.grids.folder import Index
 from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.sample_prompts import SamplePrompt
+from core.record.events import WITHOUT_CONTROL
 from core.record.file_titles import BASE_MODEL, is_average
 from core.record.problems import ProblemsError
 from core.record.run_folder import safe_name
@@ -38,18 +40,20 @@ SWITCHES = (
 
 @dataclass(frozen=True)
 class RunGrid:
-    """The grid of a run.
+    """A grid, of a run's checkpoints or of other values.
 
     job    the grid: the base model first, the same noise along each row
     notes  text next to each value of the X axis: the validation loss
     files  the checkpoint of each value, None for the base model
     rows   the number of prompts: those that the largest grid has room for
+    samples  {cell: name of the sample of the run with its settings}
     """
 
     job: GridJob
-    notes: Mapping[str, Sequence[str]]
-    files: Sequence[Path | None]
-    rows: int
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    files: Sequence[Path | None] = ()
+    rows: int = 1
+    samples: Mapping[Index, str] = field(default_factory=dict)
 
 
 def run_grid_of(
@@ -107,7 +111,30 @@ def run_grid_of(
         },
     )
     notes = [BASE_MODEL, *(_note(facts, step) for step in steps), *("" for _ in averages)]
-    return RunGrid(grid_job, {"x": notes}, files, len(prompts))
+    samples = {
+        (x, strengths.index(1.0), y) if strengths else (x, y, 0): name
+        for (x, y), name in _samples(facts, job, steps, prompts).items()
+        if not strengths or 1.0 in strengths
+    }
+    return RunGrid(grid_job, {"x": notes}, files, len(prompts), samples)
+
+
+def _samples(
+    facts: Mapping[str, Any], job: TrainJob, steps: Sequence[int], prompts: Sequence[SamplePrompt]
+) -> dict[tuple[int, int], str]:
+    """{(column, row): name of the run's sample} of the base model and the checkpoints of these steps, of samples with the settings
+    that the grid has; none where samples were generated with other weights or another schedule than the files give."""
+    from core.training.loop.samples import settings_digest
+
+    other_weights = job.method.ema and job.method.ema_use != "all"
+    if other_weights or job.network.base_weights or job.noise.zero_terminal_snr or job.samples.compatibility != "none":
+        return {}
+    made = {(each["step"], each.get("settings")): Path(each["file"]).name for each in facts.get("samples", ())}
+    traits = job.method.traits
+    base = [] if traits.new_words else [(0, WITHOUT_CONTROL if traits.control_images else 0)]
+    keys = {y: settings_digest(prompt, job.samples) for y, prompt in enumerate(prompts)}
+    places = [(x, y, (step, key)) for x, step in [*base, *enumerate(steps, 1)] for y, key in keys.items()]
+    return {(x, y): made[of] for x, y, of in places if of in made}
 
 
 def grid_of_runs(

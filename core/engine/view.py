@@ -161,7 +161,7 @@ class RunView:
 
     def _on_sample(self, line: Line) -> None:
         entry = {name: line[name] for name in ("step", "index", "prompt", "seed")}
-        entry["file"] = str(self.folder.path / line["file"])
+        entry |= {"file": str(self.folder.path / line["file"]), "settings": line.get("settings", "")}
         self.samples = [old for old in self.samples if (old["step"], old["index"]) != (entry["step"], entry["index"])]
         self.samples.append(entry)
 

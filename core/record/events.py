@@ -146,13 +146,14 @@ def sampled_words(steps: Iterable[int]) -> dict[int, str]:
 @dataclass(frozen=True)
 class Sampled(Event, kind="sample", urgent=True):
     """A sample was generated. step: 0 is before training, negative ones are the images of COMPARED; file: relative to the
-    run folder."""
+    run folder; settings: `settings_digest`."""
 
     step: int
     index: int
     prompt: str
     seed: int
     file: str
+    settings: str = ""
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,7 @@
     const progress = () => [h("span", {}, `${done} of ${images(total)}${left ? `, about ${left} left` : ""}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")];
     const further = () => state === "running" && isMade() && strength !== 1 ? progress() : isMade() || !["stopped", "done", "running", "waiting"].includes(state) ? [] : [begin(`Make strength ${strength}: ${images(data.making.strength_images)}${data.making.strength_about ? `, about ${data.making.strength_about}` : ""}`, "primary", {strength})];
     const kinds = {
-      "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(total)}`), atMost()],
+      "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(missing - data.making.taken)}`), atMost()],
       running: progress,
       stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost(),
         data.making.complete ? leave(`Leave out ${data.making.incomplete}`, {title: `Compares the ${images(data.making.complete)} that are complete; nothing is deleted`}) : null].filter(Boolean),

@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from math import prod
@@ -17,7 +17,7 @@ import gradio as gr
 
 from core.assess.recommended import recommended
 from core.engine.queue import QueueEntry
-from core.engine.run_grid import grid_of_runs, run_grid_of
+from core.engine.run_grid import RunGrid, grid_of_runs, run_grid_of
 from core.generation.grids.axes import (
     LETTERS,
     NONE,
@@ -319,7 +319,7 @@ class Grids:
         try:
             self.fields.check()
             job = self._job(self._axes(), self._name())
-            submit(self.page, job)
+            submit(self.page, RunGrid(job))
         except ProblemsError as error:
             self._wrong = error.problems
             self.page.browsers.say(browser, "error", problems=error.problems, about=START)
@@ -418,19 +418,22 @@ class Grids:
 # -- queued
 
 
-def submit(page: Page, job: GridJob, run: str = "", notes: Mapping[str, Sequence[str]] | None = None) -> None:
+def submit(page: Page, made: RunGrid, run: str = "") -> None:
     """Check a grid, create its folder, queue it and open it. Raises ProblemsError."""
-    folder = begun(page, job, run, notes)
+    folder = begun(page, made, run)
     queue(page, folder)
     show(page, folder.name)
 
 
-def begun(page: Page, job: GridJob, run: str = "", notes: Mapping[str, Sequence[str]] | None = None) -> GridFolder:
-    """The folder of a new grid whose settings are valid and allowed. Raises ProblemsError."""
-    page.roots.admit(job)
-    grid, _ = checked(job, page.workspace)
+def begun(page: Page, made: RunGrid, run: str = "") -> GridFolder:
+    """The folder of a new grid whose settings are valid and allowed. run: whose checkpoints are compared. Raises ProblemsError."""
+    page.roots.admit(made.job)
+    grid, _ = checked(made.job, page.workspace)
     raise_if_errors(dict.fromkeys(each for cell in grid.cells for each in page.roots.refused(cell.request.job)))
-    return begin(grid.job, page.workspace, run, notes)
+    folder = begin(grid.job, page.workspace, run, made.notes)
+    if made.samples:
+        folder.change(samples=made.samples)
+    return folder
 
 
 def queue(page: Page, folder: GridFolder) -> None:
@@ -476,7 +479,7 @@ def of_run(page: Page, name: str) -> None:
     prompt = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
     facts = page.engine.snapshot(name)
     grid = run_grid_of(facts, page.engine.run_job(name), page.workspace, instead=str(prompt))
-    submit(page, grid.job, run=name, notes=grid.notes)
+    submit(page, grid, name)
 
 
 def of_runs(page: Page, names: Sequence[str]) -> None:
@@ -493,4 +496,4 @@ def of_runs(page: Page, names: Sequence[str]) -> None:
         same = [each for each in saved if each["step"] == step]  # an embedding has a file for each word
         runs.append((dict(facts) | {"files": same or chosen}, job))
     grid = grid_of_runs(runs, page.workspace, str(prompt))
-    submit(page, grid.job, notes=grid.notes)
+    submit(page, grid)

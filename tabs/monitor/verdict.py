@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,13 +60,20 @@ TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of
 @dataclass(frozen=True)
 class Images:
     """The images of a comparison. paths: (row, column, index of a strength) -> path; failed: the same -> reason; generated: the same,
-    of its grid; total: number of images; missing: those not generated yet"""
+    of its grid; total: number of images; missing: those not generated yet; samples: how many samples of the run it takes over;
+    taken: how many of the missing ones"""
 
     paths: Mapping[Index, str]
     failed: Mapping[Index, str]
     generated: frozenset[Index]
     missing: int
     total: int
+    samples: int = 0
+    taken: int = 0
+
+    @property
+    def existing(self) -> int:
+        return self.total - self.missing + self.taken
 
 
 # -- display
@@ -117,11 +124,14 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     verdict = verdict if opened else None
     try:
         comparison = _comparison(page, facts, job, verdict)
+        more = _comparison(page, facts, job, verdict, more=True)
     except ProblemsError as error:
         return {"run": run.name, "problems": [problem.to_dict() for problem in error.problems]}
     shown = verdict or Verdict("", comparison.files, comparison.prompts)
     files, prompts, strengths = shown.files, shown.prompts, shown.strengths
-    images = _images(facts, job, shown, opened)
+    images = _images(page, facts, job, shown, opened)
+    if not opened:
+        images = replace(images, samples=len(comparison.grid.samples), taken=len(comparison.grid.samples))
     seconds = _seconds(page, comparison, facts, job, opened[1] if opened else None)
     columns = candidates(files, facts)
     kept, best, copies = read_kept(run), facts.get("best"), Copies(page)
@@ -156,7 +166,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "answer": answer,
         "sentence": f"{decided}{sentence}",
         "assess": assess.part(page, run, facts, job),
-        "making": _making(page, seconds, verdict, opened, images, comparison, columns),
+        "making": _making(page, seconds, verdict, opened, images, comparison, more, columns),
         "blind": _blind(page, columns, shown, images, choices),
         "preferred": preferred,
         "average": _average(page, run.name, job),
@@ -215,6 +225,7 @@ def _open(page: Page, verdict: Verdict | None) -> tuple[GridFolder, GridContent]
 
 
 def _images(
+    page: Page,
     facts: Mapping[str, Any],
     job: TrainJob,
     verdict: Verdict,
@@ -229,7 +240,9 @@ def _images(
     failed: dict[Index, str] = {}
     size = (len(verdict.prompts), len(verdict.files), len(verdict.strengths))
     made: frozenset[Index] = frozenset()
+    taken = 0
     done, total = 0, _size_of(verdict)
+    own: dict[Index, Path] = {}
     for y, x, z in product(*map(range, size)):
         if not verdict.files[x] or (verdict.strengths[z],) == USUAL:
             paths[y, x, z] = samples.get((steps.get(verdict.files[x], -1), verdict.prompts[y].text), "")
@@ -242,7 +255,11 @@ def _images(
         failed = {at: content.failed[cell] for at, cell in cells.items() if cell in content.failed and at not in made}
         done = len(generated.intersection(cells.values()))
         total = len(set(cells.values()))
-    return Images({at: path for at, path in paths.items() if path}, failed, made, total - done, total)
+        own = folder.samples(page.workspace)
+        taken = len(own.keys() - generated)
+    return Images(
+        {at: path for at, path in paths.items() if path}, failed, made, total - done, total, len(own), taken
+    )
 
 
 def _complete(verdict: Verdict, images: Images) -> Verdict | None:
@@ -275,13 +292,14 @@ def _making(
     opened: tuple[GridFolder, GridContent] | None,
     images: Images,
     comparison: Comparison,
+    extended: Comparison,
     columns: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Progress of the images, and what can be added. seconds: expected of an image
+    """Progress of the images, and what can be added. seconds: expected of an image; extended: the comparison with all prompts
 
     state   "", "waiting", "running", "stopped" or "done"      more   number of further prompts
     new_images, more_images, strength_images   how many images are made with new checkpoints, these prompts or one more strength,
-                                   besides those there or in work
+                                   besides those there, those in work and samples of the run
     complete, incomplete           number of images of what is complete, and the rest in words
     """
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
@@ -289,12 +307,13 @@ def _making(
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
     labels = {each["file"]: each["label"] for each in columns}
     prompts, strengths = len(comparison.prompts), len(comparison.strengths)
-    there = images.total if entry else images.total - images.missing
+    there = images.total if entry else images.existing
     if verdict is not None:
         gone = [file for file in verdict.files if file not in comparison.files]
         there -= _size(gone, len(verdict.prompts), len(verdict.strengths))
-    new_images = _size(comparison.files, prompts, strengths) - there
-    more_images = _size(comparison.files, comparison.proposed, strengths) - there
+    further = len(comparison.grid.samples) - images.samples, len(extended.grid.samples) - images.samples
+    new_images = _size(comparison.files, prompts, strengths) - there - max(further[0], 0)
+    more_images = _size(comparison.files, comparison.proposed, strengths) - there - max(further[1], 0)
     strength_images = _size(comparison.files, prompts, strengths + 1) - there
     complete = _complete(verdict, images) if verdict is not None and state == "stopped" else None
     return {
@@ -302,7 +321,8 @@ def _making(
         "entry": entry.id if entry else "",
         "total": images.total,
         "missing": images.missing,
-        "about": clock(seconds * images.missing) if seconds else "",
+        "taken": images.taken,
+        "about": clock(seconds * (images.missing - images.taken)) if seconds else "",
         "left": assess.time_left(page, entry),
         "minutes": _minutes(page),
         "late": state == "stopped" and opened is not None and opened[1].state == "late",
@@ -433,7 +453,7 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
 
 def _begun(page: Page, run: Path, comparison: Comparison) -> GridFolder:
     """The folder of a new grid, which takes over existing images, as the comparison of a run. Raises ProblemsError."""
-    grid = grids.begun(page, comparison.grid.job, run.name, comparison.grid.notes)
+    grid = grids.begun(page, comparison.grid, run.name)
     grid.change(minutes=_minutes(page))
     reuse(grid, grid_of(grid.job(), page.workspace), page.workspace)
     write_verdict(run, grid.name, comparison)
@@ -460,7 +480,9 @@ def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
     with _STARTING:
         job, verdict = page.engine.run_job(run.name), read_verdict(run.path)
         opened = _open(page, verdict)
-        part = _complete(verdict, _images(facts, job, verdict, opened)) if verdict is not None and opened else None
+        part = (
+            _complete(verdict, _images(page, facts, job, verdict, opened)) if verdict is not None and opened else None
+        )
         if part is None:
             what, fix = "No prompt has all of its images", "make the rest"
             raise ProblemsError.one(what, run.name, fix, "verdict.nothing-complete")

@@ -27,6 +27,7 @@ from core.formats.tensors.header import read_header
 from core.generation.grids.folder import list_grids
 from core.generation.grids.plan import grid_of
 from core.generation.grids.reuse import reuse
+from core.generation.model.library import find_file
 from core.record.cancel import CancelToken
 from core.record.events import Saved
 from core.record.file_titles import label_of
@@ -40,6 +41,7 @@ from core.record.workspace import PROJECT, Workspace, display_path
 from core.settings.job import TrainJob
 from core.tasks import tasks
 from core.tools.models.edit_metadata import thumbnail_url
+from core.training.loop.samples import prompts_of, settings_digest
 from tabs.form.lora_steps import brief, checkpoints
 from tabs.form.task_form import TaskForm
 from tabs.monitor import verdict
@@ -104,6 +106,45 @@ def test_a_run_that_ended_shows_its_samples_at_once_and_the_images_of_its_grid_a
     assert len(page.engine.jobs) == 2 and len(list_grids(page.workspace)) == 1, "it is resumed"
     command(page, "verdict_all")
     assert page.project.tab_state("Grids")["open"] == folder.name
+
+
+def test_samples_of_the_run_with_equal_settings_are_not_made_again(page):
+    run, job = page.workspace.runs / RUN, page.engine.run_job(RUN)
+    prompts = prompts_of(job, find_file(job.model.base_model, page.workspace))
+    digest = settings_digest(prompts[0], job.samples)
+    lines = [{"step": step, "file": f"samples/{step}.png", "settings": digest} for step in (0, 40)]
+    lines.append({"step": 20, "file": "samples/20.png", "settings": "other"})
+    with open(run / "events.jsonl", "a") as journal:
+        for number, line in enumerate(lines):
+            image(run / line["file"])
+            event = {
+                "v": 1,
+                "seq": 901 + number,
+                "time": 9.0,
+                "kind": "sample",
+                "index": 0,
+                "prompt": "a fox",
+                "seed": 4,
+            }
+            journal.write(json.dumps(event | line) + "\n")
+    (run / "samples" / "0.png").touch()
+
+    def numbers():
+        making = part(page)["making"]
+        return [making[each] for each in ("state", "total", "missing", "taken")]
+
+    assert numbers() == ["", 15, 15, 2]
+    command(page, "grid")
+    (folder,) = list_grids(page.workspace)
+    assert folder.content().samples == {(0, 0, 0): "0.png", (2, 0, 0): "40.png"} and numbers() == ["waiting", 15, 15, 2]
+    make(folder, (0, 0, 0), (1, 0, 0))
+    page.engine.entries = []
+    assert numbers() == ["stopped", 15, 13, 1]
+    make(folder, *((x, y, 0) for x in range(3) for y in range(5)))
+    making = part(page)["making"]
+    assert making["more_images"] == 3 * making["more"] and making["strength_images"] == 10
+    (run / "samples" / "40.png").unlink()
+    assert numbers() == ["done", 15, 0, 0]
 
 
 def test_a_checkpoint_without_a_sample_is_shown_by_its_image_in_the_comparison(page):

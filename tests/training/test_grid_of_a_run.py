@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from core.engine.run_grid import run_grid_of
 from core.engine.view import RunView
+from core.generation.grids.folder import position_of
 from core.generation.grids.making import begin, run_grid
 from core.generation.grids.plan import grid_of
+from core.generation.images.metadata import read_image_metadata
 from core.generation.model.library import Scan
 from core.generation.model.store import make_store
+from core.record.context import Reports
 from core.record.kept import keep, read_kept
 from core.settings.check import build
 from core.settings.generation.grid import GridSettings
 from core.settings.job import TrainJob
 from core.settings.presets.files import parse
+from core.training.loop.samples import prompts_of, settings_digest
 from tests.refusals import refused
 from tests.training.conftest import STARTER
 
 PROMPTS = ["a fox, flat icon --d 5 --s 2", "a {bee} --n red --d 9 --s 3 --l 2"]
+
+
+SAMPLES_OF = {
+    kind: {"sample_prompts": [f"{text} --d 5 --s 2"], "sample_at_first": True, "sample_every_n_steps": 2}
+    for kind, text in (("fine_tune", "a fox"), ("embedding", "a zyx"))
+}
+
+
+class Generated(Reports):
+    """Keeps the files of generated images."""
+
+    def __init__(self):
+        self.files = []
+
+    def generated(self, path, seed):
+        self.files.append(path)
 
 
 def pixels(path):
@@ -81,6 +103,68 @@ def test_checkpoints_by_strengths_by_prompts_with_the_same_noise_along_each_row(
     assert np.abs(pixels(sample["file"]) - pixels(begun.cell((2, 2, 0)))).max() <= 1, "the run's own sample"
     first = next(each for each in facts["samples"] if (each["step"], each["index"]) == (0, 1))
     assert np.abs(pixels(first["file"]) - pixels(begun.cell((0, 0, 1)))).max() <= 1, "that of the base model"
+
+    assert set(asked.samples) == {(x, 2, y) for x in range(3) for y in range(2)}, "at strength 1"
+    begun.path.rename(workspace.outputs / "away")  # its cells would be taken over
+    another = begin(asked.job, workspace, run=folder.name)
+    another.change(samples=asked.samples)
+    reports = Generated()
+    job = asked.job.model_copy(update={"grid": GridSettings(folder=another.name)})
+    (folder.samples / asked.samples[2, 2, 0]).write_bytes(b"damaged")
+    os.utime(folder.samples / asked.samples[1, 2, 0], (1e9, 1e9))  # older than its checkpoint
+    run_grid(job, workspace, store=make_store(), reports=reports)
+    used = {another.cell(another.content().source(at)): folder.samples / name for at, name in asked.samples.items()}
+    made = set(reports.files)
+    again = {another.cell((2, 2, 0)), another.cell((1, 2, 0))}
+    assert made == {another.cell(at) for at in requests_and_notes} - used.keys() | again and len(used) == 6
+    for cell in used.keys() - again:
+        position = position_of(cell.stem)
+        assert (pixels(cell) == pixels(used[cell])).all(), "the sample itself"
+        recorded, asked_for = read_image_metadata(cell).job.generate, requests_and_notes[position]
+        assert (recorded.prompt, recorded.seed, len(recorded.loras)) == (
+            asked_for.prompt,
+            asked_for.seed,
+            min(position[0], 1),
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fine_tune", "embedding"])
+def test_samples_of_other_methods_are_the_images_of_their_files(trained, workspace, kind):
+    words = {"embedding": {"token_string": "zyx", "init_word": "fox"}} if kind == "embedding" else {}
+    rate = {"learning_rate": 1e-4 if kind == "fine_tune" else 5e-3}
+    folder, facts, job = trained(method={"kind": kind}, optimizer=rate, samples=SAMPLES_OF[kind], **words)
+    asked = run_grid_of(facts, job, workspace, ())
+    assert {x for x, _, _ in asked.samples} == ({0, 1, 2} if kind == "fine_tune" else {1, 2})
+    begun = begin(asked.job, workspace, run=folder.name)
+    run_grid(asked.job.model_copy(update={"grid": GridSettings(folder=begun.name)}), workspace, store=make_store())
+    for at, name in asked.samples.items():
+        off = np.abs(pixels(folder.samples / name) - pixels(begun.cell(begun.content().source(at))))
+        assert off.mean() < 0.5, (at, name, off.mean(), off.max())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"method": {"ema": True, "ema_use": "samples"}},
+        {"network": {"base_weights": ["a.safetensors"]}},
+        {"noise": {"zero_terminal_snr": True}},
+        {"model": {"compatibility": "sd-scripts-0.10"}},
+        {"samples": {"sample_prompts": ["a fox, flat icon --d 5 --s 3"]}},
+        {"samples": {"sample_prompts": PROMPTS, "prompt_weights": False}},
+    ],
+)
+def test_only_samples_that_the_file_gives_again_are_taken_over(workspace, make_job, other):
+    first = make_job(samples={"sample_prompts": PROMPTS})
+    digest = settings_digest(prompts_of(first, STARTER)[0], first.samples)
+    sample = {"step": 2, "index": 0, "file": "samples/00000002_00.png", "settings": digest}
+    files = [{"path": "a.safetensors", "name": "a", "step": 2}, {"path": "b.safetensors", "name": "b", "step": 4}]
+    facts = {"files": files, "run": "r", "title": "fox", "samples": [sample, sample | {"step": 3}]}
+    job = make_job(**({"samples": {"sample_prompts": PROMPTS}} | other))
+    taken = run_grid_of(facts, job, workspace, strengths=()).samples
+    assert taken == ({} if other else {(1, 0, 0): "00000002_00.png"})
+    assert run_grid_of(facts, job, workspace, strengths=(0.5,)).samples == {}
 
 
 @pytest.mark.slow

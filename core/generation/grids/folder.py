@@ -7,7 +7,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -17,7 +17,7 @@ from core.generation.prompt.changes import with_settings
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
-from core.record.run_folder import outputs_unwritable, safe_name
+from core.record.run_folder import RunFolder, outputs_unwritable, safe_name
 from core.record.stamps import Stamp, stamp_of
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -49,7 +49,8 @@ class AxisTexts:
 @dataclass(frozen=True)
 class GridContent:
     """The content of grid.json. state: "new", "running", "done", "stopped", "late" or "failed". minutes: after
-    which it ends, 0 for no limit; it is "late" if cells were missing then."""
+    which it ends, 0 for no limit; it is "late" if cells were missing then. samples: {cell: name of the sample of the run that its
+    image is}"""
 
     title: str
     axes: tuple[AxisTexts, ...]
@@ -61,6 +62,7 @@ class GridContent:
     prompt: str
     run: str = ""
     minutes: float = 0.0
+    samples: Mapping[Index, str] = field(default_factory=dict)
 
     def axis(self, letter: str) -> AxisTexts | None:
         return next((axis for axis in self.axes if axis.letter == letter), None)
@@ -213,18 +215,27 @@ class GridFolder:
                 prompt=str(raw["job"]["generate"].get("prompt", "")),
                 run=str(raw.get("run", "")),
                 minutes=float(raw.get("minutes", 0.0)),
+                samples={at: str(name) for where, name in raw.get("samples", {}).items() if (at := position_of(where))},
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ProblemsError([damaged(self.path / FILE)]) from None
 
     def change(self, **values: Any) -> None:
-        """Update values of grid.json. failed: {position: reason}"""
-        if "failed" in values:
-            values["failed"] = {name_of(position): why for position, why in values["failed"].items()}
+        """Update values of grid.json. failed: {position: reason}; samples: {position: name}"""
+        for name in values.keys() & {"failed", "samples"}:
+            values[name] = {name_of(position): text for position, text in values[name].items()}
         self._write(self._read() | values)
 
     def cell(self, position: Index) -> Path:
         return self.cells / f"{name_of(position)}.png"
+
+    def samples(self, workspace: Workspace) -> dict[Index, Path]:
+        """{cell: the sample of the run that its image is}, of samples that exist."""
+        content = self.content()
+        folder = RunFolder(workspace.runs / Path(content.run).name).samples
+        named = content.samples.items() if content.run else ()
+        paths = {content.source(position): folder / Path(name).name for position, name in named}
+        return {position: path for position, path in paths.items() if path.is_file()}
 
     def generated(self) -> set[Index]:
         """The positions of existing images; each is complete."""

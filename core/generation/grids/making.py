@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from core.generation.grids.export import export
 from core.generation.grids.folder import GridFolder, Index
 from core.generation.grids.plan import Cell, Grid, Part, decided, grid_of
-from core.generation.grids.reuse import reuse
+from core.generation.grids.reuse import is_older, reuse
 from core.generation.images.output import encoded_image
 from core.generation.making import Progress, each_image
 from core.generation.model.store import ModelStore, make_store
+from core.generation.plan.initial import opened
 from core.generation.plan.stages import sampling_steps
 from core.generation.run import ImageMetadata, ready
 from core.record import atomic
@@ -103,7 +104,14 @@ class Work:
     def __post_init__(self) -> None:
         self.done = self.folder.generated()
         self._seconds = 60 * self.folder.content().minutes
-        steps = {cell.position: sampling_steps(cell.request.job) for cell in self.grid.cells}
+        jobs = {cell.position: cell.request.job for cell in self.grid.cells}
+        samples = [
+            (at, path) for at, path in self.folder.samples(self.workspace).items() if at in jobs.keys() - self.done
+        ]
+        self._samples = {at: path for at, path in samples if not is_older(path, jobs[at], self.workspace)}
+        if self._samples:
+            self.reports.say(f"{count(len(self._samples), 'sample')} of the run used again")
+        steps = {position: 0 if position in self._samples else sampling_steps(job) for position, job in jobs.items()}
         self._before = sum(steps[position] for position in steps if position in self.done)
         self.progress = Progress(self.reports, "image", len(steps), sum(steps.values()), len(self.done), self._before)
 
@@ -163,11 +171,12 @@ class Work:
     def _make(self, part: Part, most: int | None) -> None:
         """Generate and save a part's missing cells. most: largest batch"""
         plan = part.plan(self.workspace)
-        existing = [number for number, cell in enumerate(part.cells) if self._is_over(cell)]
         with ready(plan, self.workspace, store=self.store, device=self.device, reports=self.reports) as (
             maker,
             metadata,
         ):
+            self._take_samples(part, metadata)
+            existing = [number for number, cell in enumerate(part.cells) if self._is_over(cell)]
             for number, images in each_image(plan.requests, maker, self.progress, existing, most):
                 request, position = plan.requests[number], part.cells[number].position
                 self._save(images[-1], self.folder.cell(position), metadata.job_of(request.job), metadata)
@@ -175,6 +184,20 @@ class Work:
                 self.reports.generated(self.folder.cell(position), request.seed)
                 if self._is_late and all(self._is_over(part.cells[number]) for number in self.progress.batch):
                     return
+
+    def _take_samples(self, part: Part, metadata: ImageMetadata) -> None:
+        """Save the samples of the run that are missing cells, with their settings; those that cannot be read are generated."""
+        for cell in part.cells:
+            path = self._samples.pop(cell.position, None)
+            if path is None or self._is_over(cell):
+                continue
+            try:
+                image = opened(path, "grid")
+            except ProblemsError:
+                continue
+            self._save(image, self.folder.cell(cell.position), metadata.job_of(cell.request.job), metadata)
+            self.done.add(cell.position)
+            self.progress.add(1, 0)
 
     def _save(self, image: Image, path: Path, job: GenerateJob, metadata: ImageMetadata) -> None:
         try:

@@ -182,14 +182,14 @@ def _request(
     base: GenerateJob, job: GridJob, axes: Sequence[Axis], position: Index, workspace: Workspace, notes: list[Problem]
 ) -> Request | None:
     """The request of a cell's image; None, with the problems in `notes`, if its prompt cannot be used."""
-    at = {axis: axis.values[position[LETTERS.index(axis.letter)]].value for axis in axes}
+    at = {axis.letter: axis.values[position[LETTERS.index(axis.letter)]].value for axis in axes}
     prompts = PromptSettings(dynamic_prompts=base.prompts.dynamic_prompts, styles=base.prompts.styles)
     alone = {"count": 1, "seed": _seed(job, axes, position)}
     cell = with_settings(base, generate=alone, prompts=dict(prompts))
     for when in (BEFORE_TEXTS, TEXTS):
         for axis in sorted(axes, key=lambda each: each.setting != MODEL):  # a model resets its family and prediction
             if _when(axis) == when:
-                cell = _put(cell, axis, at[axis])
+                cell = _put(cell, axis, at[axis.letter])
     try:
         requests, advice = requests_and_notes(cell, workspace)
     except ProblemsError as error:
@@ -211,7 +211,7 @@ def _request(
     for when in (AFTER, LAST):
         for axis in axes:
             if _when(axis) == when:
-                cell_job = _put(cell_job, axis, at[axis])
+                cell_job = _put(cell_job, axis, at[axis.letter])
     if closed := list(_closed(cell_job)):
         notes += closed
         return None

@@ -28,7 +28,7 @@ def reuse(folder: GridFolder, grid: Grid, workspace: Workspace) -> int:
             continue
         for job, image in _images_of(other, run, workspace):
             position = missing.get(_key(job))
-            if position is not None and not _is_older(image, job, workspace):
+            if position is not None and not is_older(image, job, workspace):
                 _link(image, folder, position)
                 missing.pop(_key(job))
                 linked += 1
@@ -54,7 +54,7 @@ def _key(job: GenerateJob) -> str:
     return job.model_dump_json(exclude=without)
 
 
-def _is_older(image: Path, job: GenerateJob, workspace: Workspace) -> bool:
+def is_older(image: Path, job: GenerateJob, workspace: Workspace) -> bool:
     """Whether a file that the settings name was changed after the image was made."""
     files = [named for named in named_in(job) if "path" in named.what]
     names = (named.value.partition("=")[2] if "word" in named.what else named.value for named in files)

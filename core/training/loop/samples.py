@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from hashlib import sha256
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from core.diffusion.text_states import TextStates
     from core.record.context import JobContext
     from core.settings.job import TrainJob
+    from core.settings.samples import SampleSettings
     from core.training.loop.passes import Passes
     from core.training.loop.sources import FrozenText
     from core.training.loop.trackers import Tracker
@@ -54,6 +57,12 @@ def prompts_of(job: TrainJob, model: Path | None = None) -> list[SamplePrompt]:
     guidance = own_guidance(model) if model is not None else USUAL_GUIDANCE
     step = FAMILIES[family_of(model, job.model.family)].size_step if model is not None else 8
     return filled(prompts, job.samples, sample_size(job), guidance, step)
+
+
+def settings_digest(prompt: SamplePrompt, settings: SampleSettings) -> str:
+    """A text that is equal for samples whose settings are: of the settings that a resumed run can change."""
+    values = [*astuple(prompt), settings.prompt_weights, settings.compatibility]
+    return sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def reading_of(job: TrainJob, family_name: str) -> Reading:
@@ -215,7 +224,8 @@ class Samples:
 
         with atomic.open_atomic(self.context.folder.samples / name) as path:
             image.save(path, format="PNG")
-        self.context.journal.put(Sampled(step, index, prompt.prompt, prompt.seed or 0, f"samples/{name}"))
+        settings = settings_digest(prompt, self.passes.job.samples)
+        self.context.journal.put(Sampled(step, index, prompt.prompt, prompt.seed or 0, f"samples/{name}", settings))
 
     @contextmanager
     def vae_on_device(self) -> Iterator[Any]:
