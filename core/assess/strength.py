@@ -17,16 +17,16 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 
 
 def strength_of(base: Sequence[float], each: Mapping[float, Sequence[float]], drift: Sequence[float]) -> dict[str, Any]:
-    """{best: strength to use, None if no loss is clearly lower than the base model's; lowest: strength with the lowest loss; rows:
-    [strength, share of the base model's loss that it removes, drift]}. base, each: losses of the base model and at each strength,
-    paired"""
+    """{best: strength to use, None if no loss is clearly lower than the base model's; lowest: strength with the lowest loss; most:
+    the highest whose loss is within noise of it; rows: [strength, share of the base model's loss that it removes, drift]}. base, each:
+    losses of the base model and at each strength, paired"""
     lowest = min(each, key=lambda strength: (fmean(each[strength]), strength))
-    enough = (s for s in sorted(each) if s >= lowest or not clearly_lower(each[lowest], each[s], len(each) - 1))
-    best = next(enough)
+    as_good = [s for s in sorted(each) if s == lowest or not clearly_lower(each[lowest], each[s], len(each) - 1)]
+    best = as_good[0]
     rows = [
         [s, round(1 - fmean(each[s]) / fmean(base), 4), round(moved, 4)] for s, moved in zip(each, drift, strict=True)
     ]
-    return {"best": best if clearly_lower(each[best], base) else None, "lowest": lowest, "rows": rows}
+    return {"best": best if clearly_lower(each[best], base) else None, "lowest": lowest, "most": as_good[-1], "rows": rows}
 
 
 def brief(data: Mapping[str, Any]) -> str:
@@ -39,6 +39,8 @@ def sentence(data: Mapping[str, Any]) -> str:
         return f"No strength has a clearly lower loss on {on} images than the base model."
     _, gain, drift = next(row for row in data["rows"] if row[0] == data["best"])
     text = f"Strength {data['best']:g} lowers the loss on {on} images by {gain:.1%} and changes other prompts by {drift:.1%}"
+    most = data.get("most", data["best"])  # assessments before 0.4.20 have none
+    text += f"; up to {most:g} cannot be told apart by it" if most > data["best"] else ""
     return f"{text}." if last[0] == data["best"] else f"{text}; {last[0]:g} by {last[1]:.1%} and {last[2]:.1%}."
 
 

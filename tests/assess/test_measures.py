@@ -146,13 +146,19 @@ def test_the_best_strength_is_the_lowest_within_noise_of_the_lowest_loss():
     moved = [0.1 * s for s in STRENGTHS]
     for best in (0.6, 0.8, 1.0):
         data = strength.strength_of(*losses_at(best), moved)
-        assert data["best"] == data["lowest"] == best
+        assert data["best"] == data["lowest"] == data["most"] == best
         assert max(data["rows"], key=lambda row: row[1])[0] == best
     base, each = losses_at(1.0)
     none = strength.strength_of(base, {s: [loss + s for loss in base] for s in STRENGTHS}, moved)
     assert none["best"] is None and strength.warning(none | {"on": "held_out"}) and strength.brief(none) == "none"
     flat = {s: each[0.8] for s in STRENGTHS}
     assert strength.strength_of(base, flat, moved)["best"] == 0.4, "equally good: the one that drifts least"
+    assert strength.strength_of(base, flat, moved)["most"] == 1.2
+    data = strength.strength_of(*losses_at(0.8, noise=0.02), moved)
+    assert data["best"] < data["lowest"] <= data["most"] < 1.2, "noise widens it on both sides"
+    assert f"up to {data['most']:g}" in strength.sentence(data | {"on": "held_out"})
+    first = {name: value for name, value in data.items() if name != "most"}
+    assert "up to" not in strength.sentence(first | {"on": "held_out"}), "an assessment before 0.4.20"
 
 
 def test_the_used_rank_is_that_of_the_product(tmp_path):
