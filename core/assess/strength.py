@@ -26,7 +26,12 @@ def strength_of(base: Sequence[float], each: Mapping[float, Sequence[float]], dr
     rows = [
         [s, round(1 - fmean(each[s]) / fmean(base), 4), round(moved, 4)] for s, moved in zip(each, drift, strict=True)
     ]
-    return {"best": best if clearly_lower(each[best], base) else None, "lowest": lowest, "most": as_good[-1], "rows": rows}
+    return {
+        "best": best if clearly_lower(each[best], base) else None,
+        "lowest": lowest,
+        "most": as_good[-1],
+        "rows": rows,
+    }
 
 
 def brief(data: Mapping[str, Any]) -> str:

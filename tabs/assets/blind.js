@@ -16,10 +16,16 @@
   const answers = (answer, end, ...above) => h("div", {class: "verdict-answers", role: "group", "aria-label": "Which image is better?"}, h("div", {}, ...above),
     ...BUTTONS.map(([label, outcome]) => button(label, () => answer(outcome), ["left", "right"].includes(outcome) ? "primary" : "", {"data-outcome": outcome, "data-again": ""})),
     h("span", {class: "grow"}), button("End", end));
-  /** Enable the answers: none while the next images are on their way, no undo before the first choice. */
-  const enable = (row, waits, number) => { for (const node of row.querySelectorAll("[data-outcome]")) node.disabled = waits || (node.dataset.outcome === "undo" && number === 1); };
+  const isReady = (images) => images.every((image) => !image.classList.contains("waits"));
+  const isLost = (images) => images.some((image) => image.classList.contains("lost"));
+  /** Whether an answer can be given: none while the images are on their way, no choice with one that failed to load, no undo before the
+      first choice. */
+  const can = (outcome, images, number) => isReady(images) && (outcome === "undo" ? number > 1 : outcome === "skip" || !isLost(images));
+  /** Enable the answers that can be given. waits: none can, the last one is on its way */
+  const enable = (row, images, waits, number) => { for (const node of row.querySelectorAll("[data-outcome]")) node.disabled = waits || !can(node.dataset.outcome, images, number); };
   /** How far the choices are, in words. */
-  const progress = (result) => {
+  const progress = (result, images) => {
+    if (isLost(images)) return "An image could not be loaded: skip these two";
     const left = result ? result.least - result.choices : 10;
     return left > 0 ? `${left} more choice${left === 1 ? "" : "s"} to a result` : `${result.choices} choices${result.settled ? ", the first place is settled: End shows the result" : ": End shows the result, more choices make it surer"}`;
   };
@@ -37,18 +43,19 @@
   /** Show an image, nothing until it is loaded: the one before would be taken for it. then: what is done after that */
   const put = (image, src, then) => {
     if (image.getAttribute("src") === src) return;
+    const settled = (lost) => () => { image.classList.remove("waits"); image.classList.toggle("lost", lost); then(); };
     image.classList.add("waits");
-    image.onload = image.onerror = () => { image.classList.remove("waits"); then(); };
+    image.onload = settled(false);
+    image.onerror = settled(true);
     image.src = src;
   };
-  const isReady = (images) => images.every((image) => !image.classList.contains("waits"));
-  atelier.blind = {KEYS, outcomeOf, answers, enable, progress, findings, put, isReady};
+  atelier.blind = {KEYS, outcomeOf, answers, can, enable, progress, findings, put, isReady};
 
   /* ---- a grid's ---- */
 
   const open = (opener) => {
     const grid = opener.dataset.choose;
-    let data = null, axis = "", waits = false, over = false;
+    let data = null, axis = "", waits = false, over = false, asked = 0;
     const pane = (label, outcome) => { const image = h("img", {alt: `${label} image`, decoding: "async", onclick: () => answer(outcome)}); return {image, node: h("figure", {}, h("figcaption", {}, label), h("div", {class: "verdict-frame"}, image))}; };
     const panes = [pane("Left", "left"), pane("Right", "right")];
     const images = panes.map(({image}) => image);
@@ -61,19 +68,22 @@
     const box = h("dialog", {class: "grid-light blind", "aria-label": "Blind choice", tabindex: -1}, h("div", {class: "card-head"}, title, h("span", {class: "grow"}), axes), problems, none, stage, row, found, keys, close);
     const answer = (outcome) => {
       const pair = data && !over && data.pair;
-      if (!pair || waits || !isReady(images) || (outcome === "undo" && pair.number === 1)) return;
+      if (!pair || waits || !can(outcome, images, pair.number)) return;
       box.focus();  // a disabled button takes no key
       ask({left: pair.left, right: pair.right, prompt: pair.prompt, outcome});
     };
     const ask = async (choice = null) => {
+      const turn = asked += 1;
       waits = true;
-      enable(row, true);
+      enable(row, images, true);
       const answered = await atelier.question("choose", {grid, axis, choice});
+      if (turn !== asked) return;  // another axis was chosen meanwhile
       waits = false;
       problems.replaceChildren(...(answered.problems ? [atelier.problems(answered.problems)] : []));
       if (!answered.problems) { data = answered; ({axis} = data); }
       draw();
-      if (data && !data.pair && data.missing && box.isConnected) setTimeout(() => { if (box.isConnected && !data.pair) ask(); }, AGAIN);
+      const none = () => box.isConnected && turn === asked && (!data || (!data.pair && data.missing));
+      if (none()) setTimeout(() => { if (none()) ask(); }, AGAIN);
     };
     const draw = () => {
       const pair = data && data.pair, chooses = Boolean(pair) && !over;
@@ -92,9 +102,9 @@
       if (!pair) return;
       text(question, `Which is better for "${pair.about}"?`);
       attr(question, "title", question.textContent);
-      text(count, progress(data.result));
       images.forEach((image, n) => put(image, pair.images[n], draw));
-      enable(row, waits || !isReady(images), pair.number);
+      text(count, progress(data.result, images));
+      enable(row, images, waits, pair.number);
       if (isReady(images)) row.dataset.number = pair.number;
     };
     for (const image of images) image.addEventListener("load", () => stage.style.setProperty("--shape", (image.naturalWidth / image.naturalHeight).toFixed(4)));

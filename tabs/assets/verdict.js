@@ -77,8 +77,7 @@
   };
   const answer = (outcome) => {
     const pair = data.blind;
-    if (!pair || answered === `${pair.number}` || !atelier.blind.isReady([parts.left.image, parts.right.image])) return;  // the next two images are on their way
-    if (outcome === "undo" && pair.number === 1) return;
+    if (!pair || answered === `${pair.number}` || !atelier.blind.can(outcome, [parts.left.image, parts.right.image], pair.number)) return;  // the next two images are on their way
     answered = `${pair.number}`;
     setTimeout(() => { if (data && data.blind && data.blind.number === pair.number) { answered = ""; draw(); } }, 3000);  // it was refused or lost
     parts.stage.focus({preventScroll: true});  // a disabled button takes no key
@@ -253,12 +252,12 @@
   };
   const drawAnswers = () => {
     if (!blind) return;
-    const ready = atelier.blind.isReady([parts.left.image, parts.right.image]);
-    if (ready) parts.answers.dataset.number = data.blind.number;
-    atelier.blind.enable(parts.answers, !ready || answered === `${data.blind.number}`, data.blind.number);
+    const images = [parts.left.image, parts.right.image];
+    if (atelier.blind.isReady(images)) parts.answers.dataset.number = data.blind.number;
+    atelier.blind.enable(parts.answers, images, answered === `${data.blind.number}`, data.blind.number);
     text(parts.question, `Which is better for "${data.blind.prompt}"${Object.keys(data.images).length > 1 ? ", both at strength 1" : ""}?`);
     attr(parts.question, "title", parts.question.textContent);
-    text(parts.count, atelier.blind.progress(data.preferred));
+    text(parts.count, atelier.blind.progress(data.preferred, images));
   };
   const drawKeep = () => {
     const one = data.columns[column], {keep: holder} = parts;

@@ -257,9 +257,7 @@ def _images(
         total = len(set(cells.values()))
         own = folder.samples(page.workspace)
         taken = len(own.keys() - generated)
-    return Images(
-        {at: path for at, path in paths.items() if path}, failed, made, total - done, total, len(own), taken
-    )
+    return Images({at: path for at, path in paths.items() if path}, failed, made, total - done, total, len(own), taken)
 
 
 def _complete(verdict: Verdict, images: Images) -> Verdict | None:

@@ -11,7 +11,7 @@ import gradio as gr
 
 from core.engine.deleted import put_back
 from core.engine.run_summary import RunSummary
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.space import folder_bytes
 from core.record.units import count
 from core.settings.job import TrainJob
@@ -79,7 +79,6 @@ class Handlers:
         self.copies = copies.Copies(page)
         page.commands["copy_create"] = self.copies.create_folder
         self._sizes: dict[str, tuple[float, int]] = {}
-        self._deleted: list[str] = []  # names in the trash, of the last deletion
         page.commands[PUT_BACK] = self._put_back
 
     # -- showing
@@ -196,8 +195,7 @@ class Handlers:
         elif act in ("mark", "unmark"):
             self.copies.keep(opened, arg, "" if act == "mark" else None)
         elif act == "delete" and place.get("asking") and opened == arg:
-            self._deleted = [self.page.engine.delete_run(arg)]
-            self._say_deleted([])
+            self._say_deleted([self.page.engine.delete_run(arg)])
             place |= {"open": "", "asking": False, "copy": ""}
         elif act == "delete-picked" and place.get("asking"):
             place |= {"picked": self._delete(place.get("picked", ())), "asking": False}
@@ -205,31 +203,30 @@ class Handlers:
 
     def _delete(self, names: Sequence[str]) -> list[str]:
         """Move these runs to the trash. Returns those that could not be moved, and shows the problems."""
-        left: dict[str, ProblemsError] = {}
-        self._deleted = []
-        for name in names:
-            try:
-                self._deleted.append(self.page.engine.delete_run(name))
-            except ProblemsError as error:
-                left[name] = error
-        self._say_deleted([problem for error in left.values() for problem in error.problems])
-        return list(left)
+        problems: list[Problem] = []
+        deleted = {name: collected(problems, self.page.engine.delete_run, name) for name in names}
+        self._say_deleted([new for new in deleted.values() if new], problems)
+        return [name for name, new in deleted.items() if not new]
 
-    def _say_deleted(self, problems: Sequence[Problem]) -> None:
-        text = f"{count(len(self._deleted), 'run')} moved to the trash. Space on the disk, in Tools, can put it back later too."
-        undo_by = PUT_BACK if self._deleted else ""
+    def _say_deleted(self, deleted: list[str], problems: Sequence[Problem] = ()) -> None:
+        """Say which runs were deleted, by their names in the trash, which *Undo* of this browser puts back."""
+        self.page.browser.deleted_runs = deleted
+        text = (
+            f"{count(len(deleted), 'run')} moved to the trash. Space on the disk, in Tools, can put it back later too."
+        )
+        undo_by = PUT_BACK if deleted else ""
         self.page.say("error" if problems else "done", text, problems=problems, undo_by=undo_by)
 
     def _put_back(self, data: dict[str, Any], browser: Browser) -> None:
-        """Undo the last deletion. Nothing happens the second time. Raises ProblemsError."""
-        names, self._deleted = self._deleted, []
-        for name in names:
-            put_back(name, self.page.workspace)
+        """Undo the browser's last deletion, as far as it can be: the rest stays to be tried again."""
+        problems: list[Problem] = []
+        restored = {name: collected(problems, put_back, name, self.page.workspace) for name in browser.deleted_runs}
+        browser.deleted_runs = [name for name, run in restored.items() if not run]
         self.page.run_list = (None, self.page.run_list[1])  # the lists read it again
-        if names:
-            self.page.browsers.say(
-                browser, "done", f"{count(len(names), 'run')} restored from the trash.", redraws=True
-            )
+        if restored:
+            text = f"{count(len(restored) - len(browser.deleted_runs), 'run')} restored from the trash."
+            kind, undo_by = ("error", PUT_BACK) if problems else ("done", "")
+            self.page.browsers.say(browser, kind, text, problems=problems, undo_by=undo_by, redraws=True)
 
     def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
         """Handle a button of a file. Returns the changes of the browser's state."""

@@ -122,7 +122,7 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     place, shown = itemgetter("place", "main")(desk.act(place, event("delete", folder.name)))
     assert not folder.exists() and "moved to the trash" in said(desk) and "No runs yet." in shown
     assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
-    browser = desk.page.browsers.of("one")
+    browser = desk.page.browser
     desk.page.commands[PUT_BACK]({}, browser)
     assert (folder / "job.json").is_file() and "1 run restored" in browser.message["text"]
     assert browser.message["redraws"] and ">one<" in desk._main({}) and not [*desk.page.workspace.trash.iterdir()]
@@ -131,11 +131,19 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
 
 def test_a_run_is_not_put_back_over_another_and_one_that_is_gone_says_so(desk):
     folder = write_run(desk.page, "20260101-120000_one")
+    other = write_run(desk.page, "20260101-120001_two")
+    desk.act({"picked": [folder.name, other.name], "asking": True}, event("delete-picked", ""))
+    made = write_run(desk.page, folder.name)
+    browser = desk.page.browser
+    assert not desk.page.browsers.of("another").deleted_runs
+    desk.page.commands[PUT_BACK]({}, browser)
+    assert [problem["code"] for problem in browser.message["problems"]] == ["runs.name-taken"]
+    assert other.is_dir() and browser.message["undo_by"] == PUT_BACK, "one that can come back does, the other can later"
+    (in_trash,) = deleted_runs(desk.page.workspace)
+    made.rename(made.with_name("20260101-120002_made"))
+    desk.page.commands[PUT_BACK]({}, browser)
+    assert folder.is_dir() and not browser.message["undo_by"] and not browser.deleted_runs
     desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
-    write_run(desk.page, folder.name)
-    browser = desk.page.browsers.of("one")
-    with refused("runs.name-taken"):
-        desk.page.commands[PUT_BACK]({}, browser)
     (in_trash,) = deleted_runs(desk.page.workspace)
     assert in_trash.run == folder.name and (desk.page.workspace.trash / in_trash.name / "job.json").is_file()
     for name in ("../outside-1234567890", "20260101-120000_other-1234567890", ""):
