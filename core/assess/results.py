@@ -69,13 +69,14 @@ def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, good: 
     if len(clear) > MOST_NAMED:
         but = f", all but {listed(worse)}, of higher or unknown loss" if 0 < len(worse) <= MOST_NAMED else ""
         what = f"{len(clear)} of {len(assessed)} assessed checkpoints{but}"
-    last = f" Nothing that was measured speaks against {what}." if clear else ""
+    remarks = _of_all(labels, cells)
+    last = f" Nothing{' else' * bool(remarks)} that was measured speaks against {what}." if clear else ""
     some = (
         f" Only {len(assessed)} of {count(len(labels), 'checkpoint')} assessed so far."
         if 0 < len(assessed) < len(labels)
         else ""
     )
-    return "; ".join([sentence.removesuffix("."), *parts]) + f".{last}{_of_all(labels, cells)}{some}"
+    return "; ".join([sentence.removesuffix("."), *parts]) + f".{remarks}{last}{some}"
 
 
 def _of_all(labels: Collection[str], cells: Cells) -> str:

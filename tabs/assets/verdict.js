@@ -5,6 +5,7 @@
   const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
   const KEYS = "Keys: left and right step, up and down prompt, hold space base model, K keep, B blind choice.";
   let data = null, column = 0, row = 0, strength = 1, base = false, blind = false, answered = 0, inWords = null, parts = null;
+  const WITHOUT = "without the trigger word";  // what a proposed prompt shows
   let ticks = new Map(), power = "";  // of the average, as they were set
 
   const button = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
@@ -95,7 +96,8 @@
     if (blind) {
       if (key === "Escape") setBlind(false); else if (atelier.blind.outcomeOf(event)) answer(atelier.blind.outcomeOf(event)); else return;
     } else {
-      const moves = {ArrowLeft: [column - 1, row], ArrowRight: [column + 1, row], ArrowUp: [column, row - 1], ArrowDown: [column, row + 1]};
+      const at = on(".verdict-step") ? [...parts.strip.children].indexOf(target) + 1 : column;  // a step that has the focus need not be the one shown
+      const moves = {ArrowLeft: [at - 1, row], ArrowRight: [at + 1, row], ArrowUp: [column, row - 1], ArrowDown: [column, row + 1]};
       if (moves[key]) {
         go(...moves[key]);
         if (on(".verdict-step")) parts.strip.children[column - 1].focus({preventScroll: true});
@@ -232,7 +234,7 @@
     const {make, limit} = parts, {state, total, missing, about, left, more, message, entry, late} = data.making, fresh = data.making.new;
     if ([make, parts.further].some((each) => each.querySelector("button:active"))) { delete atelier.have.verdict; return; }  // it must not change under the pointer that presses it
     if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length, strength, isMade()])) return;
-    const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); }, kind); return made; };
+    const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); parts.stage.focus({preventScroll: true}); }, kind); return made; };
     const leave = (label, more) => { const made = button(label, () => { atelier.once(made); strength = 1; send("verdict_leave_out"); draw(); }, "small", more); return made; };
     const done = total - missing, over = late ? `The ${minutes(data.making.minutes)} are over` : message;
     const atMost = () => h("label", {class: "verdict-limit"}, "at most", limit, "minutes");
@@ -255,7 +257,8 @@
     const images = [parts.left.image, parts.right.image];
     if (atelier.blind.isReady(images)) parts.answers.dataset.number = data.blind.number;
     atelier.blind.enable(parts.answers, images, answered === `${data.blind.number}`, data.blind.number);
-    text(parts.question, `Which is better for "${data.blind.prompt}"${Object.keys(data.images).length > 1 ? ", both at strength 1" : ""}?`);
+    const without = data.prompts.some(({text: words, shows}) => words === data.blind.prompt && shows === WITHOUT) ? `, ${WITHOUT}` : "";
+    text(parts.question, `Which is better for "${data.blind.prompt}"${without}${Object.keys(data.images).length > 1 ? ", both at strength 1" : ""}?`);
     attr(parts.question, "title", parts.question.textContent);
     text(parts.count, atelier.blind.progress(data.preferred, images));
   };
@@ -288,7 +291,7 @@
     show(assess, !blind && Boolean(found));
     if (assess.hidden || !atelier.differs(assess, [column, data.columns, found])) return;
     const {state, entry, done, total, left, missing, about, message, rows} = found, measured = rows[one.file] || [], checkpoints = `${missing} checkpoint${missing === 1 ? "" : "s"}`;
-    const begin = button(`Assess ${checkpoints}`, () => { atelier.once(begin); send("verdict_assess"); }, measured.length ? "small" : "");
+    const begin = button(`Assess ${checkpoints}`, () => { atelier.once(begin); send("verdict_assess"); parts.stage.focus({preventScroll: true}); }, measured.length ? "small" : "");
     const cancel = button("Cancel", () => send("cancel", {entry}), "small");
     const doing = state === "waiting" ? [h("span", {class: "hint"}, waiting(entry)), cancel]
       : state === "running" ? [h("span", {class: "hint"}, total ? `${Math.round(100 * done / total)}% measured${left ? `, ${left} left` : ""}` : "Loading the model"), h("span", {class: "progress"}, h("i", {style: `width:${total ? (100 * done / total).toFixed(1) : 0}%`})), cancel]

@@ -21,8 +21,9 @@ from core.record.file_titles import file_stem
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import display_path, resolve_path
-from core.settings.base import declared
+from core.settings.base import Declared, declared, fields_of
 from core.settings.dataset.source import Source
+from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
@@ -56,6 +57,7 @@ NAMED = {
     "seed",
     "loras",
     "embeddings",
+    "nets",
 }
 NAMED |= {"count", "prompt_weights", "zero_terminal_snr"}
 
@@ -306,6 +308,16 @@ def _strengths(use: LoraUse) -> str:
     return strengths(use.strength, use.text_encoder_strength)
 
 
+def _net(use: ControlUse, called: Callable[[str], str]) -> str:
+    """HTML of a ControlNet with its weight, its control image and what is set for it."""
+    entries = [Declared(name, "controls", name, info) for name, info in fields_of(ControlUse).items()]
+    rest = [each for each in entries if each.name not in ("file", "image", "weight", "enabled")]
+    changed = [(each, value) for each in rest if (value := getattr(use, each.name)) != each.default]
+    words = [f", {esc(label(each).lower())} {esc(shown_value(each, value))}" for each, value in changed]
+    image = f", follows {_file(use.image, file_stem)}" if use.image else ""
+    return f"{_file(use.file, called)} <b>{use.weight:g}</b>{image}{''.join(words)}"
+
+
 def _file(name: str, called: Callable[[str], str]) -> str:
     return f'<span title="{esc(name)}">{esc(called(name))}</span>'
 
@@ -340,6 +352,7 @@ def about_job(
         ("Clip skip", str(job.model.clip_skip or "")),
         ("LoRAs", "<br>".join(f"{_file(use.file, called)} <b>{_strengths(use)}</b>" for use in settings.loras)),
         ("Embeddings", "<br>".join(esc(text) for text in settings.embeddings)),
+        ("ControlNets", "<br>".join(_net(use, called) for use in job.controls.used)),
         ("Zero terminal SNR", "on" if settings.zero_terminal_snr == "on" else ""),
         ("Prompt weights", "" if settings.prompt_weights else "off"),
     ]
@@ -353,9 +366,13 @@ def about_job(
 
 
 def _in_use(job: GenerateJob) -> dict[str, Any]:
-    """{path: value} of the image to image settings that are listed even at their defaults, as in A1111's text."""
-    settings = job.image_to_image
-    values: dict[str, Any] = {}
+    """{path: value} of the settings that are listed even at their defaults, as in A1111's text."""
+    settings, hires = job.image_to_image, job.hires
+    values: dict[str, Any] = {"generate.schedule_type": job.generate.schedule_type}
+    if hires.highres_fix_scale is not None:
+        values["hires.hires_steps"] = hires.hires_steps or job.generate.steps
+        if not hires.highres_fix_upscaler_file:
+            values["hires.highres_fix_upscaler"] = hires.highres_fix_upscaler
     if settings.image_path or job.hires.highres_fix_scale is not None:
         values["image_to_image.strength"] = settings.strength
     if settings.image_path and settings.mask_path:

@@ -222,7 +222,7 @@ def test_a_trigger_word_that_does_nothing_in_any_checkpoint_is_named_once():
         }
         return results.with_warnings("x.", labels, cells, labels)
 
-    assert sentence(0.95, 0.91).endswith("The trigger word 'sks' does next to nothing.")
+    assert "The trigger word 'sks' does next to nothing. Nothing else" in sentence(0.95, 0.91)
     assert sentence(0.95).count("sks") == 1, "of those that were measured"
     for lows in ((0.95, 0.9), (0.95, None), ()):
         assert "sks" not in sentence(*lows)

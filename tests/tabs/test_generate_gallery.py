@@ -25,6 +25,8 @@ from core.generation.plan.stages import only_enlarges, stages_of
 from core.generation.plan.upscalers import UPSCALERS
 from core.generation.sample.loop import steps_of
 from core.record.problems import ProblemsError
+from core.settings.generation.controls import ControlSettings, ControlUse
+from core.settings.generation.high_resolution import HiresSettings
 from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.job import GridJob, TrainJob
 from tabs.generate import form
@@ -127,6 +129,24 @@ def test_the_viewer_names_denoising_strength_and_mask_blur_at_their_defaults():
     masked = {"image_path": "a.png", "mask_path": "m.png"}
     assert named(**masked) == ["Denoising strength", "Mask blur"]
     assert named(**masked, inpaint_area="masked") == ["Denoising strength", "Mask blur", "Padding"]
+
+
+def test_the_viewer_names_hires_at_its_defaults_and_each_control_net_in_words():
+    job = made().model_copy(update={"hires": HiresSettings(highres_fix_scale=2)})
+    nets = [
+        ControlUse(file="lines.safetensors", image="dog.png", weight=0.7, end_at=0.6),
+        ControlUse(file="off.pt", enabled=False),
+    ]
+    job = job.model_copy(update={"controls": ControlSettings(nets=nets)})
+    words = " ".join(re.sub("<[^>]*>", " ", about_job(job, ImageRecord(job=job))).split())
+    for part in (
+        f"Hires steps {job.generate.steps}",
+        "Upscaler Lanczos",
+        "Schedule type",
+        "lines 0.7 , follows dog , end",
+    ):
+        assert part.lower() in words.lower(), words
+    assert "preprocessor" not in words.lower() and "off.pt" not in words
 
 
 def test_an_image_is_sent_on_at_its_own_size(desk):

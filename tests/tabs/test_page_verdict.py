@@ -79,6 +79,9 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     expect(label).to_contain_text("base model")
     tab.keyboard.up(" ")
     expect(label).to_contain_text("step 40")
+    card.locator(".verdict-step", has_text="step 20").focus()
+    tab.keyboard.press("ArrowRight")
+    expect(label).to_contain_text("step 40")  # next to the one that has the focus
     tab.keyboard.press("k")
     expect(card.get_by_label("Kept as")).to_have_value("verdict-step00000040")
     assert [*read_kept(run.folder)] == ["checkpoints/verdict-step00000040.safetensors"]
@@ -113,7 +116,8 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     expect(label).to_contain_text("step 40")
     expect(card.locator(".verdict-measures thead [aria-current]")).to_have_text("step 40")
     expect(card.locator(".verdict-sentence")).to_contain_text("step 40 nearly copies a training image (fox.png)")
-    expect(card.get_by_role("button", name="Assess 3 checkpoints")).to_be_visible()
+    card.get_by_role("button", name="Assess 3 checkpoints").press("Enter")
+    expect(stage).to_be_focused()
     expect(label).to_contain_text("step 40")  # the kept one
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, islice, product
 from typing import Any
 
+from core.generation.grids.axes import LETTERS
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, Index, name_of, position_of
 from core.record.preference import LEAST_PAIRS, Choice, Pair, add_choice, next_pair, read_choices, standing
 from core.record.problems import ProblemsError
 
-LETTERS = "xyz"
 PROMPT = "generate.prompt"
 MOST_PAIRS = 10_000
 
