@@ -143,7 +143,7 @@ def test_the_viewer_names_hires_at_its_defaults_and_each_control_net_in_words():
         f"Hires steps {job.generate.steps}",
         "Upscaler Lanczos",
         "Schedule type",
-        "lines 0.7 , follows dog , end",
+        "lines 0.7 , follows dog.png , end at 0.6",
     ):
         assert part.lower() in words.lower(), words
     assert "preprocessor" not in words.lower() and "off.pt" not in words
