@@ -65,7 +65,7 @@ class Controls:
     # -- display
 
     def html(self, values: Values) -> str:
-        """HTML above the group's fields: rows, the field that adds one, the common control image."""
+        """HTML above the group's fields: the common control image, rows, the field that adds one."""
         uses, family = values["nets"], model_of(values, self.page.project.job.model, self.page.workspace).family
         listed = "".join(self._row(number, use, family, values) for number, use in enumerate(uses))
         image = self._painting.thumb(values["control_image"], "Control image for all")
@@ -73,7 +73,7 @@ class Controls:
         entry = form.ENTRIES["control_net"]
         add = FieldView(entry, act="net_add", id="gen-control_net", form="gen", empty=entry.hint).line()
         return (
-            f'<ul class="nets">{listed}</ul><div class="gen-paint"><div class="strip">{upload}{image}</div></div>'
+            f'<div class="gen-paint"><div class="strip">{upload}{image}</div></div><ul class="nets">{listed}</ul>'
             f'<div class="concept-fields">{add}</div>'
         )
 
