@@ -21,6 +21,7 @@ from core.generation.model.library import Scan, find, find_file, portable_name
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
+from core.record.file_titles import is_average
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path, real_path
 from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting, value_of
@@ -360,21 +361,31 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace, strength:
     return values | {"loras": [*loras, {"file": name, "strength": strength}]}
 
 
+def files_to_use(page: Page, facts: Mapping[str, Any], file: str = "") -> list[Mapping[str, Any]]:
+    """The checkpoint `file` of a run, else the `recommended` or its last one, and the others of its step, since an embedding has one
+    for each word; [] if the run has none. facts: the run's snapshot"""
+    use, _ = (None, "") if file else recommended(page.workspace.runs / facts["run"], facts.get("best"))
+    wanted = use.name if use is not None else file
+    saved = [each for each in facts["files"] if not is_average(each["name"])]
+    chosen = (
+        [each for each in facts["files"] if each["name"] == wanted] if wanted else saved[-1:] or facts["files"][-1:]
+    )
+    return chosen + [
+        each for each in saved for one in chosen if one in saved and each != one and each["step"] == one["step"]
+    ]
+
+
 def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
     """Fill in the form with a run's checkpoint `file`, else the `recommended` or its last one: as LoRA at its best strength with the
     run's base model and the guidance scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a
     prompt, also with the settings of the first sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
     facts, folder = page.engine.snapshot(name), page.workspace.runs / name
-    wanted = folder / "checkpoints" / file if file else recommended(folder, facts.get("best"))[0]
-    found = {
-        Path(each["path"]): each["step"] for each in facts["files"] if wanted is None or each["name"] == wanted.name
-    }
-    if not found:
+    together = [Path(each["path"]) for each in files_to_use(page, facts, file)]
+    if not together:
         raise ProblemsError.one("This run has no saved file", name, "wait until it has saved one", code="run.no-file")
-    newest = max(found, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
     state, now = page.project.tab_state("Generate"), page.project.job
     before = stored_values(state, now) | {"embeddings": []}
-    chosen = portable_name(newest, page.workspace)
+    chosen = portable_name(together[0], page.workspace)
     job = page.readable_job(name)  # without it, its LoRA can still be used
     if job is not None:
         base = find_file(job.model.base_model, page.workspace)
@@ -386,7 +397,6 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         if sample and before["prompt"] in _automatic_prompts(state):
             state, before = state | {"prompt_of_run": sample["prompt"]}, before | sample
     if job is not None and job.method.traits.new_words:
-        together = [Path(each["path"]) for each in facts["files"] if each["step"] == found[newest]]
         words = words_of(job, list(filter(Path.exists, together)), page.workspace)
         values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
     elif job is not None and job.method.traits.control_images:
@@ -397,7 +407,7 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         values = before | {"loras": []} | model_values(model, now.model)
     else:
         alone = before | {"loras": [use for use in before["loras"] if use["file"] == chosen]}
-        values = add_lora(alone, newest, page.workspace, best_strength(folder, newest.name) or 1.0)
+        values = add_lora(alone, together[0], page.workspace, best_strength(folder, together[0].name) or 1.0)
         values |= model_values(job.model, now.model) if job is not None else {}
     page.project.keep("Generate", state | {"values": values})
     return values

@@ -15,7 +15,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.assess.recommended import recommended
+from core.engine.deleted import name_in_trash
 from core.engine.queue import QueueEntry
 from core.engine.run_grid import RunGrid, grid_of_runs, run_grid_of
 from core.generation.grids.axes import (
@@ -35,7 +35,7 @@ from core.generation.grids.making import begin
 from core.generation.grids.plan import checked, expected_steps
 from core.generation.model.library import find_file, title_of_name
 from core.record import atomic
-from core.record.file_titles import file_stem, is_average
+from core.record.file_titles import file_stem
 from core.record.kept import read_kept
 from core.record.preference import FILE as CHOICES
 from core.record.problems import Problem, ProblemsError, raise_if_errors
@@ -343,7 +343,7 @@ class Grids:
         if entry_of(self.page, name) is not None:
             what, fix = "This grid is being made", "cancel it first"
             raise ProblemsError.one(what, name, fix, "grid.running")
-        target = self.page.workspace.trash / f"{name}-{int(time.time())}"
+        target = self.page.workspace.trash / name_in_trash(name, time.time())
         target.parent.mkdir(parents=True, exist_ok=True)
         atomic.replace(folder.path, target)
         self._keep(open="", axes={}, trashed=target.name)
@@ -488,12 +488,6 @@ def of_runs(page: Page, names: Sequence[str]) -> None:
     runs = []
     for name in names:
         facts, job = page.engine.snapshot(name), page.engine.run_job(name)
-        use, _ = recommended(page.workspace.runs / name, facts.get("best"))
-        saved = [each for each in facts["files"] if not is_average(each["name"])]
-        last = saved[-1]["step"] if saved else None
-        chosen = [each for each in facts["files"] if use is not None and each["name"] == use.name]
-        step = next((each["step"] for each in chosen if each in saved), None if chosen else last)
-        same = [each for each in saved if each["step"] == step]  # an embedding has a file for each word
-        runs.append((dict(facts) | {"files": same or chosen}, job))
+        runs.append((dict(facts) | {"files": form.files_to_use(page, facts)}, job))
     grid = grid_of_runs(runs, page.workspace, str(prompt))
     submit(page, grid)

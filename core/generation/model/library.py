@@ -207,9 +207,10 @@ def portable_name(path: str | Path, workspace: Workspace) -> str:
     other files in the project, else the bare file name. `library.find` and `formats.hub.resolve` find it
     on any machine that has the file."""
     resolved = real_path(Path(path).expanduser())
-    for root, prefix in ((workspace.models, "models/"), (workspace.outputs, "outputs/"), (PROJECT, "")):
-        if resolved.is_relative_to(root.resolve()) and resolved != root.resolve():
-            return prefix + resolved.relative_to(root.resolve()).as_posix()
+    parents = set(resolved.parents)
+    for folder, prefix in ((workspace.models, "models/"), (workspace.outputs, "outputs/"), (PROJECT, "")):
+        if (root := folder.resolve()) in parents:
+            return prefix + resolved.relative_to(root).as_posix()
     return resolved.name
 
 
