@@ -1,5 +1,5 @@
 "use strict";
-/* Beside the text on the Captions tab: its tags as chips, autocomplete, quick tags, the tags of the dataset, changes of many captions
+/* Next to the text on the Captions tab: its tags as chips, autocomplete, quick tags, the tags of the dataset, changes of many captions
    and their history. All of them change the text in the box, or ask the server; captions.js saves. */
 (() => {
   const atelier = window.atelier, {h, byId} = atelier, {ask, put, own, box, filter} = atelier.captions;

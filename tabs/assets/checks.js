@@ -1,5 +1,5 @@
 "use strict";
-/* The preflight card beside the form: what will train, the arithmetic of the length, and what is wrong. */
+/* The preflight card next to the form: what will train, the arithmetic of the length, and what is wrong. */
 (() => {
   const atelier = window.atelier, {h, text, show, byId} = atelier;
 

@@ -1,5 +1,5 @@
 "use strict";
-/* The card beside the form: what a training takes of the device, the memory and speed slider, and how a try went. */
+/* The card next to the form: what a training takes of the device, the memory and speed slider, and how a try went. */
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
   let data = null, held = false;

@@ -329,7 +329,7 @@
 
   /* ---- the viewer ---- */
 
-  /** back: brings the keyboard to the image that was seen last; marked: another one that is shown beside it */
+  /** back: brings the keyboard to the image that was seen last; marked: another one that is shown next to it */
   const openViewer = (name, list, back, marked = "") => {
     if (viewer) return;
     viewer = atelier.imageViewer({name, marked, list: list.includes(name) ? [...list] : [name], thumb: (of) => (tiles.get(of) || {}).thumb, ask, star, remove,

@@ -115,7 +115,7 @@
     go(from);
   };
   atelier.browseModels = (slot) => browse(slot === "vae" ? "Choose a VAE" : "Choose a base model", "model", "", (path) => use(slot, path));
-  /* Beside a field that names a path (FieldView in tabs/form/view.py): a list of folders gets one more line. */
+  /* Next to a field that names a path (FieldView in tabs/form/view.py): a list of folders gets one more line. */
   const CHOOSE = {model: "Choose a model file", file: "Choose a file", folder: "Choose a folder", any: "Choose a file or folder"};
   /** Browse for one of CHOOSE, beginning at a path; `chosen` gets the path. */
   atelier.browse = (what, from, chosen) => browse(CHOOSE[what], what, from, (path) => { closeDialog(); chosen(path); });

@@ -1,5 +1,5 @@
 "use strict";
-/* The list of model files beside a field that names one (tabs/form/picker.py): a click takes a file into the field. */
+/* The list of model files next to a field that names one (tabs/form/picker.py): a click takes a file into the field. */
 (() => {
   const atelier = window.atelier, {h, text} = atelier;
   const PAUSE = 150, AGAIN = 1000;  // milliseconds after typing, and until files that are still being read are asked for again

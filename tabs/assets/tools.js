@@ -1,5 +1,5 @@
 "use strict";
-/* The Tools tab, and the download that Train offers beside the base model. */
+/* The Tools tab, and the download that Train offers next to the base model. */
 (() => {
   const atelier = window.atelier, {h, text, byId} = atelier;
   let works = [];

@@ -1,5 +1,5 @@
 "use strict";
-/* One image over the whole page: through a list by the arrow keys, stars, trash, another image beside it or, while a key is held, in its place, zoom, and what it can be
+/* One image over the whole page: through a list by the arrow keys, stars, trash, another image next to it or, while a key is held, in its place, zoom, and what it can be
    used for. The list is the one of the moment it was opened. gallery.js opens it. */
 (() => {
   const atelier = window.atelier, {h, text, attr, show} = atelier;
@@ -8,7 +8,7 @@
 
   atelier.imageSends = SENDS;
 
-  /** second: an image that is shown beside it; list: names; thumb(name): what is shown until the image itself is there; ask, star, remove, undo, send, closed: the gallery's */
+  /** second: an image that is shown next to it; list: names; thumb(name): what is shown until the image itself is there; ask, star, remove, undo, send, closed: the gallery's */
   atelier.imageViewer = ({name: first, marked: second = "", list, thumb, ask, star, remove, undo, send, closed}) => {
     const known = new Map();  // name -> the server's answer
     let name = "", before = "", marked = second, asked = 0, scale = 1, place = [50, 50];
@@ -123,7 +123,7 @@
       if (url) attr(other, "src", url);
       drawBeside();
       text(compares, words ? ` with ${words}` : "");
-      attr(compare, "title", url ? `Click to see ${words} beside it, or hold C or Space to see it in its place` : `${none}. Mark an image (M) to compare others with it.`);
+      attr(compare, "title", url ? `Click to see ${words} next to it, or hold C or Space to see it in its place` : `${none}. Mark an image (M) to compare others with it.`);
       attr(mark, "aria-pressed", String(!!marked && marked === name));
     };
     const hold = (on) => {

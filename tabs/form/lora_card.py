@@ -10,7 +10,7 @@ from tabs.form.lora_steps import Checkpoint, Lora
 from tabs.markup import esc, middle
 
 THUMB = 96  # pixels of an image
-LONG_LABEL = 13  # characters of a step that have room beside a name
+LONG_LABEL = 13  # characters of a step that have room next to a name
 LORAS, RUNS = "gen-loras", "runs"  # ids of what chooses by an act: the list of LoRAs in Generate, the table of runs
 
 
