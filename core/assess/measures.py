@@ -19,6 +19,7 @@ class Measure:
     meaning   what a high or low value means
     reads     (set of predictions, strength of the LoRA), shared with other measures      images   it needs generated images
     more      further predictions for each image of a set
+    recorded  the training measured it: `measure` needs no model (`Recorded` in run.py)
     kinds     of what trained that it applies to (`Target.kind`): "network", "model", "embedding"
     """
 
@@ -29,6 +30,7 @@ class Measure:
     images: bool = False
     kinds: str = "network model embedding"
     more: int = 0
+    recorded: bool = False
 
     def call(self, name: str, *args: Any) -> Any:
         """Call a function of its module; "" if it has none of this name."""
@@ -49,7 +51,12 @@ def _value(data: Mapping[str, Any]) -> str:
 _INSIDE, _OUTSIDE, _PLAIN = ("inside", 1.0), ("outside", 1.0), ("plain", 1.0)
 _EACH = [(name, strength) for strength in STRENGTHS for name in ("fit", "outside")]
 _ROWS = (
-    Measure("loss", "Held-out loss", "How well it denoises images that it was not trained on; lower is better."),
+    Measure(
+        "loss",
+        "Held-out loss",
+        "How well it denoises images that it was not trained on; lower is better.",
+        recorded=True,
+    ),
     Measure(
         "fit",
         "Fit to the training images",

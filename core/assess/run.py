@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,13 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
     return Outcome(lines=lines, facts={"cells": measured})
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A checkpoint whose model is not needed."""
+
+    checkpoint: Checkpoint
+
+
 class Work:
     """Measures what assess.json lacks, into `cells`. lost: why checkpoints could not be read, by path"""
 
@@ -59,8 +66,14 @@ class Work:
         for checkpoint in self.target.checkpoints:
             with self._reported(checkpoint, self.target.measures):
                 todo[checkpoint] = self._missing(checkpoint)
-        if todo := {checkpoint: measures for checkpoint, measures in todo.items() if measures}:
-            self._measure(todo)
+        for checkpoint, measures in todo.items():
+            recorded = [each for each in measures if each.recorded]
+            with self._reported(checkpoint, recorded):
+                self._take(checkpoint, recorded, self, Recorded(checkpoint))
+        there = {at: measures for at, measures in todo.items() if at.path not in self.lost}
+        others = {at: [each for each in measures if not each.recorded] for at, measures in there.items()}
+        if left := {at: measures for at, measures in others.items() if measures}:
+            self._measure(left)
         if len(self.lost) == len(self.target.checkpoints):
             raise ProblemsError(list(self.lost.values()))
 
@@ -77,7 +90,7 @@ class Work:
         return missing
 
     def _measure(self, todo: Mapping[Checkpoint, Sequence[Measure]]) -> None:
-        """Take these measures; each result is written as soon as it is there."""
+        """Take measures that need the model."""
         from core.assess.bench import Bench
 
         measures = list({measure.name: measure for each in todo.values() for measure in each}.values())
@@ -85,14 +98,18 @@ class Work:
         bench.prepare(measures)
         for checkpoint, missing in todo.items():
             with self._reported(checkpoint, missing), bench.opened(checkpoint) as subject:
-                for measure in missing:
-                    try:
-                        data = measure.call("measure", bench, subject)
-                    except NotMeasured as reason:
-                        data = {"why": str(reason)}
-                    except ProblemsError as error:
-                        data = {"why": error.problems[0].what}
-                    _keep(self.target, self.cells, checkpoint, measure, data)
+                self._take(checkpoint, missing, bench, subject)
+
+    def _take(self, checkpoint: Checkpoint, measures: Sequence[Measure], bench: Any, subject: Any) -> None:
+        """Take these measures of a checkpoint, that of the subject; each result is written as soon as it is there."""
+        for measure in measures:
+            try:
+                data = measure.call("measure", bench, subject)
+            except NotMeasured as reason:
+                data = {"why": str(reason)}
+            except ProblemsError as error:
+                data = {"why": error.problems[0].what}
+            _keep(self.target, self.cells, checkpoint, measure, data)
 
     @contextmanager
     def _reported(self, checkpoint: Checkpoint, measures: Sequence[Measure]) -> Iterator[None]:

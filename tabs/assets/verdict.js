@@ -290,12 +290,12 @@
     const {assess} = parts, one = data.columns[column], found = data.assess;
     show(assess, !blind && Boolean(found));
     if (assess.hidden || !atelier.differs(assess, [column, data.columns, found])) return;
-    const {state, entry, done, total, left, missing, about, message, rows} = found, measured = rows[one.file] || [], checkpoints = `${missing} checkpoint${missing === 1 ? "" : "s"}`;
+    const {state, entry, done, total, left, missing, measures, about, message, rows} = found, measured = rows[one.file] || [], checkpoints = `${missing} checkpoint${missing === 1 ? "" : "s"}`;
     const begin = button(`Assess ${checkpoints}`, () => { atelier.once(begin); send("verdict_assess"); parts.stage.focus({preventScroll: true}); }, measured.length ? "small" : "");
     const cancel = button("Cancel", () => send("cancel", {entry}), "small");
     const doing = state === "waiting" ? [h("span", {class: "hint"}, waiting(entry)), cancel]
       : state === "running" ? [h("span", {class: "hint"}, total ? `${Math.round(100 * done / total)}% measured${left ? `, ${left} left` : ""}` : "Loading the model"), h("span", {class: "progress"}, h("i", {style: `width:${total ? (100 * done / total).toFixed(1) : 0}%`})), cancel]
-        : missing ? [message ? h("span", {class: "bad"}, message) : h("span", {class: "hint"}, `Measures near-copies, drift, trigger, diversity, strength and rank${about ? `, about ${about}` : ""}.`), begin] : [];
+        : missing ? [message ? h("span", {class: "bad"}, message) : h("span", {class: "hint"}, `Measures ${measures}${about ? `, about ${about}` : ""}.`), begin] : [];
     const pair = (images) => h("div", {class: "verdict-pair"}, ...images.map((image, n) => h("figure", {}, h("a", {href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: n ? "Training image" : "Generated image"})), h("figcaption", {}, n ? "training image" : "generated"))));
     const item = (each) => [h("dt", {class: each.warning ? "bad" : "", title: each.meaning}, each.title), h("dd", {}, each.sentence, ...(each.images.length ? [pair(each.images)] : []))];
     const words = h("details", {hidden: !measured.length, open: inWords ?? measured.some((each) => each.warning)}, h("summary", {onclick: () => { inWords = !words.open; }}, `${one.label[0].toUpperCase()}${one.label.slice(1)} in words`), h("dl", {}, ...measured.flatMap(item)));

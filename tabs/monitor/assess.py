@@ -14,7 +14,7 @@ from core.engine.queue import QueueEntry
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.stamps import stamp_or_none
-from core.record.units import clock
+from core.record.units import clock, listed
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.tools.assess import AssessSettings
@@ -39,6 +39,7 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict
     """The assessment of a run for assets/verdict.js; None for a run whose checkpoints cannot be assessed.
 
     missing   number of checkpoints that are not fully measured      about   time that they take
+    measures  what is measured of them, in words
     rows      {file: measures}; the other keys are the state and progress of its job
     """
     cells = read_results(run)
@@ -48,6 +49,11 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict
     except ProblemsError:
         return None
     target = Target(RunFolder(run), job, settings, page.workspace, Path(), checkpoints, tuple(MEASURES.values()))
+    measures = [
+        measure.title.lower() for measure in MEASURES.values() if target.kind in measure.kinds and not measure.recorded
+    ]
+    if not measures:
+        return None
     left = [checkpoint for checkpoint in checkpoints if MEASURES.keys() - cells.get(checkpoint.path.name, {}).keys()]
     seconds = target.predictions(left, target.measures) * seconds_per_prediction(facts, job)
     entry, (done, total) = _entry(page, run.name), _progress(page, _entry(page, run.name))
@@ -59,6 +65,7 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict
         "total": total,
         "left": time_left(page, entry) if done else "",
         "missing": len(left),
+        "measures": listed(measures),
         "about": clock(seconds) if seconds else "",
         "rows": {file: [_row(page, run, row) for row in rows_of(measured)] for file, measured in cells.items()},
     }
