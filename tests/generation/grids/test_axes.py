@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from core.generation.grids.axes import axes_of, joined, read_values, setting_named, settings_of_axes, texts_of
+from core.generation.grids.plan import grid_of
+from core.generation.prompt.changes import with_settings
 from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace
+from core.settings.base import value_of
 from core.settings.check import build
 from core.settings.job import GridJob
 from tests.refusals import refused
@@ -129,3 +135,32 @@ def test_everything_wrong_with_the_axes_is_told_at_once_and_where():
 def test_axes_that_cannot_be_are_refused(code, grid):
     with refused(code):
         axes_of(grid_job(**grid))
+
+
+PAIRS = ("0.5, 1", "1, 2", "64, 128", "0.1, 0.2", "10, 20")  # of numbers, the first pair within a setting's limits
+NEEDS_FILE = {"image_to_image.image_path", "image_to_image.mask_path", "regions.region_map"}
+OWN_SYNTAX = {"start_noise.noise_offset_range", "start_noise.pyramid_noise_discount_range", "memory.text_cache_bytes"}
+
+
+def cells_of(setting, values, workspace):
+    job = grid_job(name="g", x_axis=setting, x_values=values)
+    job = with_settings(job, model={"base_model": str(workspace.models / "starter")})
+    return [cell.request.job for cell in grid_of(job, workspace).cells]
+
+
+def test_every_setting_as_an_axis_gives_its_values_to_the_cells(tmp_path):
+    """An axis of embeddings once ended each grid with a TypeError."""
+    workspace, refused_axes = Workspace(tmp_path, PROJECT / "models", PROJECT / "presets"), set()
+    for setting, entry in settings_of_axes().items():
+        choices = [str(each) for each in entry.choices][:2]
+        tries = (
+            ["on, off"] if entry.kind == "bool" else [", ".join(choices)] if choices else ["none, a=b.pt; c.pt", "a, b"]
+        )
+        for text in PAIRS if entry.kind in ("int", "float") else tries:
+            with suppress(ProblemsError):
+                values = [each.value for each in axes_of(grid_job(x_axis=setting, x_values=text))[0].values]
+                assert [value_of(job, setting) for job in cells_of(setting, text, workspace)] == values, setting
+                break
+        else:
+            refused_axes.add(setting)
+    assert refused_axes == NEEDS_FILE | OWN_SYNTAX
