@@ -279,6 +279,7 @@ def _grid(script: list[Any], minutes: int, seconds: int) -> list[Any]:
     home = SimpleNamespace(
         generated=lambda: {(2, 0, 0)},
         content=lambda: SimpleNamespace(minutes=minutes, run=""),
+        samples=lambda space: {},
         cells=SimpleNamespace(mkdir=lambda exist_ok: heard.append(exist_ok)),
         change=lambda **values: heard.append(
             {key: value if key != "failed" else len(value) for key, value in values.items()}
