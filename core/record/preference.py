@@ -106,7 +106,8 @@ def standing(labels: Mapping[str, str], choices: Sequence[Choice]) -> dict[str, 
     """Result of the choices as JSON values; None without any.
 
     labels    {name: label}, of what is chosen between
-    returns   {"least": choices until a result, "choices": those that count, "settled", "file": the preferred name or None, "rows"}:
+    returns   {"least": choices until a result, "choices": those that count, "prompts": on how many, "settled", "file": the preferred name
+              or None, "rows"}:
               of each name, the most preferred first, {"file", "label", "first": probability of being it, "share": probability of
               being chosen over the mean one, "low" and "high": its 95% interval}, whole percents; no rows until there is a result
     """
@@ -121,6 +122,7 @@ def standing(labels: Mapping[str, str], choices: Sequence[Choice]) -> dict[str, 
         about = {"file": name, "label": labels[name], "first": round(first, 2)}
         shown.append(about | {"share": share, "low": low, "high": high})
     about = {"least": LEAST_CHOICES, "choices": fit.choices, "settled": fit.settled, "file": fit.preferred}
+    about |= {"prompts": len({each.prompt for each in _counted(names, choices)})}
     return about | {"rows": shown}
 
 

@@ -30,11 +30,11 @@
     return left > 0 ? `${left} more choice${left === 1 ? "" : "s"} to a result` : `${result.choices} choices${result.settled ? ", the first place is settled: End shows the result" : ": End shows the result, more choices make it surer"}`;
   };
   /** What the choices say: for each thing how often it is chosen, with its interval, and how likely it is first. more: whether there are
-      further choices; thing: head of the column of names */
-  const findings = (result, more, thing) => {
+      further choices; thing: head of the column of names; on: what they were made on, in words */
+  const findings = (result, more, thing, on = "") => {
     if (!result.rows.length) return [h("p", {class: "hint"}, `${result.choices} of ${result.least} blind choices until a result.`)];
     const [best] = result.rows, certain = result.settled ? "Further choices will hardly change the first place." : more ? "More choices make it surer." : "";
-    return [h("p", {}, `After ${result.choices} blind choices `, h("b", {}, result.settled ? `you prefer ${best.label}` : `${best.label} leads`), `: first with ${percent(best.first)} probability. ${certain}`),
+    return [h("p", {}, `After ${result.choices} blind choices${on} `, h("b", {}, result.settled ? `you prefer ${best.label}` : `${best.label} leads`), `: first with ${percent(best.first)} probability. ${certain}`),
       h("table", {}, h("thead", {}, h("tr", {}, h("th", {scope: "col"}, thing), h("th", {scope: "col"}, "Chosen over an average one"), h("th", {scope: "col", class: "num"}, "First"))),
         h("tbody", {}, ...result.rows.map((one) => h("tr", {}, h("th", {scope: "row"}, one.label),
           h("td", {}, h("span", {class: "verdict-bar", "aria-hidden": "true"}, h("i", {style: `left:${100 * one.low}%;width:${100 * (one.high - one.low)}%`}), h("b", {style: `left:${100 * one.share}%`})), h("span", {class: "figures"}, `${percent(one.share)} (${percent(one.low)} to ${percent(one.high)})`)),

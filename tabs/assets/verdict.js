@@ -331,6 +331,6 @@
   const drawChoices = () => {
     const result = data.preferred, {choices} = parts;
     show(choices, !blind && Boolean(result));
-    if (result && atelier.differs(choices, [result, Boolean(data.blind)])) choices.replaceChildren(...atelier.blind.findings(result, Boolean(data.blind), "Checkpoint"));
+    if (result && atelier.differs(choices, [result, Boolean(data.blind)])) choices.replaceChildren(...atelier.blind.findings(result, Boolean(data.blind), "Checkpoint", ` on ${result.prompts} prompt${result.prompts === 1 ? "" : "s"}`));
   };
 })();

@@ -101,6 +101,8 @@ def test_a_checkpoint_is_found_compared_chosen_blindly_and_kept_by_keyboard_alon
     assert read_choices(run.folder)[-1].outcome == "right"
     tab.keyboard.press("Escape")
     expect(card.locator(".verdict-choices tbody tr")).to_have_count(3)
+    prompts = len({each.prompt for each in read_choices(run.folder) if each.outcome != "skip"})
+    expect(card.locator(".verdict-choices")).to_contain_text(f"on {prompts} prompts")
     leads = card.locator(".verdict-choices tbody th").first.inner_text()
     expect(label).to_contain_text(leads)
     assessed(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
@@ -10,7 +11,7 @@ from core.assess.card import card_of
 from core.engine.engine import Engine
 from core.engine.verdict import read_verdict
 from core.generation.grids.folder import GridFolder
-from core.generation.grids.making import run_grid
+from core.generation.grids.making import begin, run_grid
 from core.generation.model.store import make_store
 from core.record.cancel import CancelToken
 from core.settings.generation.grid import GridSettings
@@ -20,6 +21,7 @@ from tabs.context import make_page
 from tabs.generate import form, grids
 from tabs.monitor import verdict
 from tests.tasks import surroundings
+from tests.training.test_grid_of_a_run import pixels
 
 IMAGES, MODEL = {"copies", "diversity"}, {"fit", "drift", "trigger"}
 TAKEN = {  # measures
@@ -70,6 +72,14 @@ def test_everything_after_a_training(ended, workspace, kind):
     job_of_grid = grid.job()
     run_grid(job_of_grid.model_copy(update={"grid": GridSettings(folder=grid.name)}), workspace, store=make_store())
     content = grid.content()
+    assert {at: named.name for at, named in grid.samples(workspace).items()} == content.samples
+    again = begin(job_of_grid, workspace)  # of no run: nothing is taken over
+    run_grid(job_of_grid.model_copy(update={"grid": GridSettings(folder=again.name)}), workspace, store=make_store())
+    for at in content.samples:
+        assert np.abs(pixels(grid.cell(at)) - pixels(again.cell(at))).mean() < 0.5, (
+            at,
+            "the sample is what its file gives",
+        )
     assert not content.failed, content.failed
     assert grid.generated() == content.cells
     shown = verdict.part(page, folder.name, page.engine.snapshot(folder.name), job)
