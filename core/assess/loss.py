@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.assess.statistics import Interval, NotMeasured, mean_of
+from core.assess.target import Checkpoint, Target
 from core.record.file_titles import is_average
 from core.record.journal import read_lines
 
 
-def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    if is_average(subject.checkpoint.path.name):
+def recorded(target: Target, checkpoint: Checkpoint) -> dict[str, Any]:
+    if is_average(checkpoint.path.name):
         raise NotMeasured("the training did not measure averages")
-    lines = (line for line in read_lines(bench.target.run.journal_file) if line["kind"] == "validated")
-    return loss_of({line["step"]: line for line in lines}, subject.checkpoint.step)
+    lines = (line for line in read_lines(target.run.journal_file) if line["kind"] == "validated")
+    return loss_of({line["step"]: line for line in lines}, checkpoint.step)
 
 
 def loss_of(lines: Mapping[int, Mapping[str, Any]], step: int) -> dict[str, Any]:

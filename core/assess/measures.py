@@ -12,14 +12,15 @@ STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure. Its module, of its name, has `measure(bench, subject) -> data`, `sentence(data)`, and, if they say something,
-    `brief(data)`: what a table shows, else data["value"]; `warning(data)`: a clause on what to know before choosing the checkpoint,
-    or ""; `remark(data of each)`: a sentence on what holds for all checkpoints, or "".
+    """A measure. Its module, of its name, has `measure(bench, subject) -> data` (`recorded(target, checkpoint)` where the training
+    measured it), `sentence(data)`, and, if they say something, `brief(data)`: what a table shows, else data["value"];
+    `warning(data)`: a clause on what to know before choosing the checkpoint, or ""; `remark(data of each)`: a sentence on what
+    holds for all checkpoints, or "".
 
     meaning   what a high or low value means
     reads     (set of predictions, strength of the LoRA), shared with other measures      images   it needs generated images
     more      further predictions for each image of a set
-    recorded  the training measured it: `measure` needs no model (`Recorded` in run.py)
+    recorded  the training measured it: no model is needed, and it applies to every method
     kinds     of what trained that it applies to (`Target.kind`): "network", "model", "embedding"
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,6 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
     return Outcome(lines=lines, facts={"cells": measured})
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """A checkpoint whose model is not needed."""
-
-    checkpoint: Checkpoint
-
-
 class Work:
     """Measures what assess.json lacks, into `cells`. lost: why checkpoints could not be read, by path"""
 
@@ -69,7 +62,7 @@ class Work:
         for checkpoint, measures in todo.items():
             recorded = [each for each in measures if each.recorded]
             with self._reported(checkpoint, recorded):
-                self._take(checkpoint, recorded, self, Recorded(checkpoint))
+                self._take(checkpoint, recorded, "recorded", self.target, checkpoint)
         there = {at: measures for at, measures in todo.items() if at.path not in self.lost}
         others = {at: [each for each in measures if not each.recorded] for at, measures in there.items()}
         if left := {at: measures for at, measures in others.items() if measures}:
@@ -98,13 +91,13 @@ class Work:
         bench.prepare(measures)
         for checkpoint, missing in todo.items():
             with self._reported(checkpoint, missing), bench.opened(checkpoint) as subject:
-                self._take(checkpoint, missing, bench, subject)
+                self._take(checkpoint, missing, "measure", bench, subject)
 
-    def _take(self, checkpoint: Checkpoint, measures: Sequence[Measure], bench: Any, subject: Any) -> None:
-        """Take these measures of a checkpoint, that of the subject; each result is written as soon as it is there."""
+    def _take(self, checkpoint: Checkpoint, measures: Sequence[Measure], function: str, *arguments: Any) -> None:
+        """Take these measures of a checkpoint by a function of their modules; each result is written as soon as it is there."""
         for measure in measures:
             try:
-                data = measure.call("measure", bench, subject)
+                data = measure.call(function, *arguments)
             except NotMeasured as reason:
                 data = {"why": str(reason)}
             except ProblemsError as error:

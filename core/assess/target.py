@@ -111,9 +111,13 @@ class Target:
         """The set of inputs by the name that measures use: "fit" are held-out images, else training images."""
         return name if name != "fit" else "held_out" if self.held_out else "inside"
 
+    def applies(self, measure: Measure) -> bool:
+        """Whether a measure says something about what the method trains."""
+        return measure.recorded or self.kind in measure.kinds
+
     def reason(self, measure: Measure) -> str:
         """Why a measure cannot be taken; "" if it can."""
-        if self.kind not in measure.kinds and measure.name != "loss":
+        if not self.applies(measure):
             return f"not applicable to the method {self.job.method.kind}"
         if self.why and (measure.reads or measure.images):
             return self.why

@@ -81,11 +81,6 @@ def has_strengths(job: TrainJob) -> bool:
     return not (job.method.traits.new_words or job.method.traits.base_trains)
 
 
-def position_of(verdict: Verdict, row: int, column: int, strength: int = 0) -> Index:
-    """Index of an image in the grid of a comparison. strength: index of the strength"""
-    return (column, row, 0) if len(verdict.strengths) == 1 else (column, strength, row)
-
-
 def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[SamplePrompt, ProposedPrompt]]:
     """(settings, text and kind) of the prompts: the run's sample prompts, and proposed ones with the settings of the first."""
     from core.training.loop.samples import prompts_of
@@ -162,16 +157,40 @@ def _read(path: Path, stamp: Stamp) -> Verdict | None:
         return None
 
 
+Cell = tuple[str, str, float]  # checkpoint, prompt and strength of an image
+
+
+def cell_of(file: str, prompt: ProposedPrompt, strength: float = 1.0) -> Cell:
+    """The image of a checkpoint at a strength; the base model has one for all strengths."""
+    return file, prompt.text, strength if file else 1.0
+
+
+def cells_of(wanted: Comparison | Verdict) -> dict[Cell, Index]:
+    """{image: its position in the grid} of a comparison."""
+    return {
+        cell_of(file, prompt, strength): (x, y, 0) if len(wanted.strengths) == 1 else (x, z, y)
+        for z, strength in enumerate(wanted.strengths)
+        for y, prompt in enumerate(wanted.prompts)
+        for x, file in enumerate(wanted.files)
+        if file or strength == 1.0
+    }
+
+
+def sampled(comparison: Comparison) -> set[Cell]:
+    """The images that are samples of the run."""
+    return {cell for cell, place in cells_of(comparison).items() if place in comparison.grid.samples}
+
+
 def images_in(run: Path, file: str, workspace: Workspace) -> Iterator[tuple[Path, str]]:
     """(image, prompt) of a checkpoint in the last comparison of its run, at the usual strength, of those that are generated."""
     verdict = read_verdict(run)
     if verdict is None or file not in verdict.files:
         return
-    column, strength = verdict.files.index(file), verdict.strengths.index(*USUAL)
+    places = cells_of(verdict)
     with suppress(ProblemsError):  # the grid was deleted
         folder = GridFolder.named(verdict.grid, workspace)
-        for row, prompt in enumerate(verdict.prompts):
-            if (image := folder.cell(position_of(verdict, row, column, strength))).is_file():
+        for prompt in verdict.prompts:
+            if (image := folder.cell(places[cell_of(file, prompt)])).is_file():
                 yield image, prompt.text
 
 

@@ -226,7 +226,7 @@
   /** `of` returns what is asked for now, by name. */
   const wants = [];
   atelier.want = (of) => wants.push(of);
-  /** Post JSON to an address of the page's own, next to Gradio. */
+  /** Post JSON to an address of the page's own, not through Gradio. */
   atelier.post = (name, body, more) => fetch(`atelier/${name}`, {method: "POST", headers: {"Content-Type": "application/json"}, body, ...more});
   /** The server's answer to a request. Throws where it does not answer. */
   atelier.request = async (name, asked, more) => {

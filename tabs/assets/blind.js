@@ -82,8 +82,8 @@
       problems.replaceChildren(...(answered.problems ? [atelier.problems(answered.problems)] : []));
       if (!answered.problems) { data = answered; ({axis} = data); }
       draw();
-      const none = () => box.isConnected && turn === asked && (!data || (!data.pair && data.missing));
-      if (none()) setTimeout(() => { if (none()) ask(); }, AGAIN);
+      const more = answered.problems ? answered.lost && !data : !data.pair && data.missing;  // another answer can come
+      if (more) setTimeout(() => { if (box.isConnected && turn === asked) ask(); }, AGAIN);
     };
     const draw = () => {
       const pair = data && data.pair, chooses = Boolean(pair) && !over;

@@ -1,5 +1,5 @@
 "use strict";
-/* The queue on Monitor and on Runs: what runs, what waits in which order, and what has ended next to the trainings. */
+/* The queue on Monitor and on Runs: what runs, what waits in which order, and what has ended that is no training. */
 (() => {
   const atelier = window.atelier, {h, text, show, slot} = atelier;
   const act = (name, more, run) => (event) => { atelier.once(event.currentTarget); if (run) atelier.stay(run); atelier.command(name, {...more, ask: atelier.ask()}); };

@@ -49,9 +49,7 @@ def part(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob) -> dict
     except ProblemsError:
         return None
     target = Target(RunFolder(run), job, settings, page.workspace, Path(), checkpoints, tuple(MEASURES.values()))
-    measures = [
-        measure.title.lower() for measure in MEASURES.values() if target.kind in measure.kinds and not measure.recorded
-    ]
+    measures = [each.title.lower() for each in MEASURES.values() if target.applies(each) and not each.recorded]
     if not measures:
         return None
     left = [checkpoint for checkpoint in checkpoints if MEASURES.keys() - cells.get(checkpoint.path.name, {}).keys()]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations, product, takewhile
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import combinations, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +14,25 @@ from core.dataset.doctor.trash import put_away_lately, put_back
 from core.dataset.sources.files import printable
 from core.engine.average import save_average
 from core.engine.keeping import put_away_others
+from core.engine.proposed_prompts import ProposedPrompt
 from core.engine.verdict import (
     FEW,
     STRENGTHS,
     USUAL,
+    Cell,
     Comparison,
     Verdict,
     candidates,
+    cell_of,
+    cells_of,
     comparison_of,
     has_strengths,
     measured_sentence,
-    position_of,
     read_verdict,
+    sampled,
     write_verdict,
 )
-from core.generation.grids.folder import GridContent, GridFolder, Index
+from core.generation.grids.folder import GridContent, GridFolder
 from core.generation.grids.plan import expected_steps, grid_of
 from core.generation.grids.reuse import reuse
 from core.record.best import short_label
@@ -59,21 +63,23 @@ TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a comparison. paths: (row, column, index of a strength) -> path; failed: the same -> reason; generated: the same,
-    of its grid; total: number of images; missing: those not generated yet; samples: how many samples of the run it takes over;
-    taken: how many of the missing ones"""
+    """The images of a comparison. wanted: all of them; paths: of those to show; failed: reasons; generated: those of its grid;
+    samples: those that are samples of the run, which its grid takes over"""
 
-    paths: Mapping[Index, str]
-    failed: Mapping[Index, str]
-    generated: frozenset[Index]
-    missing: int
-    total: int
-    samples: int = 0
-    taken: int = 0
+    wanted: Set[Cell]
+    paths: Mapping[Cell, str]
+    failed: Mapping[Cell, str]
+    generated: Set[Cell]
+    samples: Set[Cell]
 
     @property
-    def existing(self) -> int:
-        return self.total - self.missing + self.taken
+    def missing(self) -> int:
+        return len(self.wanted) - len(self.generated)
+
+    @property
+    def taken(self) -> int:
+        """How many of the missing ones are samples."""
+        return len(self.samples - self.generated)
 
 
 # -- display
@@ -124,14 +130,11 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
     verdict = verdict if opened else None
     try:
         comparison = _comparison(page, facts, job, verdict)
-        more = _comparison(page, facts, job, verdict, more=True)
     except ProblemsError as error:
         return {"run": run.name, "problems": [problem.to_dict() for problem in error.problems]}
     shown = verdict or Verdict("", comparison.files, comparison.prompts)
     files, prompts, strengths = shown.files, shown.prompts, shown.strengths
-    images = _images(page, facts, job, shown, opened)
-    if not opened:
-        images = replace(images, samples=len(comparison.grid.samples), taken=len(comparison.grid.samples))
+    images = _images(page, facts, job, shown, opened, sampled(comparison))
     seconds = _seconds(page, comparison, facts, job, opened[1] if opened else None)
     columns = candidates(files, facts)
     kept, best, copies = read_kept(run), facts.get("best"), Copies(page)
@@ -160,13 +163,15 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "prompts": [vars(prompt) for prompt in prompts],
         "strengths": list(STRENGTHS) if has_strengths(job) else list(USUAL),
         "images": {
-            f"{strength:g}": [[_image(page, images, (y, x, z)) for x in range(len(files))] for y in range(len(prompts))]
-            for z, strength in enumerate(strengths)
+            f"{strength:g}": [
+                [_image(page, images, cell_of(file, prompt, strength)) for file in files] for prompt in prompts
+            ]
+            for strength in strengths
         },
         "answer": answer,
         "sentence": f"{decided}{sentence}",
         "assess": assess.part(page, run, facts, job),
-        "making": _making(page, seconds, verdict, opened, images, comparison, more, columns),
+        "making": _making(page, facts, job, seconds, verdict, opened, images, comparison, columns),
         "blind": _blind(page, columns, shown, images, choices),
         "preferred": preferred,
         "average": _average(page, run.name, job),
@@ -230,94 +235,86 @@ def _images(
     job: TrainJob,
     verdict: Verdict,
     opened: tuple[GridFolder, GridContent] | None,
+    samples: Set[Cell] = frozenset(),
 ) -> Images:
-    """The images of the grid; where it has none yet at the usual strength, the run's samples of the same step and prompt."""
+    """The images of the grid; where it has none yet at the usual strength, the run's samples of the same step and prompt.
+    samples: of the run, that a grid still to be begun takes over"""
     steps = {file["name"]: file["step"] for file in facts["files"]}
     if not job.method.traits.new_words:
         steps[""] = 0  # before the first step a model gives the images of its base
-    samples = {(each["step"], each["prompt"]): each["file"] for each in facts["samples"]}
-    paths: dict[Index, str] = {}
-    failed: dict[Index, str] = {}
-    size = (len(verdict.prompts), len(verdict.files), len(verdict.strengths))
-    made: frozenset[Index] = frozenset()
-    taken = 0
-    done, total = 0, _size_of(verdict)
-    own: dict[Index, Path] = {}
-    for y, x, z in product(*map(range, size)):
-        if not verdict.files[x] or (verdict.strengths[z],) == USUAL:
-            paths[y, x, z] = samples.get((steps.get(verdict.files[x], -1), verdict.prompts[y].text), "")
-    if opened is not None:
-        folder, content = opened
-        generated = folder.generated()
-        cells = {(y, x, z): content.source(position_of(verdict, y, x, z)) for y, x, z in product(*map(range, size))}
-        made = frozenset(at for at, cell in cells.items() if cell in generated)
-        paths |= {at: str(folder.cell(cells[at])) for at in made}
-        failed = {at: content.failed[cell] for at, cell in cells.items() if cell in content.failed and at not in made}
-        done = len(generated.intersection(cells.values()))
-        total = len(set(cells.values()))
-        own = folder.samples(page.workspace)
-        taken = len(own.keys() - generated)
-    return Images({at: path for at, path in paths.items() if path}, failed, made, total - done, total, len(own), taken)
+    saved = {(each["step"], each["prompt"]): each["file"] for each in facts["samples"]}
+    places = cells_of(verdict)
+    usual = [(file, prompt, strength) for file, prompt, strength in places if (strength,) == USUAL]
+    paths = {cell: path for cell in usual if (path := saved.get((steps.get(cell[0], -1), cell[1])))}
+    if opened is None:
+        return Images(places.keys(), paths, {}, frozenset(), samples)
+    folder, content = opened
+    generated, taken = folder.generated(), folder.samples(page.workspace)
+    sources = {cell: content.source(position) for cell, position in places.items()}
+    made = {cell for cell, source in sources.items() if source in generated}
+    failed = {cell: content.failed[at] for cell, at in sources.items() if at in content.failed and cell not in made}
+    paths |= {cell: str(folder.cell(sources[cell])) for cell in made}
+    return Images(places.keys(), paths, failed, made, {cell for cell, source in sources.items() if source in taken})
 
 
 def _complete(verdict: Verdict, images: Images) -> Verdict | None:
     """The part of a comparison whose images are all generated: the checkpoints with an image at the usual strength, the first
     prompts, and the strengths; None without a checkpoint or a prompt."""
-    usual, numbers = verdict.strengths.index(*USUAL), range(len(verdict.prompts))
-    columns = [x for x in range(len(verdict.files)) if any((y, x, usual) in images.generated for y in numbers)]
 
-    def has(rows: Iterable[int], strength: int) -> bool:
-        return images.generated.issuperset((y, x, strength) for y in rows for x in columns)
+    def has(files: Iterable[str], prompts: Iterable[ProposedPrompt], strength: float) -> bool:
+        return images.generated >= {cell_of(file, prompt, strength) for file in files for prompt in prompts}
 
-    rows = len(list(takewhile(lambda y: has([y], usual), numbers)))
-    if not rows or not any(verdict.files[x] for x in columns):
+    (usual,) = USUAL
+    files = tuple(file for file in verdict.files if any(has([file], [prompt], usual) for prompt in verdict.prompts))
+    prompts = tuple(takewhile(lambda prompt: has(files, [prompt], usual), verdict.prompts))
+    if not prompts or not any(files):
         return None
-    strengths = [each for z, each in enumerate(verdict.strengths) if has(range(rows), z)]
-    return Verdict("", tuple(verdict.files[x] for x in columns), verdict.prompts[:rows], tuple(strengths))
+    return Verdict("", files, prompts, tuple(each for each in verdict.strengths if has(files, prompts, each)))
 
 
-def _image(page: Page, images: Images, at: Index) -> dict[str, str] | None:
-    path = images.paths.get(at)
+def _image(page: Page, images: Images, cell: Cell) -> dict[str, str] | None:
+    path = images.paths.get(cell)
     if path is None:
-        return {"failed": images.failed[at]} if at in images.failed else None
+        return {"failed": images.failed[cell]} if cell in images.failed else None
     return {"small": page.thumb_url(path, SMALL), "whole": page.file_url(path)}
 
 
 def _making(
     page: Page,
+    facts: Mapping[str, Any],
+    job: TrainJob,
     seconds: float,
     verdict: Verdict | None,
     opened: tuple[GridFolder, GridContent] | None,
     images: Images,
     comparison: Comparison,
-    extended: Comparison,
     columns: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Progress of the images, and what can be added. seconds: expected of an image; extended: the comparison with all prompts
+    """Progress of the images, and what can be added. seconds: expected of an image; comparison: the one to generate
 
     state   "", "waiting", "running", "stopped" or "done"      more   number of further prompts
-    new_images, more_images, strength_images   how many images are made with new checkpoints, these prompts or one more strength,
-                                   besides those there, those in work and samples of the run
+    new_images, more_images, strength_images   how many images are made with new checkpoints, these prompts (once all others are
+                                   there) or one more strength, apart from those there, those in work and samples of the run
     complete, incomplete           number of images of what is complete, and the rest in words
     """
     entry = grids.entry_of(page, verdict.grid) if verdict is not None else None
     failed = grids.entry_of(page, verdict.grid, ("failed",)) if verdict is not None and entry is None else None
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
     labels = {each["file"]: each["label"] for each in columns}
-    prompts, strengths = len(comparison.prompts), len(comparison.strengths)
-    there = images.total if entry else images.existing
-    if verdict is not None:
-        gone = [file for file in verdict.files if file not in comparison.files]
-        there -= _size(gone, len(verdict.prompts), len(verdict.strengths))
-    further = len(comparison.grid.samples) - images.samples, len(extended.grid.samples) - images.samples
-    new_images = _size(comparison.files, prompts, strengths) - there - max(further[0], 0)
-    more_images = _size(comparison.files, comparison.proposed, strengths) - there - max(further[1], 0)
-    strength_images = _size(comparison.files, prompts, strengths + 1) - there
+    more = comparison.proposed - len(comparison.prompts)
+    there = images.wanted if entry else images.generated | images.samples
+
+    def further(wanted: Comparison) -> int:
+        return len(cells_of(wanted).keys() - there - sampled(wanted))
+
+    new_images = further(comparison)
+    more_images = further(_comparison(page, facts, job, verdict, more=True)) if more and state == "done" else 0
+    strength_images = new_images + len(comparison.prompts) * len(list(filter(None, comparison.files)))
     complete = _complete(verdict, images) if verdict is not None and state == "stopped" else None
     return {
         "state": state,
         "entry": entry.id if entry else "",
-        "total": images.total,
+        "total": len(images.wanted),
         "missing": images.missing,
         "taken": images.taken,
         "about": clock(seconds * (images.missing - images.taken)) if seconds else "",
@@ -329,10 +326,10 @@ def _making(
         "new": len({*comparison.files} - labels.keys()) if opened else 0,
         "new_images": new_images,
         "new_about": clock(seconds * new_images) if seconds else "",
-        "more": comparison.proposed - prompts,
+        "more": more,
         "more_images": more_images,
         "more_about": clock(seconds * more_images) if seconds else "",
-        "complete": _size_of(complete) if complete is not None else 0,
+        "complete": len(cells_of(complete)) if complete is not None else 0,
         "incomplete": _incomplete(verdict, complete, labels) if verdict is not None and complete is not None else "",
         "message": failed.message if failed is not None and state == "stopped" else "",
     }
@@ -349,31 +346,16 @@ def _incomplete(verdict: Verdict, complete: Verdict, labels: Mapping[str, str]) 
     return listed(words)
 
 
-def _size(files: Sequence[str], prompts: int, strengths: int) -> int:
-    """The number of images of a comparison, in which the base model has one for all strengths."""
-    return prompts * sum(strengths if file else 1 for file in files)
-
-
-def _size_of(verdict: Verdict) -> int:
-    return _size(verdict.files, len(verdict.prompts), len(verdict.strengths))
-
-
 def _blind(
     page: Page, columns: Sequence[Mapping[str, Any]], verdict: Verdict, images: Images, choices: Sequence[Choice]
 ) -> dict[str, Any] | None:
     """The next two images of the usual strength to choose between, without names; None with fewer than LEAST_PAIRS pairs."""
-    prompts, usual = [prompt.text for prompt in verdict.prompts], verdict.strengths.index(*USUAL)
     names = [column["file"] for column in columns[1:] if not column["gone"]]
-    at = {
-        (prompts[row], columns[column]["file"]): path
-        for (row, column, strength), path in images.paths.items()
-        if column and strength == usual
-    }
     pairs: list[Pair] = [
-        (one, other, prompt)
-        for prompt in prompts
+        (one, other, prompt.text)
+        for prompt in verdict.prompts
         for one, other in combinations(names, 2)
-        if (prompt, one) in at and (prompt, other) in at
+        if {cell_of(one, prompt), cell_of(other, prompt)} <= images.paths.keys()
     ]
     pair = next_pair(names, pairs, choices) if len(pairs) >= LEAST_PAIRS else None
     if pair is None:
@@ -383,7 +365,7 @@ def _blind(
         "left": left,
         "right": right,
         "prompt": prompt,
-        "images": [page.file_url(at[prompt, name]) for name in (left, right)],
+        "images": [page.file_url(images.paths[name, prompt, *USUAL]) for name in (left, right)],
         "number": len(choices) + 1,
     }
 

@@ -220,11 +220,12 @@ class Handlers:
     def _put_back(self, data: dict[str, Any], browser: Browser) -> None:
         """Undo the browser's last deletion, as far as it can be: the rest stays to be tried again."""
         problems: list[Problem] = []
-        restored = {name: collected(problems, put_back, name, self.page.workspace) for name in browser.deleted_runs}
-        browser.deleted_runs = [name for name, run in restored.items() if not run]
+        names, browser.deleted_runs = browser.deleted_runs, []  # at once: the second of two presses finds nothing to do
+        failed = [name for name in names if not collected(problems, put_back, name, self.page.workspace)]
+        browser.deleted_runs += failed
         self.page.run_list = (None, self.page.run_list[1])  # the lists read it again
-        if restored:
-            text = f"{count(len(restored) - len(browser.deleted_runs), 'run')} restored from the trash."
+        if names:
+            text = f"{count(len(names) - len(failed), 'run')} restored from the trash."
             kind, undo_by = ("error", PUT_BACK) if problems else ("done", "")
             self.page.browsers.say(browser, kind, text, problems=problems, undo_by=undo_by, redraws=True)
 

@@ -204,9 +204,9 @@ def test_the_loss_is_compared_with_the_lowest_by_pairs():
 
 
 def test_an_average_has_no_loss_of_its_own(tmp_path):
-    average = SimpleNamespace(checkpoint=SimpleNamespace(path=tmp_path / "t-average-20-to-40.safetensors", step=40))
+    average = SimpleNamespace(path=tmp_path / "t-average-20-to-40.safetensors", step=40)
     with pytest.raises(NotMeasured):
-        loss.measure(None, average)
+        loss.recorded(None, average)
 
 
 COPY = {"distance": 0.1, "limit": 0.5, "typical": 0.8, "near": 2, "images": 8, "name": "fox.png", "files": ["a", "b"]}
@@ -263,4 +263,6 @@ def test_every_measure_says_its_result_or_why_it_has_none():
         words = [measure.words(name, {"why": "x"}) for name in ("brief", "sentence", "warning")]
         assert words[0] == "-" and "x" in words[1] and words[2] == "" and measure.meaning.endswith(".")
         module = import_module(f"core.assess.{measure.name}")
-        assert all(callable(getattr(module, name)) for name in ("measure", "sentence"))
+        assert all(
+            callable(getattr(module, name)) for name in ("recorded" if measure.recorded else "measure", "sentence")
+        )

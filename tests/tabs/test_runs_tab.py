@@ -126,7 +126,23 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     desk.page.commands[PUT_BACK]({}, browser)
     assert (folder / "job.json").is_file() and "1 run restored" in browser.message["text"]
     assert browser.message["redraws"] and ">one<" in desk._main({}) and not [*desk.page.workspace.trash.iterdir()]
-    desk.page.commands[PUT_BACK]({}, browser)  # once
+    before = browser.message
+    desk.page.commands[PUT_BACK]({}, browser)
+    assert browser.message == before, "once"
+
+
+def test_the_second_of_two_presses_of_undo_finds_nothing_to_do(desk, monkeypatch):
+    folder = write_run(desk.page, "20260101-120000_one")
+    desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
+    browser, twice = desk.page.browser, put_back
+
+    def while_pressed_again(name, workspace):
+        desk.page.commands[PUT_BACK]({}, browser)
+        return twice(name, workspace)
+
+    monkeypatch.setattr("tabs.runs.tab.put_back", while_pressed_again)
+    desk.page.commands[PUT_BACK]({}, browser)
+    assert folder.is_dir() and "1 run restored" in browser.message["text"] and not browser.message["problems"]
 
 
 def test_a_run_is_not_put_back_over_another_and_one_that_is_gone_says_so(desk):
