@@ -187,7 +187,7 @@ def groups(rows: Sequence[Group]) -> str:
     )
     of_all = ", ".join(group.in_use for group in rows if group.in_use)
     return (
-        f'<details data-group="all" class="block-part gen-all"><summary class="btn row"><b>All settings</b> '
+        f'<details data-group="all" class="block-part gen-all"><summary class="btn row"><b>All settings, presets</b> '
         f'<span class="hint" title="{esc(of_all)}">{esc(short(of_all, 60))}</span></summary>{piece("gen_search")}'
         f'<div class="gen-groups">{listed}</div></details>'
     )

@@ -274,8 +274,15 @@ def test_generate_stays_in_reach_while_the_settings_are_scrolled(window, work):
       event.stopImmediatePropagation();
       window.pressed = (window.pressed || 0) + 1;
     }, true)""")
-    again.locator(".btn").click()
+    again.locator(".btn").first.click()
     assert tab.evaluate("window.pressed") == 1
+    tab.evaluate("""() => {
+      const now = document.querySelector("#gen-status .gen-now"), stop = (event) => { event.stopImmediatePropagation(); window.stopped = (window.stopped || 0) + 1; };
+      now.innerHTML = '<span class="gen-words">Waiting: <q>one</q></span><span class="grow"></span><button type="button" class="btn" data-act="cancel">Cancel</button>';
+      now.querySelector("button").addEventListener("click", stop);
+    }""")
+    again.get_by_text("Cancel").click()
+    assert tab.evaluate("window.stopped") == 1, "its Cancel is that of the line"
     tab.evaluate("scrollTo(0, 0)")
     expect(again).to_be_hidden()
 
