@@ -137,7 +137,7 @@ class Bench:
         """Report progress. Raises Cancelled after a stop."""
         self._done += predictions
         self.context.check()
-        self.context.stage("assessing", min(self._done, self._total), self._total)
+        self.context.stage("assessing, prediction", min(self._done, self._total), self._total)
 
     def _job(self, checkpoint: Checkpoint | None) -> GenerateJob:
         """Generation settings with the base model, and a checkpoint or None."""

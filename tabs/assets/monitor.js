@@ -9,7 +9,7 @@
     sample: ["Sample now", "Sampling ...", 1], save: ["Save now", "Saving ...", 2], pause: ["Pause", "Pausing ...", 3], resume: ["Resume", "Resuming ...", 3],
     stop: ["Stop and save", "Stopping ...", 4], cancel: ["Remove from queue", "Removing ...", 4],
     generate: ["Generate with it", "Opening ...", 1], continue: ["Resume training", "Adding ...", 2], settings: ["Use its settings", "Loading ...", 3],
-    grid: ["Compare checkpoints", "Adding ...", 4],
+    grid: ["Compare checkpoints", "", 4],
   };
   const ENDED = ["generate", "continue", "settings", "grid"];
   const ROWS = {running: ["sample", "save", "pause", "stop"], paused: ["sample", "save", "resume", "stop"], waiting: ["cancel"]};
@@ -133,15 +133,14 @@
   const WHY_NOT = {continue: "This run is finished. Runs can train it longer.", generate: "This run has saved no file.", grid: "This run has saved no file."};
   const press = (button, name) => {
     const pressed = run.run;
-    if (name === "grid" && byId("verdict").dataset.state) return atelier.toVerdict();  // begun: what is missing is made there
+    if (name === "grid") return atelier.toVerdict();  // the button there says how many images it makes, and how long they take
     button.disabled = true;
     says(button, true);
     if (name === "stop") atelier.stay(pressed);
     atelier.command(name, {run: run.run, entry: run.entry, ask: atelier.ask()});
-    if (name === "grid") atelier.toVerdict();
     if (name === "settings") setTimeout(() => atelier.goTo("Train"), 250);
     /* Sampling and saving leave the state as it is: the button comes back by itself. */
-    setTimeout(() => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate", "grid"].includes(name) ? 3000 : 20000);
+    setTimeout(() => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate"].includes(name) ? 3000 : 20000);
   };
 
   let opening = "";

@@ -86,7 +86,11 @@
     send("verdict_choose", {left: pair.left, right: pair.right, prompt: pair.prompt, outcome});
   };
   /** Come here with the keyboard: the keys work at once. */
-  atelier.toVerdict = () => { byId("verdict").scrollIntoView({block: "start"}); if (parts) parts.stage.focus({preventScroll: true}); };
+  /** Lead to the comparison: to the button that makes what is missing, else to the images. */
+  atelier.toVerdict = () => {
+    byId("verdict").scrollIntoView({block: "start"});
+    if (parts) (parts.make.querySelector(".btn.primary") || parts.stage).focus({preventScroll: true});
+  };
   const press = (event, target = event.target) => {
     const {key} = event, on = (kinds) => target.matches(kinds);
     if (!data || !data.columns || event.ctrlKey || event.metaKey || event.altKey || on("select, textarea, input:not([type=range])")) return;

@@ -203,6 +203,27 @@ def test_a_changed_value_moves_no_field(visit, served):
     assert tab.evaluate("movedBy()") == {}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1366])
+def test_a_changed_value_of_generate_moves_no_field(visit, served, width):
+    tab = visit().open("Generate")
+    tab.set_viewport_size({"width": width, "height": 900})
+    expect(tab.locator("#gen-sampler")).to_be_visible()
+    fields = [f"#gen-{name}" for name in ("count", "compare", "steps", "guidance_scale", "seed", "sampler")]
+    tab.evaluate(WATCH, [*fields, "#gen-draw", "#gen-status", "#gen-add"])
+    for name, value in (("count", "12"), ("steps", "30"), ("guidance_scale", "7.25"), ("seed", "4294967295")):
+        tab.locator(f"#gen-{name}").fill(value)
+        tab.locator(f"#gen-{name}").press("Tab")
+        expect(tab.locator(f"label.is-own:has(#gen-{name}), .is-own #gen-{name}").first).to_be_visible()
+    tab.locator("#gen-compare").check()
+    tab.locator("#gen-sampler").select_option(index=2)
+    tab.locator("#gen-count").fill("1")
+    tab.locator("#gen-count").press("Tab")
+    expect(tab.locator("label.is-own:has(#gen-count)")).to_have_count(0)
+    assert tab.evaluate("movedBy()") == {}
+    served.page.project.keep("Generate", {})
+
+
 def gone(engine) -> set[str]:
     return {entry.id for entry in engine.queue() if entry.state not in ("waiting", "running")}
 

@@ -277,9 +277,12 @@ def test_generate_stays_in_reach_while_the_settings_are_scrolled(window, work):
     again.locator(".btn").first.click()
     assert tab.evaluate("window.pressed") == 1
     tab.evaluate("""() => {
-      const now = document.querySelector("#gen-status .gen-now"), stop = (event) => { event.stopImmediatePropagation(); window.stopped = (window.stopped || 0) + 1; };
-      now.innerHTML = '<span class="gen-words">Waiting: <q>one</q></span><span class="grow"></span><button type="button" class="btn" data-act="cancel">Cancel</button>';
-      now.querySelector("button").addEventListener("click", stop);
+      const now = document.querySelector("#gen-status .gen-now");
+      now.innerHTML = '<span class="gen-words">Waiting</span><button type="button" class="btn" data-act="cancel">Cancel</button>';
+      now.querySelector("button").addEventListener("click", (event) => {
+        event.stopImmediatePropagation();
+        window.stopped = (window.stopped || 0) + 1;
+      });
     }""")
     again.get_by_text("Cancel").click()
     assert tab.evaluate("window.stopped") == 1, "its Cancel is that of the line"
