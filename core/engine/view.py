@@ -16,6 +16,7 @@ from core.engine.run_facts import RunFacts, Stamps, present, stamps
 from core.engine.run_labels import labels_of
 from core.record.best import BestTracker
 from core.record.bounded_json import read_json_object
+from core.record.events import SAMPLE_STAGE
 from core.record.former import renewed
 from core.record.journal import Line, Tail
 from core.record.problems import ProblemsError
@@ -48,7 +49,8 @@ class RunView:
         self.seq = self.step = self.total = self.epoch = self.epochs = self.images = 0
         self.sentence = ""
         self.peak_bytes, self.peak_device = 0, ""
-        self.seconds_per_step = 0.0
+        self.seconds_per_step = self.seconds_per_sample = 0.0
+        self._sample_began = 0.0
         self.started = self.ended = self._last_time = 0.0
         self._before = 0.0  # time of the line before this one
         self._idle = 0.0  # seconds between an end, a kill or a pause and resuming
@@ -117,6 +119,7 @@ class RunView:
     def _on_stage(self, line: Line) -> None:
         count = progress_words(line["done"], line["total"], line.get("of_bytes", False))
         self.stage = line["text"] + count
+        self._sample_began = line["time"] if line["text"].startswith(SAMPLE_STAGE) else 0.0
         self.counted = (line["done"], line["total"])
         self.of_image = (line.get("step", 0), line.get("steps", 0))
         if self._counting[0] != line["total"] or line["done"] < self._counting[2]:
@@ -164,6 +167,8 @@ class RunView:
         entry |= {"file": str(self.folder.path / line["file"]), "settings": line.get("settings", "")}
         self.samples = [old for old in self.samples if (old["step"], old["index"]) != (entry["step"], entry["index"])]
         self.samples.append(entry)
+        if self._sample_began:
+            self.seconds_per_sample, self._sample_began = line["time"] - self._sample_began, 0.0
 
     def _on_validated(self, line: Line) -> None:
         self._best.take(line)
@@ -223,6 +228,7 @@ class RunView:
                 "images": self.images,
                 "sentence": self.sentence,
                 "seconds_per_step": self.seconds_per_step,
+                "seconds_per_sample": self.seconds_per_sample,
                 "eta_seconds": left,
                 "started": self.started,
                 "seconds": self._seconds(state, held),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 VERSION = 1
+SAMPLE_STAGE = "generating sample"  # begins the stage of each sample, by which it is timed
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@
     if (!begun()) return;
     const choice = byId("run-choice");
     choice.replaceChildren(h("option", {value: ""}, "latest"),
-      ...names.map((item) => h("option", {value: item.name}, `${item.name.replace(/_.*/, "").replace(/^(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)$/, "$1-$2-$3 $4:$5")}  ${item.title}, ${STATES[item.state] || item.state}`)));
+      ...names.map((item) => h("option", {value: item.name}, `${item.title}, ${STATES[item.state] || item.state}, ${item.name.replace(/_.*/, "").replace(/^(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)$/, "$1-$2-$3 $4:$5")}`)));
     markChoice();
   };
   atelier.parts.gone = (problems) => { atelier.complain(problems); atelier.chooseRun("", true); atelier.keepAddress(true); };  // Back does not lead to it again

@@ -203,9 +203,11 @@ def _comparison(
 def _seconds(
     page: Page, comparison: Comparison, facts: Mapping[str, Any], job: TrainJob, made: GridContent | None = None
 ) -> float:
-    """Expected seconds of an image of a comparison, by the images of its grid, else the steps of its training, else the newest grid;
-    0 if none was timed."""
-    pace = made.seconds / made.steps if made and made.steps else GUIDED * assess.seconds_per_prediction(facts, job)
+    """Expected seconds of an image of a comparison, by the images of its grid, else the samples of its training, else its steps, else
+    the newest grid; 0 if none was timed."""
+    pace = made.seconds / made.steps if made and made.steps else 0.0
+    pace = pace or (facts.get("seconds_per_sample") or 0.0) / job.samples.sample_steps
+    pace = pace or GUIDED * assess.seconds_per_prediction(facts, job)
     return (pace or grids.pace(page.workspace)) * expected_steps(comparison.grid.job, ())
 
 

@@ -361,3 +361,21 @@ def test_the_journal_of_a_running_job_is_never_let_go(engine, workspace):
     for name in others:
         engine._runs.view(name)
     assert engine._runs.view(running) is view and len(engine._runs._views) == MAX_VIEWS + 1
+
+
+def test_a_sample_is_timed_from_the_stage_of_its_own(tmp_path):
+    view = RunView(RunFolder(tmp_path))
+    stage = {"kind": "stage", "done": 0, "total": 0}
+    sample = {"kind": "sample", "step": 4, "prompt": "a fox", "seed": 1, "file": "samples/a.png"}
+    lines = [
+        stage | {"text": "training", "time": 2.0},
+        stage | {"text": "generating sample 1 of 2", "time": 10.0},
+        {"kind": "log", "level": "info", "text": "x", "fix": "", "time": 11.0},
+        sample | {"index": 0, "time": 13.5},
+        stage | {"text": "generating sample 2 of 2", "time": 14.0},
+        sample | {"index": 1, "time": 16.0},
+    ]
+    assert view.snapshot(False)["seconds_per_sample"] == 0.0
+    for number, line in enumerate(lines, 1):
+        view.apply(line | {"seq": number})
+    assert view.snapshot(False)["seconds_per_sample"] == 2.0

@@ -639,8 +639,10 @@ def test_images_are_timed_by_the_training_before_any_and_by_their_own_grid_later
     comparison = SimpleNamespace(grid=SimpleNamespace(job=page.engine.run_job(RUN)))
     monkeypatch.setattr(verdict, "expected_steps", lambda job, axes: 10)
     content = SimpleNamespace(steps=4, seconds=1.0)
+    stepped = {"seconds_per_step": 0.6}
+    sampled = stepped | {"seconds_per_sample": 0.5 * job.samples.sample_steps}
     times = [
         verdict._seconds(page, comparison, facts, job, made)
-        for facts, made in (({"seconds_per_step": 0.6}, None), ({"seconds_per_step": 0.6}, content), ({}, None))
+        for facts, made in ((stepped, None), (sampled, None), (sampled, content), ({}, None))
     ]
-    assert times == pytest.approx([10 * 2 * 0.6 / (3 * 2), 10 / 4, 10 * 1000])
+    assert times == pytest.approx([10 * 2 * 0.6 / (3 * 2), 10 * 0.5, 10 / 4, 10 * 1000])

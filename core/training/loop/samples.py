@@ -19,7 +19,7 @@ from core.families.trained_size import USUAL_GUIDANCE, own_guidance
 from core.generation.prompt.editing import Pass, at_steps
 from core.generation.prompt.sample_prompts import SamplePrompt, control_image, filled, read_prompts
 from core.generation.prompt.states import PromptStates, Reading, prompt_and_opposite
-from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL, Sampled
+from core.record.events import CONTROL_IMAGE, SAMPLE_STAGE, WITHOUT_CONTROL, Sampled
 from core.record.lazy_torch import torch
 from core.settings.dataset.captions import LENGTHS
 from core.settings.dataset.concepts import training_resolution
@@ -168,7 +168,7 @@ class Samples:
             if passes.job.method.traits.control_images and not self._compared:
                 self._generate_without_control()
             for index, prompt in enumerate(self.prompts):
-                self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}")
+                self.context.stage(f"{SAMPLE_STAGE} {index + 1} of {len(self.prompts)}")
                 image = self._generate(prompt, self._control_of(prompt))
                 self._save(image, f"{step:08d}_{index:02d}.png", step, index, prompt)
                 self.tracker.image(f"sample_{index}", image, prompt.prompt, step)
@@ -179,7 +179,7 @@ class Samples:
         from PIL import Image
 
         for index, prompt in enumerate(self.prompts):
-            self.context.stage(f"generating sample {index + 1} of {len(self.prompts)} without the ControlNet")
+            self.context.stage(f"{SAMPLE_STAGE} {index + 1} of {len(self.prompts)} without the ControlNet")
             control = self._control_of(prompt)
             assert control is not None  # prompts without one are refused before the start
             preview = Image.fromarray((control * 255).round().astype("uint8").transpose(1, 2, 0))
