@@ -142,6 +142,14 @@
       this.context.fillRect(...this.whole);
       this.keep(this.whole, wasBlank);
     }
+    /** Columns of one width, a color each. */
+    split() {
+      const wasBlank = this.blank, edge = (n) => Math.round(n * this.width / this.colors.length);
+      this.blank = false;
+      this.context.globalCompositeOperation = "source-over";
+      this.colors.forEach((color, n) => { this.context.fillStyle = color; this.context.fillRect(edge(n), 0, edge(n + 1) - edge(n), this.height); });
+      this.keep(this.whole, wasBlank);
+    }
     /** Only plain colors: antialiased edges take the nearest one, black and half transparent pixels none. */
     plain(context) {
       const pixels = context.getImageData(...this.whole), data = pixels.data;
@@ -234,7 +242,7 @@
     }, {passive: false});
   };
 
-  const KEYS = {b: "brush", e: "erase", f: "fill", i: "invert", c: "clear", "[": "smaller", "]": "larger", "+": "closer", "=": "closer", "-": "farther", 0: "fit"};
+  const KEYS = {b: "brush", e: "erase", f: "fill", i: "invert", c: "clear", s: "split", "[": "smaller", "]": "larger", "+": "closer", "=": "closer", "-": "farther", 0: "fit"};
   const CONTROL = {z: "undo", y: "redo", s: "save"};
   const ARROWS = {ArrowLeft: [MOVE, 0], ArrowRight: [-MOVE, 0], ArrowUp: [0, MOVE], ArrowDown: [0, -MOVE]};
 
@@ -251,7 +259,7 @@
   atelier.paint = async ({image, mask: url, colors, title, note, words = TRAINS, whites, save}) => {
     const mask = colors ? new Regions(image.width, image.height, colors.map((each) => each.color)) : new Mask(image.width, image.height, whites);
     const longer = Math.max(image.width, image.height);
-    const tool = {ready: false, erases: false, chosen: 0, size: Math.max(2, Math.round(longer / 16)), holdsSpace: false}, largest = Math.max(8, Math.round(longer / 2));
+    const tool = {ready: false, erases: false, chosen: 0, size: Math.max(2, Math.round(longer / (colors ? 6 : 16))), holdsSpace: false}, largest = Math.max(8, Math.round(longer / 2));
     const choose = (n) => { Object.assign(tool, {erases: false, chosen: n}); mask.color = colors[n].color; };
     const buttons = {}, says = h("div", {class: "painter-says", role: "status"}, note);
     const button = (name, label, keys, more) => buttons[name] = h("button", {type: "button", class: "btn", title: keys, onclick: (event) => { acts[name](); if (event.detail) frame.focus({preventScroll: true}); }, ...more}, label);
@@ -270,7 +278,7 @@
       h("div", {class: "painter-tools"},
         group("Tool", ...brushes, button("erase", "Erase", "E, or the right mouse button", {"aria-pressed": "false"})),
         group("Brush", sizes, overlays),
-        group("Whole mask", button("fill", "Fill", words.fill), colors ? null : button("invert", "Invert", words.invert), button("clear", "Clear", words.clear)),
+        group("Whole mask", button("fill", "Fill", words.fill), colors ? button("split", "Columns", "S: side by side, one for each region") : button("invert", "Invert", words.invert), button("clear", "Clear", words.clear)),
         group("Steps", button("undo", "Undo", "Ctrl + Z"), button("redo", "Redo", "Ctrl + Shift + Z")),
         group("Zoom", button("farther", "−", "-, or the wheel", {"aria-label": "Zoom out"}), zoomed, button("closer", "+", "+, or the wheel", {"aria-label": "Zoom in"}), button("fit", "Fit", "0"))),
       frame,
@@ -302,7 +310,7 @@
       ...Object.fromEntries((colors || []).map((_, n) => [`color${n}`, change(() => choose(n))])),
       brush: change(() => { tool.erases = false; }), erase: change(() => { tool.erases = true; }),
       smaller: () => resize(Math.min(tool.size - 1, tool.size / 1.2)), larger: () => resize(Math.max(tool.size + 1, tool.size * 1.2)),
-      fill: change(() => mask.all("fill")), invert: change(() => { if (!colors) mask.all("invert"); }), clear: change(() => mask.all("clear")),
+      fill: change(() => mask.all("fill")), invert: change(() => { if (!colors) mask.all("invert"); }), split: change(() => { if (colors) mask.split(); }), clear: change(() => mask.all("clear")),
       undo: change(() => { if (mask.done.length) mask.swap(mask.done, mask.undone); }), redo: change(() => { if (mask.undone.length) mask.swap(mask.undone, mask.done); }),
       closer: () => { view.zoom(ZOOM); draw(); }, farther: () => { view.zoom(1 / ZOOM); draw(); }, fit: () => { view.fit(); draw(); },
       leave: async () => {

@@ -189,6 +189,12 @@ def test_an_image_is_dropped_painted_over_and_its_regions_painted(window, tmp_pa
     tab.locator("[data-paint=regions]").click()
     tab.locator(".painter[data-ready]").wait_for()
     expect(tab.locator(".painter").get_by_role("button", name="Save regions")).to_be_disabled()
+    expect(tab.locator(".painter output").first).to_have_text("33 px")  # a sixth of the longer side
+    tab.locator(".painter").get_by_role("button", name="Columns").click()
+    assert region_at(tab, 0, 66, 67, 132, 133, 199) == [*[[255, 0, 0]] * 2, *[[0, 255, 0]] * 2, *[[0, 0, 255]] * 2]
+    tab.keyboard.press("Control+z")
+    assert region_at(tab, 10, 110) == [[0, 0, 0], [0, 0, 0]]
+    tab.locator(".painter").get_by_role("slider", name="Size").fill("12")
     stroke(tab, (0.2, 0.3), (0.2, 0.7))
     tab.keyboard.press("2")
     stroke(tab, (0.7, 0.3), (0.7, 0.7))
@@ -208,6 +214,13 @@ def covered(tab):
     read = """() => { const pen = document.querySelector(".painter canvas").getContext("2d");
     return [[60, 50], [150, 50]].map((at) => pen.getImageData(...at, 1, 1).data[3]); }"""
     return tab.evaluate(read)
+
+
+def region_at(tab, *places):
+    """The colors in the middle row of the region map, from left to right."""
+    read = """(places) => { const pen = document.querySelector(".painter canvas").getContext("2d");
+    return places.map((x) => [...pen.getImageData(x, 50, 1, 1).data].slice(0, 3)); }"""
+    return tab.evaluate(read, list(places))
 
 
 def stroke(tab, start, end):
