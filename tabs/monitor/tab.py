@@ -243,7 +243,7 @@ def queue(page: Page) -> dict[str, Any]:
 
 
 def _result(page: Page, entry: Any) -> dict[str, Any]:
-    """Tab and last images of an ended job."""
+    """Tab, for an assessment with its run, and last images of an ended job."""
     if entry.id not in page.job_images:
         try:
             images = page.engine.progress(entry.id)["images"] if entry.run else []
@@ -252,8 +252,9 @@ def _result(page: Page, entry: Any) -> dict[str, Any]:
         page.job_images = dict(list(page.job_images.items())[-50:]) | {entry.id: images[-SHOWN_IMAGES:]}
     images = [path for path in page.job_images[entry.id] if Path(path).is_file()]
     card = tasks()[entry.task].card if entry.task in tasks() else None
+    assessed = entry.job.get("assess", {}).get("run") if entry.task == "assess" else None
     return {
-        "tab": LEADS.get(entry.task, card.tab if card else ""),
+        "tab": f"Monitor/{quote(assessed)}" if assessed else LEADS.get(entry.task, card.tab if card else ""),
         "images": [{"small": page.thumb_url(path, SMALL_SIZE), "whole": page.file_url(path)} for path in images],
     }
 

@@ -95,7 +95,8 @@ def test_fifty_steps_of_undo_are_kept_for_the_fields_of_generate(tmp_path):
 
 
 def ended(number: int, **more) -> QueueEntry:
-    return QueueEntry(f"e{number}", more.pop("task", "generate"), f"job {number}", {}, **{"state": "done", **more})
+    task, job = more.pop("task", "generate"), more.pop("job", {})
+    return QueueEntry(f"e{number}", task, f"job {number}", job, **{"state": "done", **more})
 
 
 @pytest.fixture
@@ -135,9 +136,13 @@ def test_each_ended_job_leads_to_its_tab_with_its_last_four_images(queued, tmp_p
         "generate": "Generate",
         "grid": "Generate",
         "class_images": "Dataset",
+        "assess": "Monitor/20260101-120000_one%20run",
     }
     leads |= {"tag": "Captions", "resize": "Tools"}
-    queued.entries = [ended(n, task=task, run="r") for n, task in enumerate(leads)]
+    assessed = {"assess": {"run": "20260101-120000_one run"}}
+    queued.entries = [
+        ended(n, task=task, run="r", job=assessed if task == "assess" else {}) for n, task in enumerate(leads)
+    ]
     on_device = [each for each in queued.entries if monitor.lane_of(each) == "device"]
     found = monitor.queue(queued)["ended"]
     assert {each["task"]: each["tab"] for each in found} == {each.task: leads[each.task] for each in on_device}
