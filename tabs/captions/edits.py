@@ -45,11 +45,11 @@ class Saved:
 
 @dataclass(frozen=True)
 class Step:
-    """An undone or redone change: key of its first image, name, and result."""
+    """A change that can be undone or redone: key of its first image, name, and id."""
 
-    key: str
-    name: str
-    done: Done
+    key: str = ""
+    name: str = ""
+    id: str = ""
 
 
 class Edits:
@@ -224,55 +224,41 @@ class Edits:
     def _push(self, placed: Placed, name: str, id: str) -> None:
         self._keep({"undo": [*self._load().get("undo", []), [key_of(placed), name, id]][-MAX_UNDO:], "redo": []})
 
-    def _newest(self, steps: list[Any]) -> int:
-        """Index of the newest step of an image in the newest report; -1 without one."""
-        return next((n for n in range(len(steps) - 1, -1, -1) if self.image(steps[n][0]) is not None), -1)
+    def next_step(self, which: str) -> Step:
+        """The newest step of "undo" or "redo" of an image in the newest report; empty without one."""
+        with self._lock:
+            steps = reversed(self._load().get(which, []))
+            return next((Step(*each) for each in steps if self.image(each[0]) is not None), Step())
 
-    def next_step(self, which: str) -> str:
-        """Name of the next step of "undo" or "redo"; "" without one."""
-        steps = list(self._load().get(which, []))
-        number = self._newest(steps)
-        return str(steps[number][1]) if number >= 0 else ""
-
-    def files_of_step(self, which: str) -> int:
-        """Number of files of the next step of "undo" or "redo"."""
-        steps = list(self._load().get(which, []))
-        number = self._newest(steps)
-        return self._history.count(str(steps[number][2])) if number >= 0 else 0
-
-    def step(self, which: str, progress: Callable[[int, int], None]) -> Step | None:
+    def step(self, which: str, progress: Callable[[int, int], None]) -> tuple[Step, Done] | None:
         """Undo or redo the newest change; None if there is none. Captions can be saved meanwhile. Raises ProblemsError."""
         with self._stepping:
-            with self._lock:
-                steps = list(self._load().get(which, []))
-                number = self._newest(steps)
-            if number < 0:
+            step = self.next_step(which)
+            if not step.id:
                 return None
-            key, name, id = steps[number]
             try:
-                with self._reading.undisturbed(self._history.count(str(id))):
-                    back = self._history.undo(str(id), progress)
+                with self._reading.undisturbed(self._history.count(step.id)):
+                    back = self._history.undo(step.id, progress)
             except ProblemsError as error:
                 if NO_HISTORY in error.codes:
-                    self._drop(which, id)
+                    self._drop(which, step.id)
                 raise
-            self._stepped(which, [key, name, id], back)
-            return Step(key, name, back)
+            self._stepped(which, step, back)
+            return step, back
 
     def _drop(self, which: str, id: str) -> None:
         with self._lock:
             self._keep({which: [each for each in self._load().get(which, []) if each[2] != id]})
 
-    def _stepped(self, which: str, step: list[str], back: Done) -> None:
+    def _stepped(self, which: str, step: Step, back: Done) -> None:
         """Move an undone or redone change to the other stack."""
-        key, name, id = step
         other = "redo" if which == "undo" else "undo"
         with self._lock:
-            self._drop(which, id)
+            self._drop(which, step.id)
             self._local_ids.add(back.id)
             if back.id:
-                self._keep({other: [*self._load().get(other, []), [key, name, back.id]][-MAX_UNDO:]})
-            for visit in [each for each, (of, _) in self._visits.items() if of == key]:
+                self._keep({other: [*self._load().get(other, []), [step.key, step.name, back.id]][-MAX_UNDO:]})
+            for visit in [each for each, (of, _) in self._visits.items() if of == step.key]:
                 del self._visits[visit]  # later typing is a new step
             self._reading.captions_saved(back.written)
 

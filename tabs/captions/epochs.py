@@ -1,4 +1,4 @@
-"""Preview of the captions that the first epochs use, and conversion of caption files to UTF-8."""
+"""Preview of the captions that the first epochs use, and the caption files that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.plan import Plan
-from core.dataset.captions.files import UTF_8, Caption, read_caption, rewrite_as_utf8
-from core.dataset.captions.history import Done, History
+from core.dataset.captions.files import UTF_8, Caption, read_caption
 from core.dataset.captions.pipeline import caption_preview, is_random, needs_steps
 from core.dataset.report import Report
 from core.record.units import count
 from core.settings.job import TrainJob
-from tabs.dataset.reading import Reading, once_per_report
+from tabs.dataset.reading import once_per_report
 from tabs.markup import button, esc
 
 EPOCHS = 3
@@ -88,32 +87,19 @@ def _about(job: TrainJob, both: bool, placed: Placed) -> str:
 
 
 @once_per_report
-def _not_utf8(report: Report | None) -> list[Caption]:
+def not_utf8(report: Report | None) -> list[Caption]:
     """Captions whose files are not UTF-8, each file once."""
     everything = (*report.placed, *report.validation) if report else ()
     old = (each.caption for each in everything if each.caption.encoding not in UTF_8)
     return list({each.path: each for each in old if each.source == "file"}.values())
 
 
-class Encodings:
-    """Converts all caption files that are not UTF-8. Undo restores them."""
-
-    def __init__(self, reading: Reading, history: History):
-        self._reading, self._history = reading, history
-
-    def old(self) -> list[Caption]:
-        return _not_utf8(self._reading.report)
-
-    def rewrite(self) -> Done:
-        """Convert the files. Raises ProblemsError."""
-        return rewrite_as_utf8(self._history, [caption.path for caption in self.old()])
-
-    def html(self) -> str:
-        """HTML of the number of such files and the button; "" if there are none."""
-        old = self.old()
-        if not old:
-            return ""
-        kinds = ", ".join(f"{number} {name}" for name, number in Counter(each.encoding for each in old).most_common())
-        about = f"{count(len(old), 'caption file')} not in UTF-8 ({kinds}). Check their text first."
-        rewrite = button("utf8", f"Rewrite {count(len(old), 'caption')} as UTF-8")
-        return f'<div class="told encodings"><span>{esc(about)}</span>{rewrite}</div>'
+def encodings(report: Report | None) -> str:
+    """HTML of the number of such files and the button that converts them; "" if there are none."""
+    old = not_utf8(report)
+    if not old:
+        return ""
+    kinds = ", ".join(f"{number} {name}" for name, number in Counter(each.encoding for each in old).most_common())
+    about = f"{count(len(old), 'caption file')} not in UTF-8 ({kinds}). Check their text first."
+    rewrite = button("utf8", f"Rewrite {count(len(old), 'caption')} as UTF-8")
+    return f'<div class="told encodings"><span>{esc(about)}</span>{rewrite}</div>'

@@ -17,6 +17,7 @@ import gradio as gr
 
 from core.captioning.filters import field_names, no_field_in
 from core.dataset.buckets.batches import Placed
+from core.dataset.captions.files import rewrite_as_utf8
 from core.dataset.captions.history import Done, Entry, History
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.report import Row
@@ -26,7 +27,7 @@ from core.record.units import count
 from tabs.captions import view
 from tabs.captions.bulk import ORDERS, Bulk
 from tabs.captions.edits import NO_HISTORY, Edits, caption_text
-from tabs.captions.epochs import Encodings, preview
+from tabs.captions.epochs import encodings, not_utf8, preview
 from tabs.captions.mask_painting import Masks
 from tabs.captions.rewriting import Progress, Rewriting
 from tabs.captions.scores import Scores
@@ -72,7 +73,6 @@ class Handlers:
         history = History(page.workspace.captions)
         self.edits = Edits(self.reading, history, lambda: self._state().get("edits", {}), self._keep_edits)
         self.rewriting = Rewriting(page.engine.light)
-        self.encodings = Encodings(self.reading, history)
         form = (lambda: dict(self._state().get("bulk", {})), lambda values: self._keep(bulk=values))
         self.bulk = Bulk(page, self.reading, history, self.rewriting, form)
         self._history = history
@@ -260,8 +260,13 @@ class Handlers:
         return self.rewriting.run(f"Undo: {self._history.entry(id).title}", files, work)
 
     def _rewrite_as_utf8(self) -> str:
-        title, old = "Rewrite as UTF-8", self.encodings.old()
-        return self.rewriting.run(title, len(old), lambda _: self._changed(self.encodings.rewrite(), title))
+        title = "Rewrite as UTF-8"
+
+        def work(progress: Progress) -> str:
+            old = [caption.path for caption in not_utf8(self.reading.report)]
+            return self._changed(rewrite_as_utf8(self._history, old), title)
+
+        return self.rewriting.run(title, len(not_utf8(self.reading.report)), work)
 
     def _latest(self) -> list[tuple[Entry, int, int]]:
         """[(change, number of its files, number of its damaged lines)] of the latest changes."""
@@ -284,29 +289,31 @@ class Handlers:
     def _step(self, act: str, key: str) -> tuple[str, str]:
         """Undo or redo one step. Returns (key of the image to open, message)."""
         opened = [key]
-        name, files = self.edits.next_step(act), self.edits.files_of_step(act)
+        next_step = self.edits.next_step(act)
 
         def work(progress: Progress) -> str:
             try:
-                step = self.edits.step(act, progress)
+                stepped = self.edits.step(act, progress)
             except ProblemsError as error:
                 if NO_HISTORY not in error.codes:
                     raise
-                return f"The earlier caption of {name} is no longer available; nothing changed"
-            if step is None:
+                return f"The earlier caption of {next_step.name} is no longer available; nothing changed"
+            if stepped is None:
                 return ""
+            step, done = stepped
             self._keep_list()
-            if not key or len(step.done.written) <= 1:
+            if not key or len(done.written) <= 1:
                 opened[0] = step.key
-            left = count(len(step.done.changed_since), "file") if step.done.changed_since else ""
+            left = count(len(done.changed_since), "file") if done.changed_since else ""
             message = f"{'Undone' if act == 'undo' else 'Redone'}: {step.name}"
             return f"{message}; {left} changed since and skipped" if left else message
 
-        message = self.rewriting.run(f"{'Undo' if act == 'undo' else 'Redo'}: {name}", files, work)
+        title = f"{'Undo' if act == 'undo' else 'Redo'}: {next_step.name}"
+        message = self.rewriting.run(title, self._history.count(next_step.id), work)
         return opened[0], message
 
     def _steps(self) -> dict[str, str]:
-        return {"undo": self.edits.next_step("undo"), "redo": self.edits.next_step("redo")}
+        return {which: self.edits.next_step(which).name for which in ("undo", "redo")}
 
     # -- the images around one
 
@@ -328,8 +335,10 @@ class Handlers:
         if key and state.get("key") != key:
             self._keep(key=key)
         chain, at, ring = self._chain(key, keys, positions, reach)
-        listed = view.image_list(report, rows, key, page, self.page.thumb_url, self.reading.busy, self.reading.first)
-        on_page = keys[listed.first : listed.first + view.PAGE_SIZE]
+        html, first = view.image_list(
+            report, rows, key, page, self.page.thumb_url, self.reading.busy, self.reading.first
+        )
+        on_page = keys[first : first + view.PAGE_SIZE]
         near = {key, *chain[max(0, at - DETAILED_REACH) : at + DETAILED_REACH]}
         items = {
             each: self._item(each, positions, len(keys), each in near)
@@ -342,14 +351,14 @@ class Handlers:
             "at": at,
             "ring": ring,
             "items": {each: item for each, item in items.items() if item},
-            "list": listed.html,
+            "list": html,
             "page": on_page,
             "choices": view.choices(report),
             "show": show,
             "sort": str(state.get("sort", "folder")),
             "find": find,
             "wrong": wrong,
-            "tally": view.lead(report) + self.encodings.html(),
+            "tally": view.lead(report) + encodings(report),
             **self._steps(),
         }
 

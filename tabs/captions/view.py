@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.encodings import decode_text
@@ -50,14 +49,6 @@ def listed(report: Report | None, show: str) -> list[Row]:
     return [row for row in report.rows if row.bucket is not None and test(row)] if report else []
 
 
-@dataclass(frozen=True)
-class Listed:
-    """HTML of one page of the list, and the index of its first row."""
-
-    html: str
-    first: int = 0
-
-
 @once_per_report
 def choices(report: Report | None) -> list[tuple[str, str]]:
     """[(label with the number of images, value)] of SHOWS; empty without images."""
@@ -75,24 +66,24 @@ def image_list(
     thumb_url: Callable[..., str],
     busy: bool = False,
     first: Sequence[Row] = (),
-) -> Listed:
-    """A page of the list, from 0 and within the number of pages, with the open image (`key`) marked; a sentence without images
-    or matches.
+) -> tuple[str, int]:
+    """(HTML of a page of the list, index of its first row). The page is within the number of pages, and has the open image
+    (`key`) marked. Without images or matches, a sentence.
 
     busy: the folder is being read: until there is a report, the rows in `first` are listed.
     """
     if report is None and busy:
         items = "".join(_item(row, False, thumb_url, ready=False) for row in first[:PAGE_SIZE])
-        return Listed((f'<ul class="picks">{items}</ul>' if items else "") + progress("Reading the folder", None))
+        return (f'<ul class="picks">{items}</ul>' if items else "") + progress("Reading the folder", None), 0
     if report is None or all(row.bucket is None for row in report.rows):
-        return Listed(empty_state("No images to caption.", "Choose a folder in Dataset."))
+        return empty_state("No images to caption.", "Choose a folder in Dataset."), 0
     if not rows:
-        return Listed(empty_state("No matches.", "Choose another view, or clear the search."))
+        return empty_state("No matches.", "Choose another view, or clear the search."), 0
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
     begin = page * PAGE_SIZE
     items = "".join(_item(row, key_of(row) == key, thumb_url) for row in rows[begin : begin + PAGE_SIZE])
-    return Listed(f'<ul class="picks">{items}</ul>{pager("page", page, pages)}', begin)
+    return f'<ul class="picks">{items}</ul>{pager("page", page, pages)}', begin
 
 
 def _item(row: Row, current: bool, thumb_url: Callable[..., str], ready: bool = True) -> str:

@@ -56,10 +56,20 @@ def cards(
             "Folders", empty_state("No folder selected.", "Enter its path above, browse, or drop images."), undo
         )
     common = common_values(job)
-    body = "".join(
-        _card(number, entry, common, each, number in opened, thumb_url, busy, proposed.get(number), class_form)
-        for number, (entry, each) in enumerate(zip(entries, contents, strict=True))
-    )
+    body = ""
+    for number, (entry, inside) in enumerate(zip(entries, contents, strict=True)):
+        root = resolve_path(entry.folder)
+        name, words = printable(root.name or entry.folder), proposed.get(number)
+        more = _more(number, entry, common) if number in opened else ""
+        form = class_form(number, entry) if entry.role == "regularization" else ""
+        state = ("" if entry.enabled else " is-off") + f" {entry.role}"
+        body += (
+            f'<article class="concept{state}" aria-label="{esc(name)}"{row_of(entry.folder)}>'
+            f"{_head(number, entry, inside, name, thumb_url, busy)}"
+            f'<div class="concept-fields">{_fields(number, entry, inside)}</div>'
+            f"{_identifier_line(number, entry, words)}{_subfolders(inside, root)}{form}"
+            f"{_more_line(number, entry, name, number in opened, bool(words))}{more}</article>"
+        )
     if all(entry.role != "regularization" for entry in entries):
         body += class_form(-1, None)
     views = sum(each.views for each in contents)
@@ -70,32 +80,6 @@ def common_values(job: TrainJob) -> dict[str, Any]:
     """{name: common value} of the settings that folders can override."""
     groups = {"Images": job.dataset, "Captions": job.captions, "Validation": job.validation}
     return {name: getattr(groups[title], name) for title, names in SHARED_NAMES.items() for name in names}
-
-
-def _card(
-    number: int,
-    entry: Source,
-    common: dict[str, Any],
-    contents: FolderContents,
-    opened: bool,
-    thumb_url: Callable[..., str],
-    busy: bool,
-    proposed: Sequence[str] | None,
-    class_form: ClassForm,
-) -> str:
-    root = resolve_path(entry.folder)
-    name = printable(root.name or entry.folder)
-    settings = own_settings(entry)
-    more = _more(number, entry, common) if opened else ""
-    form = class_form(number, entry) if entry.role == "regularization" else ""
-    state = ("" if entry.enabled else " is-off") + f" {entry.role}"
-    return (
-        f'<article class="concept{state}" aria-label="{esc(name)}"{row_of(entry.folder)}>'
-        f"{_head(number, entry, contents, name, thumb_url, busy)}"
-        f'<div class="concept-fields">{_fields(number, entry, contents)}</div>'
-        f"{_identifier_line(number, entry, proposed)}{_subfolders(contents, root)}{form}"
-        f"{_more_line(number, entry, name, settings, opened, bool(proposed))}{more}</article>"
-    )
 
 
 def _head(
@@ -178,9 +162,9 @@ def _subfolder_row(folder: Folder) -> str:
     return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{class_tokens}</td></tr>"
 
 
-def _more_line(number: int, entry: Source, name: str, overrides: dict[str, Any], opened: bool, proposed: bool) -> str:
+def _more_line(number: int, entry: Source, name: str, opened: bool, proposed: bool) -> str:
     """HTML of the More button with a summary of the folder's settings, and the card's other buttons."""
-    names = [*overrides, *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
+    names = [*own_settings(entry), *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
     summary = "same as all folders"
     if names:
         summary = f"{count(len(names), 'setting')} set here: {in_words(names[:SHORT_LIST], entry)}"

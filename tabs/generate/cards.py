@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -166,29 +166,19 @@ def html(
     """
     to_fix = {form.OF_JOB[name].group for name in wrong if name in form.OF_JOB}
     shown = shown_cards(values, {*added, *to_fix})
-    return "".join(_card(card, values, shown, draw, above, notes, wrong) for card in CARDS)
-
-
-def _card(
-    card: Card,
-    values: Mapping[str, Any],
-    shown: Sequence[str],
-    draw: Callable[..., str],
-    above: Callable[[str], str],
-    notes: Mapping[str, str],
-    wrong: Collection[str],
-) -> str:
-    first, more = fields_in(card, values, shown)
-    in_sight = f'<div class="concept-fields">{draw(*first, titles=card.titles)}</div>' if first else ""
-    to_fix, set_ones = sum(name in wrong for name in more), sum(form.is_set(name, values) for name in more)
-    says = f"{to_fix} to fix" if to_fix else f"{set_ones} set" if set_ones else ""
-    rest = (
-        f'<details data-group="{card.group} more"><summary class="row"><b>More</b><span class="hint">{says}</span></summary>'
-        f'<div class="concept-fields">{draw(*more, titles=card.titles)}</div></details>'
-    )
-    return frame(
-        card.group, card.title, above(card.group) + in_sight + rest, card.group in shown, notes.get(card.group, "")
-    )
+    cards = ""
+    for card in CARDS:
+        first, more = fields_in(card, values, shown)
+        in_sight = f'<div class="concept-fields">{draw(*first, titles=card.titles)}</div>' if first else ""
+        bad, set_ones = sum(name in wrong for name in more), sum(form.is_set(name, values) for name in more)
+        says = f"{bad} to fix" if bad else f"{set_ones} set" if set_ones else ""
+        rest = (
+            f'<details data-group="{card.group} more"><summary class="row"><b>More</b><span class="hint">{says}</span></summary>'
+            f'<div class="concept-fields">{draw(*more, titles=card.titles)}</div></details>'
+        )
+        body = above(card.group) + in_sight + rest
+        cards += frame(card.group, card.title, body, card.group in shown, notes.get(card.group, ""))
+    return cards
 
 
 def frame(name: str, title: str, body: str, shown: bool, note: str = "") -> str:

@@ -22,7 +22,7 @@ from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
 from core.record.file_titles import is_average
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.workspace import Workspace, display_path, real_path
 from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting, value_of
 from core.settings.check import build
@@ -156,27 +156,19 @@ def values_of(
     values |= _escaped_prompt(job, bool(before.get("dynamic_prompts", True)))
     notes: list[Problem] = []
     values |= _paths_here(values, workspace, notes)
-    loras = []
+    values["loras"], values["styles"] = [], list(job.prompts.styles)
     for use in job.generate.loras:
-        try:
-            path = find("lora", use.file, workspace)
-            loras.append(use.model_copy(update={"file": portable_name(path, workspace)}).model_dump(exclude_none=True))
-        except ProblemsError as error:
-            notes += [replace(each, level="advice") for each in error.problems]
-    values["loras"], values["embeddings"], values["styles"] = loras, [], list(job.prompts.styles)
+        if path := collected(notes, find, "lora", use.file, workspace):
+            here = use.model_copy(update={"file": portable_name(path, workspace)})
+            values["loras"].append(here.model_dump(exclude_none=True))
     values["nets"] = [net for use in job.controls.nets if (net := _net_here(use, net_hashes, workspace, notes))]
-    for text in job.generate.embeddings:
-        try:
-            values["embeddings"] += [word.setting(workspace) for word in find_embeddings(text, workspace)]
-        except ProblemsError as error:
-            notes += [replace(each, level="advice") for each in error.problems]
+    words = [collected(notes, find_embeddings, text, workspace) or () for text in job.generate.embeddings]
+    values["embeddings"] = [word.setting(workspace) for each in words for word in each]
     for name, find_named in FIND_BY_NAME.items():
-        try:
-            if values[name]:
-                find_named(values[name], workspace)
-        except ProblemsError as error:
+        missing: list[Problem] = []
+        if values[name] and collected(missing, find_named, values[name], workspace) is None:
             values[name] = None
-            notes += [replace(each, fix=f"it is left out; {each.fix}", level="advice") for each in error.problems]
+        notes += [replace(each, fix=f"it is left out; {each.fix}") for each in missing]
     wanted = job.model.base_model
     file = find_file(wanted, workspace)
     if file is None:
@@ -186,7 +178,7 @@ def values_of(
         same = find_file(project.base_model, workspace)
         name = project.base_model if same is not None and real_path(same) == real_path(file) else wanted
         values |= model_values(job.model.model_copy(update={"base_model": name}), project)
-    return values, notes
+    return values, [replace(each, level="advice") for each in notes]
 
 
 def model_values_in(job: GenerateJob, workspace: Workspace, notes: list[Problem]) -> dict[str, Any]:
@@ -232,13 +224,11 @@ def _net_here(
 ) -> dict[str, Any] | None:
     """The values of an image's ControlNet with paths of this machine; None if its file is missing. hashes: {name: hash}; notes:
     collects problems"""
-    paths: dict[str, Any] = {}
-    try:
-        net, fits = net_of_image(use.file, hashes.get(use.file, ""), workspace)
-    except ProblemsError as error:
-        notes += [replace(each, level="advice") for each in error.problems]
+    found = collected(notes, net_of_image, use.file, hashes.get(use.file, ""), workspace)
+    if found is None:
         return None
-    paths["file"] = portable_name(net, workspace)
+    net, fits = found
+    paths: dict[str, Any] = {"file": portable_name(net, workspace)}
     if not fits:
         what = f"The ControlNet {net.name} has the name but not the hash of the one that the image was made with"
         notes.append(Problem(what, NETS, "compare, or choose another file", "advice", code="controls.other-hash"))

@@ -213,11 +213,11 @@ def table(
     folder: GridFolder,
     content: GridContent,
     state: State,
-    checkpoints: Mapping[tuple[str, int], Checkpoint],
+    checkpoints: Mapping[str, Checkpoint],
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
-    """HTML of the open grid: state, files and tables. checkpoints: {(axis, index): checkpoint} of the values that are
+    """HTML of the open grid: state, files and tables. checkpoints: {place, such as "x3": checkpoint} of the values that are
     checkpoints"""
     done = folder.generated()
     shown, tables = content.cells, range(content.size[2])
@@ -265,20 +265,20 @@ def _table(
     content: GridContent,
     z: int,
     done: set[tuple[int, int, int]],
-    checkpoints: Mapping[tuple[str, int], Checkpoint],
+    checkpoints: Mapping[str, Checkpoint],
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
     columns, rows, _ = content.size
     x_axis, y_axis, z_axis = (content.axis(letter) for letter in LETTERS)
     corner = "<td></td>" if y_axis else ""
-    heads = "".join(_label(x_axis, x, checkpoints, "col") for x in range(columns)) if x_axis else ""
+    heads = "".join(f'<th scope="col">{_label(x_axis, x, checkpoints)}</th>' for x in range(columns)) if x_axis else ""
     body = ""
     for y in range(rows):
-        side = _label(y_axis, y, checkpoints, "row") if y_axis else ""
+        side = f'<th scope="row">{_label(y_axis, y, checkpoints)}</th>' if y_axis else ""
         cells = "".join(_cell(folder, content, (x, y, z), done, thumb_url, file_url) for x in range(columns))
         body += f"<tr>{side}{cells}</tr>"
-    title = f"<h4>{_words(z_axis, z)}{_keep_button(z_axis, z, checkpoints)}</h4>" if z_axis else ""
+    title = f"<h4>{_label(z_axis, z, checkpoints)}</h4>" if z_axis else ""
     name = esc(f"{z_axis.title} {z_axis.texts[z]}" if z_axis else content.title)
     head = f"<thead><tr>{corner}{heads}</tr></thead>" if x_axis else ""
     return (
@@ -287,22 +287,19 @@ def _table(
     )
 
 
-def _label(axis: AxisTexts, number: int, checkpoints: Mapping[tuple[str, int], Checkpoint], scope: str) -> str:
-    return f'<th scope="{scope}">{_words(axis, number)}{_keep_button(axis, number, checkpoints)}</th>'
-
-
-def _words(axis: AxisTexts, number: int) -> str:
+def _label(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) -> str:
     note = f'<span class="hint">{esc(axis.notes[number])}</span>' if axis.notes[number] else ""
     text = axis.texts[number]
-    return f'<small>{esc(axis.title)}</small><b title="{esc(text)}">{esc(short(text, 120))}</b>{note}'
+    words = f'<small>{esc(axis.title)}</small><b title="{esc(text)}">{esc(short(text, 120))}</b>{note}'
+    return words + _keep_button(axis, number, checkpoints)
 
 
-def _keep_button(axis: AxisTexts, number: int, checkpoints: Mapping[tuple[str, int], Checkpoint]) -> str:
+def _keep_button(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) -> str:
     """HTML of the button that marks a checkpoint to keep, or of the name it is kept under; "" for other values."""
-    checkpoint = checkpoints.get((axis.letter, number))
+    place, name = f"{axis.letter}{number}", axis.texts[number]
+    checkpoint = checkpoints.get(place)
     if checkpoint is None:
         return ""
-    place, name = f"{axis.letter}{number}", axis.texts[number]
     if checkpoint.name is None:
         keep = button(
             "keep", "Keep this one", place, label=f"Keep {name}", title="Marks it in Runs and in the lists of Generate"

@@ -30,7 +30,7 @@ from core.generation.grids.axes import (
     title_of,
 )
 from core.generation.grids.choices import answered
-from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, list_grids
+from core.generation.grids.folder import GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin
 from core.generation.grids.plan import checked, expected_steps
 from core.generation.model.library import find_file, title_of_name
@@ -52,7 +52,7 @@ from tabs.form.plain_presets import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
 from tabs.generate.grid_axis import ACTS, KINDS, AxisForm, changed, file_axes, files_in, kinds_in
-from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state, index_of
+from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state
 from tabs.tools.copies import Copies
 
 TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
@@ -133,7 +133,8 @@ class Grids:
         now = self.page.engine.status()["job"]
         doing = [now.get(each) for each in ("entry", "state", "stage", "stopping")] if now else None
         jobs = [(entry.id, entry.state) for entry in self.page.engine.queue() if entry.task == "grid"]
-        checkpoints = [str(each) for each in self._open_checkpoints()]
+        opened = self._open()
+        checkpoints = self._checkpoints(opened) if opened else {}
         shown = cards.added(self.page)
         return f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong} {shown} {self.shelf.version}"
 
@@ -145,7 +146,7 @@ class Grids:
         names = [str(use["file"]) for use in self.fields.load().get("loras", [])]
         loras = {file_stem(name): title_of_name(name, self.page.workspace) for name in names}
         folders = list_grids(self.page.workspace)
-        listed = [each for folder in folders[:LISTED] if (each := self._earlier(folder)) is not None]
+        listed = [self._earlier(folder) for folder in folders[:LISTED]]
         older = view.earlier(listed, str(self._state().get("open", "")), len(folders) - LISTED)
         shown = cards.GRID in cards.added(self.page) or any(axes.values())
         file_cards = file_axes(axes, self.fields, self.page)
@@ -176,7 +177,7 @@ class Grids:
         each = pace(self.page.workspace)
         return ", ".join([*words, *([f"about {clock(each * steps)}"] if each else [])]), False
 
-    def _earlier(self, folder: GridFolder) -> view.Earlier | None:
+    def _earlier(self, folder: GridFolder) -> view.Earlier:
         """The row of a grid in the list."""
         try:
             content = folder.content()
@@ -187,16 +188,12 @@ class Grids:
         doing = "" if entry is None else "waiting" if entry.state == "waiting" else "running"
         return view.Earlier(folder.name, content.title, len(folder.generated()), total, len(content.failed), doing)
 
-    def _open(self) -> tuple[GridFolder, GridContent] | None:
+    def _open(self) -> GridContent | None:
         """The open grid; None without one, or if it is gone or damaged."""
-        name = str(self._state().get("open", ""))
-        if not name:
-            return None
-        try:
-            folder = GridFolder.named(name, self.page.workspace)
-            return folder, folder.content()
-        except ProblemsError:
-            return None
+        if name := str(self._state().get("open", "")):
+            with suppress(ProblemsError):
+                return GridFolder.named(name, self.page.workspace).content()
+        return None
 
     def _table(self) -> str:
         return view.removed(self._state()) + self._opened_table()
@@ -206,7 +203,7 @@ class Grids:
         name = str(self._state().get("open", ""))
         if not name:
             made = islice(filter(self._is_recent, list_grids(self.page.workspace)), RECENT)
-            return view.recent([each for folder in made if (each := self._earlier(folder)) is not None and each.done])
+            return view.recent([each for each in map(self._earlier, made) if each.done])
         try:
             folder = GridFolder.named(name, self.page.workspace)
             content = folder.content()
@@ -367,49 +364,39 @@ class Grids:
 
     # -- checkpoints
 
-    def _checkpoints(self, content: GridContent) -> dict[tuple[str, int], view.Checkpoint]:
-        """{(axis, index): whether it is kept, and copied} of the values that are checkpoints of runs."""
+    def _files(self, content: GridContent | None) -> dict[str, tuple[Path, Path]]:
+        """{place, such as "x3": (folder of the run, file)} of the axis values that are checkpoints of runs."""
+        files = {}
+        for axis in content.axes if content else ():
+            for number, value in enumerate(axis.values) if axis.setting in KINDS else ():
+                first = (value or [None])[0] if isinstance(value, list) else value
+                if isinstance(first, str):
+                    path = find_file(KINDS[axis.setting].parts(first)[0][1], self.page.workspace)
+                    run = run_of(path, self.page.workspace.runs)
+                    if run is not None and path is not None:
+                        files[f"{axis.letter}{number}"] = run, path
+        return files
+
+    def _checkpoints(self, content: GridContent) -> dict[str, view.Checkpoint]:
+        """{place: whether it is kept, and copied} of the axis values that are checkpoints of runs."""
         checkpoints = {}
-        for axis in content.axes:
-            for number in range(len(axis.values)):
-                file = self._file(axis, number)
-                if file is not None:
-                    run, path = file
-                    copied = self.copies.state({"name": path.name, "path": path})
-                    name = read_kept(run).get(path.relative_to(run).as_posix())
-                    checkpoints[axis.letter, number] = view.Checkpoint("" if name == path.stem else name, copied)
+        for place, (run, path) in self._files(content).items():
+            copied = self.copies.state({"name": path.name, "path": path})
+            name = read_kept(run).get(path.relative_to(run).as_posix())
+            checkpoints[place] = view.Checkpoint("" if name == path.stem else name, copied)
         return checkpoints
 
-    def _open_checkpoints(self) -> list[Any]:
-        opened = self._open()
-        return list(self._checkpoints(opened[1]).items()) if opened else []
-
-    def _file(self, axis: AxisTexts, number: int) -> tuple[Path, Path] | None:
-        """(folder of the run, file) of a value that is a checkpoint of a run; None for other values."""
-        value = axis.values[number]
-        first = (value or [None])[0] if isinstance(value, list) else value
-        if axis.setting not in KINDS or not isinstance(first, str):
-            return None
-        path = find_file(KINDS[axis.setting].parts(first)[0][1], self.page.workspace)
-        run = run_of(path, self.page.workspace.runs)
-        return (run, path) if run is not None and path is not None else None
-
     def _mark(self, place: str, name: str | None) -> None:
-        """Mark the checkpoint of an axis value (such as "x3") to keep, with a name, and copy it to the remembered folder; None
-        removes the mark."""
-        opened = self._open()
-        axis = opened[1].axis(place[:1]) if opened else None
-        number = index_of(place[1:], len(axis.values)) if axis else None
-        if axis is None or number is None or (file := self._file(axis, number)) is None:
+        """Mark the checkpoint of an axis value to keep, with a name, and copy it to the remembered folder; None removes the mark."""
+        files = self._files(self._open())
+        if place not in files:
             raise ProblemsError.one("The file no longer exists", "grid", "open the grid again", "file.gone")
-        run, path = file
+        run, path = files[place]
         self.copies.keep(run.name, path.name, name)
 
     def _end_copy(self, act: str, name: str) -> None:
         """Cancel the copy of a checkpoint of the open grid, or close its message."""
-        opened = self._open()
-        axes = opened[1].axes if opened else ()
-        files = [file for axis in axes for number in range(len(axis.values)) if (file := self._file(axis, number))]
+        files = self._files(self._open()).values()
         run = next((run for run, path in files if path.name == name), None)
         if run is not None:
             (self.copies.cancel if act == "uncopy" else self.copies.forget)(run.name, name)

@@ -17,7 +17,7 @@ from core.generation.prompt.loras import LoraTag
 from core.generation.prompt.runs import parts_of
 from core.networks.block_weights import PRESETS
 from core.record.file_titles import file_stem
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, collected
 from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.base import Declared
@@ -308,17 +308,11 @@ class Loras:
 
     def refused_embedding(self, text: str) -> list[Problem]:
         """The problem of an embedding that does not fit the model; [] if it fits or is missing, which the start reports."""
-        family = self._family(self.fields.load())
-        try:
-            path = find_embedding(text, self.page.workspace).path
-        except ProblemsError:
-            return []
-        try:
-            if family and self.page.roots.holds(path):
-                check_choice(identify(path), path, ["embedding"], family)
-        except ProblemsError as error:
-            return error.problems
-        return []
+        family, problems = self._family(self.fields.load()), list[Problem]()
+        found = collected(list[Problem](), find_embedding, text, self.page.workspace)
+        if found is not None and family and self.page.roots.holds(found.path):
+            collected(problems, lambda: check_choice(identify(found.path), found.path, ["embedding"], family))
+        return problems
 
     def _fitting(self, name: str, values: dict[str, Any]) -> Path:
         """The file of a LoRA of the list. Raises ProblemsError if it does not fit the model."""

@@ -351,11 +351,9 @@ class Handlers:
 
     def _start_problems(self) -> list[Problem]:
         """The problems that prevent a start."""
-        try:
-            self._jobs()
-        except ProblemsError as error:
-            return error.problems
-        return []
+        problems: list[Problem] = []
+        collected(problems, self._jobs)
+        return problems
 
     def _form(self) -> dict[str, Any]:
         """{name: HTML} of the boards with fields."""

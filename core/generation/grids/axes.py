@@ -13,7 +13,7 @@ from io import StringIO
 from typing import Any
 
 from core.record.file_titles import file_stem
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.units import number_text
 from core.settings.base import Declared, declared
 from core.settings.check import build
@@ -343,10 +343,7 @@ def _size(text: str, problems: list[Problem]) -> Value:
         problems.append(Problem(f"Size is '{text[:40]}'", "", "write width x height, as 512x768", code="grid.bad-size"))
         return Value((0, 0), text)
     width, height = int(sides[1]), int(sides[2])
-    try:
-        build(GenerateJob, {"generate": {"width": width, "height": height}})
-    except ProblemsError as error:
-        problems += error.problems
+    collected(problems, build, GenerateJob, {"generate": {"width": width, "height": height}})
     return Value((width, height), f"{width} × {height}")
 
 

@@ -190,11 +190,10 @@ def _request(
         for axis in sorted(axes, key=lambda each: each.setting != MODEL):  # a model resets its family and prediction
             if _when(axis) == when:
                 cell = _put(cell, axis, at[axis.letter])
-    try:
-        requests, advice = requests_and_notes(cell, workspace)
-    except ProblemsError as error:
-        notes += error.problems
+    made = collected(notes, requests_and_notes, cell, workspace)
+    if made is None:
         return None
+    requests, advice = made
     notes += advice
     if len(requests) != 1:
         what = f"The prompt makes {count(len(requests), 'image')}; a cell has one"

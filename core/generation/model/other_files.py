@@ -23,7 +23,7 @@ from core.formats.models.part_kinds import part_title
 from core.formats.tensors.header import read_header
 from core.generation.model.library import Scan, find
 from core.generation.model.store import ModelStore, fingerprint
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 from core.settings.model import SD_SCALE, traits_of
@@ -125,15 +125,12 @@ def kind_of_upscaler(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
 
 def upscaler_problems(job: GenerateJob, family: str, workspace: Workspace) -> list[Problem]:
     """Problems of the job's upscaler file. family: of the model"""
-    hires = job.hires
-    if not hires.highres_fix_upscaler_file or hires.highres_fix_scale is None:
-        return []
-    try:
-        path = find("upscaler", hires.highres_fix_upscaler_file, workspace)
-        check_upscaler(identify(path), path, family)
-    except ProblemsError as error:
-        return error.problems
-    return []
+    hires, problems = job.hires, list[Problem]()
+    if hires.highres_fix_upscaler_file and hires.highres_fix_scale is not None:
+        path = collected(problems, find, "upscaler", hires.highres_fix_upscaler_file, workspace)
+        if path is not None:
+            collected(problems, lambda: check_upscaler(identify(path), path, family))
+    return problems
 
 
 def check_upscaler(kind: ModelKind, path: Path, family: str) -> None:
