@@ -263,11 +263,9 @@ def ratio_size(ratio: str, native: tuple[int, int]) -> tuple[int, int]:
 
 def sides(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> tuple[int, int]:
     """(width, height) of the images of these values: an empty one is the model's trained size, 512 if that is unknown."""
-    path = find_file(str(values["base_model"] or project.model.base_model), workspace)
-    native = (512, 512)
-    with suppress(ProblemsError, OSError, StopIteration):
-        native = trained_size(path) if path is not None else native
-    return values["width"] or native[0], values["height"] or native[1]
+    defaults = default_values(values, project, workspace)
+    width, height = (values[side] or int(defaults.get(side, 512)) for side in ("width", "height"))
+    return width, height
 
 
 def default_texts(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, str]:

@@ -192,6 +192,22 @@ def test_sizes_by_ratio_are_computed_for_the_trained_size():
     )
 
 
+def test_an_empty_size_is_that_of_the_family_set_in_train_where_the_file_tells_none(desk, monkeypatch):
+    def trained_size(path, family="auto"):
+        return (1024, 1024) if family == "sdxl" else (512, 512)
+
+    monkeypatch.setattr(form, "trained_size", trained_size)
+    desk.page.project.edit("model.base_model", "models/starter")
+    desk.page.project.edit("model.family", "sdxl")
+    project, space = desk.page.project.job, desk.page.workspace
+    values = form.start_values(project)
+    for base, side in ((values["base_model"], 1024), ("models/starter", 512)):
+        chosen = values | {"base_model": base}
+        assert form.sides(chosen, project, space) == (side, side)
+        assert form.default_values(chosen, project, space)["width"] == side
+        assert form.sides(chosen | {"width": 640}, project, space) == (640, side)
+
+
 # -- LoRAs of runs
 
 
