@@ -3,13 +3,17 @@
    nothing does; hardly ever while the page is hidden. Coming back to it asks at once. */
 (() => {
   const atelier = window.atelier;
-  const BUSY = 1000, IDLE = 11000, HIDDEN = 60000; // milliseconds between ticks; idle: the pulse and a tab's make 11 a minute
-  const AT_WORK = 20000, NEWS = 4000;              // how long a person's touch, or something new, keeps the pace
+  const BUSY = 1000, IDLE = 11000, LEFT = 30000, HIDDEN = 60000; // milliseconds between ticks; idle: the pulse and a tab's make 11 a minute
+  const AT_WORK = 20000, NEWS = 4000; // how long a person's touch, or something new, keeps the pace
+  const AWAY = 300000;                // after which nobody is taken to look
   const LOOK = 100;
   const raised = {};       // event -> when
   let touched = Date.now(), runs = false;
 
-  const between = () => document.hidden ? HIDDEN : runs || Date.now() < touched + AT_WORK ? BUSY : IDLE;
+  const between = () => {
+    const rests = Date.now() - touched;
+    return document.hidden ? HIDDEN : runs || rests < AT_WORK ? BUSY : rests < AWAY ? IDLE : LEFT;
+  };
   const touch = (keeps) => { touched = Math.max(touched, Date.now() - AT_WORK + keeps); };
   const raise = (event, seconds) => {
     const now = Date.now();
