@@ -221,6 +221,24 @@ def test_treating_a_finding_moves_the_advised_and_can_be_undone(folder):
     assert caught.value.codes == ["doctor.nothing-to-move"]
 
 
+def test_files_that_cannot_be_read_are_found_and_moved_with_their_captions(folder, tmp_path):
+    whole, folder_of = (folder / "red.png").read_bytes(), {"cut.png": 200, "text.png": 0}
+    for name, most in folder_of.items():
+        (folder / name).write_bytes(whole[:most] or b"no image")
+        (folder / name).with_suffix(".txt").write_text("a fox")
+    job = TrainJob(dataset=DatasetSettings(sources=[Source(folder=str(folder))], resolution=64))
+    report = preflight(job, Workspace(outputs=tmp_path / "out"), decode=True)
+    found = next(each for each in examine(report, None) if each.kind == "unreadable")
+    assert found.count == 2 and found.action == "put away" and {key[1] for key in found.advised} == {*folder_of}
+    assert all(image.note for (image,) in found.images)
+    token = treat(found, folder)
+    assert not [path for path in folder.iterdir() if path.stem in ("cut", "text")]
+    again = preflight(job, Workspace(outputs=tmp_path / "out"), decode=True)
+    assert again.ok and "unreadable" not in {each.kind for each in examine(again, None)}
+    trash.put_back(token)
+    assert (folder / "cut.png").is_file() and (folder / "text.txt").is_file()
+
+
 def test_a_mask_that_another_image_uses_stays(folder, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()

@@ -15,7 +15,15 @@ from pathlib import Path
 from core.dataset.buckets.batches import Placed
 from core.dataset.doctor.captions import caption_findings
 from core.dataset.doctor.finding import KINDS, ExaminedImage, Finding
-from core.dataset.doctor.images import Limits, Reading, copies, copies_by_content, looks_wrong, wrong_size
+from core.dataset.doctor.images import (
+    Limits,
+    Reading,
+    copies,
+    copies_by_content,
+    looks_wrong,
+    unreadable,
+    wrong_size,
+)
 from core.dataset.doctor.trash import put_away
 from core.dataset.images.look import look_at_all
 from core.dataset.report import Report
@@ -34,8 +42,8 @@ def examine(
     progress: Progress | None = None,
     settings: Limits | None = None,
 ) -> tuple[Finding, ...]:
-    """Everything the doctor finds, errors first, then in the order of KINDS. Changes nothing. Images that cannot be decoded are
-    left out.
+    """Everything the doctor finds, errors first, then in the order of KINDS. Changes nothing. Of images that cannot be read it finds
+    only that.
 
     dataset    a preflight's report, or placed images (the validation set is then their folders with that role)
     memo_path  where measurements are cached, as for the decode pass
@@ -43,12 +51,11 @@ def examine(
     """
     limits = settings or Limits()
     items = _images_of(dataset)
-    if not items:
-        return ()
     looks = look_at_all([item.image for item in items], cancel, progress, memo_path)
     whole = [replace(item, look=looks[item.key]) for item in items if not looks[item.key].reason]
     reading = Reading(memo_path, cancel, progress)
     findings = [
+        *(unreadable(dataset.rows) if isinstance(dataset, Report) else ()),
         *copies(whole, limits, reading),
         *looks_wrong(whole, limits, reading),
         *wrong_size(whole, limits),

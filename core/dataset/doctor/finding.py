@@ -18,6 +18,7 @@ Key = tuple[str, str]
 
 # kind of a finding -> its heading
 KINDS = {
+    "unreadable": "Unreadable images",
     "leak": "Duplicates in training and validation",
     "near leak": "Near duplicates in training and validation",
     "class": "Duplicates in training and regularization",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,14 @@ import numpy as np
 from PIL import Image
 
 from core.dataset.caches.contents import content_hashes
-from core.dataset.doctor.finding import ExaminedImage, Finding, Key, joined_groups, one_by_one, size_of
+from core.dataset.doctor.finding import ExaminedImage, Finding, FindingImage, Key, joined_groups, one_by_one, size_of
 from core.dataset.images.opening import BrokenImage, open_rgb
+from core.dataset.report import Row
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import Memo
 from core.record.bounded_json import json_or_none
 from core.record.cancel import CancelToken
+from core.record.units import count
 from core.settings.dataset.images import ImageSettings
 
 _CLOSER = "closer 2"  # the memo's name for the closer look
@@ -59,6 +61,19 @@ class Reading:
 
 
 # ---- duplicates
+
+
+def unreadable(rows: Iterable[Row]) -> list[Finding]:
+    """The finding of files that cannot be read as images. Missing ones are no finding: there is nothing to move."""
+    broken = [FindingImage(row.key, row.path, row.why) for row in rows if not row.readable and row.path.is_file()]
+    if not broken:
+        return []
+    what, fix = (
+        f"{count(len(broken), 'file')} that cannot be read as an image",
+        "replace them, or move them to the trash",
+    )
+    advised = tuple(each.key for each in broken)
+    return [Finding("unreadable", "advice", what, fix, tuple((each,) for each in broken), advised, "put away")]
 
 
 def copies(items: Sequence[ExaminedImage], limits: Limits, reading: Reading) -> list[Finding]:
