@@ -94,6 +94,27 @@ def test_steps_are_counted_in_the_folders_where_they_are_here(tmp_path):
     assert imported(preset, folder=tmp_path).job.schedule.max_train_steps == (10 * 3 + 2 * 5) * 2
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"epoch": 6}, True),
+        ({"epoch": 6, "max_train_steps": None}, True),
+        ({"epoch": 1}, False),
+        ({"epoch": 6, "max_train_steps": 1600}, False),
+        ({"epoch": 6, "max_train_steps": 0}, False),
+        ({"epoch": 6, "max_train_epochs": 4}, False),
+    ],
+)
+def test_epochs_of_a_file_without_steps_are_a_warning_since_older_versions_trained_them(values, said):
+    preset = {
+        name: value for name, value in LORA.items() if name not in ("epoch", "max_train_steps", "max_train_epochs")
+    }
+    found = imported(preset | values)
+    assert ("import.steps-or-epochs" in [problem.code for problem in found.problems]) is said
+    if said:
+        assert found.job.schedule.max_train_steps == 1600
+
+
 def test_a_decimal_comma_is_a_warning():
     found = imported({**LORA, "learning_rate": "0,0001"})
     assert "import.decimal-comma" in [problem.code for problem in found.problems]

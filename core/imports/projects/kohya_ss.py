@@ -138,18 +138,11 @@ def resolve(preset: Mapping[str, Any], tab: str, where: str, counts: Counts) -> 
     options |= {"epoch": form["epoch"]} if tab != FINE_TUNE else {}
     options |= _computed(resolved, sdxl) | _network(resolved) | _rates(resolved, sdxl) | _length(resolved, counts)
     steps, epochs = options.get("max_train_steps"), form["epoch"]
-    if (
-        preset.get("max_train_steps") is None
-        and not form["max_train_epochs"]
-        and steps
-        and epochs > 1
-        and tab != FINE_TUNE
-    ):
-        what = f"epoch is {epochs:,} and max_train_steps is not in this file: kohya_ss trains {steps:,} steps then, its versions"
-        what += f" before that field {epochs:,} epochs"
-        resolved.problems.append(
-            (what, "epoch", f"set Epochs to {epochs:,} if the file is that old", "import.steps-or-epochs")
-        )
+    both = steps and epochs > 1 and not form["max_train_epochs"] and tab != FINE_TUNE
+    if both and preset.get("max_train_steps") is None:
+        what = f"max_train_steps is not in this file: kohya_ss trains {steps:,} steps, its versions before that field {epochs:,} epochs"
+        fix = f"set Epochs to {epochs:,} if the file is that old"
+        resolved.problems.append((what, "epoch", fix, "import.steps-or-epochs"))
     options["lr_warmup_steps"] = _warmup(resolved, options.get("max_train_steps"))
     resolved.options = {name: value for name, value in options.items() if passes(name, value, tab, sdxl)}
     resolved.options["max_data_loader_n_workers"] = form["max_data_loader_n_workers"]
