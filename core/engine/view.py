@@ -49,8 +49,9 @@ class RunView:
         self.seq = self.step = self.total = self.epoch = self.epochs = self.images = 0
         self.sentence = ""
         self.peak_bytes, self.peak_device = 0, ""
-        self.seconds_per_step = self.seconds_per_sample = 0.0
+        self.seconds_per_step = self.seconds_per_sample = self._pace = 0.0
         self._sample_began = 0.0
+        self._first: tuple[int, float] | None = None  # step and time, without idle ones, of the first steps since the start
         self.started = self.ended = self._last_time = 0.0
         self._before = 0.0  # time of the line before this one
         self._idle = 0.0  # seconds between an end, a kill or a pause and resuming
@@ -106,6 +107,7 @@ class RunView:
     def _on_state(self, line: Line) -> None:
         if line["state"] == "running":
             self._idle += line["time"] - self._before
+            self._first = None
         self.state, self.message, self.fix = line["state"], line["message"], line["fix"]
         self.code = str(line.get("code", ""))
         self.ended = line["time"] if self.state in ENDED else 0.0
@@ -135,6 +137,10 @@ class RunView:
     def _on_steps(self, line: Line) -> None:
         self.step, self.epoch = line["steps"][-1], line["epoch"]
         self.seconds_per_step = line["seconds_per_step"]
+        now = self.step, line["time"] - self._idle
+        self._first = self._first or now
+        steps = self.step - self._first[0]
+        self._pace = (now[1] - self._first[1]) / steps if steps > 0 else 0.0
         if self._points:
             self._add_points(line)
 
@@ -199,9 +205,10 @@ class RunView:
 
     @property
     def seconds_left(self) -> float:
-        """Estimated seconds until the last step (without steps: until the end of the stage); 0 if unknown."""
+        """Estimated seconds until the last step, samples and saves between included as so far (without steps: until the end of the
+        stage); 0 if unknown."""
         if self.total:
-            return max(self.total - self.step, 0) * self.seconds_per_step
+            return max(self.total - self.step, 0) * max(self.seconds_per_step, self._pace)
         (done, total), (_, began, before) = self.counted, self._counting
         return (total - done) * (self._last_time - began) / (done - before) if done > before else 0.0
 

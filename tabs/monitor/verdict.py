@@ -57,6 +57,7 @@ ACTIVE = ("running", "paused", "waiting")
 SMALL, LONGEST = 160, 4000  # pixels of an image in the filmstrip; characters of a prompt or name that a command takes
 REMEMBERED = 20  # runs
 _STARTING = threading.Lock()  # of two pages at once the second finds what the first has begun
+TIMED = 8  # images
 GUIDED = 2  # predictions of a step with guidance
 TAB, BUDGET, MOST_MINUTES = "Monitor", 10.0, 1440.0  # minutes for the images of a comparison, kept in the tab's state
 
@@ -203,12 +204,14 @@ def _comparison(
 def _seconds(
     page: Page, comparison: Comparison, facts: Mapping[str, Any], job: TrainJob, made: GridContent | None = None
 ) -> float:
-    """Expected seconds of an image of a comparison, by the images of its grid, else the samples of its training, else its steps, else
-    the newest grid; 0 if none was timed."""
-    pace = made.seconds / made.steps if made and made.steps else 0.0
-    pace = pace or (facts.get("seconds_per_sample") or 0.0) / job.samples.sample_steps
-    pace = pace or GUIDED * assess.seconds_per_prediction(facts, job)
-    return (pace or grids.pace(page.workspace)) * expected_steps(comparison.grid.job, ())
+    """Expected seconds of an image of a comparison, by its grid if it made TIMED images (loading counts less then), else the samples
+    of its training, else its grid, else the steps of its training, else the newest grid; 0 if none was timed."""
+    steps = expected_steps(comparison.grid.job, ())
+    own = made.seconds / made.steps if made and made.steps else 0.0
+    sampled = (facts.get("seconds_per_sample") or 0.0) / job.samples.sample_steps
+    of_training = GUIDED * assess.seconds_per_prediction(facts, job)
+    timed = own if made and made.steps >= TIMED * steps else 0.0
+    return (timed or sampled or own or of_training or grids.pace(page.workspace)) * steps
 
 
 def _minutes(page: Page) -> float:

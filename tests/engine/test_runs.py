@@ -379,3 +379,19 @@ def test_a_sample_is_timed_from_the_stage_of_its_own(tmp_path):
     for number, line in enumerate(lines, 1):
         view.apply(line | {"seq": number})
     assert view.snapshot(False)["seconds_per_sample"] == 2.0
+
+
+def test_the_time_left_of_a_training_includes_samples_and_saves_as_they_were_so_far(tmp_path):
+    view = RunView(RunFolder(tmp_path))
+    facts = {"losses": [1.0], "rates": {}, "epoch": 1, "seconds_per_step": 1.0}
+    state = {"kind": "state", "message": "", "fix": ""}
+    plan = {"kind": "planned", "total": 21, "epochs": 1, "images": 4, "sentence": "", "time": 2.0}
+    lines = [state | {"state": "running", "time": 1.0}, plan]
+    lines += [{"kind": "steps", "steps": [step], "time": time, **facts} for step, time in ((1, 10.0), (2, 11.0))]
+    lines += [state | {"state": "paused", "time": 12.0}, state | {"state": "running", "time": 512.0}]
+    lines += [{"kind": "steps", "steps": [step], "time": time, **facts} for step, time in ((3, 513.0), (11, 537.0))]
+    left = []
+    for number, line in enumerate(lines, 1):
+        view.apply(line | {"seq": number})
+        left.append(view.seconds_left)
+    assert left == [0.0, 0.0, 20.0, 19.0, 19.0, 19.0, 18.0, 10 * 24 / 8]

@@ -638,11 +638,11 @@ def test_images_are_timed_by_the_training_before_any_and_by_their_own_grid_later
     job = TrainJob().model_copy(update={"dataset": TrainJob().dataset.model_copy(update={"train_batch_size": 2})})
     comparison = SimpleNamespace(grid=SimpleNamespace(job=page.engine.run_job(RUN)))
     monkeypatch.setattr(verdict, "expected_steps", lambda job, axes: 10)
-    content = SimpleNamespace(steps=4, seconds=1.0)
+    few, content = SimpleNamespace(steps=79, seconds=790.0), SimpleNamespace(steps=80, seconds=20.0)
     stepped = {"seconds_per_step": 0.6}
     sampled = stepped | {"seconds_per_sample": 0.5 * job.samples.sample_steps}
     times = [
         verdict._seconds(page, comparison, facts, job, made)
-        for facts, made in ((stepped, None), (sampled, None), (sampled, content), ({}, None))
+        for facts, made in ((stepped, None), (sampled, None), (sampled, few), (stepped, few), (sampled, content), ({}, None))
     ]
-    assert times == pytest.approx([10 * 2 * 0.6 / (3 * 2), 10 * 0.5, 10 / 4, 10 * 1000])
+    assert times == pytest.approx([10 * 2 * 0.6 / (3 * 2), 10 * 0.5, 10 * 0.5, 10 * 10, 10 / 4, 10 * 1000])

@@ -60,6 +60,13 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if repository and not REPOSITORY.fullmatch(repository):
         what = f"'{repository}' is not a Hugging Face repository id"
         yield Problem(what, "hub.huggingface_repo_id", "write owner/name", code="hub.bad-repository")
+    samples = job.samples
+    intervals = (samples.sample_every_n_epochs, samples.sample_every_n_steps, samples.sample_every_minutes)
+    prompts = samples.sample_prompts or samples.sample_prompts_file
+    if prompts and not samples.sample_at_first and not any(map(every, intervals)):
+        what = "There are sample prompts, but no samples are generated during the training"
+        fix = "set after how many steps or epochs they are, or leave it: Compare checkpoints uses the prompts afterwards"
+        yield Problem(what, "samples.sample_every_n_steps", fix, "advice", code="samples.no-interval")
 
 
 def _states(job: TrainJob) -> Iterator[Problem]:
