@@ -36,7 +36,7 @@ def forecast_words(forecast: Forecasted) -> str:
     each = "; ".join(f"{name}: {seconds:.2f} s" for name, seconds in forecast.seconds_per_step.items())
     return (
         f"Takes {memory_words(forecast.peak_bytes)} of {memory_words(forecast.device_bytes)} and about "
-        f"{duration(forecast.total_seconds)} for {forecast.total_steps} steps (a step of {each})"
+        f"{duration(forecast.total_seconds)} for {forecast.total_steps} steps without samples and saves (a step of {each})"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from core.record.problems import Problem, ProblemsError
 from core.record.units import clock
 from core.settings.check import build as build_job
 from core.settings.job import TrainJob
+from core.settings.values import shown_value
 from core.tasks import tasks
-from tabs.form.project import edited_by
+from tabs.form.project import FIELDS, edited_by
 from tabs.generate.replaced import use_run
 from tabs.monitor import verdict
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
 SHOWN_ENDED = 20
+TOLD = 2  # settings that tell trainings of one name apart
 SHOWN_IMAGES = 4  # of a job that has ended
 LEADS = {"probe": "Train", "prepare": "Train", "generate": "Generate", "grid": "Generate", "class_images": "Dataset"}
 WORST = 40  # images in the table of those that train worst
@@ -235,11 +238,35 @@ def queue(page: Page) -> dict[str, Any]:
     going += [entry for entry in entries if entry.state == "waiting"]
     ended = [entry for entry in entries if entry not in going and not (entry.task == "train" and entry.run)]
     job, waits = page.engine.status()["job"], page.engine.waits()
+    titles = _titles([entry for entry in going if entry.task == "train"])
     shown = [
-        _row(entry) | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)} for entry in going
+        _row(entry)
+        | {"title": titles.get(entry.id, entry.title)}
+        | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)}
+        for entry in going
     ]
     latest = [_row(entry) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
     return {"paused": page.engine.queue_paused, "entries": shown, "ended": latest}
+
+
+def _titles(trainings: Sequence[Any]) -> dict[str, str]:
+    """{id: title} of trainings; equal titles are followed by the first TOLD settings in which these differ: "fox (Network rank 4)"."""
+    titles, alike = {}, defaultdict(list)
+    for entry in trainings:
+        alike[entry.title].append(entry)
+    for title, entries in alike.items():
+        values = [_values(entry.job) for entry in entries] if len(entries) > 1 else []
+        paths = [path for path in FIELDS if any(each[path] != values[0][path] for each in values[1:])][:TOLD]
+        for entry, own in zip(entries, values, strict=False):
+            words = [f"{FIELDS[path].title} {shown_value(FIELDS[path], own[path])}" for path in paths]
+            titles[entry.id] = f"{title} ({', '.join(words)})" if words else title
+    return titles
+
+
+def _values(job: dict[str, Any]) -> dict[str, Any]:
+    """{path: value} of all settings of a job in the queue."""
+    paths = ((path, *path.partition(".")[::2]) for path in FIELDS)
+    return {path: job.get(group, {}).get(name, FIELDS[path].default) for path, group, name in paths}
 
 
 def _result(page: Page, entry: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from core.record.problems import Problem
 from core.settings.check import build
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
+from core.settings.presets.files import to_values
 from tabs.captions import view as captions_view
 from tabs.captions.tab import Handlers as Captions
 from tabs.dataset import concept_cards, doctor, grid, plots, questions
@@ -125,6 +126,17 @@ def test_running_jobs_come_before_waiting_ones_and_trainings_that_began_are_not_
     found = monitor.queue(queued)
     assert [each["id"] for each in found["entries"]] == ["e1", "e0"]
     assert [(each["id"], each["tab"]) for each in found["ended"]] == [("e3", "")]
+
+
+def test_trainings_of_one_name_are_told_apart_by_what_differs(queued):
+    jobs = [to_values(build(TrainJob, {"network": {"rank": rank, "alpha": 2.0}})) for rank in (4, 32)]
+    queued.entries = [ended(n, task="train", state="waiting", job=job) for n, job in enumerate([*jobs, jobs[0]])]
+    for entry, title in zip(queued.entries, ("fox", "fox", "owl"), strict=True):
+        entry.title = title
+    shown = [each["title"] for each in monitor.queue(queued)["entries"]]
+    assert shown == ["fox (Network rank (dim) 4)", "fox (Network rank (dim) 32)", "owl"]
+    queued.entries[1].job = jobs[0]
+    assert [each["title"] for each in monitor.queue(queued)["entries"]] == ["fox", "fox", "owl"], "equal ones"
 
 
 def test_each_ended_job_leads_to_its_tab_with_its_last_four_images(queued, tmp_path):

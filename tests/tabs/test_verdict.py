@@ -643,6 +643,13 @@ def test_images_are_timed_by_the_training_before_any_and_by_their_own_grid_later
     sampled = stepped | {"seconds_per_sample": 0.5 * job.samples.sample_steps}
     times = [
         verdict._seconds(page, comparison, facts, job, made)
-        for facts, made in ((stepped, None), (sampled, None), (sampled, few), (stepped, few), (sampled, content), ({}, None))
+        for facts, made in (
+            (stepped, None),
+            (sampled, None),
+            (sampled, few),
+            (stepped, few),
+            (sampled, content),
+            ({}, None),
+        )
     ]
     assert times == pytest.approx([10 * 2 * 0.6 / (3 * 2), 10 * 0.5, 10 * 0.5, 10 * 10, 10 / 4, 10 * 1000])
