@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
 
 def model_bytes(content: bytes) -> bytes:
     """A safetensors file of one tensor with these bytes."""
@@ -46,3 +48,10 @@ def serving(handler: type[BaseHTTPRequestHandler], **facts: Any) -> Iterator[Any
     finally:
         server.shutdown()
         server.server_close()
+
+
+def as_hub(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
+    """Ask this server where huggingface_hub would ask the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)
+    address = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)

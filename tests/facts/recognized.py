@@ -327,6 +327,8 @@ def downloads() -> Facts:
             ("secret", lambda name: None),
         ):
             stack.enter_context(patch.object(references, name, value))
+        address = "http://e/{repo_id}/resolve/{revision}/{filename}"
+        stack.enter_context(patch("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address))
         link = references.Link("https://x.org/a.safetensors?k=1")
         sources = (link, references.HubId("o", "m"), references.HubId("o", "m", "v1.ckpt"))
         for number, source in enumerate(sources):
@@ -335,14 +337,7 @@ def downloads() -> Facts:
                 asked.clear()
                 done: list[Any] = []
                 answer = refused(
-                    partial(
-                        references.download,
-                        source,
-                        models,
-                        lambda *each, done=done: done.append(each),
-                        None,
-                        "http://e",
-                    )
+                    partial(references.download, source, models, lambda *each, done=done: done.append(each))
                 )
                 yield (
                     f"{number} {again}",
@@ -372,9 +367,7 @@ def downloads() -> Facts:
         beside(partly / "v1.ckpt", "x" * 6)
         beside(partly / "model_index.json", "x")
         asked.clear()
-        references.download_files(
-            sources[1], ["v1.ckpt", "model_index.json"], partly, lambda *each: asked.append(each), None, "http://e"
-        )
+        references.download_files(sources[1], ["v1.ckpt", "model_index.json"], partly, lambda *each: asked.append(each))
         yield "the rest", list(asked)
         yield (
             "gone",

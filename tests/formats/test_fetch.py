@@ -26,7 +26,7 @@ from core.record.workspace import Workspace
 from core.settings.base import declared
 from core.settings.job import TrainJob
 from core.settings.tools.model_files import DownloadSettings
-from tests.local_server import Answers, model_bytes, serving
+from tests.local_server import Answers, as_hub, model_bytes, serving
 from tests.offline import no_network
 from tests.refusals import refused
 
@@ -84,6 +84,7 @@ def server(monkeypatch):
     monkeypatch.setattr(fetch, "FIRST_WAIT", 0.001)
     leaves = {"handle_error": lambda *_: None}  # a client that has what it wants, or gives up
     with serving(Server, script=[serve()], asked=[], **leaves) as made:
+        as_hub(monkeypatch, made)
         yield made
 
 
@@ -318,7 +319,7 @@ def test_what_people_type_leads_to_the_entry(tmp_path, text, id):
 
 
 def test_an_entry_is_fetched_from_its_commit_to_its_place_and_found_by_any_of_its_names(tmp_path, server, entry):
-    path = download(parse_source("sd15"), tmp_path, endpoint=server.endpoint)
+    path = download(parse_source("sd15"), tmp_path)
     assert path == tmp_path / entry.place and path.read_bytes() == DATA
     assert entry.revision in server.asked[0].path
     for name in ("sd15", "sd1.5", "runwayml/stable-diffusion-v1-5", f"{entry.repository}/{entry.file}"):
@@ -340,14 +341,14 @@ def test_a_file_put_there_by_hand_is_noticed_once_it_is_whole(tmp_path, entry):
 def test_another_file_at_its_place_is_not_written_over(tmp_path, server, entry):
     (tmp_path / entry.place).write_bytes(b"a person's own")
     with refused("model.name-taken"):
-        download(parse_source("sd15"), tmp_path, endpoint=server.endpoint)
+        download(parse_source("sd15"), tmp_path)
     assert (tmp_path / entry.place).read_bytes() == b"a person's own" and server.asked == []
 
 
 def test_an_unfinished_download_shows_its_bytes_and_can_be_dropped(tmp_path, server, entry):
     server.script = [serve(cut=900_000), status(403)]
     with pytest.raises(ProblemsError):
-        download(parse_source("sd15"), tmp_path, endpoint=server.endpoint)
+        download(parse_source("sd15"), tmp_path)
     assert catalog.state(entry, tmp_path)["have"] == 900_000 and catalog.state(entry, tmp_path)["found"] is None
     forget(parse_source("sd15"), tmp_path)
     assert catalog.state(entry, tmp_path)["have"] == 0 and left_in(tmp_path) == []
@@ -356,7 +357,7 @@ def test_an_unfinished_download_shows_its_bytes_and_can_be_dropped(tmp_path, ser
 def test_too_little_room_is_said_with_the_reserve_before_anything_is_asked(tmp_path, server, entry, monkeypatch):
     monkeypatch.setattr("core.record.machine.free_disk", lambda _: 40_000_000)
     with refused("disk.space", "3 MB", "256 MB", "40 MB"):
-        download(parse_source("sd15"), tmp_path, endpoint=server.endpoint)
+        download(parse_source("sd15"), tmp_path)
     assert server.asked == []
 
 
@@ -445,7 +446,7 @@ def test_the_token_that_is_stored_in_tools_opens_models_that_ask_for_one(tmp_pat
     (tmp_path / "keys.json").write_text('{"huggingface_token": "hf_stored_token"}')
     monkeypatch.setenv("ATELIER_KEYS", str(tmp_path / "keys.json"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    download(parse_source("sd15"), tmp_path / "models", endpoint=server.endpoint)
+    download(parse_source("sd15"), tmp_path / "models")
     sent = {name.lower(): value for name, value in server.asked[0].headers.items()}
     assert sent["authorization"] == "Bearer hf_stored_token"
 

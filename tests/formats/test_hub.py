@@ -19,7 +19,7 @@ from core.formats.hub.references import (
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
-from tests.local_server import Answers, model_bytes, serving
+from tests.local_server import Answers, as_hub, model_bytes, serving
 from tests.offline import no_network
 from tests.refusals import refused
 
@@ -101,14 +101,15 @@ def fake_hub(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(fetch, "FIRST_WAIT", 0.0)
     with serving(FakeHub, files=dict(FOLDER), asked=[], status=200, cut_after=None, damaged=None) as server:
+        as_hub(monkeypatch, server)
         yield server
 
 
 OWNER = HubId("owner", "model")
 
 
-def get(server, models, hub_id=OWNER, **more):
-    return download(hub_id, models, endpoint=server.endpoint, **more)
+def get(models, hub_id=OWNER, **more):
+    return download(hub_id, models, **more)
 
 
 # ---- resolving ----
@@ -220,7 +221,7 @@ def test_several_files_or_none_are_a_problem_that_names_them():
 
 def test_a_model_is_fetched_whole_with_progress(tmp_path, fake_hub):
     steps = []
-    path = get(fake_hub, tmp_path, on_progress=lambda done, total: steps.append((done, total)))
+    path = get(tmp_path, on_progress=lambda done, total: steps.append((done, total)))
     assert path == tmp_path / "owner--model"
     here = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
     assert here == {name: FOLDER[name] for name in NEEDED}
@@ -232,23 +233,23 @@ def test_a_model_is_fetched_whole_with_progress(tmp_path, fake_hub):
 
 
 def test_one_file_is_fetched_into_its_models_folder(tmp_path, fake_hub):
-    path = get(fake_hub, tmp_path, HubId("owner", "model", "v1-5-pruned.ckpt"))
+    path = get(tmp_path, HubId("owner", "model", "v1-5-pruned.ckpt"))
     assert path == tmp_path / "owner--model" / "v1-5-pruned.ckpt" and path.read_bytes() == b"\x80\x02all of it"
-    second = get(fake_hub, tmp_path, HubId("owner", "model", "vae/config.json"))
+    second = get(tmp_path, HubId("owner", "model", "vae/config.json"))
     assert second.is_file() and path.is_file(), "a second file joins the first"
 
 
 def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path, fake_hub):
     fake_hub.cut_after = 1_500_000
     with refused("model.download-failed"):
-        get(fake_hub, tmp_path)
+        get(tmp_path)
     assert not (tmp_path / "owner--model").exists(), "half a model is no model"
     unfinished = next(tmp_path.rglob("*.part"))
     kept = unfinished.stat().st_size
     assert 0 < kept <= 1_500_000
     fake_hub.cut_after = None
     fake_hub.asked.clear()
-    path = get(fake_hub, tmp_path)
+    path = get(tmp_path)
     assert (path / "unet" / "diffusion_pytorch_model.fp16.safetensors").read_bytes() == WEIGHTS
     assert f"bytes={kept}-" in [wanted for _, wanted, _ in fake_hub.asked]
 
@@ -261,7 +262,7 @@ def test_cancelling_keeps_what_is_there_for_the_next_time(tmp_path, fake_hub):
             token.cancel()
 
     with pytest.raises(Cancelled):
-        get(fake_hub, tmp_path, on_progress=progress, cancel=token)
+        get(tmp_path, on_progress=progress, cancel=token)
     assert not (tmp_path / "owner--model").exists()
     assert next(tmp_path.rglob("*.part")).stat().st_size > 1_000_000
 
@@ -270,13 +271,13 @@ def test_a_file_that_arrives_damaged_is_thrown_away(tmp_path, fake_hub):
     fake_hub.damaged = WEIGHTS[:-1] + b"?"
     file = HubId("owner", "model", "unet/diffusion_pytorch_model.fp16.safetensors")
     with refused("model.download-failed", "damaged"):
-        get(fake_hub, tmp_path, file)
+        get(tmp_path, file)
     assert not list(tmp_path.rglob("*.part"))
 
 
 def test_the_token_of_the_environment_is_sent(tmp_path, fake_hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    get(fake_hub, tmp_path, HubId("owner", "model", "v1-5-pruned.ckpt"))
+    get(tmp_path, HubId("owner", "model", "v1-5-pruned.ckpt"))
     assert {sent for _, _, sent in fake_hub.asked} == {"Bearer hf_secret"}
 
 
@@ -287,17 +288,17 @@ def test_a_file_name_that_leads_out_of_the_folder_is_refused(tmp_path, fake_hub,
     models = tmp_path / "a" / "b"
     fake_hub.files[name] = b"{}"
     with refused("model.unsafe-name"):
-        get(fake_hub, models, HubId("owner", "model", name))
+        get(models, HubId("owner", "model", name))
     assert not list(tmp_path.rglob("outside.json"))
 
 
 def test_too_little_room_is_said_before_anything_is_fetched(tmp_path, fake_hub, monkeypatch):
     monkeypatch.setattr("core.record.machine.free_disk", lambda _: 1000)
     with refused("disk.space"):
-        get(fake_hub, tmp_path)
+        get(tmp_path)
     assert len(fake_hub.asked) == 1
     with refused("disk.space"):
-        download_files(OWNER, ["model_index.json"], tmp_path, lambda *_: None, endpoint=fake_hub.endpoint)
+        download_files(OWNER, ["model_index.json"], tmp_path, lambda *_: None)
     assert len(fake_hub.asked) == 2
 
 
@@ -327,14 +328,14 @@ def test_without_a_network_one_line_says_what_failed_and_where_to_put_it(tmp_pat
 def test_the_hubs_refusals_are_told_apart(tmp_path, fake_hub, status, words):
     fake_hub.status = status
     with pytest.raises(ProblemsError) as caught:
-        get(fake_hub, tmp_path)
+        get(tmp_path)
     assert words in one_line(caught)
 
 
 def test_a_folder_that_cannot_be_written_is_said_to_be(tmp_path, fake_hub):
     (tmp_path / "models").write_text("a file, not a folder")
     with refused("file.unwritable"):
-        get(fake_hub, tmp_path / "models")
+        get(tmp_path / "models")
 
 
 # ---- at the edges, without a server

@@ -7,7 +7,7 @@ import pytest
 from core.formats.hub import upload as hub_upload
 from core.formats.hub.upload import Uploads, upload_problem
 from core.settings.hub import HubSettings
-from tests.local_server import Answers, serving
+from tests.local_server import Answers, as_hub, serving
 from tests.offline import no_network
 
 ME = {"name": "me", "type": "user", "orgs": [{"name": "Our-Group"}], "auth": {"accessToken": {"role": "write"}}}
@@ -38,6 +38,7 @@ def hub(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(hub_upload, "LOOK_SECONDS", 60.0)  # the first question loads the hub's library
     with serving(Hub, who=ME, write=200, asked=[], go=threading.Event()) as server:
+        as_hub(monkeypatch, server)
         server.go.set()
         yield server
         server.go.set()
@@ -58,7 +59,7 @@ def hub(monkeypatch):
 )
 def test_what_the_hub_would_refuse_is_an_error_before_the_start(hub, who, write, repository, code):
     hub.who, hub.write = who, write
-    problem = upload_problem(HubSettings(huggingface_repo_id=repository), "hf_token", hub.endpoint)
+    problem = upload_problem(HubSettings(huggingface_repo_id=repository), "hf_token")
     if not code:
         assert problem is None
         return
@@ -69,14 +70,14 @@ def test_what_the_hub_would_refuse_is_an_error_before_the_start(hub, who, write,
 @pytest.mark.parametrize("who", [500, 503])
 def test_a_hub_that_is_down_is_advice(hub, who):
     hub.who = who
-    problem = upload_problem(RUN, "hf_token", hub.endpoint)
+    problem = upload_problem(RUN, "hf_token")
     assert (problem.level, problem.code) == ("advice", "hub.unreachable") and str(who) in problem.what
 
 
 def test_a_hub_that_does_not_answer_is_not_waited_for(hub, monkeypatch):
     monkeypatch.setattr(hub_upload, "LOOK_SECONDS", 0.2)
     hub.go.clear()  # no answer before the end of the test
-    problem = upload_problem(RUN, "hf_token", hub.endpoint)
+    problem = upload_problem(RUN, "hf_token")
     assert (problem.level, problem.code) == ("advice", "hub.unreachable")
 
 
@@ -98,7 +99,7 @@ def test_without_a_token_nothing_is_asked_and_without_a_repository_nothing_is_sa
 def test_a_run_that_waited_in_the_queue_says_it_as_it_begins(hub):
     said = []
     hub.who = 401
-    uploads = Uploads(RUN, "hf_token", lambda *words: said.append(words), hub.endpoint)
+    uploads = Uploads(RUN, "hf_token", lambda *words: said.append(words))
     uploads.look()
     uploads.close()
     assert [level for _, level, _ in said] == ["warning"] and "token" in said[0][0]

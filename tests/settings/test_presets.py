@@ -97,8 +97,8 @@ def test_loading_never_mixes_with_what_the_form_held(tmp_path):
 
 def test_a_recipe_leaves_model_dataset_prompts_and_name_alone(tmp_path):
     store = PresetStore(tmp_path)
-    recipe = build(
-        TrainJob, {"network": {"rank": 4}, "dataset": {"folder": "a"}, "saving": {"output_name": "a", "save_last_n": 2}}
+    recipe = parse(
+        {"kind": "recipe", "schema_version": 3, "network": {"rank": 4}, "saving": {"save_last_n": 2}}, "r.json"
     )
     form = build(
         TrainJob,
@@ -109,7 +109,7 @@ def test_a_recipe_leaves_model_dataset_prompts_and_name_alone(tmp_path):
             "samples": {"sample_prompts": ["p"], "sample_steps": 5},
         },
     )
-    got = apply(store.load(store.save("r", recipe, kind="recipe")), form)
+    got = apply(store.load(store.keep("r", recipe)), form)
     assert (got.dataset.folder, got.model.base_model, got.saving.output_name, got.samples.sample_prompts) == (
         "b",
         "m",

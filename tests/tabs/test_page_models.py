@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 from core.formats.hub import catalog
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
-from tests.local_server import Answers, serving
+from tests.local_server import Answers, as_hub, serving
 
 WEIGHTS = (PROJECT / "models" / "starter" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
 PIECE = len(WEIGHTS) // 20
@@ -72,15 +72,11 @@ def shop(tmp_path_factory, store):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page_server, "make_workspace", own_models)
         patch.setattr(catalog, "ENTRIES", small)
-        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address(store))
+        as_hub(patch, store)
         patch.delenv("HF_HUB_OFFLINE", raising=False)
         page = page_server.Served(tmp_path_factory.mktemp("shop"))
         yield page
         page.close()
-
-
-def address(server):
-    return server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from work_parts import make_page
 from core.record.problems import ProblemsError
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob, new_project
-from core.settings.presets.files import PresetStore, content, dump, to_values
+from core.settings.presets.files import PresetStore, content, dump, parse, to_values
 from tabs.dataset.questions import answer, change_folders
 from tabs.form.project import FIELDS, STARTER_IMAGES, OldRevision, Project, edited_by, with_value
 from tabs.train.tab import ACTIONS
@@ -135,7 +135,8 @@ def test_loading_a_preset_gives_exactly_the_saved_job(project, store):
 
 
 def test_a_recipe_says_what_it_left_alone_and_never_marks_it(project, store):
-    name = store.save("style", with_value(TrainJob(), "network.rank", 64), kind="recipe")
+    recipe = parse({"kind": "recipe", "schema_version": 3, "network": {"rank": 64}}, "style.json")
+    name = store.keep("style", recipe)
     project.edit("dataset.folder", "my/images")
     assert "your model, images, prompts" in project.choose(name).text
     assert project.job.dataset.folder == "my/images" and project.job.network.rank == 64

@@ -18,7 +18,7 @@ from core.training.prove import prove
 from core.training.saving import resume
 from core.training.saving.resume import find_state, parse_address
 from core.training.start import run_training
-from tests.local_server import Answers, serving
+from tests.local_server import Answers, as_hub, serving
 from tests.refusals import refused
 
 
@@ -266,12 +266,13 @@ def test_a_state_is_fetched_from_the_hub(ended, tmp_path, monkeypatch):
     files = {f"states/one/{path.name}": path.read_bytes() for path in state.iterdir()} | {"README.md": b"words"}
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with serving(StateHub, files=files) as server:
-        found = resume.fetch_state("me/run/states/one:main", tmp_path / "got", server.endpoint)
+        as_hub(monkeypatch, server)
+        found = resume.fetch_state("me/run/states/one:main", tmp_path / "got")
         assert {path.name: path.read_bytes() for path in found.iterdir()} == {
             path.name: path.read_bytes() for path in state.iterdir()
         }
         with refused("resume.no-files", "states/two"):
-            resume.fetch_state("me/run/states/two:main", tmp_path / "got", server.endpoint)
+            resume.fetch_state("me/run/states/two:main", tmp_path / "got")
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from core.settings.saving import SavingSettings
 from core.training.saving.checkpoints import Checkpoints, Intermediate, expired_checkpoints
 from core.training.saving.facts import thumbnail_url, user_metadata
 from core.training.saving.states import States, expired_states
-from tests.local_server import Answers, serving
+from tests.local_server import Answers, as_hub, serving
 from tests.refusals import refused
 
 
@@ -299,6 +299,7 @@ class UploadHub(Answers):
 def hub(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with serving(UploadHub, files={}, asked=[], status=200, made=None) as server:
+        as_hub(monkeypatch, server)
         yield server
 
 
@@ -315,7 +316,7 @@ def test_files_and_folders_are_uploaded_and_the_repository_is_made_private(hub, 
     settings = HubSettings(
         huggingface_repo_id="me/run", huggingface_path_in_repo="x", save_state_to_huggingface=True, async_upload=False
     )
-    uploads = Uploads(settings, "hf_secret_token", lambda *words: said.append(words), hub.endpoint)
+    uploads = Uploads(settings, "hf_secret_token", lambda *words: said.append(words))
     uploads.send(tmp_path / "a.txt")
     uploads.send_state(tmp_path / "state")
     uploads.close()
@@ -329,7 +330,7 @@ def test_the_repository_is_of_the_kind_and_seen_by_whom_was_asked_for(hub, tmp_p
     settings = HubSettings(
         huggingface_repo_id="me/run", huggingface_repo_type="dataset", huggingface_repo_visibility="public"
     )
-    uploads = Uploads(settings, None, lambda *words: None, hub.endpoint)
+    uploads = Uploads(settings, None, lambda *words: None)
     uploads.send(tmp_path / "a.txt", wait=True)
     uploads.close()
     assert (hub.made["type"], hub.made["visibility"]) == ("dataset", "public")
@@ -372,7 +373,7 @@ def test_an_upload_that_fails_is_said_and_the_next_is_tried(hub, tmp_path):
     (tmp_path / "a.txt").write_bytes(b"weights")
     said = []
     hub.status = 403
-    uploads = Uploads(HubSettings(huggingface_repo_id="me/run"), None, lambda *words: said.append(words), hub.endpoint)
+    uploads = Uploads(HubSettings(huggingface_repo_id="me/run"), None, lambda *words: said.append(words))
     uploads.send(tmp_path / "a.txt")
     uploads.finish()
     hub.status = 200
@@ -387,10 +388,6 @@ def test_a_training_goes_on_when_its_uploads_fail_and_no_key_is_in_its_folder(tr
     token = "hf_" + "x" * 30
     monkeypatch.setenv("HF_TOKEN", token)
     hub.status = 500
-    real = Uploads.__init__
-    monkeypatch.setattr(
-        Uploads, "__init__", lambda self, settings, key, say: real(self, settings, key, say, hub.endpoint)
-    )
     monkeypatch.setattr(
         "core.formats.hub.upload.Uploads._connected",
         lambda self, name: (_ for _ in ()).throw(OSError(f"{token} refused")),

@@ -220,11 +220,7 @@ def _model_in(path: Path) -> Path:
 
 
 def download(
-    source: Source,
-    models: Path | str,
-    on_progress: Progress | None = None,
-    cancel: CancelToken | None = None,
-    endpoint: str | None = None,
+    source: Source, models: Path | str, on_progress: Progress | None = None, cancel: CancelToken | None = None
 ) -> Path:
     """Download the needed files of a model into models/ and return its path there. Raises ProblemsError or Cancelled.
 
@@ -239,11 +235,10 @@ def download(
             return _download_file(source, Remote(source.url), models / source.file, models, progress, cancel)
         entry = catalog.of_hub(source.repository, source.file)
         if entry is not None:
-            remote = Remote(
-                _address(entry.repository, entry.file, entry.revision, endpoint), entry.size, entry.sha256, _headers()
-            )
+            address = _address(entry.repository, entry.file, entry.revision)
+            remote = Remote(address, entry.size, entry.sha256, _headers())
             return _download_file(source, remote, catalog.target(entry, models), models, progress, cancel)
-        return _download_folder(source, models, progress, cancel, endpoint)
+        return _download_folder(source, models, progress, cancel)
     except (Cancelled, ProblemsError):
         raise
     except Exception as error:
@@ -251,12 +246,7 @@ def download(
 
 
 def download_files(
-    hub_id: HubId,
-    names: Sequence[str],
-    folder: Path,
-    on_progress: Progress,
-    cancel: CancelToken | None = None,
-    endpoint: str | None = None,
+    hub_id: HubId, names: Sequence[str], folder: Path, on_progress: Progress, cancel: CancelToken | None = None
 ) -> None:
     """Download these files of a model into a folder, each atomically; an interrupted download resumes. Raises ProblemsError or
     Cancelled.
@@ -264,12 +254,12 @@ def download_files(
     names   paths in the repository, kept below the folder      on_progress(bytes done, total bytes)
     """
     try:
-        listed = {file.name: file for file in _listing(hub_id, endpoint)}
+        listed = {file.name: file for file in _listing(hub_id)}
         if gone := [name for name in names if name not in listed]:
             raise FetchError(f"it does not have the file {gone[0]}")
         files = [listed[name] for name in names]
         require_room(folder, sum(file.size for file in files), f"'{hub_id}'")
-        _fetch_all(hub_id, files, folder, on_progress, cancel, endpoint)
+        _fetch_all(hub_id, files, folder, on_progress, cancel)
     except (Cancelled, ProblemsError):
         raise
     except Exception as error:
@@ -277,11 +267,11 @@ def download_files(
         raise _failed(hub_id, folder, error, by_hand) from error
 
 
-def file_names(hub_id: HubId, folder: Path, endpoint: str | None = None) -> list[str]:
+def file_names(hub_id: HubId, folder: Path) -> list[str]:
     """The names of a model's files on the hub. Raises ProblemsError. folder: where to put them by hand, for messages without a
     network"""
     try:
-        return [file.name for file in _listing(hub_id, endpoint)]
+        return [file.name for file in _listing(hub_id)]
     except Exception as error:
         by_hand = f"download its files from https://{HUB}/{hub_id} into {display_path(folder)} by hand"
         raise _failed(hub_id, folder, error, by_hand) from error
@@ -315,15 +305,13 @@ def _download_file(
     return target
 
 
-def _download_folder(
-    hub_id: HubId, models: Path, on_progress: Progress, cancel: CancelToken | None, endpoint: str | None
-) -> Path:
+def _download_folder(hub_id: HubId, models: Path, on_progress: Progress, cancel: CancelToken | None) -> Path:
     """Download the needed files of a hub repository into a folder."""
     target, partial = models / hub_id.folder_name, _partial_folder(hub_id, models)
-    files = choose_files(hub_id, _listing(hub_id, endpoint))
+    files = choose_files(hub_id, _listing(hub_id))
     downloaded = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.is_dir() else 0
     require_room(models, sum(file.size for file in files) - downloaded, f"'{hub_id}'")
-    _fetch_all(hub_id, files, partial, on_progress, cancel, endpoint)
+    _fetch_all(hub_id, files, partial, on_progress, cancel)
     _move_in(partial, target)
     return target / hub_id.file if hub_id.file else _model_in(target)
 
@@ -332,10 +320,10 @@ def _partial_folder(hub_id: HubId, models: Path) -> Path:
     return models / f".part-{hub_id.folder_name}"
 
 
-def _address(repository: str, file: str, revision: str, endpoint: str | None) -> str:
+def _address(repository: str, file: str, revision: str) -> str:
     from huggingface_hub import hf_hub_url
 
-    return hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
+    return hf_hub_url(repository, file, revision=revision)
 
 
 def _headers() -> dict[str, str]:
@@ -358,12 +346,10 @@ def _token() -> str | bool | None:
     return secret("huggingface_token") or None if may_use_keys() else False
 
 
-def _listing(hub_id: HubId, endpoint: str | None) -> list[RemoteFile]:
+def _listing(hub_id: HubId) -> list[RemoteFile]:
     from huggingface_hub import HfApi
 
-    info = HfApi(endpoint=endpoint, token=_token()).model_info(
-        hub_id.repository, files_metadata=True, timeout=TIMEOUT_SECONDS
-    )
+    info = HfApi(token=_token()).model_info(hub_id.repository, files_metadata=True, timeout=TIMEOUT_SECONDS)
     return [
         RemoteFile(file.rfilename, file.size or 0, getattr(file.lfs, "sha256", None) if file.lfs else None)
         for file in info.siblings or []
@@ -416,12 +402,7 @@ def _no_such_file(hub_id: HubId, names: list[str]) -> ProblemsError:
 
 
 def _fetch_all(
-    hub_id: HubId,
-    files: list[RemoteFile],
-    partial: Path,
-    on_progress: Progress,
-    cancel: CancelToken | None,
-    endpoint: str | None,
+    hub_id: HubId, files: list[RemoteFile], partial: Path, on_progress: Progress, cancel: CancelToken | None
 ) -> None:
     """Download the files into `partial`. Complete ones are kept, and an interrupted one resumes."""
     total, done = sum(file.size for file in files), 0
@@ -429,7 +410,7 @@ def _fetch_all(
     for file in files:
         path = partial / _safe_name(hub_id, file.name)
         if not (path.is_file() and path.stat().st_size == file.size):
-            url = _address(hub_id.repository, file.name, "main", endpoint)
+            url = _address(hub_id.repository, file.name, "main")
             fetch(
                 Remote(url, file.size, file.sha256, _headers()), path, _progress_after(on_progress, done, total), cancel
             )

@@ -32,13 +32,13 @@ def missing_key(settings: HubSettings, token: str | None) -> Problem | None:
     return Problem("Uploads to the hub need a token", WHERE, fix, code="hub.no-token")
 
 
-def upload_problem(settings: HubSettings, token: str | None, endpoint: str | None = None) -> Problem | None:
+def upload_problem(settings: HubSettings, token: str | None) -> Problem | None:
     """What the hub answers before anything is sent: an error if the upload will be refused, advice if the hub does not
     answer (it may by the first save). Nothing is created or changed there."""
     if not settings.huggingface_repo_id or not token:
         return missing_key(settings, token)
     answers: list[Problem | None] = []
-    asking = threading.Thread(target=lambda: answers.append(_ask(settings, token, endpoint)), daemon=True, name="hub")
+    asking = threading.Thread(target=lambda: answers.append(_ask(settings, token)), daemon=True, name="hub")
     asking.start()
     asking.join(LOOK_SECONDS)
     return answers[0] if answers else _unreachable(f"no answer within {LOOK_SECONDS:g} seconds")
@@ -50,12 +50,12 @@ def _unreachable(why: str) -> Problem:
     return Problem(what, WHERE, fix, level="advice", code="hub.unreachable")
 
 
-def _ask(settings: HubSettings, token: str, endpoint: str | None) -> Problem | None:
+def _ask(settings: HubSettings, token: str) -> Problem | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
     repository = str(settings.huggingface_repo_id)
-    api = HfApi(endpoint=endpoint, token=token)
+    api = HfApi(token=token)
     try:
         who = api.whoami()
         try:
@@ -95,8 +95,8 @@ def _cannot_make(repository: str, who: dict[str, Any]) -> Problem | None:
 class Uploads:
     """Uploads of one run, one after the other, in a background thread. Does nothing without a repository."""
 
-    def __init__(self, settings: HubSettings, token: str | None, say: Say, endpoint: str | None = None):
-        self._settings, self._token, self._say, self._endpoint = settings, token, say, endpoint
+    def __init__(self, settings: HubSettings, token: str | None, say: Say):
+        self._settings, self._token, self._say = settings, token, say
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="upload") if settings.huggingface_repo_id else None
         self._pending: list[Future[None]] = []
         self._api: Any = None
@@ -107,7 +107,7 @@ class Uploads:
             self._pool.submit(self._look)
 
     def _look(self) -> None:
-        problem = upload_problem(self._settings, self._token, self._endpoint)
+        problem = upload_problem(self._settings, self._token)
         if problem is not None:
             self._say(problem.what, "warning", problem.fix)
 
@@ -163,7 +163,7 @@ class Uploads:
         if self._api is None:
             from huggingface_hub import HfApi
 
-            api = HfApi(endpoint=self._endpoint, token=self._token or False)
+            api = HfApi(token=self._token or False)
             api.create_repo(
                 repository,
                 repo_type=self._settings.huggingface_repo_type,

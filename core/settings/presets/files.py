@@ -102,28 +102,18 @@ def to_values(job: Settings) -> dict[str, Any]:
     return job.model_dump(mode="json")
 
 
-def recipe_values(job: TrainJob) -> dict[str, Any]:
-    """{group: {name: value}} of a job's settings that a recipe replaces: without the user's model, data and names."""
-    every = to_values(job)
-    values: dict[str, Any] = {}
-    for entry in declared(TrainJob):
-        if not kept(entry):
-            values.setdefault(entry.group, {})[entry.name] = every[entry.group][entry.name]
-    return values
-
-
 def dump(
-    job: Settings, *, kind: str = "job", task: str = "train", title: str = "", description: str = "", preset: str = ""
+    job: Settings, *, task: str = "train", title: str = "", description: str = "", preset: str = ""
 ) -> dict[str, Any]:
     """The content of a preset file, or of a run's job.json. Groups that belong to another choice, such as other network kinds,
     are left out if they are at their defaults.
 
     preset   name of the preset that the run was started from
     """
-    head = {"kind": kind, "schema_version": SCHEMA_VERSION, "task": task, "title": title, "description": description}
+    head = {"kind": "job", "schema_version": SCHEMA_VERSION, "task": task, "title": title, "description": description}
     head |= {"preset": preset} if preset else {}
-    values = recipe_values(job) if kind == "recipe" and isinstance(job, TrainJob) else to_values(job)
-    return head | {group: each for group, each in values.items() if group_shown(job, group) or _touched(job, group)}
+    values = to_values(job).items()
+    return head | {group: each for group, each in values if group_shown(job, group) or _touched(job, group)}
 
 
 def _touched(job: Settings, group: str) -> bool:
@@ -356,18 +346,11 @@ class PresetStore:
         return of_task(preset, task) if task else preset
 
     def save(
-        self,
-        name: str,
-        job: Settings,
-        *,
-        kind: str = "job",
-        task: str = "train",
-        replace: bool = False,
-        description: str = "",
+        self, name: str, job: Settings, *, task: str = "train", replace: bool = False, description: str = ""
     ) -> str:
         """Write a user preset with a job's values and return its name ("user/..."). Raises ProblemsError for an invalid name,
         and for an existing one without `replace`."""
-        return self._write(name, dump(job, kind=kind, task=task, description=description), replace)
+        return self._write(name, dump(job, task=task, description=description), replace)
 
     def keep(self, name: str, preset: Preset, *, replace: bool = False) -> str:
         """Write a user preset with the content of another, including title and reasons; return its name ("user/...")."""

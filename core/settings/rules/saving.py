@@ -11,37 +11,19 @@ from core.settings.job import TrainJob
 from core.settings.names import bad_name
 from core.settings.needs import all_but, ignored
 
-PERIODS = (
-    "saving.save_every_n_epochs",
-    "saving.save_every_n_steps",
-    "saving.save_every_minutes",
-    "saving.checkpoint_every_minutes",
-    "saving.save_n_evenly",
-    "saving.save_n_epoch_ratio",
-    "saving.save_last_n",
-    "saving.save_last_n_epochs",
-    "saving.save_last_n_steps",
-    "saving.save_last_n_epochs_state",
-    "saving.save_last_n_steps_state",
-    "samples.sample_every_n_steps",
-    "samples.sample_every_n_epochs",
-    "samples.sample_every_minutes",
-    "validation.validate_every_n_steps",
-    "validation.validate_every_n_epochs",
-    "validation.max_validation_steps",
-)
+INTERVALS = ("saving", "samples", "validation")  # groups whose numbers without bounds are intervals, off below 0
 FOLDERS = ("diffusers", "diffusers_safetensors")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 METADATA = "metadata_"
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    titles = {entry.path: entry.title for entry in declared(TrainJob)}
-    for path in PERIODS:
-        value = value_of(job, path)
-        if value is not None and value < 0:
-            what = f"{titles[path]} is {value}, which is treated as off"
-            yield Problem(what, path, "leave it empty or write 0", "advice", code="saving.negative-interval")
+    for entry in declared(TrainJob):
+        if entry.group in INTERVALS and not entry.info.metadata:
+            value = value_of(job, entry.path)
+            if isinstance(value, (int, float)) and value < 0:
+                what = f"{entry.title} is {value}, which is treated as off"
+                yield Problem(what, entry.path, "leave it empty or write 0", "advice", code="saving.negative-interval")
     yield from _states(job)
     name = job.saving.output_name
     reason = bad_name(name)

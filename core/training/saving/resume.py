@@ -154,7 +154,7 @@ def parse_address(text: str) -> HubState:
     return HubState(match["repository"], match["path"].strip("/"), match["revision"] or None, match["kind"] or "model")
 
 
-def fetch_state(text: str, target: Path, endpoint: str | None = None) -> Path:
+def fetch_state(text: str, target: Path) -> Path:
     """Download a training state from the hub into `target` and return its folder; a complete download is not repeated. Raises
     ProblemsError if it fails or is incomplete.
 
@@ -167,7 +167,7 @@ def fetch_state(text: str, target: Path, endpoint: str | None = None) -> Path:
     if is_whole(here):
         return here
     try:
-        api = HfApi(endpoint=endpoint, token=secret("huggingface_token") or False)
+        api = HfApi(token=secret("huggingface_token") or False)
         about = {"repo_id": address.repository, "repo_type": address.kind, "revision": address.revision}
         names = [name for name in api.list_repo_files(**about) if name.startswith(address.path + "/")]
         fetched = [Path(api.hf_hub_download(filename=name, local_dir=str(target / "hub"), **about)) for name in names]

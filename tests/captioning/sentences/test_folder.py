@@ -14,11 +14,10 @@ from safetensors.torch import load_file, save_file
 from core.captioning.sentences import folder as model_folder
 from core.captioning.sentences import loading
 from core.captioning.sentences.folder import weight_files
-from core.formats.hub import references as hub
 from core.generation.model.library import Scan
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
-from tests.local_server import Answers, serving
+from tests.local_server import Answers, as_hub, serving
 from tests.offline import no_network
 
 SHORT = {"max_new_tokens": 6}
@@ -245,12 +244,6 @@ class Hub(Answers):
             self.wfile.write(data)
 
 
-def from_hub(monkeypatch, server):
-    for name in ("file_names", "download_files"):
-        own = getattr(hub, name)
-        monkeypatch.setattr(hub, name, lambda *given, own=own: own(*given, endpoint=server.endpoint))
-
-
 def test_a_model_by_name_is_downloaded_whole_and_without_what_is_not_needed(caption, folder, own_model, monkeypatch):
     served = own_model("llava")
     for name in ("pytorch_model.bin", "modeling_own.py", "README.md", "tf_model.h5", "model.fp16.safetensors"):
@@ -259,7 +252,7 @@ def test_a_model_by_name_is_downloaded_whole_and_without_what_is_not_needed(capt
     assert refused(caption, "llava", **asked) == ["captioner.no-files"]
     place = folder.parent / "models" / "captioners" / "owner--name"
     with serving(Hub, folder=served, asked=[]) as server:
-        from_hub(monkeypatch, server)
+        as_hub(monkeypatch, server)
         assert caption("llava", check=True, download=True, **asked).startswith("4 images ")
         assert len(caption("llava", download=True, **asked).texts) == 4
         extra = {"pytorch_model.bin", "modeling_own.py", "README.md", "tf_model.h5", "model.fp16.safetensors"}
@@ -281,7 +274,7 @@ def test_a_repository_without_safetensors_is_refused_before_anything_is_fetched(
     served = own_model("blip")
     (served / "model.safetensors").rename(served / "pytorch_model.bin")
     with serving(Hub, folder=served, asked=[]) as server:
-        from_hub(monkeypatch, server)
+        as_hub(monkeypatch, server)
         assert refused(caption, "blip", check=False, model="owner/name", download=True) == ["captioner.pickle"]
         assert server.asked == [] and not (folder.parent / "models" / "captioners").exists()
 

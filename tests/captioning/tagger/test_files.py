@@ -18,7 +18,7 @@ from core.settings.captioning.tagger import TagSettings
 from core.settings.check import build
 from tests.captioning.tagger.models import LABELS, images, wd_folder, write_model
 from tests.formats.test_hub import FakeHub
-from tests.local_server import serving
+from tests.local_server import as_hub, serving
 from tests.offline import no_network
 from tests.refusals import refused
 from tests.tasks import surroundings
@@ -36,6 +36,7 @@ def hub(tmp_path, monkeypatch):
     made = wd_folder(tmp_path / "made")
     files = {path.name: path.read_bytes() for path in made.iterdir()} | {"README.md": b"words"}
     with serving(FakeHub, files=files, asked=[], status=200, cut_after=None, damaged=None) as server:
+        as_hub(monkeypatch, server)
         yield server
 
 
@@ -73,10 +74,6 @@ def test_everything_that_is_wrong_is_listed_at_once(tmp_path):
 
 
 def test_a_missing_model_is_downloaded_where_it_is_asked_for(tmp_path, hub, monkeypatch):
-    from core.formats.hub import references as module
-
-    own = module.download_files
-    monkeypatch.setattr(module, "download_files", lambda *words: own(*words, hub.endpoint))
     _, outcome, events = start(tmp_path, download=True)
     place = tmp_path / "models" / "captioners" / FOLDER
     assert {path.name for path in place.iterdir()} == {"model.onnx", "selected_tags.csv"}
@@ -93,10 +90,6 @@ def test_a_missing_model_is_downloaded_where_it_is_asked_for(tmp_path, hub, monk
 
 
 def test_a_model_is_downloaded_again_where_it_is_asked_for(tmp_path, hub, monkeypatch):
-    from core.formats.hub import references as module
-
-    own = module.download_files
-    monkeypatch.setattr(module, "download_files", lambda *words: own(*words, hub.endpoint))
     place = wd_folder(tmp_path / "models" / "captioners" / FOLDER)
     table = (place / "selected_tags.csv").read_bytes()
     hub.files["selected_tags.csv"] = table.replace(b"red_hair", b"red_hats")  # of the same size
@@ -124,18 +117,18 @@ def test_an_interrupted_download_resumes_and_shows_no_half_file(tmp_path, hub, m
     names = ["selected_tags.csv", "model.onnx"]
     place = tmp_path / "place"
     with refused("model.download-failed"):
-        download_files(HubId("a", "b"), names, place, lambda done, total: None, None, hub.endpoint)
+        download_files(HubId("a", "b"), names, place, lambda done, total: None)
     assert not (place / "model.onnx").exists() and (place / "model.onnx.part").stat().st_size > 0
     have = (place / "model.onnx.part").stat().st_size
     hub.cut_after = None
-    download_files(HubId("a", "b"), names, place, lambda done, total: None, None, hub.endpoint)
+    download_files(HubId("a", "b"), names, place, lambda done, total: None)
     assert (place / "model.onnx").read_bytes() == hub.files["model.onnx"]
     assert f"bytes={have}-" in {reach for _, reach, _ in hub.asked}
 
 
 def test_offline_or_without_the_file_it_says_how_by_hand(tmp_path, hub, monkeypatch):
     with refused("model.download-failed", "other.onnx", tmp_path / "place"):
-        download_files(HubId("a", "b"), ["other.onnx"], tmp_path / "place", lambda *words: None, None, hub.endpoint)
+        download_files(HubId("a", "b"), ["other.onnx"], tmp_path / "place", lambda *words: None)
     with no_network(allow_attempts=True), refused("model.download-failed", "model.onnx", REPO):
         start(tmp_path, download=True)
     assert not (tmp_path / "set" / "red.txt").exists()
