@@ -51,7 +51,9 @@ class RunView:
         self.peak_bytes, self.peak_device = 0, ""
         self.seconds_per_step = self.seconds_per_sample = self._pace = 0.0
         self._sample_began = 0.0
-        self._first: tuple[int, float] | None = None  # step and time, without idle ones, of the first steps since the start
+        self._first: tuple[int, float] | None = (
+            None  # step and time, without idle ones, of the first steps since the start
+        )
         self.started = self.ended = self._last_time = 0.0
         self._before = 0.0  # time of the line before this one
         self._idle = 0.0  # seconds between an end, a kill or a pause and resuming

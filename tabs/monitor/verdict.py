@@ -154,7 +154,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["use"] = use is not None and column["file"] == use.name
     answer, decided = answer_of(run, columns, use, why, preferred)
     advice = why not in ("kept", "preferred") and not choices
-    sentence = assess.with_assessment(measured_sentence(best, advice=advice), run, columns[1:], best)
+    sentence = assess.with_assessment(measured_sentence(best, advice, facts["log"]), run, columns[1:], best)
     saved = [each for each in columns[1:] if not (each["average"] or each["gone"])]
     unmeasured = [each["label"] for each in saved if best and each["loss"] is None]
     sentence += f" No loss was measured at {listed(unmeasured)}." if unmeasured else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,11 +132,12 @@ def test_running_jobs_come_before_waiting_ones_and_trainings_that_began_are_not_
 def test_trainings_of_one_name_are_told_apart_by_what_differs(queued):
     jobs = [to_values(build(TrainJob, {"network": {"rank": rank, "alpha": 2.0}})) for rank in (4, 32)]
     queued.entries = [ended(n, task="train", state="waiting", job=job) for n, job in enumerate([*jobs, jobs[0]])]
-    for entry, title in zip(queued.entries, ("fox", "fox", "owl"), strict=True):
-        entry.title = title
+    queued.entries = [
+        replace(entry, title=title) for entry, title in zip(queued.entries, ("fox", "fox", "owl"), strict=True)
+    ]
     shown = [each["title"] for each in monitor.queue(queued)["entries"]]
     assert shown == ["fox (Network rank (dim) 4)", "fox (Network rank (dim) 32)", "owl"]
-    queued.entries[1].job = jobs[0]
+    queued.entries[1] = replace(queued.entries[1], job=jobs[0])
     assert [each["title"] for each in monitor.queue(queued)["entries"]] == ["fox", "fox", "owl"], "equal ones"
 
 

@@ -47,7 +47,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     prompts = samples.sample_prompts or samples.sample_prompts_file
     if prompts and not samples.sample_at_first and not any(map(every, intervals)):
         what = "There are sample prompts, but no samples are generated during the training"
-        fix = "set after how many steps or epochs they are, or leave it: Compare checkpoints uses the prompts afterwards"
+        fix = (
+            "set after how many steps or epochs they are, or leave it: Compare checkpoints uses the prompts afterwards"
+        )
         yield Problem(what, "samples.sample_every_n_steps", fix, "advice", code="samples.no-interval")
 
 
