@@ -162,6 +162,27 @@ TWENTY_FIVE = ",".join(["4"] * 25)
         ({"saving__save_last_n_states": 1}, ["saving.one-state"]),
         ({"saving__save_last_n_states": 1, "saving__save_last_n_epochs_state": 1}, []),
         ({"saving__save_last_n_states": 1, "saving__save_last_n_steps_state": 1}, []),
+        *[
+            ({"samples__sample_prompts": ["a fox"], **more}, said)
+            for more, said in (
+                ({}, ["samples.no-interval"]),
+                ({"samples__sample_every_n_steps": 0}, ["samples.no-interval"]),
+                ({"samples__sample_every_n_steps": 5}, []),
+                ({"samples__sample_every_n_epochs": 1}, []),
+                ({"samples__sample_every_minutes": 1}, []),
+                ({"samples__sample_at_first": True}, []),
+            )
+        ],
+        *[
+            ({"dataset__resolution": side, "dataset__bucket_reso_steps": step, "dataset__enable_bucket": on}, said)
+            for side, step, on, said in (
+                (256, 64, True, []),
+                (255, 64, True, ["dataset.coarse-buckets"]),
+                ((512, 128), 64, True, ["dataset.coarse-buckets"]),
+                (128, 64, False, []),
+                (128, 32, True, []),
+            )
+        ],
         ({"saving__save_model_as": "source"}, ["saving.full-model-format"]),
         ({"saving__save_model_as": "diffusers"}, ["saving.full-model-format"]),
         ({"saving__save_model_as": "diffusers_safetensors"}, ["saving.full-model-format"]),

@@ -20,6 +20,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "dataset.max_bucket_reso", fix, code="dataset.max-bucket-below-resolution")
     yield from cache_problems(job)
     yield from _sides(job)
+    yield from _coarse_buckets(job)
     for concept in concepts_of(job):
         if concept.control and not has_partners(concept) and not concept.source.metadata_file:
             what = f"Every image needs a control image, but {concept.source.folder} has no folder of them"
@@ -39,6 +40,17 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 def has_partners(concept: Concept) -> bool:
     """Whether masks or control images are named."""
     return bool(concept.images.conditioning_data_dir or concept.images.conditioning_suffix)
+
+
+def _coarse_buckets(job: TrainJob) -> Iterator[Problem]:
+    """Advice for the first images whose bucket sides differ by more than a quarter of their resolution."""
+    for images in [job.dataset, *(concept.images for concept in concepts_of(job))]:
+        sides = images.resolution if isinstance(images.resolution, tuple) else (images.resolution,)
+        if images.enable_bucket and images.bucket_reso_steps * 4 > min(sides):
+            what = f"Bucket resolution steps of {images.bucket_reso_steps} are coarse at {min(sides)} px: images are cut or shrunk"
+            fix = f"use {max(8, min(sides) // 64 * 8)}"
+            yield Problem(what, "dataset.bucket_reso_steps", fix, "advice", code="dataset.coarse-buckets")
+            return
 
 
 def _sides(job: TrainJob) -> Iterator[Problem]:
