@@ -163,7 +163,7 @@ TWENTY_FIVE = ",".join(["4"] * 25)
         ({"saving__save_last_n_states": 1, "saving__save_last_n_epochs_state": 1}, []),
         ({"saving__save_last_n_states": 1, "saving__save_last_n_steps_state": 1}, []),
         *[
-            ({"samples__sample_prompts": ["a fox"], **more}, said)
+            ({"samples__sample_prompts": ["a fox"], "samples__sample_at_first": False, **more}, said)
             for more, said in (
                 ({}, ["samples.no-interval"]),
                 ({"samples__sample_every_n_steps": 0}, ["samples.no-interval"]),
