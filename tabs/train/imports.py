@@ -115,7 +115,10 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
         return page.roots.holds(path) and path.exists()
 
     before = page.project.job  # of the form that is replaced: its folders were found here
-    used = [resolve_path(each).parent for each in (before.dataset.folder, before.model.base_model) if each]
+    folder, model = before.dataset.folder, before.model.base_model
+    own = {"dataset.folder": folder, SOURCES: folder, "model.base_model": model}
+    own = {path: text for path, text in own.items() if text and exists(resolve_path(text))}
+    used = [resolve_path(each).parent for each in (folder, model) if each]
     missing, folders = list(missing_paths(found.job, exists)), [page.workspace.models, *used]
     near = nearby([text for _, text in missing], [*folders, *([PROJECT, PROJECT.parent] if page.roots.local else ())])
     parts = []
@@ -128,7 +131,8 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
         "summary": found.summary,
         "parts": [part for part in parts if part["rows"]],
         "missing": [
-            _missing(path, text, [str(each) for each in near[text] if page.roots.holds(each)]) for path, text in missing
+            _missing(path, text, [*map(str, filter(page.roots.holds, near[text])), *([own[path]] if path in own else [])])
+            for path, text in missing
         ],
         "advice": [problem.to_dict() for problem in limited(found.problems) if problem.code != "import.missing-path"],
         "choices": found.choices[:MOST_ROWS],
@@ -142,7 +146,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _missing(path: str, text: str, near: list[str]) -> dict[str, Any]:
-    """A setting whose file is not here. looks: what the file browser shows; nearby: where the file may be"""
+    """A setting whose file is not here. looks: what the file browser shows; nearby: where the file may be, and what the form had"""
     entry = FIELDS[path]
     looks = "model" if entry.widget == "model" else "folder" if path == SOURCES else browses(entry) or "any"
     return {"field": path, "text": text, "looks": looks, "nearby": near}

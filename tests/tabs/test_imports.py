@@ -120,7 +120,7 @@ def test_a_folder_is_offered_next_to_the_one_that_the_form_had(page, tmp_path):
     page.project.set_values({"dataset.folder": str(tmp_path / "sets/other")}, did="choosing")
     opened(page, json.dumps(KOHYA | {"train_data_dir": "D:\\train\\img"}), "fox.json")
     missing = {each["field"]: each["nearby"] for each in imports.report(page.project)["missing"]}
-    assert str(tmp_path / "sets/img") in missing["dataset.folder"]
+    assert missing["dataset.folder"] == [str(tmp_path / "sets/img"), str(tmp_path / "sets/other")], "and that one"
 
 
 def test_what_the_preset_turns_off_is_not_said_to_be_missing_from_it(page):
