@@ -98,7 +98,7 @@ def prepare_caches(job: PrepareJob, context: JobContext) -> Outcome:
     if job.prepare.write_metadata:  # first, so that its errors are not reported after an hour of caching
         path = resolve_path(job.prepare.write_metadata)
         written = write_metadata(path, inputs.plan.placed, full_path=job.prepare.full_path)
-        context.say(f"{written.images} images written to {printable(path)}")
+        context.say(f"{written} images written to {printable(path)}")
     prepare_latents(inputs, models)
     if job.prepare.write_npz:
         write_npz_caches(inputs, models)

@@ -295,15 +295,14 @@ def reports() -> Facts:
 
 
 def metadata_of(report: Report, root: Path) -> Facts:
-    for name, options in {
-        "stems": {},
-        "paths": {"full_path": True},
-        "captions": {"tags_extension": None, "buckets": False},
-    }.items():
+    for name, full_path in {"stems": False, "paths": True}.items():
         path = root / f"{name}.json"
         written = refused(
             partial(
-                write_metadata, path, [each for each in report.placed if each.image.path.suffix != ".png"], **options
+                write_metadata,
+                path,
+                [each for each in report.placed if each.image.path.suffix != ".png"],
+                full_path=full_path,
             )
         )
         content = json.loads(path.read_text()) if path.exists() else {}

@@ -145,8 +145,7 @@ def read_sidecar(path: Path) -> None:
 
 
 def read_list(path: Path) -> None:
-    """Scanned as a folder's list, and added to by either way."""
-    from core.dataset.caches.metadata_writing import _read
+    """Scanned as a folder's list, and added to."""
     from core.dataset.sources.scan import scan
     from core.record.problems import ProblemsError
     from core.settings.dataset.captions import CaptionSettings
@@ -160,11 +159,10 @@ def read_list(path: Path) -> None:
     dataset = DatasetSettings(sources=[{"folder": str(path.parent), "metadata_file": str(path)}])  # type: ignore[list-item]
     found = scan(concepts(dataset, CaptionSettings(), ValidationSettings()))
     said(found.problems)
-    for read in (_read, entries_of):
-        try:
-            read(path)
-        except ProblemsError as error:
-            said(error.problems)
+    try:
+        entries_of(path)
+    except ProblemsError as error:
+        said(error.problems)
 
 
 # ---- dataset configs
