@@ -100,7 +100,7 @@ def evaluation_bytes(
     config   of the U-Net (`frozen`)      sides   (width, height) in pixels      rows   batch size including guidance (2 x images)
     """
     kind, unet = family(name), _unet(name, config, dtype, attention)
-    conditioning = _conditioning(name, config, rows, dtype, tokens)
+    conditioning = conditioning_on_meta(name, config, rows, dtype, tokens)
     with torch.no_grad(), Live([*unet.parameters(), *unet.buffers()]) as live:
         latents = torch.empty(rows, *kind.latent_shape(sides), device="meta")
         kind.predict(Components(denoiser=unet, family=name), latents, torch.zeros((), device="meta"), conditioning)
@@ -122,7 +122,7 @@ def gradient_bytes(
     """Peak bytes of the gradient of decoded images with respect to the latents, as CLIP and VGG guidance compute it: all images
     at once through the U-Net, one at a time through the VAE, with gradient checkpointing. Weights do not count."""
     kind, unet, vae = family(name), _unet(name, config, dtype, attention), _vae(name, vae_config, vae_dtype)
-    conditioning = _conditioning(name, config, rows, dtype, tokens)
+    conditioning = conditioning_on_meta(name, config, rows, dtype, tokens)
     existing = [*unet.parameters(), *unet.buffers(), *vae.parameters(), *vae.buffers()]
     for part in (unet, vae):
         part.enable_gradient_checkpointing()
@@ -139,7 +139,7 @@ def gradient_bytes(
 
 
 def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
-    unet = _on_meta(family(name).denoiser, name, config, dtype)
+    unet = model_on_meta(family(name).denoiser, name, config, dtype)
     if attention in ("auto", "sdpa", "xformers"):
         unet.set_attn_processor(FusedAttention())
     else:
@@ -147,7 +147,8 @@ def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
     return unet
 
 
-def _conditioning(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int) -> Conditioning:
+def conditioning_on_meta(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int) -> Conditioning:
+    """What `predict` of the family reads, on the "meta" device. config: of the U-Net (`frozen`)"""
     kind, sizes = family(name), dict(config)
     text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
     if kind.reads_sizes:
@@ -167,14 +168,15 @@ def decoding_bytes(name: str, config: tuple, pixels: int, dtype: torch.dtype) ->
 
 
 def _vae(name: str, config: tuple, dtype: torch.dtype) -> Any:
-    vae = _on_meta("vae", name, config, dtype)
+    vae = model_on_meta("vae", name, config, dtype)
     for module in vae.modules():
         if hasattr(module, "set_processor"):
             module.set_processor(FusedMiddle())
     return vae
 
 
-def _on_meta(part: str, name: str, config: tuple, dtype: torch.dtype) -> Any:
+def model_on_meta(part: str, name: str, config: tuple, dtype: torch.dtype) -> Any:
+    """A part of the family `name` on the "meta" device. config: `frozen`"""
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in config}
     model = family(name).make_empty(part, settings)
     for weight in model.parameters():

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 
-from core.diffusion.text_states import Conditioning, TextStates
 from core.families import family
 from core.families.attention import checkpoint_unet, set_attention
-from core.families.counting import FusedAttention, Live, frozen
-from core.families.part_shapes import make_empty
+from core.families.components import Components
+from core.families.counting import FusedAttention, Live, conditioning_on_meta, frozen, model_on_meta
 from core.networks.kinds import settings_of
 from core.networks.network import Network
 from core.record.problems import ProblemsError
@@ -70,43 +69,33 @@ def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
 @lru_cache(maxsize=256)
 def _peak(one: Pass, config: tuple) -> int:
     """`peak_bytes`, cached. config: `frozen`"""
-    unet, side, weights = _models(one, dict(config))
+    (unet, side, weights), kind, on_meta = _models(one, config), family(one.family), partial(torch.empty, device="meta")
     rows, (width, height) = one.batch, one.sides
-
-    def empty(*shape: int, trains: bool = False) -> torch.Tensor:
-        return torch.empty(shape, device="meta", dtype=one.dtype, requires_grad=trains)
-
-    sizes = dict(config)
-    text = empty(rows, one.tokens, sizes["cross_attention_dim"], trains=one.trains == "text")
-    pooled, more = None, {}
-    if family(one.family).reads_sizes:
-        width_of_pooled = sizes["projection_class_embeddings_input_dim"] - 6 * sizes["addition_time_embed_dim"]
-        pooled = empty(rows, width_of_pooled)
-        more["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": empty(rows, 6)}
+    given = conditioning_on_meta(one.family, config, rows, one.dtype, one.tokens)
+    given.texts.context.requires_grad_(one.trains == "text")
     with torch.enable_grad(), Live(weights) as live:
-        latents = empty(rows, *family(one.family).latent_shape((width, height)))
+        latents = on_meta(rows, *kind.latent_shape((width, height)), dtype=one.dtype)
         times = torch.zeros(rows, device="meta")
         if side is not None:
-            texts, control = TextStates(text, pooled), empty(rows, 3, height, width)
-            more |= side(latents, times, Conditioning(texts, empty(rows, 6), control=control))
-        output = unet(latents, times, encoder_hidden_states=text, return_dict=False, **more)[0]
+            given = replace(given, control=on_meta(rows, 3, height, width, dtype=one.dtype))
+            given = replace(given, added=side(latents, times, given))
+        output = kind.predict(Components(denoiser=unet, family=one.family), latents, times, given)
         output.float().square().mean().backward()
     return live.peak
 
 
-def _models(one: Pass, config: dict[str, Any]) -> tuple[Any, Any, list[torch.Tensor]]:
+def _models(one: Pass, config: tuple) -> tuple[Any, Any, list[torch.Tensor]]:
     """(U-Net with its network, module that trains next to it or None, all weights) on the meta device. Gradients are freed
     at once."""
-    unet = make_empty(
-        "unet", {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
-    )
-    side = None
+    unet, side = model_on_meta("unet", one.family, config, one.dtype), None
     if one.side:
         job = build(TrainJob, json.loads(one.side))
         make = spec_of(job).side
         assert make is not None
         with torch.device("meta"):
             side = make(unet, job)
+        for weight in side.parameters():
+            weight.data = weight.data.to(one.dtype)
     for model in filter(None, (unet, side)):
         _prepare(model, one)
     if one.checkpoint:
@@ -128,9 +117,7 @@ def _models(one: Pass, config: dict[str, Any]) -> tuple[Any, Any, list[torch.Ten
 
 
 def _prepare(model: torch.nn.Module, one: Pass) -> None:
-    """Set the dtype, attention and gradient checkpointing of a model."""
-    for weight in model.parameters():
-        weight.data = weight.data.to(one.dtype)
+    """Set the attention and gradient checkpointing of a model."""
     fused = one.attention in ("sdpa", "xformers")
     for module in model.modules():
         if fused and hasattr(module, "set_processor"):
