@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.models.diffusers_folder import write_part
-from core.formats.models.overflow import SHOWN, largest, not_finite, overflowing, refuse_not_finite, written_in_fp32
+from core.formats.models.overflow import SHOWN, fitting_type, largest, not_finite_names, refuse_not_finite, sizes_of
 from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
 from core.formats.tensors.writer import write_pickle, write_safetensors
@@ -64,17 +64,15 @@ def write_tensors(
     metadata  for safetensors; .ckpt and .pt have none
     config    writes a diffusers folder with this config in place of a file; `pickled`: with a .bin
     """
-    import torch
-
-    refuse_not_finite(not_finite(tensors), path)
-    names = overflowing(tensors, dtype) if dtype is not None else []
-    file_dtype = torch.float32 if names else dtype
-    lazy = {name: in_memory(value).cast(file_dtype) for name, value in tensors.items()}
+    sizes = sizes_of(tensors)
+    refuse_not_finite(not_finite_names(sizes), path)
+    dtype, advice = fitting_type(sizes, dtype, path)
+    lazy = {name: in_memory(value).cast(dtype) for name, value in tensors.items()}
     if config is not None:
         with atomic.folder_atomic(path) as folder:
             write_part(folder, "diffusion_pytorch_model", lazy, config, pickled=pickled, metadata=metadata)
-        return [written_in_fp32(names, dtype, path)] if names else []
+        return advice
     with atomic.open_atomic(path) as temporary:
         write = partial(write_safetensors, metadata=metadata) if path.suffix == ".safetensors" else write_pickle
         write(temporary, lazy)
-    return [written_in_fp32(names, dtype, path)] if names else []
+    return advice

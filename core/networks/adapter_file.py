@@ -39,12 +39,12 @@ from core.formats.lora.names import (
 from core.formats.models.overflow import (
     SHOWN,
     beyond,
+    fitting_type,
     largest,
     not_finite,
     not_finite_names,
-    overflowing,
     refuse_not_finite,
-    written_in_fp32,
+    sizes_of,
 )
 from core.formats.models.text_keys import bare_name
 from core.formats.tensors.entry import TORCH_NAMES
@@ -169,11 +169,9 @@ def write_lora(
 
     returns  advice that names the weights
     """
-    import torch
-
-    names = overflowing(_matrices(tensors), dtype) if dtype is not None else []
-    save_lora(path, tensors, metadata, torch.float32 if names else dtype)
-    return [written_in_fp32(names, dtype, path)] if names else []
+    dtype, advice = fitting_type(sizes_of(_matrices(tensors)), dtype, path)
+    save_lora(path, tensors, metadata, dtype)
+    return advice
 
 
 def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Problem]:
@@ -183,12 +181,12 @@ def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: to
 
     refuse_not_finite(not_finite(tensors), path)
     matrices = _matrices(tensors)
-    wide = overflowing(matrices, dtype)
-    dtypes = {name: torch.float32 if wide or name not in matrices else dtype for name in tensors}
+    fitting, advice = fitting_type(sizes_of(matrices), dtype, path)
+    dtypes = {name: fitting if name in matrices else torch.float32 for name in tensors}
     ready = {name: value.detach().to("cpu", dtypes[name]).contiguous().clone() for name, value in tensors.items()}
     with atomic.open_atomic(path) as temporary:
         save_pickle(ready, temporary)
-    return [written_in_fp32(wide, dtype, path)] if wide else []
+    return advice
 
 
 def with_convolutions(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -506,7 +506,7 @@ def headers() -> Facts:
         yield (
             "largest",
             [
-                overflow.overflowing(values, torch.float16),
+                overflow.beyond(overflow.sizes_of(values), torch.float16),
                 overflow.not_finite(values),
                 [overflow.largest(each) for each in values.values() if each.is_floating_point()],
             ],

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import Checkpoint, Part
 from core.formats.models.diffusers_folder import Published, write_part
-from core.formats.models.overflow import largest, not_finite_warning
+from core.formats.models.overflow import fitting_type, largest, not_finite_warning
 from core.formats.models.single_file import file_tensors
 from core.formats.models.whole_model import (
     Model,
     Output,
     States,
     cast_states,
-    fitting_type,
     one_file,
     other_sizes,
     part_state,

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 SHOWN = 3
 
 
-def overflowing(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[str]:
-    """Names of tensors that become infinite in `dtype`, not counting those that already contain NaN or inf."""
-    return beyond({name: largest(value) for name, value in tensors.items()}, dtype)
+def sizes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """`largest` of each tensor."""
+    return {name: largest(value) for name, value in tensors.items()}
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of tensors with NaN or infinite values."""
-    return not_finite_names({name: largest(value) for name, value in tensors.items()})
+    return not_finite_names(sizes_of(tensors))
 
 
 def largest(value: torch.Tensor) -> float:
@@ -44,7 +44,7 @@ def largest_of(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
 
 def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
     """Names of the tensors whose largest value is finite, but becomes infinite in `dtype`, or NaN if it has no infinity (fp8).
-    sizes: of `largest_of`"""
+    sizes: of `sizes_of` or `largest_of`"""
     import torch
 
     return [
@@ -52,6 +52,16 @@ def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
         for name, size in sizes.items()
         if isfinite(size) and not torch.tensor(size, dtype=torch.float64).to(dtype).double().isfinite()
     ]
+
+
+def fitting_type(
+    sizes: Mapping[str, float], dtype: torch.dtype | None, where: object
+) -> tuple[torch.dtype | None, list[Problem]]:
+    """(the requested dtype of a file, or fp32 if it would overflow; advice). sizes: as for `beyond`"""
+    import torch
+
+    names = beyond(sizes, dtype) if dtype is not None else []
+    return (torch.float32, [written_in_fp32(names, dtype, where)]) if names else (dtype, [])
 
 
 def not_finite_names(sizes: Mapping[str, float]) -> list[str]:

@@ -13,13 +13,7 @@ from core.formats.models import single_file, text_keys
 from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
 from core.formats.models.diffusers_folder import Published, write_part, write_rest
 from core.formats.models.extra import EXTRA_FILE, POSITIONS, extra_tensors, metadata_of
-from core.formats.models.overflow import (
-    beyond,
-    largest_of,
-    not_finite_names,
-    refuse_not_finite,
-    written_in_fp32,
-)
+from core.formats.models.overflow import fitting_type, largest_of, not_finite_names, refuse_not_finite
 from core.formats.models.part_kinds import part_title
 from core.formats.tensors.header import sniff
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory
@@ -249,16 +243,6 @@ def _layer(name: str) -> int:
     """The number of a layer: `encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of layers."""
     components = name.split(".")
     return int(components[components.index("layers") + 1]) if "layers" in components else -1
-
-
-def fitting_type(
-    sizes: Mapping[str, float], dtype: torch.dtype | None, target: Path
-) -> tuple[torch.dtype | None, list[Problem]]:
-    """(the requested dtype, or fp32 if it would overflow; advice). sizes: as `sizes_beyond`"""
-    import torch
-
-    names = beyond(sizes, dtype) if dtype is not None else []
-    return (torch.float32, [written_in_fp32(names, dtype, target)]) if dtype is not None and names else (dtype, [])
 
 
 def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:
