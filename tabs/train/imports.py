@@ -116,8 +116,8 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
 
     before = page.project.job  # of the form that is replaced: its folders were found here
     folder, model = before.dataset.folder, before.model.base_model
-    own = {"dataset.folder": folder, SOURCES: folder, "model.base_model": model}
-    own = {path: text for path, text in own.items() if text and exists(resolve_path(text))}
+    places = (("dataset.folder", folder), (SOURCES, folder), ("model.base_model", model))
+    own = {path: text for path, text in places if text and exists(resolve_path(text))}
     used = [resolve_path(each).parent for each in (folder, model) if each]
     missing, folders = list(missing_paths(found.job, exists)), [page.workspace.models, *used]
     near = nearby([text for _, text in missing], [*folders, *([PROJECT, PROJECT.parent] if page.roots.local else ())])
@@ -131,7 +131,9 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
         "summary": found.summary,
         "parts": [part for part in parts if part["rows"]],
         "missing": [
-            _missing(path, text, [*map(str, filter(page.roots.holds, near[text])), *([own[path]] if path in own else [])])
+            _missing(
+                path, text, [*map(str, filter(page.roots.holds, near[text])), *([own[path]] if path in own else [])]
+            )
             for path, text in missing
         ],
         "advice": [problem.to_dict() for problem in limited(found.problems) if problem.code != "import.missing-path"],
