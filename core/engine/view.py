@@ -28,6 +28,7 @@ SERIES_POINTS = 500
 MAX_WATCH_VALUES = 3_000_000  # watch.json has some for each image
 MAX_POINTS = 2000  # of a run that has ended
 LOG_LINES = 200
+SLEPT = 900  # seconds without steps from which the machine is taken to have slept
 SMOOTHING_STEPS = 20.0
 STEP_SERIES = ("losses", "rates", "corrected", "norms")
 ENDED = ("done", "stopped", "failed")
@@ -51,8 +52,8 @@ class RunView:
         self.peak_bytes, self.peak_device = 0, ""
         self.seconds_per_step = self.seconds_per_sample = self._pace = 0.0
         self._sample_began = 0.0
-        self._first: tuple[int, float] | None = (
-            None  # step and time, without idle ones, of the first steps since the start
+        self._timed: tuple[int, float, float] | None = (
+            None  # since the start: first step, its time, that of the newest one
         )
         self.started = self.ended = self._last_time = 0.0
         self._before = 0.0  # time of the line before this one
@@ -109,7 +110,7 @@ class RunView:
     def _on_state(self, line: Line) -> None:
         if line["state"] == "running":
             self._idle += line["time"] - self._before
-            self._first = None
+            self._timed = None
         self.state, self.message, self.fix = line["state"], line["message"], line["fix"]
         self.code = str(line.get("code", ""))
         self.ended = line["time"] if self.state in ENDED else 0.0
@@ -139,10 +140,12 @@ class RunView:
     def _on_steps(self, line: Line) -> None:
         self.step, self.epoch = line["steps"][-1], line["epoch"]
         self.seconds_per_step = line["seconds_per_step"]
-        now = self.step, line["time"] - self._idle
-        self._first = self._first or now
-        steps = self.step - self._first[0]
-        self._pace = (now[1] - self._first[1]) / steps if steps > 0 else 0.0
+        now = line["time"] - self._idle
+        first, began, before = self._timed or (self.step, now, now)
+        if now - before > max(SLEPT, 10 * self.seconds_per_step):
+            began += now - before
+        self._timed = first, began, now
+        self._pace = (now - began) / (self.step - first) if self.step > first else 0.0
         if self._points:
             self._add_points(line)
 

@@ -29,7 +29,7 @@ class Family:
 
     layout            its parts, and their form in files
     encode_captions   (components, captions, ...) -> text encoder states, as `predict` reads them
-    encode_ids        (components, token ids, ...) -> the same
+    encode_ids        (components, token ids, ...) -> the same; optional
     predict           (components, noisy latents [B, C, h, w], timesteps [B], Conditioning) -> prediction [B, C, h, w]
     lora_targets      (part, conv=) -> the layers that a network can train, with their names in files
     reads_sizes       whether `predict` uses size conditioning, of `size_numbers` numbers (SDXL: 6)
@@ -44,13 +44,13 @@ class Family:
 
     layout: Layout
     encode_captions: Callable[..., TextStates]
-    encode_ids: Callable[..., TextStates]
     predict: Callable[..., Tensor]
     lora_targets: Callable[..., Iterator[Target]]
     reads_sizes: bool = False
     size_numbers: int = 6
     reads_guidance: bool = False
     latent_channels: int = 4
+    encode_ids: Callable[..., TextStates] | None = None
     tokenize: Callable[..., Any] = tokenize
     count_tokens: Callable[..., int] = count_tokens
     encode_image_latents: Callable[[Any, Tensor], tuple[Tensor, Tensor]] = encode_image_latents

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
 SHOWN_ENDED = 20
-TOLD = 2  # settings that tell trainings of one name apart
+TOLD, PLAIN = 2, ("bool", "choice", "int", "float")  # how many settings tell trainings of one name apart, and which can
 SHOWN_IMAGES = 4  # of a job that has ended
 LEADS = {"probe": "Train", "prepare": "Train", "generate": "Generate", "grid": "Generate", "class_images": "Dataset"}
 WORST = 40  # images in the table of those that train worst
@@ -250,13 +250,15 @@ def queue(page: Page) -> dict[str, Any]:
 
 
 def _titles(trainings: Sequence[Any]) -> dict[str, str]:
-    """{id: title} of trainings; equal titles are followed by the first TOLD settings in which these differ: "fox (Network rank 4)"."""
+    """{id: title} of trainings; equal titles are followed by the first TOLD numbers and choices in which these differ, as in "fox
+    (Network rank (dim) 4)"."""
     titles, alike = {}, defaultdict(list)
     for entry in trainings:
         alike[entry.title].append(entry)
     for title, entries in alike.items():
         values = [_values(entry.job) for entry in entries] if len(entries) > 1 else []
-        paths = [path for path in FIELDS if any(each[path] != values[0][path] for each in values[1:])][:TOLD]
+        first, others = (values[0], values[1:]) if values else ({}, [])
+        paths = [path for path in first if any(each[path] != first[path] for each in others)][:TOLD]
         for entry, own in zip(entries, values, strict=False):
             words = [f"{FIELDS[path].title} {shown_value(FIELDS[path], own[path])}" for path in paths]
             titles[entry.id] = f"{title} ({', '.join(words)})" if words else title
@@ -264,8 +266,8 @@ def _titles(trainings: Sequence[Any]) -> dict[str, str]:
 
 
 def _values(job: dict[str, Any]) -> dict[str, Any]:
-    """{path: value} of all settings of a job in the queue."""
-    paths = ((path, *path.partition(".")[::2]) for path in FIELDS)
+    """{path: value} of a job in the queue, of settings that are no text: guests see the queue too."""
+    paths = ((path, *path.partition(".")[::2]) for path, entry in FIELDS.items() if entry.kind in PLAIN)
     return {path: job.get(group, {}).get(name, FIELDS[path].default) for path, group, name in paths}
 
 

@@ -11,6 +11,7 @@ from core.methods.kinds.embedding import START
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
+from core.settings.model import traits_of
 
 
 def problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
@@ -29,7 +30,7 @@ def problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
     """Raise ProblemsError where the embedding's names, counts or widths do not fit the training."""
     shapes, name = read_shapes(path), family_of(model, job.model.family)
-    wanted = LAYERS if job.embedding.extended else SDXL if name == "sdxl" else ONE
+    wanted = LAYERS if job.embedding.extended else SDXL if traits_of(name).two_encoders else ONE
     present = [key for key in wanted if key in shapes]
     if not present or (job.embedding.extended and len(present) < len(wanted)):
         what = f"The embedding contains {', '.join(list(shapes)[:3])}; this training needs {wanted[0]} ..."
