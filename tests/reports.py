@@ -13,7 +13,7 @@ class Heard(Reports):
         self.stages.append((text, done, total))
         self.steps.append((step, steps))
 
-    def say(self, text, level="info", fix=""):
+    def say(self, text, level="info", fix="", code=""):
         self.said.append(text)
 
     def generated(self, path, seed):

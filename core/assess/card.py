@@ -246,11 +246,11 @@ class Source:
 
     def _measures(self) -> Iterator[Fact]:
         fact = partial(Fact, "measures")
-        best = self.snapshot.get("best")
-        if self.step is not None and best is not None:
+        best, too_short = self.snapshot.get("best"), self.snapshot.get("too_short", False)
+        if self.step is not None and (best is not None or too_short):
             this = label_of(self.path.name, self.step)
-            unmeasured = f" Of the {this} no loss was measured." if is_average(self.path.name) else ""
-            sentence = f"This is {this}. {measured_sentence(best, advice=False)}{unmeasured}"
+            unmeasured = f" Of the {this} no loss was measured." if best and is_average(self.path.name) else ""
+            sentence = f"This is {this}. {measured_sentence(best, False, too_short)}{unmeasured}"
             yield fact("among", "Among the checkpoints of its run", sentence)
         yield fact("choice", "Why it was kept", self.metadata.get("atelier_choice", ""))
         for name, data in self._measured.items():

@@ -41,7 +41,12 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
         lines += ["", f"{label}:", *(f"  {row['title']}: {row['sentence']}" for row in rows_of(measured[file]))]
     snapshot = RunView.read(target.run).snapshot(False)
     best, steps = snapshot.get("best"), {each["name"]: each["step"] for each in snapshot["files"]}
-    lines += ["", with_warnings(measured_sentence(best), labels, measured, not_worse(best, steps))]
+    lines += [
+        "",
+        with_warnings(
+            measured_sentence(best, too_short=snapshot["too_short"]), labels, measured, not_worse(best, steps)
+        ),
+    ]
     return Outcome(lines=lines, facts={"cells": measured})
 
 

@@ -70,7 +70,7 @@ def prompt_loop(job: GenerateJob, options: Options) -> int:
 class PrintedReports(Reports):
     """Prints messages to stderr and the paths of images to stdout."""
 
-    def say(self, text: str, level: str = "info", fix: str = "") -> None:
+    def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
         print(text if level == "info" else f"{level}: {text}", file=sys.stderr)
 
     def generated(self, path: Path, seed: int) -> None:

@@ -17,7 +17,6 @@ from core.generation.grids.folder import GridFolder, Index
 from core.generation.model.library import find_file
 from core.generation.prompt.sample_prompts import SamplePrompt
 from core.record import atomic
-from core.record.best import TOO_SHORT
 from core.record.bounded_json import read_json_object
 from core.record.file_titles import MOST_NAMED, is_average, label_of
 from core.record.preference import LEAST_CHOICES, Choice, preference
@@ -204,15 +203,12 @@ def write_verdict(run: Path, grid: str, comparison: Comparison) -> None:
 # -- in words
 
 
-def measured_sentence(
-    best: Mapping[str, Any] | None, advice: bool = True, log: Sequence[Mapping[str, Any]] = ()
-) -> str:
+def measured_sentence(best: Mapping[str, Any] | None, advice: bool = True, too_short: bool = False) -> str:
     """A sentence on which checkpoint has the lowest loss, and how certain that is. best: `Best.to_dict`; advice: also to compare
-    the images, for a reader who can and has not yet; log: of the run, which may have the reason why none was measured"""
+    the images, for a reader who can and has not yet; too_short: the training, to measure any"""
     by_eye = f": {BY_EYE}" if advice else ""
     if best is None:
-        short = any(line["text"] == TOO_SHORT for line in log)
-        why = ", as the training was too short for it" if short else ""
+        why = ", as the training was too short for it" if too_short else ""
         return f"No loss was measured at these checkpoints{why}{by_eye}."
     if not best["others"]:
         return f"Of the existing checkpoints only step {best['step']:,} has a measured {best['what']}."

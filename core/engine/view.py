@@ -14,9 +14,8 @@ from typing import Any
 from core.engine.points import Points, spread
 from core.engine.run_facts import RunFacts, Stamps, present, stamps
 from core.engine.run_labels import labels_of
-from core.record.best import BestTracker
+from core.record.best import TOO_SHORT, BestTracker
 from core.record.bounded_json import read_json_object
-from core.record.events import SAMPLE_STAGE
 from core.record.former import renewed
 from core.record.journal import Line, Tail
 from core.record.problems import ProblemsError
@@ -50,8 +49,8 @@ class RunView:
         self.seq = self.step = self.total = self.epoch = self.epochs = self.images = 0
         self.sentence = ""
         self.peak_bytes, self.peak_device = 0, ""
+        self.too_short = False  # to measure the loss of checkpoints
         self.seconds_per_step = self.seconds_per_sample = self._pace = 0.0
-        self._sample_began = 0.0
         self._timed: tuple[int, float, float] | None = (
             None  # since the start: first step, its time, that of the newest one
         )
@@ -124,7 +123,6 @@ class RunView:
     def _on_stage(self, line: Line) -> None:
         count = progress_words(line["done"], line["total"], line.get("of_bytes", False))
         self.stage = line["text"] + count
-        self._sample_began = line["time"] if line["text"].startswith(SAMPLE_STAGE) else 0.0
         self.counted = (line["done"], line["total"])
         self.of_image = (line.get("step", 0), line.get("steps", 0))
         if self._counting[0] != line["total"] or line["done"] < self._counting[2]:
@@ -178,8 +176,8 @@ class RunView:
         entry |= {"file": str(self.folder.path / line["file"]), "settings": line.get("settings", "")}
         self.samples = [old for old in self.samples if (old["step"], old["index"]) != (entry["step"], entry["index"])]
         self.samples.append(entry)
-        if self._sample_began:
-            self.seconds_per_sample, self._sample_began = line["time"] - self._sample_began, 0.0
+        if entry["step"] >= 0:
+            self.seconds_per_sample = line.get("seconds", 0.0)
 
     def _on_validated(self, line: Line) -> None:
         self._best.take(line)
@@ -196,6 +194,7 @@ class RunView:
 
     def _on_log(self, line: Line) -> None:
         self._say(line["time"], line["level"], line["text"], line["fix"])
+        self.too_short = self.too_short or line.get("code") == TOO_SHORT
 
     def _on_image(self, line: Line) -> None:
         self.images_drawn.append({"file": line["file"], "seed": line["seed"]})
@@ -251,6 +250,7 @@ class RunView:
                 "validation": [point for point in measured if point["measured_on"] == "held_out"],
                 "measured": measured,
                 "best": best.to_dict() if (best := self._best.best(self.folder.path)) else None,
+                "too_short": self.too_short,
                 "peak_bytes": self.peak_bytes,
                 "peak_device": self.peak_device,
                 "saves": [save["step"] for save in self.saves],

@@ -19,7 +19,7 @@ from core.record.units import first_of
 
 FILE = "best.json"
 LOWEST, ON_TRAINED = "lowest loss", " on training images"  # marks of a checkpoint
-TOO_SHORT = "Too short to compare checkpoints by loss"  # in the log of a run
+TOO_SHORT = "validation.too-short"  # code of the log message of a run that measures no checkpoint
 LEAST_PAIRS = 4
 CONFIDENCE = 0.95
 

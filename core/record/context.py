@@ -41,12 +41,12 @@ class Reports:
         """Report the current stage with its count. step, steps: sampling steps of the image that is being generated; of_bytes:
         done and total are bytes."""
 
-    def say(self, text: str, level: str = "info", fix: str = "") -> None:
-        """Write a line to the log."""
+    def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
+        """Write a line to the log. code: as of a `Problem`"""
 
     def warn(self, problem: Problem) -> None:
         """Write a problem that does not end the job to the log."""
-        self.say(problem.what, "warning", problem.fix)
+        self.say(problem.what, "warning", problem.fix, problem.code)
 
     def generated(self, path: Path, seed: int) -> None:
         """Report an image that was generated and saved."""
@@ -93,8 +93,8 @@ class JobContext(Reports):
         self._stage_time, self._stage_text = now, text
         self.journal.put(Stage(text, done, total, step, steps, of_bytes))
 
-    def say(self, text: str, level: str = "info", fix: str = "") -> None:
-        self.journal.put(LogMessage(level, text, fix))
+    def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
+        self.journal.put(LogMessage(level, text, fix, code))
 
     def generated(self, path: Path, seed: int) -> None:
         self.journal.put(ImageGenerated(str(path), seed))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 VERSION = 1
-SAMPLE_STAGE = "generating sample"  # begins the stage of each sample, by which it is timed
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def sampled_words(steps: Iterable[int]) -> dict[int, str]:
 @dataclass(frozen=True)
 class Sampled(Event, kind="sample", urgent=True):
     """A sample was generated. step: 0 is before training, negative ones are the images of COMPARED; file: relative to the
-    run folder; settings: `settings_digest`."""
+    run folder; settings: `settings_digest`; seconds: that it took."""
 
     step: int
     index: int
@@ -155,6 +154,7 @@ class Sampled(Event, kind="sample", urgent=True):
     seed: int
     file: str
     settings: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -175,11 +175,12 @@ class BackedUp(Event, kind="backed_up", urgent=True):
 
 @dataclass(frozen=True)
 class LogMessage(Event, kind="log"):
-    """A log message. level: "info", "warning" or "error"."""
+    """A log message. level: "info", "warning" or "error"; code: as of a `Problem`."""
 
     level: str
     text: str
     fix: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)

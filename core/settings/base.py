@@ -322,6 +322,11 @@ class Declared:
         return "text"
 
     @property
+    def plain(self) -> bool:
+        """Whether its values are numbers, switches or choices, and no text of a user."""
+        return self.kind in ("bool", "choice", "int", "float")
+
+    @property
     def bounds(self) -> dict[str, Any]:
         """{name: value} of the declared limits, named ge, gt, le, lt and multiple_of."""
         found: dict[str, Any] = {}

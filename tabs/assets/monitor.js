@@ -9,7 +9,7 @@
     sample: ["Sample now", "Sampling ...", 1], save: ["Save now", "Saving ...", 2], pause: ["Pause", "Pausing ...", 3], resume: ["Resume", "Resuming ...", 3],
     stop: ["Stop and save", "Stopping ...", 4], cancel: ["Remove from queue", "Removing ...", 4],
     generate: ["Generate with it", "Opening ...", 1], continue: ["Resume training", "Adding ...", 2], settings: ["Use its settings", "Loading ...", 3],
-    grid: ["Compare checkpoints", "", 4],
+    grid: ["Compare checkpoints", "", 4],  // which only leads there
   };
   const ENDED = ["generate", "continue", "settings", "grid"];
   const ROWS = {running: ["sample", "save", "pause", "stop"], paused: ["sample", "save", "resume", "stop"], waiting: ["cancel"]};

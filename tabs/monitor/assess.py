@@ -84,11 +84,14 @@ def _row(page: Page, run: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "files": [], "images": images}
 
 
+def run_of(entry: QueueEntry) -> str:
+    """The run that a job in the queue assesses; "" for another job."""
+    return str(entry.job.get(TASK, {}).get("run", "")) if entry.task == TASK else ""
+
+
 def _entry(page: Page, run: str) -> QueueEntry | None:
     """The newest assessment of a run in the queue that waits, runs or has failed."""
-    entries = [
-        entry for entry in page.engine.queue() if entry.task == TASK and entry.job.get(TASK, {}).get("run") == run
-    ]
+    entries = [entry for entry in page.engine.queue() if run_of(entry) == run]
     newest = entries[-1] if entries else None
     return newest if newest is not None and newest.state in ("waiting", "running", "failed") else None
 

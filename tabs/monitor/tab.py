@@ -25,7 +25,7 @@ from core.settings.values import shown_value
 from core.tasks import tasks
 from tabs.form.project import FIELDS, edited_by
 from tabs.generate.replaced import use_run
-from tabs.monitor import verdict
+from tabs.monitor import assess, verdict
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.monitor.next_step import NextStep, next_step
 from tabs.pieces import piece
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
 SHOWN_ENDED = 20
-TOLD, PLAIN = 2, ("bool", "choice", "int", "float")  # how many settings tell trainings of one name apart, and which can
+TOLD = 2  # how many settings tell trainings of one name apart
 SHOWN_IMAGES = 4  # of a job that has ended
 LEADS = {"probe": "Train", "prepare": "Train", "generate": "Generate", "grid": "Generate", "class_images": "Dataset"}
 WORST = 40  # images in the table of those that train worst
@@ -267,7 +267,7 @@ def _titles(trainings: Sequence[Any]) -> dict[str, str]:
 
 def _values(job: dict[str, Any]) -> dict[str, Any]:
     """{path: value} of a job in the queue, of settings that are no text: guests see the queue too."""
-    paths = ((path, *path.partition(".")[::2]) for path, entry in FIELDS.items() if entry.kind in PLAIN)
+    paths = ((path, *path.partition(".")[::2]) for path, entry in FIELDS.items() if entry.plain)
     return {path: job.get(group, {}).get(name, FIELDS[path].default) for path, group, name in paths}
 
 
@@ -281,7 +281,7 @@ def _result(page: Page, entry: Any) -> dict[str, Any]:
         page.job_images = dict(list(page.job_images.items())[-50:]) | {entry.id: images[-SHOWN_IMAGES:]}
     images = [path for path in page.job_images[entry.id] if Path(path).is_file()]
     card = tasks()[entry.task].card if entry.task in tasks() else None
-    assessed = entry.job.get("assess", {}).get("run") if entry.task == "assess" else None
+    assessed = assess.run_of(entry)
     return {
         "tab": f"Monitor/{quote(assessed)}" if assessed else LEADS.get(entry.task, card.tab if card else ""),
         "images": [{"small": page.thumb_url(path, SMALL_SIZE), "whole": page.file_url(path)} for path in images],

@@ -135,7 +135,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         return {"run": run.name, "problems": [problem.to_dict() for problem in error.problems]}
     shown = verdict or Verdict("", comparison.files, comparison.prompts)
     files, prompts, strengths = shown.files, shown.prompts, shown.strengths
-    images = _images(page, facts, job, shown, opened, sampled(comparison))
+    images = _images(page, facts, job, shown, opened, frozenset() if opened else sampled(comparison))
     seconds = _seconds(page, comparison, facts, job, opened[1] if opened else None)
     columns = candidates(files, facts)
     kept, best, copies = read_kept(run), facts.get("best"), Copies(page)
@@ -154,7 +154,7 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         column["use"] = use is not None and column["file"] == use.name
     answer, decided = answer_of(run, columns, use, why, preferred)
     advice = why not in ("kept", "preferred") and not choices
-    sentence = assess.with_assessment(measured_sentence(best, advice, facts["log"]), run, columns[1:], best)
+    sentence = assess.with_assessment(measured_sentence(best, advice, facts["too_short"]), run, columns[1:], best)
     saved = [each for each in columns[1:] if not (each["average"] or each["gone"])]
     unmeasured = [each["label"] for each in saved if best and each["loss"] is None]
     sentence += f" No loss was measured at {listed(unmeasured)}." if unmeasured else ""
@@ -208,10 +208,10 @@ def _seconds(
     of its training, else its grid, else the steps of its training, else the newest grid; 0 if none was timed."""
     steps = expected_steps(comparison.grid.job, ())
     own = made.seconds / made.steps if made and made.steps else 0.0
-    sampled = (facts.get("seconds_per_sample") or 0.0) / job.samples.sample_steps
+    of_samples = (facts.get("seconds_per_sample") or 0.0) / job.samples.sample_steps
     of_training = GUIDED * assess.seconds_per_prediction(facts, job)
     timed = own if made and made.steps >= TIMED * steps else 0.0
-    return (timed or sampled or own or of_training or grids.pace(page.workspace)) * steps
+    return (timed or of_samples or own or of_training or grids.pace(page.workspace)) * steps
 
 
 def _minutes(page: Page) -> float:

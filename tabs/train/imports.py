@@ -121,6 +121,11 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
     used = [resolve_path(each).parent for each in (folder, model) if each]
     missing, folders = list(missing_paths(found.job, exists)), [page.workspace.models, *used]
     near = nearby([text for _, text in missing], [*folders, *([PROJECT, PROJECT.parent] if page.roots.local else ())])
+
+    def offered(path: str, text: str) -> list[str]:
+        found = [*map(str, filter(page.roots.holds, near[text]))]
+        return found if path not in own or str(resolve_path(own[path])) in found else [*found, own[path]]
+
     parts = []
     for kind, title in TITLES.items():
         rows = [_row(entry) for entry in found.entries(kind)]
@@ -130,12 +135,7 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
         "title": IMPORTED + found.title,
         "summary": found.summary,
         "parts": [part for part in parts if part["rows"]],
-        "missing": [
-            _missing(
-                path, text, [*map(str, filter(page.roots.holds, near[text])), *([own[path]] if path in own else [])]
-            )
-            for path, text in missing
-        ],
+        "missing": [_missing(path, text, offered(path, text)) for path, text in missing],
         "advice": [problem.to_dict() for problem in limited(found.problems) if problem.code != "import.missing-path"],
         "choices": found.choices[:MOST_ROWS],
         "choice": found.choice,

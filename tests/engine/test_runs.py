@@ -14,9 +14,10 @@ from core.engine.execute import execute
 from core.engine.points import Points, spread
 from core.engine.run_facts import FILE, read_facts, write_facts
 from core.engine.runs import MAX_VIEWS
-from core.engine.view import MAX_POINTS, STEP_SERIES, RunView, facts_of
+from core.engine.view import LOG_LINES, MAX_POINTS, STEP_SERIES, RunView, facts_of
 from core.record import atomic
-from core.record.events import Planned, Sampled, Saved, StateChanged, Steps, Validated
+from core.record.best import TOO_SHORT
+from core.record.events import CONTROL_IMAGE, Planned, Sampled, Saved, StateChanged, Steps, Validated
 from core.record.journal import Journal
 from core.record.run_about import write_about
 from core.record.run_folder import RunFolder
@@ -363,22 +364,26 @@ def test_the_journal_of_a_running_job_is_never_let_go(engine, workspace):
     assert engine._runs.view(running) is view and len(engine._runs._views) == MAX_VIEWS + 1
 
 
-def test_a_sample_is_timed_from_the_stage_of_its_own(tmp_path):
+def test_the_newest_sample_tells_how_long_one_takes_but_a_control_image_does_not(tmp_path):
     view = RunView(RunFolder(tmp_path))
-    stage = {"kind": "stage", "done": 0, "total": 0}
-    sample = {"kind": "sample", "step": 4, "prompt": "a fox", "seed": 1, "file": "samples/a.png"}
-    lines = [
-        stage | {"text": "training", "time": 2.0},
-        stage | {"text": "generating sample 1 of 2", "time": 10.0},
-        {"kind": "log", "level": "info", "text": "x", "fix": "", "time": 11.0},
-        sample | {"index": 0, "time": 13.5},
-        stage | {"text": "generating sample 2 of 2", "time": 14.0},
-        sample | {"index": 1, "time": 16.0},
-    ]
+    sample = {"kind": "sample", "time": 1.0, "index": 0, "prompt": "a fox", "seed": 1, "file": "samples/a.png"}
     assert view.snapshot(False)["seconds_per_sample"] == 0.0
+    lines = [
+        sample | {"step": step, "seconds": seconds} for step, seconds in ((0, 3.5), (4, 2.0), (CONTROL_IMAGE, 0.1))
+    ]
     for number, line in enumerate(lines, 1):
         view.apply(line | {"seq": number})
     assert view.snapshot(False)["seconds_per_sample"] == 2.0
+
+
+def test_a_run_that_was_too_short_to_measure_says_so_whatever_its_log_still_holds(tmp_path):
+    view = RunView(RunFolder(tmp_path))
+    log = {"kind": "log", "level": "info", "text": "x", "fix": "", "time": 1.0}
+    view.apply(log | {"seq": 1})
+    assert not view.snapshot(False)["too_short"]
+    for number, code in enumerate([TOO_SHORT, *[""] * LOG_LINES], 2):
+        view.apply(log | {"code": code, "seq": number})
+    assert view.snapshot(False)["too_short"]
 
 
 def test_the_time_left_of_a_training_includes_samples_and_saves_as_they_were_so_far(tmp_path):

@@ -7,7 +7,6 @@ import pytest
 from core.engine.average import average_weights, power_of
 from core.engine.proposed_prompts import ProposedPrompt, proposed_prompts, trigger_of
 from core.engine.verdict import measured_sentence
-from core.record.best import TOO_SHORT
 
 CAPTIONS = [
     "a fox in the snow, zkw style",
@@ -62,8 +61,7 @@ def best(**facts):
 
 
 def test_the_sentence_names_the_best_step_or_those_that_cannot_be_told_apart():
-    log = [{"text": "x"}, {"text": TOO_SHORT}]
-    assert "too short" in measured_sentence(None, log=log) and "too short" not in measured_sentence(None, log=log[:1])
+    assert "too short" in measured_sentence(None, too_short=True) and "too short" not in measured_sentence(None)
     assert "40" in measured_sentence(best()) and "6 held-out images" in measured_sentence(best())
     near = measured_sentence(best(as_good=(20, 60)))
     assert "20, 40 and 60" in near and "one" in near

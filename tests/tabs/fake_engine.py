@@ -43,7 +43,7 @@ class Run:
     stage: str = "loading model"
     started: float = field(default_factory=time.time)
 
-    def say(self, text: str, level: str = "info", fix: str = "") -> None:
+    def say(self, text: str, level: str = "info", fix: str = "", code: str = "") -> None:
         self.log.append({"time": time.time(), "level": level, "text": text, "fix": fix})
         self.seq += 1
 

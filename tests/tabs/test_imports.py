@@ -123,6 +123,15 @@ def test_a_folder_is_offered_next_to_the_one_that_the_form_had(page, tmp_path):
     assert missing["dataset.folder"] == [str(tmp_path / "sets/img"), str(tmp_path / "sets/other")], "and that one"
 
 
+def test_a_folder_that_the_form_had_under_the_same_name_is_offered_once(page, tmp_path):
+    folder = tmp_path / "sets/img"
+    folder.mkdir(parents=True)
+    page.project.set_values({"dataset.folder": f"{folder}/"}, did="choosing")
+    opened(page, json.dumps(KOHYA | {"train_data_dir": "D:\\train\\img"}), "fox.json")
+    missing = {each["field"]: each["nearby"] for each in imports.report(page.project)["missing"]}
+    assert missing["dataset.folder"] == [str(folder)]
+
+
 def test_what_the_preset_turns_off_is_not_said_to_be_missing_from_it(page):
     opened(page, json.dumps(KOHYA | {"v2": False, "save_state": False}), "fox.json")
     assert {"v2": "taken", "save_state": "changed"}.items() <= rows(page).items()

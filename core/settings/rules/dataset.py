@@ -44,25 +44,35 @@ def has_partners(concept: Concept) -> bool:
 
 def _coarse_buckets(job: TrainJob) -> Iterator[Problem]:
     """Advice for the first images whose bucket sides differ by more than a quarter of their resolution."""
-    for images in [job.dataset, *(concept.images for concept in concepts_of(job))]:
-        sides = images.resolution if isinstance(images.resolution, tuple) else (images.resolution,)
-        if images.enable_bucket and images.bucket_reso_steps * 4 > min(sides):
+    step = _size_step(job)
+    for images, sides in _sizes(job):
+        if images.enable_bucket and images.bucket_reso_steps * 4 > min(sides) and images.bucket_reso_steps > step:
             what = f"Bucket resolution steps of {images.bucket_reso_steps} are coarse at {min(sides)} px: images are cut or shrunk"
-            fix = f"use {max(8, min(sides) // 64 * 8)}"
+            fix = f"use {max(1, min(sides) // 8 // step) * step}"
             yield Problem(what, "dataset.bucket_reso_steps", fix, "advice", code="dataset.coarse-buckets")
             return
 
 
+def _size_step(job: TrainJob) -> int:
+    """What image sides are multiples of for the model's family."""
+    return job.model.traits.size_step if job.model.traits else 8
+
+
+def _sizes(job: TrainJob) -> Iterator[tuple[ImageSettings, tuple[int, ...]]]:
+    """The image settings, of the dataset and then of each folder, with the sides of their resolution: one if square."""
+    for images in [job.dataset, *(concept.images for concept in concepts_of(job))]:
+        yield images, images.resolution if isinstance(images.resolution, tuple) else (images.resolution,)
+
+
 def _sides(job: TrainJob) -> Iterator[Problem]:
     """The error for image sides that the model's family cannot have."""
-    step = job.model.traits.size_step if job.model.traits else 8
-    for images in [job.dataset, *(concept.images for concept in concepts_of(job))]:
+    step = _size_step(job)
+    for images, sides in _sizes(job):
         if images.enable_bucket and images.bucket_reso_steps % step:
             what = f"Models of this family need image sides that are multiples of {step}"
             where, fix = "dataset.bucket_reso_steps", f"use {-(-images.bucket_reso_steps // step) * step}"
             yield Problem(what, where, fix, code="dataset.size-step")
             return
-        sides = images.resolution if isinstance(images.resolution, tuple) else (images.resolution,)
         if not images.enable_bucket and step != 8 and any(side % step for side in sides):
             what = f"Models of this family need image sides that are multiples of {step}"
             fix = f"use {' x '.join(str(-(-side // step) * step) for side in sides)}, or turn bucketing on"

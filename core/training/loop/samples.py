@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass, replace
@@ -19,7 +20,7 @@ from core.families.trained_size import USUAL_GUIDANCE, own_guidance
 from core.generation.prompt.editing import Pass, at_steps
 from core.generation.prompt.sample_prompts import SamplePrompt, control_image, filled, read_prompts
 from core.generation.prompt.states import PromptStates, Reading, prompt_and_opposite
-from core.record.events import CONTROL_IMAGE, SAMPLE_STAGE, WITHOUT_CONTROL, Sampled
+from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL, Sampled
 from core.record.lazy_torch import torch
 from core.settings.dataset.captions import LENGTHS
 from core.settings.dataset.concepts import training_resolution
@@ -154,6 +155,7 @@ class Samples:
     vae: Path | None
     compiled: bool
     _compared: bool = False  # images without the ControlNet are generated
+    _began: float = 0.0  # when the present sample was begun
 
     def generate(self, step: int) -> None:
         """Generate an image for each prompt with the present weights. A stop takes effect at the next sampling step."""
@@ -168,7 +170,7 @@ class Samples:
             if passes.job.method.traits.control_images and not self._compared:
                 self._generate_without_control()
             for index, prompt in enumerate(self.prompts):
-                self.context.stage(f"{SAMPLE_STAGE} {index + 1} of {len(self.prompts)}")
+                self._begin(index)
                 image = self._generate(prompt, self._control_of(prompt))
                 self._save(image, f"{step:08d}_{index:02d}.png", step, index, prompt)
                 self.tracker.image(f"sample_{index}", image, prompt.prompt, step)
@@ -179,7 +181,7 @@ class Samples:
         from PIL import Image
 
         for index, prompt in enumerate(self.prompts):
-            self.context.stage(f"{SAMPLE_STAGE} {index + 1} of {len(self.prompts)} without the ControlNet")
+            self._begin(index, " without the ControlNet")
             control = self._control_of(prompt)
             assert control is not None  # prompts without one are refused before the start
             preview = Image.fromarray((control * 255).round().astype("uint8").transpose(1, 2, 0))
@@ -188,6 +190,10 @@ class Samples:
                 image = self._generate(prompt, None)
             self._save(image, f"without_{index:02d}.png", WITHOUT_CONTROL, index, prompt)
         self._compared = True
+
+    def _begin(self, index: int, of: str = "") -> None:
+        self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}{of}")
+        self._began = time.monotonic()
 
     def _control_of(self, prompt: SamplePrompt) -> ndarray | None:
         return control_image(prompt, stretched=self.passes.job.samples.compatibility == "kohya")
@@ -224,8 +230,9 @@ class Samples:
 
         with atomic.open_atomic(self.context.folder.samples / name) as path:
             image.save(path, format="PNG")
-        settings = settings_digest(prompt, self.passes.job.samples)
-        self.context.journal.put(Sampled(step, index, prompt.prompt, prompt.seed or 0, f"samples/{name}", settings))
+        settings, seconds = settings_digest(prompt, self.passes.job.samples), time.monotonic() - self._began
+        file = f"samples/{name}"
+        self.context.journal.put(Sampled(step, index, prompt.prompt, prompt.seed or 0, file, settings, seconds))
 
     @contextmanager
     def vae_on_device(self) -> Iterator[Any]:

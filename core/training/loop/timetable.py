@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.record.best import BestTracker, write_best
+from core.record.best import TOO_SHORT, BestTracker, write_best
 from core.record.cancel import Cancelled
 from core.record.events import BackedUp
 from core.record.journal import Line, Tail, read_lines
@@ -66,7 +66,7 @@ class Timetable:
             self._measure_if_due(any(line["kind"] == "saved" and line["step"] == step for line in lines), lines)
             return
         if self._validation.limited:
-            self._context.say(self._validation.limited)
+            self._context.say(self._validation.limited, code="" if self._validation.ranks else TOO_SHORT)
         if self._validates_first:
             self._validate()
         if self._run.job.samples.sample_at_first and self._samples.prompts:

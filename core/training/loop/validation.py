@@ -20,7 +20,6 @@ from core.dataset.buckets.batches import Placed, Planned
 from core.dataset.buckets.validation_split import AUTOMATIC_MOST
 from core.dataset.captions.pipeline import ImageUse, training_caption
 from core.dataset.images.views import is_varied
-from core.record.best import TOO_SHORT
 from core.record.context import JobContext
 from core.record.events import Validated
 from core.record.lazy_torch import Tensor, torch
@@ -161,7 +160,7 @@ class Validation:
         if not left or self.by_hand or len(self._saves) < 2:
             return ""
         if not self.ranks:
-            return TOO_SHORT
+            return "Too short to compare checkpoints by loss"
         most = len(self._saves) - left
         return (
             f"Best checkpoint: chosen from {most} of {len(self._saves)} checkpoints, to stay within "
