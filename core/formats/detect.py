@@ -231,8 +231,8 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
 # ---- LoRA and related adapters ----
 
 # The projection of the text encoder states: its input width identifies the family.
-CONTEXT_READER = re.compile(r"attn2[._](processor\.)?to_k[._](lora\.)?(?P<key>[\w.]+)$")
-TEXT_READER = re.compile(r"self_attn[._]q_proj\.(?P<key>[\w.]+)$")
+CONTEXT_READER = re.compile(r"attn2[._](processor\.)?to_k[._][\w.]+$")
+TEXT_READER = re.compile(r"self_attn[._]q_proj\.[\w.]+$")
 NAMES_FAMILY = (  # first those whose files have CLIP's layers too, under the names that SDXL's have
     (
         re.compile(
@@ -281,15 +281,13 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
     if by_name is not None:
         return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"
     for name in tensors:
-        reader = CONTEXT_READER.search(name)
-        width = input_width(tensors, name, reader["key"]) if reader is not None else None
+        width = input_width(tensors, name) if CONTEXT_READER.search(name) else None
         if width in CONTEXT_FAMILY:
             return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
     if (stated := _stated_family(metadata)) is not None:
         return stated
     for name in tensors:  # for a LoRA of the text encoder only, its width decides
-        reader = TEXT_READER.search(name)
-        width = input_width(tensors, name, reader["key"]) if reader is not None else None
+        width = input_width(tensors, name) if TEXT_READER.search(name) else None
         if width in TEXT_FAMILY:
             return TEXT_FAMILY[width], f"its text encoder is {width} wide"
     return None, _first_keys(tensors)

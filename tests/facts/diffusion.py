@@ -137,6 +137,9 @@ def _run(
     scheduler = samplers.make_sampler(name, prediction, zero, program=program, schedule=schedule)
     scheduler.set_timesteps(5)
     kind = torch.float64 if zero else torch.float32  # float32 rounds the highest noise by as much as the result
+    for levels in ("sigmas", "sigmas_interpol"):
+        if zero and isinstance(getattr(scheduler, levels, None), torch.Tensor):
+            setattr(scheduler, levels, getattr(scheduler, levels).to(kind))
     start, noise = draw(1, 4, 4, 6).to(kind), draw(1, 4, 4, 6, seed=1).to(kind)
     x = start * samplers.start_scale(scheduler)
     generator = torch.Generator().manual_seed(5)

@@ -152,7 +152,7 @@ def _noting(heard: list[Any], step: int, begun: int, due: bool) -> timetable.Tim
         passes=None,
         stepper=SimpleNamespace(weights_for=lambda use: ExitStack()),
     )
-    say = lambda *words: heard.append(["said", *words[1:2], len(words)])  # noqa: E731
+    say = lambda *words, code="": heard.append(["said", *words[1:2], len(words), *filter(None, [code])])  # noqa: E731
     context = SimpleNamespace(
         say=say,
         folder=SimpleNamespace(journal_file="x"),

@@ -222,6 +222,16 @@ def test_a_hypernetwork_of_a1111_is_told_from_its_pickle(tmp_path):
             "SD 1.x LoRA",
             "peft",
         ),
+        (
+            {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.my_style.weight": (4, 768)},
+            "SD 1.x LoRA",
+            "peft",
+        ),
+        (
+            {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_linear_layer.down.weight": (4, 768)},
+            "SD 1.x LoRA",
+            "diffusers",
+        ),
         ({"unet.mid_block.attentions.0.transformer_blocks.9.attn1.to_q.lora_A.weight": (4, 1280)}, "SDXL LoRA", "peft"),
         (
             {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight": (4, 768)},

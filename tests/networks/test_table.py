@@ -51,3 +51,10 @@ def test_a_file_of_a_kind_is_recognized_by_what_it_declares(toy, tmp_path, start
     assert found.network == ("Toy" if start == toy.prefix else None), "its files' layers begin with its prefix"
     if found.network:
         assert ranks_of(read_header(path)[0], found.network, {}) == (3, None)
+
+
+def test_the_rank_of_a_peft_file_is_read_whatever_its_adapter_is_called(tmp_path):
+    path = tmp_path / "a.safetensors"
+    layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    save_file({f"{layer}.lora_{side}.my_style.weight": torch.zeros(5, 5) for side in "AB"}, path)
+    assert ranks_of(read_header(path)[0], identify(path).network, {}) == (5, None)

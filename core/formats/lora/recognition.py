@@ -15,15 +15,6 @@ LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered
     ("oft_diag", "OFT of an early LyCORIS"),
     (NORM, "norm difference"),
 )
-# In PEFT's and old diffusers' files: suffixes of tensors of [rank, layer's input]
-INPUTS = (("lora_A.weight",), ("lora_A.default.weight",), ("down.weight",))
-RANK_FIRST = (
-    "lora_A.weight",
-    "lora_A.default.weight",
-    "lora.down.weight",
-    "lora_linear_layer.down.weight",
-    "_lora.down.weight",
-)
 # Names of U-Nets' 3x3 convolutions, with underscores for dots: LyCORIS' products store kernels flattened or separately.
 CONVOLUTION = re.compile(
     r"(resnets_\d+_conv[12]|samplers_\d+_conv|conv_in|conv_out|in_layers_2|out_layers_3|blocks_\d+_\d+_(op|conv)"
@@ -95,11 +86,12 @@ def ranks_of(
     and names, else by sd-scripts' metadata. None if its kind has no rank, or neither has it."""
     if not any(kind.ranked for kind in NETWORK_KINDS.values() if kind.title == network):
         return None, None
-    endings = (*RANK_FIRST, *(f".{key}" for kind in NETWORK_KINDS.values() for key in kind.rank_keys))
+    keys = {key for kind in NETWORK_KINDS.values() for key in kind.rank_keys}
     sides: dict[bool, list[int]] = {False: [], True: []}
     for name, entry in tensors.items():
-        if name.endswith(endings):
-            layer = split_key(name)[0].replace(".", "_")
+        layer, key = split_key(name)
+        if key in keys:
+            layer = layer.replace(".", "_")
             sides[prod(entry.shape[2:]) > 1 or CONVOLUTION.search(layer) is not None].append(entry.side(0))
     stated = metadata.get("ss_network_dim", "")
     conv = max(sides[True], default=None)
@@ -118,11 +110,12 @@ def _looks(kind: KindTraits, form: tuple[str, ...], tensors: Mapping[str, Tensor
     return any(kind.looks(layer) for layer in layers.values() if layer.keys() >= set(form))
 
 
-def input_width(tensors: Mapping[str, TensorEntry], name: str, key: str) -> int | None:
-    """The input width of the layer with this tensor, whose name ends in `key`; None if its kind is unknown."""
-    layer = name.removesuffix(key)
-    for keys in (*INPUTS, *(kind.input_keys for kind in NETWORK_KINDS.values())):
-        if key in keys:
-            factors = (tensors[layer + each] for each in keys if layer + each in tensors)
+def input_width(tensors: Mapping[str, TensorEntry], name: str) -> int | None:
+    """The input width of the layer with this tensor; None if it does not read the layer's input, or its kind is unknown."""
+    layer, key = split_key(name)
+    for kind in NETWORK_KINDS.values():
+        if key in kind.input_keys:
+            others = (tensors.get(f"{layer}.{each}") for each in kind.input_keys if each != key)
+            factors = [tensors[name], *(other for other in others if other is not None)]
             return prod(entry.side(1) for entry in factors if len(entry.shape) >= 2)
     return None
