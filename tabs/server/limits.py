@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,7 @@ MAX_SILENT = 100  # connections that wait for a request; when there are more, th
 HEAD_TIMEOUT = 20.0  # seconds for the head of a request
 WRITE_TIMEOUT = 60.0  # seconds in which a client reads nothing of a response
 MAX_HEAD_BYTES = 1 << 16
+WAKES = 1.0  # seconds between looks of the main loop
 
 
 @dataclass
@@ -142,6 +144,28 @@ def limit_connections(server: Any) -> None:
     """Install the connection limits on a uvicorn server."""
     server.config.http_protocol_class = Connection
     server.config.h11_max_incomplete_event_size = MAX_HEAD_BYTES
+
+
+def wake_seldom(server: Any) -> None:
+    """Let the main loop of a running uvicorn server look once a second whether it should exit, and when it is closed. Ten times a
+    second, as uvicorn does, is most of the time that an idle page takes."""
+    on_tick, close, closing = server.on_tick, server.close, asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def tick(counter: int) -> bool:
+        loops[:] = [asyncio.get_running_loop()]
+        if not server.should_exit:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(closing.wait(), WAKES)
+        return bool(await on_tick(0))
+
+    def close_at_once() -> None:
+        server.should_exit = True
+        for loop in loops:
+            loop.call_soon_threadsafe(closing.set)
+        close()
+
+    server.on_tick, server.close = tick, close_at_once
 
 
 class Connection(H11Protocol):

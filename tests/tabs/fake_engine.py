@@ -337,7 +337,7 @@ class FakeEngine:
         return {
             "resumable_step": run.step, "run": run.name, "title": run.title, "state": run.state, "message": "", "fix": "", "seq": run.seq,
             "stage": run.stage, "step": run.step, "total": run.total,
-            "epoch": run.step // 6 + 1, "epochs": 10, "images": 24, "sentence": "",
+            "epoch": run.step // 6 + 1, "epochs": 10, "images": 24, "sentence": "", "too_short": False,
             "seconds_per_step": self.step_seconds, "eta_seconds": (run.total - run.step) * self.step_seconds,
             "started": run.started, "seconds": time.time() - run.started,
             "loss": list(run.loss), "lr": list(run.rates), "saves": list(run.saves),

@@ -379,3 +379,35 @@ def test_browsers_that_have_the_page_open_keep_their_places():
     logged_in = Limits(lambda: {"token"})
     assert logged_in.new_session() == "" and key_in(logged_in, "a=b; access-token-unsecure-x_Y=token") == "token"
     assert key_in(logged_in, f"atelier-1={keys[0]}; access-token-x=other") == ""
+
+
+class Looping:
+    """A server whose main loop looks whether it should exit as often as `tick` returns, as uvicorn's does."""
+
+    def __init__(self):
+        self.should_exit, self.looks, self.ended = False, 0, False
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.loop()), daemon=True)
+
+    async def loop(self) -> None:
+        while not await self.on_tick(self.looks):
+            pass
+        self.ended = True
+
+    async def on_tick(self, counter: int) -> bool:
+        self.looks += 1
+        return self.should_exit
+
+    def close(self) -> None:
+        self.should_exit = True
+        self.thread.join(timeout=30)
+
+
+@pytest.mark.parametrize(("wakes", "enough"), [(0.01, 3), (3600.0, 0)])
+def test_the_main_loop_wakes_seldom_and_at_once_when_the_server_is_closed(monkeypatch, wakes, enough):
+    monkeypatch.setattr(server_limits, "WAKES", wakes)
+    server = Looping()
+    server_limits.wake_seldom(server)
+    server.thread.start()
+    wait_until(lambda: server.looks >= enough)
+    server.close()
+    assert server.ended and (wakes < 1 or server.looks <= 1)

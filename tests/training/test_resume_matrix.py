@@ -296,7 +296,7 @@ def content(training):
     found |= {f"/loss/{step}": loss for step, loss in training.losses().items()}
     found["/rates"] = training.lines("steps")[-1]["rates"]
     for line in (line for kind in ("validated", "sample", "saved") for line in training.lines(kind)):
-        told = {name: value for name, value in line.items() if name not in ("seq", "time", "bytes")}
+        told = {name: value for name, value in line.items() if name not in ("seq", "time", "bytes", "seconds")}
         found[f"/{line['kind']}/{line['step']}/{line.get('file')}"] = told
     return found
 
