@@ -14,16 +14,17 @@ import hypothesis
 # One thread: the models here are small, and two threads that wait for each other stall next to any busy neighbor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No key of the person who runs the tests is used, and nothing is written next to them.
-HOME = os.path.join(tempfile.gettempdir(), "atelier-tests")
-os.environ["ATELIER_KEYS"], os.environ["HF_HOME"] = os.path.join(HOME, "keys.json"), HOME
-# huggingface_hub asks the hub for this list before a process' first request, unless it is here and of today.
-os.makedirs(HOME, exist_ok=True)
-with open(os.path.join(HOME, ".agent_harnesses.json"), "w", encoding="utf-8") as listed:
-    listed.write('{"harnesses": {}}')
+os.environ["HF_HOME"] = os.path.join(tempfile.gettempdir(), "atelier-tests")
+os.environ["ATELIER_KEYS"] = os.path.join(os.environ["HF_HOME"], "keys.json")
 
 import pytest
 
 from tests import selection
+
+# huggingface_hub asks the hub for this list before a process' first request, unless it is here and of today.
+os.makedirs(os.environ["HF_HOME"], exist_ok=True)
+with open(os.path.join(os.environ["HF_HOME"], ".agent_harnesses.json"), "w", encoding="utf-8") as listed:
+    listed.write('{"harnesses": {}}')
 
 gc.disable()  # until all tests are collected: looking through the libraries' objects again and again takes 10 seconds
 
