@@ -11,9 +11,9 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from core.machine_check import workload
 from core.machine_check.computing import wait
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
+from core.machine_check.random_model import make_model
 from core.machine_check.trainings import check_workspace, ready_training, starter, take_steps, train
 from core.record import machine
 from core.record.machine import RUNTIME_BYTES
@@ -122,10 +122,15 @@ def waiting_lines() -> Iterator[list[str]]:
 
 def real_values(place: Place, change: dict[str, Any]) -> dict[str, Any]:
     """SD 1.5 LoRA of rank 16 at 512 px, batch 1, all weights in fp32 without memory savings, except for the change."""
-    model = workload.make_model(place.folder)
-    images = workload.make_images(place.folder, SIZE, 2)
-    values = workload.job_values(model, images, SIZE, STEPS, "no")
-    return merge(values, change)
+    job = {
+        "model": {"base_model": str(make_model(place.folder))},
+        "dataset": {"resolution": SIZE, "train_batch_size": 1},
+        "network": {"rank": 16, "alpha": 16.0, "train_text_encoder": True},
+        "optimizer": {"learning_rate": 1e-4},
+        "schedule": {"max_train_steps": STEPS},
+        "memory": {"mixed_precision": "no"},
+    }
+    return merge(merge(starter(), job), change)
 
 
 def real_model(place: Place) -> Finding:
@@ -134,7 +139,7 @@ def real_model(place: Place) -> Finding:
     if free < 4_000_000_000:
         fix = "free 4 GB temporarily, or start with --outputs DIR on another disk"
         return Finding(FAILED, "", "the disk has no space for this check's model", fix)
-    model = workload.make_model(place.folder)
+    model = make_model(place.folder)
     size = sum(each.stat().st_size for each in model.rglob("*") if each.is_file())
     return Finding(OK, f"SD 1.5's architecture with random weights, {size / 1e9:.1f} GB", facts={"bytes": size})
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.machine_check.item import FAILED, OK, Finding, Place
 from core.machine_check.trainings import TOLERANCE, check_workspace, context_of, recorded, starter
-from core.machine_check.workload import STARTER
+from core.record.workspace import STARTER
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import GenerateJob, TrainJob

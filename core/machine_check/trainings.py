@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from core.machine_check.computing import wait
 from core.machine_check.item import OK, Finding, Place, absent
-from core.machine_check.workload import ADAFACTOR, STARTER
 from core.record import machine
 from core.record.commands import NoCommands
 from core.record.context import JobContext
@@ -24,7 +23,7 @@ from core.record.journal import SilentJournal
 from core.record.problems import errors
 from core.record.run_folder import RunFolder
 from core.record.units import memory_words
-from core.record.workspace import PROJECT, Workspace
+from core.record.workspace import PROJECT, STARTER, Workspace
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
@@ -46,6 +45,10 @@ SLOWER_BY = 1.25  # relative to a step's time: less can be caused by other progr
 # Each bound is about three times that, more for fp32: a GPU sums in another order, and Adam makes a full step of a gradient
 # near 0. They must detect a training that changes nothing (off by 0.1) and 1.1 times the learning rate (off by 0.013).
 TOLERANCE = {"fp32": 4e-3, "tf32": 1e-2, "16": 4e-2, "fp8": 6e-2, "apart": 6e-2}
+ADAFACTOR = {
+    "optimizer_type": "Adafactor",
+    "optimizer_args": {"scale_parameter": False, "relative_step": False, "warmup_init": False},
+}
 TUNE = {"method": {"kind": "fine_tune"}, "optimizer": {"learning_rate": 6e-5}}
 SERIES: dict[str, dict[str, Any]] = {
     "lora": {},
