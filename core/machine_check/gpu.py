@@ -11,11 +11,11 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from core.machine_check.computing import wait
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
 from core.machine_check.random_model import make_model
 from core.machine_check.trainings import check_workspace, ready_training, starter, take_steps, train
 from core.record import machine
+from core.record.lazy_torch import torch
 from core.record.machine import RUNTIME_BYTES
 from core.record.memory import is_out_of_memory
 from core.record.units import memory_words
@@ -57,20 +57,19 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def no_waits(place: Place) -> Finding:
     """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
-    from torch.profiler import ProfilerActivity, profile, record_function
-
+    profiler = torch.profiler
     job = build(TrainJob, merge(starter(), {"memory": {"mixed_precision": "bf16"}}))
     training = ready_training(place, job)
     run = training.run
     try:
         take_steps(run, WARM)
-        wait(place.device)
+        machine.synchronize(place.device)
         with waiting_lines() as places:
             take_steps(run, 1)
-        wait(place.device)
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        machine.synchronize(place.device)
+        with profiler.profile(activities=[profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.CUDA]) as seen:
             for _ in range(WATCHED):
-                with record_function(MARK):
+                with profiler.record_function(MARK):
                     take_steps(run, 1)
         counted = waits_within(seen.events() or [])
     finally:
@@ -96,8 +95,6 @@ def waits_within(events: Iterable[Any], mark: str = MARK) -> Counter[str]:
 @contextmanager
 def waiting_lines() -> Iterator[list[str]]:
     """A context whose list receives the lines of this project at which torch waited for the GPU: "inner:12 < outer:34"."""
-    import torch
-
     places: list[str] = []
 
     def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from core.machine_check.item import FAILED, OK, Finding, Place
 from core.machine_check.trainings import TOLERANCE, check_workspace, context_of, recorded, starter
+from core.record.lazy_torch import torch
 from core.record.workspace import STARTER
 from core.settings.check import build
 from core.settings.flags import merge
@@ -72,8 +73,6 @@ def sample(place: Place) -> Finding:
 
 def save_and_load(place: Place) -> Finding:
     """Train two steps like any job, then generate with the saved LoRA."""
-    import torch
-
     from core.engine.execute import execute
     from core.networks.adapter_file import load_lora
 

@@ -14,12 +14,12 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.machine_check.computing import wait
 from core.machine_check.item import OK, Finding, Place, absent
 from core.record import machine
 from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import SilentJournal
+from core.record.lazy_torch import torch
 from core.record.problems import errors
 from core.record.run_folder import RunFolder
 from core.record.units import memory_words
@@ -195,10 +195,10 @@ def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Train
         run = training.run
         try:
             take_steps(run, warm_up)
-            wait(place.device)
+            machine.synchronize(place.device)
             begun = time.perf_counter()
             take_steps(run, measured_steps)
-            wait(place.device)
+            machine.synchronize(place.device)
             seconds = (time.perf_counter() - begun) / measured_steps
             back = run.reports.losses.read()
             if back is None or back.end is not None:
@@ -207,8 +207,6 @@ def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Train
         finally:
             training.release()
     if place.cuda:
-        import torch
-
         return Trained(losses, seconds, torch.cuda.max_memory_allocated(place.device), peak.bytes)
     return Trained(losses, seconds, max(0, peak.bytes - before), 0)
 

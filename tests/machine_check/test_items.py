@@ -210,10 +210,10 @@ def test_onnxruntime_on_the_cpu_beside_a_gpu_and_twice(place, monkeypatch):
     spec = SimpleNamespace(name="onnxruntime")
     library = SimpleNamespace(__version__="1", __spec__=spec, get_available_providers=lambda: ["CPUExecutionProvider"])
     monkeypatch.setitem(sys.modules, "onnxruntime", library)
-    monkeypatch.setattr(computing, "_installed", lambda name: name == "onnxruntime")
+    monkeypatch.setattr(computing, "installed", lambda name: name == "onnxruntime")
     assert computing.onnxruntime(place).state == OK
     assert computing.onnxruntime(on_cuda(place)).state == SLOWER
-    monkeypatch.setattr(computing, "_installed", lambda name: True)
+    monkeypatch.setattr(computing, "installed", lambda name: True)
     assert computing.onnxruntime(place).state == FAILED
 
 

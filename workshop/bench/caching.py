@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.machine_check.computing import wait
 from core.machine_check.random_model import random_state, shipped_config
+from core.record import machine
 from core.record.draws import python_random
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _alone(pixels: Sequence[Any], encode: Callable[[Any], Any], device: str) -> 
     """Seconds of the VAE for all these images, already decoded."""
     import torch
 
-    wait(device)
+    machine.synchronize(device)
     started = time.perf_counter()
     for each in pixels:
         mean, logvar = encode(torch.from_numpy(each)[None])
