@@ -13,14 +13,13 @@ from typing import Any
 
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
 from core.machine_check.random_model import make_model
-from core.machine_check.trainings import check_workspace, ready_training, starter, take_steps, train
+from core.machine_check.trainings import built, check_workspace, starter, take_steps, train
 from core.record import machine
 from core.record.lazy_torch import torch
 from core.record.machine import RUNTIME_BYTES
 from core.record.memory import is_out_of_memory
 from core.record.units import memory_words
 from core.settings.check import build
-from core.settings.flags import merge
 from core.settings.job import TrainJob
 
 SIZE = 512
@@ -58,10 +57,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 def no_waits(place: Place) -> Finding:
     """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
     profiler = torch.profiler
-    job = build(TrainJob, merge(starter(), {"memory": {"mixed_precision": "bf16"}}))
-    training = ready_training(place, job)
-    run = training.run
-    try:
+    with built(starter({"memory": {"mixed_precision": "bf16"}}), place) as run:
         take_steps(run, WARM)
         machine.synchronize(place.device)
         with waiting_lines() as places:
@@ -72,8 +68,6 @@ def no_waits(place: Place) -> Finding:
                 with profiler.record_function(MARK):
                     take_steps(run, 1)
         counted = waits_within(seen.events() or [])
-    finally:
-        training.release()
     facts = {"waits": dict(counted), "places": places, "steps": WATCHED}
     if counted or places:
         reason = f"the host waits for the GPU during a step: {', '.join(counted) or places[0]}"
@@ -125,9 +119,8 @@ def real_values(place: Place, change: dict[str, Any]) -> dict[str, Any]:
         "network": {"rank": 16, "alpha": 16.0, "train_text_encoder": True},
         "optimizer": {"learning_rate": 1e-4},
         "schedule": {"max_train_steps": STEPS},
-        "memory": {"mixed_precision": "no"},
     }
-    return merge(merge(starter(), job), change)
+    return starter(job, change)
 
 
 def real_model(place: Place) -> Finding:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.families.attention import memory_problems
 from core.machine_check.item import OK, Finding, Place, absent
 from core.record import machine
 from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import SilentJournal
 from core.record.lazy_torch import torch
+from core.record.memory import PeakMemory, free_memory
 from core.record.problems import errors
 from core.record.run_folder import RunFolder
 from core.record.units import memory_words
@@ -30,7 +34,6 @@ from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 
 if TYPE_CHECKING:
-    from core.training.building.setup import Training
     from core.training.loop.run import Run
 
 STEPS = 12
@@ -72,8 +75,7 @@ class Case:
     seconds: float = 60.0
 
     def values(self) -> dict[str, Any]:
-        memory = {"mixed_precision": "no"} | self.memory
-        return merge(merge(merge(starter(), SERIES[self.series]), {"memory": memory}), self.more)
+        return starter(SERIES[self.series], {"memory": self.memory}, self.more)
 
 
 PRECISIONS = {
@@ -122,18 +124,20 @@ COMPILED = {
 CASES = PRECISIONS | MODES | COMPILED
 
 
-def starter() -> dict[str, Any]:
-    """Settings of a training on the starter's images at half their size, batch size 2: small enough for many trainings in a
-    minute."""
-    return {
+def starter(*changes: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a training on the starter's images at half their size, batch size 2, in fp32, with these changes: small enough
+    for many trainings in a minute."""
+    job = {
         "model": {"base_model": str(STARTER)},
         "dataset": {"folder": str(STARTER / "images"), "resolution": 64, "train_batch_size": 2},
         "network": {"rank": 8, "alpha": 8.0},
         "optimizer": {"learning_rate": 1e-3},
         "schedule": {"max_train_steps": STEPS, "seed": 7},
+        "memory": {"mixed_precision": "no"},
         "saving": {"output_name": "check", "save_every_minutes": None},
         "logging": {"log_with": "none"},
     }
+    return reduce(merge, changes, job)
 
 
 @dataclass(frozen=True)
@@ -163,14 +167,19 @@ def context_of(place: Place, job: TrainJob) -> JobContext:
     return JobContext(workspace, folder, SilentJournal(), NoCommands(), place.device)
 
 
-def ready_training(place: Place, job: TrainJob) -> Training:
-    """The training of this job, all images and captions encoded, ready for its first step; the caller must `release` it. Raises
+@contextmanager
+def built(values: dict[str, Any], place: Place) -> Iterator[Run]:
+    """The run of this job, all images and captions encoded, ready for its first step; released afterwards. Raises
     ProblemsError."""
     from core.training.building.setup import build_training
 
+    job = build(TrainJob, values)
     training = build_training(job, context_of(place, job), at_once=True)  # its steps and their memory are measured
-    training.run.stepper.ready()
-    return training
+    try:
+        training.run.stepper.ready()
+        yield training.run
+    finally:
+        training.release()
 
 
 def take_steps(run: Run, count: int) -> None:
@@ -184,37 +193,26 @@ def take_steps(run: Run, count: int) -> None:
 
 def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Trained:
     """Run the steps of this job and read back the losses. Raises ProblemsError, also at a loss of NaN or infinity."""
-    from core.record.memory import PeakMemory, free_memory
-
     free_memory()
     before = machine.memory("cpu")[0]
-    job = build(TrainJob, values)
-    measured_steps = (job.schedule.max_train_steps or STEPS) - warm_up
-    with PeakMemory(place.device) as peak:
-        training = ready_training(place, job)
-        run = training.run
-        try:
-            take_steps(run, warm_up)
-            machine.synchronize(place.device)
-            begun = time.perf_counter()
-            take_steps(run, measured_steps)
-            machine.synchronize(place.device)
-            seconds = (time.perf_counter() - begun) / measured_steps
-            back = run.reports.losses.read()
-            if back is None or back.end is not None:
-                raise back.end if back and back.end else RuntimeError("no loss came back")
-            losses = back.losses
-        finally:
-            training.release()
+    with PeakMemory(place.device) as peak, built(values, place) as run:
+        take_steps(run, warm_up)
+        machine.synchronize(place.device)
+        begun = time.perf_counter()
+        take_steps(run, run.total - warm_up)
+        machine.synchronize(place.device)
+        seconds = (time.perf_counter() - begun) / (run.total - warm_up)
+        read = run.reports.losses.read()
+        assert read is not None, "steps were taken"
+        if read.end is not None:
+            raise read.end
     if place.cuda:
-        return Trained(losses, seconds, torch.cuda.max_memory_allocated(place.device), peak.bytes)
-    return Trained(losses, seconds, max(0, peak.bytes - before), 0)
+        return Trained(read.losses, seconds, torch.cuda.max_memory_allocated(place.device), peak.bytes)
+    return Trained(read.losses, seconds, max(0, peak.bytes - before), 0)
 
 
 def look(name: str, place: Place) -> Finding:
     """Train a case, and compare its losses with the recorded ones and its time with `against`'s."""
-    from core.families.attention import memory_problems
-
     case = CASES[name]
     job = build(TrainJob, case.values())
     if cannot := errors(memory_problems(job.memory, place.device)):
