@@ -18,7 +18,7 @@ from core.families.layout import Layout
 from core.families.token_count import VOCABULARY
 from core.formats.models import sd_keys
 from core.formats.models.text_keys import full_name
-from core.machine_check.random_model import random_state, shipped_config
+from core.machine_check.random_model import random_state
 from core.networks.adapter_file import save_lora
 
 WEIGHT_FILES = {
@@ -70,6 +70,11 @@ TINY_REFINER = {
 SD15_NUMBERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}  # as published
 LORA_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2_v", "sdxl": "sdxl_base_v1-0"}
 TINY_OF = {"sd1": TINY, "sd2": TINY, "sdxl": TINY_SDXL, "sdxl_refiner": TINY_REFINER}
+
+
+def shipped_config(name: str, family_name: str = "sd1") -> dict[str, Any]:
+    """The published configuration of a part."""
+    return family(family_name).layout.config(name)
 
 
 def write_folder(

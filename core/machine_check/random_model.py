@@ -16,11 +16,6 @@ from core.record.lazy_torch import torch
 PERIOD = 1_000_003  # prime: the rows of no layer repeat
 
 
-def shipped_config(name: str, family_name: str = "sd1") -> dict[str, Any]:
-    """The published configuration of a part."""
-    return family(family_name).layout.config(name)
-
-
 def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: int = 0) -> dict[str, torch.Tensor]:
     """Weights of unit gain, small biases, norms about 1: activations keep their size through the model.
 

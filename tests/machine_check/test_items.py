@@ -391,7 +391,7 @@ def test_a_gpu_that_is_too_small_is_no_failure(place, monkeypatch):
 
 
 def test_errors_after_which_cuda_is_unusable_are_told_from_those_of_memory():
-    from core.machine_check.worker import is_cuda_error
+    from core.machine_check.run import is_cuda_error
 
     assert is_cuda_error(RuntimeError("CUDA error: device-side assert triggered"))
     assert is_cuda_error(RuntimeError("cuBLAS: CUBLAS_STATUS_EXECUTION_FAILED"))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.machine_check.random_model import random_state, shipped_config
+from core.machine_check.random_model import random_state
 from core.record import machine
 from core.record.draws import python_random
 
@@ -58,9 +58,10 @@ def random_vae(device: str) -> Any:
     """SD 1.5's VAE with random weights, in fp32."""
     import torch
 
+    from core.families import family
     from core.families.part_shapes import make_empty
 
-    config = shipped_config("vae")
+    config = family("sd1").layout.config("vae")
     vae = make_empty("vae", config)
     vae.load_state_dict(random_state("vae", config, torch.float32), assign=True)
     return vae.eval().to(device)
