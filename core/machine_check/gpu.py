@@ -13,7 +13,7 @@ from typing import Any
 
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
 from core.machine_check.random_model import make_model
-from core.machine_check.trainings import built, check_workspace, starter, take_steps, train
+from core.machine_check.trainings import BF16, built, check_workspace, memory, starter, take_steps, train
 from core.record import machine
 from core.record.lazy_torch import torch
 from core.record.machine import RUNTIME_BYTES
@@ -38,15 +38,15 @@ NEAR = 0.25  # relative to the forecast: a larger difference is reported
 # name: (title, settings it changes); each is measured against `plain`
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("LoRA in fp32", {}),
-    "bf16": ("bf16 instead of fp32", {"memory": {"mixed_precision": "bf16"}}),
-    "checkpointing": ("gradient checkpointing", {"memory": {"gradient_checkpointing": True}}),
-    "fp8": ("base model in fp8", {"memory": {"fp8_base": True}}),
+    "bf16": ("bf16 instead of fp32", BF16),
+    "checkpointing": ("gradient checkpointing", memory(gradient_checkpointing=True)),
+    "fp8": ("base model in fp8", memory(fp8_base=True)),
     "adamw8bit": ("8-bit AdamW", {"optimizer": {"optimizer_type": "AdamW8bit"}}),
-    "attention_plain": ("math attention instead of SDPA", {"memory": {"attention": "plain"}}),
+    "attention_plain": ("math attention instead of SDPA", memory(attention="plain")),
     "no_text": ("text encoder frozen", {"network": {"train_text_encoder": False}}),
     "all": (
         "bf16, checkpointing and fp8 together",
-        {"memory": {"mixed_precision": "bf16", "gradient_checkpointing": True, "fp8_base": True}},
+        memory(gradient_checkpointing=True, fp8_base=True, mixed_precision="bf16"),
     ),
 }
 
@@ -57,7 +57,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 def no_waits(place: Place) -> Finding:
     """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
     profiler = torch.profiler
-    with built(starter({"memory": {"mixed_precision": "bf16"}}), place) as run:
+    with built(starter(BF16), place) as run:
         take_steps(run, WARM)
         machine.synchronize(place.device)
         with waiting_lines() as places:

@@ -52,70 +52,65 @@ ADAFACTOR = {
     "optimizer_type": "Adafactor",
     "optimizer_args": {"scale_parameter": False, "relative_step": False, "warmup_init": False},
 }
-TUNE = {"method": {"kind": "fine_tune"}, "optimizer": {"learning_rate": 6e-5}}
+TUNE = {"kind": "fine_tune"}
 SERIES: dict[str, dict[str, Any]] = {
     "lora": {},
-    "fine_tune": TUNE,
-    "adafactor": {"method": {"kind": "fine_tune"}, "optimizer": {**ADAFACTOR, "learning_rate": 1e-4}},
+    "fine_tune": {"method": TUNE, "optimizer": {"learning_rate": 6e-5}},
+    "adafactor": {"method": TUNE, "optimizer": {**ADAFACTOR, "learning_rate": 1e-4}},
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One training mode. series: the recorded losses it must match. against: the case its time is compared with."""
+    """A training mode. settings: what it changes; series: the recorded losses it must match; against: the case its time is compared
+    with."""
 
     title: str
-    memory: dict[str, Any] = field(default_factory=dict)
-    more: dict[str, Any] = field(default_factory=dict)
-    series: str = "lora"
+    settings: dict[str, Any] = field(default_factory=dict)
     tolerance: str = "fp32"
+    series: str = "lora"
     against: str = ""
     needs: tuple[str, ...] = ()
     gpu: bool = False
     seconds: float = 60.0
 
     def values(self) -> dict[str, Any]:
-        return starter(SERIES[self.series], {"memory": self.memory}, self.more)
+        return starter(SERIES[self.series], self.settings)
 
 
+def memory(**values: Any) -> dict[str, Any]:
+    return {"memory": values}
+
+
+BF16, FULL_BF16 = memory(mixed_precision="bf16"), memory(mixed_precision="bf16", full_precision="bf16")
 PRECISIONS = {
     "train_fp32": Case("LoRA in fp32"),
-    "train_bf16": Case("LoRA in bf16", {"mixed_precision": "bf16"}, tolerance="16", against="train_fp32"),
-    "train_fp16": Case("LoRA in fp16", {"mixed_precision": "fp16"}, tolerance="16", against="train_fp32"),
-    "train_tf32": Case("LoRA in TF32", {"allow_tf32": True}, tolerance="tf32", gpu=True, needs=("tf32",)),
+    "train_bf16": Case("LoRA in bf16", BF16, "16", against="train_fp32"),
+    "train_fp16": Case("LoRA in fp16", memory(mixed_precision="fp16"), "16", against="train_fp32"),
+    "train_tf32": Case("LoRA in TF32", memory(allow_tf32=True), "tf32", needs=("tf32",), gpu=True),
     "train_fp8": Case(
-        "LoRA on a base model in fp8", {"mixed_precision": "auto", "fp8_base": True}, tolerance="fp8", needs=("fp8",)
+        "LoRA on a base model in fp8", memory(mixed_precision="auto", fp8_base=True), "fp8", needs=("fp8",)
     ),
     "tune_fp32": Case("Fine-tune in fp32", series="fine_tune"),
-    "tune_bf16": Case(
-        "Fine-tune in full bf16",
-        {"mixed_precision": "bf16", "full_precision": "bf16"},
-        series="fine_tune",
-        tolerance="16",
-        against="tune_fp32",
-    ),
+    "tune_bf16": Case("Fine-tune in full bf16", FULL_BF16, "16", "fine_tune", against="tune_fp32"),
 }
 MODES = {
-    "checkpointing": Case("Gradient checkpointing", {"gradient_checkpointing": True}),
-    "attention_plain": Case("Attention: math", {"attention": "plain"}),
-    "attention_sliced": Case("Attention: sliced", {"attention": "sliced"}),
-    "attention_xformers": Case("Attention: xFormers", {"attention": "xformers"}, needs=("xformers",)),
-    "latents_memory": Case("Latents in RAM", {"cache_latents": "memory"}),
-    "latents_device": Case("Latents on the device", {"cache_latents": "device"}),
-    "latents_off": Case("Latents not cached", {"cache_latents": "off"}),
-    "adamw8bit": Case("8-bit AdamW", more={"optimizer": {"optimizer_type": "AdamW8bit"}}, needs=("bitsandbytes",)),
-    "fused_groups": Case(
-        "Fused backward pass in groups", {"fused_optimizer_groups": 4}, series="fine_tune", tolerance="apart"
-    ),
-    "fused_backward": Case(
-        "Fused backward pass, AdaFactor", {"fused_backward_pass": True}, series="adafactor", tolerance="apart"
-    ),
+    "checkpointing": Case("Gradient checkpointing", memory(gradient_checkpointing=True)),
+    "attention_plain": Case("Attention: math", memory(attention="plain")),
+    "attention_sliced": Case("Attention: sliced", memory(attention="sliced")),
+    "attention_xformers": Case("Attention: xFormers", memory(attention="xformers"), needs=("xformers",)),
+    "latents_memory": Case("Latents in RAM", memory(cache_latents="memory")),
+    "latents_device": Case("Latents on the device", memory(cache_latents="device")),
+    "latents_off": Case("Latents not cached", memory(cache_latents="off")),
+    "adamw8bit": Case("8-bit AdamW", {"optimizer": {"optimizer_type": "AdamW8bit"}}, needs=("bitsandbytes",)),
+    "fused_groups": Case("Fused backward pass in groups", memory(fused_optimizer_groups=4), "apart", "fine_tune"),
+    "fused_backward": Case("Fused backward pass, AdaFactor", memory(fused_backward_pass=True), "apart", "adafactor"),
 }
 COMPILED = {
     "compiled": Case(
         "torch.compile",
-        {"torch_compile": True, "mixed_precision": "bf16"},
-        tolerance="16",
+        memory(torch_compile=True, mixed_precision="bf16"),
+        "16",
         needs=("compiler",),
         gpu=True,
         seconds=90.0,
