@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,17 +15,18 @@ from safetensors.torch import save_file
 from core.families import family
 from core.families.components import Components
 from core.families.layout import Layout
+from core.families.token_count import VOCABULARY
 from core.formats.models import sd_keys
 from core.formats.models.text_keys import full_name
-from core.machine_check.random_model import (
-    random_state,
-    shipped_config,
-    write_folder,
-    write_part,
-    write_rest,
-)
+from core.machine_check.random_model import random_state
 from core.networks.adapter_file import save_lora
 
+WEIGHT_FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
+}
 TINY = {
     "unet": {
         "block_out_channels": [32, 32, 64, 64],
@@ -68,6 +70,39 @@ TINY_REFINER = {
 SD15_NUMBERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}  # as published
 LORA_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2_v", "sdxl": "sdxl_base_v1-0"}
 TINY_OF = {"sd1": TINY, "sd2": TINY, "sdxl": TINY_SDXL, "sdxl_refiner": TINY_REFINER}
+
+
+def shipped_config(name: str, family_name: str = "sd1") -> dict[str, Any]:
+    """The published configuration of a part."""
+    return family(family_name).layout.config(name)
+
+
+def write_folder(
+    folder: Path, configs: dict[str, dict[str, Any]], dtype: torch.dtype, seed: int = 0, family_name: str = "sd1"
+) -> Path:
+    """Write a diffusers folder with random weights. configs: {part's folder: its config}"""
+    for name, config in configs.items():
+        write_part(folder, name, config, random_state(name, config, dtype, seed))
+    write_rest(folder, family_name)
+    return folder
+
+
+def write_part(folder: Path, name: str, config: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if name.startswith("text_encoder"):
+        state = {full_name(key): value for key, value in state.items()}
+    save_file(state, folder / name / WEIGHT_FILES[name], metadata={"format": "pt"})
+
+
+def write_rest(folder: Path, family_name: str = "sd1") -> None:
+    """Write scheduler, tokenizers and model_index.json of the family."""
+    configs = family(family_name).layout.configs
+    for inside in (configs / "scheduler", *configs.glob("tokenizer*")):
+        shutil.copytree(inside, folder / inside.name, dirs_exist_ok=True)
+        if inside.name.startswith("tokenizer"):
+            shutil.copy(VOCABULARY, folder / inside.name / VOCABULARY.name)
+    shutil.copy(configs / "model_index.json", folder / "model_index.json")
 
 
 def tiny_configs(family_name: str) -> dict[str, dict[str, Any]]:

@@ -23,13 +23,12 @@ from core.engine.execute import execute
 from core.engine.extend import job_of
 from core.engine.view import RunView
 from core.record.run_folder import RunFolder
-from core.record.workspace import PROJECT, Workspace
+from core.record.workspace import PROJECT, STARTER, Workspace
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump, read
 
-STARTER = PROJECT / "models" / "starter"
 STYLE = "glyph style"
 FEW = ("fox", "bear", "sailboat", "house")
 

@@ -9,7 +9,6 @@ from core.machine_check.item import Place
 from core.machine_check.jobs import sample_tones
 from core.machine_check.trainings import RECORDED, SERIES, starter, train
 from core.record.workspace import PROJECT, Workspace
-from core.settings.flags import merge
 
 
 def record(folder: Path) -> None:
@@ -18,8 +17,7 @@ def record(folder: Path) -> None:
 
     torch.set_num_threads(1)
     place = Place("cpu", Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets"), folder)
-    memory = {"memory": {"mixed_precision": "no"}}
-    losses = {name: train(merge(merge(starter(), more), memory), place).losses for name, more in SERIES.items()}
+    losses = {name: train(starter(more), place).losses for name, more in SERIES.items()}
     rounded = {name: [round(loss, 6) for loss in each] for name, each in losses.items()}
     text = json.dumps({"losses": rounded, "sample": sample_tones(place)[1]}, indent=1)
     RECORDED.write_text(text + "\n", encoding="utf-8")

@@ -15,9 +15,8 @@ from core.families.layout import Layout
 from core.formats.detect import read_json
 from core.formats.models.checkpoint import Part
 from core.record.problems import ProblemsError
-from core.record.workspace import PROJECT
+from core.record.workspace import STARTER
 
-STARTER = PROJECT / "models" / "starter"
 FILE = Path(__file__).with_name("published_shapes.json.gz")  # written by `python -m workshop.published_shapes`
 # Config values that shapes depend on, of all kinds of parts.
 DECIDING = (

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from core.families import compiling
+from core.families.precision import use_tf32
 from core.families.type_speed import EQUAL
 from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place, absent
-from core.machine_check.system import REINSTALL
+from core.machine_check.system import REINSTALL, installed
+from core.optimization import trial
 from core.record import machine
+from core.record.lazy_torch import nn, torch
 from core.record.problems import ProblemsError, errors
 from core.record.units import listed, memory_words
+from core.settings.memory import MemorySettings
 from core.setup.facts import machine_facts
-
-if TYPE_CHECKING:
-    import torch
 
 REPEATS = 3
 LARGE, SMALL = 2048, 512  # rows and columns of a measured product
 PATIENCE = 10.0  # seconds for all products: a processor without fp16 takes 44 s for one of [2048, 2048]
-# For the largest entry, against the same product in float64: a product of 256 values around 1. Dtypes have 24, 11, 8, 11 and
-# 4 significant bits; each bound is about ten times the rounding of one value, far below any wrong kernel.
-ROUNDING = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2, "fp8": 0.5}
-TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8_e4m3fn"}
+# For the largest entry, against the same product in float64: a product of 256 values around 1. Dtypes have 24, 11, 8 and 11
+# significant bits; each bound is about ten times the rounding of one value, far below any wrong kernel.
+ROUNDING = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
+TYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 NEW_CARD = 8  # compute capability of the first NVIDIA GPUs with TF32 and bf16
 
 
 def torch_build(place: Place) -> Finding:
     """The build of torch, and whether it can use the installed GPU."""
-    import torch
-
     facts = {
-        "torch": str(torch.__version__),
+        "torch": torch.version.__version__,
         "cuda": torch.version.cuda,
         "hip": getattr(torch.version, "hip", None),
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
@@ -42,7 +43,7 @@ def torch_build(place: Place) -> Finding:
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {facts['hip']}" if facts["hip"] else "CPU"
-    finding = Finding(OK, f"torch {torch.__version__}, built for {build}", facts=facts)
+    finding = Finding(OK, f"torch {facts['torch']}, built for {build}", facts=facts)
     seen = machine_facts()
     if torch.cuda.is_available() or not (seen.nvidia_card or seen.driver or seen.amd_card):
         return finding
@@ -55,8 +56,6 @@ def torch_build(place: Place) -> Finding:
 
 def device(place: Place) -> Finding:
     """The device used by jobs, and a first product on it."""
-    import torch
-
     ones = torch.ones(64, 64, device=place.device)
     if float((ones @ ones).sum()) != 64.0**3:
         reason = f"a product computed on '{place.device}' is wrong"
@@ -80,8 +79,6 @@ def device(place: Place) -> Finding:
 
 def vram(place: Place) -> Finding:
     """Memory of the GPU, and how much other programs use."""
-    import torch
-
     if not place.cuda:
         return absent("no CUDA device")
     free, total = torch.cuda.mem_get_info(place.device)
@@ -97,29 +94,17 @@ def vram(place: Place) -> Finding:
 
 def number_type(name: str, place: Place) -> Finding:
     """Whether products in this dtype are correct on this device, and how fast they are compared with fp32."""
-    import torch
-
-    from core.families.precision import use_tf32
-
     if name == "fp8":
         return narrow_type(place)
-    if name == "tf32":
-        if not place.cuda or torch.cuda.get_device_capability(place.device)[0] < NEW_CARD:
-            return absent("TF32 needs an NVIDIA GPU from 2020 or later")
-        use_tf32(True)
-        try:
-            return _measured(name, "float32", place)
-        finally:
-            use_tf32(False)
-    return _measured(name, TYPES[name], place)
-
-
-def _measured(name: str, dtype: str, place: Place) -> Finding:
-    import torch
-
+    if name == "tf32" and (not place.cuda or torch.cuda.get_device_capability(place.device)[0] < NEW_CARD):
+        return absent("TF32 needs an NVIDIA GPU from 2020 or later")
     torch.set_num_threads(machine.threads())
-    error = product_error(getattr(torch, dtype), place.device)
-    rate = gemm_rate(dtype, place.device, REPEATS)
+    use_tf32(name == "tf32")
+    try:
+        error = product_error(getattr(torch, TYPES[name]), place.device)
+        rate = gemm_rate(TYPES[name], place.device, REPEATS)
+    finally:
+        use_tf32(False)
     facts = {"flops_per_second": rate, "error": error}
     finding = Finding(OK, f"{rate / 1e12:.2f} TFLOP/s, rounding {error:.0e}", facts=facts)
     if not error <= ROUNDING[name]:  # NaN fails too
@@ -144,8 +129,6 @@ def gemm_rate(dtype: str, device: str, repeats: int) -> float:
 
 
 def _product_seconds(size: int, dtype: str, device: str, repeats: int) -> float:
-    import torch
-
     a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
     return fastest(lambda: torch.mm(a, b), device, repeats)
 
@@ -154,26 +137,16 @@ def fastest(run: Callable[[], Any], device: str, repeats: int) -> float:
     """Seconds of the fastest of `repeats` runs after a warm-up."""
     taken = []
     for _ in range(repeats + 1):
-        wait(device)
+        machine.synchronize(device)
         begun = time.perf_counter()
         run()
-        wait(device)
+        machine.synchronize(device)
         taken.append(time.perf_counter() - begun)
     return min(taken[1:])
 
 
-def wait(device: str) -> None:
-    """Wait until the GPU has finished its queued work."""
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.synchronize(device)
-
-
 def product_error(dtype: torch.dtype, device: str) -> float:
     """Largest error of a product and its gradient against float64, relative to the largest entry."""
-    import torch
-
     draws = torch.Generator().manual_seed(0)
     exact = [torch.randn(256, 256, generator=draws).to(dtype).double() for _ in range(2)]
     a, b = (each.to(dtype).to(device).requires_grad_() for each in exact)
@@ -187,8 +160,6 @@ def product_error(dtype: torch.dtype, device: str) -> float:
 
 def narrow_type(place: Place) -> Finding:
     """fp8 (float8_e4m3fn) as Atelier uses it: weights are stored in 8 bits and upcast at each use."""
-    import torch
-
     if place.device == "mps":
         return absent("Apple GPUs do not support fp8", "leave the fp8 base model off")
     wide = torch.linspace(-8, 8, 4096).to(place.device)
@@ -207,9 +178,7 @@ def narrow_type(place: Place) -> Finding:
 
 def attention(place: Place) -> Finding:
     """Which kernels of torch's SDPA run here, at the size of SD 1.5's largest attention map at 512 px."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
+    backends = nn.attention.SDPBackend
     dtype = torch.float16 if place.cuda else torch.float32
     tokens = 4096 if place.cuda else 256
     draws = torch.Generator().manual_seed(0)
@@ -218,7 +187,7 @@ def attention(place: Place) -> Finding:
     refused: dict[str, str] = {}
     for name in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH"):
         try:
-            with sdpa_kernel(getattr(SDPBackend, name)):
+            with nn.attention.sdpa_kernel(getattr(backends, name)):
                 seconds[name.lower()] = _attention_seconds(q, k, v, place)
         except RuntimeError as error:
             refused[name.lower()] = str(error).splitlines()[0][:200]
@@ -234,16 +203,11 @@ def attention(place: Place) -> Finding:
 
 def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
     """Seconds of the fastest of a few runs, forward and backward."""
-    import warnings
-
-    import torch
-    from torch.nn.functional import scaled_dot_product_attention
-
     q.requires_grad_()
 
     def run() -> None:
         q.grad = None
-        scaled_dot_product_attention(q, k, v).float().sum().backward()
+        nn.functional.scaled_dot_product_attention(q, k, v).float().sum().backward()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch explains in several why a kernel is unsuitable
@@ -259,13 +223,11 @@ def xformers(place: Place) -> Finding:
         return absent("xFormers has kernels for NVIDIA GPUs only")
     if find_spec("xformers") is None:
         return absent("xFormers is not installed", "nothing to do: SDPA is as fast")
-    import torch
     import xformers.ops
-    from torch.nn.functional import scaled_dot_product_attention
 
     q, k, v = (torch.randn(1, 1024, 8, 40, device=place.device, dtype=torch.float16) for _ in range(3))
     ours = xformers.ops.memory_efficient_attention(q, k, v)
-    plain = scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+    plain = nn.functional.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
     error = float((ours - plain).abs().max())
     facts = {"version": version("xformers"), "error": error}
     if not error <= 1e-2:  # fp16 has 11 significant bits; entries are below 4
@@ -280,14 +242,12 @@ def bitsandbytes(place: Place) -> Finding:
         return absent("bitsandbytes is not installed")
     import bitsandbytes as library
 
-    from core.optimization.trial import attempt
-
     facts = {"version": version("bitsandbytes")}
 
     def make(groups: list[dict[str, Any]]) -> Any:
         return library.optim.AdamW8bit(groups, lr=1e-3)
 
-    result = attempt(make, 1e-3, device=place.device)
+    result = trial.attempt(make, 1e-3, device=place.device)
     found = f"bitsandbytes {facts['version']}"
     if result.reason:
         fix = "use AdamW; " + REINSTALL
@@ -297,7 +257,7 @@ def bitsandbytes(place: Place) -> Finding:
 
 def onnxruntime(place: Place) -> Finding:
     """The runtime of the taggers."""
-    names = [name for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)]
+    names = [name for name in ("onnxruntime-gpu", "onnxruntime") if installed(name)]
     if find_spec("onnxruntime") is None:
         return absent("onnxruntime is not installed")
     import onnxruntime as library
@@ -313,25 +273,14 @@ def onnxruntime(place: Place) -> Finding:
     return finding
 
 
-def _installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
 def compiler(place: Place) -> Finding:
     """torch.compile: a C++ compiler, triton on a GPU, and a small layer compiled with its gradient."""
-    from core.families.compiling import compile_problems, try_compiling
-    from core.settings.memory import MemorySettings
-
-    facts: dict[str, Any] = {"triton": version("triton") if _installed("triton") else None}
-    if wrong := errors(compile_problems(MemorySettings(torch_compile=True), place.device)):
+    facts: dict[str, Any] = {"triton": installed("triton")}
+    if wrong := errors(compiling.compile_problems(MemorySettings(torch_compile=True), place.device)):
         return Finding(ABSENT, "", wrong[0].what, f"{wrong[0].fix}; torch.compile is optional", facts)
     begun = time.perf_counter()
     try:
-        try_compiling("inductor", place.device)
+        compiling.try_compiling("inductor", place.device)
     except ProblemsError as error:
         return Finding(FAILED, "", error.problems[0].what, error.problems[0].fix, facts)
     facts["seconds"] = round(time.perf_counter() - begun, 2)

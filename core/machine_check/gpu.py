@@ -11,16 +11,15 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from core.machine_check import workload
-from core.machine_check.computing import wait
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
-from core.machine_check.trainings import check_workspace, ready_training, starter, take_steps, train
+from core.machine_check.random_model import make_model
+from core.machine_check.trainings import BF16, built, check_workspace, memory, starter, take_steps, train
 from core.record import machine
+from core.record.lazy_torch import torch
 from core.record.machine import RUNTIME_BYTES
 from core.record.memory import is_out_of_memory
 from core.record.units import memory_words
 from core.settings.check import build
-from core.settings.flags import merge
 from core.settings.job import TrainJob
 
 SIZE = 512
@@ -39,15 +38,15 @@ NEAR = 0.25  # relative to the forecast: a larger difference is reported
 # name: (title, settings it changes); each is measured against `plain`
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("LoRA in fp32", {}),
-    "bf16": ("bf16 instead of fp32", {"memory": {"mixed_precision": "bf16"}}),
-    "checkpointing": ("gradient checkpointing", {"memory": {"gradient_checkpointing": True}}),
-    "fp8": ("base model in fp8", {"memory": {"fp8_base": True}}),
+    "bf16": ("bf16 instead of fp32", BF16),
+    "checkpointing": ("gradient checkpointing", memory(gradient_checkpointing=True)),
+    "fp8": ("base model in fp8", memory(fp8_base=True)),
     "adamw8bit": ("8-bit AdamW", {"optimizer": {"optimizer_type": "AdamW8bit"}}),
-    "attention_plain": ("math attention instead of SDPA", {"memory": {"attention": "plain"}}),
+    "attention_plain": ("math attention instead of SDPA", memory(attention="plain")),
     "no_text": ("text encoder frozen", {"network": {"train_text_encoder": False}}),
     "all": (
         "bf16, checkpointing and fp8 together",
-        {"memory": {"mixed_precision": "bf16", "gradient_checkpointing": True, "fp8_base": True}},
+        memory(gradient_checkpointing=True, fp8_base=True, mixed_precision="bf16"),
     ),
 }
 
@@ -57,24 +56,18 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def no_waits(place: Place) -> Finding:
     """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
-    from torch.profiler import ProfilerActivity, profile, record_function
-
-    job = build(TrainJob, merge(starter(), {"memory": {"mixed_precision": "bf16"}}))
-    training = ready_training(place, job)
-    run = training.run
-    try:
+    profiler = torch.profiler
+    with built(starter(BF16), place) as run:
         take_steps(run, WARM)
-        wait(place.device)
+        machine.synchronize(place.device)
         with waiting_lines() as places:
             take_steps(run, 1)
-        wait(place.device)
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        machine.synchronize(place.device)
+        with profiler.profile(activities=[profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.CUDA]) as seen:
             for _ in range(WATCHED):
-                with record_function(MARK):
+                with profiler.record_function(MARK):
                     take_steps(run, 1)
         counted = waits_within(seen.events() or [])
-    finally:
-        training.release()
     facts = {"waits": dict(counted), "places": places, "steps": WATCHED}
     if counted or places:
         reason = f"the host waits for the GPU during a step: {', '.join(counted) or places[0]}"
@@ -96,8 +89,6 @@ def waits_within(events: Iterable[Any], mark: str = MARK) -> Counter[str]:
 @contextmanager
 def waiting_lines() -> Iterator[list[str]]:
     """A context whose list receives the lines of this project at which torch waited for the GPU: "inner:12 < outer:34"."""
-    import torch
-
     places: list[str] = []
 
     def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
@@ -122,10 +113,14 @@ def waiting_lines() -> Iterator[list[str]]:
 
 def real_values(place: Place, change: dict[str, Any]) -> dict[str, Any]:
     """SD 1.5 LoRA of rank 16 at 512 px, batch 1, all weights in fp32 without memory savings, except for the change."""
-    model = workload.make_model(place.folder)
-    images = workload.make_images(place.folder, SIZE, 2)
-    values = workload.job_values(model, images, SIZE, STEPS, "no")
-    return merge(values, change)
+    job = {
+        "model": {"base_model": str(make_model(place.folder))},
+        "dataset": {"resolution": SIZE, "train_batch_size": 1},
+        "network": {"rank": 16, "alpha": 16.0, "train_text_encoder": True},
+        "optimizer": {"learning_rate": 1e-4},
+        "schedule": {"max_train_steps": STEPS},
+    }
+    return starter(job, change)
 
 
 def real_model(place: Place) -> Finding:
@@ -134,7 +129,7 @@ def real_model(place: Place) -> Finding:
     if free < 4_000_000_000:
         fix = "free 4 GB temporarily, or start with --outputs DIR on another disk"
         return Finding(FAILED, "", "the disk has no space for this check's model", fix)
-    model = workload.make_model(place.folder)
+    model = make_model(place.folder)
     size = sum(each.stat().st_size for each in model.rglob("*") if each.is_file())
     return Finding(OK, f"SD 1.5's architecture with random weights, {size / 1e9:.1f} GB", facts={"bytes": size})
 

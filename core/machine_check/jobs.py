@@ -8,16 +8,15 @@ from typing import Any
 
 from core.machine_check.item import FAILED, OK, Finding, Place
 from core.machine_check.trainings import TOLERANCE, check_workspace, context_of, recorded, starter
-from core.machine_check.workload import STARTER
+from core.record.lazy_torch import torch
+from core.record.workspace import STARTER
 from core.settings.check import build
-from core.settings.flags import merge
 from core.settings.job import GenerateJob, TrainJob
 
 TONES = 8  # the sample is compared as so many rows and columns of mean gray values
 # In gray levels of 255. Measured on a CPU: 0.4 between bf16 and fp32. Another prompt or seed is off by more than 40.
 SAMPLE_OFF = 12.0
 PROVED_STEPS = 4
-FP32 = {"memory": {"mixed_precision": "no"}}
 
 
 def generated(place: Place, **more: Any) -> Path:
@@ -72,13 +71,10 @@ def sample(place: Place) -> Finding:
 
 def save_and_load(place: Place) -> Finding:
     """Train two steps like any job, then generate with the saved LoRA."""
-    import torch
-
     from core.engine.execute import execute
     from core.networks.adapter_file import load_lora
 
-    more = {"schedule": {"max_train_steps": 2}, "optimizer": {"learning_rate": 0.05}}
-    job = build(TrainJob, merge(merge(starter(), FP32), more))
+    job = build(TrainJob, starter({"schedule": {"max_train_steps": 2}, "optimizer": {"learning_rate": 0.05}}))
     context = context_of(place, job)
     begun = time.perf_counter()
     state, words = execute("train", job, context.folder, context.workspace, place.device)
@@ -104,7 +100,7 @@ def resume(place: Place) -> Finding:
     """Four steps in one run, compared with two, a stop and two more."""
     from core.training.prove import prove
 
-    job = build(TrainJob, merge(starter(), FP32))
+    job = build(TrainJob, starter())
     begun = time.perf_counter()
     proof = prove(job, check_workspace(place), place.device, PROVED_STEPS)
     facts: dict[str, Any] = {

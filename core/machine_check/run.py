@@ -1,31 +1,35 @@
-"""Runs the check: item after item in a separate process, each within its time limit, all within three minutes."""
+"""Runs the check: item after item in a separate process, each within its time limit, all within three minutes. A crash or hang
+of that process ends neither the page nor the check."""
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, SLOWER, WORDS, Finding, Item
+from core.engine.explain import explain
+from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, SLOWER, WORDS, Finding, Item, Place
 from core.machine_check.items import all_items
 from core.machine_check.report import Line, report_of
-from core.record import atomic
+from core.record import atomic, machine
 from core.record.cancel import CancelToken
 from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import ProblemsError
 from core.record.run_folder import list_runs
-from core.record.worker import Gone, Worker
+from core.record.worker import Gone, Worker, answer_questions
 from core.record.workspace import Workspace
 
 BUDGET_SECONDS = 180.0
-WORKER = [sys.executable, "-m", "core.machine_check.worker"]
+WORKER = [sys.executable, "-m", "core.machine_check.run"]
 Listener = Callable[[Sequence[Line], int], None]  # (lines so far, the last one still running; how many there will be)
-WHERE = "check"
+WHERE, REPORT = "check", "report this, with the JSON of the check"
 
 
 def refuse_while_training(workspace: Workspace) -> None:
@@ -160,6 +164,52 @@ def gone(answer: Gone, seconds: float) -> Finding:
     """The finding for an item whose process ended or hung."""
     if answer.hung:
         reason = f"no answer within {seconds:.0f} seconds, so its process was killed"
-        return Finding(FAILED, "", reason, "report this, with the JSON of the check", {}, answer.said)
+        return Finding(FAILED, "", reason, REPORT, {}, answer.said)
     fix = "run ./launch.sh update (Windows: launch.bat update); if it fails again, report this"
     return Finding(FAILED, "", f"its process ended with {answer.code_words}", fix, {}, answer.said)
+
+
+# ---- in the process itself
+
+
+def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
+    """The process's main loop: asked {"item", "earlier"}, it answers {"device", "finding"}.
+
+    words   device ("" for the best available), outputs, models, folder for files of the items
+    """
+    device, outputs, models, folder = words
+    faulthandler.enable()
+    items = {item.name: item for item in listed}
+    workspace = Workspace.of(outputs, models)
+
+    def answer(asked: dict[str, Any]) -> dict[str, Any]:
+        nonlocal device
+        item = items[asked["item"]]
+        if not device and (item.needs or item.name == "torch"):
+            with suppress(Exception):  # a torch that does not load is reported by its own item
+                device = machine.default_device()
+        finding = guarded(item, Place(device or "cpu", workspace, Path(folder), asked["earlier"]))
+        return {"device": device, "finding": asdict(finding)}
+
+    answer_questions(answer)
+
+
+def guarded(item: Item, place: Place) -> Finding:
+    """The item's finding; an error becomes one too: in plain words where it has them, with its traceback."""
+    try:
+        return item.look(place)
+    except Exception as error:
+        words = explain(error)
+        reason = words.what if words.known else f"{type(error).__name__}: {str(error)[:500]}"
+        facts = {"poisoned": True} if words.poisoned or is_cuda_error(error) else {}
+        return Finding(FAILED, "", reason, words.fix if words.known else REPORT, facts, traceback.format_exc())
+
+
+def is_cuda_error(error: BaseException) -> bool:
+    """Whether CUDA may be unusable for the rest of this process, as after a fault in a kernel; not when out of memory."""
+    text = str(error).lower()
+    return ("cuda error" in text or "hip error" in text or "cublas_status" in text) and "out of memory" not in text
+
+
+if __name__ == "__main__":
+    answer_items(sys.argv[1:], all_items())

@@ -40,22 +40,27 @@ def python(place: Place) -> Finding:
 def packages(place: Place) -> Finding:
     """Versions of Atelier's dependencies, compared with the tested ones."""
     pinned = pinned_versions((PROJECT / "requirements.txt").read_text("utf-8"))
-    there, missing, other = {}, [], []
-    for name in PACKAGES:
-        try:
-            there[name] = version(name)
-        except PackageNotFoundError:
-            missing.append(name)
-            continue
-        if name in pinned and there[name].partition("+")[0] != pinned[name]:
-            other.append(f"{name} {there[name]} (tested: {pinned[name]})")
+    there = {name: number for name in PACKAGES if (number := installed(name))}
+    other = [
+        f"{name} {number} (tested: {pinned[name]})"
+        for name, number in there.items()
+        if name in pinned and number.partition("+")[0] != pinned[name]
+    ]
     facts = {"packages": there}
-    if missing:
+    if missing := [name for name in PACKAGES if name not in there]:
         return Finding(FAILED, "", f"not installed: {', '.join(missing)}", REINSTALL, facts)
     if other:
         fix = "if something fails, run ./launch.sh update (Windows: launch.bat update)"
         return Finding(SLOWER, "", f"untested versions: {', '.join(other)}", fix, facts)
     return Finding(OK, ", ".join(f"{name} {number}" for name, number in there.items()), facts=facts)
+
+
+def installed(package: str) -> str | None:
+    """The version of a package; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def memory(place: Place) -> Finding:

@@ -8,30 +8,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.machine_check.computing import wait
+from core.families.attention import memory_problems
 from core.machine_check.item import OK, Finding, Place, absent
-from core.machine_check.workload import ADAFACTOR, STARTER
 from core.record import machine
 from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import SilentJournal
+from core.record.lazy_torch import torch
+from core.record.memory import PeakMemory, free_memory
 from core.record.problems import errors
 from core.record.run_folder import RunFolder
 from core.record.units import memory_words
-from core.record.workspace import PROJECT, Workspace
+from core.record.workspace import PROJECT, STARTER, Workspace
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 
 if TYPE_CHECKING:
-    from core.training.building.setup import Training
     from core.training.loop.run import Run
 
 STEPS = 12
@@ -46,71 +48,69 @@ SLOWER_BY = 1.25  # relative to a step's time: less can be caused by other progr
 # Each bound is about three times that, more for fp32: a GPU sums in another order, and Adam makes a full step of a gradient
 # near 0. They must detect a training that changes nothing (off by 0.1) and 1.1 times the learning rate (off by 0.013).
 TOLERANCE = {"fp32": 4e-3, "tf32": 1e-2, "16": 4e-2, "fp8": 6e-2, "apart": 6e-2}
-TUNE = {"method": {"kind": "fine_tune"}, "optimizer": {"learning_rate": 6e-5}}
+ADAFACTOR = {
+    "optimizer_type": "Adafactor",
+    "optimizer_args": {"scale_parameter": False, "relative_step": False, "warmup_init": False},
+}
+TUNE = {"kind": "fine_tune"}
 SERIES: dict[str, dict[str, Any]] = {
     "lora": {},
-    "fine_tune": TUNE,
-    "adafactor": {"method": {"kind": "fine_tune"}, "optimizer": {**ADAFACTOR, "learning_rate": 1e-4}},
+    "fine_tune": {"method": TUNE, "optimizer": {"learning_rate": 6e-5}},
+    "adafactor": {"method": TUNE, "optimizer": {**ADAFACTOR, "learning_rate": 1e-4}},
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One training mode. series: the recorded losses it must match. against: the case its time is compared with."""
+    """A training mode. settings: what it changes; series: the recorded losses it must match; against: the case its time is compared
+    with."""
 
     title: str
-    memory: dict[str, Any] = field(default_factory=dict)
-    more: dict[str, Any] = field(default_factory=dict)
-    series: str = "lora"
+    settings: dict[str, Any] = field(default_factory=dict)
     tolerance: str = "fp32"
+    series: str = "lora"
     against: str = ""
     needs: tuple[str, ...] = ()
     gpu: bool = False
     seconds: float = 60.0
 
     def values(self) -> dict[str, Any]:
-        memory = {"mixed_precision": "no"} | self.memory
-        return merge(merge(merge(starter(), SERIES[self.series]), {"memory": memory}), self.more)
+        return starter(SERIES[self.series], self.settings)
 
 
+def memory(**values: Any) -> dict[str, Any]:
+    return {"memory": values}
+
+
+BF16, FULL_BF16 = memory(mixed_precision="bf16"), memory(mixed_precision="bf16", full_precision="bf16")
 PRECISIONS = {
     "train_fp32": Case("LoRA in fp32"),
-    "train_bf16": Case("LoRA in bf16", {"mixed_precision": "bf16"}, tolerance="16", against="train_fp32"),
-    "train_fp16": Case("LoRA in fp16", {"mixed_precision": "fp16"}, tolerance="16", against="train_fp32"),
-    "train_tf32": Case("LoRA in TF32", {"allow_tf32": True}, tolerance="tf32", gpu=True, needs=("tf32",)),
+    "train_bf16": Case("LoRA in bf16", BF16, "16", against="train_fp32"),
+    "train_fp16": Case("LoRA in fp16", memory(mixed_precision="fp16"), "16", against="train_fp32"),
+    "train_tf32": Case("LoRA in TF32", memory(allow_tf32=True), "tf32", needs=("tf32",), gpu=True),
     "train_fp8": Case(
-        "LoRA on a base model in fp8", {"mixed_precision": "auto", "fp8_base": True}, tolerance="fp8", needs=("fp8",)
+        "LoRA on a base model in fp8", memory(mixed_precision="auto", fp8_base=True), "fp8", needs=("fp8",)
     ),
     "tune_fp32": Case("Fine-tune in fp32", series="fine_tune"),
-    "tune_bf16": Case(
-        "Fine-tune in full bf16",
-        {"mixed_precision": "bf16", "full_precision": "bf16"},
-        series="fine_tune",
-        tolerance="16",
-        against="tune_fp32",
-    ),
+    "tune_bf16": Case("Fine-tune in full bf16", FULL_BF16, "16", "fine_tune", against="tune_fp32"),
 }
 MODES = {
-    "checkpointing": Case("Gradient checkpointing", {"gradient_checkpointing": True}),
-    "attention_plain": Case("Attention: math", {"attention": "plain"}),
-    "attention_sliced": Case("Attention: sliced", {"attention": "sliced"}),
-    "attention_xformers": Case("Attention: xFormers", {"attention": "xformers"}, needs=("xformers",)),
-    "latents_memory": Case("Latents in RAM", {"cache_latents": "memory"}),
-    "latents_device": Case("Latents on the device", {"cache_latents": "device"}),
-    "latents_off": Case("Latents not cached", {"cache_latents": "off"}),
-    "adamw8bit": Case("8-bit AdamW", more={"optimizer": {"optimizer_type": "AdamW8bit"}}, needs=("bitsandbytes",)),
-    "fused_groups": Case(
-        "Fused backward pass in groups", {"fused_optimizer_groups": 4}, series="fine_tune", tolerance="apart"
-    ),
-    "fused_backward": Case(
-        "Fused backward pass, AdaFactor", {"fused_backward_pass": True}, series="adafactor", tolerance="apart"
-    ),
+    "checkpointing": Case("Gradient checkpointing", memory(gradient_checkpointing=True)),
+    "attention_plain": Case("Attention: math", memory(attention="plain")),
+    "attention_sliced": Case("Attention: sliced", memory(attention="sliced")),
+    "attention_xformers": Case("Attention: xFormers", memory(attention="xformers"), needs=("xformers",)),
+    "latents_memory": Case("Latents in RAM", memory(cache_latents="memory")),
+    "latents_device": Case("Latents on the device", memory(cache_latents="device")),
+    "latents_off": Case("Latents not cached", memory(cache_latents="off")),
+    "adamw8bit": Case("8-bit AdamW", {"optimizer": {"optimizer_type": "AdamW8bit"}}, needs=("bitsandbytes",)),
+    "fused_groups": Case("Fused backward pass in groups", memory(fused_optimizer_groups=4), "apart", "fine_tune"),
+    "fused_backward": Case("Fused backward pass, AdaFactor", memory(fused_backward_pass=True), "apart", "adafactor"),
 }
 COMPILED = {
     "compiled": Case(
         "torch.compile",
-        {"torch_compile": True, "mixed_precision": "bf16"},
-        tolerance="16",
+        memory(torch_compile=True, mixed_precision="bf16"),
+        "16",
         needs=("compiler",),
         gpu=True,
         seconds=90.0,
@@ -119,18 +119,20 @@ COMPILED = {
 CASES = PRECISIONS | MODES | COMPILED
 
 
-def starter() -> dict[str, Any]:
-    """Settings of a training on the starter's images at half their size, batch size 2: small enough for many trainings in a
-    minute."""
-    return {
+def starter(*changes: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a training on the starter's images at half their size, batch size 2, in fp32, with these changes: small enough
+    for many trainings in a minute."""
+    job = {
         "model": {"base_model": str(STARTER)},
         "dataset": {"folder": str(STARTER / "images"), "resolution": 64, "train_batch_size": 2},
         "network": {"rank": 8, "alpha": 8.0},
         "optimizer": {"learning_rate": 1e-3},
         "schedule": {"max_train_steps": STEPS, "seed": 7},
+        "memory": {"mixed_precision": "no"},
         "saving": {"output_name": "check", "save_every_minutes": None},
         "logging": {"log_with": "none"},
     }
+    return reduce(merge, changes, job)
 
 
 @dataclass(frozen=True)
@@ -160,14 +162,19 @@ def context_of(place: Place, job: TrainJob) -> JobContext:
     return JobContext(workspace, folder, SilentJournal(), NoCommands(), place.device)
 
 
-def ready_training(place: Place, job: TrainJob) -> Training:
-    """The training of this job, all images and captions encoded, ready for its first step; the caller must `release` it. Raises
+@contextmanager
+def built(values: dict[str, Any], place: Place) -> Iterator[Run]:
+    """The run of this job, all images and captions encoded, ready for its first step; released afterwards. Raises
     ProblemsError."""
     from core.training.building.setup import build_training
 
+    job = build(TrainJob, values)
     training = build_training(job, context_of(place, job), at_once=True)  # its steps and their memory are measured
-    training.run.stepper.ready()
-    return training
+    try:
+        training.run.stepper.ready()
+        yield training.run
+    finally:
+        training.release()
 
 
 def take_steps(run: Run, count: int) -> None:
@@ -181,39 +188,26 @@ def take_steps(run: Run, count: int) -> None:
 
 def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Trained:
     """Run the steps of this job and read back the losses. Raises ProblemsError, also at a loss of NaN or infinity."""
-    from core.record.memory import PeakMemory, free_memory
-
     free_memory()
     before = machine.memory("cpu")[0]
-    job = build(TrainJob, values)
-    measured_steps = (job.schedule.max_train_steps or STEPS) - warm_up
-    with PeakMemory(place.device) as peak:
-        training = ready_training(place, job)
-        run = training.run
-        try:
-            take_steps(run, warm_up)
-            wait(place.device)
-            begun = time.perf_counter()
-            take_steps(run, measured_steps)
-            wait(place.device)
-            seconds = (time.perf_counter() - begun) / measured_steps
-            back = run.reports.losses.read()
-            if back is None or back.end is not None:
-                raise back.end if back and back.end else RuntimeError("no loss came back")
-            losses = back.losses
-        finally:
-            training.release()
+    with PeakMemory(place.device) as peak, built(values, place) as run:
+        take_steps(run, warm_up)
+        machine.synchronize(place.device)
+        begun = time.perf_counter()
+        take_steps(run, run.total - warm_up)
+        machine.synchronize(place.device)
+        seconds = (time.perf_counter() - begun) / (run.total - warm_up)
+        read = run.reports.losses.read()
+        assert read is not None, "steps were taken"
+        if read.end is not None:
+            raise read.end
     if place.cuda:
-        import torch
-
-        return Trained(losses, seconds, torch.cuda.max_memory_allocated(place.device), peak.bytes)
-    return Trained(losses, seconds, max(0, peak.bytes - before), 0)
+        return Trained(read.losses, seconds, torch.cuda.max_memory_allocated(place.device), peak.bytes)
+    return Trained(read.losses, seconds, max(0, peak.bytes - before), 0)
 
 
 def look(name: str, place: Place) -> Finding:
     """Train a case, and compare its losses with the recorded ones and its time with `against`'s."""
-    from core.families.attention import memory_problems
-
     case = CASES[name]
     job = build(TrainJob, case.values())
     if cannot := errors(memory_problems(job.memory, place.device)):

@@ -94,6 +94,12 @@ def free_memory(device: str) -> int:
     return psutil.virtual_memory().available
 
 
+def synchronize(device: str) -> None:
+    """Wait until a GPU has finished its queued work, so that what follows can be timed."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
 def gpu_memory(device: str) -> int:
     """Bytes of the GPU's VRAM (for an Apple GPU of the shared memory it may use); 0 for a CPU."""
     return 0 if device.startswith("cpu") else memory(device)[1]

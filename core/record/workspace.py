@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 PROJECT = Path(__file__).resolve().parents[2]
+STARTER = PROJECT / "models" / "starter"  # the model that is shipped, with training images
 CAPTIONERS = "captioners"  # in the models folder: what writes captions
 PREPROCESSORS = "preprocessors"  # there too: what makes control images
 

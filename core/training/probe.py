@@ -20,7 +20,6 @@ from core.record.units import memory_words
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 from core.training.loop.run import Run
-from core.training.loop.sources import synchronize
 from core.training.prove import short_job
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def _timed(run: Run, steps: int) -> list[float]:
         run.context.check()
         started = time.perf_counter()
         optimizer_update(run)
-        synchronize(run.context.device)
+        machine.synchronize(run.context.device)
         times.append(time.perf_counter() - started)
         run.state.step += 1
     return times

@@ -34,7 +34,7 @@ def starts(roots: Roots) -> list[tuple[str, Path]]:
     """[(name, folder)] at which browsing can begin."""
     space = roots.workspace
     folders = [
-        ("Starter images", PROJECT / "models" / "starter" / "images"),
+        ("Starter images", STARTER / "images"),
         ("Uploaded sets", space.datasets),
         ("Outputs", space.outputs),
     ]

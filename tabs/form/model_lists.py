@@ -17,7 +17,7 @@ from core.generation.model.index import FileFacts, facts_of_file
 from core.generation.model.library import Scan, find_all, portable_name
 from core.generation.model.other_files import is_refiner
 from core.record.problems import ProblemsError
-from core.record.workspace import PROJECT, Workspace, display_path, real_path
+from core.record.workspace import STARTER, Workspace, display_path, real_path
 
 LISTS: dict[str, Callable[[Scan], list[tuple[str, Path]]]] = {
     "checkpoint": Scan.checkpoints,
@@ -29,7 +29,6 @@ LISTS: dict[str, Callable[[Scan], list[tuple[str, Path]]]] = {
 }
 KINDS = {"checkpoint": "", "embedding": "embedding"}  # text of the badge
 REFINER = "refiner"  # a list of the checkpoints that are refiners
-STARTER = PROJECT / "models" / "starter"
 STARTER_LABEL = "starter (SD 1.x, 128 px)"
 REFRESH_SECONDS = 3.0  # after which lists that are requested all the time are read again
 IDLE = 9  # times as long as a reading took

@@ -23,13 +23,13 @@ from core.diffusion.text_states import TextStates
 from core.families import family
 from core.families.counting import FusedKernel
 from core.families.part_shapes import make_empty
-from core.machine_check.random_model import WEIGHT_FILES, shipped_config, write_rest
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.training.memory.plan import facts_of, memory_plan
 from tests.card.runs import steps_on_the_card
+from tests.models import WEIGHT_FILES, shipped_config, write_rest
 from tests.options import ADAFACTOR
 
 SMALL = {"gradient_checkpointing": True, "mixed_precision": "bf16"}

@@ -60,12 +60,12 @@ def test_one_thread_at_a_time_imports_and_garbage_is_collected_again():
 
 ASIDE = """
 import gc, weakref
-from core.machine_check.random_model import shipped_config
+from core.families import family
 from core.families.part_shapes import make_empty
 
 gc.collect()
 before = gc.get_freeze_count()
-model = make_empty("text_encoder", shipped_config("text_encoder"))
+model = make_empty("text_encoder", family("sd1").layout.config("text_encoder"))
 model.itself = [model]  # what trains hangs together in circles
 seen = weakref.ref(model)
 aside = gc.get_freeze_count() - before
@@ -85,11 +85,11 @@ def test_libraries_are_no_longer_searched_for_garbage_and_models_are():
 LEAN = """
 import sys
 sys.modules["peft"] = None  # comes with the tests alone, and imports it too
-from core.machine_check.random_model import shipped_config
+from core.families import family
 from core.families.part_shapes import make_empty
 
 for name in ("unet", "vae", "text_encoder"):
-    make_empty(name, shipped_config(name))
+    make_empty(name, family("sd1").layout.config(name))
 print("bitsandbytes" in sys.modules, "torch._inductor.compile_fx" in sys.modules)
 from diffusers.utils import is_bitsandbytes_available
 print(is_bitsandbytes_available())

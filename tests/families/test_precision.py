@@ -7,7 +7,7 @@ from PIL import Image
 
 from core.families import precision
 from core.families.precision import choose_precision, use_threads
-from core.machine_check.workload import STARTER
+from core.record.workspace import STARTER
 from core.settings.memory import MemorySettings
 
 LARGE, SMALL = 800 << 20, 14 << 20

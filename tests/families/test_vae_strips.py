@@ -12,8 +12,8 @@ from core.families import family
 from core.families.counting import decoding_bytes, frozen
 from core.families.vae import decode_latents, encode_image_latents
 from core.families.vae_strips import Strips, in_strips, suits
-from core.machine_check.random_model import shipped_config
 from core.record.workspace import PROJECT
+from tests.models import shipped_config
 
 OFF = 1e-3 / 255  # of rounding: a thousandth of a gray level
 

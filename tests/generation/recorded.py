@@ -23,9 +23,9 @@ from core.generation.model.loras import loras_attached, together
 from core.generation.model.store import ModelTextCache
 from core.generation.plan import stages
 from core.generation.plan.requests import merged_of, requests_of
-from core.machine_check.random_model import shipped_config, write_folder
 from core.networks.frozen import install, works
 from core.settings.job import GenerateJob
+from tests.models import shipped_config, write_folder
 from tests.recorded_tensors import recorded_tensors
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "generation"

@@ -50,6 +50,6 @@ ITEMS = [
 ]
 
 if __name__ == "__main__":
-    from core.machine_check.worker import main
+    from core.machine_check.run import answer_items
 
-    main(sys.argv[1:], ITEMS)
+    answer_items(sys.argv[1:], ITEMS)

@@ -210,10 +210,10 @@ def test_onnxruntime_on_the_cpu_beside_a_gpu_and_twice(place, monkeypatch):
     spec = SimpleNamespace(name="onnxruntime")
     library = SimpleNamespace(__version__="1", __spec__=spec, get_available_providers=lambda: ["CPUExecutionProvider"])
     monkeypatch.setitem(sys.modules, "onnxruntime", library)
-    monkeypatch.setattr(computing, "_installed", lambda name: name == "onnxruntime")
+    monkeypatch.setattr(computing, "installed", lambda name: name == "onnxruntime")
     assert computing.onnxruntime(place).state == OK
     assert computing.onnxruntime(on_cuda(place)).state == SLOWER
-    monkeypatch.setattr(computing, "_installed", lambda name: True)
+    monkeypatch.setattr(computing, "installed", lambda name: True)
     assert computing.onnxruntime(place).state == FAILED
 
 
@@ -391,7 +391,7 @@ def test_a_gpu_that_is_too_small_is_no_failure(place, monkeypatch):
 
 
 def test_errors_after_which_cuda_is_unusable_are_told_from_those_of_memory():
-    from core.machine_check.worker import is_cuda_error
+    from core.machine_check.run import is_cuda_error
 
     assert is_cuda_error(RuntimeError("CUDA error: device-side assert triggered"))
     assert is_cuda_error(RuntimeError("cuBLAS: CUBLAS_STATUS_EXECUTION_FAILED"))

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.machine_check.computing import wait
-from core.machine_check.random_model import random_state, shipped_config
+from core.machine_check.random_model import random_state
+from core.record import machine
 from core.record.draws import python_random
 
 if TYPE_CHECKING:
@@ -58,9 +58,10 @@ def random_vae(device: str) -> Any:
     """SD 1.5's VAE with random weights, in fp32."""
     import torch
 
+    from core.families import family
     from core.families.part_shapes import make_empty
 
-    config = shipped_config("vae")
+    config = family("sd1").layout.config("vae")
     vae = make_empty("vae", config)
     vae.load_state_dict(random_state("vae", config, torch.float32), assign=True)
     return vae.eval().to(device)
@@ -98,7 +99,7 @@ def _alone(pixels: Sequence[Any], encode: Callable[[Any], Any], device: str) -> 
     """Seconds of the VAE for all these images, already decoded."""
     import torch
 
-    wait(device)
+    machine.synchronize(device)
     started = time.perf_counter()
     for each in pixels:
         mean, logvar = encode(torch.from_numpy(each)[None])

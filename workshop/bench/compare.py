@@ -14,9 +14,11 @@ from typing import Any
 
 import psutil
 
-from core.machine_check import workload
-from core.machine_check.workload import ADAFACTOR, STARTER
+from core.machine_check.random_model import make_model
+from core.machine_check.trainings import ADAFACTOR
+from core.record.workspace import STARTER
 from core.settings.flags import merge
+from workshop.bench import workload
 from workshop.bench.measure import WARM_UP_STEPS, measure_training, run_process, webui, write_job
 
 
@@ -167,7 +169,7 @@ def summary(
 def model_of(case: Case, folder: Path) -> Path:
     if case.size == 128:
         return STARTER
-    return workload.make_model(folder, case.family)
+    return make_model(folder, case.family)
 
 
 def our_values(case: Case, model: Path, images: Path, steps: int) -> dict[str, Any]:

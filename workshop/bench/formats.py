@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.machine_check.random_model import write_real_size
+from core.machine_check.random_model import make_model
 from core.record import atomic
 from core.record.space import folder_bytes
 from workshop.bench.measure import measure_tool, webui
@@ -26,7 +26,7 @@ def measure_formats(folder: Path, quick: bool, say: Callable[[str], None]) -> di
     with tempfile.TemporaryDirectory(prefix="formats-", dir=folder) as name:
         root = Path(name)
         say(f"creating a model of random weights with {'SD 1.5' if quick else 'SDXL'}'s architecture")
-        model = write_real_size(root / "made", "sd1" if quick else "sdxl")
+        model = make_model(root, "sd1" if quick else "sdxl")
         first = _conversion(model, root / FORMS["safetensors"], "safetensors", root / "outputs")  # its copy follows
         atomic.remove_folder(model)
         source = root / FORMS["safetensors"]

@@ -11,9 +11,9 @@ from typing import Any
 
 from core.generation.model.store import ModelStore, make_store
 from core.generation.run import run_generate
-from core.machine_check import workload
+from core.machine_check.random_model import make_model
 from core.record.context import Reports
-from core.record.workspace import PROJECT, Workspace
+from core.record.workspace import PROJECT, STARTER, Workspace
 from core.settings.job import GenerateJob
 
 STEPS, GUIDANCE = 20, 7.5
@@ -33,7 +33,7 @@ class Shown(Reports):
 def measure_generate(folder: Path, device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """SD 1.5's architecture at 256 px, or quick the starter at 128: seconds per image in fp32, medians of alternating rounds."""
     say("generating with diffusers' pipeline, for comparison")
-    model, size = (workload.STARTER, 128) if quick else (workload.make_model(folder), 256)
+    model, size = (STARTER, 128) if quick else (make_model(folder), 256)
     space = Workspace(folder / "generated", PROJECT / "models")
     space.outputs.mkdir(parents=True, exist_ok=True)
     store, pipeline = make_store(), _pipeline(model, device)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from core.machine_check import workload
 from core.machine_check.gpu import planned
 from core.machine_check.item import Place
+from core.machine_check.random_model import make_model
 from core.machine_check.trainings import train
 from core.record.memory import is_out_of_memory
 from core.record.units import memory_words
-from core.record.workspace import Workspace
+from core.record.workspace import STARTER, Workspace
 from core.settings.flags import merge
+from workshop.bench import workload
 
 STEPS, WARM_UP = 12, 4
 JOBS = {  # name: (what it says, family, pixels, text encoder trains)
@@ -81,7 +82,7 @@ def measure_options(folder: Path, device: str, case: str, say: Callable[[str], N
     not stop the next."""
     what, family, size, text = JOBS[case]
     place = Place(device, Workspace(folder / "outputs"), folder)
-    model = workload.make_model(folder, family) if family else workload.STARTER
+    model = make_model(folder, family) if family else STARTER
     base = workload.job_values(model, workload.make_images(folder, size, 2), size, STEPS, "bf16")
     base = merge(merge(base, BASE), {"network": {"train_text_encoder": text}})
     result: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.machine_check.computing import wait
+from core.record import machine
 from workshop.bench.compare import Spec
 
 TEXT_LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
@@ -197,10 +197,10 @@ def train(spec: Spec) -> dict[str, Any]:
     batches = trainer.batches()
     for _ in range(spec.steps):
         latents, ids = next(batches)
-        wait(spec.device)
+        machine.synchronize(spec.device)
         started = time.perf_counter()
         losses.append(trainer.step(latents, ids))
-        wait(spec.device)
+        machine.synchronize(spec.device)
         seconds.append(time.perf_counter() - started)
     return {"spec": asdict(spec), "seconds": seconds, "losses": losses}
 

@@ -10,11 +10,12 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.machine_check import workload
 from core.machine_check.computing import gemm_rate
+from core.machine_check.random_model import make_model
 from core.record import machine
 from core.record.workspace import Workspace
 from core.settings.network import NetworkSettings
+from workshop.bench import workload
 from workshop.bench.caching import caching_rows, measure_caching
 from workshop.bench.captions import caption_rows, measure_captions
 from workshop.bench.compare import CASES, QUICK, compare, compare_rows
@@ -120,7 +121,7 @@ def train_part(bench: Bench) -> dict[str, Any]:
     256 px, batch 1, bf16."""
     folder, device, say = bench.folder, bench.device, bench.say
     say("creating a model of random weights with SD 1.5's architecture")
-    model, images = workload.make_model(folder), workload.make_images(folder, SIZE)
+    model, images = make_model(folder), workload.make_images(folder, SIZE)
     say("counting the FLOPs of a step")
     flops = step_flops(SIZE, SIZE, 1, NetworkSettings(rank=16, alpha=16.0, train_text_encoder=True))
     values = workload.job_values(model, images, SIZE, 6 if bench.quick else 20, "bf16")
@@ -148,7 +149,7 @@ def train_part(bench: Bench) -> dict[str, Any]:
 def page_part(bench: Bench) -> dict[str, Any]:
     """HTTP response times for the whole page while SD 1.5 trains in it."""
     bench.say("measuring the page while it trains")
-    model, images = workload.make_model(bench.folder), workload.make_images(bench.folder, SIZE)
+    model, images = make_model(bench.folder), workload.make_images(bench.folder, SIZE)
     values = workload.job_values(model, images, SIZE, 100000, "bf16")
     return measure_page(values, bench.folder / "page_outputs", bench.device, 15 if bench.quick else 60)
 

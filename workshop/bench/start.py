@@ -11,8 +11,9 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-from core.machine_check import workload
-from core.record.workspace import PROJECT, Workspace
+from core.machine_check.random_model import make_model
+from core.record.workspace import PROJECT, STARTER, Workspace
+from workshop.bench import workload
 from workshop.bench.measure import measure_training
 
 ROUNDS = 3
@@ -24,7 +25,7 @@ LATE, FIRST, CACHED = "encoded when needed", "all encoded first", "full caches"
 def measure_start(folder: Path, device: str, quick: bool, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Seconds to the end of the first step: the median of several starts. quick: the starter model, one start of each"""
     say("creating a model" if not quick else "with the starter model")
-    model, outputs = workload.STARTER if quick else workload.make_model(folder), folder / "outputs"
+    model, outputs = STARTER if quick else make_model(folder), folder / "outputs"
     rows = []
     for count, size in CASES:
         say(f"creating {count} images")

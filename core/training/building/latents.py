@@ -20,7 +20,7 @@ from core.record import machine
 from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.record.units import first_of
-from core.training.loop.sources import DEVICE_BYTES, EPOCH, DecodedView, Latents, ViewLoader, frozen_latent, synchronize
+from core.training.loop.sources import DEVICE_BYTES, EPOCH, DecodedView, Latents, ViewLoader, frozen_latent
 from core.training.loop.validation import unaugmented
 from core.training.memory.plan import IMAGES, facts_of, fits_with_encoders
 
@@ -230,7 +230,7 @@ def _posteriors(
         threads=decode_threads(context.device),
         ahead=ahead,
         retry=lambda pixels: (fp32_retry(inputs.family, models.vae()) or encode)(pixels),
-        synchronize=partial(synchronize, context.device),
+        synchronize=partial(machine.synchronize, context.device),
         progress=lambda done, total: context.stage("training; encoding images", done, total),
         finished=finished,
     )

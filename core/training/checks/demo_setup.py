@@ -24,7 +24,7 @@ from core.formats.hub.references import resolve
 from core.generation.model.library import Scan
 from core.record.problems import Problem, ProblemsError
 from core.record.units import listed
-from core.record.workspace import PROJECT, Workspace, display_path, real_path, resolve_path
+from core.record.workspace import PROJECT, STARTER, Workspace, display_path, real_path, resolve_path
 from core.settings.base import declared, value_of
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -36,7 +36,6 @@ from core.settings.presets import files as presets
 if TYPE_CHECKING:
     from core.dataset.report import Report, Row
 
-STARTER = PROJECT / "models" / "starter"
 DEMO = PROJECT / "presets" / "starter_lora.json"
 MODEL, NAME, PROMPTS = "model.base_model", "saving.output_name", "samples.sample_prompts"
 TRIGGER = "captions.trigger_word"

@@ -13,7 +13,7 @@ from core.dataset.caches.partners import at_latent_size
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.views import draw_view
 from core.diffusion.text_states import TextStates
-from core.record import draws
+from core.record import draws, machine
 from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError
 from core.record.queued import queued
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 
 EPOCH = -1  # epoch of validation in the addresses of random numbers; no training epoch has it
 DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the device
-
-
-def synchronize(device: str) -> None:
-    """Wait until a GPU has finished its queued work, so that what follows can be timed."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
 
 
 class DecodedView(NamedTuple):
@@ -296,7 +290,7 @@ class FrozenText:
 
     def _timed(self, captions: Sequence[str]) -> TextStates:
         """Encode and measure the time; states on the CPU."""
-        synchronize(self._device)
+        machine.synchronize(self._device)
         started = time.monotonic()
         states = self._encode(captions).each(lambda tensor: tensor.detach().cpu())
         self.seconds += time.monotonic() - started

@@ -22,7 +22,7 @@ def test_caches_are_empty_for_the_first_training_of_each_benchmark(tmp_path, mon
 
     monkeypatch.setattr(run, "measure_training", train)
     monkeypatch.setattr(run, "step_flops", lambda *sizes: 1e12)
-    monkeypatch.setattr(run.workload, "make_model", lambda folder: folder)
+    monkeypatch.setattr(run, "make_model", lambda folder: folder)
     monkeypatch.setattr(run.workload, "make_images", lambda folder, size: folder)
     for _ in range(2):
         run.train_part(run.Bench(tmp_path, "cpu", True, lambda line: None, "", {"bfloat16": 1e12}))
@@ -42,7 +42,7 @@ def test_images_that_were_never_seen_are_unknown_at_each_start_and_full_caches_a
         return Measured(1.0, 2.0, float(len(found)), 4, 6)
 
     monkeypatch.setattr(start, "measure_training", train)
-    monkeypatch.setattr(start.workload, "make_model", lambda folder: folder)
+    monkeypatch.setattr(start, "make_model", lambda folder: folder)
     monkeypatch.setattr(start.workload, "make_images", lambda folder, size, count: folder)
     numbers = start.measure_start(tmp_path, "cpu", False, lambda line: None)
     assert found == [([False] * 2, False), ([False] * 2, True), ([True] * 2, False)] * 2 * start.ROUNDS

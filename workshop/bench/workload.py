@@ -1,4 +1,4 @@
-"""A workload to train: real-size models of random weights and a few images, created once in a folder of the check or benchmark."""
+"""What the benchmark trains: a few images, created once in its folder, and the settings of a LoRA."""
 
 from __future__ import annotations
 
@@ -6,24 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from core.record.draws import python_random
-from core.record.workspace import PROJECT
 
 IMAGES = 8
-STARTER = PROJECT / "models" / "starter"
-ADAFACTOR = {
-    "optimizer_type": "Adafactor",
-    "optimizer_args": {"scale_parameter": False, "relative_step": False, "warmup_init": False},
-}
-
-
-def make_model(folder: Path, family_name: str = "sd1") -> Path:
-    """Write a diffusers folder with the family's architecture and random weights in fp16."""
-    from core.machine_check.random_model import write_real_size  # loads torch
-
-    model = folder / f"{family_name}_random"
-    if not (model / "model_index.json").is_file():
-        write_real_size(model, family_name)
-    return model
 
 
 def make_images(folder: Path, size: int, count: int = IMAGES) -> Path:
