@@ -24,6 +24,7 @@ from core.engine.extend import job_of
 from core.engine.verdict import captions_of, images_in, measured_sentence, trigger_word
 from core.engine.view import RunView
 from core.formats.detect import FAMILY_NAMES
+from core.formats.embedding_file import TOKEN
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.hub.catalog import ALLOWS, ENTRIES, Entry, of_sha256
 from core.formats.hub.fetch import SHA256
@@ -178,11 +179,13 @@ class Source:
         fact = partial(Fact, "use")
         triggers = list(stated_triggers(self.path, self.metadata))
         if self.job is not None and self.run is not None:
-            words = self.job.embedding.words if self.job.method.traits.new_words else ()
+            words = self.job.embedding.words if self.job.method.traits.new_words and TOKEN not in self.metadata else ()
             triggers += [*words, trigger_word(self.job, captions_of(self.run)[0])]
-        elif self.about["kind"] == "embedding":
-            triggers.append(self.path.stem)
-        yield fact("triggers", "Trigger words", list(dict.fromkeys(each for each in triggers if each)))
+        note = ""
+        if self.about["kind"] == "embedding":
+            triggers = [self.path.stem, self.metadata.get(TOKEN, ""), *triggers]
+            note = "Other programs know an embedding by its file name alone, the first of these."
+        yield fact("triggers", "Trigger words", list(dict.fromkeys(each for each in triggers if each)), note=note)
         yield fact("frequent_tags", "Frequent tags", frequent_tags(self.metadata), "captions")
         if self.about["kind"] == "lora":
             strength, note = self._strength()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ONE = ("emb_params",)  # SD 1 and 2; A1111 reads any single tensor
 SDXL = ("clip_l", "clip_g")
 A1111 = "string_to_param."
+TOKEN = "atelier_token"  # in metadata: what it was trained for, where its file has another name
 MOST_NUMBERS = 20_000_000  # 75 vectors for each of SDXL's two encoders are 153,600
 LAYERS = (
     *("IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID"),

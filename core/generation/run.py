@@ -89,7 +89,7 @@ def ready(
             ) as encoder,
         ):
             texts = [text for each in plan.requests for text in prompts_of(each.job)]
-            for problem in [*plan.notes, *loras.problems, *unused(encoder, *texts)]:
+            for problem in [*plan.notes, *loras.problems, *unused(encoder, sources.embeddings, *texts)]:
                 reports.warn(problem)
             refiners = refiners_of(job, sources, store, device, workspace, components, offload)
             lend = _lender(store, components, sources)

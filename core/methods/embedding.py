@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.diffusion.text_states import TextStates
 from core.families.components import Components
-from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, write_embedding
+from core.formats.embedding_file import LAYERS, ONE, SDXL, TOKEN, read_embedding, write_embedding
 from core.formats.tensors.writer import type_named
 from core.methods import Method
 from core.methods.tokens import OneTextEach, TokenTable, add_tokens, first_rows, spelled_out, tokens_of
@@ -159,8 +159,8 @@ class EmbeddingMethod(Method):
         raises ProblemsError for NaN or infinite vectors."""
         dtype = type_named(precision)
         for word, file in zip(self.words[1:], self.extra_files(path), strict=True):
-            write_embedding(file, self.vectors(word), metadata, dtype)
-        write_embedding(path, self.vectors(self.words[0]), metadata, dtype)
+            write_embedding(file, self.vectors(word), metadata | {TOKEN: word}, dtype)
+        write_embedding(path, self.vectors(self.words[0]), metadata | {TOKEN: self.words[0]}, dtype)
         return []
 
     # -- for the training loop

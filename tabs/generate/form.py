@@ -385,7 +385,10 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
         if sample and before["prompt"] in _automatic_prompts(state):
             state, before = state | {"prompt_of_run": sample["prompt"]}, before | sample
     if job is not None and job.method.traits.new_words:
-        words = words_of(job, list(filter(Path.exists, together)), page.workspace)
+        words = [
+            find_embedding(text, page.workspace).plain(page.workspace)
+            for text in words_of(job, list(filter(Path.exists, together)), page.workspace)
+        ]
         values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
     elif job is not None and job.method.traits.control_images:
         values = before | {"loras": [], "nets": [{"file": chosen, **_first_control(job, base)}]}

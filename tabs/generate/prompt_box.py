@@ -100,7 +100,8 @@ class PromptBox:
         words = []
         for text in values["embeddings"]:
             try:
-                words += [(each.name, each.path, each.token) for each in find_embeddings(text, self.page.workspace)]
+                found = find_embeddings(text, self.page.workspace)
+                words += [(word, each.path, each.token) for each in found for word in each.words]
             except ProblemsError:
                 continue  # which the start reports
         return words

@@ -10,11 +10,12 @@ def said(**groups):
     return {problem.where: problem for problem in training_problems(job)}
 
 
-def test_a_file_that_nobody_named_is_advised_the_word_it_is_read_by():
-    advice = said(embedding={"token_string": "zkw, zkx"}, saving={"output_name": "my_lora"})["saving.output_name"]
-    assert (advice.code, advice.level) == ("embedding.output-name", "advice")
-    assert "my_lora" in advice.what and "zkw" in advice.fix
-    for name in ("zkw", "foxes"):
+def test_a_file_of_another_name_than_its_token_is_advised_the_word_it_is_read_by_elsewhere():
+    for name in ("my_lora", "foxes"):
+        advice = said(embedding={"token_string": "<zkw>, zkx"}, saving={"output_name": name})["saving.output_name"]
+        assert (advice.code, advice.level) == ("embedding.output-name", "advice")
+        assert name in advice.what and "such as zkw," in advice.fix
+    for name in ("zkw", "ZKW"):
         assert "saving.output_name" not in said(embedding={"token_string": "zkw"}, saving={"output_name": name})
 
 

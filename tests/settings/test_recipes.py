@@ -34,7 +34,7 @@ def users(family: str = "sd1") -> TrainJob:
         "model": {"base_model": "models/mine.safetensors", "family": family},
         "dataset": {"folder": "images/mira", "resolution": 640, "train_batch_size": 7, "flip_aug": True},
         "captions": {"trigger_word": "mira", "caption_suffix": "photo"},
-        "embedding": {"token_string": "zkw", "init_word": "cat"},
+        "embedding": {"token_string": "mira", "init_word": "cat"},
         "saving": {"output_name": "mira", "copy_to": "models/finished", "metadata_author": "me"},
         "samples": {"sample_prompts": ["mira in a garden"], "negative_prompt": "blurry"},
         "validation": {"best_checkpoint": "auto", "validation_split": 0.1},

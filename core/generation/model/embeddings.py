@@ -18,7 +18,7 @@ from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, bundled_tokens, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
-from core.generation.model.library import find, portable_name, tokens_of_file
+from core.generation.model.library import find, portable_name, tokens_of_file, trained_token
 from core.generation.model.store import ModelTextCache
 from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, encode_texts
 from core.record.bounded_json import read_json_object
@@ -37,24 +37,39 @@ TABLE = "token_embedding.weight"  # suffixes of its name in single files, the fi
 
 @dataclass(frozen=True)
 class Embedding:
-    """A token in prompts and the file with its vectors. token: its key in a file of several; "" for a file of one."""
+    """A token in prompts and the file with its vectors.
+
+    token   its key in a file of several; "" for a file of one
+    also    the token that it was trained for, which means the same in prompts; "" for none
+    """
 
     name: str
     path: Path
     token: str = ""
+    also: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What prompts may call it."""
+        return (self.name, self.also) if self.also else (self.name,)
 
     def setting(self, workspace: Workspace) -> str:
         """The text in an image's settings: FILE or TOKEN=FILE with a portable file name."""
         name = portable_name(self.path, workspace)
         return name if self.name == self.path.stem and not self.token and "=" not in name else f"{self.name}={name}"
 
+    def plain(self, workspace: Workspace) -> str:
+        """`setting`; FILE alone where it is known by this token too."""
+        name = portable_name(self.path, workspace)
+        return name if self.name == trained_token(self.path) and "=" not in name else self.setting(workspace)
+
 
 def find_embedding(text: str, workspace: Workspace) -> Embedding:
-    """The embedding of "FILE", whose name without extension is the token, or "TOKEN=FILE". Raises ProblemsError for a
-    missing file."""
+    """The embedding of "FILE", whose name without extension is the token, as is the one that it was trained for, or
+    "TOKEN=FILE". Raises ProblemsError for a missing file."""
     name, file = parted(text)
     path = find("embedding", file, workspace)
-    return Embedding(name or path.stem, path)
+    return Embedding(name, path) if name else Embedding(path.stem, path, also=trained_token(path))
 
 
 def parted(text: str) -> tuple[str, str]:
@@ -77,6 +92,16 @@ def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
         what = f"{embedding.path.name} has no token '{embedding.name}', but {first_of(tokens, 5)}"
         raise ProblemsError.one(what, display_path(embedding.path), "use one of these names", "embedding.no-such-token")
     return [Embedding(embedding.name, embedding.path, embedding.name)]
+
+
+def each_word_once(embeddings: Sequence[Embedding]) -> list[Embedding]:
+    """The embeddings without trained tokens that are the word of another one, or of an earlier one's training."""
+    taken = {each.name.casefold() for each in embeddings}
+    alone = []
+    for each in embeddings:
+        alone.append(replace(each, also="") if each.also.casefold() in taken else each)
+        taken.add(each.also.casefold())
+    return alone
 
 
 def check_token(embedding: Embedding, others: Sequence[Embedding], family: str, model: Path) -> None:
@@ -223,7 +248,7 @@ def embeddings_attached(
         return
     from core.methods.tokens import OneTextEach, TokenTable, add_tokens
 
-    vectors_by_name = {name.name: read_embedding(name.path, name.token) for name in embeddings}
+    vectors_by_name = {word: read_embedding(each.path, each.token) for each in embeddings for word in each.words}
     layered = {name for name, vectors in vectors_by_name.items() if LAYERS[0] in vectors}
     counts = {name: len(next(iter(vectors.values()))) for name, vectors in vectors_by_name.items()}
     tokenizers = [copy.deepcopy(tokenizer) for tokenizer in components.tokenizers]
@@ -258,8 +283,10 @@ def _rows(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[
     return names, torch.cat(rows)
 
 
-def unused(encoder: PromptEncoder, *prompts: str) -> list[Problem]:
-    """Advice about each embedding that no prompt uses."""
+def unused(encoder: PromptEncoder, embeddings: Sequence[Embedding], *prompts: str) -> list[Problem]:
+    """Advice about each of the encoder's embeddings that no prompt uses."""
     fix = "write its name into the prompt, or remove the embedding"
-    unused_ones = (f"No prompt contains '{name}', so its embedding has no effect" for name in encoder.missing(*prompts))
+    missing = frozenset(encoder.missing(*prompts))
+    idle = (" or ".join(f"'{word}'" for word in each.words) for each in embeddings if missing.issuperset(each.words))
+    unused_ones = (f"No prompt contains {words}, so its embedding has no effect" for words in idle)
     return [Problem(what, WHERE, fix, "advice", code="embedding.unused") for what in unused_ones]

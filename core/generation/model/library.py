@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from core.control.kinds import CODES
 from core.dataset.captions.words import word_pattern
 from core.dataset.sources.files import is_junk, walk_folders
-from core.formats.embedding_file import bundled_tokens, read_shapes, tokens_in
+from core.formats.embedding_file import TOKEN, bundled_tokens, read_shapes, tokens_in
 from core.formats.tensors.header import read_header
 from core.generation.model.index import UNREADABLE, cached_facts, facts_of_file
 from core.generation.prompt.analysis import Names
@@ -478,10 +478,25 @@ def wildcard_names(workspace: Workspace) -> list[str]:
 
 
 def _embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
-    """(name in prompts, file, token) of the embeddings under models/; names may occur several times. token: in a file
-    of several, whose names are the tokens; else ""."""
+    """(name in prompts, file, token) of the embeddings under models/, also by the token that each was trained for; names may
+    occur several times. token: in a file of several, whose names are the tokens; else ""."""
     for _, path in Scan(workspace).files("embedding"):
         yield from ((token or path.stem, path, token) for token in tokens_of_file(path))
+        if also := trained_token(path):
+            yield also, path, ""
+
+
+def trained_token(path: Path) -> str:
+    """The token that an embedding file was trained for, if it is another than the file's name; "" for files of other programs."""
+    with suppress(ProblemsError, OSError):
+        token = _trained(path, stamp(path))
+        return token if token.casefold() != path.stem.casefold() and len(token.split()) == 1 else ""
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def _trained(path: Path, stamp: Stamp) -> str:
+    return read_header(path)[1].get(TOKEN, "")
 
 
 def tokens_of_file(path: Path) -> list[str]:

@@ -15,7 +15,7 @@ from core.families.prompt_weights import FIX
 from core.families.trained_size import own_guidance
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_vae
-from core.generation.model.embeddings import Embedding, check_token, find_embeddings
+from core.generation.model.embeddings import Embedding, check_token, each_word_once, find_embeddings
 from core.generation.model.library import ambiguity_advice, find_all, named_embeddings
 from core.generation.model.other_files import REFINER_FILE as REFINER_FILE
 from core.generation.model.other_files import control_file, find_refiner
@@ -118,7 +118,7 @@ def _chosen_embeddings(
             if model and family_name:
                 collected(problems, check_token, embedding, embeddings, family_name, model)
             embeddings.append(embedding)
-    return embeddings
+    return each_word_once(embeddings)
 
 
 def model_problems(sources: Sources) -> list[Problem]:
@@ -139,7 +139,7 @@ def _prompt_embeddings(
     """The embeddings under models/ and in LoRA files that prompts name and that are not chosen. Of several with one
     name the first that fits; `notes` gets advice on the others that fit, and on names of which none does."""
     texts = [text for each in jobs for text in prompts_of(each)]
-    names = {embedding.name.casefold() for embedding in chosen}
+    names = {word.casefold() for embedding in chosen for word in embedding.words}
     tokens = {(embedding.path, embedding.token) for embedding in chosen}
     fitting: dict[str, list[Embedding]] = {}
     unfit: dict[str, list[Problem]] = {}

@@ -9,7 +9,6 @@ from core.settings.job import TrainJob
 from core.settings.model import traits_of
 from core.settings.names import without_signs
 from core.settings.needs import ignored
-from core.settings.saving import SavingSettings
 
 WHERE = "embedding.token_string"
 
@@ -33,11 +32,11 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         if not name or name in [other for _, other in named[:place]]:
             what = f"The token '{word}' does not give a unique file name"
             yield Problem(what, WHERE, "use other letters or digits", code="embedding.token-no-file-name")
-    if settings.words and job.saving.output_name == SavingSettings().output_name:
-        what = (
-            f"The file would be called {job.saving.output_name}, and programs use an embedding's file name as its token"
-        )
-        fix = f"use the token as the name: {settings.words[0]}"
+    first, name = settings.words[0] if settings.words else "", job.saving.output_name
+    if len(first.split()) == 1 and name.casefold() != first.casefold():
+        what = f"The file will be called {name}, and other programs use an embedding's file name as its token"
+        plain = "".join(sign for sign in first if sign.isalnum() or sign in "-_")
+        fix = f"use the same for both, such as {plain or 'zkw'}, or write {name} in other programs"
         yield Problem(what, "saving.output_name", fix, "advice", code="embedding.output-name")
     given = [word for word in (settings.init_word or "").split(",") if word.strip()]
     if len(given) > max(1, len(settings.words)):

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from core.cli.main import main
 from core.families import family
 from core.formats.detect import identify
-from core.formats.embedding_file import LAYERS, read_embedding, read_shapes, write_embedding
+from core.formats.embedding_file import LAYERS, TOKEN, read_embedding, read_shapes, write_embedding
 from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
 from core.generation.making import Maker
@@ -24,7 +24,7 @@ from core.generation.model.embeddings import (
     find_embeddings,
     token_widths,
 )
-from core.generation.model.library import Scan, embedding_vectors
+from core.generation.model.library import Scan, embedding_vectors, portable_name
 from core.generation.model.loras import loras_attached
 from core.generation.model.store import make_store
 from core.generation.plan.files import find_sources
@@ -62,13 +62,13 @@ def rows_of(components, text):
     return found
 
 
-def word_file(path, components, text, layered=False):
+def word_file(path, components, text, layered=False, token=""):
     """A file whose vectors are those of the words of `text`."""
     rows = rows_of(components, text)
     names = LAYERS if layered else ("clip_l", "clip_g") if len(rows) == 2 else ("emb_params",)
     vectors = dict(zip(names, rows * len(LAYERS) if layered else rows, strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_embedding(path, vectors, {}, torch.float32)
+    write_embedding(path, vectors, {TOKEN: token} if token else {}, torch.float32)
     return path
 
 
@@ -390,6 +390,36 @@ def test_a_file_named_as_one_of_its_words_means_all_of_them(workspace):
 
 
 @pytest.mark.slow
+def test_an_embedding_is_also_known_by_the_token_that_it_was_trained_for(workspace):
+    components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
+    run = word_file(workspace.runs / "r/checkpoints/foxes.safetensors", components, "fox", token="<zunkel>")
+    word_file(workspace.models / "embeddings/cups.safetensors", components, "cup", token="brabol")
+    assert embedding_vectors(workspace) == {"cups": 1, "brabol": 1}
+    store, heard = make_store(), Heard()
+
+    def draw(**asked):
+        files = run_generate(job_of(**asked), workspace, store=store, reports=heard)
+        return pixels(files[0]), read_image_metadata(files[0]).job.generate.embeddings
+
+    plain = draw(prompt="a fox and a cup")[0]
+    names = [portable_name(run, workspace), "models/embeddings/cups.safetensors"]
+    for prompt, chosen, said in (
+        ("a <zunkel> and a brabol", ["foxes", "cups"], names),
+        ("a foxes and a cups", ["foxes", "cups"], names),
+        ("a <zunkel> and a brabol", ["foxes"], [names[0], f"brabol={names[1]}"]),
+        ("a foxes and a <zunkel>", ["foxes", "<zunkel>=cups"], [names[0], f"<zunkel>={names[1]}"]),
+    ):
+        image, told = draw(prompt=prompt, embeddings=chosen)
+        assert np.array_equal(image, plain) and told == said
+    assert not heard.said
+    (found,) = find_embeddings("foxes", workspace)
+    assert found.words == ("foxes", "<zunkel>") and found.plain(workspace) == names[0]
+    assert Embedding("<zunkel>", run).plain(workspace) == names[0]
+    assert Embedding("other", run).plain(workspace) == f"other={names[0]}"
+    draw(prompt="a fox", embeddings=["foxes"])
+    assert "'foxes' or '<zunkel>'" in heard.said[0]
+
+
 def test_words_of_a_file_in_the_models_folder_are_known_to_prompts(workspace):
     components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
     path = several_words(workspace.models / "embeddings" / "both.pt", components)
