@@ -16,7 +16,7 @@ from core.engine.run_grid import words_of
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
-from core.generation.model.embeddings import find_embedding, find_embeddings
+from core.generation.model.embeddings import Embedding, each_word_once, find_embedding, find_embeddings
 from core.generation.model.library import Scan, find, find_file, portable_name
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
@@ -361,6 +361,12 @@ def files_to_use(page: Page, facts: Mapping[str, Any], file: str = "") -> list[M
     return chosen + [
         each for each in saved for one in chosen if one in saved and each != one and each["step"] == one["step"]
     ]
+
+
+def chosen_words(values: Mapping[str, Any], page: Page) -> list[Embedding]:
+    """The embeddings that are chosen in the form, without those that are missing, which the start reports."""
+    found = (collected(list[Problem](), find_embeddings, text, page.workspace) or () for text in values["embeddings"])
+    return each_word_once([word for words in found for word in words if page.roots.holds(word.path)])
 
 
 def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:

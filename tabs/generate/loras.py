@@ -18,7 +18,7 @@ from core.generation.prompt.runs import parts_of
 from core.networks.block_weights import PRESETS
 from core.record.file_titles import file_stem
 from core.record.problems import Problem, collected
-from core.record.units import count
+from core.record.units import count, first_of
 from core.record.workspace import Workspace
 from core.settings.base import Declared
 from core.settings.generation.generate import LoraUse
@@ -197,6 +197,11 @@ def _words(number: int, words: Sequence[str], prompt: str, first: int = 0) -> st
     return f'<div class="words" role="group" aria-label="Trigger words">{chips}</div>' if chips else ""
 
 
+def words_of(words: Sequence[str]) -> str:
+    """The line below the label of Embeddings. words: of the chosen ones"""
+    return f"In prompts: {first_of(words, MAX_WORDS)}" if words else "Prompts name them by file name."
+
+
 def has_word(prompt: str, word: str) -> bool:
     return word.lower() in prompt.lower()
 
@@ -304,7 +309,8 @@ class Loras:
         listed = [(each.with_reason(reasons[each.name]), each.name) for each in offered]
         listed.sort(key=lambda item: bool(reasons[item[1]]))  # stable
         listed += [(text, text) for text in chosen if text not in reasons]
-        return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True)
+        about = words_of([word for each in form.chosen_words(values, self.page) for word in each.words])
+        return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True, info=about)
 
     def refused_embedding(self, text: str) -> list[Problem]:
         """The problem of an embedding that does not fit the model; [] if it fits or is missing, which the start reports."""

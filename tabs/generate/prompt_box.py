@@ -16,7 +16,6 @@ from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
 from core.generation.images.gallery import LONGEST, Gallery
-from core.generation.model.embeddings import find_embeddings
 from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, wildcard_names
 from core.generation.plan.stages import passes_of
 from core.generation.prompt.analysis import Analysis, Parsing, Part, analyze, has_settings
@@ -28,6 +27,7 @@ from core.record.workspace import Workspace, resolve_path
 from core.settings.job import GenerateJob
 from tabs.form.model_lists import ModelLists
 from tabs.form.plain_presets import PlainForm, Values
+from tabs.generate import form
 from tabs.markup import button, esc, short
 
 if TYPE_CHECKING:
@@ -69,8 +69,10 @@ class PromptBox:
         negative = request.get("name") == "negative_prompt"
         dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
         mode = replace(self._parsing(values), dynamic=dynamic, weighted=weighted, negative=negative)
+        words = form.chosen_words(values, self.page)
+        chosen = [(word, each.path, each.token) for each in words for word in each.words]
         known = replace(
-            prompt_names(self.page.workspace, self._chosen_words(values)),
+            prompt_names(self.page.workspace, chosen),
             lora=lambda name: ambiguity_advice("lora", name, self._shelf.find(name)),
         )
         analysis = analyze(text, known, mode)
@@ -94,17 +96,6 @@ class PromptBox:
             assert isinstance(job, GenerateJob)
             return Parsing(passes=tuple(each for each in passes_of(job) if each is not None))
         return Parsing()
-
-    def _chosen_words(self, values: Values) -> list[tuple[str, Path, str]]:
-        """(name, file, token) of the embeddings that are chosen in the form."""
-        words = []
-        for text in values["embeddings"]:
-            try:
-                found = find_embeddings(text, self.page.workspace)
-                words += [(word, each.path, each.token) for each in found for word in each.words]
-            except ProblemsError:
-                continue  # which the start reports
-        return words
 
     def _complete(self, request: dict[str, Any]) -> dict[str, Any]:
         """{"options", "length": number of characters to replace} that complete {"kind": "lora", "wildcard" or "word",

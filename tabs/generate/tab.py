@@ -28,7 +28,7 @@ from tabs.form.view import label
 from tabs.generate import cards, form, grids, panel, replaced, view
 from tabs.generate.controls import Controls
 from tabs.generate.gallery import SENDS, Shelf
-from tabs.generate.loras import Loras
+from tabs.generate.loras import Loras, words_of
 from tabs.generate.memory import MemoryLine
 from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
@@ -112,6 +112,7 @@ def build(page: Page) -> None:
                 multiselect=True,
                 allow_custom_value=True,
                 label=label(form.EMBEDDINGS),
+                info=words_of(()),
                 elem_id="gen-embeddings",
             )
             presets = board("gen-presets", handlers.presets.html())
@@ -329,10 +330,9 @@ class Handlers:
             problems = [each for text in names if text not in before for each in self.loras.refused_embedding(text)]
             fitting = [text for text in names if text in before or not self.loras.refused_embedding(text)]
             self.presets.update({"embeddings": fitting})
-        if not problems:
-            return self._changed()
-        self.page.browsers.say(self.page.browser, "error", problems=problems, about=FIELD)
-        return self._form() | {"embeddings": self.loras.embeddings()}
+        if problems:
+            self.page.browsers.say(self.page.browser, "error", problems=problems, about=FIELD)
+        return (self._form() if problems else self._changed()) | {"embeddings": self.loras.embeddings()}
 
     def _changed(self) -> dict[str, Any]:
         """Outputs of the form after a change. Problems that it has fixed are removed from the error message."""
