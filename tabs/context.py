@@ -83,6 +83,9 @@ class Page:
     replaced: dict[str, Any] = field(default_factory=dict)  # parts of Generate's state before the last `replacing`
     job_images: dict[str, list[str]] = field(default_factory=dict)  # of jobs that have ended, by id
     ticks: dict[str, float] = field(default_factory=dict)  # tab -> seconds between its ticks
+    stamps: dict[str, list[Callable[[], str]]] = field(
+        default_factory=dict
+    )  # tab -> of each part that `on_change` sends
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)
     complete_tags: Callable[[str], dict[str, Any]] | None = None  # of Captions, also for prompts
@@ -205,6 +208,15 @@ class Page:
         """Call `fn` every `seconds` while `tab` is open; less often while no job runs (assets/ticks.js). `fn` returns gr.skip()
         if nothing has changed."""
         self.ticks[tab] = seconds
+        self._listen_to_ticks(tab, fn, inputs, outputs)
+
+    def on_change(self, tab: str, stamp: Callable[[], str], fn: Callable, client: Any, outputs: Any) -> None:
+        """Call `fn` with the browser's `client` state (tabs/markup.py) while `tab` is open and `stamp` is not that of what the browser
+        shows. The pulse asks for it: a message that Gradio carries takes ten times as long."""
+        self.stamps.setdefault(tab, []).append(stamp)
+        self._listen_to_ticks(tab, fn, client, outputs)
+
+    def _listen_to_ticks(self, tab: str, fn: Callable, inputs: Any, outputs: Any) -> None:
         event = getattr(self.pulse_bus, f"tick_{tab.lower()}")
         self.listen(event, fn, inputs, outputs, trigger_mode="once", drop_if_overtaken=True)
 

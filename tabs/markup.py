@@ -143,7 +143,7 @@ def board_event(event: gr.EventData, longest: int = LONGEST) -> tuple[str, str, 
 def row_of(name: str) -> str:
     """The HTML attribute that identifies a row by `name`, by which `arg_now` finds it. For rows whose acts have their index
     as `arg`."""
-    return f' data-listed="{_mark(name)}"'
+    return f' data-listed="{digest(name)}"'
 
 
 def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
@@ -156,14 +156,14 @@ def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
     number, colon, name = arg.partition(":")
     if not mark or not number.isdecimal() or len(number) > 8:
         return arg
-    if int(number) < len(rows) and _mark(rows[int(number)]) == mark:
+    if int(number) < len(rows) and digest(rows[int(number)]) == mark:
         return arg
-    now = [place for place, row in enumerate(rows) if _mark(row) == mark]
+    now = [place for place, row in enumerate(rows) if digest(row) == mark]
     return f"{now[0]}{colon}{name}" if len(now) == 1 else ""
 
 
-def _mark(name: str) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def client_state() -> gr.Textbox:
@@ -174,7 +174,13 @@ def client_state() -> gr.Textbox:
 
 
 def client_stamp(client: str) -> Any:
+    """The digest of the stamp of what a browser shows; "" after a click, None before anything is shown."""
     return json_object(client).get("stamp")
+
+
+def shows(client: str, stamp: str) -> bool:
+    """Whether a browser shows what has this stamp."""
+    return bool(client_stamp(client) == digest(stamp))
 
 
 def changed_boards(client: str, stamp: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +194,8 @@ def changed_boards(client: str, stamp: str, values: Mapping[str, Any]) -> dict[s
 def sent_boards(values: Mapping[str, Any], stamp: str = "") -> dict[str, str]:
     """{"client": state of a browser that shows these values}. The handler of a click returns it with the values, so that the
     next tick compares with them."""
-    return {"client": to_json({"stamp": stamp, "sent": {name: hash(value) for name, value in values.items()}})}
+    mark = digest(stamp) if stamp else ""
+    return {"client": to_json({"stamp": mark, "sent": {name: hash(value) for name, value in values.items()}})}
 
 
 def button(

@@ -6,6 +6,7 @@ times, which took 15% of a CPU core from a training on it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from core.engine.queue import QueueEntry, may_manage
 from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from tabs.context import PRIVATE, Page, handling
+from tabs.markup import digest
 from tabs.monitor import tab as monitor
 from tabs.server.browsers import Browser
 from tabs.server.error_answers import errors_as_problems
@@ -90,7 +92,16 @@ def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, A
         parts |= monitor.parts(page, str(body.get("run", "")))
     for more in page.pulse_parts:
         parts |= more(tab, body)
+    if _is_old(page, str(tab), body.get("shown")):
+        parts["due"] = time.monotonic()  # another one each time: the browser's answer may be lost
     return parts
+
+
+def _is_old(page: Page, tab: str, shown: Any) -> bool:
+    """Whether a browser shows something else of a tab than there is now. shown: digests of the stamps of what it shows"""
+    return not {digest(stamp()) for stamp in page.stamps.get(tab, ())} <= set(
+        map(str, shown if isinstance(shown, list) else ())
+    )
 
 
 def _fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> bool:

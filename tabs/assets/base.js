@@ -222,7 +222,7 @@
   };
 
   /** What the tick asks with: which parts the screen holds, and which run is looked at. */
-  atelier.ask = () => JSON.stringify({session: atelier.session, have, tab: atelier.openTab(), run: atelier.chosenRun || "", wants: Object.assign({}, ...wants.map((of) => of()))});
+  atelier.ask = () => JSON.stringify({session: atelier.session, have, tab: atelier.openTab(), shown: atelier.shown(), run: atelier.chosenRun || "", wants: Object.assign({}, ...wants.map((of) => of()))});
   /** `of` returns what is asked for now, by name. */
   const wants = [];
   atelier.want = (of) => wants.push(of);

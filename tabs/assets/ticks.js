@@ -26,11 +26,16 @@
   const failed = new Set(), again = new WeakMap(); // image -> the address that was asked for twice
   addEventListener("error", ({target}) => { if (target instanceof HTMLImageElement && again.get(target) !== target.src) failed.add(target); }, true);
 
+  const clients = () => [...document.querySelectorAll(".client textarea, .client input")];
   /** An answer was ignored (tabs/markup.py): forget what the server believes is shown, so that the next tick returns the tab whole. */
-  atelier.askAgain = () => setTimeout(() => document.querySelectorAll(".client textarea, .client input").forEach((box) => {
+  atelier.askAgain = () => setTimeout(() => clients().forEach((box) => {
     box.value = "";
     box.dispatchEvent(new Event("input", {bubbles: true}));
   }));
+  /** The stamps of what is shown (tabs/markup.py). */
+  atelier.shown = () => clients().map((box) => { try { return JSON.parse(box.value).stamp; } catch { return ""; } });
+  /** The open tab shows something else than there is now. */
+  atelier.parts.due = () => atelier.pulse().trigger(`tick_${atelier.openTab().toLowerCase()}`, {});
 
   /** A part of a message has come: what changes may change further. */
   atelier.arrived = (name, data) => {

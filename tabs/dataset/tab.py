@@ -34,7 +34,6 @@ from tabs.markup import (
     board_event,
     button,
     changed_boards,
-    client_stamp,
     client_state,
     esc,
     index_of,
@@ -42,6 +41,7 @@ from tabs.markup import (
     problems_html,
     progress,
     sent_boards,
+    shows,
 )
 from tabs.server.uploads import take_in
 
@@ -91,7 +91,7 @@ def build(page: Page) -> None:
     client = client_state()
     shown = {"client": client, "folder": folder, "intake": intake, "browser": browser, **boards}
     page.on_show(TAB, handlers.show, None, shown)
-    page.on_tick(TAB, handlers.tick, client, shown)
+    page.on_change(TAB, handlers.stamp, handlers.tick, client, shown)
     page.on_input([folder.blur, folder.submit], handlers.choose, folder, shown)
     for opener, act in ((browse, "use"), (add, "also")):
         page.listen(opener.click, None, js=BROWSES.format(act))
@@ -124,19 +124,19 @@ class Handlers:
         self._lately = set()
         self.reading.want(again=True)
         self.reading.wait_for_first()
-        return changed_boards("", self._stamp(), self._render())
+        return changed_boards("", self.stamp(), self._render())
 
     def tick(self, client: str):
         """The boards that this browser does not show yet; those that it shows stay, so that a text that is being typed is not
         replaced."""
-        self.reading.want()
-        stamp = self._stamp()
-        if stamp == client_stamp(client):
+        stamp = self.stamp()
+        if shows(client, stamp):
             return gr.skip()
         return changed_boards(client, stamp, self._render())
 
-    def _stamp(self) -> str:
+    def stamp(self) -> str:
         """A text that changes with the boards."""
+        self.reading.want()
         task = self._intake
         intake = f"{task.progress:.2f} {task.text} {task.done}" if task else ""
         if (jobs := self.class_form.stamp) != self._class_jobs:

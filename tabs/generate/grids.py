@@ -52,7 +52,7 @@ from tabs.form.plain_presets import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
 from tabs.generate.grid_axis import ACTS, KINDS, AxisForm, changed, file_axes, files_in, kinds_in
-from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state
+from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_state, shows
 from tabs.tools.copies import Copies
 
 TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
@@ -79,7 +79,7 @@ def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, tab
     client = client_state()
     shown = {"client": client, "panel": panel, "table": table}
     page.on_show(TAB, grids.show, None, shown)
-    page.on_tick(TAB, grids.tick, client, shown)
+    page.on_change(TAB, grids.stamp, grids.tick, client, shown)
     page.on_act([panel, table], grids.act, None, shown)
     page.links.answer("choose", grids.choose)
     return grids
@@ -111,16 +111,16 @@ class Grids:
     # -- display
 
     def show(self) -> dict[str, Any]:
-        return changed_boards("", self._stamp(), self._boards())
+        return changed_boards("", self.stamp(), self._boards())
 
     def tick(self, client: str) -> Any:
-        stamp = self._stamp()
-        return gr.skip() if stamp == client_stamp(client) else changed_boards(client, stamp, self._boards())
+        stamp = self.stamp()
+        return gr.skip() if shows(client, stamp) else changed_boards(client, stamp, self._boards())
 
     def _boards(self) -> dict[str, str]:
         return {"panel": self.panel(), "table": self._table()}
 
-    def _stamp(self) -> str:
+    def stamp(self) -> str:
         """A text that changes with the boards: new cells, states of grids, fields changed by other browsers."""
         name = str(self._state().get("open", ""))
         folder = GridFolder(self.page.workspace.outputs / "grids" / name) if name else None
@@ -262,7 +262,7 @@ class Grids:
                 cards.put(self.page, cards.GRID, False)
             elif act == "put_back":
                 self._put_back()
-        return changed_boards("", self._stamp(), self._boards())
+        return changed_boards("", self.stamp(), self._boards())
 
     def choose(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer a blind choice of the script, {"grid", "axis", "choice"}, with the next images. Raises ProblemsError."""

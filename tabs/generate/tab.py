@@ -34,7 +34,7 @@ from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
 from tabs.generate.sending import UPSCALER, Sending
 from tabs.generate.stage import Stage, status
-from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_stamp, client_state, sent_boards
+from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_state, sent_boards, shows
 from tabs.pieces import piece
 
 TAB = "Generate"
@@ -140,7 +140,7 @@ def build(page: Page) -> None:
     boards = {"memory": memory, "status": line, "newest": newest}
     shown = {"client": client, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, handlers.show, None, shown)
-    page.on_tick(TAB, handlers.tick, client, shown)
+    page.on_change(TAB, handlers.stamp, handlers.tick, client, shown)
     page.on_input([words.input], handlers.choose_words, words, fields | {"embeddings": words})
     page.listen(initial.upload, handlers.begin_with, initial, fields | {"initial": initial})
     page.listen(control.upload, handlers.follow, control, fields | {"control": control})
@@ -446,10 +446,10 @@ class Handlers:
     def tick(self, client: str):
         if not client:
             return self._all()
-        if self._stamp() == client_stamp(client):
+        if shows(client, self.stamp()):
             return gr.skip()
         self.loras.shelf.refresh(0)
-        return changed_boards(client, self._stamp(), self._lists())
+        return changed_boards(client, self.stamp(), self._lists())
 
     def _lists(self) -> dict[str, str]:
         """{name: HTML} of the boards that change without an action: list of LoRAs, memory, status, newest image."""
@@ -460,14 +460,15 @@ class Handlers:
             "newest": self.stage.newest(),
         }
 
-    def _stamp(self) -> str:
+    def stamp(self) -> str:
+        """A text that changes with what changes without an action."""
         closed = self._state().get("closed")
         return f"{self.stage.stamp()} {self.shelf.follow()} {closed} {self.memory.html()} {self.loras.shelf.version}"
 
     def _all(self) -> dict[str, Any]:
         """Outputs of the whole tab."""
         self.loras.shelf.refresh()
-        stamp, lists = self._stamp(), self._lists()
+        stamp, lists = self.stamp(), self._lists()
         return self._form() | {"embeddings": self.loras.embeddings()} | lists | sent_boards(lists, stamp)
 
     def memory_act(self, event: gr.EventData) -> dict[str, Any]:

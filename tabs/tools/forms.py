@@ -24,10 +24,10 @@ from tabs.markup import (
     button,
     changed_boards,
     choice_list,
-    client_stamp,
     client_state,
     esc,
     problems_html,
+    shows,
 )
 
 STATE = "Tools"  # key of the stored values of all cards
@@ -200,8 +200,12 @@ class ToolForm:
         return "", self.html()
 
     def tick(self, client: str) -> Any:
-        stamp = f"{self._state()} {self.page.project.job.dataset.folder} {self._extensions()} {self._refused}"
-        return gr.skip() if stamp == client_stamp(client) else changed_boards(client, stamp, {"area": self.html()})
+        stamp = self.stamp()
+        return gr.skip() if shows(client, stamp) else changed_boards(client, stamp, {"area": self.html()})
+
+    def stamp(self) -> str:
+        """A text that changes with the card."""
+        return f"{self.card.name} {self._state()} {self.page.project.job.dataset.folder} {self._extensions()} {self._refused}"
 
     def act(self, event: gr.EventData) -> str:
         """Handle an event of the card. Returns its HTML. Raises ProblemsError."""
@@ -270,7 +274,7 @@ def build_form(page: Page, card: Card) -> None:
     area = board(f"tools-{card.name}", AWAITED, script=ENTER)
     client = client_state()
     page.on_show(card.tab, form.show, None, [client, area])
-    page.on_tick(card.tab, form.tick, client, {"client": client, "area": area})
+    page.on_change(card.tab, form.stamp, form.tick, client, {"client": client, "area": area})
     page.on_act(area, form.acted, None, area)
     works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
     gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)

@@ -473,13 +473,13 @@ def test_the_preview_of_what_is_made_stands_in_the_frame_of_the_newest_image(des
     folder = desk.page.workspace.private / "jobs" / "r"
     folder.mkdir(parents=True)
     desk.page.engine.now = {"task": "generate", "entry": "d", "run": "r", "title": HOSTILE}
-    before, finished = desk._stamp(), desk.stage.newest()
+    before, finished = desk.stamp(), desk.stage.newest()
     assert "data:image/jpeg" not in finished
     (folder / "preview.jpg").write_bytes(b"jpeg")
     live = desk.stage.newest()
-    assert "data:image/jpeg;base64,anBlZw==" in live and "<img src=x" not in live and desk._stamp() != before
+    assert "data:image/jpeg;base64,anBlZw==" in live and "<img src=x" not in live and desk.stamp() != before
     (folder / "preview.jpg").unlink()
-    assert desk.stage.newest() == finished and desk._stamp() == before
+    assert desk.stage.newest() == finished and desk.stamp() == before
 
 
 def test_a_line_that_a_click_has_drawn_is_drawn_again_where_the_next_tick_has_what_was_there_before(desk):

@@ -286,10 +286,10 @@ def test_a_grid_is_queued_with_its_folder_shown_cancelled_and_resumed(desk):
     assert job.grid.folder == folder.name and job.generate.seed == 3
     assert "0 of 4" in shown["panel"] and "<b>dog" not in shown["table"] and shown["table"].count(WAITING) == 4
     folder.cells.mkdir()
-    before = desk._stamp()
+    before = desk.stamp()
     Image.new("RGB", (64, 64)).save(folder.cell((0, 0, 0)))
     folder.change(failed={(1, 0, 0): "The device ran out of <memory>"})
-    assert desk._stamp() != before
+    assert desk.stamp() != before
     table = desk._table()
     assert table.count("<img") == 1 and "ran out of &lt;memory&gt;" in table and table.count(WAITING) == 2
     assert table.count('scope="col"') == 2 and table.count('scope="row"') == 2
@@ -378,7 +378,7 @@ def test_a_thousand_cells_are_checked_in_seconds(desk):
     desk.act(event("make"))
     assert len(desk.page.engine.jobs) == 1 and time.thread_time() - began < 20
     began = time.thread_time()
-    desk._stamp()
+    desk.stamp()
     assert time.thread_time() - began < 0.5
 
 

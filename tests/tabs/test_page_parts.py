@@ -12,6 +12,7 @@ from core.record.workspace import PROJECT
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import dump
 from tabs.form.project import with_value
+from tabs.markup import changed_boards, client_stamp, sent_boards
 from tabs.monitor import tab as monitor
 from tabs.monitor.charts import loss_series, rate_series
 from tabs.pulse import all_parts, answer, changed_parts
@@ -256,9 +257,35 @@ def test_the_tick_sends_only_what_changed(page):
     assert "said" in json.loads(answer(page, asked, browser))
 
 
+def test_a_tab_is_due_until_the_browser_shows_all_of_what_there_is_now(page):
+    browser, now = page.browsers.of("due"), ["first", "second"]
+    page.stamps["Toy"] = [lambda: now[0], lambda: now[1]]
+
+    def due(*clients, tab="Toy"):
+        shown = [client_stamp(client) for client in clients]
+        return "due" in json.loads(answer(page, {"have": {}, "tab": tab, "shown": shown}, browser))
+
+    one, two = (sent_boards({}, stamp)["client"] for stamp in now)
+    assert due() and due("") and due(one) and due(one, sent_boards({})["client"]) and not due(two, "", one)
+    now[1] = "third"
+    assert due(one, two) and not due(one, changed_boards(two, "third", {})["client"]) and not due(tab="Monitor")
+    asked = {"have": {}, "tab": "Toy"}
+    asked["have"] = {name: part["sig"] for name, part in json.loads(answer(page, asked, browser)).items()}
+    assert "due" in json.loads(answer(page, asked, browser)), "its answer may have been lost"
+
+
 def test_nonsense_from_a_browser_is_answered_like_an_empty_message(page):
     browser = page.browsers.of("nonsense")
-    for text in ("", "{", "[]", "null", '{"have": 3, "tab": [], "filled": "x", "run": {}}', None, 7):
+    for text in (
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"have": 3, "tab": [], "filled": "x", "run": {}}',
+        '{"tab": "Tools", "shown": {"a": 1}}',
+        None,
+        7,
+    ):
         assert set(json.loads(answer(page, json_object(text), browser))) >= {"status", "names"}
     assert [to_count(value) for value in (True, -1, 2.0, "3", 4, None)] == [0, 0, 0, 0, 4, 0]
 
