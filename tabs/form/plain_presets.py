@@ -145,8 +145,7 @@ class PlainForm(PresetForm):
 
         def line(name: str) -> str:
             entry = self.known[name]
-            usual = entry.hint or ("automatic" if entry.names == "path" else "")
-            empty = hints.get(name, usual if entry.optional or entry.default == "" else "")
+            empty = hints.get(name, entry.hint if entry.optional or entry.default == "" else "")
             return FieldView(
                 entry,
                 shown.get(name, entry.default),

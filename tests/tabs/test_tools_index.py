@@ -28,6 +28,16 @@ def test_every_tool_with_a_card_is_in_the_index_once():
     assert set(index.ordered("Tools")) == set(cards("Tools"))
 
 
+def test_an_empty_folder_says_what_is_used_and_a_needed_one_promises_nothing(page):
+    for task in tasks.tasks().values():
+        if task.card is None or task.card.tab != "Tools":
+            continue
+        form = ToolForm(page, task.card).form(task)
+        assert "automatic" not in form.fields([name for name, entry in form.known.items() if entry.names == "path"])
+        output = form.known.get("output")
+        assert output is None or output.hint, task.name
+
+
 def test_undo_and_the_output_are_for_one_use_or_one_tool(page):
     form = ToolForm(page, tasks.named("edit_metadata").card)
     path = layer_file(page.workspace.outputs / "fox.safetensors")

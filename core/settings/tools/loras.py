@@ -33,8 +33,9 @@ ClampQuantile = Annotated[
 ]
 
 
-def _output(beside: str) -> Any:
-    return output_file(f"The new file, or a folder for it. Empty is next to {beside}.")
+def _output(beside: str, hint: str = "") -> Any:
+    help = f"The new file, or a folder for it. Empty is next to {beside}."
+    return output_file(help, hint=hint or f"next to {beside}")
 
 
 def _compatibility(what: str) -> Any:
@@ -94,7 +95,10 @@ class MergeLorasSettings(Settings):
     save_precision: SavePrecision = None
     device: Device = "cpu"
     no_metadata: NoModelspec = False
-    output: str | None = _output("the first LoRA, or models/loras if that is a checkpoint of a run")
+    output: str | None = _output(
+        "the first LoRA, or in models/loras if that is a checkpoint of a run",
+        "next to the first LoRA; of a run: models/loras",
+    )
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "plain and concat multiply both matrices by the ratio (plain: 0.5 is a quarter), concat divides by the growth of the rank, and SVD clamps."
     )
@@ -137,7 +141,7 @@ class ExtractLoraSettings(Settings):
     save_precision: Precision | None = kohya_setting(None, hint="fp32", help="Dtype of the LoRA's weights.")
     device: Device = "cpu"
     no_metadata: NoModelspec = False
-    output: str | None = _output("the tuned model")
+    output: str | None = _output("the tuned model, ending in _lora")
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "decompositions in fp32 with the library's signs, and numbers beyond the 0.99 quantile are clamped."
     )
@@ -151,7 +155,8 @@ class SplitDyloraSettings(Settings):
         4, within=(1, 1024), level="shown", unit="ranks", help="Step between the ranks, the unit it was trained with."
     )
     output: str | None = output_file(
-        "A folder, or a file whose name gets -0004, -0008 ... Empty is next to the DyLoRA."
+        "A folder, or a file whose name gets -0004, -0008 ... Empty is next to the DyLoRA.",
+        hint="next to the DyLoRA",
     )
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "alpha is not changed, so lower ranks are stronger than they were in the whole."
