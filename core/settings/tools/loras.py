@@ -107,10 +107,10 @@ class MergeLorasSettings(Settings):
 class ExtractLoraSettings(Settings):
     """Makes a LoRA of the difference between a fine-tuned checkpoint and its base. Both are read layer by layer."""
 
+    model_tuned: str | None = model_file("The fine-tuned model.", "checkpoint", title="Tuned", kohya=SAME)
     model_org: str | None = model_file(
-        "The base model, a single file or a folder.", "checkpoint", title="Original", kohya=SAME
+        "The base model that it was trained on, a single file or a folder.", "checkpoint", title="Original", kohya=SAME
     )
-    model_tuned: str | None = model_file("The model that was trained on it.", "checkpoint", title="Tuned", kohya=SAME)
     dim: int = kohya_setting(
         32, within=(1, 1024), title="Rank", level="shown", help="Rank of each layer. Whole trainings need 32 to 128."
     )
