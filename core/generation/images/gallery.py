@@ -201,7 +201,7 @@ class Gallery:
         self._shots: dict[str, Shot] = {}
         self._facts: dict[str, tuple[Shot, Facts]] = {}
         self._newest: tuple[int, list[Shot]] = (-1, [])
-        self._plain: tuple[int, dict[str, str], dict[str, list[str]]] = (-1, {}, {})
+        self._plain: tuple[int, dict[str, list[str]], dict[str, list[str]]] = (-1, {}, {})
         self._stars: dict[str, int] | None = None
         self._lock, self._reading = threading.RLock(), threading.Lock()
 
@@ -344,13 +344,12 @@ class Gallery:
         return all(word in text for word in words)
 
     def twin(self, name: str) -> str:
-        """The newest image with the same settings from the base model alone, without LoRAs and embeddings; "" without one. For
-        a model trained here, any model that was not trained here counts as its base, and older images than this one come
-        first."""
+        """The newest image with the same settings from the base model alone, without LoRAs and embeddings; "" without one.
+        Older images than this one come first. For a model trained here, any model that was not trained here is its base."""
         facts = self.facts(name)
-        if not facts.plain:
-            return self._plain_ones()[0].get(facts.pair, "")
-        bases = [each for each in self._kin(name) if not self.facts(each).own] if facts.own else []
+        bases = [] if facts.plain else self._plain_ones()[0].get(facts.pair, [])
+        if facts.plain and facts.own:
+            bases = [each for each in self._kin(name) if not self.facts(each).own]
         return self._older(bases, name) or next(iter(bases), "")
 
     def before(self, name: str) -> str:
@@ -368,15 +367,15 @@ class Gallery:
         facts = self.facts(name)
         return self._plain_ones()[1].get(facts.kin, []) if facts.plain and facts.kin else []
 
-    def _plain_ones(self) -> tuple[dict[str, str], dict[str, list[str]]]:
-        """Images without LoRAs and embeddings: {pair: the newest}, {kin: all, newest first}."""
+    def _plain_ones(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Images without LoRAs and embeddings by pair and by kin, newest first."""
         if self._plain[0] != self.version:
-            pairs: dict[str, str] = {}
+            pairs: dict[str, list[str]] = {}
             kin: dict[str, list[str]] = {}
             for shot in self.newest():
                 facts = self.facts(shot.name)
                 if facts.plain and facts.pair:
-                    pairs.setdefault(facts.pair, shot.name)
+                    pairs.setdefault(facts.pair, []).append(shot.name)
                     kin.setdefault(facts.kin, []).append(shot.name)
             self._plain = (self.version, pairs, kin)
         return self._plain[1:]

@@ -206,6 +206,16 @@ def test_an_image_stands_beside_the_one_of_the_base_model_alone(space):
     assert [shot.name for shot in gallery.matching()] == ["other_seed.png", "base.png"]
 
 
+def test_each_of_two_equal_comparisons_has_its_own_base_image(space):
+    ink = [{"file": "ink.safetensors", "strength": 1}]
+    for number in (1, 2):
+        make(space, f"base{number}.png", age=9 - 2 * number)
+        make(space, f"ink{number}.png", loras=ink, age=8 - 2 * number)
+    gallery, names = opened(space)
+    assert names == ["ink2.png", "ink1.png"]
+    assert [gallery.twin(name) for name in names] == ["base2.png", "base1.png"]
+
+
 def test_an_image_of_a_trained_model_stands_beside_its_bases_and_other_models_are_compared(space):
     trained = "outputs/runs/r/checkpoints/fox.safetensors"
     make(space, "base.png", model="models/a", age=9)
