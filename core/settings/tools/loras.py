@@ -97,7 +97,7 @@ class MergeLorasSettings(Settings):
     no_metadata: NoModelspec = False
     output: str | None = _output(
         "the first LoRA, or in models/loras if that is a checkpoint of a run",
-        "next to the first LoRA; of a run: models/loras",
+        "next to the first, or models/loras",
     )
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "plain and concat multiply both matrices by the ratio (plain: 0.5 is a quarter), concat divides by the growth of the rank, and SVD clamps."
