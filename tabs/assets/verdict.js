@@ -284,7 +284,7 @@
   };
   /** Copying a kept checkpoint to the folder of another program, and how that went. */
   const copyRow = (one) => {
-    const folder = h("input", {type: "text", class: "text", id: "verdict-folder", value: data.copy_to, maxlength: 4000, spellcheck: false, autocomplete: "off", placeholder: "ComfyUI/models/loras, with its full path"});
+    const folder = h("input", {type: "text", class: "text", id: "verdict-folder", value: data.copy_to, maxlength: 4000, spellcheck: false, autocomplete: "off", placeholder: data.copy_hint});
     const copy = () => send("verdict_copy", {file: one.file, folder: folder.value}), {percent = null, path = "", problems = []} = one.copied || {};
     folder.addEventListener("keydown", (event) => { if (event.key === "Enter") copy(); });
     return h("div", {class: "verdict-copy"}, h("label", {}, "Copy to", folder), button("Copy", copy, "small", {disabled: percent !== null}), percent !== null ? h("span", {class: "hint", role: "status"}, `${percent}% copied`) : null,

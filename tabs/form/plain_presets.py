@@ -17,7 +17,7 @@ from core.settings.values import shown_value
 from tabs.form.form_page import FormPage
 from tabs.form.form_values import changed_values
 from tabs.form.picker import family_of_file
-from tabs.form.presets import ACTS, BadInput, Done, PresetForm, Steps, json_text, read_preset, shown_name
+from tabs.form.presets import ACTS, BadInput, Done, PresetForm, Steps, json_text, read_preset
 from tabs.form.view import TOOL_FILES, FieldView
 from tabs.markup import button, esc, options, short
 
@@ -145,8 +145,7 @@ class PlainForm(PresetForm):
 
         def line(name: str) -> str:
             entry = self.known[name]
-            usual = entry.hint or ("automatic" if entry.names == "path" else "")
-            empty = hints.get(name, usual if entry.optional or entry.default == "" else "")
+            empty = hints.get(name, entry.hint if entry.optional or entry.default == "" else "")
             return FieldView(
                 entry,
                 shown.get(name, entry.default),
@@ -251,7 +250,7 @@ class PlainForm(PresetForm):
         now = self.load() if name is None else self.initial()
         values, notes = self.values_of(preset_files.apply(preset), now) if preset else (now, [])
         self.put(values, name, corrected=self.known)
-        usual = "The JSON is applied." if name is None else f"Loaded {shown_name(self.presets, name)}."
+        usual = "The JSON is applied." if name is None else f"Loaded {self.presets.shown_name(name)}."
         return Done(done or usual, notes) if preset else None
 
     def delete(self, name: str) -> Done | None:
@@ -275,7 +274,7 @@ class PlainForm(PresetForm):
         """HTML of the preset bar: the list of presets, the number of changes, undo, redo and the menu."""
         name, changed = self.name, self.changed()
         names = self.presets.names(self.task_name)
-        listed = options([("Defaults", ""), *((shown_name(self.presets, each), each) for each in names)], name)
+        listed = options([("Defaults", ""), *((self.presets.shown_name(each), each) for each in names)], name)
         state = f"{count(len(changed), 'field')} changed" if changed else "as saved" if name else "defaults"
         return (
             f'<div class="form-presets block-part{" is-changed" if changed else ""}" role="group" aria-label="Preset">'

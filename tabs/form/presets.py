@@ -203,12 +203,6 @@ def read_preset(presets: PresetStore, name: str) -> Preset | None:
         return None
 
 
-def shown_name(presets: PresetStore, name: str) -> str:
-    """The name of a user preset without "user/", or the title of a shipped one."""
-    preset = None if name.startswith("user/") else read_preset(presets, name)
-    return (preset.title if preset else "") or name.removeprefix("user/")
-
-
 def read_text(name: str, text: str, task: str, fix: str = "open it in its own tab") -> Preset:
     """Parse the text of a preset file of this name. Raises ProblemsError. fix: for a preset of another task"""
     if len(text) > MAX_BYTES:

@@ -31,7 +31,7 @@ from core.settings.presets import files as preset_files
 from core.settings.presets.files import PresetStore, differences, to_values
 from core.settings.presets.migrations import to_version_2
 from core.settings.values import text_of, value_from
-from tabs.form.presets import BadInput, Done, PresetForm, Steps, read_preset, shown_name
+from tabs.form.presets import BadInput, Done, PresetForm, Steps, read_preset
 
 STARTER_PRESET = "starter_lora"
 NAME = "saving.output_name"
@@ -281,7 +281,7 @@ class Project(PresetForm):
         bad = {path: each for path, each in self.bad.items() if preset_files.kept(FIELDS[path]) and path not in stated}
         self.replace(job, preset=name, did=f"loading {name}" if name else "reset to default", bad=bad)
         left = "; your model, images, prompts and name stay" if recipe else ""
-        usual = f"{shown_name(self.presets, name)} loaded{left}." if name else "All settings are at their defaults."
+        usual = f"{self.presets.shown_name(name)} loaded{left}." if name else "All settings are at their defaults."
         return self._replaced(done or usual, unsaved)
 
     def restore_all(self) -> Done:

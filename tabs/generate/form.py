@@ -16,6 +16,7 @@ from core.engine.run_grid import words_of
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
+from core.generation.images.gallery import without_controls
 from core.generation.model.embeddings import Embedding, each_word_once, find_embedding, find_embeddings
 from core.generation.model.library import Scan, find, find_file, portable_name
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
@@ -57,7 +58,9 @@ class TabSettings(Settings):
         help="A ControlNet or ControlNet-LLLite of models/ or of a run, or its path. Each that is added has its own control image.",
     )
     compare: bool = setting(
-        False, title="Compare with the base model", help="Generates each image without LoRA too, with the same seed."
+        False,
+        title="Compare with the base model",
+        help="Generates each image without LoRAs too, or if there are none, without ControlNets, with the same seed.",
     )
 
 
@@ -321,7 +324,8 @@ def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list
     """[job]; with `compare` [the job with the base model alone, the job], both with the same seed and with the LoRAs of the
     prompt moved to the LoRAs.
 
-    A job with LoRAs or embeddings is compared with its own model without them; any other with the model of Train (`project`).
+    A job with LoRAs or embeddings is compared with its own model without them; any other with the model of Train (`project`), or
+    if it has this model, without its ControlNets.
     Raises ProblemsError for invalid LoRAs in the prompt, and if there is nothing to compare.
     """
     if not compare:
@@ -330,9 +334,11 @@ def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list
     if job.generate.loras or job.generate.embeddings:
         bare = job.generate.model_copy(update={"loras": [], "embeddings": []})
         return [job.model_copy(update={"generate": bare}), job]
+    if job.model == project.model and job.controls.used:
+        return [without_controls(job), job]
     if job.model == project.model:
-        what = "There is nothing to compare: no LoRA, embedding or other model is chosen"
-        fix = "add a LoRA or an embedding, choose another model than in Train, or turn off the comparison"
+        what = "There is nothing to compare: no LoRA, embedding, ControlNet or other model is chosen"
+        fix = "add a LoRA, an embedding or a ControlNet, choose another model than in Train, or turn off the comparison"
         raise ProblemsError.one(what, "Compare with the base model", fix, code="generate.nothing-to-compare")
     return [job.model_copy(update={"model": project.model}), job]
 

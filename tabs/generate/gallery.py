@@ -164,8 +164,7 @@ class Shelf:
             self.warm()
         matches = gallery.matching(filter_of(request))
         of_session = list(takewhile(lambda shot: shot.time >= self.begun, gallery.newest()))
-        twins = {gallery.twin(shot.name) for shot in of_session}
-        strip = [shot.name for shot in of_session if shot.name not in twins][:MAX_STRIP]
+        strip = [shot.name for shot in gallery.without_twins(of_session)][:MAX_STRIP]
         names = [shot.name for shot in matches]
         return {
             "version": version,

@@ -48,7 +48,9 @@ from tabs.generate import form, grids
 from tabs.monitor import assess
 from tabs.monitor.answer import answer_of
 from tabs.server.browsers import Browser
-from tabs.tools.copies import Copies
+from tabs.tools.copies import TAB as COPIES
+from tabs.tools.copies import Copies, saved_kind
+from tabs.tools.copies import hint as copy_hint
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -120,7 +122,7 @@ def _stamp(page: Page, run: Path, facts: Mapping[str, Any], verdict: Verdict | N
         average and (id(average), average.done),
         assess.stamp(page, run),
         _minutes(page),
-        copies.folder,
+        page.project.tab_state(COPIES),
         [copies.outcome(run / "checkpoints" / file) for file in files],
     )
 
@@ -177,7 +179,8 @@ def _data(page: Page, run: Path, facts: Mapping[str, Any], job: TrainJob, verdic
         "preferred": preferred,
         "average": _average(page, run.name, job),
         "others": _others(run, facts, kept),
-        "copy_to": printable(copies.folder) if copies.folder else "",
+        "copy_to": printable(folder) if (folder := copies.folder(saved_kind(job))) else "",
+        "copy_hint": copy_hint(saved_kind(job)),
     }
 
 

@@ -90,7 +90,8 @@ class Comparisons:
     def _side(self, letter: str, name: str) -> Side:
         facts = self._page.engine.snapshot(name)
         folder = RunFolder(self._page.workspace.runs / Path(name).name)
-        return Side(letter, facts, self._page.readable_job(name), folder.preset, self._dataset(folder))
+        preset = self._page.presets.shown_name(folder.preset)
+        return Side(letter, facts, self._page.readable_job(name), preset, self._dataset(folder))
 
     def _dataset(self, folder: RunFolder) -> dict[str, Any]:
         """Contents of a run's dataset.json, which has megabytes for 10,000 images, cached until it changes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -127,7 +128,7 @@ class Handlers:
             bool(place.get("asking")),
             self.page.thumb_url,
             self.page.file_url,
-            self.copies.row,
+            partial(self.copies.row, kind=copies.saved_kind(job)),
             more,
         )
 
@@ -234,7 +235,7 @@ class Handlers:
         if act == "copy-to":
             return {"copy": name}
         if act == "copy":
-            self.copies.start(run, name, str(self.copies.folder or ""))
+            self.copies.again(run, name)
         elif act == "uncopy":
             self.copies.cancel(run, name)
         else:

@@ -1,4 +1,4 @@
-"""Copy a run's files to a folder of another program, which is remembered."""
+"""Copy a run's files to a folder of another program, which is remembered for each kind of file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from core.record.kept import keep, read_kept
 from core.record.preference import read_choices
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.run_folder import safe_name
+from core.settings.methods import spec_of
 from core.settings.names import bad_name
 from core.settings.readers import program_of
 from core.tasks import tasks
@@ -25,10 +26,18 @@ from tabs.server.browsers import Browser
 from tabs.tools.forms import fill_in
 
 if TYPE_CHECKING:
+    from core.settings.job import TrainJob
     from tabs.context import Page
 
 TAB = "Runs"
 WHERE = "Copy to"
+FOLDERS = {  # {what a run saves: its folder in ComfyUI}
+    "lora": "loras",
+    "embedding": "embeddings",
+    "model": "checkpoints",
+    "controlnet": "controlnet",
+    "lllite": "controlnet",
+}
 CONVERTS = "convert_lora"  # name of the tool and act of its button
 KEYS = """
 element.addEventListener('keydown', (event) => {
@@ -51,17 +60,31 @@ class Copying:
     misread: list[Problem] = field(default_factory=list)
 
 
+def saved_kind(job: TrainJob | None) -> str:
+    """What a run with these settings saves, of FOLDERS; "" if they cannot be read."""
+    return spec_of(job).saves if job is not None else ""
+
+
+def hint(kind: str) -> str:
+    """An example of a folder for files of this kind."""
+    return f"such as ComfyUI/models/{FOLDERS.get(kind, 'checkpoints')}, with its full path"
+
+
+def _key(kind: str) -> str:
+    """Where the project stores the last folder of a kind of files: "copy_to" was that of all kinds, mostly LoRAs."""
+    return "copy_to" if kind == "lora" else f"copy_to_{kind}"
+
+
 class Copies:
-    """The newest copy of each file, until the server ends. The project stores the last folder."""
+    """The newest copy of each file, until the server ends. The project stores the last folder of each kind of files."""
 
     def __init__(self, page: Page):
         self._page = page
         self._copies: dict[str, Copying] = page.copies
 
-    @property
-    def folder(self) -> Path | None:
-        """The remembered folder, if this page may write to it."""
-        text = str(self._page.project.tab_state(TAB).get("copy_to", ""))
+    def folder(self, kind: str) -> Path | None:
+        """The remembered folder for files of this kind, if this page may write to it."""
+        text = str(self._page.project.tab_state(TAB).get(_key(kind), ""))
         try:
             return self._page.roots.check_written(text, WHERE) if text else None
         except ProblemsError:
@@ -70,7 +93,8 @@ class Copies:
     # -- actions
 
     def start(self, run: str, name: str, text: str) -> None:
-        """Copy a file of the run to the folder that `text` names, and remember the folder. Raises ProblemsError."""
+        """Copy a file of the run to the folder that `text` names, and remember the folder for files of its kind. Raises
+        ProblemsError."""
         roots = self._page.roots
         source = self._file(run, name)
         if not text.strip():
@@ -92,7 +116,14 @@ class Copies:
         program = program_of(folder)
         misread = misread_by(source, (program,)) if program else []
         self._copies[str(source)] = Copying(folder, wanted, task, misread)
-        self._page.project.update_tab(TAB, copy_to=str(folder))
+        self._page.project.update_tab(TAB, **{_key(self._kind(run)): str(folder)})
+
+    def again(self, run: str, name: str) -> None:
+        """Copy a file of the run to the remembered folder. Raises ProblemsError."""
+        self.start(run, name, str(self.folder(self._kind(run)) or ""))
+
+    def _kind(self, run: str) -> str:
+        return saved_kind(self._page.readable_job(run))
 
     def create_folder(self, data: dict[str, Any], browser: Browser) -> None:
         """Create the folder whose absence refused this browser's last copy, and copy the file. Raises ProblemsError."""
@@ -126,7 +157,7 @@ class Copies:
         """Mark a file of a run to keep, with a name ("" for the file's own), and copy it to the remembered folder; renaming a
         kept one does not copy it again. None removes the mark, not the copy."""
         source, folder = self._file(run, name), self._page.workspace.runs / run
-        file, into = source.relative_to(folder).as_posix(), self.folder
+        file, into = source.relative_to(folder).as_posix(), self.folder(self._kind(run))
         new = wanted is not None and file not in read_kept(folder)
         keep(folder, source, wanted)
         browser = self._page.browser
@@ -209,10 +240,11 @@ class Copies:
         name = str(place.get("copy", ""))
         if not name or not place.get("open"):
             return ""
-        text = printable(known) if (known := self.folder) else ""
+        kind = self._kind(str(place["open"]))
+        text = printable(known) if (known := self.folder(kind)) else ""
         field = (
             f'<input type="text" id="copy-folder" data-land="{esc(name)}" value="{esc(text)}" maxlength="4000" '
-            f'spellcheck="false" autocomplete="off" placeholder="such as ComfyUI/models/loras, with its full path" '
+            f'spellcheck="false" autocomplete="off" placeholder="{hint(kind)}" '
             f'aria-label="Folder to copy {esc(name)} to">'
         )
         browse = '<button type="button" class="btn" data-browse="folder">Browse</button>'
@@ -220,14 +252,14 @@ class Copies:
         return (
             f'<section class="block-part copy-to" role="dialog" aria-label="Copy"><h3>Copy {esc(name)} to a folder</h3>'
             f'<div class="copy-line">{field}{browse}{go}{button("shut", "Cancel")}</div>'
-            f'<p class="hint">Files with the same name are never replaced. The folder is remembered.</p></section>'
+            f'<p class="hint">Files with the same name are never replaced. The folder is remembered for files of this kind.</p></section>'
         )
 
-    def row(self, file: dict[str, Any]) -> tuple[str, str]:
-        """(HTML of the copy buttons, HTML of the copy's state) of a file in the list."""
+    def row(self, file: dict[str, Any], kind: str) -> tuple[str, str]:
+        """(HTML of the copy buttons, HTML of the copy's state) of a file in the list. kind: of FOLDERS"""
         name = file["name"]
         again = ""
-        if known := self.folder:
+        if known := self.folder(kind):
             text = f"Copy to {short(printable(known.name or known), 24)}"
             label = f"Copy {name} to {printable(known)}"
             again = button("copy", text, name, title=printable(known), label=label)

@@ -8,7 +8,7 @@ from core.formats.detect import FAMILY_NAMES
 from core.settings.presets import files as preset_files
 from core.settings.values import shown_value
 from core.training.checks.recipe_fit import fits, nearest, recipe_problems
-from tabs.form.presets import read_preset, shown_name
+from tabs.form.presets import read_preset
 from tabs.form.project import FIELDS
 from tabs.train.method_needs import with_family
 
@@ -32,7 +32,7 @@ def _listed(page: Page) -> list[tuple[str, str, str]]:
     for number, name in enumerate(page.presets.names("train")):
         preset = read_preset(page.presets, name)
         own = name.startswith("user/")
-        words = shown_name(page.presets, name) + (" (yours)" if own else "")
+        words = page.presets.shown_name(name) + (" (yours)" if own else "")
         family = preset.family if preset is not None and not own else ""
         enough = preset is None or preset.kind != "recipe" or fits(preset, gpu)
         words += "" if enough or not gpu else " (needs more VRAM)"
@@ -71,7 +71,7 @@ def _fit(page: Page, recipe: preset_files.Preset) -> dict[str, Any] | None:
     others = {name: preset for name in names if (preset := read_preset(page.presets, name)) is not None}
     wanted = family if family in FAMILY_NAMES else recipe.family
     best = nearest(others.values(), recipe, wanted, gpu)
-    other = next(([name, shown_name(page.presets, name)] for name, preset in others.items() if preset is best), None)
+    other = next(([name, page.presets.shown_name(name)] for name, preset in others.items() if preset is best), None)
     mismatch = any(problem.code == "recipe.other-family" for problem in problems)
     return {
         "what": [f"{problem.what}." for problem in problems],

@@ -15,17 +15,19 @@ from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.explain import explain
 from core.engine.queue import GUEST, QueueEntry
-from core.generation.images.gallery import nets_text, pair_key
+from core.generation.images.gallery import facts_of, nets_text, pair_key
 from core.generation.images.metadata import png_info
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import portable_name
 from core.generation.model.sources import Hashes
 from core.generation.model.store import LoadedModel
 from core.generation.plan.requests import requests_of
+from core.generation.prompt.changes import with_settings
 from core.generation.prompt.wildcards import no_files
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.check import build
+from core.settings.generation.controls import ControlUse
 from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.generation.prompts import PromptSettings
 from core.settings.generation.regions import RegionSettings
@@ -171,6 +173,17 @@ def test_new_words_and_trained_models_are_compared_too():
     assert plain.model == TrainJob().model and full.model.base_model == trained
     assert plain.generate == full.generate and plain.generate.seed is not None
     assert [nets_text(each) for each in (plain, full)] == ["", "dog"]
+
+
+def test_a_controlnet_is_compared_with_the_model_alone():
+    net = {"controls": {"nets": [ControlUse(file="canny", image="edges.png")], "control_image": "edges.png"}}
+    job = with_settings(form.job_of(form.start_values(), TrainJob()), generate={"seed": 3}, **net)
+    plain, full = form.jobs_to_generate(job, True, TrainJob())
+    assert plain.controls.nets == [] and full == job
+    assert facts_of(full).bare == facts_of(plain).pair != facts_of(full).pair and facts_of(plain).bare == ""
+    off = with_settings(job, controls={"nets": [ControlUse(file="canny", enabled=False)]})
+    with pytest.raises(ProblemsError, match="nothing to compare"):
+        form.jobs_to_generate(off, True, TrainJob())
 
 
 def test_a_lora_of_strength_0_is_left_out_of_the_job():

@@ -15,6 +15,7 @@ from work_parts import event, make_page, said, wait_until
 from core import tasks
 from core.record.kept import read_kept
 from core.record.problems import ProblemsError
+from core.settings.methods import methods
 from tabs.runs.tab import TAB, Handlers
 from tabs.tools import copies as runs_copy
 from tabs.tools.forms import ToolForm
@@ -61,7 +62,23 @@ def test_the_folder_is_remembered_for_the_next_file_and_the_next_server(desk, lo
     kept = json.loads(page.project.file.read_text("utf-8"))["tabs"][TAB]
     assert kept == {"copy_to": str(loras)}
     again = Handlers(make_page(tmp_path, page.engine))
-    assert again.copies.folder == loras and str(loras) in again._main({"open": RUN})
+    assert again.copies.folder("lora") == loras and str(loras) in again._main({"open": RUN})
+
+
+def test_each_kind_of_file_has_its_folder(desk, loras):
+    copy(desk, str(loras))
+    ended(desk)
+    whole, kind = "20260101-130000_whole", {"method": {"kind": "fine_tune"}}
+    make_run(desk.page.workspace.runs, whole, saved=(20,), settings=kind)
+    desk.copies.keep(whole, "whole-step00000020.safetensors", "")
+    ended(desk)
+    assert [path.name for path in loras.iterdir()] == [FILE] and 'data-act="copy"' not in desk._main({"open": whole})
+    panel = desk.act({"open": whole}, event("copy-to", "whole-step00000020.safetensors"))["copy"]
+    assert "ComfyUI/models/checkpoints" in panel and str(loras) not in panel
+    copy(desk, str(loras.parent), {"open": whole}, "whole-step00000020.safetensors")
+    ended(desk)
+    assert desk.copies.folder("model") == loras.parent and desk.copies.folder("lora") == loras
+    assert {spec.saves for spec in methods().values()} <= {*runs_copy.FOLDERS}
 
 
 def test_what_became_of_a_copy_stands_at_its_file_until_it_is_closed(desk, loras):
@@ -159,7 +176,7 @@ def test_a_missing_folder_is_created_for_the_copy_only_where_this_browser_asked_
         copy(desk, str(folder))
     desk.copies.create_folder({}, browsers.of(None))
     ended(desk)
-    assert [each.name for each in folder.iterdir()] == [FILE] and desk.copies.folder == folder
+    assert [each.name for each in folder.iterdir()] == [FILE] and desk.copies.folder("lora") == folder
     desk.copies.create_folder({}, browsers.of(None))
     ended(desk)
     assert len([*folder.iterdir()]) == 1, "once"
@@ -236,7 +253,7 @@ def test_a_shared_page_answers_the_same_for_what_is_outside_whether_or_not_it_is
 def test_a_shared_page_copies_into_its_own_folders_and_shows_no_other(shared, tmp_path):
     (tmp_path / "owner").mkdir()
     shared.page.project.keep(TAB, {"copy_to": str(tmp_path / "owner")})  # chosen on the machine itself
-    assert shared.copies.folder is None and str(tmp_path / "owner") not in shared._main({"open": RUN})
+    assert shared.copies.folder("lora") is None and str(tmp_path / "owner") not in shared._main({"open": RUN})
     assert "owner" not in shared.act({"open": RUN}, event("copy-to", FILE))["copy"]
     wants = {"files": str(tmp_path / "owner"), "kind": "folder"}
     assert shared.page.roots.holds(shared.page.models.parts("Runs", {"wants": wants})["browse"]["folder"])

@@ -94,6 +94,17 @@ def test_the_table_is_filtered_and_paged(desk):
     assert desk._main({"find": "RUN7"}).count("<tr>") == 1 + 1
 
 
+def test_a_run_shows_its_preset_as_the_list_of_presets_does(desk):
+    write_run(desk.page, "20260101-120000_one", "done")
+    file = desk.page.workspace.runs / "20260101-120000_one" / "job.json"
+    raw = json.loads(file.read_text("utf-8"))
+    for preset, title in (("starter_lora", "Starter style LoRA"), ("user/mine", "mine"), ("gone", "gone")):
+        file.write_text(json.dumps(raw | {"preset": preset}), "utf-8")
+        assert f"preset {title}</span>" in desk._main({}) and f"<dd>{title}</dd>" in desk._main(
+            {"open": file.parent.name}
+        )
+
+
 def test_an_open_run_shows_files_samples_settings_and_log(desk):
     write_run(desk.page, "20260101-120000_one", "failed", message="out of memory")
     shown = desk._main({"open": "20260101-120000_one"})

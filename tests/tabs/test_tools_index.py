@@ -12,6 +12,7 @@ from core import tasks
 from core.formats.tensors.header import read_header
 from core.networks.adapter_file import save_lora
 from core.record.problems import ProblemsError
+from tabs.form.task_settings import job_of, main_setting
 from tabs.generate import replaced
 from tabs.tools import index, works
 from tabs.tools.forms import ToolForm, cards
@@ -26,6 +27,23 @@ def test_every_tool_with_a_card_is_in_the_index_once():
     assert titles[:3] == ["LoRAs", "Models and files", "Images"] and {index.CAPTIONS, index.MACHINE} <= set(titles)
     assert [card.name for card in index.ordered("Tools")][: len(index.FIRST)] == list(index.FIRST)
     assert set(index.ordered("Tools")) == set(cards("Tools"))
+
+
+def test_an_empty_folder_says_what_is_used_and_a_needed_one_promises_nothing(page):
+    for task in tasks.tasks().values():
+        if task.card is None or task.card.tab != "Tools":
+            continue
+        form = ToolForm(page, task.card).form(task)
+        assert "automatic" not in form.fields([name for name, entry in form.known.items() if entry.names == "path"])
+        output = form.known.get("output")
+        assert output is None or output.hint, task.name
+
+
+def test_an_extracted_lora_is_titled_by_the_tuned_model(page):
+    settings = {"model_org": "models/starter", "model_tuned": "models/fox.safetensors"}
+    task = tasks.named("extract_lora")
+    job = job_of(task, settings, page.project.job)
+    assert task.title_of(job) == "Extract a LoRA: fox.safetensors" and main_setting(task) == task.takes
 
 
 def test_undo_and_the_output_are_for_one_use_or_one_tool(page):

@@ -38,6 +38,7 @@ from core.record.problems import ProblemsError, unwritten
 from core.record.space import require_space
 from core.record.stamps import stamp_of
 from core.record.workspace import Workspace
+from core.settings.generation.controls import ControlSettings
 from core.settings.job import GenerateJob
 from core.settings.names import bad_name
 
@@ -58,6 +59,7 @@ class Facts:
     own    short text of LoRAs with strengths, embeddings or the trained model
     pair   key of all settings except LoRAs and embeddings (`pair_key`)      plain   whether it has no LoRAs and embeddings
     kin    key of the settings in `pair` except the model and MODEL_DEFAULTS
+    bare   `pair` without the ControlNets; "" without any
     """
 
     width: int = 0
@@ -73,6 +75,7 @@ class Facts:
     pair: str = ""
     plain: bool = True
     kin: str = ""
+    bare: str = ""
 
 
 UNREAD = Facts()
@@ -106,7 +109,12 @@ def facts_of(job: GenerateJob, source: str = "atelier", title_of: Callable[[str]
         pair=pair_key(job),
         plain=not (settings.loras or settings.embeddings),
         kin=pair_key(job, MODEL_DEFAULTS, "model"),
+        bare=pair_key(without_controls(job)) if job.controls.used else "",
     )
+
+
+def without_controls(job: GenerateJob) -> GenerateJob:
+    return job.model_copy(update={"controls": ControlSettings()})
 
 
 def nets_text(job: GenerateJob, title_of: Callable[[str], str] = file_stem) -> str:
@@ -201,7 +209,7 @@ class Gallery:
         self._shots: dict[str, Shot] = {}
         self._facts: dict[str, tuple[Shot, Facts]] = {}
         self._newest: tuple[int, list[Shot]] = (-1, [])
-        self._plain: tuple[int, dict[str, str], dict[str, list[str]]] = (-1, {}, {})
+        self._plain: tuple[int, dict[str, list[str]], dict[str, list[str]]] = (-1, {}, {})
         self._stars: dict[str, int] | None = None
         self._lock, self._reading = threading.RLock(), threading.Lock()
 
@@ -333,8 +341,14 @@ class Gallery:
             and (not criteria.stars or self.stars(shot.name) >= criteria.stars)
             and self._suits(shot.name, words, criteria)
         ]
-        twins = {self.twin(shot.name) for shot in shots}
-        return [shot for shot in shots if shot.name not in twins]
+        return self.without_twins(shots)
+
+    def without_twins(self, shots: Sequence[Shot]) -> list[Shot]:
+        """`shots` without those that are shown as the `twin` of one that is listed."""
+        twins = {shot.name: self.twin(shot.name) for shot in shots}
+        hidden = set(twins.values())
+        hidden = {twin for name, twin in twins.items() if name not in hidden}
+        return [shot for shot in shots if shot.name not in hidden]
 
     def _suits(self, name: str, words: list[str], criteria: Filter) -> bool:
         facts = self.facts(name)
@@ -344,13 +358,12 @@ class Gallery:
         return all(word in text for word in words)
 
     def twin(self, name: str) -> str:
-        """The newest image with the same settings from the base model alone, without LoRAs and embeddings; "" without one. For
-        a model trained here, any model that was not trained here counts as its base, and older images than this one come
-        first."""
+        """The newest image with the same settings from the base model alone, without LoRAs and embeddings, or if this one has
+        none, without ControlNets; "" without one. Older images than this one come first. For a model trained here, any model
+        that was not trained here is its base."""
         facts = self.facts(name)
-        if not facts.plain:
-            return self._plain_ones()[0].get(facts.pair, "")
         bases = [each for each in self._kin(name) if not self.facts(each).own] if facts.own else []
+        bases = bases or self._plain_ones()[0].get(facts.bare if facts.plain else facts.pair, [])
         return self._older(bases, name) or next(iter(bases), "")
 
     def before(self, name: str) -> str:
@@ -368,15 +381,15 @@ class Gallery:
         facts = self.facts(name)
         return self._plain_ones()[1].get(facts.kin, []) if facts.plain and facts.kin else []
 
-    def _plain_ones(self) -> tuple[dict[str, str], dict[str, list[str]]]:
-        """Images without LoRAs and embeddings: {pair: the newest}, {kin: all, newest first}."""
+    def _plain_ones(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Images without LoRAs and embeddings by pair and by kin, newest first."""
         if self._plain[0] != self.version:
-            pairs: dict[str, str] = {}
+            pairs: dict[str, list[str]] = {}
             kin: dict[str, list[str]] = {}
             for shot in self.newest():
                 facts = self.facts(shot.name)
                 if facts.plain and facts.pair:
-                    pairs.setdefault(facts.pair, shot.name)
+                    pairs.setdefault(facts.pair, []).append(shot.name)
                     kin.setdefault(facts.kin, []).append(shot.name)
             self._plain = (self.version, pairs, kin)
         return self._plain[1:]

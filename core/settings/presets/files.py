@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -344,6 +345,14 @@ class PresetStore:
         """Read a preset. Raises ProblemsError, also for another task than `task`, if that is given."""
         preset = read(self.path(name))
         return of_task(preset, task) if task else preset
+
+    def shown_name(self, name: str) -> str:
+        """The name of a user preset without "user/", or the title of a shipped one."""
+        title = ""
+        if name and not name.startswith("user/"):
+            with suppress(ProblemsError):
+                title = self.load(name).title
+        return title or name.removeprefix("user/")
 
     def save(
         self, name: str, job: Settings, *, task: str = "train", replace: bool = False, description: str = ""

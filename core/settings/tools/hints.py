@@ -17,7 +17,7 @@ class MadeHintsSettings(CopySettings):
     output: str | None = setting(
         None,
         title="Output folder",
-        hint="automatic",
+        hint="in outputs/datasets/control",
         level="shown",
         widget="folder",
         help="Where control images are saved. Empty is a folder in outputs/datasets/control, named after the images and the preprocessor or model.",
@@ -93,7 +93,7 @@ class GeneratedImagesSettings(Settings):
     output: str | None = setting(
         None,
         title="Output folder",
-        hint="automatic",
+        hint="in outputs/datasets/pairs",
         level="shown",
         widget="folder",
         names="path",

@@ -39,7 +39,7 @@ class CopySettings(FolderSettings):
     output: str | None = setting(
         None,
         title="Output folder",
-        hint="automatic",
+        hint="in outputs/datasets",
         level="shown",
         widget="folder",
         help="Where copies are saved. Empty is outputs/datasets/<tool>/<folder name>. Existing files are kept.",

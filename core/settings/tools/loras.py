@@ -33,8 +33,9 @@ ClampQuantile = Annotated[
 ]
 
 
-def _output(beside: str) -> Any:
-    return output_file(f"The new file, or a folder for it. Empty is next to {beside}.")
+def _output(beside: str, hint: str = "") -> Any:
+    help = f"The new file, or a folder for it. Empty is next to {beside}."
+    return output_file(help, hint=hint or f"next to {beside}")
 
 
 def _compatibility(what: str) -> Any:
@@ -94,7 +95,10 @@ class MergeLorasSettings(Settings):
     save_precision: SavePrecision = None
     device: Device = "cpu"
     no_metadata: NoModelspec = False
-    output: str | None = _output("the first LoRA, or models/loras if that is a checkpoint of a run")
+    output: str | None = _output(
+        "the first LoRA, or in models/loras if that is a checkpoint of a run",
+        "next to the first, or models/loras",
+    )
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "plain and concat multiply both matrices by the ratio (plain: 0.5 is a quarter), concat divides by the growth of the rank, and SVD clamps."
     )
@@ -103,10 +107,10 @@ class MergeLorasSettings(Settings):
 class ExtractLoraSettings(Settings):
     """Makes a LoRA of the difference between a fine-tuned checkpoint and its base. Both are read layer by layer."""
 
+    model_tuned: str | None = model_file("The fine-tuned model.", "checkpoint", title="Tuned", kohya=SAME)
     model_org: str | None = model_file(
-        "The base model, a single file or a folder.", "checkpoint", title="Original", kohya=SAME
+        "The base model that it was trained on, a single file or a folder.", "checkpoint", title="Original", kohya=SAME
     )
-    model_tuned: str | None = model_file("The model that was trained on it.", "checkpoint", title="Tuned", kohya=SAME)
     dim: int = kohya_setting(
         32, within=(1, 1024), title="Rank", level="shown", help="Rank of each layer. Whole trainings need 32 to 128."
     )
@@ -137,7 +141,7 @@ class ExtractLoraSettings(Settings):
     save_precision: Precision | None = kohya_setting(None, hint="fp32", help="Dtype of the LoRA's weights.")
     device: Device = "cpu"
     no_metadata: NoModelspec = False
-    output: str | None = _output("the tuned model")
+    output: str | None = _output("the tuned model, ending in _lora")
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "decompositions in fp32 with the library's signs, and numbers beyond the 0.99 quantile are clamped."
     )
@@ -151,7 +155,8 @@ class SplitDyloraSettings(Settings):
         4, within=(1, 1024), level="shown", unit="ranks", help="Step between the ranks, the unit it was trained with."
     )
     output: str | None = output_file(
-        "A folder, or a file whose name gets -0004, -0008 ... Empty is next to the DyLoRA."
+        "A folder, or a file whose name gets -0004, -0008 ... Empty is next to the DyLoRA.",
+        hint="next to the DyLoRA",
     )
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "alpha is not changed, so lower ranks are stronger than they were in the whole."

@@ -63,7 +63,9 @@ class ConvertLoraSettings(Settings):
     save_precision: Precision | None = setting(
         None, level="shown", hint="unchanged", help="Dtype of the weights in the copy. Empty keeps the file's."
     )
-    output: str | None = output_file("A file or folder for the copies. Empty is next to each file.")
+    output: str | None = output_file(
+        "A file or folder for the copies. Empty is next to each file.", hint="next to each file"
+    )
 
 
 class DownloadSettings(Settings):

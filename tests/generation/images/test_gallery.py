@@ -25,8 +25,9 @@ def space(tmp_path):
     return Workspace(outputs=tmp_path / "outputs", models=tmp_path / "models", presets=tmp_path / "presets")
 
 
-def job(model="models/starter", **generate):
-    return build(GenerateJob, {"generate": {"prompt": "a fox", "seed": 1} | generate, "model": {"base_model": model}})
+def job(model="models/starter", controls=None, **generate):
+    settings = {"generate": {"prompt": "a fox", "seed": 1} | generate, "model": {"base_model": model}}
+    return build(GenerateJob, settings | {"controls": controls or {}})
 
 
 def make(space, name, age=0.0, model="models/starter", **generate):
@@ -204,6 +205,26 @@ def test_an_image_stands_beside_the_one_of_the_base_model_alone(space):
     ]  # where its image is not found
     gallery.put_away(["ink.png"])
     assert [shot.name for shot in gallery.matching()] == ["other_seed.png", "base.png"]
+
+
+def test_each_of_two_equal_comparisons_has_its_own_base_image(space):
+    ink = [{"file": "ink.safetensors", "strength": 1}]
+    for number in (1, 2):
+        make(space, f"base{number}.png", age=9 - 2 * number)
+        make(space, f"ink{number}.png", loras=ink, age=8 - 2 * number)
+    gallery, names = opened(space)
+    assert names == ["ink2.png", "ink1.png"]
+    assert [gallery.twin(name) for name in names] == ["base2.png", "base1.png"]
+
+
+def test_an_image_with_a_controlnet_stands_beside_the_one_without_it(space):
+    ink, canny = [{"file": "ink.safetensors", "strength": 1}], {"nets": [{"file": "canny", "image": "edges.png"}]}
+    make(space, "base.png", age=9)
+    make(space, "canny.png", age=8, controls=canny)
+    make(space, "both.png", loras=ink, age=7, controls=canny)
+    gallery, names = opened(space)
+    assert gallery.twin("both.png") == "canny.png" and gallery.twin("canny.png") == "base.png"
+    assert names == ["both.png", "base.png"], "the base image of one that is hidden itself stays in the list"
 
 
 def test_an_image_of_a_trained_model_stands_beside_its_bases_and_other_models_are_compared(space):
