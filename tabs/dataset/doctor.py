@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from core.dataset.doctor.examine import KINDS, Finding, treat
@@ -18,7 +19,7 @@ from tabs.dataset.reading import Reading, key_of
 from tabs.markup import button, esc, progress, row_of, section
 
 IMAGES_SHOWN = 12
-GOES = ' <span class="unseen">would be removed</span>'
+GOES = " <span>would be removed</span>"
 FINDINGS_SHOWN = 20
 BACK_SHOWN = 4
 MOST_AT_ONCE = 0.25  # of the images; more are moved only after a question
@@ -116,6 +117,7 @@ def cards(
 def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> str:
     """HTML of a finding with thumbnails. places: {image key: (index, row) in the report}"""
     advised = set(finding.advised)
+    names = Counter(image.key[-1] for group in finding.images for image in group)
     images, shown = "", 0
     for group in finding.images:
         if shown >= IMAGES_SHOWN:
@@ -124,14 +126,17 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
         for image in group[: IMAGES_SHOWN - shown]:
             shown += 1
             name, goes = printable(image.key[-1]), image.key in advised
-            tooltip = ", ".join(part for part in (name, image.note, "would be removed" if goes else "") if part)
+            folder = f"{printable(image.key[0])}/" if names[image.key[-1]] > 1 else ""
+            tooltip = ", ".join(
+                part for part in (folder + name, image.note, "would be removed" if goes else "") if part
+            )
             shows = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
             place = places.get(image.key)
             where = f' data-act="open" data-arg="{place[0]}"{row_of(key_of(place[1]))}' if place else " disabled"
             items += (
                 f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(tooltip)}">'
                 f'<img src="{esc(thumb_url(image.path, 96))}" alt="" loading="lazy" decoding="async">'
-                f"<b{shows}>{esc(name)}</b> <span>{esc(image.note)}</span>"
+                f"{folder and f'<b{shows}>{esc(folder)}</b>'}<b{shows}>{esc(name)}</b> <span>{esc(image.note)}</span>"
                 f"{GOES if goes else ''}</button>"
             )
         images += f'<div class="seen-group">{items}</div>'

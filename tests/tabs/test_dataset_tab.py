@@ -374,3 +374,15 @@ def test_the_first_images_of_another_folder_are_never_shown(desk, tmp_path, monk
     assert desk.reading.first == () and '<li class="tile">' not in desk._render()["grid"]
     go.set()
     wait_until(lambda: not desk.reading.busy)
+
+
+def test_copies_of_one_name_are_told_apart_by_their_folders(desk, tmp_path):
+    sources = []
+    for name in ("new", "old"):  # equal names, and only the last has captions
+        image(tmp_path / name / "car.png", caption="a car" if name == "old" else None)
+        sources.append(Source(folder=str(tmp_path / name)))
+    desk._set_sources(sources, "two folders")
+    wait_until(lambda: not desk.reading.busy)
+    shown = desk._render()["doctor"].partition("Duplicates")[2].partition("</article>")[0]
+    kept, goes = (shown.index(f"<b>{folder}/</b><b>car.png</b>") for folder in ("old", "new"))
+    assert kept < goes < shown.index("would be removed</span>")
