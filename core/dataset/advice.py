@@ -10,6 +10,7 @@ from dataclasses import replace
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.plan import Epochs
 from core.dataset.buckets.rotation import Drawn, Turn
+from core.dataset.captions.pipeline import plain_caption
 from core.dataset.images.look import Look
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo, about, names_of
@@ -42,29 +43,36 @@ def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
     groups: dict[tuple[str, str], list[ImageInfo]] = defaultdict(list)
     for each in placed:
         if each.caption.source != "file" and not (each.caption.source == "metadata" and each.caption.text):
-            groups[each.caption.source, each.caption.text].append(each.image)
+            groups[each.caption.source, _trained_as(each)].append(each.image)
     problems = []
-    for (source, text), images in groups.items():
+    for (source, trained), images in groups.items():
         number, names = f"{len(images)} of {len(placed)} images", names_of(images)
         have, they, train = ("has", "it", "trains") if len(images) == 1 else ("have", "they", "train")
         if source == "blank":
             code = "dataset.empty-captions"
-            what = f"{number} {have} an empty caption file and {train} without a caption: {names}"
+            what = f"{number} {have} an empty caption file and {train} {trained or 'without a caption'}: {names}"
             fix = "write captions, or delete the files to use the folder's default caption"
         elif source == "metadata":
             code = "dataset.no-metadata-captions"
-            what = f"{number} {have} no caption in the metadata file and {train} without one: {names}"
+            what = f"{number} {have} no caption in the metadata file and {train} {trained or 'without one'}: {names}"
             fix = "add a caption or tags to the metadata file"
         elif source == "words":
             code = "dataset.default-captions"
-            what = f"{number} {have} no caption; {they} {train} as '{text}'"
+            what = f"{number} {have} no caption; {they} {train} {trained}"
             fix = "write captions on the Captions tab if that does not describe them well"
         else:
             code = "dataset.no-captions"
-            what = f"{number} {have} no caption: {names}"
+            what = f"{number} {have} no caption{f'; {they} {train} {trained}' if trained else ''}: {names}"
             fix = "write captions, or set a default caption for this folder"
         problems.append(Problem(what, printable(images[0].path.parent), fix, "advice", code=code))
     return problems
+
+
+def _trained_as(placed: Placed) -> str:
+    """What an image is trained as, with the trigger word, prefix and suffix: "as 'fox'"; "" for an empty caption."""
+    settings = placed.concept.captions
+    text = plain_caption(placed.caption.text, settings, placed.image.words)
+    return text and f"{'as' if settings.caption_template == 'none' else 'by templates such as'} '{text}'"
 
 
 def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:

@@ -29,8 +29,8 @@ class CaptioningSettings(Settings):
         "missing",
         title="Existing captions",
         level="shown",
-        labels={"missing": "fill missing and empty", "keep": "keep all, even empty", "line": "add a line"},
-        help="What to do with images that already have a caption. Append and prepend add only what the caption lacks. A stopped job resumes with the remaining images.",
+        labels={"missing": "fill missing", "keep": "keep all, even empty", "line": "add a line"},
+        help="What to do with images that already have a caption. Fill missing also fills empty caption files. Append and prepend add only what the caption lacks. A stopped job resumes with the remaining images.",
     )
     separator: str = setting(
         ", ",

@@ -102,10 +102,11 @@
   let stylesOpen = false;
   const refresh = () => {
     for (const id of Object.keys(NAMES)) {
-      const field = byId(id);
-      if (!field || !field.closest(".prompt-box")) continue;
+      const field = byId(id), own = state(id), box = field && field.closest(".prompt-box");
+      if (!box) continue;
       sizes.observe(field);
-      if (state(id).text !== field.value) { follow(field); after(`look ${id}`, SOON, () => look(id)); }
+      const recount = own.counted !== (own.counted = box.dataset.counted);
+      if (own.text !== field.value || recount) { follow(field); after(`look ${id}`, SOON, () => look(id)); }
       paint(id);
     }
     const styles = byId("gen-styles");

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from core.dataset.doctor.examine import KINDS, Finding, treat
 from core.dataset.doctor.trash import PutAway, put_away_lately, put_back
@@ -14,13 +16,16 @@ from core.record.units import count
 from core.record.workspace import resolve_path
 from core.settings.dataset.source import Source
 from tabs.context import Page
+from tabs.dataset.concepts import entries_of
 from tabs.dataset.reading import Reading, key_of
 from tabs.markup import button, esc, progress, row_of, section
+from tabs.server.browsers import Browser
 
 IMAGES_SHOWN = 12
-GOES = ' <span class="unseen">would be removed</span>'
+GOES = " <span>would be removed</span>"
 FINDINGS_SHOWN = 20
 BACK_SHOWN = 4
+PUT_BACK = "put_back_images"  # command
 MOST_AT_ONCE = 0.25  # of the images; more are moved only after a question
 
 
@@ -32,21 +37,29 @@ class DoctorHandlers:
         self._away: tuple[object, list[PutAway]] = (None, [])
         self._turn = 0
         self._treated: set[str] = set()
+        page.commands[PUT_BACK] = self.undo
 
     def put_away(self, finding_id: str, entries: Sequence[Source]) -> None:
-        """Move the images that a finding advises to remove to the trash of their folder, and read the dataset again. Raises
-        ProblemsError for a finding that no longer exists, unless it was treated before."""
+        """Move the images that a finding advises to remove to the trash of their folder, read the dataset again, and say so, with
+        Undo. Raises ProblemsError for a finding that no longer exists, unless it was treated before."""
         finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)
         if finding is None and finding_id in self._treated:  # a second click on the same button
             return
         if finding is None:
             raise ProblemsError.one("This finding no longer exists", "Dataset", "check again", code="doctor.gone")
         folder = self._folder_of(finding, entries)
-        treat(finding, folder)
+        self.page.browser.moved_images = treat(finding, folder)
         self._turn += 1
         self._treated.add(finding_id)
         self.reading.findings = tuple(each for each in self.reading.findings or () if each.id != finding_id)
         self.reading.want(now=True)
+        self.page.say("done", f"{count(len(finding.advised), 'image')} moved to the trash.", undo_by=PUT_BACK)
+
+    def undo(self, data: dict[str, Any], browser: Browser) -> None:
+        """Restore the images that this browser has moved last."""
+        token, browser.moved_images = browser.moved_images, ""  # at once: the second of two presses finds nothing to do
+        if token:
+            self.put_back(token, entries_of(self.page.project.job))
 
     def _folder_of(self, finding: Finding, entries: Sequence[Source]) -> str:
         """The folder with most of the images to remove, whose trash takes them all."""
@@ -70,6 +83,7 @@ class DoctorHandlers:
         finally:
             self._turn += 1
         self.reading.want(now=True)
+        self.page.say("done", "The images were restored from the trash.")
 
     def away(self, entries: Sequence[Source]) -> list[PutAway]:
         """The actions recorded in the trash of the dataset's folders, newest first; cached until the next action or reading."""
@@ -116,6 +130,7 @@ def cards(
 def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> str:
     """HTML of a finding with thumbnails. places: {image key: (index, row) in the report}"""
     advised = set(finding.advised)
+    names = Counter(image.key[-1] for group in finding.images for image in group)
     images, shown = "", 0
     for group in finding.images:
         if shown >= IMAGES_SHOWN:
@@ -124,14 +139,17 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
         for image in group[: IMAGES_SHOWN - shown]:
             shown += 1
             name, goes = printable(image.key[-1]), image.key in advised
-            tooltip = ", ".join(part for part in (name, image.note, "would be removed" if goes else "") if part)
+            folder = f"{printable(image.key[0])}/" if names[image.key[-1]] > 1 else ""
+            tooltip = ", ".join(
+                part for part in (folder + name, image.note, "would be removed" if goes else "") if part
+            )
             shows = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
             place = places.get(image.key)
             where = f' data-act="open" data-arg="{place[0]}"{row_of(key_of(place[1]))}' if place else " disabled"
             items += (
                 f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(tooltip)}">'
                 f'<img src="{esc(thumb_url(image.path, 96))}" alt="" loading="lazy" decoding="async">'
-                f"<b{shows}>{esc(name)}</b> <span>{esc(image.note)}</span>"
+                f"{folder and f'<b{shows}>{esc(folder)}</b>'}<b{shows}>{esc(name)}</b> <span>{esc(image.note)}</span>"
                 f"{GOES if goes else ''}</button>"
             )
         images += f'<div class="seen-group">{items}</div>'

@@ -275,7 +275,7 @@ class PlainForm(PresetForm):
         name, changed = self.name, self.changed()
         names = self.presets.names(self.task_name)
         listed = options([("Defaults", ""), *((self.presets.shown_name(each), each) for each in names)], name)
-        state = f"{count(len(changed), 'field')} changed" if changed else "as saved" if name else "defaults"
+        state = f"{len(changed)} changed" if changed else "as saved" if name else "defaults"
         return (
             f'<div class="form-presets block-part{" is-changed" if changed else ""}" role="group" aria-label="Preset">'
             f'<label class="own"><span>Preset</span><select id="{self.id}-preset" data-act="preset_load">{listed}'

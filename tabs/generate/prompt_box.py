@@ -5,6 +5,7 @@ assets/prompt.js posts to atelier/prompt; styles are chosen in the board of the 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 PROMPTS = ("prompt", "negative_prompt")
+COUNTED_BY = ("embeddings", "dynamic_prompts", "prompt_weights")  # settings that change the token count of a prompt
 OPTIONS = 12  # of a completion
 MAX_HISTORY, MAX_LENGTH = 200, 20_000  # prompts of the history, and the characters of each
 HISTORY_IMAGES = 200  # newest images whose prompts are in it too
@@ -177,8 +179,9 @@ class PromptBox:
 
     def html(self, draw: Callable[[str], str], values: Values) -> str:
         """HTML of the two fields with token counts and problems, history, and styles."""
+        counted = esc(json.dumps([values[name] for name in COUNTED_BY]))
         boxes = "".join(
-            f'<div class="prompt-box"><div class="prompt-under" aria-hidden="true"></div>{draw(name)}'
+            f'<div class="prompt-box" data-counted="{counted}"><div class="prompt-under" aria-hidden="true"></div>{draw(name)}'
             f'<div class="prompt-strip"></div></div>'
             for name in PROMPTS
         )

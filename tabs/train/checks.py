@@ -19,13 +19,14 @@ from core.formats.hub.references import HubId
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.workspace import Workspace, resolve_path
 from core.settings.job import TrainJob
-from core.settings.presets.files import Preset
+from core.settings.presets.files import Preset, differences
 from core.settings.rules.validation import holds_out
 from core.training.checks.before_start import problems_before_start
 from core.training.checks.demo_setup import Setup
 from core.training.checks.recipe_fit import recipe_problems
 from tabs.dataset.reading import Reading
 from tabs.dataset.setup_offer import SetupOffer, card
+from tabs.form.fields import paths_of
 from tabs.roots import Roots
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Checks:
         self._facts: dict[str, Any] = {}
         self._facts_of: TrainJob | None = None  # the job of the facts; None after Check again
         self._facts_folders: list[str] = []  # folders of the job of the facts
+        self._facts_job: TrainJob | None = None  # the job of the facts, also after Check again
         self._read = (0, 0)  # images that the running preflight has decoded, and all
         self._took = 0.0  # seconds of the last preflight, without decoding
         self._last_look = -UNWATCHED_AFTER
@@ -150,11 +152,17 @@ class Checks:
                 self._started = (job, now)
                 self._task = self._engine.light(self._preflight, job, title="preflight")
                 self._facts_of = None if again else self._facts_of
-            facts = self._facts if self._facts_folders == _folders(job) else {}
+            facts = self._about_fields_of(job) if self._facts_folders == _folders(job) else {}
             shown = {"checking": self._facts_of != job, **facts}
             if failed := self._failed():
                 return shown | {"checking": False, "problems": [*failed, *facts.get("problems", ())]}
             return shown | ({"read": self._read} if facts.get("undecoded") else {})
+
+    def _about_fields_of(self, job: TrainJob) -> dict[str, Any]:
+        """The facts without the problems of fields that have changed since."""
+        changed = differences(job, self._facts_job) if self._facts_job not in (None, job) else {}
+        kept = [each for each in self._facts.get("problems", ()) if changed.keys().isdisjoint(paths_of(each["where"]))]
+        return self._facts | {"problems": kept} if changed else self._facts
 
     def _failed(self) -> list[dict[str, Any]]:
         """The problems of a failed preflight."""
@@ -199,6 +207,7 @@ class Checks:
         with self._lock:
             if self._started is not None and self._started[0] == job:
                 self._facts, self._facts_of, self._facts_folders = facts, job, _folders(job)
+                self._facts_job = job
 
     def facts(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> dict[str, Any]:
         """The facts of the preflight for the page's script."""

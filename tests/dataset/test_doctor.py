@@ -124,6 +124,16 @@ def test_a_copy_in_the_validation_folder_is_an_error_and_one_in_the_class_folder
     assert next(iter(found)) == "leak"
 
 
+def test_regularization_images_may_be_blurry_and_alike(folder, tmp_path):
+    (tmp_path / "class").mkdir()
+    drawing(20, 256, 200).filter(ImageFilter.GaussianBlur(4)).save(tmp_path / "class" / "blurred.png")
+    drawing(21).save(tmp_path / "class" / "one.png")
+    drawing(21).resize((48, 40), Image.Resampling.LANCZOS).save(tmp_path / "class" / "near.jpg", quality=60)
+    source = Source(folder=str(tmp_path / "class"), role="regularization")
+    assert not {"blur", "near copy"} & findings(folder, source).keys()
+    assert {"blur", "near copy"} <= findings(folder, source.model_copy(update={"role": "train"})).keys()
+
+
 def test_blurred_plain_framed_small_enlarged_and_long_images_are_found(folder):
     drawing(20, 256, 200).filter(ImageFilter.GaussianBlur(4)).save(folder / "blurred.png")
     Image.new("RGB", (90, 90), (20, 30, 40)).save(folder / "plain.png")

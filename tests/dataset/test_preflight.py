@@ -121,6 +121,22 @@ def test_missing_empty_and_unread_captions_are_counted(check, add):
     assert "1 image has" in found["dataset.unused-captions"] and "1 .caption" in found["dataset.unused-captions"]
 
 
+def test_what_images_without_captions_train_as_includes_the_trigger_word(check, add):
+    add("fox/a.png", 256, 256)
+    (add("fox/b.png", 256, 256).with_suffix(".txt")).write_text("")
+    for captions, trained in (({}, "zxq fox"), ({"caption_prefix": "photo of"}, "zxq photo of fox")):
+        for new in ({"captions": {"trigger_word": "zxq", **captions}}, TOKEN | {"captions": captions}):
+            found = {problem.code: problem.what for problem in check(**new).problems}
+            assert f"it trains as '{trained}'" in found["dataset.default-captions"]
+            assert "and trains as 'zxq" in found["dataset.empty-captions"]
+    template = TOKEN | {"captions": {"caption_template": "object"}}
+    found = {problem.code: problem.what for problem in check(**template).problems}
+    assert "it trains by templates such as 'a photo of a zxq'" in found["dataset.default-captions"]
+
+
+TOKEN = {"method": {"kind": "embedding"}, "embedding": {"token_string": "zxq", "init_word": "fox"}}
+
+
 def test_the_real_kind_and_transparency_of_each_image_are_told(check, add, tmp_path):
     add("fox/a.png", 128, 128)
     add("fox/b.jfif", 128, 128, format="JPEG")

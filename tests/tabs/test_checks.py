@@ -126,3 +126,21 @@ def test_the_folders_are_looked_at_again_each_minute_and_each_few_seconds_while_
         page.checks.look(page.project.job)
         page.checks._task.wait(60)
     assert looked_at == [100, 166, 190, 196, 202]
+
+
+def test_while_another_file_is_checked_no_finding_is_of_the_former_one(page, tmp_path, monkeypatch):
+    page.project.edit("dataset.folder", str(images(tmp_path / "set", 2)))
+    page.project.edit("model.base_model", str(image(tmp_path / "not_a_model.png", (64, 64))))
+
+    def at_the_model(found):
+        return [each["code"] for each in found["problems"] if each["where"] == "model.base_model"]
+
+    assert at_the_model(looked(page, lambda found: not found["checking"] and not found.get("undecoded")))
+    gate, facts = threading.Event(), page.checks.facts
+    monkeypatch.setattr(page.checks, "facts", lambda *given, **more: gate.wait() and facts(*given, **more))
+    page.project.edit("model.base_model", str(tmp_path / "gone.safetensors"))
+    for again in (False, True):
+        found = page.checks.look(page.project.job, again=again)
+        assert found["checking"] and found["trained"] == 2 and not at_the_model(found)
+    gate.set()
+    assert at_the_model(looked(page, lambda found: not found["checking"])) == ["model.not-found"]

@@ -17,6 +17,7 @@ from core.settings.job import TrainJob
 from tabs.dataset import grid as view
 from tabs.dataset import reading
 from tabs.dataset.concepts import entries_of, with_entries
+from tabs.dataset.doctor import PUT_BACK
 from tabs.dataset.tab import Handlers
 from tabs.markup import client_stamp
 
@@ -374,3 +375,30 @@ def test_the_first_images_of_another_folder_are_never_shown(desk, tmp_path, monk
     assert desk.reading.first == () and '<li class="tile">' not in desk._render()["grid"]
     go.set()
     wait_until(lambda: not desk.reading.busy)
+
+
+def test_copies_of_one_name_are_told_apart_by_their_folders(desk, tmp_path):
+    sources = []
+    for name in ("new", "old"):  # equal names, and only the last has captions
+        image(tmp_path / name / "car.png", caption="a car" if name == "old" else None)
+        sources.append(Source(folder=str(tmp_path / name)))
+    desk._set_sources(sources, "two folders")
+    wait_until(lambda: not desk.reading.busy)
+    shown = desk._render()["doctor"].partition("Duplicates")[2].partition("</article>")[0]
+    kept, goes = (shown.index(f"<b>{folder}/</b><b>car.png</b>") for folder in ("old", "new"))
+    assert kept < goes < shown.index("would be removed</span>")
+
+
+def test_moving_copies_to_the_trash_says_so_with_undo(desk, tmp_path):
+    for name in ("a", "b"):
+        image(tmp_path / "set" / f"{name}.png", caption="a car")
+    choose(desk, tmp_path / "set")
+    (finding,) = (each for each in desk.reading.findings if each.kind == "copy")
+    desk.act(event("away", finding.id))
+    browser, moved = desk.page.browser, tmp_path / "set" / "b.png"
+    assert not moved.exists() and "1 image moved" in browser.message["text"]
+    desk.page.commands[browser.message["undo_by"]]({}, desk.page.browsers.of("another"))
+    assert not moved.exists(), "another browser undoes its own moves"
+    for _ in range(2):
+        desk.page.commands[PUT_BACK]({}, browser)
+        assert moved.exists() and (browser.message["kind"], browser.message["undo_by"]) == ("done", "")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
+import numpy as np
 import pytest
+from page_server import all_settings
 from playwright.sync_api import expect
+from safetensors.numpy import save_file
 from work_parts import wait_until
 
 LISTED = {"fo": ["forest", "fox (animal)"], "fox": ["fox (animal)", "fox ears"]}
@@ -74,6 +78,27 @@ def test_weights_are_changed_by_keys_as_in_a1111_and_tab_takes_only_a_word_that_
     tab.keyboard.press("Tab")
     assert text(tab) == "a lion, glyph style, " and set(asked) == {"word"}
     expect(tab.locator("#gen-prompt")).to_be_focused()
+
+
+@pytest.mark.slow
+def test_the_tokens_are_counted_again_when_an_embedding_is_added_or_removed(tab, served):
+    file = served.page.workspace.runs / "20260101-000000_fox" / "checkpoints" / "zunkel.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file({"emb_params": np.zeros((9, 64), "f4")}, file)
+    meter = tab.locator("#gen-prompt-meter")
+    tab.locator("#gen-prompt").fill("a fox, zunkel")
+    alone = "5/75 tokens"
+    expect(meter).to_have_text(alone)
+    tab.locator("#gen-add summary").first.click()
+    tab.locator("#gen-add").get_by_role("button", name="Refresh").click()
+    tab.keyboard.press("Escape")
+    all_settings(tab)
+    tab.locator("#gen-embeddings input").click()
+    tab.get_by_role("option").filter(has_text="fox / zunkel").click()
+    expect(meter).to_have_text("12/75 tokens")
+    tab.locator("#gen-embeddings .token-remove").first.click()
+    expect(meter).to_have_text(alone)
+    shutil.rmtree(file.parents[1])
 
 
 BELOW_THE_FAULT = """() => {

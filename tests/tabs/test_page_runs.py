@@ -80,9 +80,12 @@ def test_a_file_is_copied_to_another_program_by_keyboard_and_then_in_one_click_a
         tab.keyboard.press(key)
 
     press(tab.locator(f"table.runs button.open[data-arg='{ONE}']"))
+    opener.focus()
+    top = tab.locator("#runs-main").bounding_box()["y"]
     press(opener)
     field = tab.get_by_label(f"Folder to copy {file} to")
     expect(field).to_be_focused()
+    assert tab.locator("#runs-main").bounding_box()["y"] == top
     tab.keyboard.press("Escape")
     expect(field).to_have_count(0)
     expect(opener).to_be_focused()

@@ -80,7 +80,7 @@ def test_the_form_of_changes_is_saved_loaded_and_undone(desk):
     do("preset_save", value="owls")
     assert desk.page.browsers.of("one").message["kind"] == "done"
     html = do("bulk_field", "replace_with", "hen")["bulk"]
-    assert "1 field changed" in html and 'value="hen"' in html
+    assert "1 changed" in html and 'value="hen"' in html
     html = do("preset_undo")["bulk"]
     assert "as saved" in html and 'value="owl"' in html
     do("bulk_field", "edit", "remove")

@@ -187,6 +187,12 @@ def test_a_setting_altered_since_the_offer_keeps_its_value(space, tmp_path):
     assert with_setup(later, setup).saving.output_name == "named_since"
 
 
+def test_a_missing_base_model_ends_neither_the_offer_nor_the_checks(space, tmp_path):
+    setup = setup_of(chosen(folder_of(tmp_path), model={"base_model": "gone.safetensors"}), space)
+    offered = {each.path for each in setup.changes}
+    assert "saving.output_name" in offered and "dataset.resolution" not in offered
+
+
 def test_images_without_captions_get_words_all_the_same(space, tmp_path):
     named = chosen(folder_of(tmp_path, captions=False))
     assert with_setup(named, setup_of(named, space)).samples.sample_prompts == ["mira woman"]

@@ -169,10 +169,12 @@ def _same_content(items: Sequence[ExaminedImage], reading: Reading) -> list[list
 def _near(
     items: Sequence[ExaminedImage], limits: Limits, exact: Sequence[Sequence[ExaminedImage]], reading: Reading
 ) -> list[list[ExaminedImage]]:
-    """Groups of near duplicates; of exact duplicates only the one to keep is compared."""
+    """Groups of near duplicates; of exact duplicates only the one to keep is compared. Regularization images are alike, as they were
+    generated from one prompt, so they are compared only with others."""
     left_out = {item.key for group in exact for item in sorted(group, key=_worth)[1:]}
     able = [item for item in items if item.key not in left_out and int(item.look.dhash or "0", 16)]
-    pairs = list(close_pairs([item.look.dhash for item in able], limits.near_distance, reading.cancel))
+    close = close_pairs([item.look.dhash for item in able], limits.near_distance, reading.cancel)
+    pairs = [pair for pair in close if {able[number].role for number in pair} != {"regularization"}]
     wanted = sorted({number for pair in pairs for number in pair})
     closer = second_look([able[number].image for number in wanted], reading)
     alike = []
@@ -276,10 +278,11 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
 
 
 def looks_wrong(items: Sequence[ExaminedImage], limits: Limits, reading: Reading) -> list[Finding]:
-    """Blurry, single-color and framed images."""
+    """Blurry, single-color and framed images. A blurry regularization image shows what the base model generates."""
     plain = [item for item in items if item.look.border >= 1.0]
     rest = [item for item in items if item.look.border < 1.0]
-    blurred = sorted((item for item in rest if item.look.blur < limits.blur_below), key=lambda item: item.look.blur)
+    judged = [item for item in rest if item.role != "regularization"]
+    blurred = sorted((item for item in judged if item.look.blur < limits.blur_below), key=lambda item: item.look.blur)
     edged = [item for item in rest if item.look.border >= limits.border_from]
     closer = second_look([item.image for item in edged], reading)
     frames = {item.key: closer[item.key].frame for item in edged if item.key in closer}

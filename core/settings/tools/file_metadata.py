@@ -73,11 +73,11 @@ class StripMetadataSettings(Settings):
         "training",
         level="shown",
         labels={
-            "training": "training data (datasets, tags, prompts, paths)",
+            "training": "training data",
             "minimum": "all but what loading needs",
             "all": "all metadata",
         },
-        help="Training data keeps settings, title and author. All but what loading needs keeps the family and the network's kind and size, as no_metadata of sd-scripts.",
+        help="Training data are datasets, tags, prompts and paths; settings, title and author stay. All but what loading needs keeps the family and the network's kind and size, as no_metadata of sd-scripts.",
     )
     output: str | None = setting(
         None,

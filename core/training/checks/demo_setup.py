@@ -260,10 +260,10 @@ def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) 
     """(resolution, reason): the model's, or less where the images are smaller; None where several resolutions are set."""
     if job.dataset.more_resolutions:
         return None
-    path = resolve(base, workspace.models, workspace.outputs)
-    if not isinstance(path, Path):
-        return None
     try:
+        path = resolve(base, workspace.models, workspace.outputs)
+        if not isinstance(path, Path):
+            return None
         native = max(trained_size(path, job.model.family))
     except (ProblemsError, OSError, StopIteration):
         return None  # reported by the checks of the model
