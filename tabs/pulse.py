@@ -15,7 +15,7 @@ import gradio as gr
 from core.engine.queue import QueueEntry, may_manage
 from core.record.kept import read_kept
 from core.record.problems import ProblemsError
-from tabs.context import PRIVATE, Page, handling
+from tabs.context import ANY_TAB, PRIVATE, Page, handling
 from tabs.markup import digest
 from tabs.monitor import tab as monitor
 from tabs.server.browsers import Browser
@@ -25,7 +25,7 @@ from tabs.train.messages import form_part, names
 from tabs.train.starts import START
 from tabs.wire import json_object, to_json, with_signature
 
-COMMANDS = "pulse"  # scope of the commands, which discard earlier ticks
+COMMANDS = "pulse"  # scope of the commands, which discard earlier pulses; ticks of tabs too
 MEMORY_STEP = 1 << 26  # 64 MB: smaller moves of the memory bar are not worth a message
 
 
@@ -43,14 +43,19 @@ def build(page: Page) -> None:
 
     def command(request: gr.Request, event: gr.EventData) -> Any:
         data = event._data if isinstance(event._data, dict) else {}
-        browser = page.browsers.of(request.session_hash)
-        with handling(request), page.browsers.acting(browser, COMMANDS):
-            monitor.command(page, data, browser)
-            return changed_parts(page, json_object(data.get("ask")), browser) or gr.skip()
+        with handling(request):
+            return commanded(page, data, page.browsers.of(request.session_hash)) or gr.skip()
 
     page.links.answer("pulse", tick)
     # not by `page.listen`: its message would be a second value of the same bus
     page.pulse_bus.command(command, None, page.pulse_bus, trigger_mode="multiple", **PRIVATE)
+
+
+def commanded(page: Page, data: dict[str, Any], browser: Browser) -> str:
+    """Carry out a command of a browser. Returns JSON of the parts that have changed, as `answer`."""
+    with page.browsers.acting(browser, COMMANDS), page.browsers.acting(browser, ANY_TAB):
+        monitor.command(page, data, browser)
+        return changed_parts(page, json_object(data.get("ask")), browser)
 
 
 def changed_parts(page: Page, body: dict[str, Any], browser: Browser) -> str:

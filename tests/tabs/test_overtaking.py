@@ -16,6 +16,7 @@ from work_parts import heard, make_page
 from core.record.problems import ProblemsError
 from tabs.context import ANY_TAB, as_listener
 from tabs.markup import board, board_event
+from tabs.pulse import commanded
 from tabs.server import app
 from tabs.server.browsers import TURN_SECONDS, Browsers
 from tabs.train.tab import _edit
@@ -61,6 +62,13 @@ def test_a_tick_that_a_click_has_overtaken_sends_nothing(page):
     with page.browsers.acting(browser, ANY_TAB):  # begun before, and its answer will come later
         assert heard(answer, False)[0] == "old"
     assert heard(answer, True, session="another browser")[0] == "old"
+    page.commands["toy"] = lambda data, browser: None
+
+    def commands() -> str:
+        commanded(page, {"name": "toy"}, browser)
+        return "old"
+
+    assert heard(as_listener(page, commands, [None], drop_if_overtaken=True))[0] == gr.skip()
 
 
 def test_fields_of_one_control_are_one_step_or_none_single_ones_keep_invalid_text_and_a_newer_edit_wins(page):
