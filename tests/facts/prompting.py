@@ -218,7 +218,7 @@ def encoders(model: Any, space: Workspace) -> Facts:
             missing = [
                 encoder.missing("a Fox"),
                 encoder.missing("cat", "lay"),
-                [each.code for each in embeddings.unused(encoder, "fox")],
+                [each.code for each in embeddings.unused(encoder, chosen[:number], "fox")],
             ]
             yield (
                 f"words {number}",
