@@ -32,18 +32,31 @@ def replacing(page: Page) -> Iterator[None]:
         before = page.project.tab_state(TAB)
         yield
         now = page.project.tab_state(TAB)
-        page.replaced = {name: before.get(name) for name in before | now if before.get(name) != now.get(name)}
+        changed = [name for name in before | now if before.get(name) != now.get(name)]
+        page.replaced = {name: (before.get(name), now.get(name)) for name in changed}
 
 
 def take_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Restore the settings that were replaced last. Nothing happens the second time."""
+    """Restore the settings that were replaced last, except those that were changed since. Nothing happens the second time."""
     with page.project.lock:
         if not page.replaced:
             return
-        state = page.project.tab_state(TAB) | page.replaced
-        page.project.keep(TAB, {name: value for name, value in state.items() if value is not None})
+        state = page.project.tab_state(TAB)
+        restored = state | {name: _before(*both, state.get(name)) for name, both in page.replaced.items()}
+        stays = any(state.get(name) != loaded for name, (_, loaded) in page.replaced.items())
+        page.project.keep(TAB, {name: value for name, value in restored.items() if value is not None})
         page.replaced = {}
-    page.browsers.say(browser, "done", "Your settings are back.", redraws=True)
+    text = "Your settings are back, except what was changed since." if stays else "Your settings are back."
+    page.browsers.say(browser, "done", text, redraws=True)
+
+
+def _before(before: Any, loaded: Any, now: Any) -> Any:
+    """The value before it was replaced; of one that is no longer the loaded one `now`, and of fields those that are not."""
+    if isinstance(loaded, dict) and isinstance(now, dict):
+        old = before if isinstance(before, dict) else {}
+        fields = {name: _before(old.get(name), loaded.get(name), now.get(name)) for name in old | now}
+        return {name: value for name, value in fields.items() if name in old or value is not None}
+    return before if now == loaded else now
 
 
 def use_run(page: Page, browser: Browser, name: str, file: str = "", go: str = "") -> None:

@@ -118,13 +118,18 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
     folder, model = before.dataset.folder, before.model.base_model
     places = (("dataset.folder", folder), (SOURCES, folder), ("model.base_model", model))
     own = {path: text for path, text in places if text and exists(resolve_path(text))}
+    sources = [each for each in found.job.dataset.sources if each.role == "train" and not each.diff_output_preservation]
+    alone = [each.folder for each in sources]
+    if len(alone) > 1:
+        own.pop(SOURCES, None)  # which of them is it?
     used = [resolve_path(each).parent for each in (folder, model) if each]
     missing, folders = list(missing_paths(found.job, exists)), [page.workspace.models, *used]
     near = nearby([text for _, text in missing], [*folders, *([PROJECT, PROJECT.parent] if page.roots.local else ())])
 
     def offered(path: str, text: str) -> list[str]:
         found = [*map(str, filter(page.roots.holds, near[text]))]
-        return found if path not in own or str(resolve_path(own[path])) in found else [*found, own[path]]
+        other = path not in own or (path == SOURCES and text not in alone) or str(resolve_path(own[path])) in found
+        return found if other else [*found, own[path]]
 
     parts = []
     for kind, title in TITLES.items():

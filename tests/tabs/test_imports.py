@@ -9,6 +9,7 @@ import pytest
 from work_parts import image, make_page
 
 from core.imports.projects.importers import MAX_BYTES
+from core.record.workspace import PROJECT
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 from tabs.form.presets import MAX_BYTES as PRESET_BYTES
@@ -121,6 +122,25 @@ def test_a_folder_is_offered_next_to_the_one_that_the_form_had(page, tmp_path):
     opened(page, json.dumps(KOHYA | {"train_data_dir": "D:\\train\\img"}), "fox.json")
     missing = {each["field"]: each["nearby"] for each in imports.report(page.project)["missing"]}
     assert missing["dataset.folder"] == [str(tmp_path / "sets/img"), str(tmp_path / "sets/other")], "and that one"
+
+
+def test_the_forms_folder_is_offered_for_the_only_training_folder_alone(page, tmp_path):
+    (tmp_path / "mine").mkdir()
+
+    def offered(*kinds: str) -> list[bool]:
+        page.project.set_values({"dataset.folder": str(tmp_path / "mine")}, did="choosing")
+        concepts = [{"path": f"E:\\gone\\{n}", "type": kind} for n, kind in enumerate(kinds)]
+        opened(page, json.dumps({"training_method": "LORA", "__version": 10, "concepts": concepts}), "a.json")
+        return [str(tmp_path / "mine") in each["nearby"] for each in imports.report(page.project)["missing"]]
+
+    assert offered("STANDARD") == [True] and offered("STANDARD", "STANDARD") == [False, False]
+    assert offered("STANDARD", "PRIOR_PREDICTION") == [True, False]
+
+
+def test_no_folder_of_the_program_itself_is_offered(page):
+    opened(page, json.dumps(KOHYA | {"train_data_dir": "D:\\train\\recorded"}), "fox.json")
+    missing = {each["field"]: each["nearby"] for each in imports.report(page.project)["missing"]}
+    assert not [path for path in missing["dataset.folder"] if path.startswith(str(PROJECT / "tests"))]
 
 
 def test_a_folder_that_the_form_had_under_the_same_name_is_offered_once(page, tmp_path):

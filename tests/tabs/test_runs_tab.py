@@ -390,6 +390,15 @@ def test_generate_with_it_puts_the_newest_file_into_generate(desk):
     assert browser.message["undo_by"] == TAKE_BACK
     take_back(desk.page, {}, browser)
     assert desk.page.project.tab_state("Generate")["values"]["loras"] == loras, "what it replaced is taken back"
+    assert browser.message["text"].endswith("are back.")
+    monitor.command(desk.page, {"name": "generate", "run": "20260102-120000_two"}, browser)
+    state = desk.page.project.tab_state("Generate")
+    typed = state["values"] | {"guidance_scale": 6.5, "steps": 9}  # the first was replaced, the second was not
+    desk.page.project.keep("Generate", state | {"values": typed})
+    take_back(desk.page, {}, browser)
+    values = desk.page.project.tab_state("Generate")["values"]
+    assert (values["loras"], values["guidance_scale"], values["steps"]) == (loras, 6.5, 9)
+    assert "changed since" in browser.message["text"]
 
 
 @pytest.mark.parametrize(("best", "strength"), [(0.8, 0.8), (None, 1.0), ("1", 1.0), (-1.0, 1.0), (1.0, 1.0)])

@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path, PureWindowsPath
 
 from core.record.problems import Problem
-from core.record.workspace import is_foreign, resolve_path
+from core.record.workspace import PROJECT, is_foreign, resolve_path
 from core.settings.base import value_of
 from core.settings.job import TrainJob
 
@@ -22,6 +22,7 @@ PATHS = (
 )  # fmt: skip
 WRITTEN = ("logging.logging_dir", "logging.console_log_file", "saving.copy_to")  # created when missing
 LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:|.*\\|.*\.(?:safetensors|ckpt|pt|bin)$", re.IGNORECASE | re.DOTALL)
+PROGRAM = {PROJECT / name for name in ("core", "tabs", "tests", "docs", "workshop")}  # nothing of a user is there
 MOST_SEARCHED, DEEPEST, MOST_FOUND = 20_000, 4, 4  # entries of folders, folders in one another, answers
 
 
@@ -78,6 +79,8 @@ def _below(level: list[Path]) -> Iterator[Path]:
     for _ in range(DEEPEST):
         inner = []
         for folder in level:
+            if folder in PROGRAM:
+                continue
             try:
                 entries = [each for each in os.scandir(folder) if not each.name.startswith(".")]
             except (OSError, ValueError):
