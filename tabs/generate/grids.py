@@ -93,7 +93,10 @@ class Grids:
         self.copies = Copies(page)
         AxisForm(page, fields, self._axes)
         self._lock = threading.RLock()
-        self._wrong: list[Problem] = []
+        self._refused: tuple[list[Problem], dict[str, Any]] = (
+            [],
+            {},
+        )  # of the last start, with the image settings then
         self._begun = time.time()
 
     # -- state
@@ -136,12 +139,12 @@ class Grids:
         opened = self._open()
         checkpoints = self._checkpoints(opened) if opened else {}
         shown = cards.added(self.page)
-        return f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong} {shown} {self.shelf.version}"
+        return f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong()} {shown} {self.shelf.version}"
 
     def panel(self) -> str:
         """HTML of the panel with the axes, their summary and problems, and the list of earlier grids."""
         axes = self._axes()
-        wrong = {each.where.removeprefix("grid.") for each in self._wrong}
+        wrong = {each.where.removeprefix("grid.") for each in self._wrong()}
         summary, bad = self._summary(axes)
         names = [str(use["file"]) for use in self.fields.load().get("loras", [])]
         loras = {file_stem(name): title_of_name(name, self.page.workspace) for name in names}
@@ -154,8 +157,8 @@ class Grids:
 
     def _summary(self, fields: dict[str, str]) -> tuple[str, bool]:
         """(number of images, steps and model loads with the expected time, or the first problem; whether it is a problem)."""
-        if self._wrong:
-            first = self._wrong[0]
+        if wrong := self._wrong():
+            first = wrong[0]
             return f"{first.what}: {first.fix}" if first.fix else first.what, True
         if not any(fields.values()):
             return "Choose a setting for the columns and write its values.", False
@@ -277,8 +280,13 @@ class Grids:
 
     def _forget_wrong(self) -> None:
         """Remove what a refused start has marked, and its message: the form is another one now."""
-        self._wrong = []
+        self._refused = [], {}
         self.page.browsers.succeeded(self.page.browser, START)
+
+    def _wrong(self) -> list[Problem]:
+        """The problems of a refused start while the form is the one that was refused."""
+        problems, fields = self._refused
+        return problems if problems and fields == self.fields.load() else []
 
     def _fill(self, letter: str) -> None:
         """Fill in an axis with all known values. Raises ProblemsError if there is no list of values."""
@@ -312,13 +320,13 @@ class Grids:
     def _make(self) -> None:
         """Queue the grid of the form. Problems are marked in the fields and shown."""
         browser = self.page.browser
-        self._wrong = []
+        self._refused = [], {}
         try:
             self.fields.check()
             job = self._job(self._axes(), self._name())
             submit(self.page, RunGrid(job))
         except ProblemsError as error:
-            self._wrong = error.problems
+            self._refused = error.problems, dict(self.fields.load())
             self.page.browsers.say(browser, "error", problems=error.problems, about=START)
             return
         self.page.browsers.succeeded(browser, START)

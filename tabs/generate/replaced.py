@@ -42,7 +42,9 @@ def take_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
         if not page.replaced:
             return
         state = page.project.tab_state(TAB)
-        restored = state | {name: _before(*both, state.get(name)) for name, both in page.replaced.items()}
+        restored = state | {
+            name: _before(old, loaded, state.get(name)) for name, (old, loaded) in page.replaced.items()
+        }
         stays = any(state.get(name) != loaded for name, (_, loaded) in page.replaced.items())
         page.project.keep(TAB, {name: value for name, value in restored.items() if value is not None})
         page.replaced = {}

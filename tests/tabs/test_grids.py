@@ -278,6 +278,16 @@ def test_the_message_of_a_refused_grid_leaves_with_its_marks_once_the_form_has_c
     assert browser.message["kind"] == "over" and "aria-invalid" not in desk.panel()
 
 
+def test_what_a_refused_grid_has_marked_leaves_once_the_prompt_has_changed(desk):
+    give(desk, x_axis="steps", x_values="one")
+    desk.act(event("make"))
+    before = desk.stamp()
+    assert "aria-invalid" in desk.panel() and desk.stamp() == before
+    state = desk.page.project.tab_state("Generate")
+    desk.page.project.keep("Generate", state | {"values": state["values"] | {"prompt": "another"}})
+    assert desk.stamp() != before and "aria-invalid" not in desk.panel()
+
+
 def test_a_grid_is_queued_with_its_folder_shown_cancelled_and_resumed(desk):
     give(desk, x_axis="steps", x_values="1, 2", y_axis="prompt_sr", y_values="fox, <b>dog</b>")
     shown = desk.act(event("make"))
