@@ -91,6 +91,7 @@ class Reading:
         self._revision = -1
         self._task: Any = None
         self._finished = 0.0
+        self._captions_at = 0.0  # when captions were saved last that the problems and findings do not consider
         self.report: Report | None = None
         self.first: tuple[Row, ...] = ()  # shown until there is a report
         self.layout = ""
@@ -134,7 +135,7 @@ class Reading:
                 self.first = () if other else self.first
                 self.findings = None if other else self.findings
                 self.problems = () if other else self.problems  # else the list would be gone at every change
-            self._key, self.job, self._finished, self._saved = key, job, 0.0, set()
+            self._key, self.job, self._finished, self._saved, self._captions_at = key, job, 0.0, set(), 0.0
             self.version += 1
             self._task = self._engine.light(self._read, job, key, title="Reading the images")
 
@@ -165,6 +166,11 @@ class Reading:
     @property
     def busy(self) -> bool:
         return self._task is not None and not self._task.done
+
+    @property
+    def outdated(self) -> bool:
+        """Whether captions were saved, the last of them a while ago, that the problems and findings do not consider."""
+        return bool(self._captions_at) and not self.busy and time.monotonic() - self._captions_at > FRESH_SECONDS
 
     @property
     def checking(self) -> bool:
@@ -276,6 +282,7 @@ class Reading:
                 self._saved |= stems
             self._update(stems)
             self.version += 1
+            self._captions_at = time.monotonic()
         if len(stems) > COUNTED_AT_ONCE:
             self.want(now=True)  # counts their tokens
 

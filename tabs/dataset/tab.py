@@ -136,7 +136,7 @@ class Handlers:
 
     def stamp(self) -> str:
         """A text that changes with the boards."""
-        self.reading.want()
+        self.reading.want(now=self.reading.outdated)
         task = self._intake
         intake = f"{task.progress:.2f} {task.text} {task.done}" if task else ""
         if (jobs := self.class_form.stamp) != self._class_jobs:

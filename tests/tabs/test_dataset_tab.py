@@ -63,6 +63,24 @@ def test_what_was_shown_is_not_sent_again_and_typing_is_not_disturbed(desk, tmp_
     assert "folder" not in told and "2 of 2 images" in told["summary"]
 
 
+def test_the_checks_follow_captions_that_are_written_elsewhere(desk, tmp_path, monkeypatch):
+    path = image(tmp_path / "foxes" / "a.png")
+    choose(desk, tmp_path / "foxes")
+    desk.tick("")
+    wait_until(lambda: not desk.reading.busy)
+    assert "dataset.default-captions" in [each.code for each in desk.reading.problems]
+    path.with_suffix(".txt").write_text("a fox")
+    desk.reading.captions_saved([path])
+    desk.stamp()
+    assert not desk.reading.busy, "more captions may follow"
+    monkeypatch.setattr("tabs.dataset.reading.FRESH_SECONDS", 0.0)
+    desk.stamp()
+    wait_until(lambda: not desk.reading.busy)
+    assert "dataset.default-captions" not in [each.code for each in desk.reading.problems]
+    desk.stamp()
+    assert not desk.reading.busy, "read once"
+
+
 def test_the_first_tick_after_opening_leaves_the_folder_field_alone(desk):
     seen = desk.show()["client"]
     wait_until(lambda: not desk.reading.busy)
