@@ -83,9 +83,9 @@ class Page:
     replaced: dict[str, Any] = field(default_factory=dict)  # parts of Generate's state before the last `replacing`
     job_images: dict[str, list[str]] = field(default_factory=dict)  # of jobs that have ended, by id
     ticks: dict[str, float] = field(default_factory=dict)  # tab -> seconds between its ticks
-    stamps: dict[str, list[Callable[[], str]]] = field(
+    stamps: dict[str, list[Callable[[], str] | None]] = field(
         default_factory=dict
-    )  # tab -> of each part that `on_change` sends
+    )  # tab -> of each of its listeners to ticks; None for those of `on_tick`
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)
     complete_tags: Callable[[str], dict[str, Any]] | None = None  # of Captions, also for prompts
@@ -206,19 +206,31 @@ class Page:
 
     def on_tick(self, tab: str, fn: Callable, inputs: Any = None, outputs: Any = None, seconds: float = 1.0) -> None:
         """Call `fn` every `seconds` while `tab` is open; less often while no job runs (assets/ticks.js). `fn` returns gr.skip()
-        if nothing has changed."""
+        if nothing has changed. The first input is the browser's `client` state (tabs/markup.py)."""
         self.ticks[tab] = seconds
-        self._listen_to_ticks(tab, fn, inputs, outputs)
+        self._listen_to_ticks(tab, None, fn, inputs, outputs)
 
     def on_change(self, tab: str, stamp: Callable[[], str], fn: Callable, client: Any, outputs: Any) -> None:
         """Call `fn` with the browser's `client` state (tabs/markup.py) while `tab` is open and `stamp` is not that of what the browser
         shows. The pulse asks for it: a message that Gradio carries takes ten times as long."""
-        self.stamps.setdefault(tab, []).append(stamp)
-        self._listen_to_ticks(tab, fn, client, outputs)
+        self._listen_to_ticks(tab, stamp, fn, client, outputs)
 
-    def _listen_to_ticks(self, tab: str, fn: Callable, inputs: Any, outputs: Any) -> None:
+    def _listen_to_ticks(
+        self, tab: str, stamp: Callable[[], str] | None, fn: Callable, inputs: Any, outputs: Any
+    ) -> None:
+        stamps = self.stamps.setdefault(tab, [])
+        listener = tab, len(stamps)
+        stamps.append(stamp)
+
+        def tick(client: str, *more: Any) -> Any:
+            browser = self.browser
+            known = client if browser.is_drawn(listener) else ""
+            browser.drawn[listener] = browser.redraws
+            return fn(known, *more)
+
+        tick.__module__, tick.__qualname__ = fn.__module__, fn.__qualname__
         event = getattr(self.pulse_bus, f"tick_{tab.lower()}")
-        self.listen(event, fn, inputs, outputs, trigger_mode="once", drop_if_overtaken=True)
+        self.listen(event, tick, inputs, outputs, trigger_mode="once", drop_if_overtaken=True)
 
     def on_show(
         self, tab: str, fn: Callable | None, inputs: Any = None, outputs: Any = None, js: str | None = None

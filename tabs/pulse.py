@@ -97,16 +97,18 @@ def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, A
         parts |= monitor.parts(page, str(body.get("run", "")))
     for more in page.pulse_parts:
         parts |= more(tab, body)
-    if _is_old(page, str(tab), body.get("shown")):
+    if _is_old(page, str(tab), body.get("shown"), browser):
         parts["due"] = time.monotonic()  # another one each time: the browser's answer may be lost
     return parts
 
 
-def _is_old(page: Page, tab: str, shown: Any) -> bool:
+def _is_old(page: Page, tab: str, shown: Any, browser: Browser) -> bool:
     """Whether a browser shows something else of a tab than there is now. shown: digests of the stamps of what it shows"""
-    return not {digest(stamp()) for stamp in page.stamps.get(tab, ())} <= set(
-        map(str, shown if isinstance(shown, list) else ())
-    )
+    stamps = {number: stamp for number, stamp in enumerate(page.stamps.get(tab, ())) if stamp is not None}
+    if not all(browser.is_drawn((tab, number)) for number in stamps):
+        return True
+    now = {digest(stamp()) for stamp in stamps.values()}
+    return not now <= set(map(str, shown if isinstance(shown, list) else ()))
 
 
 def _fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> bool:

@@ -446,7 +446,6 @@
     if (!panel || !said || (said.id && said.id === lastSaid) || (said.at && said.at <= lastAt)) return;
     lastSaid = said.id;
     lastAt = said.at || lastAt;
-    if (said.redraws) atelier.askAgain();
     if (said.kind === "over") { if (panel.classList.contains("error")) panel.hidden = true; return; }
     clearTimeout(sayTimer);
     const kind = said.kind || "info", listed = said.problems && said.problems.length;

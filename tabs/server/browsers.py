@@ -40,6 +40,14 @@ class Browser:
     moved_images: str = ""  # token of its last move of images to the trash in Dataset
     lora_query: str = ""  # typed into the search of LoRAs in Generate
     acts: dict[str, int] = field(default_factory=dict)  # {scope: number of begun and ended actions}
+    redraws: int = 0  # how often its tabs had to be drawn as a whole
+    drawn: dict[tuple[str, int], int] = field(
+        default_factory=dict
+    )  # listener to ticks -> `redraws` when it did that last
+
+    def is_drawn(self, listener: tuple[str, int]) -> bool:
+        """Whether this browser shows what the listener returned after the last of its `redraws`."""
+        return self.drawn.get(listener, 0) == self.redraws
 
 
 class Browsers:
@@ -145,9 +153,10 @@ class Browsers:
         go      the tab that a button opens
         undo    step of the form's undo, for a button *Undo* while it is the last step
         undo_by command of such a button for what is no step of the form
-        redraws                 the open tab shows something else now: the browser asks for it as a whole
+        redraws                 its tabs show something else now: the next ticks return them as a whole
         link    (URL, name) of a file to download     opens   (URL, text) of a link within the page
         """
+        browser.redraws += redraws
         listed = [problem.to_dict() for problem in problems]
         message = {
             "at": self._next(browser),
@@ -159,7 +168,6 @@ class Browsers:
             "go": go,
             "undo": undo,
             "undo_by": undo_by,
-            "redraws": redraws,
             "notes": list(notes),
             "link": link,
             "open": opens,

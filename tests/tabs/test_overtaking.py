@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -15,8 +16,8 @@ from work_parts import heard, make_page
 
 from core.record.problems import ProblemsError
 from tabs.context import ANY_TAB, as_listener
-from tabs.markup import board, board_event
-from tabs.pulse import commanded
+from tabs.markup import board, board_event, digest
+from tabs.pulse import answer, commanded
 from tabs.server import app
 from tabs.server.browsers import TURN_SECONDS, Browsers
 from tabs.train.tab import _edit
@@ -69,6 +70,22 @@ def test_a_tick_that_a_click_has_overtaken_sends_nothing(page):
         return "old"
 
     assert heard(as_listener(page, commands, [None], drop_if_overtaken=True))[0] == gr.skip()
+
+
+def test_what_a_command_replaced_is_drawn_as_a_whole_by_the_first_tick_that_begins_afterwards(page):
+    browser, made = page.browsers.of("one"), []
+    page.pulse_bus = SimpleNamespace(tick_toy=lambda tick, *given, **more: made.append(tick))
+    page.on_change("Toy", lambda: "now", lambda client: client or "whole", None, [None])
+    page.on_tick("Toy", lambda client, place: client or place, None, [None])
+    asked = {"have": {}, "tab": "Toy", "shown": [digest("now")]}
+
+    def ticks() -> list[str]:
+        return [heard(made[0], "shown")[0], heard(made[1], "shown", "place")[0]]
+
+    assert ticks() == ["shown"] * 2 and "due" not in json.loads(answer(page, asked, browser))
+    page.browsers.say(browser, "done", "hello", redraws=True)
+    assert "due" in json.loads(answer(page, asked, browser)) and ticks() == ["whole", "place"]
+    assert ticks() == ["shown"] * 2 and "due" not in json.loads(answer(page, asked, browser))
 
 
 def test_fields_of_one_control_are_one_step_or_none_single_ones_keep_invalid_text_and_a_newer_edit_wins(page):
