@@ -83,9 +83,8 @@ class Page:
     replaced: dict[str, Any] = field(default_factory=dict)  # parts of Generate's state before the last `replacing`
     job_images: dict[str, list[str]] = field(default_factory=dict)  # of jobs that have ended, by id
     ticks: dict[str, float] = field(default_factory=dict)  # tab -> seconds between its ticks
-    stamps: dict[str, list[Callable[[], str] | None]] = field(
-        default_factory=dict
-    )  # tab -> of each of its listeners to ticks; None for those of `on_tick`
+    # tab -> of each of its listeners to ticks; None for those of `on_tick`
+    stamps: dict[str, list[Callable[[], str] | None]] = field(default_factory=dict)
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)
     complete_tags: Callable[[str], dict[str, Any]] | None = None  # of Captions, also for prompts
@@ -224,9 +223,11 @@ class Page:
 
         def tick(client: str, *more: Any) -> Any:
             browser = self.browser
-            known = client if browser.is_drawn(listener) else ""
-            browser.drawn[listener] = browser.redraws
-            return fn(known, *more)
+            redraws, overtaken = browser.redraws, self.browsers.overtaken(browser, ANY_TAB)
+            result = fn(client if browser.is_drawn(listener) else "", *more)
+            if result != gr.skip() and not overtaken():  # else nothing of it arrives
+                browser.drawn[listener] = redraws
+            return result
 
         tick.__module__, tick.__qualname__ = fn.__module__, fn.__qualname__
         event = getattr(self.pulse_bus, f"tick_{tab.lower()}")

@@ -93,10 +93,8 @@ class Grids:
         self.copies = Copies(page)
         AxisForm(page, fields, self._axes)
         self._lock = threading.RLock()
-        self._refused: tuple[list[Problem], dict[str, Any]] = (
-            [],
-            {},
-        )  # of the last start, with the image settings then
+        # Problems of the last start, if it was refused, and the image settings then
+        self._refused: tuple[list[Problem], dict[str, Any]] = ([], {})
         self._begun = time.time()
 
     # -- state

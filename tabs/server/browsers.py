@@ -41,9 +41,8 @@ class Browser:
     lora_query: str = ""  # typed into the search of LoRAs in Generate
     acts: dict[str, int] = field(default_factory=dict)  # {scope: number of begun and ended actions}
     redraws: int = 0  # how often its tabs had to be drawn as a whole
-    drawn: dict[tuple[str, int], int] = field(
-        default_factory=dict
-    )  # listener to ticks -> `redraws` when it did that last
+    # listener to ticks -> `redraws` when it did that last
+    drawn: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def is_drawn(self, listener: tuple[str, int]) -> bool:
         """Whether this browser shows what the listener returned after the last of its `redraws`."""

@@ -75,7 +75,14 @@ def test_a_tick_that_a_click_has_overtaken_sends_nothing(page):
 def test_what_a_command_replaced_is_drawn_as_a_whole_by_the_first_tick_that_begins_afterwards(page):
     browser, made = page.browsers.of("one"), []
     page.pulse_bus = SimpleNamespace(tick_toy=lambda tick, *given, **more: made.append(tick))
-    page.on_change("Toy", lambda: "now", lambda client: client or "whole", None, [None])
+    acts = []
+
+    def draws(client: str) -> str:
+        if acts:
+            acts.pop()()
+        return client or "whole"
+
+    page.on_change("Toy", lambda: "now", draws, None, [None])
     page.on_tick("Toy", lambda client, place: client or place, None, [None])
     asked = {"have": {}, "tab": "Toy", "shown": [digest("now")]}
 
@@ -86,6 +93,13 @@ def test_what_a_command_replaced_is_drawn_as_a_whole_by_the_first_tick_that_begi
     page.browsers.say(browser, "done", "hello", redraws=True)
     assert "due" in json.loads(answer(page, asked, browser)) and ticks() == ["whole", "place"]
     assert ticks() == ["shown"] * 2 and "due" not in json.loads(answer(page, asked, browser))
+    page.browsers.say(browser, "done", "again", redraws=True)
+    acts.append(lambda: heard(as_listener(page, lambda: "new", [None])))
+    assert heard(made[0], "shown")[0] == gr.skip(), "a click has overtaken it"
+    assert "due" in json.loads(answer(page, asked, browser)) and ticks() == ["whole", "place"]
+    page.browsers.say(browser, "done", "and again", redraws=True)
+    acts.append(lambda: page.browsers.say(browser, "done", "meanwhile", redraws=True))
+    assert [heard(made[0], "shown")[0] for _ in range(3)] == ["whole", "whole", "shown"]
 
 
 def test_fields_of_one_control_are_one_step_or_none_single_ones_keep_invalid_text_and_a_newer_edit_wins(page):
