@@ -71,6 +71,16 @@ def all_settings(tab) -> None:
         rows.locator("> summary").click()
 
 
+def choose_embedding(tab, label: str) -> None:
+    """Choose an embedding in Generate that was written after the page was opened."""
+    tab.locator("#gen-add summary").first.click()
+    tab.locator("#gen-add").get_by_role("button", name="Refresh").click()
+    tab.keyboard.press("Escape")
+    all_settings(tab)
+    tab.locator("#gen-embeddings input").click()
+    tab.get_by_role("option").filter(has_text=label).click()
+
+
 class Served:
     """A page at an address, with what stands behind it."""
 

@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from page_server import all_settings
+from page_server import choose_embedding
 from playwright.sync_api import expect
 from safetensors.numpy import save_file
 from work_parts import wait_until
@@ -89,12 +89,7 @@ def test_the_tokens_are_counted_again_when_an_embedding_is_added_or_removed(tab,
     tab.locator("#gen-prompt").fill("a fox, zunkel")
     alone = "5/75 tokens"
     expect(meter).to_have_text(alone)
-    tab.locator("#gen-add summary").first.click()
-    tab.locator("#gen-add").get_by_role("button", name="Refresh").click()
-    tab.keyboard.press("Escape")
-    all_settings(tab)
-    tab.locator("#gen-embeddings input").click()
-    tab.get_by_role("option").filter(has_text="fox / zunkel").click()
+    choose_embedding(tab, "fox / zunkel")
     expect(meter).to_have_text("12/75 tokens")
     tab.locator("#gen-embeddings .token-remove").first.click()
     expect(meter).to_have_text(alone)

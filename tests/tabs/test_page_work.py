@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_server import GO_ON, HOLD, PLACES, WATCH, all_settings
+from page_server import GO_ON, HOLD, PLACES, WATCH, choose_embedding
 from playwright.sync_api import expect
 from safetensors.numpy import save_file
 from test_overtaking import slowly
@@ -228,12 +228,7 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
 
     path = work.workspace.runs / "20260101-000000_fox" / "checkpoints" / "zunkel.safetensors"
     save_file({"emb_params": np.zeros((1, 64), "f4")}, path)
-    tab.locator("#gen-add summary").first.click()
-    tab.locator("#gen-add").get_by_role("button", name="Refresh").click()
-    tab.keyboard.press("Escape")
-    all_settings(tab)
-    tab.locator("#gen-embeddings input").click()
-    tab.get_by_role("option").filter(has_text="fox / zunkel").click()
+    choose_embedding(tab, "fox / zunkel")
     wait_until(lambda: len(work.page.project.tab_state("Generate")["values"].get("embeddings", [])) == 1)
     field(tab, "prompt").fill("a zunkel")
     tab.locator("#gen-draw").click()
