@@ -27,6 +27,7 @@ from tabs.form import fields, form_values, task_settings
 from tabs.form.picker import Picker
 from tabs.form.presets import MAX_BYTES as PRESET_BYTES
 from tabs.form.project import Project
+from tabs.markup import Drawn
 from tabs.monitor.tensorboard import TensorBoard
 from tabs.roots import Roots
 from tabs.server.browsers import Browser, Browsers
@@ -209,10 +210,10 @@ class Page:
         self.ticks[tab] = seconds
         self._listen_to_ticks(tab, None, fn, inputs, outputs)
 
-    def on_change(self, tab: str, stamp: Callable[[], str], fn: Callable, client: Any, outputs: Any) -> None:
-        """Call `fn` with the browser's `client` state (tabs/markup.py) while `tab` is open and `stamp` is not that of what the browser
-        shows. The pulse asks for it: a message that Gradio carries takes ten times as long."""
-        self._listen_to_ticks(tab, stamp, fn, client, outputs)
+    def on_change(self, tab: str, drawn: Drawn, outputs: Mapping[str, Any]) -> None:
+        """Draw again what differs while `tab` is open and the browser shows something with another stamp. The pulse asks for it: a
+        message that Gradio carries takes ten times as long. outputs: components by name, "client" is the browser's `client_state`"""
+        self._listen_to_ticks(tab, drawn.stamp, drawn.tick, outputs["client"], outputs)
 
     def _listen_to_ticks(
         self, tab: str, stamp: Callable[[], str] | None, fn: Callable, inputs: Any, outputs: Any
@@ -223,7 +224,7 @@ class Page:
 
         def tick(client: str, *more: Any) -> Any:
             browser = self.browser
-            redraws, overtaken = browser.redraws, self.browsers.overtaken(browser, ANY_TAB)
+            redraws, overtaken = browser.redraws_of(tab), self.browsers.overtaken(browser, ANY_TAB)
             result = fn(client if browser.is_drawn(listener) else "", *more)
             if result != gr.skip() and not overtaken():  # else nothing of it arrives
                 browser.drawn[listener] = redraws

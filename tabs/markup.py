@@ -198,6 +198,28 @@ def sent_boards(values: Mapping[str, Any], stamp: str = "") -> dict[str, str]:
     return {"client": to_json({"stamp": mark, "sent": {name: hash(value) for name, value in values.items()}})}
 
 
+class Drawn:
+    """What a tab draws: boards that are drawn again when its stamp changes (`Page.on_change`)."""
+
+    def stamp(self) -> str:
+        """A text that changes with the boards."""
+        raise NotImplementedError
+
+    def boards(self) -> dict[str, Any]:
+        """{name: contents} of the boards."""
+        raise NotImplementedError
+
+    def show(self) -> dict[str, Any]:
+        """Outputs of the whole."""
+        return changed_boards("", self.stamp(), self.boards())
+
+    def tick(self, client: str) -> Any:
+        """Outputs of what a browser with this `client` state does not show; what it shows stays, so that a text that is being typed
+        is not replaced."""
+        stamp = self.stamp()
+        return gr.skip() if shows(client, stamp) else changed_boards(client, stamp, self.boards())
+
+
 def button(
     act: str,
     text: str,

@@ -347,6 +347,7 @@
   for (const kind of ["drop", "change"]) addEventListener(kind, ({target}) => {
     if ((kind === "drop" || target.type === "file") && document.activeElement.matches("textarea, input:not([type=file])")) document.activeElement.blur();
   }, true);
+  addEventListener("beforeunload", () => document.activeElement.blur());  // and before the page is left
   /** Leave the field that is being typed in, and wait until the server has every change. */
   atelier.settle = async () => {
     const active = document.activeElement;

@@ -29,11 +29,11 @@ from tabs.dataset.reading import key_of
 from tabs.form.form_values import SOURCE
 from tabs.markup import (
     AWAITED,
+    Drawn,
     arg_now,
     board,
     board_event,
     button,
-    changed_boards,
     client_state,
     esc,
     index_of,
@@ -41,7 +41,6 @@ from tabs.markup import (
     problems_html,
     progress,
     sent_boards,
-    shows,
 )
 from tabs.server.uploads import take_in
 
@@ -91,7 +90,7 @@ def build(page: Page) -> None:
     client = client_state()
     shown = {"client": client, "folder": folder, "intake": intake, "browser": browser, **boards}
     page.on_show(TAB, handlers.show, None, shown)
-    page.on_change(TAB, handlers.stamp, handlers.tick, client, shown)
+    page.on_change(TAB, handlers, shown)
     page.on_input([folder.blur, folder.submit], handlers.choose, folder, shown)
     for opener, act in ((browse, "use"), (add, "also")):
         page.listen(opener.click, None, js=BROWSES.format(act))
@@ -104,7 +103,7 @@ def build(page: Page) -> None:
     page.on_act(list(boards.values()), handlers.act, None, shown | {"tabs": page.tabs})
 
 
-class Handlers:
+class Handlers(Drawn):
     """Handlers of the tab's events. The project stores the view, `reading` has the images."""
 
     def __init__(self, page: Page):
@@ -124,18 +123,9 @@ class Handlers:
         self._lately = set()
         self.reading.want(again=True)
         self.reading.wait_for_first()
-        return changed_boards("", self.stamp(), self._render())
-
-    def tick(self, client: str):
-        """The boards that this browser does not show yet; those that it shows stay, so that a text that is being typed is not
-        replaced."""
-        stamp = self.stamp()
-        if shows(client, stamp):
-            return gr.skip()
-        return changed_boards(client, stamp, self._render())
+        return super().show()
 
     def stamp(self) -> str:
-        """A text that changes with the boards."""
         self.reading.want(now=self.reading.outdated)
         task = self._intake
         intake = f"{task.progress:.2f} {task.text} {task.done}" if task else ""
@@ -144,8 +134,7 @@ class Handlers:
             self.reading.want(now=True)  # images were added
         return f"{jobs} {self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
 
-    def _render(self) -> dict[str, Any]:
-        """{name: contents} of the boards."""
+    def boards(self) -> dict[str, Any]:
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
         show, number = str(state.get("show", "all")), int(state.get("page", 0))
         entries = entries_of(job)
@@ -190,7 +179,7 @@ class Handlers:
 
     def _all(self) -> dict[str, Any]:
         """Outputs after a click: all boards and the client state."""
-        values = self._render()
+        values = self.boards()
         return values | sent_boards(values)
 
     def _plots(self, entries: list[Source], contents: list[FolderContents], show: str) -> str:

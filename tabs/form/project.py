@@ -10,7 +10,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -74,6 +74,7 @@ class Project(PresetForm):
         self._log: list[tuple[int, str]] = []  # (revision, session) of the latest changes
         self.steps: Steps[dict[str, Any]] = Steps(UNDO_STEPS)
         self._tabs: dict[str, Any] = {}
+        self.kept: list[Callable[[str], None]] = []  # called with the tab whose stored state has changed
         self.bad: dict[str, BadInput] = {}
         self.preset = ""
         self.imported: dict[str, Any] = {}  # what is known of the import that the form began with; see `take_import`
@@ -320,6 +321,8 @@ class Project(PresetForm):
             if self._tabs.get(tab) != state:
                 self._tabs[tab] = state
                 self._save()
+                for listener in self.kept:
+                    listener(tab)
 
     def update_tab(self, tab: str, **changes: Any) -> None:
         """Change parts of the stored state of a tab."""

@@ -52,7 +52,7 @@ from tabs.form.plain_presets import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
 from tabs.generate.grid_axis import ACTS, KINDS, AxisForm, changed, file_axes, files_in, kinds_in
-from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_state, shows
+from tabs.markup import AWAITED, Drawn, arg_now, board, board_event, client_state
 from tabs.tools.copies import Copies
 
 TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
@@ -79,13 +79,13 @@ def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, tab
     client = client_state()
     shown = {"client": client, "panel": panel, "table": table}
     page.on_show(TAB, grids.show, None, shown)
-    page.on_change(TAB, grids.stamp, grids.tick, client, shown)
+    page.on_change(TAB, grids, shown)
     page.on_act([panel, table], grids.act, None, shown)
     page.links.answer("choose", grids.choose)
     return grids
 
 
-class Grids:
+class Grids(Drawn):
     """Handlers of the boards. The project stores the fields and the open grid; grids are folders, jobs are in the engine's queue."""
 
     def __init__(self, page: Page, fields: PlainForm, shelf: ModelLists):
@@ -111,14 +111,7 @@ class Grids:
 
     # -- display
 
-    def show(self) -> dict[str, Any]:
-        return changed_boards("", self.stamp(), self._boards())
-
-    def tick(self, client: str) -> Any:
-        stamp = self.stamp()
-        return gr.skip() if shows(client, stamp) else changed_boards(client, stamp, self._boards())
-
-    def _boards(self) -> dict[str, str]:
+    def boards(self) -> dict[str, str]:
         return {"panel": self.panel(), "table": self._table()}
 
     def stamp(self) -> str:
@@ -263,7 +256,7 @@ class Grids:
                 cards.put(self.page, cards.GRID, False)
             elif act == "put_back":
                 self._put_back()
-        return changed_boards("", self.stamp(), self._boards())
+        return self.show()
 
     def choose(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer a blind choice of the script, {"grid", "axis", "choice"}, with the next images. Raises ProblemsError."""

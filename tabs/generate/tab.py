@@ -34,7 +34,7 @@ from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
 from tabs.generate.sending import UPSCALER, Sending
 from tabs.generate.stage import Stage, status
-from tabs.markup import AWAITED, arg_now, board, board_event, changed_boards, client_state, sent_boards, shows
+from tabs.markup import AWAITED, Drawn, arg_now, board, board_event, client_state, sent_boards
 from tabs.pieces import piece
 
 TAB = "Generate"
@@ -140,7 +140,7 @@ def build(page: Page) -> None:
     boards = {"memory": memory, "status": line, "newest": newest}
     shown = {"client": client, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, handlers.show, None, shown)
-    page.on_change(TAB, handlers.stamp, handlers.tick, client, shown)
+    page.on_change(TAB, handlers, shown)
     page.on_input([words.input], handlers.choose_words, words, fields | {"embeddings": words})
     page.listen(initial.upload, handlers.begin_with, initial, fields | {"initial": initial})
     page.listen(control.upload, handlers.follow, control, fields | {"control": control})
@@ -221,7 +221,7 @@ class Fields(PlainForm):
         return form.values_of(job, before, self.page.workspace, self.page.project.job.model, {})
 
 
-class Handlers:
+class Handlers(Drawn):
     """Handlers of the tab's events. The project stores the fields."""
 
     def __init__(self, page: Page):
@@ -239,6 +239,7 @@ class Handlers:
         self.stage = Stage(page, self.shelf.newest, self._jobs)
         self._shown_after = ""  # id of the job after which the open grid closes
         page.engine.ended.append(self._ended)
+        page.project.kept.append(self._kept)
         self.sending = Sending(
             page, self.presets, self.shelf, self.painting, self.loras.shelf, self._checked, self._make
         )
@@ -264,6 +265,7 @@ class Handlers:
             with self._lock:
                 if act.startswith("style"):
                     self.prompt_box.act(act, name, value)
+                    self._kept(TAB)  # the list of styles is a file
                 elif act == "card_remove" and name in cards.BY_NAME:
                     self._remove_card(name)
                 elif act == "read_text":
@@ -440,18 +442,14 @@ class Handlers:
 
     # -- display
 
-    def show(self):
-        return self._all()
+    def show(self) -> dict[str, Any]:
+        self.loras.shelf.refresh()
+        return self._form() | {"embeddings": self.loras.embeddings()} | super().show()
 
-    def tick(self, client: str):
-        if not client:
-            return self._all()
-        if shows(client, self.stamp()):
-            return gr.skip()
-        self.loras.shelf.refresh(0)
-        return changed_boards(client, self.stamp(), self._lists())
+    def tick(self, client: str) -> Any:
+        return super().tick(client) if client else self.show()
 
-    def _lists(self) -> dict[str, str]:
+    def boards(self) -> dict[str, str]:
         """{name: HTML} of the boards that change without an action: list of LoRAs, memory, status, newest image."""
         return {
             "add": self.loras.picker(),
@@ -465,11 +463,10 @@ class Handlers:
         closed = self._state().get("closed")
         return f"{self.stage.stamp()} {self.shelf.follow()} {closed} {self.memory.html()} {self.loras.shelf.version}"
 
-    def _all(self) -> dict[str, Any]:
-        """Outputs of the whole tab."""
-        self.loras.shelf.refresh()
-        stamp, lists = self.stamp(), self._lists()
-        return self._form() | {"embeddings": self.loras.embeddings()} | lists | sent_boards(lists, stamp)
+    def _kept(self, tab: str) -> None:
+        """Listener for stored states of tabs: other windows show the form as this one has changed it."""
+        if tab == TAB:
+            self.page.browsers.redraw_others(self.page.browser, TAB)
 
     def memory_act(self, event: gr.EventData) -> dict[str, Any]:
         """Handle an event of the memory line."""
@@ -556,7 +553,7 @@ class Handlers:
         if not file:
             return gr.skip()
         self.sending.read(file)
-        return self._all() | {"drop": None}
+        return self.show() | {"drop": None}
 
     def begin_with(self, file: str | None) -> Any:
         """Use a dropped image as initial image."""
@@ -575,7 +572,7 @@ class Handlers:
     def send(self, event: gr.EventData):
         """Handle a button of an image."""
         self.sending.act(event)
-        return self._all()
+        return self.show()
 
 
 def _with_client(boards: dict[str, str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,13 +40,16 @@ class Browser:
     moved_images: str = ""  # token of its last move of images to the trash in Dataset
     lora_query: str = ""  # typed into the search of LoRAs in Generate
     acts: dict[str, int] = field(default_factory=dict)  # {scope: number of begun and ended actions}
-    redraws: int = 0  # how often its tabs had to be drawn as a whole
-    # listener to ticks -> `redraws` when it did that last
+    redraws: Counter[str] = field(default_factory=Counter)  # how often a tab, or "" each, had to be drawn as a whole
+    # (tab, number of a listener to its ticks) -> `redraws_of` the tab when it did that last
     drawn: dict[tuple[str, int], int] = field(default_factory=dict)
 
+    def redraws_of(self, tab: str) -> int:
+        return self.redraws[""] + self.redraws[tab]
+
     def is_drawn(self, listener: tuple[str, int]) -> bool:
-        """Whether this browser shows what the listener returned after the last of its `redraws`."""
-        return self.drawn.get(listener, 0) == self.redraws
+        """Whether this browser shows what the listener returned after the last of the tab's `redraws`."""
+        return self.drawn.get(listener, 0) == self.redraws_of(listener[0])
 
 
 class Browsers:
@@ -111,6 +114,12 @@ class Browsers:
         with self._news:
             browser.acts[scope] = browser.acts.get(scope, 0) + 1
 
+    def redraw_others(self, browser: Browser, tab: str) -> None:
+        """The next ticks of all other browsers return a tab as a whole: this one has changed what it shows."""
+        with self._news:
+            for each in self._all.values():
+                each.redraws[tab] += each is not browser
+
     def overtaken(self, browser: Browser, scope: str) -> Callable[[], bool]:
         """Return a function that tells whether the user has done something since this call. If so, a tick is discarded: it
         would replace the response to the action with older state."""
@@ -155,7 +164,7 @@ class Browsers:
         redraws                 its tabs show something else now: the next ticks return them as a whole
         link    (URL, name) of a file to download     opens   (URL, text) of a link within the page
         """
-        browser.redraws += redraws
+        browser.redraws[""] += redraws
         listed = [problem.to_dict() for problem in problems]
         message = {
             "at": self._next(browser),

@@ -19,15 +19,14 @@ from tabs.form.task_form import TaskForm
 from tabs.form.task_settings import form_settings, job_of, main_setting
 from tabs.markup import (
     AWAITED,
+    Drawn,
     board,
     board_event,
     button,
-    changed_boards,
     choice_list,
     client_state,
     esc,
     problems_html,
-    shows,
 )
 
 STATE = "Tools"  # key of the stored values of all cards
@@ -59,7 +58,7 @@ def cards(tab: str) -> list[Card]:
     return list(dict.fromkeys(task.card for task in tasks().values() if task.card and task.card.tab == tab))
 
 
-class ToolForm:
+class ToolForm(Drawn):
     """A card with its tasks. The project stores its values: those that its tasks share once, the others by `Task.values`."""
 
     def __init__(self, page: Page, card: Card):
@@ -197,11 +196,10 @@ class ToolForm:
 
     def show(self) -> Any:
         self.page.reading.want()  # empty fields mean the dataset's values
-        return "", self.html()
+        return super().show()
 
-    def tick(self, client: str) -> Any:
-        stamp = self.stamp()
-        return gr.skip() if shows(client, stamp) else changed_boards(client, stamp, {"area": self.html()})
+    def boards(self) -> dict[str, str]:
+        return {"area": self.html()}
 
     def stamp(self) -> str:
         """A text that changes with the card."""
@@ -273,8 +271,8 @@ def build_form(page: Page, card: Card) -> None:
     form = ToolForm(page, card)
     area = board(f"tools-{card.name}", AWAITED, script=ENTER)
     client = client_state()
-    page.on_show(card.tab, form.show, None, [client, area])
-    page.on_change(card.tab, form.stamp, form.tick, client, {"client": client, "area": area})
+    page.on_show(card.tab, form.show, None, {"client": client, "area": area})
+    page.on_change(card.tab, form, {"client": client, "area": area})
     page.on_act(area, form.acted, None, area)
     works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
     gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)

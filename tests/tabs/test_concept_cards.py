@@ -176,7 +176,7 @@ def event_on(row: str, act: str, arg: str, value: str = ""):
 def test_a_window_that_shows_an_older_list_changes_the_folder_that_was_pressed(desk):
     job = with_entries(desk.page.project.job, [Source(folder=name, num_repeats=2) for name in "abcd"])
     desk.page.project.replace(job)
-    assert all(row_of(name) in desk._render()["sources"] for name in "abcd")
+    assert all(row_of(name) in desk.boards()["sources"] for name in "abcd")
     desk.act(event("remove", "0"))
     desk.act(event_on("c", "own", "2:num_repeats", "7"))
     desk.act(event_on("b", "remove", "1"))
@@ -284,7 +284,7 @@ def test_a_tick_after_a_click_sends_what_the_click_had_replaced(desk, tmp_path):
     browser = desk.act(event("answer", "lines:all"))  # comes while the folder is read anew
     wait_until(lambda: not desk.reading.busy)
     browser |= desk.tick(browser["client"])
-    shown = desk._render()
+    shown = desk.boards()
     assert {name: browser[name] for name in shown} == shown
 
 
@@ -389,13 +389,13 @@ def test_rare_words_are_proposed_and_one_is_taken(desk):
     assert ">Less</button>" in card(desk) and ">Suggest rare words</button>" in card(desk)
     desk.act(event("propose", "0"))
     first = desk._proposed[0][1]
-    assert len(first) == 6 and f'data-arg="0:{first[0]}"' in desk._render()["sources"]
+    assert len(first) == 6 and f'data-arg="0:{first[0]}"' in desk.boards()["sources"]
     desk.act(event("propose", "0"))
     assert desk._proposed[0][1] != first
     word = desk._proposed[0][1][0]
     desk.act(event("word", f"0:{word}"))
     assert entries_of(desk.page.project.job)[0].identifier == word
-    assert f"{word}&#x27; is 1 token" in desk._render()["sources"]
+    assert f"{word}&#x27; is 1 token" in desk.boards()["sources"]
 
 
 def copies(folder) -> None:
@@ -563,9 +563,9 @@ def queue_of(desk: Handlers) -> list:
 def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk):
     made = queue_of(desk)
     own(desk, "class_word", "fox")
-    assert 'data-act="class" data-arg="-1"' in desk._render()["sources"]
+    assert 'data-act="class" data-arg="-1"' in desk.boards()["sources"]
     desk.act(event("class", "-1"))
-    assert 'data-arg="negative_prompt"' in desk._render()["sources"]
+    assert 'data-arg="negative_prompt"' in desk.boards()["sources"]
     desk.act(event("class_field", "number", "12"))
     desk.act(event("class_field", "prompt", "a drawing of a {class}"))
     with pytest.raises(ProblemsError):
@@ -578,7 +578,7 @@ def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk)
     assert made[0].task == "class_images" and (asked["number"], asked["class_word"]) == (12, "fox")
     entry = entries_of(desk.page.project.job)[-1]
     assert entry.role == "regularization" and entry.folder == asked["folder"] and "fox" in entry.folder
-    assert f'data-waits="{made[0].id}"' in desk._render()["sources"]
+    assert f'data-waits="{made[0].id}"' in desk.boards()["sources"]
     before, _ = desk.reading.version, setattr(made[0], "state", "done")
     desk.tick("")
     assert desk.reading.version > before  # the folder is read again
@@ -590,7 +590,7 @@ def test_class_images_without_a_class_are_refused_with_the_fix(desk):
     with pytest.raises(ProblemsError) as refused:
         desk.act(event("class_make", "-1"))
     assert refused.value.codes == ["class-images.no-class"] and not made
-    assert 'id="class-class_word" aria-invalid="true"' in desk._render()["sources"]
+    assert 'id="class-class_word" aria-invalid="true"' in desk.boards()["sources"]
 
 
 def test_regularization_images_have_presets_of_their_own(desk):

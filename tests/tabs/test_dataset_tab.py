@@ -36,7 +36,7 @@ def choose(desk: Handlers, folder) -> None:
 def test_the_starter_images_are_there_at_first(desk):
     desk.show()
     wait_until(lambda: desk.reading.report is not None and not desk.reading.checking)
-    shown = desk._render()
+    shown = desk.boards()
     assert "24 of 24 images will train" in shown["summary"] and "24 images in one folder." in shown["summary"]
     assert shown["grid"].count('class="tile"') == 24 and "error" not in shown["checks"]
 
@@ -45,7 +45,7 @@ def test_a_chosen_folder_is_the_same_field_as_in_train(desk, tmp_path):
     image(tmp_path / "foxes" / "a.png", caption="a fox")
     choose(desk, tmp_path / "foxes")
     assert desk.page.project.job.dataset.folder == str(tmp_path / "foxes")
-    assert "1 of 1 image will train" in desk._render()["summary"]
+    assert "1 of 1 image will train" in desk.boards()["summary"]
     desk.page.project.edit("dataset.folder", "models/starter/images")  # as Train does
     told = desk.tick("")
     assert told["folder"] == "models/starter/images" and client_stamp(told["client"])
@@ -99,16 +99,16 @@ def test_broken_images_are_named_and_left_out_only_with_consent(desk, tmp_path):
     Image.frombytes("RGB", (300, 300), random.Random(1).randbytes(270_000)).save(whole)
     whole.write_bytes(whole.read_bytes()[:100_000])
     choose(desk, folder)
-    shown = desk._render()
+    shown = desk.boards()
     assert "1 of 3 images can train" in shown["summary"]  # not before it is said what becomes of the others
     assert "zero.png" in shown["checks"] and "cut.png" in shown["checks"] and "2 errors" in shown["checks"]
     assert "Skip 2 broken images" in shown["checks"]
     assert shown["grid"].count("unreadable</span>") == 2 and shown["grid"].count("<img") == 1
     desk.act(event("skip", value="true"))
     wait_until(lambda: not desk.reading.busy)
-    assert desk.page.project.job.dataset.skip_broken and "errors" not in desk._render()["checks"]
-    assert "2 broken images are skipped" in desk._render()["checks"]
-    assert "Leave out broken" not in desk._render()["checks"]  # it is on
+    assert desk.page.project.job.dataset.skip_broken and "errors" not in desk.boards()["checks"]
+    assert "2 broken images are skipped" in desk.boards()["checks"]
+    assert "Leave out broken" not in desk.boards()["checks"]  # it is on
 
 
 def test_the_frame_on_the_image_is_the_bucket_in_fractions(desk, tmp_path):
@@ -118,10 +118,10 @@ def test_the_frame_on_the_image_is_the_bucket_in_fractions(desk, tmp_path):
     left, top, right, bottom = row.frame
     assert (right - left) / (bottom - top) * 300 / 200 == pytest.approx(row.bucket[0] / row.bucket[1], rel=0.02)
     width = float(
-        re.search(r"class=\"crop\" style=\"left:[\d.]+%;top:[\d.]+%;width:([\d.]+)%", desk._render()["grid"])[1]
+        re.search(r"class=\"crop\" style=\"left:[\d.]+%;top:[\d.]+%;width:([\d.]+)%", desk.boards()["grid"])[1]
     )
     assert width == pytest.approx(100 * (right - left), abs=0.01)
-    assert f"{row.bucket[0]}×{row.bucket[1]}" in desk._render()["grid"]
+    assert f"{row.bucket[0]}×{row.bucket[1]}" in desk.boards()["grid"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="such names cannot exist there")
@@ -130,7 +130,7 @@ def test_names_and_captions_never_become_markup(desk, tmp_path):
     image(tmp_path / "set" / f"10_{HOSTILE}" / "b.png")
     (tmp_path / "set" / f"zero{HOSTILE}.png").write_bytes(b"")
     choose(desk, tmp_path / "set")
-    shown = "".join(desk._render().values())
+    shown = "".join(desk.boards().values())
     assert "<img src=x" not in shown and "<script" not in shown
     assert "&lt;img src=x" in shown
 
@@ -140,7 +140,7 @@ def test_a_name_that_is_no_utf8_is_shown_and_its_caption_opens(desk, tmp_path):
     good = image(tmp_path / "set" / "a.png")
     good.rename(tmp_path / "set" / "\udcff.png")
     choose(desk, tmp_path / "set")
-    assert "1 of 1 image will train" in desk._render()["summary"] and "<img" in desk._render()["grid"]
+    assert "1 of 1 image will train" in desk.boards()["summary"] and "<img" in desk.boards()["grid"]
     desk.act(event("open", "0"))
     assert len(desk.page.project.tab_state("Captions")["key"]) == 16
 
@@ -173,11 +173,11 @@ def test_the_view_is_chosen_by_kind_and_by_bucket(desk, tmp_path):
     image(tmp_path / "set" / "square.png", (600, 600))
     choose(desk, tmp_path / "set")
     desk.act(event("show", value="words"))
-    assert desk._render()["grid"].count('class="tile"') == 1 and "square.png" in desk._render()["grid"]
+    assert desk.boards()["grid"].count('class="tile"') == 1 and "square.png" in desk.boards()["grid"]
     width, height = next(row.bucket for row in desk.reading.report.rows if "wide" in row.key[1])
     desk.act(event("show", f"{width}x{height}"))
-    assert "wide.png" in desk._render()["grid"] and "square.png" not in desk._render()["grid"]
-    assert f'data-arg="{width}x{height}"' not in desk._render()["plots"]  # pressed: another click shows all
+    assert "wide.png" in desk.boards()["grid"] and "square.png" not in desk.boards()["grid"]
+    assert f'data-arg="{width}x{height}"' not in desk.boards()["plots"]  # pressed: another click shows all
 
 
 # -- folders
@@ -195,7 +195,7 @@ def test_a_folder_that_says_no_more_than_a_path_keeps_the_short_form():
 def test_repeats_words_and_switch_of_a_folder_are_changed_in_the_list(desk, tmp_path):
     image(tmp_path / "10_fox" / "a.png")
     choose(desk, tmp_path / "10_fox")
-    assert 'placeholder="10"' in desk._render()["sources"] and 'placeholder="fox"' in desk._render()["sources"]
+    assert 'placeholder="10"' in desk.boards()["sources"] and 'placeholder="fox"' in desk.boards()["sources"]
     desk.act(event("own", "0:num_repeats", "4"))
     desk.act(event("own", "0:class_tokens", "a red fox"))
     source = desk.page.project.job.dataset.sources[0]
@@ -212,32 +212,32 @@ def test_repeats_words_and_switch_of_a_folder_are_changed_in_the_list(desk, tmp_
 def test_impossible_repeats_are_refused_and_the_field_goes_back(desk, tmp_path, value):
     image(tmp_path / "set" / "a.png")
     choose(desk, tmp_path / "set")
-    before, shown = desk.page.project.job, desk._render()["sources"]
+    before, shown = desk.page.project.job, desk.boards()["sources"]
     with pytest.raises(ProblemsError):
         desk.act(event("own", "0:num_repeats", value))
     assert desk.page.project.job == before
-    assert desk._render()["sources"] != shown  # sent anew, so that what was typed does not stay on the screen
+    assert desk.boards()["sources"] != shown  # sent anew, so that what was typed does not stay on the screen
 
 
 def test_a_second_folder_is_added_from_the_browser(desk, tmp_path):
     image(tmp_path / "one" / "a.png")
     image(tmp_path / "two" / "b.png")
     choose(desk, tmp_path / "one")
-    assert f'data-act="also" value="{tmp_path / "one"}"' in desk._render()["browser"]  # where browsing begins
+    assert f'data-act="also" value="{tmp_path / "one"}"' in desk.boards()["browser"]  # where browsing begins
     desk.browse(event("also", value=str(tmp_path / "two")))
     wait_until(lambda: not desk.reading.busy)
     assert [source.folder for source in desk.page.project.job.dataset.all_sources()] == [
         str(tmp_path / "one"),
         str(tmp_path / "two"),
     ]
-    assert "2 of 2 images will train" in desk._render()["summary"]
+    assert "2 of 2 images will train" in desk.boards()["summary"]
     desk.browse(event("use", value=str(tmp_path / "three")))
     assert desk.page.project.job.dataset.folder == str(tmp_path / "three")
 
 
 def test_a_missing_folder_is_said_with_its_fix(desk, tmp_path):
     choose(desk, tmp_path / "gone")
-    shown = desk._render()
+    shown = desk.boards()
     assert "1 error" in shown["checks"] and str(tmp_path / "gone") in shown["checks"]
 
 
@@ -261,7 +261,7 @@ def test_dropped_images_become_the_chosen_folder(desk, tmp_path):
     assert desk.page.project.job.dataset.folder == str(desk.page.workspace.datasets / "fox")
     assert not any((tmp_path / "up").iterdir())  # the server's copies of the upload are gone
     assert [problem.code for problem in desk._intake.result] == ["dataset.unread-files"]
-    assert "fox.docx" in desk._render()["intake"]
+    assert "fox.docx" in desk.boards()["intake"]
 
 
 def test_a_bad_drop_is_explained_until_closed(desk, tmp_path):
@@ -270,9 +270,9 @@ def test_a_bad_drop_is_explained_until_closed(desk, tmp_path):
     before = desk.page.project.job
     desk.take([str(note)])
     wait_until(lambda: desk._intake.done)
-    assert "The dropped files contain no images" in desk._render()["intake"] and desk.page.project.job == before
+    assert "The dropped files contain no images" in desk.boards()["intake"] and desk.page.project.job == before
     desk.intake_act(event("close"))
-    assert desk._render()["intake"] == ""
+    assert desk.boards()["intake"] == ""
 
 
 def test_both_tabs_share_one_reading(desk):
@@ -289,11 +289,11 @@ def undone(desk) -> list[str]:
 def test_own_images_are_offered_a_set_up_that_one_undo_takes_back(desk, tmp_path):
     desk.show()
     wait_until(lambda: desk.reading.report is not None)
-    assert desk._render()["setup"] == ""
+    assert desk.boards()["setup"] == ""
     for number in range(3):
         image(tmp_path / "mira" / f"{number}.png", caption=f"mira {number}")
     choose(desk, tmp_path / "mira")
-    card = desk._render()["setup"]
+    card = desk.boards()["setup"]
     assert 'data-act="setup"' in card and 'data-act="keep_demo"' in card
     assert "photographs" in card  # the starter is the only model here
     before, steps = desk.page.project.job, len(undone(desk))
@@ -311,16 +311,16 @@ def test_what_was_set_up_for_one_folder_is_offered_anew_for_the_next(desk, tmp_p
     choose(desk, tmp_path / "mira")
     desk.act(event("setup"))
     choose(desk, tmp_path / "mira")
-    assert desk._render()["setup"] == "", "nothing is left to set"
+    assert desk.boards()["setup"] == "", "nothing is left to set"
     choose(desk, tmp_path / "tom")
-    assert "tom at sea" in desk._render()["setup"]
+    assert "tom at sea" in desk.boards()["setup"]
     desk.act(event("setup"))
     job = desk.page.project.job
     assert (job.saving.output_name, job.samples.sample_prompts) == ("tom", ["tom at sea"])
     desk.page.project.edit("samples.sample_prompts", "a prompt of my own")
     desk.page.project.edit("saving.output_name", "mine")
     choose(desk, tmp_path / "mira")
-    assert desk._render()["setup"] == "", "a person's own stays"
+    assert desk.boards()["setup"] == "", "a person's own stays"
 
 
 def test_a_set_up_that_is_declined_is_not_offered_again_for_these_folders(desk, tmp_path):
@@ -329,26 +329,26 @@ def test_a_set_up_that_is_declined_is_not_offered_again_for_these_folders(desk, 
     choose(desk, tmp_path / "mira")
     before = desk.page.project.job
     desk.act(event("keep_demo"))
-    assert desk._render()["setup"] == "" and desk.page.project.job == before
+    assert desk.boards()["setup"] == "" and desk.page.project.job == before
     choose(desk, tmp_path / "others")
-    assert desk._render()["setup"]
+    assert desk.boards()["setup"]
     choose(desk, tmp_path / "mira")
-    assert desk._render()["setup"] == ""
+    assert desk.boards()["setup"] == ""
 
 
 def test_the_offer_shows_captions_as_texts(desk, tmp_path):
     image(tmp_path / "set" / "1.png", caption='<img src=x onerror="alert(1)">')
     choose(desk, tmp_path / "set")
-    assert "<img" not in desk._render()["setup"]
+    assert "<img" not in desk.boards()["setup"]
 
 
 def test_a_folder_that_does_not_exist_gets_no_green_tick(desk, tmp_path):
     choose(desk, tmp_path / "nowhere")
-    shown = desk._render()
+    shown = desk.boards()
     assert "error" in shown["checks"] and 'class="good"' not in shown["doctor"] + shown["checks"]
     image(tmp_path / "here" / "a.png", caption="a fox")
     choose(desk, tmp_path / "here")
-    assert desk._render()["doctor"]
+    assert desk.boards()["doctor"]
 
 
 def test_browsing_begins_at_the_nearest_folder_that_is_there_and_counts_its_images(desk, tmp_path):
@@ -363,7 +363,7 @@ def test_the_two_pagers_around_many_images_have_names_of_their_own(desk, tmp_pat
     for number in range(view.PAGE_SIZE + 1):
         image(tmp_path / "set" / f"{number}.png", (64, 64))
     choose(desk, tmp_path / "set")
-    assert re.findall('<nav class="pager" aria-label="([^"]*)"', desk._render()["grid"]) == list(view.PAGERS)
+    assert re.findall('<nav class="pager" aria-label="([^"]*)"', desk.boards()["grid"]) == list(view.PAGERS)
     assert len(set(view.PAGERS)) == 2
 
 
@@ -379,7 +379,7 @@ def test_the_first_images_of_a_large_folder_are_shown_while_all_are_read(desk, t
     assert "not trained" not in shown and 'data-act="open"' not in shown
     go.set()
     wait_until(lambda: not desk.reading.busy)
-    assert desk._render()["grid"].count('<li class="tile"') == 3 and not desk.reading.first
+    assert desk.boards()["grid"].count('<li class="tile"') == 3 and not desk.reading.first
 
 
 def test_the_first_images_of_another_folder_are_never_shown(desk, tmp_path, monkeypatch):
@@ -390,7 +390,7 @@ def test_the_first_images_of_another_folder_are_never_shown(desk, tmp_path, monk
     wait_until(lambda: desk.reading.first)
     desk.page.project.edit("dataset.folder", str(tmp_path / "none"))
     desk.reading.want()
-    assert desk.reading.first == () and '<li class="tile">' not in desk._render()["grid"]
+    assert desk.reading.first == () and '<li class="tile">' not in desk.boards()["grid"]
     go.set()
     wait_until(lambda: not desk.reading.busy)
 
@@ -402,7 +402,7 @@ def test_copies_of_one_name_are_told_apart_by_their_folders(desk, tmp_path):
         sources.append(Source(folder=str(tmp_path / name)))
     desk._set_sources(sources, "two folders")
     wait_until(lambda: not desk.reading.busy)
-    shown = desk._render()["doctor"].partition("Duplicates")[2].partition("</article>")[0]
+    shown = desk.boards()["doctor"].partition("Duplicates")[2].partition("</article>")[0]
     kept, goes = (shown.index(f"<b>{folder}/</b><b>car.png</b>") for folder in ("old", "new"))
     assert kept < goes < shown.index("would be removed</span>")
 

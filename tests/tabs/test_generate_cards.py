@@ -137,7 +137,7 @@ def test_loaded_settings_remove_cards_that_they_leave_empty_and_can_be_taken_bac
     assert in_sight(desk) == [] and desk._values()["seed"] == 1 and desk.presets.start_problems() == []
     desk.page.commands[TAKE_BACK]({}, browser)
     assert desk._values() == before and in_sight(desk) == ["regions"]
-    assert browser.redraws == 1 and "my words" in desk.tick("")["prompts"], "the form is drawn again"
+    assert browser.redraws[""] == 1 and "my words" in desk.tick("")["prompts"], "the form is drawn again"
     desk.act(event("field", "prompt", "other words"))
     desk.page.commands[TAKE_BACK]({}, browser)
     assert desk._values()["prompt"] == "other words", "once"

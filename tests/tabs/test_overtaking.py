@@ -16,7 +16,7 @@ from work_parts import heard, make_page
 
 from core.record.problems import ProblemsError
 from tabs.context import ANY_TAB, as_listener
-from tabs.markup import board, board_event, digest
+from tabs.markup import Drawn, board, board_event, digest
 from tabs.pulse import answer, commanded
 from tabs.server import app
 from tabs.server.browsers import TURN_SECONDS, Browsers
@@ -77,12 +77,16 @@ def test_what_a_command_replaced_is_drawn_as_a_whole_by_the_first_tick_that_begi
     page.pulse_bus = SimpleNamespace(tick_toy=lambda tick, *given, **more: made.append(tick))
     acts = []
 
-    def draws(client: str) -> str:
-        if acts:
-            acts.pop()()
-        return client or "whole"
+    class Toy(Drawn):
+        def stamp(self) -> str:
+            return "now"
 
-    page.on_change("Toy", lambda: "now", draws, None, [None])
+        def tick(self, client: str) -> dict[str, str]:
+            if acts:
+                acts.pop()()
+            return {"client": client or "whole"}
+
+    page.on_change("Toy", Toy(), {"client": None})
     page.on_tick("Toy", lambda client, place: client or place, None, [None])
     asked = {"have": {}, "tab": "Toy", "shown": [digest("now")]}
 
@@ -498,3 +502,42 @@ def test_what_is_typed_and_what_was_sent_outlast_an_older_answer(visit, served):
     expect(steps).to_have_value("123")
     steps.press("Tab")
     assert until(lambda: served.page.project.tab_state("Generate")["values"]["steps"] == 123)
+
+
+def test_what_one_window_changes_is_drawn_anew_in_the_others_alone(page):
+    one, other = page.browsers.of("one"), page.browsers.of("other")
+    page.browsers.redraw_others(one, "Toy")
+    assert one.is_drawn(("Toy", 0)) and not other.is_drawn(("Toy", 0)) and other.is_drawn(("Train", 0))
+    other.drawn["Toy", 0] = other.redraws_of("Toy")
+    assert other.is_drawn(("Toy", 0)) and not other.is_drawn(("Toy", 1))
+
+
+@pytest.mark.slow
+def test_a_second_window_follows_what_is_changed_in_generate_and_keeps_what_is_typed_in_it(served, visit):
+    one, other = visit().open("Generate"), visit().open("Generate")
+    box = "#gen-prompt"
+    other.locator(box).fill("")
+    other.locator(box).press_sequentially("a bear")
+    one.locator("#gen-steps").fill("17")
+    one.locator("#gen-steps").press("Tab")
+    expect(other.locator("#gen-steps")).to_have_value("17", timeout=15_000)
+    expect(other.locator(box)).to_have_value("a bear")
+    expect(other.locator(box)).to_be_focused()
+    other.locator("#gen-steps").focus()  # leaves the prompt
+    expect(one.locator(box)).to_have_value("a bear", timeout=15_000)
+    drawn = "(node) => { node.dataset.old = 'yes'; }"
+    one.locator(box).evaluate(drawn)
+    one.locator("#gen-steps").fill("18")
+    one.locator("#gen-steps").press("Tab")
+    expect(other.locator("#gen-steps")).to_have_value("18", timeout=15_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tab, box", [("Generate", "#gen-prompt"), ("Train", "[data-set='saving.output_name']")])
+def test_what_is_typed_when_the_page_is_loaded_again_is_kept(served, visit, tab, box):
+    window = visit().open(tab)
+    field = window.locator(box).first
+    field.fill("")
+    field.press_sequentially("a-fox", delay=20)
+    window.reload()
+    expect(window.locator(box).first).to_have_value("a-fox", timeout=15_000)

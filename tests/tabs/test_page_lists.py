@@ -82,7 +82,7 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     kept = project.tab_state("Generate")
     done: list[str] = []
     slowly(monkeypatch, generate.Handlers, "_form", 2.0, done)
-    slowly(monkeypatch, dataset.Handlers, "_render", 2.0, done)
+    slowly(monkeypatch, dataset.Handlers, "boards", 2.0, done)
     tab = visit().open()
     folder = project.job.dataset.folder
     tab.get_by_role("tab", name="Generate", exact=True).click()
@@ -92,7 +92,7 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     tab.get_by_role("tab", name="Dataset", exact=True).click()
     tab.locator("#ds-folder textarea, #ds-folder input").first.focus()
     tab.keyboard.press("Tab")
-    assert until(lambda: {"_form", "_render"} <= set(done))
+    assert until(lambda: {"_form", "boards"} <= set(done))
     assert project.tab_state("Generate") == kept and project.job.dataset.folder == folder
     tab.get_by_role("tab", name="Generate", exact=True).click()
     expect(tab.locator("#gen-prompt")).to_have_value("a fox on the hill")

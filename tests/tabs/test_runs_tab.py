@@ -136,7 +136,7 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     browser = desk.page.browser
     desk.page.commands[PUT_BACK]({}, browser)
     assert (folder / "job.json").is_file() and "1 run restored" in browser.message["text"]
-    assert browser.redraws == 1 and ">one<" in desk._main({}) and not [*desk.page.workspace.trash.iterdir()]
+    assert browser.redraws[""] == 1 and ">one<" in desk._main({}) and not [*desk.page.workspace.trash.iterdir()]
     before = browser.message
     desk.page.commands[PUT_BACK]({}, browser)
     assert browser.message == before, "once"
