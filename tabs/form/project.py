@@ -71,7 +71,8 @@ class Project(PresetForm):
         self.revision = 1
         self.notice = ""
         self.lock = threading.RLock()
-        self._log: list[tuple[int, str]] = []  # (revision, session) of the latest changes
+        # (revision, session, paths of the fields or None for all) of the latest changes
+        self._log: list[tuple[int, str, set[str] | None]] = []
         self.steps: Steps[dict[str, Any]] = Steps(UNDO_STEPS)
         self._tabs: dict[str, Any] = {}
         self.kept: list[Callable[[str], None]] = []  # called with the tab whose stored state has changed
@@ -140,8 +141,9 @@ class Project(PresetForm):
 
     # -- changing
 
-    def check_stamp(self) -> None:
-        """Raise OldRevision if another session has changed the state since the stamp of this change. No stamp always passes."""
+    def check_stamp(self, path: str = "") -> None:
+        """Raise OldRevision if another session has changed the state, or with `path` that field, since the stamp of this change. No
+        stamp always passes."""
         session, stamp = EDITOR.get()
         if stamp is None:
             return
@@ -151,7 +153,8 @@ class Project(PresetForm):
         oldest = self._log[0][0] if self._log else self.revision + 1
         if int(number) + 1 < oldest and int(number) < self.revision:
             raise OldRevision  # older than the log
-        if any(revision > int(number) and who != session for revision, who in self._log):
+        others = [paths for revision, who, paths in self._log if revision > int(number) and who != session]
+        if any(not path or paths is None or path in paths for paths in others):
             raise OldRevision
 
     def edit(self, path: str, raw: Any) -> bool:
@@ -168,7 +171,7 @@ class Project(PresetForm):
                 job = self._with_token_name(changed) if path in NAMING else changed
             except ProblemsError as error:
                 bad = self.bad | {path: BadInput(raw, replace(error.problems[0], where=path))}
-            self.check_stamp()
+            self.check_stamp(path)
             if (job, bad) == (self.job, self.bad):
                 return False
             self._change(f"change of {FIELDS[path].title}", job=job, bad=bad)
@@ -336,9 +339,11 @@ class Project(PresetForm):
 
     def _take(self, **state: Any) -> None:
         """Set the state and store the project. state: those of `job`, `bad`, `preset` and `imported` that change"""
+        job, bad = state.get("job", self.job), state.get("bad", self.bad)
+        fields = {*differences(job, self.job), *(path for path in bad | self.bad if bad.get(path) != self.bad.get(path))}
         vars(self).update(state)
         self.revision += 1
-        self._log = [*self._log, (self.revision, EDITOR.get()[0])][-MAX_LOG:]
+        self._log = [*self._log, (self.revision, EDITOR.get()[0], None if "preset" in state else fields)][-MAX_LOG:]
         self._save()
 
     # -- the file

@@ -169,12 +169,25 @@ def test_a_change_on_a_state_that_another_browser_altered_is_refused(project):
     with pytest.raises(OldRevision), edited_by("other", seen):
         project.edit("network.rank", "5")
     assert project.job.network.rank == 4
+    with edited_by("other", seen):
+        project.edit("network.network_dropout", "0.1")  # another field
+        project.edit("saving.output_name", "?")
+    with edited_by("mine", seen):
+        project.edit("optimizer.weight_decay", "0.2")
+        with pytest.raises(OldRevision):
+            project.edit("saving.output_name", "fox")
+        with pytest.raises(OldRevision):
+            project.set_values({"optimizer.weight_decay": 0.3}, did="a step of several")
+    assert project.job.network.network_dropout == 0.1 and project.bad.keys() == {"saving.output_name"}
+    assert project.job.optimizer.weight_decay == 0.2
     with edited_by("other", project.stamp):
         project.edit("network.rank", "5")
     with pytest.raises(OldRevision), edited_by("mine", seen):
         project.undo()
     project.undo()  # of whatever holds, as what the server does of itself
     assert project.job.network.rank == 4
+    with pytest.raises(OldRevision), edited_by("mine", seen):
+        project.edit("schedule.seed", "5")  # an undo may have changed any field
 
 
 def test_a_browser_of_another_server_process_is_refused(project, store):
