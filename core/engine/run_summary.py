@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from core.engine.view import DAMAGED, true_state
 from core.record.problems import ProblemsError
 from core.record.run_about import RunAbout, initial_title, read_about
 from core.record.run_folder import RunFolder, state_step
-from core.record.workspace import PROJECT
-from core.settings.presets.files import PresetStore
 
 
 @dataclass(frozen=True)
@@ -73,14 +70,9 @@ def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSum
         fix=fix,
         best=facts.best,
         best_file=facts.best_file.to_dict() if facts.best_file else None,
-        words=replace(facts.words, preset=_preset_title(facts.words.preset)),
+        words=facts.words,
     )
     return up_to_date(folder, row)
-
-
-@lru_cache(maxsize=100)
-def _preset_title(name: str) -> str:
-    return PresetStore(PROJECT / "presets").shown_name(name)
 
 
 def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:

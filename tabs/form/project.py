@@ -340,7 +340,10 @@ class Project(PresetForm):
     def _take(self, **state: Any) -> None:
         """Set the state and store the project. state: those of `job`, `bad`, `preset` and `imported` that change"""
         job, bad = state.get("job", self.job), state.get("bad", self.bad)
-        fields = {*differences(job, self.job), *(path for path in bad | self.bad if bad.get(path) != self.bad.get(path))}
+        fields = {
+            *differences(job, self.job),
+            *(path for path in bad | self.bad if bad.get(path) != self.bad.get(path)),
+        }
         vars(self).update(state)
         self.revision += 1
         self._log = [*self._log, (self.revision, EDITOR.get()[0], None if "preset" in state else fields)][-MAX_LOG:]

@@ -126,8 +126,7 @@ class Handlers:
             job,
             size,
             bool(place.get("asking")),
-            self.page.thumb_url,
-            self.page.file_url,
+            self.page,
             partial(self.copies.row, kind=copies.saved_kind(job)),
             more,
         )

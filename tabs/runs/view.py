@@ -22,7 +22,7 @@ from core.record.kept import read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
-from core.settings.presets.files import differences
+from core.settings.presets.files import PresetStore, differences
 from core.settings.values import shown_value, text_of
 from tabs.form.form_page import FormPage
 from tabs.form.lora_card import RUNS, copy_button, strip_later, thumb
@@ -74,24 +74,25 @@ SORTS: dict[str, tuple[str, Callable[[RunSummary], Any]]] = {  # (title, key); t
 }
 
 
-def listed(runs: Sequence[RunSummary], show: str, find: str = "") -> list[RunSummary]:
-    """The runs in a state of this view that have all words of the search in name, title, note, dataset, model or method."""
+def listed(runs: Sequence[RunSummary], presets: PresetStore, show: str, find: str = "") -> list[RunSummary]:
+    """The runs in a state of this view that have all words of the search in name, title, note, dataset, model, method or preset."""
     states = SHOWS.get(show, SHOWS["all"])[1]
     wanted = find.casefold().split()
-    found = [run for run in runs if (not states or run.state in states) and _holds(run, wanted)]
+    found = [run for run in runs if (not states or run.state in states) and _holds(run, presets, wanted)]
     return [run for run in found if run.starred] if show == STARRED else found
 
 
-def _holds(run: RunSummary, wanted: Sequence[str]) -> bool:
-    text = "\n".join((run.name, run.title, run.note, *origin_words(run))).casefold() if wanted else ""
+def _holds(run: RunSummary, presets: PresetStore, wanted: Sequence[str]) -> bool:
+    words = (run.name, run.title, run.note, run.words.preset, *origin_words(run, presets)) if wanted else ()
+    text = "\n".join(words).casefold()
     return all(word in text for word in wanted)
 
 
-def origin_words(run: RunSummary) -> list[str]:
+def origin_words(run: RunSummary, presets: PresetStore) -> list[str]:
     """Dataset, base model, method and preset of a run, if known."""
     words = run.words
     method = shown_value(FIELDS["method.kind"], words.method) if words.method else ""
-    preset = f"preset {words.preset}" if words.preset else ""
+    preset = f"preset {presets.shown_name(words.preset)}" if words.preset else ""
     return [each for each in (words.dataset, words.model, method, preset) if each]
 
 
@@ -133,7 +134,7 @@ def table(
         return '<p class="hint" role="status">Loading runs ...</p>'
     if not runs:
         return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."), IMPORT)
-    rows = sorted(listed(runs, show, find), key=SORTS.get(sort, SORTS[""])[1])
+    rows = sorted(listed(runs, host.presets, show, find), key=SORTS.get(sort, SORTS[""])[1])
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
@@ -144,7 +145,7 @@ def table(
         "<th class='date'>Started</th><th><span class='unseen'>Actions</span></th></tr>"
     )
     body = "".join(_row(run, host, run.name in picked) for run in part)
-    choices = [(f"{words} ({len(listed(runs, name)):,})", name) for name, (words, _) in SHOWS.items()]
+    choices = [(f"{words} ({len(listed(runs, host.presets, name)):,})", name) for name, (words, _) in SHOWS.items()]
     aside = (
         f'<input type="text" data-act="find" data-live value="{esc(find)}" placeholder="name, dataset, model, note" '
         f'aria-label="Find runs by name, dataset, base model, method, preset or note">'
@@ -218,7 +219,7 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
     return (
         f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{image}</td><td>'
         f'<button type="button" class="open" data-act="open" '
-        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run)}{_under(run)}{others}</td>'
+        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run)}{_under(run, host.presets)}{others}</td>'
         f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
         f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
         f'<td class="date">{when(run.started)}</td><td class="num">{more}</td>'
@@ -261,9 +262,9 @@ def _continue(run: RunSummary) -> str:
     return button(act, step.text, run.name, kind="primary", title=step.about)
 
 
-def _under(run: RunSummary) -> str:
+def _under(run: RunSummary, presets: PresetStore) -> str:
     """HTML below a run's title in the table."""
-    made = f'<span class="made">{breakable(" · ".join(short(each, 60) for each in origin_words(run)))}</span>'
+    made = f'<span class="made">{breakable(" · ".join(short(each, 60) for each in origin_words(run, presets)))}</span>'
     note = f'<span class="note">{esc(short(run.note, 120))}</span>' if run.note else ""
     return made + note
 
@@ -277,8 +278,7 @@ def details(
     job: TrainJob | None,
     size: int,
     asking: bool,
-    thumb_url: Callable[..., str],
-    file_url: Callable[..., str],
+    host: FormPage,
     copies: Copying,
     more: str = "",
 ) -> str:
@@ -294,9 +294,9 @@ def details(
         parts.append(f'<p class="run-message {level}"><strong>{esc(facts_now["message"])}</strong>{fix}</p>')
     parts.append(_naming(run))
     kept = {(run.folder / file).name: name for file, name in read_kept(run.folder).items()}
-    files = _files(facts_now.get("files", []), file_url, copies, run.best_file, kept)
-    left = [_about(run, facts_now, size), files]
-    right = [_samples(facts_now.get("samples", []), thumb_url, file_url), more]
+    files = _files(facts_now.get("files", []), host.file_url, copies, run.best_file, kept)
+    left = [_about(run, facts_now, size, host.presets.shown_name(run.words.preset)), files]
+    right = [_samples(facts_now.get("samples", []), host.thumb_url, host.file_url), more]
     parts.append(f'<div class="run-columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
     parts.append(_settings(job))
     message = facts_now.get("message") if run.state == "failed" else None  # shown at the top
@@ -356,7 +356,7 @@ def _naming(run: RunSummary) -> str:
     return section("Title and note", f'<div class="naming">{title}{note}</div>')
 
 
-def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
+def _about(run: RunSummary, now: dict[str, Any], size: int, preset: str) -> str:
     losses = now.get("loss", [])
     rows = [
         ("Steps", of_total(run.step, run.total)),
@@ -368,7 +368,7 @@ def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
         ("Dataset", breakable(run.words.dataset)),
         ("Base model", breakable(run.words.model)),
         ("Method", esc(shown_value(FIELDS["method.kind"], run.words.method)) if run.words.method else ""),
-        ("Preset", breakable(run.words.preset)),
+        ("Preset", breakable(preset)),
         ("Folder", f"<code>{breakable(run.name)}</code>, {size_words(size)}"),
     ]
     plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""

@@ -11,7 +11,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -304,13 +303,13 @@ _NUMBER = re.compile(r"([0-9]+)")  # splits a name so that every second part is 
 
 
 @lru_cache(maxsize=500)
-def _task_of(path: Path, changed: int) -> str:
-    """The task of a preset file; "train" for an unreadable one, so that the Train tab offers it and reports the error."""
+def _about(path: Path, changed: int) -> tuple[str, str]:
+    """(task, title) of a preset file; ("train", "") for an unreadable one, so that the Train tab offers it and reports the error."""
     try:
         raw = parse_json(read_regular(path, MAX_BYTES), str(path), "", max_values=MAX_VALUES)
     except ProblemsError:
-        return "train"
-    return str(raw.get("task", "train")) if isinstance(raw, dict) else "train"
+        return "train", ""
+    return (str(raw.get("task", "train")), str(raw.get("title", ""))) if isinstance(raw, dict) else ("train", "")
 
 
 class PresetStore:
@@ -322,14 +321,14 @@ class PresetStore:
     def names(self, task: str = "") -> list[str]:
         """Names of the presets of a task, or of all: sorted shipped ones, then the user's as "user/name"."""
         found = [*_stems(self.shipped), *(f"user/{name}" for name in _stems(self.user))]
-        return [name for name in found if not task or self._task(name) == task]
+        return [name for name in found if not task or self._about(name)[0] == task]
 
-    def _task(self, name: str) -> str:
+    def _about(self, name: str) -> tuple[str, str]:
         try:
             path = self.path(name)
-            return _task_of(path, path.stat().st_mtime_ns)
+            return _about(path, path.stat().st_mtime_ns)
         except (OSError, ProblemsError):
-            return "train"
+            return "train", ""
 
     def path(self, name: str) -> Path:
         """The file of a preset. Raises ProblemsError for invalid names, such as those with path separators."""
@@ -348,11 +347,8 @@ class PresetStore:
 
     def shown_name(self, name: str) -> str:
         """The name of a user preset without "user/", or the title of a shipped one."""
-        title = ""
-        if name and not name.startswith("user/"):
-            with suppress(ProblemsError):
-                title = self.load(name).title
-        return title or name.removeprefix("user/")
+        own = not name or name.startswith("user/")
+        return (not own and self._about(name)[1]) or name.removeprefix("user/")
 
     def save(
         self, name: str, job: Settings, *, task: str = "train", replace: bool = False, description: str = ""
