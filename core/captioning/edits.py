@@ -27,8 +27,8 @@ def editor(settings: CaptionEditSettings, texts: Iterable[str]) -> Edit:
     if problems := edit_problems(settings):
         raise ProblemsError(problems)
     if settings.edit in _NAMES:
-        words_of = _NAMES[settings.edit]
-        return lambda text, name="", folder="": words_of(name, folder) or text
+        name_words = _NAMES[settings.edit]
+        return lambda text, name="", folder="": name_words(name, folder) or text
     if settings.edit in _TEXTS and (settings.edit != "replace" or settings.match != "tag"):
         change = _TEXTS[settings.edit](settings)
     else:

@@ -79,15 +79,15 @@ def trigger_of(explicit: Iterable[str | None], captions: Sequence[str]) -> str:
     return next((tag for tag, number in tags.items() if number >= max(SHARED * len(captions), 2)), "")
 
 
-def words_of(texts: Iterable[str]) -> Iterator[str]:
+def _words_in(texts: Iterable[str]) -> Iterator[str]:
     """The words of texts, lower case."""
     return (word for text in texts for word in WORD.findall(text.casefold()))
 
 
 def unknown(phrases: Iterable[str], texts: Iterable[str]) -> Iterator[str]:
     """The phrases of whose words, other than little ones, none is in the texts."""
-    known = set(words_of(texts))
-    return (phrase for phrase in phrases if not set(words_of([phrase])) - LITTLE & known)
+    known = set(_words_in(texts))
+    return (phrase for phrase in phrases if not set(_words_in([phrase])) - LITTLE & known)
 
 
 def _apart(texts: Sequence[str], number: int) -> list[str]:

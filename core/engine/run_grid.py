@@ -85,7 +85,7 @@ def run_grid_of(
     letters = iter("yz")
     if job.method.traits.new_words:
         grid["x_axis"] = "generate.embeddings"
-        values = [NONE, *("; ".join(words_of(job, paths, workspace)) for paths in by_step.values())]
+        values = [NONE, *("; ".join(word_values(job, paths, workspace)) for paths in by_step.values())]
     elif job.method.traits.base_trains:
         grid["x_axis"] = "model.base_model"
         values[0] = job.model.base_model
@@ -226,7 +226,7 @@ def _escaped(prompt: str) -> str:
     return prompt.replace("{", "\\{").replace("}", "\\}")
 
 
-def words_of(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
+def word_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
     """The embeddings that were saved together as "word=name", as axis values. The file of the first word has no suffix, others
     end in "-WORD"."""
     words, found = job.embedding.words, []

@@ -16,7 +16,7 @@ from typing import Any
 
 import toml
 
-from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, repeats_and_words, words_of
+from core.dataset.sources.files import CAPTION_EXTENSIONS, as_words, extension, repeats_and_words
 from core.dataset.sources.folders import folder_of, roots_of, words_for
 from core.dataset.sources.image_info import listed
 from core.dataset.sources.walk import walk
@@ -305,7 +305,7 @@ def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[
         what = f"sd-scripts does not read {', '.join(f'{number} {ending}' for ending, number in others.items())} files"
         problems.append(_advice(what, path, "convert them to .png", "unread-images"))
     if not folders:
-        named = repeats_and_words(PurePosixPath(path).name) or (1, words_of(PurePosixPath(path).name))
+        named = repeats_and_words(PurePosixPath(path).name) or (1, as_words(PurePosixPath(path).name))
         what = "The folder contains no images; it is written without subfolders"
         fix = "check it on the machine that trains"
         problems.append(Problem(what, path, fix, "advice", code="dataset.no-images"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from core.assess.recommended import recommended
 from core.assess.results import best_strength
-from core.engine.run_grid import words_of
+from core.engine.run_grid import word_values
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
@@ -399,7 +399,7 @@ def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:
     if job is not None and job.method.traits.new_words:
         words = [
             find_embedding(text, page.workspace).plain(page.workspace)
-            for text in words_of(job, list(filter(Path.exists, together)), page.workspace)
+            for text in word_values(job, list(filter(Path.exists, together)), page.workspace)
         ]
         values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
     elif job is not None and job.method.traits.control_images:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.engine.run_grid import words_of
+from core.engine.run_grid import word_values
 from core.generation.grids.axes import CONTROL, LETTERS, LORA, NONE, joined, setting_named, texts_of
 from core.generation.model.embeddings import parted
 from core.generation.model.index import FileFacts
@@ -63,7 +63,7 @@ class Kind:
         """The value of a file; of a run's embedding with the word that it was trained for."""
         run = run_of(path, page.workspace.runs) if self.tokens else None
         job = page.readable_job(run.name) if run is not None else None
-        words = words_of(job, [path], page.workspace) if job is not None and job.method.traits.new_words else []
+        words = word_values(job, [path], page.workspace) if job is not None and job.method.traits.new_words else []
         return words[0] if words else portable_name(path, page.workspace)
 
 

@@ -197,7 +197,7 @@ def _words(number: int, words: Sequence[str], prompt: str, first: int = 0) -> st
     return f'<div class="words" role="group" aria-label="Trigger words">{chips}</div>' if chips else ""
 
 
-def words_of(words: Sequence[str]) -> str:
+def words_line(words: Sequence[str]) -> str:
     """The line below the label of Embeddings. words: of the chosen ones"""
     return f"In prompts: {first_of(words, MAX_WORDS)}" if words else "Prompts name them by file name."
 
@@ -309,7 +309,7 @@ class Loras:
         listed = [(each.with_reason(reasons[each.name]), each.name) for each in offered]
         listed.sort(key=lambda item: bool(reasons[item[1]]))  # stable
         listed += [(text, text) for text in chosen if text not in reasons]
-        about = words_of([word for each in form.chosen_words(values, self.page) for word in each.words])
+        about = words_line([word for each in form.chosen_words(values, self.page) for word in each.words])
         return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True, info=about)
 
     def refused_embedding(self, text: str) -> list[Problem]:

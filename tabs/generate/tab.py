@@ -28,7 +28,7 @@ from tabs.form.view import label
 from tabs.generate import cards, form, grids, panel, replaced, view
 from tabs.generate.controls import Controls
 from tabs.generate.gallery import SENDS, Shelf
-from tabs.generate.loras import Loras, words_of
+from tabs.generate.loras import Loras, words_line
 from tabs.generate.memory import MemoryLine
 from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
@@ -112,7 +112,7 @@ def build(page: Page) -> None:
                 multiselect=True,
                 allow_custom_value=True,
                 label=label(form.EMBEDDINGS),
-                info=words_of(()),
+                info=words_line(()),
                 elem_id="gen-embeddings",
             )
             presets = board("gen-presets", handlers.presets.html())

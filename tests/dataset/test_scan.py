@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from core.dataset.sources.files import repeats_and_words, words_of
+from core.dataset.sources.files import as_words, repeats_and_words
 from core.dataset.sources.scan import recognize, scan, scan_dataset
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.dataset.captions import CaptionSettings
@@ -85,7 +85,7 @@ def test_the_name_of_a_folder_says_repeats_and_words(name, said):
 
 
 def test_words_of_a_plain_name():
-    assert words_of("__my_red--fox photos_") == "my red fox photos"
+    assert as_words("__my_red--fox photos_") == "my red fox photos"
 
 
 def test_two_folders_of_one_name_get_two_ids(tmp_path, add):

@@ -190,7 +190,7 @@ def names() -> Facts:
         texts = (
             files.extension,
             files.repeats_and_words,
-            files.words_of,
+            files.as_words,
             files.without_face,
             files.split_label,
             files.format_of,

@@ -94,17 +94,18 @@ def test_the_table_is_filtered_and_paged(desk):
     assert desk._main({"find": "RUN7"}).count("<tr>") == 1 + 1
 
 
-def test_a_run_shows_its_preset_as_the_list_of_presets_does(desk):
-    write_run(desk.page, "20260101-120000_one", "done")
-    file = desk.page.workspace.runs / "20260101-120000_one" / "job.json"
+def test_a_run_shows_its_preset_as_the_list_of_presets_does(starter):
+    write_run(starter.page, "20260101-120000_one", "done")
+    file = starter.page.workspace.runs / "20260101-120000_one" / "job.json"
     raw = json.loads(file.read_text("utf-8"))
-    shutil.copy(PROJECT / "presets" / "starter_lora.json", desk.page.workspace.presets)
     for preset, title in (("starter_lora", "Starter style LoRA"), ("user/mine", "mine"), ("gone", "gone")):
         file.write_text(json.dumps(raw | {"preset": preset}), "utf-8")
         listed = f"preset {title}</span>"
-        assert listed in desk._main({}) and f"<dd>{title}</dd>" in desk._main({"open": file.parent.name})
-        assert listed in desk._main({"find": title}) and listed in desk._main({"find": preset.removeprefix("user/")})
-        assert listed not in desk._main({"find": "another"})
+        assert listed in starter._main({}) and f"<dd>{title}</dd>" in starter._main({"open": file.parent.name})
+        assert listed in starter._main({"find": title}) and listed in starter._main(
+            {"find": preset.removeprefix("user/")}
+        )
+        assert listed not in starter._main({"find": "another"})
 
 
 def test_an_open_run_shows_files_samples_settings_and_log(desk):

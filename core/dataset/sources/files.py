@@ -183,7 +183,7 @@ def repeats_and_words(folder_name: str) -> tuple[int, str] | None:
     return int(match[1]), match[2].strip()
 
 
-def words_of(folder_name: str) -> str:
+def as_words(folder_name: str) -> str:
     """A plain folder's name as words: "my_red-fox" -> "my red fox"."""
     return " ".join(re.sub(r"[_\-]+", " ", folder_name).split())
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from core.dataset.sources.files import (
     MANY_REPEATS,
+    as_words,
     is_folder,
     is_junk,
     printable,
     reachable,
     repeats_and_words,
-    words_of,
 )
 from core.record.problems import Problem
 from core.record.workspace import is_foreign, resolve_path
@@ -67,7 +67,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
     parsed = repeats_and_words(name)
     if parsed:
         return _named_root(path, parsed, source)
-    words = words_for(source, words_of(printable(name)))
+    words = words_for(source, as_words(printable(name)))
     if not source.recursive:
         return [Root(path, source.num_repeats or 1, words)], []
     try:
@@ -88,7 +88,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
 
 def whole_root(source: Source, path: Path) -> Root:
     """The folder and everything below it as one root, where a metadata file lists the images."""
-    parsed = repeats_and_words(path.name) or (1, words_of(printable(path.name)))
+    parsed = repeats_and_words(path.name) or (1, as_words(printable(path.name)))
     return Root(path, source.num_repeats or max(parsed[0], 1), words_for(source, parsed[1]))
 
 
