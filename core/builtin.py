@@ -124,9 +124,16 @@ _start, _probe = partial(later, "core.training.start"), later("core.training.pro
 _of_training(
     "train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, _start("run_task"), pauses=True
 )
-_of_training("probe", "Memory and time probe", "measure the memory and time of a training", TrainJob, _probe)
 _of_training(
-    "prepare", "Preparation", "check a dataset and fill the caches for training", PrepareJob, _start("prepare_caches")
+    "probe", "Memory and time probe", "measure the memory and time of a training", TrainJob, _probe, tab="Train"
+)
+_of_training(
+    "prepare",
+    "Preparation",
+    "check a dataset and fill the caches for training",
+    PrepareJob,
+    _start("prepare_caches"),
+    tab="Train",
 )
 register(
     Task(
@@ -135,6 +142,7 @@ register(
         "generate images",
         GenerateJob,
         later("core.generation.run", "run_task"),
+        tab="Generate",
         check=later("core.generation.plan.plan", "check_task"),
         takes="generate.prompt",
     )
@@ -146,6 +154,7 @@ register(
         "generate a grid of images over up to three settings",
         GridJob,
         later("core.generation.grids.making", "run_task"),
+        tab="Generate",
         check=later("core.generation.grids.plan", "check_task"),
         takes="generate.prompt",
     )
@@ -157,6 +166,7 @@ register(
         "generate regularization images of a class with the base model",
         ClassImagesJob,
         later("core.generation.class_images", "run_task"),
+        tab="Dataset",
         check=later("core.generation.class_images", "check_task"),
         takes="class_images.class_word",
     )

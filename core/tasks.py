@@ -49,6 +49,7 @@ class Task:
     pauses        it handles pause and resume itself; every other task waits in `context.check()`
     ends_paused   pausing ends it; started again, it resumes where it stopped
     card          its form on the page; None without one
+    tab           the tab that its ended jobs lead to; "" for that of its card
     button        label of the form's start button
     values        name under which the form's values are stored; tasks of a card with the same name share them. "": the card's
     under         another command of which it is a tool too: `caption tag` is `tag`
@@ -71,6 +72,7 @@ class Task:
     ends_paused: bool = False
     on_cpu: bool = False
     card: Card | None = None
+    tab: str = ""
     button: str = "Start"
     values: str = ""
     under: str = ""

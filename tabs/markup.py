@@ -10,6 +10,7 @@ import hashlib
 import html
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -198,16 +199,16 @@ def sent_boards(values: Mapping[str, Any], stamp: str = "") -> dict[str, str]:
     return {"client": to_json({"stamp": mark, "sent": {name: hash(value) for name, value in values.items()}})}
 
 
-class Drawn:
+class Drawn(ABC):
     """What a tab draws: boards that are drawn again when its stamp changes (`Page.on_change`)."""
 
+    @abstractmethod
     def stamp(self) -> str:
         """A text that changes with the boards."""
-        raise NotImplementedError
 
+    @abstractmethod
     def boards(self) -> dict[str, Any]:
         """{name: contents} of the boards."""
-        raise NotImplementedError
 
     def show(self) -> dict[str, Any]:
         """Outputs of the whole."""

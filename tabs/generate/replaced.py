@@ -45,7 +45,8 @@ def take_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
         restored = state | {
             name: _before(old, loaded, state.get(name)) for name, (old, loaded) in page.replaced.items()
         }
-        stays = any(state.get(name) != loaded for name, (_, loaded) in page.replaced.items())
+        fields = page.replaced.get("values", (None, state.get("values")))[1]
+        stays = fields != state.get("values")  # of the rest, the program itself changes some
         page.project.keep(TAB, {name: value for name, value in restored.items() if value is not None})
         page.replaced = {}
     text = "Your settings are back, except what was changed since." if stays else "Your settings are back."

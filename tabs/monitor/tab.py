@@ -39,7 +39,6 @@ COMMANDS = ("pause", "resume", "stop", "save", "sample")
 SHOWN_ENDED = 20
 TOLD = 2  # how many settings tell trainings of one name apart
 SHOWN_IMAGES = 4  # of a job that has ended
-LEADS = {"probe": "Train", "prepare": "Train", "generate": "Generate", "grid": "Generate", "class_images": "Dataset"}
 WORST = 40  # images in the table of those that train worst
 RUNS_SECONDS = 5.0
 SAMPLE_SIZE = 256
@@ -280,10 +279,10 @@ def _result(page: Page, entry: Any) -> dict[str, Any]:
             images = []
         page.job_images = dict(list(page.job_images.items())[-50:]) | {entry.id: images[-SHOWN_IMAGES:]}
     images = [path for path in page.job_images[entry.id] if Path(path).is_file()]
-    card = tasks()[entry.task].card if entry.task in tasks() else None
-    assessed = assess.run_of(entry)
+    task, assessed = tasks().get(entry.task), assess.run_of(entry)
+    tab = (task.tab or (task.card.tab if task.card else "")) if task else ""
     return {
-        "tab": f"Monitor/{quote(assessed)}" if assessed else LEADS.get(entry.task, card.tab if card else ""),
+        "tab": f"Monitor/{quote(assessed)}" if assessed else tab,
         "images": [{"small": page.thumb_url(path, SMALL_SIZE), "whole": page.file_url(path)} for path in images],
     }
 

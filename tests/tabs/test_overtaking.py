@@ -81,6 +81,9 @@ def test_what_a_command_replaced_is_drawn_as_a_whole_by_the_first_tick_that_begi
         def stamp(self) -> str:
             return "now"
 
+        def boards(self) -> dict[str, str]:
+            return {}
+
         def tick(self, client: str) -> dict[str, str]:
             if acts:
                 acts.pop()()
