@@ -21,6 +21,7 @@ from core.generation.model.index import FileFacts, preview_of
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import declared
 from core.settings.job import GenerateJob, TrainJob
+from core.settings.tools.fields import ANY_MODEL
 from tabs.form import model_lists as model_lists_module
 from tabs.form.model_lists import Listed, ModelLists
 from tabs.form.picker import matching
@@ -338,3 +339,7 @@ def test_a_search_lists_names_before_trigger_words(tmp_path):
     assert [each.label for each in matching(files, "Glyph")] == ["my glyph", "style of glyphs", "sticker"]
     assert [each.label for each in matching(files, "glyph style")] == ["style of glyphs", "sticker"]
     assert matching(files, "") == files
+
+
+def test_tools_for_any_file_offer_every_kind_that_is_listed():
+    assert set(ANY_MODEL.split(", ")) == set(model_lists_module.LISTS)

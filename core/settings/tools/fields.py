@@ -7,7 +7,7 @@ from typing import Any, Literal
 from core.settings.base import setting
 
 Precision = Literal["fp32", "fp16", "bf16"]
-ANY_MODEL = "lora, checkpoint, embedding, vae, upscaler"
+ANY_MODEL = "lora, checkpoint, embedding, controlnet, controlnet_lllite, vae, upscaler"
 
 
 def model_file(help: str, holds: str = ANY_MODEL, **about: Any) -> Any:
