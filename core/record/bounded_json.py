@@ -46,11 +46,18 @@ def read_json_object(
 
 
 def parse_json(
-    text: str | bytes, where: str, fix: str = AGAIN, *, max_values: int = MAX_VALUES, finite: bool = True, **hooks: Any
+    text: str | bytes,
+    where: str,
+    fix: str = AGAIN,
+    *,
+    max_values: int = MAX_VALUES,
+    finite: bool = True,
+    said: str = "This",
+    **hooks: Any,
 ) -> Any:
     """The content of the text, in UTF-8 or with a byte order mark of UTF-16 or 32. Raises ProblemsError.
 
-    finite  refuse NaN and infinity      hooks  of `json.loads`, such as object_pairs_hook (may raise ValueError)
+    finite  refuse NaN and infinity      said  what the error says of the text      hooks  of `json.loads`, such as object_pairs_hook (may raise ValueError)
     """
     try:
         if isinstance(text, bytes):
@@ -66,7 +73,7 @@ def parse_json(
         return value
     except (ValueError, RecursionError) as error:
         raise ProblemsError.one(
-            f"This is not valid JSON: {_reason(error)}", where, fix, code="file.not-json"
+            f"{said} is not valid JSON: {_reason(error)}", where, fix, code="file.not-json"
         ) from error
 
 
