@@ -18,12 +18,13 @@ from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded,
 from core.record.bounded_json import json_or_none
 from core.record.problems import Problem, ProblemsError, limited, whole_text
 from core.record.workspace import PROJECT, resolve_path
-from core.settings.check import shorten
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
+from core.settings.values import shown_value
 from tabs.form.presets import MAX_BYTES, Done
 from tabs.form.project import FIELDS, Project
 from tabs.form.view import browses
+from tabs.markup import short
 from tabs.server.browsers import Browser
 
 if TYPE_CHECKING:
@@ -200,7 +201,9 @@ def exported(page: Page, program: str = "") -> dict[str, Any]:
         "name": job.saving.output_name,
         "dataset": dataset,
         "lost": [
-            {"field": path, "here": shorten(here), "there": shorten(there)} for path, (here, there) in lost.items()
+            {"field": path}
+            | {place: short(shown_value(FIELDS[path], value), 60) for place, value in zip(("here", "there"), pair)}
+            for path, pair in lost.items()
         ],
         "advice": [problem.to_dict() for problem in advice],
     }

@@ -239,7 +239,8 @@ def test_the_form_is_exported_with_what_sd_scripts_cannot_express(page, tmp_path
     preset = imports.exported(page, "kohya_ss")
     assert json.loads(preset["preset"])["network_dim"] == 12 and preset["tab"] == "LoRA"
     page.project.set_values({"network.rs_lora": True}, did="a test")
-    assert "network.rs_lora" in [each["field"] for each in imports.exported(page)["lost"]]
+    lost = {each["field"]: (each["here"], each["there"]) for each in imports.exported(page)["lost"]}
+    assert lost["network.rs_lora"] == ("on", "off"), "as the form shows them"
     page.project.edit(RATE, "fast")
     with refused("settings.bad-value"):
         imports.exported(page)
