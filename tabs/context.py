@@ -76,6 +76,7 @@ class Page:
     )  # (tab, body of the tick) -> parts
     reported_errors: set[str] = field(default_factory=set)  # unexpected errors of ticks that were shown once
     forms: dict[str, Any] = field(default_factory=dict)  # of the tasks with a card, by name (tabs.tools.forms)
+    form_state: tuple[Any, dict[str, Any]] = (None, {})  # what Train's form showed last, with what it follows from
     run_list: tuple[Any, list[dict[str, str]]] = (None, [])
     run_jobs: dict[str, Any] = field(default_factory=dict)  # settings of runs that Monitor shows
     verdicts: dict[str, Any] = field(default_factory=dict)  # of runs that Monitor shows: (stamp, data)

@@ -9,7 +9,7 @@ from core.settings.rules import ineffective, training_problems
 from core.settings.values import shown_value, summary
 from tabs.form import fields as form
 from tabs.form.presets import json_text
-from tabs.form.project import FIELDS
+from tabs.form.project import FIELDS, Project
 from tabs.server.browsers import Browser
 from tabs.train import imports, method_needs, presets_bar
 from tabs.train.sketches import timestep_facts
@@ -22,41 +22,18 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
     """The whole state of the form: values, marks, notes."""
     project = page.project
     with project.lock:
-        job, bad, changed = project.job, dict(project.bad), project.changed()
-        errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in bad.items()}
-        notes: dict[str, list[dict[str, str]]] = {}
-        for problem in training_problems(job):
-            for path in form.paths_of(problem.where):
-                if path not in bad:
-                    notes.setdefault(path, []).append(
-                        {"what": problem.what, "fix": problem.fix, "level": problem.level}
-                    )
+        job = project.job
         model = page.checks.model(job.model.base_model, job.model.family)
-        known = method_needs.with_family(job, model)
-        idle = method_needs.idle_fields(known)
-        total = page.checks.known_steps(job)
-        return {
+        state = project.stamp, project.reference(), model
+        if page.form_state[0] != state:  # most ticks find it as it was
+            page.form_state = state, _of_project(project, model)
+        return page.form_state[1] | {
             "session": browser.session,
             "stamp": project.stamp,
-            "values": {entry.path: project.shown(entry.path) for entry in form.on_form()},
             "preset": preset_facts(page),
-            "imported": imports.marks(project),
             "choosing": browser.choosing,
-            "changed": {path: shown_value(FIELDS[path], value) for path, value in changed.items()},
-            "errors": errors,
-            "notes": notes,
-            "ignored": ineffective(known),
-            "idle": list(idle),
-            "groups": {group: _group(group, job, changed, errors, idle) for group in form.groups()},
-            "method": job.method.kind,
-            "needs": method_needs.needs(job, model),
             "hints": method_needs.hints(job) | page.forecast.hints(job),
-            "recipes": method_needs.recipe_offers(job),
-            "curve": page.sketch.facts(job, total),
-            "timesteps": timestep_facts(job.noise),
-            "undo": project.can_undo,
-            "redo": project.can_redo,
-            "json": json_text(job),
+            "curve": page.sketch.facts(job, page.checks.known_steps(job)),
             "json_problems": browser.json_problems,
             "json_applied": browser.json_applied,
             "names": names(page),
@@ -64,6 +41,36 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
             "said": browser.message,
             "notice": " ".join(filter(None, (project.notice, page.engine.notice))),
         }
+
+
+def _of_project(project: Project, model: dict[str, Any]) -> dict[str, Any]:
+    """The parts that follow from the project and its `model` alone."""
+    job, bad, changed = project.job, project.bad, project.changed()
+    errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in bad.items()}
+    notes: dict[str, list[dict[str, str]]] = {}
+    for problem in training_problems(job):
+        for path in form.paths_of(problem.where):
+            if path not in bad:
+                notes.setdefault(path, []).append({"what": problem.what, "fix": problem.fix, "level": problem.level})
+    known = method_needs.with_family(job, model)
+    idle = method_needs.idle_fields(known)
+    return {
+        "values": {entry.path: project.shown(entry.path) for entry in form.on_form()},
+        "imported": imports.marks(project),
+        "changed": {path: shown_value(FIELDS[path], value) for path, value in changed.items()},
+        "errors": errors,
+        "notes": notes,
+        "ignored": ineffective(known),
+        "idle": list(idle),
+        "groups": {group: _group(group, job, changed, errors, idle) for group in form.groups()},
+        "method": job.method.kind,
+        "needs": method_needs.needs(job, model),
+        "recipes": method_needs.recipe_offers(job),
+        "timesteps": timestep_facts(job.noise),
+        "undo": project.can_undo,
+        "redo": project.can_redo,
+        "json": json_text(job),
+    }
 
 
 def _group(
