@@ -4,8 +4,6 @@ Other people's packages register the same way, from outside: those whose module 
 (`--allow-module`, allowed_modules.txt) are added to the list; nothing else is imported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module

@@ -4,8 +4,6 @@ Each text from users or files (names, captions, prompts, paths) goes through `es
 the board sends as the event `act`. The handler looks the argument up in a list of valid ones, so a forged one has no effect.
 """
 
-from __future__ import annotations
-
 import hashlib
 import html
 import json

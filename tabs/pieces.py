@@ -1,7 +1,5 @@
 """Fixed HTML fragments: files in assets/, next to their styles and scripts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"

@@ -4,8 +4,6 @@ those that have changed.
 It has a route of its own: for each message that Gradio carries, its script walks through every component of the page several
 times, which took 15% of a CPU core from a training on it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any

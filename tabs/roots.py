@@ -5,8 +5,6 @@ use the project's folders only. Every handler checks paths from the browser here
 enters the engine (core/settings/named.py).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

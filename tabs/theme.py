@@ -1,7 +1,5 @@
 """The page's Gradio theme: one accent color and system fonts, so that no font is loaded from another server."""
 
-from __future__ import annotations
-
 import gradio as gr
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif")

@@ -1,7 +1,5 @@
 """JSON messages between the page's script and the server: parts with signatures, so that only changed parts are sent."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

@@ -4,8 +4,6 @@
 
 What FOLDER already has is used again, and a killed training is resumed."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Iterator

@@ -8,8 +8,6 @@ PAIRS is a folder with `images/` and `edges/`. The starter makes nearly the same
 images are mirrored, turned, made smaller and moved: only the edges tell where the subject is.
 """
 
-from __future__ import annotations
-
 import random
 import sys
 from pathlib import Path

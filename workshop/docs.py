@@ -3,8 +3,6 @@
 Tests fail if they are stale.
 """
 
-from __future__ import annotations
-
 import json
 
 from core import tasks

@@ -3,8 +3,6 @@ own with its own limit and leaves a file, so that one that fails or hangs takes 
 
 `python -m workshop.gpu_day RESULTS --write` puts the numbers into docs/hardware.md."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

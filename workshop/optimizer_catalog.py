@@ -4,8 +4,6 @@ Only the packages named here are searched. Each optimizer found trains a small n
 not resume bit for bit is listed with the reason instead of being offered. A test fails if the file is stale.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import json

@@ -1,7 +1,5 @@
 """docs/optimizers.md: every optimizer that is offered, and why others are not."""
 
-from __future__ import annotations
-
 from core.record.workspace import PROJECT
 from core.settings.optimization.optimizers import Entry, catalog
 

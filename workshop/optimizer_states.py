@@ -5,8 +5,6 @@ terms of core/settings/optimization/states.py, class by class. Optimizers with t
 minutes, most of them for Kron.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,8 +1,6 @@
 """Records the shapes of the tensors of the published models and the starter (core/families/published_shapes.py), after a change of a
 shipped config."""
 
-from __future__ import annotations
-
 import gzip
 import json
 

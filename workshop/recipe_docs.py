@@ -1,7 +1,5 @@
 """docs/recipes.md, written from the shipped recipes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.workspace import PROJECT

@@ -1,7 +1,5 @@
 """`python -m workshop.recorded_losses` records the losses and the sample that machines are compared with."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -5,8 +5,6 @@ at each width, and tour.webp, which moves from the folder of images to the sampl
 requirements-test.txt; takes about five minutes on two CPU cores.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import os

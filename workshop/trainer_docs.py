@@ -1,7 +1,5 @@
 """The tables of docs/coming_from_*.md: the names of a program that are used most, and folded below all others that its importer knows."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from functools import cache

@@ -3,8 +3,6 @@
 The distance between the predictions with the whole LoRA and without it in this part, as a share of the LoRA's whole change. Parts act
 through each other, so shares need not add up to 1. Each image is predicted at one timestep, the four in turn."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any

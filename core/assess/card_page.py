@@ -1,7 +1,5 @@
 """What a report card contains, and its HTML page: one file without script that loads nothing. All text is escaped."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape

@@ -1,7 +1,5 @@
 """Diversity over seeds: how different the images of one prompt are, against the base model's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import fmean

@@ -1,7 +1,5 @@
 """Drift of the base model: how much predictions change for prompts outside of the dataset, against those in it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any

@@ -1,7 +1,5 @@
 """Fit to the training images: the loss with the checkpoint on them, as a multiple of the base model's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

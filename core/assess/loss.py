@@ -1,7 +1,5 @@
 """Held-out loss: what the training measured at each checkpoint, with the paired difference to the lowest."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The measures, a row each: a new one is a file next to this one and a row here. Loads no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module

@@ -1,7 +1,5 @@
 """The part of the rank that is used, what resizing loses, and where the change is."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which checkpoint of a run to use where the user names none. Loads no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """assess.json in a run's folder: what was measured, and what it says in words. Loads no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The task `assess`: measures what is missing of a run's checkpoints, cell by cell, and reports all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

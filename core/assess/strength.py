@@ -1,7 +1,5 @@
 """Best strength: the lowest whose loss is within noise of the lowest loss, and how far the base model drifts at each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any

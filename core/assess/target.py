@@ -1,7 +1,5 @@
 """What is assessed: a run, its checkpoints, images and prompts, found and checked before anything is loaded."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """Strength of the trigger word: the effect on captions without the word, against that with it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

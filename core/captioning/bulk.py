@@ -1,7 +1,5 @@
 """The tasks `edit_captions` (edit the captions of many images) and `caption_history` (list and undo such edits)."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections import Counter

@@ -4,8 +4,6 @@ Each captioner is a task. Its job has the dataset's folders and caption settings
 (core/settings/caption.py), and a group of settings for this captioner. The shared code is in captioners.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from copy import copy
 from functools import partial

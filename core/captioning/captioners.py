@@ -1,8 +1,6 @@
 """Shared by all captioners: choosing images, progress, pause, preview, skipped images, joining new captions with existing ones
 and writing them."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Clean a captioner's text and combine it with the existing caption. Pure functions."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Decodes images in threads while the model processes earlier ones."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

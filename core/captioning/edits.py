@@ -1,7 +1,5 @@
 """Edits of captions: a pure function from text to text for each kind of edit."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable

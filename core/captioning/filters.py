@@ -8,8 +8,6 @@ tokens: chars: tags: width: height: date:    a number or a day, with > >= < <= o
 is:missing  is:empty  is:captioned
 """
 
-from __future__ import annotations
-
 import operator
 import re
 from collections.abc import Callable, Collection

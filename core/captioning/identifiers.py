@@ -6,8 +6,6 @@ al. 2022, arXiv:2208.12242, section 3.2). Byte-pair encoding numbers tokens in t
 first (Sennrich et al. 2016, arXiv:1508.07909), so a high number is a rare word.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Registers the built-in captioners. Listed in core/extensions.py; loads neither torch nor onnxruntime."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The task `caption`: report the captions of a dataset (counts, missing captions, encodings) and write missing ones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -1,8 +1,6 @@
 """Tag lists for autocomplete: csv files in `models/tag_lists`, in the format of A1111's tag autocomplete:
 `name,category,count,"alias,alias"`, without a header."""
 
-from __future__ import annotations
-
 import csv
 import heapq
 import io

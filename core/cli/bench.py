@@ -1,7 +1,5 @@
 """webui.py bench: benchmark this machine and print a table; JSON with --json FILE."""
 
-from __future__ import annotations
-
 import sys
 
 from core.cli.main import DONE

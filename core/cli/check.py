@@ -1,7 +1,5 @@
 """webui.py check: test what works on this machine and how fast, with fixes for the rest; JSON with --json FILE."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Terminal reports on a dataset: each image with its bucket and captions, and the batches of a training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from core.dataset.buckets.batches import Placed, Planned

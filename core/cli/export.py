@@ -1,7 +1,5 @@
 """webui.py export: a preset for sd-scripts or kohya_ss, and what that program cannot express."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from core.cli.main import DONE

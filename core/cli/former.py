@@ -1,8 +1,6 @@
 """Translate commands of earlier versions: `tool` and `images`, which took the tool's name as a setting
 (`images --images.action crop`), and tools that were replaced by others."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from core import tasks

@@ -1,7 +1,5 @@
 """webui.py generate: generate images without the page, and print their paths."""
 
-from __future__ import annotations
-
 import json
 import sys
 from contextlib import ExitStack

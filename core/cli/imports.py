@@ -1,7 +1,5 @@
 """webui.py import: another program's training settings as a preset or a training, with a report of what became of each key."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Subcommands and exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (resumable)."""
 
-from __future__ import annotations
-
 import os
 import sys
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Options of the commands (--device, --check ...), and the conversion of typed words into a checked job."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import os

@@ -1,7 +1,5 @@
 """webui.py: the page."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import re

@@ -1,7 +1,5 @@
 """webui.py presets: list the presets, or describe one."""
 
-from __future__ import annotations
-
 import json
 
 from core.cli.main import DONE

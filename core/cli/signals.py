@@ -1,7 +1,5 @@
 """Turn termination signals into KeyboardInterrupt, from the start of the process: nothing heavy is imported here."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator

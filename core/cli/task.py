@@ -1,7 +1,5 @@
 """webui.py TASK, for tasks without a module of their own here: check the settings, then run the job."""
 
-from __future__ import annotations
-
 from core import tasks
 from core.cli.jobs import run_job
 from core.cli.main import DONE

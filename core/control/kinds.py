@@ -1,7 +1,5 @@
 """Checks whether a detected file is a ControlNet or a ControlNet-LLLite for a model family. Without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

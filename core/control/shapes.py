@@ -1,7 +1,5 @@
 """Expected tensor names and shapes of a ControlNet or an LLLite for a U-Net, for checking files. Without torch."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

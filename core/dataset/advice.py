@@ -1,7 +1,5 @@
 """Warnings that do not block a start: captions, image sizes, regularization balance."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Advice on decoded control images: blank ones, copies of their images, exchanged folders."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The first images of a dataset, for the page to show while all of it is read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.dataset.captions.files import read_caption

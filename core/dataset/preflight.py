@@ -1,7 +1,5 @@
 """Check and plan a dataset before the start, without a model: what trains, how long, and all problems."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The average of some of a run's LoRA checkpoints, saved as one more checkpoint of the run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

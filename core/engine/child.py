@@ -1,7 +1,5 @@
 """Runs a job in a child process with its own threads and a low priority, so that neither the page nor a training waits for it."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Deleted runs: folders in the trash of the outputs folder, which can be put back until it is emptied."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

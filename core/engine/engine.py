@@ -1,7 +1,5 @@
 """The engine: the queue, a thread for device jobs, a thread for jobs from other processes, lanes for jobs without the device."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

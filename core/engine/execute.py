@@ -1,7 +1,5 @@
 """Runs one job in this thread: lock, journal, the task's function, and the handling of every exception."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """From an exception to an error message and a fix."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Changed settings for a resumed run: length, saving, samples, logging. What and how it trains cannot change."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

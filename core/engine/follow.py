@@ -1,8 +1,6 @@
 """Follows a job that other processes run: they hold its folder and write its journal; this process reads the journal for the
 page and forwards a stop."""
 
-from __future__ import annotations
-
 import subprocess
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Which jobs read the checkpoints of a run now: those files must not move meanwhile."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any

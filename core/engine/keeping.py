@@ -1,7 +1,5 @@
 """What *Keep* does to files: it marks the kept one in its metadata, and can move the others to the trash. Both can be undone."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path

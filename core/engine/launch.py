@@ -1,7 +1,5 @@
 """Starts a training on several GPUs from this process."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

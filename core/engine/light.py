@@ -1,8 +1,6 @@
 """Lanes for work without the device: threads for scans, checks, downloads, copies and tools, which a long training never blocks.
 Heavy tools run in child processes (core/engine/child.py), for which one of these threads waits."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

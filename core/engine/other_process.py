@@ -1,7 +1,5 @@
 """The failure of another process of a training, written to a file: the first process only sees it leave the group."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from pathlib import Path

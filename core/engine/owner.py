@@ -1,7 +1,5 @@
 """One engine per outputs folder: its lock, and how another process adds jobs to its queue."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys

@@ -1,7 +1,5 @@
 """Prompts that tell a run's checkpoints apart, proposed from its settings and captions."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The queue: ordered jobs, stored on disk so that a restart loses none."""
 
-from __future__ import annotations
-
 import threading
 import time
 import uuid

@@ -4,8 +4,6 @@ The file is written when a run ends, or when a run without it is listed. It is v
 size and time and the same saved models exist; any other file is ignored and rewritten.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterable

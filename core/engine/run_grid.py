@@ -1,7 +1,5 @@
 """The grid that compares a run's checkpoints: checkpoints x strengths x sample prompts; and one of several runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

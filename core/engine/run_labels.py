@@ -1,7 +1,5 @@
 """Labels of a run in lists: its dataset, base model, method and preset."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A training in the table of runs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any

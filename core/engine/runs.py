@@ -1,7 +1,5 @@
 """The runs of a workspace: facts of every training, and journals of those that are open on the page."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import OrderedDict

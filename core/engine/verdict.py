@@ -2,8 +2,6 @@
 
 verdict.json in the run folder names the grid with the images, and what its columns and rows are."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace

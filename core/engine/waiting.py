@@ -1,7 +1,5 @@
 """What each waiting job waits for, and for about how long, for the page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The attention implementation of a U-Net, and gradient checkpointing by block."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`Family`: what training and generation need of a model family."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

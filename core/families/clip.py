@@ -3,8 +3,6 @@
 A long text is split into windows, which the encoder reads one by one; `join_windows` or `join_whole` concatenates their states.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A loaded model, of any family."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

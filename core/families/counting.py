@@ -4,8 +4,6 @@ The model is built on torch's "meta" device, where tensors have shapes but no da
 tensor counts until it is freed. Memory that libraries use within an operation is not counted.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterable, Mapping
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Contexts that speed up importing diffusers and transformers, which takes several seconds."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import threading

@@ -1,7 +1,5 @@
 """`Layout`: the facts about a family's parts that the shared loader needs."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping

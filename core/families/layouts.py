@@ -1,7 +1,5 @@
 """The layouts of the built-in families, without torch, which the families' own modules import."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

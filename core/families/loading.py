@@ -4,8 +4,6 @@ Modules are built on the "meta" device, without memory, and then get the tensors
 the imports of diffusers and transformers, which take several seconds themselves.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping

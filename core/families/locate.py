@@ -1,7 +1,5 @@
 """Resolve a model setting to a file or folder, its family and its problems; reads headers only."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path

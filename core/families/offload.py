@@ -1,7 +1,5 @@
 """Offloading: weights stay in RAM and are moved to the device to compute, a whole part or layer by layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any

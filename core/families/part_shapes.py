@@ -1,8 +1,6 @@
 """Check names and shapes of a model's tensors against the classes of its parts, from headers and configs. Parts of the
 published sizes are checked without torch; for others a module is built on the "meta" device."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext

@@ -1,8 +1,6 @@
 """Parse prompt weights in A1111's notation: (more), [less], (exactly:1.3). token_weights.py applies them. Rules: reference,
 training, section 1.5."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

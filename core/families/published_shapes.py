@@ -1,8 +1,6 @@
 """Recorded tensor shapes of the published models and the starter model, so that a conversion can check parts without building
 them: importing the libraries for that takes half as long as copying a file."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Mapping

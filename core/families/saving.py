@@ -1,7 +1,5 @@
 """Write a loaded model, trained or merged, as a file or folder that other programs read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

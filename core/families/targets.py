@@ -1,7 +1,5 @@
 """The layers that a LoRA can train, and their names in the files of kohya's tools, A1111 and ComfyUI."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Prompt weighting: the weight of each token, and text encoder states multiplied by it. prompt_weights.py parses the text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """CLIP's tokenizer, which all Stable Diffusion models share except for the padding token."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The resolution and guidance scale that a model was trained for, from its header or folder. Reads no weights, loads no torch."""
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from pathlib import Path

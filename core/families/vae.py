@@ -1,7 +1,5 @@
 """Convert images to latents and back with the VAE, whose class all families share."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

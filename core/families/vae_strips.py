@@ -4,8 +4,6 @@ Convolutions compute some rows of a feature map at a time; each GroupNorm uses t
 seams, and the result differs by rounding only. On a GPU only the current strip is in VRAM, the feature maps are in RAM.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Read and check the vocabulary of a model folder's tokenizer, before a library builds a tokenizer from it."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Copies saved files into folders of other programs: atomically, and never over another file."""
 
-from __future__ import annotations
-
 import errno
 import os
 import tempfile

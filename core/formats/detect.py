@@ -3,8 +3,6 @@
 Decides by the keys and shapes of the published models, never by file sizes.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Hashes by which other programs identify files, with a cache so that each file is hashed once."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import threading

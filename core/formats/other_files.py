@@ -1,7 +1,5 @@
 """Detects files that are neither model parts nor LoRAs, by header: upscalers, and adapters for other programs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from core.formats.tensors.entry import TensorEntry

@@ -4,8 +4,6 @@ A regularization image is what the base model generates for a class ("dog"). Tra
 preserves the model's prior of the class (prior preservation: Ruiz et al. 2022, arXiv:2208.12242).
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ its dataset, [general] and sd-scripts' own defaults is resolved and written out 
 both programs although some defaults differ.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import math

@@ -3,8 +3,6 @@
 What sd-scripts has no option for is reported as advice, never dropped silently.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

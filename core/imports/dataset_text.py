@@ -4,8 +4,6 @@ sd-scripts reads TOML with the `toml` package, which turns "C:\\new\\train" into
 found in the text before it is parsed.
 """
 
-from __future__ import annotations
-
 import json
 import locale
 import os

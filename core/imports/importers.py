@@ -1,7 +1,5 @@
 """The files of other programs that the Dataset tab imports, a line each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Items for a GPU: no step waits for it, and SD 1.5 at full size with each memory option. Weights are random."""
 
-from __future__ import annotations
-
 import traceback
 import warnings
 from collections import Counter

@@ -1,7 +1,5 @@
 """The items of the check in order: first what everything else depends on, last what takes longest."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from core.machine_check import computing, gpu, jobs, system, trainings

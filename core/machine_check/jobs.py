@@ -1,7 +1,5 @@
 """Items about whole jobs: a sample, a saved LoRA read back, a resumed run."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The report of the check: JSON without personal names or keys, a table for the terminal, and rows for the page."""
 
-from __future__ import annotations
-
 import getpass
 import math
 import os

@@ -1,8 +1,6 @@
 """Runs the check: item after item in a separate process, each within its time limit, all within three minutes. A crash or hang
 of that process ends neither the page nor the check."""
 
-from __future__ import annotations
-
 import faulthandler
 import sys
 import tempfile

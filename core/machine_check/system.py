@@ -1,7 +1,5 @@
 """Items about the machine itself that need no torch: Python, packages, RAM, driver, disk, locks."""
 
-from __future__ import annotations
-
 import os
 import platform
 import time

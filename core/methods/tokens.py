@@ -1,7 +1,5 @@
 """New tokens of a text encoder: trained embeddings next to its token table, which is frozen and not copied."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any

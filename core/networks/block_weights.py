@@ -5,8 +5,6 @@ Lists of 12, 17, 20 or 26 numbers, as in sd-scripts' lbw options and A1111's LBW
 out keep 1. Pure: no torch.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ Each output channel has its own scale, which maps its largest weight to the dtyp
 weights directly, and most of a U-Net's are so small that only two or three digits remain.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

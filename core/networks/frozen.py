@@ -11,8 +11,6 @@ The calls are private to torch, so they are used only after a probe that compare
 it fails, nothing is installed and everything works as before, but slower.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache

@@ -3,8 +3,6 @@
 `core.networks.layers` finds the same in built modules; a test compares them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from math import prod

@@ -1,7 +1,5 @@
 """Which layers a network has, and their ranks and alphas, from the settings and the layers' names; without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from math import sqrt
 

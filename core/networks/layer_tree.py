@@ -1,7 +1,5 @@
 """The layers of a model as a tree of blocks and parts, and the settings for a selection in it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property

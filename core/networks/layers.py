@@ -1,7 +1,5 @@
 """The layers that a network can have, by block, and how many the settings choose; from shapes alone."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Which programs do not read a network's file as it is meant."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which layers a network has, and their ranks and alphas: from the settings, or from a file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor, nn

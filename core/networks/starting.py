@@ -1,7 +1,5 @@
 """A network that starts from the weights of a file (network_weights), and advice about what does not match."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -1,8 +1,6 @@
 """Automagic (ostris' ai-toolkit, MIT): AdaFactor's update, with learning rates that rise while its signs agree and fall
 while they change."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, overload
 

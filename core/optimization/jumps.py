@@ -1,7 +1,5 @@
 """Warns before a run is resumed with another length if its learning rate would jump."""
 
-from __future__ import annotations
-
 from core.optimization.schedules import Rates
 from core.record.journal import read_lines
 from core.record.problems import Problem

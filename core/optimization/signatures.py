@@ -1,7 +1,5 @@
 """Arguments of a constructor, read from its signature."""
 
-from __future__ import annotations
-
 import inspect
 import types
 import typing

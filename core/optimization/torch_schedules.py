@@ -1,7 +1,5 @@
 """torch's learning rate schedulers, run on a dummy optimizer and stored as lists of numbers."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import warnings

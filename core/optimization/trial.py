@@ -1,7 +1,5 @@
 """Tries optimizers on a small net: three steps, a saved state, three more. Those that pass are offered."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Sequence

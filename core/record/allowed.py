@@ -3,8 +3,6 @@
 A preset or metadata file from elsewhere can name both but can permit neither.
 """
 
-from __future__ import annotations
-
 import json
 import ntpath
 import os

@@ -1,7 +1,5 @@
 """Files that are complete or absent: written next to the target, flushed to disk, then renamed over it."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

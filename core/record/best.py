@@ -1,7 +1,5 @@
 """Which checkpoint of a run is best by the loss measured at each save, and how certain that is."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Python's own parser raises RecursionError at 1,000 nested lists, accepts NaN and
 bytes of memory per byte of text.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -57,7 +55,8 @@ def parse_json(
 ) -> Any:
     """The content of the text, in UTF-8 or with a byte order mark of UTF-16 or 32. Raises ProblemsError.
 
-    finite  refuse NaN and infinity      said  what the error says of the text      hooks  of `json.loads`, such as object_pairs_hook (may raise ValueError)
+    finite  refuse NaN and infinity      said  what the error says of the text
+    hooks   of `json.loads`, such as object_pairs_hook (may raise ValueError)
     """
     try:
         if isinstance(text, bytes):

@@ -1,7 +1,5 @@
 """Reads TOML from user files within limits (as bounded_json.py does for JSON)."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reads YAML from user files within limits (as bounded_json.py does for JSON): plain values, without aliases and tags of objects."""
 
-from __future__ import annotations
-
 import re
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Reads user zip files (PyTorch checkpoints, .npz) within limits: a small one can claim or expand to gigabytes."""
 
-from __future__ import annotations
-
 import struct
 import zipfile
 import zlib

@@ -1,7 +1,5 @@
 """A flag that a job checks between its units of work (step, image, layer)."""
 
-from __future__ import annotations
-
 import threading
 
 

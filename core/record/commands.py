@@ -1,7 +1,5 @@
 """Commands to a run: appended to its commands.jsonl with ids, read after each step, for the page, a terminal and other processes."""
 
-from __future__ import annotations
-
 import json
 import time
 import uuid

@@ -1,7 +1,5 @@
 """What a job works with: folders, device, its journal, the commands to it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress

@@ -1,7 +1,5 @@
 """The events of a run, frozen, one JSON line each in its journal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """How a model file is called in titles, lists and messages: the title of its run with the step, else the file's name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Names that earlier versions used in journals, states, records and presets, so that those stay readable."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

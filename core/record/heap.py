@@ -5,8 +5,6 @@ reordered. Large blocks it returns at once, and the system clears the pages of t
 allocates a temporary as large as each weight spends half its time waiting for that.
 """
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import sys

@@ -1,7 +1,5 @@
 """Extensions of images: those that are read, with their formats, and those that are not."""
 
-from __future__ import annotations
-
 # Extensions of images and their formats, by Pillow's names. An allowlist: other decoders run external programs (EPS) or
 # take minutes (PDF), and a file's content, not its name, selects the decoder. (JPEG includes the MPO of phones.)
 _FORMATS = {

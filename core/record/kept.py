@@ -1,7 +1,5 @@
 """Checkpoints that the user marked to keep, with their names: kept.json in the run folder."""
 
-from __future__ import annotations
-
 import threading
 import time
 from functools import lru_cache

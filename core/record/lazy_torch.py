@@ -3,8 +3,6 @@
 So one file can declare facts, which are read without the seconds that importing torch takes, and compute with torch.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Locks for folders: a file lock of the system, or, on drives without them, a heartbeat file that is renewed."""
 
-from __future__ import annotations
-
 import errno
 import os
 import threading

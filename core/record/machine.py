@@ -1,7 +1,5 @@
 """The machine: devices, memory, CPU features. Avoids torch where it can, so that the page starts fast."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

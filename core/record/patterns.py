@@ -1,7 +1,5 @@
 """User-supplied regular expressions with a time limit."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

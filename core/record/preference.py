@@ -1,8 +1,6 @@
 """Which checkpoints of a run, or values of a grid, a person prefers: Bradley-Terry strengths from blind choices, which are JSON lines
 in its folder."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Low priority for background processes: a training and the page get the CPU first."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

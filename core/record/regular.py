@@ -1,8 +1,6 @@
 """Opens user files only if they are regular files: a named pipe would block forever, a device may never end. Also finds
 paths that can never be written, before work starts."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

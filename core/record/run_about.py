@@ -1,7 +1,5 @@
 """The user's title and note for a run, in about.json; the folder's name stays."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path

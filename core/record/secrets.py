@@ -3,8 +3,6 @@
 They are never in a job, preset, run folder, log or metadata. `mask` removes them from text that is written there.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import stat

@@ -1,7 +1,5 @@
 """Disk space: the size of a folder, whether something fits, and emptying a folder."""
 
-from __future__ import annotations
-
 import math
 import os
 from contextlib import suppress

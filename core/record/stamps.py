@@ -1,7 +1,5 @@
 """The stamp of a file, which differs after each change: what was read from the file is cached by it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path

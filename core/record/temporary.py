@@ -1,7 +1,5 @@
 """Temporary folders with a lock, so that those of killed processes are recognized and removed."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

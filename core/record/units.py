@@ -1,7 +1,5 @@
 """Formats numbers, sizes, durations and counts for display."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """A worker process that answers requests. It can be killed at any time, and its crash or hang does not affect this process."""
 
-from __future__ import annotations
-
 import json
 import os
 import queue

@@ -1,7 +1,5 @@
 """The form every setting is declared in, and how the declarations are read back."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What writes captions: a template for images without one, and what all captioners have in common."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

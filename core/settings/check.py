@@ -1,7 +1,5 @@
 """Validates raw values into a job, or lists every problem with them."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math

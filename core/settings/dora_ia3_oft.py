@@ -1,7 +1,5 @@
 """Options of DoRA, (IA)^3, OFT, Diag-OFT and BOFT, under the names of LyCORIS' and sd-scripts' network_args."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

@@ -1,7 +1,5 @@
 """Options of sd-scripts without a setting here: what replaces them, or why they are not needed."""
 
-from __future__ import annotations
-
 _THREADS = "remove it: images are decoded by threads that keep running between epochs"
 _TEXT_CACHE = (
     "remove it: outputs of frozen text encoders are always cached, in RAM (memory.text_cache_bytes) and on disk"

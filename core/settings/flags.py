@@ -1,7 +1,5 @@
 """Parse `--group.name value` on the command line by the declarations of settings, collecting all problems; and its help text."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import textwrap

@@ -1,7 +1,5 @@
 """Extend declared settings: add a choice to a setting, or a group of settings to a job."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Literal, get_args
 

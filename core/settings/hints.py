@@ -1,7 +1,5 @@
 """Settings of the preprocessors, which make a control image from an image."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import SEED_RANGE, Settings, setting

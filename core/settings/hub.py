@@ -1,7 +1,5 @@
 """Uploads of saved files to the Hugging Face Hub."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import Settings, kohya_setting

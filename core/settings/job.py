@@ -1,7 +1,5 @@
 """The jobs, each made of groups of settings, complete and validated before anything starts."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from core import extensions, tasks

@@ -1,7 +1,5 @@
 """Trackers and console output, besides the run's own journal."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import Settings, kohya_setting

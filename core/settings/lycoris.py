@@ -1,7 +1,5 @@
 """Options of the network kinds that come from LyCORIS, under the names of its network_args."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

@@ -1,7 +1,5 @@
 """Precision, memory and speed."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import SAME, IntOrOff, Settings, kohya_setting, setting

@@ -1,7 +1,5 @@
 """The training method: LoRA, DreamBooth, fine-tuning or textual inversion."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The model to train or to generate with."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """File names that are valid on every system."""
 
-from __future__ import annotations
-
 FORBIDDEN_IN_NAMES = '<>:"/\\|?*'
 WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)), *(f"lpt{n}" for n in range(1, 10))}
 

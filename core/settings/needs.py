@@ -1,8 +1,6 @@
 """Settings without effect because of another one in their group, as declared by `needs`. Forms and the command line show the
 reason; forms of tools hide these fields."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Timestep sampling, noise, loss and loss weighting."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Compatibility of network files with other programs: what each program does not read, or computes differently, by kind."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath

@@ -1,7 +1,5 @@
 """Starting from a training state or a later step."""
 
-from __future__ import annotations
-
 from core.settings.base import Settings, kohya_setting
 
 

@@ -1,7 +1,5 @@
 """What a run saves."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.record.units import number_text, period_words

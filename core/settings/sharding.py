@@ -1,7 +1,5 @@
 """DeepSpeed ZeRO: optimizer state, gradients and weights are partitioned over processes and can be offloaded."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import Settings, kohya_setting

@@ -1,7 +1,5 @@
 """Convert values of settings to text, and text to values: of form fields, of words on the command line, and for messages."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

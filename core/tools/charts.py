@@ -1,7 +1,5 @@
 """Tables, heat maps and curves in a tool's result, as plain JSON for the page in `facts["shown"]`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

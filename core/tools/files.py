@@ -1,7 +1,5 @@
 """Resolves the files that settings of tools name: any file, a LoRA, a checkpoint."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path

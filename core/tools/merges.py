@@ -1,7 +1,5 @@
 """Shared by all merges: the LoRAs to merge, the list of ratios, and the metadata on the merged files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The output file of a tool, and the checks of it, before the work and again when it starts."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence

@@ -1,8 +1,6 @@
 """The interface of a tool, a module with two functions and a row in core/builtin.py: `plan(settings, workspace)` raises all
 problems and returns a plan, whose str() describes it; `do(settings, plan, context)` carries it out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

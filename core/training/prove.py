@@ -1,7 +1,5 @@
 """Check that a stopped and resumed run equals an uninterrupted one, to the bit."""
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence

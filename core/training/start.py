@@ -1,7 +1,5 @@
 """Runs a training from its job to its end, or only fills the caches."""
 
-from __future__ import annotations
-
 import secrets
 from contextlib import nullcontext
 from typing import TypeVar

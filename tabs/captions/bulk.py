@@ -1,7 +1,5 @@
 """Edits of many captions on the Captions tab: filter, tags with counts, and changes with a preview and one undo step."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import re

@@ -4,8 +4,6 @@ The browser has the typed text (assets/captions.js) and sends it with the texts 
 the file still has one of these; otherwise another program has changed the file, and the user chooses between the two.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections import OrderedDict

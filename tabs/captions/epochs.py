@@ -1,7 +1,5 @@
 """Preview of the captions that the first epochs use, and the caption files that are not UTF-8."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

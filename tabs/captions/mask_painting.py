@@ -4,8 +4,6 @@ Painting starts from the image's existing mask, which is never written to. Paint
 (core/dataset/sources/painted.py), which training uses when it is chosen.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import os

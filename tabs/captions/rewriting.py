@@ -1,7 +1,5 @@
 """Run changes of many captions: small ones at once, large ones on the light lane with progress on the page."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any

@@ -3,8 +3,6 @@
 The settings are those of "Tags from kept scores" in the captioners' form, which writes the tags of all images.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from core.captioning.described import with_scores

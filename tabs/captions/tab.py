@@ -4,8 +4,6 @@ The browser has the captions around the open one and the typed texts (assets/cap
 requests the captions around an image (`shelf`), the token count while typing (`look`), and saves.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """HTML of the Captions tab: the list, the image, and the notes on a caption."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Sequence
 

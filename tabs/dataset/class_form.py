@@ -1,7 +1,5 @@
 """The form that generates regularization images for a folder's card, and the progress of its jobs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """HTML of the dataset's folders as cards: contents, views per epoch, and settings of each folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """The folders of a job as a list of Source, which the cards edit."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

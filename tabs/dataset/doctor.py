@@ -1,7 +1,5 @@
 """The dataset doctor on the page: findings with their images, moving images to the trash, and restoring them."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Import and export of sd-scripts dataset configs on the page."""
 
-from __future__ import annotations
-
 import tempfile
 from dataclasses import replace
 from pathlib import Path

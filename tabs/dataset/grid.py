@@ -1,7 +1,5 @@
 """HTML of the dataset's images as pages of thumbnails with crop, bucket and caption."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from core.dataset.advice import AREA_BELOW, ENLARGED_FROM

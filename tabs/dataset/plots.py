@@ -3,8 +3,6 @@
 The server bins everything into a few hundred marks, so that the page for 10,000 images is as small as that for 100.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Questions about a dataset (transparency, several caption files, several lines): their choices, and answers as settings."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """The Dataset tab: folders, images and their problems, crops and buckets."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """HTML of the Dataset tab's summary, checks and buckets."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from core.dataset.images.opening import SKIP

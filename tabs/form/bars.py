@@ -1,7 +1,5 @@
 """Bars for lists of numbers by block. assets/bars.js draws them below the text field of the list and writes changes into it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The fields of the Train form: their order, HTML and facts for the page's script, all from the declarations in core/settings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the page lists of folders: the contents of an allowed one, where browsing begins, and the known image folders."""
 
-from __future__ import annotations
-
 import os
 import sys
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What forms and their lists use of the page and of one another."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any, Protocol

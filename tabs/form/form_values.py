@@ -1,7 +1,5 @@
 """Values of form fields: parse and check the texts that users write, and stored values. view.py has the fields' HTML."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace

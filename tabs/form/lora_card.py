@@ -1,7 +1,5 @@
 """The card of a run, LoRA or other model file: image, name, step with the run's other steps, and what is below them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

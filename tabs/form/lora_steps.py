@@ -1,7 +1,5 @@
 """A LoRA in lists and on cards: the run it comes from, with its checkpoints and their samples, or a single file."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Model files by kind, from the index of the model folders: the entries of every list of models on the page."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

@@ -1,7 +1,5 @@
 """The list of model files for a field: facts of each file, whether it fits the chosen model, and the check of a choice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Forms whose values the project stores as JSON (Generate and, in task_form.py, tasks), with undo, marked changes, and the HTML of
 their preset bar."""
 
-from __future__ import annotations
-
 import json
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping

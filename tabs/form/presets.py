@@ -1,7 +1,5 @@
 """Base class of all forms: presets, undo, and invalid input."""
 
-from __future__ import annotations
-
 import json
 import threading
 from abc import ABC, abstractmethod

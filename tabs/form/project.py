@@ -4,8 +4,6 @@ Browsers show it and send single changes, so closing one loses nothing. Each cha
 that another browser has changed since is refused, and its browser shows the current state.
 """
 
-from __future__ import annotations
-
 import json
 import secrets
 import threading

@@ -1,7 +1,5 @@
 """The form of a task's settings on a board, from their declarations, with presets and undo."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection
 from typing import Any

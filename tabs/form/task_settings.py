@@ -1,7 +1,5 @@
 """The settings in a task's form, and the job of its values."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from core.settings.base import Declared, Settings, declared

@@ -1,7 +1,5 @@
 """HTML of a setting's field, from its declaration: a line of a form, or a block of Train with its help."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

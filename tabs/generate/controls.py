@@ -1,7 +1,5 @@
 """ControlNets in Generate: a row for each with its control image, and the field that adds one."""
 
-from __future__ import annotations
-
 from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path

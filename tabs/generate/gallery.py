@@ -1,7 +1,5 @@
 """The images of the Generate tab: the session's strip, the gallery of the folder, and the viewer. Answers assets/gallery.js."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import suppress

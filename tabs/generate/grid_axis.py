@@ -1,7 +1,5 @@
 """The axes of a grid whose values are model files: shown as cards, chosen from the list of files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass

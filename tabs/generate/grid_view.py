@@ -1,7 +1,5 @@
 """HTML of grids: the axes in the panel, and the tables of cells."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """LoRAs in Generate: cards of the LoRAs in use with strengths, steps and trigger words, and the list of all."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The memory line of the Generate tab: memory forecast, loaded models, and Unload."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Initial images, masks and region maps that are dropped or painted in Generate: the server side of assets/painting.js."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """HTML of the Generate tab's panel: the main settings, and closed groups of the others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Use an image: load its settings, begin the next images with it, use it as control image, or upscale it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The status line of Generate with progress, waiting and failed jobs, and the large image with its live preview."""
 
-from __future__ import annotations
-
 import base64
 import threading
 from collections.abc import Callable, Mapping, Sequence

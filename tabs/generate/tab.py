@@ -1,7 +1,5 @@
 """The Generate tab: generate images with any model and LoRAs, compare them with the base model, load settings from images."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

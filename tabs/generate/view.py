@@ -1,7 +1,5 @@
 """HTML of the top of the Generate tab, and of the buttons below the newest image."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The first line of a comparison: which checkpoint to use, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

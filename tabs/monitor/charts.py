@@ -1,7 +1,5 @@
 """Series for the charts, rounded, so that they are small and do not change without new values."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

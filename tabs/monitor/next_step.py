@@ -1,7 +1,5 @@
 """The action for a run that ended early, for Monitor and Runs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """TensorBoard for a run's logs: a process on the loopback address. Not available on a shared page."""
 
-from __future__ import annotations
-
 import atexit
 import importlib.util
 import socket

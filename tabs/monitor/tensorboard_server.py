@@ -1,7 +1,5 @@
 """The TensorBoard process of Monitor, which checks the Host header as the page does (tabs/server/hosts.py)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tabs.server.hosts import Hosts

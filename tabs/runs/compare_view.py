@@ -1,7 +1,5 @@
 """HTML of the comparison of runs: their names, a verdict on the losses, facts, settings, images, samples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Comparison of two to four runs: facts, different settings and images, and which has the lower validation loss."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence

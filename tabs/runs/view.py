@@ -1,7 +1,5 @@
 """HTML of the Runs tab: the table of runs, and the details of a run."""
 
-from __future__ import annotations
-
 import math
 import re
 import time

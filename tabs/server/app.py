@@ -1,7 +1,5 @@
 """Build the page with its tabs, and launch the server with its routes and middleware."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

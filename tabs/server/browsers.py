@@ -1,7 +1,5 @@
 """State of each open browser on the server: which of its changes have arrived and in what order, and its current message."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter, OrderedDict, deque

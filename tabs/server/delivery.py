@@ -4,8 +4,6 @@ Only complete texts are compressed, no event streams. BREACH (reading a secret f
 threat here, since other sites cannot make a browser send requests (tabs/server/request_check.py).
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import re

@@ -1,8 +1,6 @@
 """Errors of handlers as problems: a ProblemsError passes, any other exception becomes the problem FAILED and a traceback in the
 terminal."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from collections.abc import Callable

@@ -6,8 +6,6 @@ URLs of the single ones tell Vite's loader that they are present. If Gradio's fi
 browser has no import maps, the files are loaded one by one as Gradio does.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

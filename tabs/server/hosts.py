@@ -4,8 +4,6 @@ A web site can point its own name at 127.0.0.1 (DNS rebinding), and any site can
 requests for its own names that come from itself: `request_check.py` refuses those from other sites, with or without a login.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import socket

@@ -4,8 +4,6 @@ A session is an open page: its login token or, without a login, a cookie set whe
 after the server restarts). Each session has rate limits of its own, so a flood takes nothing from an open page, even one from the
 same address (a share link, a proxy, this machine)."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import math

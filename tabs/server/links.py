@@ -5,8 +5,6 @@ has the path and a signature by a secret of this server: only paths that the pag
 logged in (request_check.py), and only from allowed folders.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import mimetypes

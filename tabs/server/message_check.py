@@ -1,8 +1,6 @@
 """Check the calls of event listeners, uploads and logins before Gradio reads them: invalid arguments get a 4xx response and one
 line in the terminal."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

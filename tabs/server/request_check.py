@@ -1,8 +1,6 @@
 """Check every request before the app gets it: its rate (limits.py), Host and Origin (hosts.py), URL path, login, and the size of
 its body. A refused request gets a plain response. Which files a request may name: tabs/roots.py."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """Store uploaded files as a new folder in outputs/datasets."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

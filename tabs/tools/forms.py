@@ -1,7 +1,5 @@
 """The cards of tasks: forms from their declarations. A card with several tasks has a list to choose one."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """The index at the top of Tools: all tools in groups, with a search. A click opens the tool's form (assets/tools.js)."""
 
-from __future__ import annotations
-
 from core.tasks import Card, Task, tasks
 from tabs.form.task_settings import form_settings
 from tabs.form.view import choices

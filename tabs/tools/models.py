@@ -1,7 +1,5 @@
 """Base models and VAEs: the catalog, the lists, and the file browser."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Use the image pairs of a tool as a dataset for training a ControlNet."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The Tools tab: index, cards of tasks, base models, disk space, keys, and the machine check."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import gradio as gr

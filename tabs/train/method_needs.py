@@ -1,8 +1,6 @@
 """Texts of the Train form apart from its settings: what each method needs, unused fields, recipes, the list of optimizers, and hints
 below fields."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from typing import Any

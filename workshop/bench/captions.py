@@ -1,7 +1,5 @@
 """How fast thousands of captions are filtered, changed at once and restored."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path

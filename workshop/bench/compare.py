@@ -1,7 +1,5 @@
 """Compares our trainer with the plain one (plain_trainer.py): step time and peak memory, each in its own process."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

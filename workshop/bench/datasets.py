@@ -1,7 +1,5 @@
 """Dataset speed: how fast a folder of many images is scanned, reopened and planned, and the memory used."""
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """How long the conversion of a whole model takes next to a copy of its bytes, and how much memory it needs."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

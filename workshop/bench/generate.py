@@ -1,7 +1,5 @@
 """Generation and diffusers' own pipeline on the same model, alternating: time per image, overhead, cost of the preview."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterator

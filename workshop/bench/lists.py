@@ -1,7 +1,5 @@
 """How fast the page's long lists open: hundreds of runs, thousands of images and their captions."""
 
-from __future__ import annotations
-
 import gc
 import json
 import math

@@ -1,7 +1,5 @@
 """Measures whole trainings in their own processes, from their journal and the system's statistics."""
 
-from __future__ import annotations
-
 import json
 import statistics
 import subprocess

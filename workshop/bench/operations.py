@@ -1,8 +1,6 @@
 """Device operations of a LoRA's training step, by group: counted on a GPU that computes nothing (tests/card), which needs
 Linux and a C++ compiler."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """One LoRA training with one option at a time: seconds per step, peak of memory and the forecast of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict

@@ -6,8 +6,6 @@ no VAE is loaded, nothing is saved, no image is decoded. Started as a process of
     python -m workshop.bench.plain_trainer SPEC.json        prints its measurements as JSON
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,7 +1,5 @@
 """The benchmark: this machine's GEMM rate first, then what trainings and the page achieve."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 from collections.abc import Callable, Sequence

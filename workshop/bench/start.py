@@ -1,7 +1,5 @@
 """How soon a training ends its first step: from the start of the program, with few and with many images."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import shutil

@@ -1,7 +1,5 @@
 """How much of its model's own speed a tagger keeps while it opens images, prepares them and writes captions."""
 
-from __future__ import annotations
-
 import importlib.util
 import tempfile
 import time

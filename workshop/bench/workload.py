@@ -1,7 +1,5 @@
 """What the benchmark trains: a few images, created once in its folder, and the settings of a LoRA."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

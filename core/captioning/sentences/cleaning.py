@@ -1,7 +1,5 @@
 """From a model's answer to a caption. Pure functions."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 

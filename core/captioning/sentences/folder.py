@@ -1,7 +1,5 @@
 """A captioner's model folder: finds it, checks it before a library reads it, downloads it."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Generates answers about images with a loaded model, in batches. Loads torch."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Captions from the metadata of image files: prompts of generated images, EXIF, XMP and IPTC."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Captions from the names of files and folders, by a pattern."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Captions from JSON sidecar files: of gallery-dl, booru exports and other programs."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

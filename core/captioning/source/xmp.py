@@ -1,7 +1,5 @@
 """Reads title, description and subject of an XMP packet. Entity declarations are refused; size and depth are limited."""
 
-from __future__ import annotations
-
 from xml.parsers import expat
 
 from core.record.problems import ProblemsError

@@ -1,7 +1,5 @@
 """A tagger's folder: finds it, checks it, downloads it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

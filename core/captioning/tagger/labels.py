@@ -1,7 +1,5 @@
 """Reads the label tables of taggers within limits: tag and category of each output."""
 
-from __future__ import annotations
-
 import ast
 import csv
 import io

@@ -1,7 +1,5 @@
 """Prepares images as input of a tagger, by its profile or as sd-scripts 0.9.0 does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Profiles of taggers: files, input and output of each. A folder with another tagger can have a profile.json."""
 
-from __future__ import annotations
-
 import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal

@@ -5,8 +5,6 @@ image. Blocks are only appended, so that each image is written once and a kill d
 counts.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

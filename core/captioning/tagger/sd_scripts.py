@@ -1,7 +1,5 @@
 """Formats tags as sd-scripts 0.9.0 does (tag_images_by_wd14_tagger.py), bugs included, for datasets tagged with it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

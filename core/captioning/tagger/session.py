@@ -1,7 +1,5 @@
 """A loaded tagger: its model in a separate process, on the GPU if possible, with checked inputs and outputs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

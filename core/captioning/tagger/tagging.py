@@ -1,7 +1,5 @@
 """The two tagger tasks: `tag` runs a model on images, `retag` writes captions from the cached scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace

@@ -4,8 +4,6 @@ The order of the steps: select by threshold, exclude, replace, split characters,
 write. A `Formatter` is built once and called for each image; it needs no model.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Detectors of faces, hands or persons in an image. Registered ones are choices of the detailer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Control images by a loaded ONNX model (image to image, or pose estimation), and by any preprocessor."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Self
 

@@ -1,7 +1,5 @@
 """Lines: Canny edges, soft edges and scribbles, white on black."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """ONNX models that make control images: their files, their kinds, and the profile.json next to them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

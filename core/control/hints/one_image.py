@@ -1,7 +1,5 @@
 """An ONNX model that reads one image at a time: checks its input and returns its outputs as floats."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Grayscale, inverted, blurred and coarse images."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Control images with a random part: shuffled images and masks for inpainting."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

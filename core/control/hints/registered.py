@@ -1,7 +1,5 @@
 """The built-in preprocessors, a line each. Listed in core/extensions.py."""
 
-from __future__ import annotations
-
 import core.settings.generation.controls
 import core.settings.tools.hints  # noqa: F401  choices are added to the settings of both
 from core import extensions

@@ -4,8 +4,6 @@ The rules and their numbers are sd-scripts' (reference: sections 3.1 to 3.3), so
 would have there. Sizes are (width, height) in pixels.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """An image with its bucket and caption, and batches of such images of one size."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

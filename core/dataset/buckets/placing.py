@@ -1,7 +1,5 @@
 """Assign images to buckets at each resolution."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

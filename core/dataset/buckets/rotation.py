@@ -3,8 +3,6 @@
 This depends on the settings only, not on the seed, so the steps counted before a start are exact.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Cached SHA-256 hashes of image files, which are part of cache keys, and the fingerprint of a run's dataset."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path

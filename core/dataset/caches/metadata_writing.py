@@ -4,8 +4,6 @@ Does what merge_captions_to_metadata, merge_dd_tags_to_metadata and the bucketin
 (reference: sections 2.3, 6.1, 6.2, 6.4).
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import time

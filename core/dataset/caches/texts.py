@@ -5,8 +5,6 @@ caption or another model never gets a stale entry. The captions at the start of 
 later shuffled variants are written only when memory runs short.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass

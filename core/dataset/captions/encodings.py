@@ -1,7 +1,5 @@
 """Decode caption files: byte order marks and valid UTF-8 are certain, legacy encodings are guessed."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@ A sentence (`.caption`) next to tags (`.txt`) is the usual result of a captioner
 used.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Captions of many images, cached until a caption file changes, so that a folder reopens without reading them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence

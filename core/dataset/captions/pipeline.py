@@ -4,8 +4,6 @@ The order of the steps and of their draws is sd-scripts' (reference: section 4.1
 same captions. Draws are addressed by (seed, epoch, image, repeat), so a preview shows what an epoch will use.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, MutableSequence, Sequence

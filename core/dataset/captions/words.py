@@ -1,7 +1,5 @@
 """Turns names of files and tags into text for captions. Pure functions."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The doctor's findings about captions: missing, identical, near-identical, file names, tags used once."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter, defaultdict

@@ -4,8 +4,6 @@ It uses the measurements of the decode pass (`look.look_at_all`) and decodes aga
 Examining changes nothing; `treat` moves images to the trash folder, from where `trash.put_back` restores them.
 """
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The dataset doctor's findings as plain data: images, reason, and the images that a bulk action moves."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field

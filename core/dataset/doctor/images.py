@@ -1,7 +1,5 @@
 """The doctor's findings about images: duplicates, blur, borders, sizes."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -5,8 +5,6 @@ record is written before the first file moves, so that even an action cut off by
 (`core/tools/images/number.py`) moves files and records them in the same way.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

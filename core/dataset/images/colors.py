@@ -1,7 +1,5 @@
 """Color conversion to sRGB, and alpha: palettes, CMYK, Lab, 16 bits, ICC profiles."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Measurements of decoded images, for finding near duplicates, blurry and framed images."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

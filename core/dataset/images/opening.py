@@ -1,7 +1,5 @@
 """Open image files: header, decoded colors and alpha, and why a file cannot be read."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

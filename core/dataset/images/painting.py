@@ -1,7 +1,5 @@
 """Painted masks: the mask to start from, checks of an uploaded one, and the folder they are written to."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Training images: composited on the background color, resized, cropped to their bucket, augmented."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

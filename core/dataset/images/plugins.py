@@ -1,7 +1,5 @@
 """Image decoders in optional packages: used where installed, named where missing."""
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Resize images by the named filter."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Thumbnails of images for the page, created once per version of the file."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os

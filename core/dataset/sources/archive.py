@@ -1,7 +1,5 @@
 """Unpack a zip of images into a new dataset folder: nothing is written outside it, and it appears whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat

@@ -4,8 +4,6 @@ sd-scripts reads the list instead of the folder, so new images and edited captio
 section 5.4). Here the list is used too, and every difference is reported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -5,8 +5,6 @@ refused. The class is called with the dataset's settings as a dict; iterating it
 {path, caption?, repeats?, words?, is_reg?}. Each is checked like a scanned image.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import traceback

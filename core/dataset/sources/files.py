@@ -1,7 +1,5 @@
 """File names of a dataset: which are images, which are junk, repeats and words in folder names."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat

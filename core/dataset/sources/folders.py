@@ -1,7 +1,5 @@
 """The folders to read for a folder in the settings: itself, or each `<repeats>_<words>` folder in it."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The results of a scan, folder by folder: images with size, repeats and captions, and all problems."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Results of a scan: readable images, broken files, and their folders."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ One small SQLite file, which may be deleted at any time. Where a disk does not s
 locks), it is a temporary file of the process.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import threading

@@ -4,8 +4,6 @@ Written by us, by sd-scripts and by its merge tools (reference: sections 2.3 and
 absolute paths; an absolute path of another computer is matched by its end.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import os

@@ -1,7 +1,5 @@
 """Folders of painted masks, one for each image folder: outputs/datasets/<name>_masks."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterable

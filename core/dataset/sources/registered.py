@@ -1,7 +1,5 @@
 """Dataset sources registered by packages, which list the images instead of folders. None are built in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any

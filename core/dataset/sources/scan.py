@@ -5,8 +5,6 @@ or a parent of such folders (reference: the folder convention of sd-scripts, whi
 file or sd-scripts' metadata_cache.json, where given, lists the images instead.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

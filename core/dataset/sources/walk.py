@@ -1,7 +1,5 @@
 """Finds a folder's image files with their caption files, and reads their headers, cached between scans."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections import Counter, defaultdict

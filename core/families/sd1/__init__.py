@@ -1,7 +1,5 @@
 """Stable Diffusion 1.x: U-Net, VAE and CLIP-L; epsilon prediction unless a file states v. 2.x encodes and predicts as it does."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

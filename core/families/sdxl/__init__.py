@@ -1,7 +1,5 @@
 """Stable Diffusion XL: CLIP-L and OpenCLIP's bigG, and a U-Net with size conditioning."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The base models and VAEs that the page offers by name (catalog.json), and their paths on this machine."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,8 +1,6 @@
 """Resolves model references: a local file or folder, or one to download into models/: a catalog entry, a hub id
 (owner/name) or a link to a file."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

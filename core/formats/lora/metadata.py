@@ -3,8 +3,6 @@
 A1111, Forge, ComfyUI managers and kohya tools read these; every value is a string.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections import Counter

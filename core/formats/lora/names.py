@@ -9,8 +9,6 @@ Underscores replace dots in kohya's names, so the names of modules must be known
     LyCORIS              lycoris_<path with underscores>.hada_w1_a, or the whole path of a module
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TypeVar

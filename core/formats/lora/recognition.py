@@ -1,7 +1,5 @@
 """Recognizes LoRA-like files by the names of their tensors: naming scheme, network kind, input width of a layer."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from math import prod

@@ -1,7 +1,5 @@
 """Writes a model as a diffusers folder: one folder per part with its config, tokenizers, scheduler, model_index.json."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Checks the config of a model part before modules are built from it: types and plausible values."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any

@@ -3,8 +3,6 @@
 A family's package registers its own with `register`: how a part is read, checked, built and written follows from it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module

@@ -4,8 +4,6 @@ a prefix only (text_keys.py).
 Names are replaced by whole components between dots, never by substring: `out.2` occurs inside other names.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import NamedTuple
 

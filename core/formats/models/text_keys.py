@@ -4,8 +4,6 @@ transformers 5.6 and later build `CLIPTextModel` without that prefix, while `CLI
 folders, single-file checkpoints and kohya's LoRA names have it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

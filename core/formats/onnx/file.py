@@ -5,8 +5,6 @@ Protocol buffers: each field is a number, a kind and a value; only the fields on
 (github.com/onnx/onnx, onnx.proto). Weights are skipped, so that a file of a gigabyte takes milliseconds.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 from collections.abc import Iterator, Sequence

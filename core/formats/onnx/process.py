@@ -1,7 +1,5 @@
 """The parent's side of an ONNX model in a separate process (`runner.py`)."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path

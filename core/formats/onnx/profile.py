@@ -1,7 +1,5 @@
 """Profiles of ONNX models: JSON files by users with the properties that a model's file does not contain."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TypeVar
 

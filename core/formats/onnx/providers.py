@@ -1,7 +1,5 @@
 """onnxruntime and its execution providers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

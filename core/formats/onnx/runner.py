@@ -4,8 +4,6 @@ It opens the file first, then computes one batch after the other. The images are
 outputs are written to others.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One tensor of a model file, from its header."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 AGAIN = "download or copy the file again"

@@ -1,7 +1,5 @@
 """The content of a model file from its header: names, dtypes, shapes and byte ranges of its tensors."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

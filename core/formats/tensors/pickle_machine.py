@@ -6,8 +6,6 @@ and memory is bounded by the number of steps and the bytes read: a memo index is
 knows the opcodes and reads their arguments.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pickletools import opcodes

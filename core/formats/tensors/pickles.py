@@ -4,8 +4,6 @@
 (which `torch.load(weights_only=True)` refuses) can still be read.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import zipfile

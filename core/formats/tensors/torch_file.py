@@ -1,7 +1,5 @@
 """Writes torch's file format tensor by tensor: torch.save would need all of them in memory."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import struct

@@ -1,8 +1,6 @@
 """Deep Shrink (Kohya Hires fix): downscales hidden states at high noise levels, so that large images do not repeat
 content."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Gradual Latent: starts with small latents and enlarges them over the steps. For Euler a."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate

@@ -1,7 +1,5 @@
 """The axes of a grid: the setting that each changes, and its values, parsed from texts as in A1111's X/Y/Z plot."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import math

@@ -1,7 +1,5 @@
 """Blind choices between the values of an axis of a grid, such as LoRAs of several runs; they are kept in its folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, islice, product
 from typing import Any

@@ -1,7 +1,5 @@
 """The plan of a grid, before anything is loaded: its cells, in the order with the fewest model loads."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Takes over the images of equal cells from a run's other grids, so that none is made twice."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

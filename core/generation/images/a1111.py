@@ -1,7 +1,5 @@
 """A1111's `parameters` text: the settings of an image as Forge, image sites and this program write and read them."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,6 @@
 """ControlNets in A1111's text, as sd-webui-controlnet and Forge write and read them: `ControlNet 0: "Module: canny,
 Model: ..."`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from pathlib import PurePath

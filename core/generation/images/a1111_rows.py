@@ -1,7 +1,5 @@
 """The settings that A1111's text has a name for: one row each, for writing and reading."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping

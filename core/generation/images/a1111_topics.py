@@ -4,8 +4,6 @@ Most are a row (`a1111_rows`); a `Topic` is what A1111 has in another form: seve
 several.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

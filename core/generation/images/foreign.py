@@ -1,7 +1,5 @@
 """Reads other programs' metadata as settings by A1111's names, within limits: a table for each program."""
 
-from __future__ import annotations
-
 import html
 import re
 import shlex

@@ -4,8 +4,6 @@ An image is named by its path below that folder. Facts are read once per version
 outputs/.atelier; stars have a separate file there, so they outlive the index.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

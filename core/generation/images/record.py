@@ -1,7 +1,5 @@
 """The settings read from an image file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,8 +1,6 @@
 """The facts of a machine's model files, cached in outputs/.atelier/models.json by size and time, so that a header is
 read once."""
 
-from __future__ import annotations
-
 import os
 import stat
 import threading

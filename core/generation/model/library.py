@@ -1,7 +1,5 @@
 """Lists and finds models, LoRAs, embeddings and wildcards in the models folder and among the results of runs."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import re

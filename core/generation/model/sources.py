@@ -1,7 +1,5 @@
 """The files of a generation, found and detected, and their hashes."""
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass, field
 from functools import partial

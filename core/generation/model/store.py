@@ -4,8 +4,6 @@ Training builds its own modules and first asks the store to release its models, 
 together.
 """
 
-from __future__ import annotations
-
 import gc
 import threading
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """The files of a generation: found and detected by their headers before anything is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """The plan of a generate job: every image with all settings resolved, before anything is loaded."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Expands a generate job into one request per image, before anything is loaded."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The stages of a generation, and how they are sampled, from its settings alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import ceil

@@ -4,8 +4,6 @@ Pure: files are looked up by the functions in `Names`. Parsing is that of genera
 runs); this file only locates where it fails.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Jobs with other settings in some of their groups."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeVar
 

@@ -6,8 +6,6 @@ and numbers after those of the first pass. [a|b] is a at the first step, b at th
 else in brackets is a weight (`core.families.prompt_weights`) and unchanged.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,8 +1,6 @@
 """Prompts from files, .txt with one per line and sd-scripts' .toml and .json (reference: training, section 7.4), and
 from Python modules: `prompts(job)`, or sd-scripts' `get_prompter(args, pipe, networks)`."""
 
-from __future__ import annotations
-
 import importlib
 import secrets
 from collections.abc import Iterator, Mapping

@@ -1,8 +1,6 @@
 """LoRA tags in prompts: <lora:name:0.8>, as in A1111, Forge and ComfyUI; converted to settings and back. No file is
 opened."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

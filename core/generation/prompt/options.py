@@ -1,7 +1,5 @@
 """Options within a line of prompts: "a fox --n blurry --w 768 --d 1,2" (reference: generation, section 3). Pure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

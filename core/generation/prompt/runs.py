@@ -1,7 +1,5 @@
 """The parts of a prompt between AND, and their runs of equal weight between BREAKs. Pure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 

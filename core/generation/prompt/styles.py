@@ -1,7 +1,5 @@
 """Styles: named parts of prompts that are added when a generation starts, as in A1111. Stored in a JSON file."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import io

@@ -5,8 +5,6 @@ the same text; __name__ and the weights of {2::red|blue} are those of A1111's ex
 resolved from the inside out. Pure: files are read by the function `Files`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Reads the training settings of AI Toolkit (ostris/ai-toolkit): a job as YAML or JSON, of which one process is a training."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache

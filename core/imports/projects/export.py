@@ -1,7 +1,5 @@
 """A job as a command line or config file of sd-scripts. What that program has no option for is found by importing the result."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The programs whose training settings open as projects. A package registers more with `register`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace

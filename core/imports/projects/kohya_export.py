@@ -1,7 +1,5 @@
 """A job as a preset of kohya_ss: the importer's rules the other way. Options without a field go into additional_parameters."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ The rules are those of bmaltais/kohya_ss 45088f0: what a missing or empty field 
 `kohya_ss.json` has a row for each field, former key and network type.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shlex

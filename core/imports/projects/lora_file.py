@@ -3,8 +3,6 @@
 Only the header is read. sd-scripts' metadata become its options; a config of OneTrainer in the file is read as a preset.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

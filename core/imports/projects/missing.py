@@ -1,7 +1,5 @@
 """Files and folders that an imported job names and this machine does not have, and where they may be instead."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import defaultdict

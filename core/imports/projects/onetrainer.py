@@ -1,8 +1,6 @@
 """Reads the training settings of OneTrainer: a preset, a saved config, or the one that a LoRA file has in it. Its concepts and
 samples, there or in files of their own, are folders and prompts here."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 

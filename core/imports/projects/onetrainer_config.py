@@ -3,8 +3,6 @@
 The rules are those of Nerogar/OneTrainer 23df383; onetrainer.json is the table of its keys.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """What the keys of a OneTrainer config become as settings, where several count together or a value has another form here."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """The options of sd-scripts' training scripts, and how argparse reads words as options."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math

@@ -1,7 +1,5 @@
 """What an import gives: the job, and one entry for every key of the other program's file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property

@@ -4,8 +4,6 @@ An option whose name a setting declares is that setting. `rule` has the others: 
 have another form here. Options that are not given have sd-scripts' default, so that the job trains the same there and here.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

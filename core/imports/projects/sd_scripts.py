@@ -1,7 +1,5 @@
 """Reads the settings of sd-scripts: command lines of every shell, scripts that hold one, and --config_file TOML."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,8 +1,6 @@
 """Splits scripts of bash, cmd, PowerShell and notebook cells into the words of their commands. Nothing is run: variables that the text
 sets are filled in, everything else that a shell would compute stays as it is written, between the marks UNSET and END."""
 
-from __future__ import annotations
-
 import ast
 import operator
 import re

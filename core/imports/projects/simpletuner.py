@@ -1,7 +1,5 @@
 """Reads the training settings of SimpleTuner: config.json with the data backends that it names, or these alone."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Iterator

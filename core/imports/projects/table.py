@@ -1,7 +1,5 @@
 """A program's config read by a table of its keys: what each key becomes, and an entry for each of them in the report."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """From options to the job, with an entry for each of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The full difference (LyCORIS' algo=full): a change of each weight, and of its layer's bias, in full size."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from core.formats.lora.names import BIAS

@@ -5,8 +5,6 @@ change = alpha / rank * (w1_a @ w1_b) * (w2_a @ w2_b), kernels flattened; with T
 is a core [rank, rank, kh, kw] with two matrices instead.
 """
 
-from __future__ import annotations
-
 from math import prod
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One change to the captions of many images."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import Settings, setting

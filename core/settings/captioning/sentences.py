@@ -1,7 +1,5 @@
 """Settings of the captioners that write sentences: BLIP, GIT, Florence-2 and vision-language models."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import create_model

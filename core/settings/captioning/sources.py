@@ -1,7 +1,5 @@
 """Settings of captions that come from names, JSON files next to the images and metadata inside them."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import Settings, setting

@@ -1,7 +1,5 @@
 """Settings of the taggers: which model looks at the images, and how its scores become a caption."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from core.settings.base import SAME, Settings, kohya_setting, setting

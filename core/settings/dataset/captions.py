@@ -1,7 +1,5 @@
 """Captions: which files are read, and what is changed before encoding."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal, get_args
 

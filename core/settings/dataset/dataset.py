@@ -1,7 +1,5 @@
 """The training images."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.record.units import count

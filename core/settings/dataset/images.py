@@ -1,7 +1,5 @@
 """Resolution, buckets, augmentation and masks. Each folder can override every setting here (see `source.py`)."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Validation images and validation loss."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import SEED_RANGE, Settings, follows_compatibility, kohya_setting, setting

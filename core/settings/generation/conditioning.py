@@ -1,7 +1,5 @@
 """SDXL's size conditioning, and the initial noise."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from core.settings.base import Settings, kohya_setting, setting

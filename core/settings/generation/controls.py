@@ -1,7 +1,5 @@
 """Control images of a generation: ControlNets and LLLites that follow them."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import Settings, setting

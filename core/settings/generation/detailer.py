@@ -1,7 +1,5 @@
 """The detailer: faces, hands or persons of a finished image, each generated again at full size."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import SEED_RANGE, Seed, Settings, setting

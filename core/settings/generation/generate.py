@@ -1,7 +1,5 @@
 """What to generate."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import SEED_RANGE, Seed, Settings, follows_compatibility, kohya_setting, setting

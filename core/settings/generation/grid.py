@@ -1,7 +1,5 @@
 """A grid of images: one for each combination of the values of up to three settings."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from core.settings.base import Settings, setting

@@ -1,7 +1,5 @@
 """Settings of the kinds of guidance, one group each."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from core.settings.base import Settings, setting

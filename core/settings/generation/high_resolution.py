@@ -1,7 +1,5 @@
 """Large images: hires fix, Deep Shrink and Gradual Latent."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Image to image and inpainting."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import Settings, kohya_setting, setting

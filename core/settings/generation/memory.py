@@ -1,7 +1,5 @@
 """VAE slicing, offloading and loaded models."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import Settings, kohya_setting, setting

@@ -1,7 +1,5 @@
 """The preview and the files of generated images."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import Settings, kohya_setting, setting

@@ -1,7 +1,5 @@
 """CLIP and VGG guidance."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from core.settings.base import Settings, kohya_setting, setting

@@ -1,7 +1,5 @@
 """Where the prompts of a generation come from, and how often each is used."""
 
-from __future__ import annotations
-
 from core.settings.base import Settings, kohya_setting, setting
 
 

@@ -1,7 +1,5 @@
 """A second model that finishes an image."""
 
-from __future__ import annotations
-
 from core.settings.base import Settings, setting
 
 

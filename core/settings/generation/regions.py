@@ -1,7 +1,5 @@
 """Regions of an image with prompts and LoRAs of their own."""
 
-from __future__ import annotations
-
 from core.settings.base import Settings, kohya_setting, setting
 
 

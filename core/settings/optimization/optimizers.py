@@ -4,8 +4,6 @@ The file is written by `python -m workshop.optimizer_catalog` from the installed
 imported only if the machine's owner allowed its module (core/record/allowed.py): a preset cannot run code by naming it.
 """
 
-from __future__ import annotations
-
 import ast
 import difflib
 import json

@@ -1,7 +1,5 @@
 """Training length and learning rate scheduler."""
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """The memory of an optimizer's state, from optimizer_states.json, which `python -m workshop.optimizer_states` measures."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """torch's learning rate schedulers that a job may use, with their arguments."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from functools import cache

@@ -5,8 +5,6 @@ model, data and names to the user. Older schema versions are migrated step by st
 reported by core/settings/check.py.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

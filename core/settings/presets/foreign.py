@@ -1,7 +1,5 @@
 """Recognizes config files of other trainers given as a preset, and says what opens them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

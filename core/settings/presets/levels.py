@@ -1,7 +1,5 @@
 """The memory and speed slider: each level sets values of the memory group."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Migrate the values of presets, queues and projects from each schema version to the next."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

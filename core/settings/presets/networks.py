@@ -1,7 +1,5 @@
 """Convert network types and network_args of sd-scripts, LyCORIS and kohya_ss to settings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Recommended settings for an optimizer or a loss, applied with one click and never automatically."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ settings that have no effect with the current values of the others, each with th
 what their declaration `needs`.
 """
 
-from __future__ import annotations
-
 from core.record.problems import Problem, limited
 from core.settings.base import declared, value_of
 from core.settings.job import TrainJob

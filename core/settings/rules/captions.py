@@ -1,7 +1,5 @@
 """Captions. A setting has an effect if any folder uses it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

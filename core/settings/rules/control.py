@@ -1,7 +1,5 @@
 """ControlNet and ControlNet-LLLite: what they need of the other groups."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

@@ -1,7 +1,5 @@
 """Images: resolution, augmentation, masks, regularization, caches. A setting has an effect if any folder uses it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

@@ -1,7 +1,5 @@
 """Textual inversion: what it needs, and which settings it does not use."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

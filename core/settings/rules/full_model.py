@@ -1,7 +1,5 @@
 """DreamBooth and fine-tuning: what they need of the other groups, and what they do not use."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

@@ -1,7 +1,5 @@
 """Which parts are trained, and at which learning rates."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

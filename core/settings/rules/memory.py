@@ -1,7 +1,5 @@
 """Memory and speed: conflicts and settings without effect."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

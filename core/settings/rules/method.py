@@ -1,7 +1,5 @@
 """The training method: its own rules, and the settings of other methods."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

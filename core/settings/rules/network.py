@@ -1,7 +1,5 @@
 """The network: dropout, block-wise lists, initial and merged weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

@@ -1,7 +1,5 @@
 """Noise, timesteps and the loss."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

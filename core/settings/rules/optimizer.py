@@ -1,7 +1,5 @@
 """The optimizer, its arguments, and what it needs of other groups."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Checkpoints, training states, uploads, samples and logging."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

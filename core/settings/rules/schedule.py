@@ -1,7 +1,5 @@
 """Training length and learning rate scheduler."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

@@ -1,7 +1,5 @@
 """DeepSpeed: what it needs, what it does not support, and settings without effect."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """When validation loss is measured."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from core.record.problems import Problem

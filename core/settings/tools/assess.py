@@ -1,7 +1,5 @@
 """Settings of the assessment of a run's checkpoints."""
 
-from __future__ import annotations
-
 from core.settings.base import Settings, setting
 
 

@@ -1,7 +1,5 @@
 """Settings of the report card of a model file."""
 
-from __future__ import annotations
-
 from core.settings.base import Settings, setting
 from core.settings.tools.fields import model_file, output_file
 

@@ -1,7 +1,5 @@
 """Settings of the tools that convert whole models and their VAEs."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from core.settings.base import Settings, setting

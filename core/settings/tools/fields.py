@@ -1,7 +1,5 @@
 """Fields that several tools have: the model files they read, the file they write."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from core.settings.base import setting

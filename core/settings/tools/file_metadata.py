@@ -1,7 +1,5 @@
 """Settings of the tools on a file's metadata and hashes."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from core.settings.base import Settings, setting

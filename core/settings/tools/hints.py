@@ -1,7 +1,5 @@
 """Settings of the tools that make control images of a folder."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import SEED_RANGE, Settings, setting

@@ -1,7 +1,5 @@
 """Settings of the image tools: resize, crop, convert, number, crop faces."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field

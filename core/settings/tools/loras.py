@@ -1,7 +1,5 @@
 """Settings of the tools that make LoRAs of LoRAs and of checkpoints."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from core.settings.base import SAME, SEED_RANGE, Settings, kohya_setting, setting

@@ -1,7 +1,5 @@
 """Settings of the tool that merges checkpoints."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import Settings, setting

@@ -1,7 +1,5 @@
 """Settings of the tools for fine-tuning metadata: captions and tags into one JSON, cleaned, and back into caption files."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Settings of the tools for model files."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from core.settings.base import Settings, setting

@@ -1,7 +1,5 @@
 """Settings of the tool that upscales images through latents."""
 
-from __future__ import annotations
-
 from core.settings.base import SAME, SEED_RANGE, Settings, kohya_setting, setting
 from core.settings.tools.fields import model_file
 

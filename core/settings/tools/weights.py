@@ -1,7 +1,5 @@
 """Settings of the tools that measure weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from core.settings.base import Settings, setting

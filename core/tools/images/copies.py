@@ -1,7 +1,5 @@
 """The tools that write resized, cropped or converted copies of images."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ As sd-scripts' detect_face_rotate: rotated around the face's center to level the
 around the face is moved to lie inside the image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Shared by the image tools: writing copies of all images of a folder, and the report of them."""
 
-from __future__ import annotations
-
 import filecmp
 import os
 import re

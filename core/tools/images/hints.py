@@ -1,7 +1,5 @@
 """Shared by the tools that make control images for the images of a folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The tool that makes control images for the images of a folder with an ONNX model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

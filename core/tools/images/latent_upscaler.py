@@ -1,7 +1,5 @@
 """Doubles the size of images with sd-scripts' latent upscaler: Lanczos, VAE, network, VAE (reference: tools/latent_upscaler.py)."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """The tool that makes control images for the images of a folder with a preprocessor."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

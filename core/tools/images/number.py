@@ -1,7 +1,5 @@
 """Numbers images with their sidecar files, as copies or in place; in place with a record for undo."""
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence

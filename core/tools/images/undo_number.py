@@ -1,7 +1,5 @@
 """The tool that undoes a numbering in place."""
 
-from __future__ import annotations
-
 from core.record.context import JobContext, Outcome
 from core.settings.tools.images import UndoNumberSettings
 from core.tools.images.folders import FolderPlan

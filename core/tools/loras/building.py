@@ -1,7 +1,5 @@
 """Shared by the tools that write LoRAs: the changes of a file's layers, and the tensors of a new file."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 

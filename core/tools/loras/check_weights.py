@@ -1,7 +1,5 @@
 """Checks the weights of a file: NaN, inf, far too large or untrained ones; norms by layer, as heat maps by block."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Sequence

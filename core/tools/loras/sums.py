@@ -1,7 +1,5 @@
 """Sums of LoRA layers: concatenated, averaged, or as one change to decompose. Pure functions of tensors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

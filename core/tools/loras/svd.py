@@ -1,7 +1,5 @@
 """Singular value decomposition of layers' changes: low-rank products by their factors, others completely or for the largest values."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Cleans tags and captions of a metadata JSON, as clean_captions_and_tags does (reference: datasets, section 6.3)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Shared by the tools for fine-tuning metadata: checking, reading and writing files and folders."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """Merges caption files into a fine-tuning metadata JSON, as merge_captions_to_metadata and merge_dd_tags_to_metadata do
 (reference: datasets, sections 6.1 and 6.2), with byte-identical output. Where those fail, the images are named."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence

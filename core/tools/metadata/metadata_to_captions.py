@@ -4,8 +4,6 @@ Entries name images by full path, by path within a folder, or by name without ex
 folders of the settings, whatever the keys are.
 """
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 Each has two variants: by whole words, and exactly as clean_captions_and_tags of sd-scripts.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Writes a copy of a checkpoint with another VAE."""
 
-from __future__ import annotations
-
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace

@@ -1,7 +1,5 @@
 """Downloads a model into the models folder."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial

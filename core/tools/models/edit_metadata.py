@@ -1,7 +1,5 @@
 """Shows or changes the metadata of a safetensors file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

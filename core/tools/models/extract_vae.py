@@ -1,7 +1,5 @@
 """Extracts the VAE of a checkpoint to a file or folder."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Computes the hashes by which other programs identify model files, of one file or all in a folder."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Replaces a safetensors file's metadata: the tensors' bytes are copied unchanged, and the old header can be restored."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

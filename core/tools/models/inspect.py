@@ -1,7 +1,5 @@
 """Inspects a model file or folder: kind, family, metadata, hashes; of a LoRA also ranks and damaged weights."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

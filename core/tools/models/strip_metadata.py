@@ -1,7 +1,5 @@
 """Strips the metadata of a safetensors file before sharing."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase

@@ -1,7 +1,5 @@
 """Inputs of a training, before anything large is loaded: images, files, plan, method and precision."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """All problems of a training before it starts: one list for the command line, the page and the run."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

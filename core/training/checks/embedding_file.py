@@ -1,7 +1,5 @@
 """Check of the embedding that textual inversion starts from, before anything is loaded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from core.families.locate import family_of, model_path

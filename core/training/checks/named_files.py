@@ -1,7 +1,5 @@
 """Checks of files, folders and packages that settings name, before anything is loaded."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Whether a recipe fits the base model and the machine."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from core.formats.detect import FAMILY_NAMES

@@ -1,7 +1,5 @@
 """One optimizer step: its micro-batches and the gradient."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

@@ -4,8 +4,6 @@ Each tensor counts until it is freed, so the peak includes saved activations, re
 libraries use within an operation is not counted.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Memory advice: settings that lower the memory of a job, and the bytes that each saves."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec

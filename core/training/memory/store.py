@@ -1,8 +1,6 @@
 """Memory forecasts of earlier processes, stored in outputs/.atelier/forecasts.json: one takes 11 s of CPU to compute, mostly the
 import of diffusers and two passes on the meta device."""
 
-from __future__ import annotations
-
 import hashlib
 import sys
 import threading

@@ -1,7 +1,5 @@
 """OpenPose (Cao et al. 2017, arXiv:1611.08050): heat maps of keypoints, and part affinity fields along limbs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

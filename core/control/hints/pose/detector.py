@@ -1,7 +1,5 @@
 """Boxes around people by an ONNX detector: YOLOX's raw head (arXiv:2107.08430), or boxes with scores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Poses as the ControlNets' authors draw them (lllyasviel/ControlNet-v1-1, annotator/openpose): colored limbs on black."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from colorsys import hsv_to_rgb

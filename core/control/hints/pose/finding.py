@@ -1,7 +1,5 @@
 """A model that finds people in an image."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import numpy as np

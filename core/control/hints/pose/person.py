@@ -1,7 +1,5 @@
 """A person's keypoints in the order of OpenPose."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

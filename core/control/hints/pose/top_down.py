@@ -3,8 +3,6 @@
 RTMPose: arXiv:2303.07399; SimCC: arXiv:2107.03332; the steps around the network are those of DWPose's inference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

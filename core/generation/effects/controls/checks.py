@@ -1,7 +1,5 @@
 """Checks of a generation's control images and ControlNets before anything is loaded. Without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path

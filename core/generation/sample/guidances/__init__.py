@@ -1,7 +1,5 @@
 """The guidance kinds, registered by name. Without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

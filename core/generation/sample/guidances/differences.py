@@ -1,7 +1,5 @@
 """Guidance that combines the outputs for prompt and negative prompt differently, by diffusers' formulas."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize

@@ -1,7 +1,5 @@
 """Guidance away from a perturbed model: the prompt in extra rows, for which some layers of the U-Net are changed."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """The built-in guidance kinds, a line each. Listed in core/extensions.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
