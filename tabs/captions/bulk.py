@@ -25,7 +25,7 @@ from tabs.captions.rewriting import Progress, Rewriting
 from tabs.context import Page
 from tabs.dataset.reading import Reading
 from tabs.form.form_values import entries
-from tabs.form.plain_presets import Values
+from tabs.form.plain_form import Values
 from tabs.form.task_form import TaskForm
 from tabs.markup import esc, problems_html
 

@@ -15,7 +15,7 @@ from tabs.form.form_values import usable
 from tabs.form.lora_card import card, strength_slider, strip_later
 from tabs.form.model_lists import network_words
 from tabs.form.picker import family_of_file, file_named
-from tabs.form.plain_presets import PlainForm, Values, plain
+from tabs.form.plain_form import PlainForm, Values, plain
 from tabs.form.task_settings import form_settings, job_of, main_setting
 from tabs.markup import esc, middle
 

@@ -28,7 +28,7 @@ from tabs.context import Page
 from tabs.form.form_values import changed_values, entries
 from tabs.form.model_lists import badges
 from tabs.form.picker import misfit
-from tabs.form.plain_presets import PlainForm, Values
+from tabs.form.plain_form import PlainForm, Values
 from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.painting import Painting

@@ -19,7 +19,7 @@ from tabs.form.lora_card import card, copy_button, strip
 from tabs.form.lora_steps import Checkpoint, Lora, checkpoints
 from tabs.form.model_lists import network_words
 from tabs.form.picker import file_named, is_path
-from tabs.form.plain_presets import PlainForm
+from tabs.form.plain_form import PlainForm
 from tabs.markup import button, esc, index_of, middle, row_of
 
 AXES = "axes"  # id of the form

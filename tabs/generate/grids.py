@@ -48,7 +48,7 @@ from core.settings.presets.files import to_values
 from tabs.context import Page
 from tabs.form.lora_steps import one_for_each_run
 from tabs.form.model_lists import ModelLists
-from tabs.form.plain_presets import PlainForm
+from tabs.form.plain_form import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
 from tabs.generate.grid_axis import ACTS, KINDS, AxisForm, changed, file_axes, files_in, kinds_in

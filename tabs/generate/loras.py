@@ -28,7 +28,7 @@ from tabs.form.lora_steps import Checkpoint, checkpoints, one_for_each_run
 from tabs.form.model_lists import Listed, ModelLists, model_lists, network_words
 from tabs.form.picker import check_choice, file_named, matching, misfit
 from tabs.form.picker import rows as rows_of
-from tabs.form.plain_presets import PlainForm
+from tabs.form.plain_form import PlainForm
 from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.cards import add_buttons

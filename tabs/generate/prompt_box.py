@@ -27,7 +27,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, resolve_path
 from core.settings.job import GenerateJob
 from tabs.form.model_lists import ModelLists
-from tabs.form.plain_presets import PlainForm, Values
+from tabs.form.plain_form import PlainForm, Values
 from tabs.generate import form
 from tabs.markup import button, esc, short
 

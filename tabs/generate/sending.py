@@ -29,7 +29,7 @@ from core.settings.job import GenerateJob
 from tabs.context import Page
 from tabs.form.model_lists import ModelLists
 from tabs.form.picker import misfit
-from tabs.form.plain_presets import PlainForm, Values
+from tabs.form.plain_form import PlainForm, Values
 from tabs.generate import cards, form
 from tabs.generate.gallery import Shelf
 from tabs.generate.painting import Painting

@@ -21,7 +21,7 @@ from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 from tabs.context import Page
 from tabs.form.lora_card import thumb
-from tabs.form.plain_presets import PlainForm, plain
+from tabs.form.plain_form import PlainForm, plain
 from tabs.form.view import label
 from tabs.generate import cards, form, grids, panel, replaced, view
 from tabs.generate.controls import Controls
