@@ -25,7 +25,7 @@ from core.record.bounded_json import read_json_object
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors, unwritten
-from core.record.units import count
+from core.record.units import count, first_of
 from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.caption import CaptionerJob
 from core.settings.captioning.tagger import TagTextSettings
@@ -334,9 +334,20 @@ def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, worksp
 def _rows(job: CaptionerJob) -> list[Row]:
     bad = pattern_problems(job.captioning.remove_words, "captioning.remove_words")
     bad += path_problems(job.captioning.output_path) if job.captioning.output_path is not None else []
-    rows = rows_of(job, of_files=True, problems=bad)
+    rows = _only(rows_of(job, of_files=True, problems=bad), job.captioning.only)
     everything = job.captioning.output_path is not None
     return [row for row in rows if everything or _asks(row, job.captioning.existing)][: job.captioning.preview]
+
+
+def _only(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The images with these names or paths, all without any. Raises ProblemsError for a name of none."""
+    if not names:
+        return list(rows)
+    called = {row: {str(row.image.path), str(row.image.relative), row.image.path.name} for row in rows}
+    if unknown := sorted(set(names).difference(*called.values())):
+        what = f"{first_of(unknown, 3)} {'is no image' if len(unknown) == 1 else 'are no images'} of the dataset"
+        raise ProblemsError.one(what, "captioning.only", "remove it, or write the path as it is", "captioning.no-image")
+    return [row for row in rows if not called[row].isdisjoint(names)]
 
 
 def _asks(row: Row, existing: str) -> bool:

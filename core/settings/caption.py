@@ -30,6 +30,13 @@ class CaptioningSettings(Settings):
         labels={"missing": "fill missing", "keep": "keep all, even empty", "line": "add a line"},
         help="What to do with images that already have a caption. Fill missing also fills empty caption files. Append and prepend add only what the caption lacks. A stopped job resumes with the remaining images.",
     )
+    only: list[str] = setting(
+        default_factory=list,
+        title="Only these images",
+        widget="lines",
+        hint="all",
+        help="Names or paths of the images to caption, one per line. Empty captions all images of the dataset.",
+    )
     separator: str = setting(
         ", ",
         min_length=1,

@@ -266,6 +266,7 @@
     newest = number;
     stamp = answer.stamp;
     listed = answer.page;
+    own.listed(answer.narrowed);
     paintList(answer);
     arrange(answer, key, moves && moved <= since);
     forget();

@@ -236,7 +236,14 @@
   const selected = new Set();
   let anchor = "";
   const picks = () => [...document.querySelectorAll("#cap-picks .pick")];
+  atelier.chosen = (target) => target.closest("#tools-captioners") ? {keys: chosenKeys()} : {};
+  let listed = null;  // number of images in the list, where it is not the whole dataset
+  const paintScope = () => atelier.text(document.querySelector("#tools-captioners .cap-scope"),
+    selected.size ? `for the ${selected.size} selected` : listed === null ? "for all images" : `for the ${listed} in the list`);
+  document.addEventListener("atelier-drawn", paintScope);
+  own.listed = (count) => { listed = count; paintScope(); };
   const paintSelected = () => {
+    paintScope();
     for (const row of picks()) { row.classList.toggle("selected", selected.has(row.dataset.arg)); if (selected.size) row.setAttribute("aria-pressed", String(selected.has(row.dataset.arg))); else row.removeAttribute("aria-pressed"); }
     const scope = byId("cap-scope");
     if (!scope || scope.dataset.count === String(selected.size)) return;

@@ -53,7 +53,7 @@ def build(page: Page) -> None:
         with gr.Column(elem_id="cap-side"):
             gr.HTML(piece("captions_more"), elem_id="captions-more-holder", apply_default_css=False)
             for card in sorted(cards(TAB), key=lambda card: card.name != "captioners"):
-                build_form(page, card)
+                build_form(page, card, handlers.only if card.name == "captioners" else None)
     page.links.answer("captions", handlers.answer)
     page.complete_tags = handlers.bulk.complete
     page.links.answer("masks", Masks(page, handlers.edits).answer)
@@ -233,6 +233,24 @@ class Handlers:
         rows, selected = self._rows()[0], set(keys.split())
         return [row for row in rows if key_of(row) in selected] if selected else rows
 
+    def only(self, keys: str) -> dict[str, Any]:
+        """The values that limit a captioner to the images of `_chosen`; {} where they are the whole dataset. Raises ProblemsError
+        where they are not known or none."""
+        if wrong := self._rows()[1]:
+            raise ProblemsError.one(wrong, "Find", "correct the filter, or empty it", "captions.wrong-filter")
+        chosen, report = self._chosen(keys), self.reading.report
+        if not (keys or self._narrowed()) or (report is not None and len(chosen) == len(report.rows)):
+            return {}
+        if not chosen:
+            what = "The list has no image" if report is not None else "The folder is still being read"
+            raise ProblemsError.one(what, "Find", "empty the filter, or wait", "captions.none-listed")
+        return {"only": [str(row.path) for row in chosen]}
+
+    def _narrowed(self) -> bool:
+        """Whether the list shows a part of the dataset."""
+        state = self._state()
+        return bool(state.get("find")) or str(state.get("show", "all")) != "all"
+
     def _rows(self) -> tuple[list[Row], str]:
         """(rows of the list, problem of the filter or ""). A filter with a problem matches all rows."""
         state = self._state()
@@ -356,6 +374,7 @@ class Handlers:
             "sort": str(state.get("sort", "folder")),
             "find": find,
             "wrong": wrong,
+            "narrowed": len(rows) if self._narrowed() and not wrong else None,
             "tally": view.lead(report) + encodings(report),
             **self._steps(),
         }

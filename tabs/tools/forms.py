@@ -1,7 +1,7 @@
 """The cards of tasks: forms from their declarations. A card with several tasks has a list to choose one."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tabs.markup import (
 STATE = "Tools"  # key of the stored values of all cards
 SHORT = 12  # a form with at most this number of fields shows all of them
 PREVIEW, PREVIEWED = "preview", 4  # the setting of the number of previews, which has a button, and its value
+WITHOUT = (PREVIEW, "only")  # settings without a field: `only` is what is listed or selected (`chosen`)
 STARTS = ("go", PREVIEW)
 BY_TASK = "of tasks"  # key of the values that a card's tasks do not share, by their `Task.values`
 # Settings that each task of a card stores separately, such as what to do with existing captions, and the output.
@@ -59,8 +60,9 @@ def cards(tab: str) -> list[Card]:
 class ToolForm(Drawn):
     """A card with its tasks. The project stores its values: those that its tasks share once, the others by `Task.values`."""
 
-    def __init__(self, page: Page, card: Card):
-        self.page, self.card = page, card
+    def __init__(self, page: Page, card: Card, chosen: Callable[[str], dict[str, Any]] | None = None):
+        """chosen: of a card on a list of images, the values that limit a start to what is selected or listed there"""
+        self.page, self.card, self.chosen = page, card, chosen
         self._refused: list[Problem] = []  # of the last start
 
     @property
@@ -72,7 +74,7 @@ class ToolForm(Drawn):
         task = task or self.task
         if task.name not in self.page.forms:
             storage = partial(self._load, task), partial(self._store, task)
-            self.page.forms[task.name] = TaskForm(self.page, task, f"tool-{task.name}", "field", storage, (PREVIEW,))
+            self.page.forms[task.name] = TaskForm(self.page, task, f"tool-{task.name}", "field", storage, WITHOUT)
         return self.page.forms[task.name]
 
     def values(self, task: Task | None = None) -> dict[str, Any]:
@@ -158,11 +160,14 @@ class ToolForm(Drawn):
             words = previewed.title if previewed.kind == "bool" else f"Preview {PREVIEWED} {previewed.unit}"
             go += _start(PREVIEW, words, main)
         about = "" if len(self.tasks) == 1 else f'<span class="hint">{esc((task.job.__doc__ or "").strip())}</span>'
+        scope = (
+            '<strong class="cap-scope"></strong>' if self.chosen is not None else ""
+        )  # assets/captions_tools.js fills it in
         return (
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
             f'<p class="hint">{esc(self.card.help)}</p><div class="tool-head">{self._choice()}{form.bar()}</div>'
             f"{self._fields()}"
-            f'<div class="class-line">{go}{about}</div>{self._problems()}</section>'
+            f'<div class="class-line">{go}{scope}{about}</div>{self._problems()}</section>'
         )
 
     def _fields(self) -> str:
@@ -221,6 +226,9 @@ class ToolForm(Drawn):
                 self.form().change(main_setting(self.task), value)
             self.form().check()
             values = self._filled() | self._preview(act == PREVIEW)
+            if self.chosen is not None:
+                data = event._data if isinstance(event._data, dict) else {}
+                values = self.chosen(str(data.get("keys", ""))) | values
             used = {name: value for name, value in values.items() if name not in self.task.unused(values)}
             self.page.works.start(self.task, job_of(self.task, used, self.page.project.job))
             if values.get(UNDO):
@@ -264,9 +272,9 @@ def _start(act: str, words: str, main: str, kind: str = "") -> str:
     return f'<button type="button" class="btn {kind}" data-act="{act}" data-from="{esc(main)}">{esc(words)}</button>'
 
 
-def build_form(page: Page, card: Card) -> None:
-    """Build a card's form with its listeners, and the element for the state of its tasks."""
-    form = ToolForm(page, card)
+def build_form(page: Page, card: Card, chosen: Callable[[str], dict[str, Any]] | None = None) -> None:
+    """Build a card's form with its listeners, and the element for the state of its tasks. chosen: of `ToolForm`"""
+    form = ToolForm(page, card, chosen)
     area = board(f"tools-{card.name}", AWAITED, script=ENTER)
     client = client_state()
     page.on_show(card.tab, form.show, None, {"client": client, "area": area})

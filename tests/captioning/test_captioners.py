@@ -21,6 +21,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.base import Settings
 from core.settings.caption import CaptionerJob, CaptioningSettings
 from core.settings.check import build
+from tests.refusals import refused
 from tests.tasks import surroundings
 
 
@@ -86,6 +87,14 @@ def test_a_second_run_appends_nothing_twice(folder):
     run(folder, existing="append")
     before = texts(folder)
     assert run(folder, existing="append").facts["written"] == 0 and texts(folder) == before
+
+
+def test_only_the_named_images_are_captioned_and_a_name_of_none_is_refused(folder):
+    before = texts(folder)
+    run(folder, existing="replace", only=["a.png", str(folder / "c.png")])
+    assert texts(folder) == before | {"a": NEW, "c": NEW}
+    with refused("captioning.no-image", "e.png"):
+        run(folder, existing="replace", only=["a.png", "e.png"])
 
 
 def test_a_preview_shows_the_difference_and_writes_nothing(folder):

@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from work_parts import HOSTILE, answered, image, make_page, wait_until
@@ -22,7 +23,8 @@ from tabs.captions import view
 from tabs.captions.tab import Handlers
 from tabs.dataset import reading
 from tabs.dataset.concepts import with_entries
-from tabs.dataset.reading import once_per_report
+from tabs.dataset.reading import key_of, once_per_report
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -288,6 +290,28 @@ def test_words_of_an_expression_alone_are_searched(folder):
     window = Window(open_desk(folder))
     window.ask("find", value="black and white")
     assert len(window.shelf["page"]) == 1 and not window.shelf["wrong"]
+
+
+def test_captioners_are_for_the_selected_images_or_those_of_the_list(folder):
+    desk = open_desk(folder)
+    window, rows = Window(desk), {row.path.stem: row for row in desk.reading.report.rows}
+
+    def only(*selected) -> list[str]:
+        return [
+            Path(each).stem for each in desk.only(" ".join(key_of(rows[name]) for name in selected)).get("only", [])
+        ]
+
+    assert only() == [] and window.shelf["narrowed"] is None
+    assert only("bee", "cat") == ["bee", "cat"] and only(*rows) == []
+    window.ask("find", value="a ant | a cat")
+    assert only() == ["ant", "cat"] and window.shelf["narrowed"] == 2
+    for find, code in (("elk", "captions.none-listed"), ("tokens:x", "captions.wrong-filter")):
+        window.ask("find", value=find)
+        with refused(code):
+            only()
+    window.ask("find", value="")
+    window.ask("show", value="none")
+    assert only() == ["dog"]
 
 
 def test_any_tag_is_found_by_its_name_and_listed_in_the_asked_order(folder, monkeypatch):
