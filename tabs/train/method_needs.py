@@ -11,6 +11,7 @@ from core.record.units import count, first_of, size_words
 from core.record.workspace import display_path
 from core.settings.base import every
 from core.settings.dataset.concepts import concepts_of
+from core.settings.dataset.source import OwnSettings
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.named import CONTROL_IMAGE
@@ -145,6 +146,12 @@ def hints(job: TrainJob) -> dict[str, str]:
         also = "Also trains" if job.dataset.folder else "Trains"
         folders = first_of(chosen, MOST_FOLDERS)
         texts["dataset.folder"] = f"{also} on {count(len(chosen), 'folder')} of the Dataset tab: {folders}."
+    for group in ("dataset", "captions", "validation"):
+        for name in type(getattr(job, group)).model_fields.keys() & OwnSettings.model_fields.keys():
+            own = [value for each in job.dataset.sources if each.enabled and (value := getattr(each, name)) is not None]
+            if own:
+                words = first_of(list(dict.fromkeys(shown_value(FIELDS[f"{group}.{name}"], each) for each in own)), 3)
+                texts[f"{group}.{name}"] = f"Set for {count(len(own), 'folder')} of the Dataset tab: {words}."
     if sentence := scale_sentence(job, job.memory.num_processes):
         texts["optimizer.scale_lr"] = f"{sentence}."
     return texts

@@ -138,6 +138,18 @@ def test_folders_of_cards_are_named_below_the_empty_field():
 NO_LANE = None  # in place of an engine whose light lane must not be needed
 
 
+def test_a_field_names_the_values_that_folders_have_of_their_own():
+    own = [
+        {"folder": "a", "masked_loss": True, "keep_tokens": 2},
+        {"folder": "b", "masked_loss": True, "train_batch_size": 3},
+    ]
+    off = {"folder": "c", "shuffle_caption": True, "enabled": False}
+    said = needs.hints(job(dataset={"sources": [*own, off]}))
+    assert said["dataset.masked_loss"] == "Set for 2 folders of the Dataset tab: on."
+    assert said["captions.keep_tokens"] == "Set for 1 folder of the Dataset tab: 2."
+    assert "3" in said["dataset.train_batch_size"] and "captions.shuffle_caption" not in said
+
+
 def test_the_sketch_draws_the_numbers_that_train():
     trained = job(schedule={"lr_scheduler": "cosine", "lr_warmup_steps": 10}, network={"train_text_encoder": False})
     drawn = RateSketch(NO_LANE).facts(trained, 100)
