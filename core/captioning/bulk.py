@@ -102,12 +102,14 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited
 
 
 def changes_of(plan: Iterable[Edited]) -> list[Change]:
-    """The file changes of planned edits. A file whose caption differs from `before` by then is not changed."""
+    """The file changes of planned edits, one of a file that images share. A file whose caption differs from `before` by then is not
+    changed."""
     sidecars = SidecarIndex()
-    return [
+    changes = (
         caption_change(each.item.path, each.after, each.item.extension, over=each.before, sidecars=sidecars)
         for each in plan
-    ]
+    )
+    return list({each.path: each for each in changes}.values())
 
 
 def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:

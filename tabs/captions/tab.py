@@ -427,7 +427,8 @@ class Handlers:
         text = words if caption.missing and not text.strip() else text
         tokens = count_tokens(plain_caption(text, settings, words))
         longest = self.reading.job.captions.max_token_length
-        notes = view.notes(caption, text, settings, words, self.edits.read_only(placed), longest)
+        others = view.sharing(self.reading.report, placed.image.path, caption.path)
+        notes = view.notes(caption, text, settings, words, self.edits.read_only(placed), longest, others)
         return {
             "meter": view.meter(tokens, longest),
             "notes": notes + preview(self.reading.job, self.reading.report, placed, text),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.encodings import decode_text
@@ -11,7 +12,7 @@ from core.dataset.captions.pipeline import plain_caption
 from core.dataset.report import Report, Row
 from core.dataset.sources.files import printable
 from core.families.token_count import cut_at
-from core.record.units import count
+from core.record.units import count, first_of
 from core.record.workspace import display_path
 from core.settings.dataset.captions import CaptionSettings
 from tabs.dataset.plots import WINDOWS
@@ -154,19 +155,41 @@ def meter(tokens: int, longest: int) -> str:
     )
 
 
+@once_per_report
+def _by_stem(report: Report | None) -> dict[tuple[Path, str], list[str]]:
+    """{(folder, name without suffix): names} of the images."""
+    found: dict[tuple[Path, str], list[str]] = {}
+    for each in report.placed if report else ():
+        found.setdefault((each.image.path.parent, each.image.path.stem), []).append(each.image.path.name)
+    return found
+
+
+def sharing(report: Report | None, image: Path, caption: Path) -> list[str]:
+    """Names of the other images with this caption file: those of its name in the image's folder."""
+    names = _by_stem(report).get((image.parent, image.stem), []) if caption.stem == image.stem else []
+    return [name for name in names if name != image.name]
+
+
 def notes(
-    caption: Caption, text: str, settings: CaptionSettings, words: str = "", fixed: str = "", longest: int = 0
+    caption: Caption,
+    text: str,
+    settings: CaptionSettings,
+    words: str = "",
+    fixed: str = "",
+    longest: int = 0,
+    others: Sequence[str] = (),
 ) -> str:
     """HTML of the source of a text, of the trained caption if that differs from the text, of the part that is cut, and of the
     caption's problem.
 
     caption   as on disk                                          text      as in the editor
     words     class tokens of the folder                          longest   trained tokens, 0 for no limit
-    fixed     the reason why the caption is read-only, or ""
+    fixed     the reason why the caption is read-only, or ""      others    names of other images with this caption file
     """
     name = esc(printable(caption.path.name))
+    also = f", also the caption of {esc(printable(first_of(others, 3)))}" if others else ""
     source = {
-        "file": f"From <code>{name}</code>.",
+        "file": f"From <code>{name}</code>{also}.",
         "blank": f"<code>{name}</code> is empty, so the image is trained with an empty caption.",
         "metadata": f"Read only. {esc(fixed)}. Edit it there, then press Reload on the Dataset tab.",
         "words": f"No caption file: the image is trained with the class tokens of its folder. Saving a text creates <code>{name}</code>.",

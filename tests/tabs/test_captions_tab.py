@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from work_parts import HOSTILE, answered, image, make_page, wait_until
 
-from core.captioning.bulk import planned
+from core.captioning.bulk import changes_of, planned
 from core.dataset.captions.files import caption_change
 from core.dataset.captions.history import History
 from core.families import token_count as tokens
+from core.settings.captioning.edits import CaptionEditSettings
 from core.settings.dataset.source import Source
 from tabs.captions import bulk as caption_bulk
 from tabs.captions import view
@@ -312,6 +313,17 @@ def test_captioners_are_for_the_selected_images_or_those_of_the_list(folder):
     window.ask("find", value="")
     window.ask("show", value="none")
     assert only() == ["dog"]
+
+
+def test_a_caption_of_two_images_names_the_other_and_is_changed_once(folder):
+    image(folder / "ant.webp", (200, 200))
+    desk = open_desk(folder)
+    window = Window(desk)
+    notes = {item["name"]: item["notes"] for item in window.items.values()}
+    assert "also the caption of ant.webp." in notes["ant.png"] and "also the caption of ant.png." in notes["ant.webp"]
+    assert "also" not in notes["bee.png"]
+    changes = changes_of(planned(list(desk.bulk.items().values()), CaptionEditSettings(tags="x")))
+    assert [each.path.name for each in changes] == ["ant.txt", "bee.txt", "cat.txt", "dog.txt"]
 
 
 def test_any_tag_is_found_by_its_name_and_listed_in_the_asked_order(folder, monkeypatch):
