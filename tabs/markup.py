@@ -190,6 +190,11 @@ def changed_boards(client: str, stamp: str, values: Mapping[str, Any]) -> dict[s
     return fresh | sent_boards(values, stamp)
 
 
+def with_client(boards: dict[str, str]) -> dict[str, str]:
+    """The boards that a click has changed, with the client state."""
+    return boards | sent_boards(boards)
+
+
 def sent_boards(values: Mapping[str, Any], stamp: str = "") -> dict[str, str]:
     """{"client": state of a browser that shows these values}. The handler of a click returns it with the values, so that the
     next tick compares with them."""

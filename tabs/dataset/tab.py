@@ -25,6 +25,7 @@ from tabs.dataset.doctor import DoctorHandlers
 from tabs.dataset.exchange import Exchange, buttons
 from tabs.dataset.reading import key_of
 from tabs.form.form_values import SOURCE
+from tabs.form.project import STARTER_IMAGES
 from tabs.markup import (
     AWAITED,
     Drawn,
@@ -39,6 +40,7 @@ from tabs.markup import (
     problems_html,
     progress,
     sent_boards,
+    with_client,
 )
 from tabs.server.uploads import take_in
 
@@ -93,10 +95,10 @@ def build(page: Page) -> None:
     for opener, act in ((browse, "use"), (add, "also")):
         page.listen(opener.click, None, js=BROWSES.format(act))
     page.listen(again.click, handlers.read_again, None, shown)
-    page.listen(drop.upload, handlers.take, drop, {"drop": drop, "intake": intake})
+    page.listen(drop.upload, handlers.take, drop, {"drop": drop, "intake": intake, "client": client})
     page.listen(taken.upload, handlers.import_config, taken, shown | {"taken": taken})
     page.on_act(exports, handlers.export)
-    page.on_act(intake, handlers.intake_act, None, intake)
+    page.on_act(intake, handlers.intake_act, None, shown)
     page.on_act(browser, handlers.browse, None, shown)
     page.on_act(list(boards.values()), handlers.act, None, shown | {"tabs": page.tabs})
 
@@ -113,6 +115,7 @@ class Handlers(Drawn):
         self._class_jobs = self.class_form.stamp
         self._proposed: dict[int, tuple[int, list[str]]] = {}  # of a card: (seed, rare words)
         self._intake: Any = None
+        self._arrived = ""  # folder with dropped files, until it is answered whether it is added to the dataset
         self._lately: set[str] = set()  # questions answered since the tab was opened: they keep their places
 
     # -- showing
@@ -234,12 +237,14 @@ class Handlers(Drawn):
     def browse(self, event: gr.EventData):
         """Use a folder from the folder browser in place of the first one, or add it to the others."""
         act, _, value = board_event(event)
-        folder = display_path(self.page.roots.check(value, "dataset.folder"))
+        self._use(display_path(self.page.roots.check(value, "dataset.folder")), act)
+        return self._all()
+
+    def _use(self, folder: str, act: str) -> None:
         if act == "use":
             self._set_folder(folder)
         elif act == "also":
             self._set_sources([*entries_of(self.page.project.job), Source(folder=folder)], "adding a folder")
-        return self._all()
 
     # -- dropped files
 
@@ -251,17 +256,22 @@ class Handlers(Drawn):
             what = "Other files are still being added"
             raise ProblemsError.one(what, "the drop area", "wait until they are added", "upload.busy")
         self._intake = self.page.engine.light(self._take_in, [str(file) for file in files], title="Adding images")
-        return {"drop": None, "intake": self._intake_html()}
+        return {"drop": None} | with_client({"intake": self._intake_html()})
 
     def _take_in(self, files: list[str], task: Any) -> list[Problem]:
-        """Store the files and choose their folder. Returns problems of files that are left out."""
+        """Store the files and choose their folder, or ask where the user has chosen others. Returns problems of files that are left
+        out."""
         unused = Walk()
         try:
             folder = take_in(files, self.page.workspace.datasets, task, unused)
         finally:
             for file in files:  # the server's own copies of the upload
                 atomic.remove(file)
-        self._set_folder(display_path(folder))
+        dataset = self.page.project.job.dataset
+        if dataset.sources or dataset.folder not in ("", STARTER_IMAGES):
+            self._arrived = display_path(folder)
+        else:
+            self._set_folder(display_path(folder))
         return unused_files(Path(Path(files[0]).name if len(files) == 1 else display_path(folder)), [("", unused)])
 
     def _intake_html(self) -> str:
@@ -272,16 +282,25 @@ class Handlers(Drawn):
             doing = progress(task.text or "Adding files", task.progress)
             return f"<div class='intake'>{doing}{button('cancel', 'Cancel')}</div>"
         wrong, kind = (task.result, "") if task.error is None else (task.error.problems, " failed")
-        return f"<div class='intake{kind}'>{problems_html(wrong)}{button('close', 'Close')}</div>" if wrong else ""
+        asks, does = "", button("close", "Close")
+        if self._arrived:
+            name = printable(resolve_path(self._arrived).name)
+            asks = f"<span>The dataset has images. Add <strong>{esc(name)}</strong> to them?</span>"
+            does = button("add", "Add", kind="primary") + button("alone", "Use it alone") + does
+        if not wrong and not asks:
+            return ""
+        return f"<div class='intake{kind}'>{problems_html(wrong)}{asks}<span class='does'>{does}</span></div>"
 
-    def intake_act(self, event: gr.EventData):
+    def intake_act(self, event: gr.EventData) -> dict[str, Any]:
         act, _, _ = board_event(event)
-        task = self._intake
+        task, folder = self._intake, self._arrived
         if task is not None and act == "cancel":
             task.cancel()
-        elif act == "close":
-            self._intake = None
-        return self._intake_html()
+        elif act != "cancel":
+            self._intake, self._arrived = None, ""
+            if folder and act in ("add", "alone"):
+                self._use(folder, "also" if act == "add" else "use")
+        return self._all()
 
     # -- the config of sd-scripts
 

@@ -32,7 +32,7 @@ from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
 from tabs.generate.sending import UPSCALER, Sending
 from tabs.generate.stage import Stage, status
-from tabs.markup import AWAITED, Drawn, arg_now, board, board_event, client_state, sent_boards
+from tabs.markup import AWAITED, Drawn, arg_now, board, board_event, client_state, with_client
 from tabs.pieces import piece
 
 TAB = "Generate"
@@ -468,7 +468,7 @@ class Handlers(Drawn):
 
     def memory_act(self, event: gr.EventData) -> dict[str, Any]:
         """Handle an event of the memory line."""
-        return _with_client({"memory": self.memory.act(event)})
+        return with_client({"memory": self.memory.act(event)})
 
     # -- LoRAs
 
@@ -479,7 +479,7 @@ class Handlers(Drawn):
             with self._lock:
                 return self._add_card(name) | self._changed() if name in (*cards.BY_NAME, cards.GRID) else self._form()
         picker = self.loras.act(event)
-        more = self._changed() if picker is None else _with_client({"add": picker})
+        more = self._changed() if picker is None else with_client({"add": picker})
         return {"embeddings": self.loras.embeddings()} | more
 
     # -- generating
@@ -492,17 +492,17 @@ class Handlers(Drawn):
         except ProblemsError as error:
             self.presets.mark(error.problems)
             self.page.browsers.say(browser, "error", problems=error.problems, about=START)
-            return self._form() | _with_client({"status": self.stage.status()})
+            return self._form() | with_client({"status": self.stage.status()})
         self._make(jobs)
         self.sending.forget()
         self.prompt_box.history.add(form.job_of(self._values(), self.page.project.job))
         for about in (START, FIELD):
             self.page.browsers.succeeded(browser, about)
-        return self._form() | _with_client({"status": self.stage.status()})
+        return self._form() | with_client({"status": self.stage.status()})
 
     def stage_act(self, event: gr.EventData) -> dict[str, Any]:
         """Handle an event of the status line. While Forever is on, seeds are random, so Lock is off."""
-        shown = _with_client({"status": self.stage.act(event)})
+        shown = with_client({"status": self.stage.act(event)})
         return shown | ({"settings": self._form()["settings"]} if board_event(event)[0] == "forever" else {})
 
     def _make(self, jobs: Sequence[GenerateJob]) -> None:
@@ -571,8 +571,3 @@ class Handlers(Drawn):
         """Handle a button of an image."""
         self.sending.act(event)
         return self.show()
-
-
-def _with_client(boards: dict[str, str]) -> dict[str, str]:
-    """The boards that a click has changed, with the client state."""
-    return boards | sent_boards(boards)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -16,10 +17,12 @@ from core.settings.dataset.dataset import Source
 from core.settings.job import TrainJob
 from tabs.dataset import grid as view
 from tabs.dataset import reading
+from tabs.dataset import tab as dataset_tab
 from tabs.dataset.concepts import entries_of, with_entries
 from tabs.dataset.doctor import PUT_BACK
 from tabs.dataset.tab import Handlers
 from tabs.markup import client_stamp
+from tabs.server.uploads import take_in
 
 
 @pytest.fixture
@@ -262,6 +265,27 @@ def test_dropped_images_become_the_chosen_folder(desk, tmp_path):
     assert not any((tmp_path / "up").iterdir())  # the server's copies of the upload are gone
     assert [problem.code for problem in desk._intake.result] == ["dataset.unread-files"]
     assert "fox.docx" in desk.boards()["intake"]
+
+
+@pytest.mark.parametrize(("answer", "folders"), [("add", ["mine", "fox"]), ("alone", ["fox"]), ("close", ["mine"])])
+def test_images_dropped_on_a_chosen_dataset_are_added_or_used_alone_as_answered(desk, tmp_path, answer, folders):
+    image(tmp_path / "mine" / "a.png")
+    choose(desk, tmp_path / "mine")
+    desk.take([str(image(tmp_path / "up" / "fox.png"))])
+    wait_until(lambda: desk._intake.done)
+    assert [Path(each.folder).name for each in entries_of(desk.page.project.job)] == ["mine"]
+    assert "<strong>fox</strong>" in desk.boards()["intake"]
+    assert desk.intake_act(event(answer))["intake"] == ""
+    assert [Path(each.folder).name for each in entries_of(desk.page.project.job)] == folders
+
+
+def test_the_line_of_a_drop_that_is_done_before_the_next_tick_goes(desk, tmp_path, monkeypatch):
+    shows = threading.Event()
+    monkeypatch.setattr(dataset_tab, "take_in", lambda *given: shows.wait() and take_in(*given))
+    shown = desk.show() | desk.take([str(image(tmp_path / "up" / "fox.png"))])
+    shows.set()
+    wait_until(lambda: desk._intake.done)
+    assert "Adding files" in shown["intake"] and desk.tick(shown["client"])["intake"] == ""
 
 
 def test_a_bad_drop_is_explained_until_closed(desk, tmp_path):
