@@ -33,9 +33,12 @@ PREVIEW, PREVIEWED = "preview", 4  # the setting of the number of previews, whic
 WITHOUT = (PREVIEW, "only")  # settings without a field: `only` is what is listed or selected (`chosen`)
 STARTS = ("go", PREVIEW)
 BY_TASK = "of tasks"  # key of the values that a card's tasks do not share, by their `Task.values`
-# Settings that each task of a card stores separately, such as what to do with existing captions, and the output.
 UNDO = "undo"
-SEPARATE = ("existing", "output", UNDO, "in_place")
+# Settings that each task of a card stores separately: what it writes, which would change another's result unseen.
+SEPARATE = (
+    *("existing", "output", UNDO, "in_place"),
+    *("new_rank", "new_conv_rank", "save_precision", "vae", "format"),
+)
 CHOSEN = "action"  # key of the chosen task
 ENTER = """
 element.addEventListener('keydown', (event) => {

@@ -19,7 +19,7 @@ from tabs.context import TABS
 from tabs.dataset.concepts import entries_of
 from tabs.form.task_settings import form_settings, main_setting
 from tabs.form.view import FieldView
-from tabs.tools.forms import SHORT, ToolForm, cards
+from tabs.tools.forms import SHORT, WITHOUT, ToolForm, cards
 from tabs.tools.pairs import train_pairs, with_pairs
 from tabs.tools.works import Work
 
@@ -42,7 +42,7 @@ def test_every_task_with_a_card_has_a_form_with_each_of_its_own_settings(page):
             form._keep(**{card.name: {"action": name}}, opened=[card.name])
             shown = form.html()
             settings = form_settings(task).keys() - task.unused({})
-            assert all(f'data-arg="{setting}"' in shown for setting in settings if setting != "preview")
+            assert all(f'data-arg="{setting}"' in shown for setting in settings if setting not in WITHOUT)
             assert task.button in shown and ('data-act="preview"' in shown) == ("preview" in settings)
 
 
@@ -89,6 +89,13 @@ def filled(form, action, **fields):
     for name, text in {"action": action, **fields}.items():
         form.act(event("field", name, text))
     return form.values()
+
+
+def test_what_a_tool_writes_is_set_for_it_alone(page):
+    form = ToolForm(page, tasks.named("resize_lora").card)
+    filled(form, "resize_lora", new_rank="4", save_precision="bf16")
+    assert not filled(form, "merge_loras").keys() & {"new_rank", "save_precision"}
+    assert filled(form, "resize_lora")["new_rank"] == 4
 
 
 def test_captioners_share_how_captions_are_written_and_nothing_of_their_models(page):
