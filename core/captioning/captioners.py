@@ -48,6 +48,7 @@ class Tally:
     written: int = 0
     edited: int = 0  # in the meantime, by someone else
     empty: int = 0
+    none_missing: bool = False  # a preview of images that a run would leave alone
     failed: list[Problem] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     file: Path | None = None  # with the captions, in place of caption files
@@ -106,6 +107,8 @@ class Tally:
             yield f"and {len(self.failed) - LISTED:,} more"
         if self.edited:
             yield f"{count(self.edited, 'caption')} edited during the run and left unchanged"
+        if self.none_missing:
+            yield NONE_MISSING
         if self.empty:
             yield f"{count(self.empty, 'image')} left without a caption: nothing was found"
 
@@ -127,6 +130,8 @@ def run_captioner(
 
     if job.captioning.preview is not None:
         rows = _rows(job)
+        one_file = job.captioning.output_path is not None
+        tally.none_missing = not one_file and not any(_asks(row, job.captioning.existing) for row in rows)
         return tally.outcome(
             job.captioning.existing, [_previewed(row, caption, job) for row, caption in described(rows)]
         )
@@ -336,7 +341,12 @@ def _rows(job: CaptionerJob) -> list[Row]:
     bad += path_problems(job.captioning.output_path) if job.captioning.output_path is not None else []
     rows = _only(rows_of(job, of_files=True, problems=bad), job.captioning.only)
     everything = job.captioning.output_path is not None
-    return [row for row in rows if everything or _asks(row, job.captioning.existing)][: job.captioning.preview]
+    wanted = [row for row in rows if everything or _asks(row, job.captioning.existing)]
+    if (
+        job.captioning.preview is not None and not wanted
+    ):  # the captions are of interest also where none would be written
+        wanted = [row for row in rows if _asks(row, "replace")]
+    return wanted[: job.captioning.preview]
 
 
 def _only(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:

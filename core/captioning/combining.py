@@ -1,7 +1,7 @@
 """Clean a captioner's text and combine it with the existing caption. Pure functions."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from core.record.patterns import Pattern
@@ -63,4 +63,16 @@ def parts_of(text: str, separator: str) -> list[str]:
 @lru_cache(maxsize=1 << 16)
 def comparable(part: str) -> str:
     """A tag normalized for comparison: without differences in case, underscores, escapes and spaces."""
-    return re.sub(r"[\s_]+", " ", part.replace("\\", "")).strip().casefold()
+    return " ".join(part.replace("\\", "").replace("_", " ").split()).casefold()
+
+
+def tag_test(wanted: Iterable[str]) -> Callable[[str], bool]:
+    """A test whether a tag is one of these, by `comparable`; * in them matches any text."""
+    forms = {comparable(tag) for tag in wanted}
+    patterns = [form for form in forms if "*" in form]
+    return lambda tag: (form := comparable(tag)) in forms or any(like(form, pattern) for pattern in patterns)
+
+
+def like(text: str, pattern: str) -> bool:
+    """Whether the pattern, in which * matches any text, matches the whole text."""
+    return fnmatchcase(text, pattern.replace("[", "[[]").replace("?", "[?]"))

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from core.captioning.combining import comparable, parts_of, pattern_problems
+from core.captioning.combining import comparable, parts_of, pattern_problems, tag_test
 from core.dataset.captions.words import name_words, tag_words
 from core.record.patterns import Pattern
 from core.record.problems import Problem, ProblemsError
@@ -106,32 +106,32 @@ def _each_line(change: Callable[[str], str]) -> Callable[[str], str]:
 def _add(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
     """Return the change that adds the tags that a caption lacks: at its start, its end or after a tag."""
     wanted = {comparable(tag): tag for tag in reversed(_tags(settings.tags, settings))}
-    ordered, after = list(reversed(wanted.items())), comparable(settings.after)
+    ordered, is_after = list(reversed(wanted.items())), tag_test([settings.after])
 
     def change(tags: Tags) -> Tags:
-        here = [comparable(tag) for tag in tags]
-        known = set(here)
+        known = {comparable(tag) for tag in tags}
         new = [tag for form, tag in ordered if form not in known]
         at = len(tags)
         if settings.place == "start":
             at = 0
-        elif settings.place == "after" and after in known:
-            at = here.index(after) + 1
+        elif settings.place == "after":
+            at = next((index + 1 for index, tag in enumerate(tags) if is_after(tag)), at)
         return [*tags[:at], *new, *tags[at:]]
 
     return change
 
 
 def _remove(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    gone = {comparable(tag) for tag in _tags(settings.tags, settings)}
-    return lambda tags: [tag for tag in tags if comparable(tag) not in gone]
+    is_gone = tag_test(_tags(settings.tags, settings))
+    return lambda tags: [tag for tag in tags if not is_gone(tag)]
 
 
 def _front(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
     """Move these tags to the front, in their order. Tags that a caption lacks are not added."""
-    forms = dict.fromkeys(comparable(tag) for tag in _tags(settings.tags, settings))
-    place = {form: number for number, form in enumerate(forms)}
-    return lambda tags: sorted(tags, key=lambda tag: place.get(comparable(tag), len(place)))
+    tests = [tag_test([tag]) for tag in _tags(settings.tags, settings)]
+    return lambda tags: sorted(
+        tags, key=lambda tag: next((place for place, test in enumerate(tests) if test(tag)), len(tests))
+    )
 
 
 def _sort(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
@@ -164,13 +164,15 @@ def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
     for number, (there, implied, _) in enumerate(rules):
         if comparable(there) != comparable(implied):
             of.setdefault(comparable(there), []).append(number)
+    wild = [(tag_test([form]), numbers) for form, numbers in of.items() if "*" in form]
 
     def change(tags: Tags) -> Tags:
         done: set[str] = set()
         while new := {comparable(tag) for tag in tags} - done:
             done |= new
-            hit = sorted({number for form in new for number in of.get(form, ())})
-            tags = _implied(tags, [rules[number] for number in hit])
+            hit = {number for form in new for number in of.get(form, ())}
+            hit |= {number for test, numbers in wild if any(map(test, new)) for number in numbers}
+            tags = _implied(tags, [rules[number] for number in sorted(hit)])
         return tags
 
     return change
@@ -178,15 +180,14 @@ def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 def _implied(tags: Tags, rules: Iterable[Rule]) -> Tags:
     """Apply each rule once, if its left tag is still present."""
-    here = {comparable(tag) for tag in tags}
     for there, implied, instead in rules:
-        before, after = comparable(there), comparable(implied)
-        if instead and before in here:
-            tags = _once(implied if comparable(tag) == before else tag for tag in tags)
-            here = here - {before} | {after}
-        elif before in here and after not in here:
+        test = tag_test([there])
+        if not any(map(test, tags)):
+            continue
+        if instead:
+            tags = _once(implied if test(tag) else tag for tag in tags)
+        elif comparable(implied) not in map(comparable, tags):
             tags = [*tags, implied]
-            here.add(after)
     return tags
 
 
@@ -201,8 +202,8 @@ def _each(change: Callable[[str], str]) -> Callable[[CaptionEditSettings, Iterab
 
 
 def _replaced_tags(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    wanted, new = comparable(settings.find), _tags(settings.replace_with, settings)
-    return lambda tags: [part for tag in tags for part in (new if comparable(tag) == wanted else [tag])]
+    test, new = tag_test([settings.find]), _tags(settings.replace_with, settings)
+    return lambda tags: [part for tag in tags for part in (new if test(tag) else [tag])]
 
 
 _TAGS: dict[str, Callable[[CaptionEditSettings, Iterable[str]], Change]] = {

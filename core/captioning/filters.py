@@ -13,10 +13,9 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
-from fnmatch import fnmatchcase
 from functools import cached_property
 
-from core.captioning.combining import comparable, parts_of
+from core.captioning.combining import comparable, like, parts_of, tag_test
 from core.record.patterns import Pattern
 from core.record.problems import ProblemsError
 
@@ -201,18 +200,14 @@ def _has_tag(tag: str) -> Test:
     wanted = comparable(tag)
     if "*" not in wanted:
         return lambda facts: wanted in facts.tags
-    return lambda facts: any(_like(each, wanted) for each in facts.tags)
-
-
-def _like(text: str, pattern: str) -> bool:
-    """Whether the pattern, in which * matches any text, matches the whole text."""
-    return fnmatchcase(text, pattern.replace("[", "[[]").replace("?", "[?]"))
+    test = tag_test([tag])
+    return lambda facts: any(map(test, facts.tags))
 
 
 def _text(read: Callable[[Facts], str]) -> Callable[[str], Test]:
     def of(value: str) -> Test:
         wanted = value.casefold()
-        return lambda facts: _like(read(facts).casefold(), wanted if "*" in wanted else f"*{wanted}*")
+        return lambda facts: like(read(facts).casefold(), wanted if "*" in wanted else f"*{wanted}*")
 
     return of
 

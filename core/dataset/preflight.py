@@ -21,7 +21,7 @@ from core.dataset.images.look import Look, look_at_all, reasons_of
 from core.dataset.images.look import looks as looks_of
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.report import Report, Row, questions_of
-from core.dataset.sources.conditioning import blank_masks, mask_paths, unreadable_masks
+from core.dataset.sources.conditioning import blank_masks, mask_paths, unmasked, unreadable_masks
 from core.dataset.sources.image_info import Folder, ImageInfo, Scan
 from core.dataset.sources.scan import scan_dataset
 from core.record.cancel import CancelToken
@@ -59,6 +59,7 @@ def preflight(
     counted = _count_all(placing, count_tokens)
     once = _each_once([*placing.placed, *placing.validation])
     problems += caption_advice(once, counted, job.captions.max_token_length)
+    problems += unmasked(once, images)
     if not job.noise.trains_unmasked:
         problems += blank_masks(once, images, memo)
     problems += control_advice(once, images, memo)
@@ -194,9 +195,13 @@ def _rows(
     for image in scan.images:
         held = "is held out for validation" if image.key in out else ""
         why = held or never.get(image.key, "") or placing.refused.get(image.key, "")
-        row, look = _row(image, places.get(image.key, []), why, counted), looks.get(image.key, Look())
+        at, look = places.get(image.key, []), looks.get(image.key, Look())
+        row = _row(image, at, why, counted)
         role, readable = "validation" if held else row.role, not look.reason
-        rows.append(replace(row, role=role, really=image.really, transparent=look.transparent, readable=readable))
+        mask = row.mask or bool(at and look.transparent and at[0].concept.images.alpha_mask)
+        rows.append(
+            replace(row, role=role, really=image.really, transparent=look.transparent, readable=readable, mask=mask)
+        )
     rows += [_row(image, [], why, counted) for image, why in scan.left_out]
     for broken in scan.broken:
         rows.append(Row((broken.source, broken.relative), broken.path, why=broken.reason, readable=False))

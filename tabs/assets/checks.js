@@ -19,11 +19,11 @@
     const errors = of("error"), warnings = of("warning") + (data.warned_by_recipe || 0);
     const verdict = byId("preflight-verdict");
     if (!verdict) return;
-    const all = (data.trained || 0) + (data.skipped || 0);
+    const all = (data.trained || 0) + (data.skipped || 0), out = data.held_out ? data.held_out.count : 0;
     const [read, toRead] = data.read || [0, 0], reading = data.undecoded > 0;
     const words = errors ? `Fix ${errors} problem${errors === 1 ? "" : "s"} to start${reading ? ", still reading images" : ""}`
       : reading ? (toRead ? `Reading images: ${read} of ${toRead}` : "Reading images ...")
-      : data.checking && data.trained === undefined ? "Checking images ..." : `${warnings ? `${warnings} warning${warnings === 1 ? "" : "s"}, ` : ""}${data.trained} of ${all} images will train`;
+      : data.checking && data.trained === undefined ? "Checking images ..." : `${warnings ? `${warnings} warning${warnings === 1 ? "" : "s"}, ` : ""}${data.trained} of ${all} images will train${out ? `, ${out} held out for validation` : ""}`;
     text(verdict, words);
     verdict.dataset.state = errors ? "bad" : reading || data.checking ? "busy" : warnings ? "warn" : "fine";
     for (const id of ["start", "enqueue"]) if (byId(id)) byId(id).classList.toggle("blocked", errors > 0);

@@ -140,7 +140,7 @@
     const folder = (words, to) => h("button", {type: "button", class: "btn folder", onclick: () => go(to)}, words);
     holder.replaceChildren(...[
       h("div", {class: "places"}, data.places.map(([name, to]) => h("button", {type: "button", class: "btn quiet", onclick: () => go(to)}, name))),
-      h("div", {class: "at"}, h("code", {}, data.folder), kind === "folder" ? h("span", {class: "hint"}, `${data.images} image${data.images === 1 ? "" : "s"}${data.more ? " or more" : ""} here`) : null),
+      h("div", {class: "at"}, h("code", {}, data.folder), kind === "folder" ? h("span", {class: "hint"}, `${data.images} image${data.images === 1 ? "" : "s"}${data.more ? " or more" : ""} here${data.below[0] ? `, ${data.below[0]}${data.below[1] ? " or more" : ""} in subfolders` : ""}`) : null),
       h("div", {class: "rows"}, data.parent ? folder(".. parent folder", data.parent) : null,
         data.folders.map((name) => folder(name + data.separator, inside(name))),
         data.files.map((file) => h("button", {type: "button", class: "btn folder file", onclick: () => take(inside(file.name))},

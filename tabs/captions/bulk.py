@@ -10,7 +10,7 @@ from typing import Any
 from core.captioning.bulk import Edited, Item, changes_of, chosen, item_of, planned, tag_counts, tags_together
 from core.captioning.combining import comparable
 from core.captioning.filters import Facts, is_expression
-from core.captioning.tag_lists import tag_lists
+from core.captioning.tag_lists import spelled, tag_lists
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.history import Done, History
 from core.dataset.captions.words import tag_words
@@ -112,7 +112,7 @@ class Bulk:
         if not find:
             return list(rows)
         if not is_expression(find):
-            wanted, texts = find.casefold(), self._search_texts()
+            wanted, texts = spelled(find), self._search_texts()
             return [row for row in rows if wanted in _search_text(texts.get(row.key), row)[1]]
         items = self.items()
         taken = {id(each) for each in chosen(list(items.values()), find)}
@@ -298,8 +298,8 @@ def _finding_kinds(findings: Iterable[Any]) -> dict[tuple[str, str], tuple[str, 
 
 
 def _search_text(before: tuple[Row, str] | None, row: Row) -> tuple[Row, str]:
-    """(row, its name and caption in lower case); `before` if it is of the same row."""
-    return before if before is not None and before[0] is row else (row, f"{row.key[1]}\n{row.caption}".casefold())
+    """(row, its name and caption without differences in spelling); `before` if it is of the same row."""
+    return before if before is not None and before[0] is row else (row, spelled(f"{row.key[1]}\n{row.caption}"))
 
 
 def _entry(before: Any, placed: Placed, row: Row, finding_kinds: tuple[str, ...]) -> tuple[Placed, Row, Item]:

@@ -98,11 +98,12 @@ class Masks:
         concept = self._in_force(placed)
         chosen = conditioning_folder(concept.images.conditioning_data_dir)
         uses = concept.images.masked_loss and chosen is not None and _same(chosen, spot.folder)
-        whole = "transparent areas do not train" if concept.images.alpha_mask else "the whole image trains"
+        clear = concept.images.alpha_mask and self._may_be_transparent(placed)
+        whole = "transparent areas do not train" if clear else "the whole image trains"
         if painting.mask_in(spot.folder, spot.stem):
             line = "Painted mask, used for training." if uses else "Painted mask, not used for training."
         elif uses or placed.image.conditioning is None:
-            line = f"No mask: {whole}."
+            line = f"No {'painted ' if clear else ''}mask: {whole}."
         elif concept.images.masked_loss:
             line = f"Mask from {printable(placed.image.conditioning.parent.name)}, used for training."
         else:
@@ -185,6 +186,13 @@ class Masks:
         spot = Spot(placed.image, images, painted_folder(datasets, images), stem_below(placed.image, images))
         self.page.roots.check_written(spot.path, "Captions")
         return spot
+
+    def _may_be_transparent(self, placed: Placed) -> bool:
+        """Whether an image has transparency, or may have it as long as not all are decoded."""
+        report = self.page.reading.report
+        return report is None or any(
+            row.transparent or report.undecoded for row in report.rows if row.key == placed.image.key
+        )
 
     def _with_same_stem(self, path: Path) -> set[Path]:
         """Images whose paths equal this one without extension and case."""

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -77,6 +78,22 @@ def listing(roots: Roots, text: str) -> Listing:
     return Listing(
         folder, parent, folders[:MAX_FOLDERS], images, len(entries) > MAX_ENTRIES or len(folders) > MAX_FOLDERS
     )
+
+
+def images_below(roots: Roots, listed: Listing) -> tuple[int, bool]:
+    """(number of images in the subfolders of a listed folder at any depth, whether there may be more): of MAX_ENTRIES entries."""
+    waiting, images, left = [os.path.join(listed.folder, name) for name in listed.folders], 0, MAX_ENTRIES
+    while waiting and left > 0:
+        with suppress(OSError), os.scandir(waiting.pop(0)) as entries:
+            for entry in islice(entries, left):
+                left -= 1
+                if is_junk(entry.name):
+                    continue
+                if is_image_name(entry.name):
+                    images += not is_label(entry.name)
+                elif entry.is_dir(follow_symlinks=False) and roots.holds(entry.path):
+                    waiting.append(entry.path)
+    return images, left == 0
 
 
 def image_folders(workspace: Workspace) -> list[tuple[str, str]]:

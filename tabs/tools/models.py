@@ -14,7 +14,7 @@ from core.generation.model.library import SUFFIXES
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.base import value_of
-from tabs.form.folder_browser import MAX_ENTRIES, listing, nearest, starts
+from tabs.form.folder_browser import MAX_ENTRIES, images_below, listing, nearest, starts
 from tabs.form.model_lists import choices_of
 from tabs.form.project import FIELDS, Project
 from tabs.roots import Roots
@@ -90,7 +90,8 @@ class Models:
 
 
 def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> dict[str, Any]:
-    """A folder for the file browser: its subfolders, its files with sizes, the number of its images, and where browsing can start.
+    """A folder for the file browser: its subfolders, its files with sizes, the numbers of its images and of those below, and where
+    browsing can start.
 
     kind   of what is chosen: "model", "file", "folder", or "any" (a file or a folder)
     """
@@ -106,6 +107,7 @@ def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> 
         "folders": [name for name in now.folders if _can_be_sent(name)],
         "files": [] if now.reason or kind == "folder" else _files(roots, now.folder, kind),
         "images": now.images,
+        "below": images_below(roots, now) if kind == "folder" else (0, False),
         "whole": kind in ("folder", "any") or (kind == MODEL and any((now.folder / name).is_file() for name in WHOLE)),
         "more": now.more,
         "reason": now.reason and f"This folder cannot be opened: {now.reason}",

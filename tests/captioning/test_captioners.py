@@ -106,11 +106,14 @@ def test_a_preview_shows_the_difference_and_writes_nothing(folder):
     assert outcome.lines[0] == "a.png: a fox, snow" and outcome.lines[1].endswith("(was: red, fox)")
 
 
-@pytest.mark.parametrize("preview", [None, 4])
-def test_a_run_that_finds_nothing_to_caption_says_why(folder, preview):
+def test_a_run_that_finds_nothing_to_caption_says_why_and_a_preview_shows_its_captions_all_the_same(folder):
     run(folder)
-    outcome = run(folder, preview=preview)
+    before = texts(folder)
+    outcome = run(folder)
     assert (outcome.facts["images"], outcome.facts["reason"]) == (0, "captioned")
+    outcome = run(folder, preview=3)
+    assert len(outcome.facts["previews"]) == 3 and "All images already have a caption" in outcome.lines[-2]
+    assert texts(folder) == before
 
 
 def test_a_preview_names_each_tag_once_and_the_caption_only_where_it_is_more(folder):

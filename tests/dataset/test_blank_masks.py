@@ -36,3 +36,24 @@ def test_a_wholly_transparent_image_is_named_where_its_transparency_is_the_mask(
     (found,) = advice(tmp_path, alpha_mask=True)
     assert "a.png" in found.what and "b.png" not in found.what
     assert advice(tmp_path, alpha_mask=False) == []
+
+
+def test_an_image_that_its_transparency_masks_is_not_without_a_mask(tmp_path):
+    for folder in ("fox", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in ("painted.png", "full.png"):
+        image(tmp_path / "fox" / name)
+    Image.new("RGBA", (160, 96), (9, 9, 9, 0)).save(tmp_path / "fox" / "clear.png")
+    Image.new("L", (160, 96), 255).save(tmp_path / "masks" / "painted.png")
+    masks = {"conditioning_data_dir": str(tmp_path / "masks"), "masked_loss": True}
+    for alpha_mask, of_3, masked in ((True, "1 of 3", True), (False, "2 of 3", False)):
+        dataset = {"folder": str(tmp_path / "fox"), **DATASET, **masks, "alpha_mask": alpha_mask}
+        job = TrainJob.model_validate({"dataset": dataset})
+        report = preflight(job, Workspace(outputs=tmp_path / "outputs"), decode=True, count_tokens=len)
+        (found,) = [each for each in report.problems if each.code == "mask.missing"]
+        assert of_3 in found.what and "full.png" in found.what and ("clear.png" not in found.what) is masked
+        assert {row.key[1]: row.mask for row in report.rows} == {
+            "painted.png": True,
+            "full.png": False,
+            "clear.png": masked,
+        }

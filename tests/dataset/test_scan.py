@@ -174,7 +174,10 @@ BAD = {
     "page.jpg": (b"<!DOCTYPE html><html>404</html>", "is a web page"),
     "lfs.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer"),
     "holes.webp": (b"\0" * 4096, "contains only zeros"),
-    "short.png": (b"\x89PNG\r\n\x1a\n\0\0", "is not a supported image"),
+    "short.png": (b"\x89PNG\r\n\x1a\n\0\0", "is a damaged or truncated PNG image"),
+    "garbage.png": (b"\x89PNG\r\n\x1a\n" + b"garbage" * 30, "is a damaged or truncated PNG image"),
+    "garbage.jpg": (b"\xff\xd8\xff" + b"garbage" * 30, "is a damaged or truncated JPEG image"),
+    "garbage.webp": (b"RIFF\xff\xff\xff\x7fWEBPVP8X" + b"garbage" * 30, "is a damaged or truncated WebP image"),
     "postscript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a supported image"),
 }
 

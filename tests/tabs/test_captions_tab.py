@@ -14,6 +14,7 @@ import pytest
 from work_parts import HOSTILE, answered, image, make_page, wait_until
 
 from core.captioning.bulk import changes_of, planned
+from core.captioning.combining import comparable
 from core.dataset.captions.files import caption_change
 from core.dataset.captions.history import History
 from core.families import token_count as tokens
@@ -715,10 +716,23 @@ def test_a_search_finds_what_stands_in_a_name_or_a_caption(tmp_path, find):
     for name, caption in ODD.items():
         image(tmp_path / "set" / name, caption=caption)
     desk = open_desk(tmp_path / "set")
-    rows, wanted = view.listed(desk.reading.report, "all"), find.strip().casefold()
+    rows, wanted = view.listed(desk.reading.report, "all"), comparable(find)
     for _ in range(2):
         found = desk.bulk.filtered(rows, find)
-        assert found == [row for row in rows if wanted in f"{row.key[1]}\n{row.caption}".casefold()]
+        assert found == [row for row in rows if wanted in comparable(f"{row.key[1]}\n{row.caption}")]
+
+
+@pytest.mark.parametrize("find", ["long hair", "long_hair", '"long hair"', "mychar (series)", r"mychar \(series\)"])
+def test_a_search_finds_a_tag_however_it_is_spelled(tmp_path, find):
+    for name, caption in (
+        ("a.png", r"long_hair, mychar \(series\)"),
+        ("b.png", "long hair, mychar_(series)"),
+        ("c.png", "x"),
+    ):
+        image(tmp_path / "set" / name, caption=caption)
+    desk = open_desk(tmp_path / "set")
+    found = desk.bulk.filtered(view.listed(desk.reading.report, "all"), find)
+    assert [row.key[1] for row in found] == ["a.png", "b.png"]
 
 
 def test_a_search_knows_a_caption_from_the_moment_it_is_saved_and_reads_no_other_again(desk):

@@ -44,6 +44,19 @@ def test_the_starter_images_are_there_at_first(desk):
     assert shown["grid"].count('class="tile"') == 24 and "error" not in shown["checks"]
 
 
+def test_images_that_are_held_out_are_named_where_the_number_that_trains_stands(desk, tmp_path):
+    for number in range(4):
+        image(tmp_path / "foxes" / f"{number}.png", (64 + number, 64))
+    desk.page.project.edit("validation.validation_split", 0.25)
+    choose(desk, tmp_path / "foxes")
+    wait_until(lambda: "3 of 4 images will train" in desk.boards()["summary"])
+    assert 'data-field="validation.best_checkpoint">1 held out for validation<' in desk.boards()["summary"]
+    desk.page.project.edit("validation.validation_split", 0.0)
+    desk.choose("models/starter/images")
+    wait_until(lambda: "24 of 24" in desk.boards()["summary"])
+    assert "held out" not in desk.boards()["summary"]
+
+
 def test_a_chosen_folder_is_the_same_field_as_in_train(desk, tmp_path):
     image(tmp_path / "foxes" / "a.png", caption="a fox")
     choose(desk, tmp_path / "foxes")

@@ -22,6 +22,16 @@ def test_folders_and_images_are_listed_and_junk_is_not(tmp_path):
     assert found.folders == ["alpha", "Zeta"] and found.images == 1 and found.parent == tmp_path
 
 
+def test_images_in_subfolders_are_counted_apart(tmp_path, monkeypatch):
+    page = make_page(tmp_path)
+    for name in ("a.png", "one/b.png", "one/two/c.png", "one/.hidden/d.png"):
+        image(tmp_path / "set" / name)
+    found = folder_browser.listing(page.roots, str(tmp_path / "set"))
+    assert found.images == 1 and folder_browser.images_below(page.roots, found) == (2, False)
+    monkeypatch.setattr(folder_browser, "MAX_ENTRIES", 1)
+    assert folder_browser.images_below(page.roots, found)[1]
+
+
 def test_a_shared_page_browses_only_the_projects_folders(tmp_path):
     page = make_page(tmp_path, shared=True)
     page.workspace.datasets.mkdir(parents=True)

@@ -262,6 +262,12 @@ def test_transparency_is_what_painting_starts_from(tmp_path):
     assert "transparent areas do not train" in painter.ask("look", "cut.png")["line"]
 
 
+def test_an_image_without_transparency_trains_whole_also_where_transparency_masks(tmp_path):
+    image(tmp_path / "set" / "a.jpg", (64, 48))
+    painter = Painter(tmp_path / "set", alpha_mask=True)
+    assert painter.ask("look", "a.jpg")["line"] == "No mask: the whole image trains."
+
+
 def test_a_broken_mask_can_be_painted_anew(folder, tmp_path):
     own = tmp_path / "own"
     image(own / "a.png", (64, 48))

@@ -32,6 +32,13 @@ def test_a_loss_is_divided_by_the_mean_of_its_band_and_by_the_weight_of_its_imag
     assert [band["count"] for band in watch.snapshot()["bands"]] == [3]
 
 
+def test_an_image_whose_mask_is_zero_everywhere_has_no_loss_to_list():
+    watch = Watch()
+    watch.add(read_back(1, [("clear", 10, 0.0, 1.0), ("whole", 20, 2.0, 1.0)]))
+    assert [entry["name"] for entry in watch.snapshot()["images"]] == ["whole"]
+    assert [band["mean"] for band in watch.snapshot()["bands"]] == [2.0]
+
+
 def test_the_worst_image_comes_first_and_the_state_brings_all_back():
     watch = Watch(steps_per_epoch=3)
     for step in range(1, 10):

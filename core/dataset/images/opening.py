@@ -83,6 +83,9 @@ class _BoundedStream(PngImagePlugin.PngStream):
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
         if cid not in (b"IDAT", b"fdAT"):
             self.others += 1
+            assert self.fp is not None
+            if length > MAX_TEXT and pos + length > self.fp.seek(0, os.SEEK_END):  # a damaged length
+                raise SyntaxError("truncated PNG chunk")
             if length > MAX_TEXT or self.others > MAX_CHUNKS:
                 raise ValueError("Text chunk too large" if length > MAX_TEXT else "Too many text chunks")
         return super().call(cid, pos, length)
@@ -92,6 +95,9 @@ PngImagePlugin.PngStream = _BoundedStream  # type: ignore[misc]
 
 SKIP = "dataset.skip_broken"
 LEAVE_OUT = f"turn on '{DatasetSettings.title_of('skip_broken')}'"
+_SIGNATURES = re.compile(
+    rb"(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<JPEG>\xff\xd8\xff)|(?P<GIF>GIF8[79]a)|(?P<WebP>RIFF.{4}WEBP)", re.DOTALL
+)
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _TURNS = {
@@ -307,8 +313,9 @@ def _what_it_is_instead(start: bytes) -> str:
     if text.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer; the image was not downloaded"
     plugin = plugin_for(start)
-    if plugin is not None:
-        return f"is a damaged or truncated {plugin.kind} image"
+    kind = plugin.kind if plugin else (match := _SIGNATURES.match(start)) and match.lastgroup
+    if kind:
+        return f"is a damaged or truncated {kind} image"
     if not start.strip(b"\0"):
         return "contains only zeros (an incomplete copy or download)"
     return "is not a supported image"

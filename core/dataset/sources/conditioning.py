@@ -155,8 +155,10 @@ def pair(
     memo: Memo | None = None,
     cancel: CancelToken | None = None,
     level: str = "error",
+    alpha: bool = False,
 ) -> Paired:
-    """Pair each image with its partner. level: of the problem of an unreadable mask or a missing control image.
+    """Pair each image with its partner. level: of the problem of an unreadable mask or a missing control image; alpha: transparency
+    is a mask too, so `unmasked` reports missing masks once images are decoded.
 
     A mask of another size is resized with its image, a control image of the same aspect ratio too. (sd-scripts refuses both;
     reference 7.2.)
@@ -183,7 +185,7 @@ def pair(
         change: Any = {kind.field: partner.path}
         paired.append(replace(image, **change))
     without = [image for image in images if not matches[image.key]]
-    problems += _missing(kind, partners.shown, len(images), without, level) if without else []
+    problems += [] if alpha else _missing(kind, partners.shown, len(images), without, level)
     problems += _sizes(kind, partners.shown, paired, header_of, level)
     problems += _animated(kind, partners.shown, used, header_of)
     problems += _exchanged(partners.shown, images, used) if kind.needed else []
@@ -270,6 +272,26 @@ def blank_masks(
             clear, "{n} {is} fully transparent and {do} not affect training: {names}", fix, "image.fully-transparent"
         ),
     ]
+
+
+def unmasked(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> list[Problem]:
+    """Advice on images that neither a mask nor their transparency masks, in folders that use both, as far as decoded. looks:
+    measurements of the images."""
+    of: dict[int, list[Placed]] = defaultdict(list)
+    for each in placed:
+        if each.concept.images.alpha_mask and each.concept.images.masked_loss and not each.concept.control:
+            of[each.concept.number].append(each)
+    problems: list[Problem] = []
+    for members in of.values():
+        if folder := conditioning_folder(members[0].concept.images.conditioning_data_dir):
+            full = [
+                each.image
+                for each in members
+                if each.image.conditioning is None
+                if (look := looks.get(each.image.key)) and not look.transparent
+            ]
+            problems += _missing(MASK, printable(folder), len(members), full, "advice")
+    return problems
 
 
 def _named(

@@ -282,7 +282,8 @@ class Gathered:
         kind = CONTROL if concept.control else MASK
         partners = self._partners(concept, inside, kind, others)
         if partners and images:
-            paired = pair(images, partners, kind, memo=self.memo, cancel=self.cancel, level=self.level)
+            alpha = kind is MASK and concept.images.alpha_mask
+            paired = pair(images, partners, kind, memo=self.memo, cancel=self.cancel, level=self.level, alpha=alpha)
             self.problems += paired.problems
             files, matches = self._partners_of.setdefault((kind, partners.shown), ([], []))
             files += partners.files

@@ -53,7 +53,7 @@ class CaptionEditSettings(Settings):
         "",
         level="shown",
         widget="text",
-        help="One or more tags, with the separator between them. A prefix or suffix can be any text.",
+        help="One or more tags, with the separator between them. In tags to remove or move, * matches any letters. A prefix or suffix can be any text.",
     )
     place: Literal["start", "end", "after"] = setting(
         "end",
@@ -72,7 +72,7 @@ class CaptionEditSettings(Settings):
     match: Literal["tag", "text", "regex"] = setting(
         "tag",
         labels={"tag": "whole tags", "text": "any text", "regex": "regular expression"},
-        help="Whole tags ignores case, underscores and escapes; the others match the caption exactly as written.",
+        help="Whole tags ignores case, underscores and escapes, and * matches any letters; the others match the caption exactly as written.",
     )
     order: Literal["alphabet", "frequency"] = setting(
         "alphabet",

@@ -72,8 +72,8 @@ class Watch:
 
     def _quotient(self, image: StepImage, loss: float) -> float | None:
         """Add an image's loss to the statistics; return it divided by the mean of its timestep's band. None, adding nothing,
-        where its loss weight is 0."""
-        if image.weight == 0:
+        where its loss weight is 0, or its mask everywhere."""
+        if image.weight == 0 or loss == 0:
             return None
         loss /= image.weight
         band = self._bands[min(int(image.timestep // BAND), BANDS - 1)]
