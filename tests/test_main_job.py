@@ -61,9 +61,9 @@ def test_diffusers_draws_the_same_image_with_the_trained_file(outputs):
     from core.diffusion.samplers import make_sampler
     from core.families.sd1 import FAMILY as sd1
     from core.generation.model.loras import loras_attached
-    from core.generation.prompt.states import encode_prompts
     from core.generation.sample.canvas import decode_pixels
     from core.settings.generation.generate import LoraUse
+    from tests.prompts import encode_prompts
     from tests.sampling import sampled
 
     path = list_runs(outputs / "runs")[0].checkpoints / "glyph_style.safetensors"

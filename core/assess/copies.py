@@ -12,7 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from core.assess.statistics import NotMeasured, lower_bound
-from core.dataset.doctor.images import Limits
+from core.dataset.doctor.images import NEAR_DISTANCE
 from core.dataset.images.look import difference_hash
 from core.record import atomic
 from core.record.lazy_torch import Tensor
@@ -76,7 +76,7 @@ class Gallery:
         """Distances of pairs of training images that are not near duplicates, of those with the nearest hashes."""
         count, pairs = len(self._hashes), dict[frozenset[int], float]()
         for number in sorted({number * count // COMPARED for number in range(COMPARED)}):
-            near = self.near(self.load(number), Limits().near_distance)
+            near = self.near(self.load(number), NEAR_DISTANCE)
             pairs |= {frozenset((number, other)): found for found, other in near}
         return list(pairs.values())
 

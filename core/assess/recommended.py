@@ -13,7 +13,7 @@ from core.record.file_titles import steps_of
 from core.record.kept import last_kept
 from core.record.preference import FILE as CHOICES
 from core.record.preference import preference, read_choices
-from core.record.stamps import Stamp, stamp_or_none
+from core.record.stamps import Stamp, cached_until_changed, stamp_or_none
 
 
 def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None, str]:
@@ -29,7 +29,7 @@ def recommended(run: Path, best: Mapping[str, Any] | None) -> tuple[Path | None,
         return checkpoints / chosen, "preferred"
     if best is None:
         return None, ""
-    warned = _warned(run, stamp_or_none(run / RESULTS))
+    warned = _warned(run)
     if warned.get(Path(best["file"]).name) and (clear := _clear(run, best, warned)):
         return checkpoints / clear, "clear"
     if best.get("measured_on") == "training":
@@ -48,11 +48,10 @@ def _preferred(run: Path, comparison: Stamp | None, choices: Stamp | None) -> st
     return preference(names, read_choices(run)).preferred
 
 
-@lru_cache(maxsize=2000)
-def _warned(run: Path, results: Stamp | None) -> Mapping[str, bool]:
-    """{name of a checkpoint: whether its assessment warns of it} of those that were assessed, cached as `_preferred`."""
-    cells = read_results(run) if results else {}
-    return {file: any(row["warning"] for row in rows_of(measured)) for file, measured in cells.items()}
+@cached_until_changed(2000, missing={}, name=RESULTS)
+def _warned(run: Path) -> Mapping[str, bool]:
+    """{name of a checkpoint: whether its assessment warns of it} of those that were assessed."""
+    return {file: any(row["warning"] for row in rows_of(measured)) for file, measured in read_results(run).items()}
 
 
 def _clear(run: Path, best: Mapping[str, Any], warned: Mapping[str, bool]) -> str | None:

@@ -8,7 +8,7 @@ from core.cli.options import JOB, preset_path, split_options
 from core.record.problems import ProblemsError
 from core.settings.presets.files import read
 from core.settings.presets.migrations import FORMER_TOOLS as FORMER
-from core.settings.presets.migrations import REPLACED_TOOLS
+from core.settings.presets.migrations import REPLACED_TOOLS, has_effect
 
 
 def chosen(words: list[str]) -> str:
@@ -51,14 +51,11 @@ def renewed(words: list[str]) -> list[str]:
         setting = word.removeprefix("--").removeprefix("no-").partition("=")[0]
         group, _, key = setting.partition(".")
         ours = word.startswith("--") and group == command
-        skipping = ours and "=" not in word and _has_no_effect(key, name, chooser, tools)
-        if not ours or not _has_no_effect(key, name, chooser, tools):
+        left_out = ours and not has_effect(command, name, key)
+        skipping = left_out and "=" not in word
+        if not left_out:
             now.append(word.replace(f"{command}.", f"{name}.", 1) if ours else word)
     return now
-
-
-def _has_no_effect(key: str, name: str, chooser: str, tools: dict[str, set[str]]) -> bool:
-    return key == chooser or (key not in tools.get(name, ()) and any(key in known for known in tools.values()))
 
 
 def _of_preset(words: list[str], tools: dict[str, set[str]]) -> str:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from core.dataset.sources.image_info import ImageInfo, about
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.walk import file_at
 from core.record.problems import Problem
+from core.record.stamps import cached_until_changed
 
 SIDE = 16  # pixels of the small copies that are compared
 COMPARED = 200  # pairs that look alike and are compared
@@ -90,13 +90,13 @@ def _softer(images: Sequence[ImageInfo]) -> bool:
 def _sharpness(path: Path) -> float:
     """The sharpness of an image's center at full resolution; 0 for an unreadable image."""
     try:
-        return _measured(path, os.stat(path).st_mtime_ns)
+        return _measured(path)
     except (OSError, BrokenImage):
         return 0.0
 
 
-@lru_cache(maxsize=512)
-def _measured(path: Path, _mtime_ns: int) -> float:
+@cached_until_changed(512, missing=0.0)
+def _measured(path: Path) -> float:
     image = open_decoded(path).on(BLACK).convert("L")
     left, top = (max(0, (side - DETAIL) // 2) for side in image.size)
     middle = image.crop((left, top, min(left + DETAIL, image.width), min(top + DETAIL, image.height)))
@@ -110,13 +110,13 @@ def _chroma(path: Path) -> float:
 
 def _copy_of(path: Path) -> np.ndarray | None:
     try:
-        return _small(path, os.stat(path).st_mtime_ns)
+        return _small(path)
     except (OSError, BrokenImage):
         return None
 
 
-@lru_cache(maxsize=512)
-def _small(path: Path, _mtime_ns: int) -> np.ndarray:
+@cached_until_changed(512, missing=None)
+def _small(path: Path) -> np.ndarray | None:
     """The image at 16 x 16 pixels, float32 [16, 16, 3]."""
     image = open_decoded(path, enough=(4 * SIDE, 4 * SIDE)).on(BLACK)
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from core.record.atomic import numbered
 from core.record.cancel import CancelToken
 from core.record.commands import NoCommands
 from core.record.context import JobContext
@@ -94,8 +96,8 @@ def save_average(
 def _free_name(run: RunFolder, newest: Path, ending: str) -> Path:
     """A path for the average next to the checkpoints, named after the newest of them."""
     stem = newest.stem.partition("-step")[0]
-    for number in range(1, MOST_NAMES):
-        path = run.checkpoints / f"{stem}{ending}{'' if number == 1 else f'-{number}'}{newest.suffix}"
+    for name in islice(numbered(stem + ending, newest.suffix), MOST_NAMES - 1):
+        path = run.checkpoints / name
         if not path.exists():
             return path
     raise ProblemsError.one("There are too many averages of these steps", run.name, "delete some", "average.no-name")

@@ -1,13 +1,12 @@
 """Labels of a run in lists: its dataset, base model, method and preset."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from core.engine.extend import job_of
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
-from core.record.stamps import Stamp, stamp_or_none
+from core.record.stamps import cached_until_changed
 from core.record.workspace import last_part
 from core.settings.job import TrainJob
 
@@ -23,14 +22,12 @@ class RunLabels:
 
 
 def labels_of(folder: RunFolder) -> RunLabels:
-    stamp = stamp_or_none(folder.job_file)
-    return _read(folder.path, stamp) if stamp else RunLabels()
+    return _read(folder.job_file)
 
 
-@lru_cache(maxsize=2000)
-def _read(path: Path, stamp: Stamp) -> RunLabels:
-    """The labels of a run, cached until job.json changes."""
-    folder = RunFolder(path)
+@cached_until_changed(2000, missing=RunLabels())
+def _read(job_file: Path) -> RunLabels:
+    folder = RunFolder(job_file.parent)
     try:
         job = job_of(folder)
     except (ProblemsError, OSError, ValueError):  # of another version, or damaged

@@ -5,7 +5,6 @@ verdict.json in the run folder names the grid with the images, and what its colu
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from core.record.file_titles import MOST_NAMED, is_average, label_of
 from core.record.preference import LEAST_CHOICES, Choice, preference
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
-from core.record.stamps import Stamp, stamp_or_none
+from core.record.stamps import cached_until_changed
 from core.record.units import count, first_of, listed
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
@@ -101,13 +100,11 @@ def trigger_word(job: TrainJob, captions: Sequence[str]) -> str:
 
 def captions_of(run: RunFolder) -> tuple[list[str], list[str]]:
     """The captions of a run's training images and of its held-out images, as it recorded them; none where it did not."""
-    return _read_captions(run.dataset_file, stamp_or_none(run.dataset_file))
+    return _read_captions(run.dataset_file)
 
 
-@lru_cache(maxsize=4)
-def _read_captions(path: Path, stamp: Stamp | None) -> tuple[list[str], list[str]]:
-    """`captions_of` by a dataset.json, cached until the file changes, since Monitor needs them with each new image of the
-    comparison."""
+@cached_until_changed(4, missing=([], []))  # Monitor needs them with each new image of the comparison
+def _read_captions(path: Path) -> tuple[list[str], list[str]]:
     try:
         content = read_json_object(path, max_bytes=MOST_BYTES, max_values=1_000_000)
         trained, measured = content["images"], content.get("validation", {}).get("images", [])
@@ -135,17 +132,11 @@ class Verdict:
         return self.files, self.prompts, self.strengths
 
 
+@cached_until_changed(2000, missing=None, name=FILE)  # lists of runs need it for each run without samples
 def read_verdict(run: Path) -> Verdict | None:
     """The last comparison of a run; None without one, or for a damaged file."""
-    stamp = stamp_or_none(run / FILE)
-    return _read(run / FILE, stamp) if stamp else None
-
-
-@lru_cache(maxsize=2000)
-def _read(path: Path, stamp: Stamp) -> Verdict | None:
-    """`read_verdict`, cached until the file changes: lists of runs need it for each run without samples."""
     try:
-        raw = read_json_object(path)
+        raw = read_json_object(run / FILE)
         prompts = tuple(ProposedPrompt(str(each["text"]), str(each["shows"])) for each in raw["prompts"])
         strengths = tuple(float(each) for each in raw.get("strengths", ())) or USUAL
         if not {*USUAL} <= {*strengths} <= {*STRENGTHS}:

@@ -1,6 +1,6 @@
 """Write a loaded model, trained or merged, as a file or folder that other programs read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ from core.families.components import Components
 from core.families.layout import Layout
 from core.formats.models.whole_model import Form, ModelFacts, form_of, write_model
 from core.record.problems import Problem
-
-State = Mapping[str, torch.Tensor]
 
 
 def modules_of(components: Components, layout: Layout) -> dict[str, Any]:
@@ -29,7 +27,6 @@ def save_model(
     trained: Iterable[str],
     *,
     form: Form | None = None,
-    states: Mapping[str, State] | None = None,
     vae: Path | str | None = None,
     dtype: torch.dtype | None = None,
     facts: ModelFacts | None = None,
@@ -37,17 +34,15 @@ def save_model(
 ) -> list[Problem]:
     """Write the model with its trained parts; the others are copied from the file or folder it was loaded from.
 
-    trained  names of the parts to write from memory     states  {part: weights to write instead of the module's}, such as EMA
-    form     file or folder; None: that of the source
+    trained  names of the parts to write from memory     form  file or folder; None: that of the source
     Other arguments and the returned advice: see core.formats.models.whole_model.write_model.
     """
     layout = family(components.family).layout
     modules = modules_of(components, layout)
-    parts: dict[str, State] = {name: modules[name].state_dict() for name in trained} | dict(states or {})
     assert components.source is not None or form is not None, "a model from nowhere has no form of its own"
     return write_model(
         target,
-        {layout.denoiser if name == "unet" else name: state for name, state in parts.items()},
+        {layout.denoiser if name == "unet" else name: modules[name].state_dict() for name in trained},
         family=components.family,
         form=form or form_of(components.source or target),
         published=layout.published,

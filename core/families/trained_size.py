@@ -1,7 +1,6 @@
 """The resolution and guidance scale that a model was trained for, from its header or folder. Reads no weights, loads no torch."""
 
 import re
-from functools import lru_cache
 from pathlib import Path
 
 from core.families.layouts import layout_of
@@ -9,7 +8,7 @@ from core.families.locate import GENERATED, family_of
 from core.formats.detect import read_json
 from core.formats.models.extra import GUIDANCE, STATED, extra_file
 from core.formats.tensors.header import read_header, sniff
-from core.record.stamps import Stamp, stamp
+from core.record.stamps import cached_until_changed
 
 USUAL_GUIDANCE = 7.5
 
@@ -27,13 +26,13 @@ def _in_metadata(model: Path) -> float | None:
     file = extra_file(model)
     if file is None or not file.is_file() or sniff(file) != "safetensors":
         return None
-    text = _stated_guidance(file, stamp(file))
+    text = _stated_guidance(file)
     return float(text) if re.fullmatch(r"\d{1,2}(\.\d+)?", text) else None
 
 
-@lru_cache(maxsize=64)
-def _stated_guidance(file: Path, stamp: Stamp) -> str:
-    """The guidance scale stated in a file's metadata, "" for none. Cached, since a checkpoint's header is long."""
+@cached_until_changed(64, missing="")  # a checkpoint's header is long
+def _stated_guidance(file: Path) -> str:
+    """The guidance scale stated in a file's metadata, "" for none."""
     return read_header(file)[1].get(GUIDANCE, "")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
-from core.record.stamps import Stamp, stamp_or_none
+from core.record.stamps import cached_until_changed, stamp_or_none
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 MOST_WORDS, MOST_ADDED, LONGEST = 200_000, 10_000, 1000  # CLIP has 49,408
@@ -42,7 +42,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
 
     Cached by the files' content: reading 49,408 tokens takes a second, and most models have the same ones.
     """
-    return _read(_Files(folder, tuple(_digest(folder / name, stamp_or_none(folder / name)) for name in FILES)))
+    return _read(_Files(folder, tuple(_digest(folder / name) for name in FILES)))
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,13 @@ class _Files:
     digests: tuple[str, ...]
 
 
-@lru_cache(maxsize=32)
-def _digest(file: Path, stamp: Stamp | None) -> str:
+@cached_until_changed(32, missing="")
+def _digest(file: Path) -> str:
     """SHA-256 of a file's content; its path and stamp if it is too large or unreadable; "" if it is missing."""
-    if stamp is None:
-        return ""
     try:
         return hashlib.sha256(read_regular(file, MERGES_BYTES)).hexdigest()
     except (OSError, ProblemsError):
-        return f"{file} {stamp}"
+        return f"{file} {stamp_or_none(file)}"
 
 
 @lru_cache(maxsize=2)

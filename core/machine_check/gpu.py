@@ -73,10 +73,10 @@ def no_waits(place: Place) -> Finding:
     return Finding(OK, f"{WATCHED} steps under the profiler without a wait", facts=facts)
 
 
-def waits_within(events: Iterable[Any], mark: str = MARK) -> Counter[str]:
-    """How often each waiting call was made within a marked range. events: from torch's profiler."""
+def waits_within(events: Iterable[Any]) -> Counter[str]:
+    """How often each waiting call was made within a range marked MARK. events: from torch's profiler."""
     listed = list(events)
-    ranges = [(each.time_range.start, each.time_range.end) for each in listed if each.name == mark]
+    ranges = [(each.time_range.start, each.time_range.end) for each in listed if each.name == MARK]
     return Counter(
         each.name
         for each in listed

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,15 @@ def put_new(source: Path, target: Path) -> None:
     _retry(os.rename, source, target)
 
 
+def numbered(name: str, ending: str = "") -> Iterator[str]:
+    """The names that are tried until one is unused: name, name-2, name-3 ..., each with the ending."""
+    return (f"{name}{'' if number == 1 else f'-{number}'}{ending}" for number in count(1))
+
+
 def put_folder(source: Path, parent: Path, name: str) -> Path:
-    """Rename a folder to `name` in `parent`, or to the first of name-2, name-3 ... that is unused. Returns it."""
-    number = 0
-    while True:
-        number += 1
-        target = parent / (name if number == 1 else f"{name}-{number}")
+    """Rename a folder to the first unused of the `numbered` names in `parent`. Returns it."""
+    for free in numbered(name):
+        target = parent / free
         if target.exists():
             continue
         # On POSIX a rename silently replaces an empty folder; one created meanwhile is not empty.
@@ -79,6 +83,7 @@ def put_folder(source: Path, parent: Path, name: str) -> Path:
                 raise
         else:
             return target
+    raise AssertionError("the numbers never end")
 
 
 def remove(path: Path | str) -> None:

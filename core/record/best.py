@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -12,7 +11,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.journal import Line
 from core.record.problems import ProblemsError
-from core.record.stamps import Stamp, stamp_or_none
+from core.record.stamps import cached_until_changed
 from core.record.units import first_of
 
 FILE = "best.json"
@@ -187,16 +186,15 @@ def write_best(folder: Path, best: Best | None) -> None:
 
 def stored_best(folder: Path) -> dict[str, Any] | None:
     """`Best.to_dict` as last stored by the run; None if its file is gone."""
-    stamp = stamp_or_none(folder / FILE)
-    content = _read_best(folder / FILE, stamp) if stamp else None
+    content = _read_best(folder)
     return content if content is not None and (folder / str(content.get("file"))).exists() else None
 
 
-@lru_cache(maxsize=2000)
-def _read_best(path: Path, stamp: Stamp) -> dict[str, Any] | None:
-    """The content of best.json, None if it is damaged; cached until the file changes, since lists of files need hundreds."""
+@cached_until_changed(2000, missing=None, name=FILE)  # lists of files need hundreds
+def _read_best(folder: Path) -> dict[str, Any] | None:
+    """The content of best.json, None if it is damaged."""
     try:
-        return read_json_object(path)
+        return read_json_object(folder / FILE)
     except (ProblemsError, OSError, ValueError):
         return None
 

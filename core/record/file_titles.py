@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from core.record.journal import read_lines
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder, run_of
-from core.record.stamps import Stamp, stamp_or_none
+from core.record.stamps import cached_until_changed
 from core.record.workspace import last_part
 
 BASE_MODEL = "base model"
@@ -84,12 +83,10 @@ def _distinctions(groups: set[tuple[Path, ...]], runs: Path) -> dict[tuple[Path,
 
 def steps_of(run: Path) -> dict[str, int]:
     """{file name: step} of the files that a run saved, by its journal."""
-    journal = RunFolder(run).journal_file
-    return _read_steps(journal, stamp_or_none(journal))
+    return _read_steps(RunFolder(run).journal_file)
 
 
-@lru_cache(maxsize=200)
-def _read_steps(journal: Path, stamp: Stamp | None) -> dict[str, int]:
-    """`steps_of`, read again only once the journal has changed."""
+@cached_until_changed(200, missing={})
+def _read_steps(journal: Path) -> dict[str, int]:
     saved = (line for line in read_lines(journal) if line.get("kind") == "saved")
     return {Path(line["file"]).name: line["step"] for line in saved if {"file", "step"} <= line.keys()}

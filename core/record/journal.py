@@ -23,11 +23,10 @@ Line = dict[str, Any]
 
 
 class Journal:
-    """The only writer of a run's events.jsonl. Thread-safe; its own thread flushes and updates the heartbeat."""
+    """The only writer of a run's events.jsonl. Thread-safe; its own thread flushes."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time):
         self.path = folder / "events.jsonl"
-        self.heartbeat = folder / "heartbeat"
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: list[str] = []
@@ -35,7 +34,7 @@ class Journal:
         self._closed = threading.Event()
         cut_torn_line(self.path)
         self._seq = max((line["seq"] for line in read_lines(self.path)), default=0)
-        self._thread = threading.Thread(target=self._beat, name="journal", daemon=True)
+        self._thread = threading.Thread(target=self._flush_often, name="journal", daemon=True)
         self._thread.start()
 
     def listen(self, listener: Callable[[Line], None]) -> None:
@@ -84,13 +83,9 @@ class Journal:
         """Whether the disk did not take the last lines, such as a full one."""
         return bool(self._waiting)
 
-    def _beat(self) -> None:
+    def _flush_often(self) -> None:
         while not self._closed.wait(FLUSH_SECONDS):
             self.flush()
-            try:
-                self.heartbeat.touch()
-            except OSError:
-                continue
 
     def close(self) -> None:
         self._closed.set()

@@ -2,13 +2,12 @@
 
 import threading
 import time
-from functools import lru_cache
 from pathlib import Path
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError, unwritten
-from core.record.stamps import Stamp, stamp_or_none
+from core.record.stamps import cached_until_changed
 
 FILE = "kept.json"
 MOST_NAME, MAX_BYTES = 80, 100_000
@@ -30,18 +29,11 @@ def kept_mark(file: str, name: str) -> str:
     return "kept" if name == Path(file).stem else f"kept as {name}"
 
 
+@cached_until_changed(2000, missing=(), name=FILE)  # lists of runs need hundreds every few seconds
 def _marks(run: Path) -> tuple[tuple[str, str], ...] | None:
-    """The marks, also of files that are gone; None for a damaged kept.json."""
-    stamp = stamp_or_none(run / FILE)
-    return _read(run / FILE, stamp) if stamp else ()
-
-
-@lru_cache(maxsize=2000)
-def _read(path: Path, stamp: Stamp) -> tuple[tuple[str, str], ...] | None:
-    """The (file, name) pairs in kept.json; None if it is damaged. Cached until the file changes, since lists of runs need
-    hundreds every few seconds."""
+    """The (file, name) pairs in kept.json, also of files that are gone; None if it is damaged."""
     try:
-        content = read_json_object(path, "delete the file", max_bytes=MAX_BYTES)
+        content = read_json_object(run / FILE, "delete the file", max_bytes=MAX_BYTES)
     except (ProblemsError, OSError):
         return None
     return tuple((file, name) for file, name in content.items() if isinstance(name, str))

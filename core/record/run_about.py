@@ -1,14 +1,13 @@
 """The user's title and note for a run, in about.json; the folder's name stays."""
 
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError, unwritten
 from core.record.run_folder import RunFolder
-from core.record.stamps import Stamp, stamp_or_none
+from core.record.stamps import cached_until_changed
 
 FILE = "about.json"
 MOST_TITLE, MOST_NOTE = 80, 2000
@@ -26,14 +25,11 @@ class RunAbout:
 
 def read_about(folder: RunFolder) -> RunAbout:
     """Read title and note. Raises ProblemsError for a damaged file."""
-    path = folder.path / FILE
-    stamp = stamp_or_none(path)
-    return _read(path, stamp) if stamp else RunAbout()
+    return _read(folder.path / FILE)
 
 
-@lru_cache(maxsize=2000)
-def _read(path: Path, stamp: Stamp) -> RunAbout:
-    """Read about.json, cached until the file changes: lists of runs ask for hundreds every few seconds."""
+@cached_until_changed(2000, missing=RunAbout())  # lists of runs ask for hundreds every few seconds
+def _read(path: Path) -> RunAbout:
     content = read_json_object(path, FIX, max_bytes=MAX_BYTES)
     return RunAbout(
         _clean(content.get("title", ""), MOST_TITLE), _clean(content.get("note", ""), MOST_NOTE, lines=True)

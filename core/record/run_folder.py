@@ -10,6 +10,7 @@ import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ class RunFolder:
         Raises ProblemsError if it cannot be written."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
         stem = f"{stamp}_{safe_name(name)}"
-        for number in range(1, 1000):
-            path = runs / (stem if number == 1 else f"{stem}-{number}")
+        for free in islice(atomic.numbered(stem), 999):
+            path = runs / free
             try:
                 atomic.make_folders(runs)
                 path.mkdir()

@@ -1,10 +1,13 @@
 """The stamp of a file, which differs after each change: what was read from the file is cached by it."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 Stamp = tuple[int, int]
+T = TypeVar("T")
 
 
 def stamp(path: Path | str) -> Stamp:
@@ -22,6 +25,30 @@ def stamp_or_none(path: Path | str) -> Stamp | None:
         return stamp(path)
     except (OSError, ValueError):
         return None
+
+
+def cached_until_changed(
+    maxsize: int, missing: Any, name: str = ""
+) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
+    """Caches what a function reads from a file, except errors, until the file's stamp changes.
+
+    missing   what it returns where there is no such file     name   of the file, if the function gets its folder
+    """
+
+    def decorate(read: Callable[[Path], T]) -> Callable[[Path], T]:
+        @lru_cache(maxsize)
+        def known(path: Path, stamp: Stamp) -> T:
+            return read(path)
+
+        @wraps(read)
+        def cached(path: Path) -> T:
+            stamp = stamp_or_none(path / name)
+            return known(path, stamp) if stamp else missing
+
+        cached.cache_clear = known.cache_clear  # type: ignore[attr-defined]
+        return cached
+
+    return decorate
 
 
 def stamp_of_files(paths: Iterable[Path]) -> Stamp:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from core.record.atomic import numbered
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Settings
 from core.settings.names import bad_name
@@ -160,9 +161,8 @@ class PresetForm(ABC):
         file_name = Path(file).name
         preset = read_text(file_name, text, self.task_name)
         stem = "opened" if bad_name(Path(file_name).stem) else Path(file_name).stem
-        names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10**6))
         taken = {name.casefold() for name in self.presets.names()}  # one file each on Windows and macOS
-        name = next(name for name in names if f"user/{name}".casefold() not in taken)
+        name = next(name for name in numbered(stem) if f"user/{name}".casefold() not in taken)
         job, whole = preset_files.apply(preset), preset.kind != "recipe"
         stored = self.presets.keep(name, preset_files.with_job(preset, job) if whole else preset)
         return self.choose(stored, f"Opened {file_name} and kept it as {name}.")

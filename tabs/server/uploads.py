@@ -5,13 +5,12 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from itertools import count
 from pathlib import Path
 
 from core.dataset.sources.archive import DATASET_EXTENSIONS, unpack_zip
 from core.dataset.sources.files import extension, is_image, is_junk, printable
 from core.dataset.sources.walk import Walk, note_unused
-from core.record.atomic import put_folder, remove_folder
+from core.record.atomic import numbered, put_folder, remove_folder
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
 from core.settings.names import bad_name
@@ -91,8 +90,7 @@ def _names(paths: Sequence[Path], images: Collection[Path]) -> list[str]:
         stem, before = path.stem, seen[path.name.casefold()]
         seen[path.name.casefold()] += 1
         if before and (stem.casefold(), before) not in stems:
-            numbered = (f"{stem}-{number}" for number in count(2))
-            free = next(each for each in numbered if each.casefold() not in taken)
+            free = next(each for each in numbered(stem) if each.casefold() not in taken)
             taken.add(free.casefold())
             stems[stem.casefold(), before] = free
         names.append(stems.get((stem.casefold(), before), stem) + path.suffix)

@@ -19,7 +19,6 @@ from core.dataset.doctor.examine import KINDS, examine, treat
 from core.dataset.doctor.finding import ExaminedImage
 from core.dataset.doctor.images import (
     Closer,
-    Limits,
     Reading,
     close_pairs,
     copies,
@@ -382,17 +381,17 @@ def test_a_file_name_with_a_number_is_no_caption(stem, text, found):
     + [((300, 100), None, []), ((301, 100), None, ["long"]), ((100, 301), None, ["long"])],
 )
 def test_sizes_are_found_from_their_limits_on(size, bucket, found):
-    assert kinds(wrong_size([examined(size=size, bucket=bucket)], Limits())) == found
+    assert kinds(wrong_size([examined(size=size, bucket=bucket)])) == found
 
 
 def test_the_most_enlarged_the_longest_and_the_most_blurred_come_first(monkeypatch):
     items = [examined(n, size=(100, 100), bucket=(side, side)) for n, side in enumerate((160, 300, 200))]
     items += [examined(3 + n, size=(width, 100)) for n, width in enumerate((400, 900, 500))]
-    found = {finding.kind: names(finding) for finding in wrong_size(items, Limits())}
+    found = {finding.kind: names(finding) for finding in wrong_size(items)}
     assert found == {"enlarged": [["1.png"], ["2.png"], ["0.png"]], "long": [["4.png"], ["5.png"], ["3.png"]]}
     blurs = (50, 1, 20, 100, 100, 100)
     items = [replace(item, look=Look(blur=blur)) for item, blur in zip(items, blurs, strict=True)]
-    (finding,) = looks_wrong(items, Limits(), Reading())
+    (finding,) = looks_wrong(items, Reading())
     assert names(finding) == [["1.png"], ["2.png"], ["0.png"]]
 
 
@@ -411,7 +410,7 @@ def test_the_most_enlarged_the_longest_and_the_most_blurred_come_first(monkeypat
 def test_looks_are_found_from_their_limits_on(monkeypatch, look, frame, found):
     closer = lambda images, *_: {each.key: Closer(np.zeros((16, 16)), frame) for each in images}  # noqa: E731
     monkeypatch.setattr(doctor_images, "second_look", closer)
-    assert kinds(looks_wrong([replace(examined(), look=Look(**look))], Limits(), Reading())) == found
+    assert kinds(looks_wrong([replace(examined(), look=Look(**look))], Reading())) == found
 
 
 def test_of_duplicates_the_trained_captioned_largest_is_kept():
@@ -440,7 +439,7 @@ def test_near_copies_differ_by_so_much(monkeypatch, bits, gray, found):
     }
     monkeypatch.setattr(doctor_images, "second_look", closer)
     items = [replace(item, look=Look(dhash=f"{1 ^ (bits * n):016x}")) for n, item in enumerate(items)]
-    assert kinds(copies(items, Limits(), Reading())) == found
+    assert kinds(copies(items, Reading())) == found
 
 
 def test_the_difference_of_two_grays_is_measured_by_the_smaller_contrast():

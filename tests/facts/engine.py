@@ -434,7 +434,7 @@ def files() -> Facts:
         marks = []
         for name in (" my\u202e mark\n", "", "n" * 81, "n" * 80, None):
             marks.append([refused(kept.keep, run.path, file, name), kept.read_kept(run.path)])
-            kept._read.cache_clear()
+            kept._marks.cache_clear()
         yield "marks", marks
         titles = []
         for title, note in (

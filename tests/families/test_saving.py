@@ -35,15 +35,6 @@ def test_what_trained_is_written_and_the_rest_is_the_sources_own(tmp_path, folde
 
 
 @pytest.mark.slow
-def test_averages_are_written_in_place_of_the_weights_in_memory(tmp_path, folder):
-    components = sd1.load(folder)
-    averages = {key: torch.full_like(value, 0.125) for key, value in components.denoiser.state_dict().items()}
-    save_model(components, tmp_path / "m", ["unet", "text_encoder"], states={"unet": averages}, dtype=torch.float16)
-    again = sd1.load(tmp_path / "m")
-    assert all((value == 0.125).all() for value in again.denoiser.state_dict().values())
-
-
-@pytest.mark.slow
 def test_the_starter_is_written_as_one_file_and_draws_the_same(tmp_path):
     components = sd1.load(STARTER)
     save_model(components, tmp_path / "m.safetensors", ["unet"], form="safetensors")

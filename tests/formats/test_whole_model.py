@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from core.families.token_count import VOCABULARY
 from core.formats.models.checkpoint import open_checkpoint, read_part
 from core.formats.models.whole_model import ModelFacts, form_of
-from core.record.cancel import Cancelled, CancelToken
 from tests.refusals import refused
 from tests.whole_models import FAMILIES, left_in
 
@@ -143,15 +142,6 @@ def test_a_disk_that_is_too_full_is_told_before_anything_is_written(tmp_path, mo
     monkeypatch.setattr("core.record.machine.free_disk", lambda folder: 70_000_000)
     with refused("disk.space"):
         sd1.write(tmp_path / "m.safetensors")
-    assert left_in(tmp_path) == []
-
-
-@pytest.mark.parametrize("form", ["safetensors", "ckpt", "diffusers_safetensors"])
-def test_a_stopped_save_leaves_nothing(tmp_path, sd1, form):
-    token = CancelToken()
-    token.cancel()
-    with pytest.raises(Cancelled):
-        sd1.write(tmp_path / "m", form=form, cancel=token)
     assert left_in(tmp_path) == []
 
 

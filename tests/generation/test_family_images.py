@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from core.families import family
 from core.formats.detect import FAMILY_NAMES
 from core.generation.model.loras import loras_attached
-from core.generation.prompt.states import encode_prompts
 from core.generation.sample.canvas import decode_pixels
 from core.generation.sample.loop import Stage
 from core.networks.adapter_file import load_lora, to_diffusers
@@ -20,6 +19,7 @@ from core.record.workspace import PROJECT
 from core.settings.generation.generate import LoraUse
 from tests.lora_layers import layers_of
 from tests.models import tiny_folder, tiny_lora
+from tests.prompts import encode_prompts
 from tests.refusals import refused
 from tests.sampling import images, sampled
 

@@ -17,11 +17,12 @@ from diffusers import (
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.families.vae import decode_latents
-from core.generation.prompt.states import PromptStates, Reading, encode_prompts
+from core.generation.prompt.states import PromptStates, Reading
 from core.generation.sample.canvas import CPU_LATENT_PIXELS, decode, decode_pixels, images_at_once
 from core.generation.sample.loop import Denoiser
 from core.record.cancel import Cancelled, CancelToken
 from core.record.workspace import PROJECT
+from tests.prompts import encode_prompts
 from tests.refusals import refused
 from tests.sampling import images, sampled
 

@@ -26,7 +26,6 @@ from core.generation.model import leases
 from core.generation.model.store import ModelStore, make_store
 from core.generation.plan.forecast import Needs, forecast, peak_of
 from core.generation.plan.plan import check_task, plan_of
-from core.generation.prompt.states import encode_prompts
 from core.generation.run import ready, run_generate
 from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of, stage_evaluations, steps_of
 from core.machine_check.random_model import random_state
@@ -38,6 +37,7 @@ from core.settings.job import GenerateJob
 from core.settings.presets.files import to_values
 from tests.generation.theirs import scheduler_of
 from tests.models import single_file, tiny_configs, tiny_folder
+from tests.prompts import encode_prompts
 from tests.refusals import problems_of, refused
 from tests.reports import Heard
 

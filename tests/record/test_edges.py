@@ -130,7 +130,7 @@ def test_title_and_note_of_another_type_are_none_and_signs_that_are_not_shown_go
         ]
     ):
         about.write_text(content + " " * number)
-        assert run_about._read.__wrapped__(about, None) == run_about.RunAbout(title, note)
+        assert run_about._read.__wrapped__(about) == run_about.RunAbout(title, note)
     about.unlink()
     assert run_about.write_about(folder, title="t", note="n") == run_about.RunAbout("t", "n")
     assert run_about.write_about(folder, title="x") == run_about.RunAbout("", "n"), "its initial title"

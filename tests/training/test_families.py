@@ -14,11 +14,11 @@ from core.families import family
 from core.families.saving import save_model
 from core.families.sdxl import FAMILY as sdxl
 from core.generation.model.loras import loras_attached
-from core.generation.prompt.states import encode_prompts
 from core.generation.sample.canvas import decode_pixels
 from core.networks.adapter_file import save_lora
 from core.settings.generation.generate import LoraUse
 from tests.models import tiny_folder
+from tests.prompts import encode_prompts
 from tests.sampling import sampled
 
 SIZES = {"resolution": 64, "bucket_reso_steps": 32, "train_batch_size": 2}

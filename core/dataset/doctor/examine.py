@@ -14,7 +14,6 @@ from core.dataset.buckets.batches import Placed
 from core.dataset.doctor.captions import caption_findings
 from core.dataset.doctor.finding import KINDS, ExaminedImage, Finding
 from core.dataset.doctor.images import (
-    Limits,
     Reading,
     copies,
     copies_by_content,
@@ -38,7 +37,6 @@ def examine(
     *,
     cancel: CancelToken | None = None,
     progress: Progress | None = None,
-    settings: Limits | None = None,
 ) -> tuple[Finding, ...]:
     """Everything the doctor finds, errors first, then in the order of KINDS. Changes nothing. Of images that cannot be read it finds
     only that.
@@ -47,16 +45,15 @@ def examine(
     memo_path  where measurements are cached, as for the decode pass
     progress   called with (done, total) while images are decoded: first new ones, then those that need a closer look
     """
-    limits = settings or Limits()
     items = _images_of(dataset)
     looks = look_at_all([item.image for item in items], cancel, progress, memo_path)
     whole = [replace(item, look=looks[item.key]) for item in items if not looks[item.key].reason]
     reading = Reading(memo_path, cancel, progress)
     findings = [
         *(unreadable(dataset.rows) if isinstance(dataset, Report) else ()),
-        *copies(whole, limits, reading),
-        *looks_wrong(whole, limits, reading),
-        *wrong_size(whole, limits),
+        *copies(whole, reading),
+        *looks_wrong(whole, reading),
+        *wrong_size(whole),
         *caption_findings(whole),
     ]
     order = {kind: place for place, kind in enumerate(KINDS)}

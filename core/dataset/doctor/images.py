@@ -27,22 +27,20 @@ _EVEN, _CLEAR = 8, 16  # levels of 255: still the border's color; clearly anothe
 _STRAIGHT = 0.6  # fraction of the first line inside a border that is clearly another color: bars end in a straight line
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Thresholds of the findings."""
+# ---- thresholds of the findings
 
-    # Bits of 64. Measured on drawings: copies at other sizes and JPEG qualities down to 30 differ in at most 3, a crop by 2%
-    # in up to 11, different images in 15 and more. The closer look removes random pairs of large sets.
-    near_distance: int = 8
-    # Difference of two 16 x 16 grays over their own contrast. Copies: below 0.07; cropped by 2%: 0.6; others: from 0.9.
-    near_difference: float = 0.5
-    # Variance of the Laplacian at 256 pixels. Sharp photographs: 540 to 7400, soft subjects (the moon, a retina) 150 and
-    # 220, drawings from 1650. A Gaussian blur of radius 2 at that size (8 pixels at 1024) leaves 2 to 92, motion blur 25.
-    blur_below: float = 100.0
-    border_from: float = 0.03  # fraction of the area; thinner ones are a pixel row of a scan
-    strong_scale: float = 1.5  # more than half of the pixels are interpolated, and the model learns the softness
-    small_side: int = 64  # pixels: 8 x 8 latents, in which no VAE keeps a face
-    extreme_aspect: float = 3.0  # beyond the usual buckets, so much is cropped
+# Bits of 64. Measured on drawings: copies at other sizes and JPEG qualities down to 30 differ in at most 3, a crop by 2%
+# in up to 11, different images in 15 and more. The closer look removes random pairs of large sets.
+NEAR_DISTANCE = 8
+# Difference of two 16 x 16 grays over their own contrast. Copies: below 0.07; cropped by 2%: 0.6; others: from 0.9.
+NEAR_DIFFERENCE = 0.5
+# Variance of the Laplacian at 256 pixels. Sharp photographs: 540 to 7400, soft subjects (the moon, a retina) 150 and
+# 220, drawings from 1650. A Gaussian blur of radius 2 at that size (8 pixels at 1024) leaves 2 to 92, motion blur 25.
+BLUR_BELOW = 100.0
+BORDER_FROM = 0.03  # fraction of the area; thinner ones are a pixel row of a scan
+STRONG_SCALE = 1.5  # more than half of the pixels are interpolated, and the model learns the softness
+SMALL_SIDE = 64  # pixels: 8 x 8 latents, in which no VAE keeps a face
+EXTREME_ASPECT = 3.0  # beyond the usual buckets, so much is cropped
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,10 @@ def unreadable(rows: Iterable[Row]) -> list[Finding]:
     return [Finding("unreadable", "advice", what, fix, tuple((each,) for each in broken), advised, "put away")]
 
 
-def copies(items: Sequence[ExaminedImage], limits: Limits, reading: Reading) -> list[Finding]:
+def copies(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
     """Exact and near duplicates, within the training set and across training, validation and regularization."""
     exact = _same_content(items, reading)
-    return _by_roles((exact, ""), (_near(items, limits, exact, reading), "near "))
+    return _by_roles((exact, ""), (_near(items, exact, reading), "near "))
 
 
 def copies_by_content(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
@@ -165,20 +163,20 @@ def _same_content(items: Sequence[ExaminedImage], reading: Reading) -> list[list
 
 
 def _near(
-    items: Sequence[ExaminedImage], limits: Limits, exact: Sequence[Sequence[ExaminedImage]], reading: Reading
+    items: Sequence[ExaminedImage], exact: Sequence[Sequence[ExaminedImage]], reading: Reading
 ) -> list[list[ExaminedImage]]:
     """Groups of near duplicates; of exact duplicates only the one to keep is compared. Regularization images are alike, as they were
     generated from one prompt, so they are compared only with others."""
     left_out = {item.key for group in exact for item in sorted(group, key=_worth)[1:]}
     able = [item for item in items if item.key not in left_out and int(item.look.dhash or "0", 16)]
-    close = close_pairs([item.look.dhash for item in able], limits.near_distance, reading.cancel)
+    close = close_pairs([item.look.dhash for item in able], NEAR_DISTANCE, reading.cancel)
     pairs = [pair for pair in close if {able[number].role for number in pair} != {"regularization"}]
     wanted = sorted({number for pair in pairs for number in pair})
     closer = second_look([able[number].image for number in wanted], reading)
     alike = []
     for one, other in pairs:
         first, second = closer.get(able[one].key), closer.get(able[other].key)
-        if first and second and difference(first.gray, second.gray) <= limits.near_difference:
+        if first and second and difference(first.gray, second.gray) <= NEAR_DIFFERENCE:
             alike.append((one, other))
     return [[able[number] for number in group] for group in joined_groups(alike, len(able))]
 
@@ -275,17 +273,17 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
 # ---- single images
 
 
-def looks_wrong(items: Sequence[ExaminedImage], limits: Limits, reading: Reading) -> list[Finding]:
+def looks_wrong(items: Sequence[ExaminedImage], reading: Reading) -> list[Finding]:
     """Blurry, single-color and framed images. A blurry regularization image shows what the base model generates."""
     plain = [item for item in items if item.look.border >= 1.0]
     rest = [item for item in items if item.look.border < 1.0]
     judged = [item for item in rest if item.role != "regularization"]
-    blurred = sorted((item for item in judged if item.look.blur < limits.blur_below), key=lambda item: item.look.blur)
-    edged = [item for item in rest if item.look.border >= limits.border_from]
+    blurred = sorted((item for item in judged if item.look.blur < BLUR_BELOW), key=lambda item: item.look.blur)
+    edged = [item for item in rest if item.look.border >= BORDER_FROM]
     closer = second_look([item.image for item in edged], reading)
     frames = {item.key: closer[item.key].frame for item in edged if item.key in closer}
     framed = sorted(
-        (item for item in edged if frames.get(item.key, 0.0) >= limits.border_from),
+        (item for item in edged if frames.get(item.key, 0.0) >= BORDER_FROM),
         key=lambda item: -frames[item.key],
     )
     return [
@@ -315,26 +313,26 @@ def looks_wrong(items: Sequence[ExaminedImage], limits: Limits, reading: Reading
     ]
 
 
-def wrong_size(items: Sequence[ExaminedImage], limits: Limits) -> list[Finding]:
+def wrong_size(items: Sequence[ExaminedImage]) -> list[Finding]:
     """Images that are strongly upscaled, tiny, or have an extreme aspect ratio."""
 
     def aspect(item: ExaminedImage) -> float:
         sides = sorted((item.image.width, item.image.height))
         return sides[1] / sides[0]
 
-    small = [p for p in items if min(p.image.width, p.image.height) < limits.small_side]
+    small = [p for p in items if min(p.image.width, p.image.height) < SMALL_SIDE]
     tiny = {item.key for item in small}
     enlarged = sorted(
-        (p for p in items if p.placed.placement.scale > limits.strong_scale and p.key not in tiny),
+        (p for p in items if p.placed.placement.scale > STRONG_SCALE and p.key not in tiny),
         key=lambda item: -item.placed.placement.scale,
     )
     no_upscale = ImageSettings.title_of("bucket_no_upscale")
-    long = sorted((p for p in items if aspect(p) > limits.extreme_aspect), key=lambda item: -aspect(item))
+    long = sorted((p for p in items if aspect(p) > EXTREME_ASPECT), key=lambda item: -aspect(item))
     return [
         *one_by_one(
             "small",
             small,
-            f"{{n}} under {limits.small_side} pixels on the short side, too small to train on",
+            f"{{n}} under {SMALL_SIDE} pixels on the short side, too small to train on",
             "use larger versions, or move them to the trash",
             size_of,
             put_away=True,
@@ -342,7 +340,7 @@ def wrong_size(items: Sequence[ExaminedImage], limits: Limits) -> list[Finding]:
         *one_by_one(
             "enlarged",
             enlarged,
-            f"{{n}} upscaled more than {limits.strong_scale:g} times: the blur is trained too",
+            f"{{n}} upscaled more than {STRONG_SCALE:g} times: the blur is trained too",
             f"use larger versions or a lower resolution, turn on '{no_upscale}', or move them to the trash",
             lambda item: f"{size_of(item)}, {item.placed.placement.scale:.1f} times",
             put_away=True,
@@ -350,7 +348,7 @@ def wrong_size(items: Sequence[ExaminedImage], limits: Limits) -> list[Finding]:
         *one_by_one(
             "long",
             long,
-            f"{{n}} more than {limits.extreme_aspect:g} times as long as wide: a large part is cropped",
+            f"{{n}} more than {EXTREME_ASPECT:g} times as long as wide: a large part is cropped",
             "crop them with the image tools",
             lambda item: f"{size_of(item)}, {item.placed.placement.area_after_crop:.0%} left after the crop",
         ),

@@ -1,12 +1,12 @@
 """Folders of painted masks, one for each image folder: outputs/datasets/<name>_masks."""
 
-import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from core.dataset.sources.files import MASK_LABEL, extension, plain_form, printable
 from core.dataset.sources.image_info import ImageInfo
+from core.record.atomic import numbered
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 
@@ -32,11 +32,11 @@ def painted_folder(datasets: Path, images: Path) -> Path:
     """The folder of painted masks of an image folder; an unused name if it does not exist yet."""
     real = os.path.realpath(images)
     name = f"{printable(os.path.basename(real))[:LONGEST_NAME] or 'images'}_masks"
-    for number in itertools.count(1):
-        folder = datasets / (name if number == 1 else f"{name}-{number}")
+    for free in numbered(name):
+        folder = datasets / free
         if not os.path.lexists(folder) or images_of(folder) == real:
             return folder
-    raise AssertionError("count() never ends")
+    raise AssertionError("the numbers never end")
 
 
 def stem_below(image: ImageInfo, folder: Path) -> str:

@@ -156,7 +156,6 @@ def write_model(
     dtype: torch.dtype | None = None,
     facts: ModelFacts | None = None,
     kohya_projection: bool = False,
-    cancel: CancelToken | None = None,
 ) -> list[Problem]:
     """Write a model; it appears atomically at `target`. Returns advice.
 
@@ -182,7 +181,7 @@ def write_model(
         sizes = sizes_beyond(states, dtype, set(parts))
         refuse_not_finite(not_finite_names(sizes), target)
         dtype, advice = fitting_type(sizes, dtype, target)
-        Model.of(output, files, cast_states(states, dtype), dtype, cancel=cancel).write()
+        Model.of(output, files, cast_states(states, dtype), dtype).write()
     return advice
 
 

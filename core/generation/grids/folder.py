@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +148,8 @@ class GridFolder:
         """
         root = grids_of(workspace)
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{safe_name(job.grid.name)}"
-        for number in count(1):
-            path = root / (stem if number == 1 else f"{stem}-{number}")
+        for free in atomic.numbered(stem):
+            path = root / free
             try:
                 atomic.make_folders(root)
                 path.mkdir()

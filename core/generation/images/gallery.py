@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 from core.dataset.doctor import trash
@@ -522,7 +521,6 @@ def plain_prompt(prompt: str) -> str:
 
 def _free(path: Path, stems: set[str]) -> str:
     """A file name with an unused stem: images of several days may share a name, and captions belong to stems."""
-    names = (path.stem if number == 1 else f"{path.stem}-{number}" for number in count(1))
-    stem = next(name for name in names if name.casefold() not in stems)
+    stem = next(name for name in atomic.numbered(path.stem) if name.casefold() not in stems)
     stems.add(stem.casefold())
     return stem + path.suffix

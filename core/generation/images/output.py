@@ -6,7 +6,6 @@ import os
 import time
 from contextlib import suppress
 from io import BytesIO
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,8 +117,8 @@ def _safe(text: str) -> str:
 def _reserve(folder: Path, stem: str, ending: str) -> Path:
     """An empty file with an unused name: stem.png, stem-2.png, ..."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number in count(1):
-        path = folder / f"{stem}{'' if number == 1 else f'-{number}'}{ending}"
+    for name in atomic.numbered(stem, ending):
+        path = folder / name
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             return path

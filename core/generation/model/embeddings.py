@@ -20,7 +20,7 @@ from core.formats.embedding_file import LAYERS, ONE, SDXL, bundled_tokens, read_
 from core.formats.tensors.header import read_header
 from core.generation.model.library import find, portable_name, tokens_of_file, trained_token
 from core.generation.model.store import ModelTextCache
-from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, encode_texts
+from core.generation.prompt.states import AS_WRITTEN, Reading, encode_texts
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.units import first_of, listed
@@ -168,10 +168,6 @@ class PromptEncoder:
     ):
         self._components, self._counts, self._layered = components, counts, layered
         self._cache = cache or ModelTextCache()
-
-    def encode(self, prompt: str, negative_prompt: str = "", reading: Reading = AS_WRITTEN) -> PromptStates:
-        """Like `encode_prompts`; with layered embeddings the context is [1, 16, T, C]."""
-        return PromptStates.of(self.encode_each([prompt, negative_prompt], reading))
 
     def encode_each(
         self, texts: Sequence[str], reading: Reading = AS_WRITTEN, others: Sequence[str] = ()

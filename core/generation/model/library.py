@@ -26,7 +26,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.regular import open_regular, read_regular
 from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder
-from core.record.stamps import Stamp, stamp
+from core.record.stamps import Stamp, cached_until_changed, stamp
 from core.record.units import first_of
 from core.record.workspace import CAPTIONERS, PREPROCESSORS, PROJECT, Workspace, display_path, real_path, resolve_path
 
@@ -487,26 +487,24 @@ def _embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
 def trained_token(path: Path) -> str:
     """The token that an embedding file was trained for, if it is another than the file's name; "" for files of other programs."""
     with suppress(ProblemsError, OSError):
-        token = _trained(path, stamp(path))
+        token = _trained(path)
         return token if token.casefold() != path.stem.casefold() and len(token.split()) == 1 else ""
     return ""
 
 
-@lru_cache(maxsize=4096)
-def _trained(path: Path, stamp: Stamp) -> str:
+@cached_until_changed(4096, missing="")
+def _trained(path: Path) -> str:
     return read_header(path)[1].get(TOKEN, "")
 
 
 def tokens_of_file(path: Path) -> list[str]:
     """The tokens of an embedding file with several; [""] for a file with one, and for one that cannot be read."""
     with suppress(ProblemsError, OSError):
-        return _tokens(path, stamp(path)) or [""]
+        return _tokens(path) or [""]
     return [""]
 
 
-@lru_cache(maxsize=4096)
-def _tokens(path: Path, stamp: Stamp) -> list[str]:
-    return tokens_in(path)
+_tokens = cached_until_changed(4096, missing=[])(tokens_in)
 
 
 def named_embeddings(

@@ -109,13 +109,3 @@ def encode_texts(
 def prompt_and_opposite(both: TextStates) -> PromptStates:
     """The states of a prompt and its negative prompt that were encoded together."""
     return PromptStates(both.each(lambda tensor: tensor[:1]), both.each(lambda tensor: tensor[1:]))
-
-
-def encode_prompts(
-    components: Components, prompt: str, negative_prompt: str = "", reading: Reading = AS_WRITTEN
-) -> PromptStates:
-    """Text encoder states of a prompt and its negative prompt, of any length; see `encode_texts`."""
-    import torch
-
-    with torch.no_grad():
-        return prompt_and_opposite(encode_texts(components, [prompt, negative_prompt], reading))

@@ -1,11 +1,10 @@
 """The programs whose training settings open as projects. A package registers more with `register`."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
 
 from core.dataset.captions.encodings import decode_text
 from core.imports.projects import ai_toolkit, kohya_ss, lora_file, onetrainer, sd_scripts, simpletuner
@@ -55,26 +54,24 @@ def import_project(
     *,
     folder: Path | None = None,
     choice: str = "",
-    variables: Mapping[str, str] = MappingProxyType({}),
     name: str = "",
     reads: bool = True,
 ) -> Import:
     """Another program's training settings, a text or the path of a file, as a job with a report. Raises ProblemsError.
 
-    name       of the file, where it is another than the path's
-    reads      whether files that a file names are read
-    folder     where files that a text names are looked up; those of a file in its own folder. Without it no file is read
-    choice     which of several commands, scripts or tabs it is read as: one of `Import.choices`
-    variables  values of variables that it uses and does not set
+    name    of the file, where it is another than the path's
+    reads   whether files that a file names are read
+    folder  where files that a text names are looked up; those of a file in its own folder. Without it no file is read
+    choice  which of several commands, scripts or tabs it is read as: one of `Import.choices`
     """
     if isinstance(source, Path):
         suffix = source.suffix.lower()
         path = source if suffix == lora_file.SUFFIX else None
         text = "" if path else decode_text(read_regular(source, MAX_BYTES)).text
         folder = source.resolve().parent if reads else None
-        opened = Source(text, name or str(source), suffix, folder, choice, variables, path)
+        opened = Source(text, name or str(source), suffix, folder, choice, path)
     else:
-        opened = Source(FENCE.sub("", source), name or "the text", Path(name).suffix.lower(), folder, choice, variables)
+        opened = Source(FENCE.sub("", source), name or "the text", Path(name).suffix.lower(), folder, choice)
         if len(source) > MAX_BYTES:
             what, fix = f"The text has more than {MAX_BYTES:,} characters", "paste only the settings"
             raise ProblemsError.one(what, opened.where, fix, "import.too-long")

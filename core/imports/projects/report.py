@@ -1,6 +1,6 @@
 """What an import gives: the job, and one entry for every key of the other program's file."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path, PureWindowsPath
@@ -149,11 +149,10 @@ class Import:
 class Source:
     """A text to import.
 
-    suffix     of its file (".json"); "" for pasted text
-    folder     where files that the text names are looked up; None reads no file
-    choice     which of several commands, tabs or scripts to read it as
-    variables  values of variables that the text uses and does not set
-    path       of a file that is no text
+    suffix  of its file (".json"); "" for pasted text
+    folder  where files that the text names are looked up; None reads no file
+    choice  which of several commands, tabs or scripts to read it as
+    path    of a file that is no text
     """
 
     text: str
@@ -161,7 +160,6 @@ class Source:
     suffix: str = ""
     folder: Path | None = None
     choice: str = ""
-    variables: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = None
 
     @cached_property

@@ -105,7 +105,7 @@ def _script_of(values: Mapping[str, Any], source: Source) -> tuple[Script, tuple
 
 
 def _from_command(source: Source) -> Import:
-    script = read_script(source.text, source.suffix, source.variables)
+    script = read_script(source.text, source.suffix)
     commands = [words for words in script.commands if words[0].lower() not in NAMING and _place(words) >= 0]
     commands = [inner for words in commands for inner in _unwrapped(words)]
     loose = [word for words in script.commands if any(is_option(word) for word in words) for word in words]

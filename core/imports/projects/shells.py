@@ -43,11 +43,10 @@ class Script:
     notes: list[str] = field(default_factory=list)
 
 
-def read_script(text: str, suffix: str = "", variables: Mapping[str, str] | None = None) -> Script:
+def read_script(text: str, suffix: str = "") -> Script:
     """The commands of a script, with the variables that it sets filled in. Nothing is run.
 
-    suffix      of its file (".ps1"), which determines the shell; "" or another detects it from the text
-    variables   values of variables that the script does not set, or computes
+    suffix   of its file (".ps1"), which determines the shell; "" or another detects it from the text
     """
     plain = text.replace("\r\n", "\n")
     text = _DASH.sub("--", plain.translate(_TYPOGRAPHY))
@@ -60,11 +59,9 @@ def read_script(text: str, suffix: str = "", variables: Mapping[str, str] | None
         notes.append(what)
     marked = (name for name, mark in _MARKS if re.search(mark, text))
     dialect: Shell = SUFFIXES.get(suffix) or next(marked, None) or "bash"
-    known: dict[str, Value] = {
-        name if dialect == "bash" else name.lower(): value for name, value in (variables or {}).items()
-    }
+    known: dict[str, Value] = {}
     if dialect == "bash" and (cells := _CELL.findall(text)):
-        known = _python_values(text) | known
+        known = _python_values(text)
         text = _with_python("\n".join(cells), known)
     elif dialect == "powershell":
         text = _PS_COMMENT.sub("", text)
@@ -236,7 +233,7 @@ class _Shell(_Reader):
         self.branches = 0  # of bash that are open
         # Whether PowerShell's open blocks depend on a condition, and the next one does
         self.blocks, self.condition = list[bool](), False
-        self.answers = dict(variables)
+        self.of_cells = dict(variables)  # what the Python of a notebook set
 
     def tokens(self) -> re.Pattern[str]:
         begins = not self.words and self.pieces is None and self.target is None
@@ -372,8 +369,8 @@ class _Shell(_Reader):
         """Set a variable, or forget it: None is a value that is not known, as is one that is set on a condition."""
         value = None if self.branches or any(self.blocks) else value
         before = self.variables.get(name) if more else None
-        if value is None and name in self.answers:
-            self.variables[name] = self.answers[name]
+        if value is None and name in self.of_cells:
+            self.variables[name] = self.of_cells[name]
         elif value is None:
             self.variables.pop(name, None)
         elif before is None:
@@ -470,7 +467,7 @@ class _Cmd(_Reader):
 
     def read(self, text: str) -> None:
         self.delayed = "enabledelayedexpansion" in text.lower()
-        branches, answers = 0, dict(self.variables)
+        branches = 0
         for line in text.replace("^\n", "").split("\n"):
             line = line.strip().lstrip("@").lstrip()
             if re.match(r"(rem\b|::|echo\b)", line, re.IGNORECASE):
@@ -484,7 +481,6 @@ class _Cmd(_Reader):
                 continue
             computed, name, value = match[1], (match[2] or match[4]).lower(), match[3] if match[2] else match[5]
             self.variables.pop(name, None)
-            self.variables |= {name: answers[name]} if name in answers else {}
             if computed:
                 value = _arithmetic(value.lower(), self.variables) if computed[1] in "aA" else None
             if value is not None and UNSET not in value and branches <= 0:

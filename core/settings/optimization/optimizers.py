@@ -243,9 +243,9 @@ def nearest(name: str) -> str:
     return next((full for full, bare in offered.items() if near and bare == near[0]), "")
 
 
-def type_problem(name: str, where: str = "optimizer.optimizer_type") -> Problem | None:
+def type_problem(name: str) -> Problem | None:
     """The problem of an unknown, not offered or not allowed optimizer; None for a valid one."""
-    entry = find(name)
+    entry, where = find(name), "optimizer.optimizer_type"
     if entry is not None:
         if entry.offered:
             return None

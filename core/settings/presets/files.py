@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.regular import MissingFile, read_regular
+from core.record.stamps import cached_until_changed
 from core.settings.base import Declared, Settings, declared, group_shown, value_of
 from core.settings.check import build, shorten
 from core.settings.job import JOBS, SCHEMA_VERSION, TrainJob
@@ -300,8 +300,8 @@ def _stems(folder: Path) -> list[str]:
 _NUMBER = re.compile(r"([0-9]+)")  # splits a name so that every second part is a number
 
 
-@lru_cache(maxsize=500)
-def _about(path: Path, changed: int) -> tuple[str, str]:
+@cached_until_changed(500, missing=("train", ""))
+def _about(path: Path) -> tuple[str, str]:
     """(task, title) of a preset file; ("train", "") for an unreadable one, so that the Train tab offers it and reports the error."""
     try:
         raw = parse_json(read_regular(path, MAX_BYTES), str(path), "", max_values=MAX_VALUES)
@@ -323,8 +323,7 @@ class PresetStore:
 
     def _about(self, name: str) -> tuple[str, str]:
         try:
-            path = self.path(name)
-            return _about(path, path.stat().st_mtime_ns)
+            return _about(self.path(name))
         except (OSError, ProblemsError):
             return "train", ""
 

@@ -81,6 +81,12 @@ def with_present_tool(task: str, values: Mapping[str, Any]) -> tuple[str, Values
     return name, kept | {name: settings | dict(group) if isinstance(group, Mapping) else group}
 
 
+def has_effect(task: str, tool: str, key: str) -> bool:
+    """Whether a tool of a former task reads a setting; also for a setting that no tool knows, to be refused later."""
+    chooser, _, tools = FORMER_TOOLS[task]
+    return key in tools.get(tool, ()) or key not in {chooser}.union(*tools.values())
+
+
 def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     """(task, values) with a tool of the former tasks `tool` and `images` as a task of its own, with the settings that it reads.
     An unknown tool is left unchanged, to be refused later."""
@@ -90,8 +96,7 @@ def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     name = group.get(chooser, usual)
     if not isinstance(name, str) or name not in tools:
         return task, dict(values)
-    known = set().union(*tools.values())
-    kept = {key: value for key, value in group.items() if key in tools[name] or key not in known | {chooser}}
+    kept = {key: value for key, value in group.items() if has_effect(task, name, key)}
     return name, {key: value for key, value in values.items() if key != task} | {name: kept}
 
 

@@ -25,7 +25,7 @@ from core.generation.model.parts import Parts
 from core.generation.plan.forecast import needs_of, offload_of
 from core.generation.plan.hooks import Making
 from core.generation.plan.plan import plan_of
-from core.generation.prompt.states import PromptStates, encode_prompts
+from core.generation.prompt.states import PromptStates
 from core.generation.run import run_generate
 from core.generation.sample.guidance import UNGUIDED, Moment
 from core.generation.sample.loop import Denoiser, Sampling, Stage, conditioning, denoise, noises_of
@@ -34,6 +34,7 @@ from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from tests.models import tiny_folder
+from tests.prompts import encode_prompts
 
 SIZE, STEPS = 64, 3
 

@@ -29,7 +29,7 @@ from core.generation.model.loras import loras_attached
 from core.generation.model.store import make_store
 from core.generation.plan.files import find_sources
 from core.generation.plan.plan import plan_of
-from core.generation.prompt.states import encode_prompts
+from core.generation.prompt.states import PromptStates
 from core.generation.run import run_generate
 from core.networks.adapter_file import save_lora
 from core.record.problems import ProblemsError
@@ -39,6 +39,7 @@ from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
 from tests.models import tiny_file, tiny_folder
+from tests.prompts import encode_prompts
 from tests.reports import Heard
 from tests.sampling import sampled
 
@@ -85,6 +86,10 @@ def state(components):
     return weights, hooks, [len(tokenizer) for tokenizer in components.tokenizers]
 
 
+def states_of(encoder, prompt, negative=""):
+    return PromptStates.of(encoder.encode_each([prompt, negative]))
+
+
 @pytest.mark.slow(only=("sd2", "sdxl"))
 def test_the_vectors_of_known_words_draw_the_image_of_these_words_and_the_model_is_as_before(model, tmp_path):
     words = [
@@ -94,7 +99,7 @@ def test_the_vectors_of_known_words_draw_the_image_of_these_words_and_the_model_
     before = state(model)
     plain = latents(model, encode_prompts(model, "a red fox and a cup", "no cup"))
     with embeddings_attached(model, words) as new:
-        drawn = latents(model, new.encode("a Zunkel and a zunkel-b", "no zunkel-b"))
+        drawn = latents(model, states_of(new, "a Zunkel and a zunkel-b", "no zunkel-b"))
         assert not new.missing("a ZUNKEL", "zunkel-b") and new.missing("zunkel-b, zunkels") == ["zunkel"]
     assert torch.equal(drawn, plain)
     after = state(model)
@@ -110,14 +115,14 @@ def test_a_word_with_a_vector_for_each_layer_draws_beside_a_plain_one(tmp_path):
     words = [Embedding("xti", layered), Embedding("brabol", word_file(tmp_path / "brabol.pt", components, "cup"))]
     plain = latents(components, encode_prompts(components, "a red fox, a cup"))
     with embeddings_attached(components, words) as new:
-        states = new.encode("a xti, a brabol")
+        states = states_of(new, "a xti, a brabol")
         assert states.positive.context.shape[:2] == (1, 16)
         assert torch.equal(latents(components, states), plain)
     vectors = read_embedding(layered)
     vectors["OUT11"] = -vectors["OUT11"]
     write_embedding(layered, vectors, {}, torch.float32)
     with embeddings_attached(components, words) as new:
-        assert not torch.equal(latents(components, new.encode("a xti, a brabol")), plain)
+        assert not torch.equal(latents(components, states_of(new, "a xti, a brabol")), plain)
     assert torch.equal(latents(components, encode_prompts(components, "a red fox, a cup")), plain)
 
 
@@ -324,7 +329,7 @@ def test_each_word_of_a_file_is_used_by_its_own_name(workspace, name):
     assert [list(read_shapes(path, word.token).values()) for word in words] == [[(1, 64)], [(2, 64)]]
     plain = latents(components, encode_prompts(components, "a red fox and a cup"))
     with embeddings_attached(components, words) as new:
-        assert torch.equal(latents(components, new.encode("a Zunkel and a brabol")), plain)
+        assert torch.equal(latents(components, states_of(new, "a Zunkel and a brabol")), plain)
         assert new.missing("a zunkel") == ["brabol"]
     assert find_embeddings(f"brabol={path}", workspace) == [words[0]]
 

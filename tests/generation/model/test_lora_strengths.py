@@ -14,7 +14,6 @@ from core.generation.model.loras import Strength, loras_attached
 from core.generation.model.store import make_store
 from core.generation.plan.plan import plan_of
 from core.generation.prompt.loras import LoraTag, tag_of, use_of, without_tags
-from core.generation.prompt.states import encode_prompts
 from core.generation.run import run_generate
 from core.generation.sample.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of
 from core.networks.adapter_file import save_lora
@@ -26,6 +25,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.generation.generate import LoraUse
 from tests.generation.model.test_loras import STARTER, random_lora
 from tests.generation.test_run import job_of
+from tests.prompts import encode_prompts
 from tests.refusals import refused
 
 SD1 = {"ss_base_model_version": "sd_v1"}

@@ -16,7 +16,6 @@ from core.generation.model.library import Scan, find, find_all, prompt_names
 from core.generation.model.loras import loras_attached
 from core.generation.plan.plan import plan_of
 from core.generation.prompt.analysis import findings_of
-from core.generation.prompt.states import encode_prompts
 from core.generation.sample.canvas import decode_pixels
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.networks.sizes import has_large_kernel
@@ -25,6 +24,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
+from tests.prompts import encode_prompts
 from tests.sampling import sampled
 
 STARTER = PROJECT / "models" / "starter"

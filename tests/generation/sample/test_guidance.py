@@ -25,7 +25,7 @@ from core.diffusion.text_states import TextStates
 from core.families import family
 from core.generation.plan.checks import guidance_problems, problems_of
 from core.generation.plan.plan import check_task
-from core.generation.prompt.states import PromptStates, encode_prompts
+from core.generation.prompt.states import PromptStates
 from core.generation.sample.guidance import EMPTY, NEGATIVE, PERTURBED, POSITIVE, composed
 from core.generation.sample.guidances import GUIDANCES, make_guidance
 from core.generation.sample.guidances.layers import layers_of, sides_of, smoothed
@@ -36,6 +36,7 @@ from core.settings.check import build
 from core.settings.generation import guidance as settings
 from core.settings.job import GenerateJob
 from tests.models import tiny_folder
+from tests.prompts import encode_prompts
 from tests.sampling import sampled
 
 SCALE, STEPS = 5.0, 4

@@ -150,11 +150,11 @@ def test_its_file_is_what_the_next_training_begins_with(groups, train, at_first_
 def test_two_control_images_make_two_samples_and_its_file_makes_them_again(groups, train, controls, images):
     """Through the parts of Generate: the model, `denoise` with a control image, `decode`."""
     from core.generation.prompt.sample_prompts import control_image
-    from core.generation.prompt.states import encode_prompts
     from core.generation.sample.canvas import decode
     from core.generation.sample.loop import Denoiser
     from core.networks.frozen import install
     from core.training.loop.samples import prompts_of
+    from tests.prompts import encode_prompts
     from tests.sampling import sampled
     from tests.seams.toys.control import _beside
     from tests.training.conftest import STARTER

@@ -125,7 +125,7 @@ def test_its_prediction_is_that_of_diffusers_pipeline(folder):
     from diffusers import StableDiffusion3Pipeline
 
     from core.families import family
-    from core.generation.prompt.states import encode_prompts
+    from tests.prompts import encode_prompts
     from tests.sampling import sampled
 
     components = family("dit").load(folder)
@@ -216,9 +216,9 @@ def test_an_image_begins_with_an_image_as_in_diffusers_pipeline(model, folder, w
     from PIL import Image
 
     from core.families import family
-    from core.generation.prompt.states import encode_prompts
     from core.generation.sample.canvas import encoded, pixels_of
     from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of
+    from tests.prompts import encode_prompts
 
     y, x = np.mgrid[0:64, 0:64] / 63
     image = Image.fromarray((np.stack([x, y, x * y], -1) * 255).astype(np.uint8))

@@ -10,11 +10,11 @@ from core.families import family
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.store import make_store
 from core.generation.plan.checks import problems_of
-from core.generation.prompt.states import encode_prompts
 from core.generation.run import run_generate
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from core.settings.presets.files import to_values
+from tests.prompts import encode_prompts
 from tests.sampling import sampled
 from tests.training.conftest import STARTER
 

@@ -9,10 +9,10 @@ from core.families import family
 from core.generation.making import Maker
 from core.generation.plan.checks import problems_of
 from core.generation.plan.plan import plan_of
-from core.generation.prompt.states import encode_prompts
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from tests.docs.guide import DOCS, blocks_of
+from tests.prompts import encode_prompts
 from tests.sampling import sampled
 from tests.training.conftest import STARTER
 
