@@ -29,7 +29,7 @@ FREE = {  # texts that name nothing outside the job, and why
     "words of captions and prompts": "trigger_word caption_prefix caption_suffix caption_separator keep_tokens_separator"
     " secondary_separator write_missing class_word prompt negative_prompt clip_prompt caption token_string init_word class_caption"
     " sample_prompts identifier class_tokens replacements tags after find replace_with implications separator new_separator filter prefix"
-    " suffix remove_words ad_prompt ad_negative_prompt",
+    " suffix remove_words only ad_prompt ad_negative_prompt",
     "classes of a detector": "ad_model_classes",
     "tags of captions": "undesired_tags wanted_tags tag_replacement always_first_tags",
     "prompts of captioners, and phrases of captions": "system_prompt caption_start person_name words_to_avoid required_words"
