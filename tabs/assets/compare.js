@@ -81,7 +81,7 @@
     byId("compare-kind").addEventListener("change", draw);
   };
 
-  atelier.on("click", "#compare [data-grid-of]", (node) => { if (runs) { atelier.once(node); atelier.command("grid_of_runs", {runs, ask: atelier.ask()}); } });
+  atelier.on("click", "#compare [data-grid-of]", (node) => { if (runs) { atelier.once(node); atelier.command("grid_of_runs", {runs, ask: atelier.ask()}); atelier.toGrid(); } });
   atelier.on("change", "#compare select[data-side]", (side) => {
     if (!runs) return;
     const wanted = [...runs];
