@@ -389,7 +389,7 @@
     return !!wanted;
   };
   atelier.hasTab = (tab) => tabButtons().some((button) => button.textContent.trim() === tab);
-  /* The address keeps the open tab, the chosen run (#Monitor/<run>) and those that are compared (#Runs/<A>/<B>), so that a refresh
+  /* The address keeps the open tab, the chosen or open run (#Monitor/<run>, #Runs/<run>) and those that are compared (#Runs/<A>/<B>), so that a refresh
      shows the same, and each of these is a page of the browser's history: Back goes to the one before. `followed` is the address that
      was last acted on: another one is not written over. `bound` is the tab that it leads to, until that is open. */
   const BOUND = 3000;
@@ -399,19 +399,20 @@
     followed = location.hash;
     const [tab, ...runs] = inWords(location.hash.slice(1)).split("/");
     if (tab === "Monitor" && atelier.chooseRun && (runs[0] || "") !== atelier.chosenRun) atelier.chooseRun(runs[0], true);
-    if (tab === "Runs" && atelier.compareRuns) atelier.compareRuns(runs);
+    if (tab === "Runs" && atelier.compareRuns) { atelier.compareRuns(runs); atelier.openRun(runs.length === 1 ? runs[0] : ""); }
     bound = {tab: atelier.hasTab(tab) ? tab : atelier.openTab(), until: Date.now() + BOUND};
     atelier.goTo(bound.tab);
     atelier.keepAddress();
   };
-  /** Write what is shown into the address: a new page of the history, but the same one where an address was followed or is void. */
+  /** Write what is shown into the address: a new page of the history, but the same one where an address was followed or is void, or
+      that of a dialog which led here. */
   atelier.keepAddress = (same) => {
     if (location.hash !== followed) return follow();  // its event is on the way, or never comes: a script put it there
     const tab = atelier.openTab();
-    if (!tab || (bound && bound.tab !== tab && Date.now() < bound.until)) return;  // the tab that was asked for is on its way
-    const runs = tab === "Monitor" && atelier.chosenRun ? [atelier.chosenRun] : tab === "Runs" && atelier.compared ? atelier.compared() || [] : [];
+    if (!tab || atelier.returns() || (bound && bound.tab !== tab && Date.now() < bound.until)) return;  // the tab that was asked for is on its way
+    const runs = tab === "Monitor" && atelier.chosenRun ? [atelier.chosenRun] : tab === "Runs" && atelier.compared ? atelier.compared() : [];
     const wanted = "#" + [tab, ...runs.map(encodeURIComponent)].join("/");
-    if (location.hash !== wanted) history[bound || same ? "replaceState" : "pushState"](null, "", wanted);
+    if (location.hash !== wanted) history[bound || same || (history.state || {}).dialogs ? "replaceState" : "pushState"](null, "", wanted);
     bound = null;
     followed = location.hash;
   };

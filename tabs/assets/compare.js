@@ -9,7 +9,27 @@
   const KINDS = ["smooth", "second", "fourth", "fifth"];
   let runs = null, chart = null, curves = null, begins = false;
 
-  atelier.compared = () => runs;
+  const seen = () => { const title = document.querySelector("#runs-main .run-head h2"); return title ? title.dataset.land : ""; };
+  let opens = null;  // the run that the address asked for, until it is open; "" for the list
+  /** The runs in the address: those that are compared, or the open one. */
+  atelier.compared = () => runs || [opens ?? seen()].filter(Boolean);
+  /** Open the run that an address names, "" for the list. */
+  atelier.openRun = async (name) => {
+    if (name === (opens ?? seen())) return;
+    opens = name;
+    const head = await atelier.whenFound(() => document.querySelector("#runs-main :is(h2, h3)"));
+    if (opens !== name) return;
+    if (head) {
+      const press = h("button", {type: "button", hidden: true, "data-act": name ? "open" : "back", "data-arg": name});
+      head.append(press);
+      press.click();
+      press.remove();
+      await atelier.whenFound(() => opens !== name || seen() === name);
+      if (opens !== name) return;
+    }
+    opens = null;
+    atelier.keepAddress(true);  // one that is gone is no page of the history
+  };
   atelier.want(() => runs ? {compare: runs} : {});
   /** Compare these, or none; the address follows. */
   atelier.compareRuns = (names) => {
@@ -61,7 +81,7 @@
     byId("compare-kind").addEventListener("change", draw);
   };
 
-  atelier.on("click", "#compare [data-grid-of]", (node) => { if (runs) { atelier.once(node); atelier.command("grid_of_runs", {runs, ask: atelier.ask()}); } });
+  atelier.on("click", "#compare [data-grid-of]", (node) => { if (runs) { atelier.once(node); atelier.command("grid_of_runs", {runs, ask: atelier.ask()}); atelier.toGrid(); } });
   atelier.on("change", "#compare select[data-side]", (side) => {
     if (!runs) return;
     const wanted = [...runs];

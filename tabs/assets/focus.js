@@ -5,8 +5,32 @@
   const STOPS = "a[href], button, input, select, textarea, [tabindex='0']";
   const stopsIn = (node) => [...node.querySelectorAll(STOPS)].filter((each) => !each.disabled && each.checkVisibility());
 
-  /** Open a dialog over the page. Tab stays in it, Escape closes it, and the focus goes back to where it was, or close by where
-      that was replaced meanwhile. */
+  /* Each open dialog is an entry of the browser's history: Back closes it, as Escape would, and its own buttons go back over it. */
+  const open = [], RETURN = 1000;  // from the bottom up; milliseconds that a way back takes at most
+  let until = 0;
+  const entries = () => (history.state || {}).dialogs || 0;
+  /** Whether the browser goes back over the entries of closed dialogs: the address is not written meanwhile. */
+  atelier.returns = () => Date.now() < until;
+  const level = () => {
+    if (atelier.returns()) return;
+    const more = open.length - entries();
+    if (more < 0) { until = Date.now() + RETURN; history.go(more); }
+    history.scrollRestoration = open.length || more < 0 ? "manual" : "auto";  // the page behind stays where it is
+    for (let n = 0; n < more; n++) history.pushState({dialogs: entries() + 1}, "");
+  };
+  addEventListener("popstate", () => {
+    while (!atelier.returns() && open.length > entries()) {
+      const box = open[open.length - 1];
+      if (box.dispatchEvent(new Event("cancel", {cancelable: true}))) box.close();
+      if (box.open) break;  // it asks first
+      open.pop();
+    }
+    until = 0;
+    level();
+  });
+
+  /** Open a dialog over the page. Tab stays in it, Escape and Back close it, and the focus goes back to where it was, or close by
+      where that was replaced meanwhile. */
   atelier.modal = (box) => {
     const place = document.activeElement && document.activeElement.closest("[id]");
     box.addEventListener("keydown", (event) => {
@@ -16,12 +40,16 @@
       stops[event.shiftKey ? stops.length - 1 : 0].focus();
     });
     box.addEventListener("close", () => {
+      if (open.includes(box)) open.splice(open.indexOf(box), 1);
+      setTimeout(level);  // it may lead to another dialog or tab
       box.remove();
       const near = document.activeElement === document.body && place && place.isConnected && stopsIn(place)[0];
       if (near) near.focus();
     });
     document.body.append(box);
     box.showModal();
+    open.push(box);
+    level();
   };
 
   /* ---- what an answer has replaced ---- */

@@ -355,7 +355,7 @@
 
   /** Scroll to a block and hold it in view while what stands above it is still being built, until a person moves. */
   let brought = null;
-  const bringIntoView = async (block) => {
+  atelier.bringIntoView = async (block) => {
     if (brought) brought.abort();
     const {signal} = brought = new AbortController();
     for (const kind of ["wheel", "touchmove", "mousedown", "keydown"]) addEventListener(kind, () => brought.abort(), {signal, capture: true});
@@ -379,7 +379,7 @@
     if (facts.tab !== "Train") return block.scrollIntoView({block: "center"});
     for (let place = block.closest(".folded"); place; place = place.parentElement.closest(".folded")) open(place.previousElementSibling);
     if (block.classList.contains("is-idle")) { const card = block.closest(".group"); if (card) { card.classList.add("show-idle"); paintFolded(card, facts.group); } }
-    bringIntoView(block);
+    atelier.bringIntoView(block);
     block.classList.remove("flash"); void block.offsetWidth; block.classList.add("flash");
     const input = block.querySelector("input:checked") || block.querySelector("input, select, textarea");
     if (input && focus) input.focus({preventScroll: true});

@@ -19,6 +19,12 @@
     return same.length ? same[down > 0 ? 0 : same.length - 1] : null;
   };
 
+  /** Bring the grid into view that was opened from another tab, once it is there. */
+  atelier.toGrid = async () => {
+    const head = await atelier.whenFound(() => atelier.openTab() === "Generate" && document.querySelector("#gen-table .grid-head"));
+    if (head && head.getBoundingClientRect().top > innerHeight / 2) atelier.bringIntoView(head);
+  };
+
   const enlarge = (cell) => {
     let now = cell;
     const make = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);

@@ -1,17 +1,18 @@
 "use strict";
 /* The header on every tab: project, model family, device and memory, the running job with Stop. */
 (() => {
-  const atelier = window.atelier, {text, show, attr, byId} = atelier;
+  const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
 
   const PATIENCE = 20000;  // milliseconds that a stop is waited for, as long as the other buttons (atelier.once)
   let job = null, trained = null, stopped = {entry: "", until: 0};  // what runs, and the job for which Stop was pressed last
 
+  /** What a job does, in parts; on a phone those in a list are left out. */
   const words = (job) => {
-    if (job.task !== "train" || !job.total) return [job.stage || job.state, job.title].filter(Boolean).join(" · ");
-    if (job.state === "paused") return `paused at step ${job.step} of ${job.total}`;
-    const left = job.step && job.eta_seconds > 0 ? `${atelier.clock(job.eta_seconds)} left` : "";
-    if (!job.step) return job.stage || "starting";
-    return [`step ${job.step} of ${job.total}`, atelier.pace(job.seconds_per_step), left].filter(Boolean).join(" · ");
+    if (job.task !== "train" || !job.total) return [[job.stage || job.state, job.title].filter(Boolean).join(" · ")];
+    if (job.state === "paused") return ["paused at ", ["step "], `${job.step} of ${job.total}`];
+    if (!job.step) return [job.stage || "starting"];
+    const pace = atelier.pace(job.seconds_per_step), left = job.eta_seconds > 0 ? ` · ${atelier.clock(job.eta_seconds)} left` : "";
+    return [["step "], `${job.step} of ${job.total}`, pace ? [` · ${pace}`] : "", left];
   };
 
   /** Whether the job stops, by the server or for as long as its answer is waited for: a stop can be refused or lost. */
@@ -63,7 +64,8 @@
     show(byId("header-job"), !!job);
     atelier.slot(byId("header-stop"), !!job && job.own);
     if (job) {
-      text(byId("header-job"), words(job));
+      const link = byId("header-job"), parts = words(job);
+      if (link.textContent !== parts.flat().join("")) link.replaceChildren(...parts.map((part) => Array.isArray(part) ? h("span", {class: "spare"}, part) : part));
       attr(byId("header-job"), "href", job.task === "train" && job.run ? `#Monitor/${encodeURIComponent(job.run)}` : job.task === "generate" ? "#Generate" : "#Monitor");
       attr(byId("header-job"), "title", job.title);
       const stop = byId("header-stop");

@@ -41,7 +41,7 @@
     p.before = button("Previous", () => go(column, row - 1), "small", {"aria-label": "Previous prompt"});
     p.after = button("Next", () => go(column, row + 1), "small", {"aria-label": "Next prompt"});
     p.blind = button("Blind choice", () => setBlind(true), "small", {title: "Choose between two images without names (B), once images of two checkpoints and a few prompts are made"});
-    p.all = button("Table of all", () => send("verdict_all"), "small", {title: "All images of the comparison, in Generate"});
+    p.all = button("Table of all", () => { send("verdict_all"); atelier.toGrid(); }, "small", {title: "All images of the comparison, in Generate"});
     p.limit.addEventListener("change", () => send("verdict_minutes", {minutes: Number(p.limit.value)}));
     p.answers = atelier.blind.answers(answer, () => setBlind(false), p.question, p.count);
     p.strength = h("label", {class: "verdict-strength"}, h("span", {}, "Strength"), p.force, p.forced);

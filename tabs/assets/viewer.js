@@ -3,7 +3,7 @@
    used for. The list is the one of the moment it was opened. gallery.js opens it. */
 (() => {
   const atelier = window.atelier, {h, text, attr, show} = atelier;
-  const STARS = [1, 2, 3, 4, 5], BESIDE = 150, CLOSEST = 8, CLICK = 350;
+  const STARS = [1, 2, 3, 4, 5], BESIDE = 150, CLOSEST = 8, CLICK = 350, SWIPE = 40;
   const SENDS = [["use", "Use settings", "primary"], ["vary", "Vary", ""], ["begin", "Image to image", ""], ["inpaint", "Inpaint", ""], ["control", "Control image", ""], ["upscale", "Upscale", ""]];
 
   atelier.imageSends = SENDS;
@@ -171,6 +171,16 @@
     views.addEventListener("pointermove", (event) => { if (scale > 1 && point(event)) zoom(scale); });
     views.addEventListener("wheel", (event) => { event.preventDefault(); if (point(event)) zoom(scale * (event.deltaY < 0 ? 1.25 : 0.8)); }, {passive: false});
 
+    /** A finger that goes sideways over an image that is seen whole leads to the next one. */
+    let touched = null;
+    views.addEventListener("pointerdown", (event) => { touched = event.isPrimary && event.pointerType === "touch" && scale === 1 ? event : null; });
+    views.addEventListener("pointerup", (event) => {
+      const right = touched ? event.clientX - touched.clientX : 0, down = touched ? event.clientY - touched.clientY : 0;
+      touched = null;
+      if (Math.abs(right) > SWIPE && Math.abs(right) > 2 * Math.abs(down)) step(right < 0 ? 1 : -1);
+    });
+    views.addEventListener("pointercancel", () => { touched = null; });
+
     /* ---- keys ---- */
 
     box.addEventListener("keydown", (event) => {
@@ -193,10 +203,11 @@
       hold(false);
       if (event.target === compare) event.preventDefault();  // no click
     });
-    const narrow = matchMedia("(max-width: 900px)"), fit = () => box.classList.toggle("narrow", narrow.matches);
-    narrow.addEventListener("change", fit);
+    const narrow = matchMedia("(max-width: 900px)"), low = matchMedia("(max-height: 500px)");
+    const fit = () => { box.classList.toggle("narrow", narrow.matches || low.matches); box.classList.toggle("low", low.matches); };
+    for (const query of [narrow, low]) query.addEventListener("change", fit);
     fit();
-    box.addEventListener("close", () => { narrow.removeEventListener("change", fit); closed(name); });
+    box.addEventListener("close", () => { for (const query of [narrow, low]) query.removeEventListener("change", fit); closed(name); });
     if (atelier.recall("atelier-viewer-bare")) bare(true);
     atelier.modal(box);
     views.focus();

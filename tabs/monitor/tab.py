@@ -35,6 +35,7 @@ from tabs.wire import to_count
 if TYPE_CHECKING:
     from tabs.context import Page
 
+REQUEUE = "requeue"  # command
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
 SHOWN_ENDED = 20
 TOLD = 2  # how many settings tell trainings of one name apart
@@ -46,6 +47,7 @@ SMALL_SIZE = 96
 
 
 def build(page: Page) -> None:
+    page.commands[REQUEUE] = lambda data, browser: requeue(page, browser)
     gr.HTML(piece("monitor").replace("{queue}", piece("queue")), elem_id="monitor-holder", apply_default_css=False)
 
 
@@ -377,6 +379,15 @@ def report_stopped(page: Page, browser: Browser, body: dict[str, Any]) -> None:
         page.browsers.say(browser, "done", f"{facts['title']}: {saved}.", opens=opens)
 
 
+def requeue(page: Page, browser: Browser) -> None:
+    """Undo the browser's last removal of a training from the queue. Raises ProblemsError."""
+    # at once: the second of two presses finds nothing to do
+    (entry, place), browser.cancelled = browser.cancelled, ("", 0)
+    for each in [each for each in page.engine.queue() if each.id == entry]:
+        page.engine.move(page.engine.submit("train", build_job(TrainJob, each.job), each.title, each.preset), place)
+        page.engine.forget([entry])
+
+
 def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
     """Handle a button of Monitor: a command to a run, or a change of the queue. data: "run", "entry" and what the command needs.
     Raises ProblemsError."""
@@ -387,7 +398,14 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         _stops(page, browser, name == "stop", run=run)
     elif name == "cancel":
         _stops(page, browser, True, id=entry)
+        waiting = [each for each in engine.queue() if each.state == "waiting" and lane_of(each) == "device"]
         engine.cancel(entry)
+        removed = {each.id for each in engine.queue() if each.state == "cancelled"}
+        for place, each in enumerate(waiting):
+            # a run that waited to resume offers that itself
+            if each.id == entry and entry in removed and each.task == "train" and not each.run:
+                browser.cancelled = (entry, place)
+                page.browsers.say(browser, "done", f"Removed from the queue: {each.title}.", undo_by=REQUEUE)
     elif name == "move":
         engine.move(entry, to_count(data.get("position")))
     elif name == "forget":

@@ -3,6 +3,7 @@ questions, dialogs."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,20 @@ def test_what_pops_up_over_the_form_has_names_and_contrast(window):
     tab.evaluate(f"() => atelier.say({{id: 'told', kind: 'error', title: 'Not done', problems: {problems}}})")
     expect(tab.locator("#said")).to_be_visible()
     look(tab, "a message", "#said-place")
+
+
+@pytest.mark.slow
+def test_the_open_run_is_in_the_address_and_back_leads_to_the_list(window):
+    tab = window.open("Runs")
+    tab.locator(f"#runs-main .open[data-arg='{DONE}']").click()
+    expect(tab).to_have_url(re.compile(f"#Runs/{DONE}$"))
+    tab.evaluate("history.back()")
+    expect(tab.locator("#runs-main table.runs")).to_be_visible()
+    expect(tab).to_have_url(re.compile("#Runs$"))
+    tab.evaluate("history.forward()")
+    expect(tab.locator(".run-details")).to_be_visible()
+    tab.reload()
+    expect(tab.locator(".run-details")).to_be_visible()
+    expect(tab).to_have_url(re.compile(f"#Runs/{DONE}$"))
+    tab.locator(".run-details").get_by_role("button", name="All runs").click()
+    expect(tab).to_have_url(re.compile("#Runs$"))

@@ -328,3 +328,43 @@ def test_what_a_flick_of_the_page_brings_under_the_pointer_takes_a_click_at_once
     assert press() == "first"
     scroll(1800, 2000)
     assert press() == "first"
+
+
+@pytest.mark.slow
+def test_back_closes_what_is_open_over_the_page_and_stays_on_the_tab(window, served):
+    tab = window.open()
+    open_tab(tab, "Monitor")
+    open_tab(tab, "Tools")
+    box = tab.locator("dialog")
+    ask = "(name) => { atelier.dialog({title: name}); }"
+    tab.evaluate(ask, "one")
+    tab.evaluate("history.back()")
+    expect(box).to_have_count(0)
+    at(tab, "Tools")
+    tab.evaluate(ask, "two")
+    box.get_by_role("button", name="Cancel").click()
+    expect(box).to_have_count(0)
+    tab.wait_for_function("history.state === null")  # nothing is left of it that Back would go through
+    tab.evaluate("""() => {
+        const box = document.createElement("dialog");
+        box.addEventListener("cancel", async (event) => {
+            event.preventDefault();
+            if (await atelier.dialog({title: "Discard?"})) box.close();
+        });
+        atelier.modal(box);
+    }""")
+    tab.evaluate("history.back()")
+    expect(box).to_have_count(2)  # one that asks first
+    tab.evaluate("history.back()")
+    expect(box).to_have_count(1)
+    tab.evaluate("history.back()")
+    box.get_by_role("button", name="OK").click()
+    expect(box).to_have_count(0)
+    tab.wait_for_function("history.state === null")
+    at(tab, "Tools")
+    tab.evaluate(ask, "three")
+    tab.evaluate("() => { document.querySelector('dialog').close(); atelier.goTo('Runs'); }")
+    at(tab, "Runs")
+    for name in ("Tools", "Monitor"):
+        tab.evaluate("history.back()")
+        at(tab, name)

@@ -205,6 +205,7 @@ def test_strengths_are_asked_for_by_the_slider_and_come_within_the_minutes(windo
     tab.set_viewport_size({"width": 390, "height": 800})
     card.get_by_role("button", name="Table of all").click()
     expect(tab.locator("#gen-table .grid-shown")).to_be_visible()
+    expect(tab.locator("#gen-table .grid-head")).to_be_in_viewport()
     tab.locator("#gen-table").get_by_role("link", name="Its run").click()
     expect(tab.locator("#run-title")).to_have_text("strengths")
     assert tab.evaluate("location.hash") == f"#Monitor/{run.name}"

@@ -378,6 +378,19 @@ def test_the_settings_of_a_cancelled_training_come_back_into_the_form(starter):
     assert (page.project.preset, page.project.changed()) == ("starter_lora", {})
 
 
+def test_a_training_that_was_removed_from_the_queue_comes_back_to_its_place_by_undo(starter):
+    page, browser = starter.page, Browser("")
+    page.engine.pause_queue()
+    ids = [page.engine.submit("train", page.project.job, title, "starter_lora") for title in ("one", "two", "three")]
+    monitor.command(page, {"name": "cancel", "entry": ids[1]}, browser)
+    assert "two" in browser.message["text"]
+    for _ in range(2):  # the second press finds nothing to do
+        assert browser.message["undo_by"] == monitor.REQUEUE
+        monitor.requeue(page, browser)
+        queue = [(each.title, each.state, each.preset) for each in page.engine.queue()]
+        assert queue == [(title, "waiting", "starter_lora") for title in ("one", "two", "three")]
+
+
 def test_generate_with_it_puts_the_newest_file_into_generate(desk):
     write_run(desk.page, "20260101-120000_one")
     desk.act({}, event("draw", "20260101-120000_one"))

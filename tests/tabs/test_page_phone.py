@@ -1,0 +1,96 @@
+"""The page on a phone, 390 px wide and used by fingers: what is small, cut or out of reach there."""
+
+from __future__ import annotations
+
+import pytest
+from axe_look import go
+from filled import DONE, MARKS
+from playwright.sync_api import expect
+
+PHONE = {"width": 390, "height": 844}
+# A finger that goes sideways over the image, by so many pixels.
+SWIPE = """(views, right) => {
+  const box = views.getBoundingClientRect(), more = {bubbles: true, isPrimary: true, pointerType: "touch", pointerId: 7};
+  const at = (x) => ({...more, clientX: box.x + box.width / 2 + x, clientY: box.y + box.height / 2});
+  views.dispatchEvent(new PointerEvent("pointerdown", at(0)));
+  views.dispatchEvent(new PointerEvent("pointerup", at(right)));
+}"""
+LOW = """(selectors) => selectors.flatMap((selector) => [...document.querySelectorAll(selector)])
+  .filter((node) => node.checkVisibility() && node.getBoundingClientRect().height < 31.9)
+  .map((node) => node.outerHTML.slice(0, 120))"""
+
+
+@pytest.fixture
+def tab(full, chromium):
+    from page_server import Visit
+
+    made = Visit(chromium, full.url, has_touch=True)
+    made.tab.set_viewport_size(PHONE)
+    yield made.open("Train")
+    made.close()
+    assert made.errors == []
+
+
+@pytest.mark.slow
+def test_a_phone_shows_results_in_its_whole_width_adds_to_the_queue_from_anywhere_and_two_images_a_row(tab):
+    width = tab.evaluate("document.documentElement.clientWidth")
+    start, queue = tab.locator("#start"), tab.locator("#enqueue")
+    expect(queue).to_be_in_viewport(ratio=1)
+    assert start.bounding_box()["x"] + start.bounding_box()["width"] <= queue.bounding_box()["x"]
+    tab.locator("#field-search").fill("save every")
+    results = tab.locator("#field-results")
+    assert results.bounding_box()["width"] > 0.85 * width
+    for part in results.locator("li *").all():
+        box = part.bounding_box()
+        assert box["x"] + box["width"] <= width and box["height"] < 30, "a name is in one line"
+    go(tab, "Dataset", ".tiles .tile .says")
+    one, two = (tab.locator(".tiles .tile").nth(n).bounding_box() for n in range(2))
+    assert one["y"] == two["y"] and two["x"] > one["x"]
+
+
+@pytest.mark.slow
+def test_a_message_that_passes_covers_little_of_a_phone(tab):
+    tab.evaluate(
+        "atelier.say({id: 'x', kind: 'done', undo_by: 'requeue', text: "
+        "'Loaded in Generate. The seed of its samples, 42, is set. Still set: Grid. Press Generate.'})"
+    )
+    assert tab.locator("#said").bounding_box()["height"] < 75
+
+
+@pytest.mark.slow
+def test_a_finger_goes_through_the_images_of_the_viewer_which_fits_a_phone_on_its_side(tab):
+    go(tab, "Generate", MARKS["Generate"])
+    tab.locator("#gen-gallery .tile .shot").first.click()
+    box, views = tab.locator("dialog.viewer"), tab.locator("dialog.viewer .views")
+    where = box.get_by_role("status")
+    expect(where).to_contain_text("1 of")
+    views.evaluate(SWIPE, -120)
+    expect(where).to_contain_text("2 of")
+    views.evaluate(SWIPE, 120)
+    expect(where).to_contain_text("1 of")
+    views.evaluate(SWIPE, 10)
+    expect(where).to_contain_text("1 of")
+    away, close = (box.get_by_role("button", name=name).bounding_box() for name in ("Move to trash", "Close"))
+    assert away["y"] > close["y"] + close["height"]
+    tab.set_viewport_size({"width": 844, "height": 390})
+    expect(box).to_have_class("viewer narrow low")
+    assert box.locator(".lens.main").bounding_box()["height"] > 300
+
+
+@pytest.mark.slow
+def test_names_are_whole_on_a_phone_and_what_fingers_press_is_high_enough(tab):
+    job = tab.locator("#header-job")
+    assert job.evaluate("(node) => node.scrollWidth <= node.clientWidth"), "how far the job is, with others that wait"
+    go(tab, f"Monitor/{DONE}", "#run-actions button:not(.off)")
+    assert tab.evaluate(LOW, ["#monitor .btn"]) == []
+    tab.locator("#run-actions").get_by_role("button", name="Generate with it").click()
+    name = tab.locator("#gen-loras li b").first
+    expect(name).to_be_visible()
+    steps = tab.locator("#gen-loras .lora-steps > summary").first.bounding_box()
+    assert steps["y"] >= name.bounding_box()["y"] + name.bounding_box()["height"], "the name has its own row"
+    tab.locator("#gen-add [data-act=card_add][data-arg=grid]").click()
+    expect(tab.locator("#grid-x-axis")).to_be_visible()
+    assert tab.locator("#grid-x-axis").bounding_box()["width"] > 180
+    for place in ("Train", "Dataset"):
+        go(tab, place, MARKS[place])
+        assert tab.evaluate(LOW, ["#preset-bar .btn", ".hold"]) == [], place
