@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ from core.settings.presets.files import dump
 from tabs.form.project import with_value
 from tabs.markup import changed_boards, client_stamp, sent_boards
 from tabs.monitor import tab as monitor
-from tabs.monitor.charts import loss_series, rate_series
+from tabs.pulse import all_parts, answer, changed_parts, status
 from tabs.pulse import all_parts, answer, changed_parts
 from tabs.server.browsers import Browsers
 from tabs.train.presets_bar import recipe_facts
@@ -255,6 +256,14 @@ def test_the_tick_sends_only_what_changed(page):
     }
     page.browsers.say(browser, "done", "hello")
     assert "said" in json.loads(answer(page, asked, browser))
+
+
+def test_the_header_names_a_tool_that_works_beside_the_trainings(page, monkeypatch):
+    entries = [SimpleNamespace(id=title, title=title, state=state, task="", run="", added=0)
+               for title, state in (("Hashes", "done"), ("Merge LoRAs", "running"), ("Resize", "waiting"))]  # fmt: skip
+    assert status(page)["beside"] == ""
+    monkeypatch.setattr(page.engine, "queue", lambda: entries)
+    assert status(page)["beside"] == "Merge LoRAs"
 
 
 def test_a_tab_is_due_until_the_browser_shows_all_of_what_there_is_now(page):
