@@ -15,8 +15,8 @@ from core.settings.presets.files import dump
 from tabs.form.project import with_value
 from tabs.markup import changed_boards, client_stamp, sent_boards
 from tabs.monitor import tab as monitor
+from tabs.monitor.charts import loss_series, rate_series
 from tabs.pulse import all_parts, answer, changed_parts, status
-from tabs.pulse import all_parts, answer, changed_parts
 from tabs.server.browsers import Browsers
 from tabs.train.presets_bar import recipe_facts
 from tabs.train.tab import ACTIONS
@@ -259,7 +259,7 @@ def test_the_tick_sends_only_what_changed(page):
 
 
 def test_the_header_names_a_tool_that_works_beside_the_trainings(page, monkeypatch):
-    entries = [SimpleNamespace(id=title, title=title, state=state, task="", run="", added=0)
+    entries = [SimpleNamespace(id=title, title=title, state=state, task="", lane="light", run="", added=0)
                for title, state in (("Hashes", "done"), ("Merge LoRAs", "running"), ("Resize", "waiting"))]  # fmt: skip
     assert status(page)["beside"] == ""
     monkeypatch.setattr(page.engine, "queue", lambda: entries)
