@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.record.lazy_torch import torch
+
 STEPS = 3
 PAGED_ROWS = 1_600  # bitsandbytes pages the state of a weight from 100,000 numbers on
 
@@ -26,8 +28,6 @@ class Small:
     """
 
     def __init__(self, device: str = "cpu", rows: int = 96):
-        import torch
-
         draw = torch.Generator().manual_seed(5)
 
         def make(*shape: int, scale: float = 0.1) -> Any:
@@ -42,8 +42,6 @@ class Small:
 
     def loss(self, step: int) -> Any:
         """A regression to a fixed random map; different inputs at each step."""
-        import torch
-
         draw = torch.Generator().manual_seed(1000 + step)
         device = self.big.device
         x = torch.randn(8, 64, generator=draw).to(device)
@@ -86,8 +84,6 @@ def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu
 
 def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -> Result:
     """`attempt`, with errors raised."""
-    import torch
-
     from core.optimization.averaging import averaged, averages, ready_to_train
     from core.optimization.optimizers import load_state
 

@@ -12,6 +12,7 @@ from core.families.components import Components
 from core.families.prompt_weights import Read
 from core.families.token_count import WINDOW
 from core.generation.prompt.runs import BREAK_ANYWHERE, prompt_runs, tokens_read
+from core.record.lazy_torch import torch
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,5 @@ def encode_prompts(
     components: Components, prompt: str, negative_prompt: str = "", reading: Reading = AS_WRITTEN
 ) -> PromptStates:
     """Text encoder states of a prompt and its negative prompt, of any length; see `encode_texts`."""
-    import torch
-
     with torch.no_grad():
         return prompt_and_opposite(encode_texts(components, [prompt, negative_prompt], reading))

@@ -17,6 +17,7 @@ from core.networks.kinds import kind_named, kind_of_keys
 from core.networks.kinds.lora import MODULE, network_sizes, sizes_as_metadata
 from core.record.context import JobContext, Outcome
 from core.record.file_titles import title_of_file
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, collected, raise_if_errors
 from core.record.run_folder import safe_name
 from core.record.units import count
@@ -39,8 +40,6 @@ from core.tools.merges import LoraInput, as_recipe, lora_inputs, merge_record
 from core.tools.output import output_file, output_problems
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.tools.loras.layers import Layer
     from core.tools.loras.sums import Term
 
@@ -127,8 +126,6 @@ def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Seq
 
 def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome:
     """Merge the LoRAs layer by layer, and write the new file."""
-    import torch
-
     from core.tools.loras.building import lora_tensors, precision_of
     from core.tools.loras.sums import shuffled
 

@@ -22,6 +22,7 @@ from core.networks.adapter_file import PROJECTION, LoraFile
 from core.networks.kinds import kind_of_keys
 from core.networks.kinds.lora import sizes_as_metadata
 from core.record.context import JobContext
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.settings.model import traits_of
@@ -29,8 +30,6 @@ from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.loras.headers import SHOWN, bytes_of, has_large_kernel, inherited_metadata, item_bytes, with_kernel
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.networks.adapter import Adapter
 
 MODEL, FULL = "convert_lora.base_model", "diff"
@@ -146,8 +145,6 @@ def _adapter(
     files: OpenFiles,
 ) -> Adapter:
     """The adapter of one layer, with the model's weight if its change depends on it."""
-    import torch
-
     from core.tools.loras.layers import target_with
 
     kind, place = kind_of_keys(tensors, name), _place(base, name)

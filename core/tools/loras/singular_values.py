@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.networks.adapter_file import load_finite
 from core.record.context import JobContext, Outcome
+from core.record.lazy_torch import Tensor, torch
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import SingularValuesSettings
@@ -18,8 +19,6 @@ from core.tools.loras.plots import check_png, save_png
 from core.tools.plans import FilePlan
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.tools.loras.layers import Layer
 
 GROUP = "singular_values"
@@ -77,8 +76,6 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
 def values_of(layer: Layer) -> Tensor:
     """The singular values of a layer's change, descending, without rounding errors. A LoRA's are those of the r x r matrix between
     the QR factors of up and down."""
-    import torch
-
     factors = layer.factors()
     if factors is None:
         found = torch.linalg.svdvals(layer.change().flatten(1).double())
@@ -95,8 +92,6 @@ def _retained(values: Tensor) -> list[float]:
 
 def retained_together(values: Mapping[str, Tensor], longest: int) -> list[float]:
     """The retained norm of the whole LoRA if every layer keeps its first k singular values, for each k."""
-    import torch
-
     squares = torch.zeros(longest, dtype=torch.float64)
     for each in values.values():
         squares[: len(each)] += each.square().cpu()
