@@ -35,6 +35,7 @@ from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.readers import PROGRAMS
 from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.files import file_of, files_below
+from core.tools.loras.building import precision_of
 from core.tools.loras.headers import BYTES, check_base_model
 from core.tools.loras.plain import MODEL, is_plain, plain_bytes, to_plain
 from core.tools.output import output_file, output_problems
@@ -203,8 +204,6 @@ def _converted(
     if settings.network_type == "unchanged":
         dtype = type_named(settings.save_precision) if settings.save_precision else None
         return _saved(source, target, load_lora(source), settings, dtype)
-    from core.tools.loras.building import precision_of
-
     with torch.no_grad(), open_lora(source) as lora, OpenFiles() as files, Spill(target) as spill:
         plain, lines = to_plain(lora, base, settings, context, files, spill)
         dtype = precision_of(lora, settings.save_precision)

@@ -29,7 +29,9 @@ from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 from core.settings.tools.loras import ExtractLoraSettings
 from core.tools.files import model_file
+from core.tools.loras.building import lora_tensors
 from core.tools.loras.headers import BYTES, SPILLED, bytes_of, has_large_kernel, refuse_device
+from core.tools.loras.svd import CLAMP, decompose
 from core.tools.output import output_file, output_problems
 
 GROUP = "extract_lora"
@@ -124,9 +126,6 @@ def _layers(
 
 def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcome:
     """Decompose each layer's difference and write the LoRA."""
-    from core.tools.loras.building import lora_tensors
-    from core.tools.loras.svd import CLAMP, decompose
-
     quantile = settings.clamp_quantile or (CLAMP if settings.compatibility == "sd-scripts" else None)
     tensors, retained, changed = dict[str, Any](), list[float](), False
     with OpenFiles() as files, Spill(plan.target) as spill, torch.no_grad():

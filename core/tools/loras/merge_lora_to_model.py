@@ -28,6 +28,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.loras import MergeLoraToModelSettings
 from core.tools.files import model_file
+from core.tools.loras.layers import target_with
 from core.tools.merges import LoraInput, as_recipe, lora_inputs, merge_record
 from core.tools.models import convert_model
 from core.tools.models.convert_model import named_form
@@ -178,8 +179,6 @@ class _Change:
 
     def _adapter(self, weight: Tensor):
         """The adapter of the layer for this weight, with the LoRA's strength as its multiplier."""
-        from core.tools.loras.layers import target_with
-
         kind = kind_of_keys(self.tensors, self.name)
         assert kind is not None
         adapter = kind.from_tensors(target_with(self.name, weight, self.has_bias), self.tensors)

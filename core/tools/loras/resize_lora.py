@@ -16,6 +16,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ResizeLoraSettings
 from core.tools.charts import table
 from core.tools.files import lora_of
+from core.tools.loras.building import change_of, each_layer, lora_tensors, precision_of, shape_of_weight
 from core.tools.loras.headers import (
     SPILLED,
     bias_norm_of,
@@ -28,6 +29,7 @@ from core.tools.loras.headers import (
     weight_shape,
     without_weights,
 )
+from core.tools.loras.svd import decompose
 from core.tools.output import output_file, output_problems
 from core.tools.plans import FilePlan
 
@@ -81,9 +83,6 @@ def _method_problems(settings: ResizeLoraSettings) -> list[Problem]:
 
 def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
     """Resize the LoRA layer by layer, and write the new file."""
-    from core.tools.loras.building import change_of, each_layer, lora_tensors, precision_of, shape_of_weight
-    from core.tools.loras.svd import decompose
-
     path, target = plan.path, plan.target
     tensors, resized = dict[str, Any](), list[Resized]()
     context.stage(f"reading {path.name}")

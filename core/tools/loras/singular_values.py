@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.networks.adapter_file import load_finite
 from core.record.context import JobContext, Outcome
@@ -15,11 +15,9 @@ from core.settings.tools.weights import SingularValuesSettings
 from core.tools.charts import curves, table
 from core.tools.files import lora_of
 from core.tools.loras.headers import check_base_model, check_measurable, model_of
+from core.tools.loras.layers import Layer, layer_maps, open_layers
 from core.tools.loras.plots import check_png, save_png
 from core.tools.plans import FilePlan
-
-if TYPE_CHECKING:
-    from core.tools.loras.layers import Layer
 
 GROUP = "singular_values"
 USUAL_RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -37,8 +35,6 @@ def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
 
 def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) -> Outcome:
     """Compute the retained norm by rank k, sqrt(sum of the first k squares / sum of all), for each layer and for all together."""
-    from core.tools.loras.layers import layer_maps, open_layers
-
     model = model_of(settings.base_model, plan.path, context)
     layers, unread = open_layers(load_finite(plan.path), model, context.cancel)
     values = {}

@@ -16,6 +16,7 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import SplitDyloraSettings
 from core.tools.files import lora_of
+from core.tools.loras.building import precision_of
 from core.tools.loras.headers import bias_norm_of, inherited_metadata, left_out_lines
 from core.tools.output import output_file, output_problems
 
@@ -60,8 +61,6 @@ def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
 
 def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcome:
     """Write a LoRA of the first ranks of each layer, for each multiple of the unit below the rank."""
-    from core.tools.loras.building import precision_of
-
     path, targets = plan.path, plan.targets
     lora = load_finite(path)
     if lora.metadata.get("ss_network_module") == MODULE:
