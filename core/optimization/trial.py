@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.optimization.seeded import global_state, seed_globally
 from core.record.lazy_torch import torch
 
 STEPS = 3
@@ -60,8 +61,6 @@ class Small:
     def train(self, optimizer: Any, steps: Sequence[int]) -> None:
         """Train for these steps. The global generators are seeded by the step, as core.optimization.seeded does in a
         run."""
-        from core.optimization.seeded import global_state, seed_globally
-
         for step in steps:
             self.loss(step).backward()
             seed_globally(step)

@@ -23,6 +23,7 @@ from core.diffusion.samplers import (
 )
 from core.diffusion.schedule import TIMESTEPS
 from core.diffusion.text_states import Conditioning, TextStates, join_texts
+from core.families import family
 from core.families.components import Components
 from core.generation.prompt.states import PromptStates
 from core.generation.sample.guidance import (
@@ -158,8 +159,6 @@ class Denoiser:
 
     @classmethod
     def of(cls, components: Components) -> Denoiser:
-        from core.families import family
-
         kind = family(components.family)
         return cls(
             kind, lambda noisy, timesteps, given: kind.predict(components, noisy, timesteps, given), components.denoiser

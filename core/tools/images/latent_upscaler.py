@@ -16,6 +16,7 @@ from core.families.locate import model_path
 from core.formats.models.checkpoint import open_vae
 from core.generation.model.library import find
 from core.generation.model.other_files import upscaler_kind
+from core.generation.sample.canvas import pixels_of
 from core.record import atomic
 from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
@@ -176,7 +177,6 @@ def _latents(vae: Any, images: list[Read], seed: int) -> Any:
     from PIL.Image import Resampling
 
     from core.families.vae import encode_image_latents
-    from core.generation.sample.canvas import pixels_of
 
     large = [image.resize((SCALE * image.width, SCALE * image.height), Resampling.LANCZOS) for image, _ in images]
     mean, logvar = encode_image_latents(vae, torch.cat([pixels_of(image) for image in large]))
