@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.assess.statistics import NotMeasured
+from core.networks.adapter_file import load_finite
 from core.record.lazy_torch import Tensor
+from core.tools.loras.layers import open_layers
+from core.tools.loras.singular_values import retained_together, usual_rank, values_of
 
 KEPT, SMALL = 0.9, 0.98  # of the norm: what counts as used, and what resizing should keep
 SHOWN = 3
 
 
 def measure(bench: Any, subject: Any) -> dict[str, Any]:
-    from core.networks.adapter_file import load_finite
-    from core.tools.loras.layers import open_layers
-    from core.tools.loras.singular_values import values_of
-
     lora = load_finite(subject.checkpoint.path)
     layers, _ = open_layers(lora, subject.maker.components, bench.context.cancel)
     values = {layer.name: found for layer in layers if len(found := values_of(layer)) and float(found[0]) > 0}
@@ -25,8 +24,6 @@ def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
     """{used: directions that hold KEPT of the norm; resize: rank to resize to; lost: share of the norm that this loses; layers:
     norms of those that change most; norm: of all; text: share of the text encoders}. values: singular values of each layer,
     descending. Raises NotMeasured without any"""
-    from core.tools.loras.singular_values import retained_together, usual_rank
-
     if not values:
         raise NotMeasured("the checkpoint changes nothing")
     longest = max(map(len, values.values()))

@@ -21,11 +21,11 @@ from core.formats.models.checkpoint import Place, open_checkpoint, weight_files
 from core.formats.models.sd_keys import unet_to_diffusers, unet_to_ldm
 from core.formats.tensors.header import read_header
 from core.formats.tensors.reading import TensorFile
+from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError
 from core.settings.model import traits_of
 
 if TYPE_CHECKING:
-    import torch
     from diffusers.models.controlnets.controlnet import ControlNetModel
 
 PREFIX = "control_model."
@@ -164,8 +164,6 @@ def load_control_net(path: Path, unet: Any, family: str, model: Path | None = No
             in memory
     Raises ProblemsError for another kind or family, and for NaN or infinite weights.
     """
-    import torch
-
     file = open_control_net(path)
     net = fitting(file, unet.config, family).to_empty(device="cpu")
     base: Mapping[str, Place] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.formats.models.diffusers_folder import write_part
 from core.formats.models.overflow import SHOWN, fitting_type, largest, not_finite_names, refuse_not_finite, sizes_of
@@ -14,13 +14,10 @@ from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
 from core.formats.tensors.writer import write_pickle, write_safetensors
 from core.record import atomic
+from core.record.lazy_torch import nn, torch
 from core.record.problems import Problem, ProblemsError
 from core.record.units import first_of
 from core.record.workspace import display_path
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 
 def fill(
@@ -34,8 +31,6 @@ def fill(
     places    name of each of the net's tensors -> (its file, its key)
     convert   (name, tensor of the file) -> the tensor that is loaded
     """
-    import torch
-
     non_finite = []
     with ExitStack() as opened, torch.no_grad():
         sources = {file: opened.enter_context(TensorFile(file)) for file in {file for file, _ in places.values()}}

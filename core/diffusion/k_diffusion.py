@@ -11,19 +11,16 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.diffusion.noise_levels import LEVELS, level_at, level_table, timestep_at
 from core.diffusion.schedule import TIMESTEPS
+from core.record.lazy_torch import Tensor, torch
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-Run = Generator[tuple["Tensor", float], tuple["Tensor", "Tensor"], "Tensor"]
-Noise = Callable[["Tensor", float, float], "Tensor"]  # (latents, level, next level) -> fresh noise of their shape
+Run = Generator[tuple[Tensor, float], tuple[Tensor, Tensor], Tensor]
+Noise = Callable[[Tensor, float, float], Tensor]  # (latents, level, next level) -> fresh noise of their shape
 # (latents, levels, noise) -> a run; the levels may start in the middle of a schedule
-Algorithm = Callable[["Tensor", Sequence[float], Noise], Run]
+Algorithm = Callable[[Tensor, Sequence[float], Noise], Run]
 HISTORY = 4  # slopes that LMS knows
 ER_POINTS = 200  # of the sums that are ER-SDE's integrals, as in ComfyUI
 TCD_GAMMA = 0.3  # TCD's stochasticity, diffusers' default
@@ -260,8 +257,6 @@ def lcm(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 def tcd(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     """Trajectory consistency: Zheng et al. 2024, arXiv:2402.19159, algorithm 4."""
-    import torch
-
     table = _levels_of_training()
     for now, after in pairwise(levels):
         x, clean = yield x, now
@@ -293,7 +288,6 @@ class BrownianPath:
 
     def _draw(self, *node: int) -> Tensor:
         """Standard normal numbers of a node of the tree, (number, depth); without one those of the whole path."""
-        import torch
         from numpy.random import SeedSequence
 
         seed = int(SeedSequence(self._seed, spawn_key=node, pool_size=POOL).generate_state(1)[0])
@@ -302,8 +296,6 @@ class BrownianPath:
 
     def _at(self, point: float) -> Tensor:
         """The path at a point between its ends; it begins at 0."""
-        import torch
-
         start, end = self._ends
         point, before, total = min(max(round(point, DIGITS), start), end), torch.zeros_like(self._total), self._total
         number = depth = 0
@@ -361,8 +353,6 @@ class KDiffusion:
         self._paths: list[BrownianPath] = []
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        import torch
-
         levels = LEVELS[self._schedule](self._table, num_inference_steps + self._skips)
         levels = torch.cat([levels[:-2], levels[-1:]]) if self._skips else levels
         self.sigmas = levels.float()
@@ -435,7 +425,6 @@ class KDiffusion:
         return latents - level * output
 
     def _noise(self, latents: Tensor, now: float, after: float) -> Tensor:
-        import torch
         from diffusers.utils.torch_utils import randn_tensor
 
         if self._paths:
@@ -445,8 +434,6 @@ class KDiffusion:
 
 def _evaluated(algorithm: Algorithm, levels: Sequence[float]) -> list[float]:
     """The level of each evaluation in a run over these levels."""
-    import torch
-
     nothing = torch.zeros(())
     run, evaluated = algorithm(nothing, levels, lambda x, now, after: x), []
     try:

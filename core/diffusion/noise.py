@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.record.draws import integer, normal, python_random, uniform
+from core.record.lazy_torch import Tensor, torch
 from core.record.queued import queued
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from core.settings.noise import NoiseSettings
 
 ImageInfo = tuple[str, ...]
@@ -58,8 +56,6 @@ def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Ad
     addresses   of the batch's images. With `compatibility` the first one decides what sd-scripts draws once per batch:
                 random strengths and the sizes of multi-resolution levels
     """
-    import torch
-
     shape, device = latents.shape[1:], latents.device
     shared = [addresses[0]] * len(addresses) if settings.compatibility != "none" else addresses
     dtype = latents.dtype if settings.compatibility != "none" else torch.float32
@@ -82,8 +78,6 @@ def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Ad
 
 
 def _strengths(option: str, addresses: Sequence[Address], device: torch.device) -> Tensor:
-    import torch
-
     return stack_draws([torch.tensor(draw_strength(option, *address)) for address in addresses], device)
 
 
@@ -175,6 +169,4 @@ def draw_multires(
 
 def stack_draws(draws: Sequence[Tensor], device: torch.device | str) -> Tensor:
     """The [C, ...] draws of a batch's images as one [B, C, ...] on `device`."""
-    import torch
-
     return queued(torch.stack(list(draws)), device)

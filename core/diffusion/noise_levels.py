@@ -4,17 +4,12 @@ A table holds the level of each timestep, float64 [1000], rising. A schedule is 
 returns one level more than steps, falling; the last one is what sampling ends at.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from core.diffusion.schedule import schedule_in_force, sigmas
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from core.record.lazy_torch import Tensor, torch
 
 RHO = 7.0  # of Karras et al. 2022
 # Levels for 10 steps of SD 1.5 and of SDXL: Sabour et al. 2024, arXiv:2404.14507
@@ -39,8 +34,6 @@ def level_at(table: Tensor, timesteps: Tensor) -> Tensor:
 
 def timestep_at(table: Tensor, levels: Tensor) -> Tensor:
     """The timesteps of levels, the inverse of `level_at`: float64, within the table's range."""
-    import torch
-
     log_table, log_levels = table.log(), levels.to(table.dtype).log()
     low = (torch.searchsorted(log_table, log_levels, right=True) - 1).clamp(0, len(table) - 2)
     return low + ((log_levels - log_table[low]) / (log_table[low + 1] - log_table[low])).clamp(0, 1)
@@ -48,15 +41,11 @@ def timestep_at(table: Tensor, levels: Tensor) -> Tensor:
 
 def _spread(count: int) -> Tensor:
     """`count` evenly spaced numbers from 0 to 1."""
-    import torch
-
     return torch.linspace(0, 1, count, dtype=torch.float64)
 
 
 def _ended(levels: Tensor) -> Tensor:
     """The levels with a final 0."""
-    import torch
-
     return torch.cat([levels, levels.new_zeros(1)])
 
 
@@ -93,8 +82,6 @@ def kl_optimal(table: Tensor, steps: int) -> Tensor:
 
 def beta(table: Tensor, steps: int) -> Tensor:
     """Levels at quantiles of a beta distribution between both ends of the table: Lee et al. 2024, arXiv:2407.12173."""
-    import torch
-
     shares = torch.tensor(beta_quantiles(steps), dtype=torch.float64)
     return _ended(table[0].lerp(table[-1], shares))
 
@@ -102,8 +89,6 @@ def beta(table: Tensor, steps: int) -> Tensor:
 def align_your_steps(published: Sequence[float], table: Tensor, steps: int) -> Tensor:
     """The published levels, clamped to the table; for other numbers of steps their logarithm is interpolated. The last one is
     replaced by 0."""
-    import torch
-
     known = torch.tensor(published, dtype=torch.float64).log()
     at = _spread(steps + 1) * (len(known) - 1)
     low = at.floor().long().clamp(max=len(known) - 2)
@@ -130,8 +115,6 @@ def beta_quantiles(count: int, alpha: float = 0.6, beta: float = 0.6) -> list[fl
 
     Its density is integrated over the angle whose squared sine is the variable, where it has no pole.
     """
-    import torch
-
     angle = torch.linspace(0, math.pi / 2, 20_001, dtype=torch.float64)
     density = angle.sin() ** (2 * alpha - 1) * angle.cos().clamp_min(0) ** (2 * beta - 1)
     total = torch.cumulative_trapezoid(density, angle)

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING
 
 from core.diffusion.schedule import TIMESTEPS, schedule_in_force, sd_alpha_bar, sigmas, snr
 from core.diffusion.timesteps import timestep_of
+from core.record.lazy_torch import Tensor, torch
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from core.diffusion.noise import Address, Noises
     from core.settings.noise import NoiseSettings
 
@@ -240,8 +238,6 @@ def huber_c(timesteps: Tensor, alpha_bar_B: Tensor, settings: NoiseSettings) -> 
 
 
 def _constant(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
-    import torch
-
     return torch.full_like(alpha_bar_B, c)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core import extensions
+from core.diffusion.objective import Diffusion
 from core.settings.base import Settings
 from core.settings.growth import add_choice, add_group
 from core.settings.methods import spec_of
@@ -56,8 +57,6 @@ def make_objective(job: TrainJob, default: str, prediction: str, device: str) ->
 
 
 def _diffusion(job: TrainJob, prediction: str, device: str) -> Objective:
-    from core.diffusion.objective import Diffusion
-
     return Diffusion(job.noise, prediction, device, spec_of(job).debiased_as(job))
 
 

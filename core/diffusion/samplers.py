@@ -11,21 +11,18 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.diffusion import k_diffusion as k
 from core.diffusion.noise_levels import LEVELS, OF_FAMILIES, TINY, level_table, timestep_at
 from core.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, schedule_in_force
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem
 from core.settings.dataset.class_images import ClassImageSettings
 from core.settings.generation.generate import GenerateSettings
 from core.settings.growth import add_choice
 from core.settings.noise import OBJECTIVES
 from core.settings.samples import SAMPLER_LABELS, SampleSettings
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 DIFFUSERS_PREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
 FOR_DIFFUSION = frozenset({"diffusion"})
@@ -315,8 +312,6 @@ def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, index: int) -> Ten
 
 def root_alpha_bar(scheduler: Any, timestep: Tensor) -> float:
     """The factor of the clean latents in the model's input at this evaluation."""
-    import torch
-
     if start_scale(scheduler) > 1:  # latents with noise of the size sigma, which are divided for the model
         return float(model_input(scheduler, torch.ones(1, 1, 1, 1, device=timestep.device), timestep))
     return float(scheduler.alphas_cumprod[min(int(timestep), len(scheduler.alphas_cumprod) - 1)] ** 0.5)

@@ -4,12 +4,7 @@ A latent at timestep t is `alpha_bar ** .5 * x0 + (1 - alpha_bar) ** .5 * noise`
 arXiv:2006.11239, eq. 4).
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from core.record.lazy_torch import Tensor, torch
 
 TIMESTEPS = 1000
 BETA_START = 0.00085
@@ -22,8 +17,6 @@ def sd_alpha_bar() -> Tensor:
     "scaled_linear": beta ** .5 is linear. Every step is taken in float32, as sd-scripts and diffusers do,
     so the table equals theirs bit for bit.
     """
-    import torch
-
     beta = torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float32) ** 2
     return torch.cumprod(1.0 - beta, dim=0)
 
@@ -37,8 +30,6 @@ def zero_terminal(alpha_bar: Tensor) -> Tensor:
 
     alpha_bar   [T], falling; returns the same shape
     """
-    import torch
-
     a = alpha_bar.sqrt()
     a = (a - a[-1]) * (a[0] / (a[0] - a[-1]))  # the quotient first: another order differs in the last bit
     squared = a**2

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from core.record.lazy_torch import Tensor, torch
 
 MASK = "_mask"  # "context_mask" marks the tokens in "context"
 
@@ -66,15 +64,11 @@ class Conditioning:
 
 def stack_texts(texts: Sequence[TextStates]) -> TextStates:
     """A batch of texts without a batch axis, [T, C] and [P]."""
-    import torch
-
     return _together(texts, torch.stack, 0)
 
 
 def join_texts(texts: Sequence[TextStates]) -> TextStates:
     """Concatenate batches."""
-    import torch
-
     return _together(texts, torch.cat, 1)
 
 

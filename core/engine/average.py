@@ -19,6 +19,7 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.tools.loras import MergeLorasSettings
+from core.tools.loras import merge_loras
 
 SIGMA_REL = 0.2  # relative width of the power function: the last third counts most
 MOST_NAMES = 100
@@ -58,8 +59,6 @@ def save_average(
 
     facts   the run's snapshot        names   of the files, at least two
     """
-    from core.tools.loras import merge_loras
-
     chosen = sorted((file for file in facts["files"] if file["name"] in set(names)), key=lambda file: file["step"])
     if averages := [file["name"] for file in chosen if is_average(file["name"])]:
         what, fix = f"{averages[0]} is an average itself", "choose checkpoints of the training"

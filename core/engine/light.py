@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from core.engine.explain import explain
 from core.engine.queue import GUEST, as_guest
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
@@ -51,8 +52,6 @@ class LightTask:
 
     def _run(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Call `work(*arguments, task=self)` and store its result, or its exception as a ProblemsError."""
-        from core.engine.explain import explain
-
         try:
             self.token.check()
             self.result = work(*arguments, task=self)

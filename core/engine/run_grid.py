@@ -19,6 +19,7 @@ from core.settings.check import build
 from core.settings.job import GridJob, TrainJob
 from core.settings.names import without_signs
 from core.settings.presets.files import to_values
+from core.training.loop.samples import prompts_of, settings_digest
 
 STRENGTHS = (0.6, 0.8, 1.0)
 MOST_CHECKPOINTS, MOST_PROMPTS = 12, 12
@@ -122,8 +123,6 @@ def _samples(
 ) -> dict[tuple[int, int], str]:
     """{(column, row): name of the run's sample} of the base model and the checkpoints of these steps, of samples with the settings
     that the grid has; none where samples were generated with other weights or another schedule than the files give."""
-    from core.training.loop.samples import settings_digest
-
     other_weights = job.method.ema and job.method.ema_use != "all"
     if other_weights or job.network.base_weights or job.noise.zero_terminal_snr or job.samples.compatibility != "none":
         return {}
@@ -174,8 +173,6 @@ def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[i
 def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePrompt]:
     """The run's sample prompts, at most MOST_PROMPTS, else `instead`. base: path of its base model. Raises ProblemsError without
     any."""
-    from core.training.loop.samples import prompts_of
-
     found = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
     if found:
         return found
@@ -190,8 +187,6 @@ def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePromp
 
 def sample_of(job: TrainJob, base: Path | None, prompt: str) -> SamplePrompt:
     """A prompt with the settings of the run's samples. base: path of its base model"""
-    from core.training.loop.samples import prompts_of
-
     alone = to_values(job.samples) | {"sample_prompts": [prompt], "sample_prompts_file": None}
     samples = build(TrainJob, {"samples": alone}).samples
     return prompts_of(job.model_copy(update={"samples": samples}), base)[0]

@@ -23,6 +23,7 @@ from core.record.stamps import cached_until_changed
 from core.record.units import count, first_of, listed
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
+from core.training.loop.samples import prompts_of
 
 FILE = "verdict.json"
 FEW = 5  # prompts at first: one of each kind
@@ -80,8 +81,6 @@ def has_strengths(job: TrainJob) -> bool:
 
 def _prompts(job: TrainJob, run: RunFolder, workspace: Workspace) -> list[tuple[SamplePrompt, ProposedPrompt]]:
     """(settings, text and kind) of the prompts: the run's sample prompts, and proposed ones with the settings of the first."""
-    from core.training.loop.samples import prompts_of
-
     base = find_file(job.model.base_model, workspace)
     samples = {each.prompt: each for each in prompts_of(job, base) if each.prompt}
     if job.method.traits.control_images:  # others have no control image

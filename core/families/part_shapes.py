@@ -18,6 +18,7 @@ from core.formats.models import text_keys
 from core.formats.models.checkpoint import Part
 from core.formats.models.part_config import check_config
 from core.formats.models.part_kinds import PartKind, kind_of, part_title
+from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError
 from core.record.units import first_of
 
@@ -141,8 +142,6 @@ def make_empty(name: str, config: Mapping[str, Any], kind: PartKind | None = Non
 
     kind  the part's class, if the family knows it; None: the class named in its config
     """
-    import torch
-
     kind, where = kind or kind_of(name, config), f"{part_title(name)}, config.json"
     assert kind is not None, f"the class of {name} is not registered in core/formats/models/part_kinds.py"
     with quick_imports(), without_bitsandbytes() if kind.module.startswith("diffusers") else nullcontext():

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.families import type_speed
 from core.record import machine
+from core.record.lazy_torch import torch
 from core.settings.memory import MemorySettings
 from core.settings.method import MethodSettings
-
-if TYPE_CHECKING:
-    import torch
-
 
 # Below this many bytes of weights a CPU gains nothing from bf16: converting costs what the faster products save.
 SMALL_MODEL_BYTES = 200 << 20
@@ -37,8 +34,6 @@ class Precision:
 
     def autocast(self, device: str) -> AbstractContextManager[Any]:
         """A context in which fp32 weights compute in `compute`; without effect if they are stored in that dtype."""
-        import torch
-
         kind = device.partition(":")[0]
         return torch.autocast(kind, self.compute) if self.compute != self.trainable else nullcontext()
 
@@ -58,8 +53,6 @@ def choose_precision(
     weight_bytes   of the U-Net as stored       method   of a training; None for generation
     bf16_pays      () -> whether bf16 is as fast as fp32 on this CPU
     """
-    import torch
-
     full_size = method is not None and method.traits.full_size
     name = settings.mixed_precision
     if name == "auto" and method is not None and settings.full_precision != "fp32":
@@ -80,16 +73,12 @@ def choose_precision(
 
 def vae_type(settings: MemorySettings) -> torch.dtype:
     """The dtype that the VAE encodes in: fp32 by default, since 16 bits visibly reduce quality."""
-    import torch
-
     types = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return types.get(settings.vae_precision, torch.float32)
 
 
 def use_tf32(wanted: bool) -> None:
     """Turn TF32 for fp32 products and convolutions on Nvidia GPUs on or off, for the whole process."""
-    import torch
-
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
 
 
@@ -99,8 +88,6 @@ def use_threads(device: str, weight_bytes: int) -> int:
     A small model on a CPU is fastest with one thread, since synchronizing costs more than its products (the starter model on
     2 cores: 0.37 s per step with one thread, 0.71 s with two).
     """
-    import torch
-
     count = 1 if device.startswith("cpu") and weight_bytes <= SMALL_MODEL_BYTES else machine.threads()
     torch.set_num_threads(count)
     return count

@@ -1,12 +1,13 @@
 """The layers that a LoRA can train, and their names in the files of kohya's tools, A1111 and ComfyUI."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from torch import nn
-
 from core.formats.lora import names
 from core.formats.models.text_keys import full_name
+from core.record.lazy_torch import nn
 from core.settings.layers import OUTER
 
 UNET_PREFIX = "lora_unet"
@@ -14,7 +15,6 @@ UNET_PREFIX = "lora_unet"
 # Every Linear and convolution inside modules of these classes is hooked. Names of classes as sd-scripts lists them.
 UNET_CLASSES = ("Transformer2DModel",)
 UNET_CONV_CLASSES = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
-NORMS = (nn.LayerNorm, nn.GroupNorm)
 TEXT_CLASSES = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 
 
@@ -65,13 +65,13 @@ def norm_targets(unet: nn.Module, family: str) -> Iterator[Target]:
         return str(names.kohya_name("unet", path, naming))
 
     classes = {*UNET_CLASSES, *UNET_CONV_CLASSES}
-    for target in _targets(unet, classes, name, conv=False, kinds=NORMS):
+    for target in _targets(unet, classes, name, conv=False, norms=True):
         if target.module.weight is not None:
             yield target
 
 
 def is_norm(module: nn.Module) -> bool:
-    return isinstance(module, NORMS)
+    return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
 
 
 def kohya_name(prefix: str, path: str) -> str:
@@ -80,23 +80,18 @@ def kohya_name(prefix: str, path: str) -> str:
 
 
 def _targets(
-    part: nn.Module,
-    classes: set[str],
-    name: Callable[[str], str],
-    *,
-    conv: bool,
-    kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d),
+    part: nn.Module, classes: set[str], name: Callable[[str], str], *, conv: bool, norms: bool = False
 ) -> Iterator[Target]:
     """The layers inside the containers of a part, in its order.
 
-    classes  class names of the containers      kinds  classes of the layers
+    classes  class names of the containers      norms  norm layers instead of Linear and convolutions
     conv     also convolutions larger than 1x1  name   (path of a module) -> the path in files
     """
     for root, container in part.named_modules():
         if type(container).__name__ not in classes:
             continue
         for inner, module in container.named_modules():
-            if not isinstance(module, kinds):
+            if not (is_norm(module) if norms else isinstance(module, (nn.Linear, nn.Conv2d))):
                 continue
             path = f"{root}.{inner}"
             if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) and not conv:

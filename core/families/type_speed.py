@@ -9,15 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.record import atomic, machine
 from core.record.bounded_json import read_json_object
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.record.secrets import keys_file
-
-if TYPE_CHECKING:
-    import torch
 
 ROUNDS = 5
 HOPELESS = 3.0  # a type that is this many times slower in the first round is not measured again
@@ -52,8 +49,6 @@ def _bf16_pays(key: str) -> bool:
 def measure() -> dict[str, float]:
     """{"fp32", "bf16": seconds for the same work}: the minimum of a few alternating rounds, since other load on the machine
     disturbs single ones. Takes about a second."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(machine.threads())
     try:
@@ -70,7 +65,6 @@ def measure() -> dict[str, float]:
 
 def _work(dtype: torch.dtype) -> Callable[[], object]:
     """A function that computes a matrix product and a convolution of a U-Net at 256 px, 5.2 GFLOP in total."""
-    import torch
     import torch.nn.functional as F
 
     generator = torch.Generator().manual_seed(0)
@@ -83,8 +77,6 @@ def _work(dtype: torch.dtype) -> Callable[[], object]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    import torch
-
     start = time.perf_counter()
     with torch.no_grad():
         work()
@@ -103,6 +95,4 @@ def _processor() -> str:
 
 
 def _torch_version() -> str:
-    import torch
-
     return str(torch.__version__)

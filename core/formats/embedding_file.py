@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.formats.lora.names import BUNDLED
 from core.formats.models.overflow import not_finite, refuse_not_finite
@@ -19,10 +18,8 @@ from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
 from core.formats.tensors.writer import save_pickle, write_safetensors
 from core.record import atomic
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
-
-if TYPE_CHECKING:
-    import torch
 
 ONE = ("emb_params",)  # SD 1 and 2; A1111 reads any single tensor
 SDXL = ("clip_l", "clip_g")
@@ -58,8 +55,6 @@ def read_embedding(path: Path, token: str = "") -> dict[str, torch.Tensor]:
     A1111's format (string_to_param), diffusers' and other single tensors become "emb_params".
     token   which one of a file with several (`tokens_in`); "" is the first
     """
-    import torch
-
     with TensorFile(path) as file:
         names = _names(file.entries, path, token)
         vectors = {name: file.read(key, torch.float32) for name, key in names.items()}

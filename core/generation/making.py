@@ -40,13 +40,13 @@ from core.generation.sample.guidance import EMPTY
 from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of, steps_of
 from core.generation.sample.noise import ImageNoise, mixed_noise
 from core.record.context import NO_REPORTS, Reports
+from core.record.lazy_torch import Tensor, torch
 from core.record.workspace import resolve_path
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
     from core.generation.model.other_files import Nets
 
@@ -248,8 +248,6 @@ class Maker:
 
     def make_if_fits(self, batch: Sequence[Request], on_step: Callable[[int], None]) -> BatchResult | None:
         """`make`; None if several images together ran out of memory. A single one raises as usual."""
-        import torch
-
         try:
             return self.make(batch, on_step)
         except torch.OutOfMemoryError:
@@ -344,8 +342,6 @@ class Maker:
         self, stage: Stage, batch: Sequence[Request], noises: Sequence[ImageNoise], result: BatchResult
     ) -> Tensor | None:
         """The initial latents of a stage with a strength; None for a stage that starts from noise."""
-        import torch
-
         job = batch[0].job
         if stage.begins == "noise":
             return None

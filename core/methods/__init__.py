@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from core.diffusion.text_states import Conditioning, TextStates
 from core.families.components import Components
+from core.record.lazy_torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from core.dataset.caches.texts import EncodeText
     from core.networks.files import NetworkFiles
     from core.optimization.groups import Trainable

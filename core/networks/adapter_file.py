@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.formats.detect import ModelKind, identify_header, read_json
 from core.formats.lora.metadata import version_metadata
@@ -64,14 +64,12 @@ from core.networks.kinds import NetworkKind, is_number, kind_of_keys, kinds
 from core.networks.kinds.lora import network_sizes
 from core.record import atomic
 from core.record.bounded_json import parse_json
+from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError
 from core.record.units import first_of
 from core.record.workspace import display_path
 from core.settings.blocks import BlockSize
 from core.settings.model import traits_of
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = [
     "LoraFile",
@@ -177,8 +175,6 @@ def write_lora(
 def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Problem]:
     """Write a .ckpt or .pt with the same result and errors as `write_lora`: torch.save of {kohya key: tensor}, as sd-scripts
     does, without metadata; readable with `torch.load(weights_only=True)`."""
-    import torch
-
     refuse_not_finite(not_finite(tensors), path)
     matrices = _matrices(tensors)
     fitting, advice = fitting_type(sizes_of(matrices), dtype, path)
@@ -223,8 +219,6 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
 
     shapes   read only the header and the alphas; the weights are on torch's "meta" device
     """
-    import torch
-
     if not shapes:
         return _read(Path(path), TensorFile.read, torch.tensor)
     lora = lora_outline(path)
@@ -279,8 +273,6 @@ def open_lora(path: Path) -> Iterator[LoraFile]:
 
 
 def _number(value: float) -> torch.Tensor:
-    import torch
-
     return torch.tensor(value)
 
 
@@ -311,8 +303,6 @@ def _with_peft_biases(bias_norm: Mapping[str, Any], tensors: Mapping[str, Any]) 
 
 def _without_numbers(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Outlines as tensors on the meta device; tensors of one number keep its value."""
-    import torch
-
     meta = {}
     for name, each in tensors.items():
         dtype = getattr(torch, TORCH_NAMES[each.dtype])
@@ -464,8 +454,6 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
                 converting back gives the same bits. True: alpha / rank is multiplied into B, for programs that read no
                 metadata; all in float32, since in 16 bits B would be rounded
     """
-    import torch
-
     tensors: dict[str, torch.Tensor] = {}
     sizes: dict[str, dict[str, BlockSize]] = {}
     convolutions = traits_of(lora.family).convolutions_in_loras

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.optimization.groups import weights_of
 from core.optimization.rounding import NARROW
+from core.record.lazy_torch import torch
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -33,8 +34,6 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
     The training weights are restored from a copy, not by the optimizer's own `train()`: that computes them, and
     rounding would change the result of runs that sample more often. Copies are kept in RAM.
     """
-    import torch
-
     if not averages(optimizer):
         yield
         return

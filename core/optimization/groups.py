@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from core.record.lazy_torch import nn
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from core.settings.optimization.optimizer import OptimizerSettings
 
 Group = dict[str, Any]  # "name", "params", "lr", as for a torch optimizer

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from core.optimization.averaging import ready_to_train
 from core.optimization.groups import Group
 from core.optimization.seeded import seed_steps
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.settings.optimization.optimizer import OptimizerSettings, arguments_in_force, given_arguments, relative_steps
 from core.settings.optimization.optimizers import Entry, argument_problems, find, type_problem
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.optim import Optimizer
 
 WHERE = "optimizer.optimizer_type"
@@ -139,8 +139,6 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """`load_state_dict` without casting the state: torch casts it to the weights' dtype, and an optimizer with bfloat16
     states would resume from other values than were saved. Rates and other options stay those of this run's settings;
     torch would take the saved ones."""
-    import torch
-
     configured = [{name: group[name] for name in CONFIGURED if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
     for group, options in zip(optimizer.param_groups, configured, strict=True):

@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from core.record.draws import address
+from core.record.lazy_torch import torch
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -34,7 +35,6 @@ def seed_steps(optimizer: Optimizer, seed: int) -> None:
 def seed_globally(seed: int) -> None:
     """Seed torch on every device, Python and numpy. seed: 0 to 2**32 - 1."""
     import numpy
-    import torch
 
     torch.manual_seed(seed)
     random.seed(seed)
@@ -44,14 +44,12 @@ def seed_globally(seed: int) -> None:
 def global_state() -> tuple[bytes, Any, str]:
     """The state of torch's CPU generator, Python's and numpy's, for detecting whether one was used."""
     import numpy
-    import torch
 
     return bytes(torch.get_rng_state().numpy()), random.getstate(), str(numpy.random.get_state())
 
 
 def _snapshot() -> tuple[Any, ...]:
     import numpy
-    import torch
 
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     return torch.get_rng_state(), random.getstate(), numpy.random.get_state(), cuda
@@ -59,7 +57,6 @@ def _snapshot() -> tuple[Any, ...]:
 
 def _restore(state: tuple[Any, ...]) -> None:
     import numpy
-    import torch
 
     torch.set_rng_state(state[0])
     random.setstate(state[1])

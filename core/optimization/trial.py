@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.optimization.seeded import global_state, seed_globally
+from core.record.lazy_torch import torch
+
 STEPS = 3
 PAGED_ROWS = 1_600  # bitsandbytes pages the state of a weight from 100,000 numbers on
 
@@ -26,8 +29,6 @@ class Small:
     """
 
     def __init__(self, device: str = "cpu", rows: int = 96):
-        import torch
-
         draw = torch.Generator().manual_seed(5)
 
         def make(*shape: int, scale: float = 0.1) -> Any:
@@ -42,8 +43,6 @@ class Small:
 
     def loss(self, step: int) -> Any:
         """A regression to a fixed random map; different inputs at each step."""
-        import torch
-
         draw = torch.Generator().manual_seed(1000 + step)
         device = self.big.device
         x = torch.randn(8, 64, generator=draw).to(device)
@@ -62,8 +61,6 @@ class Small:
     def train(self, optimizer: Any, steps: Sequence[int]) -> None:
         """Train for these steps. The global generators are seeded by the step, as core.optimization.seeded does in a
         run."""
-        from core.optimization.seeded import global_state, seed_globally
-
         for step in steps:
             self.loss(step).backward()
             seed_globally(step)
@@ -86,8 +83,6 @@ def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu
 
 def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -> Result:
     """`attempt`, with errors raised."""
-    import torch
-
     from core.optimization.averaging import averaged, averages, ready_to_train
     from core.optimization.optimizers import load_state
 

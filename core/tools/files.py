@@ -7,6 +7,7 @@ from pathlib import Path
 from core.dataset.sources.files import printable
 from core.families.locate import model_path
 from core.formats.detect import identify
+from core.generation.model.library import find, find_file
 from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, at_setting, problems_at
 from core.record.workspace import Workspace, display_path, typed_path
@@ -15,8 +16,6 @@ from core.record.workspace import Workspace, display_path, typed_path
 def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
     """The input file of a tool, by its path or the name of a LoRA. where: the setting, for problems. Raises ProblemsError
     without one."""
-    from core.generation.model.library import find, find_file
-
     wanted = (name or "").strip()
     if not wanted:
         fix = "enter a path, or the name of a LoRA"

@@ -20,6 +20,7 @@ from core.record.units import memory_words
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 from core.training.loop.run import Run
+from core.training.loop.update import optimizer_update
 from core.training.prove import short_job
 
 if TYPE_CHECKING:
@@ -137,8 +138,6 @@ def _probe(job: TrainJob, context: JobContext) -> Forecasted:
 
 def _timed(run: Run, steps: int) -> list[float]:
     """Train the next `steps` steps; return the seconds of each."""
-    from core.training.loop.update import optimizer_update
-
     times = []
     for _ in range(steps):
         run.context.check()

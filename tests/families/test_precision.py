@@ -43,7 +43,7 @@ def test_losses_are_scaled_only_while_fp16_trains():
 
 def test_a_small_model_computes_on_one_thread_and_a_large_one_on_all(monkeypatch):
     set_to = []
-    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(precision.torch, "set_num_threads", set_to.append)
     monkeypatch.setattr(precision.machine, "threads", lambda: 8)
     assert [use_threads("cpu", SMALL), use_threads("cpu", LARGE), use_threads("cuda", SMALL)] == set_to == [1, 8, 8]
 

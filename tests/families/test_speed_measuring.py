@@ -7,8 +7,8 @@ def test_the_least_of_each_types_rounds_counts_on_all_threads_and_a_hopeless_typ
     import torch
 
     threads = []
-    monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(type_speed.torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(type_speed.torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(type_speed.machine, "threads", lambda: 7)
     monkeypatch.setattr(type_speed, "_work", lambda dtype: lambda: dtype)
     for slow, rounds in ((1.0, type_speed.ROUNDS), (100.0, 1)):

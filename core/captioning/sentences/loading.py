@@ -8,17 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.captioning.sentences.folder import ModelFiles, weight_files
 from core.formats.tensors.header import read_header
 from core.record import machine
+from core.record.lazy_torch import torch
 from core.record.memory import free_memory
 from core.record.problems import Problem, ProblemsError
 from core.settings.captioning.sentences import CaptionModelSettings
-
-if TYPE_CHECKING:
-    import torch
 
 # Left alone by 8- and 4-bit: what looks at the image, what joins it with the words, and what chooses words.
 NOT_QUANTIZED = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "qformer", "lm_head")
@@ -119,8 +117,6 @@ def _quiet(transformers: Any) -> Iterator[None]:
 def _dtype(precision: str, device: str) -> torch.dtype:
     """The dtype to compute in: that of the precision; for "auto" and quantized weights bf16 where it is fast, else fp32 on a CPU
     and fp16 on a GPU."""
-    import torch
-
     if precision in ("bf16", "fp16", "fp32"):
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     if machine.bf16_is_fast(device):
@@ -143,7 +139,6 @@ def _quantization(precision: str, dtype: torch.dtype) -> Any:
 
 def _check_size(files: ModelFiles) -> None:
     """Raise ProblemsError for a config of a far larger model than the weights: the rest would be initialized at random."""
-    import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     config = AutoConfig.from_pretrained(files.folder, **NO_CODE)

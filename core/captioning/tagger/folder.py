@@ -9,6 +9,7 @@ from pathlib import Path
 from core.captioning.tagger import labels as tables
 from core.captioning.tagger.profile import FIX, PROFILES, Profile
 from core.captioning.tagger.tags import Label
+from core.formats.hub import references as hub
 from core.formats.onnx.file import check_onnx
 from core.formats.onnx.profile import FILE, read_profile
 from core.record import atomic
@@ -138,8 +139,6 @@ def downloads(files: ModelFiles, settings: TagSettings) -> bool:
 def _download(files: ModelFiles, names: Sequence[str], into: Path, context: JobContext) -> None:
     if not names:
         return
-    from core.formats.hub import references as hub
-
     owner, name = files.profile.repo.split("/")
 
     on_progress = partial(context.stage, f"downloading {files.title}", of_bytes=True)

@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
-
-if TYPE_CHECKING:
-    import torch
 
 PACKAGES = "mtcnn==1.0.0 joblib==1.6.0 lz4==4.4.5 cloudpickle==3.1.2"
 _NETWORKS = ("pnet", "rnet", "onet")
@@ -74,7 +71,6 @@ class FaceDetector:
 
     def __init__(self) -> None:
         import joblib
-        import torch
 
         def tensor(array: np.ndarray) -> torch.Tensor:
             # Keras keeps kernels as [H, W, in, out], matrices as [in, out] and slopes of convolutions as [1, 1, C].
@@ -88,8 +84,6 @@ class FaceDetector:
 
     def find(self, image: Image.Image, min_score: float = 0.9) -> list[Face]:
         """The faces in an RGB image with at least this score, the largest first."""
-        import torch
-
         with torch.inference_mode():
             pixels = (torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32)) - 127.5) / 128
             pixels = pixels.permute(2, 0, 1)[None]
@@ -100,7 +94,6 @@ class FaceDetector:
 
     def _proposals(self, pixels: torch.Tensor) -> np.ndarray:
         """Run the first network on an image pyramid: float [N, 5] left, top, right, bottom, score; squares."""
-        import torch
         from torch.nn.functional import interpolate
 
         height, width = pixels.shape[-2:]
@@ -135,7 +128,6 @@ class FaceDetector:
 
     def _refined(self, pixels: torch.Tensor, boxes: np.ndarray) -> np.ndarray:
         """Run the second network: the boxes that it accepts, refined, in the form of `_proposals`."""
-        import torch
         from torch.nn.functional import conv2d, linear, max_pool2d, prelu
 
         if not len(boxes):
@@ -154,7 +146,6 @@ class FaceDetector:
 
     def _faces(self, pixels: torch.Tensor, boxes: np.ndarray, min_score: float) -> list[Face]:
         """Run the third network: the faces with at least this score, with their eyes."""
-        import torch
         from torch.nn.functional import conv2d, linear, max_pool2d, prelu
 
         if not len(boxes):
@@ -191,7 +182,6 @@ def _flat(x: torch.Tensor) -> torch.Tensor:
 
 def _patches(pixels: torch.Tensor, boxes: np.ndarray, side: int) -> torch.Tensor:
     """Crops of an image [1, 3, H, W] resized to [N, 3, side, side]; black outside the image."""
-    import torch
     from torch.nn.functional import interpolate, pad
 
     height, width = pixels.shape[-2:]

@@ -13,19 +13,19 @@ from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import View
 from core.dataset.sources.files import printable
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, raise_if_errors
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from core.dataset.buckets.batches import Placed
 
 # pixels [B, 3, H, W] float32 in [-1, 1] -> mean, logvar [B, C, H/8, W/8]
-Encode = Callable[["Tensor"], "tuple[Tensor, Tensor]"]
+Encode = Callable[[Tensor], "tuple[Tensor, Tensor]"]
 Progress = Callable[[int, int], None]
 SideKey = tuple[tuple[str, ...], bool]
-Posterior = tuple["Tensor", "Tensor"]  # mean, logvar: float32 [C, h, w]
+Posterior = tuple[Tensor, Tensor]  # mean, logvar: float32 [C, h, w]
 T = TypeVar("T")
 WRITES_WAITING = 64
 
@@ -150,7 +150,6 @@ def _in_batches(items: Iterable[T], size: int, side_of: Callable[[T], Side]) -> 
 def encode_pixels(batch: Sequence[tuple[Side, np.ndarray]], encode: Encode) -> tuple[Tensor, Tensor]:
     """(mean, log variance) [B, C, h, w] of a batch of sides with their pixels, on the device of the VAE."""
     import numpy as np
-    import torch
 
     return encode(torch.from_numpy(np.stack([pixels for _, pixels in batch])))
 

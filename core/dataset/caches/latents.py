@@ -18,14 +18,13 @@ from core.dataset.caches.encoding import Encode, Posterior, Progress, Side, enco
 from core.dataset.caches.store import LATENTS, Shapes, Store, write_tensors
 from core.dataset.images.look import looks
 from core.dataset.sources.files import printable
+from core.record.lazy_torch import Tensor
 from core.record.problems import Problem, ProblemsError
 from core.record.space import require_space
 from core.record.stamps import stamp_or_none
 from core.settings.dataset.images import ImageSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.dataset.buckets.batches import Placed
 
 Check = Callable[[], None]

@@ -24,13 +24,13 @@ from core.dataset.images.views import recorded_crop
 from core.dataset.sources.files import printable
 from core.record.atomic import open_atomic
 from core.record.bounded_zip import DAMAGED, open_zip, read_member
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 from core.record.units import first_of
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from core.dataset.buckets.batches import Placed
     from core.dataset.caches.encoding import Posterior
@@ -203,8 +203,6 @@ def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
 
 
 def _as_posterior(sample: np.ndarray) -> Posterior:
-    import torch
-
     mean = torch.from_numpy(sample)
     return mean, torch.full_like(mean, NO_SPREAD)
 

@@ -28,11 +28,10 @@ from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.views import View
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.walk import file_at, headers
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, raise_if_errors
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.dataset.buckets.batches import Placed
 
 Check = Callable[[], None]
@@ -159,7 +158,6 @@ def at_latent_size(mask: np.ndarray, latent_pixels: int = 8) -> Tensor:
 
     latent_pixels   image pixels along a side of a latent pixel
     """
-    import torch
     from torch.nn.functional import avg_pool2d
 
     return avg_pool2d(torch.from_numpy(mask).float()[None], latent_pixels)[0]
@@ -244,8 +242,6 @@ class ControlCache(PartnerCache):
         return SHAPES
 
     def _make(self, placed: Placed) -> dict[str, Tensor]:
-        import torch
-
         pixels = control_pixels(placed, View(placed.placement))
         assert pixels is not None
         return {"control": torch.frombuffer(bytearray(packed(pixels)), dtype=torch.uint8)}

@@ -4,8 +4,6 @@ Each kind of content has a row (`LATENTS`, `TEXTS`, `MASKS`, `CONTROLS`) and a s
 of its tensors in the header; a damaged one is reported and computed again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -14,17 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from zlib import crc32
 
 from core.record import atomic
+from core.record.lazy_torch import Tensor
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.regular import MissingFile, read_regular
 from core.record.space import require_space
 from core.record.units import count
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MAX_BYTES = 1 << 28  # of an entry; the latents of 4096 x 4096 pixels have 8 MB
 FLOATS = ("F32", "F16", "BF16", "F64")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from core.formats.detect import ModelKind, identify, identify_header, read_json
 from core.formats.hashes import HashMemo
@@ -24,12 +24,9 @@ from core.formats.tensors.header import read_header
 from core.formats.tensors.reading import TensorFile
 from core.record.bounded_json import parse_json
 from core.record.cancel import CancelToken
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
-
-if TYPE_CHECKING:
-    import torch
-
 
 # Weight file names in a diffusers folder, preferred first: full precision before 16 bits, safetensors before a pickle.
 WEIGHT_FILES = (
@@ -291,8 +288,6 @@ def read_part(
 
     wide  prefixes of names that stay in float32
     """
-    import torch
-
     state = {}
     for file, places in in_file_order(part):
         with TensorFile(file) as handle:
@@ -333,8 +328,6 @@ def _row_by_row(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | mem
     if entry.strides is None:
         handle.seek(entry.start)
         return handle.read(entry.stop - entry.start)
-    import torch
-
     with TensorFile(file) as tensors:
         return memoryview(tensors.read_entry(entry).contiguous().flatten().view(torch.uint8).numpy())
 

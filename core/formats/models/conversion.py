@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import Checkpoint, Part
@@ -29,10 +28,8 @@ from core.formats.tensors.lazy import LazyTensor, OpenFiles
 from core.formats.tensors.writer import Wrote, write_safetensors
 from core.record import atomic
 from core.record.cancel import CancelToken
+from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.formats.detect import read_json
 from core.formats.models import sd_keys
@@ -16,10 +15,8 @@ from core.formats.models.text_keys import full_name
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
-
-if TYPE_CHECKING:
-    import torch
 
 EXTRA_FILE = "atelier_extra.safetensors"  # in a diffusers folder, with a single file's names
 # The U-Net's averages in CompVis' files: its keys from "diffusion_model." on, without their dots.
@@ -100,8 +97,6 @@ def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, Lazy
         name = prefix + full_name(name.removeprefix(prefix))
 
     def position_ids(dtype: torch.dtype) -> torch.Tensor:
-        import torch
-
         return torch.arange(shape[-1], dtype=dtype).expand(shape).contiguous()
 
     return {name: LazyTensor("int64", shape, position_ids)}

@@ -7,12 +7,11 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from core.formats.tensors.writer import PRECISIONS
+from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count, first_of
 
 if TYPE_CHECKING:
-    import torch
-
     from core.formats.tensors.lazy import LazyTensor
 
 SHOWN = 3
@@ -45,8 +44,6 @@ def largest_of(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
 def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
     """Names of the tensors whose largest value is finite, but becomes infinite in `dtype`, or NaN if it has no infinity (fp8).
     sizes: of `sizes_of` or `largest_of`"""
-    import torch
-
     return [
         name
         for name, size in sizes.items()
@@ -58,8 +55,6 @@ def fitting_type(
     sizes: Mapping[str, float], dtype: torch.dtype | None, where: object
 ) -> tuple[torch.dtype | None, list[Problem]]:
     """(the requested dtype of a file, or fp32 if it would overflow; advice). sizes: as for `beyond`"""
-    import torch
-
     names = beyond(sizes, dtype) if dtype is not None else []
     return (torch.float32, [written_in_fp32(names, dtype, where)]) if names else (dtype, [])
 

@@ -4,18 +4,13 @@ SD 1: cond_stage_model.transformer. (CLIP)             SD 2: cond_stage_model.mo
 SDXL: conditioner.embedders.0.transformer. (CLIP), conditioner.embedders.1.model. (OpenCLIP)
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from core.formats.models import sd_keys
 from core.formats.models.text_keys import full_name
 from core.formats.tensors.lazy import LazyTensor, stacked
+from core.record.lazy_torch import torch
 from core.settings.model import traits_of
-
-if TYPE_CHECKING:
-    import torch
 
 State = Mapping[str, LazyTensor]
 VAE_ATTENTION = tuple(f".attn_1.{name}.weight" for name in sd_keys.VAE_ATTENTION if name != "norm")
@@ -126,8 +121,6 @@ def markers(prediction: str | None, zero_terminal_snr: bool) -> dict[str, LazyTe
 
 def _ones(*shape: int) -> LazyTensor:
     def ones(dtype: torch.dtype) -> torch.Tensor:
-        import torch
-
         return torch.ones(shape, dtype=dtype)
 
     return LazyTensor("float32", shape, ones)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from core.formats.models import single_file, text_keys
 from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
@@ -20,12 +20,9 @@ from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory
 from core.formats.tensors.writer import Wrote, file_bytes, write_pickle, write_safetensors
 from core.record import atomic
 from core.record.cancel import CancelToken
+from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError
 from core.record.space import require_space
-
-if TYPE_CHECKING:
-    import torch
-
 
 Form = Literal["safetensors", "ckpt", "diffusers", "diffusers_safetensors"]
 ENDINGS: dict[str, str] = {"safetensors": ".safetensors", "ckpt": ".ckpt", "diffusers": "", "diffusers_safetensors": ""}
@@ -247,8 +244,6 @@ def _layer(name: str) -> int:
 def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:
     """{"part.tensor": largest absolute value} of each part with a dtype of a larger range than `dtype`, and of the parts in
     `always`."""
-    import torch
-
     sizes: dict[str, float] = {}
     for name, state in states.items():
         narrower = dtype is not None and any(

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    import torch
+from core.record.lazy_torch import torch
 
 BLOCK_BYTES = max(4096, mmap.PAGESIZE)  # without the cache, file offsets, sizes and memory are multiples of it
 CHUNK_BYTES = 4 << 20
@@ -29,8 +28,6 @@ class Buffers:
 
     def take(self, size: int = 0) -> torch.Tensor:
         """A uint8 tensor of at least this many bytes, aligned to BLOCK_BYTES."""
-        import torch
-
         with suppress(IndexError):
             if size <= self.size:
                 return self._free.pop()

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Self
 from core.formats.tensors.entry import ITEM_BYTES, TORCH_NAMES
 from core.formats.tensors.outline import StoredTensor
 from core.formats.tensors.reading import PIECE_BYTES, TensorFile, gathered, sliced
+from core.record.lazy_torch import torch
 
 if TYPE_CHECKING:
-    import torch
-
     from core.formats.models.checkpoint import Place
 
 TYPE_BYTES = {TORCH_NAMES[name]: size for name, size in ITEM_BYTES.items()}
@@ -43,8 +42,6 @@ class LazyTensor:
 
     @property
     def dtype(self) -> torch.dtype:
-        import torch
-
         dtype: torch.dtype = getattr(torch, self.type)
         return dtype
 
@@ -139,8 +136,6 @@ def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
 
     def fetch(dtype: torch.dtype) -> torch.Tensor:
-        import torch
-
         return torch.cat([part.fetch(dtype) for part in parts])
 
     return LazyTensor(parts[0].type, shape, fetch)

@@ -7,12 +7,9 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING
 
 from core.formats.tensors.entry import FLOATS, ITEM_BYTES
-
-if TYPE_CHECKING:
-    import torch
+from core.record.lazy_torch import torch
 
 FORMATS = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "BOOL": "?"}
 FORMATS |= {"U64": "Q", "U32": "I", "U16": "H", "U8": "B"}

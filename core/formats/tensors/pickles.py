@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from core.formats.tensors.entry import AGAIN, ITEM_BYTES, TensorEntry
 from core.formats.tensors.pickle_machine import MAX_BYTES, MAX_STEPS, Damaged, Inert, InertKey, Machine, Tensor
 from core.record.bounded_zip import open_zip, read_member
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 
@@ -59,8 +60,6 @@ def refuse_hostile(path: Path) -> None:
 
 def load_state_file(path: Path) -> Any:
     """The content of a `torch.save` file: dicts, lists, numbers and tensors, nothing executable. Raises ProblemsError."""
-    import torch
-
     refuse_hostile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

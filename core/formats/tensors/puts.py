@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from core.formats.tensors.chunks import ChunkedFile
 from core.formats.tensors.lazy import LazyTensor
 from core.record import machine
+from core.record.lazy_torch import torch
 
 if TYPE_CHECKING:
-    import torch
-
     from core.record.cancel import CancelToken
 
 Wrote = Callable[[int], None]  # called with the bytes of each tensor that was written
@@ -33,8 +32,6 @@ def put_tensor(
 
     see    called with the bytes of each piece; may return a Future to wait for before the next one
     """
-    import torch
-
     done = 0
     for piece in tensor.pieces():
         assert piece.dtype == tensor.dtype, f"{name} differs from its declaration"
@@ -79,8 +76,6 @@ def in_threads(
 
 def as_bytes(content: bytes) -> torch.Tensor:
     """`content` as a uint8 tensor."""
-    import torch
-
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
@@ -88,8 +83,6 @@ def as_bytes(content: bytes) -> torch.Tensor:
 def one_thread_each() -> Iterator[None]:
     """A context in which new threads compute with one thread: with torch's thread pool, each would busy-wait for the
     others'."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

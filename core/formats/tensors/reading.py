@@ -12,17 +12,15 @@ from functools import partial
 from math import prod
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from core.formats.tensors.chunks import BLOCK_BYTES, CHUNK_BYTES, Buffers, bypass_cache, is_cached, use_cache_after
 from core.formats.tensors.entry import ITEM_BYTES, TORCH_NAMES, TensorEntry
 from core.formats.tensors.header import read_header
 from core.formats.tensors.outline import Outline, StoredTensor, number_of
+from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
-
-if TYPE_CHECKING:
-    import torch
 
 PIECE_BYTES = 1 << 20  # a single read of a hundred megabytes is slower than a hundred of one
 
@@ -77,8 +75,6 @@ class TensorFile:
             raise ProblemsError.one(what, str(self.path), fix, "memory.tensor-too-large") from error
 
     def _read_entry(self, entry: TensorEntry, dtype: torch.dtype | None) -> torch.Tensor:
-        import torch
-
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
         target = dtype if dtype is not None and stored.is_floating_point else stored
         if target == stored and entry.strides is None and not self._direct:
@@ -90,8 +86,6 @@ class TensorFile:
 
     def pieces(self, entry: TensorEntry, dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:
         """`read_entry` in flat tensors of `numbers` values, each valid until the next one."""
-        import torch
-
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
         target = dtype if stored.is_floating_point else stored
         if entry.strides is not None:
@@ -157,8 +151,6 @@ def sliced(tensor: torch.Tensor, numbers: int) -> Iterator[torch.Tensor]:
 
 def gathered(pieces: Iterable[torch.Tensor], dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
     """The tensor of this shape with the pieces' values in order."""
-    import torch
-
     tensor = torch.empty(prod(shape), dtype=dtype)
     done = 0
     for piece in pieces:

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from core.formats.tensors.lazy import type_name
 from core.formats.tensors.outline import StoredTensor
 from core.formats.tensors.writer import SAFE_NAMES
-
-if TYPE_CHECKING:
-    import torch
+from core.record.lazy_torch import torch
 
 
 class Spill:
@@ -36,8 +34,6 @@ class Spill:
         return {name: self._put(tensor.detach().cpu()) for name, tensor in tensors.items()}
 
     def _put(self, tensor: torch.Tensor) -> StoredTensor:
-        import torch
-
         start, shape = self._file.seek(0, os.SEEK_END), tuple(tensor.shape)
         self._file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
         number = float(tensor) if tensor.numel() == 1 else None
@@ -45,8 +41,6 @@ class Spill:
         return StoredTensor(shape, SAFE_NAMES[type_name(tensor.dtype)], number, fetch=fetch)
 
     def _read(self, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-        import torch
-
         raw = torch.empty(prod(shape) * dtype.itemsize, dtype=torch.uint8)
         self._file.seek(start)
         self._file.readinto(memoryview(raw.numpy()))

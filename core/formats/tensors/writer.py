@@ -15,10 +15,9 @@ from core.formats.tensors.entry import TORCH_NAMES
 from core.formats.tensors.header import header_of
 from core.formats.tensors.lazy import LazyTensor
 from core.formats.tensors.puts import Wrote, as_bytes, count, in_threads, put_tensor
+from core.record.lazy_torch import torch
 
 if TYPE_CHECKING:
-    import torch
-
     from core.record.cancel import CancelToken
 
 SAFE_NAMES = {name: safe for safe, name in TORCH_NAMES.items()}
@@ -154,8 +153,6 @@ def write_pickle(
 
 def save_pickle(content: Any, path: Path) -> None:
     """torch.save, but a full disk raises OSError, as everywhere, instead of torch's RuntimeError."""
-    import torch
-
     with open(path, "wb") as handle:
         try:
             torch.save(content, handle)
@@ -167,8 +164,6 @@ def save_pickle(content: Any, path: Path) -> None:
 
 def type_named(precision: str) -> torch.dtype:
     """The dtype of a value of `saving.save_precision`."""
-    import torch
-
     dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
     return dtype
 

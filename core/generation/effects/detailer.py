@@ -14,6 +14,7 @@ from core.control.detectors import DETECTORS, Box, Find, lowest_confidence
 from core.formats.onnx.file import check_onnx
 from core.generation.effects.inpaint import blurred, only_masked
 from core.generation.model.sources import HookFile
+from core.generation.plan.files import weight_problems
 from core.generation.plan.hooks import Inpaint
 from core.generation.plan.stages import as_generator, detail_size, least_strength
 from core.generation.prompt.changes import with_settings
@@ -46,8 +47,6 @@ OF_WHOLE = "hires detailer deep_shrink gradual_latent refiner controls perceptua
 
 def problems(job: GenerateJob) -> Iterator[Problem]:
     """Problems of one image's settings, before files are searched."""
-    from core.generation.plan.files import weight_problems
-
     settings = job.detailer
     if not settings.used:
         return

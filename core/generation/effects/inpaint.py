@@ -14,12 +14,12 @@ from core.generation.sample.canvas import Box, Canvas, encoded, fitted, mask_of,
 from core.generation.sample.guidance import Moment
 from core.generation.sample.loop import Denoiser, Hook, Stage
 from core.generation.sample.noise import ImageNoise, mixed_noise
+from core.record.lazy_torch import Tensor, torch
 from core.record.workspace import resolve_path
 from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
     from core.diffusion.text_states import Conditioning
     from core.families.components import Components
@@ -107,7 +107,6 @@ def reading_mask(
     model: Denoiser, components: Components, stage: Stage, noises: Sequence[ImageNoise], canvas: Canvas | None
 ) -> Denoiser:
     """The denoiser with mask and masked latents added to its input; without a mask, everything is repainted."""
-    import torch
     from torch.nn.functional import interpolate
 
     kind, shape = model.family, model.family.latent_shape(stage.size)

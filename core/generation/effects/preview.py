@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from core.diffusion.samplers import clean_estimate
@@ -14,9 +14,7 @@ from core.generation.plan.hooks import Making
 from core.generation.plan.stages import stages_of
 from core.generation.sample.guidance import Moment
 from core.generation.sample.loop import Hook
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from core.record.lazy_torch import Tensor, torch
 
 SECONDS = 0.25  # between two previews
 QUALITY = 80
@@ -43,8 +41,6 @@ def hook_of(making: Making) -> Preview | None:
 def rgb_factors(family: Family, vae: Any) -> Tensor:
     """float32 [C + 1, 3]: RGB in -1..1 per latent channel, and the bias. Fitted to the VAE if none are published for
     it."""
-    import torch
-
     if family.name in PUBLISHED and list(vae.config.get("block_out_channels", ())) == WIDTHS:
         return torch.tensor(PUBLISHED[family.name])
     if vae not in FITTED:
@@ -54,7 +50,6 @@ def rgb_factors(family: Family, vae: Any) -> Tensor:
 
 def fitted(family: Family, vae: Any) -> Tensor:
     """Factors as of `rgb_factors`, fitted by least squares to smooth random latents that the VAE decodes."""
-    import torch
     from torch.nn.functional import interpolate
 
     generator = torch.Generator().manual_seed(0)
@@ -69,8 +64,6 @@ def fitted(family: Family, vae: Any) -> Tensor:
 
 def _with_one(latents: Tensor) -> Tensor:
     """[C, h, w] -> [h * w, C + 1]"""
-    import torch
-
     flat = latents.flatten(1).T
     return torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
 

@@ -1,7 +1,5 @@
 """Embeddings in use: vectors from files, added to a model as tokens and removed afterwards, bit for bit."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.dataset.captions.words import word_pattern
 from core.diffusion.text_states import TextStates, join_texts
@@ -22,14 +20,11 @@ from core.generation.model.library import find, portable_name, tokens_of_file, t
 from core.generation.model.store import ModelTextCache
 from core.generation.prompt.states import AS_WRITTEN, Reading, encode_texts
 from core.record.bounded_json import read_json_object
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError
 from core.record.units import first_of, listed
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 WHERE = "embeddings"
 TABLE = "token_embedding.weight"  # suffixes of its name in single files, the first encoder's first
@@ -176,8 +171,6 @@ class PromptEncoder:
 
         others   texts of other steps, which are padded to the same T
         """
-        import torch
-
         suffixes = [f"_{name}" for name in LAYERS] if self._layered else [""]
         with torch.no_grad():
             encoded = [
@@ -262,8 +255,6 @@ def embeddings_attached(
 
 def _rows(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
     """(tokens, their vectors [n, C]) of all embeddings for the text encoder with this index."""
-    import torch
-
     from core.methods.tokens import tokens_of
 
     names: list[str] = []

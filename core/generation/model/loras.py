@@ -16,12 +16,12 @@ from core.families.components import Components
 from core.generation.model.store import fingerprint
 from core.networks.block_weights import block_weights, weight_of
 from core.networks.files import read_network, unmatched_problems
+from core.networks.layer_sizes import part_of
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError
 from core.settings.blocks import has_nine_blocks
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.networks.network import Network
     from core.settings.generation.generate import LoraUse
 
@@ -105,8 +105,6 @@ class LorasInUse:
 
     def on_texts(self) -> tuple[Any, ...]:
         """The key of the text states: file and strengths of each LoRA that changes the text encoders now."""
-        from core.networks.layer_sizes import part_of
-
         key: list[Any] = []
         for number, (lora, network) in enumerate(zip(self.loras, self.networks, strict=True)):
             adapters = network.adapters.items()
@@ -130,8 +128,6 @@ class LorasInUse:
 
     def restore(self) -> None:
         """Restore the original weights, bit for bit."""
-        import torch
-
         # Not by `data`: values computed from a weight are cached by its version, which `data` does not change.
         with torch.no_grad():
             for weight, original in self._originals:

@@ -14,6 +14,7 @@ from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.header import read_header
 from core.generation.model.sources import Sources
 from core.generation.model.store import fingerprint
+from core.record.lazy_torch import torch
 from core.settings.memory import MemorySettings
 
 Offload = Literal["off", "parts", "layers"]
@@ -159,7 +160,5 @@ class Parts:
 
 def _lay_out(module: Any, device: str) -> None:
     """Put weights on a GPU into channels_last layout, which convolutions prefer; results differ by rounding only."""
-    import torch
-
     if device.startswith("cuda"):
         module.to(memory_format=torch.channels_last)

@@ -11,18 +11,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from core.diffusion.text_states import TextStates
 from core.families.components import Components
 from core.record import machine
 from core.record.cancel import Cancelled
+from core.record.lazy_torch import Tensor, torch
 from core.record.memory import is_out_of_memory
 from core.record.problems import ProblemsError
 from core.record.stamps import stamp
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Content = TypeVar("Content")
 # A base model has three slots: denoiser and tokenizers, VAE, text encoders.
@@ -160,8 +158,6 @@ def weight_bytes(content: Any) -> int:
 
 def empty_device_cache() -> None:
     """Return freed blocks of the accelerator to the system."""
-    import torch
-
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
+from core.record.lazy_torch import Tensor
 from core.record.problems import Problem, collected, raise_if_errors
 from core.settings.base import Settings
 from core.settings.generation.generate import GenerateSettings
@@ -16,7 +17,6 @@ from core.settings.growth import add_group
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
     from core.families.base import Family
     from core.families.components import Components

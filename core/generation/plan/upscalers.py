@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from core.record.lazy_torch import Tensor
 from core.settings.generation.high_resolution import HiresSettings
 from core.settings.growth import add_choice
 from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
 Size = tuple[int, int]
 LANCZOS, BICUBIC = "lanczos", "latent_bicubic"

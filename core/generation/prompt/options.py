@@ -8,6 +8,8 @@ from typing import Any
 
 from core.record.problems import Problem
 from core.settings.base import Declared, declared, fields_of
+from core.settings.generation.generate import LoraUse
+from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS, sampler_name
 
 PROMPT = "prompt"  # `LinePart.of` for text of the prompt
@@ -230,9 +232,6 @@ def _take(values: dict[str, Any], switch: str, value: Any, notes: list[Problem],
 @cache
 def _bounds() -> dict[str, dict[str, Any]]:
     """{`Option.sets`: bounds of its numbers, {} for other values}"""
-    from core.settings.generation.generate import LoraUse
-    from core.settings.job import GenerateJob
-
     bounds = {entry.path: entry.bounds for entry in declared(GenerateJob)}
     strength = Declared("", "", "strength", fields_of(LoraUse)["strength"])
     return bounds | {"seeds": bounds["generate.seed"], "strengths": strength.bounds}

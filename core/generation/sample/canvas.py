@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from core.families import family
 from core.families.components import Components
 from core.record.cancel import CancelToken
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
     from core.families.base import Family
 
@@ -24,7 +24,7 @@ MAX_AT_ONCE = 4
 # Memory the U-Net needs per image, in tensors of its first level; 24 to 42 were measured at 512 to 1024 px in fp32.
 LIVE_TENSORS = 64
 CPU_LATENT_PIXELS = 64 * 64  # a CPU gains no speed from larger batches
-Decode = Callable[[Any, "Tensor"], "Tensor"]  # (VAE, scaled latents) -> pixels in -1..1, of a family
+Decode = Callable[[Any, Tensor], Tensor]  # (VAE, scaled latents) -> pixels in -1..1, of a family
 
 
 def fitted(image: Image, size: tuple[int, int], fit: str) -> Image:
@@ -68,7 +68,6 @@ def filled(image: Image, size: Size, make: Callable[[Image], Image]) -> Image:
 def pixels_of(image: Image) -> Tensor:
     """float32 [1, 3, H, W] in -1..1."""
     import numpy as np
-    import torch
 
     values = torch.from_numpy(np.array(image, dtype=np.float32))
     return (values.permute(2, 0, 1) / 255 * 2 - 1)[None]
@@ -90,7 +89,6 @@ def mask_of(image: Image, shape: tuple[int, int, int], smooth: bool = False) -> 
     smooth   bilinear instead of box resampling, as in sd-scripts' generator
     """
     import numpy as np
-    import torch
     from PIL import Image as pillow
 
     resampling = pillow.Resampling.BILINEAR if smooth else pillow.Resampling.BOX
@@ -153,8 +151,6 @@ def decode_pixels(
 ) -> Tensor:
     """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, C, h, w]. Decodes again in fp32 if the VAE overflows;
     raises ProblemsError for NaN values."""
-    import torch
-
     from core.families.vae import decode_latents
 
     decoder = decoder or decode_latents
@@ -184,8 +180,6 @@ def is_finite(tensor: Tensor) -> bool:
 def images_at_once(components: Components, width: int, height: int, most: int = MAX_AT_ONCE) -> int:
     """Images of this size per batch, 1 to `most`: on a CPU while larger batches are faster, on a CUDA GPU as many as fit into half
     of its free memory, on other devices 1."""
-    import torch
-
     weight = next(components.denoiser.parameters())
     latent_pixels = width * height // family(components.family).latent_pixels ** 2
     if components.device.startswith("cpu"):

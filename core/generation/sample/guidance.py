@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from core.record.lazy_torch import Tensor
 
+if TYPE_CHECKING:
     from core.generation.sample.noise import ImageNoise
 
 NEGATIVE, POSITIVE, EMPTY = "negative", "positive", "empty"  # sides of a guidance
 PERTURBED = "perturbed"  # the prompt, with a perturbed model
-Outputs = Mapping[str, "Tensor"]
+Outputs = Mapping[str, Tensor]
 
 
 @dataclass

@@ -23,6 +23,7 @@ from core.diffusion.samplers import (
 )
 from core.diffusion.schedule import TIMESTEPS
 from core.diffusion.text_states import Conditioning, TextStates, join_texts
+from core.families import family
 from core.families.components import Components
 from core.generation.prompt.states import PromptStates
 from core.generation.sample.guidance import (
@@ -40,18 +41,16 @@ from core.generation.sample.guidance import (
 from core.generation.sample.guidances import make_guidance
 from core.generation.sample.noise import PLAIN, ImageNoise, StartNoise, Variation, mixed_noise
 from core.record.cancel import CancelToken
+from core.record.lazy_torch import Tensor, torch
 from core.settings.base import SEEDS
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from core.families.base import Family
 
 
 # (noisy latents [B, C, h, w], timesteps, conditioning) -> [B, C, h, w], as the families' `predict`
-Predict = Callable[["Tensor", "Tensor", Conditioning], "Tensor"]
-Ask = Callable[["Tensor"], "Tensor"]  # the model's input latents -> its output for the prompt alone
+Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
+Ask = Callable[[Tensor], Tensor]  # the model's input latents -> its output for the prompt alone
 OnStep = Callable[[int, int], None]  # (steps done, total steps)
 Sizes = tuple[int, int, int, int, int, int]  # SDXL's: original height, width; crop top, left; target height, width
 Begins = Literal["noise", "image", "made image", "made latents", "unfinished latents"]
@@ -160,8 +159,6 @@ class Denoiser:
 
     @classmethod
     def of(cls, components: Components) -> Denoiser:
-        from core.families import family
-
         kind = family(components.family)
         return cls(
             kind, lambda noisy, timesteps, given: kind.predict(components, noisy, timesteps, given), components.denoiser
@@ -243,8 +240,6 @@ def conditioning(
 
     control   one control image for all, float32 [3, H, W] in 0..1; all sides get it
     """
-    import torch
-
     texts = {NEGATIVE: states.negative, POSITIVE: states.positive, EMPTY: states.empty}
     texts |= dict(zip(parts_of_side(POSITIVE, len(states.parts)), states.parts, strict=True))
     sides = [side.replace(PERTURBED, POSITIVE) for side in guidance.sides]
@@ -282,8 +277,6 @@ def denoise(
               that the previous stage left if it `refines`
     on_step   (steps done, steps of the stage); samplers with two evaluations per step count it once
     """
-    import torch
-
     width, height = stage.size
     assert not (width % model.family.latent_pixels or height % model.family.latent_pixels), "sizes are multiples"
     device = states.positive.context.device
@@ -396,8 +389,6 @@ def _begin(
     device: torch.device,
 ) -> tuple[int, Tensor]:
     """(the first evaluation of the image, the latents for the first one of the stage)."""
-    import torch
-
     first, noised = _first_evaluations(scheduler, stage, sampling)
     begins = first + stage_evaluations(scheduler, stage, first).start
     starts_late = stage.refines or (stage.run is not None and sampling.program != "generator")
@@ -429,8 +420,6 @@ def _first_evaluations(scheduler: Any, stage: Stage, sampling: Sampling) -> tupl
 
 def _guided(model: Denoiser, guidance: Guidance, given: Conditioning, at: Moment, hooks: Sequence[Hook]) -> Tensor:
     """The guided output at a moment, [B, C, h, w], before hooks correct it; sets `at.sides` and `at.unguided`."""
-    import torch
-
     at.sides = sides = guidance.sides
     noisy = model_input(at.scheduler, torch.cat([at.latents] * len(sides)), at.timestep)
     for hook in hooks:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
+from core.record.lazy_torch import torch
+
 if TYPE_CHECKING:
-    import torch
     from torch import Generator, Tensor
 
 LEVELS = 6  # of pyramid noise
@@ -66,8 +67,6 @@ class ImageNoise:
     ):
         """draws           maximum noises of the sampler
         device, dtype   of the generated noise (None: float32); each gives other values"""
-        import torch
-
         self._shape, self._draws, self._dtype = tuple(shape), draws, dtype or torch.float32
         self.sampler = torch.Generator(device).manual_seed(seed)
         self._share = 0.0 if variation is None else variation.strength
@@ -78,15 +77,11 @@ class ImageNoise:
         self._after_start = self.sampler.get_state()
 
     def _draw(self, generator: Generator) -> Tensor:
-        import torch
-
         drawn = torch.randn(self._shape, generator=generator, dtype=self._dtype, device=generator.device)
         return drawn.float()
 
     def after_all(self) -> Generator:
         """A generator in its state after the noise of all steps."""
-        import torch
-
         generator = torch.Generator(self.sampler.device)
         generator.set_state(self._after_start)
         for _ in range(self._draws):
@@ -103,16 +98,12 @@ class ImageNoise:
 
 def mixed_noise(noises: Sequence[ImageNoise], device: torch.device) -> Tensor:
     """The noise to add to the initial latents of a batch, [B, C, h, w], on a device."""
-    import torch
-
     return torch.stack([each.image_noise()[0] for each in noises]).to(device)
 
 
 def slerp(fraction: float, low: Tensor, high: Tensor) -> Tensor:
     """Spherical interpolation from `low` to `high`, [C, h, w] each, as in A1111: of the columns of each channel. Nearly
     parallel ones are mixed linearly, as there with `fraction` as the share of `low`."""
-    import torch
-
     dot = (low / low.norm(dim=1, keepdim=True) * (high / high.norm(dim=1, keepdim=True))).sum(1, keepdim=True)
     if dot.mean() > 0.9995:
         return low * fraction + high * (1 - fraction)
@@ -122,8 +113,6 @@ def slerp(fraction: float, low: Tensor, high: Tensor) -> Tensor:
 
 def _changed(noise: Tensor, settings: StartNoise, chance: Random, generator: Generator) -> Tensor:
     """The initial noise with pyramid noise and noise offset, each added by its probability."""
-    import torch
-
     if settings.pyramid_prob and chance.random() < settings.pyramid_prob:
         low, high = settings.pyramid_discount
         discount = low + (high - low) * float(torch.rand(1, generator=generator, device=generator.device))
@@ -137,7 +126,6 @@ def _changed(noise: Tensor, settings: StartNoise, chance: Random, generator: Gen
 def pyramid_noise(noise: Tensor, discount: float, chance: Random, generator: Generator) -> Tensor:
     """Multi-resolution noise (Whitaker 2023), standard deviation 1: `noise` [C, h, w] plus upsampled smaller levels,
     each weighted by another power of `discount`."""
-    import torch
     from torch.nn.functional import interpolate
 
     channels, height, width = noise.shape

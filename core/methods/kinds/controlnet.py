@@ -10,6 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
+from core.families.locate import model_path
 from core.settings.control import (
     CONTROLNET,
     CONTROLNET_START,
@@ -29,7 +30,6 @@ RULES = "core.settings.rules.control"
 
 
 def _make(inputs: MethodInputs) -> Method:
-    from core.families.locate import model_path
     from core.methods.controlnet import ControlNetMethod
 
     start = controlnet_of(inputs.job).controlnet_model_name_or_path

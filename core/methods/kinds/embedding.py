@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core import extensions
+from core.families.locate import model_path
 from core.settings.methods import MethodSpec, Needs, Parts, Usual, register
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ RULES = "core.settings.rules.embedding"
 
 
 def _make(inputs: MethodInputs) -> Method:
-    from core.families.locate import model_path
     from core.methods.embedding import EmbeddingMethod
 
     start = inputs.job.embedding.embedding_weights

@@ -8,6 +8,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
+from core.families import family
+from core.families.locate import model_path
 from core.methods.kinds.controlnet import control_images_needed, unused
 from core.settings.control import LLLITE, LLLITE_START, LLLiteSettings, lllite_of
 from core.settings.methods import MethodSpec, Parts, Usual, register
@@ -20,7 +22,6 @@ RULES = "core.settings.rules.control"
 
 
 def _make(inputs: MethodInputs) -> Method:
-    from core.families.locate import model_path
     from core.methods.lllite import LLLiteMethod
 
     start = lllite_of(inputs.job).weights
@@ -37,7 +38,6 @@ def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, 
 def _counted(family_name: str, config: str, cond_emb_dim: int, network_dim: int) -> int:
     """Number of an LLLite's weights. config: the U-Net's, as JSON"""
     from core.control.lllite import empty, lllite_targets
-    from core.families import family
 
     unet = family(family_name).make_empty("unet", json.loads(config))
     net = empty(lllite_targets(unet, family_name), cond_emb_dim, network_dim)

@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from core import extensions
+from core.networks.kinds import described, settings_of
 from core.settings.methods import MethodSpec, Parts, Usual, register
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ def trained_shapes(job: TrainJob, family_name: str, parts: Parts) -> Counter[tup
 
 
 def _shapes(job: TrainJob, family_name: str, parts: Parts) -> dict[str, Counter[tuple[int, ...]]]:
-    from core.networks.kinds import described
-
     configs = tuple((name, json.dumps(part.config, default=str)) for name, part in parts.items() if name != "vae")
     return _counted(family_name, described(job), configs)
 
@@ -44,7 +43,6 @@ def _counted(
     family_name: str, settings: str, configs: tuple[tuple[str, str], ...]
 ) -> dict[str, Counter[tuple[int, ...]]]:
     """{part: {shape: number of weights}}."""
-    from core.networks.kinds import settings_of
     from core.networks.layers import empty_targets
     from core.networks.network import Network
 

@@ -16,10 +16,12 @@ from core.families.locate import model_path
 from core.formats.models.checkpoint import open_vae
 from core.generation.model.library import find
 from core.generation.model.other_files import upscaler_kind
+from core.generation.sample.canvas import pixels_of
 from core.record import atomic
 from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
 from core.record.draws import normal
+from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
@@ -127,8 +129,6 @@ def _weights_path(name: str, workspace: Workspace, where: str) -> Path:
 
 def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Outcome:
     """Write each image at twice its size, after cropping it to multiples of 8. Broken images are skipped and reported."""
-    import torch
-
     from core.families.loading import load_vae
     from core.generation.model.upscaling_networks import load_network
 
@@ -174,11 +174,9 @@ def _batches(images: Iterator[Read], size: int) -> Iterator[list[Read]]:
 
 def _latents(vae: Any, images: list[Read], seed: int) -> Any:
     """Latents of the images enlarged by Lanczos, sampled from the VAE's posterior: [B, 4, h, w]."""
-    import torch
     from PIL.Image import Resampling
 
     from core.families.vae import encode_image_latents
-    from core.generation.sample.canvas import pixels_of
 
     large = [image.resize((SCALE * image.width, SCALE * image.height), Resampling.LANCZOS) for image, _ in images]
     mean, logvar = encode_image_latents(vae, torch.cat([pixels_of(image) for image in large]))

@@ -1,10 +1,9 @@
 """Shared by the tools that write LoRAs: the changes of a file's layers, and the tensors of a new file."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterator, Mapping
-
-import torch
-from torch import Tensor
 
 from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
 from core.formats.tensors.entry import TORCH_NAMES
@@ -13,6 +12,7 @@ from core.formats.tensors.writer import type_named
 from core.networks.adapter import as_weight
 from core.networks.adapter_file import LoraFile
 from core.record.cancel import CancelToken
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.tools.loras.headers import with_kernel

@@ -23,6 +23,18 @@ from core.settings.tools.weights import CheckWeightsSettings
 from core.tools.charts import table
 from core.tools.files import file_of
 from core.tools.loras.headers import check_base_model, model_of
+from core.tools.loras.layers import (
+    OTHER,
+    PARTS,
+    columns_of,
+    layer_maps,
+    maps,
+    mean,
+    open_layers,
+    place,
+    place_of,
+    root_of_squares,
+)
 from core.tools.loras.plots import check_png, save_png
 from core.tools.models.inspect import FAR_TOO_LARGE, inspect_lora
 from core.tools.plans import FilePlan
@@ -63,8 +75,6 @@ def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> O
 
 def _of_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
     """(lines, facts) of the outcome for a LoRA."""
-    from core.tools.loras.layers import layer_maps, open_layers, place_of, root_of_squares
-
     health = inspect_lora(path, context.cancel)
     if any(name.endswith("alpha") for name in health["not_finite"]):  # no layer can be read with it
         return _unmeasured(health)
@@ -115,8 +125,6 @@ def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list
 
 def _by_block(norms: dict[str, float]) -> list[str]:
     """A line with the norm of each text encoder and U-Net block; [] without layers. norms: by layer"""
-    from core.tools.loras.layers import PARTS, columns_of, place_of
-
     squares: defaultdict[str, float] = defaultdict(float)
     for name, norm in norms.items():
         part, _, column = place_of(name)
@@ -138,8 +146,6 @@ def _damage(not_finite: list[str], too_large: list[str]) -> list[str]:
 
 def _of_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any]]:
     """(lines, facts) of the outcome for any other model file."""
-    from core.tools.loras.layers import maps, mean
-
     kind = identify(path)
     not_finite, too_large, zero, sizes, numbers, weights = [], [], [], {}, [], 0
     with TensorFile(path) as file:
@@ -174,8 +180,6 @@ def _of_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any
 
 def _place_in_model(name: str, family: str | None) -> tuple[str, str, str] | None:
     """The (part, row, column) of a weight in the heat maps; None for the VAE, biases and others."""
-    from core.tools.loras.layers import OTHER, place
-
     if not name.endswith("weight"):
         return None
     if name.startswith(sd_keys.UNET_PREFIX):

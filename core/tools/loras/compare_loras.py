@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.formats.detect import FAMILY_NAMES, identify
 from core.networks.adapter_file import load_finite
@@ -18,10 +18,8 @@ from core.settings.tools.weights import CompareLorasSettings
 from core.tools.charts import table
 from core.tools.files import lora_of
 from core.tools.loras.headers import check_base_model, check_measurable, model_of
+from core.tools.loras.layers import Layer, layer_maps, mean, open_layers, root_of_squares
 from core.tools.loras.plots import check_png, save_png
-
-if TYPE_CHECKING:
-    from core.tools.loras.layers import Layer
 
 GROUP = "compare_loras"
 MOST_ROWS = 20
@@ -63,8 +61,6 @@ def _files(settings: CompareLorasSettings, workspace: Workspace) -> tuple[Path, 
 
 def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outcome:
     """Compare the changes A and B of each common layer: cosine <A, B> / (|A| |B|), difference |A - B|."""
-    from core.tools.loras.layers import layer_maps, mean, open_layers, root_of_squares
-
     files = (plan.one, plan.other)
     model = model_of(settings.base_model, plan.one, context)
     first, second = (

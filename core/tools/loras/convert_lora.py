@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.families.locate import model_path
 from core.formats.detect import identify
@@ -27,6 +27,7 @@ from core.networks.adapter_file import (
 )
 from core.networks.misread import misread_problems
 from core.record.context import JobContext, Outcome
+from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError, problems_at, raise_if_errors
 from core.record.regular import impossible_path
 from core.record.units import count, first_of, size_words
@@ -34,12 +35,10 @@ from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.readers import PROGRAMS
 from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.files import file_of, files_below
+from core.tools.loras.building import precision_of
 from core.tools.loras.headers import BYTES, check_base_model
 from core.tools.loras.plain import MODEL, is_plain, plain_bytes, to_plain
 from core.tools.output import output_file, output_problems
-
-if TYPE_CHECKING:
-    import torch
 
 FILE, OUTPUT = "convert_lora.file", "convert_lora.output"
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
@@ -205,10 +204,6 @@ def _converted(
     if settings.network_type == "unchanged":
         dtype = type_named(settings.save_precision) if settings.save_precision else None
         return _saved(source, target, load_lora(source), settings, dtype)
-    import torch
-
-    from core.tools.loras.building import precision_of
-
     with torch.no_grad(), open_lora(source) as lora, OpenFiles() as files, Spill(target) as spill:
         plain, lines = to_plain(lora, base, settings, context, files, spill)
         dtype = precision_of(lora, settings.save_precision)

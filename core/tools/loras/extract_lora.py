@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo, model_hashes
@@ -22,19 +22,17 @@ from core.networks.adapter_file import save_lora, with_convolutions
 from core.networks.kinds.lora import MODULE, network_sizes
 from core.networks.layer_list import layers_of
 from core.record.context import JobContext, Outcome
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 from core.settings.tools.loras import ExtractLoraSettings
 from core.tools.files import model_file
+from core.tools.loras.building import lora_tensors
 from core.tools.loras.headers import BYTES, SPILLED, bytes_of, has_large_kernel, refuse_device
+from core.tools.loras.svd import CLAMP, decompose
 from core.tools.output import output_file, output_problems
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
 
 GROUP = "extract_lora"
 
@@ -128,11 +126,6 @@ def _layers(
 
 def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcome:
     """Decompose each layer's difference and write the LoRA."""
-    import torch
-
-    from core.tools.loras.building import lora_tensors
-    from core.tools.loras.svd import CLAMP, decompose
-
     quantile = settings.clamp_quantile or (CLAMP if settings.compatibility == "sd-scripts" else None)
     tensors, retained, changed = dict[str, Any](), list[float](), False
     with OpenFiles() as files, Spill(plan.target) as spill, torch.no_grad():
@@ -187,8 +180,6 @@ def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) 
 
 
 def _read(place: Place, files: OpenFiles, precision: str | None) -> torch.Tensor:
-    import torch
-
     lazy = files.lazy(place)
     return lazy.cast(type_named(precision) if precision else None).read().to(torch.float32)
 

@@ -18,13 +18,12 @@ from core.formats.tensors.entry import ITEM_BYTES
 from core.networks.adapter_file import PEFT_METADATA, LoraFile, lora_outline
 from core.networks.kinds import kind_of_keys
 from core.record.context import JobContext
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError
 from core.record.units import with_article
 from core.record.workspace import Workspace
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.families.components import Components
 
 SHOWN = 3
@@ -36,8 +35,6 @@ def refuse_device(device: str, where: str) -> None:
     """Raise ProblemsError for a GPU that the machine does not have."""
     if device != "cuda":
         return
-    import torch
-
     if not torch.cuda.is_available():
         raise ProblemsError.one("No CUDA GPU is found", where, "choose the CPU", "tools.no-gpu")
 

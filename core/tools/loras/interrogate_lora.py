@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from core.formats.lora.names import module_path
 from core.networks.adapter_file import lora_outline
 from core.record.context import JobContext, Outcome
+from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
@@ -20,8 +21,6 @@ from core.tools.loras.headers import check_base_model, model_of
 from core.tools.plans import FilePlan
 
 if TYPE_CHECKING:
-    import torch
-
     from core.families.components import Components
 
 GROUP = "interrogate_lora"
@@ -56,8 +55,6 @@ def _refuse_without_text_layers(path: Path) -> None:
 
 def do(settings: InterrogateLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
     """Score each token by the mean |change| of the states of [BOS, token, EOS] by the LoRA."""
-    import torch
-
     from core.networks.files import read_network
     from core.networks.network import attached
 
@@ -115,8 +112,6 @@ def _scores(
     context: JobContext,
 ) -> torch.Tensor:
     """The scores [number of tokens] of all ids below `token_count`."""
-    import torch
-
     total = token_count(tokenizer)
     found = torch.empty(total)
     for start in range(0, total, batch_size):

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
 from core.families.targets import Target
 from core.formats.lora.names import BIAS, group_by_module, layer_name, module_path
 from core.formats.tensors.lazy import loaded
@@ -22,6 +19,7 @@ from core.networks.block_weights import SLOTS, slot_of
 from core.networks.files import targets_of
 from core.networks.kinds import kind_of_keys
 from core.record.cancel import CancelToken
+from core.record.lazy_torch import Tensor, nn, torch
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.tools.charts import heat_map

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite, prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.dataset.sources.image_info import listed
 from core.formats.hashes import legacy_hash
@@ -22,20 +21,17 @@ from core.formats.tensors.writer import WEIGHTS_HASH
 from core.networks.adapter_file import load_finite
 from core.networks.kinds import kind_of_keys
 from core.record.context import JobContext, Outcome
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.loras import MergeLoraToModelSettings
 from core.tools.files import model_file
+from core.tools.loras.layers import target_with
 from core.tools.merges import LoraInput, as_recipe, lora_inputs, merge_record
 from core.tools.models import convert_model
 from core.tools.models.convert_model import named_form
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
 
 GROUP = "merge_lora_to_model"
 SHOWN = 5
@@ -183,8 +179,6 @@ class _Change:
 
     def _adapter(self, weight: Tensor):
         """The adapter of the layer for this weight, with the LoRA's strength as its multiplier."""
-        from core.tools.loras.layers import target_with
-
         kind = kind_of_keys(self.tensors, self.name)
         assert kind is not None
         adapter = kind.from_tensors(target_with(self.name, weight, self.has_bias), self.tensors)
@@ -194,8 +188,6 @@ class _Change:
 
     def is_product(self, shape: tuple[int, ...], bias: bool) -> bool:
         """Whether the change is up @ down. Raises ProblemsError if it does not fit a layer of this shape, with or without bias."""
-        import torch
-
         adapter = self._adapter(torch.empty(shape, device="meta"))
         if adapter is None or (self.has_bias and not bias):
             what = f"The LoRA {self.path.name} does not fit this model: {self.name} has another size"
@@ -209,8 +201,6 @@ class _Change:
 
     def sums(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
         """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the CPU's cache."""
-        import torch
-
         adapter = self._adapter(torch.empty(1).expand(before.shape))
         up, down = adapter.factors()
         columns, first = down.shape[1], 0
@@ -253,8 +243,6 @@ class _Change:
 
 def _whole(before: LazyTensor, change: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
     """A tensor changed as a whole in fp32, then in `dtype`, as one piece."""
-    import torch
-
     with torch.no_grad():
         changed = _cast(change(before.fetch(torch.float32)), dtype)
     yield changed.view(-1)

@@ -6,23 +6,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.formats.lora.metadata import version_metadata
 from core.formats.lora.names import group_by_module
 from core.formats.model_spec import model_spec_of
+from core.formats.tensors.lazy import loaded
 from core.formats.tensors.spill import Spill
 from core.networks.adapter_file import LoraFile, open_lora, save_lora
 from core.networks.kinds import kind_named, kind_of_keys
 from core.networks.kinds.lora import MODULE, network_sizes, sizes_as_metadata
 from core.record.context import JobContext, Outcome
 from core.record.file_titles import title_of_file
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, collected, raise_if_errors
 from core.record.run_folder import safe_name
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 from core.settings.tools.loras import MergeLorasSettings
+from core.tools.loras import sums as lora_sums
+from core.tools.loras.building import change_of, lora_tensors, precision_of, read_layer, shape_of_weight
 from core.tools.loras.headers import (
     SPILLED,
     bias_norm_of,
@@ -35,14 +39,11 @@ from core.tools.loras.headers import (
     with_kernel,
     without_weights,
 )
+from core.tools.loras.layers import Layer
+from core.tools.loras.sums import Term, shuffled
+from core.tools.loras.svd import CLAMP, Product, decompose
 from core.tools.merges import LoraInput, as_recipe, lora_inputs, merge_record
 from core.tools.output import output_file, output_problems
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from core.tools.loras.layers import Layer
-    from core.tools.loras.sums import Term
 
 GROUP = "merge_loras"
 USUAL_RANK = 4  # sd-scripts' new_rank
@@ -127,11 +128,6 @@ def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Seq
 
 def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome:
     """Merge the LoRAs layer by layer, and write the new file."""
-    import torch
-
-    from core.tools.loras.building import lora_tensors, precision_of
-    from core.tools.loras.sums import shuffled
-
     tensors, firsts, retained, read = dict[str, Any](), list[tuple[int, float]](), list[float](), list[LoraFile]()
     with ExitStack() as opened, torch.no_grad():
         for source in plan.loras:
@@ -169,8 +165,6 @@ def _layers(
     plan: Plan, read: Sequence[LoraFile], context: JobContext
 ) -> Iterator[tuple[str, tuple[int, ...], list[Term]]]:
     """Yield (name, shape of the weight, a term of each file with it) of each layer, read one by one."""
-    from core.tools.loras.building import read_layer, shape_of_weight
-
     files = [(lora, group_by_module(lora.tensors), source) for lora, source in zip(read, plan.loras, strict=True)]
     for name in dict.fromkeys(name for _, modules, _ in files for name in modules):
         layers = [
@@ -182,10 +176,6 @@ def _layers(
 
 
 def _term(layer: Layer, source: LoraInput) -> Term:
-    from core.tools.loras.building import change_of
-    from core.tools.loras.sums import Term
-    from core.tools.loras.svd import Product
-
     change, _ = change_of(layer)
     weight = source.block_weight(layer.name)
     if isinstance(change, Product):
@@ -198,9 +188,6 @@ def _merging(
 ) -> Callable[[Sequence[Term], tuple[int, ...]], tuple[Tensor, Tensor, float]]:
     """The function (terms, shape of the weight) -> (up, down, alpha) of the method. Shares of the norm that SVD retains are added to
     `retained`."""
-    from core.tools.loras import sums as lora_sums
-    from core.tools.loras.svd import CLAMP, decompose
-
     sd_scripts = settings.compatibility == "sd-scripts"
     if settings.method != "svd":
         methods = {
@@ -232,8 +219,6 @@ def _highest_factors(plan: Plan, read: Sequence[LoraFile], context: JobContext) 
 
 def _with_bias_norm(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraFile]) -> dict[str, Any]:
     """The tensors, and the sums of the changes of biases and norm layers."""
-    from core.formats.tensors.lazy import loaded
-
     found = dict(tensors)
     for lora, source in zip(read, plan.loras, strict=True):
         for key, value in bias_norm_of(lora).items():

@@ -22,15 +22,17 @@ from core.networks.adapter_file import PROJECTION, LoraFile
 from core.networks.kinds import kind_of_keys
 from core.networks.kinds.lora import sizes_as_metadata
 from core.record.context import JobContext
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.settings.model import traits_of
 from core.settings.tools.model_files import ConvertLoraSettings
+from core.tools.loras.building import lora_tensors
 from core.tools.loras.headers import SHOWN, bytes_of, has_large_kernel, inherited_metadata, item_bytes, with_kernel
+from core.tools.loras.layers import Layer, target_with
+from core.tools.loras.svd import decompose
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.networks.adapter import Adapter
 
 MODEL, FULL = "convert_lora.base_model", "diff"
@@ -146,10 +148,6 @@ def _adapter(
     files: OpenFiles,
 ) -> Adapter:
     """The adapter of one layer, with the model's weight if its change depends on it."""
-    import torch
-
-    from core.tools.loras.layers import target_with
-
     kind, place = kind_of_keys(tensors, name), _place(base, name)
     assert kind is not None
     reads = kind.weight_shape(tensors) is None
@@ -163,8 +161,6 @@ def _adapter(
 
 def _change(adapter: Callable[[], Adapter], shown: Callable[[], None]) -> Tensor:
     """The change of a layer in the element order of its weight."""
-    from core.tools.loras.layers import Layer
-
     shown()
     return Layer("", "", adapter()).change()
 
@@ -178,10 +174,6 @@ def _low_rank(
 ) -> dict[str, Tensor]:
     """The tensors of the layer's best approximation of the new rank; a LoRA's layer is unchanged. retained: gets (share of the norm,
     norm) of approximated layers."""
-    from core.tools.loras.building import lora_tensors
-    from core.tools.loras.layers import Layer
-    from core.tools.loras.svd import decompose
-
     factors = adapter.factors()
     if factors is not None:
         return lora_tensors(layer_name(name), *factors, adapter.alpha, shape)

@@ -1,22 +1,22 @@
 """Reduces the rank of LoRAs: each layer's change by its largest singular values, up to a rank or by a dynamic method."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.formats.lora.names import group_by_module
 from core.formats.tensors.spill import Spill
 from core.networks.adapter_file import LoraFile, open_lora, save_lora
 from core.networks.kinds.lora import sizes_as_metadata
 from core.record.context import JobContext, Outcome
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, collected, raise_if_errors
 from core.record.units import size_words
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ResizeLoraSettings
 from core.tools.charts import table
 from core.tools.files import lora_of
+from core.tools.loras.building import change_of, each_layer, lora_tensors, precision_of, shape_of_weight
 from core.tools.loras.headers import (
     SPILLED,
     bias_norm_of,
@@ -29,11 +29,9 @@ from core.tools.loras.headers import (
     weight_shape,
     without_weights,
 )
+from core.tools.loras.svd import decompose
 from core.tools.output import output_file, output_problems
 from core.tools.plans import FilePlan
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 GROUP = "resize_lora"
 NOTHING = 1e-6  # a largest singular value up to this is a layer without a change
@@ -85,11 +83,6 @@ def _method_problems(settings: ResizeLoraSettings) -> list[Problem]:
 
 def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
     """Resize the LoRA layer by layer, and write the new file."""
-    import torch
-
-    from core.tools.loras.building import change_of, each_layer, lora_tensors, precision_of, shape_of_weight
-    from core.tools.loras.svd import decompose
-
     path, target = plan.path, plan.target
     tensors, resized = dict[str, Any](), list[Resized]()
     context.stage(f"reading {path.name}")

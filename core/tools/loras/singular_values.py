@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.networks.adapter_file import load_finite
 from core.record.context import JobContext, Outcome
+from core.record.lazy_torch import Tensor, torch
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import SingularValuesSettings
 from core.tools.charts import curves, table
 from core.tools.files import lora_of
 from core.tools.loras.headers import check_base_model, check_measurable, model_of
+from core.tools.loras.layers import Layer, layer_maps, open_layers
 from core.tools.loras.plots import check_png, save_png
 from core.tools.plans import FilePlan
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from core.tools.loras.layers import Layer
 
 GROUP = "singular_values"
 USUAL_RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -38,8 +35,6 @@ def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
 
 def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) -> Outcome:
     """Compute the retained norm by rank k, sqrt(sum of the first k squares / sum of all), for each layer and for all together."""
-    from core.tools.loras.layers import layer_maps, open_layers
-
     model = model_of(settings.base_model, plan.path, context)
     layers, unread = open_layers(load_finite(plan.path), model, context.cancel)
     values = {}
@@ -77,8 +72,6 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
 def values_of(layer: Layer) -> Tensor:
     """The singular values of a layer's change, descending, without rounding errors. A LoRA's are those of the r x r matrix between
     the QR factors of up and down."""
-    import torch
-
     factors = layer.factors()
     if factors is None:
         found = torch.linalg.svdvals(layer.change().flatten(1).double())
@@ -95,8 +88,6 @@ def _retained(values: Tensor) -> list[float]:
 
 def retained_together(values: Mapping[str, Tensor], longest: int) -> list[float]:
     """The retained norm of the whole LoRA if every layer keeps its first k singular values, for each k."""
-    import torch
-
     squares = torch.zeros(longest, dtype=torch.float64)
     for each in values.values():
         squares[: len(each)] += each.square().cpu()

@@ -1,11 +1,8 @@
 """Splits a DyLoRA into LoRAs of its lower ranks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
 from core.networks.adapter_file import load_finite, lora_outline, save_lora
@@ -13,16 +10,15 @@ from core.networks.kinds import kind_named
 from core.networks.kinds.lora import MODULE, size, sizes_as_metadata
 from core.record import atomic
 from core.record.context import JobContext, Outcome
+from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import SplitDyloraSettings
 from core.tools.files import lora_of
+from core.tools.loras.building import precision_of
 from core.tools.loras.headers import bias_norm_of, inherited_metadata, left_out_lines
 from core.tools.output import output_file, output_problems
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 GROUP = "split_dylora"
 
@@ -65,8 +61,6 @@ def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
 
 def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcome:
     """Write a LoRA of the first ranks of each layer, for each multiple of the unit below the rank."""
-    from core.tools.loras.building import precision_of
-
     path, targets = plan.path, plan.targets
     lora = load_finite(path)
     if lora.metadata.get("ss_network_module") == MODULE:
@@ -100,8 +94,6 @@ def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str,
 
     keep_alpha  keep alpha as sd-scripts does: lower ranks are then stronger
     """
-    import torch
-
     shortened = {}
     for name, layer in group_by_module(tensors).items():
         before = size(layer)

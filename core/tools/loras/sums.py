@@ -1,13 +1,13 @@
 """Sums of LoRA layers: concatenated, averaged, or as one change to decompose. Pure functions of tensors."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from core.record.draws import generator
+from core.record.lazy_torch import Tensor, torch
 from core.tools.loras.svd import Product
 
 

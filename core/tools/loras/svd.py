@@ -1,13 +1,13 @@
 """Singular value decomposition of layers' changes: low-rank products by their factors, others completely or for the largest values."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from core.formats.models.overflow import largest
 from core.record.draws import normal
+from core.record.lazy_torch import Tensor, torch
 
 QUANTILE_NUMBERS = 2**24  # that torch.quantile takes
 CLAMP = 0.99  # the quantile of sd-scripts
@@ -102,7 +102,7 @@ def _with_signs(u: Tensor, s: Tensor, v: Tensor, squares: float | None = None) -
 
 
 def _whole(change: Product | Tensor) -> Tensor:
-    return change if isinstance(change, Tensor) else change.up.float() @ change.down.float()
+    return change if isinstance(change, torch.Tensor) else change.up.float() @ change.down.float()
 
 
 def clamped(up: Tensor, down: Tensor, quantile: float) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.families.layout import Layout
 from core.families.layouts import layout_of
@@ -25,6 +25,7 @@ from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.writer import HEADER_BYTES_PER_TENSOR, NO_HASH, WEIGHTS_HASH, type_named
 from core.record import heap
 from core.record.context import JobContext, Outcome
+from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError, at_setting, errors, problems_at, raise_if_errors
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
@@ -34,9 +35,6 @@ from core.settings.tools.convert_model import ConvertModelSettings
 from core.tools.files import model_file
 from core.tools.models.inspect import total_bytes
 from core.tools.output import FILE_ENDINGS, output_file, output_problems, progress
-
-if TYPE_CHECKING:
-    import torch
 
 COUNTERS = ("epoch", "global_step")
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}

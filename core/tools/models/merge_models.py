@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.dataset.sources.image_info import listed
 from core.families.trained_size import trained_size
@@ -25,6 +24,7 @@ from core.formats.tensors.writer import PRECISIONS, file_bytes, write_safetensor
 from core.networks.block_weights import LISTS, SLOTS, WITHOUT_BASE, block_weights, slot_of_key
 from core.record import atomic
 from core.record.context import JobContext, Outcome
+from core.record.lazy_torch import torch
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
@@ -36,9 +36,6 @@ from core.tools.files import model_file
 from core.tools.merges import merge_record, ratios_of
 from core.tools.models.convert_model import chosen_parts, open_model
 from core.tools.output import output_file, output_problems, progress
-
-if TYPE_CHECKING:
-    import torch
 
 GROUP = "merge_models"
 SHOWN_KEYS = 5
@@ -301,8 +298,6 @@ def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
 
 def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:
     """The weighted sum in fp32, cast last, in pieces. Raises ProblemsError for NaN, inf and what the dtype cannot hold."""
-    import torch
-
     for pieces in zip(*(part.pieces(torch.float32, numbers) for _, _, part in parts), strict=True):
         mixed = pieces[0].mul_(parts[0][0])
         for (weight, _, _), piece in zip(parts[1:], pieces[1:], strict=True):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from core.families import family
 from core.families.locate import family_found, model_path
+from core.families.targets import is_norm
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.names import module_of_extra
 from core.formats.models.checkpoint import open_checkpoint
@@ -66,7 +67,6 @@ def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> li
 
 def _norm_problems(job: TrainJob, targets: Sequence[Target]) -> list[Problem]:
     """Advice where train_norm is on and no norm layer would be trained."""
-    from core.families.targets import is_norm
     from core.networks.sizes import sized_layers
 
     kind_settings = kind_named(job.network.kind).kind_settings(job)

@@ -16,6 +16,7 @@ from core.formats.hub.upload import Uploads
 from core.formats.tensors.writer import type_named
 from core.optimization.clipping import NonFiniteGuard
 from core.optimization.fused import FusedBackward
+from core.optimization.groups import parameter_groups
 from core.optimization.schedules import Rates
 from core.record import atomic
 from core.record.bounded_json import read_json_object
@@ -148,7 +149,6 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
     from core.methods.tokens import embeddings_of
     from core.networks.frozen import install
     from core.optimization.fused import split_groups
-    from core.optimization.groups import parameter_groups
     from core.optimization.optimizers import build_optimizer
 
     job, context = inputs.job, inputs.context

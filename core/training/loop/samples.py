@@ -20,6 +20,9 @@ from core.families.trained_size import USUAL_GUIDANCE, own_guidance
 from core.generation.prompt.editing import Pass, at_steps
 from core.generation.prompt.sample_prompts import SamplePrompt, control_image, filled, read_prompts
 from core.generation.prompt.states import PromptStates, Reading, prompt_and_opposite
+from core.generation.sample.canvas import decode
+from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of
+from core.record import atomic
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL, Sampled
 from core.record.lazy_torch import torch
 from core.settings.dataset.captions import LENGTHS
@@ -199,9 +202,6 @@ class Samples:
         return control_image(prompt, stretched=self.passes.job.samples.compatibility == "kohya")
 
     def _generate(self, prompt: SamplePrompt, control: ndarray | None) -> Image:
-        from core.generation.sample.canvas import decode
-        from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of
-
         passes, job = self.passes, self.passes.job
         kind, components = family(passes.components.family), passes.components
         states, seed = self.texts.states(prompt), prompt.seed or 0
@@ -226,8 +226,6 @@ class Samples:
             return decode(vae, latents, kind.decode_latents)[0]
 
     def _save(self, image: Image, name: str, step: int, index: int, prompt: SamplePrompt) -> None:
-        from core.record import atomic
-
         with atomic.open_atomic(self.context.folder.samples / name) as path:
             image.save(path, format="PNG")
         settings, seconds = settings_digest(prompt, self.passes.job.samples), time.monotonic() - self._began

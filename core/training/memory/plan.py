@@ -10,6 +10,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from core.families import family
+from core.families.locate import family_of, model_path
+from core.families.precision import choose_precision
+from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.writer import type_named
 from core.networks.kinds import described
 from core.record.lazy_torch import torch
@@ -115,9 +118,6 @@ class MemoryPlan:
 def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | None = None) -> MemoryFacts:
     """Facts from the headers of the model's files, and the largest bucket of the dataset, or without `report` of the
     settings. Raises ProblemsError for a model that is missing or unknown."""
-    from core.families.locate import family_of, model_path
-    from core.formats.models.checkpoint import open_vae
-
     path = model_path(job.model.base_model, workspace)
     name = family_of(path, job.model.family)
     layout = family(name).layout
@@ -201,8 +201,6 @@ def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: Collection[str] = ()
 
 
 def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
-    from core.families.precision import choose_precision
-
     precision = choose_precision(job.memory, facts.device, facts.stored, method=job.method)
     if job.sharding.active and job.method.traits.full_size:  # DeepSpeed trains a full model in the compute dtype
         return replace(precision, trainable=precision.compute)

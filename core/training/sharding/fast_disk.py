@@ -9,6 +9,7 @@ from core.record import machine
 from core.record.problems import Problem, ProblemsError
 from core.record.units import size_words
 from core.record.workspace import Workspace, resolve_path
+from core.training.memory.plan import facts_of, sharded_sizes
 
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
@@ -58,8 +59,6 @@ def space_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> int:
     """Bytes that these offload settings write to disk. Raises ProblemsError for a model that is missing or unknown."""
-    from core.training.memory.plan import facts_of, sharded_sizes
-
     others = {
         f"offload_{name}_device": None
         for name in ("optimizer", "param")
