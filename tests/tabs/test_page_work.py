@@ -127,6 +127,10 @@ def test_a_hostile_zip_is_refused_in_words_and_a_good_one_becomes_the_chosen_fol
     expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 images will train")
     wait_until(lambda: "foxes" in (work.page.project.job.dataset.folder or ""))
     tab.locator("#ds-drop input[type=file]").set_input_files([str(file) for file in foxes.iterdir()])
+    expect(tab.locator("#ds-intake")).to_contain_text("Add images to them?")
+    assert "foxes" in work.page.project.job.dataset.folder, "nothing changes before it is answered"
+    tab.locator("#ds-intake").get_by_role("button", name="Use it alone").click()
+    expect(tab.locator("#ds-intake .intake")).to_have_count(0)
     wait_until(lambda: Path(work.page.project.job.dataset.folder).name == "images")
     expect(folder_box(tab)).to_have_value(re.compile("images$"))
 
