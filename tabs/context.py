@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -78,7 +79,6 @@ class Page:
     forms: dict[str, Any] = field(default_factory=dict)  # of the tasks with a card, by name (tabs.tools.forms)
     form_state: tuple[Any, dict[str, Any]] = (None, {})  # what Train's form showed last, with what it follows from
     run_list: tuple[Any, list[dict[str, str]]] = (None, [])
-    run_jobs: dict[str, Any] = field(default_factory=dict)  # settings of runs that Monitor shows
     verdicts: dict[str, Any] = field(default_factory=dict)  # of runs that Monitor shows: (stamp, data)
     averages: dict[str, Any] = field(default_factory=dict)  # light task of the newest average, by run
     copies: dict[str, Any] = field(default_factory=dict)  # newest copy of each checkpoint to another folder, by path
@@ -107,6 +107,7 @@ class Page:
         self.works = Works(self.engine, self.workspace, self.project, self.roots, self.thumb_url, self.file_url)
         self.commands |= self.works.commands
         self.pulse_parts.append(self.works.parts)
+        self.job_of_run = lru_cache(20)(self.readable_job)  # for Monitor, which asks often
         self.tensorboard = TensorBoard(offered=not self.shared)
 
     def script_data(self) -> dict[str, Any]:

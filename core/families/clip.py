@@ -6,13 +6,12 @@ A long text is split into windows, which the encoder reads one by one; `join_win
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from core.families.components import Components
 from core.families.token_count import WINDOW
+from core.record.lazy_torch import Tensor, torch
 from core.record.queued import queued
 
-Join = Callable[[torch.Tensor], torch.Tensor]  # [B, n, 77, C] -> [B, T, C]
+Join = Callable[[Tensor], Tensor]  # [B, n, 77, C] -> [B, T, C]
 
 
 def count_tokens(components: Components, caption: str) -> int:
@@ -20,20 +19,20 @@ def count_tokens(components: Components, caption: str) -> int:
     return len(components.tokenizers[0](caption, truncation=False, verbose=False)["input_ids"]) - 2
 
 
-def end_windows(ids: torch.Tensor, end: int, pad: int) -> None:
+def end_windows(ids: Tensor, end: int, pad: int) -> None:
     """In place, for tokenizers whose padding is not EOS: end full windows with EOS, and start empty ones with it."""
     full = (ids[..., -2] != end) & (ids[..., -2] != pad)
     ids[..., -1] = torch.where(full, end, ids[..., -1])
     ids[..., 1] = torch.where(ids[..., 1] == pad, end, ids[..., 1])
 
 
-def in_windows(read: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+def in_windows(read: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
     """Apply `read`, [N, 77] -> [N, ...], to all windows of [B, n, 77]; returns [B, n, ...]."""
     states = read(ids.flatten(0, 1))
     return states.view(*ids.shape[:2], *states.shape[1:])
 
 
-def last_states(encoder: Any, ids: torch.Tensor, clip_skip: int | None = None) -> torch.Tensor:
+def last_states(encoder: Any, ids: Tensor, clip_skip: int | None = None) -> Tensor:
     """The hidden states that SD 1 and 2 read, always after the final layer norm.
 
     ids        [N, 77]                 clip_skip  None or 1: the last layer; n: the n-th from the end
@@ -45,7 +44,7 @@ def last_states(encoder: Any, ids: torch.Tensor, clip_skip: int | None = None) -
     return encoder.final_layer_norm(encoder(ids, output_hidden_states=True).hidden_states[-clip_skip])
 
 
-def join_windows(states: torch.Tensor) -> torch.Tensor:
+def join_windows(states: Tensor) -> Tensor:
     """Concatenate windows as sd-scripts does in training: BOS of the first, 75 tokens of each, EOS of the last.
 
     [B, n, 77, C] -> [B, 75 n + 2, C]
@@ -54,7 +53,7 @@ def join_windows(states: torch.Tensor) -> torch.Tensor:
     return torch.cat([first, contents, last], dim=1)
 
 
-def join_whole(states: torch.Tensor) -> torch.Tensor:
+def join_whole(states: Tensor) -> Tensor:
     """Concatenate whole windows, each with BOS and EOS, as A1111, ComfyUI and sd-scripts do when sampling.
 
     [B, n, 77, C] -> [B, 77 n, C]

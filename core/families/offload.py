@@ -1,12 +1,12 @@
 """Offloading: weights stay in RAM and are moved to the device to compute, a whole part or layer by layer."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-from torch import nn
-from torch.utils.hooks import RemovableHandle
+from core.record.lazy_torch import Tensor, nn, torch
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def vae_visits(vae: Any, device: str) -> Iterator[None]:
     """Within the context the VAE is on the device only while it encodes or decodes."""
 
     def passing(plain: Callable[..., Any]) -> Callable[..., Any]:
-        def passed(x: torch.Tensor, *given: Any, **named: Any) -> Any:
+        def passed(x: Tensor, *given: Any, **named: Any) -> Any:
             with visiting([vae], device):
                 return plain(x.to(device), *given, **named)
 
@@ -89,7 +89,7 @@ class _Layer:
             (place, name, tensor) for place in places for name, tensor in place.items() if tensor is not None
         ]
 
-    def hooked(self, module: nn.Module) -> Sequence[RemovableHandle]:
+    def hooked(self, module: nn.Module) -> Sequence[Any]:
         """Register hooks that move them to the device before each call of the module and drop them after it."""
         if not self.tensors:
             return ()

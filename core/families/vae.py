@@ -1,12 +1,13 @@
 """Convert images to latents and back with the VAE, whose class all families share."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from core.families.layout import Layout
 from core.record import machine
+from core.record.lazy_torch import Tensor, torch
 from core.record.queued import queued
 
 
@@ -23,26 +24,26 @@ def safe_type(overflowing: bool, wanted: torch.dtype, device: str | torch.device
     return torch.bfloat16 if machine.bf16_is_fast(str(device)) else torch.float32
 
 
-@torch.no_grad()
-def encode_image_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_image_latents(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """The VAE's posterior over unscaled latents, from which mean + exp(logvar / 2) * noise is a sample.
 
     pixels   [B, 3, H, W] in [-1, 1], H and W multiples of 8
     returns  mean, logvar: float32 [B, C, H/8, W/8]
     """
     first = next(vae.parameters())
-    posterior = vae.encode(queued(pixels, first.device).to(first.dtype)).latent_dist
+    with torch.no_grad():
+        posterior = vae.encode(queued(pixels, first.device).to(first.dtype)).latent_dist
     return posterior.mean.float(), posterior.logvar.float()
 
 
-def model_latents(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
+def model_latents(config: Mapping[str, Any], latents: Tensor) -> Tensor:
     """Scale unscaled latents of any shape for the model: (latents - shift) * scale, with shift and scale of the VAE's config
     (scale 0.18215 for SD 1 and 2, 0.13025 for SDXL; no shift)."""
     shift = config.get("shift_factor")
     return (latents if shift is None else latents - shift) * config["scaling_factor"]
 
 
-def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """Decode scaled latents into images, with gradients.
 
     latents  [B, C, h, w], scaled (`model_latents`)

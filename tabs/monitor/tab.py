@@ -81,7 +81,7 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
         "address": page.tensorboard.address,
         "ready": page.tensorboard.ready,
     }
-    data["verdict"] = verdict.part(page, name, facts, _job_of(page, name))
+    data["verdict"] = verdict.part(page, name, facts, page.job_of_run(name))
     data["log"] = facts["log"]
     kept = {Path(file).name for file in read_kept(page.workspace.runs / Path(name).name)}
     data["files"] = saved_files(page, facts["files"], kept)
@@ -118,7 +118,7 @@ def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
 
 def _expected(page: Page, name: str, state: str) -> int:
     """Number of sample rows of an active run; 0 for others."""
-    job = _job_of(page, name) if state in ("running", "paused", "waiting") else None
+    job = page.job_of_run(name) if state in ("running", "paused", "waiting") else None
     settings = job.samples if job is not None else None
     some = settings and (
         settings.sample_at_first
@@ -138,7 +138,7 @@ def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Further losses: corrected for timesteps, by timestep band, of the WORST images that train worst; and norms of gradients
     and weights."""
     losses = page.engine.watch(name)
-    paths = page.checks.paths_of(_job_of(page, name))
+    paths = page.checks.paths_of(page.job_of_run(name))
     images = [_image(page, item, paths) for item in losses.get("images", [])[:WORST]]
     bands = [
         {"from": band["from"], "to": band["to"], "mean": rounded(band["mean"]), "recent": rounded(band["recent"])}
@@ -162,13 +162,6 @@ def _image(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path])
     small = page.thumb_url(path, SMALL_SIZE) if path is not None else ""
     loss = rounded(item["corrected"])
     return {"name": item["name"], "of": item["source"], "loss": loss, "count": item["count"], "small": small}
-
-
-def _job_of(page: Page, name: str) -> TrainJob | None:
-    """The cached settings of a run; None if this version cannot read them."""
-    if name not in page.run_jobs:
-        page.run_jobs = dict(list(page.run_jobs.items())[-20:]) | {name: page.readable_job(name)}
-    return page.run_jobs[name]
 
 
 def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:

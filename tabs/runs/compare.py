@@ -29,7 +29,6 @@ class Comparisons:
         self._page = page
         self._first: dict[Names, Any] = {}  # what reads the journals for the first time
         self._comparisons: dict[Names, tuple[list[Any], dict[str, Any]]] = {}
-        self._datasets: dict[Path, tuple[int, dict[str, Any]]] = {}
         page.commands["grid_of_runs"] = self._generate
 
     def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
@@ -91,20 +90,7 @@ class Comparisons:
         facts = self._page.engine.snapshot(name)
         folder = RunFolder(self._page.workspace.runs / Path(name).name)
         preset = self._page.presets.shown_name(folder.preset)
-        return Side(letter, facts, self._page.readable_job(name), preset, self._dataset(folder))
-
-    def _dataset(self, folder: RunFolder) -> dict[str, Any]:
-        """Contents of a run's dataset.json, which has megabytes for 10,000 images, cached until it changes."""
-        path = folder.dataset_file
-        try:
-            changed = path.stat().st_mtime_ns
-        except OSError:
-            return {}
-        known = self._datasets.get(path)
-        if known is None or known[0] != changed:
-            known = (changed, read_dataset(folder))
-            self._datasets = newest(self._datasets) | {path: known}
-        return known[1]
+        return Side(letter, facts, self._page.readable_job(name), preset, read_dataset(folder.dataset_file))
 
 
 def newest(known: dict[Any, Any]) -> dict[Any, Any]:

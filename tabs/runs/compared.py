@@ -13,7 +13,7 @@ from core.record.bounded_json import read_json_object
 from core.record.events import COMPARED
 from core.record.former import renewed
 from core.record.problems import ProblemsError
-from core.record.run_folder import RunFolder
+from core.record.stamps import cached_until_changed
 from core.record.units import clock, count, memory_words, size_words
 from core.settings.base import value_of
 from core.settings.job import TrainJob
@@ -61,10 +61,11 @@ class Row:
     values: tuple[str, ...]
 
 
-def read_dataset(folder: RunFolder) -> dict[str, Any]:
-    """Contents of dataset.json; {} if it cannot be read."""
+@cached_until_changed(20, missing={})  # megabytes for 10,000 images
+def read_dataset(path: Path) -> dict[str, Any]:
+    """Contents of a run's dataset.json; {} if it cannot be read."""
     try:
-        content = read_json_object(folder.dataset_file, max_bytes=256_000_000, max_values=3_000_000)
+        content = read_json_object(path, max_bytes=256_000_000, max_values=3_000_000)
     except ProblemsError:
         return {}
     content = renewed(content)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class Checks:
         self._took = 0.0  # seconds of the last preflight, without decoding
         self._last_look = -UNWATCHED_AFTER
         self.setup: Setup | None = None  # recommended settings
-        self._models: dict[Any, dict[str, Any]] = {}
+        self._known = lru_cache(50)(lambda text, family, state: self._identify(text, family))
         self._paths: tuple[list[str], dict[tuple[str, str], Path]] = ([], {})  # folders, {(folder, name): path}
 
     # -- the model
@@ -78,14 +79,7 @@ class Checks:
     def model(self, text: str, family: str = "auto") -> dict[str, Any]:
         """Facts of a base model: {"family": "SD 1.x", "evidence", "problem", "fix", "offer": hub id to download or "",
         "numbers": number of parameters, 0 if unknown}."""
-        key = (text, family, self._state_of(text))
-        with self._lock:
-            if key in self._models:
-                return self._models[key]
-        facts = self._identify(text, family)
-        with self._lock:
-            self._models = dict(list(self._models.items())[-50:]) | {key: facts}
-        return facts
+        return self._known(text, family, self._state_of(text))
 
     def _state_of(self, text: str) -> Any:
         """A value that changes with the file or folder."""

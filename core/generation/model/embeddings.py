@@ -13,6 +13,7 @@ from core.dataset.captions.words import word_pattern
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
+from core.families.offload import visiting_by_layers
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, bundled_tokens, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
@@ -189,8 +190,6 @@ class PromptEncoder:
     def _read(self, texts: Sequence[str], others: Sequence[str], reading: Reading) -> TextStates:
         """The states of texts whose names are already tokens, padded to the T of the longest of these and `others`; encoded where
         they are not cached."""
-        from core.families.offload import visiting_by_layers
-
         tokens = reading.tokens(
             [*texts, *others], partial(family(self._components.family).count_tokens, self._components)
         )

@@ -10,6 +10,7 @@ from typing import Any
 from core.families import family
 from core.families.attention import device_problems
 from core.families.components import Components
+from core.families.offload import vae_visits
 from core.formats.hashes import HashMemo
 from core.generation.model.embeddings import PromptEncoder
 from core.generation.model.loras import LorasInUse
@@ -36,8 +37,6 @@ def leased(
 
     offload   parts that rest in RAM (`core.generation.plan.forecast.offload_for`)
     """
-    from core.families.offload import vae_visits
-
     problems = device_problems(job.memory, device)
     raise_if_errors(problems)
     for problem in problems:

@@ -9,6 +9,7 @@ from core.families import family
 from core.families.attention import set_attention
 from core.families.components import Components
 from core.families.locate import REFINER
+from core.families.offload import rest_in_ram
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.header import read_header
@@ -118,7 +119,6 @@ class Parts:
 
     def denoiser(self) -> Components:
         """Load the denoiser and the tokenizers."""
-        from core.families.offload import rest_in_ram
         from core.networks.fp8 import to_fp8
         from core.networks.frozen import install
 

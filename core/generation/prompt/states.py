@@ -8,6 +8,7 @@ from functools import partial
 
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
+from core.families.clip import join_whole, join_windows
 from core.families.components import Components
 from core.families.prompt_weights import Read
 from core.families.token_count import WINDOW
@@ -87,8 +88,6 @@ def encode_texts(
     requires. The windows' states are joined with their BOS and EOS: T = 77 n, as in A1111, ComfyUI and kohya's
     generator. Each text is encoded alone: products of another shape differ in their last bits.
     """
-    from core.families.clip import join_whole, join_windows
-
     kind = family(components.family)
     layer = {"layer": reading.layer} if reading.layer else {}
     length = tokens or reading.tokens(texts, partial(kind.count_tokens, components))

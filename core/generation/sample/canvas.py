@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.families import family
 from core.families.components import Components
+from core.families.vae import decode_latents
 from core.record.cancel import CancelToken
 from core.record.lazy_torch import Tensor, torch
 from core.record.problems import Problem, ProblemsError
@@ -151,8 +152,6 @@ def decode_pixels(
 ) -> Tensor:
     """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, C, h, w]. Decodes again in fp32 if the VAE overflows;
     raises ProblemsError for NaN values."""
-    from core.families.vae import decode_latents
-
     decoder = decoder or decode_latents
     if not is_finite(latents):
         fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"

@@ -13,6 +13,7 @@ from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.sources.files import is_image, is_junk, is_label
 from core.families import family
 from core.families.locate import model_path
+from core.families.vae import decode_latents, encode_image_latents, model_latents
 from core.formats.models.checkpoint import open_vae
 from core.generation.model.library import find
 from core.generation.model.other_files import upscaler_kind
@@ -176,8 +177,6 @@ def _latents(vae: Any, images: list[Read], seed: int) -> Any:
     """Latents of the images enlarged by Lanczos, sampled from the VAE's posterior: [B, 4, h, w]."""
     from PIL.Image import Resampling
 
-    from core.families.vae import encode_image_latents
-
     large = [image.resize((SCALE * image.width, SCALE * image.height), Resampling.LANCZOS) for image, _ in images]
     mean, logvar = encode_image_latents(vae, torch.cat([pixels_of(image) for image in large]))
     noise = torch.cat([normal(mean[:1].shape, seed, "latent_upscaler", target.stem) for _, target in images])
@@ -186,8 +185,6 @@ def _latents(vae: Any, images: list[Read], seed: int) -> Any:
 
 def _written(vae: Any, latents: Any, targets: list[Path], batch: int) -> list[str]:
     from PIL import Image as pillow
-
-    from core.families.vae import decode_latents, model_latents
 
     for start in range(0, len(targets), batch):
         pixels = decode_latents(vae, model_latents(vae.config, latents[start : start + batch]))

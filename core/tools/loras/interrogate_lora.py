@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.families.clip import last_states
 from core.formats.lora.names import module_path
 from core.networks.adapter_file import lora_outline
 from core.record.context import JobContext, Outcome
@@ -95,8 +96,6 @@ def do(settings: InterrogateLoraSettings, plan: FilePlan, context: JobContext) -
 def _states(model: Components, encoder: Any, clip_skip: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from ids [N, 3] to the states that the U-Net reads: SDXL's penultimate ones without the final norm, else
     `last_states`."""
-    from core.families.clip import last_states
-
     if traits_of(model.family).penultimate:
         layer = -(clip_skip or 2)
         return lambda ids: encoder(ids.to(encoder.device), output_hidden_states=True).hidden_states[layer]

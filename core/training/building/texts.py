@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from core.dataset.caches.store import TEXTS
 from core.dataset.caches.texts import ENCODED_AT_ONCE, EncodeText, TextCache
 from core.diffusion.text_states import TextStates
+from core.families.clip import join_whole, join_windows
 from core.families.prompt_weights import runs_of
 from core.generation.prompt.sample_prompts import reads_edits
 from core.generation.prompt.states import encode_texts
@@ -145,8 +146,6 @@ class Texts:
 
     def _encode_captions(self, captions: Sequence[str]) -> TextStates:
         """Text states of captions without the method's tokens, by the caption settings."""
-        from core.families.clip import join_whole, join_windows
-
         settings = self._job.captions
         return self._inputs.family.encode_captions(
             self._models.encoders(),
