@@ -25,6 +25,7 @@ from tabs.markup import (
     client_state,
     esc,
     problems_html,
+    with_client,
 )
 
 STATE = "Tools"  # key of the stored values of all cards
@@ -245,7 +246,7 @@ class ToolForm(Drawn):
             return {}
         return {PREVIEW: wanted if entry.kind == "bool" else PREVIEWED if wanted else None}
 
-    def acted(self, event: gr.EventData) -> Any:
+    def acted(self, event: gr.EventData) -> dict[str, str]:
         """`act` that shows problems: those of a start below its button until the next start, others in the panel."""
         starts, browser = board_event(event)[0] in STARTS, self.page.browser
         about = f"change {self.card.name}"
@@ -257,9 +258,9 @@ class ToolForm(Drawn):
                 self.form().mark(error.problems)
             else:
                 self.page.browsers.say(browser, "error", problems=error.problems, about=about)
-            return self.html()
+            return with_client({"area": self.html()})
         self.page.browsers.succeeded(browser, about)
-        return shown
+        return with_client({"area": shown})
 
 
 def fill_in(page: Page, name: str, values: Mapping[str, Any]) -> None:
@@ -280,8 +281,9 @@ def build_form(page: Page, card: Card, chosen: Callable[[str], dict[str, Any]] |
     form = ToolForm(page, card, chosen)
     area = board(f"tools-{card.name}", AWAITED, script=ENTER)
     client = client_state()
-    page.on_show(card.tab, form.show, None, {"client": client, "area": area})
-    page.on_change(card.tab, form, {"client": client, "area": area})
-    page.on_act(area, form.acted, None, area)
+    shown = {"client": client, "area": area}
+    page.on_show(card.tab, form.show, None, shown)
+    page.on_change(card.tab, form, shown)
+    page.on_act(area, form.acted, None, shown)
     works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
     gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)
