@@ -428,7 +428,7 @@
     undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), find: (arg, value) => find(value), bulk_apply: async (mark) => { atelier.say({kind: "over"}); await takeBack("bulk_apply", atelier.captions.selected(), mark); tell("atelier-captions"); }, revert: (arg) => takeBack("revert", arg),
   };
   const own = {};           // acts of caption_tools.js
-  atelier.captions = {ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return find(words); }};
+  atelier.captions = {next: () => step(1), ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return find(words); }};
   const act = (name, arg, value) => own[name] ? own[name](arg, value) : acts[name] ? acts[name](arg, value) : shelf({act: name, arg, value});
   const visible = () => { const main = byId("cap-main"); return !!main && main.offsetParent !== null; };
   atelier.on("click", ":is(#captions, #cap-more) button[data-act]", ({dataset, disabled}) => {

@@ -36,7 +36,11 @@
     const found = await ask({act: "open", key: of});
     if (found.problems) return atelier.complain(found.problems);
     let over = found.version, always = false;
-    atelier.paint({...found, save: async (png) => {
+    const next = async () => {
+      atelier.captions.next();
+      if (await atelier.whenFound(() => key !== of)) paint(key);
+    };
+    atelier.paint({...found, next, save: async (png) => {
       const answer = await ask({act: "save", key: of, png, over, always});
       if (answer.problems) { always = answer.problems.some((problem) => problem.code === "mask.changed-meanwhile"); return answer.problems; }
       atelier.say({kind: "success", text: answer.said});

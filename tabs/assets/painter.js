@@ -243,7 +243,7 @@
   };
 
   const KEYS = {b: "brush", e: "erase", f: "fill", i: "invert", c: "clear", s: "split", "[": "smaller", "]": "larger", "+": "closer", "=": "closer", "-": "farther", 0: "fit"};
-  const CONTROL = {z: "undo", y: "redo", s: "save"};
+  const CONTROL = {z: "undo", y: "redo", s: "save", Enter: "next"};
   const ARROWS = {ArrowLeft: [MOVE, 0], ArrowRight: [-MOVE, 0], ArrowUp: [0, MOVE], ArrowDown: [0, -MOVE]};
 
   const TRAINS = {brush: "B: paints what counts", fill: "F: all white", invert: "I: white becomes black", clear: "C: all black",
@@ -255,8 +255,9 @@
       colors  of regions: [{color: "#rrggbb", name}]; none: a mask
       title   of the dialog        note   what to know before painting        words   {brush, fill, invert, clear, hint, save} in place of those for training
       whites  the painted, white part covers the image, not the black one
-      save    (PNG in base64) -> the problems that kept it from being saved, [] when it was; then the painter closes */
-  atelier.paint = async ({image, mask: url, colors, title, note, words = TRAINS, whites, save}) => {
+      save    (PNG in base64) -> the problems that kept it from being saved, [] when it was; then the painter closes
+      next    opens the next image's mask, for a button that saves what has changed and goes on */
+  atelier.paint = async ({image, mask: url, colors, title, note, words = TRAINS, whites, save, next}) => {
     const mask = colors ? new Regions(image.width, image.height, colors.map((each) => each.color)) : new Mask(image.width, image.height, whites);
     const longer = Math.max(image.width, image.height);
     const tool = {ready: false, erases: false, chosen: 0, size: Math.max(2, Math.round(longer / (colors ? 6 : 16))), holdsSpace: false}, largest = Math.max(8, Math.round(longer / 2));
@@ -283,7 +284,7 @@
         group("Zoom", button("farther", "−", "-, or the wheel", {"aria-label": "Zoom out"}), zoomed, button("closer", "+", "+, or the wheel", {"aria-label": "Zoom in"}), button("fit", "Fit", "0"))),
       frame,
       h("div", {class: "buttons"}, h("span", {class: "hint"}, `${words.hint} ${matchMedia("(pointer: coarse)").matches ? "Two fingers move and zoom" : "Space or the middle button moves"} the view.`),
-        button("leave", "Cancel", "Escape"), button("save", words.save, "Ctrl + S", {class: "btn primary"})));
+        button("leave", "Cancel", "Escape"), next ? button("next", "Next image", "Ctrl + Enter: saves what has changed") : null, button("save", words.save, "Ctrl + S", {class: "btn primary"})));
     const view = new View(frame, layer, image.width, image.height);
     let saving = false, at = null;
 
@@ -306,6 +307,7 @@
     };
     const resize = (to) => { tool.size = within(Math.round(to), 1, largest); size.value = tool.size; draw(); };
     const change = (work) => () => { if (tool.ready && !mask.busy && !saving) work(); draw(); };
+    const lost = {title: "Discard this mask?", text: "What you have painted since opening it is lost.", ok: "Discard", danger: true};
     const acts = {
       ...Object.fromEntries((colors || []).map((_, n) => [`color${n}`, change(() => choose(n))])),
       brush: change(() => { tool.erases = false; }), erase: change(() => { tool.erases = true; }),
@@ -314,19 +316,24 @@
       undo: change(() => { if (mask.done.length) mask.swap(mask.done, mask.undone); }), redo: change(() => { if (mask.undone.length) mask.swap(mask.undone, mask.done); }),
       closer: () => { view.zoom(ZOOM); draw(); }, farther: () => { view.zoom(1 / ZOOM); draw(); }, fit: () => { view.fit(); draw(); },
       leave: async () => {
-        const lost = {title: "Discard this mask?", text: "What you have painted since opening it is lost.", ok: "Discard", danger: true};
         if (!saving && (!mask.dirty || await atelier.dialog(lost))) box.close();
       },
+      next: async () => {
+        if (!next || saving || !(!mask.dirty || (mask.blank ? await atelier.dialog(lost) : await acts.save()))) return;
+        box.close();
+        next();
+      },
       save: async () => {
-        if (buttons.save.disabled || mask.busy) return;
+        if (buttons.save.disabled || mask.busy) return false;
         saving = true;
         says.replaceChildren("Saving ...");
         draw();
         const problems = await mask.png().then(save).catch((error) => [{what: `The mask cannot be saved (${error.message})`, fix: "try again"}]);
         saving = false;
-        if (!problems.length) return box.close();
+        if (!problems.length) { box.close(); return true; }
         says.replaceChildren(atelier.problems(problems));
         draw();
+        return false;
       },
     };
 

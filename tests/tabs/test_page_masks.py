@@ -105,6 +105,25 @@ def test_a_mask_is_painted_saved_seen_again_and_trained_with(opened, served, tmp
 
 
 @pytest.mark.slow
+def test_the_painter_goes_on_to_the_next_image_and_saves_what_was_painted_first(opened, served):
+    tab = opened
+    paint(tab)
+    drag(tab, (100, 100), (200, 150))
+    tab.keyboard.press("Control+Enter")
+    title = tab.locator(".painter h2")
+    expect(title).to_contain_text("b.png")
+    tab.locator(".painter[data-ready]").wait_for()
+    (folder,) = served.workspace.datasets.iterdir()
+    assert [path.stem for path in folder.glob("*.png")] == ["a"]
+    button(tab, "Next image").click()  # nothing was painted
+    expect(title).to_contain_text("a.png")
+    assert [path.stem for path in folder.glob("*.png")] == ["a"]
+    tab.keyboard.press("Escape")
+    expect(tab.locator(".painter")).to_have_count(0)
+    expect(tab.locator("#cap-text")).to_have_value("caption a")
+
+
+@pytest.mark.slow
 def test_a_button_that_is_pressed_while_the_line_is_asked_for_again_acts(opened, served):
     tab = opened
     paint(tab)
