@@ -73,7 +73,7 @@ class Work:
         progress = engine.progress(self.id)
         state = {"stopped": "cancelled", "interrupted": "cancelled"}.get(progress["state"], progress["state"])
         wait = engine.waits().get(self.id) if state == "waiting" else None
-        text = progress["text"]
+        text = progress["text"] or ("starting ..." if state == "running" else "")
         if progress["stopping"]:
             text = "pausing ..." if self.task.ends_paused else "cancelling ..."
         elif wait:

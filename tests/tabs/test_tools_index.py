@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -133,3 +134,21 @@ def test_an_empty_choice_of_a_tool_says_what_it_means(page):
     shown = ToolForm(page, task.card).form(task).fields(["dynamic_method", "save_precision"])
     assert '<option value="" selected>off: one rank' in shown and '<option value="" selected>unchanged' in shown
     assert "as for all" not in shown
+
+
+def test_a_tool_that_has_not_said_anything_yet_is_starting():
+    nothing = {
+        "text": "",
+        "stopping": False,
+        "lane": "light",
+        "done": 0,
+        "total": 0,
+        "lines": [],
+        "facts": {},
+        "problems": [],
+    }
+    engine = SimpleNamespace(progress=lambda id: nothing | {"state": id}, waits=dict)
+    said = [
+        works.Work(state, tasks.named("hashes"), "").facts(engine)["text"] for state in ("running", "waiting", "done")
+    ]
+    assert said == ["starting ...", "", ""]
