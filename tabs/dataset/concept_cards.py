@@ -17,7 +17,7 @@ from core.settings.values import shown_value
 from tabs.dataset.concepts import FolderContents
 from tabs.form.form_values import SHARED_NAMES, SOURCE, in_words
 from tabs.form.view import FieldView
-from tabs.markup import button, choice_list, empty_state, esc, row_of, section
+from tabs.markup import breakable, button, choice_list, empty_state, esc, row_of, section
 
 FOLDERS_SHOWN = 12
 ClassForm = Callable[[int, Source | None], str]
@@ -156,7 +156,7 @@ def _subfolders(contents: FolderContents, root: Any) -> str:
 
 def _subfolder_row(folder: Folder) -> str:
     class_tokens = esc(folder.words) or "<span class='hint'>none</span>"
-    name, number = esc(printable(folder.path.name)), f"{folder.images:,}"
+    name, number = breakable(printable(folder.path.name)), f"{folder.images:,}"
     return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{class_tokens}</td></tr>"
 
 
