@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from core.record.allowed import lies_in
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import PROJECT, Workspace, resolve_path
+from core.record.workspace import PROJECT, STARTER, Workspace, resolve_path
 from core.settings.base import about_of
 from core.settings.names import bad_name
 from core.settings.optimization.schedule import ScheduleSettings
@@ -37,8 +37,9 @@ class Limits:
 
     @classmethod
     def of(cls, workspace: Workspace, keys: bool = False) -> Limits:
-        """Limits of a shared page: outputs, models and presets, without the engine's private folder."""
+        """Limits of a shared page: outputs, models, presets and the starter model, without the engine's private folder."""
         folders = [path.resolve() for path in (workspace.outputs, workspace.models, workspace.presets)]
+        folders += [] if lies_in(STARTER, folders) else [STARTER.resolve()]
         return cls(folders, [workspace.private.resolve()], keys)
 
     def opens(self, text: str) -> bool:

@@ -229,7 +229,18 @@
   const wants = [];
   atelier.want = (of) => wants.push(of);
   /** Post JSON to an address of the page's own, not through Gradio. */
-  atelier.post = (name, body, more) => fetch(`atelier/${name}`, {method: "POST", headers: {"Content-Type": "application/json"}, body, ...more});
+  atelier.post = async (name, body, more) => {
+    const answer = await fetch(`atelier/${name}`, {method: "POST", headers: {"Content-Type": "application/json"}, body, ...more});
+    loggedOut(answer.status === 401);
+    return answer;
+  };
+  /** After a restart of a shared page's server a window has no login. It keeps what it shows and goes on once there is one again. */
+  const LOGIN = "login";
+  const loggedOut = (out) => {
+    if (out && !atelier.loggedOut) atelier.say({id: LOGIN, kind: "error", title: "Log in again", text: "The server knows this window no longer, as after a restart. Log in in a new window, then come back: what you typed here is kept.", open: ["./", "Log in"]});
+    else if (atelier.loggedOut && !out && lastSaid === LOGIN) atelier.byId("said").hidden = true;
+    atelier.loggedOut = out;
+  };
   /** The server's answer to a request. Throws where it does not answer. */
   atelier.request = async (name, asked, more) => {
     const answer = await atelier.post(name, JSON.stringify(asked), more);
@@ -242,6 +253,7 @@
     try {
       const answer = await atelier.post(name, JSON.stringify(asked));
       if (answer.ok) return await answer.json();
+      if (answer.status === 401) return lost("This window is logged out", "log in again");
       return answer.status === 413 && tooLarge ? lost(...tooLarge) : lost(`The server answered ${answer.status}`);
     } catch (error) { return lost(`The server does not answer (${error.message})`); }
   };

@@ -286,12 +286,23 @@
     const typing = document.activeElement === box() && Date.now() - lastKey < PAUSE;
     const gone = asked === open && answer.open !== open;
     if (gone && typing) after("shelf", PAUSE, () => shelfSoon());  // the image must not change under what is being typed
-    else if (gone || leads || !open) { if (answer.open) turn(answer.open); else if (open) close(); }
+    else if (gone || leads || !open) {
+      const held = gone && document.activeElement === box();
+      if (answer.open) turn(answer.open); else if (open) close();
+      if (held) hold();  // by whoever has changed the dataset in another window
+    }
     const places = answer.chain.flatMap((key, n) => key === open ? [n] : []);
     if (!places.length) { if (asked !== open) shelfSoon(); return; }
     chain = answer.chain;
     ring = answer.ring;
     at = places.reduce((best, n) => Math.abs(n - answer.at) < Math.abs(best - answer.at) ? n : best);
+  };
+  /** What is typed on does not go into another image's caption: its box takes nothing until it is chosen. */
+  const hold = () => {
+    const field = box(), item = items.get(open);
+    field.readOnly = true;
+    atelier.say({kind: "info", text: "The dataset was changed in another window. Press the caption to edit it."});
+    for (const kind of ["pointerdown", "blur"]) field.addEventListener(kind, () => { field.readOnly = !item || !!item.fixed; }, {once: true});
   };
   const close = () => {
     save(items.get(open));

@@ -12,7 +12,7 @@
 
   const between = () => {
     const rests = Date.now() - touched;
-    return document.hidden ? HIDDEN : runs || rests < AT_WORK ? BUSY : rests < AWAY ? IDLE : LEFT;
+    return document.hidden ? HIDDEN : atelier.loggedOut ? IDLE : runs || rests < AT_WORK ? BUSY : rests < AWAY ? IDLE : LEFT;
   };
   const touch = (keeps) => { touched = Math.max(touched, Date.now() - AT_WORK + keeps); };
   const raise = (event, seconds) => {

@@ -379,3 +379,22 @@ def test_a_long_undo_shows_its_progress_and_captions_are_saved_meanwhile(opened,
     expect(tab.locator("#cap-state")).to_contain_text("Undone")
     expect(tab.locator("#cap-state progress")).to_have_count(0)
     assert [on_disk(folder, n) for n in range(6)] == ["typed meanwhile", *(f"caption {n}" for n in range(1, 6))]
+
+
+@pytest.mark.slow
+def test_what_is_typed_while_another_window_changes_the_folder_goes_into_no_other_caption(opened, served, tmp_path):
+    tab, folder = opened(3, seconds=0)
+    other = make_images(tmp_path / "other", 2)
+    (other / "000.txt").write_text("of the other folder")
+    tab.keyboard.type(" mine")
+    served.page.project.edit("dataset.folder", str(other))
+    expect(box(tab)).to_have_value("of the other folder", timeout=20_000)
+    tab.keyboard.type(" and more")
+    expect(box(tab)).to_have_value("of the other folder")
+    expect(tab.locator("#said")).to_contain_text("changed in another window")
+    box(tab).click()
+    tab.keyboard.press("Control+End")
+    tab.keyboard.type(" now")
+    expect(box(tab)).to_have_value("of the other folder now")
+    tab.keyboard.press("Control+s")
+    wait_until(lambda: on_disk(other, 0) == "of the other folder now" and on_disk(folder, 0) == "caption 0 mine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 
 COUNTED = """() => {
   const pulse = atelier.pulse(), before = pulse.trigger;
@@ -103,3 +104,22 @@ def test_an_image_that_failed_is_asked_for_again_when_the_server_is_heard(visit,
     )
     served.engine.submit("train", served.page.project.job, title="news")
     tab.wait_for_function("late.naturalWidth > 0")
+
+
+@pytest.mark.slow
+def test_a_window_without_a_login_says_so_asks_seldom_and_goes_on_after_the_next_login(window, served):
+    tab, asked = window.open("Train"), []
+
+    def refuse(route):
+        asked.append(route.request.url)
+        route.fulfill(status=401, body="{}")
+
+    tab.route("**/atelier/pulse", refuse)
+    expect(tab.locator("#said")).to_contain_text("Log in again", timeout=15_000)
+    expect(tab.locator("#said").get_by_role("link", name="Log in")).to_have_attribute("target", "_blank")
+    before = len(asked)
+    tab.wait_for_timeout(4000)
+    assert len(asked) - before <= 1
+    tab.unroute("**/atelier/pulse")
+    expect(tab.locator("#said")).to_be_hidden(timeout=20_000)
+    window.errors.clear()  # Chromium writes each 401 to the console
