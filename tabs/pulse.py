@@ -151,7 +151,7 @@ def status(page: Page) -> dict[str, Any]:
     facts["waits"] = _waiting(page, entries)
     facts["trained"] = _trained(page, entries)
     here = (facts.get("job") or {}).get("entry")
-    facts["beside"] = next((each.title for each in entries if each.state == "running" and each.id != here), "")
+    facts["tool"] = next((each.title for each in entries if each.state == "running" and each.id != here), "")
     facts["busy"] = bool(facts.get("job")) or bool(getattr(page.engine, "works", False))
     if facts.get("job"):
         job = dict(facts["job"])

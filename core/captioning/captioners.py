@@ -342,9 +342,8 @@ def _rows(job: CaptionerJob) -> list[Row]:
     rows = _only(rows_of(job, of_files=True, problems=bad), job.captioning.only)
     everything = job.captioning.output_path is not None
     wanted = [row for row in rows if everything or _asks(row, job.captioning.existing)]
-    if (
-        job.captioning.preview is not None and not wanted
-    ):  # the captions are of interest also where none would be written
+    if job.captioning.preview is not None and not wanted:
+        # the captions are of interest also where none would be written
         wanted = [row for row in rows if _asks(row, "replace")]
     return wanted[: job.captioning.preview]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
-from core.captioning.combining import comparable, like, parts_of, tag_test
+from core.captioning.combining import comparable, like, parts_of
 from core.record.patterns import Pattern
 from core.record.problems import ProblemsError
 
@@ -200,8 +200,7 @@ def _has_tag(tag: str) -> Test:
     wanted = comparable(tag)
     if "*" not in wanted:
         return lambda facts: wanted in facts.tags
-    test = tag_test([tag])
-    return lambda facts: any(map(test, facts.tags))
+    return lambda facts: any(like(each, wanted) for each in facts.tags)  # which are normalized already
 
 
 def _text(read: Callable[[Facts], str]) -> Callable[[str], Test]:

@@ -234,7 +234,7 @@
     loggedOut(answer.status === 401);
     return answer;
   };
-  /** After a restart of a shared page's server a window has no login. It keeps what it shows and goes on once there is one again. */
+  /** After a restart of a shared page's server a window has no login. It keeps what it shows and continues once there is one again. */
   const LOGIN = "login";
   const loggedOut = (out) => {
     if (out && !atelier.loggedOut) atelier.say({id: LOGIN, kind: "error", title: "Log in again", text: "The server knows this window no longer, as after a restart. Log in in a new window, then come back: what you typed here is kept.", open: ["./", "Log in"]});

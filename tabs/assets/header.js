@@ -61,7 +61,7 @@
     attr(waiting, "title", status.waits.map((wait) => `${wait.title}: ${wait.words}`).join("\n") || null);
     atelier.waits = status.waits;
     atelier.tellWaits();
-    text(byId("header-idle"), status.beside || "Idle");  // a tool works beside the trainings
+    text(byId("header-idle"), status.tool || "Idle");
     show(byId("header-job"), !!job);
     atelier.slot(byId("header-stop"), !!job && job.own);
     if (job) {

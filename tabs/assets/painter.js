@@ -256,7 +256,7 @@
       title   of the dialog        note   what to know before painting        words   {brush, fill, invert, clear, hint, save} in place of those for training
       whites  the painted, white part covers the image, not the black one
       save    (PNG in base64) -> the problems that kept it from being saved, [] when it was; then the painter closes
-      next    opens the next image's mask, for a button that saves what has changed and goes on */
+      next    opens the next image's mask, for a button that saves what has changed first */
   atelier.paint = async ({image, mask: url, colors, title, note, words = TRAINS, whites, save, next}) => {
     const mask = colors ? new Regions(image.width, image.height, colors.map((each) => each.color)) : new Mask(image.width, image.height, whites);
     const longer = Math.max(image.width, image.height);
@@ -319,7 +319,8 @@
         if (!saving && (!mask.dirty || await atelier.dialog(lost))) box.close();
       },
       next: async () => {
-        if (!next || saving || !(!mask.dirty || (mask.blank ? await atelier.dialog(lost) : await acts.save()))) return;
+        if (!next || saving) return;
+        if (mask.dirty && !(mask.blank ? await atelier.dialog(lost) : await acts.save())) return;
         box.close();
         next();
       },

@@ -36,9 +36,8 @@ STARTS = ("go", PREVIEW)
 BY_TASK = "of tasks"  # key of the values that a card's tasks do not share, by their `Task.values`
 UNDO = "undo"
 # Settings that each task of a card stores separately: what it writes, which would change another's result unseen.
-SEPARATE = (
-    *("existing", "output", UNDO, "in_place"),
-    *("new_rank", "new_conv_rank", "save_precision", "vae", "format"),
+SEPARATE = frozenset(
+    ("existing", "output", UNDO, "in_place", "new_rank", "new_conv_rank", "save_precision", "vae", "format")
 )
 CHOSEN = "action"  # key of the chosen task
 ENTER = """
@@ -164,9 +163,8 @@ class ToolForm(Drawn):
             words = previewed.title if previewed.kind == "bool" else f"Preview {PREVIEWED} {previewed.unit}"
             go += _start(PREVIEW, words, main)
         about = "" if len(self.tasks) == 1 else f'<span class="hint">{esc((task.job.__doc__ or "").strip())}</span>'
-        scope = (
-            '<strong class="cap-scope"></strong>' if self.chosen is not None else ""
-        )  # assets/captions_tools.js fills it in
+        # filled in by assets/captions_tools.js
+        scope = '<strong class="cap-scope"></strong>' if self.chosen is not None else ""
         return (
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
             f'<p class="hint">{esc(self.card.help)}</p><div class="tool-head">{self._choice()}{form.bar()}</div>'

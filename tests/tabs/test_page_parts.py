@@ -258,12 +258,12 @@ def test_the_tick_sends_only_what_changed(page):
     assert "said" in json.loads(answer(page, asked, browser))
 
 
-def test_the_header_names_a_tool_that_works_beside_the_trainings(page, monkeypatch):
+def test_the_header_names_a_tool_that_runs_next_to_the_trainings(page, monkeypatch):
     entries = [SimpleNamespace(id=title, title=title, state=state, task="", lane="light", run="", added=0)
                for title, state in (("Hashes", "done"), ("Merge LoRAs", "running"), ("Resize", "waiting"))]  # fmt: skip
-    assert status(page)["beside"] == ""
+    assert status(page)["tool"] == ""
     monkeypatch.setattr(page.engine, "queue", lambda: entries)
-    assert status(page)["beside"] == "Merge LoRAs"
+    assert status(page)["tool"] == "Merge LoRAs"
 
 
 def test_a_tab_is_due_until_the_browser_shows_all_of_what_there_is_now(page):
