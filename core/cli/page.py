@@ -16,6 +16,7 @@ from core.record import machine
 from core.record.heap import without_gc
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.workspace import open_home
+from core.settings.names import bad_name
 
 AUTH_VARIABLE = "ATELIER_AUTH"
 HOST_NAME = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:\d{1,5})?")
@@ -42,10 +43,7 @@ def run(words: list[str]) -> int:
         problems.append(
             Problem(f"--port is {port}", "command line", "use a number from 1 to 65535", code="cli.bad-port")
         )
-    auth, said = _login(options.values, problems)
-    if auth is not None and (":" not in auth or not all(auth.split(":", 1))):
-        fix = "write both, with a colon between"
-        problems.append(Problem(f"{said} is not USER:PASSWORD", "command line", fix, code="cli.bad-auth"))
+    logins = _logins(options.values, problems)
     for name in options.values.get("host", ()):
         if not HOST_NAME.fullmatch(name):
             fix = "write name or name:port, without http:// and without a path"
@@ -71,7 +69,7 @@ def run(words: list[str]) -> int:
                 host="0.0.0.0" if options.values.get("listen") else "127.0.0.1",
                 port=int(port),
                 share=bool(options.values.get("share")),
-                auth=auth,
+                logins=logins,
                 browser=not options.values.get("no-browser"),
                 names=options.values.get("host", ()),
                 keys=bool(options.values.get("lend-keys")),
@@ -89,19 +87,32 @@ def run(words: list[str]) -> int:
     return exit_process(code)
 
 
-def _login(values: dict[str, Any], problems: list[Problem]) -> tuple[str | None, str]:
-    """(USER:PASSWORD, its source for messages): of --auth-file, --auth or the environment; None without a login. Unlike --auth,
-    a file and the environment do not show in the list of processes."""
+def _logins(values: dict[str, Any], problems: list[Problem]) -> list[tuple[str, str]]:
+    """The (user, password) of each line of --auth-file, of --auth or the environment. Unlike --auth, a file and the environment do
+    not show in the list of processes."""
+    text, source = os.environ.get(AUTH_VARIABLE, ""), AUTH_VARIABLE
     if file := values.get("auth-file"):
+        source = f"the content of {file}"
         try:
-            return open_home(file).read_text("utf-8-sig").strip(), f"the content of {file}"
+            text = open_home(file).read_text("utf-8-sig") or "\n"
         except (OSError, UnicodeDecodeError) as error:
             words = f"The login cannot be read from {file}: {error}"
             problems.append(Problem(words, "--auth-file", "write USER:PASSWORD into it", code="cli.bad-auth-file"))
-            return None, ""
-    if auth := values.get("auth"):
-        return auth, "--auth"
-    return os.environ.get(AUTH_VARIABLE) or None, AUTH_VARIABLE
+            return []
+    elif auth := values.get("auth"):
+        text, source = auth, "--auth"
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""] * bool(text)
+    logins = [(user.strip(), password) for user, _, password in (line.partition(":") for line in lines)]
+    users = [user.casefold() for user, _ in logins]
+    for number, (user, password) in enumerate(logins):
+        where = f"Line {number + 1} of {source}" if number else source
+        if not (user and password):
+            fix = "write both, with a colon between"
+            problems.append(Problem(f"{where} is not USER:PASSWORD", "command line", fix, code="cli.bad-auth"))
+        elif number and (reason := "it is taken" if users[number] in users[:number] else bad_name(user)):
+            what, fix = f"{where} has an unusable user name: {reason}", "use letters, digits, - and _"
+            problems.append(Problem(what, "command line", fix, code="cli.bad-user"))
+    return logins
 
 
 def exit_process(code: int) -> int:

@@ -29,7 +29,7 @@ from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.lazy_torch import torch
 from core.record.problems import ProblemsError, unwritten
-from core.record.run_about import write_about
+from core.record.run_about import read_about, write_about, write_person
 from core.record.run_folder import RunFolder, list_runs, newest_runs
 from core.record.temporary import remove_left
 from core.record.workspace import Workspace
@@ -89,6 +89,7 @@ class Engine:
         self._last_run = ""
         self.ended: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
+        self.people: frozenset[str] = frozenset()  # guests with a page each, who change only their own runs
         self.models = ModelStore()  # kept between generations
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
         self._inbox = threading.Thread(target=self._collect, name="inbox", daemon=True)
@@ -266,7 +267,7 @@ class Engine:
         changes   settings that may change when a run resumes (core/engine/extend.py), by group and name
         Raises ProblemsError for a run that is running, queued or unknown, and for changes that are not possible.
         """
-        folder = self._folder(run_name)
+        folder = self.own_folder(run_name)
         if folder.held:
             raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor", "runs.running")
         with self._queue.lock:
@@ -411,12 +412,24 @@ class Engine:
                 with suppress(OSError):
                     atomic.remove_folder(old.path)
                     self._runs.forget(old.name)
-        return RunFolder.create(runs, entry.title, dump(job, task=entry.task, preset=entry.preset))
+        folder = RunFolder.create(runs, entry.title, dump(job, task=entry.task, preset=entry.preset))
+        if entry.guest in self.people and entry.task == "train":
+            write_person(folder, entry.guest)
+        return folder
 
     # -- runs
 
     def _folder(self, run_name: str) -> RunFolder:
         return self._runs.folder(run_name)
+
+    def own_folder(self, run_name: str) -> RunFolder:
+        """The folder of a run that the user of the current request may change. Raises ProblemsError for another person's, and for
+        an unknown one."""
+        folder = self._folder(run_name)
+        if (person := GUEST.get()) in self.people and read_about(folder).person != person:
+            what, fix = f"'{run_name}' is the run of somebody else", "ask them, or log in as the owner"
+            raise ProblemsError.one(what, run_name, fix, "runs.not-yours")
+        return folder
 
     def _running(self, run_name: str) -> QueueEntry | None:
         """The running job of this run; None if there is none."""
@@ -501,11 +514,11 @@ class Engine:
 
     def describe_run(self, run_name: str, *, title: str | None = None, note: str | None = None) -> None:
         """Change the title of a run ("" for its initial title) or its note; its folder keeps its name."""
-        write_about(self._folder(run_name), title=title, note=note)
+        write_about(self.own_folder(run_name), title=title, note=note)
 
     def star_run(self, run_name: str, starred: bool) -> None:
         """Star a run, or take its star away. Raises ProblemsError."""
-        path = self._folder(run_name).star_file
+        path = self.own_folder(run_name).star_file
         try:
             atomic.write_bytes(path, b"") if starred else path.unlink(missing_ok=True)
         except OSError as error:
@@ -514,7 +527,7 @@ class Engine:
     def delete_run(self, run_name: str) -> str:
         """Move a run to the trash of this project, and return its name there. Raises ProblemsError while it runs or a job uses its
         files."""
-        folder = self._folder(run_name)
+        folder = self.own_folder(run_name)
         if folder.held:
             what = f"'{run_name}' is running and cannot be deleted"
             raise ProblemsError.one(what, run_name, "stop it first", "runs.delete-running")

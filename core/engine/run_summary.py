@@ -42,6 +42,7 @@ class RunSummary:
     best_file: dict[str, Any] | None = None  # the best checkpoint (core/record/best.py)
     words: RunLabels = field(default_factory=RunLabels)
     note: str = ""
+    person: str = ""  # whose it is, where several have a page each
     spoilt: str = ""  # why title and note cannot be read
 
     @property
@@ -80,6 +81,7 @@ def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
         row,
         title=about.title or initial_title(folder),
         note=about.note,
+        person=about.person,
         spoilt=spoilt,
         resumable_step=newest_state_name(folder),
     )

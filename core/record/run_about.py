@@ -1,6 +1,6 @@
-"""The user's title and note for a run, in about.json; the folder's name stays."""
+"""The user's title and note for a run, and whose it is, in about.json; the folder's name stays."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from core.record import atomic
@@ -17,10 +17,11 @@ FIX = "repair the file, or delete it and enter title and note again"
 
 @dataclass(frozen=True)
 class RunAbout:
-    """Title and note of a run. title: "" for its initial title."""
+    """Title and note of a run. title: "" for its initial title. person: the login that started it, where several have a page each"""
 
     title: str = ""
     note: str = ""
+    person: str = ""
 
 
 def read_about(folder: RunFolder) -> RunAbout:
@@ -32,7 +33,9 @@ def read_about(folder: RunFolder) -> RunAbout:
 def _read(path: Path) -> RunAbout:
     content = read_json_object(path, FIX, max_bytes=MAX_BYTES)
     return RunAbout(
-        _clean(content.get("title", ""), MOST_TITLE), _clean(content.get("note", ""), MOST_NOTE, lines=True)
+        _clean(content.get("title", ""), MOST_TITLE),
+        _clean(content.get("note", ""), MOST_NOTE, lines=True),
+        _clean(content.get("person", ""), MOST_TITLE),
     )
 
 
@@ -43,11 +46,22 @@ def write_about(folder: RunFolder, *, title: str | None = None, note: str | None
     changes = {name: _checked(name, text, most) for name, text, most in texts if text is not None}
     about = RunAbout(**(asdict(before) | changes))
     if about.title == initial_title(folder):
-        about = RunAbout(note=about.note)
+        about = replace(about, title="")
+    return _write(folder, about, " and ".join(changes))
+
+
+def write_person(folder: RunFolder, person: str) -> None:
+    """Record whose run this is."""
+    _write(folder, replace(read_about(folder), person=person), "name")
+
+
+def _write(folder: RunFolder, about: RunAbout, what: str) -> RunAbout:
     try:
-        atomic.write_json(folder.path / FILE, asdict(about))
+        atomic.write_json(
+            folder.path / FILE, {name: text for name, text in asdict(about).items() if text or name != "person"}
+        )
     except OSError as error:
-        raise unwritten(error, f"The {' and '.join(changes)} cannot be saved", str(folder.path)) from None
+        raise unwritten(error, f"The {what} cannot be saved", str(folder.path)) from None
     return about
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,12 +234,12 @@ def queue(page: Page) -> dict[str, Any]:
     job, waits = page.engine.status()["job"], page.engine.waits()
     titles = _titles([entry for entry in going if entry.task == "train"])
     shown = [
-        _row(entry)
+        _row(entry, page.engine.people)
         | {"title": titles.get(entry.id, entry.title)}
         | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)}
         for entry in going
     ]
-    latest = [_row(entry) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
+    latest = [_row(entry, page.engine.people) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
     return {"paused": page.engine.queue_paused, "entries": shown, "ended": latest}
 
 
@@ -294,22 +294,22 @@ def _doing(entry: Any, job: dict[str, Any] | None) -> str:
     return f"step {job['step']:,} of {job['total']:,}{left}"
 
 
-def _row(entry: Any) -> dict[str, Any]:
+def _row(entry: Any, people: Container[str]) -> dict[str, Any]:
     """Data of a job for the list. own: whether this user may manage it"""
     facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
     kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
     named = "" if entry.title.startswith(kind) else kind
     row = {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")}
     guest = facts.get("guest", "")
-    return row | {"kind": named, "by": _added_by(guest), "own": GUEST.get() in ("", guest)}
+    return row | {"kind": named, "by": _added_by(guest, people), "own": GUEST.get() in ("", guest)}
 
 
-def _added_by(guest: str) -> str:
-    """Who has added a job; "" if only the owner has added jobs."""
+def _added_by(guest: str, people: Container[str] = ()) -> str:
+    """Who has added a job; "" if only the owner has added jobs. people: guests that are known by name"""
     asks = GUEST.get()
     if guest and guest == asks:
         return "yours"
-    return f"guest {guest[:4]}" if guest else "the owner's" if asks else ""
+    return guest if guest in people else f"guest {guest[:4]}" if guest else "the owner's" if asks else ""
 
 
 def run_names(page: Page) -> list[dict[str, str]]:

@@ -514,6 +514,7 @@ def _copy(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run, facts = _run(page, data)
+    page.engine.own_folder(run.name)
     _require_no_average(page, run.name)
     files = [page.roots.check(file["path"], file["name"]) for file in facts["files"]]
     put_away_others(run, files, page.workspace, page.engine.queue())
@@ -525,7 +526,7 @@ def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Restore the checkpoints that Keep last moved to the trash. Raises ProblemsError if they were restored already."""
-    run, _ = _run(page, data)
+    run = page.engine.own_folder(_run(page, data)[0].name)
     away = put_away_lately(run.checkpoints, 1)
     if not away:
         what, fix = "The files were already restored", "check the list of the run's files"

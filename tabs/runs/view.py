@@ -87,11 +87,13 @@ def _holds(run: RunSummary, presets: PresetStore, wanted: Sequence[str]) -> bool
 
 
 def origin_words(run: RunSummary, presets: PresetStore) -> list[str]:
-    """Dataset, base model, method and preset of a run, if known."""
+    """Dataset, base model, method, preset and person of a run, if known."""
     words = run.words
     method = shown_value(FIELDS["method.kind"], words.method) if words.method else ""
     preset = f"preset {presets.shown_name(words.preset)}" if words.preset else ""
-    return [each for each in (words.dataset, words.model, method, preset) if each]
+    return [
+        each for each in (words.dataset, words.model, method, preset, f"of {run.person}" * bool(run.person)) if each
+    ]
 
 
 def state_words(run: RunSummary) -> str:
@@ -367,6 +369,7 @@ def _about(run: RunSummary, now: dict[str, Any], size: int, preset: str) -> str:
         ("Base model", breakable(run.words.model)),
         ("Method", esc(shown_value(FIELDS["method.kind"], run.words.method)) if run.words.method else ""),
         ("Preset", breakable(preset)),
+        ("Of", esc(run.person)),
         ("Folder", f"<code>{breakable(run.name)}</code>, {size_words(size)}"),
     ]
     plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""

@@ -10,10 +10,11 @@ import secrets
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 from gradio.brotli_middleware import BrotliMiddleware
 from gradio.route_utils import CustomCORSMiddleware
 from gradio.tunneling import CURRENT_TUNNELS
@@ -21,7 +22,6 @@ from starlette.middleware import Middleware
 
 from core.record.allowed import keep_files_inside
 from core.record.heap import freeze_gc, without_gc
-from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from tabs import header, pulse
 from tabs.context import TABS, Page, make_page, run_all
@@ -37,6 +37,8 @@ FIRST_SCRIPT = "base.js"
 FIRST_STYLE = "page.css"
 PORTS_TRIED = 100
 LAUNCHES = 5
+
+Login = tuple[str, str]  # user, password
 
 
 def build(page: Page) -> gr.Blocks:
@@ -91,9 +93,13 @@ def _at_a_free_port(serve_at: Any, host: str, port: int) -> None:
 
 
 def _lifespan(
-    check: Callable[[Any], RequestCheck], kinds: Callable[[], frozenset[str]], nonce: str
+    check: Callable[[Any], Any], blocks: gr.Blocks, nonce: str, within: Sequence[Any] = ()
 ) -> Callable[[Any], Any]:
-    """Return the app's lifespan, which installs the middleware before the first request."""
+    """Return the lifespan of the app of these blocks, which installs the middleware before the first request and contains the
+    lifespans of the apps `within`."""
+
+    def kinds() -> frozenset[str]:
+        return frozenset(block.get_block_name() for block in blocks.blocks.values())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
@@ -105,7 +111,10 @@ def _lifespan(
             Middleware(MessageCheck, app.get_blocks),
         ]
         app.middleware_stack = check(app.build_middleware_stack())
-        yield
+        async with contextlib.AsyncExitStack() as stack:
+            for each in within:
+                await stack.enter_async_context(each.router.lifespan_context(each))
+            yield
 
     return lifespan
 
@@ -116,57 +125,42 @@ def launch(
     host: str,
     port: int,
     share: bool,
-    auth: tuple[str, str] | None,
+    auth: Login | None,
     browser: bool = False,
     names: Collection[str] = (),
-    owner: tuple[str, str] | None = None,
+    owner: Login | None = None,
+    people: Mapping[Login, Page] = {},
 ) -> gr.Blocks:
     """Start the server at `port` or the next free one, and return its Blocks without waiting. `blocks.local_url` is the URL,
     `blocks.share_url` the public one, `blocks.server_port` the port.
 
-    names   further host names of the page
-    owner   login that may cancel and move the jobs of all guests
+    names    further host names of the page
+    owner    login that may cancel and move the jobs of all guests
+    people   {login: page}: logins with a page each; `auth` is the owner's then
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
     if not (share or names):  # no proxy stands before the page, so nobody else says whom a request is from
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     blocks, nonce = build(page), secrets.token_urlsafe(16)
-    is_owner = (lambda token: blocks.app.tokens.get(token) == owner[0]) if owner else (lambda token: False)
-    limits = Limits(lambda: blocks.app.tokens if auth else None, is_owner)
+    apps = {name: _app_of_person(each, nonce) for (name, _), each in people.items()}
+    limits = Limits(lambda: blocks.app.tokens if auth else None, owner[0] if owner else "")
     hosts = Hosts(host not in LOOPBACK, tuple(names), lambda: getattr(blocks, "share_url", None) or "")
 
     def request_check(app: Any) -> RequestCheck:
-        return RequestCheck(app, hosts, limits, page.workspace.private, shared=page.shared)
-
-    def kinds() -> frozenset[str]:
-        return frozenset(block.get_block_name() for block in blocks.blocks.values())
+        return RequestCheck(app, hosts, limits, page.workspace.private, shared=page.shared, people=apps)
 
     serve_at = functools.partial(
         blocks.launch,
         server_name=host,
         share=share,
-        auth=[auth, owner] if auth and owner else auth,
+        auth=list(dict.fromkeys([auth, *([owner] if owner else []), *people])) if auth else None,
         auth_message="Atelier. Use the name and password shown where it was started." if auth else None,
         inbrowser=browser,
         prevent_thread_lock=True,
         _frontend=False,  # Gradio's own call at its address gives up after 3 s, which a busy machine may need
         quiet=True,
-        show_error=True,
-        footer_links=[],
-        run_history=False,
-        favicon_path=ASSETS / "favicon.png",
-        ssr_mode=False,
-        theme=theme(),
-        css=_assets("css", FIRST_STYLE),
-        head=f'{piece("outline")}<script nonce="{nonce}">\n{_script_data(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
-        app_kwargs={
-            "routes": page.links.routes(),
-            "lifespan": _lifespan(request_check, kinds, nonce),
-            "docs_url": None,
-            "redoc_url": None,
-            "openapi_url": None,
-        },
+        **_looks(page, blocks, nonce, request_check, list(apps.values())),
     )
     _at_a_free_port(serve_at, host, port)
     limit_connections(blocks.server)
@@ -175,6 +169,35 @@ def launch(
     # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works there too.
     blocks.share = False
     return blocks
+
+
+def _looks(
+    page: Page, blocks: gr.Blocks, nonce: str, check: Callable[[Any], Any] = lambda app: app, within: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """The arguments of Gradio for the page of these blocks, the same for the page of each login. check, within: see `_lifespan`"""
+    return {
+        "show_error": True,
+        "footer_links": [],
+        "run_history": False,
+        "favicon_path": ASSETS / "favicon.png",
+        "ssr_mode": False,
+        "theme": theme(),
+        "css": _assets("css", FIRST_STYLE),
+        "head": f'{piece("outline")}<script nonce="{nonce}">\n{_script_data(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
+        "app_kwargs": {
+            "routes": page.links.routes(),
+            "lifespan": _lifespan(check, blocks, nonce, within),
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+        },
+    }
+
+
+def _app_of_person(page: Page, nonce: str) -> FastAPI:
+    """The app of a person's page. The server's check of requests stands before it, also of the login."""
+    blocks = build(page)
+    return gr.mount_gradio_app(FastAPI(openapi_url=None), blocks, "/", **_looks(page, blocks, nonce))
 
 
 def _assets(kind: str, first: str) -> str:
@@ -195,20 +218,27 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     share: bool = False,
-    auth: str | tuple[str, str] | None = None,
+    logins: Sequence[Login] = (),
     browser: bool = True,
     names: Collection[str] = (),
     keys: bool = False,
 ) -> None:
-    """Serve the page until Ctrl-C. Prints the URL; a page that others can reach always has a password."""
+    """Serve the page until Ctrl-C. Prints the URL; a page that others can reach always has a password.
+
+    logins   (user, password). Of several, the first is the owner's, and each of the others has a form, presets and runs of its own
+    """
     shared = share or bool(names) or host not in LOOPBACK
-    login = _login(auth, shared)
+    auth, owner, people = _logins(logins, shared)
     opens = browser and can_show_a_browser()
     with without_gc():
-        page = make_page(engine, workspace, shared=shared, keys=keys)
+        make = functools.partial(make_page, engine, workspace, shared=shared, keys=keys)
+        page, pages = make(), {login: make(person=login[0]) for login in people}
+        if people:
+            engine.people = frozenset(name for name, _ in people)
         keep_files_inside(page.roots.folders if shared else None, keys=keys)  # also the files that other files name
-        owner = _owner(login) if login and shared else None
-        blocks = launch(page, host=host, port=port, share=share, auth=login, browser=opens, names=names, owner=owner)
+        blocks = launch(
+            page, host=host, port=port, share=share, auth=auth, browser=opens, names=names, owner=owner, people=pages
+        )
     freeze_gc()
     if blocks.server_port != port:
         print(f"Port {port} is taken; using {blocks.server_port}.", flush=True)
@@ -226,31 +256,29 @@ def serve(
     except KeyboardInterrupt:
         pass
     finally:
-        page.tensorboard.close()
+        for each in (page, *pages.values()):
+            each.tensorboard.close()
         blocks.close()
         for tunnel in CURRENT_TUNNELS:
             tunnel.kill()
 
 
-def _login(auth: str | tuple[str, str] | None, shared: bool) -> tuple[str, str] | None:
-    """Return (user, password) of `auth`. A shared page without a login gets one, which is printed."""
-    if isinstance(auth, str):
-        name, _, password = auth.partition(":")
-        auth = (name, password)
-    if auth and not all(auth):
-        what = "The login needs a user name and a password"
-        raise ProblemsError.one(what, "--auth", "write user:password", "login.incomplete")
-    if shared and not auth:
-        auth = ("atelier", secrets.token_urlsafe(9))
-        print(f"The page is open to others, so it has a login.  User: {auth[0]}  Password: {auth[1]}", flush=True)
-    return auth
-
-
-def _owner(login: tuple[str, str]) -> tuple[str, str]:
-    """Return a second login, which is printed. Guests cancel and move their own jobs only, the owner those of everybody."""
-    owner = ("owner" if login[0] != "owner" else "host", secrets.token_urlsafe(9))
+def _logins(logins: Sequence[Login], shared: bool) -> tuple[Login | None, Login | None, Sequence[Login]]:
+    """(first login, the owner's, those of people with a page of their own). A shared page without a login gets one, and one
+    with a single login a second for the owner; both are printed."""
+    if len(logins) > 1:
+        return logins[0], logins[0], logins[1:]
+    if not shared:
+        return (logins[0] if logins else None), None, ()
+    if not logins:
+        logins = [("atelier", secrets.token_urlsafe(9))]
+        print(
+            f"The page is open to others, so it has a login.  User: {logins[0][0]}  Password: {logins[0][1]}",
+            flush=True,
+        )
+    owner = ("owner" if logins[0][0] != "owner" else "host", secrets.token_urlsafe(9))
     print(f"To end and move the jobs of everybody, log in as  User: {owner[0]}  Password: {owner[1]}", flush=True)
-    return owner
+    return logins[0], owner, ()
 
 
 def reachable(host: str, port: int) -> str:

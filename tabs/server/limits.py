@@ -10,7 +10,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,25 +61,30 @@ class RateLimit:
 class Limits:
     """The rate limits of one server.
 
-    logins    valid login tokens; None: the page has no login
-    is_owner  whether a token belongs to the owner's login
+    logins   {valid login token: user}; None: the page has no login
+    owner    the owner's user name
     """
 
     def __init__(
         self,
-        logins: Callable[[], Container[str] | None] = lambda: None,
-        is_owner: Callable[[str], bool] = lambda token: False,
+        logins: Callable[[], Mapping[str, str] | None] = lambda: None,
+        owner: str = "",
     ):
-        self.logins, self.is_owner, self.table = logins, is_owner, LIMITS
+        self.logins, self.owner, self.table = logins, owner, LIMITS
         self.sessions: dict[str, RateLimit] = {}  # without a login, oldest first
         self.limit = functools.lru_cache(1000)(lambda kind, source: RateLimit(*self.table[kind]))
 
     def session_of(self, request: Request) -> str:
         """The session of a request by its cookies; "" if it has none."""
         logins = self.logins()
-        known = self.sessions if logins is None else logins
+        known: Container[str] = self.sessions if logins is None else logins
         cookies = request.cookies.items()
         return next((value for name, value in cookies if SESSION_COOKIE.fullmatch(name) and value in known), "")
+
+    def user_of(self, session: str) -> str:
+        """The user name of a session; "" without a login, and for the owner."""
+        user = (self.logins() or {}).get(session, "")
+        return "" if user == self.owner else user
 
     def new_session(self) -> str:
         """A session for a browser that opens a page without a login; "" if there are MAX_SESSIONS already. An open page keeps a

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,16 @@ class RequestCheck:
         folder: Path,
         *,
         shared: bool,
+        people: Mapping[str, Any] = {},
         delays: Delays | None = None,
         log: Callable[[str], Any] = print,
     ):
-        """folder: on the disk that stores uploads"""
+        """
+        folder   on the disk that stores uploads
+        people   {user: the app of their page}; `app` is that of all others, and of the login
+        """
         self.app, self.hosts, self.limits, self.folder, self.shared, self.log = app, hosts, limits, folder, shared, log
-        self.delays, self._delayed = delays or Delays(), 0
+        self.people, self.delays, self._delayed = people, delays or Delays(), 0
         self._uploads: dict[str, deque[list[float]]] = defaultdict(deque)  # address: [time, bytes] of each
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -143,18 +147,17 @@ class RequestCheck:
         return method in SAFE_METHODS and document
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any, session: str) -> None:
-        """Name the guest, set cookies, and pass a request on with the limits of its kind: stream, login, upload or other."""
+        """Name the guest or person, set cookies, and pass a request on with the limits of its kind: stream, login, upload or other."""
         path, port, has_login = scope["path"], scope["server"][1], self.limits.logins() is not None
         scope["logged_in"] = bool(session) or not has_login
-        cookie, has_guests = f"atelier-guest-{port}", has_login and self.shared
-        browser = Request(scope).cookies.get(cookie, "")
-        is_guest = session and has_guests and not self.limits.is_owner(session)
-        scope["guest"] = _guest_name(browser or session) if is_guest else ""
+        cookie, has_guests = f"atelier-guest-{port}", has_login and self.shared and not self.people
+        browser, user = Request(scope).cookies.get(cookie, ""), self.limits.user_of(session)
+        scope["guest"] = user if user in self.people else _guest_name(browser or session) if has_guests and user else ""
         # Who logs in again is the same guest, with the same share of the queue.
         if has_guests and path == "/" and not browser:
             send = _with_cookie(send, f"{cookie}={secrets.token_hex(16)}; Path=/; HttpOnly; Max-Age={YEAR}")
         if path.startswith(STREAMS):
-            await self.app(scope, receive, send)
+            await self._app_for(scope)(scope, receive, send)
         elif scope["method"] == "POST" and path.rstrip("/") == LOGIN:
             await self._login(scope, receive, send)
         elif scope["method"] == "POST" and path == UPLOAD:
@@ -163,6 +166,10 @@ class RequestCheck:
             if path in ENTRY_PATHS and not session and (new := self.limits.new_session()):
                 send = _with_cookie(send, f"atelier-{port}={new}; Path=/; HttpOnly")
             await self._forward(scope, receive, send, MAX_BODY_BYTES)
+
+    def _app_for(self, scope: Any) -> Any:
+        """The app that answers: a person's own, but for the login."""
+        return self.app if scope["path"].rstrip("/") == LOGIN else self.people.get(scope["guest"], self.app)
 
     async def _login(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a login on after the delay of its address, and count its result."""
@@ -240,7 +247,7 @@ class RequestCheck:
                 await send(message)
 
         with suppress(ClientDisconnect, RequestAborted):
-            await self.app(scope, receive_limited, send_unless_aborted)
+            await self._app_for(scope)(scope, receive_limited, send_unless_aborted)
         if aborted is not None and not started:
             await _refuse(aborted.status, str(aborted))(scope, receive, send)
         return received

@@ -156,7 +156,7 @@ class Copies:
     def keep(self, run: str, name: str, wanted: str | None) -> None:
         """Mark a file of a run to keep, with a name ("" for the file's own), and copy it to the remembered folder; renaming a
         kept one does not copy it again. None removes the mark, not the copy."""
-        source, folder = self._file(run, name), self._page.workspace.runs / run
+        source, folder = self._file(run, name), self._page.engine.own_folder(run).path
         file, into = source.relative_to(folder).as_posix(), self.folder(self._kind(run))
         new = wanted is not None and file not in read_kept(folder)
         keep(folder, source, wanted)

@@ -439,6 +439,30 @@ def test_a_killed_run_shows_as_interrupted_at_its_step_and_continues(engine, wor
     assert len(list(workspace.runs.iterdir())) == 1
 
 
+def test_people_with_a_page_each_change_only_their_own_runs(engine, workspace):
+    engine.people = frozenset({"anna", "ben"})
+    entry = in_guest("anna", lambda: engine.submit("train", job()))
+    folder = engine._new_folder(engine._queue.get(entry), job())
+    older = RunFolder.create(workspace.runs, "older", dump(job(), task="train"))
+    changes = (
+        lambda run: engine.describe_run(run, title="mine"),
+        lambda run: engine.star_run(run, True),
+        engine.continue_run,
+        engine.delete_run,
+    )
+    for change in changes:
+        for run in (folder.name, older.name):
+            with refused("runs.not-yours"):
+                in_guest("ben", lambda change=change, run=run: change(run))
+    in_guest("anna", lambda: engine.describe_run(folder.name, title="hers", note="n"))
+    assert [(run.title, run.person) for run in engine.runs()] == [("older", ""), ("hers", "anna")]
+    engine.describe_run(folder.name, title="")
+    assert engine.run(folder.name).person == "anna", "only the title goes back"
+    in_guest("anna", lambda: engine.delete_run(folder.name))
+    in_guest("abcdef", lambda: engine.delete_run(older.name))  # a guest of a page that is one workspace
+    assert engine.runs() == []
+
+
 def test_a_run_is_deleted_into_the_trash_but_not_while_it_runs(engine, workspace):
     folder = killed_run(workspace)
     folder.lock()

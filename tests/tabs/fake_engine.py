@@ -20,6 +20,7 @@ from core.engine.run_summary import RunSummary as Summary
 from core.engine.waiting import Wait, waits
 from core.generation.model.store import ModelStore
 from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 
@@ -52,6 +53,7 @@ class FakeEngine:
     """One thread runs the queue. `step_seconds` is how long a pretended step takes, `steps` how many there are."""
 
     notice = ""
+    people = frozenset()
 
     def __init__(self, workspace, step_seconds: float = 0.1, steps: int = 60):
         self.workspace, self.step_seconds, self.steps = workspace, step_seconds, steps
@@ -319,6 +321,9 @@ class FakeEngine:
 
     def run_preset(self, run_name: str) -> str:
         return ""
+
+    def own_folder(self, run_name: str) -> RunFolder:
+        return RunFolder(self._find(run_name).folder)
 
     def delete_run(self, run_name: str) -> str:
         if self._now is not None and self._now.name == run_name:

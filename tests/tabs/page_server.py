@@ -84,7 +84,7 @@ def choose_embedding(tab, label: str) -> None:
 class Served:
     """A page at an address, with what stands behind it."""
 
-    def __init__(self, folder: Path, *, engine=None, shared: bool = False, auth=None):
+    def __init__(self, folder: Path, *, engine=None, shared: bool = False, auth=None, people=None):
         from tabs.context import make_page
         from tabs.server.app import launch
 
@@ -92,7 +92,8 @@ class Served:
         self.engine = engine(self.workspace) if engine else FakeEngine(self.workspace, step_seconds=0.05, steps=100)
         self.engine.start()
         self.page = make_page(self.engine, self.workspace, shared=shared)
-        self.blocks = launch(self.page, host="127.0.0.1", port=next(PORTS), share=False, auth=auth)
+        more = {"owner": auth, "people": people(self.engine, self.workspace)} if people else {}
+        self.blocks = launch(self.page, host="127.0.0.1", port=next(PORTS), share=False, auth=auth, **more)
         self.limits = self.blocks.app.middleware_stack.limits
         # tests send hundreds of requests without a browser, and click faster than a person
         most = {"session": 64, "address": 24, "all addresses": 24}

@@ -472,7 +472,7 @@ def test_the_address_is_answered_to_those_who_are_logged_in_and_to_json_alone(de
     links = desk.page.links
     links.answer("captions", desk.answer)
     app, folder = Starlette(routes=links.routes()), desk.page.workspace.private
-    check = RequestCheck(app, Hosts(named=("testserver",)), Limits(lambda: {"sesame"}), folder, shared=False)
+    check = RequestCheck(app, Hosts(named=("testserver",)), Limits(lambda: {"sesame": "mira"}), folder, shared=False)
     client = TestClient(check)
     assert client.post("/atelier/captions", json={"act": "shelf"}).status_code == 401
     client.cookies.set("access-token-x", "sesame")

@@ -335,7 +335,7 @@ def test_of_the_places_for_strangers_one_address_leaves_some():
 
 
 def test_tries_to_log_in_have_places_of_their_own_and_those_of_one_address_leave_some():
-    limits = Limits(lambda: ())
+    limits = Limits(lambda: {})
     while takes(limits, *PAGE, address="10.0.0.1"):
         pass
     for _ in range(LIMITS["login"][2]):
@@ -376,7 +376,7 @@ def test_browsers_that_have_the_page_open_keep_their_places():
     new = limits.new_session()
     assert new and key_in(limits, f"atelier-7860={new}") == new
     assert key_in(limits, f"a=b; atelier-1={keys[3]}") == ""
-    logged_in = Limits(lambda: {"token"})
+    logged_in = Limits(lambda: {"token": "mira"})
     assert logged_in.new_session() == "" and key_in(logged_in, "a=b; access-token-unsecure-x_Y=token") == "token"
     assert key_in(logged_in, f"atelier-1={keys[0]}; access-token-x=other") == ""
 

@@ -121,6 +121,24 @@ def test_generated_images_in_the_trash_are_counted_and_go_for_good(desk):
     assert not put_away_lately(folder) and kept.exists() and size_words(size) in said(desk)
 
 
+def test_only_the_owner_empties_the_trash_of_people_with_a_page_each(tmp_path):
+    page = make_page(tmp_path)
+    page.engine.people, page.person = frozenset({"anna"}), "anna"
+    image(page.workspace.trash / "20260101-000000_fox-1767225600" / "a.png")
+    image(tmp_path / "set" / "a.png")
+    away = image(tmp_path / "set" / "b.png")
+    put_away([away], tmp_path / "set", "twice there")
+    page.project.edit("dataset.folder", str(tmp_path / "set"))
+    desk = Handlers(page)
+    assert desk.html({}).count("Delete for good</button>") == 1, "that of her own dataset"
+    with pytest.raises(ProblemsError) as refused:
+        desk.act({"asking": "runs"}, event("delete", "runs"))
+    assert refused.value.problems[0].code == "disk.not-yours" and any(page.workspace.trash.iterdir())
+    page.person = ""
+    desk.act({"asking": "runs"}, event("delete", "runs"))
+    assert not any(page.workspace.trash.iterdir())
+
+
 def test_a_shared_page_empties_no_folder_that_is_not_open(tmp_path):
     page = make_page(tmp_path / "home", shared=True)
     away = image(tmp_path / "set" / "b.png")

@@ -160,12 +160,14 @@ def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
         ("abcdef", "abcdef", ("yours", True)),
         ("abcdef", "", ("the owner's", False)),
         ("abcdef", "123456", ("guest 1234", False)),
+        ("", "mira", ("mira", True)),
+        ("mira", "mira", ("yours", True)),
     ],
 )
 def test_the_queue_says_whose_a_job_is(asks, added, shown):
     token = GUEST.set(asks)
     try:
-        row = monitor._row(QueueEntry("e", "train", "fox", {}, guest=added))
+        row = monitor._row(QueueEntry("e", "train", "fox", {}, guest=added), {"mira"})
     finally:
         GUEST.reset(token)
     assert (row["by"], row["own"]) == shown

@@ -23,6 +23,6 @@ def test_serving_to_others_closes_files_outside(tmp_path, monkeypatch, host, sha
     monkeypatch.setattr(allowed, "_open_folders", None)
     workspace = Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets")
     with pytest.raises(Launched):
-        app.serve(None, workspace, host=host, share=share, auth="me:secret")
+        app.serve(None, workspace, host=host, share=share, logins=[("me", "secret")])
     assert allowed.may_reach(PROJECT / "README.md") is not closed
     assert allowed.may_reach(workspace.outputs / "datasets" / "a.png")

@@ -36,7 +36,7 @@ def unshared(app, folder, **more) -> RequestCheck:
 
 def shared(app, folder, **more) -> RequestCheck:
     """With a login."""
-    return RequestCheck(app, Hosts(), Limits(lambda: {"sesame"}), folder, shared=True, **more)
+    return RequestCheck(app, Hosts(), Limits(lambda: {"sesame": "mira"}), folder, shared=True, **more)
 
 
 def called(app, request: dict, body: bytes = b"") -> int:
@@ -65,7 +65,7 @@ def test_a_guest_is_a_browser_whatever_its_login_and_the_owner_is_none(tmp_path)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    limits = Limits(lambda: {"one", "two", "mine"}, lambda token: token == "mine")
+    limits = Limits(lambda: {"one": "mira", "two": "mira", "mine": "owner"}, "owner")
 
     def guest(login: str, browser: str = "", shared: bool = True) -> str:
         words = f"access-token-x={login}" + (f"; atelier-guest-7860={browser}" if browser else "")
@@ -245,16 +245,24 @@ def test_an_upload_takes_twice_its_room_next_to_what_stays_free(tmp_path, monkey
     assert called(app, scope("/gradio_api/upload", content_length="10"), b"x" * 10) == status
 
 
-def test_the_login_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
-    from core.cli.page import _login
+def test_the_logins_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    from core.cli.page import _logins
 
     file = tmp_path / "login"
-    file.write_text("mira:secret\n")
-    assert _login({"auth-file": str(file)}, [])[0] == "mira:secret"
+
+    def read(text: str) -> tuple[list, list]:
+        file.write_text(text)
+        problems: list = []
+        return _logins({"auth-file": str(file)}, problems), [each.code for each in problems]
+
+    assert read("mira:secret\n") == ([("mira", "secret")], [])
+    assert read("\ufeffmira:se:cret\n\n olga : two\n") == ([("mira", "se:cret"), ("olga", " two")], [])
+    assert [read(each)[1] for each in ("", "\n", "mira", ":x", "mira:")] == [["cli.bad-auth"]] * 5
+    assert read("a:b\nA:c\ncon:d\nx/y:e\nf")[1] == ["cli.bad-user"] * 3 + ["cli.bad-auth"]
     monkeypatch.setenv("ATELIER_AUTH", "mira:other")
-    assert _login({}, [])[0] == "mira:other" and _login({"auth": "a:b"}, [])[0] == "a:b"
+    assert _logins({}, []) == [("mira", "other")] and _logins({"auth": "a:b"}, []) == [("a", "b")]
     problems: list = []
-    assert _login({"auth-file": str(tmp_path / "gone")}, problems)[0] is None and problems
+    assert not _logins({"auth-file": str(tmp_path / "gone")}, problems) and problems
 
 
 @pytest.mark.slow

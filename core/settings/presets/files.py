@@ -311,10 +311,11 @@ def _about(path: Path) -> tuple[str, str]:
 
 
 class PresetStore:
-    """The presets by name: shipped ones in presets/, which are never changed, and the user's in presets/user/."""
+    """The presets by name: shipped ones in presets/, which are never changed, and the user's in presets/user/, or for a person
+    with a page of their own in presets/user/<person>/."""
 
-    def __init__(self, folder: Path):
-        self.shipped, self.user = folder, folder / "user"
+    def __init__(self, folder: Path, person: str = ""):
+        self.shipped, self.user = folder, folder / "user" / person
 
     def names(self, task: str = "") -> list[str]:
         """Names of the presets of a task, or of all: sorted shipped ones, then the user's as "user/name"."""
