@@ -43,7 +43,8 @@ PAGE = {
     "auth": ("USER:PASSWORD", "the login for --listen and --share; without it one is generated and printed"),
     "auth-file": (
         "FILE",
-        "the same from a file, so that it is not in the list of processes; or use the environment variable ATELIER_AUTH",
+        "the same from a file, so that it is not in the list of processes; or use the environment variable ATELIER_AUTH. "
+        "Of several lines, the first is the owner's, and everybody else has a form, presets and runs of their own",
     ),
     "lend-keys": (
         "",
