@@ -41,7 +41,7 @@ from core.settings.presets.files import dump, parse, to_values
 from core.settings.presets.migrations import to_version_2
 
 POISONED = 75
-WAIT_SECONDS = 0.5
+WAIT_SECONDS, INBOX_SECONDS, IDLE_SECONDS = 0.5, 1.0, 10.0  # between looks for the device, handed in jobs, a queued job
 QUEUE = "queue"  # holds the device; whoever else does has borrowed it
 MAX_JOB_FOLDERS = 100
 MOST_WAITING = 20  # jobs of a shared page: its guests could fill weeks
@@ -292,7 +292,7 @@ class Engine:
             with suppress(OSError):  # a disk that fails for now must not end the thread: it is tried again
                 collect(self.workspace, self._take_in)
             with self._wake:
-                self._wake.wait(WAIT_SECONDS)
+                self._wake.wait(INBOX_SECONDS)
 
     # -- the device thread
 
@@ -308,8 +308,9 @@ class Engine:
             finally:
                 self._device_lock.release()
             if entry is None:
-                with self._wake:
-                    self._wake.wait(WAIT_SECONDS)
+                with self._wake:  # what is queued after this look notifies only once this waits
+                    if not self._closing and self._queue.next() is None:
+                        self._wake.wait(IDLE_SECONDS)
 
     def _do(self, entry: QueueEntry) -> None:
         self._now = entry

@@ -203,15 +203,16 @@ class Queue:
             self._entries = rest + moved
             self._write()
 
+    def next(self) -> QueueEntry | None:
+        """The next job that waits for the device; None without one or while the queue is paused."""
+        waiting = (entry for entry in self.entries() if entry.state == "waiting" and lane_of(entry) == "device")
+        return None if self.paused else next(waiting, None)
+
     def take(self) -> QueueEntry | None:
-        """Mark the next job that waits for the device as running and return it; None without one or while the queue is paused."""
+        """Mark the `next` job as running and return it."""
         with self.lock:
-            if self.paused:
-                return None
-            for entry in self._entries:
-                if entry.state == "waiting" and lane_of(entry) == "device":
-                    return self.change(entry.id, state="running")
-        return None
+            entry = self.next()
+            return self.change(entry.id, state="running") if entry else None
 
     def put_on_cpu(self, identity: str) -> QueueEntry | None:
         """Move a job that waits for the device to the lane of child processes, and return it; None if it no longer waits.
