@@ -64,7 +64,6 @@ class Page:
     roots: Roots
     links: Links
     shared: bool = False
-    person: str = ""  # the login whose page it is, where several have one each
     tabs: Any = None  # the gr.Tabs; a handler with this output returns gr.Tabs(selected="Train") to open Train
     browsers: Browsers = field(default_factory=Browsers)
     form_bus: Any = None  # carries the form's state to the browser and its actions back
@@ -248,18 +247,14 @@ class Page:
         self.loads.append({"fn": fn, "inputs": inputs, "outputs": outputs})
 
 
-def make_page(engine: Any, workspace: Workspace, *, shared: bool = False, keys: bool = False, person: str = "") -> Page:
-    """Create the Page of an engine, without widgets.
-
-    keys     jobs of a shared page may use the owner's keys
-    person   the login whose page it is, with a form and presets of its own; "" for the owner's, or the only one
-    """
-    presets = PresetStore(workspace.presets, person)
+def make_page(engine: Any, workspace: Workspace, *, shared: bool = False, keys: bool = False) -> Page:
+    """Create the Page of an engine, without widgets. keys: jobs of a shared page may use the owner's keys"""
+    presets = PresetStore(workspace.presets, workspace.person)
     roots = Roots(workspace, local=not shared, keys=keys)
     if engine is not None:
         engine.limits = roots.limits
-    project = Project(workspace.private / (f"project-{person}.json" if person else "project.json"), presets)
-    return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared, person)
+    project = Project(workspace.of_person("project.json"), presets)
+    return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)
 
 
 def _turn_of(args: Sequence[Any]) -> tuple[int, str]:

@@ -72,7 +72,7 @@ def main(text: str) -> None:
     extensions.load()
     preset = parse(folder.job(), str(folder.job_file))
     job = build(JOBS[preset.task], preset.values, str(folder.job_file))
-    execute(preset.task, job, folder, Workspace(*map(Path, request["places"])), "cpu", token=token)
+    execute(preset.task, job, folder, Workspace.of(*request["places"]), "cpu", token=token)
 
 
 def _cancel_with_parent(token: CancelToken) -> None:

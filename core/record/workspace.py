@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -15,17 +15,21 @@ PREPROCESSORS = "preprocessors"  # there too: what makes control images
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders of one server. Relative paths in settings are relative to the project folder."""
+    """The folders of one server. Relative paths in settings are relative to the project folder.
+
+    person   the login whose page uses them, where each has one; "" for the owner, and for what runs jobs
+    """
 
     outputs: Path = PROJECT / "outputs"
     models: Path = PROJECT / "models"
     presets: Path = PROJECT / "presets"
+    person: str = ""
 
     @classmethod
     def of(cls, outputs=None, models=None, presets=None) -> Workspace:
         """The workspace with folders from the command line (relative to the working directory), else the project's."""
         given = {"outputs": outputs, "models": models, "presets": presets}
-        return cls(**{name: open_home(folder).resolve() for name, folder in given.items() if folder})
+        return replace(cls(), **{name: open_home(folder).resolve() for name, folder in given.items() if folder})
 
     @property
     def private(self) -> Path:
@@ -64,7 +68,12 @@ class Workspace:
 
     @property
     def images(self) -> Path:
-        return self.outputs / "images"
+        return self.outputs / "images" / self.person
+
+    def of_person(self, name: str) -> Path:
+        """A file among the private ones of which each person has one: "project.json" is project-anna.json for anna."""
+        path = self.private / name
+        return path.with_stem(f"{path.stem}-{self.person}") if self.person else path
 
     @property
     def inputs(self) -> Path:

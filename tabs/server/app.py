@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -231,8 +232,8 @@ def serve(
     auth, owner, people = _logins(logins, shared)
     opens = browser and can_show_a_browser()
     with without_gc():
-        make = functools.partial(make_page, engine, workspace, shared=shared, keys=keys)
-        page, pages = make(), {login: make(person=login[0]) for login in people}
+        make = functools.partial(make_page, engine, shared=shared, keys=keys)
+        page, pages = make(workspace), {login: make(replace(workspace, person=login[0])) for login in people}
         if people:
             engine.people = frozenset(name for name, _ in people)
         keep_files_inside(page.roots.folders if shared else None, keys=keys)  # also the files that other files name

@@ -81,7 +81,7 @@ class Handlers:
         return prune(self.page.workspace.cache / name, int(gigabytes * GB))
 
     def _delete(self, name: str) -> int:
-        if self.page.person and name != IMAGES:
+        if self.page.workspace.person and name == RUNS:
             what, fix = "The trash of all can be emptied by the owner only", "ask them, or log in as the owner"
             raise ProblemsError.one(what, WHERE, fix, "disk.not-yours")
         if name == RUNS:
@@ -135,7 +135,7 @@ class Handlers:
         ]
         for name, title, words, size in trashes:
             ask = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
-            ask = "" if self.page.person and name != IMAGES else ask
+            ask = "" if self.page.workspace.person and name == RUNS else ask
             rows.append(_row(title, words, size, ask if asking != name else _confirm_buttons(name, size)))
             rows += [_deleted(each) for each in deleted_runs(space)[:LISTED]] if name == RUNS else []
         keep = esc(place.get("keep", "0"))

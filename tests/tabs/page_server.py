@@ -92,7 +92,8 @@ class Served:
         self.engine = engine(self.workspace) if engine else FakeEngine(self.workspace, step_seconds=0.05, steps=100)
         self.engine.start()
         self.page = make_page(self.engine, self.workspace, shared=shared)
-        more = {"owner": auth, "people": people(self.engine, self.workspace)} if people else {}
+        self.people = people(self.engine, self.workspace) if people else {}
+        more = {"owner": auth, "people": self.people} if people else {}
         self.blocks = launch(self.page, host="127.0.0.1", port=next(PORTS), share=False, auth=auth, **more)
         self.limits = self.blocks.app.middleware_stack.limits
         # tests send hundreds of requests without a browser, and click faster than a person

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 from work_parts import event, image, make_page, said
@@ -123,7 +124,7 @@ def test_generated_images_in_the_trash_are_counted_and_go_for_good(desk):
 
 def test_only_the_owner_empties_the_trash_of_people_with_a_page_each(tmp_path):
     page = make_page(tmp_path)
-    page.engine.people, page.person = frozenset({"anna"}), "anna"
+    owner, page.workspace = page.workspace, replace(page.workspace, person="anna")
     image(page.workspace.trash / "20260101-000000_fox-1767225600" / "a.png")
     image(tmp_path / "set" / "a.png")
     away = image(tmp_path / "set" / "b.png")
@@ -134,7 +135,7 @@ def test_only_the_owner_empties_the_trash_of_people_with_a_page_each(tmp_path):
     with pytest.raises(ProblemsError) as refused:
         desk.act({"asking": "runs"}, event("delete", "runs"))
     assert refused.value.problems[0].code == "disk.not-yours" and any(page.workspace.trash.iterdir())
-    page.person = ""
+    page.workspace = owner
     desk.act({"asking": "runs"}, event("delete", "runs"))
     assert not any(page.workspace.trash.iterdir())
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import urllib.parse
+from dataclasses import replace
 
 import pytest
 from page_server import Served, Visit
 from test_request_check import JSON, ask
-from work_parts import wait_until
+from work_parts import image, wait_until
 
 from core.engine.queue import GUEST
-from core.settings.job import TrainJob
+from core.generation.images.gallery import Gallery
+from core.generation.plan.checks import root_of
+from core.record.workspace import Workspace, resolve_path
+from core.settings.check import build
+from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import PresetStore
 from tabs.context import make_page
+from tabs.generate.stage import Stage
 
 OTTO, ANNA, BEN = ("otto", "1"), ("anna", "2"), ("ben", "3")
 
@@ -23,9 +29,9 @@ def studio(tmp_path_factory):
     """The page of the owner, Otto, with those of Anna and Ben."""
 
     def people(engine, workspace):
-        pages = {login: make_page(engine, workspace, shared=True, person=login[0]) for login in (ANNA, BEN)}
+        pages = {login: make_page(engine, replace(workspace, person=login[0]), shared=True) for login in (ANNA, BEN)}
         for page in pages.values():
-            page.links.answer("whose", lambda body, page=page: {"page": page.person, "guest": GUEST.get()})
+            page.links.answer("whose", lambda body, page=page: {"page": page.workspace.person, "guest": GUEST.get()})
         return pages
 
     served = Served(tmp_path_factory.mktemp("studio"), shared=True, auth=OTTO, people=people)
@@ -56,6 +62,31 @@ def test_each_login_gets_its_own_page_and_nobody_elses(studio):
     assert ask(studio, "GET", "/config")[0] == 401
 
 
+def test_each_has_images_and_stars_of_their_own_and_the_owner_sees_all(tmp_path):
+    owner = Workspace(tmp_path)
+    spaces = [owner, *(replace(owner, person=name) for name in ("anna", "ben"))]
+    for space in spaces:
+        image(space.images / "2026-11-30" / "a.png")
+    galleries = [Gallery(space) for space in spaces]
+    for gallery in galleries:
+        gallery.look()
+    assert [len(gallery.unread()) for gallery in galleries] == [3, 1, 1]
+    galleries[1].set_stars(["2026-11-30/a.png"], 5)
+    assert [Gallery(space).stars("2026-11-30/a.png") for space in spaces] == [0, 5, 0]
+
+
+def test_their_jobs_write_where_their_gallery_looks(studio):
+    page = next(page for login, page in studio.people.items() if login == ANNA)
+    stage = Stage(page, lambda: None, lambda new: [])
+    own = GenerateJob().model_copy(
+        update={"output": GenerateJob().output.model_copy(update={"outdir": "outputs/else"})}
+    )
+    for job, folder in ((GenerateJob(), page.workspace.images), (own, resolve_path("outputs/else"))):
+        entry = stage.submit([job])
+        queued = next(each for each in studio.engine.queue() if each.id == entry)
+        assert root_of(build(GenerateJob, queued.job), studio.workspace) == folder
+
+
 def test_each_has_presets_of_their_own(tmp_path):
     owner, anna, ben = (PresetStore(tmp_path, person) for person in ("", "anna", "ben"))
     anna.save("fox", TrainJob())
@@ -81,6 +112,6 @@ def test_forms_are_apart_and_stay_so_after_a_restart(studio, chromium):
         window.close()
     assert len(set(names.values())) == 1
     for login in (ANNA, BEN):
-        again = make_page(studio.engine, studio.workspace, shared=True, person=login[0])
+        again = make_page(studio.engine, replace(studio.workspace, person=login[0]), shared=True)
         assert again.project.job.saving.output_name == f"{login[0]}_lora"
     assert studio.page.project.job.saving.output_name == "otto_lora"
