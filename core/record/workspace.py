@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 STARTER = PROJECT / "models" / "starter"  # the model that is shipped, with training images
@@ -29,7 +30,8 @@ class Workspace:
     def of(cls, outputs=None, models=None, presets=None) -> Workspace:
         """The workspace with folders from the command line (relative to the working directory), else the project's."""
         given = {"outputs": outputs, "models": models, "presets": presets}
-        return replace(cls(), **{name: open_home(folder).resolve() for name, folder in given.items() if folder})
+        folders: dict[str, Any] = {name: open_home(folder).resolve() for name, folder in given.items() if folder}
+        return cls(**folders)
 
     @property
     def private(self) -> Path:
