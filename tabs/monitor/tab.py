@@ -81,7 +81,7 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
         "address": page.tensorboard.address,
         "ready": page.tensorboard.ready,
     }
-    data["verdict"] = verdict.part(page, name, facts, page.job_of_run(name))
+    data["verdict"] = verdict.part(page, name, facts, page.readable_job(name))
     data["log"] = facts["log"]
     kept = {Path(file).name for file in read_kept(page.workspace.runs / Path(name).name)}
     data["files"] = saved_files(page, facts["files"], kept)
@@ -118,7 +118,7 @@ def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
 
 def _expected(page: Page, name: str, state: str) -> int:
     """Number of sample rows of an active run; 0 for others."""
-    job = page.job_of_run(name) if state in ("running", "paused", "waiting") else None
+    job = page.readable_job(name) if state in ("running", "paused", "waiting") else None
     settings = job.samples if job is not None else None
     some = settings and (
         settings.sample_at_first
@@ -138,7 +138,7 @@ def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Further losses: corrected for timesteps, by timestep band, of the WORST images that train worst; and norms of gradients
     and weights."""
     losses = page.engine.watch(name)
-    paths = page.checks.paths_of(page.job_of_run(name))
+    paths = page.checks.paths_of(page.readable_job(name))
     images = [_image(page, item, paths) for item in losses.get("images", [])[:WORST]]
     bands = [
         {"from": band["from"], "to": band["to"], "mean": rounded(band["mean"]), "recent": rounded(band["recent"])}
