@@ -79,8 +79,8 @@
     const twin = again && holder.querySelector(again);
     if (twin) twin.focus({preventScroll: true});
   };
-  /** What a message of a board says beside the control: of a form below a list, what is selected there. */
-  atelier.chosen = () => ({});
+  /** By the id of a board: what its messages say beside the control, as of a form below a list, what is selected there. */
+  atelier.chosen = {};
   /** `work(node, event)` for each event of a kind in an element that matches. */
   atelier.on = (kind, selector, work) => document.addEventListener(kind, (event) => {
     const node = event.target.closest && event.target.closest(selector);

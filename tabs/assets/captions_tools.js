@@ -236,7 +236,7 @@
   const selected = new Set();
   let anchor = "";
   const picks = () => [...document.querySelectorAll("#cap-picks .pick")];
-  atelier.chosen = (target) => target.closest("#tools-captioners") ? {keys: chosenKeys()} : {};
+  atelier.chosen["tools-captioners"] = () => ({keys: chosenKeys()});
   let listed = null;  // number of images in the list, where it is not the whole dataset
   const paintScope = () => atelier.text(document.querySelector("#tools-captioners .cap-scope"),
     selected.size ? `for the ${selected.size} selected` : listed === null ? "for all images" : `for the ${listed} in the list`);
