@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from core.engine.queue import GUEST, MAX_ENDED, lane_of
+from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_manage
 from core.record.events import sampled_words
 from core.record.file_titles import is_average, labels_of
 from core.record.kept import read_kept
@@ -192,7 +192,11 @@ def _next_step(state: str, facts: dict[str, Any]) -> NextStep | None:
 
 
 def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[str]:
-    """Names of the buttons for a run in this state, the most useful first. entry: its job in the queue, or None"""
+    """Names of the buttons for a run in this state, the most useful first, without those of another user's job. entry: its job in
+    the queue, or None"""
+    tensorboard = ["tensorboard"] if page.tensorboard.offered else []
+    if entry is not None and not may_manage(entry):
+        return tensorboard
     if entry is not None and entry.state == "waiting":
         return ["cancel"]
     if state == "running":
@@ -206,7 +210,7 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
         names = ["generate", "settings"]
     if facts.get("files") and not entry and state not in ("running", "paused"):
         names.append("grid")
-    return names + (["tensorboard"] if page.tensorboard.offered else [])
+    return names + tensorboard
 
 
 def samples(page: Page, items: list[dict[str, Any]]) -> dict[str, Any]:
