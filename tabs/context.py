@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -19,6 +20,8 @@ from core.engine.queue import as_guest
 from core.imports.projects.report import MAX_BYTES as IMPORT_LETTERS
 from core.record.machine import gpu_memory
 from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.stamps import stamp_or_none
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.presets.files import PresetStore
@@ -107,7 +110,7 @@ class Page:
         self.works = Works(self.engine, self.workspace, self.project, self.roots, self.thumb_url, self.file_url)
         self.commands |= self.works.commands
         self.pulse_parts.append(self.works.parts)
-        self.job_of_run = lru_cache(20)(self.readable_job)  # for Monitor, which asks often
+        self._run_jobs = lru_cache(20)(lambda run_name, stamp: self.engine.run_job(run_name))
         self.tensorboard = TensorBoard(offered=not self.shared)
 
     def script_data(self) -> dict[str, Any]:
@@ -127,9 +130,11 @@ class Page:
         return None if device is None else gpu_memory(device)
 
     def readable_job(self, run_name: str) -> TrainJob | None:
-        """The settings of a run; None if they are damaged or of another version."""
+        """The settings of a run, cached until its file changes, as Monitor asks often; None if they are damaged or of another
+        version, which is not cached."""
         try:
-            return self.engine.run_job(run_name)
+            file = RunFolder(self.workspace.runs / Path(run_name).name).job_file
+            return self._run_jobs(run_name, stamp_or_none(file))
         except (ProblemsError, OSError, ValueError):
             return None
 

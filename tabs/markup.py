@@ -33,7 +33,8 @@ const fields = () => [...element.querySelectorAll('input, select, textarea')];
 const said = (target, more) => {
   atelier.turn = (atelier.turn || 0) + 1;  // the server handles them in this order (Browsers.in_turn)
   const row = target.closest('[data-listed]'), listed = row ? {listed: row.dataset.listed} : {};
-  return Object.assign({act: target.dataset.act, arg: target.dataset.arg || '', turn: atelier.turn}, listed, atelier.chosen(target), more);
+  const chosen = (atelier.chosen[element.parentElement.closest('.board').id] || Object)();
+  return Object.assign({act: target.dataset.act, arg: target.dataset.arg || '', turn: atelier.turn}, listed, chosen, more);
 };
 const changed = (field) => {
   const name = key(field), value = valueOf(field), data = said(field, {value, field: true});

@@ -79,6 +79,7 @@ def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
 Tags = list[str]
 Change = Callable[[Tags], Tags]
 Rule = tuple[str, str, bool]  # what is there, what it implies, whether that takes its place
+Test = Callable[[str], bool]
 
 
 def _tags(text: str, settings: CaptionEditSettings) -> Tags:
@@ -164,7 +165,8 @@ def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
     for number, (there, implied, _) in enumerate(rules):
         if comparable(there) != comparable(implied):
             of.setdefault(comparable(there), []).append(number)
-    wild = [(tag_test([form]), numbers) for form, numbers in of.items() if "*" in form]
+    tested = [(tag_test([there]), implied, instead) for there, implied, instead in rules]
+    wild = [(tested[numbers[0]][0], numbers) for form, numbers in of.items() if "*" in form]
 
     def change(tags: Tags) -> Tags:
         done: set[str] = set()
@@ -172,16 +174,15 @@ def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
             done |= new
             hit = {number for form in new for number in of.get(form, ())}
             hit |= {number for test, numbers in wild if any(map(test, new)) for number in numbers}
-            tags = _implied(tags, [rules[number] for number in sorted(hit)])
+            tags = _implied(tags, [tested[number] for number in sorted(hit)])
         return tags
 
     return change
 
 
-def _implied(tags: Tags, rules: Iterable[Rule]) -> Tags:
-    """Apply each rule once, if its left tag is still present."""
-    for there, implied, instead in rules:
-        test = tag_test([there])
+def _implied(tags: Tags, rules: Iterable[tuple[Test, str, bool]]) -> Tags:
+    """Apply each rule once, if its left tag, for which it has a test, is still present."""
+    for test, implied, instead in rules:
         if not any(map(test, tags)):
             continue
         if instead:

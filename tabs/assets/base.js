@@ -79,8 +79,8 @@
     const twin = again && holder.querySelector(again);
     if (twin) twin.focus({preventScroll: true});
   };
-  /** What a message of a board says beside the control: of a form below a list, what is selected there. */
-  atelier.chosen = () => ({});
+  /** By the id of a board: what its messages say beside the control, as of a form below a list, what is selected there. */
+  atelier.chosen = {};
   /** `work(node, event)` for each event of a kind in an element that matches. */
   atelier.on = (kind, selector, work) => document.addEventListener(kind, (event) => {
     const node = event.target.closest && event.target.closest(selector);
@@ -346,8 +346,14 @@
   let askedOn = "";  // the tab on which something was asked for last: only from there an answer leads to another one
   atelier.command = (name, data) => { askedOn = atelier.openTab(); return buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})}); };
   atelier.pulse = () => buses.pulse;
-  /** A pressed button takes no second press, until it is drawn again or nothing has come of the first one: it was refused or lost. */
-  atelier.once = (button, again = () => { button.disabled = false; }) => { button.disabled = true; setTimeout(again, LOST); };
+  /** A pressed button takes no second press, until it is drawn again, an error comes (it was refused), or nothing has come of the first one. */
+  const pressed = new Set();
+  atelier.once = (button, again = () => { button.disabled = false; }, patience = LOST) => {
+    const back = () => { if (pressed.delete(back)) again(); };
+    button.disabled = true;
+    pressed.add(back);
+    setTimeout(back, patience);
+  };
 
   const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
   /** What `find` returns as soon as it finds something, null after `patience` milliseconds. */
@@ -522,7 +528,7 @@
   addEventListener("scroll", () => requestAnimationFrame(() => aside(true)), {passive: true});
   addEventListener("resize", () => aside(true));
 
-  parts.said = (said) => atelier.say(said);
+  parts.said = (said) => { atelier.say(said); if (said && said.kind === "error") for (const back of pressed) back(); };
 
   /* ---- light and dark ---- */
 

@@ -167,7 +167,7 @@
   const paintQuick = () => {
     const holder = byId("cap-quick"), there = new Set(box().disabled ? [] : parts().map(same));
     if (!holder || !atelier.differs(holder, [quick, quick.map((tag) => there.has(same(tag))), editable()])) return;
-    holder.replaceChildren(...quick.map((tag, n) => h("button", {type: "button", class: "quick", "data-act": "quick", "data-arg": tag, disabled: !editable(), "aria-pressed": String(there.has(same(tag))), title: `Key ${n + 1}`}, h("kbd", {}, String(n + 1)), tag)));
+    holder.replaceChildren(...Array.from({length: QUICK}, (_, n) => quick[n] ? h("button", {type: "button", class: "quick", "data-act": "quick", "data-arg": quick[n], disabled: !editable(), "aria-pressed": String(there.has(same(quick[n]))), title: `${quick[n]}, key ${n + 1}`}, h("kbd", {}, String(n + 1)), quick[n]) : h("span", {})));
   };
   own.quick = (arg) => toggle(arg);
   document.addEventListener("keydown", (event) => {
@@ -236,7 +236,7 @@
   const selected = new Set();
   let anchor = "";
   const picks = () => [...document.querySelectorAll("#cap-picks .pick")];
-  atelier.chosen = (target) => target.closest("#tools-captioners") ? {keys: chosenKeys()} : {};
+  atelier.chosen["tools-captioners"] = () => ({keys: chosenKeys()});
   let listed = null;  // number of images in the list, where it is not the whole dataset
   const paintScope = () => atelier.text(document.querySelector("#tools-captioners .cap-scope"),
     selected.size ? `for the ${selected.size} selected` : listed === null ? "for all images" : `for the ${listed} in the list`);

@@ -82,6 +82,8 @@
   };
 
   atelier.on("click", "#compare [data-grid-of]", (node) => { if (runs) { atelier.once(node); atelier.command("grid_of_runs", {runs, ask: atelier.ask()}); atelier.toGrid(); } });
+  /* Who leaves by "All runs" is done with them: none stays selected. Back leads to the selection. */
+  atelier.on("click", "#compare .run-head a", () => { const clear = document.querySelector("#runs-main [data-act=unpick]"); if (clear) clear.click(); });
   atelier.on("change", "#compare select[data-side]", (side) => {
     if (!runs) return;
     const wanted = [...runs];

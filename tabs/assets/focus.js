@@ -4,6 +4,8 @@
   const atelier = window.atelier;
   const STOPS = "a[href], button, input, select, textarea, [tabindex='0']";
   const stopsIn = (node) => [...node.querySelectorAll(STOPS)].filter((each) => !each.disabled && each.checkVisibility());
+  /** The first stop: on a phone no text field, which would open its keyboard. */
+  const firstStop = (node) => stopsIn(node).find((each) => !each.matches("textarea, [type=text], [type=search], [type=number]") || !matchMedia("(hover: none)").matches);
 
   /* Each open dialog is an entry of the browser's history: Back closes it, as Escape would, and its own buttons go back over it. */
   const open = [], RETURN = 1000;  // from the bottom up; milliseconds that a way back takes at most
@@ -43,7 +45,7 @@
       if (open.includes(box)) open.splice(open.indexOf(box), 1);
       setTimeout(level);  // it may lead to another dialog or tab
       box.remove();
-      const near = document.activeElement === document.body && place && place.isConnected && stopsIn(place)[0];
+      const near = document.activeElement === document.body && place && place.isConnected && firstStop(place);
       if (near) near.focus();
     });
     document.body.append(box);
@@ -108,7 +110,7 @@
       let next = again(press, press.board);
       if (next) press.node = next;  // what it opens may come with the answer of another board
       while (!next && openers.length) { const opener = openers.pop(); next = (opener.board && again(opener, opener.board)) || again(opener); }
-      const stop = next || stopsIn(board)[0];
+      const stop = next || firstStop(board);
       if (stop) stop.focus({preventScroll: !next || !press.keys});  // the page stays where a mouse has pressed
     }
   };

@@ -45,7 +45,7 @@
     show(byId("forecast-ask"), !facts.wanted);
     const tried = facts.tried || {}, going = ["waiting", "running"].includes(tried.state);
     byId("forecast-try").disabled = going;
-    text(byId("forecast-tried"), !tried.state ? "" : tried.state === "done" ? `Tried: ${tried.words}.` : going ? `Trying: ${tried.words || tried.state}` : `The test ended: ${tried.state}. ${tried.words}`);
+    text(byId("forecast-tried"), !tried.state ? "" : tried.state === "done" ? `Tried${tried.old ? " with earlier settings" : ""}: ${tried.words}.` : going ? `Trying: ${tried.words || tried.state}` : `The test ended: ${tried.state}. ${tried.words}`);
   };
 
   document.addEventListener("input", (event) => { if (event.target.id === "forecast-slider" && data) { held = true; paintSlider(); } });

@@ -3,8 +3,7 @@
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
 
-  const PATIENCE = 20000;  // milliseconds that a stop is waited for, as long as the other buttons (atelier.once)
-  let job = null, trained = null, stopped = {entry: "", until: 0};  // what runs, and the job for which Stop was pressed last
+  let job = null, trained = null, stopped = "";  // what runs, and the job for which Stop was pressed last
 
   /** What a job does, in parts; on a phone those in a list are left out. */
   const words = (job) => {
@@ -19,7 +18,7 @@
   const drawStop = () => {
     const stop = byId("header-stop");
     if (!stop || !job) return;
-    stop.disabled = job.stopping || (stopped.entry === job.entry && Date.now() < stopped.until);
+    stop.disabled = job.stopping || stopped === job.entry;
     text(stop, !stop.disabled ? "Stop" : job.task === "train" ? "Saving ..." : "Stopping ...");
   };
 
@@ -100,11 +99,12 @@
     }, 100));
     const stop = byId("header-stop");
     if (stop) stop.addEventListener("click", () => {
-      stopped = {entry: stop.dataset.entry, until: Date.now() + PATIENCE};
+      const {entry} = stop.dataset;
+      stopped = entry;
+      atelier.once(stop, () => { if (stopped === entry) stopped = ""; drawStop(); });
       drawStop();
-      setTimeout(drawStop, PATIENCE + 50);
       atelier.stay(stop.dataset.run);
-      atelier.command("cancel", {entry: stop.dataset.entry, ask: atelier.ask()});
+      atelier.command("cancel", {entry, ask: atelier.ask()});
     });
   });
 })();

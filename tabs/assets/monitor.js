@@ -129,18 +129,17 @@
   };
   /** Show what a button does, or that it is being done; it is as wide as the longer of both. */
   const says = (button, busy) => { atelier.slot(button.firstElementChild, !busy); atelier.slot(button.lastElementChild, busy); };
-  /** Why a run that has ended does not offer an action. */
-  const WHY_NOT = {continue: "This run is finished. Runs can train it longer.", generate: "This run has saved no file.", grid: "This run has saved no file."};
+  /** Why a run does not offer an action. */
+  const WHY_NOT = {...Object.fromEntries([...ROWS.running, "resume", "cancel"].map((name) => [name, "This is another user's job."])), continue: "This run is finished. Runs can train it longer.", generate: "This run has saved no file.", grid: "This run has saved no file."};
   const press = (button, name) => {
     const pressed = run.run;
     if (name === "grid") return atelier.toVerdict();  // the button there says how many images it makes, and how long they take
-    button.disabled = true;
+    /* Sampling and saving leave the state as it is: the button comes back by itself. */
+    atelier.once(button, () => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate"].includes(name) ? 3000 : 20000);
     says(button, true);
     if (name === "stop") atelier.stay(pressed);
     atelier.command(name, {run: run.run, entry: run.entry, ask: atelier.ask()});
     if (name === "settings") setTimeout(() => atelier.goTo("Train"), 250);
-    /* Sampling and saving leave the state as it is: the button comes back by itself. */
-    setTimeout(() => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate"].includes(name) ? 3000 : 20000);
   };
 
   let opening = "";

@@ -240,13 +240,14 @@
     if (!atelier.differs(make, [data.making, data.columns.length, data.prompts.length, strength, isMade()])) return;
     const begin = (label, kind = "primary", extra = {}) => { const made = button(label, () => { atelier.once(made); send("grid", {...extra, minutes: Number(limit.value)}); parts.stage.focus({preventScroll: true}); }, kind); return made; };
     const leave = (label, more) => { const made = button(label, () => { atelier.once(made); strength = 1; send("verdict_leave_out"); draw(); }, "small", more); return made; };
+    const {taken} = data.making, counted = taken ? `: ${images(total)}, ${taken} of them samples of the training` : "";  // the progress counts them too
     const done = total - missing, over = late ? `The ${minutes(data.making.minutes)} are over` : message;
     const atMost = () => h("label", {class: "verdict-limit"}, "at most", limit, "minutes");
     if (document.activeElement !== limit) limit.value = data.making.minutes;
     const progress = () => [h("span", {}, `${done} of ${images(total)}${left ? `, about ${left} left` : ""}`), h("span", {class: "progress"}, h("i", {style: `width:${(100 * done / total).toFixed(1)}%`})), button("Cancel", () => send("cancel", {entry}), "small")];
     const further = () => state === "running" && isMade() && strength !== 1 ? progress() : isMade() || !["stopped", "done", "running", "waiting"].includes(state) ? [] : [begin(`Make strength ${strength}: ${images(data.making.strength_images)}${data.making.strength_about ? `, about ${data.making.strength_about}` : ""}`, "primary", {strength})];
     const kinds = {
-      "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(missing - data.making.taken)}`), atMost()],
+      "": () => [h("span", {}, `The base model and ${data.columns.length - 1} checkpoint${data.columns.length === 2 ? "" : "s"} with the same noise, on ${data.prompts.length} prompt${data.prompts.length === 1 ? "" : "s"}${counted}${about ? `, about ${about}` : ""}.`), begin(`Make ${images(missing - taken)}`), atMost()],
       running: progress,
       stopped: () => [h("span", {class: message ? "bad" : ""}, `${over ? `${over}. ` : ""}${done} of ${images(total)} made.`), begin(`Make the rest${about ? `, about ${about}` : ""}`), atMost(),
         data.making.complete ? leave(`Leave out ${data.making.incomplete}`, {title: `Compares the ${images(data.making.complete)} that are complete; nothing is deleted`}) : null].filter(Boolean),

@@ -20,6 +20,7 @@ from PIL import Image
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.history import History
 from core.dataset.images import painting
+from core.dataset.report import Report
 from core.dataset.sources.conditioning import conditioning_folder
 from core.dataset.sources.files import plain_form, printable
 from core.dataset.sources.folders import folder_of
@@ -35,6 +36,7 @@ from tabs.captions.edits import Edits
 from tabs.context import Page
 from tabs.dataset.concepts import entries_of
 from tabs.dataset.questions import change_folders
+from tabs.dataset.reading import once_per_report
 
 IMAGE_SIZE = 2048  # longer side of the image below the mask
 ORIGINS = {
@@ -190,9 +192,7 @@ class Masks:
     def _may_be_transparent(self, placed: Placed) -> bool:
         """Whether an image has transparency, or may have it as long as not all are decoded."""
         report = self.page.reading.report
-        return report is None or any(
-            row.transparent or report.undecoded for row in report.rows if row.key == placed.image.key
-        )
+        return report is None or placed.image.key in _maybe_transparent(report)
 
     def _with_same_stem(self, path: Path) -> set[Path]:
         """Images whose paths equal this one without extension and case."""
@@ -227,6 +227,11 @@ def _stem(path: Path) -> str:
 
 def _plain(path: Path) -> Path:
     return Path(plain_form(str(path)))
+
+
+@once_per_report
+def _maybe_transparent(report: Report) -> set[tuple[str, str]]:
+    return {row.key for row in report.rows if row.transparent or report.undecoded}
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -228,18 +228,21 @@ class Handlers:
     def _scored(self, key: str) -> str:
         return self.scores.result(self.edits.image(key))
 
-    def _chosen(self, keys: str) -> list[Row]:
-        """The images that a bulk change applies to: the selected ones, else all in the list."""
-        rows, selected = self._rows()[0], set(keys.split())
+    def _chosen(self, keys: str, rows: list[Row] | None = None) -> list[Row]:
+        """The images that a bulk change applies to: the selected ones, else all in the list. rows: of the list, where known"""
+        rows, selected = self._rows()[0] if rows is None else rows, set(keys.split())
         return [row for row in rows if key_of(row) in selected] if selected else rows
 
     def only(self, keys: str) -> dict[str, Any]:
         """The values that limit a captioner to the images of `_chosen`; {} where they are the whole dataset. Raises ProblemsError
         where they are not known or none."""
-        if wrong := self._rows()[1]:
+        if not (keys or self._narrowed()):
+            return {}
+        rows, wrong = self._rows()
+        if wrong:
             raise ProblemsError.one(wrong, "Find", "correct the filter, or empty it", "captions.wrong-filter")
-        chosen, report = self._chosen(keys), self.reading.report
-        if not (keys or self._narrowed()) or (report is not None and len(chosen) == len(report.rows)):
+        chosen, report = self._chosen(keys, rows), self.reading.report
+        if report is not None and len(chosen) == len(report.rows):
             return {}
         if not chosen:
             what = "The list has no image" if report is not None else "The folder is still being read"

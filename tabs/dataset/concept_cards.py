@@ -37,14 +37,14 @@ def cards(
     opened: Collection[int],
     thumb_url: Callable[..., str],
     *,
-    busy: bool = False,
+    unread: bool = False,
     proposed: Mapping[int, Sequence[str]] = NONE,
     class_form: ClassForm = lambda number, entry: "",
     undo: str = "",
 ) -> str:
     """HTML of one card per folder.
 
-    busy         the folders are being read, so none is called empty
+    unread       the folders are being read or may not be, so none is called empty
     opened       numbers of the cards with open settings      proposed   {number: rare tokens for the subject of a card}
     undo         HTML of the undo buttons
     class_form   returns the HTML of the form for regularization images on a card; number -1: for a new folder
@@ -63,7 +63,7 @@ def cards(
         state = ("" if entry.enabled else " is-off") + f" {entry.role}"
         body += (
             f'<article class="concept{state}" aria-label="{esc(name)}"{row_of(entry.folder)}>'
-            f"{_head(number, entry, inside, name, thumb_url, busy)}"
+            f"{_head(number, entry, inside, name, thumb_url, unread)}"
             f'<div class="concept-fields">{_fields(number, entry, inside)}</div>'
             f"{_identifier_line(number, entry, words)}{_subfolders(inside, root)}{form}"
             f"{_more_line(number, entry, name, number in opened, bool(words))}{more}</article>"
@@ -81,7 +81,7 @@ def common_values(job: TrainJob) -> dict[str, Any]:
 
 
 def _head(
-    number: int, entry: Source, contents: FolderContents, name: str, thumb_url: Callable[..., str], busy: bool
+    number: int, entry: Source, contents: FolderContents, name: str, thumb_url: Callable[..., str], unread: bool
 ) -> str:
     shown = display_path(resolve_path(entry.folder))
     image = '<span class="concept-pic"></span>'
@@ -98,17 +98,17 @@ def _head(
     return (
         f'<div class="concept-head">{image}<div class="who">{use}'
         f'<span class="hint path" title="{esc(shown)}">{esc(shown)}</span>'
-        f'<span class="counted">{esc(_counted(entry, contents, busy))}</span></div>'
+        f'<span class="counted">{esc(_counted(entry, contents, unread))}</span></div>'
         f'<div class="does">{role}</div></div>'
     )
 
 
-def _counted(entry: Source, contents: FolderContents, busy: bool) -> str:
+def _counted(entry: Source, contents: FolderContents, unread: bool) -> str:
     """Text with the number of images and views per epoch."""
     if not entry.enabled:
         return "left out"
     if not contents.folders:
-        return "" if busy else "no images"
+        return "" if unread else "no images"
     images = count(contents.images, "image")
     if entry.role == "validation":
         return f"{images}, validation only"

@@ -266,6 +266,7 @@ class Reading:
             if key != self._key:
                 return
             self.report, self.layout, self.first = report, layout, ()
+            self.findings = self.findings if report is not None else None
             self.problems = problems or (report.problems if report else ())
             self.version += 1
             self._update(self._saved)

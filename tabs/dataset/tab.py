@@ -140,14 +140,13 @@ class Handlers(Drawn):
         show, number = str(state.get("show", "all")), int(state.get("page", 0))
         entries = entries_of(job)
         contents = folder_contents(entries, reading.report)
-        waits = reading.busy and reading.report is None
         folders = concept_cards.cards(
             job,
             entries,
             contents,
             state.get("open", []),
             self.page.thumb_url,
-            busy=waits,
+            unread=reading.report is None,
             proposed={number: text for number, (_, text) in self._proposed.items()},
             class_form=self.class_form.html,
             undo=self._undo(),

@@ -14,6 +14,7 @@ from tabs.roots import Roots
 
 MAX_FOLDERS, MAX_SETS = 500, 200
 MAX_ENTRIES = 5000  # entries of a folder that are read; a folder of a million files must not delay the list
+MAX_BELOW = 1000  # the same of its subfolders together
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def listing(roots: Roots, text: str) -> Listing:
 
 
 def images_below(roots: Roots, listed: Listing) -> tuple[int, bool]:
-    """(number of images in the subfolders of a listed folder at any depth, whether there may be more): of MAX_ENTRIES entries."""
-    waiting, images, left = [os.path.join(listed.folder, name) for name in listed.folders], 0, MAX_ENTRIES
+    """(number of images in the subfolders of a listed folder at any depth, whether there may be more): of MAX_BELOW entries."""
+    waiting, images, left = [os.path.join(listed.folder, name) for name in listed.folders], 0, MAX_BELOW
     while waiting and left > 0:
         with suppress(OSError), os.scandir(waiting.pop(0)) as entries:
             for entry in islice(entries, left):

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from core.engine.queue import GUEST, MAX_ENDED, lane_of
+from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_manage
 from core.record.events import sampled_words
 from core.record.file_titles import is_average, labels_of
 from core.record.kept import read_kept
@@ -81,7 +81,7 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
         "address": page.tensorboard.address,
         "ready": page.tensorboard.ready,
     }
-    data["verdict"] = verdict.part(page, name, facts, page.job_of_run(name))
+    data["verdict"] = verdict.part(page, name, facts, page.readable_job(name))
     data["log"] = facts["log"]
     kept = {Path(file).name for file in read_kept(page.workspace.runs / Path(name).name)}
     data["files"] = saved_files(page, facts["files"], kept)
@@ -118,7 +118,7 @@ def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
 
 def _expected(page: Page, name: str, state: str) -> int:
     """Number of sample rows of an active run; 0 for others."""
-    job = page.job_of_run(name) if state in ("running", "paused", "waiting") else None
+    job = page.readable_job(name) if state in ("running", "paused", "waiting") else None
     settings = job.samples if job is not None else None
     some = settings and (
         settings.sample_at_first
@@ -138,7 +138,7 @@ def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Further losses: corrected for timesteps, by timestep band, of the WORST images that train worst; and norms of gradients
     and weights."""
     losses = page.engine.watch(name)
-    paths = page.checks.paths_of(page.job_of_run(name))
+    paths = page.checks.paths_of(page.readable_job(name))
     images = [_image(page, item, paths) for item in losses.get("images", [])[:WORST]]
     bands = [
         {"from": band["from"], "to": band["to"], "mean": rounded(band["mean"]), "recent": rounded(band["recent"])}
@@ -192,7 +192,11 @@ def _next_step(state: str, facts: dict[str, Any]) -> NextStep | None:
 
 
 def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[str]:
-    """Names of the buttons for a run in this state, the most useful first. entry: its job in the queue, or None"""
+    """Names of the buttons for a run in this state, the most useful first, without those of another user's job. entry: its job in
+    the queue, or None"""
+    tensorboard = ["tensorboard"] if page.tensorboard.offered else []
+    if entry is not None and not may_manage(entry):
+        return tensorboard
     if entry is not None and entry.state == "waiting":
         return ["cancel"]
     if state == "running":
@@ -206,7 +210,7 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
         names = ["generate", "settings"]
     if facts.get("files") and not entry and state not in ("running", "paused"):
         names.append("grid")
-    return names + (["tensorboard"] if page.tensorboard.offered else [])
+    return names + tensorboard
 
 
 def samples(page: Page, items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -67,6 +67,22 @@ def with_nonce(page: bytes, nonce: str) -> bytes:
     return TAG.sub(b'<script nonce="%s"' % nonce.encode(), page)
 
 
+# On the login page: Gradio empties the name too after a wrong password.
+LOGIN = b"""<script>{
+const {fetch} = window;
+window.fetch = async (url, options) => {
+  const answer = await fetch(url, options), sent = options && options.body instanceof FormData && options.body.get("username");
+  if (answer.status === 400 && sent) setTimeout(() => {
+    const name = document.querySelector("input:not([type=password])");
+    name.value = sent;
+    name.dispatchEvent(new Event("input", {bubbles: true}));
+    document.querySelector("input[type=password]").focus();
+  });
+  return answer;
+};
+}</script>"""
+
+
 @dataclass(frozen=True)
 class Pack:
     """The two bundle files, and their names in the page."""
@@ -76,7 +92,9 @@ class Pack:
     style: str = ""
 
     def into(self, page: bytes) -> bytes:
-        """Return the page's HTML with the two bundle files in place of Gradio's entry; unchanged without a bundle or entry."""
+        """Return the page's HTML with the two bundle files in place of Gradio's entry, which stays without a bundle or entry."""
+        if b'"auth_required":true' in page:
+            page = page.replace(b"</head>", LOGIN + b"</head>", 1)
         entry, style = ENTRY.search(page), STYLE.search(page)
         if not self.script or not entry or not style:
             return page

@@ -67,6 +67,7 @@ class Forecast:
         self._task: Any = None
         self._requested = False
         self._key: Any = None
+        self._tried: Any = None  # the `plan_key` of the newest memory test of this server
         self._facts: dict[str, Any] = {}
         self._hints: dict[str, str] = {}
         self._device = ""
@@ -104,7 +105,7 @@ class Forecast:
             "wanted": wanted,
             "levels": positions,
             "level": level_of(job, self._device),
-            "tried": self._test_state(),
+            "tried": self._test_state(job),
         }
 
     def _plan(self, job: TrainJob, key: Any, task: Any) -> None:
@@ -149,10 +150,12 @@ class Forecast:
         if any(entry.task == "probe" and entry.state in ("waiting", "running") for entry in engine.queue()):
             fix = "wait for it, or cancel it in the queue"
             raise ProblemsError.one("A memory test is already queued", "Forecast", fix, "forecast.already-queued")
-        engine.submit("probe", self._project.job, f"a test of {self._project.job.saving.output_name}")
+        job = self._project.job
+        engine.submit("probe", job, f"a test of {job.saving.output_name}")
+        self._tried = plan_key(job)
 
-    def _test_state(self) -> dict[str, str]:
-        """State and message of the newest memory test."""
+    def _test_state(self, job: TrainJob) -> dict[str, Any]:
+        """State and message of the newest memory test. old: it was of other settings than this job's"""
         entry = next((each for each in reversed(self._engine.queue()) if each.task == "probe"), None)
         if entry is None:
             return {}
@@ -164,7 +167,8 @@ class Forecast:
                 return {}
             messages = [line["text"] for line in now["log"] if line["level"] == "info"]
             words = messages[-1] if entry.state == "done" and messages else str(now.get("stage") or "")
-        return {"state": entry.state, "words": words, "title": entry.title}
+        old = self._tried is not None and self._tried != plan_key(job)
+        return {"state": entry.state, "words": words, "title": entry.title, "old": old}
 
 
 def _computed(job: TrainJob, facts: MemoryFacts) -> dict[str, Any]:

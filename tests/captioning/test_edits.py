@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core import tasks
+from core.captioning import edits
 from core.captioning.bulk import Item, changes_of, planned, tag_counts, tags_together
-from core.captioning.combining import comparable, parts_of
+from core.captioning.combining import comparable, parts_of, tag_test
 from core.captioning.edits import edit_problems, editor
 from core.dataset.captions.history import History
 from core.dataset.captions.words import KAOMOJI
@@ -73,6 +74,13 @@ def edited(text=TEXT, name="fox_01.png", folder="10_arctic fox", **settings):
 )
 def test_each_kind_of_change(settings, expected):
     assert edited(**settings) == expected
+
+
+def test_the_tests_of_implications_are_made_once_not_for_each_caption(monkeypatch):
+    made = []
+    monkeypatch.setattr(edits, "tag_test", lambda tags: made.append(tags) or tag_test(tags))
+    apply = edits.editor(CaptionEditSettings(edit="imply", implications=["a -> b", "c* -> d"]), ())
+    assert [apply("a"), apply("cat"), apply("a, cat")] == ["a, b", "cat, d", "a, cat, b, d"] and len(made) == 2
 
 
 def test_changes_of_spelling():

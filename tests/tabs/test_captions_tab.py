@@ -294,7 +294,7 @@ def test_words_of_an_expression_alone_are_searched(folder):
     assert len(window.shelf["page"]) == 1 and not window.shelf["wrong"]
 
 
-def test_captioners_are_for_the_selected_images_or_those_of_the_list(folder):
+def test_captioners_are_for_the_selected_images_or_those_of_the_list(folder, monkeypatch):
     desk = open_desk(folder)
     window, rows = Window(desk), {row.path.stem: row for row in desk.reading.report.rows}
 
@@ -307,6 +307,9 @@ def test_captioners_are_for_the_selected_images_or_those_of_the_list(folder):
     assert only("bee", "cat") == ["bee", "cat"] and only(*rows) == []
     window.ask("find", value="a ant | a cat")
     assert only() == ["ant", "cat"] and window.shelf["narrowed"] == 2
+    rows_of, listed = desk._rows, []
+    monkeypatch.setattr(desk, "_rows", lambda: listed.append(1) or rows_of())
+    assert only() == ["ant", "cat"] and len(listed) == 1  # a start does not filter the list twice
     for find, code in (("elk", "captions.none-listed"), ("tokens:x", "captions.wrong-filter")):
         window.ask("find", value=find)
         with refused(code):

@@ -199,10 +199,17 @@ def test_a_path_of_a_card_outside_the_open_folders_is_refused_when_shared(tmp_pa
 
 def test_a_mask_folder_from_a_preset_is_not_read_by_a_shared_page(tmp_path):
     desk = Handlers(make_page(tmp_path, shared=True))
+    desk.reading.want()
+    wait_until(lambda: not desk.reading.busy)
+    assert "24 images" in desk.boards()["doctor"] and "24 images" in desk.boards()["sources"]
     desk.page.project.edit("dataset.conditioning_data_dir", str(tmp_path / "secret"))
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     assert desk.reading.report is None and desk.reading.problems[0].code == "shared.path-closed"
+    shown = "".join(
+        desk.boards().values()
+    )  # nothing was read: neither what was there before, nor that there is nothing
+    assert "24 images" not in shown and "no images" not in shown
 
 
 def test_a_shared_page_does_not_check_a_job_with_a_mask_folder_outside(tmp_path):

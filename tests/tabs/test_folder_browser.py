@@ -28,7 +28,7 @@ def test_images_in_subfolders_are_counted_apart(tmp_path, monkeypatch):
         image(tmp_path / "set" / name)
     found = folder_browser.listing(page.roots, str(tmp_path / "set"))
     assert found.images == 1 and folder_browser.images_below(page.roots, found) == (2, False)
-    monkeypatch.setattr(folder_browser, "MAX_ENTRIES", 1)
+    monkeypatch.setattr(folder_browser, "MAX_BELOW", 1)
     assert folder_browser.images_below(page.roots, found)[1]
 
 

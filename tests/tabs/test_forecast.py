@@ -220,7 +220,9 @@ def test_the_slider_sets_the_group_and_undo_takes_it_back(page):
 def test_a_try_waits_in_the_queue_once(page):
     page.forecast.try_it({}, Browser(""))
     assert [entry.task for entry in page.engine.queue()] == ["probe"]
-    assert facts(page)["tried"]["state"] == "waiting"
+    assert (facts(page)["tried"]["state"], facts(page)["tried"]["old"]) == ("waiting", False)
+    page.project.edit("dataset.train_batch_size", "3")
+    assert facts(page)["tried"]["old"]  # its result is of other settings
     with pytest.raises(ProblemsError) as refused:
         page.forecast.try_it({}, Browser(""))
     assert refused.value.codes == ["forecast.already-queued"]

@@ -210,6 +210,14 @@ def test_a_change_is_for_the_selected_images_when_there_are_some(tab, folder):
     tab.keyboard.press("x")
     rows.nth(3).click(modifiers=["Control"])
     expect(tab.locator("#cap-picks .pick.selected")).to_have_count(4)
+    tab.evaluate("""() => { const chosen = atelier.chosen, ask = (all, board) => {
+        asking.push([board, board in all && all[board]().keys.split(" ").length]);
+        return all[board];
+      };
+      window.asking = [];
+      atelier.chosen = new Proxy(chosen, {get: ask}); }""")
+    tab.locator("#tools-captioners select").first.select_option("caption_names")
+    assert tab.evaluate("asking") == [["tools-captioners", 4]]  # the form's message has the keys of the selected images
     expect(tab.locator("#cap-label")).to_have_text("Caption of mira_000.png")  # selecting opens nothing
     tab.locator("#cap-many summary").click()
     tab.locator("#cap-bulk-edit").select_option("add")

@@ -245,6 +245,23 @@ def test_a_file_that_another_program_changed_is_asked_about_also_after_moving_on
     wait_until(lambda: on_disk(folder, 0) == "a blue ant")
 
 
+def test_quick_tags_have_their_room_before_they_are_known(opened):
+    tab, _ = opened(seconds=0.0)
+    expect(tab.locator("#cap-quick button").first).to_be_visible()
+    filled = tab.locator("#cap-quick").bounding_box()["height"]
+    tab.route(
+        "**/atelier/captions",
+        lambda way: way.fulfill(json={}) if '"tags"' in way.request.post_data else way.continue_(),
+    )
+    tab.reload()
+    expect(box(tab)).to_have_value("caption 0")
+    expect(tab.locator("#cap-quick button")).to_have_count(0)
+    assert tab.locator("#cap-quick").bounding_box()["height"] == filled > 32
+    tab.unroute("**/atelier/captions")
+    tab.reload()
+    expect(tab.locator("#cap-quick button").first).to_be_visible()
+
+
 @pytest.mark.slow
 def test_a_refresh_in_the_middle_and_a_server_that_fails_lose_nothing(opened, slow):
     tab, folder = opened(seconds=1.0)

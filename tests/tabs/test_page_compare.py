@@ -55,6 +55,11 @@ def test_two_runs_are_chosen_by_keyboard_compared_and_their_curves_read(window):
     expect(tick(tab, "quick")).to_be_focused()
     tick(tab, "slow").press("Space")
     tab.get_by_role("link", name="Compare").press("Enter")
+    tab.get_by_role("link", name="All runs").press("Enter")
+    expect(tick(tab, "quick")).not_to_be_checked()  # who has compared them is done with them
+    tick(tab, "quick").press("Space")
+    tick(tab, "slow").press("Space")
+    tab.get_by_role("link", name="Compare").press("Enter")
     verdict = tab.locator("#compare .verdict")
     expect(verdict).to_contain_text("A's best validation loss is lower: 0.1200 at step 40 against 0.1344 at step 160;")
     expect(tab.locator("#runs-main")).to_be_hidden()

@@ -88,9 +88,24 @@ def test_names_are_whole_on_a_phone_and_what_fingers_press_is_high_enough(tab):
     expect(name).to_be_visible()
     steps = tab.locator("#gen-loras .lora-steps > summary").first.bounding_box()
     assert steps["y"] >= name.bounding_box()["y"] + name.bounding_box()["height"], "the name has its own row"
+    assert tab.evaluate(LOW, ["#gen-loras :is(.btn, .word, summary, [type=number])"]) == []
     tab.locator("#gen-add [data-act=card_add][data-arg=grid]").click()
     expect(tab.locator("#grid-x-axis")).to_be_visible()
     assert tab.locator("#grid-x-axis").bounding_box()["width"] > 180
     for place in ("Train", "Dataset"):
         go(tab, place, MARKS[place])
         assert tab.evaluate(LOW, ["#preset-bar .btn", ".hold"]) == [], place
+
+
+@pytest.mark.slow
+def test_a_button_that_goes_with_its_answer_opens_no_keyboard(tab):
+    go(tab, "Generate", MARKS["Generate"])
+    gone = """() => {
+      const button = document.createElement("button"), board = document.querySelector("#shelf-words").closest(".board");
+      board.append(button);
+      button.click();
+      button.remove();
+      atelier.goOn(board);
+      return document.activeElement.id;
+    }"""
+    assert tab.evaluate(gone) == "shelf-model"

@@ -16,6 +16,7 @@ from core.formats.tensors.header import read_header
 from core.generation.grids.folder import GridFolder
 from core.record.kept import read_kept
 from core.record.preference import read_choices
+from tabs.monitor import verdict
 from tests.generation.test_run import small_lora
 
 STEPS = (20, 40, 60)
@@ -181,6 +182,13 @@ def test_a_kept_checkpoint_is_named_and_copied_the_others_go_to_the_trash_and_al
     expect(keep.get_by_role("button", name="Keep this one")).to_be_visible()
     expect(tab.locator("#said")).to_contain_text("fox for icons.safetensors")
     assert read_kept(run.folder) == {} and len([*other.iterdir()]) == 1, "the copy stays"
+
+
+def test_the_images_to_make_are_told_from_all_that_the_progress_counts(window, served, monkeypatch):
+    monkeypatch.setattr(verdict.Images, "taken", property(lambda images: 6))
+    make = window.open(f"Monitor/{trained(served, 'counted').name}").locator("#verdict > .verdict-make")
+    expect(make.get_by_role("button", name="Make 14 images")).to_be_visible()
+    expect(make).to_contain_text("prompts: 20 images, 6 of them samples of the training")
 
 
 def test_strengths_are_asked_for_by_the_slider_and_come_within_the_minutes(window, served):

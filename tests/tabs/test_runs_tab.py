@@ -279,6 +279,21 @@ def test_a_run_whose_rate_would_jump_is_trained_on_as_chosen(desk, after):
     assert (schedule.max_train_steps, schedule.lr_scheduler_steps, schedule.lr_scheduler_after) == (60, 30, after)
 
 
+def test_monitor_reads_a_runs_settings_again_once_they_change(desk, monkeypatch):
+    page, name = desk.page, "20260101-120000_one"
+    folder = write_run(page, name)
+    whole = (folder / "job.json").read_text(encoding="utf-8")
+    (folder / "job.json").write_text("{", encoding="utf-8")
+    assert page.readable_job(name) is None  # as while it is written
+    (folder / "job.json").write_text(whole, encoding="utf-8")
+    assert page.readable_job(name).schedule.max_train_steps == 30
+    saved_state(folder)
+    desk.act({"open": name}, event("longer", name, "45"))
+    assert page.readable_job(name).schedule.max_train_steps == 45
+    monkeypatch.setattr(page.engine, "run_job", None)
+    assert page.readable_job(name).schedule.max_train_steps == 45  # without being read
+
+
 def test_a_run_without_a_state_offers_no_greater_length(desk):
     write_run(desk.page, "20260101-120000_one")
     assert "Continue with more" not in desk._main({"open": "20260101-120000_one"})

@@ -220,9 +220,10 @@ def test_a_training_that_ended_is_named_until_one_of_its_checkpoints_is_kept(pag
 
 
 def test_a_job_of_somebody_else_is_not_offered_to_be_stopped(page):
-    page.engine.queue = lambda: [QueueEntry("e1", "train", "fox", {}, guest="one")]
+    page.engine.queue = lambda: [QueueEntry("e1", "train", "fox", {}, "running", guest="one")]
     page.engine.status = lambda: {"device": "CPU", "memory_used": 0, "memory_total": 0, "job": {"entry": "e1"}}
     for guest, own in (("", True), ("one", True), ("two", False)):
         asking = GUEST.set(guest)
         assert pulse.status(page)["job"]["own"] is own, guest
+        assert ("stop" in monitor.actions(page, "running", page.engine.queue()[0], {})) is own, guest
         GUEST.reset(asking)
