@@ -1,5 +1,8 @@
 """A folder's own settings count for that folder; what it does not set is that of all folders."""
 
+import pytest
+
+from core.dataset.captions.pipeline import plain_caption
 from core.settings.base import declared
 from core.settings.check import build
 from core.settings.dataset.captions import CaptionSettings
@@ -69,3 +72,26 @@ def test_a_folder_that_is_switched_off_and_one_of_another_role_are_taken_as_such
     job = build(TrainJob, {"dataset": {"folder": "c", "reg_data_dir": "d", "sources": sources}})
     found = [(concept.source.folder, concept.role) for concept in concepts_of(job)]
     assert found == [("c", "train"), ("d", "regularization"), ("b", "validation")]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"captions": {"trigger_word": "sks"}},
+        {"method": {"kind": "embedding"}, "embedding": {"token_string": "sks"}},
+    ],
+)
+def test_regularization_captions_get_only_a_trigger_word_of_their_own(settings):
+    sources = [
+        {"folder": "a"},
+        {"folder": "b", "role": "regularization"},
+        {"folder": "c", "role": "regularization", "trigger_word": "dog"},
+        {"folder": "d", "role": "validation"},
+    ]
+    job = build(TrainJob, settings | {"dataset": {"sources": sources}})
+    assert [plain_caption("a photo", each.captions) for each in concepts_of(job)] == [
+        "sks a photo",
+        "a photo",
+        "dog a photo",
+        "sks a photo",
+    ]

@@ -54,7 +54,7 @@ class CaptionSettings(Settings):
     trigger_word: str | None = setting(
         None,
         level="shown",
-        help="Replaces [trigger] and [name] in captions and is added in front of captions that lack it. As a tag it is never shuffled or dropped.",
+        help="Replaces [trigger] and [name] in captions and is added in front of captions that lack it. As a tag it is never shuffled or dropped. Regularization folders get only one of their own.",
     )
     caption_prefix: str | None = kohya_setting(
         None, section="Added text", help="Added before each caption with one space; include a comma if you want one."

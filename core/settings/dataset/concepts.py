@@ -66,11 +66,16 @@ def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: Va
             number,
             source,
             common.model_copy(update=_own(source, ImageSettings)),
-            captions.model_copy(update=_own(source, CaptionSettings)),
+            captions.model_copy(update=_without_trigger(source) | _own(source, CaptionSettings)),
             validation.model_copy(update=_own(source, ValidationSettings)),
         )
         for number, source in enumerate(_sources(dataset))
     ]
+
+
+def _without_trigger(source: Source) -> dict[str, Any]:
+    """Regularization images show others of the class, so they get only a trigger word that their folder has itself."""
+    return {"trigger_word": None} if source.role == "regularization" else {}
 
 
 def _common(dataset: DatasetSettings) -> ImageSettings:
