@@ -179,14 +179,17 @@ def test_tensorboard_is_not_offered_on_a_shared_page(shared):
 
 
 def test_a_page_for_others_always_has_a_password(capsys):
-    from tabs.server.app import _login
+    from tabs.server.app import _logins
 
-    made = _login(None, shared=True)
-    assert made is not None and len(made[1]) >= 12 and made[1] in capsys.readouterr().out
-    assert _login(None, shared=False) is None
-    assert _login("me:x:y", shared=True) == ("me", "x:y")
-    with pytest.raises(ProblemsError):
-        _login("me", shared=True)
+    made, owner, people = _logins((), shared=True)
+    printed = capsys.readouterr().out
+    assert all(len(login[1]) >= 12 and login[1] in printed for login in (made, owner)) and not people
+    assert _logins((), shared=False) == (None, None, ())
+    me = ("me", "x:y")
+    assert _logins([me], shared=False) == (me, None, ()) and _logins([me], shared=True)[0] == me
+    assert "x:y" not in capsys.readouterr().out
+    assert _logins([me, owner], shared=True) == (me, me, [owner]) == _logins([me, owner], shared=False)
+    assert not capsys.readouterr().out, "the owner's password is their own"
 
 
 @pytest.mark.slow

@@ -45,6 +45,9 @@ class Queue(Engine):
         self.entries.append(entry)
         return entry.id
 
+    def own_folder(self, run):
+        return RunFolder(self.runs / run)
+
     def snapshot(self, run):
         return RunView.read(RunFolder(self.runs / run)).snapshot(False)
 

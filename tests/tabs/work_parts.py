@@ -43,7 +43,14 @@ def make_page(folder: Path, engine: Any = None, *, shared: bool = False, real: b
         workspace.outputs.mkdir()
         engine = Engine(workspace, device="cpu", what="a test")
     engine = engine or SimpleNamespace(
-        light=lane.submit, queue=list, waits=dict, status=lambda: idle, notice="", known_device="cpu", ended=[]
+        light=lane.submit,
+        queue=list,
+        waits=dict,
+        status=lambda: idle,
+        notice="",
+        known_device="cpu",
+        ended=[],
+        people=frozenset(),
     )
     presets, roots = PresetStore(workspace.presets), Roots(workspace, local=not shared)
     project = Project(workspace.private / "project.json", presets)
