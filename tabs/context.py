@@ -67,6 +67,7 @@ class Page:
     roots: Roots
     links: Links
     shared: bool = False
+    login: bool = False  # whether it has one
     tabs: Any = None  # the gr.Tabs; a handler with this output returns gr.Tabs(selected="Train") to open Train
     browsers: Browsers = field(default_factory=Browsers)
     form_bus: Any = None  # carries the form's state to the browser and its actions back

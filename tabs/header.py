@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from core import __version__
+from tabs.markup import esc
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
@@ -24,7 +25,13 @@ EVENTS = ("command", *(f"tick_{name}" for name in ("dataset", "captions", "gener
 
 def build(page: Page) -> None:
     """Build the header and the two message buses, `form_bus` and `pulse_bus`."""
-    gr.HTML(piece("header").replace("{version}", __version__), elem_id="header-holder", apply_default_css=False)
+    person = page.workspace.person
+    about = f' title="Logged in as {esc(person)}"' if person else ""
+    account = (
+        f'<button id="log-out" type="button" class="btn small quiet"{about}>Log out</button>' if page.login else ""
+    )
+    html = piece("header").replace("{version}", __version__).replace("{account}", account)
+    gr.HTML(html, elem_id="header-holder", apply_default_css=False)
     page.form_bus = gr.HTML(
         "", html_template="", js_on_load=BUS % ("form", '"act"'), elem_id="form-bus", elem_classes="carrier"
     )

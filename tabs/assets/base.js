@@ -547,6 +547,7 @@
     atelier.remember("atelier-theme", chosenTheme);
     dress();
   });
+  atelier.on("click", "#log-out", async () => { await fetch("atelier/logout", {method: "POST"}); location.reload(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
 
   dress();

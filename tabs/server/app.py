@@ -143,6 +143,8 @@ def launch(
     os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
     if not (share or names):  # no proxy stands before the page, so nobody else says whom a request is from
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
+    for each in (page, *people.values()):
+        each.login = bool(auth)
     blocks, nonce = build(page), secrets.token_urlsafe(16)
     apps = {name: _app_of_person(each, nonce) for (name, _), each in people.items()}
     limits = Limits(lambda: blocks.app.tokens if auth else None, owner[0] if owner else "")
@@ -161,7 +163,7 @@ def launch(
         prevent_thread_lock=True,
         _frontend=False,  # Gradio's own call at its address gives up after 3 s, which a busy machine may need
         quiet=True,
-        **_looks(page, blocks, nonce, request_check, list(apps.values())),
+        **_gradio_options(page, blocks, nonce, request_check, list(apps.values())),
     )
     _at_a_free_port(serve_at, host, port)
     limit_connections(blocks.server)
@@ -172,7 +174,7 @@ def launch(
     return blocks
 
 
-def _looks(
+def _gradio_options(
     page: Page, blocks: gr.Blocks, nonce: str, check: Callable[[Any], Any] = lambda app: app, within: Sequence[Any] = ()
 ) -> dict[str, Any]:
     """The arguments of Gradio for the page of these blocks, the same for the page of each login. check, within: see `_lifespan`"""
@@ -198,7 +200,7 @@ def _looks(
 def _app_of_person(page: Page, nonce: str) -> FastAPI:
     """The app of a person's page. The server's check of requests stands before it, also of the login."""
     blocks = build(page)
-    return gr.mount_gradio_app(FastAPI(openapi_url=None), blocks, "/", **_looks(page, blocks, nonce))
+    return gr.mount_gradio_app(FastAPI(openapi_url=None), blocks, "/", **_gradio_options(page, blocks, nonce))
 
 
 def _assets(kind: str, first: str) -> str:

@@ -10,7 +10,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,7 +67,7 @@ class Limits:
 
     def __init__(
         self,
-        logins: Callable[[], Mapping[str, str] | None] = lambda: None,
+        logins: Callable[[], MutableMapping[str, str] | None] = lambda: None,
         owner: str = "",
     ):
         self.logins, self.owner, self.table = logins, owner, LIMITS
@@ -85,6 +85,10 @@ class Limits:
         """The user name of a session; "" without a login, and for the owner."""
         user = (self.logins() or {}).get(session, "")
         return "" if user == self.owner else user
+
+    def end(self, session: str) -> None:
+        """Log a session out."""
+        (self.logins() or self.sessions).pop(session, None)
 
     def new_session(self) -> str:
         """A session for a browser that opens a page without a login; "" if there are MAX_SESSIONS already. An open page keeps a

@@ -23,6 +23,7 @@ from tabs.server.hosts import Hosts
 from tabs.server.limits import LOGIN, Delays, Limits
 
 SAFE_METHODS = ("GET", "HEAD")
+LOGOUT = "/atelier/logout"  # Gradio's own ends all sessions of the user, whom others may be too
 FRAME_POLICY = "frame-ancestors 'self'; object-src 'none'; base-uri 'self'; "
 SECURITY_HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
@@ -160,6 +161,9 @@ class RequestCheck:
             await self._app_for(scope)(scope, receive, send)
         elif scope["method"] == "POST" and path.rstrip("/") == LOGIN:
             await self._login(scope, receive, send)
+        elif scope["method"] == "POST" and path == LOGOUT:
+            self.limits.end(session)
+            await Response(status_code=204)(scope, receive, send)
         elif scope["method"] == "POST" and path == UPLOAD:
             await self._upload(scope, receive, send)
         else:

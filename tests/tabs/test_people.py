@@ -62,6 +62,15 @@ def test_each_login_gets_its_own_page_and_nobody_elses(studio):
     assert ask(studio, "GET", "/config")[0] == 401
 
 
+def test_logging_out_ends_this_session_alone(studio):
+    first, second = cookie(studio, *ANNA), cookie(studio, *ANNA)
+    assert ask(studio, "POST", "/atelier/logout", b"", Cookie=first, Origin="http://evil.example")[0] == 403
+    assert ask(studio, "POST", "/atelier/logout", b"", Cookie=first)[0] == 204
+    still = [ask(studio, "POST", "/atelier/whose", b"{}", Cookie=each, **JSON)[0] for each in (first, second)]
+    assert still == [401, 200] and ask(studio, "POST", "/atelier/logout", b"")[0] == 401
+    assert b"log-out" in ask(studio, "GET", "/config", Cookie=second)[1]
+
+
 def test_each_has_images_and_stars_of_their_own_and_the_owner_sees_all(tmp_path):
     owner = Workspace(tmp_path)
     spaces = [owner, *(replace(owner, person=name) for name in ("anna", "ben"))]
