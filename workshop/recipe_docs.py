@@ -24,7 +24,7 @@ def render() -> str:
 
 HEAD = """# Recipes
 
-A recipe is a preset that sets how to train and leaves what to train to you: base model, images, trigger words, sample prompts, validation and names stay as
+A recipe is a preset that sets how to train and leaves what to train to you: base model, images, trigger words, sample prompts, validation, logging and names stay as
 they are. It sets resolution and batch size; every other setting that it does not state goes to its default.
 
 On the page choose one in **Preset** on the Train tab; *What this recipe sets* lists each value with its reason, and every value can be changed

@@ -382,7 +382,8 @@ def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]
     options.advice += [
         Problem(note, options.values["dataset-config"], level="advice", code="import.note") for note in found.notes
     ]
-    return found.values
+    every = {"validation": {"best_checkpoint": "training"}}  # sd-scripts trains on all that the file does not hold out
+    return merge(every, found.values)
 
 
 def _fits(preset_task: str, task: str) -> bool:

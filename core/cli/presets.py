@@ -48,6 +48,6 @@ def described(preset: Preset) -> list[str]:
     if preset.kind == "recipe":
         lines += [
             "",
-            "Model, images, trigger words, sample prompts and names do not change; all else gets its default.",
+            "Model, images, trigger words, sample prompts, validation, logging and names do not change; all else gets its default.",
         ]
     return lines

@@ -48,12 +48,12 @@ from core.settings.job import TrainJob
 
 # Set on each folder, never in the common groups.
 OWN = "folder metadata_file conditioning_data_dir class_tokens num_repeats cache_info custom_attributes".split()
-# Unknown to sd-scripts and would change what a file means: an import resets them.
+# Unknown to sd-scripts and would change what a file's folders and captions mean: an import resets them.
 PUT_BACK: dict[str, dict[str, Any]] = {
     "dataset": dict.fromkeys(("folder", "reg_data_dir", "dataset_class", "conditioning_data_dir"))
     | {"more_resolutions": []},
     "captions": {"sidecars": "one", "caption_lines": "first", "trigger_word": None, "tag_dropout_mode": "each"},
-    "validation": {"best_checkpoint": "training"},  # sd-scripts trains on all that the file does not hold out
+    "validation": {},
 }
 
 _WHY_NOT = {  # option -> why this kind of dataset does not allow it, what to do

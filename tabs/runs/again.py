@@ -146,7 +146,7 @@ class Agains:
         fields = (
             f'<label>Setting <input type="text" list="again-settings" data-act="again-setting" data-arg="{name}" value="{esc(path)}" '
             f'placeholder="such as network.rank" maxlength="100" autocomplete="off" spellcheck="false"></label>'
-            f'<label>Values <input type="text" data-act="again-values" data-arg="{name}" value="{esc(text)}" '
+            f'<label>Values <input type="text" data-act="again-values" data-live data-arg="{name}" value="{esc(text)}" '
             f'placeholder="{esc(hint)}" maxlength="{LONGEST}" autocomplete="off" spellcheck="false"></label>'
             f'<datalist id="again-settings">{offers}</datalist>'
         )

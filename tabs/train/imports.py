@@ -13,7 +13,7 @@ from core.imports.dataset_export import dataset_text
 from core.imports.projects.export import export_project
 from core.imports.projects.importers import fitted, import_project
 from core.imports.projects.kohya_export import export_preset
-from core.imports.projects.missing import SOURCES, missing_paths, nearby
+from core.imports.projects.missing import SOURCES, around, missing_paths, nearby
 from core.imports.projects.report import FOLDED, IMPORTED, TITLES, ChoiceNeeded, Entry, Import
 from core.record.bounded_json import json_or_none
 from core.record.problems import Problem, ProblemsError, limited, whole_text
@@ -124,11 +124,12 @@ def report_of(found: Import, page: Page) -> dict[str, Any]:
     if len(alone) > 1:
         own.pop(SOURCES, None)  # which of them is it?
     used = [resolve_path(each).parent for each in (folder, model) if each]
-    missing, folders = list(missing_paths(found.job, exists)), [page.workspace.models, *used]
-    near = nearby([text for _, text in missing], [*folders, *([PROJECT, PROJECT.parent] if page.roots.local else ())])
+    missing, own_folders = list(missing_paths(found.job, exists)), filter(page.roots.holds, around(found.job, exists))
+    folders = [*own_folders, page.workspace.models, *used, *([PROJECT, PROJECT.parent] if page.roots.local else ())]
+    near = nearby(missing, folders)
 
     def offered(path: str, text: str) -> list[str]:
-        found = [*map(str, filter(page.roots.holds, near[text]))]
+        found = [*map(str, filter(page.roots.holds, near[path, text]))]
         other = path not in own or (path == SOURCES and text not in alone) or str(resolve_path(own[path])) in found
         return found if other else [*found, own[path]]
 

@@ -199,6 +199,12 @@ def test_what_the_job_had_of_its_own_is_told_where_it_goes(tmp_path):
     assert "folders were replaced" in said and "'Trigger word' was \"zwx\"" in said
 
 
+def test_how_the_best_checkpoint_is_found_is_no_matter_of_a_dataset_file(tmp_path):
+    _, job, report = one(tmp_path, job=TrainJob(validation={"best_checkpoint": "auto", "validation_split": 0.1}))
+    assert job.validation.best_checkpoint == "auto" and job.validation.validation_split == 0
+    assert not [note for note in report.notes if "Best checkpoint" in note]
+
+
 def test_errors_leave_the_job_alone(tmp_path):
     with pytest.raises(ProblemsError, match="num_repeets"):
         one(tmp_path, "num_repeets = 1")

@@ -6,7 +6,7 @@ import pytest
 
 from core.imports.projects import importers
 from core.imports.projects.importers import fitted, import_project
-from core.imports.projects.missing import SOURCES, missing_paths, nearby
+from core.imports.projects.missing import SOURCES, around, missing_files, missing_paths, nearby
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -60,8 +60,30 @@ def test_xformers_becomes_auto_only_where_it_is_not_installed(monkeypatch):
 def test_the_same_name_is_searched_for_with_the_same_parents_first(tmp_path):
     for folder in ("one/img", "fox/img", ".hidden/img", "a/b/c/d/img"):
         (tmp_path / folder).mkdir(parents=True)
-    found = nearby(["C:\\train\\FOX\\img", "/gone/owl", ""], [tmp_path, tmp_path / "gone"])
-    assert found == {"C:\\train\\FOX\\img": [tmp_path / "fox/img", tmp_path / "one/img"], "/gone/owl": [], "": []}
+    fox, owl, none = ((SOURCES, text) for text in ("C:\\train\\FOX\\img", "/gone/owl", ""))
+    found = nearby([fox, owl, none], [tmp_path, tmp_path / "gone"])
+    assert found == {fox: [tmp_path / "fox/img", tmp_path / "one/img"], owl: [], none: []}
+
+
+def test_a_folder_is_offered_for_a_folder_and_the_case_of_the_name_counts_next(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/LOG").touch()
+    (tmp_path / "b/LOG").mkdir(parents=True)
+    (tmp_path / "c/log").mkdir(parents=True)
+    folder, file = ("logging.logging_dir", "C:/x/log"), ("logging.console_log_file", "C:/x/log")
+    found = nearby([folder, file], [tmp_path])
+    assert found == {folder: [tmp_path / "c/log", tmp_path / "b/LOG"], file: [tmp_path / "a/LOG"]}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the path is one of this machine")
+def test_what_is_missing_is_searched_for_around_the_folders_of_the_job_that_are_here(tmp_path):
+    project = tmp_path / "project"
+    for folder in ("project/img/10_fox", "project/log", "elsewhere/log"):
+        (tmp_path / folder).mkdir(parents=True)
+    job = build(TrainJob, {"dataset": {"folder": str(project / "img")}, "logging": {"logging_dir": "C:/x/log"}})
+    assert around(job)[0] == project
+    (problem,) = missing_files(job, [tmp_path / "elsewhere"])
+    assert str(project / "log") in problem.fix
 
 
 def test_a_file_that_a_text_names_is_read_next_to_it_and_from_the_folder_of_its_program(tmp_path):

@@ -77,6 +77,19 @@ def test_each_key_that_onetrainer_has_ends_in_the_job_or_in_a_line():
         assert "0123456789" not in "\n".join([*found.lines(), found.description, str(found.options)])
 
 
+def test_every_value_of_the_concepts_is_in_the_report_and_their_versions_are_known():
+    sources = ("sample", "concept", "filename", "concept")
+    concepts = [
+        {"__version": 1, "path": "/a", "image": {"__version": 0}, "text": {"__version": 0, "prompt_source": each}}
+        for each in sources
+    ]
+    found = imported({"concepts": concepts, "samples": [{"__version": 0, "prompt": "a fox"}]})
+    assert entry(found, "concepts.text.prompt_source").value == "concept, filename"
+    versions = {each.key: each.kind for each in found.report if each.key.endswith("__version")}
+    named = ("concepts.__version", "concepts.image.__version", "concepts.text.__version", "samples.__version")
+    assert {versions[name] for name in named} == {"idle"}
+
+
 # What a config becomes: changes of MODEL, settings, kind of the entry of a key
 BECOMES = [
     ({}, {"optimizer.learning_rate": 3e-6, "network.rank": 16, "network.alpha": 1.0, "schedule.max_train_epochs": 100}, {}),

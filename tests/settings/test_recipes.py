@@ -51,7 +51,7 @@ def loaded(name: str, over: TrainJob | None = None) -> TrainJob:
 
 
 def test_what_is_the_users_is_named_as_it_is_declared():
-    assert presets._REFUSED | presets._SIZES | presets._KEPT <= set(SETTINGS)
+    assert presets._REFUSED | presets._SIZES | presets._TRAINED | presets._KEPT <= set(SETTINGS)
     assert presets._REFUSED_GROUPS | presets._KEPT_GROUPS <= {entry.group for entry in SETTINGS.values()}
 
 
@@ -120,6 +120,24 @@ def test_loading_a_recipe_leaves_model_data_and_names_to_the_user(name):
         TrainJob, merge(before.model_dump(mode="json"), {"network": {"rank": 99}, "noise": {"loss_type": "l1"}})
     )
     assert loaded(name, other) == after
+
+
+def test_how_images_were_trained_before_gives_way_to_the_recipe():
+    """Of an imported config for another size, a bucket limit below the recipe's resolution would refuse the start."""
+    dataset = {
+        "folder": "images/mira",
+        "resolution": 128,
+        "min_bucket_reso": 64,
+        "max_bucket_reso": 256,
+        "color_aug": True,
+    }
+    before = build(TrainJob, {"dataset": dataset, "model": {"clip_skip": 2, "prediction": "epsilon"}})
+    after = loaded("sd15_lora_style_8gb", before)
+    assert training_problems(after) == [] and after.dataset.resolution == 512 and after.model.clip_skip is None
+    assert (
+        after.dataset.min_bucket_reso == 256 and after.dataset.max_bucket_reso is None and not after.dataset.color_aug
+    )
+    assert after.dataset.folder == "images/mira" and after.model.prediction == "epsilon"
 
 
 TIGHTEST = {"sd15_lora_subject_4gb", "sd15_lora_prodigy_8gb", "sd15_dreambooth_12gb", "sdxl_lora_8gb"}

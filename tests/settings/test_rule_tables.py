@@ -254,7 +254,7 @@ def test_each_interval_below_0_is_off_and_said_so():
 
 
 def test_the_same_error_has_another_level_where_a_rate_cannot_be_meant():
-    for rate, level in ((10, "advice"), (10.1, "error")):
+    for rate, level in ((10, "warning"), (10.1, "error")):
         (found,) = training_problems(job(optimizer__learning_rate=rate))
         assert (found.code, found.level) == ("learning-rate.unusual", level)
 

@@ -95,6 +95,13 @@ def test_an_unknown_setting_is_named_before_values_are_written(page, path, shown
     assert shown in html and ("cannot be varied" in html) == (path == "nothing.here")
 
 
+def test_the_runs_follow_the_values_while_they_are_typed(page):
+    make_run(page.workspace.runs, A)
+    html = Agains(page).html(page.engine.run(A), page.engine.run_job(A), page.engine.snapshot(A), "network.rank", "4 8")
+    field = re.search(r'<input[^>]*data-act="again-values"[^>]*>', html).group()
+    assert " data-live " in field and "Add 2 runs" in html
+
+
 def test_all_wrong_values_are_named_at_once(planned):
     with pytest.raises(ProblemsError) as refused:
         planned("network.rank", "8 0 many")

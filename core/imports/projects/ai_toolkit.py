@@ -14,10 +14,10 @@ from core.imports.projects.table import (
     arguments_of,
     bounded,
     chosen_optimizer,
-    first_other,
     flattened,
     optimizer_settings,
     other_family,
+    others,
     read_table,
     to_import,
     within,
@@ -70,7 +70,7 @@ def read(source: Source) -> Import:
     settings = config.ruled(RULES)
     folders, prompts = (_items(config, key) for key in ("datasets", "sample.samples"))
     settings |= datasets(config, folders) | samples(config, prompts)
-    written = config.written | first_other([*folders, *prompts], table())
+    written = config.written | others([*folders, *prompts], table())
     result = to_import(config, settings, written, FIXED, NAME, f"{config.method} of {settings['model.family']}")
     result.choices, result.choice = choices, choice
     return result

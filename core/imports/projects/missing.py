@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 
 from core.record.problems import Problem
 from core.record.workspace import PROJECT, is_foreign, resolve_path
-from core.settings.base import value_of
+from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
 
 SOURCES = "dataset.sources"
@@ -26,48 +26,65 @@ MOST_SEARCHED, DEEPEST, MOST_FOUND = 20_000, 4, 4  # entries of folders, folders
 
 def missing_paths(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> Iterator[tuple[str, str]]:
     """(setting, path) of the job's files and folders that are not on this machine."""
-    folders = [(SOURCES, each.folder) for each in job.dataset.sources]
-    for setting, text in (*((path, value_of(job, path)) for path in PATHS), *folders):
-        if isinstance(text, str) and text and "\0" not in text and (setting not in MODELS or LOCAL.match(text)):
-            try:
-                missing = not exists(resolve_path(text))
-            except OSError:
-                missing = True
-            if missing:
-                yield setting, text
+    yield from ((setting, text) for setting, text, here in _read(job, exists) if not here)
     for setting in WRITTEN:
         if (text := value_of(job, setting)) and is_foreign(text):
             yield setting, text
 
 
+def _read(job: TrainJob, exists: Callable[[Path], bool]) -> Iterator[tuple[str, str, bool]]:
+    """(setting, path, whether it is on this machine) of the job's files and folders to read."""
+    folders = [(SOURCES, each.folder) for each in job.dataset.sources]
+    for setting, text in (*((path, value_of(job, path)) for path in PATHS), *folders):
+        if isinstance(text, str) and text and "\0" not in text and (setting not in MODELS or LOCAL.match(text)):
+            try:
+                yield setting, text, exists(resolve_path(text))
+            except OSError:
+                yield setting, text, False
+
+
+def around(job: TrainJob, exists: Callable[[Path], bool] = Path.exists) -> list[Path]:
+    """Folders around the job's files and folders that are on this machine, those of the dataset first: parents and theirs."""
+    here = [resolve_path(text) for _, text, found in reversed([*_read(job, exists)]) if found]
+    return list(dict.fromkeys(parent for path in here for parent in path.parents[:2] if parent.name))
+
+
 def missing_files(job: TrainJob, folders: Sequence[Path] = ()) -> Iterator[Problem]:
     """Warnings about `missing_paths`. folders: searched for files and folders of the same name, to suggest"""
     missing = list(missing_paths(job))
-    near = nearby([text for _, text in missing], folders)
+    near = nearby(missing, [*around(job), *folders] if folders else [])
     for setting, text in missing:
-        fix = "choose where it is here" + "".join(f", such as {path}" for path in near[text][:1])
+        fix = "choose where it is here" + "".join(f", such as {path}" for path in near[setting, text][:1])
         yield Problem(f"{text} is not on this machine", setting, fix, "warning", code="import.missing-path")
 
 
-def nearby(texts: Sequence[str], folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """For each path, at most MOST_FOUND files and folders below `folders` that have the name at its end, those with most of its
-    parents first."""
-    parts = {text: [part.lower() for part in PureWindowsPath(text).parts] for text in texts}
-    names = {path[-1] for path in parts.values() if path}
+def nearby(missing: Sequence[tuple[str, str]], folders: Sequence[Path]) -> dict[tuple[str, str], list[Path]]:
+    """For each (setting, path), at most MOST_FOUND files or folders below `folders`, as the setting needs, that have the name at
+    its end: those with most of its parents first, then those with its upper and lower case."""
+    parts = {pair: PureWindowsPath(pair[1]).parts for pair in missing}
+    names = {path[-1].lower() for path in parts.values() if path}
     named = defaultdict[str, list[Path]](list)
-    for path in _below(list(folders)) if names else ():
+    for path in dict.fromkeys(_below(list(folders))) if names else ():
         if path.name.lower() in names:
             named[path.name.lower()].append(path)
+    widgets = {entry.path: entry.widget for entry in declared(TrainJob)} | {SOURCES: "folder"}
 
-    def shared(path: Path, wanted: list[str]) -> int:
-        same = (here.lower() == there for here, there in zip(reversed(path.parts), reversed(wanted), strict=False))
-        return sum(1 for _ in takewhile(bool, same))
+    def fits(path: Path, setting: str) -> bool:
+        return widgets.get(setting) not in ("file", "folder") or path.is_dir() == (widgets[setting] == "folder")
+
+    def order(path: Path, wanted: Sequence[str]) -> tuple[int, bool]:
+        same = (
+            here.lower() == there.lower() for here, there in zip(reversed(path.parts), reversed(wanted), strict=False)
+        )
+        return -sum(1 for _ in takewhile(bool, same)), path.name != wanted[-1]
 
     return {
-        text: sorted(dict.fromkeys(named[wanted[-1]]), key=lambda path: -shared(path, wanted))[:MOST_FOUND]
+        (setting, text): sorted(
+            (path for path in named[wanted[-1].lower()] if fits(path, setting)), key=lambda path: order(path, wanted)
+        )[:MOST_FOUND]
         if wanted
         else []
-        for text, wanted in parts.items()
+        for (setting, text), wanted in parts.items()
     }
 
 

@@ -8,7 +8,7 @@ from core.imports.projects.kohya_ss import counted
 from core.imports.projects.onetrainer_config import NAME, TITLE, Config, data, resolve, rows, table
 from core.imports.projects.onetrainer_rules import FIXED, RULES, SIZE, size_of
 from core.imports.projects.report import Import, Source
-from core.imports.projects.table import Values, bounded, first_other, flattened, to_import, within
+from core.imports.projects.table import Values, bounded, flattened, others, to_import, within
 from core.settings.presets.foreign import MARKS, ONETRAINER
 
 __all__ = ["NAME", "TITLE", "keys", "read", "recognizes"]
@@ -36,7 +36,10 @@ def read(source: Source) -> Import:
     folders = items(config, "concepts", "concept_file_name")
     prompts = items(config, "samples", "sample_definition_file_name")
     settings |= concepts(config, folders) | samples(config, prompts)
-    written = config.written | first_other([*folders, *prompts], table())
+    written = config.written | others([*folders, *prompts], table())
+    for key in written:
+        if key.rpartition(".")[2] == "__version":
+            config.note(key, "idle", "is the version of the file")
     return to_import(config, settings, written, FIXED, NAME, f"{config['training_method']} of {config['model_type']}")
 
 

@@ -67,9 +67,7 @@ def resolve(source: Source) -> Config:
         raise ProblemsError.one(f"The method {shorten(method)} is not available", where, fix, "import.other-method")
     config.method = data()["methods"][method]
     for key in config.written:
-        if key.rpartition(".")[2] == "__version":
-            config.note(key, "idle", "is the version of the file")
-        elif key in data()["former"]:
+        if key in data()["former"]:
             config.note(key, "unavailable", "is read by OneTrainer only in older files")
     return config
 

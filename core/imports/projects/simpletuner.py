@@ -15,9 +15,9 @@ from core.imports.projects.table import (
     arguments_of,
     bounded,
     chosen_optimizer,
-    first_other,
     optimizer_settings,
     other_family,
+    others,
     read_table,
     to_import,
     within,
@@ -79,7 +79,7 @@ def read(source: Source) -> Import:
     listed = _backends(config)
     settings |= folders(config, listed)
     images = [each for each in listed if each.get("data.dataset_type", "image") in ("image", "eval")]
-    written = config.written | first_other(listed, table()) | first_other(images, table())
+    written = config.written | others(listed, table()) | others(images, table())
     return to_import(
         config, settings, written, FIXED, NAME, f"{config['model_type']} of {config['model_family'] or 'a model'}"
     )

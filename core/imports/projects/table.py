@@ -210,12 +210,18 @@ def bounded(source: Values) -> Values:
     }
 
 
-def first_other(listed: Iterable[Values], table: Table) -> Values:
-    """{key: its first value that is not the default, else the default} over all items of lists."""
-    values: Values = {}
+def others(listed: Iterable[Values], table: Table) -> Values:
+    """{key: its value that is not the default, several as "4, 8", else the default} over all items of lists."""
+    found: dict[str, list[Any]] = {}
     for key, value in (pair for each in listed for pair in each.items()):
-        if key not in values or (key in table.rows and values[key] == table.rows[key].default):
-            values[key] = value
+        known = found.setdefault(key, [])
+        if value not in known:
+            known.append(value)
+    values: Values = {}
+    for key, every in found.items():
+        rest = [each for each in every if key not in table.rows or each != table.rows[key].default] or every
+        texts = ", ".join(each if isinstance(each, str) else shorten(each) for each in rest)
+        values[key] = rest[0] if len(rest) == 1 else texts
     return values
 
 

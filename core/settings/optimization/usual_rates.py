@@ -1,6 +1,6 @@
 """The usual learning rates, declared once: by method and part of the model (core/methods/kinds), optimizer and a LoRA's alpha / rank.
 
-Used for advice and for the setup of new projects. Unusual rates only get advice, never an error.
+Used for advice and for the setup of new projects. Unusual rates get advice or a warning (rules/learning_rate.py).
 """
 
 from __future__ import annotations

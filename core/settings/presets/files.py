@@ -27,10 +27,19 @@ from core.settings.presets.migrations import switches_lost, to_version_2, to_ver
 
 HEADER = ("kind", "schema_version", "task", "title", "description", "preset", "family", "vram_gb", "reasons")
 
-# What a recipe cannot hold: the user's model and data, but for two sizes that memory depends on, and names.
+# What a recipe cannot hold: the user's model and data, but for how they are trained, and names.
 _REFUSED_GROUPS = frozenset(("model", "dataset", "resume", "hub"))
 _REFUSED = frozenset(("samples.sample_prompts", "saving.output_name"))
 _SIZES = frozenset(("dataset.resolution", "dataset.train_batch_size"))
+_TRAINED = frozenset(
+    (
+        *("model.clip_skip", "model.compatibility", "dataset.more_resolutions", "dataset.resolution_choice"),
+        *("dataset.enable_bucket", "dataset.min_bucket_reso", "dataset.max_bucket_reso", "dataset.bucket_reso_steps"),
+        *("dataset.bucket_no_upscale", "dataset.resize_interpolation", "dataset.flip_aug", "dataset.color_aug"),
+        *("dataset.random_crop", "dataset.face_crop_aug_range", "dataset.prior_loss_weight", "dataset.short_batches"),
+        "dataset.network_multiplier",
+    )
+)
 # What stays the user's unless a recipe states it, besides settings that name files, folders or trackers.
 _KEPT_GROUPS = frozenset(("validation", "logging"))
 _KEPT = frozenset(
@@ -86,7 +95,7 @@ class Preset:
 
 def refused(entry: Declared) -> bool:
     """Whether recipes cannot contain this setting."""
-    return (entry.group in _REFUSED_GROUPS and entry.path not in _SIZES) or entry.path in _REFUSED
+    return (entry.group in _REFUSED_GROUPS and entry.path not in _SIZES | _TRAINED) or entry.path in _REFUSED
 
 
 def kept(entry: Declared) -> bool:

@@ -29,6 +29,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 MOST = 10.0  # no optimizer has a use for more
+HOPELESS = 10.0  # times the usual rates' upper end
 HAPPENS = {
     "above": "training is likely to diverge",
     "below": "training would have almost no effect",
@@ -36,7 +37,7 @@ HAPPENS = {
 
 
 def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
-    """Advice on learning rates meant for another method or optimizer, or mistyped."""
+    """Learning rates meant for another method or optimizer, or mistyped: advice, and a warning far above the usual."""
     entry = find(job.optimizer.optimizer_type)
     optimizer = entry.name.rsplit(".", 1)[-1] if entry else job.optimizer.optimizer_type
     for far in far_rates(job):
@@ -48,7 +49,8 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
         what += f"{_whose(job)} with {optimizer}"
         what += ", which adapts its learning rate" if adapts(job.optimizer.optimizer_type) else ""
         what += f": {HAPPENS[far.way]}"
-        level = "error" if far.rate > MOST else "advice"
+        hopeless = far.rate >= HOPELESS * far.usual.high * (1 - 1e-9)
+        level = "error" if far.rate > MOST else "warning" if hopeless else "advice"
         yield Problem(what, far.where, _fix(job, far), level, code="learning-rate.unusual")
 
 
