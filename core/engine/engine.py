@@ -18,7 +18,7 @@ from core.engine.extend import extend, job_of, job_to_resume
 from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
-from core.engine.owner import Ownership, collect
+from core.engine.owner import DeviceLock, Ownership, collect
 from core.engine.queue import GUEST, Queue, QueueEntry, check_may_manage, lane_of, may_manage
 from core.engine.run_summary import RunState, RunSummary, newest_state_name
 from core.engine.runs import Runs
@@ -46,23 +46,6 @@ QUEUE = "queue"  # holds the device; whoever else does has borrowed it
 MAX_JOB_FOLDERS = 100
 MOST_WAITING = 20  # jobs of a shared page: its guests could fill weeks
 MOST_OF_ONE = 8  # of them, those of one guest
-
-
-class DeviceLock:
-    """A lock of the device with the name of its holder, "" while the device is free."""
-
-    def __init__(self) -> None:
-        self._lock, self.holder = threading.Lock(), ""
-
-    def acquire(self, holder: str, wait_seconds: float) -> bool:
-        """Wait for the lock and take it; False if it is not free within the time."""
-        if taken := self._lock.acquire(timeout=wait_seconds):
-            self.holder = holder
-        return taken
-
-    def release(self) -> None:
-        self.holder = ""
-        self._lock.release()
 
 
 class Engine:

@@ -1,8 +1,9 @@
-"""One engine per outputs folder: its lock, and how another process adds jobs to its queue."""
+"""One engine per outputs folder: its lock, that of its device, and how another process adds jobs to its queue."""
 
 import os
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -126,3 +127,20 @@ def collect(workspace: Workspace, take_in: Callable[[Any], None]) -> None:
             continue
         take_in(content)
         atomic.remove(path)
+
+
+class DeviceLock:
+    """A lock of the device with the name of its holder, "" while the device is free."""
+
+    def __init__(self) -> None:
+        self._lock, self.holder = threading.Lock(), ""
+
+    def acquire(self, holder: str, wait_seconds: float) -> bool:
+        """Wait for the lock and take it; False if it is not free within the time."""
+        if taken := self._lock.acquire(timeout=wait_seconds):
+            self.holder = holder
+        return taken
+
+    def release(self) -> None:
+        self.holder = ""
+        self._lock.release()

@@ -12,10 +12,10 @@ import pytest
 from core import tasks
 from core.cli.jobs import TerminalProgress
 from core.engine import engine as engine_module
-from core.engine.engine import DeviceLock, Engine
+from core.engine.engine import Engine
 from core.engine.explain import explain
 from core.engine.extend import extend
-from core.engine.owner import hand_in
+from core.engine.owner import DeviceLock, hand_in
 from core.engine.queue import GUEST, Queue, QueueEntry
 from core.engine.view import RunView, thin
 from core.record import atomic

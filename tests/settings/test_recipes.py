@@ -133,7 +133,7 @@ def test_how_images_were_trained_before_gives_way_to_the_recipe():
     }
     before = build(TrainJob, {"dataset": dataset, "model": {"clip_skip": 2, "prediction": "epsilon"}})
     after = loaded("sd15_lora_style_8gb", before)
-    assert training_problems(after) == [] and after.dataset.resolution == 512 and after.model.clip_skip is None
+    assert training_problems(after) == [] and after.dataset.resolution == 512 and after.model.clip_skip == 2
     assert (
         after.dataset.min_bucket_reso == 256 and after.dataset.max_bucket_reso is None and not after.dataset.color_aug
     )

@@ -33,7 +33,7 @@ _REFUSED = frozenset(("samples.sample_prompts", "saving.output_name"))
 _SIZES = frozenset(("dataset.resolution", "dataset.train_batch_size"))
 _TRAINED = frozenset(
     (
-        *("model.clip_skip", "model.compatibility", "dataset.more_resolutions", "dataset.resolution_choice"),
+        *("model.compatibility", "dataset.more_resolutions", "dataset.resolution_choice"),
         *("dataset.enable_bucket", "dataset.min_bucket_reso", "dataset.max_bucket_reso", "dataset.bucket_reso_steps"),
         *("dataset.bucket_no_upscale", "dataset.resize_interpolation", "dataset.flip_aug", "dataset.color_aug"),
         *("dataset.random_crop", "dataset.face_crop_aug_range", "dataset.prior_loss_weight", "dataset.short_batches"),
