@@ -486,3 +486,22 @@ def test_where_one_folder_s_images_cannot_be_moved_those_of_the_others_stay_too(
     with pytest.raises(ProblemsError):
         desk.doctor.put_away(finding.id, entries_of(desk.page.project.job))
     assert all((folder / "a.png").is_file() for folder in folders)
+
+
+def test_the_layout_counts_each_folder_once_and_by_what_it_is_for(tmp_path):
+    mine, style, others = (str(tmp_path / name) for name in ("img/10_mychar person", "img/5_mystyle", "reg/1_person"))
+    for folder in (mine, style, others):
+        image(Path(folder) / "a.png")
+    sources = [Source(folder=mine), Source(folder=style), Source(folder=mine, resolution=128)]
+    sources.append(Source(folder=others, role="regularization"))
+
+    def layout(**dataset):
+        return reading._layout(build(TrainJob, {"dataset": dataset}))
+
+    expected = "2 folders: 10_mychar person, 5_mystyle, and 1 folder of regularization images."
+    assert layout(sources=[each.model_dump(exclude_unset=True) for each in sources]) == expected
+    parents = {"folder": str(tmp_path / "img"), "reg_data_dir": str(tmp_path / "reg")}
+    assert layout(**parents).startswith(
+        "2 folders with repeats: 10_mychar person, 5_mystyle (2 images), and 1 folder of reg"
+    )
+    assert layout() == "" and layout(folder=mine) == "1 folder with repeats: 10_mychar person (1 image)."
