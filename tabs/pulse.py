@@ -136,9 +136,9 @@ def _waiting(page: Page, entries: Sequence[QueueEntry]) -> list[dict[str, str]]:
 
 
 def _trained(page: Page, entries: Sequence[QueueEntry]) -> dict[str, str] | None:
-    """{run, title} of the last training in the queue, if it is done and none of its checkpoints is kept."""
-    trainings = [entry for entry in entries if entry.task == "train" and entry.run]
-    last = max(trainings, key=lambda entry: entry.added, default=None)
+    """{run, title} of the training that began last, if it is done and none of its checkpoints is kept. Jobs begin in the order of the
+    queue, which differs from that in which they were added where one was moved."""
+    last = next((entry for entry in reversed(entries) if entry.task == "train" and entry.run), None)
     if last is None or last.state != "done" or read_kept(page.workspace.runs / last.run):
         return None
     return {"run": last.run, "title": last.title}

@@ -3,9 +3,11 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from core.dataset.doctor.examine import KINDS, Finding, treat
+from core.dataset.doctor.finding import Key
 from core.dataset.doctor.trash import PutAway, put_away_lately, put_back
 from core.dataset.report import Report
 from core.dataset.sources.files import printable
@@ -38,15 +40,22 @@ class DoctorHandlers:
         page.commands[PUT_BACK] = self.undo
 
     def put_away(self, finding_id: str, entries: Sequence[Source]) -> None:
-        """Move the images that a finding advises to remove to the trash of their folder, read the dataset again, and say so, with
+        """Move the images that a finding advises to remove to the trash of their folders, read the dataset again, and say so, with
         Undo. Raises ProblemsError for a finding that no longer exists, unless it was treated before."""
         finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)
         if finding is None and finding_id in self._treated:  # a second click on the same button
             return
         if finding is None:
             raise ProblemsError.one("This finding no longer exists", "Dataset", "check again", code="doctor.gone")
-        folder = self._folder_of(finding, entries)
-        self.page.browser.moved_images = treat(finding, folder)
+        moved: list[str] = []
+        try:
+            for folder, keys in self._by_folder(finding, entries).items():
+                moved.append(treat(replace(finding, advised=tuple(keys)), folder))
+        except ProblemsError:
+            for token in moved:
+                put_back(token)
+            raise
+        self.page.browser.moved_images = moved
         self._turn += 1
         self._treated.add(finding_id)
         self.reading.findings = tuple(each for each in self.reading.findings or () if each.id != finding_id)
@@ -55,21 +64,24 @@ class DoctorHandlers:
 
     def undo(self, data: dict[str, Any], browser: Browser) -> None:
         """Restore the images that this browser has moved last."""
-        token, browser.moved_images = browser.moved_images, ""  # at once: the second of two presses finds nothing to do
-        if token:
+        tokens, browser.moved_images = (
+            browser.moved_images,
+            [],
+        )  # at once: the second of two presses finds nothing to do
+        for token in tokens:
             self.put_back(token, entries_of(self.page.project.job))
 
-    def _folder_of(self, finding: Finding, entries: Sequence[Source]) -> str:
-        """The folder with most of the images to remove, whose trash takes them all."""
-        advised = set(finding.advised)
-        report = self.reading.report
-        concepts = [row.concept for row in report.rows if row.key in advised] if report else []
-        used = [entry for entry in entries if entry.enabled]
-        if not concepts or max(concepts) >= len(used):
+    def _by_folder(self, finding: Finding, entries: Sequence[Source]) -> dict[str, list[Key]]:
+        """{folder: keys of the images to remove that are in it}: each folder's trash takes its own."""
+        report, used = self.reading.report, [entry for entry in entries if entry.enabled]
+        rows = [row for row in report.rows if row.key in set(finding.advised)] if report else []
+        if not rows or max(row.concept for row in rows) >= len(used):
             what = "The images are no longer in these folders"
             raise ProblemsError.one(what, "Dataset", "reload the folder", "doctor.no-images")
-        most = max(set(concepts), key=concepts.count)
-        return str(self.page.roots.check(used[most].folder, "dataset.folder"))
+        found: dict[str, list[Key]] = {}
+        for row in rows:
+            found.setdefault(str(self.page.roots.check(used[row.concept].folder, "dataset.folder")), []).append(row.key)
+        return found
 
     def put_back(self, token: str, entries: Sequence[Source]) -> None:
         """Restore the images of one action, and read the dataset again. Raises ProblemsError if the trash of the dataset's

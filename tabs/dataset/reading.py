@@ -21,11 +21,12 @@ from core.dataset.doctor.examine import Finding, examine
 from core.dataset.first import first_rows
 from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row
+from core.dataset.sources.image_info import listed
 from core.dataset.sources.scan import recognize
 from core.families.token_count import count_tokens
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
-from core.record.workspace import Workspace
+from core.record.workspace import Workspace, last_part
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from tabs.form.project import Project
@@ -331,10 +332,16 @@ def _folders(job: TrainJob) -> list[str]:
 
 
 def _layout(job: TrainJob) -> str:
-    """Text on how the first folder is organized, and on the number of further ones."""
-    folders = _folders(job)
-    if not folders:
-        return ""
-    more = f", and {count(len(folders) - 1, 'more folder')}" if len(folders) > 1 else ""
-    text = recognize(folders[0]).rstrip(".")
-    return text[:1].upper() + text[1:] + more + "."
+    """Text on how the training folder is organized, or on which there are, and on the number of those of other roles."""
+    folders: dict[str, list[str]] = {}
+    for source in job.dataset.all_sources():
+        folders.setdefault(source.role, []).append(source.folder)
+    training, *others = (
+        list(dict.fromkeys(folders.get(role, ()))) for role in ("train", "regularization", "validation")
+    )
+    named = f"{count(len(training), 'folder')}: {listed([last_part(folder) for folder in training], 6)}"
+    parts = [recognize(training[0]).rstrip(".") if len(training) == 1 else named] if training else []
+    roles = zip(others, ("regularization", "validation"), strict=True)
+    parts += [f"{count(len(each), 'folder')} of {role} images" for each, role in roles if each]
+    text = ", and ".join(parts)
+    return text[:1].upper() + text[1:] + "." if text else ""

@@ -81,16 +81,24 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
         "address": page.tensorboard.address,
         "ready": page.tensorboard.ready,
     }
-    data["verdict"] = verdict.part(page, name, facts, page.readable_job(name))
+    job = page.readable_job(name)
+    data["verdict"] = verdict.part(page, name, facts, job)
     data["log"] = facts["log"]
     kept = {Path(file).name for file in read_kept(page.workspace.runs / Path(name).name)}
-    data["files"] = saved_files(page, facts["files"], kept)
+    data["files"] = saved_files(page, facts["files"], kept, job.saving.output_name if job else "")
     return data
 
 
-def saved_files(page: Page, files: Sequence[dict[str, Any]], kept: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Data of a run's files, newest first. final: saved at the end, without a step in its name; kept: names of those marked to
-    keep"""
+INTERMEDIATE = re.compile(
+    r"-(?:step\d{8,}|\d{6,})(?:-|$)"
+)  # in the name of a checkpoint of a step or an epoch, after the output name
+
+
+def saved_files(
+    page: Page, files: Sequence[dict[str, Any]], kept: Collection[str] = (), output: str = ""
+) -> list[dict[str, Any]]:
+    """Data of a run's files, newest first. final: saved at the end, without a step or an epoch in its name; kept: names of those
+    marked to keep; output: the run's output name, which may end in such digits"""
     return [
         {
             "name": file["name"],
@@ -99,7 +107,8 @@ def saved_files(page: Page, files: Sequence[dict[str, Any]], kept: Collection[st
             "bytes": file["bytes"],
             "step": file["step"],
             "kept": file["name"] in kept,
-            "final": not is_average(file["name"]) and re.search(r"-step\d{8}$", Path(file["name"]).stem) is None,
+            "final": not is_average(file["name"])
+            and INTERMEDIATE.search(Path(file["name"]).stem.removeprefix(output)) is None,
         }
         for file, label in reversed(
             [*zip(files, labels_of([(each["name"], each["step"]) for each in files]), strict=True)]

@@ -36,7 +36,7 @@ class Browser:
     previewed: set[str] = field(default_factory=set)  # ControlNets in Generate whose control image is shown
     folderless: tuple[str, str, str] | None = None  # run, file and folder of the last copy refused for a missing folder
     deleted_runs: list[str] = field(default_factory=list)  # names in the trash, of its last deletion in Runs
-    moved_images: str = ""  # token of its last move of images to the trash in Dataset
+    moved_images: list[str] = field(default_factory=list)  # tokens of its last move of images to the trash in Dataset
     lora_query: str = ""  # typed into the search of LoRAs in Generate
     acts: dict[str, int] = field(default_factory=dict)  # {scope: number of begun and ended actions}
     redraws: Counter[str] = field(default_factory=Counter)  # how often a tab, or "" each, had to be drawn as a whole

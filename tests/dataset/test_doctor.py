@@ -123,6 +123,18 @@ def test_a_copy_in_the_validation_folder_is_an_error_and_one_in_the_class_folder
     assert next(iter(found)) == "leak"
 
 
+@pytest.mark.parametrize(("role", "kind"), [("regularization", "class"), ("validation", "leak")])
+def test_duplicates_across_roles_never_advise_to_move_training_images(folder, tmp_path, role, kind):
+    (tmp_path / "other").mkdir()
+    shutil.copy(folder / "red.png", folder / "red_copy.png")
+    drawing(2).resize((48, 40)).save(folder / "blue_small.png")
+    shutil.copy(folder / "red.png", tmp_path / "other" / "x.png")
+    drawing(2).resize((160, 134)).save(tmp_path / "other" / "y.png")
+    found = findings(folder, Source(folder=str(tmp_path / "other"), role=role))
+    assert found[kind].count == 3 and found[kind].advised == (("other", "x.png"),)
+    assert found["near " + kind].count == 3 and found["near " + kind].advised == (("other", "y.png"),)
+
+
 def test_regularization_images_may_be_blurry_and_alike(folder, tmp_path):
     (tmp_path / "class").mkdir()
     drawing(20, 256, 200).filter(ImageFilter.GaussianBlur(4)).save(tmp_path / "class" / "blurred.png")

@@ -5,6 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import hypothesis
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,9 +28,8 @@ def folders(*sources, split=0.0, **dataset):
 
 
 def image(index, concept=0, size=(512, 512), **more):
-    return ImageInfo(
-        f"f{concept}", f"{index}.png", Path(f"f{concept}/{index}.png"), *size, 1, 1, concept=concept, **more
-    )
+    source = more.pop("source", f"f{concept}")
+    return ImageInfo(source, f"{index}.png", Path(f"f{concept}/{index}.png"), *size, 1, 1, concept=concept, **more)
 
 
 def contents(images):
@@ -49,6 +49,23 @@ def test_a_share_is_held_out_and_both_sides_keep_at_least_one(count, share, seed
     out = held_out(images, folders({}, split=share), contents, seed)
     assert len(out) == min(max(round(share * count), 1), count - 1)
     assert out == held_out(images[::-1], folders({}, split=share), contents, seed)  # whatever their order
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "counts"),
+    [
+        ((8, 5), 0.15, [1, 1]),
+        ((8, 3), 0.15, [1, 0]),  # rounded as sd-scripts rounds it
+        ((1,) * 10, 0.3, 3),  # too small to split: as a whole
+    ],
+)
+def test_each_folder_with_repeats_is_split_by_itself(sizes, share, counts):
+    """sd-scripts splits each subset: one concept alone would say nothing about the loss of the others."""
+    images = [image(f"{part}/{n}", source=f"{part}_x") for part, size in enumerate(sizes) for n in range(size)]
+    for seed in range(20):
+        out = held_out(images, folders({}, split=share), contents, seed)
+        by_folder = [sum(key[0] == f"{part}_x" for key in out) for part in range(len(sizes))]
+        assert (by_folder if isinstance(counts, list) else sum(by_folder)) == counts
 
 
 def test_what_is_held_out_goes_by_content_not_by_name_or_place():

@@ -457,3 +457,51 @@ def test_moving_copies_to_the_trash_says_so_with_undo(desk, tmp_path):
     for _ in range(2):
         desk.page.commands[PUT_BACK]({}, browser)
         assert moved.exists() and (browser.message["kind"], browser.message["undo_by"]) == ("done", "")
+
+
+def test_each_folder_s_trash_takes_its_own_images_and_undo_restores_them_all(desk, tmp_path):
+    folders, names = [tmp_path / name for name in ("cats", "dogs")], ("a.png", "b.png")
+    for number, folder in enumerate(folders):
+        for name in names:
+            image(folder / name, (200 + number, 200), caption="a pet")
+    desk._set_sources([Source(folder=str(folder)) for folder in folders], "two folders")
+    wait_until(lambda: not desk.reading.busy)
+    finding = next(each for each in desk.reading.findings if each.kind == "plain")
+    desk.act(event("away", finding.id))
+    assert "4 images moved" in desk.page.browser.message["text"]
+    for folder in folders:
+        assert sorted(path.name for path in (folder / "_atelier_trash").rglob("*.png")) == [*names]
+    desk.page.commands[PUT_BACK]({}, desk.page.browser)
+    assert all((folder / name).is_file() for folder in folders for name in names)
+
+
+def test_where_one_folder_s_images_cannot_be_moved_those_of_the_others_stay_too(desk, tmp_path):
+    folders = [tmp_path / name for name in ("cats", "dogs")]
+    for number, folder in enumerate(folders):
+        image(folder / "a.png", (200 + number, 200), caption="a pet")
+    desk._set_sources([Source(folder=str(folder)) for folder in folders], "two folders")
+    wait_until(lambda: not desk.reading.busy)
+    (folders[1] / "_atelier_trash").write_text("no folder")
+    finding = next(each for each in desk.reading.findings if each.kind == "plain")
+    with pytest.raises(ProblemsError):
+        desk.doctor.put_away(finding.id, entries_of(desk.page.project.job))
+    assert all((folder / "a.png").is_file() for folder in folders)
+
+
+def test_the_layout_counts_each_folder_once_and_by_what_it_is_for(tmp_path):
+    mine, style, others = (str(tmp_path / name) for name in ("img/10_mychar person", "img/5_mystyle", "reg/1_person"))
+    for folder in (mine, style, others):
+        image(Path(folder) / "a.png")
+    sources = [Source(folder=mine), Source(folder=style), Source(folder=mine, resolution=128)]
+    sources.append(Source(folder=others, role="regularization"))
+
+    def layout(**dataset):
+        return reading._layout(build(TrainJob, {"dataset": dataset}))
+
+    expected = "2 folders: 10_mychar person, 5_mystyle, and 1 folder of regularization images."
+    assert layout(sources=[each.model_dump(exclude_unset=True) for each in sources]) == expected
+    parents = {"folder": str(tmp_path / "img"), "reg_data_dir": str(tmp_path / "reg")}
+    assert layout(**parents).startswith(
+        "2 folders with repeats: 10_mychar person, 5_mystyle (2 images), and 1 folder of reg"
+    )
+    assert layout() == "" and layout(folder=mine) == "1 folder with repeats: 10_mychar person (1 image)."

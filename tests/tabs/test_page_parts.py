@@ -450,3 +450,19 @@ def test_monitor_lists_the_newest_file_first_and_marks_the_final_one(page, tmp_p
         (names[1], False),
         (names[0], False),
     ]
+
+
+@pytest.mark.parametrize("output", ["fox", "fox-261104"])
+def test_monitor_calls_no_checkpoint_of_an_epoch_or_a_step_final(page, tmp_path, output):
+    ends = [
+        "-000001",
+        "-step00000110",
+        "-step00000110-token",
+        "",
+    ]  # the second token of an embedding has a file of its own
+    files = [
+        {"name": f"{output}{end}.safetensors", "path": str(tmp_path / f"{n}"), "bytes": 9, "step": 110 * n}
+        for n, end in enumerate(ends, 1)
+    ]
+    listed = monitor.saved_files(page, files, (), output)
+    assert [each["name"] for each in listed if each["final"]] == [f"{output}.safetensors"]

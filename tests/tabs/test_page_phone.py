@@ -19,6 +19,11 @@ LOW = """(selectors) => selectors.flatMap((selector) => [...document.querySelect
   .filter((node) => node.checkVisibility() && node.getBoundingClientRect().height < 31.9)
   .map((node) => node.outerHTML.slice(0, 120))"""
 
+CUT = """(selector) => [...document.querySelectorAll(selector)]
+  .filter((node) => node.checkVisibility() && (node.scrollWidth > node.clientWidth + 1
+    || node.getBoundingClientRect().right > document.documentElement.clientWidth || node.getBoundingClientRect().left < 0))
+  .map((node) => node.outerHTML.slice(0, 120))"""
+
 
 @pytest.fixture
 def tab(full, chromium):
@@ -109,3 +114,16 @@ def test_a_button_that_goes_with_its_answer_opens_no_keyboard(tab):
       return document.activeElement.id;
     }"""
     assert tab.evaluate(gone) == "shelf-model"
+
+
+@pytest.mark.slow
+def test_a_phone_at_150_percent_zoom_cuts_no_button_off(tab):
+    tab.set_viewport_size({"width": 260, "height": 560})
+    tab.locator("#preset-bar summary").click()
+    assert tab.evaluate(CUT, "#preset-bar :is(.btn, .menu-items)") == []
+    go(tab, "Monitor", "#run-actions .btn")
+    assert tab.evaluate(CUT, "#run-actions .btn") == []
+    go(tab, "Runs", "#runs-main .runs tbody .btn")
+    assert tab.evaluate(CUT, "#runs-main .btn") == []
+    go(tab, "Tools", "#tool-convert_lora-preset")
+    assert tab.evaluate(CUT, ".tool-head .form-presets :is(select, .btn)") == []

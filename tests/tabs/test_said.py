@@ -210,7 +210,8 @@ def test_a_training_that_ended_is_named_until_one_of_its_checkpoints_is_kept(pag
 
     first, second = entry("fox", 1.0), entry("owl", 2.0)
     assert trained() == "" and trained(first) == "fox"
-    assert trained(second, first, entry("grid", 3.0, task="grid")) == "owl"
+    assert trained(first, second, entry("grid", 3.0, task="grid")) == "owl"
+    assert trained(second, first) == "fox", "moved up in the queue, the owl was trained first"
     assert trained(first, entry("owl", 2.0, "failed")) == "" and trained(first, entry("", 2.0, "waiting")) == "fox"
     file = page.workspace.runs / "owl" / "checkpoints" / "owl.safetensors"
     file.parent.mkdir(parents=True)

@@ -24,6 +24,8 @@ def held_out(
 
     contents   images -> SHA-256 of their bytes; called only with a validation split
 
+    Each folder with repeats is split by itself, as sd-scripts splits each subset and with its rounding, so that every concept is
+    measured; where all are too small for an image, the entry is split as a whole.
     The split goes by content, not by name or path: a renamed or moved folder gives the same split, and two copies of an
     image are never on both sides. A file in several entries (a folder at two resolutions) is held out of all of them.
     """
@@ -44,7 +46,12 @@ def held_out(
         chosen = {each.key for each in members if each.relative in named or each.path.name in named}
         keys |= chosen
         if share > 0:
-            by_share |= _share(members, share, contents(members), seed)
+            known = contents(members)
+            parts: defaultdict[str, list[ImageInfo]] = defaultdict(list)
+            for image in members:
+                parts[image.source].append(image)
+            by_folder = (_share(part, share, known, seed) for part in parts.values())
+            by_share |= set().union(*by_folder) or _share(members, share, known, seed, least=1)
     if not any(concept.holds_out for concept in concepts):
         keys |= _automatic(images, concepts, alike, seed)
     keys |= {key for image in images if image.key in by_share for key in alike.of(image)}
@@ -53,10 +60,12 @@ def held_out(
     return frozenset(key for key in keys if roles[key] != "regularization")
 
 
-def _share(members: Sequence[ImageInfo], share: float, contents: Mapping[Key, str], seed: int) -> set[Key]:
-    """The fraction of the images whose content hash sorts first, copies together; at least one of two or more."""
+def _share(
+    members: Sequence[ImageInfo], share: float, contents: Mapping[Key, str], seed: int, least: int = 0
+) -> set[Key]:
+    """The fraction of the images whose content hash sorts first, copies together; at least `least`, and never all below 1."""
     order = {each.key: sha256(f"{seed} {contents[each.key]}".encode()).hexdigest() for each in members}
-    wanted = len(members) if share >= 1 else min(max(round(share * len(members)), 1), len(members) - 1)
+    wanted = len(members) if share >= 1 else min(max(round(share * len(members)), least), len(members) - 1)
     if wanted <= 0:
         return set()
     last = sorted(order.values())[wanted - 1]

@@ -131,9 +131,14 @@ _COPIES = {
 
 def _copies(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Finding:
     """The finding of a kind of duplicates. groups: the image to keep first; the others are advised for the trash, unless they are
-    the same file."""
+    the same file. Across roles, those of its role stay: each is a duplicate of another role's image, not of the one to keep."""
     level, what, fix = _COPIES[kind]
-    advised = [item.key for group in groups for item in group[1:] if item.image.path != group[0].image.path]
+    advised = [
+        item.key
+        for first, *others in groups
+        for item in others
+        if item.image.path != first.image.path and (kind.endswith("copy") or item.role != first.role)
+    ]
     groups_text = "1 image" if len(groups) == 1 else f"{len(groups)} images"
     shown = tuple(tuple(item.in_finding(f"{size_of(item)}, {item.role}") for item in group) for group in groups)
     what = what.replace("{groups}", groups_text).replace("{n}", str(len(advised)))

@@ -16,7 +16,7 @@ class ValidationSettings(Settings):
     validation_split: float = kohya_setting(
         0.0,
         within=(0, 1),
-        help="Fraction of the images that is held out for validation: 0.1 holds out a tenth. The choice depends on their content, so it stays the same when others are added. 1 holds out all.",
+        help="Fraction of each folder's images that is held out for validation: 0.1 holds out a tenth. The choice depends on their content, so it stays the same when others are added. 1 holds out all.",
     )
     validation_seed: int = kohya_setting(
         0,
