@@ -75,9 +75,9 @@ def admit(words: Sequence[str] = ()) -> None:
     ProblemsError with every module that fails.
     """
     global EXTENSIONS
-    given = [word.partition("=")[2] for word in words if word.startswith(f"{FLAG}=")]
-    given += [after for word, after in pairwise(words) if word == FLAG]
-    for name in given:
+    names = [word.partition("=")[2] for word in words if word.startswith(f"{FLAG}=")]
+    names += [after for word, after in pairwise(words) if word == FLAG]
+    for name in names:
         with suppress(ProblemsError):  # a name that is none
             allow(name)
     allowed = allowed_modules()

@@ -303,13 +303,13 @@ class Source:
             compared = images_in(self.run.path, self.path.name, self.workspace)
             made = [{"file": image, "prompt": prompt, "seed": None, "step": step} for image, prompt in compared]
             included = made or included
-        included, found = included[: self.settings.samples], []
+        included, shown = included[: self.settings.samples], []
         for each in included:
             prompt = self.clean(each["prompt"]) if self.settings.captions else ""
             if url := _url(Path(each["file"])):
-                found.append(Sample(url, prompt, each["seed"], each["step"]))
-        if found or not self.settings.samples:
-            return found
+                shown.append(Sample(url, prompt, each["seed"], each["step"]))
+        if shown or not self.settings.samples:
+            return shown
         preview = preview_of(self.path, self.workspace)
         url = (_url(preview) if preview else "") or thumbnail_of(self.metadata)
         return [Sample(url)] if url else []

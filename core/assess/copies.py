@@ -44,8 +44,8 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     if len(typical) < LEAST:
         raise NotMeasured(f"it needs {LEAST} training images that are not near duplicates")
     limit = limit_of(typical, memo["base"], len(subject.images))
-    found = [(*images.near(image)[0], at) for at, (image, _) in enumerate(subject.images)]
-    nearest, number, at = min(found)
+    distances = [(*images.near(image)[0], at) for at, (image, _) in enumerate(subject.images)]
+    nearest, number, at = min(distances)
     image, prompt = subject.images[at]
     files = [f"{FOLDER}/{subject.checkpoint.path.stem}{end}.png" for end in ("", "-training")]
     atomic.make_folders(run.path / FOLDER)
@@ -53,7 +53,7 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
         with atomic.open_atomic(run.path / name) as path:
             shown.save(path, format="PNG")
     values = {"distance": round(nearest, 4), "limit": round(limit, 4), "typical": round(median(typical), 4)}
-    counts = {"near": sum(distance < limit for distance, _, _ in found), "images": len(found)}
+    counts = {"near": sum(distance < limit for distance, _, _ in distances), "images": len(distances)}
     return values | counts | {"name": placed[number].image.relative, "prompt": prompt, "files": files}
 
 
@@ -77,7 +77,7 @@ class Gallery:
         count, pairs = len(self._hashes), dict[frozenset[int], float]()
         for number in sorted({number * count // COMPARED for number in range(COMPARED)}):
             near = self.near(self.load(number), NEAR_DISTANCE)
-            pairs |= {frozenset((number, other)): found for found, other in near}
+            pairs |= {frozenset((number, other)): distance for distance, other in near}
         return list(pairs.values())
 
     def near(self, image: Image, beyond: int = -1) -> list[tuple[float, int]]:

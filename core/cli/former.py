@@ -18,9 +18,9 @@ def chosen(words: list[str]) -> str:
     if rest and rest[0] in tasks.tasks():
         return rest[0]
     flag = f"--{command}.{chooser}"
-    given = [word.partition("=")[2] for word in rest if word.startswith(f"{flag}=")]
-    given += [after for word, after in pairwise(rest) if word == flag]
-    return given[-1] if given else ""
+    values = [word.partition("=")[2] for word in rest if word.startswith(f"{flag}=")]
+    values += [after for word, after in pairwise(rest) if word == flag]
+    return values[-1] if values else ""
 
 
 def with_present_tool(words: list[str]) -> list[str]:

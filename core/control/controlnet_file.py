@@ -76,7 +76,7 @@ def open_control_net(path: Path) -> ControlNetFile:
     check_control(kind, path, (CONTROLNET,))
     config = read_json(path / "config.json") if path.is_dir() else None
     files = {file: read_header(file)[0] for file in (weight_files(path) if path.is_dir() else [path])}
-    entries = {key: (file, entry) for file, found in files.items() for key, entry in found.items()}
+    entries = {key: (file, entry) for file, tensors in files.items() for key, entry in tensors.items()}
     keys = dict(_named(list(entries)))
     places = {name: (entries[key][0], key) for name, key in keys.items()}
     shapes = {name: entries[key][1].shape for name, key in keys.items()}

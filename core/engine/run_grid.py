@@ -173,9 +173,9 @@ def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[i
 def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePrompt]:
     """The run's sample prompts, at most MOST_PROMPTS, else `instead`. base: path of its base model. Raises ProblemsError without
     any."""
-    found = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
-    if found:
-        return found
+    prompts = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
+    if prompts:
+        return prompts
     if job.method.traits.control_images:
         fix = "compare its files in Generate, by a grid with the axis ControlNet"
         raise ProblemsError.one("This run has no sample prompts", "samples.sample_prompts", fix, "run-grid.no-prompt")
@@ -222,13 +222,13 @@ def _escaped(prompt: str) -> str:
 def word_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
     """The embeddings that were saved together as "word=name", as axis values. The file of the first word has no suffix, others
     end in "-WORD"."""
-    words, found = job.embedding.words, []
+    words, values = job.embedding.words, []
     for number, word in enumerate(words):
         ends = [f"-{without_signs(other)}" for other in words[1:]]
         matching = [path for path in paths if path.stem.endswith(f"-{without_signs(word)}")] if number else []
         matching = matching or ([] if number else [path for path in paths if not path.stem.endswith(tuple(ends))])
-        found += [f"{word}={portable_name(path, workspace)}" for path in matching[:1]]
-    return found
+        values += [f"{word}={portable_name(path, workspace)}" for path in matching[:1]]
+    return values
 
 
 def _note(facts: Mapping[str, Any], step: int) -> str:

@@ -52,12 +52,12 @@ def waits(
     pace    (running job) -> (seconds left, 0 if unknown; whether it is paused)
     paused  whether the queue is paused (device jobs only)      lent_to  the work outside of the queue that holds the device
     """
-    found: dict[str, Wait] = {}
+    waits: dict[str, Wait] = {}
     for lane in dict.fromkeys(lane_of(entry) for entry in entries if entry.state == "waiting"):
         members = [entry for entry in entries if lane_of(entry) == lane]
         device = lane == "device"
-        found |= _in_lane(lane, members, pace, paused and device, lent_to if device else "")
-    return found
+        waits |= _in_lane(lane, members, pace, paused and device, lent_to if device else "")
+    return waits
 
 
 def _in_lane(

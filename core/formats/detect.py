@@ -107,10 +107,10 @@ def identify(path: Path | str) -> ModelKind:
     if os.path.isdir(path):
         return _identify_folder(path)
     facts = check_regular(path)
-    found = _identify_file(os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
-    if isinstance(found, ModelKind):
-        return found
-    raise ProblemsError([replace(each, where=each.where.replace(os.path.abspath(path), str(path))) for each in found])
+    result = _identify_file(os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+    if isinstance(result, ModelKind):
+        return result
+    raise ProblemsError([replace(each, where=each.where.replace(os.path.abspath(path), str(path))) for each in result])
 
 
 @lru_cache(maxsize=256)

@@ -361,13 +361,13 @@ def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any
     say = document.advise if options["bucket_no_upscale"] else document.error
     default = "; sd-scripts' default"
     if min(width, height) < lowest:
-        given = default if options["min_bucket_reso"] == 256 else ""
-        what = f"min_bucket_reso ({lowest}{given}) is above the resolution {width} x {height}"
+        origin = default if options["min_bucket_reso"] == 256 else ""
+        what = f"min_bucket_reso ({lowest}{origin}) is above the resolution {width} x {height}"
         fix = f"set min_bucket_reso to {min(width, height)} or less"
         say(what, f"{dataset.path}.min_bucket_reso", fix, "min-bucket-above-resolution")
     if max(width, height) > highest:
-        given = default if options["max_bucket_reso"] == 1024 else ""
-        what = f"max_bucket_reso ({highest}{given}) is below the resolution {width} x {height}"
+        origin = default if options["max_bucket_reso"] == 1024 else ""
+        what = f"max_bucket_reso ({highest}{origin}) is below the resolution {width} x {height}"
         fix = f"set max_bucket_reso to {2 * max(width, height)}"
         say(what, f"{dataset.path}.max_bucket_reso", fix, "max-bucket-below-resolution")
     if step % 64:

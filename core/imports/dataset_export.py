@@ -226,9 +226,9 @@ def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
 def _extension(concept: Concept, folder: _Folder) -> str:
     """`auto` is .txt if an image has one, else .caption; sd-scripts takes one extension per folder: the more frequent
     one, .txt if there are no captions."""
-    given = concept.captions.caption_extension
-    if given != "auto":
-        return given
+    extension = concept.captions.caption_extension
+    if extension != "auto":
+        return extension
     endings = Counter(ending for _, ending in _captions_in(folder))
     return ".caption" if endings[".caption"] > endings[".txt"] else ".txt"
 

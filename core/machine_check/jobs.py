@@ -56,11 +56,11 @@ def distance(one: list[float], other: list[float]) -> float:
 
 def sample(place: Place) -> Finding:
     """One image compared with the recorded one."""
-    seconds, found = sample_tones(place)
-    off = distance(found, recorded()["sample"])
+    seconds, tones = sample_tones(place)
+    off = distance(tones, recorded()["sample"])
     words = f"a 128 px image in {seconds:.1f} s including loading, within {off:.1f} of 255 of the recorded one"
-    finding = Finding(OK, words, facts={"seconds": seconds, "difference": off, "tones": found})
-    if max(found) == min(found):
+    finding = Finding(OK, words, facts={"seconds": seconds, "difference": off, "tones": tones})
+    if max(tones) == min(tones):
         return finding.failed("the image has a single color: NaN values become black", "choose fp32, and report this")
     if not off <= SAMPLE_OFF:
         return finding.failed(f"the image differs from the recorded one by up to {off:.0f} of 255", "report this")
@@ -110,8 +110,8 @@ def resume(place: Place) -> Finding:
     if proof.equal:
         return Finding(OK, "a resumed run equals an uninterrupted one bit for bit", facts=facts)
     if not place.device.startswith("cpu") and proof.losses_apart <= TOLERANCE["fp32"]:
-        found = f"the losses of a resumed run match an uninterrupted one within {proof.losses_apart:.0e}"
+        summary = f"the losses of a resumed run match an uninterrupted one within {proof.losses_apart:.0e}"
         reason = "some GPU kernels sum in varying order, so two runs differ in the last digits"
-        return Finding(OK, found, reason, facts=facts)
+        return Finding(OK, summary, reason, facts=facts)
     names = ", ".join(proof.different[:5]) or "its losses"
     return Finding(FAILED, "", f"a resumed run differs from an uninterrupted one: {names}", "report this", facts)

@@ -67,8 +67,8 @@ def hidden(workspace: Workspace) -> dict[str, str]:
         "<temp>": Path(tempfile.gettempdir()),
         "~": Path.home(),
     }
-    found = {form: short for short, path in places.items() for form in _forms(path)}
-    return dict(sorted(found.items(), key=lambda each: -len(each[0])))  # longest first: one may contain another
+    names = {form: short for short, path in places.items() for form in _forms(path)}
+    return dict(sorted(names.items(), key=lambda each: -len(each[0])))  # longest first: one may contain another
 
 
 def _forms(path: Path) -> set[str]:

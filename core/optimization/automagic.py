@@ -56,13 +56,13 @@ class FactoredOptimizer(Optimizer):
 
     def average_rates(self) -> dict[str, float]:
         """{group's name: the average of its weights' rates}, from the first step on. Waits for the device."""
-        found = {}
+        averages = {}
         for group in self.param_groups:
             rates = [self.state[weight]["rate"].abs() for weight in group["params"] if self.state.get(weight)]
             if rates:
                 total = torch.stack([rate.sum() for rate in rates]).sum()
-                found[group["name"]] = total.item() / sum(rate.numel() for rate in rates) * abs(_scheduled(group))
-        return found
+                averages[group["name"]] = total.item() / sum(rate.numel() for rate in rates) * abs(_scheduled(group))
+        return averages
 
 
 class Automagic(FactoredOptimizer):

@@ -24,8 +24,8 @@ class Workspace:
     @classmethod
     def of(cls, outputs=None, models=None, presets=None) -> Workspace:
         """The workspace with folders from the command line (relative to the working directory), else the project's."""
-        given = {"outputs": outputs, "models": models, "presets": presets}
-        return cls(**{name: open_home(folder).resolve() for name, folder in given.items() if folder})
+        folders = {"outputs": outputs, "models": models, "presets": presets}
+        return cls(**{name: open_home(folder).resolve() for name, folder in folders.items() if folder})
 
     @property
     def private(self) -> Path:

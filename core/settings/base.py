@@ -153,12 +153,12 @@ def follows_compatibility(plain: str, sd_scripts: str, sd_scripts_09: str = "") 
 @cache
 def following(group: type[BaseModel]) -> dict[str, dict[str, str]]:
     """{field: {compatibility: value}} of a group's derived fields (`follows_compatibility`)."""
-    found: dict[str, dict[str, str]] = {}
+    rules: dict[str, dict[str, str]] = {}
     for name, info in group.model_fields.items():
         extra = info.json_schema_extra
         if isinstance(extra, dict) and "compatibility" in extra:
-            found[name] = extra["compatibility"]  # type: ignore[assignment]
-    return found
+            rules[name] = extra["compatibility"]  # type: ignore[assignment]
+    return rules
 
 
 class Job(Settings):
@@ -327,13 +327,13 @@ class Declared:
     @property
     def bounds(self) -> dict[str, Any]:
         """{name: value} of the declared limits, named ge, gt, le, lt and multiple_of."""
-        found: dict[str, Any] = {}
+        bounds: dict[str, Any] = {}
         for constraint in _constraints(self.info):
             for name in ("ge", "gt", "le", "lt", "multiple_of"):
                 value = getattr(constraint, name, None)
                 if value is not None:
-                    found[name] = value
-        return found
+                    bounds[name] = value
+        return bounds
 
     @property
     def range_text(self) -> str:
@@ -360,15 +360,15 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
 
 def _constraints(info: FieldInfo) -> list[Any]:
     """The constraints of a field and of Annotated members of its type."""
-    found = list(info.metadata)
+    constraints = list(info.metadata)
     members = (
         get_args(info.annotation) if get_origin(info.annotation) in (Union, types.UnionType) else (info.annotation,)
     )
     for member in members:
         if get_origin(member) is Annotated:
             for extra in get_args(member)[1:]:
-                found.extend(extra.metadata if isinstance(extra, FieldInfo) else [extra])
-    return found
+                constraints.extend(extra.metadata if isinstance(extra, FieldInfo) else [extra])
+    return constraints
 
 
 def fields_of(group: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -387,9 +387,9 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
 
 def settings_called(name: str, known: Mapping[str, Declared], method: str = "") -> list[str]:
     """Paths of the settings with this name, here or in sd-scripts: those of the method's group first, of other methods' last."""
-    found = [path for path, each in known.items() if name in (each.name, *each.kohya_names)]
+    paths = [path for path, each in known.items() if name in (each.name, *each.kohya_names)]
     methods = known["method.kind"].choices if "method.kind" in known else []
-    return sorted(found, key=lambda path: (known[path].group != method, known[path].group in methods))
+    return sorted(paths, key=lambda path: (known[path].group != method, known[path].group in methods))
 
 
 def group_shown(job: BaseModel, group: str) -> bool:

@@ -26,8 +26,8 @@ def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
         made = model.model_validate_json(whole_text(json.dumps(values, ensure_ascii=False)), strict=True)
     except ValidationError as error:
         raise ProblemsError(explain(model, error, where)) from None
-    if found := _not_for_people(model, values, where):
-        raise ProblemsError(found)
+    if problems := _not_for_people(model, values, where):
+        raise ProblemsError(problems)
     return made
 
 
@@ -51,23 +51,25 @@ def _not_for_people(model: type[Settings], values: Mapping[str, Any], where: str
 def explain(model: type[Settings], error: ValidationError, where: str = "") -> list[Problem]:
     """pydantic's errors as Problems: one per name, with the nearest known name or the allowed range."""
     known = {entry.path: entry for entry in declared(model)}
-    found: dict[str, Problem] = {}
+    problems: dict[str, Problem] = {}
     for item in error.errors():
         path = _setting_path(item["loc"], known)
         place = f"{where}, {path}" if where else path
-        if path in found:  # a union reports one error per member
+        if path in problems:  # a union reports one error per member
             continue
-        if len(found) > MOST:  # finding the nearest name takes a millisecond each
-            found[path] = Problem(f"'{path}' is invalid", place, "fix the others first", code="settings.more-problems")
+        if len(problems) > MOST:  # finding the nearest name takes a millisecond each
+            problems[path] = Problem(
+                f"'{path}' is invalid", place, "fix the others first", code="settings.more-problems"
+            )
             continue
         if item["type"] == "extra_forbidden":
             fix = _nearest(path, model, known)
-            found[path] = Problem(f"There is no setting '{path}'", place, fix, code="settings.unknown-name")
+            problems[path] = Problem(f"There is no setting '{path}'", place, fix, code="settings.unknown-name")
         elif item["type"] == "missing":
-            found[path] = Problem(f"'{path}' is missing", place, "set a value", code="settings.missing")
+            problems[path] = Problem(f"'{path}' is missing", place, "set a value", code="settings.missing")
         else:
-            found[path] = _bad_item(item, known, place) or _bad_value(path, item, known.get(path), place)
-    return list(found.values())
+            problems[path] = _bad_item(item, known, place) or _bad_value(path, item, known.get(path), place)
+    return list(problems.values())
 
 
 def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
@@ -99,9 +101,9 @@ def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], place: str) -
 
 def _bound(item: Mapping[str, Any]) -> str:
     """The bound that a value violates, in words; else the expected type."""
-    given = item.get("ctx", {})
-    found = [words.format(f"{given[name]:g}") for name, words in BOUNDS.items() if name in given]
-    return found[0] if found else "a whole number" if item["type"].startswith("int") else "a number"
+    limits = item.get("ctx", {})
+    bounds = [words.format(f"{limits[name]:g}") for name, words in BOUNDS.items() if name in limits]
+    return bounds[0] if bounds else "a whole number" if item["type"].startswith("int") else "a number"
 
 
 def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, place: str) -> Problem:

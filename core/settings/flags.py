@@ -77,18 +77,18 @@ def read_flags(model: type[Settings], words: list[str], method: str = "") -> tup
 
 def _switched(words: list[str], known: Mapping[str, Declared]) -> tuple[list[str], list[Problem]]:
     """(words with sd-scripts' switches, such as --use_8bit_adam, replaced by settings; problems)."""
-    found: list[str] = []
+    arguments: list[str] = []
     problems: list[Problem] = []
     for word in words:
         path, value = SWITCHES.get(word.removeprefix("--").removesuffix("=true"), ("", ""))
         if path not in known or not word.startswith("--"):
-            found.append(word)
-        elif any(each.partition("=")[0] == f"--{path}" for each in (*words, *found)):
+            arguments.append(word)
+        elif any(each.partition("=")[0] == f"--{path}" for each in (*words, *arguments)):
             what, fix = f"{word} and another optimizer are both given", "leave one of them out"
             problems.append(Problem(what, "command line", fix, code="cli.given-twice"))
         else:
-            found.append(f"--{path}={value}")
-    return found, problems
+            arguments.append(f"--{path}={value}")
+    return arguments, problems
 
 
 def _no_items(entry: Declared, value: Any) -> Problem | None:
@@ -97,10 +97,10 @@ def _no_items(entry: Declared, value: Any) -> Problem | None:
     if item is None or not isinstance(value, list) or all(isinstance(each, dict) for each in value):
         return None
     first = next(name for name, info in item.model_fields.items() if info.is_required())
-    given = next((each for each in value if isinstance(each, str)), "...")
+    plain = next((each for each in value if isinstance(each, str)), "...")
     short = f"{SHORT[entry.path]}, or " if entry.path in SHORT else ""
-    fix = f"write {short}--{entry.path} '{json.dumps([{first: given}], ensure_ascii=False)}'"
-    what = f"--{entry.path} takes a list of objects, not {given[:60]}"
+    fix = f"write {short}--{entry.path} '{json.dumps([{first: plain}], ensure_ascii=False)}'"
+    what = f"--{entry.path} takes a list of objects, not {plain[:60]}"
     return Problem(what, "command line", fix, code="flags.no-objects")
 
 

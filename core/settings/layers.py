@@ -93,9 +93,9 @@ class LayerChoice:
     """The layers that the settings choose, and their ranks by expression. Raises ProblemsError with all invalid items."""
 
     def __init__(self, settings: NetworkSettings):
-        found = list(layer_problems(settings))
-        if found:
-            raise ProblemsError(found)
+        problems = list(layer_problems(settings))
+        if problems:
+            raise ProblemsError(problems)
         chosen, excluded = settings.layers, settings.exclude_layers
         ranked = [rank_of_line(line) for line in settings.layer_dims]
         seconds = max(SECONDS / max(len(chosen) + len(excluded) + len(ranked), 1), LEAST_SECONDS)
@@ -129,16 +129,16 @@ def rank_of_line(line: str) -> tuple[str, int]:
 
 def layer_problems(settings: NetworkSettings) -> Iterator[Problem]:
     """Problems of the expressions that can be found without a model."""
-    given = [("layers", text) for text in settings.layers]
-    given += [("exclude_layers", text) for text in settings.exclude_layers]
+    patterns = [("layers", text) for text in settings.layers]
+    patterns += [("exclude_layers", text) for text in settings.exclude_layers]
     for line in settings.layer_dims:
         try:
-            given.append(("layer_dims", rank_of_line(line)[0]))
+            patterns.append(("layer_dims", rank_of_line(line)[0]))
         except ValueError:
             what = f"'{line[:60]}' is not an expression and a rank"
             fix = f"write for example attn2=8, with a rank from 0 to {LARGEST_RANK}"
             yield Problem(what, "network.layer_dims", fix, code="network.bad-layer-rank")
-    for name, text in given:
+    for name, text in patterns:
         try:
             Entry(text, f"network.{name}")
         except ProblemsError as error:

@@ -102,8 +102,8 @@ def not_open(text: str, where: str, limits: Limits) -> Problem:
 
 def refused(job: BaseModel, limits: Limits) -> list[Problem]:
     """Problems for everything a shared page may not use, each with its setting."""
-    found = [problem for named in named_in(job) if (problem := _problem(named, limits))]
-    return [*found, *_control_images(job, limits), *_too_long(job)]
+    problems = [problem for named in named_in(job) if (problem := _problem(named, limits))]
+    return [*problems, *_control_images(job, limits), *_too_long(job)]
 
 
 def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
@@ -112,11 +112,11 @@ def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
     if not samples or not method or not method.traits.control_images:
         return []
     named = [path for line in samples.sample_prompts for path in CONTROL_IMAGE.findall(line)]
-    found = [not_open(path, "samples.sample_prompts", limits) for path in named if not limits.opens(path)]
+    problems = [not_open(path, "samples.sample_prompts", limits) for path in named if not limits.opens(path)]
     if samples.sample_prompts_file:
         what, fix = "A prompt file cannot name control images from a shared page", "write the prompts on the page"
-        found.append(Problem(what, "samples.sample_prompts_file", fix, code="shared.prompts-file"))
-    return found
+        problems.append(Problem(what, "samples.sample_prompts_file", fix, code="shared.prompts-file"))
+    return problems
 
 
 def _too_long(job: BaseModel) -> list[Problem]:
@@ -134,9 +134,9 @@ def _too_long(job: BaseModel) -> list[Problem]:
 
 def admit(job: BaseModel, limits: Limits | None) -> None:
     """Raise ProblemsError with everything in a job that it may not use. limits: None for a local page, which has none"""
-    found = leaving(job) + (refused(job, limits) if limits else [])
-    if found:
-        raise ProblemsError(found)
+    problems = leaving(job) + (refused(job, limits) if limits else [])
+    if problems:
+        raise ProblemsError(problems)
 
 
 def leaving(job: BaseModel) -> list[Problem]:

@@ -47,10 +47,10 @@ READ_BY_NONE = Misread(dict.fromkeys(PROGRAMS, UNREAD))
 
 def rows(misreads: Iterable[Misread]) -> dict[str, dict[str, str]]:
     """{option: {program: what it does with such files}}; the option "" is a file without any."""
-    found = {"": dict.fromkeys(PROGRAMS, READ)}
+    by_option = {"": dict.fromkeys(PROGRAMS, READ)}
     for each in misreads:
-        found.setdefault(each.option, {}).update(each.by)
-    return {option: found[""] | by for option, by in found.items()}
+        by_option.setdefault(each.option, {}).update(each.by)
+    return {option: by_option[""] | by for option, by in by_option.items()}
 
 
 def problems(

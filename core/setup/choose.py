@@ -119,10 +119,8 @@ def unsupported(facts: MachineFacts) -> str | None:
     if facts.system == "Linux" and facts.machine not in (*X86_64, "aarch64"):
         return f"CPUs of type {facts.machine} are not supported: PyTorch has no wheel for them."
     if facts.system == "Linux" and (not facts.glibc or numbers(facts.glibc) < (2, 28)):
-        found = f"glibc {facts.glibc}" if facts.glibc else "another C library"
-        return (
-            f"This Linux has {found}, but PyTorch needs glibc 2.28 or newer (Debian 10, Ubuntu 20.04, RHEL 8 or later)."
-        )
+        library = f"glibc {facts.glibc}" if facts.glibc else "another C library"
+        return f"This Linux has {library}, but PyTorch needs glibc 2.28 or newer (Debian 10, Ubuntu 20.04, RHEL 8 or later)."
     if facts.system not in ("Linux", "Windows", "Darwin"):
         return f"{facts.system} is not supported: PyTorch has wheels for Linux, Windows and macOS."
     return None

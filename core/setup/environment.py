@@ -109,9 +109,9 @@ def stamp_for(root: Path, build: Build) -> dict:
     }
 
 
-def same(found: dict | None, wanted: dict) -> bool:
+def same(recorded: dict | None, wanted: dict) -> bool:
     """Whether an environment's stamp has all of these values; further ones, of packages for tests, do not count."""
-    return found is not None and all(found.get(key) == value for key, value in wanted.items())
+    return recorded is not None and all(recorded.get(key) == value for key, value in wanted.items())
 
 
 def index_answers(url: str) -> bool:

@@ -189,11 +189,11 @@ def near_tests(python: str, arguments: list[str]) -> list[str]:
     after = arguments[at + 1 :]
     revision = after[:1] if after and not after[0].startswith("-") else []
     command = [python, "-m", "tests.near", *revision]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    sys.stderr.write(found.stderr)
-    if found.returncode:
-        raise SystemExit(found.returncode)
-    files = found.stdout.split()
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    sys.stderr.write(result.stderr)
+    if result.returncode:
+        raise SystemExit(result.returncode)
+    files = result.stdout.split()
     return [*files, *arguments[:at], *after[len(revision) :]] if files else []
 
 

@@ -158,10 +158,10 @@ def meter(tokens: int, longest: int) -> str:
 @once_per_report
 def _by_stem(report: Report | None) -> dict[tuple[Path, str], list[str]]:
     """{(folder, name without suffix): names} of the images."""
-    found: dict[tuple[Path, str], list[str]] = {}
+    names: dict[tuple[Path, str], list[str]] = {}
     for each in report.placed if report else ():
-        found.setdefault((each.image.path.parent, each.image.path.stem), []).append(each.image.path.name)
-    return found
+        names.setdefault((each.image.path.parent, each.image.path.stem), []).append(each.image.path.name)
+    return names
 
 
 def sharing(report: Report | None, image: Path, caption: Path) -> list[str]:

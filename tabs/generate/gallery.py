@@ -227,8 +227,8 @@ class Shelf:
         if not name:
             return {}
         path = find_file(name, self.page.workspace)
-        there = path is not None and path.is_file() and self.page.roots.holds(path)
-        return {"file": Path(name).name, "url": self.page.file_url(path) if path is not None and there else ""}
+        usable = path is not None and path.is_file() and self.page.roots.holds(path)
+        return {"file": Path(name).name, "url": self.page.file_url(path) if path is not None and usable else ""}
 
     # -- changes
 

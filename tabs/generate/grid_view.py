@@ -227,11 +227,11 @@ def table(
 
 
 def _head(
-    folder: GridFolder, content: GridContent, state: State, there: int, total: int, file_url: Callable[..., str]
+    folder: GridFolder, content: GridContent, state: State, done: int, total: int, file_url: Callable[..., str]
 ) -> str:
     does = ""
     if not state.entry:
-        does += button("resume", "Resume", folder.name, kind="primary") if there < total else ""
+        does += button("resume", "Resume", folder.name, kind="primary") if done < total else ""
         for path, words in ((folder.png, "Image"), (folder.html, "HTML")):
             name = f"{folder.name}{path.suffix}"
             does += link(file_url(path), words, download=name) if path.is_file() else ""
@@ -246,7 +246,7 @@ def _head(
     if content.run:
         does += f'<a class="btn" href="#Monitor/{quote(content.run)}" title="Compare its checkpoints on Monitor">Its run</a>'
     does += button("close", "Close", kind="quiet")
-    words = f"{there:,} of {count(total, 'image')}"
+    words = f"{done:,} of {count(total, 'image')}"
     wait = f', <span data-waits="{esc(state.entry)}"></span>' if state.waits else ""
     message = f'<p class="run-message error"><strong>{esc(state.message)}</strong></p>' if state.message else ""
     if preferred := preferred_words(folder, content):

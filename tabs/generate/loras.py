@@ -313,9 +313,9 @@ class Loras:
     def refused_embedding(self, text: str) -> list[Problem]:
         """The problem of an embedding that does not fit the model; [] if it fits or is missing, which the start reports."""
         family, problems = self._family(self.fields.load()), list[Problem]()
-        found = collected(list[Problem](), find_embedding, text, self.page.workspace)
-        if found is not None and family and self.page.roots.holds(found.path):
-            collected(problems, lambda: check_choice(identify(found.path), found.path, ["embedding"], family))
+        embedding = collected(list[Problem](), find_embedding, text, self.page.workspace)
+        if embedding is not None and family and self.page.roots.holds(embedding.path):
+            collected(problems, lambda: check_choice(identify(embedding.path), embedding.path, ["embedding"], family))
         return problems
 
     def _fitting(self, name: str, values: dict[str, Any]) -> Path:

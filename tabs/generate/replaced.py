@@ -85,11 +85,11 @@ def use_result(page: Page, data: dict[str, Any], browser: Browser) -> None:
     path = page.works.written(str(data.get("work")))
     if path is None:
         raise ProblemsError.one("The file no longer exists", "Generate", "start the tool again", "file.gone")
-    found = identify(path)
+    kind = identify(path)
     with replacing(page):
         state = page.project.tab_state(TAB)
         values = form.stored_values(state, page.project.job)
-        if found.kind == "lora":
+        if kind.kind == "lora":
             values = form.add_lora(values, path, page.workspace)
         else:
             values |= {"base_model": portable_name(path, page.workspace)}

@@ -402,8 +402,8 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
     elif name == "move":
         engine.move(entry, to_count(data.get("position")))
     elif name == "forget":
-        given = data.get("entries")
-        engine.forget([str(each) for each in given[:MAX_ENDED]] if isinstance(given, list) else [])
+        entries = data.get("entries")
+        engine.forget([str(each) for each in entries[:MAX_ENDED]] if isinstance(entries, list) else [])
     elif name == "continue":
         engine.continue_run(run)
     elif name == "pause_queue":

@@ -310,10 +310,10 @@ def _making(
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
     labels = {each["file"]: each["label"] for each in columns}
     more = comparison.proposed - len(comparison.prompts)
-    there = images.wanted if entry else images.generated | images.samples
+    existing = images.wanted if entry else images.generated | images.samples
 
     def further(wanted: Comparison) -> int:
-        return len(cells_of(wanted).keys() - there - sampled(wanted))
+        return len(cells_of(wanted).keys() - existing - sampled(wanted))
 
     new_images = further(comparison)
     more_images = further(_comparison(page, facts, job, verdict, more=True)) if more and state == "done" else 0

@@ -62,13 +62,13 @@ def _is_preset(text: str) -> bool:
 def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
     """Fill in the form from another program's settings. A shared page reads no file that they name."""
     if name.lower().endswith(WEIGHTS):
-        found = _of_header(text, name, page.workspace.private)
+        imported = _of_header(text, name, page.workspace.private)
     else:
-        found = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
-    found = fitted(found)
-    kept = {"token": token, "description": found.description, "report": report_of(found, page)}
+        imported = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
+    imported = fitted(imported)
+    kept = {"token": token, "description": imported.description, "report": report_of(imported, page)}
     return page.project.take_import(
-        found.job, name or found.title, f"{name or found.title} imported: {found.summary}.", kept
+        imported.job, name or imported.title, f"{name or imported.title} imported: {imported.summary}.", kept
     )
 
 
@@ -189,15 +189,15 @@ def exported(page: Page, program: str = "") -> dict[str, Any]:
     and a list of what these cannot express. Raises ProblemsError."""
     page.project.check()
     job = page.project.job
-    found: dict[str, Any]
+    texts: dict[str, Any]
     if program == "kohya_ss":
         preset = export_preset(job)
-        found, lost = {"preset": preset.text, "tab": preset.title}, preset.lost
+        texts, lost = {"preset": preset.text, "tab": preset.title}, preset.lost
     else:
         project = export_project(job)
-        found, lost = {"command": project.command, "toml": project.toml}, project.lost
+        texts, lost = {"command": project.command, "toml": project.toml}, project.lost
     dataset, advice = _dataset(page, job)
-    return found | {
+    return texts | {
         "name": job.saving.output_name,
         "dataset": dataset,
         "lost": [

@@ -52,9 +52,9 @@ def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
 
 def idle_fields(job: TrainJob) -> dict[str, str]:
     """{path: reason} of the fields without effect for this method, scheduler and DeepSpeed setting, which the form hides."""
-    found = {path: reason for path, reason in lacking_in(job) if path.partition(".")[0] in ("method", "sharding")}
-    found |= {path: reason for topic in (method, schedule, sharding) for path, reason in topic.without_effect(job)}
-    return {path: reason for path, reason in found.items() if not FIELDS[path].first or FIELDS[path].only}
+    reasons = {path: reason for path, reason in lacking_in(job) if path.partition(".")[0] in ("method", "sharding")}
+    reasons |= {path: reason for topic in (method, schedule, sharding) for path, reason in topic.without_effect(job)}
+    return {path: reason for path, reason in reasons.items() if not FIELDS[path].first or FIELDS[path].only}
 
 
 def idle_group(group: str, idle: dict[str, str]) -> str:
@@ -170,20 +170,20 @@ def _argument(argument: Argument) -> str:
 
 def _recipes(job: TrainJob) -> dict[str, list[Recipe]]:
     """{path of a field: recipes below it that would change something}."""
-    found = {"optimizer.optimizer_type": recipes(job.optimizer.optimizer_type)}
+    offers = {"optimizer.optimizer_type": recipes(job.optimizer.optimizer_type)}
     if rate := usual_rate(job):
-        found["optimizer.learning_rate"] = [rate]
-    found["schedule.lr_scheduler"] = constant_or_warmup(job)
+        offers["optimizer.learning_rate"] = [rate]
+    offers["schedule.lr_scheduler"] = constant_or_warmup(job)
     if job.noise.loss_type in HUBER_LIKE:
-        found["noise.loss_type"] = [HUBER]
-    return {path: useful for path, each in found.items() if (useful := [one for one in each if changes(job, one)])}
+        offers["noise.loss_type"] = [HUBER]
+    return {path: useful for path, each in offers.items() if (useful := [one for one in each if changes(job, one)])}
 
 
 def recipe_offers(job: TrainJob) -> dict[str, list[dict[str, str]]]:
     """{path of a field: [{"title", "why", "sets"}] for the buttons below it}."""
     return {
-        path: [{"title": one.title, "why": one.why, "sets": _settings_text(changes(job, one))} for one in found]
-        for path, found in _recipes(job).items()
+        path: [{"title": one.title, "why": one.why, "sets": _settings_text(changes(job, one))} for one in useful]
+        for path, useful in _recipes(job).items()
     }
 
 

@@ -208,8 +208,8 @@ def _names(paths: Sequence[Path], folder: Path) -> Iterator[tuple[str, str]]:
 
 def records(folder: Path, name: str) -> list[Path]:
     """The records of this name in a dataset's trash folder, oldest first."""
-    found = (path for path in (folder / TRASH_FOLDER).glob(f"*/{name}") if path.is_file())
-    return sorted(found, key=lambda path: path.parent.name)
+    paths = (path for path in (folder / TRASH_FOLDER).glob(f"*/{name}") if path.is_file())
+    return sorted(paths, key=lambda path: path.parent.name)
 
 
 def _read(record: Path) -> tuple[dict[str, Any], list[tuple[Path, Path]]]:

@@ -174,6 +174,10 @@ def frequent_tags(metadata: Mapping[str, str]) -> list[str]:
 def _folders(metadata: Mapping[str, str], key: str) -> dict[str, dict[str, Any]]:
     """{folder: object} of a value in JSON; {} for a damaged one."""
     with suppress(ProblemsError):
-        found = parse_json(metadata.get(key) or "{}", key)
-        return {name: each for name, each in found.items() if isinstance(each, dict)} if isinstance(found, dict) else {}
+        folders = parse_json(metadata.get(key) or "{}", key)
+        return (
+            {name: each for name, each in folders.items() if isinstance(each, dict)}
+            if isinstance(folders, dict)
+            else {}
+        )
     return {}

@@ -29,8 +29,8 @@ def _pairs(folder: GridFolder, content: GridContent, letter: str) -> Iterator[Pa
     number, size[at] = size[at], 1
     for first in product(*map(range, size)):
         cells = [content.source(_moved(first, at, value)) for value in range(number)]
-        there = [value for value, cell in enumerate(cells) if cell in done]
-        for one, other in combinations(there, 2):
+        made = [value for value, cell in enumerate(cells) if cell in done]
+        for one, other in combinations(made, 2):
             if cells[one] != cells[other]:
                 yield f"{letter}{one + 1}", f"{letter}{other + 1}", name_of(first)
 
@@ -107,8 +107,8 @@ def preferred_words(folder: GridFolder, content: GridContent) -> str:
     words = []
     for axis in axes_to_choose(content):
         names = {f"{axis.letter}{number}": text for number, text in enumerate(axis.texts, 1)}
-        found = standing(names, read_choices(folder.path, names))
-        if found is not None and found["rows"]:
-            what = f"prefer {axis.title} {names[found['file']]}" if found["file"] else f"leave {axis.title} open"
-            words.append(f"{found['choices']} blind choices {what}.")
+        result = standing(names, read_choices(folder.path, names))
+        if result is not None and result["rows"]:
+            what = f"prefer {axis.title} {names[result['file']]}" if result["file"] else f"leave {axis.title} open"
+            words.append(f"{result['choices']} blind choices {what}.")
     return " ".join(words)

@@ -213,8 +213,8 @@ def _request(
         notes += closed
         return None
     request = with_initial_images([replace(requests[0], job=cell_job)])[0]
-    found = collected(list[Problem](), with_hook_images, [request.job])  # the cell reports problems of its images
-    return replace(request, job=found[0]) if found else request
+    jobs = collected(list[Problem](), with_hook_images, [request.job])  # the cell reports problems of its images
+    return replace(request, job=jobs[0]) if jobs else request
 
 
 def _closed(job: GenerateJob) -> Iterator[Problem]:

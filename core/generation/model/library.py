@@ -104,11 +104,11 @@ class Scan:
         """Yield (label, path) of the files of a kind, and of diffusers folders, among the checkpoints of all runs."""
         for run, (files, folders) in self._runs:
             root = run / "checkpoints"
-            found = [(_label(path, root), path) for path in folders] if kind == "checkpoint" else []
-            found += self._of_kind(files, root, kind, SUFFIXES)
-            if found:
+            labeled = [(_label(path, root), path) for path in folders] if kind == "checkpoint" else []
+            labeled += self._of_kind(files, root, kind, SUFFIXES)
+            if labeled:
                 title = _run_label(run)
-                yield from ((f"{title} / {label}", path) for label, path in found)
+                yield from ((f"{title} / {label}", path) for label, path in labeled)
 
     @cached_property
     def _own(self) -> tuple[list[Path], list[Path]]:

@@ -170,12 +170,12 @@ def _optimizer(metadata: Mapping[str, str]) -> tuple[str | None, list[str]]:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         call = None
     keywords = call.keywords if isinstance(call, ast.Call) else []
-    given = {each.arg: ast.unparse(each.value) for each in keywords if each.arg}
+    arguments = {each.arg: ast.unparse(each.value) for each in keywords if each.arg}
     entries = [each for each in catalog().values() if path in (each.path, each.definition, *each.aliases)]
     # Of SGDNesterov sd-scripts records momentum alone.
     sign = "nesterov" if "atelier_version" in metadata else "momentum"
-    entries.sort(key=lambda each: ("nesterov" in each.implied) != (sign in given))
-    return next((each.name for each in entries), path) or None, [f"{name}={value}" for name, value in given.items()]
+    entries.sort(key=lambda each: ("nesterov" in each.implied) != (sign in arguments))
+    return next((each.name for each in entries), path) or None, [f"{name}={value}" for name, value in arguments.items()]
 
 
 def _from_tensors(header: Header) -> Import:

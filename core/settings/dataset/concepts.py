@@ -86,12 +86,13 @@ def _sources(dataset: DatasetSettings) -> list[Source]:
 
 def concepts_of(job: TrainJob) -> list[Concept]:
     """`concepts` of a training. Without a network, network multipliers are ignored, which would only separate batches."""
-    found = concepts(job.dataset, captions_in_force(job), job.validation)
+    all_concepts = concepts(job.dataset, captions_in_force(job), job.validation)
     plain = {} if job.method.traits.uses_network else {"network_multiplier": ImageSettings().network_multiplier}
     control = job.method.traits.control_images
     fit = job.dataset.control_fit
     return [
-        replace(each, images=each.images.model_copy(update=plain), control=control, control_fit=fit) for each in found
+        replace(each, images=each.images.model_copy(update=plain), control=control, control_fit=fit)
+        for each in all_concepts
     ]
 
 

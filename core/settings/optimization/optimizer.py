@@ -159,8 +159,8 @@ def given_arguments(settings: OptimizerSettings) -> dict[str, Any]:
 
 def arguments_in_force(settings: OptimizerSettings, entry: Entry) -> dict[str, Any]:
     """`given_arguments` on top of those that the optimizer's name implies, with tuples for lists, as the libraries expect."""
-    given = {**entry.implied, **given_arguments(settings)}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    arguments = {**entry.implied, **given_arguments(settings)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
 def optimizer_sentence(settings: OptimizerSettings) -> str:

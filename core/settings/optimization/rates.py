@@ -60,13 +60,13 @@ def own_rates(job: TrainJob) -> dict[str, float]:
     elif trains_unet(job):
         parts["unet"] = optimizer.unet_rate
     parts |= {part: rate for part, (rate, _) in spec_of(job).rates(job).items()}
-    found: dict[str, float] = {}
+    rates: dict[str, float] = {}
     for part, rate in parts.items():
         if rate != 0:
-            found[part] = rate
+            rates[part] = rate
             if job.method.traits.uses_network and optimizer.plus_ratio(part) != 1:
-                found[f"{part} plus"] = rate * optimizer.plus_ratio(part)
-    return found
+                rates[f"{part} plus"] = rate * optimizer.plus_ratio(part)
+    return rates
 
 
 def _block_rates(text: str) -> dict[str, float]:

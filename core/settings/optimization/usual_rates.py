@@ -81,17 +81,17 @@ def _compared(job: TrainJob) -> tuple[float, float, float]:
 
 def far_rates(job: TrainJob) -> list[Far]:
     """The unusual learning rates, one per setting."""
-    found: dict[str, Far] = {}
+    far: dict[str, Far] = {}
     rates = effective_rates(job, job.memory.num_processes)
     for part, rate in sorted(rates.items(), key=lambda item: not item[0].startswith("unet")):
         usual = usual_rates(job, part)
         if rate < 0 or usual is None or not (way := usual.far(rate)):
             continue  # negative rates are reported by rules/learning_rate.py
         where = _where(job, part)
-        if part.startswith("text") and "optimizer.learning_rate" in found and job.optimizer.text_encoder_lr is None:
+        if part.startswith("text") and "optimizer.learning_rate" in far and job.optimizer.text_encoder_lr is None:
             continue  # the same setting, already reported for the U-Net
-        found.setdefault(where, Far(part, where, rate, usual, way))
-    return list(found.values()) or _by_block(job, rates)
+        far.setdefault(where, Far(part, where, rate, usual, way))
+    return list(far.values()) or _by_block(job, rates)
 
 
 def _where(job: TrainJob, part: str) -> str:

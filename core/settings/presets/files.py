@@ -230,10 +230,10 @@ def checked(data: bytes, where: str) -> Preset:
             raise ProblemsError([foreign]) from None
         raise
     preset = parse(raw, where)
-    found = _outside_a_recipe(preset, where)
-    collected(found, build, JOBS[preset.task], preset.values, where)
-    if found:
-        raise ProblemsError(found)
+    problems = _outside_a_recipe(preset, where)
+    collected(problems, build, JOBS[preset.task], preset.values, where)
+    if problems:
+        raise ProblemsError(problems)
     return preset
 
 
@@ -319,8 +319,8 @@ class PresetStore:
 
     def names(self, task: str = "") -> list[str]:
         """Names of the presets of a task, or of all: sorted shipped ones, then the user's as "user/name"."""
-        found = [*_stems(self.shipped), *(f"user/{name}" for name in _stems(self.user))]
-        return [name for name in found if not task or self._about(name)[0] == task]
+        names = [*_stems(self.shipped), *(f"user/{name}" for name in _stems(self.user))]
+        return [name for name in names if not task or self._about(name)[0] == task]
 
     def _about(self, name: str) -> tuple[str, str]:
         try:

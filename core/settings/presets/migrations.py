@@ -102,8 +102,8 @@ def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
 
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     """(task, values) with the names of version 2; names that are already current stay."""
-    found = {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
-    return with_present_tool(*_tool_as_task(_TASKS_2.get(task, task), _with_one_compatibility(found)))
+    groups = {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
+    return with_present_tool(*_tool_as_task(_TASKS_2.get(task, task), _with_one_compatibility(groups)))
 
 
 def to_version_3(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
@@ -149,16 +149,16 @@ def _sources(groups: Mapping[str, Any]) -> list[Values]:
 
 def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
     """{path: value} of the compatibility switches of version 1 that are on."""
-    found = {}
+    switched = {}
     for path, off in _SWITCHES_1.items():
         group, name = path.split(".")
         fields = groups.get(group)
         value = fields.get(name, off) if isinstance(fields, Mapping) else off
         if value != off and isinstance(value, str) and value.startswith("kohya"):
-            found[path] = value
+            switched[path] = value
     if any(str(source.get(_OF_A_FOLDER, "")).startswith("kohya") for source in _sources(groups)):
-        found.setdefault("captions.compatibility", "kohya")
-    return found
+        switched.setdefault("captions.compatibility", "kohya")
+    return switched
 
 
 def _version(on: Mapping[str, str]) -> str:

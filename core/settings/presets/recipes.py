@@ -142,8 +142,8 @@ def usual_rate(job: TrainJob) -> Recipe | None:
     )
 
 
-def changes(job: Settings, found: Recipe) -> dict[str, Any]:
+def changes(job: Settings, recipe: Recipe) -> dict[str, Any]:
     """What the recipe would change in this job: {dotted path: new value}; empty if already applied."""
     known = {entry.path for entry in declared(TrainJob)}
-    assert set(found.settings) <= known, sorted(set(found.settings) - known)
-    return {path: value for path, value in found.settings.items() if value_of(job, path) != value}
+    assert set(recipe.settings) <= known, sorted(set(recipe.settings) - known)
+    return {path: value for path, value in recipe.settings.items() if value_of(job, path) != value}

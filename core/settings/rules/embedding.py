@@ -36,9 +36,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         plain = "".join(sign for sign in first if sign.isalnum() or sign in "-_")
         fix = f"use the same for both, such as {plain or 'zkw'}, or write {name} in other programs"
         yield Problem(what, "saving.output_name", fix, "advice", code="embedding.output-name")
-    given = [word for word in (settings.init_word or "").split(",") if word.strip()]
-    if len(given) > max(1, len(settings.words)):
-        what = f"{len(given)} initializer words are set for {len(settings.words)} tokens"
+    initializers = [word for word in (settings.init_word or "").split(",") if word.strip()]
+    if len(initializers) > max(1, len(settings.words)):
+        what = f"{len(initializers)} initializer words are set for {len(settings.words)} tokens"
         yield Problem(
             what, "embedding.init_word", "enter one for all, or one for each", code="embedding.init-word-count"
         )

@@ -25,8 +25,8 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _needed_weights(job)
     yield from _dropouts(network)
     own = getattr(job, network.kind, None)
-    given = [each for each in network.traits.misread if each.applies(own, network.trains_conv)]
-    yield from readers.problems(network.label("kind"), given, "network.kind")
+    misread = [each for each in network.traits.misread if each.applies(own, network.trains_conv)]
+    yield from readers.problems(network.label("kind"), misread, "network.kind")
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)
     if not network.dim_from_weights:
@@ -99,19 +99,19 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
 def _list(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
     where, title = f"network.{name}", NetworkSettings.title_of(name)
     try:
-        found = numbers(text)
+        values = numbers(text)
     except ValueError:
         what = f"{title}: '{_short(text)}' is not a list of numbers"
         yield Problem(what, where, "write numbers separated by commas", code="settings.not-numbers")
         return
-    if len(found) not in counts:
-        what = f"{title}: {len(found)} numbers instead of {blocks_in_words(counts)}"
+    if len(values) not in counts:
+        what = f"{title}: {len(values)} numbers instead of {blocks_in_words(counts)}"
         yield Problem(what, where, "enter one number per block", code="network.block-count")
     ranks = name.endswith("dims")
-    if any(number < 0 for number in found):
+    if any(number < 0 for number in values):
         fix = "use 0 to skip a block" if ranks else "use 0 or more"
         yield Problem(f"{title}: a number is below 0", where, fix, code="network.block-negative")
-    if ranks and any(number != int(number) or number > LARGEST_RANK for number in found):
+    if ranks and any(number != int(number) or number > LARGEST_RANK for number in values):
         fix = f"use whole numbers from 0 to {LARGEST_RANK}"
         yield Problem(f"{title}: a number is not a valid rank", where, fix, code="network.block-not-a-rank")
 
@@ -120,15 +120,15 @@ def _side(name: str, text: str, family: str | None) -> Iterator[Problem]:
     where, title = f"network.{name}", NetworkSettings.title_of(name)
     wanted = sorted({side_count(name, COUNTS[family])} if family else set(SIDES[name]), reverse=True)
     try:
-        found = rate_numbers(text, wanted[0])
+        factors = rate_numbers(text, wanted[0])
     except ValueError:
         what = f"{title}: '{_short(text)}' is neither a list of numbers nor one of {', '.join(PRESETS)}"
         fix = "write for example 0,0,0.5,1 or cosine or linear+0.25"
         yield Problem(what, where, fix, code="settings.not-numbers")
         return
-    if any(factor < 0 for factor in found):
+    if any(factor < 0 for factor in factors):
         yield Problem(f"{title}: a weight is below 0", where, "use 0 to skip a block", code="network.block-negative")
-    count = len(found)
+    count = len(factors)
     if text.strip().partition("+")[0].strip() in PRESETS or count in wanted:
         return
     words = " or ".join(str(number) for number in wanted)

@@ -49,13 +49,13 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 def _argument_problems(settings: OptimizerSettings, entry: Entry) -> list[Problem]:
     """Problems of the optimizer's arguments, including those that have their own setting."""
-    given = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
-    own = {name: f"optimizer.{name}" for name in given}
-    found = argument_problems(given_arguments(settings), entry.arguments, entry.name, ARGUMENTS, own)
+    common = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
+    own = {name: f"optimizer.{name}" for name in common}
+    problems = argument_problems(given_arguments(settings), entry.arguments, entry.name, ARGUMENTS, own)
     instead = {path: entry.arguments[name].words for name, path in own.items() if name in entry.arguments}
     empty = {path: "leave it empty (null)" for path in own.values()}
     fixes = empty | {path: f"{empty[path]}, or use {words}" for path, words in instead.items()}
-    return [replace(each, fix=fixes.get(each.where, each.fix)) for each in found]
+    return [replace(each, fix=fixes.get(each.where, each.fix)) for each in problems]
 
 
 def _adafactor(job: TrainJob) -> Iterator[Problem]:

@@ -70,9 +70,9 @@ def _arguments(job: TrainJob) -> Iterator[Problem]:
     try:
         read_step_rules(own.lr_scheduler_args.get("step_rules", ""))
     except ValueError as error:
-        given = own.lr_scheduler_args.get("step_rules")
-        what = f"step_rules is '{given}': {error}" if given else "The piecewise constant scheduler needs step_rules"
-        yield Problem(what, where, RULES, code="schedule.step-rules" if given else "schedule.no-step-rules")
+        rules = own.lr_scheduler_args.get("step_rules")
+        what = f"step_rules is '{rules}': {error}" if rules else "The piecewise constant scheduler needs step_rules"
+        yield Problem(what, where, RULES, code="schedule.step-rules" if rules else "schedule.no-step-rules")
 
 
 def _lengths(job: TrainJob) -> Iterator[Problem]:

@@ -187,15 +187,15 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 
 def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
     """(every image in natural order, folder by folder; number of other files, without captions)."""
-    found: list[Path] = []
+    paths: list[Path] = []
     others = 0
     for place, folders, names in walk_folders(folder):
         folders[:] = sorted(name for name in folders if recursive and not is_junk(name))
         names = [name for name in names if not is_junk(name)]
         images = [name for name in names if is_image(place / name, name)]
         others += sum(os.path.splitext(name)[1].lower() not in CAPTION_EXTENSIONS for name in names) - len(images)
-        found += [place / name for name in sorted(images, key=lambda name: (natural_order(name), name))]
-    return found, others
+        paths += [place / name for name in sorted(images, key=lambda name: (natural_order(name), name))]
+    return paths, others
 
 
 # ---- one image

@@ -219,12 +219,12 @@ def _highest_factors(plan: Plan, read: Sequence[LoraFile], context: JobContext) 
 
 def _with_bias_norm(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraFile]) -> dict[str, Any]:
     """The tensors, and the sums of the changes of biases and norm layers."""
-    found = dict(tensors)
+    summed = dict(tensors)
     for lora, source in zip(read, plan.loras, strict=True):
         for key, value in bias_norm_of(lora).items():
             change = loaded(value).float() * source.strength(key.partition(".")[0])
-            found[key] = found[key] + change.view_as(found[key]) if key in found else change
-    return found
+            summed[key] = summed[key] + change.view_as(summed[key]) if key in summed else change
+    return summed
 
 
 def _metadata(

@@ -43,8 +43,8 @@ SIZES = ("ss_network_module", "ss_network_dim", "ss_network_alpha")
 def is_plain(lora: LoraFile, network_type: str) -> bool:
     """Whether all layers already are of this network type (the name of a kind)."""
     layers = group_by_module(lora.tensors).items()
-    found = [kind_of_keys(layer, name) for name, layer in layers]
-    return all(kind is not None and kind.name == network_type for kind in found)
+    kinds = [kind_of_keys(layer, name) for name, layer in layers]
+    return all(kind is not None and kind.name == network_type for kind in kinds)
 
 
 def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tuple[int, ...]], list[str]]:
@@ -85,8 +85,8 @@ def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSe
 def _place(base: Checkpoint | None, name: str) -> Place | None:
     """The stored weight of a layer in the base model; None without one."""
     part, path = module_of_layer(name) or ("", "")
-    found = base.parts.get(part) if base is not None else None
-    return found.places.get(f"{path}.weight") if found is not None else None
+    model_part = base.parts.get(part) if base is not None else None
+    return model_part.places.get(f"{path}.weight") if model_part is not None else None
 
 
 def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple[int, ...]:
@@ -135,8 +135,8 @@ def to_plain(
     bias_norm = dict(lora.bias_norm) | {key: each for key, each in lora.tensors.items() if key.endswith(f".{BIAS}")}
     left_out = lora.left_out + tuple(key for key in bias_norm if key not in lora.bias_norm)
     family = lora.family or (base.kind.family if base is not None else None)
-    found = replace(lora, tensors=tensors, metadata=_metadata(lora, tensors, settings), family=family)
-    return replace(found, bias_norm=bias_norm, left_out=left_out), _about(retained, lacking)
+    plain = replace(lora, tensors=tensors, metadata=_metadata(lora, tensors, settings), family=family)
+    return replace(plain, bias_norm=bias_norm, left_out=left_out), _about(retained, lacking)
 
 
 def _adapter(

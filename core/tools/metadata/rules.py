@@ -120,7 +120,7 @@ _LINE = re.compile(r'(?:"(?P<quoted>[^"]*)"|(?P<plain>.+?))\s*->\s*(?:"(?P<quote
 
 def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacement], list[Problem]]:
     """(the replacements, a problem for each invalid line). lines: (text, its location for problems)."""
-    found: list[Replacement] = []
+    replacements: list[Replacement] = []
     problems: list[Problem] = []
     for place, line in lines:
         if not line.strip():
@@ -133,8 +133,8 @@ def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacemen
             )
             continue
         new = match["quoted_new"] if match["quoted_new"] is not None else match["new"]
-        found.append(Replacement(match["quoted"] or match["plain"], new))
-    return found, problems
+        replacements.append(Replacement(match["quoted"] or match["plain"], new))
+    return replacements, problems
 
 
 def endless(replacements: Sequence[Replacement], by_word: bool) -> list[Replacement]:
@@ -179,7 +179,7 @@ def _replacer(each: Replacement, by_word: bool) -> Callable[[str], str]:
     if not by_word:
         return lambda text: text.replace(each.old, each.new)
     pattern = each.pattern
-    return lambda text: pattern.sub(lambda found: each.new, text)
+    return lambda text: pattern.sub(lambda match: each.new, text)
 
 
 def _settled(text: str, replace: Callable[[str], str], each: Replacement) -> str:

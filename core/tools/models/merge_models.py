@@ -192,18 +192,18 @@ def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[di
 
 def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
     """Problems of models with different families, prediction types or sizes."""
-    where, first, found = f"{GROUP}.models", models[0], list[Problem]()
+    where, first, problems = f"{GROUP}.models", models[0], list[Problem]()
     for model in models[1:]:
         one, other = first.kind, model.kind
         names = f"{model.path.name} is {other}, {first.path.name} is {one}"
         if (one.family, one.variant) != (other.family, other.variant):
             fix = f"merge models of one family, such as {FAMILY_NAMES.get(one.family or '', 'SD 1.x')}"
-            found.append(Problem(names, where, fix, code="merge.other-family"))
+            problems.append(Problem(names, where, fix, code="merge.other-family"))
             continue
         if None not in (one.prediction, other.prediction) and one.prediction != other.prediction:
             what = f"{model.path.name} predicts {other.prediction}, {first.path.name} {one.prediction}"
             fix = "merge models of one prediction type"
-            found.append(Problem(what, where, fix, code="merge.other-prediction"))
+            problems.append(Problem(what, where, fix, code="merge.other-prediction"))
         common = first.floats.keys() & model.floats.keys()
         differing = [key for key in sorted(common) if first.tensors[key].shape != model.tensors[key].shape]
         if differing:
@@ -211,8 +211,8 @@ def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
             shapes = f"{list(model.tensors[key].shape)} and {list(first.tensors[key].shape)}"
             what = f"{model.path.name} and {first.path.name} differ in the shape of {key}: {shapes}"
             fix = "merge models of the same size"
-            found.append(Problem(what, where, fix, code="merge.other-shape"))
-    return found
+            problems.append(Problem(what, where, fix, code="merge.other-shape"))
+    return problems
 
 
 # -- how much of each model
@@ -286,14 +286,14 @@ def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Pr
 def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
     """{key: lazy tensor} of the merge: the first model's, with those of `plan.mixed` merged when they are read."""
     first, floats = plan.models[0], [model.floats for model in plan.models]
-    found = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
+    merged = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
     for key in plan.mixed:
         holders = [model if key in tensors else first for model, tensors in zip(plan.models, floats, strict=True)]
         parts = [
             (weight, each.path, each.tensors[key]) for weight, each in zip(plan.weights(key), holders, strict=True)
         ]
-        found[key] = in_pieces(found[key].dtype, found[key].shape, partial(_mixed, key, parts))
-    return found
+        merged[key] = in_pieces(merged[key].dtype, merged[key].shape, partial(_mixed, key, parts))
+    return merged
 
 
 def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:
