@@ -176,7 +176,7 @@ class LatentCache(Store):
         return self.path_of(
             self._contents[state],
             *side.placed.placement.cut,
-            "mirrored" if side.mirrored else "as it is",
+            "mirrored" if side.flipped else "as it is",
             images.resize_interpolation,
             NO_COLOR if state in self._opaque else images.alpha_color.lower(),
             self.vae_id,
