@@ -26,16 +26,18 @@ OUTER = ("conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_
 class Layer(NamedTuple):
     """A layer of a model.
 
-    name    in files: "lora_unet_down_blocks_0_attentions_0_proj_in"      path  of its module in diffusers or transformers
-    unet    in the denoiser, not in a text encoder                        wide  a convolution other than 1x1
-    residual    in a residual or resampling block, or wide: trained where 3x3 convolutions are (kohya's C3Lier)
-    outer   outside of the U-Net's blocks (OUTER): trained only if the settings choose it
+    name           in files: "lora_unet_down_blocks_0_attentions_0_proj_in"
+    path           of its module in diffusers or transformers
+    unet           in the denoiser, not in a text encoder
+    large_kernel   a convolution other than 1x1
+    residual       trained with C3Lier only: in a residual or resampling block, or with a large kernel
+    outer          outside of the U-Net's blocks (OUTER): trained only if the settings choose it
     """
 
     name: str
     path: str
     unet: bool
-    wide: bool
+    large_kernel: bool
     residual: bool = False
     outer: bool = False
 
@@ -45,23 +47,23 @@ class LayerPreset:
     """A layer preset of LyCORIS (lycoris/config.py).
 
     unet, text  regular expression searched in the module's path in the U-Net and text encoders; None: no layers of that part
-    wide        whether it includes 3x3 convolutions
+    conv        whether it includes 3x3 convolutions
     """
 
     unet: str | None
     text: str | None
-    wide: bool = False
+    conv: bool = False
 
 
 PRESETS = {
-    "full": LayerPreset("", "", wide=True),
+    "full": LayerPreset("", "", conv=True),
     "full-lin": LayerPreset("", ""),
     "attn-mlp": LayerPreset(r"(^|\.)attentions\.", ""),
     # LyCORIS looks for classes that the U-Net of diffusers does not have, and so trains the text encoder alone
     "attn-only": LayerPreset(r"\.attn\d?\.", r"(^|\.)self_attn\."),
-    "unet-only": LayerPreset("", None, wide=True),
+    "unet-only": LayerPreset("", None, conv=True),
     "unet-transformer-only": LayerPreset(r"(^|\.)attentions\.", None),
-    "unet-convblock-only": LayerPreset(r"(^|\.)(resnets|downsamplers|upsamplers)\.|^conv_(in|out)$", None, wide=True),
+    "unet-convblock-only": LayerPreset(r"(^|\.)(resnets|downsamplers|upsamplers)\.|^conv_(in|out)$", None, conv=True),
     "ia3": LayerPreset(r"\.(to_k|to_v|ff\.net\.2)$", r"\.(k_proj|v_proj|fc2)$"),
 }
 
@@ -86,7 +88,9 @@ class Entry:
                 return self.text in layer.name or self.text in layer.path
             return pattern is not None and any(pattern.first(text) for text in (layer.name, layer.path))
         pattern = self._patterns[0 if layer.unet else 1]
-        return pattern is not None and (self._preset.wide or not layer.wide) and pattern.first(layer.path) is not None
+        if pattern is None or (layer.large_kernel and not self._preset.conv):
+            return False
+        return pattern.first(layer.path) is not None
 
 
 class LayerChoice:
