@@ -120,7 +120,7 @@ def _fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> bool:
 
 def _checks(page: Page) -> dict[str, Any]:
     """The findings of the preflight; problems of fields with invalid input come first."""
-    facts = dict(page.checks.look(page.project.job))
+    facts = dict(page.checks.latest(page.project.job))
     if facts.get("setup") and not page.setup.still_applies(page.project.job):
         facts["setup"] = None
     bad = [problem.to_dict() for problem in page.project.problems()]

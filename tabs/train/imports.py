@@ -104,8 +104,7 @@ def marks(project: Project) -> dict[str, Any] | None:
 
 
 def report(project: Project) -> dict[str, Any]:
-    """The report of the import that the form began with; of a preset saved from an import, the part that its description
-    has."""
+    """The report of the import that the form is based on; for a preset saved from an import, what its description contains."""
     return project.imported.get("report") or _described(project.description)
 
 

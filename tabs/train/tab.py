@@ -297,7 +297,7 @@ def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: 
         page.listen(button.click, pressed, page.envelope, page.form_bus, js=js, trigger_mode="once")
     page.listen(
         check.click,
-        lambda: page.checks.look(page.project.job, again=True) and None,
+        lambda: page.checks.latest(page.project.job, again=True) and None,
         None,
         None,
         js="() => { atelier.checking(); return []; }",
