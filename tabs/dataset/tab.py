@@ -28,7 +28,7 @@ from tabs.form.form_values import SOURCE
 from tabs.form.project import STARTER_IMAGES
 from tabs.markup import (
     AWAITED,
-    Drawn,
+    BoardView,
     arg_now,
     board,
     board_event,
@@ -103,7 +103,7 @@ def build(page: Page) -> None:
     page.on_act(list(boards.values()), handlers.act, None, shown | {"tabs": page.tabs})
 
 
-class Handlers(Drawn):
+class Handlers(BoardView):
     """Handlers of the tab's events. The project stores the view, `reading` has the images."""
 
     def __init__(self, page: Page):

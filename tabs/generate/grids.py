@@ -52,7 +52,7 @@ from tabs.form.plain_form import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
 from tabs.generate.grid_axis import ACTS, KINDS, AxisForm, changed, file_axes, files_in, kinds_in
-from tabs.markup import AWAITED, Drawn, arg_now, board, board_event, client_state
+from tabs.markup import AWAITED, BoardView, arg_now, board, board_event, client_state
 from tabs.tools.copies import Copies
 
 TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
@@ -85,7 +85,7 @@ def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, tab
     return grids
 
 
-class Grids(Drawn):
+class Grids(BoardView):
     """Handlers of the boards. The project stores the fields and the open grid; grids are folders, jobs are in the engine's queue."""
 
     def __init__(self, page: Page, fields: PlainForm, shelf: ModelLists):
