@@ -158,36 +158,36 @@ def _once(tags: Iterable[str]) -> Tags:
 
 
 def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """Apply implications until nothing changes. Each tag's are applied once, so cycles end."""
+    """Apply implications until nothing changes. Each tag's rules are applied once, so cycles end."""
     rules = [rule for line in settings.implications if (rule := _rule(line)) is not None]
-    of: dict[str, list[int]] = {}
-    for number, (there, implied, _) in enumerate(rules):
-        if comparable(there) != comparable(implied):
-            of.setdefault(comparable(there), []).append(number)
-    wild = [(tag_test([form]), numbers) for form, numbers in of.items() if "*" in form]
+    by_tag: dict[str, list[int]] = {}
+    for number, (left, right, _) in enumerate(rules):
+        if comparable(left) != comparable(right):
+            by_tag.setdefault(comparable(left), []).append(number)
+    wildcards = [(tag_test([tag]), numbers) for tag, numbers in by_tag.items() if "*" in tag]
 
     def change(tags: Tags) -> Tags:
         done: set[str] = set()
         while new := {comparable(tag) for tag in tags} - done:
             done |= new
-            hit = {number for form in new for number in of.get(form, ())}
-            hit |= {number for test, numbers in wild if any(map(test, new)) for number in numbers}
-            tags = _implied(tags, [rules[number] for number in sorted(hit)])
+            matching = {number for tag in new for number in by_tag.get(tag, ())}
+            matching |= {number for test, numbers in wildcards if any(map(test, new)) for number in numbers}
+            tags = _with_rules(tags, [rules[number] for number in sorted(matching)])
         return tags
 
     return change
 
 
-def _implied(tags: Tags, rules: Iterable[Rule]) -> Tags:
-    """Apply each rule once, if its left tag is still present."""
-    for there, implied, instead in rules:
-        test = tag_test([there])
+def _with_rules(tags: Tags, rules: Iterable[Rule]) -> Tags:
+    """Apply each rule in order, if its left tag is still present."""
+    for left, right, replaces in rules:
+        test = tag_test([left])
         if not any(map(test, tags)):
             continue
-        if instead:
-            tags = _once(implied if test(tag) else tag for tag in tags)
-        elif comparable(implied) not in map(comparable, tags):
-            tags = [*tags, implied]
+        if replaces:
+            tags = _once(right if test(tag) else tag for tag in tags)
+        elif comparable(right) not in map(comparable, tags):
+            tags = [*tags, right]
     return tags
 
 

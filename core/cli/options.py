@@ -240,7 +240,7 @@ REPLACED: dict[str, dict[str, Any]] = {"dataset.folder": {"sources": [], "reg_da
 
 
 def argument_of(task: str) -> Declared | None:
-    """The setting that the task's positional argument sets (`Task.takes`); None for tasks without one."""
+    """The setting that the task's positional argument sets (`Task.argument`); None for tasks without one."""
     model, path = tasks.named(task).job, tasks.named(task).argument
     return next((entry for entry in declared(model) if entry.path == path), None)
 

@@ -97,11 +97,11 @@ class Subset:
 
 @dataclass
 class Dataset:
-    """One [[datasets]] table. given: every name in it and in [general], valid or not."""
+    """One [[datasets]] table. names: all in it and in [general], valid or not."""
 
     path: str
     method: str
-    given: frozenset[str]
+    names: frozenset[str]
     subsets: list[Subset] = field(default_factory=list)
 
 
@@ -176,7 +176,7 @@ def _datasets(document: Document, raw: Mapping[str, Any], fallback: Mapping[str,
 
 
 def _dataset(
-    document: Document, number: int, table: Mapping[str, Any], given: frozenset[str], general: Mapping[str, Any]
+    document: Document, number: int, table: Mapping[str, Any], general_names: frozenset[str], general: Mapping[str, Any]
 ) -> Dataset:
     """A dataset with its folders. Precedence: subset, dataset, general (valid values), default."""
     path = f"datasets[{number}]"
@@ -184,7 +184,7 @@ def _dataset(
     method = method_of(subset for _, subset in tables)
     written = {name: value for name, value in table.items() if name != "subsets"}
     upper = {**general, **_check_table(document, written, path, DATASET, method)}
-    dataset = Dataset(path, method, given | frozenset(table))
+    dataset = Dataset(path, method, general_names | frozenset(table))
     known = {name: option.default for name, option in OPTIONS.items() if method in option.methods}
     for index, subset in tables:
         place = f"{path}.subsets[{index}]"
@@ -332,7 +332,7 @@ def _check_dataset_values(document: Document, dataset: Dataset) -> None:
             document.notes.append(f"{dataset.path}: sizes come from the metadata; the resolution is set to {side}.")
             for subset in subsets:
                 subset.options["resolution"] = max(64, side)
-    elif options["resolution"] is None and "resolution" in dataset.given:
+    elif options["resolution"] is None and "resolution" in dataset.names:
         return  # already reported
     elif options["resolution"] is None:
         fix = "add resolution = 512, or the size you train at"

@@ -329,17 +329,17 @@ def _seed(job: TrainJob, concepts: list[Concept]) -> dict[str, int]:
 
 
 def _tidy(datasets: list[dict[str, Any]], general: dict[str, Any]) -> dict[str, Any]:
-    """The content of the file: values that all share are moved to [general], sd-scripts' defaults removed. Changes its
+    """The content of the file: values that all tables share are moved to [general], sd-scripts' defaults removed. Changes its
     arguments."""
     for name, option in OPTIONS.items():
         if GENERAL not in option.levels or name in NOT_SHARED:
             continue
         tables = [subset for each in datasets for subset in each["subsets"]] if SUBSET in option.levels else datasets
-        having = [table for table in tables if name in table]
-        if having and all(table[name] == having[0][name] for table in having):
-            if not _left_out(name, having[0][name]):
-                general[name] = having[0][name]
-            for table in having:
+        holders = [table for table in tables if name in table]
+        if holders and all(table[name] == holders[0][name] for table in holders):
+            if not _left_out(name, holders[0][name]):
+                general[name] = holders[0][name]
+            for table in holders:
                 del table[name]
     for dataset in datasets:
         for table in (dataset, *dataset["subsets"]):

@@ -154,8 +154,8 @@ def product_error(dtype: torch.dtype, device: str) -> float:
     product = exact[0] @ exact[1]
     gradient = 2 * product @ exact[1].T / product.numel()
     pairs = ((a.detach() @ b.detach(), product), (a.grad, gradient))
-    off = [(got.double().cpu() - right).abs().max() / right.abs().max() for got, right in pairs]
-    return float(torch.stack(off).max())  # NaN if any is, unlike Python's max
+    errors = [(result.double().cpu() - expected).abs().max() / expected.abs().max() for result, expected in pairs]
+    return float(torch.stack(errors).max())  # NaN if any is, unlike Python's max
 
 
 def narrow_type(place: Place) -> Finding:

@@ -53,11 +53,11 @@ def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds:
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "items": [line.to_dict() for line in lines],
     }
-    return cleaned(report, hidden(workspace))
+    return cleaned(report, replacements(workspace))
 
 
-def hidden(workspace: Workspace) -> dict[str, str]:
-    """{path of a folder of this machine: its replacement}, the longest first."""
+def replacements(workspace: Workspace) -> dict[str, str]:
+    """{path of a folder of this machine: its name in a report}, the longest path first."""
     places = {
         "<outputs>": workspace.outputs,
         "<models>": workspace.models,
@@ -78,8 +78,8 @@ def _forms(path: Path) -> set[str]:
 
 
 def cleaned(value: Any, places: Mapping[str, str]) -> Any:
-    """The value as JSON can hold it, with its texts, not dictionaries' keys, made `private`; infinity and NaN become texts.
-    places: see `hidden`"""
+    """The value for JSON: texts made `private`, except keys of dictionaries; infinity and NaN as texts. places: see
+    `replacements`"""
     if isinstance(value, Mapping):
         return {str(name): cleaned(each, places) for name, each in value.items()}
     if isinstance(value, (list, tuple)):

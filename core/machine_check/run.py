@@ -162,9 +162,9 @@ def gone(answer: Gone, seconds: float) -> Finding:
     """The finding for an item whose process ended or hung."""
     if answer.hung:
         reason = f"no answer within {seconds:.0f} seconds, so its process was killed"
-        return Finding(FAILED, "", reason, REPORT, {}, answer.said)
+        return Finding(FAILED, "", reason, REPORT, {}, answer.output)
     fix = "run ./launch.sh update (Windows: launch.bat update); if it fails again, report this"
-    return Finding(FAILED, "", f"its process ended with {answer.code_words}", fix, {}, answer.said)
+    return Finding(FAILED, "", f"its process ended with {answer.code_words}", fix, {}, answer.output)
 
 
 # ---- in the process itself

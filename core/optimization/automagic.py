@@ -13,9 +13,9 @@ RATES = 1e-8, 1e3  # limits of Automagic3's rate
 
 
 class FactoredOptimizer(Optimizer):
-    """Base of Automagic and Automagic3: their update and their groups' rates.
+    """Base of Automagic and Automagic3: the step, the update by factored second moments, and average learning rates.
 
-    A group's `initial_lr` is where its rates start; the learning rate scheduler multiplies them by `lr / initial_lr`.
+    The rates of a group's weights start at its `initial_lr`; the learning rate scheduler multiplies them by `lr / initial_lr`.
     """
 
     @overload

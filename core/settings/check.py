@@ -63,7 +63,7 @@ def explain(model: type[Settings], error: ValidationError, where: str = "") -> l
             )
             continue
         if item["type"] == "extra_forbidden":
-            fix = _nearest(path, model, known)
+            fix = _fix_for_unknown(path, model, known)
             problems[path] = Problem(f"There is no setting '{path}'", place, fix, code="settings.unknown-name")
         elif item["type"] == "missing":
             problems[path] = Problem(f"'{path}' is missing", place, "set a value", code="settings.missing")
@@ -156,11 +156,11 @@ def shorten(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _nearest(path: str, model: type[Settings], known: dict[str, Declared]) -> str:
+def _fix_for_unknown(path: str, model: type[Settings], known: dict[str, Declared]) -> str:
     """The fix for an unknown name: a suggestion by name, by sd-scripts' name, else by spelling; or to remove it."""
     name = path.rsplit(".", 1)[-1]
-    if called := settings_called(name, known):
-        return f"did you mean '{called[0]}'?"
+    if paths := settings_called(name, known):
+        return f"did you mean '{paths[0]}'?"
     if name in ELSEWHERE:
         return ELSEWHERE[name]
     if len(path) > LONGEST_NAME:

@@ -59,8 +59,8 @@ class Limits:
         )
 
     @property
-    def words(self) -> str:
-        """The allowed folders in words, for messages."""
+    def description(self) -> str:
+        """The allowed folders, for messages: "outputs, models, presets"."""
         return ", ".join(
             folder.relative_to(PROJECT).as_posix() if folder.is_relative_to(PROJECT) else folder.name
             for folder in self.folders
@@ -96,7 +96,7 @@ def named_in(job: BaseModel, place: str = "") -> Iterator[Named]:
 
 def not_open(text: str, where: str, limits: Limits) -> Problem:
     """The problem of a path outside of the allowed folders, whether or not it exists."""
-    fix = f"use a path inside {limits.words}, or open the page on the machine itself"
+    fix = f"use a path inside {limits.description}, or open the page on the machine itself"
     return Problem(f"'{text}' is not accessible from a shared page", where, fix, code="shared.path-closed")
 
 

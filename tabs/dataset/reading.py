@@ -21,7 +21,7 @@ from core.dataset.doctor.examine import Finding, examine
 from core.dataset.first import first_rows
 from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row
-from core.dataset.sources.scan import recognize
+from core.dataset.sources.scan import describe_layout
 from core.families.token_count import count_tokens
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
@@ -335,5 +335,5 @@ def _layout(job: TrainJob) -> str:
     if not folders:
         return ""
     more = f", and {count(len(folders) - 1, 'more folder')}" if len(folders) > 1 else ""
-    text = recognize(folders[0]).rstrip(".")
+    text = describe_layout(folders[0]).rstrip(".")
     return text[:1].upper() + text[1:] + more + "."

@@ -116,8 +116,7 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
 
 
 def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tuple[Listed, int]]:
-    """[(file, number of files)]: of each run the `recommended` file, else the first one listed, with the
-    number of its files; other files with 1."""
+    """[(file, number of its run's files)]: of each run the `recommended` file, else the first one; other files with 1."""
     by_output: dict[Any, list[Listed]] = {}
     for each in files:
         run = run_of(each.path, workspace.runs)

@@ -31,7 +31,7 @@ class Kind:
     """The model files of an axis.
 
     name         setting of the axis                  holds    kinds of file
-    none         title of the value without a file, "" if each value needs one
+    none         title of the value without a file, "" if each value needs one; about_none: its help
     any_family   files of any family are allowed      tokens   a value may be TOKEN=FILE, or several of these separated by semicolons
     """
 
@@ -45,7 +45,7 @@ class Kind:
 
     @property
     def declared(self) -> Declared:
-        """The field of an axis, for the list of files."""
+        """The axis as a setting, for the list of files."""
         info = setting("", title=self.title, help="", holds=", ".join(self.holds))
         return Declared(f"axes.{self.name}", AXES, self.name, info)
 

@@ -37,8 +37,8 @@ class Epochs:
         self._size: dict[Bucket, int] = {
             each.bucket: each.concept.images.train_batch_size * processes for each in placed
         }
-        # Addresses of the shuffle: several processes see the order of a single one with batches of the global size.
-        self._drawn_as = {
+        # Keys of the shuffle's random numbers: with several processes, the order of one process with batches of the global size.
+        self._shuffle_keys = {
             each.bucket: (each.concept.batch_group_of(processes), each.placement.bucket) for each in placed
         }
         self._members: defaultdict[Bucket, list[Placed]] = defaultdict(list)
@@ -123,8 +123,8 @@ class Epochs:
         for view in self.views_of(epoch):
             buckets[view[0].bucket].append(view)
         batches: list[Planned] = []
-        for bucket in sorted(buckets, key=lambda each: self._drawn_as[each]):
-            group, size = self._drawn_as[bucket]
+        for bucket in sorted(buckets, key=lambda each: self._shuffle_keys[each]):
+            group, size = self._shuffle_keys[bucket]
             views = buckets[bucket]
             draws.python_random(seed, "order in a bucket", epoch, group, *size).shuffle(views)
             if self._short == "refill":
@@ -146,7 +146,7 @@ class Epochs:
         for each, repeat in views:
             shown[each.key] = max(shown[each.key], repeat + 1)
         order = list({each.key: each for each, _ in views}.values())
-        group, size = self._drawn_as[bucket]
+        group, size = self._shuffle_keys[bucket]
         draws.python_random(seed, "filling up", epoch, group, *size).shuffle(order)
         more: list[View] = []
         for place in range(lacking):

@@ -336,10 +336,10 @@ class Finder:
         return []
 
     def _inside(self, key: str) -> str | None:
-        """The path below the folder, for an absolute path or one relative to the metadata file."""
-        full = os.path.abspath(os.path.join(self.metadata_folder, key if os.path.isabs(key) else _plain(key)))
-        inside = os.path.normcase(full).startswith(os.path.normcase(self._root))
-        return full[len(self._root) :].replace(os.sep, "/") if inside else None
+        """A key, absolute or relative to the metadata file, as a path relative to the folder; None if it is outside."""
+        path = os.path.abspath(os.path.join(self.metadata_folder, key if os.path.isabs(key) else _plain(key)))
+        is_inside = os.path.normcase(path).startswith(os.path.normcase(self._root))
+        return path[len(self._root) :].replace(os.sep, "/") if is_inside else None
 
     def _elsewhere(self, key: str) -> File | None:
         """An image outside the folder: by absolute path, or relative to the metadata file."""

@@ -86,9 +86,9 @@ class Grid:
     def cells(self) -> list[Cell]:
         return [cell for part in self.parts for cell in part.cells]
 
-    def texts(self, notes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[dict[str, Any]]:
+    def stored_axes(self, notes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[dict[str, Any]]:
         """The axes as stored in grid.json, files called by their titles. notes: {letter of an axis: a note for each value}"""
-        texts = []
+        axes = []
         for axis in self.axes:
             axis_notes = notes.get(axis.letter) or [""] * len(axis.values)
             values = [
@@ -96,8 +96,8 @@ class Grid:
                 for value, text, note in zip(axis.values, _texts_of(axis, workspace), axis_notes, strict=True)
             ]
             title = self._title(axis, workspace)
-            texts.append({"letter": axis.letter, "setting": axis.setting, "title": title, "values": values})
-        return texts
+            axes.append({"letter": axis.letter, "setting": axis.setting, "title": title, "values": values})
+        return axes
 
     def _title(self, axis: Axis, workspace: Workspace) -> str:
         """The title of an axis; of one LoRA's strength with the LoRA's title."""

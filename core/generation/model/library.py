@@ -216,10 +216,10 @@ def portable_name(path: str | Path, workspace: Workspace) -> str:
 class Kind:
     """Model files that settings and prompts refer to by name.
 
-    title, where, code   of the problem of an unknown name
-    listed               workspace -> (label, path) of each, the likeliest match for a name first
-    none                 advice if the list is empty
-    folders              whether a folder can be one too
+    title, where, code   of the problem for an unknown name
+    listed               workspace -> [(label, path)], the likeliest match for a name first
+    none                 fix of that problem if the list is empty
+    folders              whether a name can be that of a folder
     """
 
     title: str

@@ -34,7 +34,7 @@ BACKENDS, MOST, LONGEST = "data_backend_config", 500, 2_000
 UNREAD = ".no_captions"  # an ending that no caption file has
 ALGORITHMS = {name: name for name in "lora locon loha lokr full glora ia3 boft".split()} | {"diag-oft": "diag_oft"}
 LAYERS = {"Attention": "attn", "FeedForward": "ff"}  # LyCORIS' names of modules -> parts of names of layers
-# What of LyCORIS' file is read
+# What is read of the LyCORIS config file
 LYCORIS = frozenset("algo linear_dim linear_alpha factor full_matrix apply_preset bypass_mode".split())
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 FIXED: Fixed = {"validation.best_checkpoint": ("off", "SimpleTuner does not compare checkpoints")}
@@ -192,7 +192,7 @@ def network(config: Config) -> Values:
 
 
 def _lycoris(config: Config) -> Values:
-    """{setting: value} of LyCORIS' file; of LoKr, with a note, if it is missing or unknown."""
+    """{setting: value} of the LyCORIS config file; LoKr, with a note, if it is missing or its algo unknown."""
     key, lycoris = "lycoris_config", config.source.json_of(config["lycoris_config"])
     if not isinstance(lycoris, dict) or lycoris.get("algo") not in ALGORITHMS:
         sentence = "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
@@ -217,7 +217,7 @@ def _lycoris(config: Config) -> Values:
 
 
 def _of_modules(preset: Any, lycoris: Values) -> list[str]:
-    """Names of the kinds of modules for which LyCORIS' file has other values than for the rest."""
+    """Module types for which the LyCORIS config file overrides values."""
     algorithms = preset.get("module_algo_map") if isinstance(preset, dict) else None
     modules = algorithms.items() if isinstance(algorithms, dict) else ()
     return [

@@ -65,9 +65,9 @@ def _offload(job: TrainJob) -> Iterator[Problem]:
         what = f"Offloading parameters needs ZeRO stage 3, and this is stage {stage}"
         fix = "use stage 3, or leave it empty"
         yield Problem(what, f"{STAGE}, {PARAM}", fix, code="deepspeed.offload-param-stage")
-    for name, place in (("optimizer", optimizer), ("param", param)):
+    for name, device in (("optimizer", optimizer), ("param", param)):
         path = f"sharding.offload_{name}_nvme_path"
-        if place == "nvme" and not getattr(settings, f"offload_{name}_nvme_path"):
+        if device == "nvme" and not getattr(settings, f"offload_{name}_nvme_path"):
             what, fix = "Offloading to NVMe needs a folder", "set one, such as /nvme/atelier"
             yield Problem(what, path, fix, code="deepspeed.no-nvme-path")
 

@@ -126,15 +126,15 @@ def _family_problems(job: TrainJob, name: str) -> list[Problem]:
     return [each for each in problems if (each.where, each.code) not in reported]
 
 
-def _sampler_problems(job: TrainJob, name: str) -> list[Problem]:
-    """Problems of samplers of the sample prompts that do not fit the trained objective. name: of the family"""
+def _sampler_problems(job: TrainJob, family_name: str) -> list[Problem]:
+    """Problems of samplers of the sample prompts that do not fit the trained objective."""
     try:
         prompts, _ = read_prompts(job.samples)
     except (ProblemsError, OSError):  # reported where they are read
         return []
-    objective = FAMILIES[name].objective if job.noise.objective == "auto" else str(job.noise.objective)
-    used = dict.fromkeys(prompt.sampler or job.samples.sample_sampler for prompt in prompts)
-    problems = (sampler_problem(name, objective, "samples.sample_sampler") for name in used)
+    objective = FAMILIES[family_name].objective if job.noise.objective == "auto" else str(job.noise.objective)
+    samplers = dict.fromkeys(prompt.sampler or job.samples.sample_sampler for prompt in prompts)
+    problems = (sampler_problem(each, objective, "samples.sample_sampler") for each in samplers)
     return [problem for problem in problems if problem is not None]
 
 
