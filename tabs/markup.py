@@ -157,7 +157,7 @@ def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
         return arg
     if int(number) < len(rows) and digest(rows[int(number)]) == mark:
         return arg
-    now = [place for place, row in enumerate(rows) if digest(row) == mark]
+    now = [index for index, row in enumerate(rows) if digest(row) == mark]
     return f"{now[0]}{colon}{name}" if len(now) == 1 else ""
 
 

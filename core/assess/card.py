@@ -221,8 +221,8 @@ class Source:
         yield fact("family", "Family", FAMILY_NAMES.get(self.about["family"], ""))
         yield fact("sha256", "SHA-256 of the base model", digest)
         if entry is None:
-            words = "Not known: look where the base model comes from. It applies to this file too."
-            yield fact("license", "License", words)
+            text = "Not known: look where the base model comes from. It applies to this file too."
+            yield fact("license", "License", text)
             return
         note = "not confirmed on its author's page" if "license" in entry.unverified else ""
         yield fact("license", "License", entry.license, note=note)

@@ -87,7 +87,7 @@ class Gallery:
 
         sides = [image, image.transpose(Transpose.FLIP_LEFT_RIGHT)]
         hashes = [int(difference_hash(side), 16) for side in sides]
-        bits = [min((own ^ each).bit_count() for each in hashes) for own in self._hashes]
+        bits = [min((reference ^ each).bit_count() for each in hashes) for reference in self._hashes]
         order = sorted((each, number) for number, each in enumerate(bits) if each > beyond)
         latents = [self.encode(side) for side in sides]
         return sorted((min(distance(side, self._latents(at)) for side in latents), at) for _, at in order[:CANDIDATES])

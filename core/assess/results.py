@@ -36,10 +36,10 @@ def rows_of(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     for measure in (each for name, each in MEASURES.items() if name in measured):
         data = measured[measure.name]
         try:
-            words = {name: measure.words(name, data) for name in ("brief", "sentence", "warning")}
+            texts = {name: measure.words(name, data) for name in ("brief", "sentence", "warning")}
         except (KeyError, TypeError, ValueError, IndexError, StopIteration):  # the file was changed by hand
-            words = {"brief": "?", "sentence": "Not readable.", "warning": ""}
-        rows.append({"title": measure.title, "meaning": measure.meaning, "files": data.get("files", [])} | words)
+            texts = {"brief": "?", "sentence": "Not readable.", "warning": ""}
+        rows.append({"title": measure.title, "meaning": measure.meaning, "files": data.get("files", [])} | texts)
     return rows
 
 

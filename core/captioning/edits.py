@@ -130,7 +130,7 @@ def _front(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
     """Move these tags to the front, in their order. Tags that a caption lacks are not added."""
     tests = [tag_test([tag]) for tag in _tags(settings.tags, settings)]
     return lambda tags: sorted(
-        tags, key=lambda tag: next((place for place, test in enumerate(tests) if test(tag)), len(tests))
+        tags, key=lambda tag: next((index for index, test in enumerate(tests) if test(tag)), len(tests))
     )
 
 

@@ -14,8 +14,8 @@ from core.settings.presets.files import apply, of_task, read
 PROGRAMS = ("sd-scripts", "kohya_ss")
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["export"])
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["export"])
     problems = [*options.problems, *(not_understood(word) for word in options.settings)]
     if options.preset is None and not problems:
         fix = "write the path or the name of a preset"

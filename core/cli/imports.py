@@ -18,8 +18,8 @@ from core.settings.presets.files import dump, to_values
 HERE = "-"  # standard input
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["import"])
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["import"])
     trains = "train" in options.values
     problems = [*options.problems, *(not_understood(word) for word in options.settings if not trains)]
     if options.preset is None and not problems:

@@ -156,13 +156,13 @@ class Options:
         return self.values.get("device") or machine.default_device()
 
 
-def split_options(words: list[str], known: dict[str, tuple[str, str]], job: bool = True, task: str = "") -> Options:
-    """Parse words into options, `--group.name` settings, a preset and the task's positional argument; errors are collected in
+def split_options(argv: list[str], known: dict[str, tuple[str, str]], job: bool = True, task: str = "") -> Options:
+    """Parse a command line into options, `--group.name` settings, a preset and the task's positional argument; errors are collected in
     `problems`.
 
     known   the command's options      job    whether it runs a job, and so takes settings and a preset
     """
-    options, free, rest = Options(), list[tuple[str, str]](), deque(words)
+    options, free, rest = Options(), list[tuple[str, str]](), deque(argv)
     before = ""  # the setting before the current word
     while rest:
         word = rest.popleft()
@@ -269,8 +269,9 @@ def _take(word: str, entry: Declared, options: Options) -> None:
         options.settings.remove(before)
     options.argument = word
     repeated = [each for each in options.settings if each.partition("=")[0] == f"--{entry.path}"]
-    own = entry.name not in COMMON  # generate's --prompt; --models is a folder, also where a tool takes models
-    repeated += [f"--{entry.name}"] if own and entry.name in options.values else []
+    # generate's --prompt, but not --models: a folder, also where a tool takes models
+    is_task_option = entry.name not in COMMON
+    repeated += [f"--{entry.name}"] if is_task_option and entry.name in options.values else []
     if repeated:
         what, fix = f"'{word}' and {repeated[0]} are both given", "leave one of them out"
         options.problems.append(Problem(what, "command line", fix, code="cli.given-twice"))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from core.dataset.report import Report
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["prepare"], task="prepare")
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["prepare"], task="prepare")
     job = job_from("prepare", options)
     assert isinstance(job, PrepareJob)
     say_advice(options.advice)

@@ -10,8 +10,8 @@ from core.settings.job import JOBS
 from core.settings.presets.files import Preset, PresetStore, read
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["presets"])
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["presets"])
     problems = list(options.problems)
     for word in options.settings:
         fix = "leave it out"

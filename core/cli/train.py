@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from core.formats.hub.references import HubId
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["train"], task="train")
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["train"], task="train")
     check_launch()
     if "continue" in options.values:
         return resume(options)
@@ -171,8 +171,8 @@ def _to_download(settings: ModelSettings, options: Options) -> list[HubId]:
     for reference in (settings.base_model, settings.vae):
         with suppress(ProblemsError):
             space = options.workspace()
-            place = resolve(reference, space.models, space.outputs) if reference else None
-            downloads += [place] if isinstance(place, HubId) else []
+            path = resolve(reference, space.models, space.outputs) if reference else None
+            downloads += [path] if isinstance(path, HubId) else []
     return downloads
 
 

@@ -144,8 +144,8 @@ def grid_of_runs(
     """
     prompts: dict[str, SamplePrompt] = {}
     for _, job in runs:
-        own = _prompts(job, find_file(job.model.base_model, workspace), instead)
-        prompts |= {each.prompt: each for each in own[:PROMPTS_EACH] if each.prompt not in prompts}
+        prompts_of_run = _prompts(job, find_file(job.model.base_model, workspace), instead)
+        prompts |= {each.prompt: each for each in prompts_of_run[:PROMPTS_EACH] if each.prompt not in prompts}
     grids = [run_grid_of(facts, job, workspace, (), prompts=list(prompts.values())) for facts, job in runs]
     kinds = {each.job.grid.x_axis for each in grids}
     if len(kinds) > 1:
@@ -154,7 +154,7 @@ def grid_of_runs(
     values = [texts_of(each.job.grid.x_values) for each in grids]
     titles = [safe_name(str(facts["title"]))[:25] for facts, _ in runs]
     first = grids[0].job
-    changes = {"x_values": joined([values[0][0], *(value for _, *own in values for value in own)])}
+    changes = {"x_values": joined([values[0][0], *(value for _, *rest in values for value in rest)])}
     changes |= {"name": ", ".join(titles)}
     grid_job = first.model_copy(update={"grid": first.grid.model_copy(update=changes)})
     notes = [BASE_MODEL, *(note for each in grids for note in each.notes["x"][1:])]

@@ -75,8 +75,8 @@ def _in_lane(
     if full:
         left, on_pause = pace(running[0])
         first = Wait(running[0].title, left, on_pause=on_pause, queue_paused=paused)
-    for place, entry in enumerate(waiting):
-        if first.on or paused or not place:
-            yield entry.id, Wait(first.on, first.left, place, first.on_pause, paused)
+    for position, entry in enumerate(waiting):
+        if first.on or paused or not position:
+            yield entry.id, Wait(first.on, first.left, position, first.on_pause, paused)
         else:
-            yield entry.id, Wait(waiting[0].title, ahead=place - 1)
+            yield entry.id, Wait(waiting[0].title, ahead=position - 1)

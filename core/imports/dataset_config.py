@@ -187,11 +187,11 @@ def _dataset(
     dataset = Dataset(path, method, general_names | frozenset(table))
     known = {name: option.default for name, option in OPTIONS.items() if method in option.methods}
     for index, subset in tables:
-        place = f"{path}.subsets[{index}]"
-        values = upper | _check_table(document, subset, place, SUBSET, method)
+        subset_path = f"{path}.subsets[{index}]"
+        values = upper | _check_table(document, subset, subset_path, SUBSET, method)
         options = {name: values.get(name, default) for name, default in known.items()}
-        dataset.subsets.append(Subset(number, method, place, options))
-        _check_required(document, subset, place, method)
+        dataset.subsets.append(Subset(number, method, subset_path, options))
+        _check_required(document, subset, subset_path, method)
     if not tables and isinstance(table.get("subsets", []), list):
         fix = "add [[datasets.subsets]] with an image_dir, or remove the dataset"
         document.advise(f"{path} has no folder", path, fix, "dataset-without-folder")
@@ -254,7 +254,7 @@ def _check_table(document: Document, table: Mapping[str, Any], path: str, level:
     return good
 
 
-def _value_fits(document: Document, option: Option, value: Any, place: str) -> bool:
+def _value_fits(document: Document, option: Option, value: Any, path: str) -> bool:
     """Whether type and range are valid; adds a problem if not."""
     name = option.name
     if not fits(option.kind, value):
@@ -263,27 +263,27 @@ def _value_fits(document: Document, option: Option, value: Any, place: str) -> b
         if isinstance(value, bool) and option.kind in ("int", "number"):
             fix += f"; sd-scripts would read {shorten(value)} as {int(value)}"
         what = f"{name} is {shorten(value)}, not {expected.split(':')[0]}"
-        document.error(what, place, fix, "wrong-type")
+        document.error(what, path, fix, "wrong-type")
         return False
     if refused_there(option.kind, value):
-        document.notes.append(f"{place}: {shorten(value)} was accepted; sd-scripts requires a decimal point here.")
+        document.notes.append(f"{path}: {shorten(value)} was accepted; sd-scripts requires a decimal point here.")
     if name == "resize_interpolation" and value not in INTERPOLATIONS:
         what = f"{name} is {shorten(value)}"
-        document.error(what, place, f"use one of {', '.join(INTERPOLATIONS)}", "value-out-of-range")
+        document.error(what, path, f"use one of {', '.join(INTERPOLATIONS)}", "value-out-of-range")
         return False
     if name == "face_crop_aug_range" and value[0] > value[1]:
         what = f"{name} is {shorten(value)}: the first number is larger than the second"
-        document.error(what, place, "swap the two numbers", "range-reversed")
+        document.error(what, path, "swap the two numbers", "range-reversed")
         return False
     if name == "num_repeats" and value < 1:
         return True  # excludes the folder, reported with the folders
     if name == "validation_split" and not 0 <= value <= 1:
         what = f"{name} is {shorten(value)}: outside 0 to 1 no image is held out"
-        document.advise(what, place, "use 0 to 1", "validation-split-out-of-range")
+        document.advise(what, path, "use 0 to 1", "validation-split-out-of-range")
         return True
     wrong = range_of(option, to_setting(option, value))
     if wrong:
-        document.error(f"{name} is {shorten(value)}", place, wrong, "value-out-of-range")
+        document.error(f"{name} is {shorten(value)}", path, wrong, "value-out-of-range")
     return not wrong
 
 
@@ -345,8 +345,8 @@ def _check_dataset_values(document: Document, dataset: Dataset) -> None:
             document.error(what, f"{subset.path}.random_crop", "turn it off for this folder", "random-crop-with-masks")
         if subset.options["face_crop_aug_range"] is not None and options["enable_bucket"]:
             what = "face_crop_aug_range has no effect while enable_bucket is on"
-            place = f"{subset.path}.face_crop_aug_range"
-            document.advise(what, place, "turn one of them off", "face-crop-with-buckets")
+            path = f"{subset.path}.face_crop_aug_range"
+            document.advise(what, path, "turn one of them off", "face-crop-with-buckets")
 
 
 def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any]) -> None:

@@ -279,9 +279,9 @@ def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
     masks = written_path(concept.images.conditioning_data_dir) if concept.images.conditioning_data_dir else None
     if source.metadata_file:
         return [_Folder(path, source.num_repeats or 1, "", masks)]
-    words = words_for(source, "\0")  # an impossible folder name: what is left are the source's own words
-    if not source.recursive and (source.num_repeats is not None or not source.enabled) and words != "\0":
-        return [_Folder(path, source.num_repeats or 1, words, masks)]
+    class_tokens = words_for(source, "\0")  # an impossible folder name: what is left are the source's own class_tokens
+    if not source.recursive and (source.num_repeats is not None or not source.enabled) and class_tokens != "\0":
+        return [_Folder(path, source.num_repeats or 1, class_tokens, masks)]
     return _looked_into(concept, path, masks, problems)
 
 

@@ -58,8 +58,8 @@ def sample(place: Place) -> Finding:
     """One image compared with the recorded one."""
     seconds, tones = sample_tones(place)
     off = distance(tones, recorded()["sample"])
-    words = f"a 128 px image in {seconds:.1f} s including loading, within {off:.1f} of 255 of the recorded one"
-    finding = Finding(OK, words, facts={"seconds": seconds, "difference": off, "tones": tones})
+    summary = f"a 128 px image in {seconds:.1f} s including loading, within {off:.1f} of 255 of the recorded one"
+    finding = Finding(OK, summary, facts={"seconds": seconds, "difference": off, "tones": tones})
     if max(tones) == min(tones):
         return finding.failed("the image has a single color: NaN values become black", "choose fp32, and report this")
     if not off <= SAMPLE_OFF:
@@ -75,13 +75,13 @@ def save_and_load(place: Place) -> Finding:
     job = build(TrainJob, starter({"schedule": {"max_train_steps": 2}, "optimizer": {"learning_rate": 0.05}}))
     context = context_of(place, job)
     begun = time.perf_counter()
-    state, words = execute("train", job, context.folder, context.workspace, place.device)
+    state, explanation = execute("train", job, context.folder, context.workspace, place.device)
     seconds = time.perf_counter() - begun
     if state != "done":
         details = context.folder.logs / "error.txt"
         trace = details.read_text("utf-8") if details.is_file() else ""
-        what = words.what if words else f"the training ended with the state '{state}'"
-        return Finding(FAILED, "", what, (words and words.fix) or "report this", traceback=trace)
+        what = explanation.what if explanation else f"the training ended with the state '{state}'"
+        return Finding(FAILED, "", what, (explanation and explanation.fix) or "report this", traceback=trace)
     file = next(context.folder.checkpoints.glob("*.safetensors"))
     tensors = load_lora(file).tensors
     facts: dict[str, Any] = {"seconds": seconds, "tensors": len(tensors), "bytes": file.stat().st_size}

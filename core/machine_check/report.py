@@ -130,5 +130,5 @@ def line_words(line: Line) -> list[str]:
 def summary(report: Mapping[str, Any]) -> str:
     """How many of each state, and what was skipped."""
     counts = ", ".join(f"{count} {WORDS[state]}" for state, count in report["counts"].items() if count)
-    told = f" Skipped: {', '.join(report['skipped'])}." if report["skipped"] else ""
-    return f"{counts}, in {report['seconds']:.0f} seconds.{told}"
+    skipped = f" Skipped: {', '.join(report['skipped'])}." if report["skipped"] else ""
+    return f"{counts}, in {report['seconds']:.0f} seconds.{skipped}"

@@ -71,7 +71,7 @@ def run_check(
 def _own_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
     """(its lock, a folder for one check at a time); (None, a temporary folder) if outputs are not writable. Raises
     ProblemsError while another check runs."""
-    place = workspace.private / "check"
+    folder = workspace.private / "check"
     lock = Lock(workspace.private / "check.lock")
     try:
         workspace.private.mkdir(parents=True, exist_ok=True)
@@ -82,9 +82,9 @@ def _own_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
     except OSError:  # reported by the item "disk"; the rest can still be checked
         return None, Path(tempfile.mkdtemp(prefix="atelier-check-"))
     with suppress(OSError):
-        atomic.remove_folder(place)  # left by a killed check
-    place.mkdir(parents=True, exist_ok=True)
-    return lock, place
+        atomic.remove_folder(folder)  # left by a killed check
+    folder.mkdir(parents=True, exist_ok=True)
+    return lock, folder
 
 
 @dataclass
@@ -193,14 +193,14 @@ def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
 
 
 def guarded(item: Item, place: Place) -> Finding:
-    """The item's finding; an error becomes one too: in plain words where it has them, with its traceback."""
+    """The item's finding; of an error, its explanation if it has one, and its traceback."""
     try:
         return item.look(place)
     except Exception as error:
-        words = explain(error)
-        reason = words.what if words.known else f"{type(error).__name__}: {str(error)[:500]}"
-        facts = {"poisoned": True} if words.poisoned or is_cuda_error(error) else {}
-        return Finding(FAILED, "", reason, words.fix if words.known else REPORT, facts, traceback.format_exc())
+        cause = explain(error)
+        reason = cause.what if cause.known else f"{type(error).__name__}: {str(error)[:500]}"
+        facts = {"poisoned": True} if cause.poisoned or is_cuda_error(error) else {}
+        return Finding(FAILED, "", reason, cause.fix if cause.known else REPORT, facts, traceback.format_exc())
 
 
 def is_cuda_error(error: BaseException) -> bool:

@@ -344,8 +344,8 @@ class Declared:
         steps = f", a multiple of {bounds['multiple_of']}" if "multiple_of" in bounds else ""
         if "ge" in bounds and "le" in bounds:
             return f"{bounds['ge']} to {bounds['le']}{steps}"
-        words = {"gt": "above {}", "ge": "{} or more", "le": "up to {}", "lt": "below {}"}
-        ends = ", ".join(text.format(bounds[name]) for name, text in words.items() if name in bounds)
+        patterns = {"gt": "above {}", "ge": "{} or more", "le": "up to {}", "lt": "below {}"}
+        ends = ", ".join(text.format(bounds[name]) for name, text in patterns.items() if name in bounds)
         return ends + steps if ends else steps.removeprefix(", ")
 
 
@@ -417,9 +417,9 @@ def item_settings(entry: Declared) -> list[Declared]:
     """The settings of a list's items ("dataset.sources[].num_repeats"), without those that are also in a group of the job."""
     item = item_of(entry)
     names = item.__annotations__ if item is not None else ()
-    place = f"{entry.path}[]"
+    path = f"{entry.path}[]"
     fields = item.model_fields if item is not None else {}
-    return [Declared(f"{place}.{name}", place, name, info) for name, info in fields.items() if name in names]
+    return [Declared(f"{path}.{name}", path, name, info) for name, info in fields.items() if name in names]
 
 
 def value_of(job: BaseModel, path: str) -> Any:

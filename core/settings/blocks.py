@@ -104,9 +104,9 @@ def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize]
     alphas = _block_numbers(settings.block_alphas, blocks) or [settings.alpha] * blocks
     as_plain = bool(settings.layers) and not settings.trains_conv  # chosen by name, and without a size of their own
     wide_ranks = _block_numbers(settings.conv_block_dims, blocks) or [settings.conv_rank or 0] * blocks
-    own = settings.conv_alpha
+    conv_alpha = settings.conv_alpha
     wide_alphas = _block_numbers(settings.conv_block_alphas, blocks) or [
-        own if own is not None else rank for rank in wide_ranks
+        conv_alpha if conv_alpha is not None else rank for rank in wide_ranks
     ]
     wide_ranks, wide_alphas = (ranks, alphas) if as_plain else (wide_ranks, wide_alphas)
     rates = block_rates(settings, blocks) or [1.0] * blocks

@@ -77,10 +77,10 @@ class Named:
     group: BaseModel
 
 
-def named_in(job: BaseModel, place: str = "") -> Iterator[Named]:
+def named_in(job: BaseModel, prefix: str = "") -> Iterator[Named]:
     """All paths, names and ids in a job, also in lists of folders and LoRAs."""
     for name, info in type(job).model_fields.items():
-        where, value = f"{place}{name}", getattr(job, name)
+        where, value = f"{prefix}{name}", getattr(job, name)
         what = about_of(info).get("names", "")
         if what and value:
             for each in value if isinstance(value, (list, tuple)) else [value]:

@@ -43,7 +43,7 @@ def interpreter_machine(system: str) -> str:
 
 
 def find_nvidia_smi() -> str | None:
-    return shutil.which("nvidia-smi") or next((place for place in NVIDIA_SMI_PLACES if Path(place).exists()), None)
+    return shutil.which("nvidia-smi") or next((path for path in NVIDIA_SMI_PLACES if Path(path).exists()), None)
 
 
 def ask_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:

@@ -436,7 +436,7 @@ class Handlers(BoardView):
     def _hold(self, arg: str, wanted: bool) -> None:
         """Use an image for validation, or for training again."""
         entries, row = entries_of(self.page.project.job), self._row(arg)
-        places = [place for place, entry in enumerate(entries) if entry.enabled]
+        places = [index for index, entry in enumerate(entries) if entry.enabled]
         if row is None or row.concept >= len(places) or not dataset_grid.validation_states(entries)(row):
             return
         at = places[row.concept]

@@ -54,10 +54,10 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     if run is None:
         return Lora(path, stem, image)
     folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
-    file, own = path.relative_to(run).as_posix(), output_of(stem)
+    file, output = path.relative_to(run).as_posix(), output_of(stem)
     title, image = title_of(folder), image or _compared(run, path.name, workspace)
     here = Checkpoint(path, None, _label(path), _marks(file, best, kept), None, None)
-    return Lora(path, title if own in (title, initial_title(folder)) else f"{title} / {own}", image, here)
+    return Lora(path, title if output in (title, initial_title(folder)) else f"{title} / {output}", image, here)
 
 
 def _marks(file: str, best: tuple[str, str] | None, kept: Mapping[str, str]) -> tuple[str, ...]:

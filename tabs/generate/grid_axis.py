@@ -207,7 +207,7 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
         return {}
     letter, name = listed[at]
     kind = kinds_in(axes)[letter]
-    rows = [[each] if place != at else _instead(act, name, file, kind, page) for place, (_, each) in enumerate(listed)]
+    rows = [[each] if index != at else _instead(act, name, file, kind, page) for index, (_, each) in enumerate(listed)]
     names = [each for (of, _), row in zip(listed, rows, strict=True) if of == letter for each in row]
     return {f"{letter}_values": joined(list(dict.fromkeys(names)))}
 

@@ -125,7 +125,7 @@ def _axis(
     entry = settings_of_axes().get(setting_named(axes.get(name, "")) or "")
     unclear = entry is not None and entry.title.casefold() != axes.get(name, "").strip().casefold()
     hint = f'<span class="hint replaces">{esc(entry.title)}</span>' if entry is not None and unclear else ""
-    own = (
+    values_box = (
         f'<label class="own"><span>{"Strength" if title else "Values"}</span><textarea rows="1" id="grid-{letter}-values" '
         f'data-act="field" data-arg="{values}" data-live placeholder="such as {esc(_example(letter, axes.get(name, "")))}" '
         f'spellcheck="false"{mark[values]}>'
@@ -139,7 +139,7 @@ def _axis(
         f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
-        f"{own if kind is None else add_buttons(letter, kind)}"
+        f"{values_box if kind is None else add_buttons(letter, kind)}"
         f'<div class="axis-tools">{tools}</div>'
         f"{cards}{_replaces(kind, loras)}{hint}</div>"
     )
@@ -294,20 +294,20 @@ def _label(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) 
 
 def _keep_button(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) -> str:
     """HTML of the button that marks a checkpoint to keep, or of the name it is kept under; "" for other values."""
-    place, name = f"{axis.letter}{number}", axis.texts[number]
-    checkpoint = checkpoints.get(place)
+    key, name = f"{axis.letter}{number}", axis.texts[number]
+    checkpoint = checkpoints.get(key)
     if checkpoint is None:
         return ""
     if checkpoint.name is None:
         keep = button(
-            "keep", "Keep this one", place, label=f"Keep {name}", title="Marks it in Runs and in the lists of Generate"
+            "keep", "Keep this one", key, label=f"Keep {name}", title="Marks it in Runs and in the lists of Generate"
         )
         return f'<span class="grid-keep">{keep}</span>{checkpoint.copied}'
     field = (
-        f'<input type="text" class="text" data-act="keep" data-arg="{place}" value="{esc(checkpoint.name)}" maxlength="80" '
+        f'<input type="text" class="text" data-act="keep" data-arg="{key}" value="{esc(checkpoint.name)}" maxlength="80" '
         f'placeholder="{esc(name)}" aria-label="Name of {esc(name)}">'
     )
-    undo = button("unkeep", "Undo", place, kind="quiet", label=f"Do not keep {name}")
+    undo = button("unkeep", "Undo", key, kind="quiet", label=f"Do not keep {name}")
     return f'<span class="grid-keep"><span class="good">Kept as</span>{field}{undo}</span>{checkpoint.copied}'
 
 

@@ -377,20 +377,20 @@ class Grids(BoardView):
         return files
 
     def _checkpoints(self, content: GridContent) -> dict[str, view.Checkpoint]:
-        """{place: whether it is kept, and copied} of the axis values that are checkpoints of runs."""
+        """{"x0": whether it is kept, and copied} of the axis values that are checkpoints of runs."""
         checkpoints = {}
-        for place, (run, path) in self._files(content).items():
+        for key, (run, path) in self._files(content).items():
             copied = self.copies.state({"name": path.name, "path": path})
             name = read_kept(run).get(path.relative_to(run).as_posix())
-            checkpoints[place] = view.Checkpoint("" if name == path.stem else name, copied)
+            checkpoints[key] = view.Checkpoint("" if name == path.stem else name, copied)
         return checkpoints
 
-    def _mark(self, place: str, name: str | None) -> None:
+    def _mark(self, key: str, name: str | None) -> None:
         """Mark the checkpoint of an axis value to keep, with a name, and copy it to the remembered folder; None removes the mark."""
         files = self._files(self._open())
-        if place not in files:
+        if key not in files:
             raise ProblemsError.one("The file no longer exists", "grid", "open the grid again", "file.gone")
-        run, path = files[place]
+        run, path = files[key]
         self.copies.keep(run.name, path.name, name)
 
     def _end_copy(self, act: str, name: str) -> None:
@@ -454,8 +454,8 @@ def close(page: Page, requested: float = math.inf) -> None:
     """Close the open grid, so that the next image is in view, unless a grid is running or the open one was requested later.
     requested: when the image was, in seconds since 1970"""
     state, jobs = page.project.tab_state(STATE), [entry for entry in page.engine.queue() if entry.task == "grid"]
-    own = [each for each in jobs if each.job.get("grid", {}).get("folder") == state.get("open")]
-    later = any(each.added > requested for each in own)
+    grid_jobs = [each for each in jobs if each.job.get("grid", {}).get("folder") == state.get("open")]
+    later = any(each.added > requested for each in grid_jobs)
     if state.get("open") and not later and not any(entry.state == "running" for entry in jobs):
         page.project.keep(STATE, state | {"open": ""})
 

@@ -66,10 +66,10 @@ def use_run(page: Page, browser: Browser, name: str, file: str = "", go: str = "
     """Fill in Generate with a checkpoint of a run, and say what to do next. file, errors: as of `form.generate_with`; go: tab of a
     button in the message"""
     with replacing(page):
-        own = form.stored_values(page.project.tab_state(TAB), page.project.job)["seed"]
+        seed_before = form.stored_values(page.project.tab_state(TAB), page.project.job)["seed"]
         values = form.generate_with(page, name, file)
     then = "Press Generate." if values["prompt"] else "Enter a prompt and press Generate."
-    seed = f" The seed of its samples, {values['seed']}, is set." if values["seed"] not in (None, own) else ""
+    seed = f" The seed of its samples, {values['seed']}, is set." if values["seed"] not in (None, seed_before) else ""
     best = ""
     for use in values["loras"]:  # at most one
         measured = best_strength(page.workspace.runs / name, Path(use["file"]).name)

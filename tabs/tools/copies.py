@@ -235,12 +235,12 @@ class Copies:
 
     # -- display
 
-    def panel(self, place: dict[str, Any]) -> str:
+    def panel(self, state: dict[str, Any]) -> str:
         """HTML of the panel that chooses a folder; "" while it is closed."""
-        name = str(place.get("copy", ""))
-        if not name or not place.get("open"):
+        name = str(state.get("copy", ""))
+        if not name or not state.get("open"):
             return ""
-        kind = self._kind(str(place["open"]))
+        kind = self._kind(str(state["open"]))
         text = printable(known) if (known := self.folder(kind)) else ""
         field = (
             f'<input type="text" id="copy-folder" data-land="{esc(name)}" value="{esc(text)}" maxlength="4000" '

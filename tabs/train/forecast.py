@@ -222,8 +222,8 @@ def _outside_gpu(memory: int, disk: int) -> list[str]:
 def plan_key(job: TrainJob) -> Any:
     """The settings that a forecast depends on."""
     looks = [
-        (own.resolution, own.more_resolutions, own.train_batch_size, bool(changes_by_chance(own)))
-        for own in (concept.images for concept in concepts_of(job))
+        (images.resolution, images.more_resolutions, images.train_batch_size, bool(changes_by_chance(images)))
+        for images in (concept.images for concept in concepts_of(job))
     ]
     named = [value_of(job, f"{group}.{name}") for group, names in COUNTED.items() for name in names.split()]
     of_network = kind_named(job.network.kind).kind_settings(job)

@@ -120,10 +120,10 @@ def _optimizers(device: str | None) -> list[tuple[str, str, Entry]]:
     listed = []
     for number, entry in enumerate(catalog().values()):
         reason, usual = entry.unusable(device), entry.name in USUAL
-        place = len(packages) + 1 if reason else 0 if usual else packages.index(entry.package) + 1
+        rank = len(packages) + 1 if reason else 0 if usual else packages.index(entry.package) + 1
         group = "Cannot be used here" if reason else "Usual" if usual else entry.package
         words = f"{entry.name}: unavailable, {reason}" if reason else _optimizer_words(entry, device)
-        listed.append(((place, USUAL.index(entry.name) if usual else number), (group, words, entry)))
+        listed.append(((rank, USUAL.index(entry.name) if usual else number), (group, words, entry)))
     return [each for _, each in sorted(listed, key=lambda item: item[0])]
 
 

@@ -221,13 +221,13 @@ class AddressedSampling(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         seed, attempt = self._address
-        place = input_ids.shape[1] - self._prompt.tokens
+        position = input_ids.shape[1] - self._prompt.tokens
         chances = scores.float()
         for warper in self._warpers:
             chances = warper(input_ids, chances)
         below = chances.softmax(-1).cpu().double().cumsum(-1)
         draws = torch.tensor(
-            [[uniform(seed, "captioning", key, attempt, place)] for key in self._keys], dtype=torch.float64
+            [[uniform(seed, "captioning", key, attempt, position)] for key in self._keys], dtype=torch.float64
         )
         chosen = torch.searchsorted(below, draws * below[:, -1:], right=True).clamp(max=scores.shape[-1] - 1)
         alone = torch.full_like(scores, -torch.inf)

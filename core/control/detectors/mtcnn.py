@@ -58,8 +58,8 @@ def weights_folder() -> Path:
     """Folder of the package's weights; does not import the package. Raises ProblemsError if it is not installed."""
     if find_spec("lz4") and find_spec("joblib"):
         spec = find_spec("mtcnn")
-        for place in (spec.submodule_search_locations or []) if spec else []:
-            folder = Path(place) / "assets" / "weights"
+        for location in (spec.submodule_search_locations or []) if spec else []:
+            folder = Path(location) / "assets" / "weights"
             if all((folder / f"{name}.lz4").is_file() for name in _NETWORKS):
                 return folder
     fix = f"run in Atelier's Python, then try again: python -m pip install {PACKAGES}"

@@ -149,8 +149,8 @@ class Epochs:
         group, size = self._shuffle_keys[bucket]
         draws.python_random(seed, "filling up", epoch, group, *size).shuffle(order)
         more: list[View] = []
-        for place in range(lacking):
-            each = order[place % len(order)]
+        for number in range(lacking):
+            each = order[number % len(order)]
             more.append((each, shown[each.key]))
             shown[each.key] += 1
         return more
@@ -190,8 +190,8 @@ class Plan:
         """The batches of this step and the next one of the epoch, to prepare them ahead."""
         step -= self.begin
         epoch = self.epoch_of(step)
-        place = step - self.epochs.first_step(epoch)
-        return [batch for group in self._groups_of(epoch)[place : place + 2] for batch in group]
+        index = step - self.epochs.first_step(epoch)
+        return [batch for group in self._groups_of(epoch)[index : index + 2] for batch in group]
 
     def _groups_of(self, epoch: int) -> list[list[Planned]]:
         if epoch != self._epoch:
@@ -202,8 +202,8 @@ class Plan:
         return training_caption(self._use(placed, repeat, step), self.seed, epoch, self.total)
 
     def _use(self, placed: Placed, repeat: int, step: int) -> ImageUse:
-        words = placed.image.words
-        return ImageUse(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
+        class_tokens = placed.image.words
+        return ImageUse(placed.key, repeat, placed.caption, placed.concept.captions, class_tokens, step)
 
     def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
         """{image key: captions of its first use in each of the first `epochs` epochs}. Images that rotation has not reached have

@@ -60,7 +60,7 @@ def _share(members: Sequence[ImageInfo], share: float, contents: Mapping[Key, st
     if wanted <= 0:
         return set()
     last = sorted(order.values())[wanted - 1]
-    chosen = {key for key, place in order.items() if place <= last}
+    chosen = {key for key, index in order.items() if index <= last}
     return chosen if len(chosen) < len(members) or share >= 1 else set()
 
 

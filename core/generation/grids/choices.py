@@ -36,7 +36,7 @@ def _pairs(folder: GridFolder, content: GridContent, letter: str) -> Iterator[Pa
 
 
 def _moved(position: Sequence[int], at: int, value: int) -> Index:
-    x, y, z = (value if place == at else number for place, number in enumerate(position))
+    x, y, z = (value if axis == at else number for axis, number in enumerate(position))
     return x, y, z
 
 
@@ -104,11 +104,11 @@ def _next(
 
 def preferred_words(folder: GridFolder, content: GridContent) -> str:
     """What the choices say, for the head of the grid: "12 blind choices prefer LoRA fox."; "" until there is a result."""
-    words = []
+    sentences = []
     for axis in axes_to_choose(content):
         names = {f"{axis.letter}{number}": text for number, text in enumerate(axis.texts, 1)}
         result = standing(names, read_choices(folder.path, names))
         if result is not None and result["rows"]:
             what = f"prefer {axis.title} {names[result['file']]}" if result["file"] else f"leave {axis.title} open"
-            words.append(f"{result['choices']} blind choices {what}.")
-    return " ".join(words)
+            sentences.append(f"{result['choices']} blind choices {what}.")
+    return " ".join(sentences)

@@ -83,13 +83,13 @@ def _folders(job: TrainJob) -> dict[str, Any]:
 
 
 def _arguments(values: Mapping[str, Any]) -> list[str]:
-    """name=value words with Python literals, as sd-scripts reads them."""
-    words = []
+    """name=value arguments with Python literals, as sd-scripts reads them."""
+    arguments = []
     for name, value in values.items():
         items = value if isinstance(value, list) else []
         text = ",".join(map(repr, items)) + ("," if len(items) == 1 else "") if items else repr(value)
-        words.append(f"{name}={text}")
-    return words
+        arguments.append(f"{name}={text}")
+    return arguments
 
 
 def _network(job: TrainJob) -> dict[str, Any]:

@@ -211,10 +211,10 @@ def _one(option: Option, value: Any) -> tuple[Any, str]:
 
 
 def _switch(value: Any) -> bool:
-    words = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False, "none": False}
-    if str(value).strip().lower() not in words:
+    values = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False, "none": False}
+    if str(value).strip().lower() not in values:
         raise ValueError(f"{shorten(value)} is neither on nor off")
-    return words[str(value).strip().lower()]
+    return values[str(value).strip().lower()]
 
 
 def _number(option: Option, value: Any) -> tuple[Any, str]:

@@ -297,9 +297,9 @@ def parse_arguments(items: Iterable[str]) -> dict[str, Any]:
 
 def literal(text: str) -> Any:
     """The value of a Python literal as JSON types; also of true, false and null; other text is returned as it is."""
-    words = {"true": True, "false": False, "null": None, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
+    constants = {"true": True, "false": False, "null": None, "none": None}
+    if text.lower() in constants:
+        return constants[text.lower()]
     try:
         return _listed(ast.literal_eval(text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -350,8 +350,8 @@ def argument_problems(
             problems.append(Problem(what, places.get(name, where), fix, code="arguments.unknown"))
         elif not argument.takes(value):
             what = f"The argument {name} of {owner} is {json.dumps(value, default=str)[:60]}"
-            place = places.get(name, f"{where}, {name}")
-            problems.append(Problem(what, place, f"use {argument.words}", code="arguments.bad-value"))
+            location = places.get(name, f"{where}, {name}")
+            problems.append(Problem(what, location, f"use {argument.words}", code="arguments.bad-value"))
     for name in (name for name, argument in known.items() if argument.required and name not in given):
         what = f"{owner} needs the argument '{name}'"
         problems.append(Problem(what, where, f"add it: {known[name].words}", code="arguments.missing"))

@@ -96,9 +96,9 @@ def far_rates(job: TrainJob) -> list[Far]:
 
 def _where(job: TrainJob, part: str) -> str:
     if part.endswith(" plus"):
-        own = job.optimizer.loraplus_unet_lr_ratio if part[0] == "u" else job.optimizer.loraplus_text_encoder_lr_ratio
+        ratio = job.optimizer.loraplus_unet_lr_ratio if part[0] == "u" else job.optimizer.loraplus_text_encoder_lr_ratio
         side = "unet" if part[0] == "u" else "text_encoder"
-        return f"optimizer.loraplus_{side}_lr_ratio" if own is not None else "optimizer.loraplus_lr_ratio"
+        return f"optimizer.loraplus_{side}_lr_ratio" if ratio is not None else "optimizer.loraplus_lr_ratio"
     if part.startswith("unet_block"):
         return "method.block_lr"
     if part in (own_rates := spec_of(job).rates(job)):

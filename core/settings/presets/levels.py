@@ -36,10 +36,10 @@ def levels(job: TrainJob, device: str = "") -> list[Level]:
     device   of the job: "mps" gets no fp8
     """
     distinct: list[Level] = []
-    for number, (title, words) in enumerate(zip(TITLES, WORDS, strict=True)):
+    for number, (title, description) in enumerate(zip(TITLES, WORDS, strict=True)):
         values = _values(job, number, device)
         if not distinct or values != distinct[-1].values:
-            distinct.append(Level(number, title, words, values))
+            distinct.append(Level(number, title, description, values))
     return distinct
 
 

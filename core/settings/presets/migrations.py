@@ -110,10 +110,10 @@ def to_version_3(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     """(task, values) of version 3: DoRA without a stated magnitude gets one per output, which was the default of version 2."""
     network = values.get("network")
     kind = network.get("kind") if isinstance(network, Mapping) else None
-    own = values.get(kind, {}) if kind in _DECOMPOSED_2 else None
-    if not isinstance(own, Mapping):
+    kind_values = values.get(kind, {}) if kind in _DECOMPOSED_2 else None
+    if not isinstance(kind_values, Mapping):
         return task, dict(values)
-    return task, dict(values) | {str(kind): {"wd_on_output": True} | dict(own)}
+    return task, dict(values) | {str(kind): {"wd_on_output": True} | dict(kind_values)}
 
 
 def switches_lost(values: Mapping[str, Any]) -> list[Problem]:

@@ -77,9 +77,9 @@ def settings_of_arguments(
 
 def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:
     """The setting of a network argument, "" if there is none."""
-    own = next((real for real, others in ALSO_CALLED.items() if name in others), name)
-    if f"{kind}.{own}" in known:
-        return f"{kind}.{own}"
+    setting = next((real for real, others in ALSO_CALLED.items() if name in others), name)
+    if f"{kind}.{setting}" in known:
+        return f"{kind}.{setting}"
     named = next((path for path, names in ARGUMENTS.items() if name in names), "")
     others = (path for path, each in known.items() if each.group in GROUPS and name in (each.name, *each.kohya_names))
     return named or next(others, "")

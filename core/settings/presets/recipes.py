@@ -115,8 +115,8 @@ HUBER = Recipe(
 
 def constant_or_warmup(job: TrainJob) -> list[Recipe]:
     """The two possible fixes for a constant scheduler with warmup steps."""
-    own = job.schedule
-    if own.lr_scheduler != "constant" or not own.lr_warmup_steps or own.lr_scheduler_type:
+    schedule = job.schedule
+    if schedule.lr_scheduler != "constant" or not schedule.lr_warmup_steps or schedule.lr_scheduler_type:
         return []
     return [
         Recipe(

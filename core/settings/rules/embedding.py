@@ -26,8 +26,8 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if len({word.casefold() for word in settings.words}) < len(settings.words):
         yield Problem("A token is listed twice", WHERE, "remove one", code="embedding.token-twice")
     named = [(word, without_signs(word).casefold()) for word in settings.words[1:]]  # the first is named by output_name
-    for place, (word, name) in enumerate(named):
-        if not name or name in [other for _, other in named[:place]]:
+    for index, (word, name) in enumerate(named):
+        if not name or name in [other for _, other in named[:index]]:
             what = f"The token '{word}' does not give a unique file name"
             yield Problem(what, WHERE, "use other letters or digits", code="embedding.token-no-file-name")
     first, name = settings.words[0] if settings.words else "", job.saving.output_name

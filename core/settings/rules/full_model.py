@@ -82,8 +82,8 @@ def _block_rates(job: TrainJob) -> Iterator[Problem]:
         what = f"'{text[:40]}' is not a list of numbers"
         yield Problem(what, where, "write numbers separated by commas", code="settings.not-numbers")
         return
-    own = job.model.family
-    counts = {COUNTS.get(own, 0)} if own != "auto" else set(COUNTS.values())
+    family = job.model.family
+    counts = {COUNTS.get(family, 0)} if family != "auto" else set(COUNTS.values())
     if len(rates) not in counts:
         what = f"There are {len(rates)} block learning rates instead of {blocks_in_words(counts)}"
         yield Problem(what, where, "enter one for each block", code="method.block-lr-count")

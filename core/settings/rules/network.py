@@ -24,15 +24,15 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     network = job.network
     yield from _needed_weights(job)
     yield from _dropouts(network)
-    own = getattr(job, network.kind, None)
-    misread = [each for each in network.traits.misread if each.applies(own, network.trains_conv)]
+    kind_settings = getattr(job, network.kind, None)
+    misread = [each for each in network.traits.misread if each.applies(kind_settings, network.trains_conv)]
     yield from readers.problems(network.label("kind"), misread, "network.kind")
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)
     if not network.dim_from_weights:
         yield from layer_problems(network)
-    if isinstance(own, KindSettings):
-        yield from own.problems(network)
+    if isinstance(kind_settings, KindSettings):
+        yield from kind_settings.problems(network)
     if network.has_block_rates:
         yield from _several_rates(job.optimizer.optimizer_type)
     if network.train_text_encoder and not any(job.optimizer.text_rates):
@@ -131,9 +131,9 @@ def _side(name: str, text: str, family: str | None) -> Iterator[Problem]:
     count = len(factors)
     if text.strip().partition("+")[0].strip() in PRESETS or count in wanted:
         return
-    words = " or ".join(str(number) for number in wanted)
+    counts = " or ".join(str(number) for number in wanted)
     ends = "missing ones count as 1" if count < wanted[-1] else "the rest is ignored"
-    what = f"{title}: {count} weights instead of {words}; {ends}"
+    what = f"{title}: {count} weights instead of {counts}; {ends}"
     yield Problem(what, where, "enter one per block", "advice", code="network.block-count")
 
 
@@ -163,8 +163,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     by_adafactor = "AdaFactor sets the learning rate (relative_step); 0 still skips a block"
     from_file = network.network_weights is not None and network.dim_from_weights
     yield from ignored((True, f"network.{' '.join(others)}", f"{kind} has none"))
-    if isinstance(own := getattr(job, network.kind, None), KindSettings):
-        yield from ((path, f"ignored: {why}") for path, why in own.without_effect())
+    if isinstance(kind_settings := getattr(job, network.kind, None), KindSettings):
+        yield from ((path, f"ignored: {why}") for path, why in kind_settings.without_effect())
     yield from ignored(
         (not network.traits.loraplus, f"optimizer.{' '.join(LORA_PLUS)}", f"{kind} has no matrices of two rates"),
         ("alpha" not in uses, "network.rs_lora", f"{kind} has no alpha"),

@@ -189,12 +189,12 @@ def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
     """(every image in natural order, folder by folder; number of other files, without captions)."""
     paths: list[Path] = []
     others = 0
-    for place, folders, names in walk_folders(folder):
+    for parent, folders, names in walk_folders(folder):
         folders[:] = sorted(name for name in folders if recursive and not is_junk(name))
         names = [name for name in names if not is_junk(name)]
-        images = [name for name in names if is_image(place / name, name)]
+        images = [name for name in names if is_image(parent / name, name)]
         others += sum(os.path.splitext(name)[1].lower() not in CAPTION_EXTENSIONS for name in names) - len(images)
-        paths += [place / name for name in sorted(images, key=lambda name: (natural_order(name), name))]
+        paths += [parent / name for name in sorted(images, key=lambda name: (natural_order(name), name))]
     return paths, others
 
 

@@ -129,12 +129,12 @@ def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
 
 
 def _outcome(state: str, output: Path, written: int, existing: int, black: list[str]) -> Outcome:
-    words = f"{count(written, 'pair')} generated in {display_path(output)}"
-    words += f"; {existing} were there already" if existing else ""
-    words += "; start again to make the rest" if state == "stopped" else ""
+    line = f"{count(written, 'pair')} generated in {display_path(output)}"
+    line += f"; {existing} were there already" if existing else ""
+    line += "; start again to make the rest" if state == "stopped" else ""
     folders = {"images": printable(output / "images"), "control": printable(output / "control")}
     facts: dict[str, Any] = {"output": printable(output), "written": written, "kept": existing, "pairs": folders}
-    return Outcome(state, [words], facts | {"black": black})
+    return Outcome(state, [line], facts | {"black": black})
 
 
 def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
@@ -218,10 +218,10 @@ def _captions(text: str) -> list[str]:
 
 def _caption_files(folder: Path) -> Iterator[Path]:
     """Yield every caption file below the folder, in order, without system files."""
-    for place, folders, names in walk_folders(folder):
+    for parent, folders, names in walk_folders(folder):
         folders[:] = sorted(name for name in folders if not is_junk(name))
         captions = (name for name in sorted(names) if extension(name) in CAPTION_EXTENSIONS and not is_junk(name))
-        yield from (place / name for name in captions)
+        yield from (parent / name for name in captions)
 
 
 def _job(settings: MakePairsSettings) -> GenerateJob:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from core.dataset.doctor.trash import companions, move_all, new_place, path_in, records, refuse_taken, tidy
+from core.dataset.doctor.trash import companions, move_all, new_trash_folder, path_in, records, refuse_taken, tidy
 from core.dataset.sources.files import TRASH_FOLDER, printable, split_label
 from core.record import atomic
 from core.record.bounded_json import read_json_object
@@ -137,15 +137,15 @@ def _stamp(path: Path) -> list[int]:
 def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
     """Write the record for undo, before the first file is renamed. Returns its path."""
     names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
-    place = folder / TRASH_FOLDER
+    trash = folder / TRASH_FOLDER
     try:
-        place = new_place(folder, "-numbers")
-        atomic.write_json(place / RECORD, {"v": 1, "files": names, "first": _stamp(pairs[0][0])})
+        trash = new_trash_folder(folder, "-numbers")
+        atomic.write_json(trash / RECORD, {"v": 1, "files": names, "first": _stamp(pairs[0][0])})
     except OSError as error:
         what = f"The record for undoing the numbering cannot be written ({error.strerror}), so nothing was renamed"
         fix = "check the folder's permissions"
-        raise ProblemsError.one(what, printable(place), fix, "tools.record-unwritable") from error
-    return place / RECORD
+        raise ProblemsError.one(what, printable(trash), fix, "tools.record-unwritable") from error
+    return trash / RECORD
 
 
 def _stage(new: Path, number: int, prefix: str) -> Path:

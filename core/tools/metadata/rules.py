@@ -122,14 +122,14 @@ def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacemen
     """(the replacements, a problem for each invalid line). lines: (text, its location for problems)."""
     replacements: list[Replacement] = []
     problems: list[Problem] = []
-    for place, line in lines:
+    for where, line in lines:
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip()) if len(line) <= MAX_LINE else None
         if match is None or match["quoted"] == "":
             fix = 'write from -> to, with quotes to keep spaces: "young " -> ""'
             problems.append(
-                Problem(f"'{line.strip()[:80]}' is not a replacement", place, fix, code="metadata.bad-replacement")
+                Problem(f"'{line.strip()[:80]}' is not a replacement", where, fix, code="metadata.bad-replacement")
             )
             continue
         new = match["quoted_new"] if match["quoted_new"] is not None else match["new"]

@@ -192,13 +192,13 @@ def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]
             False: ", NOT as in the metadata: the weights were changed later",
         }
         lines.append(f"hash of the weights: {hashed['sha256']}{notes[hashed['as_in_metadata']]}")
-    for name, words in (
+    for name, label in (
         ("not_finite", "DAMAGED: NaN or infinity in"),
         ("too_large", "DAMAGED: values above 10,000 in"),
         ("untrained", "no effect (untrained):"),
     ):
         if lora[name]:
-            lines.append(f"{words} {listed(lora[name], SHOWN_NAMES)}")
+            lines.append(f"{label} {listed(lora[name], SHOWN_NAMES)}")
     if not lora["not_finite"] and not lora["too_large"]:
         lines.append(f"no NaN, infinite or very large values; the largest is {lora['largest']:.4g}")
     return lines

@@ -91,10 +91,10 @@ def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcom
             write_safetensors(temporary, tensors, metadata, context.cancel, wrote)
             plan.files.close()  # before the file is put in place: Windows cannot replace an open one
     lines = [f"{count(len(plan.mixed), 'tensor')} merged of {', '.join(model.path.name for model in plan.models)}"]
-    for words, keys in plan.skipped.items():
-        lines.append(f"{words}: {listed(keys, len(keys) if settings.show_skipped else SHOWN_KEYS)}")
+    for reason, keys in plan.skipped.items():
+        lines.append(f"{reason}: {listed(keys, len(keys) if settings.show_skipped else SHOWN_KEYS)}")
     lines.append(f"Saved: {display_path(plan.target)}")
-    skipped = {words: len(keys) for words, keys in plan.skipped.items()}
+    skipped = {reason: len(keys) for reason, keys in plan.skipped.items()}
     return Outcome(lines=lines, facts={"file": str(plan.target), "merged": len(plan.mixed), "skipped": skipped})
 
 
@@ -144,10 +144,10 @@ def _opened(
     """The models that can be opened, in order. Adds problems, also of their number and the method's multiplier."""
     where, models = f"{GROUP}.models", list[MergeModel]()
     wanted = {"add_difference": (3, 3, "three models, A, B and C"), "sigmoid": (2, 2, "two models")}
-    least, most, words = wanted.get(settings.method, (2, 99, "two models or more"))
+    least, most, expected = wanted.get(settings.method, (2, 99, "two models or more"))
     if not least <= len(settings.models) <= most:
         what = f"{count(len(settings.models), 'model')} given"
-        problems.append(Problem(what, where, f"give {words}, one per line", code="merge.model-count"))
+        problems.append(Problem(what, where, f"give {expected}, one per line", code="merge.model-count"))
     if settings.method == "sigmoid" and not 0 <= settings.multiplier <= 1:
         what = f"The multiplier of a sigmoid is {settings.multiplier:g}"
         problems.append(Problem(what, f"{GROUP}.multiplier", "use 0 to 1", code="merge.bad-multiplier"))

@@ -187,8 +187,8 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 def _trained(placed: Placed) -> set[str]:
     """Captions of an image as they are trained, with the prefix, suffix and trigger word."""
-    settings, words = placed.concept.captions, placed.image.words
-    return {plain_caption(placed.caption.text, settings, words), *longest_captions(placed.caption, settings, words)}
+    caption, settings, class_tokens = placed.caption, placed.concept.captions, placed.image.words
+    return {plain_caption(caption.text, settings, class_tokens), *longest_captions(caption, settings, class_tokens)}
 
 
 _MARKS = re.compile(r"[:(\[]")  # a text without them has no weights
