@@ -101,7 +101,7 @@ def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, A
 
 
 def _is_old(page: Page, tab: str, shown: Any, browser: Browser) -> bool:
-    """Whether a browser shows something else of a tab than there is now. shown: digests of the stamps of what it shows"""
+    """Whether a browser shows an old state of a tab. shown: digests of the stamps of what it shows"""
     stamps = {number: stamp for number, stamp in enumerate(page.stamps.get(tab, ())) if stamp is not None}
     if not all(browser.is_drawn((tab, number)) for number in stamps):
         return True

@@ -199,7 +199,7 @@ class Source:
             yield fact("guidance", "Guidance scale", samples.guidance_scale or "")
 
     def _strength(self) -> tuple[float, str]:
-        """(strength to use, what it comes from)."""
+        """(recommended strength, its source)."""
         measured = best_strength(self.run.path, self.path.name) if self.run else None
         if self.settings.strength is not None:
             return self.settings.strength, ""

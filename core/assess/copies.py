@@ -73,7 +73,7 @@ class Gallery:
         self._latents = cache(lambda number: self.encode(load(number)))
 
     def typical(self) -> list[float]:
-        """Distances of pairs of training images that are not near duplicates, of those with the nearest hashes."""
+        """Distances of the training image pairs with the nearest hashes, without near duplicates."""
         count, pairs = len(self._hashes), dict[frozenset[int], float]()
         for number in sorted({number * count // COMPARED for number in range(COMPARED)}):
             near = self.near(self.load(number), NEAR_DISTANCE)

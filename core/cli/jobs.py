@@ -203,7 +203,7 @@ class StopOnSignal:
         for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # SIGHUP: not on Windows; SIGBREAK: only there
             number = getattr(signal, name, None)
             if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
-                continue  # under nohup a closed terminal is no reason to stop
+                continue  # under nohup, a closed terminal does not stop the job
             self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -76,7 +76,7 @@ def _listed(about: dict[str, str]) -> str:
 
 
 def _print_help(text: str) -> None:
-    """Print a help text; a reader that closes the pipe early (`--help | head`) is no error."""
+    """Print a help text; closing the pipe early (`--help | head`) is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -85,7 +85,7 @@ class Engine:
         self._tokens: dict[str, CancelToken] = {}
         self._runs = Runs(workspace, lambda name: self._running(name) is not None)
         self._reading: LightTask | None = None  # of journals for the list of runs
-        self.listing = threading.Lock()  # held while somebody waits for `runs_so_far`
+        self.listing = threading.Lock()  # held while a thread waits for `runs_so_far`
         self._last_run = ""
         self.ended: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served

@@ -103,7 +103,7 @@ def read_facts(folder: RunFolder) -> RunFacts | None:
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:
     """Write summary.json, without fsync since it can be rebuilt; errors are ignored. Nothing is written into a deleted folder, nor
     for a run without events: its start is read from its folder's time, which writing would change."""
-    with suppress(OSError, ValueError):  # a name that is no Unicode
+    with suppress(OSError, ValueError):  # a name that is not Unicode
         data = _FACTS.dump_json(facts, warnings=False)
         if facts.started and folder.there:  # a folder that was deleted meanwhile would come back
             atomic.write_bytes(folder.path / FILE, data, synced=False)

@@ -65,7 +65,7 @@ class Runs:
             del self._views[name]
 
     def refresh(self, name: str) -> RunView:
-        """The view of a run, updated with what another process appended to its journal."""
+        """The view of a run, updated with the lines that another process appended to its journal."""
         view = self.view(name)
         if not self._running(name):
             view.catch_up()
@@ -76,7 +76,7 @@ class Runs:
         return self._running(view.folder.name) or (view.state not in ENDED and view.folder.held)
 
     def forget(self, name: str) -> None:
-        """Drop what is cached of a deleted run."""
+        """Drop the cache of a deleted run."""
         with self._views_lock:
             self._views.pop(name, None)
 
@@ -127,7 +127,7 @@ class Runs:
         return summaries, left
 
     def _forget_others(self, existing: Collection[str]) -> None:
-        """Drop what is cached of runs that are gone."""
+        """Drop the caches of runs that are not among `existing`."""
         for name in [each for each in [*self._facts] if each not in existing]:
             self._facts.pop(name, None)
             self._rows.pop(name, None)

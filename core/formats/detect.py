@@ -55,7 +55,7 @@ KIND_NAMES = {
     "latent_upscaler": "latent upscaler",
     "unknown": "model of an unknown kind",
 }
-# Kinds, and variants of others, that are recognized and that nothing here uses
+# Recognized kinds and variants that are not supported
 NOT_OFFERED = {"union", "Control-LoRA", "ip_adapter", "t2i_adapter", "hypernetwork", LCM, "SwinIR", "SRVGG"}
 MOST_TOKENS = 200  # of an embedding file
 XTI_KEYS = {"IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{n:02d}" for n in range(3, 12))}

@@ -194,7 +194,7 @@ class Maker:
                 remaining = remaining[number:]
 
     def _alike(self, request: Request) -> Any:
-        """What requests of one batch have in common: all settings but prompt and seed, and the number of tokens."""
+        """The key of requests that can share a batch: all settings but prompt and seed, and the number of tokens."""
         job = request.job
         reading, (sides, weights) = reading_of(job, self.kind.name), self._texts(job)
         every = [text for side in sides for text in texts_of(side, passes_of(job))]

@@ -11,7 +11,7 @@ from core.record.workspace import STARTER
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
 
-TONES = 8  # the sample is compared as so many rows and columns of mean gray values
+TONES = 8  # the sample is compared as this number of rows and columns of mean gray values
 # In gray levels of 255. Measured on a CPU: 0.4 between bf16 and fp32. Another prompt or seed is off by more than 40.
 SAMPLE_OFF = 12.0
 PROVED_STEPS = 4

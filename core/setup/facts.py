@@ -72,7 +72,7 @@ def parse_nvidia_smi(text: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def has_pci_display(vendor: str) -> bool:
-    """Whether Linux sees a display controller (PCI class 03) of this vendor; False where there is no such listing."""
+    """Whether Linux sees a display controller (PCI class 03) of this vendor; False if /sys does not list them."""
     for device in Path("/sys/bus/pci/devices").glob("*"):
         try:
             if (device / "vendor").read_text().strip() == vendor and (device / "class").read_text().startswith("0x03"):

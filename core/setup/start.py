@@ -24,7 +24,7 @@ PyTorch's wheel index), ATELIER_BROWSER (for the tests). See docs/install.md.
 """
 
 POISONED = 75  # webui.py: a CUDA error that only a new process can clear
-RESTARTS, SHORT_RUN = 3, 120.0  # give up after so many runs in a row that were shorter than so many seconds
+RESTARTS, SHORT_RUN = 3, 120.0  # give up after this number of runs in a row, each shorter than these seconds
 
 
 def run(root: str, arguments: list[str]) -> int:

@@ -218,7 +218,7 @@ def _value(name: str, kind: Kind, page: Page) -> str:
 
 
 def _instead(act: str, name: str, file: str, kind: Kind, page: Page) -> list[str]:
-    """The values instead of one: none, another step of its run, or all of them."""
+    """The values that replace one: none, another step of its run, or all steps."""
     if act == "file_off":
         return []
     steps = checkpoints(page, find_file(kind.parts(name)[0][1], page.workspace))

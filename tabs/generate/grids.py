@@ -270,7 +270,7 @@ class Grids(BoardView):
         self._keep(fields=self._axes() | {name: value}, axes={})
 
     def _forget_wrong(self) -> None:
-        """Remove what a refused start has marked, and its message: the form is another one now."""
+        """Remove the marks and message of a refused start: the form has changed."""
         self._refused = [], {}
         self.page.browsers.succeeded(self.page.browser, START)
 

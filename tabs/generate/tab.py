@@ -457,7 +457,7 @@ class Handlers(BoardView):
         }
 
     def stamp(self) -> str:
-        """A text that changes with what changes without an action."""
+        """A text that changes with `boards`."""
         closed = self._state().get("closed")
         return f"{self.stage.stamp()} {self.shelf.follow()} {closed} {self.memory.html()} {self.loras.shelf.version}"
 

@@ -463,7 +463,7 @@ def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Reduce the comparison to what is complete. Raises ProblemsError if nothing is."""
+    """Reduce the comparison to its complete cells. Raises ProblemsError if there are none."""
     run, facts = _run(page, data)
     with _STARTING:
         job, verdict = page.engine.run_job(run.name), read_verdict(run.path)

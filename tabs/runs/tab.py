@@ -249,7 +249,7 @@ class Handlers:
         return self._at({**state, "copy": ""})
 
     def _resumed(self, entry: str, name: str, act: str) -> str:
-        """Say what a resumed run waits for. Returns the act; "" if it waits, so that it leads nowhere."""
+        """Show what a resumed run waits for. Returns the act, or "" if the run waits, so that no other tab opens."""
         wait, run = self.page.engine.waits().get(entry), self.page.engine.run(name)
         if wait is None or wait.begins:
             return act

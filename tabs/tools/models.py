@@ -58,7 +58,7 @@ class Models:
     def _browse(self, folder: str, kind: str) -> dict[str, Any]:
         """`browse`; for a folder that cannot be opened, the models folder with the reason."""
         try:
-            if folder and kind != MODEL:  # what stands in a field: a file, a new folder, a name
+            if folder and kind != MODEL:  # the value of a field: a file, a new folder, a name
                 folder = str(nearest(self._roots, resolve_path(folder)))
             return browse(self._workspace, self._roots, folder, kind)
         except ProblemsError as error:

@@ -109,7 +109,7 @@ def _adds() -> str:
 
 
 def _row(row: str, entries: list[Declared]) -> str:
-    """HTML of a row of the first screen, and of what is below it."""
+    """HTML of a row of the first screen, and of the fields below it."""
     fields = "".join(_block(entry) for entry in entries)
     below = BELOW.get(row, "")
     if row == "method":

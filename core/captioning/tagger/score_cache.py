@@ -28,7 +28,7 @@ VERSION = 1
 MAX_BYTES = 1 << 30
 INDEXES = 64  # of folders, in memory
 HEAD = re.compile(rb'\{"version": (\d+), ')
-# An image's line up to its name, which stands there as JSON. A line that was cut short has no end.
+# An image's line up to its name, which is JSON. A truncated line has no end.
 IMAGE = re.compile(rb'\{"image": ("[^"\\]*(?:\\.[^"\\]*)*"), "stamp": ')
 END = b"]}\n"
 

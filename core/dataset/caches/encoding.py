@@ -119,7 +119,7 @@ def _decoded_ahead(
 
 
 def of_side(side: Side, pixels: np.ndarray) -> np.ndarray:
-    """The pixels [3, H, W] of a side, from those of its image as it is."""
+    """The pixels [3, H, W] of a side, flipped if it is, from those of its image."""
     return pixels[..., ::-1] if side.flipped else pixels
 
 

@@ -84,7 +84,7 @@ class LatentCache(Store):
         check: Check | None = None,
         progress: Progress | None = None,
     ) -> int:
-        """Encode and store what is missing; return how many. What was stored stays stored however the work ends, so the next
+        """Encode and store missing entries; return their number. Stored entries stay stored if it is interrupted, so the next
         call continues from there (see `encode_sides`, also for errors). Raises ProblemsError if the disk has no room."""
         todo = list(self._lacking(items, check).values())
         self._damaged.clear()  # `missing` reports them

@@ -97,7 +97,7 @@ def put_away(
 
 
 def put_back(token: str) -> tuple[Path, ...]:
-    """Restore all files of one action to where they were; return them. Nothing is ever overwritten.
+    """Restore all files of one action to their old paths and return them; never overwrites a file.
 
     Files deleted from the trash are skipped. Raises ProblemsError, with nothing moved, when a path is taken.
     """

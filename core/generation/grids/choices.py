@@ -41,7 +41,7 @@ def _moved(position: Sequence[int], at: int, value: int) -> Index:
 
 
 def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Callable[[Any], str]) -> dict[str, Any]:
-    """Save a choice, unless it is empty, and return the next two images and what the choices say so far.
+    """Save a choice, unless it is empty; return the next two images and the result of all choices so far.
 
     letter    of the axis      choice   {"left", "right", "prompt", "outcome"}      url   of an image's path
     returns   {"title", "axis", "axes": [[letter, title]], "pair": {"left", "right", "prompt", "about", "images", "number"} or None,

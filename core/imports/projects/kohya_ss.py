@@ -367,7 +367,7 @@ def _typed(text: str) -> list[str]:
         return _words(text)
 
 
-# ---- the report of fields that are no options
+# ---- the report of fields that are not options
 
 
 def _as_in_file(entry: Entry, value: Any, form: Form) -> Entry:

@@ -361,7 +361,7 @@ def optimizer(config: Config) -> Values:
 
 
 def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values:
-    """{argument: value} where it is not the class's default; a note for what the class does not take."""
+    """{argument: value} if it differs from the class's default; adds notes on arguments that the class does not have."""
     rest = {key: row for key, row in rows().items() if "optimizer.optimizer_args" in row.settings and "." in key}
     given = {key.partition(".")[2]: config[key] for key in rest}
     given = {

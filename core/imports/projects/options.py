@@ -148,7 +148,7 @@ def parse_words(script: str, words: Iterable[str]) -> tuple[dict[str, Any], list
 
 
 def _stray(word: str, sentence: str) -> Entry:
-    """An entry for a word that is no option and no value. sentence: unless it is a variable whose value is not known."""
+    """An entry for a word that is neither an option nor a value. sentence: used unless it is a variable of unknown value."""
     return Entry("unavailable", word, sentence=MORE_OPTIONS if unresolved(word) else sentence)
 
 

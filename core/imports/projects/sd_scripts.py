@@ -74,7 +74,7 @@ def flattened(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[Entry]]:
 
 
 def _bounded(value: Any) -> Any:
-    """A value, with the text of a number in place of one with more digits than Python writes."""
+    """A value, with hexadecimal text for integers of more digits than Python converts to text."""
     if isinstance(value, list):
         return [_bounded(each) for each in value]
     return hex(value) if isinstance(value, int) and abs(value) >> 4000 else value

@@ -337,7 +337,7 @@ RULES = (model, machine, length, network, optimizer, schedule, loss, samples)
 
 
 def _edge(value: float, kind: str) -> int:
-    """The side in pixels that a resolution stands for; areas are megapixels."""
+    """The side in pixels for a resolution setting; areas are in megapixels."""
     return within(64, 8192, round(math.sqrt(value * 1e6) / 64) * 64 if kind == "area" else int(value))
 
 

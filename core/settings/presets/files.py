@@ -90,7 +90,7 @@ def refused(entry: Declared) -> bool:
 
 
 def kept(entry: Declared) -> bool:
-    """Whether loading a recipe that does not state this setting leaves it as it is."""
+    """Whether a setting that a recipe does not state keeps its value when the recipe is loaded."""
     named = bool(entry.names) or entry.name.startswith("metadata_")
     return refused(entry) or named or entry.group in _KEPT_GROUPS or entry.path in _KEPT | _SIZES
 

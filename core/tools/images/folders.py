@@ -214,7 +214,7 @@ def _one(
     base, label = split_label(path.stem)
     for copy in copies:
         stem = copy.stem
-        if label:  # a-masklabel+512x512 is to be a+512x512-masklabel, or nobody finds it
+        if label:  # a-masklabel+512x512 becomes a+512x512-masklabel, the name of its image with the label
             stem = (base + stem.removeprefix(path.stem) if stem.startswith(path.stem) else stem) + label
         target = report.output / path.parent.relative_to(folder) / f"{stem}.{copy.format}"
         if os.path.lexists(target):

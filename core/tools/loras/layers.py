@@ -128,7 +128,7 @@ def target_with(name: str, weight: Tensor, bias: bool) -> Target:
     return Target(name, path="", parent=module, attribute="", module=module)
 
 
-# -- where a layer stands in a map of its part
+# -- the row and column of a layer in the map of its part
 
 
 def place_of(name: str) -> tuple[str, str, str]:

@@ -54,7 +54,7 @@ def clean_tags_as_sd_scripts(text: str, rules: TagRules) -> str:
 _RATING = re.compile("rating[ _:].*", re.IGNORECASE | re.DOTALL)
 _PEOPLE = re.compile(r"(?<![^\W\d_])(girls|boys)\b")  # 2girls, multiple boys
 _WORD = re.compile(r"[\w\-]+|hair ornament")
-# Of several people nobody knows whose these are: each group goes if two or more of it are there.
+# With several people, such tags are ambiguous: if two or more of a group are present, all of the group are removed.
 _GROUPS = [
     re.compile("(long|short|medium) hair"),
     re.compile("(bob|hime) cut"),

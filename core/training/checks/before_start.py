@@ -214,7 +214,7 @@ def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _texts(placed: Placed) -> list[str]:
-    """An image's caption as it is trained; and before random choices, since a token may be one of several."""
+    """An image's captions: as trained, and before random choices, since a token may be in only one of the options."""
     settings = placed.concept.captions
     plain = plain_caption(placed.caption.text, settings, placed.image.words)
     return [plain] if settings.caption_template != "none" else [plain, placed.caption.whole]

@@ -320,7 +320,7 @@ def _size(row: Row) -> str:
 
 
 def _is_prompt(caption: str) -> bool:
-    """Whether a caption can be a sample prompt unchanged: it has no options and is no comment."""
+    """Whether a caption can be a sample prompt unchanged: without options, and not a comment."""
     return " --" not in f" {caption}" and not caption.startswith("#")
 
 
