@@ -180,13 +180,13 @@ def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
     items = {item.name: item for item in listed}
     workspace = Workspace.of(outputs, models)
 
-    def answer(asked: dict[str, Any]) -> dict[str, Any]:
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
         nonlocal device
-        item = items[asked["item"]]
+        item = items[question["item"]]
         if not device and (item.needs or item.name == "torch"):
             with suppress(Exception):  # a torch that does not load is reported by its own item
                 device = machine.default_device()
-        finding = guarded(item, Place(device or "cpu", workspace, Path(folder), asked["earlier"]))
+        finding = guarded(item, Place(device or "cpu", workspace, Path(folder), question["earlier"]))
         return {"device": device, "finding": asdict(finding)}
 
     answer_questions(answer)

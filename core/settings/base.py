@@ -123,10 +123,10 @@ def setting(
         field["default"] = default
     if within is not None:
         field["ge"], field["le"] = within
-    made: Any = Field(title=title, description=help, json_schema_extra={"about": about}, **field)
+    field_info: Any = Field(title=title, description=help, json_schema_extra={"about": about}, **field)
     if about["names"] in PATHS:
-        made.metadata.append(BeforeValidator(_as_pasted))
-    return made
+        field_info.metadata.append(BeforeValidator(_as_pasted))
+    return field_info
 
 
 def kohya_setting(default: Any = ..., **about: Any) -> Any:

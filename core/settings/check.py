@@ -23,12 +23,12 @@ def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
     Types are strict, as in JSON: "5" is not a number and 1 is not true. Raises ProblemsError with all problems.
     """
     try:
-        made = model.model_validate_json(whole_text(json.dumps(values, ensure_ascii=False)), strict=True)
+        job = model.model_validate_json(whole_text(json.dumps(values, ensure_ascii=False)), strict=True)
     except ValidationError as error:
         raise ProblemsError(explain(model, error, where)) from None
     if problems := _not_for_people(model, values, where):
         raise ProblemsError(problems)
-    return made
+    return job
 
 
 def _not_for_people(model: type[Settings], values: Mapping[str, Any], where: str) -> list[Problem]:

@@ -77,8 +77,8 @@ class Entry:
         if len(text) > LONGEST:
             what = f"The expression '{text[:60]}' is longer than {LONGEST} characters"
             raise ProblemsError.one(what, where, "divide it into several", "network.bad-pattern")
-        made = (text,) if self._preset is None else (self._preset.unet, self._preset.text)
-        self._patterns = [None if one is None else Pattern(one, where, "network", seconds) for one in made]
+        expressions = (text,) if self._preset is None else (self._preset.unet, self._preset.text)
+        self._patterns = [None if one is None else Pattern(one, where, "network", seconds) for one in expressions]
 
     def finds(self, layer: Layer) -> bool:
         """Whether it chooses this layer: plain text or an expression found in the name or path, a preset's expression in the path."""

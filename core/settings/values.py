@@ -297,8 +297,8 @@ def _validation(job: TrainJob) -> str:
         sum(bool(each.validation_images) + (each.role == "validation") for each in sources),
     )
     ways = {True: "best checkpoint by validation images", False: "checkpoints measured on training images"}
-    way = "no validation split" if validation.best_checkpoint == "off" else ways[validation.automatic]
-    parts = [f"{share:.0%} of the images" if share else way]
+    usage = "no validation split" if validation.best_checkpoint == "off" else ways[validation.automatic]
+    parts = [f"{share:.0%} of the images" if share else usage]
     parts += [f"validation images in {count(held, 'folder')}"] if held else []
     if share or held:
         periods = ((validation.validate_every_n_epochs, "epoch"), (validation.validate_every_n_steps, "step"))

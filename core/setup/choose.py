@@ -224,9 +224,9 @@ def pinned_versions(requirements: str) -> dict[str, str]:
 
 def adapted_requirements(requirements: str, build: Build) -> str:
     """requirements.txt with the lines of torch, xformers and onnxruntime replaced by the build's."""
-    kept = [line for line in requirements.splitlines() if re.split(r"[=<>~! ;\[]", line, maxsplit=1)[0] not in ADAPTED]
+    rest = [line for line in requirements.splitlines() if re.split(r"[=<>~! ;\[]", line, maxsplit=1)[0] not in ADAPTED]
     chosen = [line for line in (build.torch, build.xformers, build.onnxruntime) if line]
-    return "\n".join([*chosen, *kept]) + "\n"
+    return "\n".join([*chosen, *rest]) + "\n"
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -58,8 +58,8 @@ class Earlier:
     @property
     def words(self) -> str:
         """How many of its images are there: "6 images", "3 of 6, 1 failed, running"."""
-        made = count(self.total, "image") if self.done >= self.total else f"{self.done:,} of {self.total:,}"
-        return ", ".join(filter(None, [made, f"{self.failed} failed" if self.failed else "", self.doing]))
+        images = count(self.total, "image") if self.done >= self.total else f"{self.done:,} of {self.total:,}"
+        return ", ".join(filter(None, [images, f"{self.failed} failed" if self.failed else "", self.doing]))
 
 
 @dataclass(frozen=True)

@@ -196,8 +196,8 @@ class Grids(BoardView):
         """HTML of the open grid, or of the reason why it cannot be read; without one, of the newest ones of this session."""
         name = str(self._state().get("open", ""))
         if not name:
-            made = islice(filter(self._is_recent, list_grids(self.page.workspace)), RECENT)
-            return view.recent([each for each in map(self._earlier, made) if each.done])
+            newest = islice(filter(self._is_recent, list_grids(self.page.workspace)), RECENT)
+            return view.recent([each for each in map(self._earlier, newest) if each.done])
         try:
             folder = GridFolder.named(name, self.page.workspace)
             content = folder.content()
@@ -262,8 +262,8 @@ class Grids(BoardView):
         """Answer a blind choice of the script, {"grid", "axis", "choice"}, with the next images. Raises ProblemsError."""
         folder = GridFolder.named(str(request.get("grid", "")), self.page.workspace)
         choice = request.get("choice")
-        made = choice if isinstance(choice, dict) else {}
-        return answered(folder, str(request.get("axis", "")), made, self.page.file_url)
+        answer = choice if isinstance(choice, dict) else {}
+        return answered(folder, str(request.get("axis", "")), answer, self.page.file_url)
 
     def _set(self, name: str, value: str) -> None:
         self._forget_wrong()
@@ -404,21 +404,21 @@ class Grids(BoardView):
 # -- queued
 
 
-def submit(page: Page, made: RunGrid, run: str = "") -> None:
+def submit(page: Page, run_grid: RunGrid, run: str = "") -> None:
     """Check a grid, create its folder, queue it and open it. Raises ProblemsError."""
-    folder = begun(page, made, run)
+    folder = begun(page, run_grid, run)
     queue(page, folder)
     show(page, folder.name)
 
 
-def begun(page: Page, made: RunGrid, run: str = "") -> GridFolder:
+def begun(page: Page, run_grid: RunGrid, run: str = "") -> GridFolder:
     """The folder of a new grid whose settings are valid and allowed. run: whose checkpoints are compared. Raises ProblemsError."""
-    page.roots.admit(made.job)
-    grid, _ = checked(made.job, page.workspace)
+    page.roots.admit(run_grid.job)
+    grid, _ = checked(run_grid.job, page.workspace)
     raise_if_errors(dict.fromkeys(each for cell in grid.cells for each in page.roots.refused(cell.request.job)))
-    folder = begin(grid.job, page.workspace, run, made.notes)
-    if made.samples:
-        folder.change(samples=made.samples)
+    folder = begin(grid.job, page.workspace, run, run_grid.notes)
+    if run_grid.samples:
+        folder.change(samples=run_grid.samples)
     return folder
 
 

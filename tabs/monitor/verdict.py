@@ -205,15 +205,15 @@ def _comparison(
 
 
 def _seconds(
-    page: Page, comparison: Comparison, facts: Mapping[str, Any], job: TrainJob, made: GridContent | None = None
+    page: Page, comparison: Comparison, facts: Mapping[str, Any], job: TrainJob, grid: GridContent | None = None
 ) -> float:
-    """Expected seconds of an image of a comparison, by its grid if it made TIMED images (loading counts less then), else the samples
+    """Expected seconds of an image of a comparison, by its `grid` if that has TIMED images (loading counts less then), else the samples
     of its training, else its grid, else the steps of its training, else the newest grid; 0 if none was timed."""
     steps = expected_steps(comparison.grid.job, ())
-    measured = made.seconds / made.steps if made and made.steps else 0.0
+    measured = grid.seconds / grid.steps if grid and grid.steps else 0.0
     of_samples = (facts.get("seconds_per_sample") or 0.0) / job.samples.sample_steps
     of_training = GUIDED * assess.seconds_per_prediction(facts, job)
-    timed = measured if made and made.steps >= TIMED * steps else 0.0
+    timed = measured if grid and grid.steps >= TIMED * steps else 0.0
     return (timed or of_samples or measured or of_training or grids.pace(page.workspace)) * steps
 
 

@@ -95,5 +95,5 @@ def with_pairs(job: TrainJob, images: str, control: str) -> TrainJob:
             each.model_copy(update={FOLDER: control}) if its else each for each, its in zip(entries, same, strict=True)
         ]
         return with_entries(job, own)
-    kept = [each.model_copy(update={FOLDER: None}) for each, its in zip(entries, same, strict=True) if its]
-    return with_value(with_entries(job, kept or [Source(folder=images)]), f"dataset.{FOLDER}", control)
+    remaining = [each.model_copy(update={FOLDER: None}) for each, its in zip(entries, same, strict=True) if its]
+    return with_value(with_entries(job, remaining or [Source(folder=images)]), f"dataset.{FOLDER}", control)

@@ -66,9 +66,9 @@ def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
     else:
         imported = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
     imported = fitted(imported)
-    kept = {"token": token, "description": imported.description, "report": report_of(imported, page)}
+    details = {"token": token, "description": imported.description, "report": report_of(imported, page)}
     return page.project.take_import(
-        imported.job, name or imported.title, f"{name or imported.title} imported: {imported.summary}.", kept
+        imported.job, name or imported.title, f"{name or imported.title} imported: {imported.summary}.", details
     )
 
 

@@ -29,8 +29,8 @@ def _pairs(folder: GridFolder, content: GridContent, letter: str) -> Iterator[Pa
     number, size[at] = size[at], 1
     for first in product(*map(range, size)):
         cells = [content.source(_moved(first, at, value)) for value in range(number)]
-        made = [value for value, cell in enumerate(cells) if cell in done]
-        for one, other in combinations(made, 2):
+        generated = [value for value, cell in enumerate(cells) if cell in done]
+        for one, other in combinations(generated, 2):
             if cells[one] != cells[other]:
                 yield f"{letter}{one + 1}", f"{letter}{other + 1}", name_of(first)
 
@@ -57,10 +57,10 @@ def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Ca
         raise ProblemsError.one(what, content.title, fix, "grid.no-choice")
     names = {f"{axis.letter}{number}": text for number, text in enumerate(axis.texts, 1)}
     if choice:
-        made = Choice(*(str(choice.get(each, ""))[:100] for each in ("left", "right", "prompt", "outcome")))
-        if not {made.left, made.right} <= set(names):
+        answer = Choice(*(str(choice.get(each, ""))[:100] for each in ("left", "right", "prompt", "outcome")))
+        if not {answer.left, answer.right} <= set(names):
             raise ProblemsError.one("The choice is not valid", content.title, "choose again", "choice.invalid")
-        add_choice(folder.path, made)
+        add_choice(folder.path, answer)
     choices = read_choices(folder.path, names)
     return {
         "title": content.title,

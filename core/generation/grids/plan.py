@@ -188,10 +188,10 @@ def _request(
         for axis in sorted(axes, key=lambda each: each.setting != MODEL):  # a model resets its family and prediction
             if _when(axis) == when:
                 cell = _put(cell, axis, at[axis.letter])
-    made = collected(notes, requests_and_notes, cell, workspace)
-    if made is None:
+    result = collected(notes, requests_and_notes, cell, workspace)
+    if result is None:
         return None
-    requests, advice = made
+    requests, advice = result
     notes += advice
     if len(requests) != 1:
         what = f"The prompt makes {count(len(requests), 'image')}; a cell has one"

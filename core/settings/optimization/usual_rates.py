@@ -85,12 +85,12 @@ def far_rates(job: TrainJob) -> list[Far]:
     rates = effective_rates(job, job.memory.num_processes)
     for part, rate in sorted(rates.items(), key=lambda item: not item[0].startswith("unet")):
         usual = usual_rates(job, part)
-        if rate < 0 or usual is None or not (way := usual.far(rate)):
+        if rate < 0 or usual is None or not (direction := usual.far(rate)):
             continue  # negative rates are reported by rules/learning_rate.py
         where = _where(job, part)
         if part.startswith("text") and "optimizer.learning_rate" in far and job.optimizer.text_encoder_lr is None:
             continue  # the same setting, already reported for the U-Net
-        far.setdefault(where, Far(part, where, rate, usual, way))
+        far.setdefault(where, Far(part, where, rate, usual, direction))
     return list(far.values()) or _by_block(job, rates)
 
 
@@ -121,8 +121,8 @@ def _by_block(job: TrainJob, rates: dict[str, float]) -> list[Far]:
     where = next((f"network.{name}" for name in SIDES if getattr(job.network, name)), "")
     for factor in factors:
         rate = rates["unet"] * factor
-        if rate > 0 and (way := usual.far(rate)):
-            return [Far("unet", where, rate, usual, way)]
+        if rate > 0 and (direction := usual.far(rate)):
+            return [Far("unet", where, rate, usual, direction)]
     return []
 
 

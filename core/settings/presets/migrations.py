@@ -77,8 +77,8 @@ def with_present_tool(task: str, values: Mapping[str, Any]) -> tuple[str, Values
         return task, dict(values)
     name, settings = REPLACED_TOOLS[task]
     group = values.get(task, {})
-    kept = {key: value for key, value in values.items() if key != task}
-    return name, kept | {name: settings | dict(group) if isinstance(group, Mapping) else group}
+    others = {key: value for key, value in values.items() if key != task}
+    return name, others | {name: settings | dict(group) if isinstance(group, Mapping) else group}
 
 
 def has_effect(task: str, tool: str, key: str) -> bool:
@@ -96,8 +96,8 @@ def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     name = group.get(chooser, usual)
     if not isinstance(name, str) or name not in tools:
         return task, dict(values)
-    kept = {key: value for key, value in group.items() if has_effect(task, name, key)}
-    return name, {key: value for key, value in values.items() if key != task} | {name: kept}
+    effective = {key: value for key, value in group.items() if has_effect(task, name, key)}
+    return name, {key: value for key, value in values.items() if key != task} | {name: effective}
 
 
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
