@@ -66,18 +66,18 @@ def load() -> None:
         _loaded = listed
 
 
-def admit(words: Sequence[str] = ()) -> None:
+def admit(argv: Sequence[str] = ()) -> None:
     """Import other people's modules that the owner allowed, and list them: called once, before any registry is read.
 
-    words   the command line, of which only --allow-module is read; its other problems are reported later
+    argv   the command line, of which only --allow-module is read; its other problems are reported later
 
     Of a package with entry points in the group `atelier` their modules are imported, of any other the module itself. Raises
     ProblemsError with every module that fails.
     """
     global EXTENSIONS
-    given = [word.partition("=")[2] for word in words if word.startswith(f"{FLAG}=")]
-    given += [after for word, after in pairwise(words) if word == FLAG]
-    for name in given:
+    names = [word.partition("=")[2] for word in argv if word.startswith(f"{FLAG}=")]
+    names += [after for word, after in pairwise(argv) if word == FLAG]
+    for name in names:
         with suppress(ProblemsError):  # a name that is none
             allow(name)
     allowed = allowed_modules()

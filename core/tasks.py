@@ -100,8 +100,8 @@ class Task:
 
     def title_of(self, job: Settings) -> str:
         """The title of a job in lists: that of its task, for tools with the file or folder that it works on."""
-        given = next((each.value for each in named_in(job)), "") if self.own else ""
-        name = given.partition("?")[0].strip().strip("\"'").replace("\\", "/").rstrip("/").rpartition("/")[2]
+        path = next((each.value for each in named_in(job)), "") if self.own else ""
+        name = path.partition("?")[0].strip().strip("\"'").replace("\\", "/").rstrip("/").rpartition("/")[2]
         return f"{self.title}: {name}" if name else self.title
 
     def only_reads(self, job: Settings) -> bool:
@@ -112,9 +112,9 @@ def tool(name: str, settings: type[Settings], run: Run, *, title: str, **about: 
     """A task whose job has a single group of settings, which `run` gets. about: other fields of Task"""
     group: Any = (settings, Field(default_factory=settings, title=title))
     job = create_model(f"{name.title().replace('_', '')}Job", __base__=Job, __doc__=settings.__doc__, **{name: group})
-    given: dict[str, Any] = {"lane": "process", "card": Card(name, title, (settings.__doc__ or "").strip())}
-    given |= {"unused": lambda values: set(lacking(settings, values))} | about
-    return Task(name, title, job=job, run=run, own=name, **given)
+    properties: dict[str, Any] = {"lane": "process", "card": Card(name, title, (settings.__doc__ or "").strip())}
+    properties |= {"unused": lambda values: set(lacking(settings, values))} | about
+    return Task(name, title, job=job, run=run, own=name, **properties)
 
 
 TASKS: dict[str, Task] = {}

@@ -31,7 +31,7 @@ from tabs.form import fields, form_values, task_settings
 from tabs.form.picker import Picker
 from tabs.form.presets import MAX_BYTES as PRESET_BYTES
 from tabs.form.project import Project
-from tabs.markup import Drawn
+from tabs.markup import BoardView
 from tabs.monitor.tensorboard import TensorBoard
 from tabs.roots import Roots
 from tabs.server.browsers import Browser, Browsers
@@ -218,7 +218,7 @@ class Page:
         self.ticks[tab] = seconds
         self._listen_to_ticks(tab, None, fn, inputs, outputs)
 
-    def on_change(self, tab: str, drawn: Drawn, outputs: Mapping[str, Any]) -> None:
+    def on_change(self, tab: str, drawn: BoardView, outputs: Mapping[str, Any]) -> None:
         """Draw again what differs while `tab` is open and the browser shows something with another stamp. The pulse asks for it: a
         message that Gradio carries takes ten times as long. outputs: components by name, "client" is the browser's `client_state`"""
         self._listen_to_ticks(tab, drawn.stamp, drawn.tick, outputs["client"], outputs)

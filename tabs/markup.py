@@ -158,7 +158,7 @@ def arg_now(event: gr.EventData, rows: Sequence[str]) -> str:
         return arg
     if int(number) < len(rows) and digest(rows[int(number)]) == mark:
         return arg
-    now = [place for place, row in enumerate(rows) if digest(row) == mark]
+    now = [index for index, row in enumerate(rows) if digest(row) == mark]
     return f"{now[0]}{colon}{name}" if len(now) == 1 else ""
 
 
@@ -203,8 +203,8 @@ def sent_boards(values: Mapping[str, Any], stamp: str = "") -> dict[str, str]:
     return {"client": to_json({"stamp": mark, "sent": {name: hash(value) for name, value in values.items()}})}
 
 
-class Drawn(ABC):
-    """What a tab draws: boards that are drawn again when its stamp changes (`Page.on_change`)."""
+class BoardView(ABC):
+    """The boards of a tab, sent again when its stamp changes (`Page.on_change`)."""
 
     @abstractmethod
     def stamp(self) -> str:
@@ -212,14 +212,14 @@ class Drawn(ABC):
 
     @abstractmethod
     def boards(self) -> dict[str, Any]:
-        """{name: contents} of the boards."""
+        """{name: HTML} of the boards."""
 
     def show(self) -> dict[str, Any]:
-        """Outputs of the whole."""
+        """Outputs with all boards."""
         return changed_boards("", self.stamp(), self.boards())
 
     def tick(self, client: str) -> Any:
-        """Outputs of what a browser with this `client` state does not show; what it shows stays, so that a text that is being typed
+        """Outputs with the boards that have changed for a browser with this `client` state; the rest stays, so that text being typed
         is not replaced."""
         stamp = self.stamp()
         return gr.skip() if shows(client, stamp) else changed_boards(client, stamp, self.boards())

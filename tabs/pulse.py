@@ -101,7 +101,7 @@ def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, A
 
 
 def _is_old(page: Page, tab: str, shown: Any, browser: Browser) -> bool:
-    """Whether a browser shows something else of a tab than there is now. shown: digests of the stamps of what it shows"""
+    """Whether a browser shows an old state of a tab. shown: digests of the stamps of what it shows"""
     stamps = {number: stamp for number, stamp in enumerate(page.stamps.get(tab, ())) if stamp is not None}
     if not all(browser.is_drawn((tab, number)) for number in stamps):
         return True
@@ -120,11 +120,11 @@ def _fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> bool:
 
 def _checks(page: Page) -> dict[str, Any]:
     """The findings of the preflight; problems of fields with invalid input come first."""
-    found = dict(page.checks.look(page.project.job))
-    if found.get("setup") and not page.setup.still_applies(page.project.job):
-        found["setup"] = None
+    facts = dict(page.checks.latest(page.project.job))
+    if facts.get("setup") and not page.setup.still_applies(page.project.job):
+        facts["setup"] = None
     bad = [problem.to_dict() for problem in page.project.problems()]
-    return found | ({"problems": bad + found.get("problems", [])} if bad else {})
+    return facts | ({"problems": bad + facts.get("problems", [])} if bad else {})
 
 
 def _waiting(page: Page, entries: Sequence[QueueEntry]) -> list[dict[str, str]]:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from core.diffusion.objective import Objective
 
 
-AT_ONCE = 16  # predictions or images, at most: nobody waits for a single one
+AT_ONCE = 16  # predictions or images in a batch, at most
 
 
 class Probe(NamedTuple):
@@ -55,7 +55,7 @@ class Probe(NamedTuple):
 
 
 class Bench:
-    """The model's inputs, and what the base model makes of them.
+    """The model's inputs, and the base model's outputs for them.
 
     sets   {name: probes}: "inside" and "held_out" are images of the dataset with their captions, "plain" the former without the
            trigger word, "outside" images that the base model made of other prompts

@@ -40,8 +40,8 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
 def slots_of(sdxl: bool) -> dict[str, frozenset[int]]:
     """The indices in SLOTS of each part."""
     alone = {BASE: SLOTS.index(BASE), "MID": MID}
-    kept = {part: enumerate(block_weights(part, sdxl)) for part in PARTS if part not in alone}
-    halves = {part: frozenset(slot for slot, weight in weights if slot and weight) for part, weights in kept.items()}
+    slots = {part: enumerate(block_weights(part, sdxl)) for part in PARTS if part not in alone}
+    halves = {part: frozenset(slot for slot, weight in weights if slot and weight) for part, weights in slots.items()}
     return {part: halves.get(part) or frozenset([alone[part]]) for part in PARTS}
 
 

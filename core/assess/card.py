@@ -199,7 +199,7 @@ class Source:
             yield fact("guidance", "Guidance scale", samples.guidance_scale or "")
 
     def _strength(self) -> tuple[float, str]:
-        """(strength to use, what it comes from)."""
+        """(recommended strength, its source)."""
         measured = best_strength(self.run.path, self.path.name) if self.run else None
         if self.settings.strength is not None:
             return self.settings.strength, ""
@@ -221,8 +221,8 @@ class Source:
         yield fact("family", "Family", FAMILY_NAMES.get(self.about["family"], ""))
         yield fact("sha256", "SHA-256 of the base model", digest)
         if entry is None:
-            words = "Not known: look where the base model comes from. It applies to this file too."
-            yield fact("license", "License", words)
+            text = "Not known: look where the base model comes from. It applies to this file too."
+            yield fact("license", "License", text)
             return
         note = "not confirmed on its author's page" if "license" in entry.unverified else ""
         yield fact("license", "License", entry.license, note=note)
@@ -303,13 +303,13 @@ class Source:
             compared = images_in(self.run.path, self.path.name, self.workspace)
             made = [{"file": image, "prompt": prompt, "seed": None, "step": step} for image, prompt in compared]
             included = made or included
-        included, found = included[: self.settings.samples], []
+        included, shown = included[: self.settings.samples], []
         for each in included:
             prompt = self.clean(each["prompt"]) if self.settings.captions else ""
             if url := _url(Path(each["file"])):
-                found.append(Sample(url, prompt, each["seed"], each["step"]))
-        if found or not self.settings.samples:
-            return found
+                shown.append(Sample(url, prompt, each["seed"], each["step"]))
+        if shown or not self.settings.samples:
+            return shown
         preview = preview_of(self.path, self.workspace)
         url = (_url(preview) if preview else "") or thumbnail_of(self.metadata)
         return [Sample(url)] if url else []

@@ -45,7 +45,7 @@ dd small { display: block; color: var(--soft); font-size: 13px; } a { color: var
 .hash { font: 12px/1.4 ui-monospace, monospace; }
 footer { color: var(--soft); font-size: 13px; }
 """
-SHORT = 28  # characters of a value that stands next to its title
+SHORT = 28  # characters of a value that is shown next to its title
 LONGEST_LINE = 100  # characters of a value in the list of contents
 
 

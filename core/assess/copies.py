@@ -44,8 +44,8 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
     if len(typical) < LEAST:
         raise NotMeasured(f"it needs {LEAST} training images that are not near duplicates")
     limit = limit_of(typical, memo["base"], len(subject.images))
-    found = [(*images.near(image)[0], at) for at, (image, _) in enumerate(subject.images)]
-    nearest, number, at = min(found)
+    distances = [(*images.near(image)[0], at) for at, (image, _) in enumerate(subject.images)]
+    nearest, number, at = min(distances)
     image, prompt = subject.images[at]
     files = [f"{FOLDER}/{subject.checkpoint.path.stem}{end}.png" for end in ("", "-training")]
     atomic.make_folders(run.path / FOLDER)
@@ -53,7 +53,7 @@ def measure(bench: Any, subject: Any) -> dict[str, Any]:
         with atomic.open_atomic(run.path / name) as path:
             shown.save(path, format="PNG")
     values = {"distance": round(nearest, 4), "limit": round(limit, 4), "typical": round(median(typical), 4)}
-    counts = {"near": sum(distance < limit for distance, _, _ in found), "images": len(found)}
+    counts = {"near": sum(distance < limit for distance, _, _ in distances), "images": len(distances)}
     return values | counts | {"name": placed[number].image.relative, "prompt": prompt, "files": files}
 
 
@@ -73,11 +73,11 @@ class Gallery:
         self._latents = cache(lambda number: self.encode(load(number)))
 
     def typical(self) -> list[float]:
-        """Distances of pairs of training images that are not near duplicates, of those with the nearest hashes."""
+        """Distances of the training image pairs with the nearest hashes, without near duplicates."""
         count, pairs = len(self._hashes), dict[frozenset[int], float]()
         for number in sorted({number * count // COMPARED for number in range(COMPARED)}):
             near = self.near(self.load(number), NEAR_DISTANCE)
-            pairs |= {frozenset((number, other)): found for found, other in near}
+            pairs |= {frozenset((number, other)): distance for distance, other in near}
         return list(pairs.values())
 
     def near(self, image: Image, beyond: int = -1) -> list[tuple[float, int]]:
@@ -87,7 +87,7 @@ class Gallery:
 
         sides = [image, image.transpose(Transpose.FLIP_LEFT_RIGHT)]
         hashes = [int(difference_hash(side), 16) for side in sides]
-        bits = [min((own ^ each).bit_count() for each in hashes) for own in self._hashes]
+        bits = [min((reference ^ each).bit_count() for each in hashes) for reference in self._hashes]
         order = sorted((each, number) for number, each in enumerate(bits) if each > beyond)
         latents = [self.encode(side) for side in sides]
         return sorted((min(distance(side, self._latents(at)) for side in latents), at) for _, at in order[:CANDIDATES])

@@ -34,8 +34,8 @@ def rank_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
     resize = usual_rank(small)
     text = sum(norm**2 for name, norm in norms.items() if name.startswith("lora_te"))
     whole = sum(norm**2 for norm in norms.values())
-    found = {"used": used, "resize": resize, "lost": round(1 - kept[min(resize, longest) - 1], 4), "layers": layers}
-    return found | {"norm": round(whole**0.5, 4), "text": round(text / whole, 4)}
+    ranks = {"used": used, "resize": resize, "lost": round(1 - kept[min(resize, longest) - 1], 4), "layers": layers}
+    return ranks | {"norm": round(whole**0.5, 4), "text": round(text / whole, 4)}
 
 
 def brief(data: Mapping[str, Any]) -> str:

@@ -60,5 +60,5 @@ def _clear(run: Path, best: Mapping[str, Any], warned: Mapping[str, bool]) -> st
     if not isinstance(step, int) or not isinstance(good, list | tuple):  # changed by hand
         return None
     clear = [file for file, bad in warned.items() if not bad and steps.get(file) in good]
-    there = [file for file in clear if (run / "checkpoints" / file).exists()]
-    return min(there, key=lambda file: (abs(steps[file] - step), steps[file]), default=None)
+    existing = [file for file in clear if (run / "checkpoints" / file).exists()]
+    return min(existing, key=lambda file: (abs(steps[file] - step), steps[file]), default=None)

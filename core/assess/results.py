@@ -36,10 +36,10 @@ def rows_of(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     for measure in (each for name, each in MEASURES.items() if name in measured):
         data = measured[measure.name]
         try:
-            words = {name: measure.words(name, data) for name in ("brief", "sentence", "warning")}
+            texts = {name: measure.words(name, data) for name in ("brief", "sentence", "warning")}
         except (KeyError, TypeError, ValueError, IndexError, StopIteration):  # the file was changed by hand
-            words = {"brief": "?", "sentence": "Not readable.", "warning": ""}
-        rows.append({"title": measure.title, "meaning": measure.meaning, "files": data.get("files", [])} | words)
+            texts = {"brief": "?", "sentence": "Not readable.", "warning": ""}
+        rows.append({"title": measure.title, "meaning": measure.meaning, "files": data.get("files", [])} | texts)
     return rows
 
 
@@ -51,7 +51,7 @@ def not_worse(best: Mapping[str, Any] | None, steps: Mapping[str, int | None]) -
 
 
 def with_warnings(sentence: str, labels: Mapping[str, str], cells: Cells, good: Collection[str]) -> str:
-    """A sentence about a run's checkpoints, with what to know of some of them: "Steps 180 and 250 cannot be told apart by loss; step
+    """A sentence about a run's checkpoints, with warnings about some of them: "Steps 180 and 250 cannot be told apart by loss; step
     250 nearly copies a training image (fox.png). Nothing that was measured speaks against step 180." labels: by file; good: the
     files that may be named last (`not_worse`)"""
     clauses: dict[str, list[str]] = {}

@@ -49,29 +49,31 @@ def do(settings: AssessSettings, target: Target, context: JobContext) -> Outcome
 
 
 class Work:
-    """Measures what assess.json lacks, into `cells`. lost: why checkpoints could not be read, by path"""
+    """Takes the measures that assess.json lacks, into `cells`. unreadable: {path of a checkpoint: its problem}"""
 
     def __init__(self, target: Target, context: JobContext):
         self.target, self.context = target, context
         self.cells = read_results(target.run.path)
-        self.lost: dict[Path, Problem] = {}
+        self.unreadable: dict[Path, Problem] = {}
 
     def run(self) -> None:
         """Measure all that is missing. Raises ProblemsError if no checkpoint can be read."""
         todo: dict[Checkpoint, list[Measure]] = {}
         for checkpoint in self.target.checkpoints:
-            with self._reported(checkpoint, self.target.measures):
+            with self._skipping_unreadable(checkpoint, self.target.measures):
                 todo[checkpoint] = self._missing(checkpoint)
         for checkpoint, measures in todo.items():
             recorded = [each for each in measures if each.recorded]
-            with self._reported(checkpoint, recorded):
+            with self._skipping_unreadable(checkpoint, recorded):
                 self._take(checkpoint, recorded, "recorded", self.target, checkpoint)
-        there = {at: measures for at, measures in todo.items() if at.path not in self.lost}
-        others = {at: [each for each in measures if not each.recorded] for at, measures in there.items()}
-        if left := {at: measures for at, measures in others.items() if measures}:
-            self._measure(left)
-        if len(self.lost) == len(self.target.checkpoints):
-            raise ProblemsError(list(self.lost.values()))
+        with_model: dict[Checkpoint, list[Measure]] = {}
+        for checkpoint, measures in todo.items():
+            if checkpoint.path not in self.unreadable and (missing := [each for each in measures if not each.recorded]):
+                with_model[checkpoint] = missing
+        if with_model:
+            self._measure(with_model)
+        if len(self.unreadable) == len(self.target.checkpoints):
+            raise ProblemsError(list(self.unreadable.values()))
 
     def _missing(self, checkpoint: Checkpoint) -> list[Measure]:
         """The measures to take of a checkpoint. For those that cannot be taken, the reason becomes their result."""
@@ -93,7 +95,7 @@ class Work:
         bench = Bench(self.target, self.context, self.target.predictions(list(todo), measures))
         bench.prepare(measures)
         for checkpoint, missing in todo.items():
-            with self._reported(checkpoint, missing), bench.opened(checkpoint) as subject:
+            with self._skipping_unreadable(checkpoint, missing), bench.opened(checkpoint) as subject:
                 self._take(checkpoint, missing, "measure", bench, subject)
 
     def _take(self, checkpoint: Checkpoint, measures: Sequence[Measure], function: str, *arguments: Any) -> None:
@@ -108,9 +110,9 @@ class Work:
             _keep(self.target, self.cells, checkpoint, measure, data)
 
     @contextmanager
-    def _reported(self, checkpoint: Checkpoint, measures: Sequence[Measure]) -> Iterator[None]:
-        """Context that skips a checkpoint that cannot be read: the problem is logged, and stored as the result of these measures;
-        stored results of a deleted one stay."""
+    def _skipping_unreadable(self, checkpoint: Checkpoint, measures: Sequence[Measure]) -> Iterator[None]:
+        """Context that skips an unreadable checkpoint: logs the problem, and stores it as the result of these measures unless the
+        file was deleted."""
         path = checkpoint.path
         try:
             yield
@@ -124,7 +126,7 @@ class Work:
                 unread = {each.name: {KEY: "", "why": problem.what} for each in measures}
                 self.cells[path.name] = self.cells.get(path.name, {}) | unread
                 _write(self.target, self.cells)
-            self.lost[path] = replace(problem, where=str(path))
+            self.unreadable[path] = replace(problem, where=str(path))
             self.context.warn(replace(problem, what=f"{checkpoint.label} is not measured: {problem.what}"))
 
 

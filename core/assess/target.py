@@ -110,7 +110,7 @@ class Target:
         return name if name != "fit" else "held_out" if self.held_out else "inside"
 
     def applies(self, measure: Measure) -> bool:
-        """Whether a measure says something about what the method trains."""
+        """Whether a measure applies to what the method trains."""
         return measure.recorded or self.kind in measure.kinds
 
     def reason(self, measure: Measure) -> str:

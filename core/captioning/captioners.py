@@ -287,7 +287,7 @@ def _file_of(row: Row, sidecars: SidecarIndex, taken: set[Path]) -> Change:
     """The pending change of an image's caption file, which is added to `taken`, the files of other images. Raises
     ProblemsError."""
     if row.caption.missing and row.caption.problem is not None:
-        raise ProblemsError([row.caption.problem])  # there is a file that is no caption
+        raise ProblemsError([row.caption.problem])  # its caption file is not a valid caption
     file = caption_change(
         row.image.path, "", row.settings.caption_extension, over=_file_caption(row), sidecars=sidecars
     )

@@ -20,13 +20,13 @@ def combined(existing: str, new: str, settings: CaptioningSettings, separator: s
     if how == "line":
         lines = existing.split("\n")
         return existing if new in (line.strip() for line in lines) else f"{existing}\n{new}"
-    there = parts_of(existing, separator)
-    known = {comparable(part) for part in there}
+    kept = parts_of(existing, separator)
+    known = {comparable(part) for part in kept}
     parts = {comparable(part): part for part in reversed(parts_of(new, separator))}
     added = [part for form, part in reversed(parts.items()) if form not in known]
     if not added:
         return existing
-    return separator.join([*there, *added] if how == "append" else [*added, *there])
+    return separator.join([*kept, *added] if how == "append" else [*added, *kept])
 
 
 def cleaned(text: str, settings: CaptioningSettings, separator: str = "") -> str:

@@ -131,7 +131,7 @@ def _front(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
     """Move these tags to the front, in their order. Tags that a caption lacks are not added."""
     tests = [tag_test([tag]) for tag in _tags(settings.tags, settings)]
     return lambda tags: sorted(
-        tags, key=lambda tag: next((place for place, test in enumerate(tests) if test(tag)), len(tests))
+        tags, key=lambda tag: next((index for index, test in enumerate(tests) if test(tag)), len(tests))
     )
 
 
@@ -159,36 +159,36 @@ def _once(tags: Iterable[str]) -> Tags:
 
 
 def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """Apply implications until nothing changes. Each tag's are applied once, so cycles end."""
+    """Apply implications until nothing changes. Each tag's rules are applied once, so cycles end."""
     rules = [rule for line in settings.implications if (rule := _rule(line)) is not None]
-    of: dict[str, list[int]] = {}
-    for number, (there, implied, _) in enumerate(rules):
-        if comparable(there) != comparable(implied):
-            of.setdefault(comparable(there), []).append(number)
-    tested = [(tag_test([there]), implied, instead) for there, implied, instead in rules]
-    wild = [(tested[numbers[0]][0], numbers) for form, numbers in of.items() if "*" in form]
+    by_tag: dict[str, list[int]] = {}
+    for number, (left, right, _) in enumerate(rules):
+        if comparable(left) != comparable(right):
+            by_tag.setdefault(comparable(left), []).append(number)
+    tested = [(tag_test([left]), right, replaces) for left, right, replaces in rules]
+    wildcards = [(tested[numbers[0]][0], numbers) for tag, numbers in by_tag.items() if "*" in tag]
 
     def change(tags: Tags) -> Tags:
         done: set[str] = set()
         while new := {comparable(tag) for tag in tags} - done:
             done |= new
-            hit = {number for form in new for number in of.get(form, ())}
-            hit |= {number for test, numbers in wild if any(map(test, new)) for number in numbers}
-            tags = _implied(tags, [tested[number] for number in sorted(hit)])
+            matching = {number for tag in new for number in by_tag.get(tag, ())}
+            matching |= {number for test, numbers in wildcards if any(map(test, new)) for number in numbers}
+            tags = _with_rules(tags, [tested[number] for number in sorted(matching)])
         return tags
 
     return change
 
 
-def _implied(tags: Tags, rules: Iterable[tuple[Test, str, bool]]) -> Tags:
-    """Apply each rule once, if its left tag, for which it has a test, is still present."""
-    for test, implied, instead in rules:
+def _with_rules(tags: Tags, rules: Iterable[tuple[Test, str, bool]]) -> Tags:
+    """Apply each rule in order, if its left tag, for which it has a test, is still present."""
+    for test, right, replaces in rules:
         if not any(map(test, tags)):
             continue
-        if instead:
-            tags = _once(implied if test(tag) else tag for tag in tags)
-        elif comparable(implied) not in map(comparable, tags):
-            tags = [*tags, implied]
+        if replaces:
+            tags = _once(right if test(tag) else tag for tag in tags)
+        elif comparable(right) not in map(comparable, tags):
+            tags = [*tags, right]
     return tags
 
 

@@ -8,8 +8,8 @@ from core.record.problems import Problem, ProblemsError
 from workshop.bench.run import CASE, PARTS, known_part, run_bench, table
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["bench"], job=False)
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["bench"], job=False)
     problems = list(options.problems)
     only = options.values.get("only")
     if only is not None and not known_part(only):

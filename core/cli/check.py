@@ -13,8 +13,8 @@ from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["check"], job=False)
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["check"], job=False)
     if options.problems:
         raise ProblemsError(options.problems)
     device = options.values.get("device", "")

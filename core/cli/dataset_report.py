@@ -29,8 +29,8 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
     if report.longest_tokens is not None:
         yield f"Longest caption: {report.longest_tokens} of {report.token_limit} tokens"
     for each in report.questions:
-        found = ", ".join(f"{number} {words}" for words, number in each.counts.items())
-        yield f"Left open: {each.kind}, {count(each.images, 'image')}{f' ({found})' if found else ''}"
+        counts = ", ".join(f"{number} {words}" for words, number in each.counts.items())
+        yield f"Left open: {each.kind}, {count(each.images, 'image')}{f' ({counts})' if counts else ''}"
     yield from _without_seed(job, report)
     yield report.sentence
 

@@ -14,8 +14,8 @@ from core.settings.presets.files import apply, of_task, read
 PROGRAMS = ("sd-scripts", "kohya_ss")
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["export"])
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["export"])
     problems = [*options.problems, *(not_understood(word) for word in options.settings)]
     if options.preset is None and not problems:
         fix = "write the path or the name of a preset"
@@ -33,8 +33,8 @@ def run(words: list[str]) -> int:
         print(text)
     if lost:
         print(f"\nNot the same in {program}:")
-    for setting, (ours, there) in lost.items():
-        print(f"  {setting} {shorten(ours)}: {shorten(there)}")
+    for setting, (ours, reread) in lost.items():
+        print(f"  {setting} {shorten(ours)}: {shorten(reread)}")
     if "save" in options.values:
         path = saved_path(options, source)
         write_result(path, file, "file")
@@ -47,5 +47,5 @@ def _exported(job: TrainJob, program: str) -> tuple[str, str, dict[str, tuple[An
     if program == "kohya_ss":
         preset = export_preset(job)
         return preset.text, preset.text, preset.lost, f"to open on the {preset.title} tab"
-    found = export_project(job)
-    return found.command, found.toml, found.lost, "for --config_file"
+    project = export_project(job)
+    return project.command, project.toml, project.lost, "for --config_file"

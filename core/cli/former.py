@@ -11,35 +11,35 @@ from core.settings.presets.migrations import FORMER_TOOLS as FORMER
 from core.settings.presets.migrations import REPLACED_TOOLS, has_effect
 
 
-def chosen(words: list[str]) -> str:
-    """The tool that the words of a former command name; "" if they name none."""
-    command, rest = words[0], words[1:]
+def chosen(argv: list[str]) -> str:
+    """The tool that a former command line names; "" for none."""
+    command, rest = argv[0], argv[1:]
     chooser = FORMER[command][0]
     if rest and rest[0] in tasks.tasks():
         return rest[0]
     flag = f"--{command}.{chooser}"
-    given = [word.partition("=")[2] for word in rest if word.startswith(f"{flag}=")]
-    given += [after for word, after in pairwise(rest) if word == flag]
-    return given[-1] if given else ""
+    values = [word.partition("=")[2] for word in rest if word.startswith(f"{flag}=")]
+    values += [after for word, after in pairwise(rest) if word == flag]
+    return values[-1] if values else ""
 
 
-def with_present_tool(words: list[str]) -> list[str]:
-    """The words with a replaced tool and its settings under their current names; others unchanged."""
-    if not words or words[0] not in REPLACED_TOOLS:
-        return words
-    name, settings = REPLACED_TOOLS[words[0]]
-    rest = [word.replace(f"--{words[0]}.", f"--{name}.", 1) for word in words[1:]]
+def with_present_tool(argv: list[str]) -> list[str]:
+    """The command line with a replaced tool and its settings under their current names; others unchanged."""
+    if not argv or argv[0] not in REPLACED_TOOLS:
+        return argv
+    name, settings = REPLACED_TOOLS[argv[0]]
+    rest = [word.replace(f"--{argv[0]}.", f"--{name}.", 1) for word in argv[1:]]
     return [name, *(part for key, value in settings.items() for part in (f"--{name}.{key}", str(value))), *rest]
 
 
-def renewed(words: list[str]) -> list[str]:
-    """The words of a former command in the current form. Settings of its other tools had no effect and are left out. Raises
+def renewed(argv: list[str]) -> list[str]:
+    """A former command line in the current form. Settings of its other tools had no effect and are left out. Raises
     ProblemsError for an unknown tool."""
-    command, rest = words[0], words[1:]
+    command, rest = argv[0], argv[1:]
     chooser, usual, tools = FORMER[command]
     if rest and rest[0] in tasks.tasks():
         rest = rest[1:]
-    name = chosen(words) or _of_preset(rest, tools) or usual
+    name = chosen(argv) or _of_preset(rest, tools) or usual
     if name not in tools and name not in tasks.tasks():
         fix = f"use one of {', '.join(tools)}"
         raise ProblemsError.one(f"There is no tool '{name}'", f"{command}.{chooser}", fix, "cli.unknown-tool")
@@ -58,9 +58,9 @@ def renewed(words: list[str]) -> list[str]:
     return now
 
 
-def _of_preset(words: list[str], tools: dict[str, set[str]]) -> str:
-    """The tool of the preset among the words, "" for none. Errors in the preset are reported when it is used."""
-    options = split_options(words, JOB)
+def _of_preset(argv: list[str], tools: dict[str, set[str]]) -> str:
+    """The tool of the preset in a command line, "" for none. Errors in the preset are reported when it is used."""
+    options = split_options(argv, JOB)
     if options.preset is None:
         return ""
     try:

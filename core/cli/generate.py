@@ -16,8 +16,8 @@ from core.record.problems import ProblemsError
 from core.settings.job import GenerateJob
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["generate"], task="generate")
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["generate"], task="generate")
     if "prompt" in options.values:
         options.settings += [f"--generate.prompt={options.values['prompt']}"]
     if "from-file" in options.values:

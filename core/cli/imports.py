@@ -18,8 +18,8 @@ from core.settings.presets.files import dump, to_values
 HERE = "-"  # standard input
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["import"])
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["import"])
     trains = "train" in options.values
     problems = [*options.problems, *(not_understood(word) for word in options.settings if not trains)]
     if options.preset is None and not problems:
@@ -27,14 +27,14 @@ def run(words: list[str]) -> int:
         problems.append(Problem("There is nothing to import", "command line", fix, code="cli.missing-value"))
     if problems:
         raise ProblemsError(problems)
-    found = fitted(_read(str(options.preset), str(options.values.get("choose", ""))))
-    print("\n".join(found.lines()), flush=True)
-    for problem in found.problems:
+    imported = fitted(_read(str(options.preset), str(options.values.get("choose", ""))))
+    print("\n".join(imported.lines()), flush=True)
+    for problem in imported.problems:
         print(f"{problem.level}: {problem}", file=sys.stderr)
-    job = found.compatible if "as-sd-scripts" in options.values else found.job
+    job = imported.compatible if "as-sd-scripts" in options.values else imported.job
     if "save" in options.values:
         path = saved_path(options, open_home(str(options.preset)))
-        write_result(path, dump(job, title=job.saving.output_name, description=found.description), "preset")
+        write_result(path, dump(job, title=job.saving.output_name, description=imported.description), "preset")
         print(f"\nSaved as {path}")
     return _train(job, replace(options, preset=None)) if trains else DONE
 

@@ -111,15 +111,15 @@ def _follow(processes: Together, workspace: Workspace) -> int:
             if sees_another_gone(error):
                 end_if_launcher_gone()
             write_details(context.folder, traceback.format_exc(), f"error_{processes.rank + 1}.txt")
-            words = explain(error, lambda: memory_advice("train", job, context))
-            record_failure(context.folder, words, None if sees_another_gone(error) else processes.rank + 1)
+            explanation = explain(error, lambda: memory_advice("train", job, context))
+            record_failure(context.folder, explanation, None if sees_another_gone(error) else processes.rank + 1)
             raise
     return DONE
 
 
 def _new_folder(task: str, job: Settings, title: str, workspace: Workspace, preset: str) -> RunFolder:
-    place = workspace.runs if task == "train" else workspace.private / "jobs"
-    return RunFolder.create(place, title, dump(job, task=task, preset=preset))
+    parent = workspace.runs if task == "train" else workspace.private / "jobs"
+    return RunFolder.create(parent, title, dump(job, task=task, preset=preset))
 
 
 def _execute(
@@ -146,16 +146,16 @@ def _execute(
     with StopOnSignal(token, patient=task == "train") as stop:
         if launched:
             assert isinstance(job, TrainJob)
-            state, words = supervise(job, folder, workspace, device, listener=progress, token=token)
+            state, cause = supervise(job, folder, workspace, device, listener=progress, token=token)
         else:
-            state, words = execute(
+            state, cause = execute(
                 task, job, folder, workspace, device, listener=progress, token=token, processes=processes
             )
     progress.close()
     if state == "done":
         return DONE
     if state == "failed":
-        return BAD_INPUT if tasks.named(task).own and words is not None and words.invalid_request else FAILED
+        return BAD_INPUT if tasks.named(task).own and cause is not None and cause.invalid_request else FAILED
     if task == "train":
         places = [f'--{name} "{options.values[name]}"' for name in ("outputs", "models") if name in options.values]
         print(" ".join(["To resume: python webui.py train --continue", folder.name, *places]), file=sys.stderr)
@@ -203,7 +203,7 @@ class StopOnSignal:
         for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # SIGHUP: not on Windows; SIGBREAK: only there
             number = getattr(signal, name, None)
             if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
-                continue  # under nohup a closed terminal is no reason to stop
+                continue  # under nohup, a closed terminal does not stop the job
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -346,22 +346,22 @@ class TerminalProgress:
         step, loss = line["steps"][-1], line["losses"][-1]
         if self._view is not None and self._view.losses:
             loss = self._view.losses[-1][2]  # smoothed
-        words = f"epoch {line['epoch']}, loss {loss:.4f}"
+        message = f"epoch {line['epoch']}, loss {loss:.4f}"
         if self._bar is None:
             if self._simple and (step == self._total or time.monotonic() - self._last_printed >= PLAIN_SECONDS):
                 self._last_printed = time.monotonic()
-                self._say(f"step {step}/{self._total}, {words}")
+                self._say(f"step {step}/{self._total}, {message}")
             return
         if self._bar.n == 0 and step > len(line["steps"]):
             self._bar.initial = self._bar.n = line["steps"][0] - 1
-        self._bar.set_postfix_str(words)
+        self._bar.set_postfix_str(message)
         self._bar.update(step - self._bar.n)
 
     def _on_validated(self, line: Line) -> None:
         by_hand = f", {line['train_loss']:.4f} on training images" if line["train_loss"] is not None else ""
         where = "loss on training images (fixed noise)" if line["measured_on"] == "training" else "validation loss"
-        words = f"{where} {line['loss']:.4f}{by_hand}"
-        self._say(f"{words} (step {line['step']})")
+        message = f"{where} {line['loss']:.4f}{by_hand}"
+        self._say(f"{message} (step {line['step']})")
 
     def _on_saved(self, line: Line) -> None:
         self._say(f"saved {line['file']} (step {line['step']})")

@@ -26,27 +26,27 @@ OTHERS = {
 MODULES = {"import": "imports"}  # command -> its module, where that has another name
 
 
-def main(words: list[str]) -> int:
-    """Run the command line `words` and return the exit code."""
+def main(argv: list[str]) -> int:
+    """Run a command line and return the exit code."""
     # Names of folders may be in any script; a console in another code page must not end the program.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     single_arena()
     take_limits()
-    if words == ["--version"]:
+    if argv == ["--version"]:
         print(f"Atelier {__version__}")
         return DONE
-    words = with_present_tool(words)
-    first = words[0] if words else ""
-    helps = "--help" in words or "-h" in words
-    if first in FORMER and helps and not chosen(words):
+    argv = with_present_tool(argv)
+    first = argv[0] if argv else ""
+    helps = "--help" in argv or "-h" in argv
+    if first in FORMER and helps and not chosen(argv):
         _print_help(former_help(first))
         return DONE
     try:
-        extensions.admit(words)
+        extensions.admit(argv)
         name, *rest = (
-            with_present_tool(renewed(words)) if first in FORMER else words if first in commands() else ["page", *words]
+            with_present_tool(renewed(argv)) if first in FORMER else argv if first in commands() else ["page", *argv]
         )
         if rest and rest[0] in _tools(name):
             name, *rest = rest
@@ -76,7 +76,7 @@ def _listed(about: dict[str, str]) -> str:
 
 
 def _print_help(text: str) -> None:
-    """Print a help text; a reader that closes the pipe early (`--help | head`) is no error."""
+    """Print a help text; closing the pipe early (`--help | head`) is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -133,8 +133,8 @@ def subcommand_help(name: str, every: bool = False) -> str:
 def own_groups(task: tasks.Task) -> list[str]:
     """Names of the groups of a task's settings that a training does not have, the group named like the task first; all groups
     for a task that has no others."""
-    own = [name for name in task.job.model_fields if name not in TrainJob.model_fields]
-    return sorted(own, key=lambda name: name != task.name) or list(task.job.model_fields)
+    groups = [name for name in task.job.model_fields if name not in TrainJob.model_fields]
+    return sorted(groups, key=lambda name: name != task.name) or list(task.job.model_fields)
 
 
 def former_help(command: str) -> str:

@@ -120,8 +120,8 @@ OWN = {
 
 def commands() -> dict[str, dict[str, tuple[str, str]]]:
     """{command: {option: (placeholder, help)}}."""
-    found = {name: JOB for name in tasks.tasks() if name != "probe"}  # which is train --probe
-    return found | OWN
+    modules = {name: JOB for name in tasks.tasks() if name != "probe"}  # which is train --probe
+    return modules | OWN
 
 
 HEADER_MARKS = {"schema_version", "kind", "task"}  # of a preset
@@ -156,13 +156,13 @@ class Options:
         return self.values.get("device") or machine.default_device()
 
 
-def split_options(words: list[str], known: dict[str, tuple[str, str]], job: bool = True, task: str = "") -> Options:
-    """Parse words into options, `--group.name` settings, a preset and the task's positional argument; errors are collected in
+def split_options(argv: list[str], known: dict[str, tuple[str, str]], job: bool = True, task: str = "") -> Options:
+    """Parse a command line into options, `--group.name` settings, a preset and the task's positional argument; errors are collected in
     `problems`.
 
     known   the command's options      job    whether it runs a job, and so takes settings and a preset
     """
-    options, free, rest = Options(), list[tuple[str, str]](), deque(words)
+    options, free, rest = Options(), list[tuple[str, str]](), deque(argv)
     before = ""  # the setting before the current word
     while rest:
         word = rest.popleft()
@@ -240,7 +240,7 @@ REPLACED: dict[str, dict[str, Any]] = {"dataset.folder": {"sources": [], "reg_da
 
 
 def argument_of(task: str) -> Declared | None:
-    """The setting that the task's positional argument sets (`Task.takes`); None for tasks without one."""
+    """The setting that the task's positional argument sets (`Task.argument`); None for tasks without one."""
     model, path = tasks.named(task).job, tasks.named(task).argument
     return next((entry for entry in declared(model) if entry.path == path), None)
 
@@ -268,11 +268,12 @@ def _take(word: str, entry: Declared, options: Options) -> None:
     if before:
         options.settings.remove(before)
     options.argument = word
-    given = [each for each in options.settings if each.partition("=")[0] == f"--{entry.path}"]
-    own = entry.name not in COMMON  # generate's --prompt; --models is a folder, also where a tool takes models
-    given += [f"--{entry.name}"] if own and entry.name in options.values else []
-    if given:
-        what, fix = f"'{word}' and {given[0]} are both given", "leave one of them out"
+    repeated = [each for each in options.settings if each.partition("=")[0] == f"--{entry.path}"]
+    # generate's --prompt, but not --models: a folder, also where a tool takes models
+    is_task_option = entry.name not in COMMON
+    repeated += [f"--{entry.name}"] if is_task_option and entry.name in options.values else []
+    if repeated:
+        what, fix = f"'{word}' and {repeated[0]} are both given", "leave one of them out"
         options.problems.append(Problem(what, "command line", fix, code="cli.given-twice"))
     if entry.names == "path" and not os.path.exists(open_home(word)) and not os.path.exists(resolve_path(word)):
         kind = "folder" if "folder" in entry.name else "file"
@@ -367,8 +368,8 @@ def _is_elsewhere() -> bool:
 def _absolute(text: str, entry: Declared) -> str:
     """A path as an absolute one if it refers to the working directory; else the text itself."""
     here = open_home(text)
-    there = os.path.exists(here) or (entry.names == "path" and not os.path.exists(resolve_path(text)))
-    return os.path.abspath(here) if text and there else text
+    exists = os.path.exists(here) or (entry.names == "path" and not os.path.exists(resolve_path(text)))
+    return os.path.abspath(here) if text and exists else text
 
 
 def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]:
@@ -376,14 +377,14 @@ def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]
     problems and notes to `options.advice`."""
     from core.imports.dataset_config import read_dataset_config
 
-    found = read_dataset_config(options.values["dataset-config"])
-    problems += errors(found.problems)
-    options.advice += [problem for problem in found.problems if problem.level != "error"]
+    config = read_dataset_config(options.values["dataset-config"])
+    problems += errors(config.problems)
+    options.advice += [problem for problem in config.problems if problem.level != "error"]
     options.advice += [
-        Problem(note, options.values["dataset-config"], level="advice", code="import.note") for note in found.notes
+        Problem(note, options.values["dataset-config"], level="advice", code="import.note") for note in config.notes
     ]
     every = {"validation": {"best_checkpoint": "training"}}  # sd-scripts trains on all that the file does not hold out
-    return merge(every, found.values)
+    return merge(every, config.values)
 
 
 def _fits(preset_task: str, task: str) -> bool:

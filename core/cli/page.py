@@ -28,14 +28,14 @@ def _near(word: str) -> str:
     return next(iter(begun or get_close_matches(word, commands(), 1)), "")
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, PAGE, job=False)
-    command = next((word for word in words if word in commands()), "")
+def run(argv: list[str]) -> int:
+    options = split_options(argv, PAGE, job=False)
+    command = next((word for word in argv if word in commands()), "")
     if command and (options.problems or options.settings):
         what, fix = f"The command comes first: {command}", f"write webui.py {command}, then its options"
         raise ProblemsError.one(what, "command line", fix, "cli.command-not-first")
-    if words and not words[0].startswith("-") and (near := _near(words[0].lower())):
-        what, fix = f"There is no command '{words[0]}'", f"did you mean {near}?"
+    if argv and not argv[0].startswith("-") and (near := _near(argv[0].lower())):
+        what, fix = f"There is no command '{argv[0]}'", f"did you mean {near}?"
         raise ProblemsError.one(what, "command line", fix, "cli.unknown-command")
     problems = list(options.problems)
     port = options.values.get("port", "7860")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from core.dataset.report import Report
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["prepare"], task="prepare")
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["prepare"], task="prepare")
     job = job_from("prepare", options)
     assert isinstance(job, PrepareJob)
     say_advice(options.advice)
@@ -41,8 +41,9 @@ def _say_findings(report: Report, options: Options) -> None:
     from core.dataset.doctor.examine import examine
 
     with checking_bar() as progress:
-        found = examine(report, options.workspace().private / "index.sqlite", progress=progress)
-    problems = [finding.problem() for finding in found if finding.kind != "no caption"]  # listed by the check already
+        findings = examine(report, options.workspace().private / "index.sqlite", progress=progress)
+    # The check has listed images without captions.
+    problems = [finding.problem() for finding in findings if finding.kind != "no caption"]
     if errors(problems):
         raise ProblemsError(problems)
     say_advice(problems)

@@ -10,8 +10,8 @@ from core.settings.job import JOBS
 from core.settings.presets.files import Preset, PresetStore, read
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["presets"])
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["presets"])
     problems = list(options.problems)
     for word in options.settings:
         fix = "leave it out"
@@ -22,15 +22,15 @@ def run(words: list[str]) -> int:
     if options.preset is not None:
         print("\n".join(described(read(preset_path(options.preset, workspace)))))
         return DONE
-    store, found = PresetStore(workspace.presets), []
+    store, rows = PresetStore(workspace.presets), []
     for name in store.names():
         try:
             preset = store.load(name)
-            found.append((name, preset.title, preset.description.partition("\n")[0]))
+            rows.append((name, preset.title, preset.description.partition("\n")[0]))
         except ProblemsError as error:
-            found.append((name, "", f"cannot be read: {error.problems[0].what}"))
-    width = max((len(name) for name, *_ in found), default=0)
-    for name, title, about in found:
+            rows.append((name, "", f"cannot be read: {error.problems[0].what}"))
+    width = max((len(name) for name, *_ in rows), default=0)
+    for name, title, about in rows:
         print(f"{name.ljust(width)}  {'. '.join(filter(None, (title, about)))}")
     return DONE
 

@@ -7,8 +7,8 @@ from core.cli.options import JOB, job_from, split_options
 from core.cli.train import get_models
 
 
-def run(name: str, words: list[str]) -> int:
-    options = split_options(words, JOB, task=name)
+def run(name: str, argv: list[str]) -> int:
+    options = split_options(argv, JOB, task=name)
     task, job = tasks.named(name), job_from(name, options)
     if "model" in type(job).model_fields:
         get_models(job.model, options)  # type: ignore[attr-defined]

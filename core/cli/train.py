@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from core.formats.hub.references import HubId
 
 
-def run(words: list[str]) -> int:
-    options = split_options(words, OWN["train"], task="train")
+def run(argv: list[str]) -> int:
+    options = split_options(argv, OWN["train"], task="train")
     check_launch()
     if "continue" in options.values:
         return resume(options)
@@ -82,11 +82,11 @@ def prove_it(job: TrainJob, options: Options) -> int:
     workspace, device = options.workspace(), options.device()
     owner = Ownership(workspace, "--prove on the command line")
     try:
-        found = prove(job, workspace, device, int(text), say=lambda line: print(line, file=sys.stderr))
+        proof = prove(job, workspace, device, int(text), say=lambda line: print(line, file=sys.stderr))
     finally:
         owner.release()
-    print(found.words())
-    return DONE if found.equal else FAILED
+    print(proof.words())
+    return DONE if proof.equal else FAILED
 
 
 def with_launched(memory: MemorySettings) -> MemorySettings:
@@ -111,20 +111,20 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     workspace, device = options.workspace(), options.device() if trains else None
     with checking_bar() as progress:
         report = preflight(job, workspace, count_tokens=count_tokens, decode=True, progress=progress)
-    found = problems_before_start(job, workspace, report, device, copies=trains, model=False)
-    if trains and not errors(found):
-        found += problem_of_uploads(job)
-    if not errors(found):
+    problems = problems_before_start(job, workspace, report, device, copies=trains, model=False)
+    if trains and not errors(problems):
+        problems += problem_of_uploads(job)
+    if not errors(problems):
         get_models(job.model, options)
-    if not errors(found) or options.values.get("check") or not _to_download(job.model, options):
-        found += problems_before_start(job, workspace, report, device, copies=trains)
-        found += recipe_problems(
+    if not errors(problems) or options.values.get("check") or not _to_download(job.model, options):
+        problems += problems_before_start(job, workspace, report, device, copies=trains)
+        problems += recipe_problems(
             options.preset_read, family_found(job.model, workspace), gpu_memory(device) if device else None
         )
-    found = errors_first([*found, *set_without_effect(job)])
-    if errors(found):
-        raise ProblemsError(found)
-    say_advice(found)
+    problems = errors_first([*problems, *set_without_effect(job)])
+    if errors(problems):
+        raise ProblemsError(problems)
+    say_advice(problems)
     return report
 
 
@@ -167,13 +167,13 @@ def _to_download(settings: ModelSettings, options: Options) -> list[HubId]:
     """The hub ids of base model and VAE that are not on this machine. Invalid names are left to the checks."""
     from core.formats.hub.references import HubId, resolve
 
-    found = []
+    downloads = []
     for reference in (settings.base_model, settings.vae):
         with suppress(ProblemsError):
             space = options.workspace()
-            place = resolve(reference, space.models, space.outputs) if reference else None
-            found += [place] if isinstance(place, HubId) else []
-    return found
+            path = resolve(reference, space.models, space.outputs) if reference else None
+            downloads += [path] if isinstance(path, HubId) else []
+    return downloads
 
 
 def _download(hub_id, workspace, download) -> None:

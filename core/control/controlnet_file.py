@@ -76,16 +76,16 @@ def open_control_net(path: Path) -> ControlNetFile:
     check_control(kind, path, (CONTROLNET,))
     config = read_json(path / "config.json") if path.is_dir() else None
     files = {file: read_header(file)[0] for file in (weight_files(path) if path.is_dir() else [path])}
-    entries = {key: (file, entry) for file, found in files.items() for key, entry in found.items()}
-    keys = dict(_named(list(entries)))
+    entries = {key: (file, entry) for file, tensors in files.items() for key, entry in tensors.items()}
+    keys = dict(_tensor_names(list(entries)))
     places = {name: (entries[key][0], key) for name, key in keys.items()}
     shapes = {name: entries[key][1].shape for name, key in keys.items()}
     return ControlNetFile(path, kind, places, shapes, DIFFERENCE in entries, config)
 
 
-def _named(keys: list[str]) -> Iterator[tuple[str, str]]:
-    """(diffusers' name, key) of each tensor, without the mark of a difference. With the prefix `control_model.` only of the
-    keys that have it: such a file may hold the base model too."""
+def _tensor_names(keys: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield (diffusers' name, key) of each tensor, without the key that marks a difference file. If any key starts with
+    `control_model.`, only those keys: the file may contain the base model too."""
     if any(key.startswith("controlnet_cond_embedding.") for key in keys):
         yield from ((key, key) for key in keys)
         return

@@ -205,7 +205,7 @@ def _rows(
     rows += [_row(image, [], why, counted) for image, why in scan.left_out]
     for broken in scan.broken:
         rows.append(Row((broken.source, broken.relative), broken.path, why=broken.reason, readable=False))
-    order = {name: place for place, name in enumerate(dict.fromkeys(row.key[0] for row in rows))}
+    order = {name: index for index, name in enumerate(dict.fromkeys(row.key[0] for row in rows))}
     return sorted(rows, key=lambda row: (order[row.key[0]], row.key[1]))
 
 

@@ -30,8 +30,8 @@ def deleted_runs(workspace: Workspace) -> list[DeletedRun]:
     if not workspace.trash.is_dir():
         return []
     named = ((path, NAME.fullmatch(path.name)) for path in workspace.trash.iterdir() if RunFolder(path).there)
-    found = [DeletedRun(path.name, match[1], int(match[2])) for path, match in named if match]
-    return sorted(found, key=lambda each: (each.time, each.run), reverse=True)
+    runs = [DeletedRun(path.name, match[1], int(match[2])) for path, match in named if match]
+    return sorted(runs, key=lambda each: (each.time, each.run), reverse=True)
 
 
 def put_back(name: str, workspace: Workspace) -> str:

@@ -68,7 +68,7 @@ class Engine:
         self._tokens: dict[str, CancelToken] = {}
         self._runs = Runs(workspace, lambda name: self._running(name) is not None)
         self._reading: LightTask | None = None  # of journals for the list of runs
-        self.listing = threading.Lock()  # held while somebody waits for `runs_so_far`
+        self.listing = threading.Lock()  # held while a thread waits for `runs_so_far`
         self._last_run = ""
         self.ended: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
@@ -427,10 +427,10 @@ class Engine:
         state = "paused" if (entry.state, view.state) == ("running", "paused") else entry.state
         token = self._tokens.get(entry_id)
         stopping = state == "running" and token is not None and token.wanted
-        found = {"run": entry.run, "lane": lane_of(entry), "stopping": stopping, **view.progress(state)}
-        if state == "failed" and not found["problems"]:  # it has no folder, or nothing could be written there
-            found["problems"] = [{"what": entry.message, "fix": ""}]
-        return found
+        facts = {"run": entry.run, "lane": lane_of(entry), "stopping": stopping, **view.progress(state)}
+        if state == "failed" and not facts["problems"]:  # it has no folder, or nothing could be written there
+            facts["problems"] = [{"what": entry.message, "fix": ""}]
+        return facts
 
     def command(self, run_name: str, name: str) -> str:
         """Send a command ("pause", "resume", "stop", "save" or "sample") to a run; returns its id. Raises ProblemsError for an
@@ -481,16 +481,16 @@ class Engine:
         """(trainings on disk that can be read within `seconds`, newest first; number of those still being read in another
         thread)."""
         with self.listing:  # a second page finds what the first one has read
-            found, left = self._runs.at_hand(seconds)
+            summaries, left = self._runs.at_hand(seconds)
             if left:
                 if self._reading is None or self._reading.done:
                     self._reading = self.light(self._runs.read_all, left, title="Reading the runs")
                 with suppress(TimeoutError, ProblemsError):
                     self._reading.wait(seconds)
                 more, left = self._runs.at_hand(seconds, left)
-                found = {**found, **more}
-        newest_first = [found[name] for name in sorted(found, reverse=True)]
-        return newest_first, sum(folder.name not in found for folder in left)
+                summaries = {**summaries, **more}
+        newest_first = [summaries[name] for name in sorted(summaries, reverse=True)]
+        return newest_first, sum(folder.name not in summaries for folder in left)
 
     def run_states(self, most: int) -> list[RunState]:
         """The newest `most` trainings on disk; reads only the ends of journals."""

@@ -85,5 +85,5 @@ def explain(error: BaseException, advice: Callable[[], str] = str) -> Explanatio
 
 
 def sees_another_gone(error: BaseException) -> bool:
-    """Whether the error only says that another process of the group has ended."""
+    """Whether the error only reports that another process of the group has ended."""
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in GONE)

@@ -50,10 +50,10 @@ def supervise(
 def check_cards(wanted: int, device: str) -> None:
     """Raise ProblemsError if the machine has fewer GPUs."""
     if device.startswith("cuda"):
-        there = torch.cuda.device_count()
-        if there < wanted:
-            what = f"{wanted} GPUs are requested, but this machine has {there}"
-            fix = f"use {there} or fewer, or accelerate launch for more machines"
+        available = torch.cuda.device_count()
+        if available < wanted:
+            what = f"{wanted} GPUs are requested, but this machine has {available}"
+            fix = f"use {available} or fewer, or accelerate launch for more machines"
             raise ProblemsError.one(what, "memory.num_processes", fix, "jobs.too-few-gpus")
 
 

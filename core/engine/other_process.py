@@ -24,17 +24,17 @@ def record_failure(folder: RunFolder, explanation: Explanation, process: int | N
     """
     if recorded_failure(folder) is None:
         which = "" if process is None else f" (in process {process})"
-        found = {"what": explanation.what + which, "fix": explanation.fix}
+        content = {"what": explanation.what + which, "fix": explanation.fix}
         with suppress(OSError):
             folder.logs.mkdir(exist_ok=True)
-            atomic.write_text(_file(folder), json.dumps(found))
+            atomic.write_text(_file(folder), json.dumps(content))
 
 
 def recorded_failure(folder: RunFolder) -> Explanation | None:
     """Return the failure that another process recorded since the run started; None without one."""
     try:
-        found = read_json_object(_file(folder))
-        return Explanation(str(found["what"]), str(found["fix"]))
+        content = read_json_object(_file(folder))
+        return Explanation(str(content["what"]), str(content["fix"]))
     except (ProblemsError, KeyError):
         return None
 

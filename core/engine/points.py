@@ -53,8 +53,8 @@ class Points(Sequence[list[Any]]):
         """Add a point. TypeError or OverflowError, with nothing added, for values that are not numbers or missing names."""
         if self._named != isinstance(numbers, dict):
             raise TypeError("numbers with names" if self._named else "numbers without names")
-        given = numbers.values() if isinstance(numbers, dict) else numbers
-        values = array("d", [math.nan if each is None else each for each in given])
+        row = numbers.values() if isinstance(numbers, dict) else numbers
+        values = array("d", [math.nan if each is None else each for each in row])
         self._steps.append(step)
         self._numbers += values
         self._ends.append(len(self._numbers))
@@ -65,10 +65,10 @@ class Points(Sequence[list[Any]]):
 
     def picked(self, indices: Iterable[int]) -> Points:
         """The points at these indices."""
-        found = Points(self._named)
+        points = Points(self._named)
         for step, *numbers in map(self.__getitem__, indices):
-            found.add(step, numbers[0] if self._named else numbers)
-        return found
+            points.add(step, numbers[0] if self._named else numbers)
+        return points
 
     def thinned(self, limit: int) -> Points:
         """At most `limit` of the points, evenly spaced."""

@@ -95,6 +95,6 @@ def _apart(texts: Sequence[str], number: int) -> list[str]:
 
 
 def _plain(caption: str) -> str:
-    """A caption on one line, without what a prompt takes for an option or a LoRA tag."""
+    """A caption on one line, without text that a prompt would parse as an option or a LoRA tag."""
     line = " ".join(re.sub(r"<[^>]*>|--+|\|", " ", caption).split())
     return line if len(line) <= LONGEST else line[:LONGEST].rpartition(" ")[0] or line[:LONGEST]

@@ -64,7 +64,7 @@ def lane_of(entry: QueueEntry) -> str:
 
 @contextmanager
 def as_guest(name: str) -> Iterator[None]:
-    """For what is done on behalf of a guest of a shared page ("": the owner): jobs queued meanwhile are the guest's."""
+    """Context in which queued jobs belong to a guest of a shared page; "" is the owner."""
     token = GUEST.set(name)
     try:
         yield

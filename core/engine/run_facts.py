@@ -76,34 +76,34 @@ def stamps(folder: RunFolder) -> Stamps:
 
 def _stamp(path: Path) -> Stamp:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return -1, -1
-    return stamp_of(found) if stat.S_ISREG(found.st_mode) else (-1, -1)
+    return stamp_of(status) if stat.S_ISREG(status.st_mode) else (-1, -1)
 
 
 def present(folder: RunFolder, files: Iterable[str]) -> tuple[str, ...]:
     """Return those of a run's files that exist. Lists the folder of models only once."""
     names, models = set[str](), folder.checkpoints
-    with suppress(OSError), os.scandir(models) as found:
+    with suppress(OSError), os.scandir(models) as entries:
         beginning = f"{models.name}/"
-        names = {beginning + each.name for each in found if not each.is_symlink()}
+        names = {beginning + each.name for each in entries if not each.is_symlink()}
     return tuple(file for file in files if file in names or os.path.exists(folder.path / file))
 
 
 def read_facts(folder: RunFolder) -> RunFacts | None:
     """Return the facts in summary.json; None without valid ones."""
     try:
-        found = _FACTS.validate_json(read_regular(folder.path / FILE, MAX_BYTES), strict=True)
+        facts = _FACTS.validate_json(read_regular(folder.path / FILE, MAX_BYTES), strict=True)
     except (ProblemsError, ValueError):
         return None
-    return found if found.is_current(folder) else None
+    return facts if facts.is_current(folder) else None
 
 
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:
     """Write summary.json, without fsync since it can be rebuilt; errors are ignored. Nothing is written into a deleted folder, nor
     for a run without events: its start is read from its folder's time, which writing would change."""
-    with suppress(OSError, ValueError):  # a name that is no Unicode
+    with suppress(OSError, ValueError):  # a name that is not Unicode
         data = _FACTS.dump_json(facts, warnings=False)
         if facts.started and folder.there:  # a folder that was deleted meanwhile would come back
             atomic.write_bytes(folder.path / FILE, data, synced=False)

@@ -126,12 +126,12 @@ def _samples(
     other_weights = job.method.ema and job.method.ema_use != "all"
     if other_weights or job.network.base_weights or job.noise.zero_terminal_snr or job.samples.compatibility != "none":
         return {}
-    made = {(each["step"], each.get("settings")): Path(each["file"]).name for each in facts.get("samples", ())}
+    names = {(each["step"], each.get("settings")): Path(each["file"]).name for each in facts.get("samples", ())}
     traits = job.method.traits
     base = [] if traits.new_words else [(0, WITHOUT_CONTROL if traits.control_images else 0)]
     keys = {y: settings_digest(prompt, job.samples) for y, prompt in enumerate(prompts)}
     places = [(x, y, (step, key)) for x, step in [*base, *enumerate(steps, 1)] for y, key in keys.items()]
-    return {(x, y): made[of] for x, y, of in places if of in made}
+    return {(x, y): names[of] for x, y, of in places if of in names}
 
 
 def grid_of_runs(
@@ -144,8 +144,8 @@ def grid_of_runs(
     """
     prompts: dict[str, SamplePrompt] = {}
     for _, job in runs:
-        own = _prompts(job, find_file(job.model.base_model, workspace), instead)
-        prompts |= {each.prompt: each for each in own[:PROMPTS_EACH] if each.prompt not in prompts}
+        prompts_of_run = _prompts(job, find_file(job.model.base_model, workspace), instead)
+        prompts |= {each.prompt: each for each in prompts_of_run[:PROMPTS_EACH] if each.prompt not in prompts}
     grids = [run_grid_of(facts, job, workspace, (), prompts=list(prompts.values())) for facts, job in runs]
     kinds = {each.job.grid.x_axis for each in grids}
     if len(kinds) > 1:
@@ -154,7 +154,7 @@ def grid_of_runs(
     values = [texts_of(each.job.grid.x_values) for each in grids]
     titles = [safe_name(str(facts["title"]))[:25] for facts, _ in runs]
     first = grids[0].job
-    changes = {"x_values": joined([values[0][0], *(value for _, *own in values for value in own)])}
+    changes = {"x_values": joined([values[0][0], *(value for _, *rest in values for value in rest)])}
     changes |= {"name": ", ".join(titles)}
     grid_job = first.model_copy(update={"grid": first.grid.model_copy(update=changes)})
     notes = [BASE_MODEL, *(note for each in grids for note in each.notes["x"][1:])]
@@ -173,9 +173,9 @@ def spread_steps(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[i
 def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePrompt]:
     """The run's sample prompts, at most MOST_PROMPTS, else `instead`. base: path of its base model. Raises ProblemsError without
     any."""
-    found = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
-    if found:
-        return found
+    prompts = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
+    if prompts:
+        return prompts
     if job.method.traits.control_images:
         fix = "compare its files in Generate, by a grid with the axis ControlNet"
         raise ProblemsError.one("This run has no sample prompts", "samples.sample_prompts", fix, "run-grid.no-prompt")
@@ -222,13 +222,13 @@ def _escaped(prompt: str) -> str:
 def word_values(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
     """The embeddings that were saved together as "word=name", as axis values. The file of the first word has no suffix, others
     end in "-WORD"."""
-    words, found = job.embedding.words, []
+    words, values = job.embedding.words, []
     for number, word in enumerate(words):
         ends = [f"-{without_signs(other)}" for other in words[1:]]
         matching = [path for path in paths if path.stem.endswith(f"-{without_signs(word)}")] if number else []
         matching = matching or ([] if number else [path for path in paths if not path.stem.endswith(tuple(ends))])
-        found += [f"{word}={portable_name(path, workspace)}" for path in matching[:1]]
-    return found
+        values += [f"{word}={portable_name(path, workspace)}" for path in matching[:1]]
+    return values
 
 
 def _note(facts: Mapping[str, Any], step: int) -> str:

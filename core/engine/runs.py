@@ -65,7 +65,7 @@ class Runs:
             del self._views[name]
 
     def refresh(self, name: str) -> RunView:
-        """The view of a run, updated with what another process appended to its journal."""
+        """The view of a run, updated with the lines that another process appended to its journal."""
         view = self.view(name)
         if not self._running(name):
             view.catch_up()
@@ -76,7 +76,7 @@ class Runs:
         return self._running(view.folder.name) or (view.state not in ENDED and view.folder.held)
 
     def forget(self, name: str) -> None:
-        """Drop what is cached of a deleted run."""
+        """Drop the cache of a deleted run."""
         with self._views_lock:
             self._views.pop(name, None)
 
@@ -89,11 +89,11 @@ class Runs:
 
     def all(self) -> list[RunSummary]:
         """Every training on disk, newest first."""
-        found = []
+        summaries = []
         for folder in list_runs(self._workspace.runs):
             with suppress(OSError):  # it was deleted meanwhile
-                found.append(self._summary(folder))
-        return found
+                summaries.append(self._summary(folder))
+        return summaries
 
     def one(self, name: str) -> RunSummary | None:
         """A training on disk by its name."""
@@ -103,32 +103,32 @@ class Runs:
         return None
 
     def _summary(self, folder: RunFolder) -> RunSummary:
-        found, whole = self._known(folder)
+        summary, whole = self._known(folder)
         if not whole:
             self.read(folder)
-            found, _ = self._known(folder)
-        return found or self._of_view(folder)
+            summary, _ = self._known(folder)
+        return summary or self._of_view(folder)
 
     def at_hand(
         self, seconds: float, among: Sequence[RunFolder] | None = None
     ) -> tuple[dict[str, RunSummary], list[RunFolder]]:
         """({name: training} known without reading a journal, newest first; folders whose journals must still be read).
         seconds: time limit for reading their small files; among: these folders, None for all"""
-        found: dict[str, RunSummary] = {}
+        summaries: dict[str, RunSummary] = {}
         left: list[RunFolder] = []
         end, folders = time.monotonic() + seconds, list_runs(self._workspace.runs) if among is None else among
         for folder in folders:
             with suppress(OSError):
                 summary, whole = self._known(folder, reads=time.monotonic() < end)
-                found |= {folder.name: summary} if summary else {}
+                summaries |= {folder.name: summary} if summary else {}
                 left += [] if whole else [folder]
         if among is None:
             self._forget_others({folder.name for folder in folders})
-        return found, left
+        return summaries, left
 
-    def _forget_others(self, there: Collection[str]) -> None:
-        """Drop what is cached of runs that are gone."""
-        for name in [each for each in [*self._facts] if each not in there]:
+    def _forget_others(self, existing: Collection[str]) -> None:
+        """Drop the caches of runs that are not among `existing`."""
+        for name in [each for each in [*self._facts] if each not in existing]:
             self._facts.pop(name, None)
             self._rows.pop(name, None)
 
@@ -188,10 +188,10 @@ class Runs:
         known = self._facts.get(folder.name)
         if known is not None and known.is_current(folder):
             return known, True
-        found = read_facts(folder) if reads else None
-        if found is not None:
-            self._facts[folder.name] = found
-        return found or known, found is not None
+        stored = read_facts(folder) if reads else None
+        if stored is not None:
+            self._facts[folder.name] = stored
+        return stored or known, stored is not None
 
     def states(self, most: int) -> list[RunState]:
         """The newest trainings on disk, by their facts or the ends of their journals."""

@@ -265,7 +265,7 @@ class RunView:
             newest = max(self.samples, key=lambda each: (each["step"], -each["index"]), default=None)
             lowest = best_validation([line for line in self._best.measured if _is_held_out(line)])
             saved = [save["file"] for save in self.saves]
-            there = present(self.folder, saved)
+            existing = present(self.folder, saved)
             return RunFacts(
                 of=of,
                 state=self.state,
@@ -276,8 +276,8 @@ class RunView:
                 started=self.started,
                 seconds=self._seconds(self.true_state(held), held),
                 sample=_inside(self.folder, newest["file"]) if newest else "",
-                files=there,
-                gone=tuple(file for file in saved if file not in there),
+                files=existing,
+                gone=tuple(file for file in saved if file not in existing),
                 best=(lowest["loss"], lowest["step"]) if lowest else None,
                 best_file=self._best.best(self.folder.path),
                 words=labels_of(self.folder),
@@ -310,12 +310,12 @@ class RunView:
 
     def _files(self) -> list[dict[str, Any]]:
         """{name, path, bytes, step} of each saved file that still exists: a run may delete old checkpoints."""
-        found = []
+        files = []
         for save in self.saves:
             path = self.folder.path / save["file"]
             if path.exists():  # whole models can be folders
-                found.append({"name": path.name, "path": str(path), "bytes": save["bytes"], "step": save["step"]})
-        return found
+                files.append({"name": path.name, "path": str(path), "bytes": save["bytes"], "step": save["step"]})
+        return files
 
 
 def true_state(state: str, damaged: bool, held: bool) -> str:

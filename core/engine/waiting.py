@@ -52,12 +52,12 @@ def waits(
     pace    (running job) -> (seconds left, 0 if unknown; whether it is paused)
     paused  whether the queue is paused (device jobs only)      lent_to  the work outside of the queue that holds the device
     """
-    found: dict[str, Wait] = {}
+    waits: dict[str, Wait] = {}
     for lane in dict.fromkeys(lane_of(entry) for entry in entries if entry.state == "waiting"):
         members = [entry for entry in entries if lane_of(entry) == lane]
         device = lane == "device"
-        found |= _in_lane(lane, members, pace, paused and device, lent_to if device else "")
-    return found
+        waits |= _in_lane(lane, members, pace, paused and device, lent_to if device else "")
+    return waits
 
 
 def _in_lane(
@@ -75,8 +75,8 @@ def _in_lane(
     if full:
         left, on_pause = pace(running[0])
         first = Wait(running[0].title, left, on_pause=on_pause, queue_paused=paused)
-    for place, entry in enumerate(waiting):
-        if first.on or paused or not place:
-            yield entry.id, Wait(first.on, first.left, place, first.on_pause, paused)
+    for position, entry in enumerate(waiting):
+        if first.on or paused or not position:
+            yield entry.id, Wait(first.on, first.left, position, first.on_pause, paused)
         else:
-            yield entry.id, Wait(waiting[0].title, ahead=place - 1)
+            yield entry.id, Wait(waiting[0].title, ahead=position - 1)

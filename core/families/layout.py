@@ -23,7 +23,7 @@ def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str
 
     path  of the model, whose tokenizer can have added tokens
     """
-    words = len(read_vocabulary(tokenizer_folder(path)))
+    size = len(read_vocabulary(tokenizer_folder(path)))
     unet, vae = configs["unet"], configs["vae"]
     texts = [config for name, config in configs.items() if name.startswith("text_encoder")]
     widths = sum(config["hidden_size"] for config in texts)
@@ -38,8 +38,8 @@ def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str
         "its VAE does not use 3 channels and a downscaling of 8": (
             (vae.get("in_channels", 3), vae.get("out_channels", 3), len(vae["block_out_channels"])) != (3, 3, 4)
         ),
-        f"its tokenizer has {words:,} tokens, more than its text encoder": (
-            min(config.get("vocab_size", 49408) for config in texts) < words
+        f"its tokenizer has {size:,} tokens, more than its text encoder": (
+            min(config.get("vocab_size", 49408) for config in texts) < size
         ),
         "its text encoder takes fewer than 77 tokens": (
             min(config.get("max_position_embeddings", 77) for config in texts) < 77

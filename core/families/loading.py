@@ -21,9 +21,9 @@ from core.families.locate import GENERATED, check_family
 from core.families.part_shapes import (
     config_of,
     make_empty,
-    misfits,
     mismatch_problems,
     not_weights,
+    shape_problems,
     shapes_of,
     stored_shapes,
     tensor_problems,
@@ -190,7 +190,7 @@ def part_problems(part: Part, kind: PartKind, title: str) -> list[Problem]:
 def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part, kind: PartKind, title: str) -> None:
     """Put the tensors into a module on "meta". Raises ProblemsError unless keys and shapes match exactly."""
     wanted = stored_shapes(kind, module)
-    raise_if_errors(misfits(wanted, {name: tensor.shape for name, tensor in state.items()}, part, title))
+    raise_if_errors(shape_problems(wanted, {name: tensor.shape for name, tensor in state.items()}, part, title))
     raise_if_errors(not_weights([name for name in wanted if not state[name].is_floating_point()], part))
     for name, shape in wanted.items():
         state[name] = state[name].reshape(shape)

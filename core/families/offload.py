@@ -46,9 +46,9 @@ def vae_visits(vae: Any, device: str) -> Iterator[None]:
     """Within the context the VAE is on the device only while it encodes or decodes."""
 
     def passing(plain: Callable[..., Any]) -> Callable[..., Any]:
-        def passed(x: Tensor, *given: Any, **named: Any) -> Any:
+        def passed(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             with visiting([vae], device):
-                return plain(x.to(device), *given, **named)
+                return plain(x.to(device), *args, **kwargs)
 
         return passed
 

@@ -39,7 +39,7 @@ def tensor_problems(wanted: Mapping[str, tuple[int, ...]], part: Part, title: st
     entries = {with_level(name, wanted): place.entry for name, place in part.places.items()}
     shapes = {name: entry.shape for name, entry in entries.items()}
     packed = [name for name in wanted if name in entries and not entries[name].dtype.startswith(("F", "BF"))]
-    return [*misfits(wanted, shapes, part, title), *not_weights(packed, part)]
+    return [*shape_problems(wanted, shapes, part, title), *not_weights(packed, part)]
 
 
 def mismatch_problems(layout: Layout, parts: Iterable[Part], path: Path) -> list[Problem]:
@@ -82,19 +82,19 @@ def with_level(name: str, wanted: Mapping[str, Any]) -> str:
     return full if full in wanted else name
 
 
-def misfits(
-    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], part: Part, title: str
+def shape_problems(
+    wanted: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], part: Part, title: str
 ) -> list[Problem]:
-    """Problems of tensors that are missing, unknown or of other shapes. wanted, found: {name: shape}"""
+    """Problems of tensors that are missing, unknown or of other shapes. wanted, shapes: {name: shape}"""
     problems = []
-    if missing := sorted(wanted.keys() - found.keys()):
+    if missing := sorted(wanted.keys() - shapes.keys()):
         problems.append(_keys_problem("lacks", "", missing, part, title))
-    if extra := sorted(found.keys() - wanted.keys()):
+    if extra := sorted(shapes.keys() - wanted.keys()):
         problems.append(_keys_problem("has", "unknown ", extra, part, title))
     wrong = [
-        f"{name} {_size(found[name])} instead of {_size(wanted[name])}"
-        for name in sorted(wanted.keys() & found.keys())
-        if not _fits(found[name], wanted[name])
+        f"{name} {_size(shapes[name])} instead of {_size(wanted[name])}"
+        for name in sorted(wanted.keys() & shapes.keys())
+        if not _fits(shapes[name], wanted[name])
     ]
     return problems + ([_shapes_problem(wrong, part, title)] if wrong else [])
 
@@ -110,7 +110,7 @@ def not_weights(names: Iterable[str], part: Part) -> list[Problem]:
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether shapes are equal except for trailing ones: a 1x1 convolution and a Linear layer."""
+    """Whether shapes are equal up to trailing sizes of 1: the weight of a Linear layer fits a 1x1 convolution."""
     if shape == wanted:
         return True
     shorter, longer = sorted((shape, wanted), key=len)

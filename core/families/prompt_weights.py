@@ -74,9 +74,9 @@ def read_weights(text: str) -> tuple[list[Run], list[Fault]]:
                 factor = 1.0
             weigh(round_open.pop()[0], factor)
         elif part == ")" and round_open:
-            begin, place = round_open.pop()
+            begin, start = round_open.pop()
             weigh(begin, MORE)
-            if meant := _MEANT.search(text, max(place, match.start() - 12), match.start()):
+            if meant := _MEANT.search(text, max(start, match.start() - 12), match.start()):
                 faults.append(Fault(meant.start(), match.start(), "text", f"'{meant[0]}' is text here, not a weight"))
         elif part == "]" and square_open:
             weigh(square_open.pop()[0], LESS)
@@ -90,9 +90,9 @@ def read_weights(text: str) -> tuple[list[Run], list[Fault]]:
             faults.append(Fault(match.start(), match.end(), "nested", f"more than {MOST_OPEN} brackets are nested"))
             break
     for opened, sign, factor in ((round_open, "(", MORE), (square_open, "[", LESS)):
-        for begin, place in opened:
+        for begin, start in opened:
             weigh(begin, factor)
-            faults.append(Fault(place, place + 1, "open", f"this '{sign}' is not closed: it weighs all that follows"))
+            faults.append(Fault(start, start + 1, "open", f"this '{sign}' is not closed: it weighs all that follows"))
     merged = [("".join(run[0] for run in group), weight) for weight, group in groupby(runs, key=lambda run: run[1])]
     return merged or [("", 1.0)], faults
 

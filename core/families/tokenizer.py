@@ -11,8 +11,8 @@ from core.record.problems import ProblemsError
 
 def tokenizer_folder(model: Path | str | None) -> Path:
     """The tokenizer folder of a model folder if it is complete, else the built-in one."""
-    own = Path(model) / "tokenizer" if model is not None else VOCABULARY.parent
-    return own if is_complete(own) else VOCABULARY.parent
+    folder = Path(model) / "tokenizer" if model is not None else VOCABULARY.parent
+    return folder if is_complete(folder) else VOCABULARY.parent
 
 
 def load_tokenizer(path: Path | str | None = None, *, pad: str = END, pad_is_mark: bool = True) -> Any:

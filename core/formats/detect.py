@@ -55,7 +55,7 @@ KIND_NAMES = {
     "latent_upscaler": "latent upscaler",
     "unknown": "model of an unknown kind",
 }
-# Kinds, and variants of others, that are recognized and that nothing here uses
+# Recognized kinds and variants that are not supported
 NOT_OFFERED = {"union", "Control-LoRA", "ip_adapter", "t2i_adapter", "hypernetwork", LCM, "SwinIR", "SRVGG"}
 MOST_TOKENS = 200  # of an embedding file
 XTI_KEYS = {"IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{n:02d}" for n in range(3, 12))}
@@ -107,10 +107,10 @@ def identify(path: Path | str) -> ModelKind:
     if os.path.isdir(path):
         return _identify_folder(path)
     facts = check_regular(path)
-    found = _identify_file(os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
-    if isinstance(found, ModelKind):
-        return found
-    raise ProblemsError([replace(each, where=each.where.replace(os.path.abspath(path), str(path))) for each in found])
+    result = _identify_file(os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+    if isinstance(result, ModelKind):
+        return result
+    raise ProblemsError([replace(each, where=each.where.replace(os.path.abspath(path), str(path))) for each in result])
 
 
 @lru_cache(maxsize=256)

@@ -135,8 +135,8 @@ def settings_of(
     workspace: Workspace,
     cancel: CancelToken | None,
 ) -> dict[str, Any]:
-    """The settings that all images of a folder share, by the names in class_plan.TITLES. Manifests of earlier versions
-    lack prompt_weights and zero_terminal_snr, so their "no" is None."""
+    """The settings that all images of a folder share, by the names in class_plan.TITLES. Of
+    prompt_weights and zero_terminal_snr, off is None: manifests of earlier versions lack them."""
     settings = base.generate
     weighs = settings.prompt_weights and any(
         runs_of(text) != [(text, 1.0)] for text in (settings.prompt, settings.negative_prompt)

@@ -194,7 +194,7 @@ class Maker:
                 remaining = remaining[number:]
 
     def _alike(self, request: Request) -> Any:
-        """What requests of one batch have in common: all settings but prompt and seed, and the number of tokens."""
+        """The key of requests that can share a batch: all settings but prompt and seed, and the number of tokens."""
         job = request.job
         reading, (sides, weights) = reading_of(job, self.kind.name), self._texts(job)
         every = [text for side in sides for text in texts_of(side, passes_of(job))]
@@ -434,7 +434,7 @@ class Maker:
             states = PromptStates.of([positive[0], *others])
             return replace(states, parts=positive, weights=weights) if count > 1 else states
         if as_generator(job) and self.kind.name == "sdxl":  # it ignores the text encoders' layers of SDXL's LoRAs
-            self.loras.use(weaker(uses, count))
+            self.loras.use(with_divided_text_strengths(uses, count))
             each = encode()
             self.loras.use(uses)
             return PromptStates.of([_coupled(each[:count]), *each[count:]])
@@ -474,10 +474,10 @@ def _coupled(parts: Sequence[TextStates]) -> TextStates:
     return replace(join_texts(parts), pooled=parts[-1].pooled)
 
 
-def weaker(uses: Sequence[LoraUse], parts: int) -> list[LoraUse]:
-    """The LoRAs with their text encoder strength divided by `parts`."""
+def with_divided_text_strengths(uses: Sequence[LoraUse], count: int) -> list[LoraUse]:
+    """The LoRAs with their text encoder strengths divided by `count`."""
     return [
-        use.model_copy(update={"text_encoder_strength": strength / parts})
+        use.model_copy(update={"text_encoder_strength": strength / count})
         for use in uses
         for strength in [use.strength if use.text_encoder_strength is None else use.text_encoder_strength]
     ]

@@ -97,11 +97,11 @@ class Subset:
 
 @dataclass
 class Dataset:
-    """One [[datasets]] table. given: every name in it and in [general], valid or not."""
+    """One [[datasets]] table. names: all in it and in [general], valid or not."""
 
     path: str
     method: str
-    given: frozenset[str]
+    names: frozenset[str]
     subsets: list[Subset] = field(default_factory=list)
 
 
@@ -176,7 +176,7 @@ def _datasets(document: Document, raw: Mapping[str, Any], fallback: Mapping[str,
 
 
 def _dataset(
-    document: Document, number: int, table: Mapping[str, Any], given: frozenset[str], general: Mapping[str, Any]
+    document: Document, number: int, table: Mapping[str, Any], general_names: frozenset[str], general: Mapping[str, Any]
 ) -> Dataset:
     """A dataset with its folders. Precedence: subset, dataset, general (valid values), default."""
     path = f"datasets[{number}]"
@@ -184,14 +184,14 @@ def _dataset(
     method = method_of(subset for _, subset in tables)
     written = {name: value for name, value in table.items() if name != "subsets"}
     upper = {**general, **_check_table(document, written, path, DATASET, method)}
-    dataset = Dataset(path, method, given | frozenset(table))
+    dataset = Dataset(path, method, general_names | frozenset(table))
     known = {name: option.default for name, option in OPTIONS.items() if method in option.methods}
     for index, subset in tables:
-        place = f"{path}.subsets[{index}]"
-        values = upper | _check_table(document, subset, place, SUBSET, method)
+        subset_path = f"{path}.subsets[{index}]"
+        values = upper | _check_table(document, subset, subset_path, SUBSET, method)
         options = {name: values.get(name, default) for name, default in known.items()}
-        dataset.subsets.append(Subset(number, method, place, options))
-        _check_required(document, subset, place, method)
+        dataset.subsets.append(Subset(number, method, subset_path, options))
+        _check_required(document, subset, subset_path, method)
     if not tables and isinstance(table.get("subsets", []), list):
         fix = "add [[datasets.subsets]] with an image_dir, or remove the dataset"
         document.advise(f"{path} has no folder", path, fix, "dataset-without-folder")
@@ -254,7 +254,7 @@ def _check_table(document: Document, table: Mapping[str, Any], path: str, level:
     return good
 
 
-def _value_fits(document: Document, option: Option, value: Any, place: str) -> bool:
+def _value_fits(document: Document, option: Option, value: Any, path: str) -> bool:
     """Whether type and range are valid; adds a problem if not."""
     name = option.name
     if not fits(option.kind, value):
@@ -263,27 +263,27 @@ def _value_fits(document: Document, option: Option, value: Any, place: str) -> b
         if isinstance(value, bool) and option.kind in ("int", "number"):
             fix += f"; sd-scripts would read {shorten(value)} as {int(value)}"
         what = f"{name} is {shorten(value)}, not {expected.split(':')[0]}"
-        document.error(what, place, fix, "wrong-type")
+        document.error(what, path, fix, "wrong-type")
         return False
     if refused_there(option.kind, value):
-        document.notes.append(f"{place}: {shorten(value)} was accepted; sd-scripts requires a decimal point here.")
+        document.notes.append(f"{path}: {shorten(value)} was accepted; sd-scripts requires a decimal point here.")
     if name == "resize_interpolation" and value not in INTERPOLATIONS:
         what = f"{name} is {shorten(value)}"
-        document.error(what, place, f"use one of {', '.join(INTERPOLATIONS)}", "value-out-of-range")
+        document.error(what, path, f"use one of {', '.join(INTERPOLATIONS)}", "value-out-of-range")
         return False
     if name == "face_crop_aug_range" and value[0] > value[1]:
         what = f"{name} is {shorten(value)}: the first number is larger than the second"
-        document.error(what, place, "swap the two numbers", "range-reversed")
+        document.error(what, path, "swap the two numbers", "range-reversed")
         return False
     if name == "num_repeats" and value < 1:
         return True  # excludes the folder, reported with the folders
     if name == "validation_split" and not 0 <= value <= 1:
         what = f"{name} is {shorten(value)}: outside 0 to 1 no image is held out"
-        document.advise(what, place, "use 0 to 1", "validation-split-out-of-range")
+        document.advise(what, path, "use 0 to 1", "validation-split-out-of-range")
         return True
     wrong = range_of(option, to_setting(option, value))
     if wrong:
-        document.error(f"{name} is {shorten(value)}", place, wrong, "value-out-of-range")
+        document.error(f"{name} is {shorten(value)}", path, wrong, "value-out-of-range")
     return not wrong
 
 
@@ -332,7 +332,7 @@ def _check_dataset_values(document: Document, dataset: Dataset) -> None:
             document.notes.append(f"{dataset.path}: sizes come from the metadata; the resolution is set to {side}.")
             for subset in subsets:
                 subset.options["resolution"] = max(64, side)
-    elif options["resolution"] is None and "resolution" in dataset.given:
+    elif options["resolution"] is None and "resolution" in dataset.names:
         return  # already reported
     elif options["resolution"] is None:
         fix = "add resolution = 512, or the size you train at"
@@ -345,8 +345,8 @@ def _check_dataset_values(document: Document, dataset: Dataset) -> None:
             document.error(what, f"{subset.path}.random_crop", "turn it off for this folder", "random-crop-with-masks")
         if subset.options["face_crop_aug_range"] is not None and options["enable_bucket"]:
             what = "face_crop_aug_range has no effect while enable_bucket is on"
-            place = f"{subset.path}.face_crop_aug_range"
-            document.advise(what, place, "turn one of them off", "face-crop-with-buckets")
+            path = f"{subset.path}.face_crop_aug_range"
+            document.advise(what, path, "turn one of them off", "face-crop-with-buckets")
 
 
 def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any]) -> None:
@@ -361,13 +361,13 @@ def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any
     say = document.advise if options["bucket_no_upscale"] else document.error
     default = "; sd-scripts' default"
     if min(width, height) < lowest:
-        given = default if options["min_bucket_reso"] == 256 else ""
-        what = f"min_bucket_reso ({lowest}{given}) is above the resolution {width} x {height}"
+        origin = default if options["min_bucket_reso"] == 256 else ""
+        what = f"min_bucket_reso ({lowest}{origin}) is above the resolution {width} x {height}"
         fix = f"set min_bucket_reso to {min(width, height)} or less"
         say(what, f"{dataset.path}.min_bucket_reso", fix, "min-bucket-above-resolution")
     if max(width, height) > highest:
-        given = default if options["max_bucket_reso"] == 1024 else ""
-        what = f"max_bucket_reso ({highest}{given}) is below the resolution {width} x {height}"
+        origin = default if options["max_bucket_reso"] == 1024 else ""
+        what = f"max_bucket_reso ({highest}{origin}) is below the resolution {width} x {height}"
         fix = f"set max_bucket_reso to {2 * max(width, height)}"
         say(what, f"{dataset.path}.max_bucket_reso", fix, "max-bucket-below-resolution")
     if step % 64:

@@ -226,9 +226,9 @@ def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
 def _extension(concept: Concept, folder: _Folder) -> str:
     """`auto` is .txt if an image has one, else .caption; sd-scripts takes one extension per folder: the more frequent
     one, .txt if there are no captions."""
-    given = concept.captions.caption_extension
-    if given != "auto":
-        return given
+    extension = concept.captions.caption_extension
+    if extension != "auto":
+        return extension
     endings = Counter(ending for _, ending in _captions_in(folder))
     return ".caption" if endings[".caption"] > endings[".txt"] else ".txt"
 
@@ -279,9 +279,9 @@ def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
     masks = written_path(concept.images.conditioning_data_dir) if concept.images.conditioning_data_dir else None
     if source.metadata_file:
         return [_Folder(path, source.num_repeats or 1, "", masks)]
-    words = words_for(source, "\0")  # an impossible folder name: what is left are the source's own words
-    if not source.recursive and (source.num_repeats is not None or not source.enabled) and words != "\0":
-        return [_Folder(path, source.num_repeats or 1, words, masks)]
+    class_tokens = words_for(source, "\0")  # an impossible folder name: what is left are the source's own class_tokens
+    if not source.recursive and (source.num_repeats is not None or not source.enabled) and class_tokens != "\0":
+        return [_Folder(path, source.num_repeats or 1, class_tokens, masks)]
     return _looked_into(concept, path, masks, problems)
 
 
@@ -329,17 +329,17 @@ def _seed(job: TrainJob, concepts: list[Concept]) -> dict[str, int]:
 
 
 def _tidy(datasets: list[dict[str, Any]], general: dict[str, Any]) -> dict[str, Any]:
-    """The content of the file: values that all share are moved to [general], sd-scripts' defaults removed. Changes its
+    """The content of the file: values that all tables share are moved to [general], sd-scripts' defaults removed. Changes its
     arguments."""
     for name, option in OPTIONS.items():
         if GENERAL not in option.levels or name in NOT_SHARED:
             continue
         tables = [subset for each in datasets for subset in each["subsets"]] if SUBSET in option.levels else datasets
-        having = [table for table in tables if name in table]
-        if having and all(table[name] == having[0][name] for table in having):
-            if not _left_out(name, having[0][name]):
-                general[name] = having[0][name]
-            for table in having:
+        holders = [table for table in tables if name in table]
+        if holders and all(table[name] == holders[0][name] for table in holders):
+            if not _left_out(name, holders[0][name]):
+                general[name] = holders[0][name]
+            for table in holders:
                 del table[name]
     for dataset in datasets:
         for table in (dataset, *dataset["subsets"]):

@@ -199,11 +199,11 @@ def _parse_toml(document: Document, text: str) -> None:
 def _broken_toml(document: Document, reason: str) -> None:
     """Add the problem of invalid TOML. reason: the parser's message, such as "Expected '=' after a key (at line 3, column
     5)"."""
-    place = re.search(r"\(at line (\d+), column (\d+)\)$", reason)
-    plain = reason[: place.start()].strip() if place else reason
+    match = re.search(r"\(at line (\d+), column (\d+)\)$", reason)
+    plain = reason[: match.start()].strip() if match else reason
     in_text = "in a string" in plain or "hex value" in plain
     fix = "use '...' instead of \"...\", or double each backslash" if in_text else "correct that line"
-    line, column = place.groups() if place else (None, None)
+    line, column = match.groups() if match else (None, None)
     what = f"The file is not valid TOML: {plain[:1].lower()}{plain[1:]}"
     _broken_text(document, what, line, column, "file.not-toml", fix)
 
@@ -234,8 +234,8 @@ def _broken_text(
     code: str,
     fix: str = "correct that line",
 ) -> None:
-    place = f", line {line}" + (f", column {column}" if column else "") if line else ""
-    document.problems.append(Problem(what, f"{document.path}{place}", fix, code=code))
+    position = f", line {line}" + (f", column {column}" if column else "") if line else ""
+    document.problems.append(Problem(what, f"{document.path}{position}", fix, code=code))
 
 
 def _plain(value: Any) -> Any:

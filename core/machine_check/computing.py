@@ -82,8 +82,8 @@ def vram(place: Place) -> Finding:
     if not place.cuda:
         return absent("no CUDA device")
     free, total = torch.cuda.mem_get_info(place.device)
-    found = f"{memory_words(total)} VRAM, {memory_words(free)} free"
-    finding = Finding(OK, found, facts={"free": free, "total": total})
+    summary = f"{memory_words(total)} VRAM, {memory_words(free)} free"
+    finding = Finding(OK, summary, facts={"free": free, "total": total})
     if free < total * 0.75:
         return finding.limited("other programs use part of the VRAM", "close them before training")
     return finding
@@ -154,8 +154,8 @@ def product_error(dtype: torch.dtype, device: str) -> float:
     product = exact[0] @ exact[1]
     gradient = 2 * product @ exact[1].T / product.numel()
     pairs = ((a.detach() @ b.detach(), product), (a.grad, gradient))
-    off = [(got.double().cpu() - right).abs().max() / right.abs().max() for got, right in pairs]
-    return float(torch.stack(off).max())  # NaN if any is, unlike Python's max
+    errors = [(result.double().cpu() - expected).abs().max() / expected.abs().max() for result, expected in pairs]
+    return float(torch.stack(errors).max())  # NaN if any is, unlike Python's max
 
 
 def narrow_type(place: Place) -> Finding:
@@ -191,8 +191,8 @@ def attention(place: Place) -> Finding:
                 seconds[name.lower()] = _attention_seconds(q, k, v, place)
         except RuntimeError as error:
             refused[name.lower()] = str(error).splitlines()[0][:200]
-    found = ", ".join(f"{name} {1000 * taken:.1f} ms" for name, taken in seconds.items())
-    finding = Finding(OK, found, facts={"seconds": seconds, "refused": refused})
+    summary = ", ".join(f"{name} {1000 * taken:.1f} ms" for name, taken in seconds.items())
+    finding = Finding(OK, summary, facts={"seconds": seconds, "refused": refused})
     if "math" not in seconds:
         return finding.failed("torch's math attention does not run", REINSTALL)
     if len(seconds) == 1:
@@ -248,11 +248,11 @@ def bitsandbytes(place: Place) -> Finding:
         return library.optim.AdamW8bit(groups, lr=1e-3)
 
     result = trial.attempt(make, 1e-3, device=place.device)
-    found = f"bitsandbytes {facts['version']}"
+    summary = f"bitsandbytes {facts['version']}"
     if result.reason:
         fix = "use AdamW; " + REINSTALL
-        return Finding(FAILED, found, f"AdamW8bit does not work: {result.reason}", fix, facts)
-    return Finding(OK, f"{found}: AdamW8bit trains and resumes", facts=facts)
+        return Finding(FAILED, summary, f"AdamW8bit does not work: {result.reason}", fix, facts)
+    return Finding(OK, f"{summary}: AdamW8bit trains and resumes", facts=facts)
 
 
 def onnxruntime(place: Place) -> Finding:
@@ -284,8 +284,8 @@ def compiler(place: Place) -> Finding:
     except ProblemsError as error:
         return Finding(FAILED, "", error.problems[0].what, error.problems[0].fix, facts)
     facts["seconds"] = round(time.perf_counter() - begun, 2)
-    found = f"a small layer compiled in {facts['seconds']:.0f} s"
+    summary = f"a small layer compiled in {facts['seconds']:.0f} s"
     if place.device == "cpu":
         reason = "on a CPU compiled code is slower than torch's kernels"
-        return Finding(SLOWER, found, reason, "leave torch.compile off", facts)
-    return Finding(OK, found + (f", triton {facts['triton']}" if facts["triton"] else ""), facts=facts)
+        return Finding(SLOWER, summary, reason, "leave torch.compile off", facts)
+    return Finding(OK, summary + (f", triton {facts['triton']}" if facts["triton"] else ""), facts=facts)

@@ -146,7 +146,7 @@ def real_training(option: str, place: Place) -> Finding:
     if not all(map(isfinite, trained.losses)):
         fix = "avoid this option here, and report this"
         return Finding(FAILED, trained.words(), "losses are not finite", fix, facts)
-    found = f"{trained.words()} of tensors, {memory_words(trained.reserved_bytes)} in all"
+    summary = f"{trained.words()} of tensors, {memory_words(trained.reserved_bytes)} in all"
     plain = place.earlier.get("real_plain", {})
     if "reserved_bytes" in plain:
         facts["saves_bytes"] = plain["reserved_bytes"] - trained.reserved_bytes
@@ -154,22 +154,22 @@ def real_training(option: str, place: Place) -> Finding:
         facts["time_ratio"] = trained.seconds_per_step / plain["seconds_per_step"]
         saved = facts["saves_bytes"]
         saving = f"saves {memory_words(saved)}" if saved >= 0 else f"takes {memory_words(-saved)} more"
-        found += f"; {saving}, {facts['time_ratio']:.2f} of the time"
+        summary += f"; {saving}, {facts['time_ratio']:.2f} of the time"
     # The forecast includes the driver's context, which torch's allocator does not count.
     off = (trained.reserved_bytes + RUNTIME_BYTES["cuda"]) / forecast - 1
     facts["forecast_off"] = off
     if off > NEAR:
         reason = f"it takes {off:.0%} more than the forecast of {memory_words(forecast)}"
         fix = "report this; leave a margin when a forecast is close to the GPU's memory"
-        return Finding(SLOWER, found, reason, fix, facts)
-    return Finding(OK, f"{found} (forecast {memory_words(forecast)})", facts=facts)
+        return Finding(SLOWER, summary, reason, fix, facts)
+    return Finding(OK, f"{summary} (forecast {memory_words(forecast)})", facts=facts)
 
 
 def _too_large(place: Place, forecast: int) -> Finding:
     """The finding for an option that does not fit: a small GPU is not a failure."""
-    there = machine.memory(place.device)[1]
-    facts = {"forecast_bytes": forecast, "device_bytes": there}
-    reason = f"it does not fit: {memory_words(there)} VRAM, forecast {memory_words(forecast)}"
+    vram = machine.memory(place.device)[1]
+    facts = {"forecast_bytes": forecast, "device_bytes": vram}
+    reason = f"it does not fit: {memory_words(vram)} VRAM, forecast {memory_words(forecast)}"
     fix = "train with bf16, gradient checkpointing or fp8, which are measured too"
     return Finding(SLOWER, "", reason, fix, facts)
 

@@ -11,7 +11,7 @@ from core.record.workspace import STARTER
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
 
-TONES = 8  # the sample is compared as so many rows and columns of mean gray values
+TONES = 8  # the sample is compared as this number of rows and columns of mean gray values
 # In gray levels of 255. Measured on a CPU: 0.4 between bf16 and fp32. Another prompt or seed is off by more than 40.
 SAMPLE_OFF = 12.0
 PROVED_STEPS = 4
@@ -56,11 +56,11 @@ def distance(one: list[float], other: list[float]) -> float:
 
 def sample(place: Place) -> Finding:
     """One image compared with the recorded one."""
-    seconds, found = sample_tones(place)
-    off = distance(found, recorded()["sample"])
-    words = f"a 128 px image in {seconds:.1f} s including loading, within {off:.1f} of 255 of the recorded one"
-    finding = Finding(OK, words, facts={"seconds": seconds, "difference": off, "tones": found})
-    if max(found) == min(found):
+    seconds, tones = sample_tones(place)
+    off = distance(tones, recorded()["sample"])
+    summary = f"a 128 px image in {seconds:.1f} s including loading, within {off:.1f} of 255 of the recorded one"
+    finding = Finding(OK, summary, facts={"seconds": seconds, "difference": off, "tones": tones})
+    if max(tones) == min(tones):
         return finding.failed("the image has a single color: NaN values become black", "choose fp32, and report this")
     if not off <= SAMPLE_OFF:
         return finding.failed(f"the image differs from the recorded one by up to {off:.0f} of 255", "report this")
@@ -75,13 +75,13 @@ def save_and_load(place: Place) -> Finding:
     job = build(TrainJob, starter({"schedule": {"max_train_steps": 2}, "optimizer": {"learning_rate": 0.05}}))
     context = context_of(place, job)
     begun = time.perf_counter()
-    state, words = execute("train", job, context.folder, context.workspace, place.device)
+    state, explanation = execute("train", job, context.folder, context.workspace, place.device)
     seconds = time.perf_counter() - begun
     if state != "done":
         details = context.folder.logs / "error.txt"
         trace = details.read_text("utf-8") if details.is_file() else ""
-        what = words.what if words else f"the training ended with the state '{state}'"
-        return Finding(FAILED, "", what, (words and words.fix) or "report this", traceback=trace)
+        what = explanation.what if explanation else f"the training ended with the state '{state}'"
+        return Finding(FAILED, "", what, (explanation and explanation.fix) or "report this", traceback=trace)
     file = next(context.folder.checkpoints.glob("*.safetensors"))
     tensors = load_lora(file).tensors
     facts: dict[str, Any] = {"seconds": seconds, "tensors": len(tensors), "bytes": file.stat().st_size}
@@ -110,8 +110,8 @@ def resume(place: Place) -> Finding:
     if proof.equal:
         return Finding(OK, "a resumed run equals an uninterrupted one bit for bit", facts=facts)
     if not place.device.startswith("cpu") and proof.losses_apart <= TOLERANCE["fp32"]:
-        found = f"the losses of a resumed run match an uninterrupted one within {proof.losses_apart:.0e}"
+        summary = f"the losses of a resumed run match an uninterrupted one within {proof.losses_apart:.0e}"
         reason = "some GPU kernels sum in varying order, so two runs differ in the last digits"
-        return Finding(OK, found, reason, facts=facts)
+        return Finding(OK, summary, reason, facts=facts)
     names = ", ".join(proof.different[:5]) or "its losses"
     return Finding(FAILED, "", f"a resumed run differs from an uninterrupted one: {names}", "report this", facts)

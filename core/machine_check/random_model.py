@@ -23,14 +23,14 @@ def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: in
     uses no more of it than it has elements: a small model has a thousand tensors.
     """
     pattern = torch.randn(PERIOD, generator=torch.Generator().manual_seed(seed)).repeat(2)
-    state, place = {}, 0
+    state, offset = {}, 0
     for key, value in make_empty(name, config).state_dict().items():
         count = prod(value.shape)
         scale, shift = _spread(key, count, value.shape)
-        cut = pattern[place % PERIOD :][: min(count, PERIOD)]
+        cut = pattern[offset % PERIOD :][: min(count, PERIOD)]
         tile = (cut * scale + shift).to(dtype)
         state[key] = tile.repeat(-(-count // len(tile)))[:count].clone().reshape(value.shape)
-        place += count
+        offset += count
     return state
 
 

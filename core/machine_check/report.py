@@ -53,11 +53,11 @@ def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds:
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "items": [line.to_dict() for line in lines],
     }
-    return cleaned(report, hidden(workspace))
+    return cleaned(report, replacements(workspace))
 
 
-def hidden(workspace: Workspace) -> dict[str, str]:
-    """{path of a folder of this machine: its replacement}, the longest first."""
+def replacements(workspace: Workspace) -> dict[str, str]:
+    """{path of a folder of this machine: its name in a report}, the longest path first."""
     places = {
         "<outputs>": workspace.outputs,
         "<models>": workspace.models,
@@ -67,8 +67,8 @@ def hidden(workspace: Workspace) -> dict[str, str]:
         "<temp>": Path(tempfile.gettempdir()),
         "~": Path.home(),
     }
-    found = {form: short for short, path in places.items() for form in _forms(path)}
-    return dict(sorted(found.items(), key=lambda each: -len(each[0])))  # longest first: one may contain another
+    names = {form: short for short, path in places.items() for form in _forms(path)}
+    return dict(sorted(names.items(), key=lambda each: -len(each[0])))  # longest first: one may contain another
 
 
 def _forms(path: Path) -> set[str]:
@@ -78,8 +78,8 @@ def _forms(path: Path) -> set[str]:
 
 
 def cleaned(value: Any, places: Mapping[str, str]) -> Any:
-    """The value as JSON can hold it, with its texts, not dictionaries' keys, made `private`; infinity and NaN become texts.
-    places: see `hidden`"""
+    """The value for JSON: texts made `private`, except keys of dictionaries; infinity and NaN as texts. places: see
+    `replacements`"""
     if isinstance(value, Mapping):
         return {str(name): cleaned(each, places) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -130,5 +130,5 @@ def line_words(line: Line) -> list[str]:
 def summary(report: Mapping[str, Any]) -> str:
     """How many of each state, and what was skipped."""
     counts = ", ".join(f"{count} {WORDS[state]}" for state, count in report["counts"].items() if count)
-    told = f" Skipped: {', '.join(report['skipped'])}." if report["skipped"] else ""
-    return f"{counts}, in {report['seconds']:.0f} seconds.{told}"
+    skipped = f" Skipped: {', '.join(report['skipped'])}." if report["skipped"] else ""
+    return f"{counts}, in {report['seconds']:.0f} seconds.{skipped}"

@@ -71,7 +71,7 @@ def run_check(
 def _own_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
     """(its lock, a folder for one check at a time); (None, a temporary folder) if outputs are not writable. Raises
     ProblemsError while another check runs."""
-    place = workspace.private / "check"
+    folder = workspace.private / "check"
     lock = Lock(workspace.private / "check.lock")
     try:
         workspace.private.mkdir(parents=True, exist_ok=True)
@@ -82,9 +82,9 @@ def _own_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
     except OSError:  # reported by the item "disk"; the rest can still be checked
         return None, Path(tempfile.mkdtemp(prefix="atelier-check-"))
     with suppress(OSError):
-        atomic.remove_folder(place)  # left by a killed check
-    place.mkdir(parents=True, exist_ok=True)
-    return lock, place
+        atomic.remove_folder(folder)  # left by a killed check
+    folder.mkdir(parents=True, exist_ok=True)
+    return lock, folder
 
 
 @dataclass
@@ -162,9 +162,9 @@ def gone(answer: Gone, seconds: float) -> Finding:
     """The finding for an item whose process ended or hung."""
     if answer.hung:
         reason = f"no answer within {seconds:.0f} seconds, so its process was killed"
-        return Finding(FAILED, "", reason, REPORT, {}, answer.said)
+        return Finding(FAILED, "", reason, REPORT, {}, answer.output)
     fix = "run ./launch.sh update (Windows: launch.bat update); if it fails again, report this"
-    return Finding(FAILED, "", f"its process ended with {answer.code_words}", fix, {}, answer.said)
+    return Finding(FAILED, "", f"its process ended with {answer.code_words}", fix, {}, answer.output)
 
 
 # ---- in the process itself
@@ -180,27 +180,27 @@ def answer_items(words: Sequence[str], listed: Sequence[Item]) -> None:
     items = {item.name: item for item in listed}
     workspace = Workspace.of(outputs, models)
 
-    def answer(asked: dict[str, Any]) -> dict[str, Any]:
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
         nonlocal device
-        item = items[asked["item"]]
+        item = items[question["item"]]
         if not device and (item.needs or item.name == "torch"):
             with suppress(Exception):  # a torch that does not load is reported by its own item
                 device = machine.default_device()
-        finding = guarded(item, Place(device or "cpu", workspace, Path(folder), asked["earlier"]))
+        finding = guarded(item, Place(device or "cpu", workspace, Path(folder), question["earlier"]))
         return {"device": device, "finding": asdict(finding)}
 
     answer_questions(answer)
 
 
 def guarded(item: Item, place: Place) -> Finding:
-    """The item's finding; an error becomes one too: in plain words where it has them, with its traceback."""
+    """The item's finding; of an error, its explanation if it has one, and its traceback."""
     try:
         return item.look(place)
     except Exception as error:
-        words = explain(error)
-        reason = words.what if words.known else f"{type(error).__name__}: {str(error)[:500]}"
-        facts = {"poisoned": True} if words.poisoned or is_cuda_error(error) else {}
-        return Finding(FAILED, "", reason, words.fix if words.known else REPORT, facts, traceback.format_exc())
+        cause = explain(error)
+        reason = cause.what if cause.known else f"{type(error).__name__}: {str(error)[:500]}"
+        facts = {"poisoned": True} if cause.poisoned or is_cuda_error(error) else {}
+        return Finding(FAILED, "", reason, cause.fix if cause.known else REPORT, facts, traceback.format_exc())
 
 
 def is_cuda_error(error: BaseException) -> bool:

@@ -38,19 +38,19 @@ def python(place: Place) -> Finding:
 def packages(place: Place) -> Finding:
     """Versions of Atelier's dependencies, compared with the tested ones."""
     pinned = pinned_versions((PROJECT / "requirements.txt").read_text("utf-8"))
-    there = {name: number for name in PACKAGES if (number := installed(name))}
+    versions = {name: number for name in PACKAGES if (number := installed(name))}
     other = [
         f"{name} {number} (tested: {pinned[name]})"
-        for name, number in there.items()
+        for name, number in versions.items()
         if name in pinned and number.partition("+")[0] != pinned[name]
     ]
-    facts = {"packages": there}
-    if missing := [name for name in PACKAGES if name not in there]:
+    facts = {"packages": versions}
+    if missing := [name for name in PACKAGES if name not in versions]:
         return Finding(FAILED, "", f"not installed: {', '.join(missing)}", REINSTALL, facts)
     if other:
         fix = "if something fails, run ./launch.sh update (Windows: launch.bat update)"
         return Finding(SLOWER, "", f"untested versions: {', '.join(other)}", fix, facts)
-    return Finding(OK, ", ".join(f"{name} {number}" for name, number in there.items()), facts=facts)
+    return Finding(OK, ", ".join(f"{name} {number}" for name, number in versions.items()), facts=facts)
 
 
 def installed(package: str) -> str | None:
@@ -63,11 +63,11 @@ def installed(package: str) -> str | None:
 
 def memory(place: Place) -> Finding:
     """RAM and CPU cores."""
-    there = psutil.virtual_memory()
-    facts = {"total": there.total, "available": there.available, "cores": machine.cores(), "threads": machine.threads()}
-    found = f"{memory_words(there.total)} RAM, {memory_words(there.available)} free; {machine.cores()} CPU cores"
-    finding = Finding(OK, found, facts=facts)
-    if there.available < LITTLE_RAM:
+    ram = psutil.virtual_memory()
+    facts = {"total": ram.total, "available": ram.available, "cores": machine.cores(), "threads": machine.threads()}
+    summary = f"{memory_words(ram.total)} RAM, {memory_words(ram.available)} free; {machine.cores()} CPU cores"
+    finding = Finding(OK, summary, facts=facts)
+    if ram.available < LITTLE_RAM:
         fix = "close other programs, or train the starter or SD 1.5 LoRAs"
         return finding.limited("RAM is low: large models may not load", fix)
     return finding
@@ -100,8 +100,8 @@ def disk(place: Place) -> Finding:
     except OSError as error:
         reason = f"the outputs folder is not writable: {error.strerror or error}"
         return Finding(FAILED, "", reason, "check its permissions, or start with --outputs DIR", {"free": free})
-    found = f"{size_words(free['outputs'])} free for outputs, writes {pace / 1e6:.0f} MB/s"
-    finding = Finding(OK, found, facts={"free": free, "bytes_per_second": pace})
+    summary = f"{size_words(free['outputs'])} free for outputs, writes {pace / 1e6:.0f} MB/s"
+    finding = Finding(OK, summary, facts={"free": free, "bytes_per_second": pace})
     if free["outputs"] < RESERVE * 4:
         return finding.failed("the disk is nearly full, so no model can be saved", "free some space")
     if min(free.values()) < LITTLE_DISK:

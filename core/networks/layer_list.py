@@ -69,9 +69,9 @@ def _layer(family: str, part: str, name: str, shape: Sequence[int]) -> Layer | N
     if part.startswith("text_encoder") and TEXT_LAYER.search(path):
         return Layer(kohya_name(part, path, family) or path, full_name(path), False, False)
     container = CONTAINER.search(path) if part == "unet" else None
-    wide = len(shape) == 4 and tuple(shape[2:]) != (1, 1)
+    large = len(shape) == 4 and tuple(shape[2:]) != (1, 1)
     if part == "unet" and path in OUTER:
-        return Layer(f"lora_unet_{path}".replace(".", "_"), path, True, wide, wide, outer=True)
+        return Layer(f"lora_unet_{path}".replace(".", "_"), path, True, large, large, outer=True)
     if container is None:
         return None
-    return Layer(kohya_name(part, path, family) or path, path, True, wide, wide or container[1] != "attentions")
+    return Layer(kohya_name(part, path, family) or path, path, True, large, large or container[1] != "attentions")

@@ -34,7 +34,7 @@ def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize
     `train_text_encoder`, layers by `layers` and `exclude_layers`, else residual and resampling blocks by
     `hooks_residual`; ranks and alphas of the U-Net by block, and ranks by `layer_dims`. Conv rank and alpha apply to 3x3
     convolutions only. layers: of the whole model"""
-    plain, wide = block_sizes(settings, block_count(layer.name for layer in layers))
+    linear_sizes, conv_sizes = block_sizes(settings, block_count(layer.name for layer in layers))
     choice = choice_of(settings)
 
     def size_of(layer: Layer) -> BlockSize | None:
@@ -59,7 +59,7 @@ def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize
         if not layer.unet:
             return BlockSize(settings.rank, settings.alpha or settings.rank)
         block = block_of(layer.name)
-        size = wide[block] if layer.wide else plain[block]
+        size = conv_sizes[block] if layer.large_kernel else linear_sizes[block]
         return size if size.rank else None
 
     return size_of

@@ -148,7 +148,7 @@ class Network:
         text_encoder: float | None = None,
         of_layer: Callable[[str], float] | None = None,
     ) -> None:
-        """Set the strength of the whole network: 0 is exactly the model without it, 1 as trained, below 0 reversed.
+        """Set the strength of the whole network: 0 is exactly the model without it, 1 as trained, below 0 the opposite.
 
         text_encoder   for the text encoders' layers, if it differs
         of_layer       a layer's name -> a further factor

@@ -33,8 +33,8 @@ def needs_conv_rank(target: Target) -> bool:
 
 def layer_of(target: Target) -> Layer:
     """The layer's name and path, which expressions are matched against."""
-    wide, unet = has_large_kernel(target.module), part_of(target.name) == "unet"
-    return Layer(target.name, target.path, unet, wide, needs_conv_rank(target), unet and target.path in OUTER)
+    large_kernel, unet = has_large_kernel(target.module), part_of(target.name) == "unet"
+    return Layer(target.name, target.path, unet, large_kernel, needs_conv_rank(target), unet and target.path in OUTER)
 
 
 def sized_layers(

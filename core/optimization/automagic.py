@@ -13,9 +13,9 @@ RATES = 1e-8, 1e3  # limits of Automagic3's rate
 
 
 class FactoredOptimizer(Optimizer):
-    """Base of Automagic and Automagic3: their update and their groups' rates.
+    """Base of Automagic and Automagic3: the step, the update by factored second moments, and average learning rates.
 
-    A group's `initial_lr` is where its rates start; the learning rate scheduler multiplies them by `lr / initial_lr`.
+    The rates of a group's weights start at its `initial_lr`; the learning rate scheduler multiplies them by `lr / initial_lr`.
     """
 
     @overload
@@ -56,13 +56,13 @@ class FactoredOptimizer(Optimizer):
 
     def average_rates(self) -> dict[str, float]:
         """{group's name: the average of its weights' rates}, from the first step on. Waits for the device."""
-        found = {}
+        averages = {}
         for group in self.param_groups:
             rates = [self.state[weight]["rate"].abs() for weight in group["params"] if self.state.get(weight)]
             if rates:
                 total = torch.stack([rate.sum() for rate in rates]).sum()
-                found[group["name"]] = total.item() / sum(rate.numel() for rate in rates) * abs(_scheduled(group))
-        return found
+                averages[group["name"]] = total.item() / sum(rate.numel() for rate in rates) * abs(_scheduled(group))
+        return averages
 
 
 class Automagic(FactoredOptimizer):

@@ -7,8 +7,8 @@ from core.record.run_folder import RunFolder, state_step, states_in
 from core.settings.job import TrainJob
 from core.settings.optimization.rates import effective_rates
 
-RISES = 1.5  # times the last rate: from here on there is a warning
-OF_RATE = 0.01  # of the group's own rate: rates below are ignored
+RISES = 1.5  # times the last rate: a larger rise is a jump
+OF_RATE = 0.01  # of the part's learning rate: a jump ends above this
 
 
 def planned(folder: RunFolder) -> tuple[int, int] | None:
@@ -24,8 +24,8 @@ def steps_planned(job: TrainJob, per_epoch: int) -> int | None:
 
 
 def rate_jump(before: TrainJob, steps: int, after: TrainJob, total: int, step: int) -> tuple[float, float] | None:
-    """(last rate, next rate) of the part whose learning rate rises most at this step, when a run of `steps` steps
-    continues with `total`; None if none jumps. A change of the rate setting is not a jump of the schedule."""
+    """(last rate, next rate) of the part whose learning rate jumps most at `step` when a run planned for `steps` steps
+    continues with `total`; None without a jump. Only the schedule counts, not a changed learning rate setting."""
     processes = after.memory.num_processes
     rates_before, rates = effective_rates(before, processes), effective_rates(after, processes)
     last = Rates(before, steps, before.memory.num_processes).at(max(0, step - 1), rates_before)

@@ -93,13 +93,13 @@ def remove(path: Path | str) -> None:
 
 
 def remove_folder(path: Path | str) -> None:
-    """Delete a folder and what is in it; a missing one is fine."""
+    """Delete a folder with its contents; does nothing if it is missing."""
     with suppress(FileNotFoundError):
         _retry(shutil.rmtree, path)
 
 
 def remove_any(path: Path) -> None:
-    """Delete a file, a link, or a folder with what is in it; a missing one is fine."""
+    """Delete a file, a link, or a folder with its contents; does nothing if it is missing."""
     (remove_folder if path.is_dir() and not path.is_symlink() else remove)(path)
 
 
@@ -266,7 +266,7 @@ def write_bytes(target: Path | str, data: bytes, *, synced: bool = True) -> None
 
 
 def write_text(target: Path | str, text: str) -> None:
-    """Write UTF-8 without a byte order mark; line endings stay as they are in `text`."""
+    """Write UTF-8 without a byte order mark and with the line endings of `text`."""
     write_bytes(target, text.encode("utf-8"))
 
 

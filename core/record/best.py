@@ -168,10 +168,10 @@ class BestTracker:
 
     def best(self, folder: Path) -> Best | None:
         """Return the best checkpoint; computed again only after a new measurement or file, or when a file is gone."""
-        there = tuple((line["step"], line["file"]) for line in self.saved if (folder / line["file"]).exists())
-        key = (len(there) and there, self.measured and (len(self.measured), self.measured[-1]["seq"]))
+        existing = tuple((line["step"], line["file"]) for line in self.saved if (folder / line["file"]).exists())
+        key = (len(existing) and existing, self.measured and (len(self.measured), self.measured[-1]["seq"]))
         if self._cached is None or self._cached[0] != key:
-            self._cached = (key, best_checkpoint(there, self.measured))
+            self._cached = (key, best_checkpoint(existing, self.measured))
         return self._cached[1]
 
 

@@ -50,13 +50,13 @@ def parse_json(
     *,
     max_values: int = MAX_VALUES,
     finite: bool = True,
-    said: str = "This",
+    subject: str = "This",
     **hooks: Any,
 ) -> Any:
     """The content of the text, in UTF-8 or with a byte order mark of UTF-16 or 32. Raises ProblemsError.
 
-    finite  refuse NaN and infinity      said  what the error says of the text
-    hooks   of `json.loads`, such as object_pairs_hook (may raise ValueError)
+    finite   refuse NaN and infinity      subject  of the error's sentence
+    hooks    of `json.loads`, such as object_pairs_hook (may raise ValueError)
     """
     try:
         if isinstance(text, bytes):
@@ -72,7 +72,7 @@ def parse_json(
         return value
     except (ValueError, RecursionError) as error:
         raise ProblemsError.one(
-            f"{said} is not valid JSON: {_reason(error)}", where, fix, code="file.not-json"
+            f"{subject} is not valid JSON: {_reason(error)}", where, fix, code="file.not-json"
         ) from error
 
 

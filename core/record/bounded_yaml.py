@@ -59,9 +59,9 @@ def bounded_yaml(text: str) -> tuple[Any, list[str]]:
         return loader.get_single_data(), loader.repeated
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 1}" if mark else ""
+        position = f" in line {mark.line + 1}" if mark else ""
         raise ValueError(
-            f"{getattr(error, 'problem', None) or 'it has a character that is not allowed'}{place}"
+            f"{getattr(error, 'problem', None) or 'it has a character that is not allowed'}{position}"
         ) from None
 
 

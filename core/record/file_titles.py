@@ -24,7 +24,7 @@ def file_stem(text: str) -> str:
 
 
 def is_average(name: str) -> bool:
-    """Whether a checkpoint of this name is an average of others."""
+    """Whether a checkpoint with this name is an average of checkpoints."""
     return AVERAGE.search(Path(name).stem) is not None
 
 

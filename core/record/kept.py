@@ -42,14 +42,14 @@ def _marks(run: Path) -> tuple[tuple[str, str], ...] | None:
 def keep(run: Path, file: Path, name: str | None) -> None:
     """Mark a checkpoint of the run as kept under a name, "" for the file's name without extension; None removes the mark. A
     damaged kept.json is set aside. Raises ProblemsError if the name is too long or the mark cannot be saved."""
-    place = file.relative_to(run).as_posix()
-    mark = {} if name is None else {place: _checked(name) or file.stem}
+    path = file.relative_to(run).as_posix()
+    mark = {} if name is None else {path: _checked(name) or file.stem}
     try:
         with _WRITING:
             if (marks := _marks(run)) is None:
                 atomic.replace(run / FILE, run / f"kept-damaged-{time.time_ns()}.json")
             others = {
-                each: name_of for each, name_of in marks or () if each != place
+                each: name_of for each, name_of in marks or () if each != path
             }  # also of files that may come back
             atomic.write_json(run / FILE, others | mark)
     except OSError as error:

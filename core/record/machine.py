@@ -35,8 +35,8 @@ def check_device(device: str, *, look: bool = True) -> None:
     kind, _, number = device.partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
     if int(number or 0) >= count:
-        there = f"torch found {count}" if count else "torch found none"
-        what = f"The device '{device}' does not exist ({there})"
+        available = f"torch found {count}" if count else "torch found none"
+        what = f"The device '{device}' does not exist ({available})"
         raise ProblemsError.one(what, "--device", "leave it out, or use cpu", "device.missing")
 
 

@@ -131,7 +131,7 @@ def _counted(names: Sequence[str], choices: Iterable[Choice]) -> list[Choice]:
 def _fit(names: Sequence[str], choices: Sequence[Choice]) -> _Fit:
     """The mode by Newton's method on the log posterior of Davidson's model (1970), Bradley-Terry with ties, which is concave:
     P(left) : P(equal) : P(right) = e^(d/2) : nu : e^(-d/2), d the difference of the strengths."""
-    number, index = len(names), {name: place for place, name in enumerate(names)}
+    number, index = len(names), {name: position for position, name in enumerate(names)}
     sides = np.zeros((len(choices), number))
     for row, choice in enumerate(choices):
         sides[row, index[choice.left]], sides[row, index[choice.right]] = 1.0, -1.0
@@ -181,11 +181,11 @@ def next_pair(names: Sequence[str], pairs: Sequence[Pair], choices: Sequence[Cho
     if not fresh:
         return None
     fit = _fit(names, _counted(names, choices))
-    index, prompts = {name: place for place, name in enumerate(names)}, Counter(each.prompt for each in choices)
+    index, prompts = {name: position for position, name in enumerate(names)}, Counter(each.prompt for each in choices)
     random = np.random.default_rng(len(choices))
     gains = [(_gain(fit, index[one], index[other]), -prompts[prompt]) for one, other, prompt in fresh]
     best = max(gains)
-    one, other, prompt = fresh[random.choice([place for place, gain in enumerate(gains) if gain == best])]
+    one, other, prompt = fresh[random.choice([position for position, gain in enumerate(gains) if gain == best])]
     return (one, other, prompt) if random.integers(2) else (other, one, prompt)
 
 

@@ -185,7 +185,7 @@ def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> Non
         torch._foreach_copy_(group, [part.view_as(like) for part, like in zip(flat.split(sizes), group, strict=True)])
 
 
-# ---- the launcher may be killed, and then notifies nobody
+# ---- a killed launcher notifies no one
 
 _launchers: list[psutil.Process | None] = []  # of this process: its launcher, and the page that launched it
 

@@ -20,7 +20,7 @@ def stamp_of(facts: os.stat_result) -> Stamp:
 
 
 def stamp_or_none(path: Path | str) -> Stamp | None:
-    """`stamp`, None where there is no such file."""
+    """`stamp`; None if the file does not exist."""
     try:
         return stamp(path)
     except (OSError, ValueError):
@@ -58,6 +58,6 @@ def stamp_of_files(paths: Iterable[Path]) -> Stamp:
 
 
 def version(path: Path | str) -> str:
-    """The stamp as text, for a browser; "" where there is no such file."""
+    """The stamp as text, for a browser; "" if the file does not exist."""
     stamp = stamp_or_none(path)
     return f"{stamp[1]:x}-{stamp[0]:x}" if stamp else ""

@@ -22,9 +22,9 @@ def first_of(texts: Sequence[str], most: int, mark: str = ", ") -> str:
     return mark.join(texts[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
-def with_article(words: str) -> str:
-    """The words with a or an: a LoRA, an SD 1.x model, an ONNX file."""
-    return f"{'an' if words[0] in 'AEIOaeio' or words.startswith('SD') else 'a'} {words}"
+def with_article(noun: str) -> str:
+    """The noun with a or an: a LoRA, an SD 1.x model, an ONNX file."""
+    return f"{'an' if noun[0] in 'AEIOaeio' or noun.startswith('SD') else 'a'} {noun}"
 
 
 def period_words(period: int, noun: str) -> str:

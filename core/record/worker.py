@@ -21,7 +21,7 @@ from core.record.workspace import PROJECT
 
 POLL_SECONDS = 0.2
 END_SECONDS = 5.0  # to wait for an ended process to be gone
-LAST_WORDS = 4000  # bytes of the output of a process that did not answer
+OUTPUT_BYTES = 4000  # of the end of stderr of a process that did not answer
 
 
 # Ctrl-C is for the parent process, which ends or stops the other.
@@ -45,11 +45,11 @@ def kill(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 @dataclass(frozen=True)
 class Gone:
-    """How a worker ended instead of answering. code: exit code; hung: killed after the time limit; said: its last output."""
+    """How a worker ended instead of answering. code: exit code; hung: killed after the time limit; output: the end of its stderr."""
 
     hung: bool
     code: int | None
-    said: str
+    output: str
 
     @property
     def code_words(self) -> str:
@@ -64,14 +64,14 @@ class Worker:
     whose end is reported if the process ends."""
 
     def __init__(self, command: Sequence[str], folder: Path):
-        self._said: IO[bytes] = open(folder / f"said-{secrets.token_hex(4)}.txt", "w+b")
+        self._stderr: IO[bytes] = open(folder / f"said-{secrets.token_hex(4)}.txt", "w+b")
         self._process = subprocess.Popen(
             list(command),
             cwd=PROJECT,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             **APART,
         )
         with suppress(OSError):  # Linux: where memory runs out, it ends before the page and its trainings
@@ -108,13 +108,13 @@ class Worker:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=END_SECONDS)
         kill(self._process, END_SECONDS)
-        self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(0, self._said.tell() - LAST_WORDS))
-        return Gone(hung, self._process.returncode, self._said.read().decode("utf-8", "replace"))
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, self._stderr.tell() - OUTPUT_BYTES))
+        return Gone(hung, self._process.returncode, self._stderr.read().decode("utf-8", "replace"))
 
     def end(self) -> None:
         kill(self._process, END_SECONDS)
-        self._said.close()
+        self._stderr.close()
 
 
 # ---- in the process itself

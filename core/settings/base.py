@@ -123,10 +123,10 @@ def setting(
         field["default"] = default
     if within is not None:
         field["ge"], field["le"] = within
-    made: Any = Field(title=title, description=help, json_schema_extra={"about": about}, **field)
+    field_info: Any = Field(title=title, description=help, json_schema_extra={"about": about}, **field)
     if about["names"] in PATHS:
-        made.metadata.append(BeforeValidator(_as_pasted))
-    return made
+        field_info.metadata.append(BeforeValidator(_as_pasted))
+    return field_info
 
 
 def kohya_setting(default: Any = ..., **about: Any) -> Any:
@@ -153,12 +153,12 @@ def follows_compatibility(plain: str, sd_scripts: str, sd_scripts_09: str = "") 
 @cache
 def following(group: type[BaseModel]) -> dict[str, dict[str, str]]:
     """{field: {compatibility: value}} of a group's derived fields (`follows_compatibility`)."""
-    found: dict[str, dict[str, str]] = {}
+    rules: dict[str, dict[str, str]] = {}
     for name, info in group.model_fields.items():
         extra = info.json_schema_extra
         if isinstance(extra, dict) and "compatibility" in extra:
-            found[name] = extra["compatibility"]  # type: ignore[assignment]
-    return found
+            rules[name] = extra["compatibility"]  # type: ignore[assignment]
+    return rules
 
 
 class Job(Settings):
@@ -327,13 +327,13 @@ class Declared:
     @property
     def bounds(self) -> dict[str, Any]:
         """{name: value} of the declared limits, named ge, gt, le, lt and multiple_of."""
-        found: dict[str, Any] = {}
+        bounds: dict[str, Any] = {}
         for constraint in _constraints(self.info):
             for name in ("ge", "gt", "le", "lt", "multiple_of"):
                 value = getattr(constraint, name, None)
                 if value is not None:
-                    found[name] = value
-        return found
+                    bounds[name] = value
+        return bounds
 
     @property
     def range_text(self) -> str:
@@ -344,8 +344,8 @@ class Declared:
         steps = f", a multiple of {bounds['multiple_of']}" if "multiple_of" in bounds else ""
         if "ge" in bounds and "le" in bounds:
             return f"{bounds['ge']} to {bounds['le']}{steps}"
-        words = {"gt": "above {}", "ge": "{} or more", "le": "up to {}", "lt": "below {}"}
-        ends = ", ".join(text.format(bounds[name]) for name, text in words.items() if name in bounds)
+        patterns = {"gt": "above {}", "ge": "{} or more", "le": "up to {}", "lt": "below {}"}
+        ends = ", ".join(text.format(bounds[name]) for name, text in patterns.items() if name in bounds)
         return ends + steps if ends else steps.removeprefix(", ")
 
 
@@ -360,15 +360,15 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
 
 def _constraints(info: FieldInfo) -> list[Any]:
     """The constraints of a field and of Annotated members of its type."""
-    found = list(info.metadata)
+    constraints = list(info.metadata)
     members = (
         get_args(info.annotation) if get_origin(info.annotation) in (Union, types.UnionType) else (info.annotation,)
     )
     for member in members:
         if get_origin(member) is Annotated:
             for extra in get_args(member)[1:]:
-                found.extend(extra.metadata if isinstance(extra, FieldInfo) else [extra])
-    return found
+                constraints.extend(extra.metadata if isinstance(extra, FieldInfo) else [extra])
+    return constraints
 
 
 def fields_of(group: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -387,9 +387,9 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
 
 def settings_called(name: str, known: Mapping[str, Declared], method: str = "") -> list[str]:
     """Paths of the settings with this name, here or in sd-scripts: those of the method's group first, of other methods' last."""
-    found = [path for path, each in known.items() if name in (each.name, *each.kohya_names)]
+    paths = [path for path, each in known.items() if name in (each.name, *each.kohya_names)]
     methods = known["method.kind"].choices if "method.kind" in known else []
-    return sorted(found, key=lambda path: (known[path].group != method, known[path].group in methods))
+    return sorted(paths, key=lambda path: (known[path].group != method, known[path].group in methods))
 
 
 def group_shown(job: BaseModel, group: str) -> bool:
@@ -417,9 +417,9 @@ def item_settings(entry: Declared) -> list[Declared]:
     """The settings of a list's items ("dataset.sources[].num_repeats"), without those that are also in a group of the job."""
     item = item_of(entry)
     names = item.__annotations__ if item is not None else ()
-    place = f"{entry.path}[]"
+    path = f"{entry.path}[]"
     fields = item.model_fields if item is not None else {}
-    return [Declared(f"{place}.{name}", place, name, info) for name, info in fields.items() if name in names]
+    return [Declared(f"{path}.{name}", path, name, info) for name, info in fields.items() if name in names]
 
 
 def value_of(job: BaseModel, path: str) -> Any:

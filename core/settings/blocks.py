@@ -45,10 +45,10 @@ class BlockSize:
 
 def numbers(text: str) -> list[float]:
     """Parse comma-separated numbers: "1, 0.5,,2" -> [1, 0.5, 0, 2]; an empty item is 0, as in sd-scripts. Raises ValueError."""
-    found = [float(word) if word.strip() else 0.0 for word in text.split(",")]
-    if not all(math.isfinite(number) for number in found):
+    values = [float(word) if word.strip() else 0.0 for word in text.split(",")]
+    if not all(math.isfinite(number) for number in values):
         raise ValueError(text)
-    return found
+    return values
 
 
 def rate_numbers(text: str, count: int) -> list[float]:
@@ -56,8 +56,8 @@ def rate_numbers(text: str, count: int) -> list[float]:
     above 3, or a preset's name. Raises ValueError."""
     name, plus, base = text.strip().partition("+")
     if name.strip() not in PRESETS:
-        found = numbers(text)
-        return found * count if len(found) == 1 and count > 3 else found
+        rates = numbers(text)
+        return rates * count if len(rates) == 1 and count > 3 else rates
     added = float(base) if plus else 0.0
     if not math.isfinite(added):
         raise ValueError(text)
@@ -83,11 +83,11 @@ def block_rates(settings: NetworkSettings, blocks: int) -> list[float] | None:
     A side that is not set has the factor 1. A list that is too short is extended by 1, one that is too long is cut. Factors up
     to the threshold become 0.
     """
-    given = {name: getattr(settings, name) for name in SIDES}
-    if not any(given.values()):
+    texts = {name: getattr(settings, name) for name in SIDES}
+    if not any(texts.values()):
         return None
     factors: list[float] = []
-    for name, text in given.items():
+    for name, text in texts.items():
         count = side_count(name, blocks)
         if not text:
             factors += [1.0] * count
@@ -104,9 +104,9 @@ def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize]
     alphas = _block_numbers(settings.block_alphas, blocks) or [settings.alpha] * blocks
     as_plain = bool(settings.layers) and not settings.trains_conv  # chosen by name, and without a size of their own
     wide_ranks = _block_numbers(settings.conv_block_dims, blocks) or [settings.conv_rank or 0] * blocks
-    own = settings.conv_alpha
+    conv_alpha = settings.conv_alpha
     wide_alphas = _block_numbers(settings.conv_block_alphas, blocks) or [
-        own if own is not None else rank for rank in wide_ranks
+        conv_alpha if conv_alpha is not None else rank for rank in wide_ranks
     ]
     wide_ranks, wide_alphas = (ranks, alphas) if as_plain else (wide_ranks, wide_alphas)
     rates = block_rates(settings, blocks) or [1.0] * blocks
@@ -125,7 +125,7 @@ def _block_numbers(text: str | None, blocks: int) -> list[float] | None:
     """The numbers of a block-wise list; None if it is empty. Raises ValueError unless they are `blocks` finite numbers."""
     if not text:
         return None
-    found = numbers(text)
-    if len(found) != blocks:
+    values = numbers(text)
+    if len(values) != blocks:
         raise ValueError(text)
-    return found
+    return values

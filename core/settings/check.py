@@ -23,12 +23,12 @@ def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
     Types are strict, as in JSON: "5" is not a number and 1 is not true. Raises ProblemsError with all problems.
     """
     try:
-        made = model.model_validate_json(whole_text(json.dumps(values, ensure_ascii=False)), strict=True)
+        job = model.model_validate_json(whole_text(json.dumps(values, ensure_ascii=False)), strict=True)
     except ValidationError as error:
         raise ProblemsError(explain(model, error, where)) from None
-    if found := _not_for_people(model, values, where):
-        raise ProblemsError(found)
-    return made
+    if problems := _not_for_people(model, values, where):
+        raise ProblemsError(problems)
+    return job
 
 
 def _not_for_people(model: type[Settings], values: Mapping[str, Any], where: str) -> list[Problem]:
@@ -51,32 +51,34 @@ def _not_for_people(model: type[Settings], values: Mapping[str, Any], where: str
 def explain(model: type[Settings], error: ValidationError, where: str = "") -> list[Problem]:
     """pydantic's errors as Problems: one per name, with the nearest known name or the allowed range."""
     known = {entry.path: entry for entry in declared(model)}
-    found: dict[str, Problem] = {}
+    problems: dict[str, Problem] = {}
     for item in error.errors():
         path = _setting_path(item["loc"], known)
-        place = f"{where}, {path}" if where else path
-        if path in found:  # a union reports one error per member
+        location = f"{where}, {path}" if where else path
+        if path in problems:  # a union reports one error per member
             continue
-        if len(found) > MOST:  # finding the nearest name takes a millisecond each
-            found[path] = Problem(f"'{path}' is invalid", place, "fix the others first", code="settings.more-problems")
+        if len(problems) > MOST:  # finding the nearest name takes a millisecond each
+            problems[path] = Problem(
+                f"'{path}' is invalid", location, "fix the others first", code="settings.more-problems"
+            )
             continue
         if item["type"] == "extra_forbidden":
-            fix = _nearest(path, model, known)
-            found[path] = Problem(f"There is no setting '{path}'", place, fix, code="settings.unknown-name")
+            fix = _fix_for_unknown(path, model, known)
+            problems[path] = Problem(f"There is no setting '{path}'", location, fix, code="settings.unknown-name")
         elif item["type"] == "missing":
-            found[path] = Problem(f"'{path}' is missing", place, "set a value", code="settings.missing")
+            problems[path] = Problem(f"'{path}' is missing", location, "set a value", code="settings.missing")
         else:
-            found[path] = _bad_item(item, known, place) or _bad_value(path, item, known.get(path), place)
-    return list(found.values())
+            problems[path] = _bad_item(item, known, location) or _bad_value(path, item, known.get(path), location)
+    return list(problems.values())
 
 
 def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
     """The dotted path of an error, without the union member or item index that pydantic appends."""
-    words = [str(part) for part in loc]
-    two = ".".join(words[:2])
+    names = [str(part) for part in loc]
+    two = ".".join(names[:2])
     if two in known and known[two].kind != "list":
         return two
-    return ".".join(words[:3] if _plain_list(loc, known) else words)
+    return ".".join(names[:3] if _plain_list(loc, known) else names)
 
 
 def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
@@ -87,42 +89,42 @@ def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
     return entry
 
 
-def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], place: str) -> Problem | None:
+def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], location: str) -> Problem | None:
     """The problem of a bad item in a list of plain values; None for other settings."""
     entry, number = _plain_list(item["loc"], known), item["loc"][2] if len(item["loc"]) > 2 else 0
     if entry is None:
         return None
-    where = place.removesuffix(f".{number}")
+    where = location.removesuffix(f".{number}")
     what = f"{entry.title}: item {number + 1} is {shorten(item['input'])}"
     return Problem(what, where, f"use {_bound(item)}", code="settings.bad-value")
 
 
 def _bound(item: Mapping[str, Any]) -> str:
     """The bound that a value violates, in words; else the expected type."""
-    given = item.get("ctx", {})
-    found = [words.format(f"{given[name]:g}") for name, words in BOUNDS.items() if name in given]
-    return found[0] if found else "a whole number" if item["type"].startswith("int") else "a number"
+    limits = item.get("ctx", {})
+    bounds = [words.format(f"{limits[name]:g}") for name, words in BOUNDS.items() if name in limits]
+    return bounds[0] if bounds else "a whole number" if item["type"].startswith("int") else "a number"
 
 
-def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, place: str) -> Problem:
+def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, location: str) -> Problem:
     value = shorten(item["input"])
     if entry is None:
-        return Problem(f"'{path}' is {value}", place, item["msg"].lower(), code="settings.bad-value")
+        return Problem(f"'{path}' is {value}", location, item["msg"].lower(), code="settings.bad-value")
     if item["type"] == "wanted":
-        return Problem(f"{entry.title} is {value}", place, item["msg"], code="settings.bad-value")
+        return Problem(f"{entry.title} is {value}", location, item["msg"], code="settings.bad-value")
     if item["type"] == "string_too_short":
         fix = "write at least one character"
-        return Problem(f"{entry.title} is empty", place, fix, code="settings.bad-value")
+        return Problem(f"{entry.title} is empty", location, fix, code="settings.bad-value")
     if item["type"] == "string_too_long":
         longest = item.get("ctx", {}).get("max_length")
         what = f"{entry.title} has {len(item['input'])} characters: {value}"
-        return Problem(what, place, f"use at most {longest} characters", code="settings.bad-value")
-    words = allowed(entry, empty="leave it empty" if place == path else "null")
+        return Problem(what, location, f"use at most {longest} characters", code="settings.bad-value")
+    expected = allowed(entry, empty="leave it empty" if location == path else "null")
     if item["type"] == "tuple_type":
-        words = words.replace("one number or two", "two numbers")
+        expected = expected.replace("one number or two", "two numbers")
     elif entry.kind == "pair" and not entry.range_text and (bound := _bound(item)) != "a number":
-        words = f"numbers of {bound}"
-    return Problem(f"{entry.title} is {value}", place, f"use {words}", code="settings.bad-value")
+        expected = f"numbers of {bound}"
+    return Problem(f"{entry.title} is {value}", location, f"use {expected}", code="settings.bad-value")
 
 
 def allowed(entry: Declared, empty: str = "leave it empty") -> str:
@@ -138,12 +140,12 @@ def allowed(entry: Declared, empty: str = "leave it empty") -> str:
         "span": "a number of steps (100), a fraction of the run below 1 (0.1) or a percentage (10%)",
         "arguments": "names with values, such as d_coef=2",
     }
-    words = f"one of {entry.range_text}" if entry.kind == "choice" else kinds[entry.kind]
+    text = f"one of {entry.range_text}" if entry.kind == "choice" else kinds[entry.kind]
     if entry.kind in ("int", "float", "pair") and entry.range_text:
-        words += f", {entry.range_text}"
+        text += f", {entry.range_text}"
     if entry.unit and entry.kind != "span":
-        words += f" ({entry.unit})"
-    return words + (f", or {empty}" if entry.optional else "")
+        text += f" ({entry.unit})"
+    return text + (f", or {empty}" if entry.optional else "")
 
 
 def shorten(value: Any) -> str:
@@ -154,11 +156,11 @@ def shorten(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _nearest(path: str, model: type[Settings], known: dict[str, Declared]) -> str:
+def _fix_for_unknown(path: str, model: type[Settings], known: dict[str, Declared]) -> str:
     """The fix for an unknown name: a suggestion by name, by sd-scripts' name, else by spelling; or to remove it."""
     name = path.rsplit(".", 1)[-1]
-    if called := settings_called(name, known):
-        return f"did you mean '{called[0]}'?"
+    if paths := settings_called(name, known):
+        return f"did you mean '{paths[0]}'?"
     if name in ELSEWHERE:
         return ELSEWHERE[name]
     if len(path) > LONGEST_NAME:

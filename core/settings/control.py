@@ -122,10 +122,10 @@ def kohya_unused(job: TrainJob) -> Iterator[tuple[str, str]]:
 
 
 def controlnet_of(job: TrainJob) -> ControlNetSettings:
-    own: ControlNetSettings = getattr(job, CONTROLNET)
-    return own
+    settings: ControlNetSettings = getattr(job, CONTROLNET)
+    return settings
 
 
 def lllite_of(job: TrainJob) -> LLLiteSettings:
-    own: LLLiteSettings = getattr(job, LLLITE)
-    return own
+    settings: LLLiteSettings = getattr(job, LLLITE)
+    return settings

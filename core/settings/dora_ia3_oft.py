@@ -20,8 +20,8 @@ class Decomposed(Settings):
     )
 
     def summary(self) -> str:
-        words = [super().summary(), "magnitude per output" if self.wd_on_output else ""]
-        return ", ".join(filter(None, words))
+        parts = [super().summary(), "magnitude per output" if self.wd_on_output else ""]
+        return ", ".join(filter(None, parts))
 
 
 class DoraSettings(Decomposed, ProductSettings):

@@ -24,20 +24,20 @@ SWITCHES = {
 }
 
 
-def read_flags(model: type[Settings], words: list[str], method: str = "") -> tuple[dict[str, Any], list[Problem]]:
+def read_flags(model: type[Settings], argv: list[str], method: str = "") -> tuple[dict[str, Any], list[Problem]]:
     """Parse `--group.name value`, `--group.name=value` and, for booleans, `--group.name` and `--no-group.name`.
 
     `null` is None. Lists and pairs are JSON, or separated by commas. Returns ({group: {name: value}}, problems).
 
-    method  the training method before these words, whose settings are preferred for names without a group
+    method  the training method before `argv`, whose settings are preferred for names without a group
     """
     known = {entry.path: entry for entry in declared(model)}
-    parts = [part for word in words for part in word.split("=", 1)]
+    parts = [part for word in argv for part in word.split("=", 1)]
     method = dict(pairwise(parts)).get("--method.kind", method)
     values: dict[str, Any] = {}
     of_network: dict[str, list[str]] = {}  # sd-scripts' options that several settings stand for
-    words, problems = _switched(words, known)
-    rest = deque(words)
+    argv, problems = _switched(argv, known)
+    rest = deque(argv)
     while rest:
         word = rest.popleft()
         if not word.startswith("--"):
@@ -75,20 +75,20 @@ def read_flags(model: type[Settings], words: list[str], method: str = "") -> tup
     return values, problems
 
 
-def _switched(words: list[str], known: Mapping[str, Declared]) -> tuple[list[str], list[Problem]]:
-    """(words with sd-scripts' switches, such as --use_8bit_adam, replaced by settings; problems)."""
-    found: list[str] = []
+def _switched(argv: list[str], known: Mapping[str, Declared]) -> tuple[list[str], list[Problem]]:
+    """(arguments with sd-scripts' switches, such as --use_8bit_adam, replaced by settings; problems)."""
+    arguments: list[str] = []
     problems: list[Problem] = []
-    for word in words:
+    for word in argv:
         path, value = SWITCHES.get(word.removeprefix("--").removesuffix("=true"), ("", ""))
         if path not in known or not word.startswith("--"):
-            found.append(word)
-        elif any(each.partition("=")[0] == f"--{path}" for each in (*words, *found)):
+            arguments.append(word)
+        elif any(each.partition("=")[0] == f"--{path}" for each in (*argv, *arguments)):
             what, fix = f"{word} and another optimizer are both given", "leave one of them out"
             problems.append(Problem(what, "command line", fix, code="cli.given-twice"))
         else:
-            found.append(f"--{path}={value}")
-    return found, problems
+            arguments.append(f"--{path}={value}")
+    return arguments, problems
 
 
 def _no_items(entry: Declared, value: Any) -> Problem | None:
@@ -97,10 +97,10 @@ def _no_items(entry: Declared, value: Any) -> Problem | None:
     if item is None or not isinstance(value, list) or all(isinstance(each, dict) for each in value):
         return None
     first = next(name for name, info in item.model_fields.items() if info.is_required())
-    given = next((each for each in value if isinstance(each, str)), "...")
+    plain = next((each for each in value if isinstance(each, str)), "...")
     short = f"{SHORT[entry.path]}, or " if entry.path in SHORT else ""
-    fix = f"write {short}--{entry.path} '{json.dumps([{first: given}], ensure_ascii=False)}'"
-    what = f"--{entry.path} takes a list of objects, not {given[:60]}"
+    fix = f"write {short}--{entry.path} '{json.dumps([{first: plain}], ensure_ascii=False)}'"
+    what = f"--{entry.path} takes a list of objects, not {plain[:60]}"
     return Problem(what, "command line", fix, code="flags.no-objects")
 
 

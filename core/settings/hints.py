@@ -8,7 +8,7 @@ BY_MODEL = "model"  # the preprocessor that is an ONNX model
 
 
 class HintSettings(Settings):
-    """A preprocessor with all that any of them asks for (`Preprocessor.settings` says which it reads)."""
+    """A preprocessor and the settings of all of them (`Preprocessor.settings` names those it reads)."""
 
     preprocessor: Literal["canny"] = setting(  # core/control/hints/registered.py adds the others
         "canny",

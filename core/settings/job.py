@@ -95,10 +95,10 @@ class EmbeddingSettings(Settings):
     @property
     def init_words(self) -> list[str | None]:
         """The initializer word of each new token, None without one; a single word is used for all tokens."""
-        given = [word.strip() for word in (self.init_word or "").split(",") if word.strip()]
-        if len(given) <= 1:
-            return [given[0] if given else None] * len(self.words)
-        return [given[index] if index < len(given) else None for index in range(len(self.words))]
+        initializers = [word.strip() for word in (self.init_word or "").split(",") if word.strip()]
+        if len(initializers) <= 1:
+            return [initializers[0] if initializers else None] * len(self.words)
+        return [initializers[index] if index < len(initializers) else None for index in range(len(self.words))]
 
     def summary(self) -> str:
         parts = [f"token '{self.token_string}'" if self.token_string else "no token"]

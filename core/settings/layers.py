@@ -26,16 +26,18 @@ OUTER = ("conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_
 class Layer(NamedTuple):
     """A layer of a model.
 
-    name    in files: "lora_unet_down_blocks_0_attentions_0_proj_in"      path  of its module in diffusers or transformers
-    unet    in the denoiser, not in a text encoder                        wide  a convolution other than 1x1
-    residual    in a residual or resampling block, or wide: trained where 3x3 convolutions are (kohya's C3Lier)
-    outer   outside of the U-Net's blocks (OUTER): trained only if the settings choose it
+    name           in files: "lora_unet_down_blocks_0_attentions_0_proj_in"
+    path           of its module in diffusers or transformers
+    unet           in the denoiser, not in a text encoder
+    large_kernel   a convolution other than 1x1
+    residual       trained with C3Lier only: in a residual or resampling block, or with a large kernel
+    outer          outside of the U-Net's blocks (OUTER): trained only if the settings choose it
     """
 
     name: str
     path: str
     unet: bool
-    wide: bool
+    large_kernel: bool
     residual: bool = False
     outer: bool = False
 
@@ -45,23 +47,23 @@ class LayerPreset:
     """A layer preset of LyCORIS (lycoris/config.py).
 
     unet, text  regular expression searched in the module's path in the U-Net and text encoders; None: no layers of that part
-    wide        whether it includes 3x3 convolutions
+    conv        whether it includes 3x3 convolutions
     """
 
     unet: str | None
     text: str | None
-    wide: bool = False
+    conv: bool = False
 
 
 PRESETS = {
-    "full": LayerPreset("", "", wide=True),
+    "full": LayerPreset("", "", conv=True),
     "full-lin": LayerPreset("", ""),
     "attn-mlp": LayerPreset(r"(^|\.)attentions\.", ""),
     # LyCORIS looks for classes that the U-Net of diffusers does not have, and so trains the text encoder alone
     "attn-only": LayerPreset(r"\.attn\d?\.", r"(^|\.)self_attn\."),
-    "unet-only": LayerPreset("", None, wide=True),
+    "unet-only": LayerPreset("", None, conv=True),
     "unet-transformer-only": LayerPreset(r"(^|\.)attentions\.", None),
-    "unet-convblock-only": LayerPreset(r"(^|\.)(resnets|downsamplers|upsamplers)\.|^conv_(in|out)$", None, wide=True),
+    "unet-convblock-only": LayerPreset(r"(^|\.)(resnets|downsamplers|upsamplers)\.|^conv_(in|out)$", None, conv=True),
     "ia3": LayerPreset(r"\.(to_k|to_v|ff\.net\.2)$", r"\.(k_proj|v_proj|fc2)$"),
 }
 
@@ -75,8 +77,8 @@ class Entry:
         if len(text) > LONGEST:
             what = f"The expression '{text[:60]}' is longer than {LONGEST} characters"
             raise ProblemsError.one(what, where, "divide it into several", "network.bad-pattern")
-        made = (text,) if self._preset is None else (self._preset.unet, self._preset.text)
-        self._patterns = [None if one is None else Pattern(one, where, "network", seconds) for one in made]
+        expressions = (text,) if self._preset is None else (self._preset.unet, self._preset.text)
+        self._patterns = [None if one is None else Pattern(one, where, "network", seconds) for one in expressions]
 
     def finds(self, layer: Layer) -> bool:
         """Whether it chooses this layer: plain text or an expression found in the name or path, a preset's expression in the path."""
@@ -86,16 +88,18 @@ class Entry:
                 return self.text in layer.name or self.text in layer.path
             return pattern is not None and any(pattern.first(text) for text in (layer.name, layer.path))
         pattern = self._patterns[0 if layer.unet else 1]
-        return pattern is not None and (self._preset.wide or not layer.wide) and pattern.first(layer.path) is not None
+        if pattern is None or (layer.large_kernel and not self._preset.conv):
+            return False
+        return pattern.first(layer.path) is not None
 
 
 class LayerChoice:
     """The layers that the settings choose, and their ranks by expression. Raises ProblemsError with all invalid items."""
 
     def __init__(self, settings: NetworkSettings):
-        found = list(layer_problems(settings))
-        if found:
-            raise ProblemsError(found)
+        problems = list(layer_problems(settings))
+        if problems:
+            raise ProblemsError(problems)
         chosen, excluded = settings.layers, settings.exclude_layers
         ranked = [rank_of_line(line) for line in settings.layer_dims]
         seconds = max(SECONDS / max(len(chosen) + len(excluded) + len(ranked), 1), LEAST_SECONDS)
@@ -129,16 +133,16 @@ def rank_of_line(line: str) -> tuple[str, int]:
 
 def layer_problems(settings: NetworkSettings) -> Iterator[Problem]:
     """Problems of the expressions that can be found without a model."""
-    given = [("layers", text) for text in settings.layers]
-    given += [("exclude_layers", text) for text in settings.exclude_layers]
+    patterns = [("layers", text) for text in settings.layers]
+    patterns += [("exclude_layers", text) for text in settings.exclude_layers]
     for line in settings.layer_dims:
         try:
-            given.append(("layer_dims", rank_of_line(line)[0]))
+            patterns.append(("layer_dims", rank_of_line(line)[0]))
         except ValueError:
             what = f"'{line[:60]}' is not an expression and a rank"
             fix = f"write for example attn2=8, with a rank from 0 to {LARGEST_RANK}"
             yield Problem(what, "network.layer_dims", fix, code="network.bad-layer-rank")
-    for name, text in given:
+    for name, text in patterns:
         try:
             Entry(text, f"network.{name}")
         except ProblemsError as error:

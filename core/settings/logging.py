@@ -74,5 +74,5 @@ class LoggingSettings(Settings):
     )
 
     def summary(self) -> str:
-        words = self.label("log_with")
-        return f"{words}, with the settings" if self.log_config and self.log_with != "none" else words
+        label = self.label("log_with")
+        return f"{label}, with the settings" if self.log_config and self.log_with != "none" else label

@@ -140,8 +140,8 @@ def in_force(job: TrainJob, family: str) -> TrainJob:
     changes = {}
     for group, settings in groups.items():
         fields = type(settings).model_fields
-        own = {name: field.default for name, field in fields.items() if f"{group}.{name}" in unused}
-        changes[group] = settings.model_copy(update=own)
+        defaults = {name: field.default for name, field in fields.items() if f"{group}.{name}" in unused}
+        changes[group] = settings.model_copy(update=defaults)
     return job.model_copy(update=changes)
 
 

@@ -59,8 +59,8 @@ class Limits:
         )
 
     @property
-    def words(self) -> str:
-        """The allowed folders in words, for messages."""
+    def description(self) -> str:
+        """The allowed folders, for messages: "outputs, models, presets"."""
         return ", ".join(
             folder.relative_to(PROJECT).as_posix() if folder.is_relative_to(PROJECT) else folder.name
             for folder in self.folders
@@ -77,10 +77,10 @@ class Named:
     group: BaseModel
 
 
-def named_in(job: BaseModel, place: str = "") -> Iterator[Named]:
+def named_in(job: BaseModel, prefix: str = "") -> Iterator[Named]:
     """All paths, names and ids in a job, also in lists of folders and LoRAs."""
     for name, info in type(job).model_fields.items():
-        where, value = f"{place}{name}", getattr(job, name)
+        where, value = f"{prefix}{name}", getattr(job, name)
         what = about_of(info).get("names", "")
         if what and value:
             for each in value if isinstance(value, (list, tuple)) else [value]:
@@ -96,14 +96,14 @@ def named_in(job: BaseModel, place: str = "") -> Iterator[Named]:
 
 def not_open(text: str, where: str, limits: Limits) -> Problem:
     """The problem of a path outside of the allowed folders, whether or not it exists."""
-    fix = f"use a path inside {limits.words}, or open the page on the machine itself"
+    fix = f"use a path inside {limits.description}, or open the page on the machine itself"
     return Problem(f"'{text}' is not accessible from a shared page", where, fix, code="shared.path-closed")
 
 
 def refused(job: BaseModel, limits: Limits) -> list[Problem]:
     """Problems for everything a shared page may not use, each with its setting."""
-    found = [problem for named in named_in(job) if (problem := _problem(named, limits))]
-    return [*found, *_control_images(job, limits), *_too_long(job)]
+    problems = [problem for named in named_in(job) if (problem := _problem(named, limits))]
+    return [*problems, *_control_images(job, limits), *_too_long(job)]
 
 
 def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
@@ -112,11 +112,11 @@ def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
     if not samples or not method or not method.traits.control_images:
         return []
     named = [path for line in samples.sample_prompts for path in CONTROL_IMAGE.findall(line)]
-    found = [not_open(path, "samples.sample_prompts", limits) for path in named if not limits.opens(path)]
+    problems = [not_open(path, "samples.sample_prompts", limits) for path in named if not limits.opens(path)]
     if samples.sample_prompts_file:
         what, fix = "A prompt file cannot name control images from a shared page", "write the prompts on the page"
-        found.append(Problem(what, "samples.sample_prompts_file", fix, code="shared.prompts-file"))
-    return found
+        problems.append(Problem(what, "samples.sample_prompts_file", fix, code="shared.prompts-file"))
+    return problems
 
 
 def _too_long(job: BaseModel) -> list[Problem]:
@@ -134,9 +134,9 @@ def _too_long(job: BaseModel) -> list[Problem]:
 
 def admit(job: BaseModel, limits: Limits | None) -> None:
     """Raise ProblemsError with everything in a job that it may not use. limits: None for a local page, which has none"""
-    found = leaving(job) + (refused(job, limits) if limits else [])
-    if found:
-        raise ProblemsError(found)
+    problems = leaving(job) + (refused(job, limits) if limits else [])
+    if problems:
+        raise ProblemsError(problems)
 
 
 def leaving(job: BaseModel) -> list[Problem]:

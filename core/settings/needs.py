@@ -11,12 +11,12 @@ from core.settings.base import Declared, Settings, fields_of
 def lacking(group: type[Settings], values: Mapping[str, Any]) -> dict[str, str]:
     """{name: reason} of a group's settings whose `needs` are not met. values: {name: value}, missing ones are at their default"""
     fields = {name: Declared(name, "", name, info) for name, info in fields_of(group).items()}
-    found = {}
+    lacks = {}
     for name, entry in fields.items():
         reasons = (_unmet(need, fields, values) for need in entry.needs.split("; ") if need)
         if reason := next(filter(None, reasons), ""):
-            found[name] = reason
-    return found
+            lacks[name] = reason
+    return lacks
 
 
 def ignored(*rows: tuple[object, str, str]) -> Iterator[tuple[str, str]]:

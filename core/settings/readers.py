@@ -47,10 +47,10 @@ READ_BY_NONE = Misread(dict.fromkeys(PROGRAMS, UNREAD))
 
 def rows(misreads: Iterable[Misread]) -> dict[str, dict[str, str]]:
     """{option: {program: what it does with such files}}; the option "" is a file without any."""
-    found = {"": dict.fromkeys(PROGRAMS, READ)}
+    by_option = {"": dict.fromkeys(PROGRAMS, READ)}
     for each in misreads:
-        found.setdefault(each.option, {}).update(each.by)
-    return {option: found[""] | by for option, by in found.items()}
+        by_option.setdefault(each.option, {}).update(each.by)
+    return {option: by_option[""] | by for option, by in by_option.items()}
 
 
 def problems(
@@ -63,10 +63,10 @@ def problems(
     special = {name for option, by in by_option.items() if option for name in by}
     for option, by in by_option.items():
         here = {name: how for name, how in by.items() if name in programs and (option or name not in special)}
-        told = {name: DOES[how] for name, how in here.items() if how != READ}
-        if told:
+        deviations = {name: DOES[how] for name, how in here.items() if how != READ}
+        if deviations:
             what = f"{title}{f' with {option}' if option else ''}: "
-            what += ", ".join(f"{name} {told[name]}" for name in PROGRAMS if name in told)
+            what += ", ".join(f"{name} {deviations[name]}" for name in PROGRAMS if name in deviations)
             yield Problem(what, where, FIX, "advice", code="network.misread")
 
 

@@ -93,5 +93,5 @@ class ShardingSettings(Settings):
         if not self.deepspeed:
             return "off"
         parts = (("optimizer", self.offload_optimizer_device), ("weights", self.offload_param_device))
-        off = [word for word, place in parts if place]
+        off = [word for word, device in parts if device]
         return f"DeepSpeed ZeRO stage {self.zero_stage}" + (f", {' and '.join(off)} offloaded" if off else "")

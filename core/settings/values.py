@@ -211,22 +211,22 @@ def arguments_text(arguments: Mapping[str, Any]) -> str:
     lines = []
     for name, value in arguments.items():
         if isinstance(value, str):
-            words = value if literal(value) == value else repr(value)
+            text = value if literal(value) == value else repr(value)
         elif isinstance(value, (list, tuple)) and value and all(not isinstance(item, (list, dict)) for item in value):
-            words = ",".join(json.dumps(item) for item in value) + ("," if len(value) == 1 else "")
+            text = ",".join(json.dumps(item) for item in value) + ("," if len(value) == 1 else "")
         else:
-            words = json.dumps(value)
-        lines.append(f"{name}={words}")
+            text = json.dumps(value)
+        lines.append(f"{name}={text}")
     return "\n".join(lines)
 
 
 def source_text(source: Source | dict) -> str:
     """A dataset folder in one line: its name and the number of its own settings."""
     item = to_values(source) if isinstance(source, Source) else source
-    own = [name for name, value in item.items() if name not in ("folder", "enabled") and value is not None]
+    overrides = [name for name, value in item.items() if name not in ("folder", "enabled") and value is not None]
     parts = [str(item["folder"])] + ([] if item.get("enabled", True) else ["left out"])
-    if own:
-        parts.append(f"{len(own)} {'setting' if len(own) == 1 else 'settings'} of its own")
+    if overrides:
+        parts.append(f"{len(overrides)} {'setting' if len(overrides) == 1 else 'settings'} of its own")
     return ", ".join(parts)
 
 
@@ -291,17 +291,17 @@ def summary(job: Settings, group: str) -> str:
 
 
 def _validation(job: TrainJob) -> str:
-    own, sources = job.validation, [source for source in job.dataset.sources if source.enabled]
+    validation, sources = job.validation, [source for source in job.dataset.sources if source.enabled]
     share, held = (
-        own.validation_split,
+        validation.validation_split,
         sum(bool(each.validation_images) + (each.role == "validation") for each in sources),
     )
     ways = {True: "best checkpoint by validation images", False: "checkpoints measured on training images"}
-    way = "no validation split" if own.best_checkpoint == "off" else ways[own.automatic]
-    parts = [f"{share:.0%} of the images" if share else way]
+    usage = "no validation split" if validation.best_checkpoint == "off" else ways[validation.automatic]
+    parts = [f"{share:.0%} of the images" if share else usage]
     parts += [f"validation images in {count(held, 'folder')}"] if held else []
     if share or held:
-        periods = ((own.validate_every_n_epochs, "epoch"), (own.validate_every_n_steps, "step"))
+        periods = ((validation.validate_every_n_epochs, "epoch"), (validation.validate_every_n_steps, "step"))
         moments = [period_words(period, unit) for period, unit in periods if period and every(period)]
         parts += [f"measured {' and '.join(moments)}" if moments else "never measured"]
     return ", ".join(parts)

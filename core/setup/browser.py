@@ -27,8 +27,8 @@ def find_browser() -> str | None:
     named = os.environ.get("ATELIER_BROWSER")
     if named:
         return shutil.which(named)
-    found = (shutil.which(name) for name in NAMES)
-    return next((path for path in found if path), None) or next(
+    paths = (shutil.which(name) for name in NAMES)
+    return next((path for path in paths if path), None) or next(
         (place for place in PLACES if Path(place).exists()), None
     )
 

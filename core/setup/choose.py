@@ -119,10 +119,8 @@ def unsupported(facts: MachineFacts) -> str | None:
     if facts.system == "Linux" and facts.machine not in (*X86_64, "aarch64"):
         return f"CPUs of type {facts.machine} are not supported: PyTorch has no wheel for them."
     if facts.system == "Linux" and (not facts.glibc or numbers(facts.glibc) < (2, 28)):
-        found = f"glibc {facts.glibc}" if facts.glibc else "another C library"
-        return (
-            f"This Linux has {found}, but PyTorch needs glibc 2.28 or newer (Debian 10, Ubuntu 20.04, RHEL 8 or later)."
-        )
+        library = f"glibc {facts.glibc}" if facts.glibc else "another C library"
+        return f"This Linux has {library}, but PyTorch needs glibc 2.28 or newer (Debian 10, Ubuntu 20.04, RHEL 8 or later)."
     if facts.system not in ("Linux", "Windows", "Darwin"):
         return f"{facts.system} is not supported: PyTorch has wheels for Linux, Windows and macOS."
     return None
@@ -226,9 +224,9 @@ def pinned_versions(requirements: str) -> dict[str, str]:
 
 def adapted_requirements(requirements: str, build: Build) -> str:
     """requirements.txt with the lines of torch, xformers and onnxruntime replaced by the build's."""
-    kept = [line for line in requirements.splitlines() if re.split(r"[=<>~! ;\[]", line, maxsplit=1)[0] not in ADAPTED]
+    rest = [line for line in requirements.splitlines() if re.split(r"[=<>~! ;\[]", line, maxsplit=1)[0] not in ADAPTED]
     chosen = [line for line in (build.torch, build.xformers, build.onnxruntime) if line]
-    return "\n".join([*chosen, *kept]) + "\n"
+    return "\n".join([*chosen, *rest]) + "\n"
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -109,9 +109,9 @@ def stamp_for(root: Path, build: Build) -> dict:
     }
 
 
-def same(found: dict | None, wanted: dict) -> bool:
+def same(recorded: dict | None, wanted: dict) -> bool:
     """Whether an environment's stamp has all of these values; further ones, of packages for tests, do not count."""
-    return found is not None and all(found.get(key) == value for key, value in wanted.items())
+    return recorded is not None and all(recorded.get(key) == value for key, value in wanted.items())
 
 
 def index_answers(url: str) -> bool:
@@ -266,7 +266,7 @@ def sync_deepspeed(root: Path) -> None:
 
 @contextmanager
 def lock(root: Path) -> Iterator[None]:
-    """A context in which no other launcher changes the environment; a second one waits and says so."""
+    """A context that locks the environment; another launcher prints a message and waits."""
     try:
         handle = open(root / ".venv.lock", "a+b")
     except OSError as error:
@@ -282,7 +282,7 @@ def lock(root: Path) -> Iterator[None]:
 
 
 def take(descriptor: int) -> bool:
-    """Lock the file; False while another process holds it. A drive without locks holds nobody back."""
+    """Lock the file; False while another process holds it. On a drive without locks it is always True."""
     try:
         if sys.platform == "win32":
             import msvcrt

@@ -43,7 +43,7 @@ def interpreter_machine(system: str) -> str:
 
 
 def find_nvidia_smi() -> str | None:
-    return shutil.which("nvidia-smi") or next((place for place in NVIDIA_SMI_PLACES if Path(place).exists()), None)
+    return shutil.which("nvidia-smi") or next((path for path in NVIDIA_SMI_PLACES if Path(path).exists()), None)
 
 
 def ask_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:
@@ -72,7 +72,7 @@ def parse_nvidia_smi(text: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def has_pci_display(vendor: str) -> bool:
-    """Whether Linux sees a display controller (PCI class 03) of this vendor; False where there is no such listing."""
+    """Whether Linux sees a display controller (PCI class 03) of this vendor; False if /sys does not list them."""
     for device in Path("/sys/bus/pci/devices").glob("*"):
         try:
             if (device / "vendor").read_text().strip() == vendor and (device / "class").read_text().startswith("0x03"):

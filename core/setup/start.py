@@ -24,7 +24,7 @@ PyTorch's wheel index), ATELIER_BROWSER (for the tests). See docs/install.md.
 """
 
 POISONED = 75  # webui.py: a CUDA error that only a new process can clear
-RESTARTS, SHORT_RUN = 3, 120.0  # give up after so many runs in a row that were shorter than so many seconds
+RESTARTS, SHORT_RUN = 3, 120.0  # give up after this number of runs in a row, each shorter than these seconds
 
 
 def run(root: str, arguments: list[str]) -> int:
@@ -189,11 +189,11 @@ def near_tests(python: str, arguments: list[str]) -> list[str]:
     after = arguments[at + 1 :]
     revision = after[:1] if after and not after[0].startswith("-") else []
     command = [python, "-m", "tests.near", *revision]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    sys.stderr.write(found.stderr)
-    if found.returncode:
-        raise SystemExit(found.returncode)
-    files = found.stdout.split()
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    sys.stderr.write(result.stderr)
+    if result.returncode:
+        raise SystemExit(result.returncode)
+    files = result.stdout.split()
     return [*files, *arguments[:at], *after[len(revision) :]] if files else []
 
 

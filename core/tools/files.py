@@ -20,9 +20,9 @@ def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
     if not wanted:
         fix = "enter a path, or the name of a LoRA"
         raise ProblemsError.one("No file is given", where, fix, "tools.no-file-given")
-    found = find_file(wanted, workspace)
-    if found is not None:
-        return found
+    path = find_file(wanted, workspace)
+    if path is not None:
+        return path
     try:
         return find("lora", wanted, workspace)
     except ProblemsError as error:

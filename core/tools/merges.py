@@ -96,7 +96,7 @@ def lora_inputs(
     ratios   comma-separated strengths, one per LoRA; "" for 1      group   of the settings, for problems
     lbws     block weights or a preset for each LoRA, in order; "" or a missing one for 1 everywhere
     """
-    where, found = f"{group}.models", list[LoraInput]()
+    where, inputs = f"{group}.models", list[LoraInput]()
     if not models:
         fix = "give LoRAs, one per line"
         problems.append(Problem("No LoRA is given", where, fix, code="tools.no-file-given"))
@@ -118,8 +118,8 @@ def lora_inputs(
             fix = "write 12, 17, 20 or 26 numbers, or a preset"
             problems.append(Problem(f"{path.name}: {error}", f"{group}.lbws", fix, code="merge.block-weights"))
             continue
-        found.append(LoraInput(path, ratio, lbw, blocks, lora.family, list(group_by_module(lora.tensors))))
-    return found
+        inputs.append(LoraInput(path, ratio, lbw, blocks, lora.family, list(group_by_module(lora.tensors))))
+    return inputs
 
 
 def as_recipe(loras: Sequence[LoraInput], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:

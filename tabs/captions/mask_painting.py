@@ -167,8 +167,8 @@ class Masks:
         ]
         change_folders(self.page.project, entries, "training with painted masks")
         self.page.reading.want(now=True)
-        said = "Painted masks are used for training. Undo on Train turns this off."
-        return self.look(placed, spot) | {"said": said}
+        message = "Painted masks are used for training. Undo on Train turns this off."
+        return self.look(placed, spot) | {"said": message}
 
     # -- paths of masks
 

@@ -425,13 +425,13 @@ class Handlers:
     def _about(self, placed: Placed, text: str) -> dict[str, str]:
         """{name: HTML} of meter and notes for a text of an image; without text and caption file, for the class tokens of its
         folder."""
-        settings, words = placed.concept.captions, placed.image.words
+        settings, class_tokens = placed.concept.captions, placed.image.words
         caption = self.edits.caption(placed)
-        text = words if caption.missing and not text.strip() else text
-        tokens = count_tokens(plain_caption(text, settings, words))
+        text = class_tokens if caption.missing and not text.strip() else text
+        tokens = count_tokens(plain_caption(text, settings, class_tokens))
         longest = self.reading.job.captions.max_token_length
         others = view.sharing(self.reading.report, placed.image.path, caption.path)
-        notes = view.notes(caption, text, settings, words, self.edits.read_only(placed), longest, others)
+        notes = view.notes(caption, text, settings, class_tokens, self.edits.read_only(placed), longest, others)
         return {
             "meter": view.meter(tokens, longest),
             "notes": notes + preview(self.reading.job, self.reading.report, placed, text),

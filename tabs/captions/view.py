@@ -158,10 +158,10 @@ def meter(tokens: int, longest: int) -> str:
 @once_per_report
 def _by_stem(report: Report | None) -> dict[tuple[Path, str], list[str]]:
     """{(folder, name without suffix): names} of the images."""
-    found: dict[tuple[Path, str], list[str]] = {}
+    names: dict[tuple[Path, str], list[str]] = {}
     for each in report.placed if report else ():
-        found.setdefault((each.image.path.parent, each.image.path.stem), []).append(each.image.path.name)
-    return found
+        names.setdefault((each.image.path.parent, each.image.path.stem), []).append(each.image.path.name)
+    return names
 
 
 def sharing(report: Report | None, image: Path, caption: Path) -> list[str]:
@@ -174,7 +174,7 @@ def notes(
     caption: Caption,
     text: str,
     settings: CaptionSettings,
-    words: str = "",
+    class_tokens: str = "",
     fixed: str = "",
     longest: int = 0,
     others: Sequence[str] = (),
@@ -182,9 +182,9 @@ def notes(
     """HTML of the source of a text, of the trained caption if that differs from the text, of the part that is cut, and of the
     caption's problem.
 
-    caption   as on disk                                          text      as in the editor
-    words     class tokens of the folder                          longest   trained tokens, 0 for no limit
-    fixed     the reason why the caption is read-only, or ""      others    names of other images with this caption file
+    caption        as on disk                                          text      as in the editor
+    class_tokens   of the folder                                       longest   trained tokens, 0 for no limit
+    fixed          the reason why the caption is read-only, or ""      others    names of other images with this caption file
     """
     name = esc(printable(caption.path.name))
     also = f", also the caption of {esc(printable(first_of(others, 3)))}" if others else ""
@@ -195,9 +195,10 @@ def notes(
         "words": f"No caption file: the image is trained with the class tokens of its folder. Saving a text creates <code>{name}</code>.",
         "none": f"No caption file, and the folder has no class tokens. Saving a text creates <code>{name}</code>.",
     }[caption.source]
-    use = button("use_text", "Use as caption", words, kind="quiet") if caption.source == "words" and not fixed else ""
+    usable = caption.source == "words" and not fixed
+    use = button("use_text", "Use as caption", class_tokens, kind="quiet") if usable else ""
     parts = [f'<p class="hint" title="{esc(display_path(caption.path))}">{source} {use}</p>']
-    trained = plain_caption(text, settings, words)
+    trained = plain_caption(text, settings, class_tokens)
     if trained.strip() != text.strip():
         lines = sum(bool(line.strip()) for line in text.split("\n"))
         why = "Only the first line is trained: " if lines > 1 and settings.caption_lines == "first" else "Trained as: "

@@ -57,7 +57,7 @@ def cards(
     body = ""
     for number, (entry, inside) in enumerate(zip(entries, contents, strict=True)):
         root = resolve_path(entry.folder)
-        name, words = printable(root.name or entry.folder), proposed.get(number)
+        name, tokens = printable(root.name or entry.folder), proposed.get(number)
         more = _more(number, entry, common) if number in opened else ""
         form = class_form(number, entry) if entry.role == "regularization" else ""
         state = ("" if entry.enabled else " is-off") + f" {entry.role}"
@@ -65,8 +65,8 @@ def cards(
             f'<article class="concept{state}" aria-label="{esc(name)}"{row_of(entry.folder)}>'
             f"{_head(number, entry, inside, name, thumb_url, unread)}"
             f'<div class="concept-fields">{_fields(number, entry, inside)}</div>'
-            f"{_identifier_line(number, entry, words)}{_subfolders(inside, root)}{form}"
-            f"{_more_line(number, entry, name, number in opened, bool(words))}{more}</article>"
+            f"{_identifier_line(number, entry, tokens)}{_subfolders(inside, root)}{form}"
+            f"{_more_line(number, entry, name, number in opened, bool(tokens))}{more}</article>"
         )
     if all(entry.role != "regularization" for entry in entries):
         body += class_form(-1, None)

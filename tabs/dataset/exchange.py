@@ -21,7 +21,7 @@ class Exchange:
 
     def __init__(self, page: Page):
         self.page = page
-        self.written: Path | None = None  # the last export, for as long as there is no other
+        self.written: Path | None = None  # the last export
 
     def take(self, file: str) -> None:
         """Replace the folders and their settings by those of an uploaded config file, which is removed; errors are shown as a

@@ -125,8 +125,8 @@ def lengths_plot(report: Report | None) -> str:
     marks = [mark for mark in WINDOWS if mark <= max(beyond + WINDOWS[0], limit)]  # those reached, and the next
     right = max(len(bins) * size, max(marks)) * 1.04
     columns = [
-        (place * size, size, number, _length_words(place * size, size, number), place * size > limit)
-        for place, number in enumerate(bins)
+        (index * size, size, number, _length_words(index * size, size, number), index * size > limit)
+        for index, number in enumerate(bins)
         if number
     ]
     over = sum(number > limit for number in tokens)

@@ -165,10 +165,8 @@ def _open_question(job: TrainJob, question: Question, done: bool) -> str:
     text, choices = QUESTIONS[question.kind]
     now = in_force(job, question.kind)
     buttons = "".join(
-        _choice(
-            question.kind, choice.name, choice.words, choice.does + _lost(question, choice), choice.name == now, done
-        )
-        for choice in choices
+        _choice(question.kind, each.name, each.words, each.does + _tags_only(question, each), each.name == now, done)
+        for each in choices
     )
     if question.kind == "transparency":
         chosen = " now" if now == COLOR else ""
@@ -182,12 +180,12 @@ def _open_question(job: TrainJob, question: Question, done: bool) -> str:
     return f'<div class="ask"><p>{_images_of(question)} {esc(text)}</p><div class="choices">{buttons}</div></div>'
 
 
-def _lost(question: Question, choice: Choice) -> str:
-    """Note on images with a .txt file alone, which have no caption if the choice reads only .caption files."""
-    lost = question.counts.get(TAGS, 0) - question.images
-    if choice.values.get("captions.caption_extension") != SENTENCES or lost <= 0:
+def _tags_only(question: Question, choice: Choice) -> str:
+    """Note on images with only a .txt file: they have no caption if the choice reads only .caption files."""
+    tags_only = question.counts.get(TAGS, 0) - question.images
+    if choice.values.get("captions.caption_extension") != SENTENCES or tags_only <= 0:
         return ""
-    return f" {count(lost, 'image')} with a {TAGS} alone would be without a caption."
+    return f" {count(tags_only, 'image')} with a {TAGS} alone would be without a caption."
 
 
 def _images_of(question: Question) -> str:

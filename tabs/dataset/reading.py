@@ -22,7 +22,7 @@ from core.dataset.first import first_rows
 from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row
 from core.dataset.sources.image_info import listed
-from core.dataset.sources.scan import recognize
+from core.dataset.sources.scan import describe_layout
 from core.families.token_count import count_tokens
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
@@ -340,7 +340,7 @@ def _layout(job: TrainJob) -> str:
         list(dict.fromkeys(folders.get(role, ()))) for role in ("train", "regularization", "validation")
     )
     named = f"{count(len(training), 'folder')}: {listed([last_part(folder) for folder in training], 6)}"
-    parts = [recognize(training[0]).rstrip(".") if len(training) == 1 else named] if training else []
+    parts = [describe_layout(training[0]).rstrip(".") if len(training) == 1 else named] if training else []
     roles = zip(others, ("regularization", "validation"), strict=True)
     parts += [f"{count(len(each), 'folder')} of {role} images" for each, role in roles if each]
     text = ", and ".join(parts)

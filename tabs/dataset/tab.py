@@ -28,7 +28,7 @@ from tabs.form.form_values import SOURCE
 from tabs.form.project import STARTER_IMAGES
 from tabs.markup import (
     AWAITED,
-    Drawn,
+    BoardView,
     arg_now,
     board,
     board_event,
@@ -103,7 +103,7 @@ def build(page: Page) -> None:
     page.on_act(list(boards.values()), handlers.act, None, shown | {"tabs": page.tabs})
 
 
-class Handlers(Drawn):
+class Handlers(BoardView):
     """Handlers of the tab's events. The project stores the view, `reading` has the images."""
 
     def __init__(self, page: Page):
@@ -435,7 +435,7 @@ class Handlers(Drawn):
     def _hold(self, arg: str, wanted: bool) -> None:
         """Use an image for validation, or for training again."""
         entries, row = entries_of(self.page.project.job), self._row(arg)
-        places = [place for place, entry in enumerate(entries) if entry.enabled]
+        places = [index for index, entry in enumerate(entries) if entry.enabled]
         if row is None or row.concept >= len(places) or not dataset_grid.validation_states(entries)(row):
             return
         at = places[row.concept]

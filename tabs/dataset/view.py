@@ -20,7 +20,7 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
     parts = []
     if report is not None and report.rows:
         all_images = count(len(report.rows), "image")
-        # Damage behind a right header is found by decoding only: until then nobody knows that an image trains.
+        # Only decoding finds damage after a valid header: until then it is unknown whether an image can be trained.
         will = "will" if report.ok else "can"  # not before what blocks is solved
         share = f"{all_images} found" if report.undecoded else f"{report.trained:,} of {all_images} {will} train"
         captions = f"{report.captions_found:,} with a caption"

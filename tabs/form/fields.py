@@ -83,9 +83,9 @@ def facts() -> dict[str, dict[str, Any]]:
 
 def _facts_of(entry: Declared) -> dict[str, Any]:
     """The declaration of a field as JSON values for the page's script."""
-    tab, _, place = entry.elsewhere.partition("#")
+    tab, _, id = entry.elsewhere.partition("#")
     return {name: getattr(entry, name) for name in ("title", "unit", "help", "only", "costs", "kohya", "source")} | {
-        "id": place or element_id(entry.path),
+        "id": id or element_id(entry.path),
         "tab": tab or "Train",
         "group": "" if entry.first else entry.group,
         "groupTitle": group_title(entry.group),

@@ -99,11 +99,11 @@ def strength_slider(name: str, strength: float, id: str = "", about: str = "") -
 
     name   of the LoRA, for screen readers      id   prefix of their ids      about   attributes of both
     """
-    place, words = min(max(strength, -1.0), 2.0), esc(f"Strength of {name}")
+    position, label = min(max(strength, -1.0), 2.0), esc(f"Strength of {name}")
     return (
-        f'<div class="strip"><input type="range" min="-1" max="2" step="0.05" value="{place:g}" id="{id}slide" {about} '
-        f'data-twin="{id}value" aria-label="{words}"><input type="number" min="-10" max="10" step="0.05" '
-        f'value="{strength:g}" id="{id}value" {about} data-twin="{id}slide" aria-label="{words}, as a number"></div>'
+        f'<div class="strip"><input type="range" min="-1" max="2" step="0.05" value="{position:g}" id="{id}slide" {about} '
+        f'data-twin="{id}value" aria-label="{label}"><input type="number" min="-10" max="10" step="0.05" '
+        f'value="{strength:g}" id="{id}value" {about} data-twin="{id}slide" aria-label="{label}, as a number"></div>'
     )
 
 

@@ -54,10 +54,10 @@ def brief(path: Path, workspace: Workspace) -> Lora:
     if run is None:
         return Lora(path, stem, image)
     folder, best, kept = RunFolder(run), read_best(run), read_kept(run)
-    file, own = path.relative_to(run).as_posix(), output_of(stem)
+    file, output = path.relative_to(run).as_posix(), output_of(stem)
     title, image = title_of(folder), image or _compared(run, path.name, workspace)
     here = Checkpoint(path, None, _label(path), _marks(file, best, kept), None, None)
-    return Lora(path, title if own in (title, initial_title(folder)) else f"{title} / {own}", image, here)
+    return Lora(path, title if output in (title, initial_title(folder)) else f"{title} / {output}", image, here)
 
 
 def _marks(file: str, best: tuple[str, str] | None, kept: Mapping[str, str]) -> tuple[str, ...]:
@@ -105,25 +105,24 @@ def checkpoints(page: FormPage, path: Path | None) -> list[Checkpoint]:
         return []
     best, kept = facts.get("best"), read_kept(run)
     measured = (best["file"], best.get("label", "best")) if best else None
-    found = []
+    checkpoints = []
     for row in rows:
         path = run / "checkpoints" / row["file"]
         marks = _marks(path.relative_to(run).as_posix(), measured, kept)
         sample = run / "samples" / f"{row['step']:08d}_00.png"
         existing = sample if sample.is_file() else _compared(run, row["file"], page.workspace)
-        found.append(Checkpoint(path, row["step"], row["label"], marks, existing, row["loss"]))
-    return found
+        checkpoints.append(Checkpoint(path, row["step"], row["label"], marks, existing, row["loss"]))
+    return checkpoints
 
 
 def one_for_each_run(files: Iterable[Listed], workspace: Workspace) -> list[tuple[Listed, int]]:
-    """[(file, number of files)]: of each run the `recommended` file, else the first one listed, with the
-    number of its files; other files with 1."""
-    found: dict[Any, list[Listed]] = {}
+    """[(file, number of its run's files)]: of each run the `recommended` file, else the first one; other files with 1."""
+    by_output: dict[Any, list[Listed]] = {}
     for each in files:
         run = run_of(each.path, workspace.runs)
         alone = run is None or bool(each.facts.problem)
-        found.setdefault(each.path if alone else (run, output_of(file_stem(each.path.name))), []).append(each)
-    return [_entry(each, workspace) for each in found.values()]
+        by_output.setdefault(each.path if alone else (run, output_of(file_stem(each.path.name))), []).append(each)
+    return [_entry(each, workspace) for each in by_output.values()]
 
 
 def _entry(files: list[Listed], workspace: Workspace) -> tuple[Listed, int]:

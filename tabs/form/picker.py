@@ -139,8 +139,8 @@ def matching(files: Sequence[Listed], query: str) -> list[Listed]:
     """The files with all words of the query in their label, badges or trigger words, those with all in the label first."""
     words = query.lower().split()
     texts = (" ".join((each.label, *badges(each.facts), *each.facts.words)).lower() for each in files)
-    found = [each for each, text in zip(files, texts, strict=True) if all(word in text for word in words)]
-    return sorted(found, key=lambda each: not all(word in each.label.lower() for word in words))
+    matches = [each for each, text in zip(files, texts, strict=True) if all(word in text for word in words)]
+    return sorted(matches, key=lambda each: not all(word in each.label.lower() for word in words))
 
 
 # -- the answers
@@ -181,8 +181,8 @@ class Picker:
         def reason(each: Listed) -> str:
             return misfit(each.facts, each.path, entry.holds, family, entry.name == BASE)
 
-        found = matching(files, query)
-        html = rows(found, self.page, reason, lambda path: self.chooses(path, form), form)
+        matches = matching(files, query)
+        html = rows(matches, self.page, reason, lambda path: self.chooses(path, form), form)
         where = next((KINDS[kind].none for kind in entry.holds if kind in KINDS), "")
         return {"rows": html, "count": len(files), "reading": lists.reading, "where": where}
 

@@ -212,8 +212,8 @@ def added(page: Page | FormPage) -> list[str]:
     return [name for name in (*BY_NAME, GRID) if name in names] if isinstance(names, list) else []
 
 
-def put(page: Page, name: str, there: bool) -> None:
+def put(page: Page, name: str, present: bool) -> None:
     """Store that a card was added or removed."""
     with page.project.lock:
-        names = [each for each in added(page) if each != name] + ([name] if there else [])
+        names = [each for each in added(page) if each != name] + ([name] if present else [])
         page.project.update_tab(TAB, **{STATE: names})

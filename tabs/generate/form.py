@@ -227,10 +227,10 @@ def _net_here(
 ) -> dict[str, Any] | None:
     """The values of an image's ControlNet with paths of this machine; None if its file is missing. hashes: {name: hash}; notes:
     collects problems"""
-    found = collected(notes, net_of_image, use.file, hashes.get(use.file, ""), workspace)
-    if found is None:
+    result = collected(notes, net_of_image, use.file, hashes.get(use.file, ""), workspace)
+    if result is None:
         return None
-    net, fits = found
+    net, fits = result
     paths: dict[str, Any] = {"file": portable_name(net, workspace)}
     if not fits:
         what = f"The ControlNet {net.name} has the name but not the hash of the one that the image was made with"
@@ -371,8 +371,10 @@ def files_to_use(page: Page, facts: Mapping[str, Any], file: str = "") -> list[M
 
 def chosen_words(values: Mapping[str, Any], page: Page) -> list[Embedding]:
     """The embeddings that are chosen in the form, without those that are missing, which the start reports."""
-    found = (collected(list[Problem](), find_embeddings, text, page.workspace) or () for text in values["embeddings"])
-    return each_word_once([word for words in found for word in words if page.roots.holds(word.path)])
+    embeddings = (
+        collected(list[Problem](), find_embeddings, text, page.workspace) or () for text in values["embeddings"]
+    )
+    return each_word_once([word for words in embeddings for word in words if page.roots.holds(word.path)])
 
 
 def generate_with(page: Page, name: str, file: str = "") -> dict[str, Any]:

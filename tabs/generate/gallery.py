@@ -227,8 +227,8 @@ class Shelf:
         if not name:
             return {}
         path = find_file(name, self.page.workspace)
-        there = path is not None and path.is_file() and self.page.roots.holds(path)
-        return {"file": Path(name).name, "url": self.page.file_url(path) if path is not None and there else ""}
+        usable = path is not None and path.is_file() and self.page.roots.holds(path)
+        return {"file": Path(name).name, "url": self.page.file_url(path) if path is not None and usable else ""}
 
     # -- changes
 
@@ -246,8 +246,8 @@ class Shelf:
     def _away(self) -> dict[str, Any] | None:
         """The last deletion that can be undone. recent: since the start of the server, for an Undo that survives a refresh"""
         for each in trash.put_away_lately(self.gallery.folder, most=LATELY):
-            said = f"{count(len(each.images), 'image')} moved to the trash"
-            return {"token": each.token, "said": said, "recent": each.when >= self.begun}
+            message = f"{count(len(each.images), 'image')} moved to the trash"
+            return {"token": each.token, "said": message, "recent": each.when >= self.begun}
         return None
 
     def _back(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Kind:
     """The model files of an axis.
 
     name         setting of the axis                  holds    kinds of file
-    none         title of the value without a file, "" if each value needs one
+    none         title of the value without a file, "" if each value needs one; about_none: its help
     any_family   files of any family are allowed      tokens   a value may be TOKEN=FILE, or several of these separated by semicolons
     """
 
@@ -45,7 +45,7 @@ class Kind:
 
     @property
     def declared(self) -> Declared:
-        """The field of an axis, for the list of files."""
+        """The axis as a setting, for the list of files."""
         info = setting("", title=self.title, help="", holds=", ".join(self.holds))
         return Declared(f"axes.{self.name}", AXES, self.name, info)
 
@@ -207,7 +207,7 @@ def changed(act: str, arg: str, value: str, axes: Mapping[str, str], page: Page)
         return {}
     letter, name = listed[at]
     kind = kinds_in(axes)[letter]
-    rows = [[each] if place != at else _instead(act, name, file, kind, page) for place, (_, each) in enumerate(listed)]
+    rows = [[each] if index != at else _instead(act, name, file, kind, page) for index, (_, each) in enumerate(listed)]
     names = [each for (of, _), row in zip(listed, rows, strict=True) if of == letter for each in row]
     return {f"{letter}_values": joined(list(dict.fromkeys(names)))}
 
@@ -218,7 +218,7 @@ def _value(name: str, kind: Kind, page: Page) -> str:
 
 
 def _instead(act: str, name: str, file: str, kind: Kind, page: Page) -> list[str]:
-    """The values instead of one: none, another step of its run, or all of them."""
+    """The values that replace one: none, another step of its run, or all steps."""
     if act == "file_off":
         return []
     steps = checkpoints(page, find_file(kind.parts(name)[0][1], page.workspace))

@@ -58,8 +58,8 @@ class Earlier:
     @property
     def words(self) -> str:
         """How many of its images are there: "6 images", "3 of 6, 1 failed, running"."""
-        made = count(self.total, "image") if self.done >= self.total else f"{self.done:,} of {self.total:,}"
-        return ", ".join(filter(None, [made, f"{self.failed} failed" if self.failed else "", self.doing]))
+        images = count(self.total, "image") if self.done >= self.total else f"{self.done:,} of {self.total:,}"
+        return ", ".join(filter(None, [images, f"{self.failed} failed" if self.failed else "", self.doing]))
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _axis(
     entry = settings_of_axes().get(setting_named(axes.get(name, "")) or "")
     unclear = entry is not None and entry.title.casefold() != axes.get(name, "").strip().casefold()
     hint = f'<span class="hint replaces">{esc(entry.title)}</span>' if entry is not None and unclear else ""
-    own = (
+    values_box = (
         f'<label class="own"><span>{"Strength" if title else "Values"}</span><textarea rows="1" id="grid-{letter}-values" '
         f'data-act="field" data-arg="{values}" data-live placeholder="such as {esc(_example(letter, axes.get(name, "")))}" '
         f'spellcheck="false"{mark[values]}>'
@@ -139,7 +139,7 @@ def _axis(
         f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}>{face}</label>'
-        f"{own if kind is None else add_buttons(letter, kind)}"
+        f"{values_box if kind is None else add_buttons(letter, kind)}"
         f'<div class="axis-tools">{tools}</div>'
         f"{cards}{_replaces(kind, loras)}{hint}</div>"
     )
@@ -227,11 +227,11 @@ def table(
 
 
 def _head(
-    folder: GridFolder, content: GridContent, state: State, there: int, total: int, file_url: Callable[..., str]
+    folder: GridFolder, content: GridContent, state: State, done: int, total: int, file_url: Callable[..., str]
 ) -> str:
     does = ""
     if not state.entry:
-        does += button("resume", "Resume", folder.name, kind="primary") if there < total else ""
+        does += button("resume", "Resume", folder.name, kind="primary") if done < total else ""
         for path, words in ((folder.png, "Image"), (folder.html, "HTML")):
             name = f"{folder.name}{path.suffix}"
             does += link(file_url(path), words, download=name) if path.is_file() else ""
@@ -246,7 +246,7 @@ def _head(
     if content.run:
         does += f'<a class="btn" href="#Monitor/{quote(content.run)}" title="Compare its checkpoints on Monitor">Its run</a>'
     does += button("close", "Close", kind="quiet")
-    words = f"{there:,} of {count(total, 'image')}"
+    words = f"{done:,} of {count(total, 'image')}"
     wait = f', <span data-waits="{esc(state.entry)}"></span>' if state.waits else ""
     message = f'<p class="run-message error"><strong>{esc(state.message)}</strong></p>' if state.message else ""
     if preferred := preferred_words(folder, content):
@@ -294,20 +294,20 @@ def _label(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) 
 
 def _keep_button(axis: AxisTexts, number: int, checkpoints: Mapping[str, Checkpoint]) -> str:
     """HTML of the button that marks a checkpoint to keep, or of the name it is kept under; "" for other values."""
-    place, name = f"{axis.letter}{number}", axis.texts[number]
-    checkpoint = checkpoints.get(place)
+    key, name = f"{axis.letter}{number}", axis.texts[number]
+    checkpoint = checkpoints.get(key)
     if checkpoint is None:
         return ""
     if checkpoint.name is None:
         keep = button(
-            "keep", "Keep this one", place, label=f"Keep {name}", title="Marks it in Runs and in the lists of Generate"
+            "keep", "Keep this one", key, label=f"Keep {name}", title="Marks it in Runs and in the lists of Generate"
         )
         return f'<span class="grid-keep">{keep}</span>{checkpoint.copied}'
     field = (
-        f'<input type="text" class="text" data-act="keep" data-arg="{place}" value="{esc(checkpoint.name)}" maxlength="80" '
+        f'<input type="text" class="text" data-act="keep" data-arg="{key}" value="{esc(checkpoint.name)}" maxlength="80" '
         f'placeholder="{esc(name)}" aria-label="Name of {esc(name)}">'
     )
-    undo = button("unkeep", "Undo", place, kind="quiet", label=f"Do not keep {name}")
+    undo = button("unkeep", "Undo", key, kind="quiet", label=f"Do not keep {name}")
     return f'<span class="grid-keep"><span class="good">Kept as</span>{field}{undo}</span>{checkpoint.copied}'
 
 

@@ -52,7 +52,7 @@ from tabs.form.plain_form import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
 from tabs.generate.grid_axis import ACTS, KINDS, AxisForm, changed, file_axes, files_in, kinds_in
-from tabs.markup import AWAITED, Drawn, arg_now, board, board_event, client_state
+from tabs.markup import AWAITED, BoardView, arg_now, board, board_event, client_state
 from tabs.tools.copies import Copies
 
 TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
@@ -85,7 +85,7 @@ def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, tab
     return grids
 
 
-class Grids(Drawn):
+class Grids(BoardView):
     """Handlers of the boards. The project stores the fields and the open grid; grids are folders, jobs are in the engine's queue."""
 
     def __init__(self, page: Page, fields: PlainForm, shelf: ModelLists):
@@ -196,8 +196,8 @@ class Grids(Drawn):
         """HTML of the open grid, or of the reason why it cannot be read; without one, of the newest ones of this session."""
         name = str(self._state().get("open", ""))
         if not name:
-            made = islice(filter(self._is_recent, list_grids(self.page.workspace)), RECENT)
-            return view.recent([each for each in map(self._earlier, made) if each.done])
+            newest = islice(filter(self._is_recent, list_grids(self.page.workspace)), RECENT)
+            return view.recent([each for each in map(self._earlier, newest) if each.done])
         try:
             folder = GridFolder.named(name, self.page.workspace)
             content = folder.content()
@@ -262,15 +262,15 @@ class Grids(Drawn):
         """Answer a blind choice of the script, {"grid", "axis", "choice"}, with the next images. Raises ProblemsError."""
         folder = GridFolder.named(str(request.get("grid", "")), self.page.workspace)
         choice = request.get("choice")
-        made = choice if isinstance(choice, dict) else {}
-        return answered(folder, str(request.get("axis", "")), made, self.page.file_url)
+        answer = choice if isinstance(choice, dict) else {}
+        return answered(folder, str(request.get("axis", "")), answer, self.page.file_url)
 
     def _set(self, name: str, value: str) -> None:
         self._forget_wrong()
         self._keep(fields=self._axes() | {name: value}, axes={})
 
     def _forget_wrong(self) -> None:
-        """Remove what a refused start has marked, and its message: the form is another one now."""
+        """Remove the marks and message of a refused start: the form has changed."""
         self._refused = [], {}
         self.page.browsers.succeeded(self.page.browser, START)
 
@@ -377,20 +377,20 @@ class Grids(Drawn):
         return files
 
     def _checkpoints(self, content: GridContent) -> dict[str, view.Checkpoint]:
-        """{place: whether it is kept, and copied} of the axis values that are checkpoints of runs."""
+        """{"x0": whether it is kept, and copied} of the axis values that are checkpoints of runs."""
         checkpoints = {}
-        for place, (run, path) in self._files(content).items():
+        for key, (run, path) in self._files(content).items():
             copied = self.copies.state({"name": path.name, "path": path})
             name = read_kept(run).get(path.relative_to(run).as_posix())
-            checkpoints[place] = view.Checkpoint("" if name == path.stem else name, copied)
+            checkpoints[key] = view.Checkpoint("" if name == path.stem else name, copied)
         return checkpoints
 
-    def _mark(self, place: str, name: str | None) -> None:
+    def _mark(self, key: str, name: str | None) -> None:
         """Mark the checkpoint of an axis value to keep, with a name, and copy it to the remembered folder; None removes the mark."""
         files = self._files(self._open())
-        if place not in files:
+        if key not in files:
             raise ProblemsError.one("The file no longer exists", "grid", "open the grid again", "file.gone")
-        run, path = files[place]
+        run, path = files[key]
         self.copies.keep(run.name, path.name, name)
 
     def _end_copy(self, act: str, name: str) -> None:
@@ -404,21 +404,21 @@ class Grids(Drawn):
 # -- queued
 
 
-def submit(page: Page, made: RunGrid, run: str = "") -> None:
+def submit(page: Page, run_grid: RunGrid, run: str = "") -> None:
     """Check a grid, create its folder, queue it and open it. Raises ProblemsError."""
-    folder = begun(page, made, run)
+    folder = begun(page, run_grid, run)
     queue(page, folder)
     show(page, folder.name)
 
 
-def begun(page: Page, made: RunGrid, run: str = "") -> GridFolder:
+def begun(page: Page, run_grid: RunGrid, run: str = "") -> GridFolder:
     """The folder of a new grid whose settings are valid and allowed. run: whose checkpoints are compared. Raises ProblemsError."""
-    page.roots.admit(made.job)
-    grid, _ = checked(made.job, page.workspace)
+    page.roots.admit(run_grid.job)
+    grid, _ = checked(run_grid.job, page.workspace)
     raise_if_errors(dict.fromkeys(each for cell in grid.cells for each in page.roots.refused(cell.request.job)))
-    folder = begin(grid.job, page.workspace, run, made.notes)
-    if made.samples:
-        folder.change(samples=made.samples)
+    folder = begin(grid.job, page.workspace, run, run_grid.notes)
+    if run_grid.samples:
+        folder.change(samples=run_grid.samples)
     return folder
 
 
@@ -454,8 +454,8 @@ def close(page: Page, requested: float = math.inf) -> None:
     """Close the open grid, so that the next image is in view, unless a grid is running or the open one was requested later.
     requested: when the image was, in seconds since 1970"""
     state, jobs = page.project.tab_state(STATE), [entry for entry in page.engine.queue() if entry.task == "grid"]
-    own = [each for each in jobs if each.job.get("grid", {}).get("folder") == state.get("open")]
-    later = any(each.added > requested for each in own)
+    grid_jobs = [each for each in jobs if each.job.get("grid", {}).get("folder") == state.get("open")]
+    later = any(each.added > requested for each in grid_jobs)
     if state.get("open") and not later and not any(entry.state == "running" for entry in jobs):
         page.project.keep(STATE, state | {"open": ""})
 

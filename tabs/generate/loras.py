@@ -108,13 +108,13 @@ def _tag_words(tag: LoraTag, uses: Sequence[dict[str, Any]]) -> str:
     """Text of a LoRA of the prompt, "fox 0.7", or "fox 0.7 + 0.8 of its card = 1.5": strengths add up. The sum is left out where
     there is more than one: strengths of the text encoder, of blocks or of some steps."""
     text = f"{tag.name} {strengths(tag.unet, tag.text_encoder)}"
-    own = [use for use in uses if file_stem(str(use["file"])) == tag.name and use.get("enabled", True)]
-    if not own:
+    matching = [use for use in uses if file_stem(str(use["file"])) == tag.name and use.get("enabled", True)]
+    if not matching:
         return text
     uniform = tag.unet == tag.text_encoder and tag.block_weights is None and tag.steps == (0, None)
-    if not uniform or any(map(_has_details, own)):
+    if not uniform or any(map(_has_details, matching)):
         return f"{text}, added to its card"
-    cards = sum(float(use["strength"]) for use in own)
+    cards = sum(float(use["strength"]) for use in matching)
     return f"{text} + {cards:g} of its card = {tag.unet + cards:g}"
 
 
@@ -188,9 +188,9 @@ def _fitting_words(words: Sequence[str]) -> int:
 def _words(number: int, words: Sequence[str], prompt: str, first: int = 0) -> str:
     """HTML of trigger words, beginning with index `first`, as buttons that append them to the prompt."""
     chips = "".join(
-        f'<button type="button" class="word" data-act="word" data-arg="{number}:{place}" title="Append to the prompt"'
+        f'<button type="button" class="word" data-act="word" data-arg="{number}:{index}" title="Append to the prompt"'
         f"{' disabled' if has_word(prompt, word) else ''}>{esc(short(word, WORD_WIDTH))}</button>"
-        for place, word in enumerate(words[first:], first)
+        for index, word in enumerate(words[first:], first)
     )
     return f'<div class="words" role="group" aria-label="Trigger words">{chips}</div>' if chips else ""
 
@@ -259,10 +259,10 @@ def _other_step(use: dict[str, Any], name: str, page: Page) -> str:
     return portable_name(path, page.workspace) if path is not None else str(use["file"])
 
 
-def _word(use: dict[str, Any], place: str, workspace: Workspace) -> str:
+def _word(use: dict[str, Any], index: str, workspace: Workspace) -> str:
     path = find_file(str(use["file"]), workspace)
     words = facts_of_file(path).words if path is not None else ()
-    return words[number] if (number := index_of(place, len(words))) is not None else ""
+    return words[number] if (number := index_of(index, len(words))) is not None else ""
 
 
 def with_word(prompt: str, word: str) -> str:
@@ -313,9 +313,9 @@ class Loras:
     def refused_embedding(self, text: str) -> list[Problem]:
         """The problem of an embedding that does not fit the model; [] if it fits or is missing, which the start reports."""
         family, problems = self._family(self.fields.load()), list[Problem]()
-        found = collected(list[Problem](), find_embedding, text, self.page.workspace)
-        if found is not None and family and self.page.roots.holds(found.path):
-            collected(problems, lambda: check_choice(identify(found.path), found.path, ["embedding"], family))
+        embedding = collected(list[Problem](), find_embedding, text, self.page.workspace)
+        if embedding is not None and family and self.page.roots.holds(embedding.path):
+            collected(problems, lambda: check_choice(identify(embedding.path), embedding.path, ["embedding"], family))
         return problems
 
     def _fitting(self, name: str, values: dict[str, Any]) -> Path:

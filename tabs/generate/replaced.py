@@ -43,21 +43,21 @@ def take_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
             return
         state = page.project.tab_state(TAB)
         restored = state | {
-            name: _before(old, loaded, state.get(name)) for name, (old, loaded) in page.replaced.items()
+            name: _restored(old, loaded, state.get(name)) for name, (old, loaded) in page.replaced.items()
         }
-        fields = page.replaced.get("values", (None, state.get("values")))[1]
-        stays = fields != state.get("values")  # of the rest, the program itself changes some
+        loaded_fields = page.replaced.get("values", (None, state.get("values")))[1]
+        changed_since = loaded_fields != state.get("values")  # only fields count: the page itself changes other values
         page.project.keep(TAB, {name: value for name, value in restored.items() if value is not None})
         page.replaced = {}
-    text = "Your settings are back, except what was changed since." if stays else "Your settings are back."
+    text = "Your settings are back, except what was changed since." if changed_since else "Your settings are back."
     page.browsers.say(browser, "done", text, redraws=True)
 
 
-def _before(before: Any, loaded: Any, now: Any) -> Any:
-    """The value before it was replaced; of one that is no longer the loaded one `now`, and of fields those that are not."""
+def _restored(before: Any, loaded: Any, now: Any) -> Any:
+    """The value before it was replaced, or `now` if it was changed after `loaded` was; dictionaries field by field."""
     if isinstance(loaded, dict) and isinstance(now, dict):
         old = before if isinstance(before, dict) else {}
-        fields = {name: _before(old.get(name), loaded.get(name), now.get(name)) for name in old | now}
+        fields = {name: _restored(old.get(name), loaded.get(name), now.get(name)) for name in old | now}
         return {name: value for name, value in fields.items() if name in old or value is not None}
     return before if now == loaded else now
 
@@ -66,10 +66,10 @@ def use_run(page: Page, browser: Browser, name: str, file: str = "", go: str = "
     """Fill in Generate with a checkpoint of a run, and say what to do next. file, errors: as of `form.generate_with`; go: tab of a
     button in the message"""
     with replacing(page):
-        own = form.stored_values(page.project.tab_state(TAB), page.project.job)["seed"]
+        seed_before = form.stored_values(page.project.tab_state(TAB), page.project.job)["seed"]
         values = form.generate_with(page, name, file)
     then = "Press Generate." if values["prompt"] else "Enter a prompt and press Generate."
-    seed = f" The seed of its samples, {values['seed']}, is set." if values["seed"] not in (None, own) else ""
+    seed = f" The seed of its samples, {values['seed']}, is set." if values["seed"] not in (None, seed_before) else ""
     best = ""
     for use in values["loras"]:  # at most one
         measured = best_strength(page.workspace.runs / name, Path(use["file"]).name)
@@ -85,11 +85,11 @@ def use_result(page: Page, data: dict[str, Any], browser: Browser) -> None:
     path = page.works.written(str(data.get("work")))
     if path is None:
         raise ProblemsError.one("The file no longer exists", "Generate", "start the tool again", "file.gone")
-    found = identify(path)
+    kind = identify(path)
     with replacing(page):
         state = page.project.tab_state(TAB)
         values = form.stored_values(state, page.project.job)
-        if found.kind == "lora":
+        if kind.kind == "lora":
             values = form.add_lora(values, path, page.workspace)
         else:
             values |= {"base_model": portable_name(path, page.workspace)}

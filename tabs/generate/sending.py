@@ -93,8 +93,8 @@ class Sending:
         if not name.startswith(CELL):
             return self._shelf.shot(name), self._shelf.gallery.facts(name)
         grid, _, cell = name.removeprefix(CELL).partition("/")
-        folder, place = GridFolder.named(grid, self.page.workspace), position_of(cell.removesuffix(".png"))
-        if place is None or not (path := folder.cell(place)).is_file():
+        folder, position = GridFolder.named(grid, self.page.workspace), position_of(cell.removesuffix(".png"))
+        if position is None or not (path := folder.cell(position)).is_file():
             raise ProblemsError.one("This cell no longer exists", cell[:40], "open the grid again", "grid.no-such-cell")
         return Shot(name, path, *stamp(path)), read_facts(path)
 

@@ -32,7 +32,7 @@ from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
 from tabs.generate.sending import UPSCALER, Sending
 from tabs.generate.stage import Stage, status
-from tabs.markup import AWAITED, Drawn, arg_now, board, board_event, client_state, with_client
+from tabs.markup import AWAITED, BoardView, arg_now, board, board_event, client_state, with_client
 from tabs.pieces import piece
 
 TAB = "Generate"
@@ -219,7 +219,7 @@ class Fields(PlainForm):
         return form.values_of(job, before, self.page.workspace, self.page.project.job.model, {})
 
 
-class Handlers(Drawn):
+class Handlers(BoardView):
     """Handlers of the tab's events. The project stores the fields."""
 
     def __init__(self, page: Page):
@@ -457,7 +457,7 @@ class Handlers(Drawn):
         }
 
     def stamp(self) -> str:
-        """A text that changes with what changes without an action."""
+        """A text that changes with `boards`."""
         closed = self._state().get("closed")
         return f"{self.stage.stamp()} {self.shelf.follow()} {closed} {self.memory.html()} {self.loras.shelf.version}"
 

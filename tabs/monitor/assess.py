@@ -30,7 +30,7 @@ PASSES = 3  # of a prediction, that the forward and the backward pass of a train
 
 
 def stamp(page: Page, run: Path) -> tuple[Any, ...]:
-    """Changes with what `part` shows."""
+    """A value that changes with the result of `part`."""
     entry = _entry(page, run.name)
     return stamp_or_none(run / FILE), entry and (entry.id, entry.state, entry.message), _progress(page, entry)
 

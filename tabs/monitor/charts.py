@@ -55,10 +55,10 @@ def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def value_series(points: Sequence[Sequence[Any]], place: int = 1) -> dict[str, list[Any]]:
-    """Columns of [[step, value, ...], ...] with the value at index `place`; points without a value are left out."""
-    kept = [(int(point[0]), value) for point in points if (value := rounded(point[place])) is not None]
-    return {"steps": [step for step, _ in kept], "values": [value for _, value in kept]}
+def value_series(points: Sequence[Sequence[Any]], index: int = 1) -> dict[str, list[Any]]:
+    """Columns of [[step, value, ...], ...] with the value at `index`; points without a value are left out."""
+    pairs = [(int(point[0]), value) for point in points if (value := rounded(point[index])) is not None]
+    return {"steps": [step for step, _ in pairs], "values": [value for _, value in pairs]}
 
 
 def _words(name: str) -> str:

@@ -266,8 +266,8 @@ def _titles(trainings: Sequence[Any]) -> dict[str, str]:
         values = [_values(entry.job) for entry in entries] if len(entries) > 1 else []
         first, others = (values[0], values[1:]) if values else ({}, [])
         paths = [path for path in first if any(each[path] != first[path] for each in others)][:TOLD]
-        for entry, own in zip(entries, values, strict=False):
-            words = [f"{FIELDS[path].title} {shown_value(FIELDS[path], own[path])}" for path in paths]
+        for entry, run_values in zip(entries, values, strict=False):
+            words = [f"{FIELDS[path].title} {shown_value(FIELDS[path], run_values[path])}" for path in paths]
             titles[entry.id] = f"{title} ({', '.join(words)})" if words else title
     return titles
 
@@ -388,9 +388,9 @@ def report_stopped(page: Page, browser: Browser, body: dict[str, Any]) -> None:
 def requeue(page: Page, browser: Browser) -> None:
     """Undo the browser's last removal of a training from the queue. Raises ProblemsError."""
     # at once: the second of two presses finds nothing to do
-    (entry, place), browser.cancelled = browser.cancelled, ("", 0)
+    (entry, position), browser.cancelled = browser.cancelled, ("", 0)
     for each in [each for each in page.engine.queue() if each.id == entry]:
-        page.engine.move(page.engine.submit("train", build_job(TrainJob, each.job), each.title, each.preset), place)
+        page.engine.move(page.engine.submit("train", build_job(TrainJob, each.job), each.title, each.preset), position)
         page.engine.forget([entry])
 
 
@@ -407,16 +407,16 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         waiting = [each for each in engine.queue() if each.state == "waiting" and lane_of(each) == "device"]
         engine.cancel(entry)
         removed = {each.id for each in engine.queue() if each.state == "cancelled"}
-        for place, each in enumerate(waiting):
+        for position, each in enumerate(waiting):
             # a run that waited to resume offers that itself
             if each.id == entry and entry in removed and each.task == "train" and not each.run:
-                browser.cancelled = (entry, place)
+                browser.cancelled = (entry, position)
                 page.browsers.say(browser, "done", f"Removed from the queue: {each.title}.", undo_by=REQUEUE)
     elif name == "move":
         engine.move(entry, to_count(data.get("position")))
     elif name == "forget":
-        given = data.get("entries")
-        engine.forget([str(each) for each in given[:MAX_ENDED]] if isinstance(given, list) else [])
+        entries = data.get("entries")
+        engine.forget([str(each) for each in entries[:MAX_ENDED]] if isinstance(entries, list) else [])
     elif name == "continue":
         engine.continue_run(run)
     elif name == "pause_queue":

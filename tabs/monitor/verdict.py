@@ -205,16 +205,16 @@ def _comparison(
 
 
 def _seconds(
-    page: Page, comparison: Comparison, facts: Mapping[str, Any], job: TrainJob, made: GridContent | None = None
+    page: Page, comparison: Comparison, facts: Mapping[str, Any], job: TrainJob, grid: GridContent | None = None
 ) -> float:
-    """Expected seconds of an image of a comparison, by its grid if it made TIMED images (loading counts less then), else the samples
+    """Expected seconds of an image of a comparison, by its `grid` if that has TIMED images (loading counts less then), else the samples
     of its training, else its grid, else the steps of its training, else the newest grid; 0 if none was timed."""
     steps = expected_steps(comparison.grid.job, ())
-    own = made.seconds / made.steps if made and made.steps else 0.0
+    measured = grid.seconds / grid.steps if grid and grid.steps else 0.0
     of_samples = (facts.get("seconds_per_sample") or 0.0) / job.samples.sample_steps
     of_training = GUIDED * assess.seconds_per_prediction(facts, job)
-    timed = own if made and made.steps >= TIMED * steps else 0.0
-    return (timed or of_samples or own or of_training or grids.pace(page.workspace)) * steps
+    timed = measured if grid and grid.steps >= TIMED * steps else 0.0
+    return (timed or of_samples or measured or of_training or grids.pace(page.workspace)) * steps
 
 
 def _minutes(page: Page) -> float:
@@ -310,10 +310,10 @@ def _making(
     state = entry.state if entry else "" if opened is None else "done" if not images.missing else "stopped"
     labels = {each["file"]: each["label"] for each in columns}
     more = comparison.proposed - len(comparison.prompts)
-    there = images.wanted if entry else images.generated | images.samples
+    existing = images.wanted if entry else images.generated | images.samples
 
     def further(wanted: Comparison) -> int:
-        return len(cells_of(wanted).keys() - there - sampled(wanted))
+        return len(cells_of(wanted).keys() - existing - sampled(wanted))
 
     new_images = further(comparison)
     more_images = further(_comparison(page, facts, job, verdict, more=True)) if more and state == "done" else 0
@@ -463,7 +463,7 @@ def _start(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Reduce the comparison to what is complete. Raises ProblemsError if nothing is."""
+    """Reduce the comparison to its complete cells. Raises ProblemsError if there are none."""
     run, facts = _run(page, data)
     with _STARTING:
         job, verdict = page.engine.run_job(run.name), read_verdict(run.path)

@@ -140,8 +140,8 @@ class Agains:
         offers = options((entry.title, each) for each, entry in known.items())
         present = ""
         with suppress(ProblemsError):
-            found = _path_of(path, known)
-            present = str(text_of(FIELDS[found], value_of(job, found)))
+            setting = _path_of(path, known)
+            present = str(text_of(FIELDS[setting], value_of(job, setting)))
         hint = f"now {present}" if present else "such as 4 8 16"
         fields = (
             f'<label>Setting <input type="text" list="again-settings" data-act="again-setting" data-arg="{name}" value="{esc(path)}" '

@@ -49,8 +49,8 @@ class Comparisons:
 
     def _generate(self, data: dict[str, Any], browser: Browser) -> None:
         """Queue and open images of the checkpoint of each run {"runs"} that Generate takes, on the same prompts. Raises ProblemsError."""
-        asked = data.get("runs")
-        names = [Path(str(name)).name for name in asked] if isinstance(asked, list) else []
+        requested = data.get("runs")
+        names = [Path(str(name)).name for name in requested] if isinstance(requested, list) else []
         if not 2 <= len(names) <= len(runs_view.LETTERS):
             raise ProblemsError.one("There are no runs to compare", "Runs", "choose two to four runs", "runs.none")
         of_runs(self._page, names)

@@ -212,9 +212,9 @@ def fact_rows(*sides: Side) -> list[Row]:
     """The rows of facts that at least one run has."""
     rows = [Row(title, tuple(text(side) or UNKNOWN for side in sides)) for title, text in FACTS]
     rows = [row for row in rows if {*row.values} != {UNKNOWN}]
-    place = next((number for number, row in enumerate(rows) if row.title == "Training images"), None)
-    if place is not None and (shared := shared_images(*(side.dataset for side in sides))):
-        rows.insert(place + 1, Row("In both" if len(sides) == 2 else "In all", (shared,)))
+    index = next((number for number, row in enumerate(rows) if row.title == "Training images"), None)
+    if index is not None and (shared := shared_images(*(side.dataset for side in sides))):
+        rows.insert(index + 1, Row("In both" if len(sides) == 2 else "In all", (shared,)))
     return rows
 
 
@@ -395,7 +395,7 @@ def other_prompts(*sides: Side) -> list[str]:
     """Texts on prompts that not all runs sampled: "2 prompts only in A"."""
     prompts = [{*_by_prompt(side)} for side in sides]
     letters = [
-        ", ".join(side.letter for side, own in zip(sides, prompts, strict=True) if prompt in own)
+        ", ".join(side.letter for side, run_prompts in zip(sides, prompts, strict=True) if prompt in run_prompts)
         for prompt in sorted(set[str]().union(*prompts) - prompts[0].intersection(*prompts[1:]))
     ]
     return [f"{count(number, 'prompt')} only in {letter}" for letter, number in sorted(Counter(letters).items())]
@@ -415,10 +415,12 @@ def _moments(samples: list[list[dict[str, Any]]], most: int) -> list[Moment]:
     fewest = min(samples, key=len)
     steps = [fewest[index]["step"] for index in spread(len(fewest), most)]
     near = [tuple(_nearest(each, step) for each in samples) for step in steps]
-    for place, own in enumerate(samples):  # of moments with the same sample of a run, the one whose steps are nearest
-        if own is not fewest:
+    for number, run_samples in enumerate(samples):
+        if (
+            run_samples is not fewest
+        ):  # of moments with the same sample of the run, keep the one whose steps are nearest
             near.sort(key=lambda moment: -max(abs(moment[0]["step"] - each["step"]) for each in moment))
-            near = [*{moment[place]["step"]: moment for moment in near}.values()]
+            near = [*{moment[number]["step"]: moment for moment in near}.values()]
     near.sort(key=lambda moment: [each["step"] for each in moment])
     ends = tuple(each[-1] for each in samples)
     return near if near[-1] == ends else [*near, ends]

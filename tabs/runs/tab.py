@@ -61,12 +61,12 @@ def build(page: Page) -> None:
     gr.HTML(piece("queue").replace("<details", "<details open"), elem_id="runs-queue", apply_default_css=False)
     page.pulse_parts.append(Comparisons(page).parts)
     page.commands["look"] = lambda data, browser: None  # only requests the current parts
-    client, place = client_state(), gr.State({})
-    shown = {"client": client, "place": place, "main": main, "copy": copy, "tabs": page.tabs}
-    page.on_show(TAB, handlers.show, place, shown)
-    page.on_tick(TAB, handlers.tick, [client, place], {"client": client, "main": main}, seconds=SECONDS)
-    page.on_act(main, handlers.act, place, shown)
-    page.on_act(copy, handlers.copy_act, place, shown)
+    client, state = client_state(), gr.State({})
+    shown = {"client": client, "place": state, "main": main, "copy": copy, "tabs": page.tabs}
+    page.on_show(TAB, handlers.show, state, shown)
+    page.on_tick(TAB, handlers.tick, [client, state], {"client": client, "main": main}, seconds=SECONDS)
+    page.on_act(main, handlers.act, state, shown)
+    page.on_act(copy, handlers.copy_act, state, shown)
 
 
 class Handlers:
@@ -84,33 +84,33 @@ class Handlers:
 
     # -- showing
 
-    def show(self, place: dict[str, Any]):
-        return {"client": "", **self._at(place)}
+    def show(self, state: dict[str, Any]):
+        return {"client": "", **self._at(state)}
 
-    def _at(self, place: dict[str, Any]) -> dict[str, Any]:
+    def _at(self, state: dict[str, Any]) -> dict[str, Any]:
         """The outputs for a browser with this state."""
-        return {"place": place, "main": self._main(place), "copy": self.copies.panel(place)}
+        return {"place": state, "main": self._main(state), "copy": self.copies.panel(state)}
 
-    def tick(self, client: str, place: dict[str, Any]):
+    def tick(self, client: str, state: dict[str, Any]):
         if self.page.engine.listing.locked():  # a browser has just opened the list: it comes first
             return gr.skip()
-        fresh = changed_boards(client, "", {"main": self._main(place)})
+        fresh = changed_boards(client, "", {"main": self._main(state)})
         return gr.skip() if fresh["client"] == client else fresh
 
-    def _main(self, place: dict[str, Any]) -> str:
+    def _main(self, state: dict[str, Any]) -> str:
         """HTML of the table, or of the open run."""
-        name = str(place.get("open", ""))
+        name = str(state.get("open", ""))
         run = self.page.engine.run(name) if name else None
         if run is not None:
-            return self._details(run, place)
+            return self._details(run, state)
         runs, left = self.page.engine.runs_so_far(runs_view.PATIENCE)
-        show, find = str(place.get("show", "all")), str(place.get("find", ""))
-        picked = place.get("picked", ())
-        asking, page = bool(place.get("asking")), int(place.get("page", 0))
-        sort = str(place.get("sort", ""))
+        show, find = str(state.get("show", "all")), str(state.get("find", ""))
+        picked = state.get("picked", ())
+        asking, page = bool(state.get("asking")), int(state.get("page", 0))
+        sort = str(state.get("sort", ""))
         return runs_view.table(runs, show, find, page, self.page, picked, asking, left, sort)
 
-    def _details(self, run: RunSummary, place: dict[str, Any]) -> str:
+    def _details(self, run: RunSummary, state: dict[str, Any]) -> str:
         """HTML of the open run."""
         now = self.page.engine.snapshot(run.name)
         size = self._size(run)
@@ -118,14 +118,14 @@ class Handlers:
         ended = run.state not in ("running", "paused", "waiting")
         more = runs_view.longer(run, now, job) if ended and job is not None else ""
         if job is not None:
-            more += self.agains.html(run, job, now, str(place.get("setting", "")), str(place.get("values", "")))
+            more += self.agains.html(run, job, now, str(state.get("setting", "")), str(state.get("values", "")))
         more += self.proofs.html(run.name, ended and job is not None)
         return runs_view.details(
             run,
             now,
             job,
             size,
-            bool(place.get("asking")),
+            bool(state.get("asking")),
             self.page,
             partial(self.copies.row, kind=copies.saved_kind(job)),
             more,
@@ -144,31 +144,31 @@ class Handlers:
 
     # -- actions
 
-    def act(self, place: dict[str, Any], event: gr.EventData):
-        """Handle an event of the boards: {name: update} of `place`, the boards, and the tabs, to open another one. Raises
+    def act(self, state: dict[str, Any], event: gr.EventData):
+        """Handle an event of the boards: {name: update} of `state`, the boards, and the tabs, to open another one. Raises
         ProblemsError."""
         act, arg, value = board_event(event)
-        place, opened = dict(place), str(place.get("open", ""))
+        state, opened = dict(state), str(state.get("open", ""))
         if act in ("open", "back"):
-            place |= {"open": arg if act == "open" else "", "asking": False, "copy": "", "setting": "", "values": ""}
+            state |= {"open": arg if act == "open" else "", "asking": False, "copy": "", "setting": "", "values": ""}
         elif act in ("ask", "keep"):
-            place["asking"] = act == "ask"
+            state["asking"] = act == "ask"
         elif act in ("show", "sort", "find"):
-            place |= {act: value[:100], "page": 0}
+            state |= {act: value[:100], "page": 0}
         elif act == "star" and (run := self.page.engine.run(arg)) is not None:
             self.page.engine.star_run(arg, not run.starred)
         elif act in ("again-setting", "again-values"):
-            place[act.removeprefix("again-")] = value.strip()[:LONGEST]
+            state[act.removeprefix("again-")] = value.strip()[:LONGEST]
         elif act == "again":
-            self.agains.start(arg, str(place.get("setting", "")), str(place.get("values", "")))
-            place["values"] = ""
+            self.agains.start(arg, str(state.get("setting", "")), str(state.get("values", "")))
+            state["values"] = ""
         elif act == "pick":
-            others = [name for name in place.get("picked", ()) if name != arg]
-            place |= {"picked": [*others, arg] if value == "true" else others, "asking": False}
+            others = [name for name in state.get("picked", ()) if name != arg]
+            state |= {"picked": [*others, arg] if value == "true" else others, "asking": False}
         elif act == "unpick":
-            place["picked"] = []
+            state["picked"] = []
         elif act == "page":
-            place["page"] = page_of(value or arg, 10**6)
+            state["page"] = page_of(value or arg, 10**6)
         elif act == "continue":
             act = self._resumed(self.page.engine.continue_run(arg), arg, act)
         elif act in ("longer", "longer-constant", "longer-restart"):
@@ -179,7 +179,7 @@ class Handlers:
         elif act == "unprove":
             self.proofs.cancel(arg)
         elif act in ("copy", "copy-to", "uncopy", "copied"):
-            place |= self._copy(opened, act, arg)
+            state |= self._copy(opened, act, arg)
         elif act == copies.CONVERTS:
             self.copies.convert(opened, arg)
         elif act == "report-card":
@@ -194,12 +194,12 @@ class Handlers:
             use_run(self.page, self.page.browser, *arg.split("/", 1))
         elif act in ("mark", "unmark"):
             self.copies.keep(opened, arg, "" if act == "mark" else None)
-        elif act == "delete" and place.get("asking") and opened == arg:
+        elif act == "delete" and state.get("asking") and opened == arg:
             self._say_deleted([self.page.engine.delete_run(arg)])
-            place |= {"open": "", "asking": False, "copy": ""}
-        elif act == "delete-picked" and place.get("asking"):
-            place |= {"picked": self._delete(place.get("picked", ())), "asking": False}
-        return self._at(place) | {"tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip()}
+            state |= {"open": "", "asking": False, "copy": ""}
+        elif act == "delete-picked" and state.get("asking"):
+            state |= {"picked": self._delete(state.get("picked", ())), "asking": False}
+        return self._at(state) | {"tabs": gr.Tabs(selected=LEADS_TO[act]) if act in LEADS_TO else gr.skip()}
 
     def _delete(self, names: Sequence[str]) -> list[str]:
         """Move these runs to the trash. Returns those that could not be moved, and shows the problems."""
@@ -241,15 +241,15 @@ class Handlers:
             self.copies.forget(run, name)
         return {"copy": ""}
 
-    def copy_act(self, place: dict[str, Any], event: gr.EventData):
+    def copy_act(self, state: dict[str, Any], event: gr.EventData):
         """Handle a click in the panel that chooses a folder."""
         act, _, value = board_event(event)
         if act == "into":
-            self.copies.start(str(place.get("open", "")), str(place.get("copy", "")), value)
-        return self._at({**place, "copy": ""})
+            self.copies.start(str(state.get("open", "")), str(state.get("copy", "")), value)
+        return self._at({**state, "copy": ""})
 
     def _resumed(self, entry: str, name: str, act: str) -> str:
-        """Say what a resumed run waits for. Returns the act; "" if it waits, so that it leads nowhere."""
+        """Show what a resumed run waits for. Returns the act, or "" if the run waits, so that no other tab opens."""
         wait, run = self.page.engine.waits().get(entry), self.page.engine.run(name)
         if wait is None or wait.begins:
             return act

@@ -76,8 +76,8 @@ def listed(runs: Sequence[RunSummary], presets: PresetStore, show: str, find: st
     """The runs in a state of this view that have all words of the search in name, title, note, dataset, model, method or preset."""
     states = SHOWS.get(show, SHOWS["all"])[1]
     wanted = find.casefold().split()
-    found = [run for run in runs if (not states or run.state in states) and _holds(run, presets, wanted)]
-    return [run for run in found if run.starred] if show == STARRED else found
+    matching = [run for run in runs if (not states or run.state in states) and _holds(run, presets, wanted)]
+    return [run for run in matching if run.starred] if show == STARRED else matching
 
 
 def _holds(run: RunSummary, presets: PresetStore, wanted: Sequence[str]) -> bool:
@@ -558,17 +558,17 @@ def _settings(job: TrainJob | None) -> str:
     """HTML of the settings that differ from the defaults."""
     if job is None:
         return section("Settings", '<p class="hint">The settings of this run cannot be read by this version.</p>')
-    found = differences(job, TrainJob())
-    if not found:
+    changed = differences(job, TrainJob())
+    if not changed:
         return section("Settings", '<p class="hint">All settings were at their defaults.</p>')
     rows = "".join(
         f"<tr><td>{esc(FIELDS[path].title)}<span class='hint'>{esc(path)}</span></td>"
         f"<td>{value_words(path, mine)}</td><td class='hint'>{value_words(path, default)}</td></tr>"
-        for path, (mine, default) in found.items()
+        for path, (mine, default) in changed.items()
     )
     head = "<tr><th>Setting</th><th>This run</th><th>Default</th></tr>"
     body = f'<table class="settings"><thead>{head}</thead><tbody>{rows}</tbody></table>'
-    return section("Settings that differ from the defaults", body, count(len(found), "setting"))
+    return section("Settings that differ from the defaults", body, count(len(changed), "setting"))
 
 
 def value_words(path: str, value: Any) -> str:

@@ -141,7 +141,7 @@ def launch(
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
-    if not (share or names):  # no proxy stands before the page, so nobody else says whom a request is from
+    if not (share or names):  # without a proxy, forwarded addresses of clients are not trusted
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     for each in (page, *people.values()):
         each.login = bool(auth)
@@ -198,7 +198,7 @@ def _gradio_options(
 
 
 def _app_of_person(page: Page, nonce: str) -> FastAPI:
-    """The app of a person's page. The server's check of requests stands before it, also of the login."""
+    """The app of a person's page. The server checks requests and logins before it."""
     blocks = build(page)
     return gr.mount_gradio_app(FastAPI(openapi_url=None), blocks, "/", **_gradio_options(page, blocks, nonce))
 

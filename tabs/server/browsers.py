@@ -114,7 +114,7 @@ class Browsers:
             browser.acts[scope] = browser.acts.get(scope, 0) + 1
 
     def redraw_others(self, browser: Browser, tab: str) -> None:
-        """The next ticks of all other browsers return a tab as a whole: this one has changed what it shows."""
+        """Make the next ticks of all other browsers return the whole tab, which this one has changed."""
         with self._news:
             for each in self._all.values():
                 each.redraws[tab] += each is not browser

@@ -128,22 +128,22 @@ def needed(kinds: Iterable[str], folder: Path) -> list[str]:
     if entry is None or style is None:
         return []
     first = entry.group(1).decode()
-    found = {first: None} | dict.fromkeys(_listed(read(first)))
-    for name in [name for name in found if name.endswith(".js")]:
+    files = {first: None} | dict.fromkeys(_listed(read(first)))
+    for name in [name for name in files if name.endswith(".js")]:
         for drawn, deps in re.findall(DYNAMIC, read(name)):
             if drawn.startswith("Blocks-"):
-                found |= dict.fromkeys([drawn, *_deps(read(name), deps)])
+                files |= dict.fromkeys([drawn, *_deps(read(name), deps)])
         for kind in sorted(kinds):
             if loads := re.search(
                 rf"[,{{]{kind}:{{(?:(?!component:).)*component:\(\)=>.{{1,20}}?{DYNAMIC}", read(name)
             ):
-                found |= dict.fromkeys([loads.group(1), *_deps(read(name), loads.group(2))])
-    waiting = [name for name in found if name.endswith(".js")]
+                files |= dict.fromkeys([loads.group(1), *_deps(read(name), loads.group(2))])
+    waiting = [name for name in files if name.endswith(".js")]
     while waiting:
-        more = [name for name in STATIC.findall(read(waiting.pop())) if name not in found]
-        found |= dict.fromkeys(more)
+        more = [name for name in STATIC.findall(read(waiting.pop())) if name not in files]
+        files |= dict.fromkeys(more)
         waiting += more
-    return [name for name in found if (folder / name).is_file()]
+    return [name for name in files if (folder / name).is_file()]
 
 
 def _listed(source: str) -> list[str]:

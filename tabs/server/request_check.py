@@ -172,7 +172,7 @@ class RequestCheck:
             await self._forward(scope, receive, send, MAX_BODY_BYTES)
 
     def _app_for(self, scope: Any) -> Any:
-        """The app that answers: a person's own, but for the login."""
+        """The app that answers: the person's app, or the server's for the login."""
         return self.app if scope["path"].rstrip("/") == LOGIN else self.people.get(scope["guest"], self.app)
 
     async def _login(self, scope: Any, receive: Any, send: Any) -> None:

@@ -65,8 +65,8 @@ def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None
         os.chmod(temporary, 0o755)
         return put_folder(temporary, datasets, _name_for(images))
     except OSError as error:
-        kept = "none of the files were added"
-        raise unwritten(error, "The files could not be copied", str(datasets), kept) from error
+        unchanged = "none of the files were added"
+        raise unwritten(error, "The files could not be copied", str(datasets), unchanged) from error
     finally:
         remove_folder(temporary)
 

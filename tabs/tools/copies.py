@@ -141,9 +141,9 @@ class Copies:
     def _name(self, run: str, source: Path) -> str:
         """The name of a file's copy: that with which it is kept, else its own."""
         folder = self._page.workspace.runs / run
-        kept = read_kept(folder).get(source.relative_to(folder).as_posix(), source.stem)
-        name = f"{safe_name(kept)}{'' if source.is_dir() else source.suffix}"
-        return source.name if kept == source.stem or bad_name(name) else name
+        kept_name = read_kept(folder).get(source.relative_to(folder).as_posix(), source.stem)
+        name = f"{safe_name(kept_name)}{'' if source.is_dir() else source.suffix}"
+        return source.name if kept_name == source.stem or bad_name(name) else name
 
     def _copy(self, source: Path, folder: Path, name: str, task: Any) -> Copied:
         self._page.roots.check_written(folder, WHERE)  # a link may have replaced it
@@ -172,15 +172,15 @@ class Copies:
             return
         known = read_kept(folder)[file]
         also_named = "" if known == source.stem else f" as {known}"
-        kept = f"Kept: {self._title(source)}{also_named}."
+        message = f"Kept: {self._title(source)}{also_named}."
         try:
             if into is not None:
                 self.start(run, name, str(into))
-                kept += f" Copied to {printable(into)}."
+                message += f" Copied to {printable(into)}."
         except ProblemsError as error:
-            self._page.say("error", f"{kept} It is not copied.", problems=error.problems)
+            self._page.say("error", f"{message} It is not copied.", problems=error.problems)
             return
-        self._page.say("done", kept)
+        self._page.say("done", message)
 
     def _title(self, source: Path) -> str:
         return title_of_file(source, self._page.workspace.runs)
@@ -235,12 +235,12 @@ class Copies:
 
     # -- display
 
-    def panel(self, place: dict[str, Any]) -> str:
+    def panel(self, state: dict[str, Any]) -> str:
         """HTML of the panel that chooses a folder; "" while it is closed."""
-        name = str(place.get("copy", ""))
-        if not name or not place.get("open"):
+        name = str(state.get("copy", ""))
+        if not name or not state.get("open"):
             return ""
-        kind = self._kind(str(place["open"]))
+        kind = self._kind(str(state["open"]))
         text = printable(known) if (known := self.folder(kind)) else ""
         field = (
             f'<input type="text" id="copy-folder" data-land="{esc(name)}" value="{esc(text)}" maxlength="4000" '

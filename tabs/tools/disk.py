@@ -36,10 +36,10 @@ RUNS, IMAGES, GENERATED = "runs", "images", "generated"
 
 def build(page: Page) -> None:
     handlers = Handlers(page)
-    place = gr.State({})
+    state = gr.State({})
     card = board("tools-disk", AWAITED)
-    page.on_show("Tools", handlers.html, place, card)
-    page.on_act(card, handlers.act, place, [place, card])
+    page.on_show("Tools", handlers.html, state, card)
+    page.on_act(card, handlers.act, state, [state, card])
 
 
 class Handlers:
@@ -48,22 +48,22 @@ class Handlers:
     def __init__(self, page: Page):
         self.page = page
 
-    def act(self, place: dict[str, Any], event: gr.EventData) -> tuple[dict[str, Any], str]:
-        """Handle an event. Returns the new `place` and the HTML of the card. Raises ProblemsError."""
+    def act(self, state: dict[str, Any], event: gr.EventData) -> tuple[dict[str, Any], str]:
+        """Handle an event. Returns the new `state` and the HTML of the card. Raises ProblemsError."""
         act, arg, value = board_event(event)
-        asking = place.get("asking", "")
+        asking = state.get("asking", "")
         if act == "keep":
             return {"keep": value}, self.html({"keep": value})
-        place = {"keep": place.get("keep", "0")}
+        state = {"keep": state.get("keep", "0")}
         if act == "ask" and arg in (RUNS, IMAGES, GENERATED):
-            place["asking"] = arg
+            state["asking"] = arg
         elif act == "prune" and arg in CACHES:
-            self.page.say("done", f"{size_words(self._prune(arg, place['keep']))} freed.")
+            self.page.say("done", f"{size_words(self._prune(arg, state['keep']))} freed.")
         elif act == "put-back":
             self.page.say("done", f"{put_back(arg, self.page.workspace)} is in Runs again.")
         elif act == "delete" and arg == asking:
             self.page.say("done", f"{size_words(self._delete(arg))} freed.")
-        return place, self.html(place)
+        return state, self.html(state)
 
     def _prune(self, name: str, keep: str) -> int:
         """Delete the oldest files of a cache until at most `keep` GB (a text) are left; returns the bytes freed. Raises
@@ -105,8 +105,8 @@ class Handlers:
 
     # -- display
 
-    def html(self, place: dict[str, Any]) -> str:
-        space, asking = self.page.workspace, str(place.get("asking", ""))
+    def html(self, state: dict[str, Any]) -> str:
+        space, asking = self.page.workspace, str(state.get("asking", ""))
         rows = [
             _row(
                 title, words, folder_bytes(space.cache / name), button("prune", "Empty", name, label=f"Empty: {title}")
@@ -138,7 +138,7 @@ class Handlers:
             ask = "" if self.page.workspace.person and name == RUNS else ask
             rows.append(_row(title, words, size, ask if asking != name else _confirm_buttons(name, size)))
             rows += [_deleted(each) for each in deleted_runs(space)[:LISTED]] if name == RUNS else []
-        keep = esc(place.get("keep", "0"))
+        keep = esc(state.get("keep", "0"))
         field = (
             '<label class="disk-keep">Emptying keeps the newest '
             f'<input type="text" data-act="keep" value="{keep}" inputmode="decimal"'

@@ -17,7 +17,7 @@ from tabs.form.task_form import TaskForm
 from tabs.form.task_settings import form_settings, job_of, main_setting
 from tabs.markup import (
     AWAITED,
-    Drawn,
+    BoardView,
     board,
     board_event,
     button,
@@ -60,7 +60,7 @@ def cards(tab: str) -> list[Card]:
     return list(dict.fromkeys(task.card for task in tasks().values() if task.card and task.card.tab == tab))
 
 
-class ToolForm(Drawn):
+class ToolForm(BoardView):
     """A card with its tasks. The project stores its values: those that its tasks share once, the others by `Task.values`."""
 
     def __init__(self, page: Page, card: Card, chosen: Callable[[str], dict[str, Any]] | None = None):

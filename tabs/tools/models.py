@@ -21,7 +21,7 @@ from tabs.roots import Roots
 
 FIELDS_OF_MODELS = {"base_model": "model.base_model", "vae": "model.vae"}
 LISTING = ("Train", "Tools", "", None)  # the tabs that show base models
-LOOKED_AFTER = 3.0  # seconds until the models folder is looked at again for the lists
+RECHECK_SECONDS = 3.0  # until the models folder is listed again
 MOST_FILES = 500
 MODEL = "model"  # what is browsed for, else "file", "folder" or "any"
 WHOLE = ("model_index.json", "config.json")  # of a model that is a folder
@@ -49,8 +49,8 @@ class Models:
     def _listed(self) -> list[Any]:
         """The entries of the lists of models, read again every few seconds. A browser updates its lists when they change."""
         when, choices = self._choices
-        if time.monotonic() - when > LOOKED_AFTER:
-            listed = (choices_of(kind, self._workspace, LOOKED_AFTER) for kind in ("checkpoint", "vae"))
+        if time.monotonic() - when > RECHECK_SECONDS:
+            listed = (choices_of(kind, self._workspace, RECHECK_SECONDS) for kind in ("checkpoint", "vae"))
             choices = [value for of_kind in listed for _, value in of_kind]
             self._choices = (time.monotonic(), choices)
         return choices
@@ -58,7 +58,7 @@ class Models:
     def _browse(self, folder: str, kind: str) -> dict[str, Any]:
         """`browse`; for a folder that cannot be opened, the models folder with the reason."""
         try:
-            if folder and kind != MODEL:  # what stands in a field: a file, a new folder, a name
+            if folder and kind != MODEL:  # the value of a field: a file, a new folder, a name
                 folder = str(nearest(self._roots, resolve_path(folder)))
             return browse(self._workspace, self._roots, folder, kind)
         except ProblemsError as error:

@@ -79,8 +79,8 @@ def _wait(read: LightTask) -> None:
 
 def _fits(prompt: str, earlier: Path | None) -> bool:
     """Whether a sample prompt has a control image outside the earlier folder."""
-    found = CONTROL_IMAGE.search(prompt)
-    return found is not None and not (earlier and resolve_path(found[1].strip()).is_relative_to(earlier))
+    match = CONTROL_IMAGE.search(prompt)
+    return match is not None and not (earlier and resolve_path(match[1].strip()).is_relative_to(earlier))
 
 
 def with_pairs(job: TrainJob, images: str, control: str) -> TrainJob:
@@ -95,5 +95,5 @@ def with_pairs(job: TrainJob, images: str, control: str) -> TrainJob:
             each.model_copy(update={FOLDER: control}) if its else each for each, its in zip(entries, same, strict=True)
         ]
         return with_entries(job, own)
-    kept = [each.model_copy(update={FOLDER: None}) for each, its in zip(entries, same, strict=True) if its]
-    return with_value(with_entries(job, kept or [Source(folder=images)]), f"dataset.{FOLDER}", control)
+    remaining = [each.model_copy(update={FOLDER: None}) for each, its in zip(entries, same, strict=True) if its]
+    return with_value(with_entries(job, remaining or [Source(folder=images)]), f"dataset.{FOLDER}", control)

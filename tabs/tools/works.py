@@ -59,7 +59,7 @@ class Work:
 
     @property
     def same(self) -> tuple[str, str, bool]:
-        """Equal of jobs of one tool with the same input."""
+        """A key that is equal for jobs of one tool with the same input."""
         return self.task.name, self.about if self.task.name == DOWNLOAD else self.reference, self.reads
 
     def replaces(self, other: Work) -> bool:

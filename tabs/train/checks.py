@@ -33,10 +33,10 @@ from tabs.roots import Roots
 if TYPE_CHECKING:
     from core.engine.engine import Engine
 
-LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again
-UNWATCHED_AFTER = 60.0  # the same while nobody is at work on a page, which then asks seldom (assets/ticks.js)
-OFTEN = 5.0  # seconds between two questions of a page on which somebody is
-SPARING = 30  # a look that takes a second is repeated after half a minute: large sets must not keep a core busy
+RECHECK_SECONDS = 5.0  # until the folders of an unchanged job are checked again
+IDLE_RECHECK_SECONDS = 60.0  # the same if all pages are idle, which then ask less often (assets/ticks.js)
+IDLE_AFTER_SECONDS = 5.0  # without a request
+RECHECK_FACTOR = 30  # times the seconds of the last preflight, at least: large datasets must not keep a core busy
 BY_RECIPE = (
     "recipe.other-family",
     "recipe.more-vram",
@@ -69,7 +69,7 @@ class Checks:
         self._facts_job: TrainJob | None = None  # the job of the facts, also after Check again
         self._read = (0, 0)  # images that the running preflight has decoded, and all
         self._took = 0.0  # seconds of the last preflight, without decoding
-        self._last_look = -UNWATCHED_AFTER
+        self._last_request = -IDLE_RECHECK_SECONDS
         self.setup: Setup | None = None  # recommended settings
         self._known = lru_cache(50)(lambda text, family, state: self._identify(text, family))
         self._paths: tuple[list[str], dict[tuple[str, str], Path]] = ([], {})  # folders, {(folder, name): path}
@@ -85,10 +85,10 @@ class Checks:
         """A value that changes with the file or folder."""
         try:
             path = self._locate(text)
-            changes = os.stat(path).st_mtime_ns if isinstance(path, Path) else time.monotonic() // LOOKED_AFTER
+            changes = os.stat(path).st_mtime_ns if isinstance(path, Path) else time.monotonic() // RECHECK_SECONDS
             return (str(path), changes)
         except (OSError, ValueError, ProblemsError):
-            return time.monotonic() // LOOKED_AFTER
+            return time.monotonic() // RECHECK_SECONDS
 
     def _locate(self, text: str) -> Path | HubId:
         """The path of a model, or its hub id if it is not on this machine."""
@@ -125,8 +125,8 @@ class Checks:
 
     # -- the preflight
 
-    def look(self, job: TrainJob, again: bool = False) -> dict[str, Any]:
-        """The latest facts of the preflight. Starts a new one if the job has changed, after a while, or with `again`.
+    def latest(self, job: TrainJob, again: bool = False) -> dict[str, Any]:
+        """The latest facts of the preflight. Starts another one if the job has changed, after a while, or with `again`.
 
         "checking"    whether the facts are of an earlier job with the same folders
         "undecoded"   number of images and masks of which only the header was read
@@ -136,8 +136,8 @@ class Checks:
             return {"checking": False, "problems": [problem.to_dict() for problem in refused]}
         with self._lock:
             now = time.monotonic()
-            watched, self._last_look = now - self._last_look < OFTEN, now
-            wait = max(LOOKED_AFTER if watched else UNWATCHED_AFTER, SPARING * self._took)
+            active, self._last_request = now - self._last_request < IDLE_AFTER_SECONDS, now
+            wait = max(RECHECK_SECONDS if active else IDLE_RECHECK_SECONDS, RECHECK_FACTOR * self._took)
             stale = self._started is None or self._started[0] != job or again
             idle = self._task is None or self._task.done
             if stale and not idle:
@@ -147,10 +147,10 @@ class Checks:
                 self._task = self._engine.light(self._preflight, job, title="preflight")
                 self._facts_of = None if again else self._facts_of
             facts = self._about_fields_of(job) if self._facts_folders == _folders(job) else {}
-            shown = {"checking": self._facts_of != job, **facts}
+            answer = {"checking": self._facts_of != job, **facts}
             if failed := self._failed():
-                return shown | {"checking": False, "problems": [*failed, *facts.get("problems", ())]}
-            return shown | ({"read": self._read} if facts.get("undecoded") else {})
+                return answer | {"checking": False, "problems": [*failed, *facts.get("problems", ())]}
+            return answer | ({"read": self._read} if facts.get("undecoded") else {})
 
     def _about_fields_of(self, job: TrainJob) -> dict[str, Any]:
         """The facts without the problems of fields that have changed since."""

@@ -121,11 +121,11 @@ class Forecast:
                 raise ProblemsError.one(model["problem"], "model.base_model", model["fix"], code="model.unusable")
             facts = facts_of(job, self._workspace, self._device)
             depends = forecast_key(key, facts, *(machine.memory(each)[1] for each in (self._device, "cpu")))
-            found = stored_forecast(depends, self._workspace)
-            if found is None or found.keys() != {"facts", "hints"}:
-                found = _computed(job, facts)
-                store_forecast(depends, found, self._workspace)
-            data, hints = found["facts"], found["hints"]
+            stored = stored_forecast(depends, self._workspace)
+            if stored is None or stored.keys() != {"facts", "hints"}:
+                stored = _computed(job, facts)
+                store_forecast(depends, stored, self._workspace)
+            data, hints = stored["facts"], stored["hints"]
         except ProblemsError as error:
             data, hints = {"problem": error.problems[0].what}, {}
         with self._lock:
@@ -217,17 +217,17 @@ def _outside_gpu(memory: int, disk: int) -> list[str]:
     """Texts on what DeepSpeed offloads to RAM, compared with this machine's, and to disk. memory, disk: bytes"""
     from core.record import machine
 
-    there = machine.memory("cpu")[1]
-    words = f"RAM takes about {memory_words(memory)} of {memory_words(there)} besides"
-    texts = [words + (": does not fit" if memory > there else "")] if memory else []
+    ram = machine.memory("cpu")[1]
+    words = f"RAM takes about {memory_words(memory)} of {memory_words(ram)} besides"
+    texts = [words + (": does not fit" if memory > ram else "")] if memory else []
     return texts + ([f"the fast disk takes about {size_words(disk)}"] if disk else [])
 
 
 def plan_key(job: TrainJob) -> Any:
     """The settings that a forecast depends on."""
     looks = [
-        (own.resolution, own.more_resolutions, own.train_batch_size, bool(changes_by_chance(own)))
-        for own in (concept.images for concept in concepts_of(job))
+        (images.resolution, images.more_resolutions, images.train_batch_size, bool(changes_by_chance(images)))
+        for images in (concept.images for concept in concepts_of(job))
     ]
     named = [value_of(job, f"{group}.{name}") for group, names in COUNTED.items() for name in names.split()]
     of_network = kind_named(job.network.kind).kind_settings(job)

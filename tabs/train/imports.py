@@ -62,13 +62,13 @@ def _is_preset(text: str) -> bool:
 def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
     """Fill in the form from another program's settings. A shared page reads no file that they name."""
     if name.lower().endswith(WEIGHTS):
-        found = _of_header(text, name, page.workspace.private)
+        imported = _of_header(text, name, page.workspace.private)
     else:
-        found = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
-    found = fitted(found)
-    kept = {"token": token, "description": found.description, "report": report_of(found, page)}
+        imported = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
+    imported = fitted(imported)
+    details = {"token": token, "description": imported.description, "report": report_of(imported, page)}
     return page.project.take_import(
-        found.job, name or found.title, f"{name or found.title} imported: {found.summary}.", kept
+        imported.job, name or imported.title, f"{name or imported.title} imported: {imported.summary}.", details
     )
 
 
@@ -77,8 +77,8 @@ def _of_header(header: str, name: str, folder: Path) -> Import:
     data."""
     data, stops = header.encode(), [int(stop) for stop in STOP.findall(header)]
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="import-", dir=folder) as place:
-        path = Path(place) / f"header{WEIGHTS}"
+    with tempfile.TemporaryDirectory(prefix="import-", dir=folder) as folder_name:
+        path = Path(folder_name) / f"header{WEIGHTS}"
         with path.open("wb") as file:
             file.write(len(data).to_bytes(8, "little") + data)
             file.truncate(file.tell() + min(max(stops, default=0), MOST_BYTES))
@@ -104,48 +104,56 @@ def marks(project: Project) -> dict[str, Any] | None:
 
 
 def report(project: Project) -> dict[str, Any]:
-    """The report of the import that the form began with; of a preset saved from an import, the part that its description
-    has."""
+    """The report of the import that the form is based on; for a preset saved from an import, what its description contains."""
     return project.imported.get("report") or _described(project.description)
 
 
-def report_of(found: Import, page: Page) -> dict[str, Any]:
+def report_of(imported: Import, page: Page) -> dict[str, Any]:
     """The report as JSON, with a row for each key of the other program's file."""
 
     def exists(path: Path) -> bool:
         return page.roots.holds(path) and path.exists()
 
-    before = page.project.job  # of the form that is replaced: its folders were found here
+    before = page.project.job  # of the form that is replaced: its folders exist here
     folder, model = before.dataset.folder, before.model.base_model
     places = (("dataset.folder", folder), (SOURCES, folder), ("model.base_model", model))
-    own = {path: text for path, text in places if text and exists(resolve_path(text))}
-    sources = [each for each in found.job.dataset.sources if each.role == "train" and not each.diff_output_preservation]
-    alone = [each.folder for each in sources]
-    if len(alone) > 1:
-        own.pop(SOURCES, None)  # which of them is it?
+    now = {path: text for path, text in places if text and exists(resolve_path(text))}
+    sources = [
+        each for each in imported.job.dataset.sources if each.role == "train" and not each.diff_output_preservation
+    ]
+    train_folders = [each.folder for each in sources]
+    if len(train_folders) > 1:
+        now.pop(SOURCES, None)  # it is unclear which of them it replaces
     used = [resolve_path(each).parent for each in (folder, model) if each]
-    missing, own_folders = list(missing_paths(found.job, exists)), filter(page.roots.holds, around(found.job, exists))
+    missing, own_folders = (
+        list(missing_paths(imported.job, exists)),
+        filter(page.roots.holds, around(imported.job, exists)),
+    )
     folders = [*own_folders, page.workspace.models, *used, *([PROJECT, PROJECT.parent] if page.roots.local else ())]
     near = nearby(missing, folders)
 
     def offered(path: str, text: str) -> list[str]:
-        found = [*map(str, filter(page.roots.holds, near[path, text]))]
-        other = path not in own or (path == SOURCES and text not in alone) or str(resolve_path(own[path])) in found
-        return found if other else [*found, own[path]]
+        paths = [*map(str, filter(page.roots.holds, near[path, text]))]
+        other = (
+            path not in now or (path == SOURCES and text not in train_folders) or str(resolve_path(now[path])) in paths
+        )
+        return paths if other else [*paths, now[path]]
 
     parts = []
     for kind, title in TITLES.items():
-        rows = [_row(entry) for entry in found.entries(kind)]
+        rows = [_row(entry) for entry in imported.entries(kind)]
         more = max(0, len(rows) - MOST_ROWS)
         parts.append({"kind": kind, "title": title, "folded": kind in FOLDED, "rows": rows[:MOST_ROWS], "more": more})
     return {
-        "title": IMPORTED + found.title,
-        "summary": found.summary,
+        "title": IMPORTED + imported.title,
+        "summary": imported.summary,
         "parts": [part for part in parts if part["rows"]],
         "missing": [_missing(path, text, offered(path, text)) for path, text in missing],
-        "advice": [problem.to_dict() for problem in limited(found.problems) if problem.code != "import.missing-path"],
-        "choices": found.choices[:MOST_ROWS],
-        "choice": found.choice,
+        "advice": [
+            problem.to_dict() for problem in limited(imported.problems) if problem.code != "import.missing-path"
+        ],
+        "choices": imported.choices[:MOST_ROWS],
+        "choice": imported.choice,
     }
 
 
@@ -190,15 +198,15 @@ def exported(page: Page, program: str = "") -> dict[str, Any]:
     and a list of what these cannot express. Raises ProblemsError."""
     page.project.check()
     job = page.project.job
-    found: dict[str, Any]
+    texts: dict[str, Any]
     if program == "kohya_ss":
         preset = export_preset(job)
-        found, lost = {"preset": preset.text, "tab": preset.title}, preset.lost
+        texts, lost = {"preset": preset.text, "tab": preset.title}, preset.lost
     else:
         project = export_project(job)
-        found, lost = {"command": project.command, "toml": project.toml}, project.lost
+        texts, lost = {"command": project.command, "toml": project.toml}, project.lost
     dataset, advice = _dataset(page, job)
-    return found | {
+    return texts | {
         "name": job.saving.output_name,
         "dataset": dataset,
         "lost": [

@@ -52,9 +52,9 @@ def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
 
 def idle_fields(job: TrainJob) -> dict[str, str]:
     """{path: reason} of the fields without effect for this method, scheduler and DeepSpeed setting, which the form hides."""
-    found = {path: reason for path, reason in lacking_in(job) if path.partition(".")[0] in ("method", "sharding")}
-    found |= {path: reason for topic in (method, schedule, sharding) for path, reason in topic.without_effect(job)}
-    return {path: reason for path, reason in found.items() if not FIELDS[path].first or FIELDS[path].only}
+    reasons = {path: reason for path, reason in lacking_in(job) if path.partition(".")[0] in ("method", "sharding")}
+    reasons |= {path: reason for topic in (method, schedule, sharding) for path, reason in topic.without_effect(job)}
+    return {path: reason for path, reason in reasons.items() if not FIELDS[path].first or FIELDS[path].only}
 
 
 def idle_group(group: str, idle: dict[str, str]) -> str:
@@ -120,10 +120,10 @@ def _optimizers(device: str | None) -> list[tuple[str, str, Entry]]:
     listed = []
     for number, entry in enumerate(catalog().values()):
         reason, usual = entry.unusable(device), entry.name in USUAL
-        place = len(packages) + 1 if reason else 0 if usual else packages.index(entry.package) + 1
+        rank = len(packages) + 1 if reason else 0 if usual else packages.index(entry.package) + 1
         group = "Cannot be used here" if reason else "Usual" if usual else entry.package
         words = f"{entry.name}: unavailable, {reason}" if reason else _optimizer_words(entry, device)
-        listed.append(((place, USUAL.index(entry.name) if usual else number), (group, words, entry)))
+        listed.append(((rank, USUAL.index(entry.name) if usual else number), (group, words, entry)))
     return [each for _, each in sorted(listed, key=lambda item: item[0])]
 
 
@@ -170,20 +170,20 @@ def _argument(argument: Argument) -> str:
 
 def _recipes(job: TrainJob) -> dict[str, list[Recipe]]:
     """{path of a field: recipes below it that would change something}."""
-    found = {"optimizer.optimizer_type": recipes(job.optimizer.optimizer_type)}
+    offers = {"optimizer.optimizer_type": recipes(job.optimizer.optimizer_type)}
     if rate := usual_rate(job):
-        found["optimizer.learning_rate"] = [rate]
-    found["schedule.lr_scheduler"] = constant_or_warmup(job)
+        offers["optimizer.learning_rate"] = [rate]
+    offers["schedule.lr_scheduler"] = constant_or_warmup(job)
     if job.noise.loss_type in HUBER_LIKE:
-        found["noise.loss_type"] = [HUBER]
-    return {path: useful for path, each in found.items() if (useful := [one for one in each if changes(job, one)])}
+        offers["noise.loss_type"] = [HUBER]
+    return {path: useful for path, each in offers.items() if (useful := [one for one in each if changes(job, one)])}
 
 
 def recipe_offers(job: TrainJob) -> dict[str, list[dict[str, str]]]:
     """{path of a field: [{"title", "why", "sets"}] for the buttons below it}."""
     return {
-        path: [{"title": one.title, "why": one.why, "sets": _settings_text(changes(job, one))} for one in found]
-        for path, found in _recipes(job).items()
+        path: [{"title": one.title, "why": one.why, "sets": _settings_text(changes(job, one))} for one in useful]
+        for path, useful in _recipes(job).items()
     }
 
 

@@ -31,15 +31,15 @@ def _listed(page: Page) -> list[tuple[str, str, str]]:
     gpu, ordered = page.gpu(), []
     for number, name in enumerate(page.presets.names("train")):
         preset = read_preset(page.presets, name)
-        own = name.startswith("user/")
-        words = page.presets.shown_name(name) + (" (yours)" if own else "")
-        family = preset.family if preset is not None and not own else ""
+        is_user = name.startswith("user/")
+        words = page.presets.shown_name(name) + (" (yours)" if is_user else "")
+        family = preset.family if preset is not None and not is_user else ""
         enough = preset is None or preset.kind != "recipe" or fits(preset, gpu)
         words += "" if enough or not gpu else " (needs more VRAM)"
-        group = "Your presets" if own else FAMILY_NAMES.get(family, "Presets")
+        group = "Your presets" if is_user else FAMILY_NAMES.get(family, "Presets")
         group += " (for a GPU)" if family and gpu == 0 else ""
         vram = preset.vram_gb if preset is not None and family else number
-        ordered.append(((own, family, not enough, vram), (group, words, name)))
+        ordered.append(((is_user, family, not enough, vram), (group, words, name)))
     return [listed for _, listed in sorted(ordered)]
 
 

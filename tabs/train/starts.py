@@ -71,7 +71,7 @@ def _check_and_submit(
         title = "Not started" if how == "start" else "Not added"
         text = f"Fix {count(number, 'problem')} to start" if how == "start" else f"Fix {count(number, 'problem')} first"
         browser.pressed = (0.0, "", "")  # nothing was started, so the next click is not a double click
-        page.checks.look(page.project.job, again=True)  # images were decoded: the preflight finds the same problems
+        page.checks.latest(page.project.job, again=True)  # images were decoded: the preflight finds the same problems
         return page.browsers.say(
             browser,
             "error",

@@ -109,7 +109,7 @@ def _adds() -> str:
 
 
 def _row(row: str, entries: list[Declared]) -> str:
-    """HTML of a row of the first screen, and of what is below it."""
+    """HTML of a row of the first screen, and of the fields below it."""
     fields = "".join(_block(entry) for entry in entries)
     below = BELOW.get(row, "")
     if row == "method":
@@ -297,7 +297,7 @@ def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: 
         page.listen(button.click, pressed, page.envelope, page.form_bus, js=js, trigger_mode="once")
     page.listen(
         check.click,
-        lambda: page.checks.look(page.project.job, again=True) and None,
+        lambda: page.checks.latest(page.project.job, again=True) and None,
         None,
         None,
         js="() => { atelier.checking(); return []; }",

@@ -415,7 +415,9 @@ def test_a_preview_shows_what_the_epochs_use():
     def step_of(epoch, repeat):
         return epoch * 6 + repeat
 
-    preview = caption_preview(two(), settings, 7, KEY, 4, repeats=2, words="fox", total_steps=30, step_of=step_of)
+    preview = caption_preview(
+        two(), settings, 7, KEY, 4, repeats=2, class_tokens="fox", total_steps=30, step_of=step_of
+    )
     assert [(each.epoch, each.repeat) for each in preview] == [(e, r) for e in (1, 2, 3, 4) for r in (1, 2)]
     for each in preview:
         epoch, repeat = each.epoch - 1, each.repeat - 1

@@ -12,7 +12,7 @@ from core.control.hints import make_hint
 from core.dataset.preflight import preflight
 from core.dataset.sources import conditioning
 from core.dataset.sources.archive import unpack_zip
-from core.dataset.sources.conditioning import same_shape
+from core.dataset.sources.conditioning import same_aspect_ratio
 from core.dataset.sources.scan import scan_dataset
 from core.record.workspace import Workspace
 from core.settings.dataset.captions import CaptionSettings
@@ -159,14 +159,14 @@ def test_another_size_of_the_same_aspect_ratio_is_fine_and_another_aspect_ratio_
 
 def test_sizes_have_one_shape_up_to_a_pixel_of_the_smaller():
     assert (
-        same_shape((1000, 1500), (512, 768))
-        and same_shape((1001, 1500), (512, 768))
-        and same_shape((341, 512), (683, 1024))
+        same_aspect_ratio((1000, 1500), (512, 768))
+        and same_aspect_ratio((1001, 1500), (512, 768))
+        and same_aspect_ratio((341, 512), (683, 1024))
     )
     assert (
-        not same_shape((1000, 1500), (512, 770))
-        and not same_shape((64, 64), (64, 62))
-        and not same_shape((100, 50), (50, 100))
+        not same_aspect_ratio((1000, 1500), (512, 770))
+        and not same_aspect_ratio((64, 64), (64, 62))
+        and not same_aspect_ratio((100, 50), (50, 100))
     )
 
 

@@ -135,7 +135,7 @@ def test_what_is_written_is_read_again(add, place):
     mask = np.linspace(0, 1, 100 * 60, dtype=np.float32)[: 64 * 48].reshape(1, 48, 64)
 
     def sample(side):
-        return torch.from_numpy(latents(side.placed, seed=int(side.mirrored)))
+        return torch.from_numpy(latents(side.placed, seed=int(side.flipped)))
 
     done = export_npz([placed, larger], sample, lambda _: mask)
     path = placed.image.path.with_suffix(".npz")
@@ -146,8 +146,8 @@ def test_what_is_written_is_read_again(add, place):
         assert file["latents"].dtype == np.float32
     caches = NpzCaches([placed, larger])
     for each in (placed, larger):
-        for mirrored in (False, True):
-            assert torch.equal(caches(Side(each, mirrored))[0], sample(Side(each, mirrored)))
+        for flipped in (False, True):
+            assert torch.equal(caches(Side(each, flipped))[0], sample(Side(each, flipped)))
 
 
 def test_nothing_is_overwritten(add, place):

@@ -12,7 +12,7 @@ from core.dataset.captions.files import caption_change, read_caption
 from core.dataset.doctor.trash import companions
 from core.dataset.images.opening import open_rgb
 from core.dataset.sources.archive import unpack_zip
-from core.dataset.sources.scan import recognize, scan_dataset
+from core.dataset.sources.scan import describe_layout, scan_dataset
 from core.dataset.sources.walk import Walk, unused_files
 from core.generation.class_plan import other_images
 from core.record.problems import ProblemsError
@@ -183,7 +183,7 @@ def test_masks_of_onetrainer_are_never_trained(labelled):
     assert [image.conditioning for image in found.images] == [None] * 3
     assert [problem.code for problem in found.problems] == ["mask.not-used", "control.not-used"]
     assert [problem.remedy for problem in found.problems] == ["dataset.masked_loss", ""]
-    assert recognize(labelled).startswith("3 images")
+    assert describe_layout(labelled).startswith("3 images")
     assert {path.name for path in other_images(labelled)} == {"0.png", "1.jpg", "2.png"}
     assert not _is_source(labelled / "0-masklabel.png") and _is_source(labelled / "0.png")
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from core.dataset.sources.files import as_words, repeats_and_words
-from core.dataset.sources.scan import recognize, scan, scan_dataset
+from core.dataset.sources.scan import describe_layout, scan, scan_dataset
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.concepts import concepts
@@ -34,7 +34,7 @@ def test_a_plain_folder_trains_with_all_below_it(tmp_path, add):
     assert (first.width, first.height, first.repeats, first.words) == (64, 48, 1, "my fox photos")
     assert first.bytes == first.path.stat().st_size and first.mtime_ns == first.path.stat().st_mtime_ns
     assert not found.problems
-    assert recognize(tmp_path / "my_fox-photos") == "2 images in 2 folders"
+    assert describe_layout(tmp_path / "my_fox-photos") == "2 images in 2 folders"
 
 
 def test_a_repeats_folder_given_itself_is_understood(tmp_path, add):
@@ -55,7 +55,7 @@ def test_a_parent_gives_each_named_folder_its_repeats_and_trains_the_rest_once(t
         (("10_fox", "a.png"), 10, "fox"),
         (("5_my_style", "b.png"), 5, "my_style"),
     ]
-    assert recognize(tmp_path / "set") == (
+    assert describe_layout(tmp_path / "set") == (
         "2 folders with repeats: 10_fox, 5_my_style (2 images), and 2 images outside them"
     )
 
@@ -238,7 +238,7 @@ def test_an_empty_folder_is_said_with_what_it_holds_instead(tmp_path):
     (tmp_path / "b.mp4").write_bytes(b"x")
     (problem,) = look(tmp_path).problems
     assert "2 .mp4" in problem.what and ".png" in problem.fix
-    assert recognize(tmp_path) == "no images found"
+    assert describe_layout(tmp_path) == "no images found"
 
 
 def test_a_file_in_place_of_a_folder_is_said(tmp_path, add):

@@ -293,7 +293,7 @@ def checks() -> Facts:
         yield "fine", report.exit_code(report.report_of(LINES[:2], space, "cpu", 1))
         yield "lines", [len(report.line_words(line)) for line in LINES]
         text = f"{root}/outputs/x {root}/models {root} /home/abc/d C:\\Users\\abc\\d /Users/abc"
-        yield "private", report.private(text, report.hidden(space)).count("...")
+        yield "private", report.private(text, report.replacements(space)).count("...")
         printing, out = check_command.Printing(), io.StringIO()
         with redirect_stdout(out):
             for number in range(1, len(LINES) + 1):

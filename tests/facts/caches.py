@@ -347,7 +347,7 @@ def exported() -> Facts:
         done = npz.export_npz(
             [*items, sized],
             lambda side: torch.full(
-                (4, *[each // 8 for each in side.placed.placement.bucket[::-1]]), float(side.mirrored)
+                (4, *[each // 8 for each in side.placed.placement.bucket[::-1]]), float(side.flipped)
             ),
             lambda each: np.ones((1, 8, 8)),
         )

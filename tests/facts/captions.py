@@ -108,7 +108,7 @@ def drawn() -> Facts:
                 found[46:49],
                 digest([pipeline.plain_caption(each, settings, "fox") for each in captions if isinstance(each, str)]),
                 [digest([pipeline.longest_captions(each, settings, "fox") for each in wholes])],
-                pipeline.caption_preview(wholes[1], settings, 3, ("a", "b"), 2, repeats=2, words="fox")[-1],
+                pipeline.caption_preview(wholes[1], settings, 3, ("a", "b"), 2, repeats=2, class_tokens="fox")[-1],
                 pipeline.caption_preview(
                     wholes[2], settings, 3, ("a", "b"), 3, total_steps=9, step_of=lambda e, r: 3 * e + r
                 )[-1],

@@ -275,7 +275,7 @@ def reports() -> Facts:
                 yield (
                     "recognized",
                     [
-                        figures(scan.recognize(root / each))
+                        figures(scan.describe_layout(root / each))
                         for each in ("fox", "reg", "empty", "others", "fox/sub", "gone")
                     ],
                 )

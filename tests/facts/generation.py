@@ -430,7 +430,7 @@ def _grid(draw: Random, workspace: Workspace) -> Any:
             len(cells),
             *cells[:3],
             digest(cells),
-            digest(found.texts({}, workspace)),
+            digest(found.stored_axes({}, workspace)),
         ]
     except ProblemsError as error:
         return [grid, error.problems]

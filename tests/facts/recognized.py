@@ -191,7 +191,7 @@ def caches_of_others() -> Facts:
             caches = npz.NpzCaches(items)
             np.savez(npz.with_ending(stem, ".npz"), **arrays)
             return [
-                [caches(Side(first, mirrored)) is not None for mirrored in (False, True)],
+                [caches(Side(first, flipped)) is not None for flipped in (False, True)],
                 _why(caches),
                 len(caches.log_lines()),
             ]

@@ -413,11 +413,11 @@ def make_folder(folder: Path, case: int) -> Path:
 def read_folder(top: Path) -> None:
     """`train --check` for it: the good image trains, whatever lies next to it, and each thing in the way is named."""
     from core.dataset.preflight import preflight
-    from core.dataset.sources.scan import recognize
+    from core.dataset.sources.scan import describe_layout
     from core.record.workspace import Workspace
     from core.settings.job import TrainJob
 
-    recognize(top)
+    describe_layout(top)
     dataset = {"folder": str(top), "skip_broken": True, "resolution": 128, "bucket_reso_steps": 32}
     job = TrainJob.model_validate({"dataset": dataset})
     report = preflight(job, Workspace(outputs=top.parent / "outputs"), decode=True, count_tokens=len)

@@ -42,8 +42,8 @@ def images(folder, number=IMAGES, broken=()):
 
 def looked(page, test):
     """What the page is told once `test` holds of it."""
-    wait_until(lambda: test(page.checks.look(page.project.job)))
-    return page.checks.look(page.project.job)
+    wait_until(lambda: test(page.checks.latest(page.project.job)))
+    return page.checks.latest(page.project.job)
 
 
 def test_nothing_is_called_fine_before_every_image_was_decoded_and_a_start_decodes_none_again(page, tmp_path, slow):
@@ -60,7 +60,7 @@ def test_nothing_is_called_fine_before_every_image_was_decoded_and_a_start_decod
     assert sorted(slow.opened) == [f"{index:02}.png" for index in range(IMAGES)]
     report = page.checks.report(page.project.job, decode=True)  # what a start does
     assert len(errors(report.problems)) == 2 and len(slow.opened) == IMAGES
-    page.checks.look(page.project.job, again=True)
+    page.checks.latest(page.project.job, again=True)
     assert looked(page, lambda found: not found["checking"])["undecoded"] == 0 and len(slow.opened) == IMAGES
 
 
@@ -76,7 +76,7 @@ def test_another_dataset_ends_the_reading_and_what_was_read_is_kept(page, tmp_pa
     looked(page, lambda found: found["read"] == (5, IMAGES))
     wait_until(lambda: len(slow.begun) == 5 + 4)  # each of its threads holds one
     page.project.edit("dataset.folder", str(second))
-    page.checks.look(page.project.job)  # the first reading is cancelled here
+    page.checks.latest(page.project.job)  # the first reading is cancelled here
     slow.let(4 + 3)  # those that its threads hold, and the new ones
     assert looked(page, lambda found: found.get("undecoded") == 0 and not found["checking"])["trained"] == 3
     assert len(slow.opened) == 5 + 4 + 3
@@ -123,7 +123,7 @@ def test_the_folders_are_looked_at_again_each_minute_and_each_few_seconds_while_
     monkeypatch.setattr(checks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(page.checks, "_preflight", lambda job, task: looked_at.append(clock[0]))
     for clock[0] in [*range(100, 190, 11), *range(190, 203)]:
-        page.checks.look(page.project.job)
+        page.checks.latest(page.project.job)
         page.checks._task.wait(60)
     assert looked_at == [100, 166, 190, 196, 202]
 
@@ -140,7 +140,7 @@ def test_while_another_file_is_checked_no_finding_is_of_the_former_one(page, tmp
     monkeypatch.setattr(page.checks, "facts", lambda *given, **more: gate.wait() and facts(*given, **more))
     page.project.edit("model.base_model", str(tmp_path / "gone.safetensors"))
     for again in (False, True):
-        found = page.checks.look(page.project.job, again=again)
+        found = page.checks.latest(page.project.job, again=again)
         assert found["checking"] and found["trained"] == 2 and not at_the_model(found)
     gate.set()
     assert at_the_model(looked(page, lambda found: not found["checking"])) == ["model.not-found"]

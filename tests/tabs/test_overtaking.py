@@ -16,7 +16,7 @@ from work_parts import heard, make_page
 
 from core.record.problems import ProblemsError
 from tabs.context import ANY_TAB, as_listener
-from tabs.markup import Drawn, board, board_event, digest
+from tabs.markup import BoardView, board, board_event, digest
 from tabs.pulse import answer, commanded
 from tabs.server import app
 from tabs.server.browsers import TURN_SECONDS, Browsers
@@ -77,7 +77,7 @@ def test_what_a_command_replaced_is_drawn_as_a_whole_by_the_first_tick_that_begi
     page.pulse_bus = SimpleNamespace(tick_toy=lambda tick, *given, **more: made.append(tick))
     acts = []
 
-    class Toy(Drawn):
+    class Toy(BoardView):
         def stamp(self) -> str:
             return "now"
 

@@ -93,10 +93,10 @@ def test_the_preflight_counts_and_lists_everything_wrong_at_once(page, tmp_path)
 
 def test_a_changed_job_is_looked_at_again_in_the_background(page):
     first = with_value(TrainJob(), "dataset.folder", "models/starter/images")
-    assert until(lambda: page.checks.look(first).get("trained") == 24)
+    assert until(lambda: page.checks.latest(first).get("trained") == 24)
     second = with_value(first, "schedule.max_train_steps", 7)
-    assert page.checks.look(second)["checking"]
-    assert until(lambda: page.checks.look(second).get("total_steps") == 7)
+    assert page.checks.latest(second)["checking"]
+    assert until(lambda: page.checks.latest(second).get("total_steps") == 7)
 
 
 # -- start

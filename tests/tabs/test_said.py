@@ -121,17 +121,17 @@ def test_findings_of_another_folder_are_not_shown_as_those_of_this_one(page, tmp
     checks, found = page.checks, {}
 
     def look() -> dict:
-        return found.update(checks.look(page.project.job)) or found
+        return found.update(checks.latest(page.project.job)) or found
 
     page.project.edit("dataset.folder", str(tmp_path / "one"))
     wait_until(lambda: not look()["checking"])
     assert found["trained"] == 1
     page.project.edit("schedule.max_train_epochs", "3")
-    assert checks.look(page.project.job)["checking"] and checks.look(page.project.job)["trained"] == 1
+    assert checks.latest(page.project.job)["checking"] and checks.latest(page.project.job)["trained"] == 1
     page.project.edit("dataset.folder", str(tmp_path / "two"))
-    seen = [checks.look(page.project.job)]
+    seen = [checks.latest(page.project.job)]
     assert seen[0] == {"checking": True}
-    wait_until(lambda: seen.append(checks.look(page.project.job)) or not seen[-1]["checking"])
+    wait_until(lambda: seen.append(checks.latest(page.project.job)) or not seen[-1]["checking"])
     assert seen[-1]["trained"] == 2 and all("trained" not in each for each in seen[:-1])
 
 

@@ -299,7 +299,7 @@ def test_a_mask_is_mirrored_with_its_image_and_an_image_without_one_counts_whole
     views = iter([View((0, 0), flip=True), View((0, 0), flip=False), View((0, 0), flip=False)])
     monkeypatch.setattr(sources, "draw_view", lambda *given: next(views))
     posterior = torch.zeros(4, 1, 2), torch.zeros(4, 1, 2)
-    monkeypatch.setattr(sources, "Side", lambda placed, mirrored: SimpleNamespace(key=(placed.key, mirrored)))
+    monkeypatch.setattr(sources, "Side", lambda placed, flipped: SimpleNamespace(key=(placed.key, flipped)))
     held = {("a", True): posterior, ("a", False): posterior, ("b", False): posterior}
     own = Latents(lambda side: held[side.key], 1, mode="mean", masks={"a": torch.tensor([[[0.0, 1.0]]])})
     items = [(SimpleNamespace(key=key, image=SimpleNamespace(control=None)), 0) for key in "aab"]

@@ -9,7 +9,7 @@ from core.settings.captioning.sentences import CaptionCleaningSettings
 
 OPENED, CLOSED = "<think>", "</think>"
 PHRASE_WORDS = 40  # the longest phrase whose repetition is found
-REPEATS = 4  # as often in a row is no style
+REPEATS = 4  # in a row; fewer may be style
 _SENTENCE_END = re.compile(r"""[.!?\u2026\u3002]["')\]]*(?=\s|$)""")
 _MARKDOWN = (
     (re.compile(r"^\s{0,3}(?:#{1,6}\s+|[-*+]\s+|>\s?|```\w*\s*$)", re.M), ""),

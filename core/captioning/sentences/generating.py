@@ -142,16 +142,16 @@ def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
     system, prompt, start = (
         _without_marks(loaded.processor, text) for text in (query.system, query.prompt, query.start)
     )
-    talk: list[dict[str, Any]] = []
-    talk += [{"role": "system", "content": [{"type": "text", "text": system}]}] if system.strip() else []
-    talk += [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+    messages: list[dict[str, Any]] = []
+    messages += [{"role": "system", "content": [{"type": "text", "text": system}]}] if system.strip() else []
+    messages += [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
     template = loaded.processor.chat_template or loaded.tokenizer.chat_template
     arguments: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
     arguments |= {"enable_thinking": thinks} if "enable_thinking" in str(template) else {}
     try:
         with at_most(TEMPLATE_SECONDS):
-            # SmolVLM's own method asks for what prepares videos
-            text = str(ProcessorMixin.apply_chat_template(loaded.processor, talk, **arguments))
+            # ProcessorMixin's method, since SmolVLM's override needs a video processor
+            text = str(ProcessorMixin.apply_chat_template(loaded.processor, messages, **arguments))
     except TimeoutError as error:
         what = f"The model's chat template takes longer than {TEMPLATE_SECONDS:g} seconds"
         raise ProblemsError.one(what, "vlm.model", "download the model again", "captioner.template") from error
@@ -221,13 +221,13 @@ class AddressedSampling(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         seed, attempt = self._address
-        place = input_ids.shape[1] - self._prompt.tokens
+        position = input_ids.shape[1] - self._prompt.tokens
         chances = scores.float()
         for warper in self._warpers:
             chances = warper(input_ids, chances)
         below = chances.softmax(-1).cpu().double().cumsum(-1)
         draws = torch.tensor(
-            [[uniform(seed, "captioning", key, attempt, place)] for key in self._keys], dtype=torch.float64
+            [[uniform(seed, "captioning", key, attempt, position)] for key in self._keys], dtype=torch.float64
         )
         chosen = torch.searchsorted(below, draws * below[:, -1:], right=True).clamp(max=scores.shape[-1] - 1)
         alone = torch.full_like(scores, -torch.inf)

@@ -129,15 +129,15 @@ def _too_long(text: str) -> ProblemsError:
 
 
 def _a1111(texts: ImageTexts) -> str:
-    """The prompt in `parameters` or in a comment with A1111's line of settings; also of other programs that write JSON there,
-    except those in WITH_FIELDS."""
-    block = texts.png.get("parameters", "")
-    if len(block) > LONGEST_TEXT:
-        raise _too_long(block)
-    in_json = (block or texts.written).lstrip()[:1] == "{"
-    if block and in_json:
-        texts.json("parameters")  # raises what is wrong with it
-    elif prompt := a1111_parts(block)[0] if block else _prompt_of(texts.written):
+    """The prompt in `parameters`, or in a comment with A1111's line of settings. Else that of another program: of any that writes
+    JSON there, otherwise of those not in WITH_FIELDS."""
+    parameters = texts.png.get("parameters", "")
+    if len(parameters) > LONGEST_TEXT:
+        raise _too_long(parameters)
+    in_json = (parameters or texts.written).lstrip()[:1] == "{"
+    if parameters and in_json:
+        texts.json("parameters")  # raises ProblemsError if it is damaged
+    elif prompt := a1111_parts(parameters)[0] if parameters else _prompt_of(texts.written):
         return prompt
     settings = read_foreign(texts.png, texts.written, texts.image.size)
     return settings.prompt if settings is not None and (in_json or settings.source not in WITH_FIELDS) else ""

@@ -65,9 +65,9 @@ def _described(path: Path, settings: SidecarSettings, separator: str) -> Describ
 def tags_in(content: Any, settings: SidecarSettings) -> list[str]:
     """The tags under the first key that has any, each once."""
     for key in _lines(settings.sidecar_keys):
-        *way, last = key.split(".")
+        *parents, last = key.split(".")
         post = first_object(content)
-        for name in way:
+        for name in parents:
             post = first_object(post.get(name))
         if tags := _in_order(_by_category(post, last, settings), settings):
             return tags

@@ -98,7 +98,7 @@ def bilinear(pixels: np.ndarray, size: int) -> np.ndarray:
     if length == 2 * size:
         blocks = pixels.reshape(size, 2, size, 2, -1).sum((1, 3), dtype=np.int32)
         return ((blocks + 2) >> 2).astype(np.uint8)
-    place = ((np.arange(size) + 0.5) * (length / size) - 0.5).astype(np.float32)
-    first = np.floor(place).astype(np.int64)
-    both = taps(first, place - first.astype(np.float32), length)
+    source = ((np.arange(size) + 0.5) * (length / size) - 0.5).astype(np.float32)
+    first = np.floor(source).astype(np.int64)
+    both = taps(first, source - first.astype(np.float32), length)
     return linear(pixels, both, both)

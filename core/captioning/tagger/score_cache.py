@@ -28,7 +28,7 @@ VERSION = 1
 MAX_BYTES = 1 << 30
 INDEXES = 64  # of folders, in memory
 HEAD = re.compile(rb'\{"version": (\d+), ')
-# An image's line up to its name, which stands there as JSON. A line that was cut short has no end.
+# An image's line up to its name, which is JSON. A truncated line has no end.
 IMAGE = re.compile(rb'\{"image": ("[^"\\]*(?:\\.[^"\\]*)*"), "stamp": ')
 END = b"]}\n"
 
@@ -114,9 +114,9 @@ class FolderScores:
             _indexes[self.path] = known
         return known
 
-    def _scores_at(self, handle: BinaryIO, index: Index, place: LinePosition) -> ImageScores:
-        labels, _ = self._labels(handle, index, place.head)
-        line = self._line(handle, place.start, place.length)
+    def _scores_at(self, handle: BinaryIO, index: Index, position: LinePosition) -> ImageScores:
+        labels, _ = self._labels(handle, index, position.head)
+        line = self._line(handle, position.start, position.length)
         size, time = line["stamp"]
         scored = tuple((labels[int(number)], float(score)) for number, score in line["scores"])
         return ImageScores((int(size), int(time)), scored)
@@ -178,8 +178,8 @@ class FolderScores:
 def _needed(index: Index) -> Iterator[tuple[int, int]]:
     """Yield (start, length) of the lines to keep: blocks with at least one current image, each with its label line first."""
     blocks: dict[int, list[tuple[int, int]]] = {}
-    for place in index.images.values():
-        blocks.setdefault(place.head, []).append((place.start, place.length))
+    for line in index.images.values():
+        blocks.setdefault(line.head, []).append((line.start, line.length))
     for head, lines in sorted(blocks.items()):
         yield head, index.heads[head]
         yield from sorted(lines)

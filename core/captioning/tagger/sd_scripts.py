@@ -121,5 +121,5 @@ def joining(tagged: Tagged, separator: str) -> Join:
 
 def appended(before: str, tags: Sequence[str], separator: str) -> str:
     """The caption with new tags appended (`--append_tags`), without those it has in the exact same spelling."""
-    there = [tag.strip() for tag in before.strip("\n").split(separator.strip()) if tag.strip()]
-    return separator.join([*there, *(tag for tag in tags if tag not in there)])
+    existing = [tag.strip() for tag in before.strip("\n").split(separator.strip()) if tag.strip()]
+    return separator.join([*existing, *(tag for tag in tags if tag not in existing)])

@@ -57,9 +57,9 @@ class Face:
 def weights_folder() -> Path:
     """Folder of the package's weights; does not import the package. Raises ProblemsError if it is not installed."""
     if find_spec("lz4") and find_spec("joblib"):
-        found = find_spec("mtcnn")
-        for place in (found.submodule_search_locations or []) if found else []:
-            folder = Path(place) / "assets" / "weights"
+        spec = find_spec("mtcnn")
+        for location in (spec.submodule_search_locations or []) if spec else []:
+            folder = Path(location) / "assets" / "weights"
             if all((folder / f"{name}.lz4").is_file() for name in _NETWORKS):
                 return folder
     fix = f"run in Atelier's Python, then try again: python -m pip install {PACKAGES}"
@@ -98,7 +98,7 @@ class FaceDetector:
 
         height, width = pixels.shape[-2:]
         scale = _CELL / max(20.0, _SMALLEST_SHARE * min(width, height))
-        found: list[np.ndarray] = []
+        proposals: list[np.ndarray] = []
         while min(width, height) * scale >= _CELL:
             size = (math.ceil(height * scale), math.ceil(width * scale))
             small = interpolate(pixels, size, mode="area") if scale < 1 else interpolate(pixels, size, mode="bilinear")
@@ -109,11 +109,11 @@ class FaceDetector:
                 corner = np.stack([columns.numpy(), rows.numpy()], 1).astype(np.float32) * _STRIDE
                 boxes = (np.concatenate([corner, corner + _CELL], 1) + moved) / scale
                 part = np.concatenate([boxes, scores[rows, columns].numpy()[:, None]], 1)
-                found.append(part[_nms(part, 0.5)])
+                proposals.append(part[_nms(part, 0.5)])
             scale *= _PYRAMID
-        if not found:
+        if not proposals:
             return np.zeros((0, 5), np.float32)
-        together = np.concatenate(found)
+        together = np.concatenate(proposals)
         return _squares(together[_nms(together, _OVERLAP)])
 
     def _first(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,14 +132,14 @@ class FaceDetector:
 
         if not len(boxes):
             return boxes
-        w, found = self._weights["rnet"], []
+        w, outputs = self._weights["rnet"], []
         for part in torch.split(_patches(pixels, boxes, 24), _AT_ONCE):
             x = max_pool2d(prelu(conv2d(part, w[0], w[1]), w[2]), 3, 2, ceil_mode=True)
             x = max_pool2d(prelu(conv2d(x, w[3], w[4]), w[5]), 3, 2)
             x = prelu(conv2d(x, w[6], w[7]), w[8])
             x = prelu(linear(_flat(x), w[9], w[10]), w[11])
-            found.append(torch.cat([linear(x, w[12], w[13]), linear(x, w[14], w[15]).softmax(1)[:, 1:]], 1))
-        result = torch.cat(found).numpy()
+            outputs.append(torch.cat([linear(x, w[12], w[13]), linear(x, w[14], w[15]).softmax(1)[:, 1:]], 1))
+        result = torch.cat(outputs).numpy()
         boxes = _moved(boxes, result[:, :4], result[:, 4])
         boxes = boxes[boxes[:, 4] > _REFINE]
         return _squares(boxes[_nms(boxes, _OVERLAP)])
@@ -150,7 +150,7 @@ class FaceDetector:
 
         if not len(boxes):
             return []
-        w, found = self._weights["onet"], []
+        w, outputs = self._weights["onet"], []
         for part in torch.split(_patches(pixels, boxes, 48), _AT_ONCE):
             x = max_pool2d(prelu(conv2d(part, w[0], w[1]), w[2]), 3, 2, ceil_mode=True)
             x = max_pool2d(prelu(conv2d(x, w[3], w[4]), w[5]), 3, 2)
@@ -158,8 +158,8 @@ class FaceDetector:
             x = prelu(conv2d(x, w[9], w[10]), w[11])
             x = prelu(linear(_flat(x), w[12], w[13]), w[14])
             parts = [linear(x, w[15], w[16]), linear(x, w[17], w[18]), linear(x, w[19], w[20]).softmax(1)[:, 1:]]
-            found.append(torch.cat(parts, 1))
-        result = torch.cat(found).numpy()
+            outputs.append(torch.cat(parts, 1))
+        result = torch.cat(outputs).numpy()
         points, scores = result[:, 4:14], result[:, 14]
         sides = boxes[:, 2:4] - boxes[:, :2]
         xs = boxes[:, :1] + points[:, :5] * sides[:, :1]
@@ -185,7 +185,7 @@ def _patches(pixels: torch.Tensor, boxes: np.ndarray, side: int) -> torch.Tensor
     from torch.nn.functional import interpolate, pad
 
     height, width = pixels.shape[-2:]
-    found = []
+    patches = []
     for left, top, right, bottom in np.rint(boxes[:, :4]).astype(int):
         right, bottom = max(right, left + 1), max(bottom, top + 1)
         inside = pixels[..., max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
@@ -193,8 +193,8 @@ def _patches(pixels: torch.Tensor, boxes: np.ndarray, side: int) -> torch.Tensor
         patch = pad(inside, edges, value=-127.5 / 128) if any(edges) else inside
         if 0 in inside.shape or patch.shape[-2:] != (bottom - top, right - left):
             patch = torch.full((1, 3, 1, 1), -127.5 / 128)
-        found.append(interpolate(patch, (side, side), mode="area" if right - left >= side else "bilinear"))
-    return torch.cat(found)
+        patches.append(interpolate(patch, (side, side), mode="area" if right - left >= side else "bilinear"))
+    return torch.cat(patches)
 
 
 def _moved(boxes: np.ndarray, offsets: np.ndarray, scores: np.ndarray) -> np.ndarray:

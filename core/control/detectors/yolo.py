@@ -95,13 +95,13 @@ def class_numbers(file: Path, classes: str) -> list[int]:
     """The numbers of classes that are named or numbered, separated by commas; [] for "", all. Raises ProblemsError."""
     numbers = {name.casefold(): number for number, name in NAME.findall(onnx_property(file, "names"))}
     wanted = [each.strip().casefold() for each in classes.split(",") if each.strip()]
-    found = [numbers.get(each, each) for each in wanted]
-    for each in found:
+    numbered = [numbers.get(each, each) for each in wanted]
+    for each in numbered:
         if each not in numbers.values() if numbers else not NUMBER.fullmatch(each):
             what, known = f"The model {file.name} has no class '{each}'", ", ".join(numbers)[:200]
             fix = f"choose from {known}" if known else "write numbers: it names no classes"
             raise ProblemsError.one(what, "detailer.ad_model_classes", fix, f"{ABOUT}.class")
-    return [int(each) for each in found]
+    return [int(each) for each in numbered]
 
 
 def is_yolox(values: np.ndarray, size: tuple[int, int]) -> bool:

@@ -163,9 +163,9 @@ def _detector_of(file: Path, profile: Profile) -> Path | None:
         check_regular(detector)
         check_onnx(detector, ABOUT)
         return detector
-    found = [each for each in _models_in(file.parent) if each != file and _kind_of_file(each) == DETECTOR]
-    if len(found) > 1:
-        what = f"The folder contains {len(found)} person detectors ({', '.join(each.name for each in found)[:200]})"
+    detectors = [each for each in _models_in(file.parent) if each != file and _kind_of_file(each) == DETECTOR]
+    if len(detectors) > 1:
+        what = f"The folder contains {len(detectors)} person detectors ({', '.join(each.name for each in detectors)[:200]})"
         fix = 'name one as "detector" in profile.json'
         raise ProblemsError.one(what, str(file.parent), fix, f"{ABOUT}.detectors")
-    return found[0] if found else None
+    return detectors[0] if detectors else None

@@ -111,7 +111,7 @@ class OneImageModel(OfProcess):
 
 
 class ProfiledModel(OneImageModel):
-    """A model with a profile. defaults: of its kind, for what the profile leaves out"""
+    """A model with a profile. defaults: values for what a profile leaves out"""
 
     defaults: ClassVar[Mapping[str, Any]] = {}
 

@@ -37,8 +37,8 @@ class Epochs:
         self._size: dict[Bucket, int] = {
             each.bucket: each.concept.images.train_batch_size * processes for each in placed
         }
-        # Addresses of the shuffle: several processes see the order of a single one with batches of the global size.
-        self._drawn_as = {
+        # Keys of the shuffle's random numbers: with several processes, the order of one process with batches of the global size.
+        self._shuffle_keys = {
             each.bucket: (each.concept.batch_group_of(processes), each.placement.bucket) for each in placed
         }
         self._members: defaultdict[Bucket, list[Placed]] = defaultdict(list)
@@ -123,8 +123,8 @@ class Epochs:
         for view in self.views_of(epoch):
             buckets[view[0].bucket].append(view)
         batches: list[Planned] = []
-        for bucket in sorted(buckets, key=lambda each: self._drawn_as[each]):
-            group, size = self._drawn_as[bucket]
+        for bucket in sorted(buckets, key=lambda each: self._shuffle_keys[each]):
+            group, size = self._shuffle_keys[bucket]
             views = buckets[bucket]
             draws.python_random(seed, "order in a bucket", epoch, group, *size).shuffle(views)
             if self._short == "refill":
@@ -146,11 +146,11 @@ class Epochs:
         for each, repeat in views:
             shown[each.key] = max(shown[each.key], repeat + 1)
         order = list({each.key: each for each, _ in views}.values())
-        group, size = self._drawn_as[bucket]
+        group, size = self._shuffle_keys[bucket]
         draws.python_random(seed, "filling up", epoch, group, *size).shuffle(order)
         more: list[View] = []
-        for place in range(lacking):
-            each = order[place % len(order)]
+        for number in range(lacking):
+            each = order[number % len(order)]
             more.append((each, shown[each.key]))
             shown[each.key] += 1
         return more
@@ -190,8 +190,8 @@ class Plan:
         """The batches of this step and the next one of the epoch, to prepare them ahead."""
         step -= self.begin
         epoch = self.epoch_of(step)
-        place = step - self.epochs.first_step(epoch)
-        return [batch for group in self._groups_of(epoch)[place : place + 2] for batch in group]
+        index = step - self.epochs.first_step(epoch)
+        return [batch for group in self._groups_of(epoch)[index : index + 2] for batch in group]
 
     def _groups_of(self, epoch: int) -> list[list[Planned]]:
         if epoch != self._epoch:
@@ -202,8 +202,8 @@ class Plan:
         return training_caption(self._use(placed, repeat, step), self.seed, epoch, self.total)
 
     def _use(self, placed: Placed, repeat: int, step: int) -> ImageUse:
-        words = placed.image.words
-        return ImageUse(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
+        class_tokens = placed.image.words
+        return ImageUse(placed.key, repeat, placed.caption, placed.concept.captions, class_tokens, step)
 
     def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
         """{image key: captions of its first use in each of the first `epochs` epochs}. Images that rotation has not reached have

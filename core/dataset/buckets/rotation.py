@@ -58,8 +58,8 @@ class Turn:
         pool, begin = self._pool, epoch * self._count
         shown: defaultdict[tuple[str, ...], int] = defaultdict(int)
         views: list[View] = []
-        for place in range(begin, begin + self._count):
-            each = pool[place % len(pool)]
+        for index in range(begin, begin + self._count):
+            each = pool[index % len(pool)]
             views.append((each, shown[each.key]))
             shown[each.key] += 1
         return views

@@ -69,7 +69,7 @@ def _share(
     if wanted <= 0:
         return set()
     last = sorted(order.values())[wanted - 1]
-    chosen = {key for key, place in order.items() if place <= last}
+    chosen = {key for key, index in order.items() if index <= last}
     return chosen if len(chosen) < len(members) or share >= 1 else set()
 
 

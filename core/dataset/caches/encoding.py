@@ -35,11 +35,11 @@ class Side:
     """An image, plain or flipped: one entry of a cache."""
 
     placed: Placed
-    mirrored: bool = False
+    flipped: bool = False
 
     @property
     def key(self) -> SideKey:
-        return (self.placed.key, self.mirrored)
+        return (self.placed.key, self.flipped)
 
 
 def sides(placed: Placed) -> tuple[Side, ...]:
@@ -119,8 +119,8 @@ def _decoded_ahead(
 
 
 def of_side(side: Side, pixels: np.ndarray) -> np.ndarray:
-    """The pixels [3, H, W] of a side, from those of its image as it is."""
-    return pixels[..., ::-1] if side.mirrored else pixels
+    """The pixels [3, H, W] of a side, flipped if it is, from those of its image."""
+    return pixels[..., ::-1] if side.flipped else pixels
 
 
 def pixels_of(placed: Placed) -> np.ndarray:

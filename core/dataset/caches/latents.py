@@ -84,7 +84,7 @@ class LatentCache(Store):
         check: Check | None = None,
         progress: Progress | None = None,
     ) -> int:
-        """Encode and store what is missing; return how many. What was stored stays stored however the work ends, so the next
+        """Encode and store missing entries; return their number. Stored entries stay stored if it is interrupted, so the next
         call continues from there (see `encode_sides`, also for errors). Raises ProblemsError if the disk has no room."""
         todo = list(self._lacking(items, check).values())
         self._damaged.clear()  # `missing` reports them
@@ -176,7 +176,7 @@ class LatentCache(Store):
         return self.path_of(
             self._contents[state],
             *side.placed.placement.cut,
-            "mirrored" if side.mirrored else "as it is",
+            "mirrored" if side.flipped else "as it is",
             images.resize_interpolation,
             NO_COLOR if state in self._opaque else images.alpha_color.lower(),
             self.vae_id,

@@ -126,9 +126,9 @@ def read_latents(path: Path, side: Side) -> np.ndarray:
                 return _bare(path, side, (width, height))
             end = _ending(names, (width, height))
             _check_size(file, f"original_size{end}", placed)
-            name = ("latents_flipped" if side.mirrored else "latents") + end
+            name = ("latents_flipped" if side.flipped else "latents") + end
             if name not in names:
-                raise Unfit("lacks the flipped image" if side.mirrored else "contains no latents")
+                raise Unfit("lacks the flipped image" if side.flipped else "contains no latents")
             return _array(file, name, (width, height))
     except (*DAMAGED, ProblemsError) as error:
         raise Unfit("cannot be read") from error
@@ -142,7 +142,7 @@ def _ending(names: set[str], size: Size) -> str:
 
 def _bare(path: Path, side: Side, size: Size) -> np.ndarray:
     """The oldest layout: one array per file."""
-    where = with_ending(path.with_suffix(""), "_flip.npz") if side.mirrored else path
+    where = with_ending(path.with_suffix(""), "_flip.npz") if side.flipped else path
     if not where.is_file():
         raise Unfit(f"lacks the flipped image ({printable(where.name)})")
     with open_regular(where) as handle, open_zip(handle, where) as file:

@@ -86,7 +86,7 @@ def editable_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
 
 
 def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Caption:
-    """The one caption file next to an image, else its folder's default caption: what is edited and saved.
+    """The caption to edit: of the only caption file next to an image, else its folder's default caption.
 
     Line ends become \n; surrounding whitespace is stripped.
     """

@@ -109,7 +109,7 @@ def caption_preview(
     epochs: int,
     *,
     repeats: int = 1,
-    words: str = "",
+    class_tokens: str = "",
     total_steps: int = 0,
     step_of: Callable[[int, int], int] | None = None,
 ) -> list[PreviewCaption]:
@@ -123,7 +123,7 @@ def caption_preview(
     for epoch in range(epochs):
         for repeat in range(repeats):
             step = step_of(epoch, repeat) if step_of else over
-            use = ImageUse(image_key, repeat, caption, settings, words, step)
+            use = ImageUse(image_key, repeat, caption, settings, class_tokens, step)
             previews.append(PreviewCaption(epoch + 1, repeat + 1, training_caption(use, seed, epoch, total_steps)))
     return previews
 
@@ -153,16 +153,16 @@ def needs_steps(settings: CaptionSettings) -> bool:
 # ---- the pipeline
 
 
-def plain_caption(raw: str, settings: CaptionSettings, words: str = "") -> str:
+def plain_caption(raw: str, settings: CaptionSettings, class_tokens: str = "") -> str:
     """The caption without randomness: nothing shuffled or dropped; the first wildcard option, line and template."""
-    return _worded(raw, settings, STILL, 1 << 62, 0, words, False)
+    return _worded(raw, settings, STILL, 1 << 62, 0, class_tokens, False)
 
 
-def longest_captions(caption: Caption, settings: CaptionSettings, words: str = "") -> list[str]:
+def longest_captions(caption: Caption, settings: CaptionSettings, class_tokens: str = "") -> list[str]:
     """The longest possible captions: nothing dropped, the longest wildcard options, lines and templates, both files."""
     drawn = caption.sentence is not None and settings.sidecars == "drawn"
     texts = [caption.sentence or "", caption.tags] if drawn else [caption.text]
-    return [_worded(text, settings, LONGEST, 1 << 62, 0, words, False) for text in texts]
+    return [_worded(text, settings, LONGEST, 1 << 62, 0, class_tokens, False) for text in texts]
 
 
 def _dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
@@ -173,12 +173,12 @@ def _dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
 
 
 def _worded(
-    raw: str, settings: CaptionSettings, rng: Random, step: int, total_steps: int, words: str, is_sentence: bool
+    raw: str, settings: CaptionSettings, rng: Random, step: int, total_steps: int, class_tokens: str, is_sentence: bool
 ) -> str:
     """The caption after all steps that follow caption dropout.
 
     raw    the text of the caption file                rng   decides what is random
-    step, total_steps   for token warmup               words   the folder's default caption, for templates
+    step, total_steps   for token warmup               class_tokens   of the folder, for templates
     is_sentence   there are no tags to shuffle or drop
     """
     caption = _surrounded_line(raw, settings, rng)
@@ -190,7 +190,7 @@ def _worded(
     caption = _arranged(caption, settings, rng, step, total_steps, trigger, is_sentence)
     if settings.secondary_separator:
         caption = caption.replace(settings.secondary_separator, settings.caption_separator)
-    if settings.caption_template != "none" and (subject := trigger or words.strip()):
+    if settings.caption_template != "none" and (subject := trigger or class_tokens.strip()):
         return str(rng.choice(TEMPLATES[settings.caption_template])).replace("{}", subject)
     return caption
 

@@ -56,7 +56,7 @@ def examine(
         *wrong_size(whole),
         *caption_findings(whole),
     ]
-    order = {kind: place for place, kind in enumerate(KINDS)}
+    order = {kind: index for index, kind in enumerate(KINDS)}
     return tuple(sorted(findings, key=lambda finding: (finding.level != "error", order[finding.kind])))
 
 

@@ -77,7 +77,7 @@ def put_away(
         moved += [Path(os.path.abspath(other)) for other in (extra or {}).get(path, ()) if os.path.isfile(other)]
     moved = list(dict.fromkeys(moved))
     try:
-        place = new_place(folder)
+        trash = new_trash_folder(folder)
     except OSError as error:
         what = f"The trash folder cannot be created ({error.strerror}); nothing was moved"
         fix = "check that the folder is writable"
@@ -86,18 +86,18 @@ def put_away(
     shown = [each["from"] for each in files[: len(images)]]
     content = {"v": 1, "when": time.time(), "reason": reason, "images": shown, "files": files}
     try:
-        atomic.write_json(place / RECORD, content)
-        move_all([(path, place / _FILES / each["to"]) for path, each in zip(moved, files, strict=True)])
+        atomic.write_json(trash / RECORD, content)
+        move_all([(path, trash / _FILES / each["to"]) for path, each in zip(moved, files, strict=True)])
     except OSError as error:
-        tidy(place)
+        tidy(trash)
         fix = "close programs that use it, check that the folder is writable, and try again"
         what = f"A file could not be moved to the trash ({error.strerror or error}); nothing was moved"
         raise ProblemsError.one(what, printable(error.filename or folder), fix, code="trash.not-moved") from error
-    return str(place / RECORD)
+    return str(trash / RECORD)
 
 
 def put_back(token: str) -> tuple[Path, ...]:
-    """Restore all files of one action to where they were; return them. Nothing is ever overwritten.
+    """Restore all files of one action to their old paths and return them; never overwrites a file.
 
     Files deleted from the trash are skipped. Raises ProblemsError, with nothing moved, when a path is taken.
     """
@@ -134,11 +134,11 @@ def empty(dataset_folder: Path | str) -> tuple[int, int]:
     """Permanently delete this folder's trashed images; return (files, bytes). Previous captions are kept."""
     files = size = 0
     for record in records(Path(dataset_folder), RECORD):
-        for place, _, names in os.walk(record.parent / _FILES):
+        for parent, _, names in os.walk(record.parent / _FILES):
             files += len(names)
             for name in names:
                 with suppress(OSError):
-                    size += os.lstat(os.path.join(place, name)).st_size
+                    size += os.lstat(os.path.join(parent, name)).st_size
         atomic.remove_folder(record.parent)
     return files, size
 
@@ -183,15 +183,15 @@ def _belongs(name: str, stems: set[str], all_stems: set[str]) -> bool:
 # ---- records
 
 
-def new_place(folder: Path, ending: str = "") -> Path:
+def new_trash_folder(folder: Path, ending: str = "") -> Path:
     """Create a new folder in the trash folder for one action, named by the time. Raises OSError."""
     base = folder / TRASH_FOLDER / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}{ending}"
     for number in count(1):
-        place = base if number == 1 else base.with_name(f"{base.name}-{number:04d}")
+        trash = base if number == 1 else base.with_name(f"{base.name}-{number:04d}")
         with suppress(FileExistsError):
-            place.mkdir(parents=True)
+            trash.mkdir(parents=True)
             break
-    return place
+    return trash
 
 
 def _names(paths: Sequence[Path], folder: Path) -> Iterator[tuple[str, str]]:
@@ -208,8 +208,8 @@ def _names(paths: Sequence[Path], folder: Path) -> Iterator[tuple[str, str]]:
 
 def records(folder: Path, name: str) -> list[Path]:
     """The records of this name in a dataset's trash folder, oldest first."""
-    found = (path for path in (folder / TRASH_FOLDER).glob(f"*/{name}") if path.is_file())
-    return sorted(found, key=lambda path: path.parent.name)
+    paths = (path for path in (folder / TRASH_FOLDER).glob(f"*/{name}") if path.is_file())
+    return sorted(paths, key=lambda path: path.parent.name)
 
 
 def _read(record: Path) -> tuple[dict[str, Any], list[tuple[Path, Path]]]:
@@ -254,13 +254,13 @@ def _origin(source: Path, folder: Path, name: str) -> Path:
     return path_in(Path(path.anchor), str(path.relative_to(path.anchor)))
 
 
-def tidy(place: Path) -> None:
+def tidy(folder: Path) -> None:
     """Remove the action's folder once it has no files left, and the trash folder after the last one."""
-    if any(names for _, _, names in os.walk(place / _FILES)):
+    if any(names for _, _, names in os.walk(folder / _FILES)):
         return
     with suppress(OSError):
-        atomic.remove_folder(place)
-        place.parent.rmdir()
+        atomic.remove_folder(folder)
+        folder.parent.rmdir()
 
 
 # ---- moving

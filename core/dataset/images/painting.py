@@ -108,9 +108,9 @@ def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None
 
 def add_missing(folder: Path, copies: Mapping[str, Path]) -> None:
     """Copy the masks of images that have none in a folder of painted masks. copies: {name: mask file}. Raises ProblemsError."""
-    there = {os.path.splitext(file.relative)[0].casefold() for file in walk(folder).files}
+    existing = {os.path.splitext(file.relative)[0].casefold() for file in walk(folder).files}
     for name, path in copies.items():
-        if os.path.splitext(name)[0].casefold() in there:
+        if os.path.splitext(name)[0].casefold() in existing:
             continue
         try:
             with atomic.open_atomic(reachable(folder / name)) as temporary:

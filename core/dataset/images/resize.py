@@ -83,16 +83,16 @@ def area_enlarged(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _area_taps(length: int, size: int) -> Taps:
     scale = length / size
     first = np.floor(np.arange(size) * scale).astype(np.int64)
-    beyond = (np.arange(1, size + 1) - (first + 1) / scale).astype(np.float32)
-    beyond = np.where(beyond <= 0, np.float32(0), beyond - np.floor(beyond))
-    return taps(first, beyond, length)
+    distance = (np.arange(1, size + 1) - (first + 1) / scale).astype(np.float32)
+    distance = np.where(distance <= 0, np.float32(0), distance - np.floor(distance))
+    return taps(first, distance, length)
 
 
-def taps(first: np.ndarray, beyond: np.ndarray, length: int) -> Taps:
-    """The taps of linear interpolation. first: the source pixel before each position; beyond: float32, the distance from it."""
-    beyond = np.where((first < 0) | (first >= length - 1), np.float32(0), beyond)
+def taps(first: np.ndarray, distance: np.ndarray, length: int) -> Taps:
+    """The taps of linear interpolation. first: the source pixel before each position; distance: float32, the distance from it."""
+    distance = np.where((first < 0) | (first >= length - 1), np.float32(0), distance)
     first = first.clip(0, length - 1)
-    weights = np.rint(np.stack([1 - beyond, beyond]) * np.float32(1 << BITS)).astype(np.int32)
+    weights = np.rint(np.stack([1 - distance, distance]) * np.float32(1 << BITS)).astype(np.int32)
     return first, np.minimum(first + 1, length - 1), weights
 
 

@@ -352,8 +352,8 @@ def _sizes(
     other = []
     for image in paired:
         header = header_of[path] if (path := getattr(image, kind.field)) else image
-        size = (header.width, header.height)
-        if size != (image.width, image.height) and not (kind.needed and same_shape(size, (image.width, image.height))):
+        size, image_size = (header.width, header.height), (image.width, image.height)
+        if size != image_size and not (kind.needed and same_aspect_ratio(size, image_size)):
             other.append(f"{image.relative} ({size[0]} x {size[1]} for {image.width} x {image.height})")
     what = "{n} will be resized to match the image: {names}"
     fix, code = "save them at the image's size if the edges must be exact", f"{kind.code}.other-size"
@@ -370,10 +370,10 @@ def _animated(kind: Kind, shown: str, used: Sequence[File], header_of: Mapping[P
     return about(moving, what, fix, f"{kind.code}.animated", where=shown, noun=f"animated {kind.word}")
 
 
-def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def same_aspect_ratio(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether both sizes have the same aspect ratio, up to rounding a side of the smaller one to whole pixels."""
-    (width, height), (wide, high) = sorted((one, other))
-    return abs(width * high - height * wide) <= max(wide, high)
+    (width, height), (larger_width, larger_height) = sorted((one, other))
+    return abs(width * larger_height - height * larger_width) <= max(larger_width, larger_height)
 
 
 def _exchanged(shown: str, images: Sequence[ImageInfo], used: Sequence[File]) -> Iterator[Problem]:

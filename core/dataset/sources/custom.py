@@ -110,8 +110,8 @@ def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> li
     if source is None:
         _check_allowed(name)
     try:
-        make = source.images if source else _imported(name)
-        instance: Any = make(dataset.model_dump(mode="json"))
+        factory = source.images if source else _imported(name)
+        instance: Any = factory(dataset.model_dump(mode="json"))
         listed: Iterable[Any] = instance.images() if hasattr(instance, "images") else instance
         rows = []
         for row in listed:

@@ -131,16 +131,16 @@ def walk_folders(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield (folder, names of its subfolders, names of its files), as os.walk. Links are followed, each real folder once, so that
     loops end; subfolders that the caller removes from the list are skipped."""
     visited: set[object] = set()
-    for place, folders, names in os.walk(root, followlinks=True):
+    for parent, folders, names in os.walk(root, followlinks=True):
         try:
-            identity = identity_of(Path(place))
+            identity = identity_of(Path(parent))
         except OSError:  # it is gone by now
             continue
         if identity in visited:
             folders.clear()
             continue
         visited.add(identity)
-        yield Path(place), folders, names
+        yield Path(parent), folders, names
 
 
 def split_label(stem: str) -> tuple[str, str]:

@@ -65,9 +65,9 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
     parsed = repeats_and_words(name)
     if parsed:
         return _named_root(path, parsed, source)
-    words = words_for(source, as_words(printable(name)))
+    class_tokens = words_for(source, as_words(printable(name)))
     if not source.recursive:
-        return [Root(path, source.num_repeats or 1, words)], []
+        return [Root(path, source.num_repeats or 1, class_tokens)], []
     try:
         with os.scandir(path) as entries:
             children = sorted(entry.name for entry in entries if is_folder(entry) and not is_junk(entry.name))
@@ -75,7 +75,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
         what = f"The image folder cannot be opened ({error.strerror})"
         return [], [Problem(what, shown, "check its permissions", code="dataset.unreadable-folder")]
     named = {child: parsed for child in children if (parsed := repeats_and_words(child))}
-    roots = [Root(path, source.num_repeats or 1, words, left_out=frozenset(named))]
+    roots = [Root(path, source.num_repeats or 1, class_tokens, left_out=frozenset(named))]
     problems: list[Problem] = []
     for child, parsed in named.items():
         below, wrong = _named_root(path / child, parsed, source, child)

@@ -124,7 +124,7 @@ def about(
     names = [each if isinstance(each, str) else each.relative for each in items]
     verbs = {"is": "is", "has": "has", "do": "does"} if len(items) == 1 else {"is": "are", "has": "have", "do": "do"}
     texts = {"n": count(len(items), noun), **verbs, "names": listed(names, most)}
-    what = PLACEHOLDER.sub(lambda place: texts[place[1]], what)
+    what = PLACEHOLDER.sub(lambda match: texts[match[1]], what)
     first = items[0]
     where = where or ("" if isinstance(first, str) else printable(first.path.parent))
     return [Problem(what, where, fix, level, code=code)]

@@ -126,12 +126,12 @@ def _load(text: str, shown: str, line: int = 0) -> Any:
         return parse_json(text, "", max_values=MAX_VALUES, object_pairs_hook=_Pairs)
     except ProblemsError as error:
         cause, (problem,) = error.__cause__, error.problems
-        what, place, code = problem.what, f"line {line + 1}" if line else "the whole file", problem.code
+        what, position, code = problem.what, f"line {line + 1}" if line else "the whole file", problem.code
         if isinstance(cause, json.JSONDecodeError):
             what, code = f"The metadata file is not valid JSON: {cause.msg}", "json.invalid"
-            place = f"line {line + cause.lineno}, column {cause.colno}"
+            position = f"line {line + cause.lineno}, column {cause.colno}"
         fix = "correct it there, or create the file again"
-        raise ProblemsError.one(what, f"{shown}, {place}", fix, code) from error
+        raise ProblemsError.one(what, f"{shown}, {position}", fix, code) from error
 
 
 class _Pairs(list):
@@ -336,10 +336,10 @@ class Finder:
         return []
 
     def _inside(self, key: str) -> str | None:
-        """The path below the folder, for an absolute path or one relative to the metadata file."""
-        full = os.path.abspath(os.path.join(self.metadata_folder, key if os.path.isabs(key) else _plain(key)))
-        inside = os.path.normcase(full).startswith(os.path.normcase(self._root))
-        return full[len(self._root) :].replace(os.sep, "/") if inside else None
+        """A key, absolute or relative to the metadata file, as a path relative to the folder; None if it is outside."""
+        path = os.path.abspath(os.path.join(self.metadata_folder, key if os.path.isabs(key) else _plain(key)))
+        is_inside = os.path.normcase(path).startswith(os.path.normcase(self._root))
+        return path[len(self._root) :].replace(os.sep, "/") if is_inside else None
 
     def _elsewhere(self, key: str) -> File | None:
         """An image outside the folder: by absolute path, or relative to the metadata file."""
@@ -372,7 +372,7 @@ class Finder:
         plain = _plain(key)
         bare = os.path.splitext(plain)[0] if extension(plain) in IMAGE_EXTENSIONS else plain
         name = bare.rpartition("/")[2]
-        return any(os.path.isfile(f"{place}.npz") for place in (bare, self.folder / bare, self.folder / name))
+        return any(os.path.isfile(f"{stem}.npz") for stem in (bare, self.folder / bare, self.folder / name))
 
     def nearest(self, key: str) -> str | None:
         """An image with a name similar to the key's, among the first _MOST_NAMES names; None if there is none."""

@@ -62,8 +62,8 @@ def scan(
     return gathered.result()
 
 
-def recognize(folder: str | os.PathLike) -> str:
-    """One sentence about a folder's layout: "24 images in one folder", "2 folders with repeats: 10_fox, 5_style"."""
+def describe_layout(folder: str | os.PathLike) -> str:
+    """Describe how a folder is organized: "24 images in one folder", "2 folders with repeats: 10_fox, 5_style"."""
     source = Source(folder=os.fspath(folder))
     path, problem = folder_of(source)
     if path is None:

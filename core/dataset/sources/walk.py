@@ -209,7 +209,7 @@ class _Listing:
         return File(relative, path, *stamp_of(status), names, states)
 
     def image(self, entry: os.DirEntry) -> File | None:
-        """The file of an entry; None if it is no image."""
+        """The file of an entry; None if it is not an image."""
         return self.file(entry, set(), ()) if is_image(entry.path, entry.name) else None
 
 

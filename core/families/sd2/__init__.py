@@ -22,8 +22,8 @@ def prediction_of(unet: Any) -> str:
     x = torch.full((1, weight.shape[1], 8, 8), 0.5, dtype=weight.dtype, device=weight.device)
     context = torch.full((1, 2, unet.config.cross_attention_dim), 0.5, dtype=weight.dtype, device=weight.device)
     timestep = torch.tensor([999], device=weight.device)
-    given = unet(x, timestep, encoder_hidden_states=context, return_dict=False)[0]
-    return "v" if float((given.float() - x.float()).mean()) < -1 else "epsilon"
+    output = unet(x, timestep, encoder_hidden_states=context, return_dict=False)[0]
+    return "v" if float((output.float() - x.float()).mean()) < -1 else "epsilon"
 
 
 FAMILY = replace(sd1.FAMILY, layout=LAYOUTS["sd2"])

@@ -54,9 +54,9 @@ def pooled(encoder: Any, last: torch.Tensor, ids: torch.Tensor, end: int) -> tor
     last  [B, 77, C], after the final layer norm      ids  [B, 77]
     """
     ids = queued(ids, last.device)
-    place = (ids == end).int().argmax(dim=-1)
+    position = (ids == end).int().argmax(dim=-1)
     projection = encoder.text_projection
-    state = last[torch.arange(len(ids), device=last.device), place]
+    state = last[torch.arange(len(ids), device=last.device), position]
     return projection(state.to(projection.weight.dtype)).to(last.dtype)
 
 

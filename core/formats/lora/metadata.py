@@ -136,8 +136,8 @@ def _strings(values: Mapping[str, Any]) -> dict[str, str]:
 
 def trigger_words(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
     """At most MOST_WORDS trigger words and frequent tags of a LoRA file, most relevant first."""
-    words = dict.fromkeys([*stated_triggers(path, metadata), *frequent_tags(metadata)])
-    return tuple(trigger for trigger in words if 0 < len(trigger) <= LONGEST)[:MOST_WORDS]
+    triggers = dict.fromkeys([*stated_triggers(path, metadata), *frequent_tags(metadata)])
+    return tuple(trigger for trigger in triggers if 0 < len(trigger) <= LONGEST)[:MOST_WORDS]
 
 
 def stated_triggers(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
@@ -174,6 +174,10 @@ def frequent_tags(metadata: Mapping[str, str]) -> list[str]:
 def _folders(metadata: Mapping[str, str], key: str) -> dict[str, dict[str, Any]]:
     """{folder: object} of a value in JSON; {} for a damaged one."""
     with suppress(ProblemsError):
-        found = parse_json(metadata.get(key) or "{}", key)
-        return {name: each for name, each in found.items() if isinstance(each, dict)} if isinstance(found, dict) else {}
+        folders = parse_json(metadata.get(key) or "{}", key)
+        return (
+            {name: each for name, each in folders.items() if isinstance(each, dict)}
+            if isinstance(folders, dict)
+            else {}
+        )
     return {}

@@ -257,11 +257,11 @@ def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
 def looks_like(keys: Iterable[str]) -> str:
     """The kind that these keys resemble, as text: "looks like LoHa with unknown keys (x, y)", "... with keys missing"; "" if
     they resemble none."""
-    found = set(keys)
-    near = max(NETWORK_KINDS.values(), key=lambda kind: (len(found & kind.all_keys), -len(kind.all_keys)), default=None)
-    if near is None or not found & near.all_keys - {ALPHA}:
+    names = set(keys)
+    near = max(NETWORK_KINDS.values(), key=lambda kind: (len(names & kind.all_keys), -len(kind.all_keys)), default=None)
+    if near is None or not names & near.all_keys - {ALPHA}:
         return ""
-    unknown = sorted(found - near.all_keys)
+    unknown = sorted(names - near.all_keys)
     examples = first_of(unknown, 3)
     return (
         f"looks like {near.title} with unknown keys ({examples})"

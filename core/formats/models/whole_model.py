@@ -55,10 +55,10 @@ class Output:
     parts             the parts to write: of a file or folder, or tensors in memory by the module's names
     dtype             of all weights; None keeps them as stored
     ema               keep the EMA weights too
-    kohya_projection  the text projection is copied untransposed between file and folder, as in sd-scripts, and `parts`
-                      were read so
+    kohya_projection  copy the text projection untransposed between file and folder, as sd-scripts does; `parts` must have been
+                      read the same way
     variant           "fp16" in the names of a folder's weight files
-    keeps_extra       a folder gets a file of the unknown tensors
+    keeps_extra       write the unknown tensors of a folder to a file of their own
     """
 
     source: Checkpoint | None

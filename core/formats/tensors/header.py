@@ -122,8 +122,8 @@ def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, s
         text = handle.read(length)
     if (usual := _usual_listing(path, text, 8 + length)) is not None:
         return usual
-    said = "The file is damaged: its header"
-    listing = parse_json(text, str(path), AGAIN, said=said, object_pairs_hook=_each_once)
+    subject = "The file is damaged: its header"
+    listing = parse_json(text, str(path), AGAIN, subject=subject, object_pairs_hook=_each_once)
     if not isinstance(listing, dict):
         raise _damaged(path, "its header is not a JSON object")
     metadata = listing.pop("__metadata__", None) or {}

@@ -74,7 +74,7 @@ class LazyTensor:
         return replace(self, type=type_name(dtype))
 
     def watched(self, see: Callable[[torch.Tensor], None]) -> LazyTensor:
-        """The same tensor; `see` is called with what is read, whole or in pieces."""
+        """The same tensor; `see` is called with each part that is read."""
 
         def observed(value: torch.Tensor) -> torch.Tensor:
             see(value)
@@ -125,7 +125,7 @@ def loaded(tensor: torch.Tensor | StoredTensor) -> torch.Tensor:
 
 
 def lazily(tensor: torch.Tensor | StoredTensor) -> LazyTensor:
-    """A lazy tensor of one in memory or a stored one."""
+    """A lazy tensor from one in memory or in a file."""
     if not isinstance(tensor, StoredTensor):
         return in_memory(tensor)
     return LazyTensor(TORCH_NAMES[tensor.dtype], tensor.shape, lambda dtype: tensor.read().to(dtype).contiguous())

@@ -147,7 +147,7 @@ class Regions(Hook):
         stack.enter_context(replaced(module, forward=couple))
 
     def _masks(self, area: int, like: Tensor) -> Tensor:
-        """The masks for a layer of `area` positions: [n, area, 1]."""
+        """The masks for a layer of `area` positions, [n, area, 1]; equal shares, [n, 1, 1], for another size of layer."""
         masks = self._by_area.get(area)
         if masks is None:
             return torch.full((self._count, 1, 1), 1 / self._count, device=like.device, dtype=like.dtype)

@@ -29,19 +29,19 @@ def _pairs(folder: GridFolder, content: GridContent, letter: str) -> Iterator[Pa
     number, size[at] = size[at], 1
     for first in product(*map(range, size)):
         cells = [content.source(_moved(first, at, value)) for value in range(number)]
-        there = [value for value, cell in enumerate(cells) if cell in done]
-        for one, other in combinations(there, 2):
+        generated = [value for value, cell in enumerate(cells) if cell in done]
+        for one, other in combinations(generated, 2):
             if cells[one] != cells[other]:
                 yield f"{letter}{one + 1}", f"{letter}{other + 1}", name_of(first)
 
 
 def _moved(position: Sequence[int], at: int, value: int) -> Index:
-    x, y, z = (value if place == at else number for place, number in enumerate(position))
+    x, y, z = (value if axis == at else number for axis, number in enumerate(position))
     return x, y, z
 
 
 def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Callable[[Any], str]) -> dict[str, Any]:
-    """Save a choice, unless it is empty, and return the next two images and what the choices say so far.
+    """Save a choice, unless it is empty; return the next two images and the result of all choices so far.
 
     letter    of the axis      choice   {"left", "right", "prompt", "outcome"}      url   of an image's path
     returns   {"title", "axis", "axes": [[letter, title]], "pair": {"left", "right", "prompt", "about", "images", "number"} or None,
@@ -57,10 +57,10 @@ def answered(folder: GridFolder, letter: str, choice: Mapping[str, Any], url: Ca
         raise ProblemsError.one(what, content.title, fix, "grid.no-choice")
     names = {f"{axis.letter}{number}": text for number, text in enumerate(axis.texts, 1)}
     if choice:
-        made = Choice(*(str(choice.get(each, ""))[:100] for each in ("left", "right", "prompt", "outcome")))
-        if not {made.left, made.right} <= set(names):
+        answer = Choice(*(str(choice.get(each, ""))[:100] for each in ("left", "right", "prompt", "outcome")))
+        if not {answer.left, answer.right} <= set(names):
             raise ProblemsError.one("The choice is not valid", content.title, "choose again", "choice.invalid")
-        add_choice(folder.path, made)
+        add_choice(folder.path, answer)
     choices = read_choices(folder.path, names)
     return {
         "title": content.title,
@@ -104,11 +104,11 @@ def _next(
 
 def preferred_words(folder: GridFolder, content: GridContent) -> str:
     """What the choices say, for the head of the grid: "12 blind choices prefer LoRA fox."; "" until there is a result."""
-    words = []
+    sentences = []
     for axis in axes_to_choose(content):
         names = {f"{axis.letter}{number}": text for number, text in enumerate(axis.texts, 1)}
-        found = standing(names, read_choices(folder.path, names))
-        if found is not None and found["rows"]:
-            what = f"prefer {axis.title} {names[found['file']]}" if found["file"] else f"leave {axis.title} open"
-            words.append(f"{found['choices']} blind choices {what}.")
-    return " ".join(words)
+        result = standing(names, read_choices(folder.path, names))
+        if result is not None and result["rows"]:
+            what = f"prefer {axis.title} {names[result['file']]}" if result["file"] else f"leave {axis.title} open"
+            sentences.append(f"{result['choices']} blind choices {what}.")
+    return " ".join(sentences)

@@ -195,10 +195,10 @@ class GridFolder:
     def content(self) -> GridContent:
         """The content of grid.json, read again only after it changed. Raises ProblemsError for a damaged file."""
         try:
-            found = os.stat(self.path / FILE)
+            status = os.stat(self.path / FILE)
         except OSError:
             return self._content()
-        return _content(self.path, found.st_ino, stamp_of(found))
+        return _content(self.path, status.st_ino, stamp_of(status))
 
     def _content(self) -> GridContent:
         raw = self._read()

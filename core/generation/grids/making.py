@@ -53,7 +53,7 @@ def begin(
     """
     job = decided(job)
     grid = grid_of(job, workspace)
-    return GridFolder.create(workspace, job, grid.texts(notes or {}, workspace), grid.same, run)
+    return GridFolder.create(workspace, job, grid.stored_axes(notes or {}, workspace), grid.same, run)
 
 
 def run_grid(

@@ -86,9 +86,9 @@ class Grid:
     def cells(self) -> list[Cell]:
         return [cell for part in self.parts for cell in part.cells]
 
-    def texts(self, notes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[dict[str, Any]]:
+    def stored_axes(self, notes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[dict[str, Any]]:
         """The axes as stored in grid.json, files called by their titles. notes: {letter of an axis: a note for each value}"""
-        texts = []
+        axes = []
         for axis in self.axes:
             axis_notes = notes.get(axis.letter) or [""] * len(axis.values)
             values = [
@@ -96,8 +96,8 @@ class Grid:
                 for value, text, note in zip(axis.values, _texts_of(axis, workspace), axis_notes, strict=True)
             ]
             title = self._title(axis, workspace)
-            texts.append({"letter": axis.letter, "setting": axis.setting, "title": title, "values": values})
-        return texts
+            axes.append({"letter": axis.letter, "setting": axis.setting, "title": title, "values": values})
+        return axes
 
     def _title(self, axis: Axis, workspace: Workspace) -> str:
         """The title of an axis; of one LoRA's strength with the LoRA's title."""
@@ -188,10 +188,10 @@ def _request(
         for axis in sorted(axes, key=lambda each: each.setting != MODEL):  # a model resets its family and prediction
             if _when(axis) == when:
                 cell = _put(cell, axis, at[axis.letter])
-    made = collected(notes, requests_and_notes, cell, workspace)
-    if made is None:
+    result = collected(notes, requests_and_notes, cell, workspace)
+    if result is None:
         return None
-    requests, advice = made
+    requests, advice = result
     notes += advice
     if len(requests) != 1:
         what = f"The prompt makes {count(len(requests), 'image')}; a cell has one"
@@ -213,8 +213,8 @@ def _request(
         notes += closed
         return None
     request = with_initial_images([replace(requests[0], job=cell_job)])[0]
-    found = collected(list[Problem](), with_hook_images, [request.job])  # the cell reports problems of its images
-    return replace(request, job=found[0]) if found else request
+    jobs = collected(list[Problem](), with_hook_images, [request.job])  # the cell reports problems of its images
+    return replace(request, job=jobs[0]) if jobs else request
 
 
 def _closed(job: GenerateJob) -> Iterator[Problem]:

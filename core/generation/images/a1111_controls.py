@@ -84,7 +84,7 @@ def uses_in(pairs: Mapping[str, str], note: Note) -> list[dict[str, Any]]:
 
 
 def unread_in(pairs: Mapping[str, str]) -> list[str]:
-    """Values of units that no setting has: the hires fix passes in which they act, and their regions."""
+    """Values of ControlNet units that have no setting here, as "ControlNet 0 hr option": see UNREAD."""
     units = enumerate(_units_in(pairs))
     return [f"ControlNet {number} {name}" for number, unit in units for name in UNREAD if unit.get(name) not in USUAL]
 

@@ -32,10 +32,10 @@ PROMPT, NEGATIVE, SAMPLER, SCHEDULE, WIDTH, HEIGHT = "prompt", "negative", "samp
 class Program:
     """A program's metadata as a table. Names are in lower case, with _ for blanks.
 
-    marks    names that identify it: its content has one, and no program before it in `BY_MARKS` does
-    paths    {name in its content: A1111's name, ours, or one of the constants above}; of two for one, the first present
-    silent   names in its content that do not change an image, or are read elsewhere
-    values   {A1111's name or ours: (value) -> the value in A1111's terms; None for no value}
+    marks    names that identify it; of several programs that match, the first in `BY_MARKS` is chosen
+    paths    {its name: A1111's name, ours, or a constant above}; if two of its names mean the same, the first present is read
+    silent   its names that do not change an image, or are read elsewhere
+    values   {A1111's name or ours: function (value) -> the value in A1111's terms, None to leave it out}
     """
 
     name: str

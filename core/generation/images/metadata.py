@@ -85,7 +85,7 @@ def _content(job: GenerateJob, hashes: Hashes) -> str:
 
 
 def read_image_metadata(path: str | Path) -> ImageRecord:
-    """The settings an image was generated with, or the reason why there are none: from Atelier's chunk, else as another program
+    """The settings an image was generated with, or the reason why they are unknown: from Atelier's chunk, else as another program
     wrote them (PNG text or EXIF). Never raises ProblemsError."""
     from core.dataset.images.opening import BrokenImage, open_image
 

@@ -74,10 +74,10 @@ def facts_of_file(path: Path) -> FileFacts:
     """The facts of a model file or diffusers folder, read again only if it has changed. Never raises: one damaged file
     hides no others."""
     try:
-        name, found = str(path), os.stat(path)
-        parts = (path / each for each in OF_FOLDER) if stat.S_ISDIR(found.st_mode) else ()
+        name, status = str(path), os.stat(path)
+        parts = (path / each for each in OF_FOLDER) if stat.S_ISDIR(status.st_mode) else ()
         described = next((part for part in parts if part.is_file()), None)
-        state = stamp_of(found) if described is None else stamp(described)
+        state = stamp_of(status) if described is None else stamp(described)
     except (OSError, ValueError):
         return GONE
     cached = _cache.get(name)

@@ -104,11 +104,11 @@ class Scan:
         """Yield (label, path) of the files of a kind, and of diffusers folders, among the checkpoints of all runs."""
         for run, (files, folders) in self._runs:
             root = run / "checkpoints"
-            found = [(_label(path, root), path) for path in folders] if kind == "checkpoint" else []
-            found += self._of_kind(files, root, kind, SUFFIXES)
-            if found:
+            labeled = [(_label(path, root), path) for path in folders] if kind == "checkpoint" else []
+            labeled += self._of_kind(files, root, kind, SUFFIXES)
+            if labeled:
                 title = _run_label(run)
-                yield from ((f"{title} / {label}", path) for label, path in found)
+                yield from ((f"{title} / {label}", path) for label, path in labeled)
 
     @cached_property
     def _own(self) -> tuple[list[Path], list[Path]]:
@@ -216,10 +216,10 @@ def portable_name(path: str | Path, workspace: Workspace) -> str:
 class Kind:
     """Model files that settings and prompts refer to by name.
 
-    title, where, code   of the problem of an unknown name
-    listed               workspace -> (label, path) of each, the likeliest match for a name first
-    none                 advice if the list is empty
-    folders              whether a folder can be one too
+    title, where, code   of the problem for an unknown name
+    listed               workspace -> [(label, path)], the likeliest match for a name first
+    none                 fix of that problem if the list is empty
+    folders              whether a name can be that of a folder
     """
 
     title: str

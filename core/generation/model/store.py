@@ -70,8 +70,8 @@ class ModelStore:
     ) -> Iterator[Content]:
         """A context with the result of `load` for this key; leases of other threads wait until it ends.
 
-        name, size   to show, and the bytes that it will take: 0 if unknown, and then nothing else stays in its slot
-        device       on whose memory the budget depends
+        name, size   title to show, and bytes it will take; if 0 (unknown), its slot is emptied before it is loaded
+        device       its memory sets the budget
 
         After an exception the model is dropped, since its state is unknown. A cancelled job ends between units of work,
         and a refused one (a damaged LoRA, an image of NaN values) has undone its changes, so in those cases it stays.

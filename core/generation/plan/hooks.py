@@ -91,7 +91,7 @@ class HookKind:
     inline          {option in prompts, such as "control": the setting of its group}
     of_refiner      whether it also acts at a refiner's steps
     texts           (job of one image) -> further prompts, which may name embeddings
-    finisher        (workspace, reports) -> a context with what changes finished images
+    finisher        (workspace, reports) -> a context with a function that changes finished images
     """
 
     name: str
@@ -152,7 +152,7 @@ def prompts_of(job: GenerateJob) -> list[str]:
 
 @contextmanager
 def finishers(workspace: Workspace, reports: Reports) -> Iterator[list[Finish]]:
-    """A context with what changes finished images, in order."""
+    """A context with the functions that change finished images, in order."""
     with ExitStack() as stack:
         kinds = (kind.finisher for kind in HOOKS.values())
         yield [stack.enter_context(each(workspace, reports)) for each in kinds if each is not None]

@@ -103,12 +103,12 @@ def _syntax(job: GenerateJob, entries: Sequence[Entry], names: Names, where: str
     """Problems of the prompts as written, before options and variants are resolved."""
     dynamic, weighted = job.prompts.dynamic_prompts, job.generate.prompt_weights
     passes = tuple(each for each in passes_of(job) if each is not None)
-    found = list(findings_of(job.generate.negative_prompt, names, Parsing(False, weighted, True, NEGATIVE, passes)))
+    findings = list(findings_of(job.generate.negative_prompt, names, Parsing(False, weighted, True, NEGATIVE, passes)))
     for entry in entries:
         text = entry if isinstance(entry, str) else entry.get("prompt")
         if isinstance(text, str):
-            found += findings_of(text, names, Parsing(dynamic, weighted, False, where, passes))
-    return list(dict.fromkeys(finding.problem for finding in found))
+            findings += findings_of(text, names, Parsing(dynamic, weighted, False, where, passes))
+    return list(dict.fromkeys(finding.problem for finding in findings))
 
 
 def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:

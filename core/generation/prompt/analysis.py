@@ -71,7 +71,7 @@ _ROWS = (
     (r"[\uff08\uff3b\uff5b][^\uff08\uff3b\uff5b]{0,500}?[\uff1a:]\s*[\d.]+\s*[\uff09\uff3d\uff5d]", "in full-width brackets", _AS_WEIGHT),
     (r"<[A-Za-z][\w-]{0,30}(?:\[[^\[\]<>]{0,100}\])?:[^<>]*>|<(?:break|trigger)>", "not a LoRA", "remove it, or write <lora:name:1>"),
 )  # fmt: skip
-# The settings of an image as A1111 writes them, which are no part of a prompt.
+# The settings of an image as A1111 writes them: not part of a prompt.
 _SETTINGS = re.compile(r"(?<!\w)Steps: \d+, [^\n]{0,300}?(?:Sampler|CFG scale|Seed|Size|Model): ")
 _NOTATIONS = tuple((re.compile(pattern), what, fix) for pattern, what, fix in _ROWS)
 

@@ -418,14 +418,16 @@ def _first_evaluations(scheduler: Any, stage: Stage, sampling: Sampling) -> tupl
     return max(stage.steps - noised + offset, 0), -max(noised, 1)
 
 
-def _guided(model: Denoiser, guidance: Guidance, given: Conditioning, at: Moment, hooks: Sequence[Hook]) -> Tensor:
+def _guided(
+    model: Denoiser, guidance: Guidance, conditioning: Conditioning, at: Moment, hooks: Sequence[Hook]
+) -> Tensor:
     """The guided output at a moment, [B, C, h, w], before hooks correct it; sets `at.sides` and `at.unguided`."""
     at.sides = sides = guidance.sides
     noisy = model_input(at.scheduler, torch.cat([at.latents] * len(sides)), at.timestep)
     for hook in hooks:
-        given = hook.conditioned(at, noisy, given)
+        conditioning = hook.conditioned(at, noisy, conditioning)
     with guidance.around(model.module, at):
-        rows = model.predict(noisy, at.timestep, given).float().chunk(len(sides))
+        rows = model.predict(noisy, at.timestep, conditioning).float().chunk(len(sides))
     outputs = dict(zip(sides, rows, strict=True))
     at.unguided = outputs.get(NEGATIVE)
     return guidance.combine(outputs, at)

@@ -92,11 +92,11 @@ def resolve(source: Source) -> tuple[Config, tuple[str, ...], str]:
         raise ProblemsError.one("The job has no process", source.where, fix, "import.no-process")
     at, choices = choose([_title(each) for each in listed], source, "processes")
     meta = content.get("meta")
-    given = {key: value for key, value in content.items() if key not in ("config", "meta")}
-    given |= {key: value for key, value in job.items() if key != "process"} | listed[at]
-    given |= {f"meta.{key}": value for key, value in meta.items()} if isinstance(meta, dict) else {}
-    given = _filled(given, str(job.get("name") or ""))
-    config = Config(table(), source, flattened(flattened(given, PARTS[:-1]), PARTS[-1:]))
+    options = {key: value for key, value in content.items() if key not in ("config", "meta")}
+    options |= {key: value for key, value in job.items() if key != "process"} | listed[at]
+    options |= {f"meta.{key}": value for key, value in meta.items()} if isinstance(meta, dict) else {}
+    options = _filled(options, str(job.get("name") or ""))
+    config = Config(table(), source, flattened(flattened(options, PARTS[:-1]), PARTS[-1:]))
     for each in dict.fromkeys(VARIABLE.findall(source.text)[:20]):
         what = f"The text uses ${{{each}}}, a variable of the other machine"
         config.warn(what, each, "enter the value in the project", "import.unset-variable")
@@ -236,8 +236,8 @@ def optimizer(config: Config) -> Values:
     """{setting: value} of the optimizer, its arguments and the learning rate; notes where AI Toolkit itself uses other values."""
     name = config["train.optimizer"].lower()
     of_class, implied = chosen_optimizer(config, "train.optimizer", name)
-    given = config["train.optimizer_params"]
-    arguments = arguments_of(config, of_class, given, "train.optimizer_params") if isinstance(given, dict) else {}
+    params = config["train.optimizer_params"]
+    arguments = arguments_of(config, of_class, params, "train.optimizer_params") if isinstance(params, dict) else {}
     rate = config["train.embedding_lr"] if config.method == "embedding" else None
     rate = config["train.lr"] if rate is None else rate
     if name.startswith(("dadaptation", "prodigy")) and rate < 0.1:
@@ -255,8 +255,8 @@ def optimizer(config: Config) -> Values:
 
 def schedule(config: Config) -> Values:
     """{setting: value} of the learning rate scheduler: constant, constant with warmup, or cosine; a note for others."""
-    key, name, given = "train.lr_scheduler_params", config["train.lr_scheduler"], config["train.lr_scheduler_params"]
-    numbers = {word: _number(each) for word, each in given.items()} if isinstance(given, dict) else {}
+    key, name, params = "train.lr_scheduler_params", config["train.lr_scheduler"], config["train.lr_scheduler_params"]
+    numbers = {word: _number(each) for word, each in params.items()} if isinstance(params, dict) else {}
     warmup = int(numbers.get("num_warmup_steps") or 0)
     settings: Values = {"lr_scheduler": "constant", "lr_warmup_steps": warmup}
     if name == "constant_with_warmup":
@@ -379,10 +379,10 @@ def samples(config: Config, listed: list[Values]) -> Values:
     }
 
 
-def _line(config: Config, given: Values, seed: int | None) -> str:
+def _line(config: Config, sample: Values, seed: int | None) -> str:
     """A sample prompt as one line with options, such as "a cat --w 512 --d 1"; "" for an empty one. Options that are not available
     are left out with a note."""
-    values = {key.rpartition(".")[2]: value for key, value in given.items()}
+    values = {key.rpartition(".")[2]: value for key, value in sample.items()}
     text, *rest = FLAG.split(" ".join(str(values.get("prompt") or "")[:LONGEST].split()))
     options: Values = {} if seed is None else {"d": seed}
     options |= {flag: values[key] for key, flag in ITEM_FLAGS.items() if values.get(key) not in (None, "", False)}

@@ -30,7 +30,7 @@ NOT_IN_SD_SCRIPTS = ONLY_HERE | {"rs_lora", "train_norm"}
 
 @dataclass(frozen=True)
 class Exported:
-    """Options of a script of sd-scripts, and what they cannot express: {setting: (its value, sd-scripts')}."""
+    """Options of a script of sd-scripts. lost: {setting they cannot express: (its value, sd-scripts' value)}."""
 
     script: str
     options: dict[str, Any]
@@ -44,7 +44,7 @@ class Exported:
 
     @property
     def toml(self) -> str:
-        """The content of a file for --config_file, where a percentage is no number."""
+        """The content of a file for --config_file, where a percentage is not a number but text."""
         values = {name: part_of_run(value) if name in SPANS else value for name, value in self.options.items()}
         return "\n".join([f"# sd-scripts, {self.script}.py", *toml_table(values, "", "")]) + "\n"
 
@@ -83,13 +83,13 @@ def _folders(job: TrainJob) -> dict[str, Any]:
 
 
 def _arguments(values: Mapping[str, Any]) -> list[str]:
-    """name=value words with Python literals, as sd-scripts reads them."""
-    words = []
+    """name=value arguments with Python literals, as sd-scripts reads them."""
+    arguments = []
     for name, value in values.items():
         items = value if isinstance(value, list) else []
         text = ",".join(map(repr, items)) + ("," if len(items) == 1 else "") if items else repr(value)
-        words.append(f"{name}={text}")
-    return words
+        arguments.append(f"{name}={text}")
+    return arguments
 
 
 def _network(job: TrainJob) -> dict[str, Any]:

@@ -90,18 +90,18 @@ def import_project(
     return importer.read(opened)
 
 
-def fitted(found: Import) -> Import:
+def fitted(imported: Import) -> Import:
     """The import for this machine: attention by xFormers, kohya_ss' default, becomes auto where xFormers is not installed."""
-    memory = found.job.memory
+    memory = imported.job.memory
     if memory.attention != "xformers" or find_spec("xformers") is not None:
-        return found
-    job = found.job.model_copy(update={"memory": memory.model_copy(update={"attention": "auto"})})
+        return imported
+    job = imported.job.model_copy(update={"memory": memory.model_copy(update={"attention": "auto"})})
     sentence = "xFormers is not installed; auto gives the same result up to rounding"
     report = [
         replace(entry, kind="changed", sentence=sentence) if "memory.attention" in entry.settings else entry
-        for entry in found.report
+        for entry in imported.report
     ]
-    return replace(found, job=job, report=report)
+    return replace(imported, job=job, report=report)
 
 
 for module in (sd_scripts, kohya_ss, onetrainer, ai_toolkit, simpletuner, lora_file):

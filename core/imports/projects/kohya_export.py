@@ -249,8 +249,8 @@ def _argument(name: str, default: Any, text: str | None) -> Any:
 
 def _typed(wanted: Reading, resolved: Resolved) -> Iterator[str]:
     """Words of additional_parameters for options whose value the fields cannot express."""
-    there = Reading(wanted.script, resolved.options, frozenset(), prompts=resolved.prompts)
-    plain, has = TrainJob(), {tuple(names): values for names, values in settings_of(there)}
+    reread = Reading(wanted.script, resolved.options, frozenset(), prompts=resolved.prompts)
+    plain, has = TrainJob(), {tuple(names): values for names, values in settings_of(reread)}
     for names, values in settings_of(wanted):
         others = has.get(tuple(names), {})
         usual = {path: value_of(plain, path) for path in values | others}
@@ -258,7 +258,7 @@ def _typed(wanted: Reading, resolved: Resolved) -> Iterator[str]:
         off = {path for path in usual if not same_value(path, wanted_values[path], kohya_values[path])}
         if off:  # options that one rule reads decide together
             for name in names:
-                words = option_words(name, wanted[name]) if wanted[name] != there[name] else []
+                words = option_words(name, wanted[name]) if wanted[name] != reread[name] else []
                 if all(SAFE.fullmatch(word) for word in words):
                     yield from words
 

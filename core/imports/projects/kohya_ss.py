@@ -257,19 +257,19 @@ def _network(resolved: Resolved) -> dict[str, Any]:
         return {}
     kind = str(form["LoRA_type"])
     row = NETWORKS.get(kind, {"module": "lycoris.kohya" if kind.startswith("LyCORIS/") else kind, "arguments": ""})
-    words, used = [], []
+    arguments, used = [], []
     for part in (*row["arguments"].split(), *PLUS):
         name, _, key = part.lstrip("?").partition("=")
         value = form.get(key or name)
         if part.startswith("algo:"):
-            words.append(part.replace(":", "="))
+            arguments.append(part.replace(":", "="))
             continue
         used.append(key or name)
         without_rank = part == "?conv_alpha" and not _on(form["conv_dim"])
         if not part.startswith("?") or (value and (name, value) != ("factor", -1) and not without_rank):
-            words.append(f"{name}={value}")
+            arguments.append(f"{name}={value}")
     resolved.used["network_args"] = used
-    return {"network_module": row["module"], "network_args": words}
+    return {"network_module": row["module"], "network_args": arguments}
 
 
 def _rates(resolved: Resolved, sdxl: bool) -> dict[str, Any]:
@@ -367,7 +367,7 @@ def _typed(text: str) -> list[str]:
         return _words(text)
 
 
-# ---- the report of fields that are no options
+# ---- the report of fields that are not options
 
 
 def _as_in_file(entry: Entry, value: Any, form: Form) -> Entry:

@@ -110,12 +110,12 @@ def _header(source: Source) -> Header:
     """Read the header. Raises ProblemsError for files other than a LoRA trained on SD 1.x, SD 2.x or SDXL."""
     tensors, metadata = read_header(source.path or "")
     kind = identify_header(tensors, metadata)
-    what, code, words = "", "", f"{metadata.get('ss_training_comment')} {metadata.get('modelspec.title')}".lower()
+    what, code, comments = "", "", f"{metadata.get('ss_training_comment')} {metadata.get('modelspec.title')}".lower()
     if kind.kind != "lora":
         what, code = f"This file is not a LoRA: {kind}", "import.not-a-lora"
     elif kind.family not in FAMILIES:
         what, code = f"This is a LoRA for other models: {kind}", "import.other-family"
-    elif "ss_learning_rate" not in metadata and ("modelspec.merged_from" in metadata or "merged" in words):
+    elif "ss_learning_rate" not in metadata and ("modelspec.merged_from" in metadata or "merged" in comments):
         what, code = "This LoRA was merged from others, not trained", "import.merged"
     if what:
         fix = "choose a LoRA that was trained on SD 1.x, SD 2.x or SDXL"
@@ -170,12 +170,12 @@ def _optimizer(metadata: Mapping[str, str]) -> tuple[str | None, list[str]]:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         call = None
     keywords = call.keywords if isinstance(call, ast.Call) else []
-    given = {each.arg: ast.unparse(each.value) for each in keywords if each.arg}
+    arguments = {each.arg: ast.unparse(each.value) for each in keywords if each.arg}
     entries = [each for each in catalog().values() if path in (each.path, each.definition, *each.aliases)]
     # Of SGDNesterov sd-scripts records momentum alone.
     sign = "nesterov" if "atelier_version" in metadata else "momentum"
-    entries.sort(key=lambda each: ("nesterov" in each.implied) != (sign in given))
-    return next((each.name for each in entries), path) or None, [f"{name}={value}" for name, value in given.items()]
+    entries.sort(key=lambda each: ("nesterov" in each.implied) != (sign in arguments))
+    return next((each.name for each in entries), path) or None, [f"{name}={value}" for name, value in arguments.items()]
 
 
 def _from_tensors(header: Header) -> Import:
@@ -217,10 +217,10 @@ def _facts(header: Header, reported: set[str]) -> Iterator[Entry]:
     if listed:
         sentence = "only the names are recorded; choose the folders"
         yield Entry("unavailable", "ss_dataset_dirs", ", ".join(listed), sentence=sentence)
-    words = trigger_words(header.source.path or Path(), header.metadata)
-    if words:
+    triggers = trigger_words(header.source.path or Path(), header.metadata)
+    if triggers:
         sentence = "may be trigger words: set captions.trigger_word"
-        yield Entry("changed", "ss_tag_frequency", ", ".join(words[:5]), sentence=sentence)
+        yield Entry("changed", "ss_tag_frequency", ", ".join(triggers[:5]), sentence=sentence)
     for key, value in header.metadata.items():
         if key not in {*reported, "ss_dataset_dirs", "ss_tag_frequency"}:
             machine = key.removeprefix("ss_") in MACHINE

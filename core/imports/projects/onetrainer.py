@@ -19,10 +19,10 @@ ROLES = {"STANDARD": "train", "VALIDATION": "validation", "PRIOR_PREDICTION": "t
 
 
 def recognizes(source: Source) -> bool:
-    given = source.json
-    if given is None or "schema_version" in given:
+    options = source.json
+    if options is None or "schema_version" in options:
         return False
-    return "training_method" in given or len(MARKS[ONETRAINER] & given.keys()) > 2
+    return "training_method" in options or len(MARKS[ONETRAINER] & options.keys()) > 2
 
 
 def keys() -> Iterable[str]:
@@ -46,19 +46,19 @@ def read(source: Source) -> Import:
 def items(config: Config, name: str, file_key: str) -> list[Values]:
     """The concepts or samples as {"concepts.path": value}, with the keys that are written: from the config, else from the file
     that `file_key` names."""
-    given = config.written.get(name)
-    if not isinstance(given, list):
-        given = config.source.json_of(config[file_key])
-        if not isinstance(given, list):
+    listed = config.written.get(name)
+    if not isinstance(listed, list):
+        listed = config.source.json_of(config[file_key])
+        if not isinstance(listed, list):
             config.note(file_key, "unavailable", "is not found here")
             return []
-        config.note(file_key, "taken", f"has {len(given)} {name}")
-    return config.items(name, [_of_today(each) if isinstance(each, dict) else each for each in given], f"{name}.")
+        config.note(file_key, "taken", f"has {len(listed)} {name}")
+    return config.items(name, [_of_today(each) if isinstance(each, dict) else each for each in listed], f"{name}.")
 
 
-def _of_today(given: Values) -> Values:
+def _of_today(item: Values) -> Values:
     """A concept or sample with its parts flattened, and former names replaced."""
-    return {FORMER.get(key, key): value for key, value in flattened(given, ("image", "text")).items()}
+    return {FORMER.get(key, key): value for key, value in flattened(item, ("image", "text")).items()}
 
 
 def concepts(config: Config, listed: list[Values]) -> Values:
@@ -69,12 +69,12 @@ def concepts(config: Config, listed: list[Values]) -> Values:
     return {"dataset.folder": None, "dataset.sources": sources}
 
 
-def _sources(config: Config, given: Values) -> Iterator[Values]:
+def _sources(config: Config, concept: Values) -> Iterator[Values]:
     """Yield the settings {name: value} of a concept's folder; nothing but a note if it has no folder."""
-    old = given.get("concepts.type")
+    old = concept.get("concepts.type")
     if isinstance(old, bool):  # validation_concept
-        given = given | {"concepts.type": "VALIDATION" if old else "STANDARD"}
-    values = config.take(given, "concepts.")
+        concept = concept | {"concepts.type": "VALIDATION" if old else "STANDARD"}
+    values = config.take(concept, "concepts.")
     role = config.among("concepts.type", ROLES, values["concepts.type"])
     if not values["concepts.path"].strip():
         config.note("concepts.path", "unavailable", "a concept without a folder is left out")
@@ -124,9 +124,9 @@ def samples(config: Config, listed: list[Values]) -> Values:
     return {"samples.sample_prompts": [line for each in listed for line in _line(config, each)]}
 
 
-def _line(config: Config, given: Values) -> Iterator[str]:
+def _line(config: Config, sample: Values) -> Iterator[str]:
     """Yield a sample as a prompt line with options; nothing but a note if it is off."""
-    values = {key.partition(".")[2]: value for key, value in config.take(given, "samples.").items()}
+    values = {key.partition(".")[2]: value for key, value in config.take(sample, "samples.").items()}
     key = "samples.noise_scheduler"
     sampler = config.choice(key, values["noise_scheduler"])
     if not values["enabled"]:

@@ -56,9 +56,9 @@ class Config(TableConfig):
 
 def resolve(source: Source) -> Config:
     """The config. Raises ProblemsError for models and methods that are not trained here."""
-    given = source.json or {}
-    config = Config(table(), source, flattened(given, PARTS))
-    config.values = config.take(_updated(config, _version(given)))
+    options = source.json or {}
+    config = Config(table(), source, flattened(options, PARTS))
+    config.values = config.take(_updated(config, _version(options)))
     model, method, where = config["model_type"], config["training_method"], source.where
     if model not in data()["families"]:
         raise other_family(config, model)
@@ -72,12 +72,12 @@ def resolve(source: Source) -> Config:
     return config
 
 
-def _version(given: Mapping[str, Any]) -> int:
+def _version(options: Mapping[str, Any]) -> int:
     """The version of a file; 0 for one without, if its keys are those of the first version, else today's."""
-    stated = given.get("__version")
+    stated = options.get("__version")
     if isinstance(stated, int) and not isinstance(stated, bool):
         return stated
-    first = isinstance(given.get("optimizer"), str) or {"train_unet", "unet_learning_rate"} & given.keys()
+    first = isinstance(options.get("optimizer"), str) or {"train_unet", "unet_learning_rate"} & options.keys()
     return 0 if first else VERSION
 
 

@@ -304,13 +304,13 @@ def _curve(config: Config, name: str, warmup: bool) -> Values:
 
 def _custom(config: Config) -> Values:
     """{name: value} of the schedule settings for one of torch's schedulers; {} with a note for other classes."""
-    name, given = config["custom_learning_rate_scheduler"].removeprefix(TORCH), config["scheduler_params"]
+    name, params = config["custom_learning_rate_scheduler"].removeprefix(TORCH), config["scheduler_params"]
     if not name.isidentifier():
         sentence = "is no class of torch.optim.lr_scheduler; constant is set"
         config.note("custom_learning_rate_scheduler", "unavailable", sentence)
         return {}
     arguments: Values = {}
-    for each in given if isinstance(given, list) else ():
+    for each in params if isinstance(params, list) else ():
         pair = each if isinstance(each, dict) else {}
         key, text = (str(pair.get(part, ""))[:200] for part in ("key", "value"))
         value = literal(text)
@@ -361,7 +361,7 @@ def optimizer(config: Config) -> Values:
 
 
 def _arguments(config: Config, entry: Entry, nulls: Mapping[str, Any]) -> Values:
-    """{argument: value} where it is not the class's default; a note for what the class does not take."""
+    """{argument: value} if it differs from the class's default; adds notes on arguments that the class does not have."""
     rest = {key: row for key, row in rows().items() if "optimizer.optimizer_args" in row.settings and "." in key}
     given = {key.partition(".")[2]: config[key] for key in rest}
     given = {

@@ -148,7 +148,7 @@ def parse_words(script: str, words: Iterable[str]) -> tuple[dict[str, Any], list
 
 
 def _stray(word: str, sentence: str) -> Entry:
-    """An entry for a word that is no option and no value. sentence: unless it is a variable whose value is not known."""
+    """An entry for a word that is neither an option nor a value. sentence: used unless it is a variable of unknown value."""
     return Entry("unavailable", word, sentence=MORE_OPTIONS if unresolved(word) else sentence)
 
 
@@ -211,10 +211,10 @@ def _one(option: Option, value: Any) -> tuple[Any, str]:
 
 
 def _switch(value: Any) -> bool:
-    words = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False, "none": False}
-    if str(value).strip().lower() not in words:
+    values = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False, "none": False}
+    if str(value).strip().lower() not in values:
         raise ValueError(f"{shorten(value)} is neither on nor off")
-    return words[str(value).strip().lower()]
+    return values[str(value).strip().lower()]
 
 
 def _number(option: Option, value: Any) -> tuple[Any, str]:

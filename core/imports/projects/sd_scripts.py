@@ -74,7 +74,7 @@ def flattened(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[Entry]]:
 
 
 def _bounded(value: Any) -> Any:
-    """A value, with the text of a number in place of one with more digits than Python writes."""
+    """A value, with hexadecimal text for integers of more digits than Python converts to text."""
     if isinstance(value, list):
         return [_bounded(each) for each in value]
     return hex(value) if isinstance(value, int) and abs(value) >> 4000 else value
@@ -142,8 +142,8 @@ def _place(words: list[str]) -> int:
 
 
 def _command(words: list[str], source: Source) -> Import:
-    place = _place(words)
-    name = last_part(words[place]).removesuffix(".py") if place >= 0 else ""
+    index = _place(words)
+    name = last_part(words[index]).removesuffix(".py") if index >= 0 else ""
     if name and not re.fullmatch(r"[\w.+-]+", name):
         what, fix = f"{shorten(name)} is no script of a command", "paste the command as in a terminal, without a list"
         raise ProblemsError.one(what, source.where, fix, "import.no-command")
@@ -152,10 +152,10 @@ def _command(words: list[str], source: Source) -> Import:
         does = f"trains {family} models" if family else "is no training script of sd-scripts for SD and SDXL"
         code, fix = "other-family" if family else "unknown-script", f"paste a command of {'.py, '.join(SCRIPTS)}.py"
         raise ProblemsError.one(f"{name}.py {does}", source.where, fix, f"import.{code}")
-    arguments = words[place + 1 :]
+    arguments = words[index + 1 :]
     script, choices = (SCRIPTS[name], ()) if name else _script_of(parse_words("", arguments)[0], source)
     values, entries = parse_words(script.name, arguments)
-    launcher = _launched(words[: max(place, 0)], values)
+    launcher = _launched(words[: max(index, 0)], values)
     values = _config_file(values, source, entries) | values
     return _imported(script, choices, values, source, entries, launcher)
 

@@ -325,7 +325,7 @@ class _Shell(_Reader):
             if isinstance(value, str) and value[:1].isspace():
                 self.end_word()
             parts = [word for part in parts for word in part.split()]
-        if not parts and self.pieces == [""]:  # "${none[@]}" is no word at all
+        if not parts and self.pieces == [""]:  # an empty "${none[@]}" does not give a word
             self.pieces = None
         for number, part in enumerate(parts):
             if number:

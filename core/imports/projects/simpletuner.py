@@ -34,7 +34,7 @@ BACKENDS, MOST, LONGEST = "data_backend_config", 500, 2_000
 UNREAD = ".no_captions"  # an ending that no caption file has
 ALGORITHMS = {name: name for name in "lora locon loha lokr full glora ia3 boft".split()} | {"diag-oft": "diag_oft"}
 LAYERS = {"Attention": "attn", "FeedForward": "ff"}  # LyCORIS' names of modules -> parts of names of layers
-# What of LyCORIS' file is read
+# What is read of the LyCORIS config file
 LYCORIS = frozenset("algo linear_dim linear_alpha factor full_matrix apply_preset bypass_mode".split())
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 FIXED: Fixed = {"validation.best_checkpoint": ("off", "SimpleTuner does not compare checkpoints")}
@@ -192,38 +192,38 @@ def network(config: Config) -> Values:
 
 
 def _lycoris(config: Config) -> Values:
-    """{setting: value} of LyCORIS' file; of LoKr, with a note, if it is missing or unknown."""
-    key, given = "lycoris_config", config.source.json_of(config["lycoris_config"])
-    if not isinstance(given, dict) or given.get("algo") not in ALGORITHMS:
+    """{setting: value} of the LyCORIS config file; LoKr, with a note, if it is missing or its algo unknown."""
+    key, lycoris = "lycoris_config", config.source.json_of(config["lycoris_config"])
+    if not isinstance(lycoris, dict) or lycoris.get("algo") not in ALGORITHMS:
         sentence = "is not found here, or has an unknown algo; LoKr is set: enter its rank and factor"
         config.note(key, "unavailable", sentence)
         return {"network.kind": "lokr", "network.layers": ["attn"], "network.network_dropout": 0.0}
-    kind = ALGORITHMS[given["algo"]]
-    named = ("linear_dim", "linear_alpha", "factor")
-    numbers = {name: given[name] for name in named if type(given.get(name)) in (int, float)}
-    rank, preset = numbers.get("linear_dim", 16), given.get("apply_preset")
-    whole = kind == "lokr" and (given.get("full_matrix") is True or rank > 1024)
+    kind = ALGORITHMS[lycoris["algo"]]
+    numeric = ("linear_dim", "linear_alpha", "factor")
+    numbers = {name: lycoris[name] for name in numeric if type(lycoris.get(name)) in (int, float)}
+    rank, preset = numbers.get("linear_dim", 16), lycoris.get("apply_preset")
+    full_matrix = kind == "lokr" and (lycoris.get("full_matrix") is True or rank > 1024)
     modules = preset.get("target_module") if isinstance(preset, dict) else None
     layers = [str(each) for each in modules] if isinstance(modules, list) else ["Attention"]
-    left = [each for each in layers if each not in LAYERS]
-    left += [name for name, value in given.items() if name not in LYCORIS and (name, value) != ("multiplier", 1)]
-    left += _of_modules(preset, given)
-    config.note(key, "changed", f"{kind}; not taken: {', '.join(left)[:200]}" if left else f"is read: {kind}")
-    settings = {"network.kind": kind, "network.rank": 16 if whole else int(rank), "network.network_dropout": 0.0}
+    unread = [each for each in layers if each not in LAYERS]
+    unread += [name for name, value in lycoris.items() if name not in LYCORIS and (name, value) != ("multiplier", 1)]
+    unread += _of_modules(preset, lycoris)
+    config.note(key, "changed", f"{kind}; not taken: {', '.join(unread)[:200]}" if unread else f"is read: {kind}")
+    settings = {"network.kind": kind, "network.rank": 16 if full_matrix else int(rank), "network.network_dropout": 0.0}
     settings |= {"network.layers": [LAYERS[each] for each in layers if each in LAYERS]}
     settings |= {"network.alpha": numbers.get("linear_alpha", 1)}
-    lokr = {"lokr.factor": int(numbers.get("factor", -1)), "lokr.full_matrix": whole}
+    lokr = {"lokr.factor": int(numbers.get("factor", -1)), "lokr.full_matrix": full_matrix}
     return settings | (lokr if kind == "lokr" else {})
 
 
-def _of_modules(preset: Any, given: Values) -> list[str]:
-    """Names of the kinds of modules for which LyCORIS' file has other values than for the rest."""
+def _of_modules(preset: Any, lycoris: Values) -> list[str]:
+    """Module types for which the LyCORIS config file overrides values."""
     algorithms = preset.get("module_algo_map") if isinstance(preset, dict) else None
     modules = algorithms.items() if isinstance(algorithms, dict) else ()
     return [
         name
         for name, algorithm in modules
-        if not isinstance(algorithm, dict) or algorithm != {key: given.get(key) for key in algorithm}
+        if not isinstance(algorithm, dict) or algorithm != {key: lycoris.get(key) for key in algorithm}
     ]
 
 
@@ -232,10 +232,10 @@ def optimizer(config: Config) -> Values:
     name = config["optimizer"]
     of_class, implied = chosen_optimizer(config, "optimizer", name)
     pairs = [each.partition("=") for each in config["optimizer_config"].split(",") if each.strip()]
-    given = {word.strip(): value.strip() for word, _, value in pairs}
+    written = {word.strip(): value.strip() for word, _, value in pairs}
     betas = [config["optimizer_beta1"], config["optimizer_beta2"]]
-    arguments = implied | arguments_of(config, of_class, given, "optimizer_config")
-    if not given and None not in betas:
+    arguments = implied | arguments_of(config, of_class, written, "optimizer_config")
+    if not written and None not in betas:
         arguments |= arguments_of(config, of_class, {"betas": betas}, "optimizer_beta1")
     if name == "prodigy" and config["prodigy_steps"]:
         arguments["prodigy_steps"] = config["prodigy_steps"]
@@ -337,7 +337,7 @@ RULES = (model, machine, length, network, optimizer, schedule, loss, samples)
 
 
 def _edge(value: float, kind: str) -> int:
-    """The side in pixels that a resolution stands for; areas are megapixels."""
+    """The side in pixels for a resolution setting; areas are in megapixels."""
     return within(64, 8192, round(math.sqrt(value * 1e6) / 64) * 64 if kind == "area" else int(value))
 
 
@@ -348,8 +348,8 @@ def _least(value: float | None) -> int:
 
 def _backends(config: Config) -> list[Values]:
     """The data backends by key ("data.crop"), from the config or the file that it names."""
-    given = next((value for key, value in config.written.items() if config.today[key] == BACKENDS), None)
-    content = config.source.json_of(given) if isinstance(given, str) and given else given
+    stated = next((value for key, value in config.written.items() if config.today[key] == BACKENDS), None)
+    content = config.source.json_of(stated) if isinstance(stated, str) and stated else stated
     if not isinstance(content, list):
         config.note(BACKENDS, "unavailable", "is not found here")
         fix = "put the file of the data backends next to the config and import it again, or choose the image folders"

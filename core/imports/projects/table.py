@@ -248,10 +248,10 @@ def chosen_optimizer(config: Config, key: str, name: str) -> tuple[str, Values]:
     return of_class, implied
 
 
-def arguments_of(config: Config, name: str, given: Mapping[str, Any], key: str) -> Values:
+def arguments_of(config: Config, name: str, arguments: Mapping[str, Any], key: str) -> Values:
     """The arguments in a key's value that an optimizer takes, as it takes them; notes the others."""
     entry, taken, left = find(name), Values(), list[str]()
-    for word, value in given.items():
+    for word, value in arguments.items():
         argument = None if entry is None else entry.arguments.get(word)
         value = literal(value) if isinstance(value, str) else value
         if argument is not None and argument.takes(value):
@@ -271,10 +271,10 @@ def other_family(config: Config, family: str) -> ProblemsError:
     return ProblemsError.one(f"This config trains {title} models", config.source.where, fix, "import.other-family")
 
 
-def flattened(given: Mapping[str, Any], parts: tuple[str, ...]) -> Values:
+def flattened(options: Mapping[str, Any], parts: tuple[str, ...]) -> Values:
     """{"unet.train": True} of {"unet": {"train": True}} for these parts."""
     flat: Values = {}
-    for key, value in given.items():
+    for key, value in options.items():
         inside = key in parts and isinstance(value, dict)
         flat |= {f"{key}.{name}": each for name, each in value.items()} if inside else {key: value}
     return flat

@@ -53,9 +53,9 @@ class Concept:
 
     def batch_group_of(self, processes: int) -> str:
         """`batch_group` for batches that are the union of those of several processes."""
-        own = self.source.batch_group
+        group = self.source.batch_group
         agreed = f"{self.images.train_batch_size * processes}/{self.images.network_multiplier:g}"
-        return agreed if own is None else f"{own}/{agreed}"
+        return agreed if group is None else f"{group}/{agreed}"
 
 
 def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: ValidationSettings) -> list[Concept]:
@@ -91,12 +91,13 @@ def _sources(dataset: DatasetSettings) -> list[Source]:
 
 def concepts_of(job: TrainJob) -> list[Concept]:
     """`concepts` of a training. Without a network, network multipliers are ignored, which would only separate batches."""
-    found = concepts(job.dataset, captions_in_force(job), job.validation)
+    all_concepts = concepts(job.dataset, captions_in_force(job), job.validation)
     plain = {} if job.method.traits.uses_network else {"network_multiplier": ImageSettings().network_multiplier}
     control = job.method.traits.control_images
     fit = job.dataset.control_fit
     return [
-        replace(each, images=each.images.model_copy(update=plain), control=control, control_fit=fit) for each in found
+        replace(each, images=each.images.model_copy(update=plain), control=control, control_fit=fit)
+        for each in all_concepts
     ]
 
 
@@ -117,8 +118,8 @@ def anywhere(job: TrainJob, uses: Callable[[Concept], object]) -> bool:
 
 def training_resolution(job: TrainJob) -> tuple[int, int]:
     """(width, height) of the training: the resolution of the first training folder."""
-    own = [concept.images.resolution for concept in concepts_of(job) if concept.role == "train"]
-    size = own[0] if own else job.dataset.resolution
+    sizes = [concept.images.resolution for concept in concepts_of(job) if concept.role == "train"]
+    size = sizes[0] if sizes else job.dataset.resolution
     return size if isinstance(size, tuple) else (size, size)
 
 

@@ -124,8 +124,8 @@ class OptimizerSettings(Settings):
     @property
     def text_rates(self) -> tuple[float, float]:
         """Learning rates of the first and the second text encoder."""
-        own = self.learning_rate if self.text_encoder_lr is None else self.text_encoder_lr
-        return own if isinstance(own, tuple) else (own, own)
+        rate = self.learning_rate if self.text_encoder_lr is None else self.text_encoder_lr
+        return rate if isinstance(rate, tuple) else (rate, rate)
 
     def rate_of(self, part: str) -> float:
         """Learning rate of "unet", "text_encoder" or "text_encoder_2"; other parts have the main learning rate."""
@@ -137,8 +137,8 @@ class OptimizerSettings(Settings):
 
     def plus_ratio(self, part: str) -> float:
         """LoRA+: the learning rate multiplier of this part's up matrices."""
-        own = self.loraplus_unet_lr_ratio if part == "unet" else self.loraplus_text_encoder_lr_ratio
-        return next((ratio for ratio in (own, self.loraplus_lr_ratio) if ratio is not None), 1.0)
+        part_ratio = self.loraplus_unet_lr_ratio if part == "unet" else self.loraplus_text_encoder_lr_ratio
+        return next((ratio for ratio in (part_ratio, self.loraplus_lr_ratio) if ratio is not None), 1.0)
 
     def summary(self) -> str:
         rates, of_text = [("learning rate", self.learning_rate), ("U-Net", self.unet_lr)], self.text_encoder_lr
@@ -159,8 +159,8 @@ def given_arguments(settings: OptimizerSettings) -> dict[str, Any]:
 
 def arguments_in_force(settings: OptimizerSettings, entry: Entry) -> dict[str, Any]:
     """`given_arguments` on top of those that the optimizer's name implies, with tuples for lists, as the libraries expect."""
-    given = {**entry.implied, **given_arguments(settings)}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    arguments = {**entry.implied, **given_arguments(settings)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
 def optimizer_sentence(settings: OptimizerSettings) -> str:
@@ -168,8 +168,8 @@ def optimizer_sentence(settings: OptimizerSettings) -> str:
     entry = find(settings.optimizer_type)
     name = settings.optimizer_type if entry is None else entry.definition or entry.path
     arguments = given_arguments(settings) if entry is None else arguments_in_force(settings, entry)
-    words = ((key, tuple(value) if isinstance(value, list) else value) for key, value in arguments.items())
-    return f"{name}({','.join(f'{key}={value}' for key, value in words)})"
+    pairs = ((key, tuple(value) if isinstance(value, list) else value) for key, value in arguments.items())
+    return f"{name}({','.join(f'{key}={value}' for key, value in pairs)})"
 
 
 def relative_steps(settings: OptimizerSettings) -> bool:

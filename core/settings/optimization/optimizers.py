@@ -177,21 +177,21 @@ def data() -> dict[str, Any]:
 def catalog() -> dict[str, Entry]:
     """{name: entry}: sd-scripts' names first, then sorted by name; including those not offered, with their reason."""
     by_path = {item["path"]: entry_from(item) for item in data()["optimizers"]}
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for name, (path, implied) in SHORT.items():
         base = by_path[path]
-        found[name] = Entry(**{**vars(base), "name": name, "implied": {**base.implied, **implied}})
+        entries[name] = Entry(**{**vars(base), "name": name, "implied": {**base.implied, **implied}})
     plain = {path for path, implied in SHORT.values() if not implied}
     rest = sorted(
         (entry for entry in by_path.values() if entry.path not in plain), key=lambda entry: entry.name.lower()
     )
-    taken = {name.lower() for name in found}
+    taken = {name.lower() for name in entries}
     for entry in rest:  # torch's Adafactor is not sd-scripts' AdaFactor, which any case of the name means
         if entry.name.lower() in taken:
             entry = Entry(**{**vars(entry), "name": entry.path})
         taken.add(entry.name.lower())
-        found[entry.name] = entry
-    return found
+        entries[entry.name] = entry
+    return entries
 
 
 def arguments_in(item: Mapping[str, Any]) -> dict[str, Argument]:
@@ -286,20 +286,20 @@ def averages(name: str) -> bool:
 def parse_arguments(items: Iterable[str]) -> dict[str, Any]:
     """{name: value} of sd-scripts' name=value arguments: 0.01, True, None, 0.9,0.999 (a list), 'text'; text needs no quotes here.
     Raises ValueError, with a message for the user, for an item without a name or "="."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for item in items:
         name, sign, text = item.partition("=")
         if not sign or not name.strip():
             raise ValueError(f"'{item}' is not in the form name=value")
-        found[name.strip()] = literal(text.strip())
-    return found
+        values[name.strip()] = literal(text.strip())
+    return values
 
 
 def literal(text: str) -> Any:
     """The value of a Python literal as JSON types; also of true, false and null; other text is returned as it is."""
-    words = {"true": True, "false": False, "null": None, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
+    constants = {"true": True, "false": False, "null": None, "none": None}
+    if text.lower() in constants:
+        return constants[text.lower()]
     try:
         return _listed(ast.literal_eval(text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -339,7 +339,7 @@ def argument_problems(
 
     owner    optimizer or scheduler, for messages     where, places   setting of the arguments; of single ones by name
     """
-    found = []
+    problems = []
     for name, value in given.items():
         argument = known.get(name)
         if argument is None:
@@ -347,12 +347,12 @@ def argument_problems(
             all_of = ", ".join(known) or "none"
             fix = f"did you mean '{near[0]}'? It takes: {all_of}" if near else f"it takes: {all_of}"
             what = f"{owner} has no argument '{name}'"
-            found.append(Problem(what, places.get(name, where), fix, code="arguments.unknown"))
+            problems.append(Problem(what, places.get(name, where), fix, code="arguments.unknown"))
         elif not argument.takes(value):
             what = f"The argument {name} of {owner} is {json.dumps(value, default=str)[:60]}"
-            place = places.get(name, f"{where}, {name}")
-            found.append(Problem(what, place, f"use {argument.words}", code="arguments.bad-value"))
+            location = places.get(name, f"{where}, {name}")
+            problems.append(Problem(what, location, f"use {argument.words}", code="arguments.bad-value"))
     for name in (name for name, argument in known.items() if argument.required and name not in given):
         what = f"{owner} needs the argument '{name}'"
-        found.append(Problem(what, where, f"add it: {known[name].words}", code="arguments.missing"))
-    return found
+        problems.append(Problem(what, where, f"add it: {known[name].words}", code="arguments.missing"))
+    return problems

@@ -22,8 +22,8 @@ def scale_factor(job: TrainJob, processes: int = 1) -> int:
 
 def _images(job: TrainJob, processes: int) -> tuple[int, int, int]:
     """Batch size (the largest of all folders), accumulation steps, processes."""
-    own = [folder.images.train_batch_size for folder in concepts_of(job) if folder.role != "validation"]
-    batch = max(own, default=job.dataset.train_batch_size)
+    batch_sizes = [folder.images.train_batch_size for folder in concepts_of(job) if folder.role != "validation"]
+    batch = max(batch_sizes, default=job.dataset.train_batch_size)
     return batch, job.schedule.gradient_accumulation_steps, processes
 
 
@@ -60,13 +60,13 @@ def own_rates(job: TrainJob) -> dict[str, float]:
     elif trains_unet(job):
         parts["unet"] = optimizer.unet_rate
     parts |= {part: rate for part, (rate, _) in spec_of(job).rates(job).items()}
-    found: dict[str, float] = {}
+    rates: dict[str, float] = {}
     for part, rate in parts.items():
         if rate != 0:
-            found[part] = rate
+            rates[part] = rate
             if job.method.traits.uses_network and optimizer.plus_ratio(part) != 1:
-                found[f"{part} plus"] = rate * optimizer.plus_ratio(part)
-    return found
+                rates[f"{part} plus"] = rate * optimizer.plus_ratio(part)
+    return rates
 
 
 def _block_rates(text: str) -> dict[str, float]:
@@ -91,5 +91,5 @@ def scale_sentence(job: TrainJob, processes: int = 1) -> str:
     rate = job.optimizer.learning_rate
     names = ("batch size", "accumulation", "processes")
     named = zip(names, _images(job, processes), strict=True)
-    words = " x ".join(f"{name} {count}" for name, count in named if count != 1)
-    return f"Learning rate {rate:g} x {words} = {rate * factor:g}"
+    product = " x ".join(f"{name} {count}" for name, count in named if count != 1)
+    return f"Learning rate {rate:g} x {product} = {rate * factor:g}"

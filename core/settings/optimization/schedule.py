@@ -239,14 +239,14 @@ def read_step_rules(rules: object) -> tuple[list[tuple[float, int]], float]:
     """Parse step rules: "1:10,0.1:20,0.005" -> ([(1, 10), (0.1, 20)], 0.005). Each factor applies before its step, the last one
     afterwards. Raises ValueError."""
     *parts, last = [part.strip() for part in str(rules).split(",")]
-    found = []
+    stages = []
     for part in parts:
         factor, sign, until = part.partition(":")
         if not sign:
             raise ValueError(f"'{part}' is not in the form factor:step")
-        found.append((float(factor), int(until)))
-    if not all(map(math.isfinite, [*(factor for factor, _ in found), float(last)])):
+        stages.append((float(factor), int(until)))
+    if not all(map(math.isfinite, [*(factor for factor, _ in stages), float(last)])):
         raise ValueError("a factor must be a finite number")
-    if [until for _, until in found] != sorted({until for _, until in found}):
+    if [until for _, until in stages] != sorted({until for _, until in stages}):
         raise ValueError("the steps must increase")
-    return found, float(last)
+    return stages, float(last)

@@ -81,24 +81,24 @@ def _compared(job: TrainJob) -> tuple[float, float, float]:
 
 def far_rates(job: TrainJob) -> list[Far]:
     """The unusual learning rates, one per setting."""
-    found: dict[str, Far] = {}
+    far: dict[str, Far] = {}
     rates = effective_rates(job, job.memory.num_processes)
     for part, rate in sorted(rates.items(), key=lambda item: not item[0].startswith("unet")):
         usual = usual_rates(job, part)
-        if rate < 0 or usual is None or not (way := usual.far(rate)):
+        if rate < 0 or usual is None or not (direction := usual.far(rate)):
             continue  # negative rates are reported by rules/learning_rate.py
         where = _where(job, part)
-        if part.startswith("text") and "optimizer.learning_rate" in found and job.optimizer.text_encoder_lr is None:
+        if part.startswith("text") and "optimizer.learning_rate" in far and job.optimizer.text_encoder_lr is None:
             continue  # the same setting, already reported for the U-Net
-        found.setdefault(where, Far(part, where, rate, usual, way))
-    return list(found.values()) or _by_block(job, rates)
+        far.setdefault(where, Far(part, where, rate, usual, direction))
+    return list(far.values()) or _by_block(job, rates)
 
 
 def _where(job: TrainJob, part: str) -> str:
     if part.endswith(" plus"):
-        own = job.optimizer.loraplus_unet_lr_ratio if part[0] == "u" else job.optimizer.loraplus_text_encoder_lr_ratio
+        ratio = job.optimizer.loraplus_unet_lr_ratio if part[0] == "u" else job.optimizer.loraplus_text_encoder_lr_ratio
         side = "unet" if part[0] == "u" else "text_encoder"
-        return f"optimizer.loraplus_{side}_lr_ratio" if own is not None else "optimizer.loraplus_lr_ratio"
+        return f"optimizer.loraplus_{side}_lr_ratio" if ratio is not None else "optimizer.loraplus_lr_ratio"
     if part.startswith("unet_block"):
         return "method.block_lr"
     if part in (own_rates := spec_of(job).rates(job)):
@@ -121,8 +121,8 @@ def _by_block(job: TrainJob, rates: dict[str, float]) -> list[Far]:
     where = next((f"network.{name}" for name in SIDES if getattr(job.network, name)), "")
     for factor in factors:
         rate = rates["unet"] * factor
-        if rate > 0 and (way := usual.far(rate)):
-            return [Far("unet", where, rate, usual, way)]
+        if rate > 0 and (direction := usual.far(rate)):
+            return [Far("unet", where, rate, usual, direction)]
     return []
 
 

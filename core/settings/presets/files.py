@@ -99,7 +99,7 @@ def refused(entry: Declared) -> bool:
 
 
 def kept(entry: Declared) -> bool:
-    """Whether loading a recipe that does not state this setting leaves it as it is."""
+    """Whether a setting that a recipe does not state keeps its value when the recipe is loaded."""
     named = bool(entry.names) or entry.name.startswith("metadata_")
     return refused(entry) or named or entry.group in _KEPT_GROUPS or entry.path in _KEPT | _SIZES
 
@@ -124,8 +124,8 @@ def dump(
 
 
 def _touched(job: Settings, group: str) -> bool:
-    own = getattr(job, group)
-    return bool(own != type(own)())
+    settings = getattr(job, group)
+    return bool(settings != type(settings)())
 
 
 def content(preset: Preset) -> dict[str, Any]:
@@ -239,10 +239,10 @@ def checked(data: bytes, where: str) -> Preset:
             raise ProblemsError([foreign]) from None
         raise
     preset = parse(raw, where)
-    found = _outside_a_recipe(preset, where)
-    collected(found, build, JOBS[preset.task], preset.values, where)
-    if found:
-        raise ProblemsError(found)
+    problems = _outside_a_recipe(preset, where)
+    collected(problems, build, JOBS[preset.task], preset.values, where)
+    if problems:
+        raise ProblemsError(problems)
     return preset
 
 
@@ -285,10 +285,10 @@ def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
     model = JOBS[preset.task]
     if preset.kind == "job" or current is None:
         return build(model, preset.values, preset.name)
-    values, own, stated = to_values(build(TrainJob, preset.values, preset.name)), to_values(current), preset.stated()
+    values, old, stated = to_values(build(TrainJob, preset.values, preset.name)), to_values(current), preset.stated()
     for entry in declared(TrainJob):
         if kept(entry) and entry.path not in stated:
-            values[entry.group][entry.name] = own[entry.group][entry.name]
+            values[entry.group][entry.name] = old[entry.group][entry.name]
     return build(TrainJob, values, preset.name)
 
 
@@ -302,7 +302,7 @@ def _stems(folder: Path) -> list[str]:
     """Names of the presets in a folder in natural order (8 before 12), without temporary files, which start with a dot."""
     stems = [path.stem for path in folder.glob("*.json") if not path.name.startswith(".")]
     return sorted(
-        stems, key=lambda stem: [int(part) if place % 2 else part for place, part in enumerate(_NUMBER.split(stem))]
+        stems, key=lambda stem: [int(part) if index % 2 else part for index, part in enumerate(_NUMBER.split(stem))]
     )
 
 
@@ -328,8 +328,8 @@ class PresetStore:
 
     def names(self, task: str = "") -> list[str]:
         """Names of the presets of a task, or of all: sorted shipped ones, then the user's as "user/name"."""
-        found = [*_stems(self.shipped), *(f"user/{name}" for name in _stems(self.user))]
-        return [name for name in found if not task or self._about(name)[0] == task]
+        names = [*_stems(self.shipped), *(f"user/{name}" for name in _stems(self.user))]
+        return [name for name in names if not task or self._about(name)[0] == task]
 
     def _about(self, name: str) -> tuple[str, str]:
         try:
@@ -339,13 +339,13 @@ class PresetStore:
 
     def path(self, name: str) -> Path:
         """The file of a preset. Raises ProblemsError for invalid names, such as those with path separators."""
-        own = name.startswith("user/")
+        is_user = name.startswith("user/")
         stem = name.removeprefix("user/")
         reason = bad_name(stem)
         if reason:
             what = f"'{stem}' cannot be the name of a preset: {reason}"
             raise ProblemsError.one(what, "preset name", "use letters, digits, - and _", "settings.bad-name")
-        return (self.user if own else self.shipped) / f"{stem}.json"
+        return (self.user if is_user else self.shipped) / f"{stem}.json"
 
     def load(self, name: str, task: str = "") -> Preset:
         """Read a preset. Raises ProblemsError, also for another task than `task`, if that is given."""
@@ -354,8 +354,8 @@ class PresetStore:
 
     def shown_name(self, name: str) -> str:
         """The name of a user preset without "user/", or the title of a shipped one."""
-        own = not name or name.startswith("user/")
-        return (not own and self._about(name)[1]) or name.removeprefix("user/")
+        is_user = not name or name.startswith("user/")
+        return (not is_user and self._about(name)[1]) or name.removeprefix("user/")
 
     def save(
         self, name: str, job: Settings, *, task: str = "train", replace: bool = False, description: str = ""

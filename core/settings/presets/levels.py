@@ -35,12 +35,12 @@ def levels(job: TrainJob, device: str = "") -> list[Level]:
 
     device   of the job: "mps" gets no fp8
     """
-    found: list[Level] = []
-    for number, (title, words) in enumerate(zip(TITLES, WORDS, strict=True)):
+    distinct: list[Level] = []
+    for number, (title, description) in enumerate(zip(TITLES, WORDS, strict=True)):
         values = _values(job, number, device)
-        if not found or values != found[-1].values:
-            found.append(Level(number, title, words, values))
-    return found
+        if not distinct or values != distinct[-1].values:
+            distinct.append(Level(number, title, description, values))
+    return distinct
 
 
 def level_of(job: TrainJob, device: str = "") -> int | None:

@@ -77,8 +77,8 @@ def with_present_tool(task: str, values: Mapping[str, Any]) -> tuple[str, Values
         return task, dict(values)
     name, settings = REPLACED_TOOLS[task]
     group = values.get(task, {})
-    kept = {key: value for key, value in values.items() if key != task}
-    return name, kept | {name: settings | dict(group) if isinstance(group, Mapping) else group}
+    others = {key: value for key, value in values.items() if key != task}
+    return name, others | {name: settings | dict(group) if isinstance(group, Mapping) else group}
 
 
 def has_effect(task: str, tool: str, key: str) -> bool:
@@ -96,24 +96,24 @@ def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     name = group.get(chooser, usual)
     if not isinstance(name, str) or name not in tools:
         return task, dict(values)
-    kept = {key: value for key, value in group.items() if has_effect(task, name, key)}
-    return name, {key: value for key, value in values.items() if key != task} | {name: kept}
+    effective = {key: value for key, value in group.items() if has_effect(task, name, key)}
+    return name, {key: value for key, value in values.items() if key != task} | {name: effective}
 
 
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     """(task, values) with the names of version 2; names that are already current stay."""
-    found = {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
-    return with_present_tool(*_tool_as_task(_TASKS_2.get(task, task), _with_one_compatibility(found)))
+    groups = {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
+    return with_present_tool(*_tool_as_task(_TASKS_2.get(task, task), _with_one_compatibility(groups)))
 
 
 def to_version_3(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     """(task, values) of version 3: DoRA without a stated magnitude gets one per output, which was the default of version 2."""
     network = values.get("network")
     kind = network.get("kind") if isinstance(network, Mapping) else None
-    own = values.get(kind, {}) if kind in _DECOMPOSED_2 else None
-    if not isinstance(own, Mapping):
+    kind_values = values.get(kind, {}) if kind in _DECOMPOSED_2 else None
+    if not isinstance(kind_values, Mapping):
         return task, dict(values)
-    return task, dict(values) | {str(kind): {"wd_on_output": True} | dict(own)}
+    return task, dict(values) | {str(kind): {"wd_on_output": True} | dict(kind_values)}
 
 
 def switches_lost(values: Mapping[str, Any]) -> list[Problem]:
@@ -149,16 +149,16 @@ def _sources(groups: Mapping[str, Any]) -> list[Values]:
 
 def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
     """{path: value} of the compatibility switches of version 1 that are on."""
-    found = {}
+    switched = {}
     for path, off in _SWITCHES_1.items():
         group, name = path.split(".")
         fields = groups.get(group)
         value = fields.get(name, off) if isinstance(fields, Mapping) else off
         if value != off and isinstance(value, str) and value.startswith("kohya"):
-            found[path] = value
+            switched[path] = value
     if any(str(source.get(_OF_A_FOLDER, "")).startswith("kohya") for source in _sources(groups)):
-        found.setdefault("captions.compatibility", "kohya")
-    return found
+        switched.setdefault("captions.compatibility", "kohya")
+    return switched
 
 
 def _version(on: Mapping[str, str]) -> str:

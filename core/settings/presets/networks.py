@@ -39,22 +39,22 @@ def arguments_of(text: Any) -> dict[str, str]:
     return {name: value for name, sign, value in pairs if sign}
 
 
-def as_lycoris(given: Mapping[str, Any]) -> dict[str, Any]:
+def as_lycoris(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The network_args with LyCORIS' defaults where Atelier's differ: DoRA's magnitude is per output."""
-    silent = is_on(given.get("dora_wd")) and "wd_on_out" not in given
-    return {**({"wd_on_output": True} if silent else {}), **given}
+    silent = is_on(arguments.get("dora_wd")) and "wd_on_out" not in arguments
+    return {**({"wd_on_output": True} if silent else {}), **arguments}
 
 
 def is_on(value: Any) -> bool:
     return isinstance(value, (str, int, float)) and str(value) not in ("", "False", "false", "0", "0.0", "None")
 
 
-def kind_of(given: Mapping[str, Any]) -> str:
+def kind_of(arguments: Mapping[str, Any]) -> str:
     """The network kind of kohya_ss' LoRA_type, or of sd-scripts' network_module with its network_args; "" if unknown."""
-    module, told = given.get("network_module"), given.get("algo") or given.get("LoRA_type")
-    if told or module == LYCORIS:
-        kind = KINDS.get(str(told or "lora").lower().rpartition("/")[2], "")
-        kind = DECOMPOSED.get(kind, kind) if is_on(given.get("dora_wd")) else kind
+    module, algo = arguments.get("network_module"), arguments.get("algo") or arguments.get("LoRA_type")
+    if algo or module == LYCORIS:
+        kind = KINDS.get(str(algo or "lora").lower().rpartition("/")[2], "")
+        kind = DECOMPOSED.get(kind, kind) if is_on(arguments.get("dora_wd")) else kind
         return kind if kind in NETWORK_KINDS else ""
     return next((each.name for each in NETWORK_KINDS.values() if module and each.module_name == module), "")
 
@@ -63,23 +63,23 @@ def settings_of_arguments(
     kind: str, arguments: Mapping[str, Any], known: Mapping[str, Declared]
 ) -> tuple[dict[str, Any], list[str]]:
     """({path: value}, names without a setting) of network_args. known: the settings of a training by path."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     left = []
     meant = as_lycoris(arguments) if kind in DECOMPOSED.values() else arguments
     for name, value in meant.items():
         path = _path_of(name, kind, known)
         if path:
-            found[path] = value
+            settings[path] = value
         elif name not in ("algo", "dora_wd"):
             left.append(name)
-    return found, left
+    return settings, left
 
 
 def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:
     """The setting of a network argument, "" if there is none."""
-    own = next((real for real, others in ALSO_CALLED.items() if name in others), name)
-    if f"{kind}.{own}" in known:
-        return f"{kind}.{own}"
+    setting = next((real for real, others in ALSO_CALLED.items() if name in others), name)
+    if f"{kind}.{setting}" in known:
+        return f"{kind}.{setting}"
     named = next((path for path, names in ARGUMENTS.items() if name in names), "")
     others = (path for path, each in known.items() if each.group in GROUPS and name in (each.name, *each.kohya_names))
     return named or next(others, "")
@@ -100,9 +100,9 @@ def network_problem(module: str | None, words: Iterable[str], known: Mapping[str
         what = f"The network '{named}' is not known here" if named else what
         fix = f"use one of {', '.join(modules)}, or allow a package that registers it with --allow-module"
         return Problem(what, "command line", fix, code="network.unknown-module")
-    found, left = settings_of_arguments(kind, arguments, known)
+    settings, left = settings_of_arguments(kind, arguments, known)
     flags = [f"--network.kind {kind}"] if module is not None else []
-    flags += [f"--{path} {value}" for path, value in found.items()]
+    flags += [f"--{path} {value}" for path, value in settings.items()]
     fix = f"write {' '.join(flags)}" if flags else ELSEWHERE["network_args"]
     fix += f"; there is no setting for {', '.join(left)}" if left else ""
     option = "--network_args" if module is None else "--network_module"

@@ -115,8 +115,8 @@ HUBER = Recipe(
 
 def constant_or_warmup(job: TrainJob) -> list[Recipe]:
     """The two possible fixes for a constant scheduler with warmup steps."""
-    own = job.schedule
-    if own.lr_scheduler != "constant" or not own.lr_warmup_steps or own.lr_scheduler_type:
+    schedule = job.schedule
+    if schedule.lr_scheduler != "constant" or not schedule.lr_warmup_steps or schedule.lr_scheduler_type:
         return []
     return [
         Recipe(
@@ -142,8 +142,8 @@ def usual_rate(job: TrainJob) -> Recipe | None:
     )
 
 
-def changes(job: Settings, found: Recipe) -> dict[str, Any]:
+def changes(job: Settings, recipe: Recipe) -> dict[str, Any]:
     """What the recipe would change in this job: {dotted path: new value}; empty if already applied."""
     known = {entry.path for entry in declared(TrainJob)}
-    assert set(found.settings) <= known, sorted(set(found.settings) - known)
-    return {path: value for path, value in found.settings.items() if value_of(job, path) != value}
+    assert set(recipe.settings) <= known, sorted(set(recipe.settings) - known)
+    return {path: value for path, value in recipe.settings.items() if value_of(job, path) != value}

@@ -18,14 +18,14 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     def changes_tags(each: Concept) -> bool:
-        own = each.captions
-        return own.shuffle_caption or own.caption_tag_dropout_rate > 0 or own.token_warmup_step > 0
+        captions = each.captions
+        return captions.shuffle_caption or captions.caption_tag_dropout_rate > 0 or captions.token_warmup_step > 0
 
     def separates(each: Concept) -> bool:
         """Joined caption files, metadata files, a trigger word and a keep-tokens separator also use the tag separator."""
-        own = each.captions
-        joins = own.sidecars == "joined" or bool(each.source.metadata_file)
-        return joins or bool(own.secondary_separator or own.trigger_word or own.keep_tokens_separator)
+        captions = each.captions
+        joins = captions.sidecars == "joined" or bool(each.source.metadata_file)
+        return joins or bool(captions.secondary_separator or captions.trigger_word or captions.keep_tokens_separator)
 
     fixed, reason = not anywhere(job, changes_tags), "tags are neither shuffled nor dropped"
     yield from ignored(

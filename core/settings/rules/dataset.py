@@ -81,10 +81,10 @@ def _sides(job: TrainJob) -> Iterator[Problem]:
 def changes_by_chance(images: ImageSettings) -> list[str]:
     """Names of the enabled augmentations that change an image at each step, so that its latents cannot be cached. Flips can be:
     both sides are cached."""
-    found = [name for name in ("color_aug", "random_crop") if getattr(images, name)]
+    random = [name for name in ("color_aug", "random_crop") if getattr(images, name)]
     if images.face_crop_aug_range is not None and not images.enable_bucket:
-        found.append("face_crop_aug_range")
-    return found
+        random.append("face_crop_aug_range")
+    return random
 
 
 def cache_problems(job: TrainJob) -> list[Problem]:

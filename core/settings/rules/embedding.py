@@ -26,8 +26,8 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if len({word.casefold() for word in settings.words}) < len(settings.words):
         yield Problem("A token is listed twice", WHERE, "remove one", code="embedding.token-twice")
     named = [(word, without_signs(word).casefold()) for word in settings.words[1:]]  # the first is named by output_name
-    for place, (word, name) in enumerate(named):
-        if not name or name in [other for _, other in named[:place]]:
+    for index, (word, name) in enumerate(named):
+        if not name or name in [other for _, other in named[:index]]:
             what = f"The token '{word}' does not give a unique file name"
             yield Problem(what, WHERE, "use other letters or digits", code="embedding.token-no-file-name")
     first, name = settings.words[0] if settings.words else "", job.saving.output_name
@@ -36,9 +36,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         plain = "".join(sign for sign in first if sign.isalnum() or sign in "-_")
         fix = f"use the same for both, such as {plain or 'zkw'}, or write {name} in other programs"
         yield Problem(what, "saving.output_name", fix, "advice", code="embedding.output-name")
-    given = [word for word in (settings.init_word or "").split(",") if word.strip()]
-    if len(given) > max(1, len(settings.words)):
-        what = f"{len(given)} initializer words are set for {len(settings.words)} tokens"
+    initializers = [word for word in (settings.init_word or "").split(",") if word.strip()]
+    if len(initializers) > max(1, len(settings.words)):
+        what = f"{len(initializers)} initializer words are set for {len(settings.words)} tokens"
         yield Problem(
             what, "embedding.init_word", "enter one for all, or one for each", code="embedding.init-word-count"
         )

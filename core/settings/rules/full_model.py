@@ -77,20 +77,20 @@ def _block_rates(job: TrainJob) -> Iterator[Problem]:
     if not text:
         return
     try:
-        found = numbers(text)
+        rates = numbers(text)
     except ValueError:
         what = f"'{text[:40]}' is not a list of numbers"
         yield Problem(what, where, "write numbers separated by commas", code="settings.not-numbers")
         return
-    own = job.model.family
-    counts = {COUNTS.get(own, 0)} if own != "auto" else set(COUNTS.values())
-    if len(found) not in counts:
-        what = f"There are {len(found)} block learning rates instead of {blocks_in_words(counts)}"
+    family = job.model.family
+    counts = {COUNTS.get(family, 0)} if family != "auto" else set(COUNTS.values())
+    if len(rates) not in counts:
+        what = f"There are {len(rates)} block learning rates instead of {blocks_in_words(counts)}"
         yield Problem(what, where, "enter one for each block", code="method.block-lr-count")
-    elif not any(found):
+    elif not any(rates):
         what, fix = "Every U-Net block has a learning rate of 0", "set one above 0, or set optimizer.unet_lr to 0"
         yield Problem(what, where, fix, code="method.block-lr-zero")
-    elif any(rate < 0 for rate in found):
+    elif any(rate < 0 for rate in rates):
         what = "A block learning rate is negative: the block unlearns these images without limit"
         fix = "use very small rates, such as -1e-7, and few steps"
         yield Problem(what, where, fix, "advice", code="learning-rate.unlearning")

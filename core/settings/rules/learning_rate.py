@@ -89,8 +89,8 @@ def _rate_setting(job: TrainJob, part: str) -> str:
     """The setting with the learning rate of a part ("unet", "text_encoder plus", "unet_block3")."""
     if part.startswith("unet_block"):
         return "method.block_lr"
-    if part in (own := spec_of(job).rates(job)):
-        return own[part][1]
+    if part in (rates := spec_of(job).rates(job)):
+        return rates[part][1]
     name = "unet_lr" if part.startswith("unet") else "text_encoder_lr"
     return f"optimizer.{name if getattr(job.optimizer, name) is not None else 'learning_rate'}"
 
@@ -101,14 +101,14 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     if entry is None:
         return
     several = sorted(set(rates.values()))
-    words = listed([f"{rate:g}" for rate in several])
+    rates_text = listed([f"{rate:g}" for rate in several])
     parts = "optimizer.unet_lr, text_encoder_lr, loraplus_lr_ratio"
     if "one_rate" in entry.traits and len(several) > 1:
-        what = f"{entry.name} supports one learning rate for all parts, but {len(several)} are set: {words}"
+        what = f"{entry.name} supports one learning rate for all parts, but {len(several)} are set: {rates_text}"
         fix = "use the same rate for all parts, and no LoRA+ ratio"
         yield Problem(what, parts, fix, code="learning-rate.one-for-all")
     elif adapts(entry.name) and len(several) > 1:
-        what = f"{entry.name} adapts one learning rate for all parts; the rates {words} only set their ratio"
+        what = f"{entry.name} adapts one learning rate for all parts; the rates {rates_text} only set their ratio"
         fix = "use rates near 1, such as 1 for the U-Net and 0.5 for the text encoder"
         yield Problem(what, parts, fix, "advice", code="learning-rate.ratio-only")
     if adapts(entry.name) and job.optimizer.scale_lr:

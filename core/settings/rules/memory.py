@@ -12,10 +12,10 @@ TYPES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
 def problems(job: TrainJob) -> Iterator[Problem]:
     memory = job.memory
-    own, computed = memory.full_precision, memory.mixed_precision
-    if own != "fp32" and computed not in ("auto", own):
-        what = f"Full {own} training needs mixed precision {own}, not {TYPES[computed]}"
-        fix = f"set memory.mixed_precision to {own} or auto"
+    weights, computed = memory.full_precision, memory.mixed_precision
+    if weights != "fp32" and computed not in ("auto", weights):
+        what = f"Full {weights} training needs mixed precision {weights}, not {TYPES[computed]}"
+        fix = f"set memory.mixed_precision to {weights} or auto"
         yield Problem(what, "memory.full_precision, mixed_precision", fix, code="memory.full-precision-mismatch")
     if memory.torch_compile and job.method.traits.uses_network and job.network.dropped_out:
         what = "torch.compile does not support LoRA dropout"

@@ -24,15 +24,15 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     network = job.network
     yield from _needed_weights(job)
     yield from _dropouts(network)
-    own = getattr(job, network.kind, None)
-    given = [each for each in network.traits.misread if each.applies(own, network.trains_conv)]
-    yield from readers.problems(network.label("kind"), given, "network.kind")
+    kind_settings = getattr(job, network.kind, None)
+    misread = [each for each in network.traits.misread if each.applies(kind_settings, network.trains_conv)]
+    yield from readers.problems(network.label("kind"), misread, "network.kind")
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)
     if not network.dim_from_weights:
         yield from layer_problems(network)
-    if isinstance(own, KindSettings):
-        yield from own.problems(network)
+    if isinstance(kind_settings, KindSettings):
+        yield from kind_settings.problems(network)
     if network.has_block_rates:
         yield from _several_rates(job.optimizer.optimizer_type)
     if network.train_text_encoder and not any(job.optimizer.text_rates):
@@ -99,19 +99,19 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
 def _list(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
     where, title = f"network.{name}", NetworkSettings.title_of(name)
     try:
-        found = numbers(text)
+        values = numbers(text)
     except ValueError:
         what = f"{title}: '{_short(text)}' is not a list of numbers"
         yield Problem(what, where, "write numbers separated by commas", code="settings.not-numbers")
         return
-    if len(found) not in counts:
-        what = f"{title}: {len(found)} numbers instead of {blocks_in_words(counts)}"
+    if len(values) not in counts:
+        what = f"{title}: {len(values)} numbers instead of {blocks_in_words(counts)}"
         yield Problem(what, where, "enter one number per block", code="network.block-count")
     ranks = name.endswith("dims")
-    if any(number < 0 for number in found):
+    if any(number < 0 for number in values):
         fix = "use 0 to skip a block" if ranks else "use 0 or more"
         yield Problem(f"{title}: a number is below 0", where, fix, code="network.block-negative")
-    if ranks and any(number != int(number) or number > LARGEST_RANK for number in found):
+    if ranks and any(number != int(number) or number > LARGEST_RANK for number in values):
         fix = f"use whole numbers from 0 to {LARGEST_RANK}"
         yield Problem(f"{title}: a number is not a valid rank", where, fix, code="network.block-not-a-rank")
 
@@ -120,20 +120,20 @@ def _side(name: str, text: str, family: str | None) -> Iterator[Problem]:
     where, title = f"network.{name}", NetworkSettings.title_of(name)
     wanted = sorted({side_count(name, COUNTS[family])} if family else set(SIDES[name]), reverse=True)
     try:
-        found = rate_numbers(text, wanted[0])
+        factors = rate_numbers(text, wanted[0])
     except ValueError:
         what = f"{title}: '{_short(text)}' is neither a list of numbers nor one of {', '.join(PRESETS)}"
         fix = "write for example 0,0,0.5,1 or cosine or linear+0.25"
         yield Problem(what, where, fix, code="settings.not-numbers")
         return
-    if any(factor < 0 for factor in found):
+    if any(factor < 0 for factor in factors):
         yield Problem(f"{title}: a weight is below 0", where, "use 0 to skip a block", code="network.block-negative")
-    count = len(found)
+    count = len(factors)
     if text.strip().partition("+")[0].strip() in PRESETS or count in wanted:
         return
-    words = " or ".join(str(number) for number in wanted)
+    counts = " or ".join(str(number) for number in wanted)
     ends = "missing ones count as 1" if count < wanted[-1] else "the rest is ignored"
-    what = f"{title}: {count} weights instead of {words}; {ends}"
+    what = f"{title}: {count} weights instead of {counts}; {ends}"
     yield Problem(what, where, "enter one per block", "advice", code="network.block-count")
 
 
@@ -163,8 +163,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     by_adafactor = "AdaFactor sets the learning rate (relative_step); 0 still skips a block"
     from_file = network.network_weights is not None and network.dim_from_weights
     yield from ignored((True, f"network.{' '.join(others)}", f"{kind} has none"))
-    if isinstance(own := getattr(job, network.kind, None), KindSettings):
-        yield from ((path, f"ignored: {why}") for path, why in own.without_effect())
+    if isinstance(kind_settings := getattr(job, network.kind, None), KindSettings):
+        yield from ((path, f"ignored: {why}") for path, why in kind_settings.without_effect())
     yield from ignored(
         (not network.traits.loraplus, f"optimizer.{' '.join(LORA_PLUS)}", f"{kind} has no matrices of two rates"),
         ("alpha" not in uses, "network.rs_lora", f"{kind} has no alpha"),

@@ -23,20 +23,18 @@ SCHEDULER = [name for name in ScheduleSettings.model_fields if name.startswith((
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    own = job.optimizer
-    problem = type_problem(own.optimizer_type)
+    settings = job.optimizer
+    problem = type_problem(settings.optimizer_type)
     if problem is not None:
         yield problem
         return
     for name in COMMON:
-        if getattr(own, name) is not None and name in own.optimizer_args:
-            what = (
-                f"{name} is set twice: {getattr(own, name)} as a setting and {own.optimizer_args[name]} as an argument"
-            )
+        if getattr(settings, name) is not None and name in settings.optimizer_args:
+            what = f"{name} is set twice: {getattr(settings, name)} as a setting and {settings.optimizer_args[name]} as an argument"
             yield Problem(what, f"optimizer.{name}, {ARGUMENTS}", "keep one of them", code="optimizer.argument-twice")
-    entry = find(own.optimizer_type)
+    entry = find(settings.optimizer_type)
     if entry is not None:
-        yield from _argument_problems(own, entry)
+        yield from _argument_problems(settings, entry)
         if entry.path == ADAFACTOR:
             yield from _adafactor(job)
         if averages(entry.name) and job.schedule.lr_warmup_steps:
@@ -49,13 +47,13 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 def _argument_problems(settings: OptimizerSettings, entry: Entry) -> list[Problem]:
     """Problems of the optimizer's arguments, including those that have their own setting."""
-    given = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
-    own = {name: f"optimizer.{name}" for name in given}
-    found = argument_problems(given_arguments(settings), entry.arguments, entry.name, ARGUMENTS, own)
-    instead = {path: entry.arguments[name].words for name, path in own.items() if name in entry.arguments}
-    empty = {path: "leave it empty (null)" for path in own.values()}
+    common = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
+    paths = {name: f"optimizer.{name}" for name in common}
+    problems = argument_problems(given_arguments(settings), entry.arguments, entry.name, ARGUMENTS, paths)
+    instead = {path: entry.arguments[name].words for name, path in paths.items() if name in entry.arguments}
+    empty = {path: "leave it empty (null)" for path in paths.values()}
     fixes = empty | {path: f"{empty[path]}, or use {words}" for path, words in instead.items()}
-    return [replace(each, fix=fixes.get(each.where, each.fix)) for each in found]
+    return [replace(each, fix=fixes.get(each.where, each.fix)) for each in problems]
 
 
 def _adafactor(job: TrainJob) -> Iterator[Problem]:

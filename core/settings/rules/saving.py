@@ -52,10 +52,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _states(job: TrainJob) -> Iterator[Problem]:
-    own = job.saving
-    with_files = own.save_state and (every(own.save_every_n_steps) or every(own.save_every_n_epochs))
-    often = every(own.save_every_n_steps) or every(own.checkpoint_every_minutes)
-    if not every(own.save_every_minutes) and not (own.save_state and often):
+    saving = job.saving
+    with_files = saving.save_state and (every(saving.save_every_n_steps) or every(saving.save_every_n_epochs))
+    often = every(saving.save_every_n_steps) or every(saving.checkpoint_every_minutes)
+    if not every(saving.save_every_minutes) and not (saving.save_state and often):
         what = (
             "A crash would lose everything since the last epoch checkpoint"
             if with_files
@@ -63,7 +63,7 @@ def _states(job: TrainJob) -> Iterator[Problem]:
         )
         fix = "back up every 10 minutes"
         yield Problem(what, "saving.save_every_minutes", fix, "advice", code="saving.no-backups")
-    if own.save_last_n_states == 1 and not _by_distance(job):
+    if saving.save_last_n_states == 1 and not _by_distance(job):
         what = "Only one training state is kept: if it is damaged, the run cannot be resumed"
         yield Problem(what, "saving.save_last_n_states", "keep 2", "advice", code="saving.one-state")
 
@@ -73,11 +73,11 @@ def _by_distance(job: TrainJob) -> bool:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    own, hub, samples, resume = job.saving, job.hub, job.samples, job.resume
-    at_epochs, at_least = every(own.save_every_n_epochs), every(own.save_n_epoch_ratio)
-    at_steps = every(own.save_every_n_steps) or every(own.save_n_evenly) or every(own.checkpoint_every_minutes)
-    pickled = own.save_model_as in ("ckpt", "pt")
-    metadata = [name for name in type(own).model_fields if name.startswith(METADATA)]
+    saving, hub, samples, resume = job.saving, job.hub, job.samples, job.resume
+    at_epochs, at_least = every(saving.save_every_n_epochs), every(saving.save_n_epoch_ratio)
+    at_steps = every(saving.save_every_n_steps) or every(saving.save_n_evenly) or every(saving.checkpoint_every_minutes)
+    pickled = saving.save_model_as in ("ckpt", "pt")
+    metadata = [name for name in type(saving).model_fields if name.startswith(METADATA)]
     no_sd2_lora = not job.method.traits.uses_network or (
         job.model.traits and not job.model.traits.convolutions_in_loras
     )
@@ -87,10 +87,10 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         (not at_epochs and not at_least, "saving.save_last_n_epochs", "nothing is saved at epoch ends"),
         (at_epochs and at_least, "saving.save_every_n_epochs", "the min number of epoch checkpoints is set"),
         (not at_steps, "saving.save_last_n_steps", "nothing is saved at steps"),
-        (own.save_state, "saving.save_state_on_train_end", "a state is saved with every checkpoint, including the last"),
+        (saving.save_state, "saving.save_state_on_train_end", "a state is saved with every checkpoint, including the last"),
         (_by_distance(job), "saving.save_last_n_states", "states are kept by epochs or steps"),
-        (pickled, f"saving.training_comment no_metadata {' '.join(metadata)}", f".{own.save_model_as} files have no metadata"),
-        (not pickled and own.no_metadata, "saving.training_comment", "metadata is minimal"),
+        (pickled, f"saving.training_comment no_metadata {' '.join(metadata)}", f".{saving.save_model_as} files have no metadata"),
+        (not pickled and saving.no_metadata, "saving.training_comment", "metadata is minimal"),
         (no_sd2_lora, "saving.sd2_projections", "it applies to LoRAs for SD 2.x only"),
         (resume.initial_step is not None, "resume.initial_epoch", "the initial step is set"),
         (not started, "resume.skip_until_initial_step", "no initial step or epoch is set"),

@@ -25,20 +25,20 @@ RULES = "write for example step_rules=1:100,0.1:200,0.01: factor 1 until step 10
 def problems(job: TrainJob) -> Iterator[Problem]:
     if _sets_own_rate(job):
         return
-    own = job.schedule
-    if own.lr_scheduler_type:
+    schedule = job.schedule
+    if schedule.lr_scheduler_type:
         yield from _of_torch(job)
         return
-    if own.lr_scheduler == "adafactor":
+    if schedule.lr_scheduler == "adafactor":
         what = "The AdaFactor scheduler needs the AdaFactor optimizer with relative_step"
         fix = "choose another scheduler, or AdaFactor as optimizer"
         yield Problem(what, "schedule.lr_scheduler", fix, code="schedule.adafactor-without-optimizer")
-    if own.lr_scheduler == "constant" and own.lr_warmup_steps:
+    if schedule.lr_scheduler == "constant" and schedule.lr_warmup_steps:
         what = "The constant scheduler has warmup steps, which sd-scripts rejects: the learning rate is warmed up first"
         fix = "choose 'constant with warmup', which is the same, or set 0 warmup steps"
         yield Problem(what, "schedule.lr_warmup_steps", fix, "advice", code="schedule.constant-warmup")
-    lowest = own.lr_scheduler_args.get("min_lr")
-    if own.lr_scheduler == "cosine_with_min_lr" and own.lr_scheduler_min_lr_ratio is None and lowest is None:
+    lowest = schedule.lr_scheduler_args.get("min_lr")
+    if schedule.lr_scheduler == "cosine_with_min_lr" and schedule.lr_scheduler_min_lr_ratio is None and lowest is None:
         what = "Cosine with min LR needs a minimum learning rate"
         fix = "set a fraction of the learning rate, such as 0.1"
         yield Problem(what, "schedule.lr_scheduler_min_lr_ratio", fix, code="schedule.no-min-lr")
@@ -47,72 +47,76 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def _of_torch(job: TrainJob) -> Iterator[Problem]:
-    own = job.schedule
-    yield from type_problems(own.lr_scheduler_type or "", own.lr_scheduler_args)
-    if own.lr_warmup_steps:
-        what = f"{own.lr_scheduler_type} does not require num_warmup_steps: torch schedulers have no warmup"
+    schedule = job.schedule
+    yield from type_problems(schedule.lr_scheduler_type or "", schedule.lr_scheduler_args)
+    if schedule.lr_warmup_steps:
+        what = f"{schedule.lr_scheduler_type} does not require num_warmup_steps: torch schedulers have no warmup"
         fix = "set it to 0, or use OneCycleLR, which has its own"
         yield Problem(what, "schedule.lr_warmup_steps", fix, code="schedule.torch-warmup")
 
 
 def _arguments(job: TrainJob) -> Iterator[Problem]:
-    own, where = job.schedule, "schedule.lr_scheduler_args"
-    if own.lr_scheduler not in ARGUMENTS:
+    schedule, where = job.schedule, "schedule.lr_scheduler_args"
+    if schedule.lr_scheduler not in ARGUMENTS:
         return
-    known = {argument.name: argument for argument in ARGUMENTS[own.lr_scheduler]}
-    yield from argument_problems(own.lr_scheduler_args, known, f"The scheduler {own.lr_scheduler}", where)
-    if own.lr_scheduler == "cosine_with_min_lr" and own.lr_scheduler_min_lr_ratio is not None and own.lr_scheduler_args:
+    known = {argument.name: argument for argument in ARGUMENTS[schedule.lr_scheduler]}
+    yield from argument_problems(schedule.lr_scheduler_args, known, f"The scheduler {schedule.lr_scheduler}", where)
+    if (
+        schedule.lr_scheduler == "cosine_with_min_lr"
+        and schedule.lr_scheduler_min_lr_ratio is not None
+        and schedule.lr_scheduler_args
+    ):
         what = "The minimum learning rate is set twice: as a ratio and as min_lr"
         both = f"schedule.lr_scheduler_min_lr_ratio, {where}"
         yield Problem(what, both, "keep one of them", code="schedule.min-lr-twice")
-    if own.lr_scheduler != "piecewise_constant":
+    if schedule.lr_scheduler != "piecewise_constant":
         return
     try:
-        read_step_rules(own.lr_scheduler_args.get("step_rules", ""))
+        read_step_rules(schedule.lr_scheduler_args.get("step_rules", ""))
     except ValueError as error:
-        given = own.lr_scheduler_args.get("step_rules")
-        what = f"step_rules is '{given}': {error}" if given else "The piecewise constant scheduler needs step_rules"
-        yield Problem(what, where, RULES, code="schedule.step-rules" if given else "schedule.no-step-rules")
+        rules = schedule.lr_scheduler_args.get("step_rules")
+        what = f"step_rules is '{rules}': {error}" if rules else "The piecewise constant scheduler needs step_rules"
+        yield Problem(what, where, RULES, code="schedule.step-rules" if rules else "schedule.no-step-rules")
 
 
 def _lengths(job: TrainJob) -> Iterator[Problem]:
-    own, total = job.schedule, job.schedule.steps_in_force
-    if own.lr_scheduler == "warmup_stable_decay" and not own.lr_decay_steps:
+    schedule, total = job.schedule, job.schedule.steps_in_force
+    if schedule.lr_scheduler == "warmup_stable_decay" and not schedule.lr_decay_steps:
         what = "warmup-stable-decay has no decay steps, so the learning rate never falls"
         fix = "set a length, such as 20%"
         yield Problem(what, "schedule.lr_decay_steps", fix, "advice", code="schedule.no-decay")
     if total is None:
         return
-    warmup, decay = steps_of(own.lr_warmup_steps, total), steps_of(own.lr_decay_steps, total)
-    if warmup >= total and own.lr_scheduler != "piecewise_constant":
+    warmup, decay = steps_of(schedule.lr_warmup_steps, total), steps_of(schedule.lr_decay_steps, total)
+    if warmup >= total and schedule.lr_scheduler != "piecewise_constant":
         what = f"The warmup ({warmup} steps) lasts the whole run ({total} steps)"
         yield Problem(what, "schedule.lr_warmup_steps", "shorten it", "advice", code="schedule.long-warmup")
-    elif own.lr_scheduler == "warmup_stable_decay" and warmup + decay > total:
+    elif schedule.lr_scheduler == "warmup_stable_decay" and warmup + decay > total:
         what = f"Warmup ({warmup} steps) and decay ({decay}) are longer than the run ({total}): the start of the decay is cut"
         yield Problem(what, "schedule.lr_decay_steps", "shorten one of them", "advice", code="schedule.long-decay")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    own, by_torch = job.schedule, job.schedule.lr_scheduler_type
-    by_steps = own.steps_in_force is not None
-    longer = not by_steps and own.max_train_steps is not None
+    schedule, by_torch = job.schedule, job.schedule.lr_scheduler_type
+    by_steps = schedule.steps_in_force is not None
+    longer = not by_steps and schedule.max_train_steps is not None
     yield from ignored(
         (by_steps, "schedule.max_train_epochs", "steps are set"),
         (longer, "schedule.max_train_steps", "epochs are set, which come first in sd-scripts"),
     )
     if _sets_own_rate(job):  # reported by rules/optimizer.py
         return
-    of_others = [name for name, schedulers in USES.items() if own.lr_scheduler not in schedulers]
+    of_others = [name for name, schedulers in USES.items() if schedule.lr_scheduler not in schedulers]
     of_ours = [name for name in USES if name != "lr_scheduler_args"]
-    floored = own.compatibility == "kohya" and own.lr_scheduler in FLOORED
-    stepwise = own.lr_scheduler == "piecewise_constant" and not by_torch
+    floored = schedule.compatibility == "kohya" and schedule.lr_scheduler in FLOORED
+    stepwise = schedule.lr_scheduler == "piecewise_constant" and not by_torch
     yield from ignored(
         (by_torch, f"schedule.lr_scheduler {' '.join(of_ours)}", f"the scheduler is {by_torch}"),
-        (not by_torch, f"schedule.{' '.join(of_others)}", f"the scheduler {own.lr_scheduler} does not use it"),
+        (not by_torch, f"schedule.{' '.join(of_others)}", f"the scheduler {schedule.lr_scheduler} does not use it"),
         (floored, "schedule.lr_scheduler_min_lr_ratio", "sd-scripts does not use it with this scheduler"),
-        (own.lr_scheduler_steps is None, "schedule.lr_scheduler_after", "the schedule is as long as the run"),
+        (schedule.lr_scheduler_steps is None, "schedule.lr_scheduler_after", "the schedule is as long as the run"),
         (stepwise, "schedule.lr_warmup_steps", "the piecewise constant scheduler has no warmup"),
-        (not own.lr_warmup_steps, "schedule.lr_warmup_from_zero", "there is no warmup"),
+        (not schedule.lr_warmup_steps, "schedule.lr_warmup_from_zero", "there is no warmup"),
     )
 
 

@@ -65,9 +65,9 @@ def _offload(job: TrainJob) -> Iterator[Problem]:
         what = f"Offloading parameters needs ZeRO stage 3, and this is stage {stage}"
         fix = "use stage 3, or leave it empty"
         yield Problem(what, f"{STAGE}, {PARAM}", fix, code="deepspeed.offload-param-stage")
-    for name, place in (("optimizer", optimizer), ("param", param)):
+    for name, device in (("optimizer", optimizer), ("param", param)):
         path = f"sharding.offload_{name}_nvme_path"
-        if place == "nvme" and not getattr(settings, f"offload_{name}_nvme_path"):
+        if device == "nvme" and not getattr(settings, f"offload_{name}_nvme_path"):
             what, fix = "Offloading to NVMe needs a folder", "set one, such as /nvme/atelier"
             yield Problem(what, path, fix, code="deepspeed.no-nvme-path")
 
@@ -122,7 +122,7 @@ def _optimizer(job: TrainJob) -> Iterator[Problem]:
         what = f"DeepSpeed needs an element-wise optimizer, which {job.optimizer.optimizer_type} is not"
         yield Problem(what, where, f"choose one of {names}", code="deepspeed.optimizer")
         return
-    given = set(job.optimizer.optimizer_args) - ADAM_ARGUMENTS
+    unknown = set(job.optimizer.optimizer_args) - ADAM_ARGUMENTS
     for needed, why in (
         (job.sharding.offload_optimizer_device == "nvme", "with NVMe offload"),
         (job.sharding.fp16_master_weights_and_gradients, "with fp16 master weights"),
@@ -130,8 +130,8 @@ def _optimizer(job: TrainJob) -> Iterator[Problem]:
         if needed and path not in ADAM:
             what = f"DeepSpeed {why} supports AdamW and Adam only"
             yield Problem(what, where, "choose AdamW", code="deepspeed.adam-only")
-        elif needed and given:
-            names = ", ".join(sorted(given))
+        elif needed and unknown:
+            names = ", ".join(sorted(unknown))
             what = f"DeepSpeed's AdamW, used {why}, does not support {names}"
             yield Problem(what, "optimizer.optimizer_args", "remove it", code="deepspeed.adam-arguments")
 

@@ -16,8 +16,8 @@ def holds_out(job: TrainJob) -> bool:
 
 def measures(job: TrainJob) -> bool:
     """Whether validation loss is ever measured."""
-    own = job.validation
-    return bool(every(own.validate_every_n_steps) or every(own.validate_every_n_epochs))
+    validation = job.validation
+    return bool(every(validation.validate_every_n_steps) or every(validation.validate_every_n_epochs))
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:

@@ -187,15 +187,15 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 
 def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
     """(every image in natural order, folder by folder; number of other files, without captions)."""
-    found: list[Path] = []
+    paths: list[Path] = []
     others = 0
-    for place, folders, names in walk_folders(folder):
+    for parent, folders, names in walk_folders(folder):
         folders[:] = sorted(name for name in folders if recursive and not is_junk(name))
         names = [name for name in names if not is_junk(name)]
-        images = [name for name in names if is_image(place / name, name)]
+        images = [name for name in names if is_image(parent / name, name)]
         others += sum(os.path.splitext(name)[1].lower() not in CAPTION_EXTENSIONS for name in names) - len(images)
-        found += [place / name for name in sorted(images, key=lambda name: (natural_order(name), name))]
-    return found, others
+        paths += [parent / name for name in sorted(images, key=lambda name: (natural_order(name), name))]
+    return paths, others
 
 
 # ---- one image
@@ -214,7 +214,7 @@ def _one(
     base, label = split_label(path.stem)
     for copy in copies:
         stem = copy.stem
-        if label:  # a-masklabel+512x512 is to be a+512x512-masklabel, or nobody finds it
+        if label:  # a-masklabel+512x512 becomes a+512x512-masklabel, the name of its image with the label
             stem = (base + stem.removeprefix(path.stem) if stem.startswith(path.stem) else stem) + label
         target = report.output / path.parent.relative_to(folder) / f"{stem}.{copy.format}"
         if os.path.lexists(target):

@@ -89,9 +89,9 @@ def _images(typed: str | None, problems: list[Problem]) -> list[Path]:
         problems.append(Problem("No images are given", where, "choose a folder", code="upscale.no-images"))
         return []
     path = resolve_path(typed)
-    found = sorted(path.iterdir()) if os.path.isdir(path) else [Path(each) for each in sorted(glob.glob(str(path)))]
-    found = [path] if os.path.isfile(path) else found
-    images = [each for each in found if _is_source(each) and may_reach(each)]
+    paths = sorted(path.iterdir()) if os.path.isdir(path) else [Path(each) for each in sorted(glob.glob(str(path)))]
+    paths = [path] if os.path.isfile(path) else paths
+    images = [each for each in paths if _is_source(each) and may_reach(each)]
     if not images:
         what, fix = f"There are no images at {display_path(path)}", "choose a folder of images, or a pattern"
         problems.append(Problem(what, where, fix, code="upscale.no-images"))

@@ -129,21 +129,21 @@ def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
 
 
 def _outcome(state: str, output: Path, written: int, existing: int, black: list[str]) -> Outcome:
-    words = f"{count(written, 'pair')} generated in {display_path(output)}"
-    words += f"; {existing} were there already" if existing else ""
-    words += "; start again to make the rest" if state == "stopped" else ""
+    line = f"{count(written, 'pair')} generated in {display_path(output)}"
+    line += f"; {existing} were there already" if existing else ""
+    line += "; start again to make the rest" if state == "stopped" else ""
     folders = {"images": printable(output / "images"), "control": printable(output / "control")}
     facts: dict[str, Any] = {"output": printable(output), "written": written, "kept": existing, "pairs": folders}
-    return Outcome(state, [words], facts | {"black": black})
+    return Outcome(state, [line], facts | {"black": black})
 
 
 def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
     """Plan the pairs. Raises ProblemsError with all problems, at the tool's settings."""
     problems: list[Problem] = []
-    found = collected(problems, _captions, settings.captions)
+    texts = collected(problems, _captions, settings.captions)
     if settings.preprocessor == BY_MODEL:
         collected(problems, checked_model, settings.hint_model, workspace, MODEL)
-    base, captions = _job(settings), found or [""]
+    base, captions = _job(settings), texts or [""]
     requests = [_request(base, captions, settings.seed, number) for number in range(settings.number or len(captions))]
     generation = collected(problems, plan_for, base, requests, workspace)
     output = _output(settings, workspace)
@@ -167,17 +167,17 @@ def _settings(settings: MakePairsSettings) -> dict[str, Any]:
 
 def _of_other_settings(settings: MakePairsSettings, pairs: Sequence[Pair], output: Path) -> list[Problem]:
     """The problem of existing pairs that were made with other settings or captions: they are never mixed."""
-    there = [pair for pair in pairs if pair.is_complete]
-    if not there:
+    complete = [pair for pair in pairs if pair.is_complete]
+    if not complete:
         return []
     manifest = output / MANIFEST
     before = read_json_object(manifest) if manifest.exists() else {}  # earlier versions wrote none
     different = [name for name, value in _settings(settings).items() if name in before and before[name] != value]
     titles = [settings.title_of(name) for name in different]
-    titles += ["Captions"] if any(pair.has_other_caption for pair in there) else []
+    titles += ["Captions"] if any(pair.has_other_caption for pair in complete) else []
     if not titles:
         return []
-    what = f"The folder has {count(len(there), 'pair')} that other settings made: {', '.join(titles)}"
+    what = f"The folder has {count(len(complete), 'pair')} that other settings made: {', '.join(titles)}"
     fix = "choose another folder, or the earlier settings"
     return [Problem(what, f"{GROUP}.output", fix, code="pairs.other-settings")]
 
@@ -209,19 +209,19 @@ def _captions(text: str) -> list[str]:
         lines = [" ".join(decode_text(read_regular(each, MAX_CAPTION_BYTES)).text.split()) for each in files.values()]
     else:
         lines = [line.strip() for line in decode_text(read_regular(path, MAX_BYTES)).text.splitlines()]
-    found = [line for line in lines if line]
-    if not found or len(found) > MAX_PROMPTS:
-        what = f"'{text}' has {count(len(found), 'caption')}" if found else f"'{text}' has no captions"
+    captions = [line for line in lines if line]
+    if not captions or len(captions) > MAX_PROMPTS:
+        what = f"'{text}' has {count(len(captions), 'caption')}" if captions else f"'{text}' has no captions"
         raise ProblemsError.one(what, CAPTIONS, f"choose one with 1 to {MAX_PROMPTS:,}", "pairs.captions")
-    return found
+    return captions
 
 
 def _caption_files(folder: Path) -> Iterator[Path]:
     """Yield every caption file below the folder, in order, without system files."""
-    for place, folders, names in walk_folders(folder):
+    for parent, folders, names in walk_folders(folder):
         folders[:] = sorted(name for name in folders if not is_junk(name))
         captions = (name for name in sorted(names) if extension(name) in CAPTION_EXTENSIONS and not is_junk(name))
-        yield from (place / name for name in captions)
+        yield from (parent / name for name in captions)
 
 
 def _job(settings: MakePairsSettings) -> GenerateJob:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from core.dataset.doctor.trash import companions, move_all, new_place, path_in, records, refuse_taken, tidy
+from core.dataset.doctor.trash import companions, move_all, new_trash_folder, path_in, records, refuse_taken, tidy
 from core.dataset.sources.files import TRASH_FOLDER, printable, split_label
 from core.record import atomic
 from core.record.bounded_json import read_json_object
@@ -16,8 +16,8 @@ from core.settings.tools.images import NumberSettings
 from core.tools.images.folders import Copy, FolderPlan, Skip, images_to_use, make_copies, natural_order
 
 RECORD = "renamed.json"
-# Prefixes of intermediate names when renaming and when undoing: two, so that an undo of half a renaming meets no other file.
-_GOING, _COMING = ".numbering-", ".numbering-back-"
+# Prefixes of intermediate names, one for the undo, so that undoing an interrupted numbering finds no name taken.
+_NUMBERING, _UNDOING = ".numbering-", ".numbering-back-"
 
 
 def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outcome:
@@ -71,7 +71,7 @@ def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Pa
     fix = "choose another prefix, or move these files; nothing was renamed"
     refuse_taken(pairs, "A file with this name exists already", fix, "tools.name-taken")
     record = _record(folder, pairs)
-    _rename([(number, old, new) for number, (old, new) in enumerate(pairs)], folder, _GOING, record)
+    _rename([(number, old, new) for number, (old, new) in enumerate(pairs)], folder, _NUMBERING, record)
     return str(record), len(pairs)
 
 
@@ -94,38 +94,40 @@ def rename_back(folder: Path) -> int:
         try:
             content = read_json_object(record)
             pairs = [(path_in(folder, new), path_in(folder, old)) for old, new in content["files"]]
-            found = enumerate(_where_now(pairs, content["first"]))
-            there = [(number, now, old) for number, (now, old) in found if os.path.lexists(now) and now != old]
+            found = enumerate(_current_paths(pairs, content["first"]))
+            moves = [(number, now, old) for number, (now, old) in found if os.path.lexists(now) and now != old]
         except (ProblemsError, OSError, ValueError, LookupError, TypeError):
             continue
         fix = "rename or move that file, then try again; nothing was renamed"
-        pairs = [(now, old) for _, now, old in there]
+        pairs = [(now, old) for _, now, old in moves]
         refuse_taken(pairs, "Another file has the original name", fix, "tools.earlier-name-taken")
-        _rename(there, folder, _COMING)
+        _rename(moves, folder, _UNDOING)
         tidy(record.parent)
-        return len(there)
+        return len(moves)
     fix = "choose a folder whose files were renamed in place"
     raise ProblemsError.one("There is no numbering to undo", printable(folder), fix, "tools.no-numbering")
 
 
-def _where_now(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> Iterator[tuple[Path, Path]]:
+def _current_paths(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> Iterator[tuple[Path, Path]]:
     """Yield (current path, earlier name) for (new name, earlier name) pairs, also after an interrupted numbering.
 
     All files are first renamed to intermediate names, in order, then all to their new names. So while the first has its
     intermediate name, the others have theirs or their old names; once it has its new name, the others have theirs or their
     intermediate names. The undo works in the same way.
     """
-    going = [_stage(new, number, _GOING) for number, (new, _) in enumerate(pairs)]
-    coming = [_stage(old, number, _COMING) for number, (_, old) in enumerate(pairs)]
-    # The first one keeps or has its old name: it was cut off before it, or reverted after an error.
-    begun = os.path.lexists(going[0]) or _state(pairs[0][1]) == list(first)
-    restored = not os.path.lexists(coming[0]) and any(map(os.path.lexists, coming))
-    for stage, back, (new, old) in zip(going, coming, pairs, strict=True):
-        rest = [] if restored else [stage, *([] if begun else [new])]
+    numbering = [_stage(new, number, _NUMBERING) for number, (new, _) in enumerate(pairs)]
+    undoing = [_stage(old, number, _UNDOING) for number, (_, old) in enumerate(pairs)]
+    # The first file has its intermediate or old name, so none has its new name yet.
+    before_new_names = os.path.lexists(numbering[0]) or _stamp(pairs[0][1]) == list(first)
+    # An undo was interrupted after it gave the first file its old name.
+    undo_interrupted = not os.path.lexists(undoing[0]) and any(map(os.path.lexists, undoing))
+    for stage, back, (new, old) in zip(numbering, undoing, pairs, strict=True):
+        rest = [] if undo_interrupted else [stage, *([] if before_new_names else [new])]
         yield next(filter(os.path.lexists, [back, *rest]), old), old
 
 
-def _state(path: Path) -> list[int]:
+def _stamp(path: Path) -> list[int]:
+    """The stamp of a file for JSON; [] if it does not exist."""
     try:
         return list(stamp_of(os.lstat(path)))
     except OSError:
@@ -135,19 +137,19 @@ def _state(path: Path) -> list[int]:
 def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
     """Write the record for undo, before the first file is renamed. Returns its path."""
     names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
-    place = folder / TRASH_FOLDER
+    trash = folder / TRASH_FOLDER
     try:
-        place = new_place(folder, "-numbers")
-        atomic.write_json(place / RECORD, {"v": 1, "files": names, "first": _state(pairs[0][0])})
+        trash = new_trash_folder(folder, "-numbers")
+        atomic.write_json(trash / RECORD, {"v": 1, "files": names, "first": _stamp(pairs[0][0])})
     except OSError as error:
         what = f"The record for undoing the numbering cannot be written ({error.strerror}), so nothing was renamed"
         fix = "check the folder's permissions"
-        raise ProblemsError.one(what, printable(place), fix, "tools.record-unwritable") from error
-    return place / RECORD
+        raise ProblemsError.one(what, printable(trash), fix, "tools.record-unwritable") from error
+    return trash / RECORD
 
 
 def _stage(new: Path, number: int, prefix: str) -> Path:
-    """The intermediate name of the file that is to become `new`. prefix: _GOING or _COMING"""
+    """The intermediate name of the file that is to become `new`. prefix: _NUMBERING or _UNDOING"""
     return new.with_name(f"{prefix}{number:06d}{new.suffix}")
 
 

@@ -28,13 +28,13 @@ def each_layer(lora: LoraFile, cancel: CancelToken) -> Iterator[Layer]:
 
 def read_layer(lora: LoraFile, name: str, tensors: Mapping[str, Tensor | StoredTensor], cancel: CancelToken) -> Layer:
     """Read one layer. Raises ProblemsError if it needs the base model."""
-    found = next(layers_of({name: tensors}, None, cancel), None)
-    if found is None:
+    layer = next(layers_of({name: tensors}, None, cancel), None)
+    if layer is None:
         path = display_path(lora.path) if lora.path else "The LoRA"
         what = f"{path} has layers that cannot be read without the base model, such as {name}"
         fix = "make it a LoRA with the tool Convert LoRAs and its base model"
         raise ProblemsError.one(what, path, fix, "tools.needs-base-model")
-    return found
+    return layer
 
 
 def change_of(layer: Layer) -> tuple[Product | Tensor, float]:

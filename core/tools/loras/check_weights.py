@@ -189,6 +189,6 @@ def _place_in_model(name: str, family: str | None) -> tuple[str, str, str] | Non
         prefix = prefixes.get(family or "", "\0")
         if name.startswith(prefix):
             part_name = part if traits_of(family).two_encoders else "text_encoder"
-            found = place(part_name, name.removeprefix(prefix).removesuffix(".weight"), "")
-            return found if found[2] != OTHER else None
+            position = place(part_name, name.removeprefix(prefix).removesuffix(".weight"), "")
+            return position if position[2] != OTHER else None
     return None

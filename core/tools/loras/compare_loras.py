@@ -70,19 +70,19 @@ def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outco
     if not common:
         what, fix = "These LoRAs change no layer in common", "compare LoRAs of one family"
         raise ProblemsError.one(what, f"{GROUP}.other", fix, "tools.no-common-layers")
-    found = {}
+    pairs = {}
     for number, name in enumerate(common):
         context.check()
         context.stage("comparing layers", number, len(common))
-        found[name] = _compared(first[name], second[name])
-    cosines = {name: each["cosine"] for name, each in found.items() if each["cosine"] is not None}
-    differences = {name: each["difference"] for name, each in found.items()}
-    whole = {key: root_of_squares([each[key] for each in found.values()]) for key in ("first", "second", "difference")}
-    product = sum(each["product"] for each in found.values())
+        pairs[name] = _compared(first[name], second[name])
+    cosines = {name: each["cosine"] for name, each in pairs.items() if each["cosine"] is not None}
+    differences = {name: each["difference"] for name, each in pairs.items()}
+    whole = {key: root_of_squares([each[key] for each in pairs.values()]) for key in ("first", "second", "difference")}
+    product = sum(each["product"] for each in pairs.values())
     cosine = product / (whole["first"] * whole["second"]) if whole["first"] * whole["second"] else None
     shown = layer_maps("Cosine", cosines, mean, span=(-1.0, 1.0))
     shown += layer_maps("Norm of the difference", differences, root_of_squares)
-    shown.append(_table(found))
+    shown.append(_table(pairs))
     alone = [(len(first) - len(common), files[0].name), (len(second) - len(common), files[1].name)]
     overall = "none: one has no effect" if cosine is None else f"{cosine:.4f}"
     lines = [
@@ -91,7 +91,7 @@ def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outco
         *(f"{count(layers, 'layer')} only in {name}" for layers, name in alone if layers),
         *save_png(shown, settings.png),
     ]
-    return Outcome(lines=lines, facts={"cosine": cosine, **whole, "layers": found, "shown": shown})
+    return Outcome(lines=lines, facts={"cosine": cosine, **whole, "layers": pairs, "shown": shown})
 
 
 def _compared(one: Layer, other: Layer) -> dict[str, Any]:

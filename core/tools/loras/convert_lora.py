@@ -86,18 +86,18 @@ def do(settings: ConvertLoraSettings, plan: Plan, context: JobContext) -> Outcom
 def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
     """Plan the conversion by the headers. Raises ProblemsError with all problems."""
     source = file_of(settings.file, workspace, FILE)
-    found = Plan(settings.label("names"), _base_model(settings, workspace))
+    plan = Plan(settings.label("names"), _base_model(settings, workspace))
     if source.is_dir():
-        _plan_folder(found, source, settings, workspace)
+        _plan_folder(plan, source, settings, workspace)
     else:
-        _plan_file(found, source, settings, workspace)
-    twice = [target for target, times in Counter(target for _, target in found.files).items() if times > 1]
+        _plan_file(plan, source, settings, workspace)
+    twice = [target for target, times in Counter(target for _, target in plan.files).items() if times > 1]
     problems = [_twice(target) for target in twice]
-    inputs = [each for each, _ in found.files]
-    for _, target in found.files:
-        problems += output_problems(target, inputs if len(inputs) == 1 else (), found.size, OUTPUT)
+    inputs = [each for each, _ in plan.files]
+    for _, target in plan.files:
+        problems += output_problems(target, inputs if len(inputs) == 1 else (), plan.size, OUTPUT)
     raise_if_errors(problems)
-    return found
+    return plan
 
 
 def _base_model(settings: ConvertLoraSettings, workspace: Workspace) -> Checkpoint | None:

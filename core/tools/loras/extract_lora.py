@@ -92,11 +92,11 @@ def _no_difference(what: str) -> ProblemsError:
 def _opened(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
     path = model_file(getattr(settings, name), workspace, f"{GROUP}.{name}")
     with problems_at(f"{GROUP}.{name}"):
-        found = open_checkpoint(path)
-    if found.kind.kind != "checkpoint" or "unet" not in found.parts:
-        what = f"{display_path(path)} is not a checkpoint but: {found.kind}"
+        checkpoint = open_checkpoint(path)
+    if checkpoint.kind.kind != "checkpoint" or "unet" not in checkpoint.parts:
+        what = f"{display_path(path)} is not a checkpoint but: {checkpoint.kind}"
         raise ProblemsError.one(what, f"{GROUP}.{name}", "choose a checkpoint", "merge.not-a-checkpoint")
-    return found
+    return checkpoint
 
 
 def _layers(
@@ -171,12 +171,12 @@ def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) 
     """tuned - original, float32, in the layer's shape. Raises ProblemsError for NaN and infinite weights."""
     original = _read(layer.original, files, settings.load_precision).to(settings.load_original_model_to)
     tuned = _read(layer.tuned, files, settings.load_precision).to(settings.load_tuned_model_to)
-    found = (tuned.to(original.device) - original).view(layer.shape)
-    if not_finite_names({layer.name: largest(found)}):
+    difference = (tuned.to(original.device) - original).view(layer.shape)
+    if not_finite_names({layer.name: largest(difference)}):
         place = layer.original if not_finite_names({layer.name: largest(original)}) else layer.tuned
         what, fix = f"{place.name} has NaN or infinite values", "download this model again"
         raise ProblemsError.one(what, display_path(place.file), fix, "weights.not-finite")
-    return found
+    return difference
 
 
 def _read(place: Place, files: OpenFiles, precision: str | None) -> torch.Tensor:

@@ -119,7 +119,7 @@ def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width
 
 
 def check_base_model(name: str | None, lora: Path, workspace: Workspace, where: str) -> None:
-    """Raise ProblemsError if the base model does not exist, is no model, or is of another family than the LoRA. Without a name, and
+    """Raise ProblemsError if the base model does not exist, is not a model, or is of another family than the LoRA. Without a name, and
     for a LoRA of unknown family, there is nothing to compare. where: the setting that names the model"""
     if not name:
         return

@@ -112,7 +112,7 @@ def _scores(
 ) -> torch.Tensor:
     """The scores [number of tokens] of all ids below `token_count`."""
     total = token_count(tokenizer)
-    found = torch.empty(total)
+    scores = torch.empty(total)
     for start in range(0, total, batch_size):
         context.check()
         context.stage(f"{title}: comparing tokens", start, total)
@@ -123,8 +123,8 @@ def _scores(
         before = states(ids).float()
         with with_lora():
             after = states(ids).float()
-        found[start : start + len(tokens)] = (after - before).abs().mean(dim=(1, 2)).cpu()
-    return found
+        scores[start : start + len(tokens)] = (after - before).abs().mean(dim=(1, 2)).cpu()
+    return scores
 
 
 def token_count(tokenizer: Any) -> int:

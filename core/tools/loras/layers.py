@@ -92,9 +92,9 @@ def layers_of(
 ) -> Iterator[Layer]:
     """Yield the layers whose change can be computed, with a base model or without. Stored tensors are read layer by layer."""
     targets = {} if model is None else {target.name: target for target in targets_of(model)}
-    for file_name, given in modules.items():
+    for file_name, stored in modules.items():
         cancel.check()
-        tensors = {key: loaded(each) for key, each in given.items()}
+        tensors = {key: loaded(each) for key, each in stored.items()}
         kind, name = kind_of_keys(tensors, file_name), layer_name(file_name)
         if kind is None or kind.flaw(name, tensors):
             continue
@@ -128,7 +128,7 @@ def target_with(name: str, weight: Tensor, bias: bool) -> Target:
     return Target(name, path="", parent=module, attribute="", module=module)
 
 
-# -- where a layer stands in a map of its part
+# -- the row and column of a layer in the map of its part
 
 
 def place_of(name: str) -> tuple[str, str, str]:
@@ -142,8 +142,8 @@ def place_of(name: str) -> tuple[str, str, str]:
 def place(part: str, path: str, column: str) -> tuple[str, str, str]:
     """(part, row, column) of a layer by its module path. column: of the U-Net's blocks."""
     if part != "unet":
-        found = TEXT_LAYER.search(path)
-        column = found[1] if found else OTHER
+        match = TEXT_LAYER.search(path)
+        column = match[1] if match else OTHER
     return PARTS[part], IN_BLOCK.sub("", path), column
 
 
@@ -180,7 +180,7 @@ def maps(
     cells: dict[str, dict[tuple[str, str], list[float]]] = {}
     for (part, row, column), value in numbers:
         cells.setdefault(part, {}).setdefault((row, column), []).append(value)
-    found = []
+    tables = []
     for part, held in sorted(cells.items(), key=lambda item: (item[0] != "U-Net", item[0])):
         rows = sorted({row for row, _ in held})
         columns = columns_of(part, {column for _, column in held})
@@ -188,8 +188,8 @@ def maps(
             [together(held[row, column]) if (row, column) in held else None for column in columns] for row in rows
         ]
         marked = {f"{row}|{column}": note for (each, row, column), note in (notes or {}).items() if each == part}
-        found.append(heat_map(f"{title}: {part}", rows, columns, values, notes=marked, **drawn))
-    return found
+        tables.append(heat_map(f"{title}: {part}", rows, columns, values, notes=marked, **drawn))
+    return tables
 
 
 def layer_maps(title: str, numbers: Mapping[str, float], together: Any, **drawn: Any) -> list[dict[str, Any]]:

@@ -73,8 +73,8 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
 
 def _without_layers(lora: LoraInput, copy: convert_model.Plan) -> list[Problem]:
     places = {name: part.places for name, part in copy.conversion.parts.items()}
-    found = [place for name in lora.layers if (place := module_of_layer(name)) is not None]
-    if any(f"{path}.weight" in places.get(part, ()) for part, path in found):
+    modules = [place for name in lora.layers if (place := module_of_layer(name)) is not None]
+    if any(f"{path}.weight" in places.get(part, ()) for part, path in modules):
         return []
     what = f"The LoRA {lora.path.name} matches no layer of this model"
     fix = "use it with the model it was trained on, or one of the same size"
@@ -116,7 +116,7 @@ class _Merging:
 
     def changed(self, states: States) -> States:
         """The tensors, with those of the LoRAs' layers changed when they are read, in the order of the LoRAs."""
-        found = {part: dict(state) for part, state in states.items()}
+        result = {part: dict(state) for part, state in states.items()}
         for lora in self.plan.loras:
             self.context.stage(f"reading {lora.path.name}")
             read = load_finite(lora.path)
@@ -126,7 +126,7 @@ class _Merging:
             for name in layers | bias_norm:
                 self.context.check()
                 place = module_of_layer(name)
-                state = found.get(place[0]) if place is not None else None
+                state = result.get(place[0]) if place is not None else None
                 if place is None or state is None or f"{place[1]}.weight" not in state:
                     self.left_out.setdefault(lora.path, []).append(name)
                     continue
@@ -135,7 +135,7 @@ class _Merging:
                     self._change(state, place, change)
                 for key, value in bias_norm.get(name, {}).items():
                     self._add(state, place, change, key, value)
-        return found
+        return result
 
     def _change(self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change) -> None:
         part, path = place
@@ -154,14 +154,16 @@ class _Merging:
         self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change, key: str, value: Tensor
     ) -> None:
         """Apply the change of a bias or norm layer."""
-        found = module_of_extra(f"{change.name}.{key}")
-        before = state.get(found[1]) if found is not None else None
-        if found is None or before is None or prod(before.shape) != value.numel():
+        module = module_of_extra(f"{change.name}.{key}")
+        before = state.get(module[1]) if module is not None else None
+        if module is None or before is None or prod(before.shape) != value.numel():
             self.left_out.setdefault(change.path, []).append(f"{change.name}.{key}")
             return
         self.merged.add(place)
         compute = partial(_whole, before, partial(change.added, value))
-        state[found[1]] = change.explained(before, self.plan.copy.conversion.parts[place[0]].places[found[1]], compute)
+        state[module[1]] = change.explained(
+            before, self.plan.copy.conversion.parts[place[0]].places[module[1]], compute
+        )
 
 
 @dataclass(frozen=True)

@@ -186,8 +186,8 @@ def _term(layer: Layer, source: LoraInput) -> Term:
 def _merging(
     settings: MergeLorasSettings, plan: Plan, read: Sequence[LoraFile], context: JobContext, retained: list[float]
 ) -> Callable[[Sequence[Term], tuple[int, ...]], tuple[Tensor, Tensor, float]]:
-    """The function (terms, shape of the weight) -> (up, down, alpha) of the method. Shares of the norm that SVD retains are added to
-    `retained`."""
+    """Return the method's function (terms, shape of the weight) -> (up, down, alpha). SVD appends the share of the norm that it
+    keeps of each layer to `retained`."""
     sd_scripts = settings.compatibility == "sd-scripts"
     if settings.method != "svd":
         methods = {
@@ -201,14 +201,14 @@ def _merging(
     rank = settings.new_rank or (USUAL_RANK if sd_scripts else _highest_factors(plan, read, context))
     quantile = settings.clamp_quantile or (CLAMP if sd_scripts else None)
 
-    def by_values(terms: Sequence[Term], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
-        wanted = (settings.new_conv_rank or rank) if has_large_kernel(shape) else rank
-        parts = decompose(lora_sums.whole(terms), settings.device, settings.compatibility, wanted)
-        cut = min(wanted, len(parts.s))
-        retained.append(parts.retained(cut))
-        return (*parts.cut(cut, quantile), float(cut))
+    def by_svd(terms: Sequence[Term], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
+        layer_rank = (settings.new_conv_rank or rank) if has_large_kernel(shape) else rank
+        parts = decompose(lora_sums.whole(terms), settings.device, settings.compatibility, layer_rank)
+        layer_rank = min(layer_rank, len(parts.s))
+        retained.append(parts.retained(layer_rank))
+        return (*parts.cut(layer_rank, quantile), float(layer_rank))
 
-    return by_values
+    return by_svd
 
 
 def _highest_factors(plan: Plan, read: Sequence[LoraFile], context: JobContext) -> int:
@@ -219,12 +219,12 @@ def _highest_factors(plan: Plan, read: Sequence[LoraFile], context: JobContext) 
 
 def _with_bias_norm(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraFile]) -> dict[str, Any]:
     """The tensors, and the sums of the changes of biases and norm layers."""
-    found = dict(tensors)
+    summed = dict(tensors)
     for lora, source in zip(read, plan.loras, strict=True):
         for key, value in bias_norm_of(lora).items():
             change = loaded(value).float() * source.strength(key.partition(".")[0])
-            found[key] = found[key] + change.view_as(found[key]) if key in found else change
-    return found
+            summed[key] = summed[key] + change.view_as(summed[key]) if key in summed else change
+    return summed
 
 
 def _metadata(

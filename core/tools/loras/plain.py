@@ -43,14 +43,14 @@ SIZES = ("ss_network_module", "ss_network_dim", "ss_network_alpha")
 def is_plain(lora: LoraFile, network_type: str) -> bool:
     """Whether all layers already are of this network type (the name of a kind)."""
     layers = group_by_module(lora.tensors).items()
-    found = [kind_of_keys(layer, name) for name, layer in layers]
-    return all(kind is not None and kind.name == network_type for kind in found)
+    kinds = [kind_of_keys(layer, name) for name, layer in layers]
+    return all(kind is not None and kind.name == network_type for kind in kinds)
 
 
 def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """({layer's name in the file: shape of its weight}, layers that the base model lacks). lora: or its outline. Raises ProblemsError
     without a needed base model, and for another one."""
-    shapes, needing, lacking = dict[str, tuple[int, ...]](), dict[str, str](), list[str]()
+    shapes, needing, unmatched = dict[str, tuple[int, ...]](), dict[str, str](), list[str]()
     for name, tensors in group_by_module(lora.tensors).items():
         kind, place = kind_of_keys(tensors, name), _place(base, name)
         shape = kind.weight_shape(tensors) if kind is not None else None
@@ -63,7 +63,7 @@ def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tup
         elif base is None:
             needing.setdefault(kind.title if kind is not None else "an unknown kind", name)
         else:
-            lacking.append(name)
+            unmatched.append(name)
     path = display_path(lora.path) if lora.path else "The LoRA"
     if needing:
         what = f"The change of {' and '.join(needing)} in {path} depends on the base model"
@@ -71,7 +71,7 @@ def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tup
     if not shapes:
         what, fix = f"{path} matches no layer of this model", "choose the model that it was trained on"
         raise ProblemsError.one(what, MODEL, fix, "lora.no-matching-layers")
-    return shapes, lacking
+    return shapes, unmatched
 
 
 def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSettings) -> int:
@@ -85,8 +85,8 @@ def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSe
 def _place(base: Checkpoint | None, name: str) -> Place | None:
     """The stored weight of a layer in the base model; None without one."""
     part, path = module_of_layer(name) or ("", "")
-    found = base.parts.get(part) if base is not None else None
-    return found.places.get(f"{path}.weight") if found is not None else None
+    model_part = base.parts.get(part) if base is not None else None
+    return model_part.places.get(f"{path}.weight") if model_part is not None else None
 
 
 def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple[int, ...]:
@@ -111,32 +111,32 @@ def to_plain(
     files: OpenFiles,
     spill: Spill,
 ) -> tuple[LoraFile, list[str]]:
-    """(an open file as plain layers in fp32, lines for the result). Raises ProblemsError as `layer_shapes`.
+    """(an open file as plain layers in fp32, messages about it). Raises ProblemsError as `layer_shapes`.
 
     Tensors can be read while lora, files and spill are open. Those of a full difference are computed when read, since together
     they are as large as the model.
     """
-    shapes, lacking = layer_shapes(lora, base)
+    shapes, unmatched = layer_shapes(lora, base)
     modules = group_by_module(lora.tensors)
     tensors, retained, done = dict[str, Any](), dict[str, tuple[float, float]](), count()
 
-    def shown() -> None:
+    def report_layer() -> None:
         context.check()
         context.stage("computing the changes", min(next(done), len(shapes)), len(shapes))
 
     for name, shape in shapes.items():
         adapter = partial(_adapter, lora, name, modules[name], shape, base, files)
         if settings.network_type == "full":
-            fetch = partial(_change, adapter, shown)
+            fetch = partial(_change, adapter, report_layer)
             tensors[f"{layer_name(name)}.{FULL}"] = StoredTensor(shape, "F32", fetch=fetch)
         else:
-            shown()
+            report_layer()
             tensors |= spill.put(_low_rank(name, adapter(), shape, settings, retained))
     bias_norm = dict(lora.bias_norm) | {key: each for key, each in lora.tensors.items() if key.endswith(f".{BIAS}")}
     left_out = lora.left_out + tuple(key for key in bias_norm if key not in lora.bias_norm)
     family = lora.family or (base.kind.family if base is not None else None)
-    found = replace(lora, tensors=tensors, metadata=_metadata(lora, tensors, settings), family=family)
-    return replace(found, bias_norm=bias_norm, left_out=left_out), _about(retained, lacking)
+    plain = replace(lora, tensors=tensors, metadata=_metadata(lora, tensors, settings), family=family)
+    return replace(plain, bias_norm=bias_norm, left_out=left_out), _about(retained, unmatched)
 
 
 def _adapter(
@@ -159,9 +159,9 @@ def _adapter(
     return adapter
 
 
-def _change(adapter: Callable[[], Adapter], shown: Callable[[], None]) -> Tensor:
+def _change(adapter: Callable[[], Adapter], report_layer: Callable[[], None]) -> Tensor:
     """The change of a layer in the element order of its weight."""
-    shown()
+    report_layer()
     return Layer("", "", adapter()).change()
 
 
@@ -196,10 +196,10 @@ def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLo
     return metadata | sizes | {"ss_training_comment": comment}
 
 
-def _about(retained: Mapping[str, tuple[float, float]], lacking: list[str]) -> list[str]:
+def _about(retained: Mapping[str, tuple[float, float]], unmatched: list[str]) -> list[str]:
     lines = []
-    if lacking:
-        lines.append(f"layers that this model does not have, left out: {listed(lacking, SHOWN)}")
+    if unmatched:
+        lines.append(f"layers that this model does not have, left out: {listed(unmatched, SHOWN)}")
     if retained:
         size = sum(norm**2 for _, norm in retained.values()) or 1.0
         whole = (sum((share * norm) ** 2 for share, norm in retained.values()) / size) ** 0.5

@@ -81,14 +81,14 @@ def _heat(plot: Mapping[str, Any]) -> Image:
     for number, row in enumerate(rows):
         middle = top + ROW * (number + 0.5)
         pen.text((left - 8, middle), row, INK, font, anchor="rm")
-        for place, column in enumerate(columns):
-            value, note = plot["values"][number][place], plot["notes"].get(f"{row}|{column}")
-            box = (left + CELL * place, top + ROW * number, left + CELL * (place + 1) - 2, top + ROW * (number + 1) - 2)
+        for x, column in enumerate(columns):
+            value, note = plot["values"][number][x], plot["notes"].get(f"{row}|{column}")
+            box = (left + CELL * x, top + ROW * number, left + CELL * (x + 1) - 2, top + ROW * (number + 1) - 2)
             color = color_of(value, plot["span"])
             pen.rectangle(box, fill=color, outline=AGAINST if note else FAINT, width=2 if note else 1)
-            words = "" if value is None else f"{value:.2f}" if plot["span"][0] < 0 else figures(value)
+            label = "" if value is None else f"{value:.2f}" if plot["span"][0] < 0 else figures(value)
             ink = PAPER if sum(color) < 400 else INK
-            pen.text((left + CELL * (place + 0.5) - 1, middle - 1), words, ink, font, anchor="mm")
+            pen.text((left + CELL * (x + 0.5) - 1, middle - 1), label, ink, font, anchor="mm")
     return image
 
 

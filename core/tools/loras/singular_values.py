@@ -41,9 +41,9 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
     for number, layer in enumerate(layers):
         context.check()
         context.stage("computing singular values", number, len(layers))
-        found = values_of(layer)
-        if len(found) and float(found[0]) > 0:
-            values[layer.name] = found
+        singular = values_of(layer)
+        if len(singular) and float(singular[0]) > 0:
+            values[layer.name] = singular
     if not values:
         return Outcome(lines=["This LoRA changes nothing: all its layers are untrained"], facts={"shown": []})
     retained = {name: _retained(each) for name, each in values.items()}
@@ -74,11 +74,11 @@ def values_of(layer: Layer) -> Tensor:
     the QR factors of up and down."""
     factors = layer.factors()
     if factors is None:
-        found = torch.linalg.svdvals(layer.change().flatten(1).double())
+        singular = torch.linalg.svdvals(layer.change().flatten(1).double())
     else:
         up, down = (each.double() for each in factors)
-        found = torch.linalg.svdvals(torch.linalg.qr(up).R @ torch.linalg.qr(down.T).R.T)
-    return found[found > NOTHING * found[0]] if len(found) else found
+        singular = torch.linalg.svdvals(torch.linalg.qr(up).R @ torch.linalg.qr(down.T).R.T)
+    return singular[singular > NOTHING * singular[0]] if len(singular) else singular
 
 
 def _retained(values: Tensor) -> list[float]:

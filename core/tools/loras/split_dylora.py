@@ -49,12 +49,10 @@ def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
         raise ProblemsError.one(what, f"{GROUP}.unit", "use the unit it was trained with", "split.no-rank")
     whole = output_file(settings.output, path, "")
     targets = {rank: whole.with_name(f"{whole.stem}-{rank:04d}{whole.suffix}") for rank in ranks}
-    size = path.stat().st_size
+    total = path.stat().st_size * sum(targets) // highest  # bytes of all files: checked with the first one
     problems: list[Problem] = []
     for rank, target in targets.items():
-        problems += output_problems(
-            target, [path], size * sum(targets) // highest if rank == settings.unit else 0, f"{GROUP}.output"
-        )
+        problems += output_problems(target, [path], total if rank == settings.unit else 0, f"{GROUP}.output")
     raise_if_errors(problems)
     return Plan(path, targets)
 

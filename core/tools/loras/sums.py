@@ -97,16 +97,16 @@ def whole(terms: Sequence[Term]) -> Product | Tensor:
     if all(term.factors is not None for term in terms):
         up, down, _ = concatenated(terms)
         return Product(up, down)
-    found: Tensor | None = None
+    total: Tensor | None = None
     for term in terms:
         if term.factors is not None:
             change = term.factors.up @ term.factors.down * (term.alpha / term.rank)
         else:
             assert term.other is not None
             change = term.other
-        found = change * term.strength if found is None else found + change * term.strength
-    assert found is not None
-    return found
+        total = change * term.strength if total is None else total + change * term.strength
+    assert total is not None
+    return total
 
 
 def shuffled(up: Tensor, down: Tensor, seed: int, name: str) -> tuple[Tensor, Tensor]:

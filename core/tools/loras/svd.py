@@ -79,8 +79,8 @@ def decompose(
     if isinstance(change, Product) and change.is_low_rank:
         return _with_signs(*_by_factors(change, device))
     matrix = _whole(change).to(device)
-    if rank is not None and (found := leading(matrix.float(), rank)) is not None:
-        return found
+    if rank is not None and (truncated := leading(matrix.float(), rank)) is not None:
+        return truncated
     return _with_signs(*torch.linalg.svd(matrix.to(_wide(device)), full_matrices=False))
 
 
@@ -97,7 +97,7 @@ def _by_factors(product: Product, device: str) -> tuple[Tensor, Tensor, Tensor]:
 
 def _with_signs(u: Tensor, s: Tensor, v: Tensor, squares: float | None = None) -> Parts:
     signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
-    u, s, v = (found.float().cpu() for found in (u * signs, s, v * signs.mT))
+    u, s, v = (factor.float().cpu() for factor in (u * signs, s, v * signs.mT))
     return Parts(u, s, v, squares)
 
 
@@ -126,9 +126,9 @@ def leading(matrix: Tensor, rank: int) -> Parts | None:
     norm half of that. In practice the deficit is the square of the residuals.
     """
     tall = len(matrix) > matrix.shape[1]
-    if (found := _leading(matrix.mT if tall else matrix, rank)) is None:
+    if (factors := _leading(matrix.mT if tall else matrix, rank)) is None:
         return None
-    u, s, v, squares = found
+    u, s, v, squares = factors
     return _with_signs(v.mT, s, u.mT, squares) if tall else _with_signs(u, s, v, squares)
 
 
@@ -145,8 +145,8 @@ def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, float] 
     while space.size + BLOCK <= most:
         space.grow()
         if space.size >= check:
-            if (found := space.converged(rank)) is not None:
-                u, s, v = found
+            if (converged := space.converged(rank)) is not None:
+                u, s, v = converged
                 return u, s * scale, v, space.squares * scale**2
             check = int(space.size * GROWTH)
     return None

@@ -144,8 +144,8 @@ def _replacements(settings: CleanMetadataSettings) -> tuple[list[Replacement], l
             lines += [(f"{printable(file)}, line {number}", line) for number, line in enumerate(text.splitlines(), 1)]
         except ProblemsError as error:
             unread = at_setting("clean_metadata.replacements_file", error.problems)
-    found, wrong = read_replacements(lines)
-    return found, [*unread, *wrong]
+    replacements, wrong = read_replacements(lines)
+    return replacements, [*unread, *wrong]
 
 
 def _never_ends(each: Replacement, where: str) -> ProblemsError:

@@ -137,9 +137,9 @@ class ImageIndex:
         plain = key.replace("\\", "/")
         places = [_address(folder / form) for folder in self.folders for form in dict.fromkeys((key, plain))]
         for known in (self._by_path, self._by_stem):
-            found = {image.path: image for place in places for image in known.get(place, ())}
-            if found:
-                return list(found.values())
+            images = {image.path: image for place in places for image in known.get(place, ())}
+            if images:
+                return list(images.values())
         if "/" in plain and not self._match_by_name:
             return []
         name = plain.rpartition("/")[2]

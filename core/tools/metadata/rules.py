@@ -54,7 +54,7 @@ def clean_tags_as_sd_scripts(text: str, rules: TagRules) -> str:
 _RATING = re.compile("rating[ _:].*", re.IGNORECASE | re.DOTALL)
 _PEOPLE = re.compile(r"(?<![^\W\d_])(girls|boys)\b")  # 2girls, multiple boys
 _WORD = re.compile(r"[\w\-]+|hair ornament")
-# Of several people nobody knows whose these are: each group goes if two or more of it are there.
+# With several people, such tags are ambiguous: if two or more of a group are present, all of the group are removed.
 _GROUPS = [
     re.compile("(long|short|medium) hair"),
     re.compile("(bob|hime) cut"),
@@ -120,21 +120,21 @@ _LINE = re.compile(r'(?:"(?P<quoted>[^"]*)"|(?P<plain>.+?))\s*->\s*(?:"(?P<quote
 
 def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacement], list[Problem]]:
     """(the replacements, a problem for each invalid line). lines: (text, its location for problems)."""
-    found: list[Replacement] = []
+    replacements: list[Replacement] = []
     problems: list[Problem] = []
-    for place, line in lines:
+    for where, line in lines:
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip()) if len(line) <= MAX_LINE else None
         if match is None or match["quoted"] == "":
             fix = 'write from -> to, with quotes to keep spaces: "young " -> ""'
             problems.append(
-                Problem(f"'{line.strip()[:80]}' is not a replacement", place, fix, code="metadata.bad-replacement")
+                Problem(f"'{line.strip()[:80]}' is not a replacement", where, fix, code="metadata.bad-replacement")
             )
             continue
         new = match["quoted_new"] if match["quoted_new"] is not None else match["new"]
-        found.append(Replacement(match["quoted"] or match["plain"], new))
-    return found, problems
+        replacements.append(Replacement(match["quoted"] or match["plain"], new))
+    return replacements, problems
 
 
 def endless(replacements: Sequence[Replacement], by_word: bool) -> list[Replacement]:
@@ -179,7 +179,7 @@ def _replacer(each: Replacement, by_word: bool) -> Callable[[str], str]:
     if not by_word:
         return lambda text: text.replace(each.old, each.new)
     pattern = each.pattern
-    return lambda text: pattern.sub(lambda found: each.new, text)
+    return lambda text: pattern.sub(lambda match: each.new, text)
 
 
 def _settled(text: str, replace: Callable[[str], str], each: Replacement) -> str:

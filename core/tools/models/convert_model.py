@@ -127,15 +127,15 @@ def chosen_parts(
     settings: ConvertModelSettings, source: Checkpoint, layout: Layout, workspace: Workspace, where: str
 ) -> tuple[dict[str, Part], list[Problem]]:
     """(the parts to write, problems). where: the setting of the VAE, for problems."""
-    found, problems = dict(source.parts), list[Problem]()
+    available, problems = dict(source.parts), list[Problem]()
     if settings.vae and not settings.no_vae:
         try:
-            found["vae"] = open_vae(model_path(settings.vae, workspace, where))
-            problems += _other_scale(found["vae"], layout.family, where)
+            available["vae"] = open_vae(model_path(settings.vae, workspace, where))
+            problems += _other_scale(available["vae"], layout.family, where)
         except ProblemsError as error:
             problems += at_setting(where, error.problems)
     names = [name for name in layout.published.parts if name != "vae" or not settings.no_vae]
-    if missing := [part_title(name) for name in names if name not in found]:
+    if missing := [part_title(name) for name in names if name not in available]:
         what = f"The model has no {' and no '.join(missing)}"
         fix = "choose a full model"
         if missing == ["VAE"]:
@@ -143,13 +143,13 @@ def chosen_parts(
         problems.append(Problem(what, display_path(source.path), fix, code="model.missing-part"))
     parts = {}
     for name in names:
-        if name in found:
+        if name in available:
             try:
-                parts[name], wrong = known_tensors(layout, found[name])
-                wrong = wrong or _left_out(found[name], parts[name])
+                parts[name], wrong = known_tensors(layout, available[name])
+                wrong = wrong or _left_out(available[name], parts[name])
             except ProblemsError as error:
                 wrong = error.problems
-            problems += wrong if found[name] is source.parts.get(name) else at_setting(where, wrong)
+            problems += wrong if available[name] is source.parts.get(name) else at_setting(where, wrong)
     if settings.ema == "use" and "unet" in parts:
         try:
             parts["unet"] = with_ema(parts["unet"], source, layout.family)
@@ -236,8 +236,8 @@ def _metadata(
     if settings.text_projection == "kohya" and layout.family == "sdxl" and source.path.is_dir() != (kind == "folder"):
         before["atelier_text_projection"] = "kohya"
     title, side = target.stem if kind == "model" else target.name, _side(source, layout, prediction)
-    found = model_spec_of(before, layout.family, prediction, kind, title, side)
-    return found | ({WEIGHTS_HASH: NO_HASH} if settings.weights_hash and kind == "model" else {})
+    metadata = model_spec_of(before, layout.family, prediction, kind, title, side)
+    return metadata | ({WEIGHTS_HASH: NO_HASH} if settings.weights_hash and kind == "model" else {})
 
 
 def _side(source: Checkpoint, layout: Layout, prediction: str | None) -> int:

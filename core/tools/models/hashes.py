@@ -33,18 +33,18 @@ class Plan:
 def do(settings: HashesSettings, plan: Plan, context: JobContext) -> Outcome:
     """Compute the hashes. Damaged files of a folder are skipped and reported."""
     files = plan.files
-    found, damaged = list[dict[str, Any]](), list[Problem]()
+    hashed, damaged = list[dict[str, Any]](), list[Problem]()
     for number, path in enumerate(files):
         context.stage(f"hashing {path.name}", number, len(files))
         try:
-            found.append(hashes_of(path, context.cancel))
+            hashed.append(hashes_of(path, context.cancel))
         except ProblemsError as error:
             damaged.append(replace(error.problems[0], where=display_path(path)))
-    if not found:
+    if not hashed:
         raise ProblemsError(at_setting(FIELD, damaged))
-    rows = [[each["path"], each["sha256"][:10], each["auto_v3"], each["legacy"], each["sha256"]] for each in found]
+    rows = [[each["path"], each["sha256"][:10], each["auto_v3"], each["legacy"], each["sha256"]] for each in hashed]
     lines = []
-    for each in found:
+    for each in hashed:
         lines += [each["path"], f"  SHA-256: {each['sha256']}", f"  AutoV2 (first 10 digits): {each['sha256'][:10]}"]
         lines += [f"  AutoV3 (weights only): {each['auto_v3'] or 'none: not a safetensors file'}"]
         lines += [f"  old model hash: {each['legacy']}"]
@@ -52,9 +52,9 @@ def do(settings: HashesSettings, plan: Plan, context: JobContext) -> Outcome:
             lines.append("  NOT the weights that its metadata names: they were changed later")
     left_out = [f"left out {each.where}: {each.what}" for each in damaged]
     shown = table("Hashes", ["File", "AutoV2", "AutoV3", "Old hash", "SHA-256"], rows, copied=True)
-    brief = [f"hashes of {count(len(found), 'file')}"]
-    brief += [f"{each['path']}: NOT the weights that its metadata names" for each in found if each["changed"]]
-    facts = {"files": found, "damaged": [each.to_dict() for each in damaged], "shown": [shown]}
+    brief = [f"hashes of {count(len(hashed), 'file')}"]
+    brief += [f"{each['path']}: NOT the weights that its metadata names" for each in hashed if each["changed"]]
+    facts = {"files": hashed, "damaged": [each.to_dict() for each in damaged], "shown": [shown]}
     return Outcome(lines=lines + left_out, facts=facts | {"brief": brief + left_out})
 
 

@@ -33,11 +33,11 @@ def safetensors_file(name: str | None, workspace: Workspace, where: str) -> Path
 
 def with_metadata(path: Path, metadata: Mapping[str, str]) -> bytes:
     """The file's header with other metadata and unchanged tensor entries. Raises ProblemsError if it is too large."""
-    found = header_with(_header(path), metadata)
-    if len(found) > MAX_BYTES:
+    header = header_with(_header(path), metadata)
+    if len(header) > MAX_BYTES:
         what = f"The metadata would take more than {MAX_BYTES // 1_000_000} MB"
         raise ProblemsError.one(what, display_path(path), "use shorter values", "tools.metadata-too-large")
-    return found
+    return header
 
 
 def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> None:

@@ -100,8 +100,8 @@ def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | 
         return {"sha256": None, "as_in_metadata": None}
     with open_regular(path) as handle:
         start = 8 + int.from_bytes(handle.read(8), "little")
-    found, stated = file_sha256(path, cancel, start=start), metadata.get("sshs_model_hash")
-    return {"sha256": found, "as_in_metadata": None if stated is None else stated == found}
+    digest, stated = file_sha256(path, cancel, start=start), metadata.get("sshs_model_hash")
+    return {"sha256": digest, "as_in_metadata": None if stated is None else stated == digest}
 
 
 def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
     layers: Counter[str] = Counter()
     ranks: Counter[int] = Counter()
     alphas: Counter[float] = Counter()
-    found: dict[str, list[str]] = {"not_finite": [], "too_large": [], "untrained": []}
+    findings: dict[str, list[str]] = {"not_finite": [], "too_large": [], "untrained": []}
     largest = 0.0
     with TensorFile(path) as file:
         for layer, names in _layers(file.entries).items():
@@ -124,7 +124,7 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
             floats = {key: value for key, value in tensors.items() if value.is_floating_point() and value.numel()}
             peaks = {key: float(value.float().abs().max()) for key, value in floats.items()}
             damaged = [key for key, peak in peaks.items() if not math.isfinite(peak)]
-            found["not_finite"] += [names[key] for key in damaged]
+            findings["not_finite"] += [names[key] for key in damaged]
             kind = kind_of_keys(tensors, layer)
             if kind is None or kind.flaw(layer, tensors):
                 continue
@@ -136,22 +136,22 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
                 alphas[size.alpha] += 1
             weights = {key: peak for key, peak in peaks.items() if key != "alpha" and key not in damaged}
             largest = max(largest, *weights.values(), 0.0)
-            found["too_large"] += [names[key] for key, peak in weights.items() if peak > FAR_TOO_LARGE]
+            findings["too_large"] += [names[key] for key, peak in weights.items() if peak > FAR_TOO_LARGE]
             if not damaged and kind.idle(tensors):
-                found["untrained"].append(layer)
+                findings["untrained"].append(layer)
     counts = {"layers": dict(layers), "ranks": dict(sorted(ranks.items())), "alphas": dict(sorted(alphas.items()))}
-    return {**counts, **found, "largest": largest}
+    return {**counts, **findings, "largest": largest}
 
 
 def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """{layer: {kohya's key: the tensor's name}}, for any program's names."""
-    found: dict[str, dict[str, str]] = {}
+    layers: dict[str, dict[str, str]] = {}
     for name in names:
         if name.startswith(BUNDLED):
             continue
         layer, key = to_kohya_key(name, None)
-        found.setdefault(layer or split_key(name)[0], {})[key] = name
-    return found
+        layers.setdefault(layer or split_key(name)[0], {})[key] = name
+    return layers
 
 
 def in_words(facts: Mapping[str, Any]) -> list[str]:
@@ -192,13 +192,13 @@ def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]
             False: ", NOT as in the metadata: the weights were changed later",
         }
         lines.append(f"hash of the weights: {hashed['sha256']}{notes[hashed['as_in_metadata']]}")
-    for name, words in (
+    for name, label in (
         ("not_finite", "DAMAGED: NaN or infinity in"),
         ("too_large", "DAMAGED: values above 10,000 in"),
         ("untrained", "no effect (untrained):"),
     ):
         if lora[name]:
-            lines.append(f"{words} {listed(lora[name], SHOWN_NAMES)}")
+            lines.append(f"{label} {listed(lora[name], SHOWN_NAMES)}")
     if not lora["not_finite"] and not lora["too_large"]:
         lines.append(f"no NaN, infinite or very large values; the largest is {lora['largest']:.4g}")
     return lines

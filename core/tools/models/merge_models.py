@@ -91,10 +91,10 @@ def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcom
             write_safetensors(temporary, tensors, metadata, context.cancel, wrote)
             plan.files.close()  # before the file is put in place: Windows cannot replace an open one
     lines = [f"{count(len(plan.mixed), 'tensor')} merged of {', '.join(model.path.name for model in plan.models)}"]
-    for words, keys in plan.skipped.items():
-        lines.append(f"{words}: {listed(keys, len(keys) if settings.show_skipped else SHOWN_KEYS)}")
+    for reason, keys in plan.skipped.items():
+        lines.append(f"{reason}: {listed(keys, len(keys) if settings.show_skipped else SHOWN_KEYS)}")
     lines.append(f"Saved: {display_path(plan.target)}")
-    skipped = {words: len(keys) for words, keys in plan.skipped.items()}
+    skipped = {reason: len(keys) for reason, keys in plan.skipped.items()}
     return Outcome(lines=lines, facts={"file": str(plan.target), "merged": len(plan.mixed), "skipped": skipped})
 
 
@@ -144,10 +144,10 @@ def _opened(
     """The models that can be opened, in order. Adds problems, also of their number and the method's multiplier."""
     where, models = f"{GROUP}.models", list[MergeModel]()
     wanted = {"add_difference": (3, 3, "three models, A, B and C"), "sigmoid": (2, 2, "two models")}
-    least, most, words = wanted.get(settings.method, (2, 99, "two models or more"))
+    least, most, expected = wanted.get(settings.method, (2, 99, "two models or more"))
     if not least <= len(settings.models) <= most:
         what = f"{count(len(settings.models), 'model')} given"
-        problems.append(Problem(what, where, f"give {words}, one per line", code="merge.model-count"))
+        problems.append(Problem(what, where, f"give {expected}, one per line", code="merge.model-count"))
     if settings.method == "sigmoid" and not 0 <= settings.multiplier <= 1:
         what = f"The multiplier of a sigmoid is {settings.multiplier:g}"
         problems.append(Problem(what, f"{GROUP}.multiplier", "use 0 to 1", code="merge.bad-multiplier"))
@@ -192,18 +192,18 @@ def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[di
 
 def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
     """Problems of models with different families, prediction types or sizes."""
-    where, first, found = f"{GROUP}.models", models[0], list[Problem]()
+    where, first, problems = f"{GROUP}.models", models[0], list[Problem]()
     for model in models[1:]:
         one, other = first.kind, model.kind
         names = f"{model.path.name} is {other}, {first.path.name} is {one}"
         if (one.family, one.variant) != (other.family, other.variant):
             fix = f"merge models of one family, such as {FAMILY_NAMES.get(one.family or '', 'SD 1.x')}"
-            found.append(Problem(names, where, fix, code="merge.other-family"))
+            problems.append(Problem(names, where, fix, code="merge.other-family"))
             continue
         if None not in (one.prediction, other.prediction) and one.prediction != other.prediction:
             what = f"{model.path.name} predicts {other.prediction}, {first.path.name} {one.prediction}"
             fix = "merge models of one prediction type"
-            found.append(Problem(what, where, fix, code="merge.other-prediction"))
+            problems.append(Problem(what, where, fix, code="merge.other-prediction"))
         common = first.floats.keys() & model.floats.keys()
         differing = [key for key in sorted(common) if first.tensors[key].shape != model.tensors[key].shape]
         if differing:
@@ -211,8 +211,8 @@ def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
             shapes = f"{list(model.tensors[key].shape)} and {list(first.tensors[key].shape)}"
             what = f"{model.path.name} and {first.path.name} differ in the shape of {key}: {shapes}"
             fix = "merge models of the same size"
-            found.append(Problem(what, where, fix, code="merge.other-shape"))
-    return found
+            problems.append(Problem(what, where, fix, code="merge.other-shape"))
+    return problems
 
 
 # -- how much of each model
@@ -286,14 +286,14 @@ def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Pr
 def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
     """{key: lazy tensor} of the merge: the first model's, with those of `plan.mixed` merged when they are read."""
     first, floats = plan.models[0], [model.floats for model in plan.models]
-    found = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
+    merged = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
     for key in plan.mixed:
         holders = [model if key in tensors else first for model, tensors in zip(plan.models, floats, strict=True)]
         parts = [
             (weight, each.path, each.tensors[key]) for weight, each in zip(plan.weights(key), holders, strict=True)
         ]
-        found[key] = in_pieces(found[key].dtype, found[key].shape, partial(_mixed, key, parts))
-    return found
+        merged[key] = in_pieces(merged[key].dtype, merged[key].shape, partial(_mixed, key, parts))
+    return merged
 
 
 def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:

@@ -76,7 +76,7 @@ def _of_training(name: str) -> bool:
 
 def private_paths(text: str) -> list[str]:
     """The local paths in a value."""
-    return list(dict.fromkeys(found[0] for found in PRIVATE.finditer(text)))
+    return list(dict.fromkeys(match[0] for match in PRIVATE.finditer(text)))
 
 
 def without_paths(text: str) -> str:

@@ -137,7 +137,7 @@ def _precision(job: TrainJob, context: JobContext, size: int) -> Precision:
 
 
 def _decided_type(job: TrainJob, context: JobContext, size: int) -> str:
-    """The dtype that mixed precision "auto" stands for: "no", "bf16" or "fp16". Decided once at the start of a run, as a
+    """The dtype of mixed precision "auto": "no", "bf16" or "fp16". Decided once at the start of a run, as a
     resumed run must not change it."""
     folder, device = context.folder, context.device
     with context.processes.first_does():

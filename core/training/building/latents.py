@@ -362,7 +362,7 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
 
     def sample(side: Side) -> torch.Tensor:
         mean, logvar = cache.read(side)
-        return frozen_latent(mean, logvar, inputs.seed, side.placed.key, side.mirrored)
+        return frozen_latent(mean, logvar, inputs.seed, side.placed.key, side.flipped)
 
     done = export_npz(images, sample, plain_mask, inputs.context.check)
     inputs.context.say(f"{done.written} .npz caches written next to the images")

@@ -126,15 +126,15 @@ def _family_problems(job: TrainJob, name: str) -> list[Problem]:
     return [each for each in problems if (each.where, each.code) not in reported]
 
 
-def _sampler_problems(job: TrainJob, name: str) -> list[Problem]:
-    """Problems of samplers of the sample prompts that do not fit the trained objective. name: of the family"""
+def _sampler_problems(job: TrainJob, family_name: str) -> list[Problem]:
+    """Problems of samplers of the sample prompts that do not fit the trained objective."""
     try:
         prompts, _ = read_prompts(job.samples)
     except (ProblemsError, OSError):  # reported where they are read
         return []
-    objective = FAMILIES[name].objective if job.noise.objective == "auto" else str(job.noise.objective)
-    used = dict.fromkeys(prompt.sampler or job.samples.sample_sampler for prompt in prompts)
-    problems = (sampler_problem(name, objective, "samples.sample_sampler") for name in used)
+    objective = FAMILIES[family_name].objective if job.noise.objective == "auto" else str(job.noise.objective)
+    samplers = dict.fromkeys(prompt.sampler or job.samples.sample_sampler for prompt in prompts)
+    problems = (sampler_problem(each, objective, "samples.sample_sampler") for each in samplers)
     return [problem for problem in problems if problem is not None]
 
 
@@ -187,8 +187,8 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 def _trained(placed: Placed) -> set[str]:
     """Captions of an image as they are trained, with the prefix, suffix and trigger word."""
-    settings, words = placed.concept.captions, placed.image.words
-    return {plain_caption(placed.caption.text, settings, words), *longest_captions(placed.caption, settings, words)}
+    caption, settings, class_tokens = placed.caption, placed.concept.captions, placed.image.words
+    return {plain_caption(caption.text, settings, class_tokens), *longest_captions(caption, settings, class_tokens)}
 
 
 _MARKS = re.compile(r"[:(\[]")  # a text without them has no weights
@@ -214,7 +214,7 @@ def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _texts(placed: Placed) -> list[str]:
-    """An image's caption as it is trained; and before random choices, since a token may be one of several."""
+    """An image's captions: as trained, and before random choices, since a token may be in only one of the options."""
     settings = placed.concept.captions
     plain = plain_caption(placed.caption.text, settings, placed.image.words)
     return [plain] if settings.caption_template != "none" else [plain, placed.caption.whole]

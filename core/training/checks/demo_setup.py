@@ -275,7 +275,7 @@ def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) 
 
 
 def _rate(job: TrainJob) -> float | None:
-    """The usual learning rate where the present one is the demo's or far from it; else None."""
+    """The usual learning rate if the current one is the demo's or far from usual; else None."""
     path = "optimizer.learning_rate"
     far = any(each.where == path for each in far_rates(job))
     usual = usual_rates(job)
@@ -320,7 +320,7 @@ def _size(row: Row) -> str:
 
 
 def _is_prompt(caption: str) -> bool:
-    """Whether a caption can be a sample prompt unchanged: it has no options and is no comment."""
+    """Whether a caption can be a sample prompt unchanged: without options, and not a comment."""
     return " --" not in f" {caption}" and not caption.startswith("#")
 
 

@@ -85,7 +85,7 @@ def _usable(folder: Path, setting: str) -> None:
 
 def _writable(folder: Path, setting: str) -> None:
     """Raise ProblemsError unless the folder, or its nearest existing parent, is writable. It is created when needed."""
-    existing = next((place for place in (folder, *folder.parents) if os.path.exists(place)), folder)
+    existing = next((path for path in (folder, *folder.parents) if os.path.exists(path)), folder)
     try:
         with tempfile.TemporaryFile(dir=existing):
             return

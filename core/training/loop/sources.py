@@ -135,13 +135,13 @@ class Latents:
         for index, (placed, repeat) in enumerate(items):
             if index in uncached:
                 posterior, mask = uncached[index]
-                mirrored = False  # a view's pixels are flipped already
+                flipped = False  # a view's pixels are flipped already
             else:
-                mirrored = views[index].flip
-                posterior = self._posterior_of(Side(placed, mirrored))
+                flipped = views[index].flip
+                posterior = self._posterior_of(Side(placed, flipped))
                 mask = self._masks.get(placed.key)
-                mask = mask.flip(-1) if mask is not None and mirrored else mask
-            sampled = self._sampled(posterior, placed, epoch, repeat, mirrored)
+                mask = mask.flip(-1) if mask is not None and flipped else mask
+            sampled = self._sampled(posterior, placed, epoch, repeat, flipped)
             latents.append(self.into_model(queued(sampled, self._device).to(self.rounding_dtype or torch.float32)))
             masks.append(mask)
         stacked = torch.stack(latents)
@@ -175,13 +175,13 @@ class Latents:
         """Seed of the random numbers of an epoch."""
         return self._validation_seed if epoch == EPOCH else self._seed
 
-    def _sampled(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, mirrored: bool) -> Tensor:
+    def _sampled(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, flipped: bool) -> Tensor:
         """An image's latent by `mode`, float32 [C, h, w], not scaled."""
         mean, logvar = posterior
         if self._mode == "mean":
             return mean.float()
         if self._mode == "frozen":
-            return frozen_latent(mean, logvar, self.seed_of(epoch), placed.key, mirrored)
+            return frozen_latent(mean, logvar, self.seed_of(epoch), placed.key, flipped)
         return sample_latent(mean, logvar, self.seed_of(epoch), epoch, placed.key, repeat)
 
     def _decodes(self, placed: Placed) -> bool:
@@ -224,9 +224,9 @@ def sample_latent(
     return mean.float() + logvar.float().clamp(-30.0, 20.0).mul(0.5).exp() * noise
 
 
-def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], mirrored: bool = False) -> Tensor:
+def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], flipped: bool = False) -> Tensor:
     """The fixed sample of a whole run, as sd-scripts caches it; the plain and the flipped image have one each."""
-    return sample_latent(mean, logvar, seed, "every", key, "mirrored" if mirrored else "as it is")
+    return sample_latent(mean, logvar, seed, "every", key, "mirrored" if flipped else "as it is")
 
 
 class FrozenText:

@@ -118,8 +118,10 @@ class SpillGuard:
         if self._warned or not (slow_and_full or self._over == 2):  # twice: samples may have left a large cache
             return None
         self._warned = True
-        held, there = memory_words(reading.reserved), memory_words(reading.total)
-        what = f"This training uses {held} and the GPU has {there}: the driver moves data to RAM, and steps are slow"
+        reserved, total = memory_words(reading.reserved), memory_words(reading.total)
+        what = (
+            f"This training uses {reserved} and the GPU has {total}: the driver moves data to RAM, and steps are slow"
+        )
         if slow:
             size, pixels = slow[-1]
             now, usual = (pixels * rate for rate in (statistics.median(self._slow[size]), self._usual_rate(size)))

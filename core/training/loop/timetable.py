@@ -96,7 +96,7 @@ class Timetable:
             self._sample()
 
     def after_the_end(self) -> None:
-        """Validate and sample what a finished run lacks because it was killed after its final checkpoint."""
+        """Do the final validation and samples of a run that was killed after its final checkpoint."""
         lines = read_lines(self._context.folder.journal_file)
         kinds = [line["kind"] for line in lines if line.get("step") == self._run.total]
         if self._validates_last and "validated" not in kinds:

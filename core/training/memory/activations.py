@@ -69,15 +69,15 @@ def _peak(one: Pass, config: tuple) -> int:
     """`peak_bytes`, cached. config: `frozen`"""
     (unet, side, weights), kind, on_meta = _models(one, config), family(one.family), partial(torch.empty, device="meta")
     rows, (width, height) = one.batch, one.sides
-    given = conditioning_on_meta(one.family, config, rows, one.dtype, one.tokens)
-    given.texts.context.requires_grad_(one.trains == "text")
+    conditioning = conditioning_on_meta(one.family, config, rows, one.dtype, one.tokens)
+    conditioning.texts.context.requires_grad_(one.trains == "text")
     with torch.enable_grad(), Live(weights) as live:
         latents = on_meta(rows, *kind.latent_shape((width, height)), dtype=one.dtype)
         times = torch.zeros(rows, device="meta")
         if side is not None:
-            given = replace(given, control=on_meta(rows, 3, height, width, dtype=one.dtype))
-            given = replace(given, added=side(latents, times, given))
-        output = kind.predict(Components(denoiser=unet, family=one.family), latents, times, given)
+            conditioning = replace(conditioning, control=on_meta(rows, 3, height, width, dtype=one.dtype))
+            conditioning = replace(conditioning, added=side(latents, times, conditioning))
+        output = kind.predict(Components(denoiser=unet, family=one.family), latents, times, conditioning)
         output.float().square().mean().backward()
     return live.peak
 

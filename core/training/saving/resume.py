@@ -163,9 +163,9 @@ def fetch_state(text: str, target: Path) -> Path:
     from huggingface_hub import HfApi
 
     address = parse_address(text)
-    here = target / address.path.rsplit("/", 1)[-1]
-    if is_whole(here):
-        return here
+    folder = target / address.path.rsplit("/", 1)[-1]
+    if is_whole(folder):
+        return folder
     try:
         api = HfApi(token=secret("huggingface_token") or False)
         about = {"repo_id": address.repository, "repo_type": address.kind, "revision": address.revision}
@@ -179,10 +179,10 @@ def fetch_state(text: str, target: Path) -> Path:
     if not fetched:
         what = f"There are no files under '{address.path}' in {address.repository}"
         raise ProblemsError.one(what, WHERE, "write the folder of the training state", code="resume.no-files")
-    here.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for path in fetched:
-        path.replace(here / path.name)
-    if not is_whole(here):
+        path.replace(folder / path.name)
+    if not is_whole(folder):
         what, fix = "The download is not a complete training state", "choose a folder that contains complete.json"
         raise ProblemsError.one(what, text, fix, code="state.incomplete")
-    return here
+    return folder

@@ -162,7 +162,7 @@ def _rename_damaged(context: JobContext, damaged: Path, whole: Path) -> None:
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    """Content of a state's file. Raises ProblemsError for a file that is no training state."""
+    """Content of a state's file. Raises ProblemsError for a file that is not a training state."""
     path = folder / STATE_FILE
     content = load_state_file(path)
     kinds: dict[str, Any] = {"step": int, "seconds": (int, float), "made_with": dict}

@@ -117,7 +117,7 @@ def bodies_of(peaks: Sequence[np.ndarray], fields: np.ndarray, size: Size, heigh
             elif near and near[0].parts.get(second) != end:
                 near[0].parts[second] = end
                 near[0].score += with_end
-            elif not near and number < len(LIMBS):  # ears alone begin nobody
+            elif not near and number < len(LIMBS):  # ears alone do not start a person
                 bodies.append(_Body({first: start, second: end}, with_end + float(peaks[first][start, 2])))
     for body in bodies:
         if len(body.parts) >= FEWEST_PARTS and body.score >= LOWEST_SCORE * len(body.parts):

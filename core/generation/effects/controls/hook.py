@@ -167,14 +167,16 @@ class Controls(Hook):
         """Whether ControlNets take turns as in sd-scripts' generator for SD 1.x and 2.x."""
         return as_generator(self._making.job) and self._making.family.name != "sdxl"
 
-    def _residuals(self, use: ControlUse, net: ControlNet, at: Moment, noisy: Tensor, given: Conditioning) -> Residuals:
+    def _residuals(
+        self, use: ControlUse, net: ControlNet, at: Moment, noisy: Tensor, conditioning: Conditioning
+    ) -> Residuals:
         """The weighted residuals of one net, for all rows."""
         pooled = bool(net.net.config.global_pool_conditions)
-        given = self._one_text(given, len(noisy))
+        conditioning = self._one_text(conditioning, len(noisy))
         if use.mode in ("balanced", "prompt") and not pooled:
-            return _weighted(net.residuals(noisy, at.timestep, given), use)
+            return _weighted(net.residuals(noisy, at.timestep, conditioning), use)
         rows = self._prompt_rows(at, noisy.device)
-        part = net.residuals(noisy[rows], at.timestep, _rows_of(given, rows))
+        part = net.residuals(noisy[rows], at.timestep, _rows_of(conditioning, rows))
         weighted = part.scaled(use.weight) if pooled and use.mode == "guess" else _weighted(part, use)
         return Residuals(
             tuple(_spread(each, rows, len(noisy)) for each in weighted.down), _spread(weighted.mid, rows, len(noisy))
@@ -222,9 +224,11 @@ def _weighted(residuals: Residuals, use: ControlUse) -> Residuals:
     return residuals.scaled([use.weight * SOFT ** (count - 1 - number) for number in range(count)])
 
 
-def _rows_of(given: Conditioning, rows: Tensor) -> Conditioning:
-    sizes = None if given.sizes is None else given.sizes[rows]
-    return replace(given, texts=given.texts.each(lambda tensor: tensor[rows.to(tensor.device)]), sizes=sizes)
+def _rows_of(conditioning: Conditioning, rows: Tensor) -> Conditioning:
+    sizes = None if conditioning.sizes is None else conditioning.sizes[rows]
+    return replace(
+        conditioning, texts=conditioning.texts.each(lambda tensor: tensor[rows.to(tensor.device)]), sizes=sizes
+    )
 
 
 def _spread(part: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -21,12 +21,12 @@ Change = Callable[[nn.Module, Moment, Callable[[Tensor], int]], AbstractContextM
 
 def pag(scale: float, negative_scale: float | None, settings: PagSettings) -> Guidance:
     """Perturbed attention (Ahn et al. 2024, arXiv:2403.17377): the self-attention map is the identity."""
-    return _away(scale, negative_scale, settings.pag_scale, settings.pag_layers, "attn1", _itself)
+    return _perturbed(scale, negative_scale, settings.pag_scale, settings.pag_layers, "attn1", _itself)
 
 
 def skip_layer(scale: float, negative_scale: float | None, settings: SkipLayerSettings) -> Guidance:
     """Skip-layer guidance (Hyung et al. 2024, arXiv:2411.18664): transformer blocks return their input."""
-    return _away(scale, negative_scale, settings.slg_scale, settings.slg_layers, "transformer_blocks.*", _skipped)
+    return _perturbed(scale, negative_scale, settings.slg_scale, settings.slg_layers, "transformer_blocks.*", _skipped)
 
 
 def smoothed_energy(scale: float, negative_scale: float | None, settings: SmoothedEnergySettings) -> Guidance:
@@ -35,13 +35,13 @@ def smoothed_energy(scale: float, negative_scale: float | None, settings: Smooth
     def change(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
         return _blurred_queries(layer, at, first, settings.seg_blur)
 
-    return _away(scale, negative_scale, settings.seg_scale, settings.seg_layers, "attn1", change)
+    return _perturbed(scale, negative_scale, settings.seg_scale, settings.seg_layers, "attn1", change)
 
 
-def _away(
+def _perturbed(
     scale: float, negative_scale: float | None, perturbed_scale: float, layers: str, ending: str, change: Change
 ) -> Guidance:
-    """Classic guidance plus perturbed_scale (p - p of the perturbed model)."""
+    """Classic guidance plus perturbed_scale (p - p'): p' is the prompt's output while `change` acts on the chosen layers."""
     base = classic(scale, negative_scale)
     if not perturbed_scale:
         return base
@@ -50,10 +50,10 @@ def _away(
         return base.combine(outputs, at) + perturbed_scale * (outputs[POSITIVE] - outputs[PERTURBED])
 
     @contextmanager
-    def changed(module: nn.Module, at: Moment, others: int, sides: int) -> Iterator[None]:
+    def changed(module: nn.Module, at: Moment, unperturbed: int, sides: int) -> Iterator[None]:
         with ExitStack() as stack:
             for layer in layers_of(module, layers, ending).values():
-                stack.enter_context(change(layer, at, lambda rows: len(rows) * others // sides))
+                stack.enter_context(change(layer, at, lambda rows: len(rows) * unperturbed // sides))
             yield
 
     return Guidance((*base.sides, PERTURBED), combine, changed)

@@ -19,8 +19,8 @@ def _layers(name: str, title: str, group: type[Settings], of: tuple[str, str]) -
     """Register a kind with layers. of: the setting that names them, and the suffix of their names"""
     make = extensions.later("core.generation.sample.guidances.layers", name)
     where, ending = of
-    place = f"{name}.{where}"
-    register(GuidanceKind(name, title, make, group, True, True, lambda own: (place, str(getattr(own, where)), ending)))
+    path = f"{name}.{where}"
+    register(GuidanceKind(name, title, make, group, True, True, lambda own: (path, str(getattr(own, where)), ending)))
 
 
 register(
