@@ -259,7 +259,7 @@ def make_page(engine: Any, workspace: Workspace, *, shared: bool = False, keys: 
     roots = Roots(workspace, local=not shared, keys=keys)
     if engine is not None:
         engine.limits = roots.limits
-    project = Project(workspace.of_person("project.json"), presets)
+    project = Project(workspace.personal_private / "project.json", presets)
     return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)
 
 

@@ -183,7 +183,7 @@ def _tokens(row: Row) -> int:
 
 def check_history(settings: CaptionHistorySettings, workspace: Workspace) -> str:
     """Check the job before its start. Raises ProblemsError for an unknown change."""
-    history = History(workspace.captions)
+    history = History(workspace.captions, workspace.person)
     if not settings.undo:
         return count(sum(1 for _ in history.entries()), "change")
     return f"Would undo: {_line(history, _entry(history, settings.undo))}"
@@ -191,7 +191,7 @@ def check_history(settings: CaptionHistorySettings, workspace: Workspace) -> str
 
 def caption_history(settings: CaptionHistorySettings, context: JobContext) -> Outcome:
     """List the latest changes, newest first, or undo one. Files that were changed again since are left alone."""
-    history = History(context.workspace.captions)
+    history = History(context.workspace.captions, context.workspace.person)
     if not settings.undo:
         entries = list(islice(history.entries(), LISTED))
         return Outcome(

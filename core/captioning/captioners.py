@@ -163,7 +163,7 @@ def _write_each(
     tally: Tally,
 ) -> None:
     """Write each caption to its caption file as soon as it is ready. All together are one change with one undo."""
-    history = History(context.workspace.captions)
+    history = History(context.workspace.captions, context.workspace.person)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         files = _files_of(_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
@@ -402,4 +402,4 @@ def write_one_file(
         new = json.dumps(by_image, indent=2, ensure_ascii=False) + "\n"
     change = Change(path, content_of(path), new.encode("utf-8", "backslashreplace"))
     code = "captioning.one-file-changed"
-    History(workspace.captions).write_file(title, change, "caption file", code, about=about)
+    History(workspace.captions, workspace.person).write_file(title, change, "caption file", code, about=about)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -42,6 +43,7 @@ def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subproces
     """Start the child process with half of the CPU threads and its output in `log`."""
     request = {
         "folder": str(folder.path.resolve()),
+        "person": workspace.person,
         "places": [str(path.resolve()) for path in (workspace.outputs, workspace.models, workspace.presets)],
         "extensions": extensions.EXTENSIONS,
         "modules": sorted(allowed_modules()),
@@ -72,7 +74,8 @@ def main(text: str) -> None:
     extensions.load()
     preset = parse(folder.job(), str(folder.job_file))
     job = build(JOBS[preset.task], preset.values, str(folder.job_file))
-    execute(preset.task, job, folder, Workspace.of(*request["places"]), "cpu", token=token)
+    workspace = replace(Workspace.of(*request["places"]), person=request["person"])
+    execute(preset.task, job, folder, workspace, "cpu", token=token)
 
 
 def _cancel_with_parent(token: CancelToken) -> None:

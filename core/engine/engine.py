@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +343,7 @@ class Engine:
         lane = lane_of(entry)
         device = self._ready_device() if lane == "device" else "cpu"
         folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
+        workspace = self.workspace_of(entry)
         entry = self._queue.change(entry.id, run=folder.name)
         self._runs.forget(folder.name)  # lines of its last life that the disk did not take would hide those of this one
         view = self._runs.view(folder.name)
@@ -349,18 +351,22 @@ class Engine:
         if lane == "device":
             self._now = entry
             self._last_run = folder.name if entry.task == "train" else self._last_run
-            state, explanation = self._on_device(entry.task, job, folder, device, channel)
+            state, explanation = self._on_device(entry.task, job, folder, workspace, device, channel)
         else:
             self._in_lanes[entry.id] = entry
             if lane == "process":
-                state, explanation = run_in_child(folder, self.workspace, **channel)
+                state, explanation = run_in_child(folder, workspace, **channel)
             else:
-                state, explanation = execute(entry.task, job, folder, self.workspace, device, **channel)
+                state, explanation = execute(entry.task, job, folder, workspace, device, **channel)
         # The job.json of a download is without the link's key.
         changes = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}
         self._queue.change(entry.id, state=state, message=explanation.what if explanation else "", **changes)
         if explanation is not None and explanation.poisoned:
             self._restart(explanation)
+
+    def workspace_of(self, entry: QueueEntry) -> Workspace:
+        """The folders that a job uses: those of the person who added it."""
+        return replace(self.workspace, person=entry.guest) if entry.guest in self.people else self.workspace
 
     def _ready_device(self) -> str:
         torch.set_num_threads(machine.threads())
@@ -368,7 +374,7 @@ class Engine:
         return self.find_device()
 
     def _on_device(
-        self, task: str, job: Settings, folder: RunFolder, device: str, channel: Any
+        self, task: str, job: Settings, folder: RunFolder, workspace: Workspace, device: str, channel: Any
     ) -> tuple[str, Explanation | None]:
         """Run a device job in this thread, or as several processes if it trains on several GPUs. Returns (state, explanation of a
         failure). channel: listener and token of the job"""
@@ -377,8 +383,8 @@ class Engine:
             self.models.release()  # trainings and captioners load models of their own: the kept one makes room
         if is_launched(task, job):
             assert isinstance(job, TrainJob)
-            return supervise(job, folder, self.workspace, device, **channel)
-        return execute(task, job, folder, self.workspace, device, **channel, store=store)
+            return supervise(job, folder, workspace, device, **channel)
+        return execute(task, job, folder, workspace, device, **channel, store=store)
 
     def _restart(self, explanation: Explanation) -> None:
         """End the process, since CUDA is unusable in it: the launcher starts another, which continues the queue."""

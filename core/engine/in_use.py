@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from core.engine.queue import QueueEntry
@@ -33,8 +34,10 @@ def _texts(entry: QueueEntry, workspace: Workspace) -> Iterator[tuple[str, str]]
     """(setting, text) of all texts in a job's settings, of a grid that is resumed those it was begun with."""
     yield from _texts_in(entry.job)
     if folder := entry.job.get("grid", {}).get("folder"):
-        with suppress(ProblemsError):
-            yield from _texts_in(to_values(GridFolder.named(str(folder), workspace).job()))
+        for person in {"", entry.guest}:
+            with suppress(ProblemsError):
+                space = replace(workspace, person=person)
+                yield from _texts_in(to_values(GridFolder.named(str(folder), space).job()))
 
 
 def _texts_in(value: Any, setting: str = "") -> Iterator[tuple[str, str]]:

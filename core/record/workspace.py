@@ -18,7 +18,7 @@ PREPROCESSORS = "preprocessors"  # there too: what makes control images
 class Workspace:
     """The folders of one server. Relative paths in settings are relative to the project folder.
 
-    person   the login whose page uses them, where each has one; "" for the owner, and for what runs jobs
+    person   the login whose page or job uses them, where each has a page; "" for the owner
     """
 
     outputs: Path = PROJECT / "outputs"
@@ -69,13 +69,18 @@ class Workspace:
         return self.outputs / "runs"
 
     @property
-    def images(self) -> Path:
-        return self.outputs / "images" / self.person
+    def personal(self) -> Path:
+        """Folder of the images and grids that each person has alone."""
+        return self.outputs / "people" / self.person if self.person else self.outputs
 
-    def of_person(self, name: str) -> Path:
-        """A file among the private ones of which each person has one: "project.json" is project-anna.json for anna."""
-        path = self.private / name
-        return path.with_stem(f"{path.stem}-{self.person}") if self.person else path
+    @property
+    def personal_private(self) -> Path:
+        """Folder of the form, stars, styles and prompts that each person has alone."""
+        return self.private / "people" / self.person if self.person else self.private
+
+    @property
+    def images(self) -> Path:
+        return self.personal / "images"
 
     @property
     def inputs(self) -> Path:

@@ -200,7 +200,8 @@ class Edits:
         with suppress(ProblemsError):
             entry, changes = self._history.entry(id), self._history.changes(id)
             first = next((image for each in changes if (image := self._image_of(each.path))), None)
-            if first is not None and "undoes" not in entry.about:
+            own = entry.about.get("person", "") == self._history.person
+            if first is not None and own and "undoes" not in entry.about:
                 self._push(first, entry.title, id)
 
     # -- undo

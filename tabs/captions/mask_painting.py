@@ -74,7 +74,7 @@ class Masks:
     """Answers requests of the mask painter, atelier/masks. edits: returns the image of a key"""
 
     def __init__(self, page: Page, edits: Edits):
-        self.page, self.edits, self._history = page, edits, History(page.workspace.captions)
+        self.page, self.edits, self._history = page, edits, History(page.workspace.captions, page.workspace.person)
         self._lock = threading.Lock()
         self._same_stems: tuple[Any, dict[str, set[Path]]] = (None, {})  # (report, {path without extension: images})
         self._acts: dict[str, Callable[[Placed, Spot, dict[str, Any]], dict[str, Any]]] = {

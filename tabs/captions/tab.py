@@ -68,7 +68,7 @@ class Handlers:
         self.page = page
         self.reading = page.reading
         self._lock = page.project.lock
-        history = History(page.workspace.captions)
+        history = History(page.workspace.captions, page.workspace.person)
         self.edits = Edits(self.reading, history, lambda: self._state().get("edits", {}), self._keep_edits)
         self.rewriting = Rewriting(page.engine.light)
         form = (lambda: dict(self._state().get("bulk", {})), lambda values: self._keep(bulk=values))

@@ -298,4 +298,4 @@ class History:
 
 
 def _file(workspace: Workspace) -> Path:
-    return workspace.private / "prompts.json"
+    return workspace.personal_private / "prompts.json"

@@ -4,7 +4,6 @@ import base64
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -55,8 +54,6 @@ class Stage:
 
     def submit(self, jobs: Sequence[GenerateJob]) -> str:
         """Queue jobs. Returns the id of the last one."""
-        if (space := self.page.workspace).person:  # the engine knows no person
-            jobs = [_into(job, space.images) for job in jobs]
         return [self.page.engine.submit("generate", job) for job in jobs][-1]
 
     def _toggle(self) -> None:
@@ -176,12 +173,6 @@ class Stage:
         elif act in LESS_MEMORY:
             self._again(act, arg)
         return self.status()
-
-
-def _into(job: GenerateJob, folder: Path) -> GenerateJob:
-    """The job with this output folder, unless it has one."""
-    output = job.output.model_copy(update={"outdir": job.output.outdir or str(folder)})
-    return job.model_copy(update={"output": output})
 
 
 def _is_open(entry: QueueEntry) -> bool:

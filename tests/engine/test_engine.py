@@ -732,5 +732,6 @@ def test_kept_models_leave_before_everything_that_loads_its_own(engine, workspac
     with engine.models.lease("base", "a model", lambda: [], name="a model"):
         pass
     stand_in(monkeypatch, task, lambda job, context: seen.append(len(engine.models.loaded())) or "done")
-    engine._on_device(task, JOBS[task](), engine._new_folder(QueueEntry("1", task, "t", {}), JOBS[task]()), "cpu", {})
+    folder = engine._new_folder(QueueEntry("1", task, "t", {}), JOBS[task]())
+    engine._on_device(task, JOBS[task](), folder, engine.workspace, "cpu", {})
     assert seen == [int(task in ("generate", "class_images", "grid"))]

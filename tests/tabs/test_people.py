@@ -7,19 +7,22 @@ import urllib.parse
 from dataclasses import replace
 
 import pytest
+import work_parts
 from page_server import Served, Visit
 from test_request_check import JSON, ask
 from work_parts import image, wait_until
 
-from core.engine.queue import GUEST
+from core.dataset.captions.history import Change, History
+from core.engine.engine import Engine
+from core.engine.queue import GUEST, QueueEntry
+from core.generation.grids.folder import grids_of
 from core.generation.images.gallery import Gallery
-from core.generation.plan.checks import root_of
-from core.record.workspace import Workspace, resolve_path
-from core.settings.check import build
-from core.settings.job import GenerateJob, TrainJob
+from core.generation.prompt.styles import Style, read_styles, write_styles
+from core.record.workspace import Workspace
+from core.settings.job import TrainJob
 from core.settings.presets.files import PresetStore
+from tabs.captions.tab import Handlers
 from tabs.context import make_page
-from tabs.generate.stage import Stage
 
 OTTO, ANNA, BEN = ("otto", "1"), ("anna", "2"), ("ben", "3")
 
@@ -71,7 +74,7 @@ def test_logging_out_ends_this_session_alone(studio):
     assert b"log-out" in ask(studio, "GET", "/config", Cookie=second)[1]
 
 
-def test_each_has_images_and_stars_of_their_own_and_the_owner_sees_all(tmp_path):
+def test_each_has_images_stars_styles_and_grids_of_their_own(tmp_path):
     owner = Workspace(tmp_path)
     spaces = [owner, *(replace(owner, person=name) for name in ("anna", "ben"))]
     for space in spaces:
@@ -79,21 +82,39 @@ def test_each_has_images_and_stars_of_their_own_and_the_owner_sees_all(tmp_path)
     galleries = [Gallery(space) for space in spaces]
     for gallery in galleries:
         gallery.look()
-    assert [len(gallery.unread()) for gallery in galleries] == [3, 1, 1]
+    assert [len(gallery.unread()) for gallery in galleries] == [1, 1, 1]
     galleries[1].set_stars(["2026-11-30/a.png"], 5)
     assert [Gallery(space).stars("2026-11-30/a.png") for space in spaces] == [0, 5, 0]
+    write_styles(spaces[2], [Style("moody", "dark")])
+    assert [list(read_styles(space)) for space in spaces] == [[], [], ["moody"]]
+    assert len({grids_of(space) for space in spaces}) == 3
 
 
-def test_their_jobs_write_where_their_gallery_looks(studio):
-    page = next(page for login, page in studio.people.items() if login == ANNA)
-    stage = Stage(page, lambda: None, lambda new: [])
-    own = GenerateJob().model_copy(
-        update={"output": GenerateJob().output.model_copy(update={"outdir": "outputs/else"})}
-    )
-    for job, folder in ((GenerateJob(), page.workspace.images), (own, resolve_path("outputs/else"))):
-        entry = stage.submit([job])
-        queued = next(each for each in studio.engine.queue() if each.id == entry)
-        assert root_of(build(GenerateJob, queued.job), studio.workspace) == folder
+def test_a_job_uses_the_folders_of_who_added_it(studio):
+    studio.engine.people = frozenset({"anna"})
+    entries = [QueueEntry("e", "generate", "", {}, guest=name) for name in ("", "anna", "abcdef")]
+    seen = [Engine.workspace_of(studio.engine, entry).person for entry in entries]
+    assert seen == ["", "anna", ""], "the last is a guest of a page that is one workspace"
+
+
+def test_undo_of_captions_leaves_what_others_wrote(tmp_path):
+    page = work_parts.make_page(tmp_path)
+    files = [image(tmp_path / "set" / f"{name}.png", caption=name).with_suffix(".txt") for name in "ab"]
+    page.project.edit("dataset.folder", str(tmp_path / "set"))
+    page.workspace = replace(page.workspace, person="anna")
+    desk = Handlers(page)
+    desk.reading.want()
+    wait_until(lambda: not desk.reading.busy)
+    edits = desk.edits
+    edits.follow()
+    for person, file in (("ben", files[0]), ("anna", files[1])):
+        change = Change(file, file.read_bytes(), b"new")
+        History(page.workspace.captions, person).apply(f"by {person}", [change])
+        edits.follow()
+    assert edits.next_step("undo").name == "by anna"
+    History(page.workspace.captions, "ben").apply("later, by ben", [Change(files[0], b"new", b"newer")])
+    edits.follow()
+    assert edits.next_step("undo").name == "by anna"
 
 
 def test_each_has_presets_of_their_own(tmp_path):
@@ -116,7 +137,8 @@ def test_forms_are_apart_and_stay_so_after_a_restart(studio, chromium):
         names[login[0]] = field.input_value()
         field.fill(f"{login[0]}_lora")
         field.press("Tab")
-        stored = studio.workspace.private / f"project{'' if login is OTTO else '-' + login[0]}.json"
+        person = "" if login is OTTO else login[0]
+        stored = replace(studio.workspace, person=person).personal_private / "project.json"
         wait_until(lambda stored=stored, name=login[0]: stored.is_file() and f"{name}_lora" in stored.read_text())
         window.close()
     assert len(set(names.values())) == 1

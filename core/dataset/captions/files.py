@@ -265,7 +265,7 @@ def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -
     """Make a task's changes as one change, while no other task writes captions. Returns it with a line for each file that was left
     alone. Raises ProblemsError."""
     with only_one_writes(context):
-        history = History(context.workspace.captions)
+        history = History(context.workspace.captions, context.workspace.person)
         done = history.apply(title, changes, progress=partial(context.stage, "writing captions"))
     return done, [f"{printable(path)} was changed by another program and left unchanged" for path in done.changed_since]
 

@@ -89,10 +89,11 @@ class _Index:
 
 
 class History:
-    """The changes of one outputs folder. Safe for several threads and processes."""
+    """The changes of one outputs folder. Safe for several threads and processes. person: whose changes are made here, where
+    several have a page each"""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, person: str = ""):
+        self._folder, self.person = folder, person
         self._opened = 0
         self._lock = threading.Lock()
         self._read: dict[str, _Index] = {}
@@ -166,7 +167,13 @@ class History:
             if self._opened % PRUNE_EVERY == 0:
                 self._prune()
             self._opened += 1
-            opened.note({"title": title, "at": time.time(), "about": dict(about or {})})
+            opened.note(
+                {
+                    "title": title,
+                    "at": time.time(),
+                    "about": dict(about or {}) | ({"person": self.person} if self.person else {}),
+                }
+            )
         try:
             yield opened
             if opened.wrote:

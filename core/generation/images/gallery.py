@@ -201,7 +201,7 @@ class Gallery:
         self.version = 0  # incremented when an image, a fact or a star changes
         self._memo = Memo(workspace.private / "index.sqlite")
         self._title_of = partial(title_of_name, workspace=workspace)
-        self._stars_file = workspace.of_person("stars.json")
+        self._stars_file = workspace.personal_private / "stars.json"
         self._folders: dict[Path, _Folder] = {}
         self._shots: dict[str, Shot] = {}
         self._facts: dict[str, tuple[Shot, Facts]] = {}

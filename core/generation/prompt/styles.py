@@ -59,7 +59,7 @@ def styled_entry(entry: Entry, styles: Sequence[Style], options: bool = True) ->
 
 
 def style_file(workspace: Workspace) -> Path:
-    return workspace.private / "styles.json"
+    return workspace.personal_private / "styles.json"
 
 
 def read_styles(workspace: Workspace) -> dict[str, Style]:

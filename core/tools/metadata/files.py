@@ -126,7 +126,7 @@ def write_entries(context: JobContext, title: str, path: Path, before: bytes | N
     Raises ProblemsError for a file that was changed since."""
     change = Change(path, before, json.dumps(entries, indent=2).encode())
     with only_one_writes(context):
-        history = History(context.workspace.captions)
+        history = History(context.workspace.captions, context.workspace.person)
         return history.write_file(title, change, "metadata file", "metadata.changed-since")
 
 
