@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.context import LocalContext
 
-from core.engine.queue import as_guest
+from core.engine.queue import QueueEntry, as_guest
 from core.imports.projects.report import MAX_BYTES as IMPORT_LETTERS
 from core.record.machine import gpu_memory
 from core.record.problems import ProblemsError
@@ -124,6 +124,11 @@ class Page:
             "ticks": self.ticks,
             "longest": {"preset": PRESET_BYTES, "import": IMPORT_LETTERS},
         }
+
+    def own_jobs(self) -> list[QueueEntry]:
+        """The jobs of the queue, without those of others where each person has a page."""
+        jobs = self.engine.queue()
+        return [job for job in jobs if job.guest == self.workspace.person] if self.engine.people else jobs
 
     def gpu(self) -> int | None:
         """Memory of the training GPU in bytes, 0 without a GPU, None until the device is known."""

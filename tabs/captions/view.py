@@ -275,4 +275,5 @@ def _when(seconds: float) -> str:
 def _of_what(entry: Entry, files: int, damaged: int) -> str:
     """The changed file, or the number of changed files."""
     what = str(entry.about.get("first", "")) if files == 1 and "first" in entry.about else count(files, "file")
-    return f"{what} ({count(damaged, 'damaged line')} left out)" if damaged else what
+    by = f", by {entry.about['person']}" if "person" in entry.about else ""
+    return f"{what}{by} ({count(damaged, 'damaged line')} left out)" if damaged else f"{what}{by}"

@@ -63,7 +63,7 @@ class Stage:
             if self._awaited:
                 self._awaited = ""
                 return
-            entries = [entry for entry in self.page.engine.queue() if _is_open(entry)]
+            entries = [entry for entry in self.page.own_jobs() if _is_open(entry)]
             self._awaited = entries[-1].id if entries else self.submit(self._jobs(False))
 
     def _next(self, entry: QueueEntry) -> None:
@@ -84,20 +84,26 @@ class Stage:
 
     def stamp(self) -> list[Any]:
         """A value that changes with the display."""
-        engine = self.page.engine
-        now = engine.status()["job"]
+        now = self._now()
         doing = [now.get(name) for name in ("entry", "state", "stage", "of_image", "stopping")] if now else None
-        parts = [(entry.id, entry.state) for entry in engine.queue()]
-        return [parts, engine.queue_paused, doing, self._preview_time(now), self.endless, bool(self._refused)]
+        parts = [(entry.id, entry.state) for entry in self.page.own_jobs()]
+        return [parts, self.page.engine.queue_paused, doing, self._preview_time(now), self.endless, bool(self._refused)]
 
     def status(self) -> str:
-        engine = self.page.engine
+        waits = self.page.engine.waits()
         failures = [*self._failures(), *(("refused", problem) for problem in self._refused)]
-        return status(engine.queue(), engine.waits(), engine.status()["job"], failures, self.endless, self._cancelled())
+        return status(self.page.own_jobs(), waits, self._now(), failures, self.endless, self._cancelled())
+
+    def _now(self) -> dict[str, Any] | None:
+        """The running device job, if it is one of this page's."""
+        now = self.page.engine.status()["job"]
+        if now and self.page.engine.people and now["entry"] not in [entry.id for entry in self.page.own_jobs()]:
+            return None
+        return now
 
     def _cancelled(self) -> str:
         """Text about the last job if it was cancelled, else ""."""
-        entries = [entry for entry in self.page.engine.queue() if entry.task in TASKS]
+        entries = [entry for entry in self.page.own_jobs() if entry.task in TASKS]
         begun = [entry for entry in entries if entry.state != "cancelled"]
         if not begun or begun[-1].state != "stopped":
             return "Cancelled before it began" if entries and entries[-1].state == "cancelled" else ""
@@ -107,9 +113,9 @@ class Stage:
 
     def newest(self) -> str:
         """HTML of the large image, with the live preview while a job runs."""
-        now = self.page.engine.status()["job"]
+        now = self._now()
         live = b""
-        if self._preview_time(now):
+        if now and self._preview_time(now):
             with suppress(OSError):
                 live = self._preview(now["run"]).read_bytes()
         return newest(self._shown(), self.page.file_url, live, str(now["title"]) if now else "")
@@ -129,7 +135,7 @@ class Stage:
         closed = self.page.project.tab_state(TAB).get("closed", [])
         failed = [
             entry
-            for entry in self.page.engine.queue()
+            for entry in self.page.own_jobs()
             if entry.task == "generate" and entry.state == "failed" and entry.id not in closed
         ]
         return [(entry.id, self._problem(entry)) for entry in failed[-3:]]
@@ -145,7 +151,7 @@ class Stage:
 
     def _again(self, saving: str, identity: str) -> None:
         """Queue a failed job again with settings that need less memory."""
-        entry = next((each for each in self.page.engine.queue() if each.id == identity), None)
+        entry = next((each for each in self.page.own_jobs() if each.id == identity), None)
         if entry is None or entry.task != "generate" or entry.state != "failed" or saving not in LESS_MEMORY:
             return
         job = build(GenerateJob, merge(dict(entry.job), LESS_MEMORY[saving][1]))
@@ -162,7 +168,7 @@ class Stage:
     def act(self, event: gr.EventData) -> str:
         """Handle an event of the status line. Returns its HTML."""
         act, arg, _ = board_event(event)
-        if act == "cancel" and any(entry.id == arg and entry.task in TASKS for entry in self.page.engine.queue()):
+        if act == "cancel" and any(entry.id == arg and entry.task in TASKS for entry in self.page.own_jobs()):
             self.page.engine.cancel(arg)
         elif act == "resume":
             self.page.engine.resume_queue()

@@ -409,9 +409,10 @@ def _others(run: Path, facts: Mapping[str, Any], kept: Mapping[str, str]) -> dic
 
 
 def _run(page: Page, data: Mapping[str, Any]) -> tuple[RunFolder, dict[str, Any]]:
-    """(folder, snapshot) of the run that a command names. Raises ProblemsError for one that does not exist."""
-    name = _text(data, "run")
-    return RunFolder(page.workspace.runs / Path(name).name), page.engine.snapshot(name)
+    """(folder, snapshot) of the run that a command changes. Raises ProblemsError for one that does not exist, and for another
+    person's."""
+    name = Path(_text(data, "run")).name
+    return page.engine.own_folder(name), page.engine.snapshot(name)
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:
@@ -423,7 +424,7 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
     more: with all prompts; strength: with one more strength. Returns whether it takes the place of one in the queue. Raises
     ProblemsError."""
     with _STARTING:
-        facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.workspace.runs / Path(run).name
+        facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.engine.own_folder(run).path
         verdict = read_verdict(folder)
         opened = _open(page, verdict)
         comparison = _comparison(page, facts, job, verdict if opened else None, more, strength)
@@ -494,10 +495,10 @@ def _keep_minutes(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 def _show_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Open the grid of the comparison in Generate, or one over strengths before there is one."""
-    run, _ = _run(page, data)
-    verdict = read_verdict(run.path)
+    run = Path(_text(data, "run")).name
+    verdict = read_verdict(page.workspace.runs / run)
     if verdict is None:
-        grids.of_run(page, run.name)
+        grids.of_run(page, run)
     else:
         grids.show(page, verdict.grid)
     page.browsers.say(browser, "done", "The grid of its checkpoints is in Generate.", go="Generate")
@@ -514,7 +515,6 @@ def _copy(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
     run, facts = _run(page, data)
-    page.engine.own_folder(run.name)
     _require_no_average(page, run.name)
     files = [page.roots.check(file["path"], file["name"]) for file in facts["files"]]
     put_away_others(run, files, page.workspace, page.engine.queue())
@@ -526,7 +526,7 @@ def _put_away(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Restore the checkpoints that Keep last moved to the trash. Raises ProblemsError if they were restored already."""
-    run = page.engine.own_folder(_run(page, data)[0].name)
+    run, _ = _run(page, data)
     away = put_away_lately(run.checkpoints, 1)
     if not away:
         what, fix = "The files were already restored", "check the list of the run's files"

@@ -39,6 +39,8 @@ class Models:
 class Engine:
     """A queue that never moves, and the images of a folder."""
 
+    people: frozenset = frozenset()
+
     known_device = "cpu"
 
     def __init__(self, folder):

@@ -23,6 +23,7 @@ from core.settings.job import TrainJob
 from core.settings.presets.files import PresetStore
 from tabs.captions.tab import Handlers
 from tabs.context import make_page
+from tabs.generate.stage import Stage
 
 OTTO, ANNA, BEN = ("otto", "1"), ("anna", "2"), ("ben", "3")
 
@@ -95,6 +96,23 @@ def test_a_job_uses_the_folders_of_who_added_it(studio):
     entries = [QueueEntry("e", "generate", "", {}, guest=name) for name in ("", "anna", "abcdef")]
     seen = [Engine.workspace_of(studio.engine, entry).person for entry in entries]
     assert seen == ["", "anna", ""], "the last is a guest of a page that is one workspace"
+
+
+def test_generate_shows_and_cancels_only_what_its_page_added(tmp_path):
+    page = work_parts.make_page(tmp_path)
+    jobs = [QueueEntry(name, "generate", f"a fox of {name}", {}, "waiting", guest=name) for name in ("anna", "ben")]
+    page.engine.queue, page.engine.waits, page.engine.people = lambda: jobs, dict, frozenset({"anna", "ben"})
+    page.engine.queue_paused = False
+    page.engine.status = lambda: {
+        "job": {"entry": "anna", "task": "generate", "title": "a fox of anna", "state": "running"}
+    }
+    stage = Stage(page, lambda: None, lambda new: [])
+    for person, shown in (("anna", ["anna"]), ("ben", ["ben"]), ("", [])):
+        page.workspace = replace(page.workspace, person=person)
+        assert [name for name in ("anna", "ben") if f"a fox of {name}" in stage.status()] == shown
+        assert (stage.stamp()[2] is not None) == (person == "anna")
+    page.engine.people = frozenset()
+    assert "1 more job" in stage.status(), "one workspace"
 
 
 def test_undo_of_captions_leaves_what_others_wrote(tmp_path):

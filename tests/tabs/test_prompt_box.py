@@ -26,6 +26,7 @@ from tabs.generate.tab import Fields
 
 
 class Engine:
+    people: frozenset = frozenset()
     known_device = "cpu"
 
 
