@@ -233,6 +233,10 @@ class Engine:
     def queue_paused(self) -> bool:
         return self._queue.paused
 
+    @property
+    def paused_by(self) -> str | None:
+        return self._queue.paused_by
+
     def pause_queue(self) -> None:
         for entry in self.queue():
             if entry.state == "waiting":
@@ -240,7 +244,7 @@ class Engine:
         self._queue.pause(True)
 
     def resume_queue(self) -> None:
-        self._queue.pause(False)
+        self._queue.resume()
         self._notify()
 
     def continue_run(self, run_name: str, changes: dict[str, Any] | None = None) -> str:

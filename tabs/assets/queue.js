@@ -1,7 +1,7 @@
 "use strict";
 /* The queue on Monitor and on Runs: what runs, what waits in which order, and what has ended that is no training. */
 (() => {
-  const atelier = window.atelier, {h, text, show, slot} = atelier;
+  const atelier = window.atelier, {h, text, attr, show, slot} = atelier;
   const act = (name, more, run) => (event) => { atelier.once(event.currentTarget); if (run) atelier.stay(run); atelier.command(name, {...more, ask: atelier.ask()}); };
   /** What an entry does not offer keeps its place: a click on Cancel that comes late must not stop what has begun. */
   const button = (offered, words, label, name, more, off, run) => {
@@ -32,7 +32,7 @@
     list.replaceChildren(...(entries.length ? entries.map(made) : none ? [h("li", {class: "none"}, none)] : []));
   };
 
-  atelier.parts.queue = ({paused, entries, ended}) => {
+  atelier.parts.queue = ({paused, paused_by, resumable, entries, ended}) => {
     const waiting = entries.filter((entry) => entry.state === "waiting");
     for (const card of document.querySelectorAll(".queue-card")) {
       const list = card.querySelector(".queue-now"), fold = card.querySelector(".ended");
@@ -45,10 +45,11 @@
       clear.disabled = false;
       clear.onclick = act("forget", {entries: ended.map((entry) => entry.id)});
       const words = card.querySelector(".queue-words"), pause = card.querySelector(".queue-pause");
-      text(words, paused ? "Paused: waiting jobs do not start." : waiting.length ? `${waiting.length} waiting` : "");
+      text(words, paused ? `Paused${paused_by ? ` by ${paused_by}` : ""}: waiting jobs do not start.` : waiting.length ? `${waiting.length} waiting` : "");
       words.classList.toggle("warning", paused);
       text(pause, paused ? "Resume queue" : "Pause queue");
-      pause.disabled = false;
+      pause.disabled = !resumable;
+      attr(pause, "title", resumable ? "" : `Only ${paused_by} can resume it.`);
       pause.onclick = act(paused ? "resume_queue" : "pause_queue");
       slot(pause, paused || waiting.length > 0);
     }

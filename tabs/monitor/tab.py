@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_manage
+from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_manage, may_resume
 from core.record.events import sampled_words
 from core.record.file_titles import is_average, labels_of
 from core.record.kept import read_kept
@@ -253,7 +253,14 @@ def queue(page: Page) -> dict[str, Any]:
         for entry in going
     ]
     latest = [_row(entry, page.engine.people) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
-    return {"paused": page.engine.queue_paused, "entries": shown, "ended": latest}
+    paused_by = page.engine.paused_by
+    return {
+        "paused": page.engine.queue_paused,
+        "paused_by": "" if paused_by in (None, GUEST.get()) else _name(paused_by, page.engine.people),
+        "resumable": may_resume(paused_by),
+        "entries": shown,
+        "ended": latest,
+    }
 
 
 def _titles(trainings: Sequence[Any]) -> dict[str, str]:
@@ -322,7 +329,12 @@ def _added_by(guest: str, people: Container[str] = ()) -> str:
     asks = GUEST.get()
     if guest and guest == asks:
         return "yours"
-    return guest if guest in people else f"guest {guest[:4]}" if guest else "the owner's" if asks else ""
+    return _name(guest, people, "the owner's") if guest or asks else ""
+
+
+def _name(guest: str, people: Container[str] = (), owner: str = "the owner") -> str:
+    """Name of a guest or the owner. people: guests that are known by name"""
+    return guest if guest in people else f"guest {guest[:4]}" if guest else owner
 
 
 def run_names(page: Page) -> list[dict[str, str]]:

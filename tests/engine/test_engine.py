@@ -243,6 +243,24 @@ def test_guests_end_and_move_only_their_own_jobs_and_the_owner_all(engine, works
     assert in_guest("a", lambda: engine.command(run.name, "stop"))
 
 
+def test_a_guest_does_not_lift_the_owners_pause(engine, workspace):
+    run, stored = killed_run(workspace), workspace.private / "queue.json"
+    in_guest("b", engine.pause_queue)
+    assert Queue(stored).paused_by == "b"
+    in_guest("a", engine.resume_queue)
+    engine.pause_queue()
+    in_guest("b", engine.pause_queue)
+    with refused("queue.not-yours"):
+        in_guest("b", engine.resume_queue)
+    in_guest("b", lambda: engine.continue_run(run.name))
+    again = Queue(stored)
+    assert engine.queue_paused and (again.paused, again.paused_by) == (True, "")
+    engine.resume_queue()
+    assert not engine.queue_paused and engine.paused_by is None
+    stored.write_text('{"paused": true, "entries": []}')
+    assert (Queue(stored).paused, Queue(stored).paused_by) == (True, None), "a file of an earlier version"
+
+
 def in_guest(name, work):
     def named():
         GUEST.set(name)
