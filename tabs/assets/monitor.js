@@ -74,6 +74,7 @@
     show(byId("run-log-card"), !!run);
     if (!run) return;
     if (byId("run-title").textContent !== run.title) byId("run-title").replaceChildren(...atelier.parted(run.title));
+    text(byId("run-person"), run.person ? `of ${run.person}` : "");
     text(byId("run-state"), run.state === "stopped" && run.step ? "stopped and saved" : STATES[run.state] || run.state);
     byId("run-state").className = `chip state-${run.state}`;
     text(byId("run-epoch"), run.epochs ? `epoch ${run.epoch} of ${run.epochs}` : "");

@@ -49,7 +49,7 @@
       words.classList.toggle("warning", paused);
       text(pause, paused ? "Resume queue" : "Pause queue");
       pause.disabled = !resumable;
-      attr(pause, "title", resumable ? "" : `Only ${paused_by} can resume it.`);
+      attr(pause, "title", resumable ? null : `Only ${paused_by} can resume it.`);
       pause.onclick = act(paused ? "resume_queue" : "pause_queue");
       slot(pause, paused || waiting.length > 0);
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,7 +181,7 @@ def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     )
     shown = {
         key: facts.get(key)
-        for key in ("title", "stage", "step", "total", "epoch", "epochs", "message", "fix", "sentence")
+        for key in ("title", "stage", "step", "total", "epoch", "epochs", "message", "fix", "sentence", "person")
     }
     return shown | {
         "run": name,
@@ -247,16 +247,16 @@ def queue(page: Page) -> dict[str, Any]:
     job, waits = page.engine.status()["job"], page.engine.waits()
     titles = _titles([entry for entry in going if entry.task == "train"])
     shown = [
-        _row(entry, page.engine.people)
+        _row(entry, page.engine)
         | {"title": titles.get(entry.id, entry.title)}
         | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)}
         for entry in going
     ]
-    latest = [_row(entry, page.engine.people) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
+    latest = [_row(entry, page.engine) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
     paused_by = page.engine.paused_by
     return {
         "paused": page.engine.queue_paused,
-        "paused_by": "" if paused_by in (None, GUEST.get()) else _name(paused_by, page.engine.people),
+        "paused_by": "" if paused_by in (None, GUEST.get()) else _name(paused_by, page.engine),
         "resumable": may_resume(paused_by),
         "entries": shown,
         "ended": latest,
@@ -314,27 +314,27 @@ def _doing(entry: Any, job: dict[str, Any] | None) -> str:
     return f"step {job['step']:,} of {job['total']:,}{left}"
 
 
-def _row(entry: Any, people: Container[str]) -> dict[str, Any]:
+def _row(entry: Any, engine: Any) -> dict[str, Any]:
     """Data of a job for the list. own: whether this user may manage it"""
     facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
     kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
     named = "" if entry.title.startswith(kind) else kind
     row = {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")}
     guest = facts.get("guest", "")
-    return row | {"kind": named, "by": _added_by(guest, people), "own": GUEST.get() in ("", guest)}
+    return row | {"kind": named, "by": _added_by(guest, engine), "own": GUEST.get() in ("", guest)}
 
 
-def _added_by(guest: str, people: Container[str] = ()) -> str:
-    """Who has added a job; "" if only the owner has added jobs. people: guests that are known by name"""
+def _added_by(guest: str, engine: Any) -> str:
+    """Who has added a job; "" if only the owner has added jobs."""
     asks = GUEST.get()
     if guest and guest == asks:
         return "yours"
-    return _name(guest, people, "the owner's") if guest or asks else ""
+    return _name(guest, engine, "the owner's") if guest or asks else ""
 
 
-def _name(guest: str, people: Container[str] = (), owner: str = "the owner") -> str:
-    """Name of a guest or the owner. people: guests that are known by name"""
-    return guest if guest in people else f"guest {guest[:4]}" if guest else owner
+def _name(guest: str, engine: Any, owner: str = "the owner") -> str:
+    """Name of a guest or the owner. owner: words for an owner without a known login"""
+    return guest if guest in engine.people else f"guest {guest[:4]}" if guest else engine.owner or owner
 
 
 def run_names(page: Page) -> list[dict[str, str]]:

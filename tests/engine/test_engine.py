@@ -477,6 +477,12 @@ def test_people_with_a_page_each_change_only_their_own_runs(engine, workspace):
     engine.describe_run(folder.name, title="")
     assert engine.run(folder.name).person == "anna", "only the title goes back"
     in_guest("anna", lambda: engine.delete_run(folder.name))
+    engine.owner = "olga"
+    owners = engine._new_folder(engine._queue.get(engine.submit("train", job(), "own")), job())
+    assert engine.snapshot(owners.name)["person"] == engine.run(owners.name).person == "olga"
+    with refused("runs.not-yours"):
+        in_guest("ben", lambda: engine.delete_run(owners.name))
+    engine.delete_run(owners.name)
     in_guest("abcdef", lambda: engine.delete_run(older.name))  # a guest of a page that is one workspace
     assert engine.runs() == []
 

@@ -54,6 +54,7 @@ class FakeEngine:
 
     notice = ""
     people = frozenset()
+    owner = ""
     paused_by = None
 
     def __init__(self, workspace, step_seconds: float = 0.1, steps: int = 60):

@@ -167,10 +167,12 @@ def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
 def test_the_queue_says_whose_a_job_is(asks, added, shown):
     token = GUEST.set(asks)
     try:
-        row = monitor._row(QueueEntry("e", "train", "fox", {}, guest=added), {"mira"})
+        entry, names = QueueEntry("e", "train", "fox", {}, guest=added), {"people": {"mira"}}
+        row = monitor._row(entry, SimpleNamespace(owner="", **names))
+        by_name = monitor._row(entry, SimpleNamespace(owner="olga", **names))
     finally:
         GUEST.reset(token)
-    assert (row["by"], row["own"]) == shown
+    assert (row["by"], row["own"]) == shown and by_name["by"] == row["by"].replace("the owner's", "olga")
 
 
 @pytest.mark.parametrize(
