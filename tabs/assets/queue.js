@@ -12,13 +12,13 @@
   const head = (entry, leads) => [h("span", {class: "chip"}, entry.state), entry.kind ? h("span", {class: "kind"}, entry.kind) : null,
     leads ? h("a", {href: leads}, atelier.parted(entry.title)) : h("span", {class: "title"}, atelier.parted(entry.title))];
   const by = (entry) => entry.by ? h("span", {class: "kind by"}, entry.by) : null;
-  const row = (entry, place, waiting) => h("li", {class: `state-${entry.state}`},
+  const row = (entry, waits) => h("li", {class: `state-${entry.state}`},
     head(entry, entry.run && entry.task === "train" ? `#Monitor/${encodeURIComponent(entry.run)}` : ""),
     by(entry), h("span", {class: "hint"}), h("span", {class: "grow"}),
     h("span", {class: "slots"},
-      button(entry.own && place >= 0, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: place - 1}, place === 0),
-      button(entry.own && place >= 0, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting - 1),
-      button(entry.own && place >= 0, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
+      button(entry.own && waits, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: entry.up}, entry.up === null),
+      button(entry.own && waits, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: entry.down}, entry.down === null),
+      button(entry.own && waits, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
       button(entry.own && entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}, false, entry.run)));
   const endedRow = (entry) => h("li", {class: `state-${entry.state}`}, head(entry, entry.tab ? `#${entry.tab}` : ""), by(entry),
     h("span", {class: "hint"}, entry.message), h("span", {class: "grow"}),
@@ -36,7 +36,7 @@
     const waiting = entries.filter((entry) => entry.state === "waiting");
     for (const card of document.querySelectorAll(".queue-card")) {
       const list = card.querySelector(".queue-now"), fold = card.querySelector(".ended");
-      fill(list, entries, (entry) => row(entry, waiting.indexOf(entry), waiting.length), "The queue is empty.");
+      fill(list, entries, (entry) => row(entry, entry.state === "waiting"), "The queue is empty.");
       entries.forEach((entry, n) => text(list.children[n].querySelector(".hint"), entry.doing));
       show(fold, ended.length > 0);
       text(fold.querySelector("summary .hint"), String(ended.length));

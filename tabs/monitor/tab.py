@@ -238,7 +238,8 @@ def samples(page: Page, items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Jobs of the device: the running, then the waiting ones in order, and the last SHOWN_ENDED ended ones, newest first,
+    """Jobs of the device: the running, then the waiting ones in order, with the positions to which they move up and down (None: they
+    cannot), and the last SHOWN_ENDED ended ones, newest first,
     without the trainings, which Runs lists. Tools shows the jobs that do not use the device."""
     entries = [entry for entry in page.engine.queue() if lane_of(entry) == "device"]
     going = [entry for entry in entries if entry.state == "running"]
@@ -252,6 +253,10 @@ def queue(page: Page) -> dict[str, Any]:
         | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)}
         for entry in going
     ]
+    waiting = [row for row in shown if row["state"] == "waiting"]
+    own = [place for place, row in enumerate(waiting) if row["own"]]  # a guest's job changes places only with these
+    for before, place, after in zip([None, *own], own, [*own[1:], None], strict=False):
+        waiting[place] |= {"up": before, "down": after}
     latest = [_row(entry, page.engine) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
     paused_by = page.engine.paused_by
     return {

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import urllib.parse
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from page_server import Served, Visit
+from page_server import Served, Visit, make_workspace
 from test_request_check import JSON, ask
 from work_parts import image, wait_until
 
-from core.engine.queue import GUEST
+from core.engine.engine import Engine
+from core.engine.queue import GUEST, as_guest
 from core.generation.images.gallery import Gallery
 from core.generation.plan.checks import root_of
 from core.record.workspace import Workspace, resolve_path
@@ -20,6 +22,7 @@ from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import PresetStore
 from tabs.context import make_page
 from tabs.generate.stage import Stage
+from tabs.monitor import tab as monitor
 
 OTTO, ANNA, BEN = ("otto", "1"), ("anna", "2"), ("ben", "3")
 
@@ -101,6 +104,35 @@ def test_each_has_presets_of_their_own(tmp_path):
     anna.save("fox", TrainJob())
     owner.save("cat", TrainJob())
     assert [store.names() for store in (owner, anna, ben)] == [["user/cat"], ["user/fox"], []]
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """A real engine, never started, of Anna, Ben and their owner Otto."""
+    engine = Engine(make_workspace(tmp_path), "cpu", "a test")
+    engine.people, engine.owner = frozenset({"anna", "ben"}), "otto"
+    yield engine
+    engine.close()
+
+
+def test_a_waiting_job_moves_past_those_of_others_to_the_place_of_the_next_own_one(engine):
+    ids = []
+    for name in ("anna", "ben", "anna", "", "anna"):
+        with as_guest(name):
+            ids.append(engine.submit("train", TrainJob()))
+    for asks, moves in {
+        "anna": [(None, 2), (0, 4), (2, None)],
+        "ben": [(None, None)],
+        "": [(None, 1), (0, 2), (1, 3), (2, 4), (3, None)],
+    }.items():
+        with as_guest(asks):
+            rows = monitor.queue(SimpleNamespace(engine=engine))["entries"]
+        assert [(row["up"], row["down"]) for row in rows if row["own"]] == moves
+    with as_guest("anna"):
+        engine.move(ids[4], 2)
+        assert [entry.id for entry in engine.queue()] == [ids[0], ids[1], ids[4], ids[3], ids[2]]
+        engine.move(ids[0], 2)
+        assert [entry.id for entry in engine.queue()] == [ids[4], ids[1], ids[0], ids[3], ids[2]]
 
 
 @pytest.mark.slow
