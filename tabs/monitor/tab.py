@@ -25,6 +25,7 @@ from core.settings.values import shown_value
 from core.tasks import tasks
 from tabs.form.project import FIELDS, edited_by
 from tabs.generate.replaced import use_run
+from tabs.generate.stage import TASKS
 from tabs.monitor import assess, verdict
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.monitor.next_step import NextStep, next_step
@@ -238,13 +239,15 @@ def samples(page: Page, items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Jobs of the device: the running, then the waiting ones in order, with the positions to which they move up and down (None: they
-    cannot), and the last SHOWN_ENDED ended ones, newest first,
-    without the trainings, which Runs lists. Tools shows the jobs that do not use the device."""
+    """Jobs of the device: the running, then the waiting ones in order, with the positions that Up and Down move them to (None: no
+    move), and the last SHOWN_ENDED ended ones, newest first, without the trainings, which Runs lists, and the images of other
+    people. Tools shows the jobs that do not use the device."""
     entries = [entry for entry in page.engine.queue() if lane_of(entry) == "device"]
     going = [entry for entry in entries if entry.state == "running"]
     going += [entry for entry in entries if entry.state == "waiting"]
     ended = [entry for entry in entries if entry not in going and not (entry.task == "train" and entry.run)]
+    if page.engine.people:  # whose images are their own
+        ended = [entry for entry in ended if may_manage(entry) or entry.task not in TASKS]
     job, waits = page.engine.status()["job"], page.engine.waits()
     titles = _titles([entry for entry in going if entry.task == "train"])
     shown = [

@@ -135,6 +135,19 @@ def test_a_waiting_job_moves_past_those_of_others_to_the_place_of_the_next_own_o
         assert [entry.id for entry in engine.queue()] == [ids[4], ids[1], ids[0], ids[3], ids[2]]
 
 
+def test_images_of_other_people_are_not_among_the_finished_jobs(engine):
+    page = SimpleNamespace(engine=engine, job_images={})
+    for name in ("anna", "ben", ""):
+        with as_guest(name):
+            for task in ("generate", "tag"):
+                engine._queue.add(task, name, {}, state="done")
+    for asks, images in {"anna": ["anna"], "": ["", "ben", "anna"]}.items():
+        with as_guest(asks):
+            ended = monitor.queue(page)["ended"]
+        titles = {task: [row["title"] for row in ended if row["task"] == task] for task in ("generate", "tag")}
+        assert titles == {"generate": images, "tag": ["", "ben", "anna"]}
+
+
 @pytest.mark.slow
 def test_forms_are_apart_and_stay_so_after_a_restart(studio, chromium):
     names = {}
