@@ -19,7 +19,7 @@ from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
 from core.engine.owner import DeviceLock, Ownership, collect
-from core.engine.queue import GUEST, Queue, QueueEntry, check_may_manage, lane_of, may_manage
+from core.engine.queue import GUEST, Queue, QueueEntry, check_may_manage, lane_of, may_change, may_manage
 from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
 from core.engine.runs import Runs
 from core.engine.view import RunView, read_watch
@@ -415,7 +415,7 @@ class Engine:
         """The folder of a run that the user of the current request may change. Raises ProblemsError for another person's, and for
         an unknown one."""
         folder = self._folder(run_name)
-        if (person := GUEST.get()) in self.people and read_about(folder).person != person:
+        if not may_change(read_about(folder).person, self.people):
             what, fix = f"'{run_name}' is the run of somebody else", "ask them, or log in as the owner"
             raise ProblemsError.one(what, run_name, fix, "runs.not-yours")
         return folder

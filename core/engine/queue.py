@@ -83,6 +83,11 @@ def check_may_manage(entry: QueueEntry) -> None:
         raise ProblemsError.one(what, entry.title, fix, "queue.not-yours")
 
 
+def may_change(person: str, people: Collection[str]) -> bool:
+    """Whether the user of the current request may change a run of this person: people with a page each only their own."""
+    return GUEST.get() not in people or GUEST.get() == person
+
+
 def may_resume(paused_by: str | None) -> bool:
     """Whether the user of the current request may resume a queue that this user has paused: a guest unless it is the owner."""
     return paused_by != "" or not GUEST.get()

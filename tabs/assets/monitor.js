@@ -115,7 +115,8 @@
       says(button, false);
       const next = offered && run.next && run.next.name === name ? run.next : null;
       text(button.firstElementChild, next ? next.text : ACTIONS[name][0]);
-      attr(button, "title", offered ? next && next.about : WHY_NOT[name]);
+      const others = name === "continue" && run.next && run.next.name === name;  // the run could, so its user may not
+      attr(button, "title", offered ? next && next.about : others ? `The run of ${run.person || "the owner"}` : WHY_NOT[name]);
     }
     if (held && !row.querySelector(":focus:not(.off)")) row.focus();  // the keyboard stays here, and its next Enter presses nothing
     const board = byId("run-tensorboard");

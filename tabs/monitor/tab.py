@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_manage, may_resume
+from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_change, may_manage, may_resume
 from core.record.events import sampled_words
 from core.record.file_titles import is_average, labels_of
 from core.record.kept import read_kept
@@ -202,7 +202,7 @@ def _next_step(state: str, facts: dict[str, Any]) -> NextStep | None:
 
 
 def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[str]:
-    """Names of the buttons for a run in this state, the most useful first, without those of another user's job. entry: its job in
+    """Names of the buttons for a run in this state, the most useful first, without those of another user's job or run. entry: its job in
     the queue, or None"""
     tensorboard = ["tensorboard"] if page.tensorboard.offered else []
     if entry is not None and not may_manage(entry):
@@ -220,6 +220,8 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
         names = ["generate", "settings"]
     if facts.get("files") and not entry and state not in ("running", "paused"):
         names.append("grid")
+    if not may_change(facts.get("person", ""), page.engine.people):
+        names = [name for name in names if name != "continue"]
     return names + tensorboard
 
 

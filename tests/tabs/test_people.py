@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.parse
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,12 +11,15 @@ from types import SimpleNamespace
 import pytest
 from page_server import Served, Visit, make_workspace
 from test_request_check import JSON, ask
+from test_runs_tab import write_run
 from work_parts import image, wait_until
 
 from core.engine.engine import Engine
 from core.engine.queue import GUEST, as_guest
 from core.generation.images.gallery import Gallery
 from core.generation.plan.checks import root_of
+from core.record.run_about import write_about, write_person
+from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace, resolve_path
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
@@ -23,6 +27,7 @@ from core.settings.presets.files import PresetStore
 from tabs.context import make_page
 from tabs.generate.stage import Stage
 from tabs.monitor import tab as monitor
+from tabs.runs.tab import Handlers
 
 OTTO, ANNA, BEN = ("otto", "1"), ("anna", "2"), ("ben", "3")
 
@@ -146,6 +151,37 @@ def test_images_of_other_people_are_not_among_the_finished_jobs(engine):
             ended = monitor.queue(page)["ended"]
         titles = {task: [row["title"] for row in ended if row["task"] == task] for task in ("generate", "tag")}
         assert titles == {"generate": images, "tag": ["", "ben", "anna"]}
+
+
+def button(act: str, html: str) -> str:
+    return re.search(f'<button[^>]*data-act="{act}"[^>]*>', html)[0]
+
+
+def test_of_other_peoples_runs_only_what_is_not_refused_is_offered(engine):
+    page = make_page(engine, replace(engine.workspace, person="anna"), shared=True)
+    desk, runs = Handlers(page), {}
+    for name in ("anna", "ben", "old"):
+        runs[name] = write_run(page, f"20260101-120000_{name}", "stopped")
+        (runs[name] / "state" / "step00000030").mkdir(parents=True)
+        (runs[name] / "state" / "step00000030" / "complete.json").write_text("{}")
+        if name != "old":
+            write_about(RunFolder(runs[name]), note=f"{name}'s note")
+            write_person(RunFolder(runs[name]), name)
+    with as_guest("anna"):
+        details = {name: desk._main({"open": folder.name}) for name, folder in runs.items()}
+        chosen = {name: desk._main({"picked": [folder.name, runs["anna"].name]}) for name, folder in runs.items()}
+        monitored = {name: monitor.parts(page, folder.name)["run"]["actions"] for name, folder in runs.items()}
+    owners = desk._main({"open": runs["ben"].name})
+    refused = [f'data-act="{act}"' for act in ("ask", "rename", "note", "continue", "longer", "mark")]
+    for shown in (details["anna"], owners):
+        assert [act for act in refused if act not in shown] == []
+    for name, title in (("ben", "The run of ben"), ("old", "The run of the owner")):
+        assert [act for act in refused if act in details[name]] == []
+        star, delete = button("star", details[name]), button("ask", chosen[name])
+        assert all("disabled" in each and title in each for each in (star, delete))
+        assert ">Compare</a>" in chosen[name] and "continue" not in monitored[name]
+    assert "ben&#x27;s note" in details["ben"] and "disabled" not in button("ask", chosen["anna"])
+    assert "continue" in monitored["anna"]
 
 
 @pytest.mark.slow
