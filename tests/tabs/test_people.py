@@ -37,6 +37,7 @@ def studio(tmp_path_factory):
     """The page of the owner, Otto, with those of Anna and Ben."""
 
     def people(engine, workspace):
+        engine.people, engine.owner = frozenset({"anna", "ben"}), "otto"
         pages = {login: make_page(engine, replace(workspace, person=login[0]), shared=True) for login in (ANNA, BEN)}
         for page in pages.values():
             page.links.answer("whose", lambda body, page=page: {"page": page.workspace.person, "guest": GUEST.get()})
@@ -68,6 +69,12 @@ def test_each_login_gets_its_own_page_and_nobody_elses(studio):
         assert status == 200 and b"dataset" in content and "set-cookie" not in headers
         assert headers["x-frame-options"] == "SAMEORIGIN"
     assert ask(studio, "GET", "/config")[0] == 401
+
+
+def test_the_page_shows_who_is_logged_in(studio):
+    for name, password in (OTTO, ANNA):
+        config = ask(studio, "GET", "/config", Cookie=cookie(studio, name, password))[1].decode()
+        assert f'>Log out <span class=\\"who\\">{name}</span>' in config
 
 
 def test_logging_out_ends_this_session_alone(studio):
