@@ -94,7 +94,7 @@
   /** One line below the bar: what is being done, or what can be done now. */
   const stageWords = () => {
     if (run.state === "waiting") return atelier.sentence(run.waits);
-    if (run.state === "stopped" && run.step) return `${atelier.sentence(run.message || `Stopped at step ${run.step}`)} Resume training continues from there.`;
+    if (run.state === "stopped" && run.step) return `${atelier.sentence(run.message || `Stopped at step ${run.step}`)}${run.actions.includes("continue") ? " Resume training continues from there." : ""}`;
     if (run.state === "stopped" || run.state === "interrupted") return [(run.state === "stopped" && run.message) || `${STATES[run.state]} at step ${run.step}`, run.next && run.next.about].filter(Boolean).map(atelier.sentence).join(" ");
     if (run.state === "paused") return run.stage && run.stage !== "training" ? run.stage : "Resume continues from here.";
     if (run.state === "failed") return run.step ? `Failed at step ${run.step}.` : "Failed before the first step.";
