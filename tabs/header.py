@@ -25,11 +25,11 @@ EVENTS = ("command", *(f"tick_{name}" for name in ("dataset", "captions", "gener
 
 def build(page: Page) -> None:
     """Build the header and the two message buses, `form_bus` and `pulse_bus`."""
-    person = page.workspace.person
-    about = f' title="Logged in as {esc(person)}"' if person else ""
-    account = (
-        f'<button id="log-out" type="button" class="btn small quiet"{about}>Log out</button>' if page.login else ""
-    )
+    account, person = "", esc(page.workspace.person or page.engine.owner)
+    if page.login:
+        who = f'<span class="who">{person}</span>' if person else ""
+        about = f' title="Logged in as {person}"' if person else ""
+        account = f'<button id="log-out" type="button" class="btn small quiet"{about}>Log out {who}</button>'
     html = piece("header").replace("{version}", __version__).replace("{account}", account)
     gr.HTML(html, elem_id="header-holder", apply_default_css=False)
     page.form_bus = gr.HTML(

@@ -20,8 +20,8 @@ from core.engine.in_use import require_unused
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
 from core.engine.owner import DeviceLock, Ownership, collect
-from core.engine.queue import GUEST, Queue, QueueEntry, check_may_manage, lane_of, may_manage
-from core.engine.run_summary import RunState, RunSummary, newest_state_name
+from core.engine.queue import GUEST, Queue, QueueEntry, check_may_manage, lane_of, may_change, may_manage
+from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
 from core.engine.runs import Runs
 from core.engine.view import RunView, read_watch
 from core.engine.waiting import Wait, waits
@@ -74,6 +74,7 @@ class Engine:
         self.ended: list[Callable[[QueueEntry], None]] = []  # called with each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
         self.people: frozenset[str] = frozenset()  # guests with a page each, who change only their own runs
+        self.owner = ""  # the owner's login, where people have a page each
         self.models = ModelStore()  # kept between generations
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
         self._inbox = threading.Thread(target=self._collect, name="inbox", daemon=True)
@@ -234,6 +235,10 @@ class Engine:
     def queue_paused(self) -> bool:
         return self._queue.paused
 
+    @property
+    def paused_by(self) -> str | None:
+        return self._queue.paused_by
+
     def pause_queue(self) -> None:
         for entry in self.queue():
             if entry.state == "waiting":
@@ -241,7 +246,7 @@ class Engine:
         self._queue.pause(True)
 
     def resume_queue(self) -> None:
-        self._queue.pause(False)
+        self._queue.resume()
         self._notify()
 
     def continue_run(self, run_name: str, changes: dict[str, Any] | None = None) -> str:
@@ -403,8 +408,8 @@ class Engine:
                     atomic.remove_folder(old.path)
                     self._runs.forget(old.name)
         folder = RunFolder.create(runs, entry.title, dump(job, task=entry.task, preset=entry.preset))
-        if entry.guest in self.people and entry.task == "train":
-            write_person(folder, entry.guest)
+        if entry.task == "train" and (person := entry.guest or self.owner) in {*self.people, self.owner} - {""}:
+            write_person(folder, person)
         return folder
 
     # -- runs
@@ -416,7 +421,7 @@ class Engine:
         """The folder of a run that the user of the current request may change. Raises ProblemsError for another person's, and for
         an unknown one."""
         folder = self._folder(run_name)
-        if (person := GUEST.get()) in self.people and read_about(folder).person != person:
+        if not may_change(read_about(folder).person, self.people):
             what, fix = f"'{run_name}' is the run of somebody else", "ask them, or log in as the owner"
             raise ProblemsError.one(what, run_name, fix, "runs.not-yours")
         return folder
@@ -461,7 +466,7 @@ class Engine:
     def snapshot(self, run_name: str) -> dict[str, Any]:
         view = self._runs.refresh(run_name)
         facts = view.snapshot(self._runs.is_held(view))
-        return facts | {"resumable_step": newest_state_name(view.folder)}
+        return facts | {"resumable_step": newest_state_name(view.folder), "person": about_of(view.folder)[0].person}
 
     def watch(self, run_name: str) -> dict[str, Any]:
         """Losses by timestep band and by image, the highest first; {} before the first are known."""

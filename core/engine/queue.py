@@ -83,6 +83,16 @@ def check_may_manage(entry: QueueEntry) -> None:
         raise ProblemsError.one(what, entry.title, fix, "queue.not-yours")
 
 
+def may_change(person: str, people: Collection[str]) -> bool:
+    """Whether the user of the current request may change a run of this person: people with a page each only their own."""
+    return GUEST.get() not in people or GUEST.get() == person
+
+
+def may_resume(paused_by: str | None) -> bool:
+    """Whether the user of the current request may resume a queue that this user has paused: a guest unless it is the owner."""
+    return paused_by != "" or not GUEST.get()
+
+
 class Queue:
     """A thread-safe queue. `add` returns after the job is on disk; later changes survive a full disk in memory and are written
     with the next one. `lock` excludes other threads between reading and changing the queue."""
@@ -92,6 +102,7 @@ class Queue:
         self.lock = threading.RLock()
         self._entries: list[QueueEntry] = []
         self.paused = False
+        self.paused_by: str | None = None  # as QueueEntry.guest; None: nobody in particular, as after a crash
         self.set_aside = ""  # a message about a damaged file
         self._read()
 
@@ -100,7 +111,8 @@ class Queue:
         try:
             raw = read_json_object(self._path)
             self._entries = [_entry(each) for each in raw["entries"]]
-            self.paused = bool(raw.get("paused"))
+            self.paused, by = bool(raw.get("paused")), raw.get("paused_by")
+            self.paused_by = by if self.paused and isinstance(by, str) else None
         except MissingFile:
             return
         except (ProblemsError, KeyError, TypeError, ValueError):
@@ -113,13 +125,15 @@ class Queue:
                 replace(entry, state="interrupted") if entry.state == "running" else entry for entry in self._entries
             ]
             self.paused = any(entry.state == "waiting" for entry in self._entries)
+            self.paused_by = self.paused_by if self.paused else None
             self._write()
 
     def _write(self) -> None:
         ended = [entry for entry in self._entries if entry.state not in ("waiting", "running")]
         dropped = {entry.id for entry in ended[:-MAX_ENDED]}
         self._entries = [entry for entry in self._entries if entry.id not in dropped]
-        atomic.write_json(self._path, {"paused": self.paused, "entries": [asdict(entry) for entry in self._entries]})
+        entries = [asdict(entry) for entry in self._entries]
+        atomic.write_json(self._path, {"paused": self.paused, "paused_by": self.paused_by, "entries": entries})
 
     def entries(self) -> list[QueueEntry]:
         with self.lock:
@@ -232,6 +246,15 @@ class Queue:
             return self.change(identity, state="running") if waits else None
 
     def pause(self, paused: bool) -> None:
+        """Pause the queue or resume it; nothing for a guest where the owner has paused it."""
         with self.lock:
-            self.paused = paused
-            self._write()
+            if may_resume(self.paused_by):
+                self.paused, self.paused_by = paused, GUEST.get() if paused else None
+                self._write()
+
+    def resume(self) -> None:
+        """Resume the queue. Raises ProblemsError for a guest where the owner has paused it."""
+        if not may_resume(self.paused_by):
+            what, fix = "The owner has paused the queue", "ask them, or log in as the owner"
+            raise ProblemsError.one(what, "queue", fix, "queue.not-yours")
+        self.pause(False)

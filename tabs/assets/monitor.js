@@ -74,6 +74,7 @@
     show(byId("run-log-card"), !!run);
     if (!run) return;
     if (byId("run-title").textContent !== run.title) byId("run-title").replaceChildren(...atelier.parted(run.title));
+    text(byId("run-person"), run.person ? `of ${run.person}` : "");
     text(byId("run-state"), run.state === "stopped" && run.step ? "stopped and saved" : STATES[run.state] || run.state);
     byId("run-state").className = `chip state-${run.state}`;
     text(byId("run-epoch"), run.epochs ? `epoch ${run.epoch} of ${run.epochs}` : "");
@@ -93,7 +94,7 @@
   /** One line below the bar: what is being done, or what can be done now. */
   const stageWords = () => {
     if (run.state === "waiting") return atelier.sentence(run.waits);
-    if (run.state === "stopped" && run.step) return `${atelier.sentence(run.message || `Stopped at step ${run.step}`)} Resume training continues from there.`;
+    if (run.state === "stopped" && run.step) return `${atelier.sentence(run.message || `Stopped at step ${run.step}`)}${run.actions.includes("continue") ? " Resume training continues from there." : ""}`;
     if (run.state === "stopped" || run.state === "interrupted") return [(run.state === "stopped" && run.message) || `${STATES[run.state]} at step ${run.step}`, run.next && run.next.about].filter(Boolean).map(atelier.sentence).join(" ");
     if (run.state === "paused") return run.stage && run.stage !== "training" ? run.stage : "Resume continues from here.";
     if (run.state === "failed") return run.step ? `Failed at step ${run.step}.` : "Failed before the first step.";
@@ -114,7 +115,8 @@
       says(button, false);
       const next = offered && run.next && run.next.name === name ? run.next : null;
       text(button.firstElementChild, next ? next.text : ACTIONS[name][0]);
-      attr(button, "title", offered ? next && next.about : WHY_NOT[name]);
+      const others = name === "continue" && run.next && run.next.name === name;  // the run could, so its user may not
+      attr(button, "title", offered ? next && next.about : others ? `The run of ${run.person || "the owner"}` : WHY_NOT[name]);
     }
     if (held && !row.querySelector(":focus:not(.off)")) row.focus();  // the keyboard stays here, and its next Enter presses nothing
     const board = byId("run-tensorboard");

@@ -1,7 +1,7 @@
 "use strict";
 /* The queue on Monitor and on Runs: what runs, what waits in which order, and what has ended that is no training. */
 (() => {
-  const atelier = window.atelier, {h, text, show, slot} = atelier;
+  const atelier = window.atelier, {h, text, attr, show, slot} = atelier;
   const act = (name, more, run) => (event) => { atelier.once(event.currentTarget); if (run) atelier.stay(run); atelier.command(name, {...more, ask: atelier.ask()}); };
   /** What an entry does not offer keeps its place: a click on Cancel that comes late must not stop what has begun. */
   const button = (offered, words, label, name, more, off, run) => {
@@ -12,13 +12,13 @@
   const head = (entry, leads) => [h("span", {class: "chip"}, entry.state), entry.kind ? h("span", {class: "kind"}, entry.kind) : null,
     leads ? h("a", {href: leads}, atelier.parted(entry.title)) : h("span", {class: "title"}, atelier.parted(entry.title))];
   const by = (entry) => entry.by ? h("span", {class: "kind by"}, entry.by) : null;
-  const row = (entry, place, waiting) => h("li", {class: `state-${entry.state}`},
+  const row = (entry, waits) => h("li", {class: `state-${entry.state}`},
     head(entry, entry.run && entry.task === "train" ? `#Monitor/${encodeURIComponent(entry.run)}` : ""),
     by(entry), h("span", {class: "hint"}), h("span", {class: "grow"}),
     h("span", {class: "slots"},
-      button(entry.own && place >= 0, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: place - 1}, place === 0),
-      button(entry.own && place >= 0, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting - 1),
-      button(entry.own && place >= 0, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
+      button(entry.own && waits, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: entry.up}, entry.up === null),
+      button(entry.own && waits, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: entry.down}, entry.down === null),
+      button(entry.own && waits, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
       button(entry.own && entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}, false, entry.run)));
   const endedRow = (entry) => h("li", {class: `state-${entry.state}`}, head(entry, entry.tab ? `#${entry.tab}` : ""), by(entry),
     h("span", {class: "hint"}, entry.message), h("span", {class: "grow"}),
@@ -32,11 +32,11 @@
     list.replaceChildren(...(entries.length ? entries.map(made) : none ? [h("li", {class: "none"}, none)] : []));
   };
 
-  atelier.parts.queue = ({paused, entries, ended}) => {
+  atelier.parts.queue = ({paused, paused_by, resumable, entries, ended}) => {
     const waiting = entries.filter((entry) => entry.state === "waiting");
     for (const card of document.querySelectorAll(".queue-card")) {
       const list = card.querySelector(".queue-now"), fold = card.querySelector(".ended");
-      fill(list, entries, (entry) => row(entry, waiting.indexOf(entry), waiting.length), "The queue is empty.");
+      fill(list, entries, (entry) => row(entry, entry.state === "waiting"), "The queue is empty.");
       entries.forEach((entry, n) => text(list.children[n].querySelector(".hint"), entry.doing));
       show(fold, ended.length > 0);
       text(fold.querySelector("summary .hint"), String(ended.length));
@@ -45,10 +45,11 @@
       clear.disabled = false;
       clear.onclick = act("forget", {entries: ended.map((entry) => entry.id)});
       const words = card.querySelector(".queue-words"), pause = card.querySelector(".queue-pause");
-      text(words, paused ? "Paused: waiting jobs do not start." : waiting.length ? `${waiting.length} waiting` : "");
+      text(words, paused ? `Paused${paused_by ? ` by ${paused_by}` : ""}: waiting jobs do not start.` : waiting.length ? `${waiting.length} waiting` : "");
       words.classList.toggle("warning", paused);
       text(pause, paused ? "Resume queue" : "Pause queue");
-      pause.disabled = false;
+      pause.disabled = !resumable;
+      attr(pause, "title", resumable ? null : `Only ${paused_by} can resume it.`);
       pause.onclick = act(paused ? "resume_queue" : "pause_queue");
       slot(pause, paused || waiting.length > 0);
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_manage
+from core.engine.queue import GUEST, MAX_ENDED, lane_of, may_change, may_manage, may_resume
 from core.record.events import sampled_words
 from core.record.file_titles import is_average, labels_of
 from core.record.kept import read_kept
@@ -25,6 +25,7 @@ from core.settings.values import shown_value
 from core.tasks import tasks
 from tabs.form.project import FIELDS, edited_by
 from tabs.generate.replaced import use_run
+from tabs.generate.stage import TASKS
 from tabs.monitor import assess, verdict
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.monitor.next_step import NextStep, next_step
@@ -181,7 +182,7 @@ def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     )
     shown = {
         key: facts.get(key)
-        for key in ("title", "stage", "step", "total", "epoch", "epochs", "message", "fix", "sentence")
+        for key in ("title", "stage", "step", "total", "epoch", "epochs", "message", "fix", "sentence", "person")
     }
     return shown | {
         "run": name,
@@ -201,7 +202,7 @@ def _next_step(state: str, facts: dict[str, Any]) -> NextStep | None:
 
 
 def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[str]:
-    """Names of the buttons for a run in this state, the most useful first, without those of another user's job. entry: its job in
+    """Names of the buttons for a run in this state, the most useful first, without those of another user's job or run. entry: its job in
     the queue, or None"""
     tensorboard = ["tensorboard"] if page.tensorboard.offered else []
     if entry is not None and not may_manage(entry):
@@ -219,6 +220,8 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
         names = ["generate", "settings"]
     if facts.get("files") and not entry and state not in ("running", "paused"):
         names.append("grid")
+    if not may_change(facts.get("person", ""), page.engine.people):
+        names = [name for name in names if name != "continue"]
     return names + tensorboard
 
 
@@ -238,22 +241,36 @@ def samples(page: Page, items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Jobs of the device: the running, then the waiting ones in order, and the last SHOWN_ENDED ended ones, newest first,
-    without the trainings, which Runs lists. Tools shows the jobs that do not use the device."""
+    """Jobs of the device: the running, then the waiting ones in order, with the positions that Up and Down move them to (None: no
+    move), and the last SHOWN_ENDED ended ones, newest first, without the trainings, which Runs lists, and the images of other
+    people. Tools shows the jobs that do not use the device."""
     entries = [entry for entry in page.engine.queue() if lane_of(entry) == "device"]
     going = [entry for entry in entries if entry.state == "running"]
     going += [entry for entry in entries if entry.state == "waiting"]
     ended = [entry for entry in entries if entry not in going and not (entry.task == "train" and entry.run)]
+    if page.engine.people:  # whose images are their own
+        ended = [entry for entry in ended if may_manage(entry) or entry.task not in TASKS]
     job, waits = page.engine.status()["job"], page.engine.waits()
     titles = _titles([entry for entry in going if entry.task == "train"])
     shown = [
-        _row(entry, page.engine.people)
+        _row(entry, page.engine)
         | {"title": titles.get(entry.id, entry.title)}
         | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)}
         for entry in going
     ]
-    latest = [_row(entry, page.engine.people) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
-    return {"paused": page.engine.queue_paused, "entries": shown, "ended": latest}
+    waiting = [row for row in shown if row["state"] == "waiting"]
+    own = [place for place, row in enumerate(waiting) if row["own"]]  # a guest's job changes places only with these
+    for before, place, after in zip([None, *own], own, [*own[1:], None], strict=False):
+        waiting[place] |= {"up": before, "down": after}
+    latest = [_row(entry, page.engine) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
+    paused_by = page.engine.paused_by
+    return {
+        "paused": page.engine.queue_paused,
+        "paused_by": "" if paused_by in (None, GUEST.get()) else _name(paused_by, page.engine),
+        "resumable": may_resume(paused_by),
+        "entries": shown,
+        "ended": latest,
+    }
 
 
 def _titles(trainings: Sequence[Any]) -> dict[str, str]:
@@ -307,22 +324,27 @@ def _doing(entry: Any, job: dict[str, Any] | None) -> str:
     return f"step {job['step']:,} of {job['total']:,}{left}"
 
 
-def _row(entry: Any, people: Container[str]) -> dict[str, Any]:
+def _row(entry: Any, engine: Any) -> dict[str, Any]:
     """Data of a job for the list. own: whether this user may manage it"""
     facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
     kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
     named = "" if entry.title.startswith(kind) else kind
     row = {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")}
     guest = facts.get("guest", "")
-    return row | {"kind": named, "by": _added_by(guest, people), "own": GUEST.get() in ("", guest)}
+    return row | {"kind": named, "by": _added_by(guest, engine), "own": GUEST.get() in ("", guest)}
 
 
-def _added_by(guest: str, people: Container[str] = ()) -> str:
-    """Who has added a job; "" if only the owner has added jobs. people: guests that are known by name"""
+def _added_by(guest: str, engine: Any) -> str:
+    """Who has added a job; "" if only the owner has added jobs."""
     asks = GUEST.get()
     if guest and guest == asks:
         return "yours"
-    return guest if guest in people else f"guest {guest[:4]}" if guest else "the owner's" if asks else ""
+    return _name(guest, engine, "the owner's") if guest or asks else ""
+
+
+def _name(guest: str, engine: Any, owner: str = "the owner") -> str:
+    """Name of a guest or the owner. owner: words for an owner without a known login"""
+    return guest if guest in engine.people else f"guest {guest[:4]}" if guest else engine.owner or owner
 
 
 def run_names(page: Page) -> list[dict[str, str]]:

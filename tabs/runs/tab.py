@@ -35,6 +35,7 @@ from tabs.pieces import piece
 from tabs.runs import view as runs_view
 from tabs.runs.again import LONGEST, Agains
 from tabs.runs.compare import Comparisons
+from tabs.runs.longer import length_of, longer
 from tabs.server.browsers import Browser
 from tabs.tools import copies
 
@@ -116,7 +117,8 @@ class Handlers:
         size = self._size(run)
         job = self.page.readable_job(run.name)
         ended = run.state not in ("running", "paused", "waiting")
-        more = runs_view.longer(run, now, job) if ended and job is not None else ""
+        own = not runs_view.whose(run, self.page)
+        more = longer(run, now, job) if ended and own and job is not None else ""
         if job is not None:
             more += self.agains.html(run, job, now, str(state.get("setting", "")), str(state.get("values", "")))
         more += self.proofs.html(run.name, ended and job is not None)
@@ -262,7 +264,7 @@ class Handlers:
         after   the schedule after the present length: "constant" or "restart"; "" stretches the schedule
         """
         job, snapshot = self.page.engine.run_job(name), self.page.engine.snapshot(name)
-        field, unit, now = runs_view.length_of(job, snapshot)
+        field, unit, now = length_of(job, snapshot)
         words = wanted.strip()
         if not words.isdecimal() or len(words) > 7 or int(words) <= now:
             fix = f"use a whole number of {unit}, {now + 1} to 9999999"

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from core.assess.recommended import recommended
 from core.engine.points import spread
+from core.engine.queue import may_change
 from core.engine.run_summary import RunSummary
-from core.optimization.jumps import rate_jump
 from core.record.best import short_label
 from core.record.events import COMPARED, sampled_words
 from core.record.file_titles import labels_of
@@ -155,14 +155,15 @@ def table(
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
     if not part:
         content = empty_state("No matches.", "Choose another view, or clear the search.")
-    content = _picks(runs, picked, asking) + content + pager("page", page, pages, len(rows), "runs")
+    others_run = next(filter(None, (whose(run, host) for run in runs if run.name in picked)), "")
+    content = _picks(runs, picked, asking, others_run) + content + pager("page", page, pages, len(rows), "runs")
     if left:
         content += f'<p class="hint" role="status">Loading {count(left, "more run")} ...</p>'
     return section("Runs", content, aside)
 
 
-def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> str:
-    """HTML of the selection with its actions: compare up to four, delete all."""
+def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool, others_run: str) -> str:
+    """HTML of the selection with its actions: compare up to four, delete all. others_run: see `whose`, of the first such run"""
     if len(runs) < 2:
         return ""
     known = {run.name: run.title for run in runs}
@@ -184,7 +185,9 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> s
     go = '<span class="hint">Select another run to compare with.</span>' if len(chosen) == 1 else ""
     if 2 <= len(chosen) <= len(LETTERS):
         go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare</a>'
-    go += button("ask", "Delete", kind="danger") + button("unpick", "Clear", kind="quiet")
+    go += button("ask", "Delete", kind="danger", title=others_run, disabled=bool(others_run)) + button(
+        "unpick", "Clear", kind="quiet"
+    )
     return f'<div class="picks-line" role="status"><span>{words}</span> {go}</div>'
 
 
@@ -209,7 +212,8 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
     image = thumb(shown.image if shown else run.thumbnail, host.thumb_url)
     others = strip_later(shown, RUNS) if shown else ""
     steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
-    more = _continue(run) if run.state in CONTINUABLE else ""
+    others_run = whose(run, host)
+    more = _continue(run, others_run) if run.state in CONTINUABLE else ""
     more += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
     best = f"{loss_words(run.best[0])} @ {run.best[1]:,}" if run.best else ""
     tick = (
@@ -219,7 +223,7 @@ def _row(run: RunSummary, host: FormPage, picked: bool) -> str:
     return (
         f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{image}</td><td>'
         f'<button type="button" class="open" data-act="open" '
-        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run)}{_under(run, host.presets)}{others}</td>'
+        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{star(run, others_run)}{_under(run, host.presets)}{others}</td>'
         f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
         f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
         f'<td class="date">{when(run.started)}</td><td class="num">{more}</td>'
@@ -246,17 +250,24 @@ def _shown(run: RunSummary, host: FormPage) -> Lora | None:
     return replace(thing, image=thing.image or run.thumbnail, here=here)
 
 
-def star(run: RunSummary) -> str:
-    """HTML of the button that stars a run, or takes the star away."""
+def whose(run: RunSummary, host: FormPage) -> str:
+    """Text such as "The run of anna" for a run that the user of the current request may not change; "" for others."""
+    return "" if may_change(run.person, host.engine.people) else f"The run of {run.person or 'the owner'}"
+
+
+def star(run: RunSummary, others_run: str) -> str:
+    """HTML of the button that stars a run, or takes the star away. others_run: see `whose`"""
     sign, label = "\u2605" if run.starred else "\u2606", f"Star {run.title}, {moment(run.name)}"
-    about = "Starred runs can be listed alone or first"
-    return button("star", sign, run.name, kind="quiet star", label=label, title=about, pressed=run.starred)
+    about, off = others_run or "Starred runs can be listed alone or first", bool(others_run)
+    return button(
+        "star", sign, run.name, kind="quiet star", label=label, title=about, pressed=run.starred, disabled=off
+    )
 
 
-def _continue(run: RunSummary) -> str:
-    """HTML of the button of a run that ended early, as in Monitor."""
+def _continue(run: RunSummary, others_run: str) -> str:
+    """HTML of the button of a run that ended early, as in Monitor; "" if it would resume the run of somebody else."""
     step = next_step(run.state, run.resumable_step, run.fix)
-    if step is None:
+    if step is None or (others_run and step.name == "continue"):
         return ""
     act = {"settings": "use"}.get(step.name, step.name)
     return button(act, step.text, run.name, kind="primary", title=step.about)
@@ -287,14 +298,15 @@ def details(
     copies  returns (HTML of the copy buttons, HTML of the copy's state) of a file
     more    HTML below the samples
     """
-    parts = [_head(run, asking, size, job is not None)]
+    others_run = whose(run, host)
+    parts = [_head(run, asking, size, job is not None, others_run)]
     if facts_now.get("message") and run.state in ("failed", "stopped", "damaged"):
         level = "advice" if run.state == "stopped" else "error"
         fix = f'<span class="fix">{esc(facts_now["fix"])}</span>' if facts_now.get("fix") else ""
         parts.append(f'<p class="run-message {level}"><strong>{esc(facts_now["message"])}</strong>{fix}</p>')
-    parts.append(_naming(run))
+    parts.append(_naming(run, others_run))
     kept = {(run.folder / file).name: name for file, name in read_kept(run.folder).items()}
-    files = _files(facts_now.get("files", []), host.file_url, copies, run.best_file, kept)
+    files = _files(facts_now.get("files", []), host.file_url, copies, run.best_file, kept, others_run)
     left = [_about(run, facts_now, size, host.presets.shown_name(run.words.preset)), files]
     right = [_samples(facts_now.get("samples", []), host.thumb_url, host.file_url), more]
     parts.append(f'<div class="run-columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
@@ -304,12 +316,12 @@ def details(
     return f'<div class="run-details">{"".join(parts)}</div>'
 
 
-def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
+def _head(run: RunSummary, asking: bool, size: int, has_job: bool, others_run: str) -> str:
     """HTML of the title with the run's actions. asking: the user is asked whether to delete it"""
     back = button("back", "All runs", kind="quiet")
     does = []
     if run.state in CONTINUABLE:
-        does.append(_continue(run))
+        does.append(_continue(run, others_run))
     if run.state in ("running", "paused"):
         does.append(button("watch", "Watch in Monitor", run.name, kind="primary"))
     if run.files:
@@ -320,7 +332,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
     step = next_step(run.state, run.resumable_step, run.fix)
     if has_job and not (step and step.name == "settings"):
         does.append(button("use", "Use its settings", run.name))
-    if run.state not in ("running", "paused"):
+    if run.state not in ("running", "paused") and not others_run:
         does.append(button("ask", "Delete", run.name, kind="danger", disabled=asking))
     question = ""
     if asking:
@@ -334,16 +346,18 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
         )
     return (
         f'<div class="run-top"><div class="run-head">{back}'
-        f'<h2 tabindex="-1" data-land="{esc(run.name)}">{breakable(run.title)}</h2>{star(run)}'
+        f'<h2 tabindex="-1" data-land="{esc(run.name)}">{breakable(run.title)}</h2>{star(run, others_run)}'
         f'{badge(run)}<span class="grow">'
         f"</span><span class='does'>{''.join(does)}</span></div>{question}</div>"
     )
 
 
-def _naming(run: RunSummary) -> str:
-    """HTML of the fields for title and note, which are saved on change."""
+def _naming(run: RunSummary, others_run: str) -> str:
+    """HTML of the fields for title and note, which are saved on change; of the note alone if the run is somebody else's."""
     if run.spoilt:
         return f'<p class="run-message error"><strong>{esc(run.spoilt)}</strong></p>'
+    if others_run:
+        return section("Note", f"<p>{esc(run.note)}</p>") if run.note else ""
     name = esc(run.name)
     title = (
         f'<label>Title <input type="text" data-act="rename" data-arg="{name}" value="{esc(run.title)}" '
@@ -416,28 +430,35 @@ def _files(
     copies: Copying,
     best: dict[str, Any] | None,
     kept_names: Mapping[str, str],
+    others_run: str = "",
 ) -> str:
-    """HTML of the saved files. kept_names: {file: name} of those marked to keep"""
+    """HTML of the saved files. kept_names: {file: name} of those marked to keep; others_run: see `whose`"""
     if not files:
         return section("Files", '<p class="hint">No files saved yet.</p>')
     ordered = sorted(files, key=lambda file: (file["step"], file["name"]), reverse=True)
     labels = labels_of([(file["name"], file["step"]) for file in ordered])
     rows = "".join(
-        _file(file, label, file_url, *copies(file), kept_names.get(file["name"]))
+        _file(file, label, file_url, *copies(file), kept_names.get(file["name"]), others_run)
         for file, label in zip(ordered, labels, strict=True)
     )
     return section("Files", f'{best_words(best) if best else ""}<ul class="files">{rows}</ul>')
 
 
 def _file(
-    file: dict[str, Any], label: str, file_url: Callable[..., str], copy: str, copied: str, kept_name: str | None = None
+    file: dict[str, Any],
+    label: str,
+    file_url: Callable[..., str],
+    copy: str,
+    copied: str,
+    kept_name: str | None,
+    others_run: str,
 ) -> str:
     """HTML of a file: label, size and actions. kept_name: the name it is marked with, None if it is not"""
     name, run = file["name"], Path(file["path"]).parent.parent.name
     does = _take(file, file_url) + button("draw", "Generate", f"{run}/{name}", label=f"Generate with {label}")
     return (
         f'<li><div class="file-head"><b title="{esc(name)}">{breakable(label)}</b><span class="hint">{size_words(file["bytes"])}'
-        f"</span>{_keep_button(name, kept_name)}</div>"
+        f"</span>{_keep_button(name, kept_name, others_run)}</div>"
         f'<div class="does">{does}{_card_button(file)}{copy}{copy_button(Path(file["path"]), name)}</div>{copied}</li>'
     )
 
@@ -450,8 +471,10 @@ def _card_button(file: dict[str, Any]) -> str:
     return button("report-card", "Report card", file["name"], label=f"Report card of {file['name']}", title=about)
 
 
-def _keep_button(name: str, kept_name: str | None) -> str:
-    """HTML of the button that marks a checkpoint to keep, or of the mark and its undo."""
+def _keep_button(name: str, kept_name: str | None, others_run: str) -> str:
+    """HTML of the button that marks a checkpoint to keep, or of the mark and its undo; the mark alone if the run is somebody else's."""
+    if kept_name is None and others_run:
+        return ""
     if kept_name is None:
         return button(
             "mark",
@@ -464,7 +487,7 @@ def _keep_button(name: str, kept_name: str | None) -> str:
         )
     words = "Kept" if kept_name == Path(name).stem else f"Kept as {short(kept_name, 40)}"
     undo = button("unmark", "Undo", name, kind="quiet", label=f"Undo keeping {name}", lands=f"kept {name}")
-    return f'<span class="good">{esc(words)}</span>{undo}'
+    return f'<span class="good">{esc(words)}</span>{"" if others_run else undo}'
 
 
 def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
@@ -472,40 +495,6 @@ def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
     if Path(file["path"]).is_dir():
         return '<span class="hint">a folder</span>'
     return link(file_url(file["path"]), "Download", download=file["name"])
-
-
-def length_of(job: TrainJob, now: dict[str, Any]) -> tuple[str, str, int]:
-    """(setting, unit, value) of the setting that determines a run's length."""
-    if job.schedule.steps_in_force is not None:
-        return "max_train_steps", "steps", job.schedule.steps_in_force
-    return "max_train_epochs", "epochs", job.schedule.max_train_epochs or int(now.get("epochs") or 0)
-
-
-def longer(run: RunSummary, now: dict[str, Any], job: TrainJob) -> str:
-    """HTML of the fields to train longer; "" without a training state to resume from."""
-    if run.resumable_step <= 0:
-        return ""
-    _, unit, length = length_of(job, now)
-    steps = int(now.get("total") or 0)
-    jump = rate_jump(job, steps, job, 2 * steps, run.resumable_step) if steps else None
-    field = (
-        f'<input id="longer-{unit}" type="number" min="{length + 1}" step="1" value="{2 * length}" '
-        f'aria-label="New length in {unit}">'
-    )
-    acts = {"longer": f"Train longer, with more {unit}"}
-    about = f"From step {run.resumable_step:,}; so far it was {length:,} {unit} in all."
-    if jump is not None:
-        about += (
-            f" The scheduler covers the whole new length: at twice the length the learning rate rises from {jump[0]:.2g} to"
-            f" {jump[1]:.2g}. Or train on at the last rate, or with a warm restart of the scheduler."
-        )
-        acts |= {"longer-constant": "At the last rate", "longer-restart": "With a warm restart"}
-    go = "".join(
-        f'<button type="button" class="btn" data-act="{act}" data-arg="{esc(run.name)}" data-from="longer-{unit}">{words}</button>'
-        for act, words in acts.items()
-    )
-    about = f'<p class="hint">{about}</p>'
-    return section("Train longer", f'{about}<div class="longer">{field} {unit} in all {go}</div>')
 
 
 def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:

@@ -237,7 +237,7 @@ def serve(
         make = functools.partial(make_page, engine, shared=shared, keys=keys)
         page, pages = make(workspace), {login: make(replace(workspace, person=login[0])) for login in people}
         if people:
-            engine.people = frozenset(name for name, _ in people)
+            engine.people, engine.owner = frozenset(name for name, _ in people), logins[0][0]
         keep_files_inside(page.roots.folders if shared else None, keys=keys)  # also the files that other files name
         blocks = launch(
             page, host=host, port=port, share=share, auth=auth, browser=opens, names=names, owner=owner, people=pages

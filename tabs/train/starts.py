@@ -6,6 +6,7 @@ import threading
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from core.engine.queue import may_resume
 from core.record.cancel import Cancelled
 from core.record.problems import Problem, ProblemsError, errors
 from core.record.units import count
@@ -91,7 +92,8 @@ def _check_and_submit(
         problem = Problem(explanation.what, "start", explanation.fix, code="start.failed")
         return page.browsers.say(browser, "error", title="Not started", problems=[problem], identity=f"{token}-refused")
     wait = page.engine.waits().get(entry)
-    if wait is not None and wait.queue_paused and not (wait.on or wait.ahead) and how == "start":
+    first = wait is not None and wait.queue_paused and not (wait.on or wait.ahead)
+    if first and how == "start" and may_resume(page.engine.paused_by):
         page.engine.resume_queue()
         wait = None
     queued = how == "queue" or (wait is not None and not wait.begins)

@@ -243,6 +243,24 @@ def test_guests_end_and_move_only_their_own_jobs_and_the_owner_all(engine, works
     assert in_guest("a", lambda: engine.command(run.name, "stop"))
 
 
+def test_a_guest_does_not_lift_the_owners_pause(engine, workspace):
+    run, stored = killed_run(workspace), workspace.private / "queue.json"
+    in_guest("b", engine.pause_queue)
+    assert Queue(stored).paused_by == "b"
+    in_guest("a", engine.resume_queue)
+    engine.pause_queue()
+    in_guest("b", engine.pause_queue)
+    with refused("queue.not-yours"):
+        in_guest("b", engine.resume_queue)
+    in_guest("b", lambda: engine.continue_run(run.name))
+    again = Queue(stored)
+    assert engine.queue_paused and (again.paused, again.paused_by) == (True, "")
+    engine.resume_queue()
+    assert not engine.queue_paused and engine.paused_by is None
+    stored.write_text('{"paused": true, "entries": []}')
+    assert (Queue(stored).paused, Queue(stored).paused_by) == (True, None), "a file of an earlier version"
+
+
 def in_guest(name, work):
     def named():
         GUEST.set(name)
@@ -459,6 +477,12 @@ def test_people_with_a_page_each_change_only_their_own_runs(engine, workspace):
     engine.describe_run(folder.name, title="")
     assert engine.run(folder.name).person == "anna", "only the title goes back"
     in_guest("anna", lambda: engine.delete_run(folder.name))
+    engine.owner = "olga"
+    owners = engine._new_folder(engine._queue.get(engine.submit("train", job(), "own")), job())
+    assert engine.snapshot(owners.name)["person"] == engine.run(owners.name).person == "olga"
+    with refused("runs.not-yours"):
+        in_guest("ben", lambda: engine.delete_run(owners.name))
+    engine.delete_run(owners.name)
     in_guest("abcdef", lambda: engine.delete_run(older.name))  # a guest of a page that is one workspace
     assert engine.runs() == []
 

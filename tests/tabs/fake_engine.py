@@ -54,6 +54,8 @@ class FakeEngine:
 
     notice = ""
     people = frozenset()
+    owner = ""
+    paused_by = None
 
     def __init__(self, workspace, step_seconds: float = 0.1, steps: int = 60):
         self.workspace, self.step_seconds, self.steps = workspace, step_seconds, steps

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.parse
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import work_parts
-from page_server import Served, Visit
+from page_server import Served, Visit, make_workspace
 from test_request_check import JSON, ask
+from test_runs_tab import write_run
 from work_parts import image, wait_until
 
 from core.dataset.captions.history import Change, History
 from core.engine.engine import Engine
-from core.engine.queue import GUEST, QueueEntry
+from core.engine.queue import GUEST, QueueEntry, as_guest
 from core.generation.grids.folder import grids_of
 from core.generation.images.gallery import Gallery
 from core.generation.prompt.styles import Style, read_styles, write_styles
+from core.record.run_about import write_about, write_person
+from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.presets.files import PresetStore
-from tabs.captions.tab import Handlers
+from tabs.captions.tab import Handlers as CaptionHandlers
 from tabs.context import make_page
 from tabs.generate.stage import Stage
+from tabs.monitor import tab as monitor
+from tabs.runs.tab import Handlers
 
 OTTO, ANNA, BEN = ("otto", "1"), ("anna", "2"), ("ben", "3")
 
@@ -33,6 +40,7 @@ def studio(tmp_path_factory):
     """The page of the owner, Otto, with those of Anna and Ben."""
 
     def people(engine, workspace):
+        engine.people, engine.owner = frozenset({"anna", "ben"}), "otto"
         pages = {login: make_page(engine, replace(workspace, person=login[0]), shared=True) for login in (ANNA, BEN)}
         for page in pages.values():
             page.links.answer("whose", lambda body, page=page: {"page": page.workspace.person, "guest": GUEST.get()})
@@ -64,6 +72,12 @@ def test_each_login_gets_its_own_page_and_nobody_elses(studio):
         assert status == 200 and b"dataset" in content and "set-cookie" not in headers
         assert headers["x-frame-options"] == "SAMEORIGIN"
     assert ask(studio, "GET", "/config")[0] == 401
+
+
+def test_the_page_shows_who_is_logged_in(studio):
+    for name, password in (OTTO, ANNA):
+        config = ask(studio, "GET", "/config", Cookie=cookie(studio, name, password))[1].decode()
+        assert f'>Log out <span class=\\"who\\">{name}</span>' in config
 
 
 def test_logging_out_ends_this_session_alone(studio):
@@ -120,7 +134,7 @@ def test_undo_of_captions_leaves_what_others_wrote(tmp_path):
     files = [image(tmp_path / "set" / f"{name}.png", caption=name).with_suffix(".txt") for name in "ab"]
     page.project.edit("dataset.folder", str(tmp_path / "set"))
     page.workspace = replace(page.workspace, person="anna")
-    desk = Handlers(page)
+    desk = CaptionHandlers(page)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     edits = desk.edits
@@ -140,6 +154,79 @@ def test_each_has_presets_of_their_own(tmp_path):
     anna.save("fox", TrainJob())
     owner.save("cat", TrainJob())
     assert [store.names() for store in (owner, anna, ben)] == [["user/cat"], ["user/fox"], []]
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """A real engine, never started, of Anna, Ben and their owner Otto."""
+    engine = Engine(make_workspace(tmp_path), "cpu", "a test")
+    engine.people, engine.owner = frozenset({"anna", "ben"}), "otto"
+    yield engine
+    engine.close()
+
+
+def test_a_waiting_job_moves_past_those_of_others_to_the_place_of_the_next_own_one(engine):
+    ids = []
+    for name in ("anna", "ben", "anna", "", "anna"):
+        with as_guest(name):
+            ids.append(engine.submit("train", TrainJob()))
+    for asks, moves in {
+        "anna": [(None, 2), (0, 4), (2, None)],
+        "ben": [(None, None)],
+        "": [(None, 1), (0, 2), (1, 3), (2, 4), (3, None)],
+    }.items():
+        with as_guest(asks):
+            rows = monitor.queue(SimpleNamespace(engine=engine))["entries"]
+        assert [(row["up"], row["down"]) for row in rows if row["own"]] == moves
+    with as_guest("anna"):
+        engine.move(ids[4], 2)
+        assert [entry.id for entry in engine.queue()] == [ids[0], ids[1], ids[4], ids[3], ids[2]]
+        engine.move(ids[0], 2)
+        assert [entry.id for entry in engine.queue()] == [ids[4], ids[1], ids[0], ids[3], ids[2]]
+
+
+def test_images_of_other_people_are_not_among_the_finished_jobs(engine):
+    page = SimpleNamespace(engine=engine, job_images={})
+    for name in ("anna", "ben", ""):
+        with as_guest(name):
+            for task in ("generate", "tag"):
+                engine._queue.add(task, name, {}, state="done")
+    for asks, images in {"anna": ["anna"], "": ["", "ben", "anna"]}.items():
+        with as_guest(asks):
+            ended = monitor.queue(page)["ended"]
+        titles = {task: [row["title"] for row in ended if row["task"] == task] for task in ("generate", "tag")}
+        assert titles == {"generate": images, "tag": ["", "ben", "anna"]}
+
+
+def button(act: str, html: str) -> str:
+    return re.search(f'<button[^>]*data-act="{act}"[^>]*>', html)[0]
+
+
+def test_of_other_peoples_runs_only_what_is_not_refused_is_offered(engine):
+    page = make_page(engine, replace(engine.workspace, person="anna"), shared=True)
+    desk, runs = Handlers(page), {}
+    for name in ("anna", "ben", "old"):
+        runs[name] = write_run(page, f"20260101-120000_{name}", "stopped")
+        (runs[name] / "state" / "step00000030").mkdir(parents=True)
+        (runs[name] / "state" / "step00000030" / "complete.json").write_text("{}")
+        if name != "old":
+            write_about(RunFolder(runs[name]), note=f"{name}'s note")
+            write_person(RunFolder(runs[name]), name)
+    with as_guest("anna"):
+        details = {name: desk._main({"open": folder.name}) for name, folder in runs.items()}
+        chosen = {name: desk._main({"picked": [folder.name, runs["anna"].name]}) for name, folder in runs.items()}
+        monitored = {name: monitor.parts(page, folder.name)["run"]["actions"] for name, folder in runs.items()}
+    owners = desk._main({"open": runs["ben"].name})
+    refused = [f'data-act="{act}"' for act in ("ask", "rename", "note", "continue", "longer", "mark")]
+    for shown in (details["anna"], owners):
+        assert [act for act in refused if act not in shown] == []
+    for name, title in (("ben", "The run of ben"), ("old", "The run of the owner")):
+        assert [act for act in refused if act in details[name]] == []
+        star, delete = button("star", details[name]), button("ask", chosen[name])
+        assert all("disabled" in each and title in each for each in (star, delete))
+        assert ">Compare</a>" in chosen[name] and "continue" not in monitored[name]
+    assert "ben&#x27;s note" in details["ben"] and "disabled" not in button("ask", chosen["anna"])
+    assert "continue" in monitored["anna"]
 
 
 @pytest.mark.slow

@@ -167,10 +167,51 @@ def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
 def test_the_queue_says_whose_a_job_is(asks, added, shown):
     token = GUEST.set(asks)
     try:
-        row = monitor._row(QueueEntry("e", "train", "fox", {}, guest=added), {"mira"})
+        entry, names = QueueEntry("e", "train", "fox", {}, guest=added), {"people": {"mira"}}
+        row = monitor._row(entry, SimpleNamespace(owner="", **names))
+        by_name = monitor._row(entry, SimpleNamespace(owner="olga", **names))
     finally:
         GUEST.reset(token)
-    assert (row["by"], row["own"]) == shown
+    assert (row["by"], row["own"]) == shown and by_name["by"] == row["by"].replace("the owner's", "olga")
+
+
+@pytest.mark.parametrize(
+    ("asks", "paused_by", "shown"),
+    [
+        ("", "", ("", True)),
+        ("mira", "", ("the owner", False)),
+        ("mira", None, ("", True)),
+        ("", "mira", ("mira", True)),
+        ("mira", "mira", ("", True)),
+    ],
+)
+def test_the_queue_says_who_paused_it(page, asks, paused_by, shown):
+    engine = page.engine
+    engine.people, engine.paused_by, engine.queue_paused = {"mira"}, paused_by, True
+    engine.status = lambda: {"job": None}
+    token = GUEST.set(asks)
+    try:
+        queue = monitor.queue(page)
+    finally:
+        GUEST.reset(token)
+    assert (queue["paused_by"], queue["resumable"]) == shown
+
+
+def test_a_start_of_a_guest_leaves_the_owners_pause(page, tmp_path):
+    image(tmp_path / "set" / "a.png", (512, 512), caption="a fox")
+    page.project.edit("dataset.folder", str(tmp_path / "set"))
+    page.project.edit("model.base_model", "models/starter")
+    page.engine.submit = lambda task, job, preset: "e1"
+    page.engine.waits = lambda: {"e1": Wait(queue_paused=True)}
+    page.engine.paused_by, browser, resumed = "", page.browsers.of("one"), []
+    page.engine.resume_queue = lambda: resumed.append(GUEST.get())
+    for asks in ("mira", ""):
+        token, browser.pressed = GUEST.set(asks), (0.0, "", "")
+        starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": f"t{asks}"})
+        GUEST.reset(token)
+        words = "Added to the queue" if asks else "Started"
+        wait_until(lambda words=words: words in str(browser.message))
+    assert resumed == [""]
 
 
 def test_start_queues_for_the_login_that_asked(page, monkeypatch):

@@ -51,6 +51,8 @@ def make_page(folder: Path, engine: Any = None, *, shared: bool = False, real: b
         known_device="cpu",
         ended=[],
         people=frozenset(),
+        owner="",
+        paused_by=None,
     )
     presets, roots = PresetStore(workspace.presets), Roots(workspace, local=not shared)
     project = Project(workspace.private / "project.json", presets)
