@@ -61,7 +61,7 @@ def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
     """
     name = text.strip().upper()
     if name in PRESETS:
-        return _of_preset(name, bool(sdxl))
+        return _preset_weights(name, bool(sdxl))
     numbers = [_number(part) for part in text.split(",")]
     if len(numbers) not in LISTS:
         raise ValueError(f"{count(len(numbers), 'block weight')} given; lists have 12, 17, 20 or 26 numbers")
@@ -82,7 +82,7 @@ def _number(text: str) -> float:
     return value
 
 
-def _of_preset(name: str, sdxl: bool) -> tuple[float, ...]:
+def _preset_weights(name: str, sdxl: bool) -> tuple[float, ...]:
     """The strengths of a preset: 0 or 0.5 everywhere, or 1 in the blocks that it names and 0 in the others."""
     if name in (NONE, HALF):
         return (0.0 if name == NONE else 0.5,) * len(SLOTS)

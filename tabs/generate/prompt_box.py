@@ -277,7 +277,7 @@ class History:
         atomic.write_json(_file(self.page.workspace), {"prompts": prompts})
 
     def entries(self) -> list[Pair]:
-        return list(dict.fromkeys([*self._stored(), *self._of_images()]))[:MAX_HISTORY]
+        return list(dict.fromkeys([*self._stored(), *self._image_prompts()]))[:MAX_HISTORY]
 
     def _stored(self) -> list[Pair]:
         path = _file(self.page.workspace)
@@ -287,7 +287,7 @@ class History:
         except (ProblemsError, AttributeError, TypeError, ValueError):  # a damaged file; prompts of images remain
             return []
 
-    def _of_images(self) -> Iterable[Pair]:
+    def _image_prompts(self) -> Iterable[Pair]:
         """(prompt, negative prompt) of the newest images."""
         for shot in self._gallery.newest()[:HISTORY_IMAGES]:
             facts = self._gallery.facts(shot.name)

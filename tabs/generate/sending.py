@@ -244,9 +244,9 @@ class Sending:
 
     def line(self, values: Values) -> str:
         """HTML below the prompts: the prompt file and the initial image in use, with buttons to stop using them."""
-        return self._of_file(values) + self._of_image(values)
+        return self._file_html(values) + self._image_html(values)
 
-    def _of_file(self, values: Values) -> str:
+    def _file_html(self, values: Values) -> str:
         """HTML about the file or module whose prompts are used; "" without one."""
         file, module = (str(values[name] or "") for name in ("from_file", "from_module"))
         if not file and not module:
@@ -262,7 +262,7 @@ class Sending:
         words = f"Prompts from <b>{esc(short(name, 40))}</b>{count_of}"
         return f'<div class="gen-using"><span title="{esc(file or module)}">{words}</span>{stop}</div>'
 
-    def _of_image(self, values: Values) -> str:
+    def _image_html(self, values: Values) -> str:
         """HTML about the initial image, or about the undo after it was removed; "" without one."""
         path = str(values["image_path"] or "")
         if not path:

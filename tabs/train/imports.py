@@ -62,7 +62,7 @@ def _is_preset(text: str) -> bool:
 def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
     """Fill in the form from another program's settings. A shared page reads no file that they name."""
     if name.lower().endswith(WEIGHTS):
-        imported = _of_header(text, name, page.workspace.private)
+        imported = _import_header(text, name, page.workspace.private)
     else:
         imported = import_project(text, name=name, folder=None if page.shared else PROJECT, choice=choice)
     imported = fitted(imported)
@@ -72,7 +72,7 @@ def _take(page: Page, name: str, text: str, choice: str, token: str) -> Done:
     )
 
 
-def _of_header(header: str, name: str, folder: Path) -> Import:
+def _import_header(header: str, name: str, folder: Path) -> Import:
     """The settings in the metadata of a weights file, of which the browser sent only the header: a sparse file stands in for its
     data."""
     data, stops = header.encode(), [int(stop) for stop in STOP.findall(header)]

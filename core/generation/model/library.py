@@ -94,7 +94,7 @@ class Scan:
 
     def files(self, kind: str, suffixes: Collection[str] = SUFFIXES) -> list[tuple[str, Path]]:
         """(label, path) of the files of a kind under models/."""
-        return self._of_kind(self._own[0], self.workspace.models, kind, suffixes)
+        return self._files_of_kind(self._own[0], self.workspace.models, kind, suffixes)
 
     def folders(self) -> list[tuple[str, Path]]:
         """(label, path) of the diffusers folders under models/."""
@@ -105,7 +105,7 @@ class Scan:
         for run, (files, folders) in self._runs:
             root = run / "checkpoints"
             labeled = [(_label(path, root), path) for path in folders] if kind == "checkpoint" else []
-            labeled += self._of_kind(files, root, kind, SUFFIXES)
+            labeled += self._files_of_kind(files, root, kind, SUFFIXES)
             if labeled:
                 title = _run_label(run)
                 yield from ((f"{title} / {label}", path) for label, path in labeled)
@@ -120,7 +120,7 @@ class Scan:
         runs = sorted(self.workspace.runs.iterdir()) if self.workspace.runs.is_dir() else []
         return [(run, _walked(run / "checkpoints")) for run in runs]
 
-    def _of_kind(
+    def _files_of_kind(
         self, files: Iterable[Path], root: Path, kind: str, suffixes: Collection[str]
     ) -> list[tuple[str, Path]]:
         return [

@@ -109,7 +109,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         detail = detail_size(job)
         evaluation, sides = max(evaluation, _evaluation_bytes(job, parts, detail, 1)), max(size, detail, key=prod)
     decoding = 0
-    if _of_diffusers(parts):
+    if _has_diffusers_vae(parts):
         decoding = decoding_bytes(kind.name, frozen(parts.config("vae")), prod(sides), parts.vae_dtype)
     if parts.device.startswith("cpu"):
         decoding = int(CPU_TIMES * decoding)
@@ -169,7 +169,7 @@ def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
     return int(max(strip, middle) + maps)
 
 
-def _of_diffusers(parts: Parts) -> bool:
+def _has_diffusers_vae(parts: Parts) -> bool:
     return "vae" in parts.opened and parts.config("vae").get("_class_name", "AutoencoderKL") == "AutoencoderKL"
 
 

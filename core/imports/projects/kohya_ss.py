@@ -69,7 +69,7 @@ def read(source: Source) -> Import:
     for problem in resolved.problems:
         reading.warn(*problem)
     title = f"{TITLE}, {resolved.script}.py"
-    result = to_import(reading, source, NAME, title, resolved.options, _of_launcher(resolved.form, preset))
+    result = to_import(reading, source, NAME, title, resolved.options, _launcher_entries(resolved.form, preset))
     result.report = [_as_in_file(entry, preset.get(entry.key), resolved.form) for entry in result.report]
     result.report += _rest(preset, resolved, {entry.key for entry in result.report if entry.kind != "default"})
     result.choices, result.choice = tuple(TABS), tab
@@ -381,7 +381,7 @@ def _as_in_file(entry: Entry, value: Any, form: Form) -> Entry:
     return replace(entry, kind="taken", value=value) if _on(form.get(_field_of(entry.key))) else entry
 
 
-def _of_launcher(form: Form, preset: Mapping[str, Any]) -> list[Entry]:
+def _launcher_entries(form: Form, preset: Mapping[str, Any]) -> list[Entry]:
     number = int(_number(form["num_processes"]))
     if "num_processes" in preset and 1 < number <= 64:
         return [Entry("taken", "num_processes", number, ("memory.num_processes",))]

@@ -156,7 +156,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
         name = f"{number:05d}"
         image = output / "images" / f"{name}.png"
         pairs.append(Pair(request, image, image.with_suffix(".txt"), output / "control" / f"{name}.png"))
-    raise_if_errors(_of_other_settings(settings, pairs, output))
+    raise_if_errors(_different_settings(settings, pairs, output))
     return Plan(pairs, output, generation)
 
 
@@ -165,7 +165,7 @@ def _settings(settings: MakePairsSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude=PLACES)
 
 
-def _of_other_settings(settings: MakePairsSettings, pairs: Sequence[Pair], output: Path) -> list[Problem]:
+def _different_settings(settings: MakePairsSettings, pairs: Sequence[Pair], output: Path) -> list[Problem]:
     """The problem of existing pairs that were made with other settings or captions: they are never mixed."""
     complete = [pair for pair in pairs if pair.is_complete]
     if not complete:
