@@ -51,7 +51,7 @@ from tabs.form.model_lists import ModelLists
 from tabs.form.plain_form import PlainForm
 from tabs.generate import cards, form
 from tabs.generate import grid_view as view
-from tabs.generate.grid_axis import ACTS, KINDS, AxisForm, changed, file_axes, files_in, kinds_in
+from tabs.generate.grid_axis import ACTS, FILE_AXES, AxisForm, changed, file_axes, files_in, kinds_in
 from tabs.markup import AWAITED, BoardView, arg_now, board, board_event, client_state
 from tabs.tools.copies import Copies
 
@@ -291,7 +291,7 @@ class Grids(BoardView):
 
     def _known(self, name: str) -> list[str]:
         """All values to offer for an axis of this setting, of files one for each run; [] if there is no such list."""
-        if kind := KINDS.get(name):
+        if kind := FILE_AXES.get(name):
             self.shelf.refresh()
             files = [each for each, _ in one_for_each_run(self.shelf.of(kind.holds), self.page.workspace)]
             listed = [kind.value(each.path, self.page) for each in sorted(files, key=lambda each: each.name)]
@@ -367,10 +367,10 @@ class Grids(BoardView):
         """{place, such as "x3": (folder of the run, file)} of the axis values that are checkpoints of runs."""
         files = {}
         for axis in content.axes if content else ():
-            for number, value in enumerate(axis.values) if axis.setting in KINDS else ():
+            for number, value in enumerate(axis.values) if axis.setting in FILE_AXES else ():
                 first = (value or [None])[0] if isinstance(value, list) else value
                 if isinstance(first, str):
-                    path = find_file(KINDS[axis.setting].parts(first)[0][1], self.page.workspace)
+                    path = find_file(FILE_AXES[axis.setting].parts(first)[0][1], self.page.workspace)
                     run = run_of(path, self.page.workspace.runs)
                     if run is not None and path is not None:
                         files[f"{axis.letter}{number}"] = run, path

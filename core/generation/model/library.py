@@ -213,8 +213,8 @@ def portable_name(path: str | Path, workspace: Workspace) -> str:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Model files that settings and prompts refer to by name.
+class FileKind:
+    """A kind of model file that settings and prompts refer to by name.
 
     title, where, code   of the problem for an unknown name
     listed               workspace -> [(label, path)], the likeliest match for a name first
@@ -231,28 +231,28 @@ class Kind:
 
 
 KINDS = {
-    "lora": Kind(
+    "lora": FileKind(
         "LoRA",
         "LoRAs",
         "lora.not-found",
         lambda workspace: Scan(workspace).newest_first("lora"),
         "train one, or put a file into models/loras",
     ),
-    "embedding": Kind(
+    "embedding": FileKind(
         "embedding",
         "embeddings",
         "embedding.not-found",
         lambda workspace: Scan(workspace).newest_first("embedding"),
         "train one, or put a file into models/embeddings",
     ),
-    "upscaler": Kind(
+    "upscaler": FileKind(
         "upscaler",
         "hires.highres_fix_upscaler_file",
         "upscaler.not-found",
         lambda workspace: _weights_below(workspace.models / "upscalers"),
         "put it into models/upscalers, or write its path",
     ),
-    "controlnet": Kind(
+    "controlnet": FileKind(
         "ControlNet",
         "controls.nets",
         "controls.not-found",
@@ -280,7 +280,7 @@ def find_all(
     folders, else the only LoRA that was trained under this name. Raises ProblemsError if there is none.
 
     kind     of KINDS
-    listed   as `Kind.listed` lists them; None: they are listed now
+    listed   as `FileKind.listed` lists them; None: they are listed now
     where    the setting with the name, if it is not the kind's
     """
     entry, plain = KINDS[kind], _plain(name.strip())

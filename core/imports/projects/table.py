@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from core.imports.projects.options import DecimalComma, Option, convert, unknown
-from core.imports.projects.report import Entry, Import, Kind, Remarks, Source, known_settings, setting_text
+from core.imports.projects.report import Entry, EntryKind, Import, Remarks, Source, known_settings, setting_text
 from core.imports.projects.to_job import built, by_group
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
@@ -25,7 +25,7 @@ Fixed = Mapping[
 ]  # setting without a key -> its value in the program, and a sentence for the report
 IDLE, SECRET = "-", "secret"
 TYPES = {bool: "bool", int: "int", float: "float", type(None): "float"}
-KINDS: dict[str, Kind] = {"~": "changed", "!": "unavailable"}
+KINDS: dict[str, EntryKind] = {"~": "changed", "!": "unavailable"}
 MOST_STRANGERS, MOST_ITEMS = 200, 500  # unknown keys in a report, folders or prompts
 TOKENS = re.compile(r"token|password|secret|api_?key|access_key|credential|webhook", re.IGNORECASE)
 NO_SECRETS = "is never imported; enter keys and tokens on Tools"
