@@ -47,7 +47,7 @@ MAX_COUNTED = 1 << 16  # characters of a text whose tokens are counted while it 
 
 def build(page: Page) -> None:
     """Build the tab's HTML, the routes of its script, and the forms of its tasks."""
-    handlers = Handlers(page)
+    handlers = CaptionHandlers(page)
     with gr.Row(elem_id="cap-desk"):
         gr.HTML(piece("captions"), elem_id="captions-holder", apply_default_css=False)
         with gr.Column(elem_id="cap-side"):
@@ -61,8 +61,8 @@ def build(page: Page) -> None:
     page.on_show(TAB, None, js="() => { atelier.showCaptions(); return []; }")
 
 
-class Handlers:
-    """Answers atelier/captions. The project stores the view, `reading` has the images, `edits` saves and undoes."""
+class CaptionHandlers:
+    """Handlers of the tab and of atelier/captions. The project stores the view, `reading` has the images, `edits` saves and undoes."""
 
     def __init__(self, page: Page):
         self.page = page

@@ -94,7 +94,7 @@ class AxisForm:
 
 
 def kinds_in(axes: Mapping[str, str]) -> dict[str, FileAxis]:
-    """{letter: its kind of files} of the axes of model files. axes: {"x_axis": text, "x_values": text, ...}"""
+    """{letter: axis} of the axes of model files. axes: {"x_axis": text, "x_values": text, ...}"""
     named = {letter: setting_named(axes.get(f"{letter}_axis", "")) or "" for letter in LETTERS}
     return {letter: FILE_AXES[name] for letter, name in named.items() if name in FILE_AXES}
 

@@ -90,7 +90,7 @@ element.addEventListener('click', ({target}) => {
 
 def build(page: Page) -> None:
     """Build the tab's components and listeners."""
-    handlers = Handlers(page)
+    handlers = GenerateHandlers(page)
     prompts = board("gen-prompts", AWAITED, script=DRAW_KEY + PRESSED)
     memory = board("gen-memory", AWAITED)
     with gr.Row(equal_height=False, elem_id="gen-main"):
@@ -219,7 +219,7 @@ class Fields(PlainForm):
         return form.values_of(job, before, self.page.workspace, self.page.project.job.model, {})
 
 
-class Handlers(BoardView):
+class GenerateHandlers(BoardView):
     """Handlers of the tab's events. The project stores the fields."""
 
     def __init__(self, page: Page):

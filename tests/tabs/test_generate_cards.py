@@ -15,12 +15,12 @@ from core.record.problems import ProblemsError
 from tabs.form.lora_steps import lora_of
 from tabs.generate import cards, form, panel
 from tabs.generate.replaced import TAKE_BACK
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Handlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+    return GenerateHandlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
 
 
 def in_sight(desk):

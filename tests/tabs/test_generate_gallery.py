@@ -33,7 +33,7 @@ from tabs.generate import form
 from tabs.generate.gallery import about_job
 from tabs.generate.sending import upscale_values
 from tabs.generate.stage import newest
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def test_upscaling_makes_one_larger_image_at_once_and_leaves_the_fields_alone(de
 
 def test_the_dialog_of_upscale_offers_every_upscaler_that_of_the_form_first(desk, tmp_path):
     desk.page.workspace = replace(desk.page.workspace, models=tmp_path / "models")
-    desk = Handlers(desk.page)
+    desk = GenerateHandlers(desk.page)
     draw(desk.page.workspace.images / "d" / "1.png")
     folder = desk.page.workspace.models / "upscalers"
     lora(folder / "no upscaler.safetensors")

@@ -19,7 +19,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from tabs.form import picker
 from tabs.generate import form, loras
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def desk(tmp_path):
     shutil.copytree(
         PROJECT / "models" / "starter", tmp_path / "models" / "starter", ignore=shutil.ignore_patterns("images")
     )
-    return Handlers(page)
+    return GenerateHandlers(page)
 
 
 TAGS = json.dumps({"10_fox": {"fox": 10, "snow": 4}, "5_cat": {"cat": 6, "snow": 5}})

@@ -22,12 +22,12 @@ from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from tabs.form import model_lists
 from tabs.generate import controls, form, panel
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Handlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+    return GenerateHandlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
 
 
 def model_made(project, **fields):

@@ -23,7 +23,7 @@ from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from tabs.captions import view as captions_view
-from tabs.captions.tab import Handlers as Captions
+from tabs.captions.tab import CaptionHandlers
 from tabs.dataset import concept_cards, doctor, grid, plots, questions
 from tabs.dataset import view as dataset_view
 from tabs.dataset.concepts import FolderContents, with_entries
@@ -512,7 +512,7 @@ def captions(tmp_path):
     (tmp_path / "set" / "00.txt").write_text(", ".join(tags))
     page = make_page(tmp_path)
     page.project.edit("dataset.folder", str(tmp_path / "set"))
-    desk = Captions(page)
+    desk = CaptionHandlers(page)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     return desk

@@ -26,7 +26,7 @@ from tabs.form import model_lists as model_lists_module
 from tabs.form.model_lists import Listed, ModelLists
 from tabs.form.picker import matching
 from tabs.form.project import with_value
-from tabs.generate.tab import Handlers
+from tabs.generate.tab import GenerateHandlers
 from tabs.tools.forms import ToolForm
 
 DENSE = {"conv_first.weight": torch.zeros(4, 3, 3, 3), "body.0.rdb1.conv5.weight": torch.zeros(4, 4, 3, 3)}
@@ -116,7 +116,7 @@ def test_base_models_are_dimmed_where_no_family_here_is_theirs_or_another_one_is
 
 
 def test_generate_s_lists_follow_its_own_base_model(page):
-    desk = Handlers(page)
+    desk = GenerateHandlers(page)
     assert listed(page, "gen", "base_model") == {"starter": False, "sd1": False, "sd2": False, "flux": True}
     assert (
         listed(page, "gen", "highres_fix_upscaler_file") == {"big": False}
@@ -133,7 +133,7 @@ def test_generate_s_lists_follow_its_own_base_model(page):
 
 
 def test_an_embedding_of_another_family_is_not_taken(page):
-    desk = Handlers(page)
+    desk = GenerateHandlers(page)
     desk.loras.shelf.read()
     files = [f"models/embeddings/{name}.safetensors" for name in ("word", "words")]
     assert [value for _, value in desk.loras.embeddings().choices] == files
