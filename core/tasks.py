@@ -92,7 +92,7 @@ class Task:
         """Run a job to its end in this thread."""
         return self.run(self.given(job), context)
 
-    def look(self, job: Settings, workspace: Workspace) -> str:
+    def check_job(self, job: Settings, workspace: Workspace) -> str:
         """Check a job, and describe in words what it would do. Raises ProblemsError with all problems."""
         if self.check is None:
             return "The settings are valid."

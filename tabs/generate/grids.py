@@ -72,10 +72,10 @@ def table_board() -> gr.HTML:
     return board("gen-table")
 
 
-def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, table: gr.HTML) -> Grids:
-    """Register the listeners of both boards, and return their handlers. fields: form of the cells' image settings; shelf: lists of
+def listen(page: Page, fields: PlainForm, model_lists: ModelLists, panel: gr.HTML, table: gr.HTML) -> Grids:
+    """Register the listeners of both boards, and return their handlers. fields: form of the cells' image settings; model_lists: lists of
     model files"""
-    grids = Grids(page, fields, shelf)
+    grids = Grids(page, fields, model_lists)
     client = client_state()
     shown = {"client": client, "panel": panel, "table": table}
     page.on_show(TAB, grids.show, None, shown)
@@ -88,8 +88,8 @@ def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, tab
 class Grids(BoardView):
     """Handlers of the boards. The project stores the fields and the open grid; grids are folders, jobs are in the engine's queue."""
 
-    def __init__(self, page: Page, fields: PlainForm, shelf: ModelLists):
-        self.page, self.fields, self.shelf = page, fields, shelf
+    def __init__(self, page: Page, fields: PlainForm, model_lists: ModelLists):
+        self.page, self.fields, self.model_lists = page, fields, model_lists
         self.copies = Copies(page)
         AxisForm(page, fields, self._axes)
         self._lock = threading.RLock()
@@ -130,7 +130,9 @@ class Grids(BoardView):
         opened = self._open()
         checkpoints = self._checkpoints(opened) if opened else {}
         shown = cards.added(self.page)
-        return f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong()} {shown} {self.shelf.version}"
+        return (
+            f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong()} {shown} {self.model_lists.version}"
+        )
 
     def panel(self) -> str:
         """HTML of the panel with the axes, their summary and problems, and the list of earlier grids."""
@@ -292,8 +294,8 @@ class Grids(BoardView):
     def _known(self, name: str) -> list[str]:
         """All values to offer for an axis of this setting, of files one for each run; [] if there is no such list."""
         if kind := FILE_AXES.get(name):
-            self.shelf.refresh()
-            files = [each for each, _ in one_for_each_run(self.shelf.of(kind.holds), self.page.workspace)]
+            self.model_lists.refresh()
+            files = [each for each, _ in one_for_each_run(self.model_lists.of(kind.holds), self.page.workspace)]
             listed = [kind.value(each.path, self.page) for each in sorted(files, key=lambda each: each.name)]
             return [NONE, *listed] if kind.none else listed
         if name.partition(":")[0] in (STRENGTH, WEIGHT):

@@ -196,7 +196,7 @@ class Works:
     def start(self, task: Task, job: Settings) -> None:
         """Check a job and queue it. Raises ProblemsError, also if a job with the same input is active, other than its preview."""
         self._roots.admit(job)
-        task.look(job, self._workspace)
+        task.check_job(job, self._workspace)
         reference, about = self._about(task, job)
         work = Work("", task, about, task.only_reads(job), reference)
         with self._lock:

@@ -450,14 +450,14 @@ def test_an_image_that_trains_and_validates_is_an_error_for_the_start(desk, tmp_
     checks = desk.page.checks
     report = checks.report(job, decode=True)
     assert not found_by_doctor(checks.problems(job, report))  # nobody has looked yet
-    told = found_by_doctor(checks.problems(job, report, look=True))
+    told = found_by_doctor(checks.problems(job, report, find_copies=True))
     assert len(told) == 1 and told[0].level == "error"
     desk.page.project.replace(job)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     assert told == found_by_doctor(checks.problems(job, report))
     without = job.model_copy(update={"dataset": job.dataset.model_copy(update={"sources": []})})
-    assert not found_by_doctor(checks.problems(without, checks.report(without), look=True))
+    assert not found_by_doctor(checks.problems(without, checks.report(without), find_copies=True))
 
 
 @pytest.mark.slow

@@ -496,7 +496,7 @@ def test_the_preview_of_what_is_made_stands_in_the_frame_of_the_newest_image(des
 
 
 def test_a_line_that_a_click_has_drawn_is_drawn_again_where_the_next_tick_has_what_was_there_before(desk):
-    desk.loras.shelf.read()
+    desk.loras.model_lists.read()
     shown = desk.show()
     drawn = desk.draw()
     assert drawn["status"] != shown["status"]

@@ -38,7 +38,7 @@ def slow(served, monkeypatch):
 
         monkeypatch.setattr(CaptionHandlers, name, answer)
 
-    for name in ("save", "look", "shelf"):
+    for name in ("save", "text_state", "list_state"):
         slowly(name)
     return held
 

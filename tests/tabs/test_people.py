@@ -78,7 +78,7 @@ def test_each_has_images_and_stars_of_their_own_and_the_owner_sees_all(tmp_path)
         image(space.images / "2026-11-30" / "a.png")
     galleries = [Gallery(space) for space in spaces]
     for gallery in galleries:
-        gallery.look()
+        gallery.refresh()
     assert [len(gallery.unread()) for gallery in galleries] == [3, 1, 1]
     galleries[1].set_stars(["2026-11-30/a.png"], 5)
     assert [Gallery(space).stars("2026-11-30/a.png") for space in spaces] == [0, 5, 0]

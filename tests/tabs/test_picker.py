@@ -123,7 +123,7 @@ def test_generate_s_lists_follow_its_own_base_model(page):
         and listed(page, "gen", "refiner_checkpoint") == {}
     )
     save_file(LATENT, page.workspace.models / "upscalers" / "latent.safetensors")
-    desk.loras.shelf.read()
+    desk.loras.model_lists.read()
     monkeyed = {"highres_fix_upscaler_file": "sdxl"}
     desk.presets.family_for = lambda name: monkeyed.get(name, "sd1")
     assert listed(page, "gen", "highres_fix_upscaler_file") == {"big": False, "latent": True}
@@ -134,7 +134,7 @@ def test_generate_s_lists_follow_its_own_base_model(page):
 
 def test_an_embedding_of_another_family_is_not_taken(page):
     desk = GenerateHandlers(page)
-    desk.loras.shelf.read()
+    desk.loras.model_lists.read()
     files = [f"models/embeddings/{name}.safetensors" for name in ("word", "words")]
     assert [value for _, value in desk.loras.embeddings().choices] == files
     answer = desk.choose_words([*files, "no file"])
