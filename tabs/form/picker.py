@@ -113,7 +113,9 @@ def rows(
 
 def _row(each: Listed, number: int, reason: str, page: FormPage, attributes: str, form: str, verb: str) -> str:
     lora = brief(each.path, page.workspace)
-    marks = "".join(f'<span class="badge">{esc(mark)}</span>' for mark in lora.here.marks) if lora.here else ""
+    marks = (
+        "".join(f'<span class="badge">{esc(mark)}</span>' for mark in lora.checkpoint.marks) if lora.checkpoint else ""
+    )
     says = esc(", ".join((*badges(each.facts), *([reason] if reason else []))))
     named = f'aria-label="{esc(verb)} {esc(lora.name)}" aria-description="{says}"'
     head = f'<button type="button" class="choose" {attributes} {named}><b>{middle(lora.name)}</b></button>'
@@ -129,7 +131,7 @@ def _row(each: Listed, number: int, reason: str, page: FormPage, attributes: str
         head=head + marks,
         middle=f'<div class="strip badges">{facts}</div>',
         words=below,
-        about=saved if lora.here else each.label.rpartition("/")[0].strip(),
+        about=saved if lora.checkpoint else each.label.rpartition("/")[0].strip(),
         steps=strip_later(lora, form),
         attributes=' class="misfit"' if reason else "",
     )

@@ -208,7 +208,7 @@ class PlainForm(PresetForm):
         after = (name if preset is None else preset, values, left | dict(wrong))
         if after != now:
             self._steps.add("change", now)
-            self._take(after)
+            self._restore(after)
 
     def update(self, changes: Values) -> None:
         """Change these fields in one step of undo."""
@@ -217,15 +217,17 @@ class PlainForm(PresetForm):
     def _held(self) -> State:
         return self.name, self.load(), self.bad
 
-    def _take(self, state: State) -> None:
+    def _restore(self, state: State) -> None:
+        """Store the preset, values and invalid input of a state."""
+        preset, values, bad = state
         self._deleting, self._wrong = "", set()
-        self.page.project.keep(self._state_key, {"preset": state[0]})
-        self.keep(state[1])
-        self.bad = dict(state[2])
+        self.page.project.keep(self._state_key, {"preset": preset})
+        self.keep(values)
+        self.bad = dict(bad)
 
     def undo(self, redo: bool = False) -> None:
         if (before := self._steps.step(self._held(), redo)) is not None:
-            self._take(before)
+            self._restore(before)
 
     def act(self, act: str, arg: str, value: str) -> bool:
         """Handle an event of the preset bar. Returns False for an act of another control. Raises ProblemsError."""
@@ -242,7 +244,7 @@ class PlainForm(PresetForm):
         return self.job(self.load())
 
     def set_preset(self, name: str) -> None:
-        self._take((name, self.load(), self.bad))
+        self._restore((name, self.load(), self.bad))
 
     def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
         now = self.load() if name is None else self.initial()

@@ -143,8 +143,8 @@ def _card(
         title, about, why = kind.none, kind.about_none, ""
     elif not facts and not is_path(parts[0][1]):  # a bare name is searched for at the start, a Hub id downloaded
         why = ""
-    if lora.here:
-        title = title.replace(f", {lora.here.label}", "", 1)
+    if lora.checkpoint:
+        title = title.replace(f", {lora.checkpoint.label}", "", 1)
     if len(lora.steps) > 1:
         words = f"All {len(lora.steps)} steps"
         tools = button("file_steps", words, number, kind="quiet", label=f"{words} of {title}") + tools

@@ -419,9 +419,12 @@ def _text(data: Mapping[str, Any], name: str) -> str:
 
 
 def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bool:
-    """Queue the images of a run's comparison: begin or resume its grid, or begin an extended one that takes over the images.
-    more: with all prompts; strength: with one more strength. Returns whether it takes the place of one in the queue. Raises
-    ProblemsError."""
+    """Queue the grid of a run's comparison: resume it, or create one, which takes over the images of a smaller one. Raises
+    ProblemsError.
+
+    more      with all prompts        strength   an additional strength
+    returns   whether a queued grid was canceled for it
+    """
     with _STARTING:
         facts, job, folder = page.engine.snapshot(run), page.engine.run_job(run), page.workspace.runs / Path(run).name
         verdict = read_verdict(folder)

@@ -85,7 +85,7 @@ class Models:
             path = resolve(reference, models, self._workspace.outputs)
         except ProblemsError:
             return {}
-        known = (entry for entry in catalog.ENTRIES if entry.needs and catalog.here(entry, models) == path)
+        known = (entry for entry in catalog.ENTRIES if entry.needs and catalog.installed_path(entry, models) == path)
         return next((entry.needs for entry in known), {})
 
 

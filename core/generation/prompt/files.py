@@ -158,7 +158,7 @@ def _imported(name: str) -> ModuleType:
 
 
 def _prompts_of_module(module: Any, job: GenerateJob) -> Iterator[Any]:
-    """Call the module as sd-scripts' generator does, but before a model is loaded: pipe is None, networks are empty."""
+    """Yield the lines of a module's get_prompter, called as by sd-scripts' generator, but without a model: pipe None, networks []."""
     args = SimpleNamespace(**{entry.kohya or entry.name: value_of(job, entry.path) for entry in declared(GenerateJob)})
     vars(args).update({name: value_of(job, path) for name, path in KOHYA.items()})
     prompter = module.get_prompter(args, None, [])

@@ -70,7 +70,7 @@ def read(source: Source) -> Import:
         reading.warn(*problem)
     title = f"{TITLE}, {resolved.script}.py"
     result = to_import(reading, source, NAME, title, resolved.options, _launcher_entries(resolved.form, preset))
-    result.report = [_as_in_file(entry, preset.get(entry.key), resolved.form) for entry in result.report]
+    result.report = [_with_file_value(entry, preset.get(entry.key), resolved.form) for entry in result.report]
     result.report += _rest(preset, resolved, {entry.key for entry in result.report if entry.kind != "default"})
     result.choices, result.choice = tuple(TABS), tab
     return result
@@ -370,8 +370,8 @@ def _typed(text: str) -> list[str]:
 # ---- the report of fields that are not options
 
 
-def _as_in_file(entry: Entry, value: Any, form: Form) -> Entry:
-    """The entry with the file's own value for its key. An entry that follows from a stated field does not count as a default."""
+def _with_file_value(entry: Entry, value: Any, form: Form) -> Entry:
+    """The entry with the value in the file. If the file sets the field, its kind becomes "taken" or "changed" instead of "default"."""
     if value is None or entry.kind == "secret":
         return entry
     if entry.kind != "default":

@@ -203,7 +203,7 @@ def _merging(
 
     def by_svd(terms: Sequence[Term], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
         layer_rank = (settings.new_conv_rank or rank) if has_large_kernel(shape) else rank
-        parts = decompose(lora_sums.whole(terms), settings.device, settings.compatibility, layer_rank)
+        parts = decompose(lora_sums.total_change(terms), settings.device, settings.compatibility, layer_rank)
         layer_rank = min(layer_rank, len(parts.s))
         retained.append(parts.retained(layer_rank))
         return (*parts.cut(layer_rank, quantile), float(layer_rank))
