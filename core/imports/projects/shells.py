@@ -234,7 +234,7 @@ class _Shell(_Reader):
         self.assigned: tuple[str, bool] | None = None  # the variable that is being set, and whether it is added to
         self.words_before: list[str] = []  # the words before a bash array
         self.depth, self.is_array, self.is_computed = 0, False, False  # of a PowerShell assignment
-        self.open_branches = 0  # bash: if, case and loops that are not closed yet
+        self.open_branches = 0  # bash: if and case that are not closed yet
         # Whether PowerShell's open blocks depend on a condition, and the next one does
         self.blocks, self.condition = list[bool](), False
         self.notebook_values = dict(variables)  # what the Python of a notebook set
