@@ -14,7 +14,7 @@ from core.families.components import Components
 from core.families.layout import Layout
 from core.families.targets import Target
 from core.formats.hashes import model_hashes
-from core.formats.models.checkpoint import Part, Place
+from core.formats.models.checkpoint import Part, TensorLocation
 from core.formats.tensors.header import read_header
 
 CHANNELS, HIDDEN, LETTERS, STATES = 8, 16, 26, 4
@@ -79,7 +79,7 @@ class LinearFamily(Family):
         path = _file(path)
         for name, entry in read_header(path)[0].items():
             part, _, key = name.removeprefix("linear.").partition(".")
-            found.setdefault(part, {})[key] = Place(Path(path), name, entry)
+            found.setdefault(part, {})[key] = TensorLocation(Path(path), name, entry)
         return {part: Part(part, Path(path), places) for part, places in found.items()}
 
     def weight_bytes(self, path, item_bytes=None):
