@@ -103,10 +103,10 @@ class Runs:
         return None
 
     def _summary(self, folder: RunFolder) -> RunSummary:
-        summary, whole = self._known(folder)
+        summary, whole = self._row_without_journal(folder)
         if not whole:
             self.read(folder)
-            summary, _ = self._known(folder)
+            summary, _ = self._row_without_journal(folder)
         return summary or self._summary_from_view(folder)
 
     def at_hand(
@@ -119,7 +119,7 @@ class Runs:
         end, folders = time.monotonic() + seconds, list_runs(self._workspace.runs) if among is None else among
         for folder in folders:
             with suppress(OSError):
-                summary, whole = self._known(folder, reads=time.monotonic() < end)
+                summary, whole = self._row_without_journal(folder, reads=time.monotonic() < end)
                 summaries |= {folder.name: summary} if summary else {}
                 left += [] if whole else [folder]
         if among is None:
@@ -153,7 +153,7 @@ class Runs:
         self._facts[folder.name] = facts
         self._row(folder, facts)
 
-    def _known(self, folder: RunFolder, reads: bool = True) -> tuple[RunSummary | None, bool]:
+    def _row_without_journal(self, folder: RunFolder, reads: bool = True) -> tuple[RunSummary | None, bool]:
         """(row of a run without reading its journal, None if unknown; whether it is current). reads: whether its summary.json may
         be read"""
         if self._running(folder.name):

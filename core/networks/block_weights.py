@@ -17,14 +17,14 @@ BASE = "BASE"  # the text encoders
 SLOTS = (BASE, *(f"IN{n:02}" for n in range(12)), "MID", *(f"OUT{n:02}" for n in range(12)))
 
 
-def _named(ins: Sequence[int], outs: Sequence[int]) -> tuple[str, ...]:
+def _slot_names(ins: Sequence[int], outs: Sequence[int]) -> tuple[str, ...]:
     return (BASE, *(f"IN{n:02}" for n in ins), "MID", *(f"OUT{n:02}" for n in outs))
 
 
 LISTS = {  # by length: the slots of the numbers
-    12: _named((4, 5, 7, 8), range(6)),
-    17: _named((1, 2, 4, 5, 7, 8), range(3, 12)),
-    20: _named(range(9), range(9)),
+    12: _slot_names((4, 5, 7, 8), range(6)),
+    17: _slot_names((1, 2, 4, 5, 7, 8), range(3, 12)),
+    20: _slot_names(range(9), range(9)),
     26: SLOTS,
 }
 WITHOUT_BASE = {

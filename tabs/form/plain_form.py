@@ -202,7 +202,7 @@ class PlainForm(PresetForm):
         preset   the loaded preset from now on      corrected   other fields whose invalid input is discarded      wrong
                  new invalid input
         """
-        name, before, bad = now = self._held()
+        name, before, bad = now = self._current()
         gone = {*corrected, *(each for each, value in values.items() if value != before.get(each))}
         left = {each: text for each, text in bad.items() if each not in gone}
         after = (name if preset is None else preset, values, left | dict(wrong))
@@ -214,7 +214,7 @@ class PlainForm(PresetForm):
         """Change these fields in one step of undo."""
         self.put(self.load() | changes, corrected=changes)
 
-    def _held(self) -> State:
+    def _current(self) -> State:
         return self.name, self.load(), self.bad
 
     def _restore(self, state: State) -> None:
@@ -226,7 +226,7 @@ class PlainForm(PresetForm):
         self.bad = dict(bad)
 
     def undo(self, redo: bool = False) -> None:
-        if (before := self._steps.step(self._held(), redo)) is not None:
+        if (before := self._steps.step(self._current(), redo)) is not None:
             self._restore(before)
 
     def act(self, act: str, arg: str, value: str) -> bool:

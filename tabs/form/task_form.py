@@ -122,7 +122,7 @@ class TaskForm(PlainForm):
     def _default(self, entry: Declared) -> float:
         """Block weight while the field is empty."""
         try:
-            return float(getattr(self.task.given(self.job(self.load())), entry.empty_as))
+            return float(getattr(self.task.settings_of(self.job(self.load())), entry.empty_as))
         except ProblemsError:
             return 1.0
 

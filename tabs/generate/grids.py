@@ -284,14 +284,14 @@ class Grids(BoardView):
     def _fill(self, letter: str) -> None:
         """Fill in an axis with all known values. Raises ProblemsError if there is no list of values."""
         name = setting_named(self._axes()[f"{letter}_axis"])
-        known = self._known(name) if name else []
+        known = self._offered_values(name) if name else []
         if not known:
             what = "There is no list of values for this setting" if name else "No setting is chosen"
             fix = "write them, such as 1-10 [5]" if name else "choose one first"
             raise ProblemsError.one(what, f"{letter.upper()} axis", fix, "grid.no-list")
         self._set(f"{letter}_values", joined(known[:MAX_FILLED]))
 
-    def _known(self, name: str) -> list[str]:
+    def _offered_values(self, name: str) -> list[str]:
         """All values to offer for an axis of this setting, of files one for each run; [] if there is no such list."""
         if kind := FILE_AXES.get(name):
             self.model_lists.refresh()

@@ -438,11 +438,11 @@ def start(page: Page, run: str, more: bool = False, strength: float = 1.0) -> bo
         entry = grids.entry_of(page, verdict.grid) if verdict else None
         if entry is not None:
             page.engine.cancel(entry.id)
-        grids.queue(page, _begun(page, folder, comparison))
+        grids.queue(page, _new_grid(page, folder, comparison))
         return entry is not None
 
 
-def _begun(page: Page, run: Path, comparison: Comparison) -> GridFolder:
+def _new_grid(page: Page, run: Path, comparison: Comparison) -> GridFolder:
     """The folder of a new grid, which takes over existing images, as the comparison of a run. Raises ProblemsError."""
     grid = grids.begun(page, comparison.grid, run.name)
     grid.change(minutes=_minutes(page))
@@ -483,7 +483,7 @@ def _leave_out(page: Page, data: dict[str, Any], browser: Browser) -> None:
         files = [file for file in facts["files"] if file in saved or file in of_steps]  # an embedding's other words too
         few = {**facts, "files": files}
         comparison = comparison_of(few, job, page.workspace, len(part.prompts), _prompt(page), part.strengths)
-        _begun(page, run.path, comparison).change(state="done")
+        _new_grid(page, run.path, comparison).change(state="done")
 
 
 def _keep_minutes(page: Page, data: dict[str, Any], browser: Browser) -> None:

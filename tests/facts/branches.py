@@ -414,7 +414,7 @@ def small_parts() -> Facts:
         for width, height in ((7, 9), (9, 7), (8, 8), (17, 23)):
             write(root / "a.png", smooth(width, height))
             skipped: list[str] = []
-            found = [[image.size, target] for image, target in latent_upscaler._opened(plan, skipped)]
+            found = [[image.size, target] for image, target in latent_upscaler._cropped_images(plan, skipped)]
             yield f"upscaled {width} {height}", [found, len(skipped)]
         images = [
             (Image.new("RGB", (8 * each, 8)), Path(str(number))) for number, each in enumerate((1, 1, 1, 2, 1, 1))

@@ -102,7 +102,9 @@ def in_folder(
     walked = walk(folder, cancel)
     painted = is_painted(folder)
     by_stem = _by_stem(walked.files, suffix, kind)
-    return Partners(shown, walked.files, lambda image: _named(image, inside, by_stem, painted), walked.problems)
+    return Partners(
+        shown, walked.files, lambda image: _partners_by_name(image, inside, by_stem, painted), walked.problems
+    )
 
 
 def sidecar_partners(files: Mapping[str, Sequence[File]], shown: str) -> Partners:
@@ -298,7 +300,7 @@ def unmasked(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) ->
     return problems
 
 
-def _named(
+def _partners_by_name(
     image: ImageInfo, inside: Mapping[str, str], by_stem: Mapping[str, Sequence[File]], painted: bool
 ) -> Sequence[File]:
     """The partner files at the image's path below the folder of the settings, else (unless painted) at its path below its source

@@ -345,7 +345,7 @@ def headers(
         files,
         _header_or_reason,
         cancel.check if cancel else None,
-        to_text=_written,
+        to_text=_header_text,
         from_text=_parsed,
         at_once=AT_ONCE,
     )
@@ -383,7 +383,7 @@ def _header_or_reason(file: File) -> HeaderFacts | str:
     return HeaderFacts(header.width, header.height, header.rotated, header.animated, really)
 
 
-def _written(header: HeaderFacts | str) -> str | None:
+def _header_text(header: HeaderFacts | str) -> str | None:
     if isinstance(header, str):
         return None
     return f"{header.width} {header.height} {int(header.rotated)} {int(header.animated)} {header.really}"

@@ -220,7 +220,7 @@ class Gallery:
             while queue:
                 folder = queue.pop()
                 with suppress(OSError):
-                    folders[folder] = self._listed(folder, full)
+                    folders[folder] = self._list_folder(folder, full)
                     queue += folders[folder].below
             if folders == self._folders:
                 return
@@ -232,7 +232,7 @@ class Gallery:
             self._shots = shots
             self.version += 1
 
-    def _listed(self, folder: Path, full: bool) -> _Folder:
+    def _list_folder(self, folder: Path, full: bool) -> _Folder:
         """The folder as it was listed before, if it has not changed since and not `full`; else listed now. Raises OSError."""
         mtime_ns, listed = os.stat(folder).st_mtime_ns, self._folders.get(folder)
         settled = listed is not None and listed.listed_ns > mtime_ns + SETTLED_NS

@@ -73,7 +73,7 @@ def export_preset(job: TrainJob) -> KohyaPreset:
     wanted = Reading(SCRIPTS[exported.script], exported.options, frozenset(exported.options))
     fields = _fields(tab, wanted) | _special(tab, wanted, job)
     resolved = resolve(fields, tab, "", lambda folder: None)
-    fields["additional_parameters"] = " ".join(_typed(wanted, resolved))
+    fields["additional_parameters"] = " ".join(_additional_parameters(wanted, resolved))
     back = read(Source(json.dumps(fields), choice=tab)).job
     lost = {path: pair for path, pair in differences(job, back).items() if not _same(path, *pair, job, back)}
     return KohyaPreset(tab, fields, lost)
@@ -248,7 +248,7 @@ def _argument(name: str, default: Any, text: str | None) -> Any:
 # ---- additional_parameters
 
 
-def _typed(wanted: Reading, resolved: Resolved) -> Iterator[str]:
+def _additional_parameters(wanted: Reading, resolved: Resolved) -> Iterator[str]:
     """Words of additional_parameters for options whose value the fields cannot express."""
     reread = Reading(wanted.script, resolved.options, frozenset(), prompts=resolved.prompts)
     plain, has = TrainJob(), {tuple(names): values for names, values in settings_of(reread)}

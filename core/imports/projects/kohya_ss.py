@@ -145,7 +145,7 @@ def resolve(preset: Mapping[str, Any], tab: str, where: str, counts: Counts) -> 
     resolved.options = {name: value for name, value in options.items() if passes(name, value, tab, sdxl)}
     resolved.options["max_data_loader_n_workers"] = form["max_data_loader_n_workers"]
     # additional_parameters win. Words are read as they are meant; kohya_ss passes those with special signs in quotes.
-    typed, resolved.entries = parse_words(resolved.script, _typed(str(form["additional_parameters"] or "")))
+    typed, resolved.entries = parse_words(resolved.script, _split_parameters(str(form["additional_parameters"] or "")))
     resolved.options |= typed
     resolved.typed = frozenset(typed)
     if "sample_prompts" in typed:
@@ -357,7 +357,7 @@ def _warmup(resolved: Resolved, total: int | None) -> float:
     return percent / 100 if percent else 0
 
 
-def _typed(text: str) -> list[str]:
+def _split_parameters(text: str) -> list[str]:
     """The words of additional_parameters, without their quotes."""
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""

@@ -286,7 +286,10 @@ def to_import(config: Config, job_settings: Values, written: Values, fixed: Fixe
     job_settings = {**job_settings, **{path: value for path, (value, _) in fixed.items()}}
     job_settings = {path: value for path, value in job_settings.items() if path in known_settings()}
     job, corrected = built(by_group(job_settings))
-    report = [*_written(config, written, job_settings, corrected), *_absent(config, written, job_settings, job, fixed)]
+    report = [
+        *_stated_entries(config, written, job_settings, corrected),
+        *_absent(config, written, job_settings, job, fixed),
+    ]
     rows = config.table.rows
     options = {key: value for key, value in config.values.items() if rows[key].target != IDLE}
     return Import(
@@ -294,7 +297,7 @@ def to_import(config: Config, job_settings: Values, written: Values, fixed: Fixe
     )
 
 
-def _written(
+def _stated_entries(
     config: Config, written: Values, job_settings: Mapping[str, Any], corrected: Mapping[str, str]
 ) -> Iterator[Entry]:
     """An entry for each key of the file."""

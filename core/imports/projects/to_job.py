@@ -183,7 +183,7 @@ def _entries(
         shown |= set(settings)
         if name in read.written:
             strangers += name not in options_of()
-            yield _written(read, name, written_value(value), settings, corrected, strangers)
+            yield _stated_entry(read, name, written_value(value), settings, corrected, strangers)
         elif name in KEPT:
             sentence = "sd-scripts would save no training state; here it is saved, which does not change the training"
             yield Entry("default", read.key(name), False, sentence=sentence)
@@ -195,7 +195,7 @@ def _entries(
             yield Entry("default", path, setting_text(value), (path,), sentence)
 
 
-def _written(
+def _stated_entry(
     read: Reading, name: str, value: Any, settings: tuple[str, ...], corrected: Mapping[str, str], before: int
 ) -> Entry:
     """The entry of an option that the file states. before: how many unknown options preceded it"""

@@ -65,7 +65,7 @@ def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
     problems: list[Problem] = []
     for name in ("device", "load_original_model_to", "load_tuned_model_to"):
         collected(problems, refuse_device, getattr(settings, name), f"{GROUP}.{name}")
-    models = [collected(problems, _opened, settings, name, workspace) for name in ("model_org", "model_tuned")]
+    models = [collected(problems, _open_checkpoint, settings, name, workspace) for name in ("model_org", "model_tuned")]
     original, tuned = models
     raise_if_errors(problems)
     assert original is not None and tuned is not None
@@ -89,7 +89,7 @@ def _no_difference(what: str) -> ProblemsError:
     return ProblemsError.one(what, f"{GROUP}.model_tuned", fix, "extract.no-difference")
 
 
-def _opened(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
+def _open_checkpoint(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
     path = model_file(getattr(settings, name), workspace, f"{GROUP}.{name}")
     with problems_at(f"{GROUP}.{name}"):
         checkpoint = open_checkpoint(path)

@@ -103,7 +103,7 @@ def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcom
 
 def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
     problems, files = list[Problem](), OpenFiles()  # which opens none before a tensor is read
-    models = _opened(settings, workspace, files, problems)
+    models = _open_models(settings, workspace, files, problems)
     if not problems:
         problems += _misfits(models)
     weights = _weights(settings, models, problems)
@@ -138,7 +138,7 @@ def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, Laz
     ]
 
 
-def _opened(
+def _open_models(
     settings: MergeModelsSettings, workspace: Workspace, files: OpenFiles, problems: list[Problem]
 ) -> list[MergeModel]:
     """The models that can be opened, in order. Adds problems, also of their number and the method's multiplier."""
