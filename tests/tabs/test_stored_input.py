@@ -65,7 +65,7 @@ def test_a_pattern_that_is_none_or_never_ends_is_a_red_field(desk, text):
     assert invalid(html) == ["find"] and invalid(panel(desk)) == ["find"]
     assert (
         "problems" in answered(desk.answer, {"act": "find", "value": f"re:{text[:150]}"})
-        or desk.gallery_handlers("")["wrong"]
+        or desk.list_state("")["wrong"]
     )
 
 
